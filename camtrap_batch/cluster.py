@@ -1,0 +1,210 @@
+"""The cluster file: where to run. Opens a Dask cluster of its kind, or connects to one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import dask
+import psutil
+from dask.utils import parse_bytes
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.security import Security
+from pydantic import Field, field_validator, model_validator
+
+from camtrap_batch.errors import ClusterError, choices
+from camtrap_batch.yamlfile import Section, parse, read_yaml
+
+
+class Workers(Section):
+    workers: int | Literal["auto"] = Field("auto", description="worker processes; auto: one for each core")
+    threads: int = Field(1, ge=1, description="threads of each")
+    memory: str = Field(
+        "auto", description="limit of each, such as 4GiB; auto: an equal share of the machine's"
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def _some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"{value}: should be 0 or more, or auto")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _bytes(cls, value: str) -> str:
+        if value != "auto":
+            try:
+                parse_bytes(value)
+            except ValueError:
+                raise ValueError(f"{value!r}: should be an amount of memory such as 4GiB, or auto") from None
+        return value
+
+
+class Tls(Section):
+    ca_file: str = Field(description="certificate of the authority")
+    cert: str = Field(description="certificate of this side")
+    key: str = Field(description="private key of this side")
+
+
+class Local(Section):
+    kind: Literal["local"] = Field("local", description="processes of this machine")
+    cpu: Workers = Field(
+        default_factory=Workers, description="workers that validate and, without a GPU, classify"
+    )
+    gpu: Workers = Field(Workers(workers=1), description="workers that hold GPU=1 and train")
+    dashboard: str = Field(
+        ":8787", description="address of the Dask dashboard; another port where it is taken"
+    )
+    wait_s: float = Field(60, gt=0, strict=False, description="seconds to wait for a worker of a needed kind")
+
+
+class Address(Section):
+    kind: Literal["address"] = Field("address", description="a cluster that is running already")
+    address: str | None = Field(None, description="of its scheduler, such as tcp://host:8786")
+    scheduler_file: str | None = Field(None, description="file that its scheduler wrote; instead of address")
+    security: Tls | None = Field(None, description="TLS certificates, where the cluster wants them")
+    wait_s: float = Field(60, gt=0, strict=False, description="seconds to wait for scheduler and workers")
+
+    @model_validator(mode="after")
+    def _one(self) -> Address:
+        if (self.address is None) == (self.scheduler_file is None):
+            raise ValueError("give either address or scheduler_file")
+        return self
+
+
+KINDS: dict[str, type[Local | Address]] = {"local": Local, "address": Address}
+
+
+def load_cluster(spec: str | None) -> Local | Address:
+    """The cluster that `--cluster` names: a cluster file, a scheduler's address, or None for this machine.
+
+    Raises
+    ------
+    ClusterError
+        There is no such file, or a key or value in it is wrong.
+    """
+    if spec is None:
+        return Local()
+    if "://" in spec:
+        return Address(address=spec)
+    path = Path(spec)
+    content, lines = read_yaml(path, ClusterError)
+    kind = content.get("kind", "local")
+    if kind not in KINDS:
+        line = f":{lines['kind',]}" if ("kind",) in lines else ""
+        raise ClusterError(f"{path}{line}: kind: {kind!r} is not possible; {choices(str(kind), KINDS)}")
+    return parse(KINDS[kind], content, str(path), lines, ClusterError)
+
+
+class ClusterHandle:
+    """A cluster that is opened when the first stage needs it, and closed at the end.
+
+    `announce` is called once, with the dashboard's address.
+    """
+
+    def __init__(self, spec: Local | Address, announce: Any) -> None:
+        self.spec, self._announce = spec, announce
+        self._stack = ExitStack()
+        self._client: Client | None = None
+
+    @property
+    def wait_s(self) -> float:
+        return self.spec.wait_s
+
+    def client(self) -> Client:
+        """A client of the cluster. Raises ClusterError where it can't be reached."""
+        if self._client is None:
+            self._client = self._stack.enter_context(open_cluster(self.spec))
+            self._announce(self._client.dashboard_link)
+        return self._client
+
+    def __enter__(self) -> ClusterHandle:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.close()
+
+
+@contextmanager
+def open_cluster(spec: Local | Address) -> Iterator[Client]:
+    """A client of the cluster that `spec` describes; what was started for it ends with the block."""
+    with dask.config.set(_SETTINGS), _quiet():
+        if isinstance(spec, Local):
+            with _start_local(spec) as cluster, Client(cluster, set_as_default=False) as client:
+                yield client
+        else:
+            with _connect(spec) as client:
+                yield client
+
+
+_SETTINGS = {
+    # Losses are counted by the driver, which knows what to make of them.
+    "distributed.scheduler.allowed-failures": 0,
+    # Tasks return receipts: there is nothing to spill, and what grows is the task itself.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.preload": ["camtrap_batch.worker"],
+    "distributed.comm.timeouts.connect": "20s",
+}
+
+
+def _start_local(spec: Local) -> SpecCluster:
+    cores = len(os.sched_getaffinity(0))
+    groups = {"CPU": spec.cpu, "GPU": spec.gpu}
+    numbers = {name: cores if group.workers == "auto" else group.workers for name, group in groups.items()}
+    share = psutil.virtual_memory().total // max(1, sum(numbers.values()))
+    workers = {
+        f"{name.lower()}-{index}": {
+            "cls": Nanny,
+            "options": {
+                "nthreads": group.threads,
+                "memory_limit": share if group.memory == "auto" else parse_bytes(group.memory),
+                "resources": {name: group.threads if name == "CPU" else 1},
+                "dashboard": False,
+            },
+        }
+        for name, group in groups.items()
+        for index in range(numbers[name])
+    }
+    scheduler = {"cls": Scheduler, "options": {"dashboard_address": spec.dashboard, "host": "127.0.0.1"}}
+    return SpecCluster(workers=workers, scheduler=scheduler, name="camtrap", silence_logs=logging.ERROR)
+
+
+def _connect(spec: Address) -> Client:
+    tls = spec.security
+    security = (
+        Security(
+            tls_ca_file=tls.ca_file, tls_client_cert=tls.cert, tls_client_key=tls.key, require_encryption=True
+        )
+        if tls
+        else None
+    )
+    where = spec.address or spec.scheduler_file
+    try:
+        return Client(
+            spec.address,
+            scheduler_file=spec.scheduler_file,
+            security=security,
+            timeout=spec.wait_s,
+            set_as_default=False,
+        )
+    except (OSError, TimeoutError, ValueError) as problem:
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        raise ClusterError(f"no scheduler answers at {where}: {reason}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Distributed's loggers say on stderr what the driver reports by itself (lost workers, lost links)."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,91 @@
+"""Every error that a user can meet, in one tree.
+
+CamtrapError
+├── UserError              exit code 2: a file or the command line is wrong; nothing was written
+│   ├── JobError               the job file, or a value set with --set
+│   ├── ClusterError           the cluster file, the scheduler's address, a missing kind of worker
+│   ├── InputError             metadata, image folder or camera table: not there, or not what it should be
+│   └── MissingExtra           a package of an optional extra is not installed
+├── StageError             exit code 1: a stage could not be finished
+│   ├── ShardsFailed           some shards failed; the others have receipts
+│   ├── ClusterLost            the scheduler, or every worker of a kind, went away
+│   └── StorageError           the run folder can't be written: disk full, read-only, no permission
+├── BrokenPromise          exit code 1: a commit was refused because rows in are not rows out
+└── Interrupted            exit code 130: Ctrl-C; what was in flight has its receipts
+
+A message says what was wrong, where (file, key, line) and what would be right, on one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CamtrapError(Exception):
+    """Base class; `exit_code` is what the command ends with."""
+
+    exit_code = 1
+
+
+class UserError(CamtrapError):
+    exit_code = 2
+
+
+class JobError(UserError):
+    pass
+
+
+class ClusterError(UserError):
+    pass
+
+
+class InputError(UserError):
+    pass
+
+
+class MissingExtra(UserError):
+    def __init__(self, extra: str, what: str) -> None:
+        super().__init__(f"{what} needs the extra '{extra}': pip install 'camtrap-batch[{extra}]'")
+        self.extra, self.what = extra, what
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return MissingExtra, (self.extra, self.what)
+
+
+class StageError(CamtrapError):
+    pass
+
+
+class ShardsFailed(StageError):
+    pass
+
+
+class ClusterLost(StageError):
+    pass
+
+
+class StorageError(StageError):
+    pass
+
+
+class BrokenPromise(CamtrapError):
+    pass
+
+
+class Interrupted(CamtrapError):
+    exit_code = 130
+
+
+def choices(wrong: str, known: Iterable[str], most: int = 12) -> str:
+    """The end of a message about a name that is not known: the nearest one, and which there are.
+
+    >>> choices("resnet43", ["resnet34", "resnet50"])
+    "did you mean 'resnet34'? possible: resnet34, resnet50"
+    """
+    names = sorted(set(known))
+    lowered = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(wrong.lower(), lowered, n=1, cutoff=0.6)
+    listed = ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+    hint = f"did you mean '{lowered[near[0]]}'? " if near else ""
+    return f"{hint}possible: {listed or 'none'}"

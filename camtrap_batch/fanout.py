@@ -1,0 +1,389 @@
+"""Shards over Dask: a task for each, a bounded window in flight, receipts back; no image can end a job.
+
+The driver submits a few tasks for every thread and the next one when one ends, so that neither the scheduler
+nor the driver ever holds a whole plan. A task returns its receipt, never data.
+
+When a worker dies, the shards it was working on are tried again; a shard that keeps losing its worker is
+halved, and its halves in turn, until the single image that does it is found. Only a loss in a cluster that
+runs nothing else convicts an image; its row is then written with the status `crashed`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from distributed import Client, Future, get_worker, span
+from distributed.scheduler import KilledWorker
+
+from camtrap_batch.errors import BrokenPromise, ClusterError, ClusterLost, StorageError, UserError
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.shards import Plan, Receipt, Shard, receipt_path
+
+Need = Literal["CPU", "GPU"]
+
+TASKS_PER_THREAD = 3
+LOSSES_BEFORE_HALVING = 3
+ERRORS_BEFORE_FAILED = 3
+LOSSES_ALONE_BEFORE_CRASHED = 2
+_POLL_S = 0.5
+_LOOK_AT_WORKERS_S = 5.0
+_LAST_ERRORS_ARRIVE_S = 0.2
+_RUN_AGAIN = "what was done is kept: run the same command again"
+
+
+class Work(Protocol):
+    """What a stage does with a shard. Small, since it travels with each task."""
+
+    @property
+    def folder(self) -> Folder: ...
+
+    @property
+    def plan(self) -> tuple[str, str]:
+        """Stage and plan id."""
+
+    @property
+    def divisible(self) -> bool:
+        """Whether half a shard makes sense."""
+
+    def run(self, shard: Shard, payload: Any, worker: str) -> Receipt:
+        """Do the shard, on a worker."""
+
+    def crashed(self, shard: Shard, payload: Any) -> Receipt:
+        """Write the row of a single image that kills its worker, on the driver, without opening it."""
+
+
+@dataclass(frozen=True)
+class ShardDone:
+    shard: Shard
+    receipt: Receipt
+
+
+@dataclass(frozen=True)
+class ShardLost:
+    """A worker died while it had this shard; `losses` so far."""
+
+    shard: Shard
+    worker: str
+    losses: int
+
+
+@dataclass(frozen=True)
+class ShardHalved:
+    shard: Shard
+    halves: tuple[Shard, Shard]
+
+
+@dataclass(frozen=True)
+class ShardErred:
+    """The shard's task raised; it is tried again unless `final`."""
+
+    shard: Shard
+    error: str
+    final: bool
+
+
+@dataclass(frozen=True)
+class ImageCrashed:
+    shard: Shard
+
+
+Event = ShardDone | ShardLost | ShardHalved | ShardErred | ImageCrashed
+
+
+@dataclass
+class Outcome:
+    """What a fan-out came to: receipts by shard id, and shards that failed, with the reason."""
+
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+@dataclass
+class _Attempt:
+    shard: Shard
+    losses: int = 0
+    errors: int = 0
+    tries: int = 0
+    losses_alone: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.losses >= LOSSES_BEFORE_HALVING - 1
+
+    @property
+    def must_run_alone(self) -> bool:
+        return self.shard.rows == 1 and self.losses >= LOSSES_BEFORE_HALVING
+
+
+def fan_out(
+    client: Client,
+    plan: Plan,
+    shards: Iterable[Shard],
+    work: Work,
+    payload: Callable[[Shard], Any],
+    *,
+    need: Need,
+    observe: Callable[[Event], None],
+    stop: threading.Event,
+    wait_s: float = 60,
+) -> Outcome:
+    """Do `shards` on the workers that offer `need`.
+
+    Parameters
+    ----------
+    shards : what is left to do of the plan, in the order in which it shall begin
+    payload : what a shard's task needs to know, made when it is submitted
+    observe : called on this thread with each event
+    stop : once set, nothing more is submitted; what is in flight is waited for
+    wait_s : seconds to wait for a first worker that offers `need`, and for one to come back
+
+    Returns
+    -------
+    Outcome
+        Receipts of every shard (or its halves) that was done, and what failed.
+
+    Raises
+    ------
+    ClusterError
+        No worker offers `need`.
+    ClusterLost
+        The scheduler went away, or all workers of the kind did.
+    StorageError, UserError, BrokenPromise
+        A task met what no other shard can escape: the disk is full, the model can't be read.
+    """
+    return _FanOut(client, plan, work, payload, need, observe, stop, wait_s).run(shards)
+
+
+def require_workers(client: Client, need: Need, wait_s: float) -> tuple[int, dict[str, float] | None]:
+    """Threads that may run tasks that need `need`, and the resources to ask for.
+
+    Workers that declare no resources at all take CPU work.
+
+    Raises
+    ------
+    ClusterError
+        None came within `wait_s` seconds.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        workers = _workers(client)
+        threads = sum(info["nthreads"] for info in workers.values() if info["resources"].get(need))
+        if threads:
+            return threads, {need: 1}
+        if need == "CPU" and workers and not any(info["resources"] for info in workers.values()):
+            return sum(info["nthreads"] for info in workers.values()), None
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
+    there = ", ".join(f"{address} ({_offers(info)})" for address, info in sorted(workers.items())[:4])
+    raise ClusterError(
+        f"no worker offers {need}=1 after {wait_s:.0f} s; there are: {there or 'no workers at all'}; "
+        f"start one with: dask worker SCHEDULER --resources {need}=1"
+    )
+
+
+class _FanOut:
+    def __init__(
+        self,
+        client: Client,
+        plan: Plan,
+        work: Work,
+        payload: Callable[[Shard], Any],
+        need: Need,
+        observe: Callable[[Event], None],
+        stop: threading.Event,
+        wait_s: float,
+    ) -> None:
+        self.client, self.plan, self.work, self.payload = client, plan, work, payload
+        self.need, self.observe, self.stop, self.wait_s = need, observe, stop, wait_s
+        self.outcome = Outcome()
+        self.todo: deque[_Attempt] = deque()
+        self.alone: deque[_Attempt] = deque()
+        self.in_flight: dict[str, tuple[Future[Any], _Attempt]] = {}
+        self.ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.window = 0
+        self.resources: dict[str, float] | None = None
+        self.looked_at = 0.0
+        self.last_seen = time.monotonic()
+
+    def run(self, shards: Iterable[Shard]) -> Outcome:
+        self.todo.extend(_Attempt(shard) for shard in shards)
+        if not self.todo:
+            return self.outcome
+        threads, self.resources = require_workers(self.client, self.need, self.wait_s)
+        self.window = threads * TASKS_PER_THREAD
+        self.looked_at = self.last_seen = time.monotonic()
+        try:
+            while self._fill_window() or self.in_flight:
+                for attempt, future in self._wait():
+                    self._settle(attempt, future)
+            self.outcome.interrupted = self.stop.is_set() and bool(self.todo or self.alone)
+        finally:
+            # On the way out by an exception: what has not begun shall not begin.
+            self.client.cancel([future for future, _ in self.in_flight.values()])
+        return self.outcome
+
+    def _fill_window(self) -> bool:
+        if self.stop.is_set():
+            return False
+        while self.todo and len(self.in_flight) < self.window:
+            self._submit(self.todo.popleft())
+        if self.alone and not self.in_flight:
+            self._submit(self.alone.popleft())
+        return bool(self.in_flight)
+
+    def _submit(self, attempt: _Attempt) -> None:
+        shard = attempt.shard
+        key = f"{self.plan.stage}-{self.plan.id}-{shard.id}-{attempt.tries}"
+        attempt.tries += 1
+        with span("camtrap", self.plan.stage):
+            future = self.client.submit(
+                _run_shard,
+                self.work,
+                shard,
+                self.payload(shard),
+                key=key,
+                pure=False,
+                resources=self.resources,
+            )
+        self.in_flight[key] = (future, attempt)
+        future.add_done_callback(lambda _, key=key: self.ended.put(key))
+
+    def _wait(self) -> list[tuple[_Attempt, Future[Any]]]:
+        """Tasks that ended, other than by a worker's death; waits for one, but not for long."""
+        keys: list[str] = []
+        try:
+            keys.append(self.ended.get(timeout=_POLL_S))
+            while True:
+                keys.append(self.ended.get_nowait())
+        except queue.Empty:
+            pass
+        ended = [self.in_flight.pop(key) for key in keys if key in self.in_flight]
+        if any(_is_killed(future) for future, _ in ended):
+            # A dead worker takes several tasks with it: see them together, to blame the right one.
+            time.sleep(_LAST_ERRORS_ARRIVE_S)
+            while not self.ended.empty():
+                key = self.ended.get_nowait()
+                if key in self.in_flight:
+                    ended.append(self.in_flight.pop(key))
+        self._look_at_workers()
+        killed = [(future, attempt) for future, attempt in ended if _is_killed(future)]
+        most_losses: dict[str, int] = {}
+        for future, attempt in killed:
+            worker = _killer(future)
+            most_losses[worker] = max(most_losses.get(worker, 0), attempt.losses)
+        others = [(attempt, future) for future, attempt in ended if not _is_killed(future)]
+        for future, attempt in killed:
+            self._count_loss(attempt, future, most_losses[_killer(future)])
+        return others
+
+    def _count_loss(self, attempt: _Attempt, future: Future[Any], most_losses: int) -> None:
+        """Charge a loss to the most suspect of the shards that died together; try all of them again."""
+        shard, ran_alone = attempt.shard, attempt.must_run_alone
+        worker = _killer(future)
+        deaths = future.exception().allowed_failures + 1
+        future.release()
+        if attempt.losses == most_losses:
+            attempt.losses += deaths
+            attempt.losses_alone += deaths if ran_alone else 0
+        self.observe(ShardLost(shard, worker, attempt.losses))
+        if attempt.losses < LOSSES_BEFORE_HALVING:
+            (self.todo.appendleft if attempt.is_suspect else self.todo.append)(attempt)
+        elif not self.work.divisible:
+            self._fail(
+                attempt, f"its worker died {attempt.losses} times, the last one was {worker}; out of memory?"
+            )
+        elif shard.rows > 1:
+            halves = shard.halves()
+            self.observe(ShardHalved(shard, halves))
+            for half in reversed(halves):
+                self.todo.appendleft(_Attempt(half, losses=LOSSES_BEFORE_HALVING - 1))
+        elif attempt.losses_alone < LOSSES_ALONE_BEFORE_CRASHED:
+            self.alone.append(attempt)
+        else:
+            self.observe(ImageCrashed(shard))
+            self._done(shard, self.work.crashed(shard, self.payload(shard)))
+
+    def _settle(self, attempt: _Attempt, future: Future[Any]) -> None:
+        status = future.status
+        if status == "finished":
+            try:
+                receipt = future.result(timeout=self.wait_s)
+            except Exception as problem:  # the worker that held the receipt died before it could be fetched
+                self._count_error(attempt, problem)
+            else:
+                self._done(attempt.shard, receipt)
+        elif status == "error":
+            self._count_error(attempt, future.exception())
+        else:
+            raise ClusterLost(f"the connection to the scheduler is lost; {_RUN_AGAIN}")
+        future.release()
+
+    def _count_error(self, attempt: _Attempt, problem: BaseException) -> None:
+        if isinstance(problem, StorageError | UserError | BrokenPromise):
+            raise problem
+        attempt.errors += 1
+        text = f"{type(problem).__name__}: {problem}".replace("\n", " ")
+        if attempt.errors >= ERRORS_BEFORE_FAILED:
+            self._fail(attempt, text)
+        else:
+            self.observe(ShardErred(attempt.shard, text, final=False))
+            self.todo.append(attempt)
+
+    def _fail(self, attempt: _Attempt, reason: str) -> None:
+        self.outcome.failed[attempt.shard.id] = reason
+        self.observe(ShardErred(attempt.shard, reason, final=True))
+
+    def _done(self, shard: Shard, receipt: Receipt) -> None:
+        self.outcome.receipts[shard.id] = receipt
+        self.observe(ShardDone(shard, receipt))
+
+    def _look_at_workers(self) -> None:
+        """Follow workers that come and go; give up when all have been gone for `wait_s`."""
+        now = time.monotonic()
+        if now - self.looked_at < _LOOK_AT_WORKERS_S:
+            return
+        self.looked_at = now
+        try:
+            threads, _ = require_workers(self.client, self.need, wait_s=0)
+        except ClusterError:
+            if now - self.last_seen > self.wait_s:
+                raise ClusterLost(
+                    f"every worker that offers {self.need} went away, none came back in {self.wait_s:.0f} s; "
+                    + _RUN_AGAIN
+                ) from None
+        else:
+            self.last_seen = now
+            self.window = threads * TASKS_PER_THREAD
+
+
+def _run_shard(work: Work, shard: Shard, payload: Any) -> Receipt:
+    """The task. A shard that was done by a try whose answer got lost is not done again."""
+    try:
+        return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
+    except FileNotFoundError:
+        return work.run(shard, payload, str(get_worker().name))
+
+
+def _is_killed(future: Future[Any]) -> bool:
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
+
+
+def _killer(future: Future[Any]) -> str:
+    return str(future.exception().last_worker.address)
+
+
+def _workers(client: Client) -> Mapping[str, dict[str, Any]]:
+    workers: Mapping[str, dict[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
+    return workers
+
+
+def _offers(info: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in info["resources"].items()) or "no resources"

@@ -1,0 +1,247 @@
+"""The job file: what to process. One YAML a data set; every key but three has a default."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from camtrap_batch.errors import JobError, choices
+from camtrap_batch.store.schemas import USABLE
+from camtrap_batch.yamlfile import Section, override, parse, read_yaml
+
+Fraction = Annotated[float, Field(ge=0, le=1, strict=False)]
+
+
+class Location(Section):
+    level: int | None = Field(
+        None, ge=0, description="folder level that names the camera location, 0 = the first"
+    )
+    regex: str | None = Field(
+        None, description="regular expression on the path; group `location`, else the first"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Location:
+        if (self.level is None) == (self.regex is None):
+            raise ValueError("give either level or regex")
+        return self
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groups
+            except re.error as problem:
+                raise ValueError(f"{value!r} is not a regular expression: {problem}") from None
+            if not groups:
+                raise ValueError(f"{value!r} has no group; put the location's part in (?P<location>...)")
+        return value
+
+
+class Dataset(Section):
+    format: Literal["cct", "csv", "folder"] = Field(
+        description="cct (COCO Camera Traps JSON), csv (file_name,category_id) or folder (paths alone)"
+    )
+    metadata: str | None = Field(None, description="file or URL, relative to the job file; not for folder")
+    images: str = Field(description="image root: a folder or an fsspec URL, relative to the job file")
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="options of the image root's fsspec file system, such as {token: anon}",
+    )
+    location: Location | None = Field(
+        None, description="csv and folder: where a path names the camera location"
+    )
+    cameras: str | None = Field(None, description="location, latitude, longitude in WGS 84: .csv or .geojson")
+    utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
+
+    @field_validator("utc_offset")
+    @classmethod
+    def _offset(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[+-](0\d|1[0-4]):[0-5]\d", value):
+            raise ValueError(f'{value!r}: should look like "+02:00", in quotes')
+        return value
+
+    @model_validator(mode="after")
+    def _metadata(self) -> Dataset:
+        if self.format != "folder" and self.metadata is None:
+            raise ValueError(f"format {self.format} needs the key `metadata`: the file that lists the images")
+        if self.format == "folder" and self.metadata is not None:
+            raise ValueError("format folder reads no metadata file: leave out the key `metadata`")
+        return self
+
+
+class Validate(Section):
+    shard_size: int = Field(
+        500, ge=1, le=1000, description="most images in one shard, that is in one Dask task"
+    )
+    thumbnails: int = Field(
+        256, ge=0, le=2048, description="short side of the thumbnails kept, in pixels; 0: none"
+    )
+    max_pixels: int = Field(200_000_000, ge=1, description="an image with more pixels is too_large")
+    timeout_s: float = Field(60, gt=0, strict=False, description="most seconds for one image")
+
+
+class Empty(Section):
+    class_: int | str = Field(0, alias="class", description="category id or name that means: no animal")
+    fraction: Fraction = Field(0.5, description="part of the empty images that is kept")
+
+
+class Split(Section):
+    by: Literal["location", "random"] = Field(
+        "location",
+        description="location: no camera on two sides; random: the notebook's split by image, leaky",
+    )
+    valid: Fraction = Field(0.2, description="part of the selected images to validate on")
+    test: Fraction = Field(0.0, description="part of the selected images to test on")
+    seed: int | None = Field(None, ge=0, description="seed of the split alone; default: select.seed")
+
+    @model_validator(mode="after")
+    def _some_left(self) -> Split:
+        if self.valid + self.test >= 1:
+            raise ValueError("valid and test together leave nothing to train on")
+        return self
+
+
+class Select(Section):
+    classes: list[int | str] | None = Field(
+        None, min_length=1, description="category ids or names; absent: all"
+    )
+    empty: Empty = Field(default_factory=Empty, description="what to do with images without an animal")
+    statuses: list[str] = Field(list(USABLE), min_length=1, description="statuses of images to train on")
+    split: Split = Field(default_factory=Split, description="how images are divided")
+    seed: int = Field(42, ge=0, description="seed of the thinning and of the split")
+
+    @field_validator("statuses")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        for status in value:
+            if status not in USABLE:
+                raise ValueError(f"{status!r} can't be trained on; {choices(status, USABLE)}")
+        return value
+
+
+class Train(Section):
+    arch: str = Field("resnet34", description="any torchvision or timm classification architecture")
+    weights: str = Field(
+        "imagenet", description="imagenet, none, or a file of weights, relative to the job file"
+    )
+    size: int = Field(224, ge=32, le=1024, description="side of the model's square input, in pixels")
+    epochs: int = Field(5, ge=1, description="passes over the training images")
+    batch: int = Field(64, ge=1, description="images per training step")
+    lr: float | Literal["find"] = Field("find", description="learning rate, or find: search one first")
+
+    @field_validator("lr")
+    @classmethod
+    def _positive(cls, value: float | str) -> float | str:
+        if isinstance(value, float | int) and value <= 0:
+            raise ValueError(f"{value}: should be above 0, or find")
+        return value
+
+
+class Infer(Section):
+    model: str = Field("latest", description="latest, a model id of this run, or a model folder")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: GPU workers where one has a GPU that torch can use, else CPU workers"
+    )
+    batch: int = Field(64, ge=1, description="images per forward pass")
+    min_confidence: Fraction = Field(0.5, description="a sequence below it is labelled uncertain")
+    detections: None = Field(None, description="reserved for animal boxes; not used yet")
+
+
+class Events(Section):
+    gap_min: float = Field(
+        30, gt=0, strict=False, description="minutes from the previous image that end an event"
+    )
+
+
+class Publish(Section):
+    target: str = Field("locations.gpkg", description="GeoPackage; relative: in the run folder")
+
+    @field_validator("target")
+    @classmethod
+    def _geopackage(cls, value: str) -> str:
+        if not value.endswith(".gpkg"):
+            raise ValueError(f"{value!r}: should be a file name that ends in .gpkg")
+        return value
+
+
+class Report(Section):
+    blur_km: float = Field(
+        0, ge=0, strict=False, description="round places in the report to a grid of so many km"
+    )
+
+
+class Job(Section):
+    """A job file, checked. `Job.load` reads one; paths in it are absolute then."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run folder is <output>/<name>"
+    )
+    output: str = Field(description="folder or fsspec URL of run folders, relative to where the command runs")
+    dataset: Dataset = Field(description="where metadata and images are")
+    validate_: Validate = Field(default_factory=Validate, alias="validate", description="reading every image")
+    select: Select = Field(default_factory=Select, description="which images to train on")
+    train: Train = Field(default_factory=Train, description="the classifier")
+    infer: Infer = Field(default_factory=Infer, description="classifying every usable image")
+    events: Events = Field(default_factory=Events, description="when sightings are independent")
+    publish: Publish = Field(default_factory=Publish, description="where the result goes")
+    report: Report = Field(default_factory=Report, description="the HTML report")
+
+    @classmethod
+    def load(cls, path: str | Path, assignments: list[str] | None = None) -> Job:
+        """The job in the file `path`, with `--set` assignments applied.
+
+        Raises
+        ------
+        JobError
+            The file is not there, not YAML, or a key or value in it is wrong.
+        """
+        path = Path(path)
+        content, lines = read_yaml(path, JobError)
+        content = override(content, assignments or [], JobError)
+        return cls.parse(content, base=path.parent, where=str(path), lines=lines)
+
+    @classmethod
+    def parse(
+        cls,
+        content: dict[str, Any],
+        *,
+        base: Path,
+        where: str = "job",
+        lines: dict[tuple[str | int, ...], int] | None = None,
+    ) -> Job:
+        """The job in the mapping `content`; relative paths in it are taken from the folder `base`."""
+        job = parse(cls, content, where, lines or {}, JobError)
+        weights = job.train.weights
+        dataset = job.dataset.model_copy(
+            update={
+                key: _absolute(getattr(job.dataset, key), base) for key in ("metadata", "images", "cameras")
+            }
+        )
+        train = job.train.model_copy(
+            update={"weights": weights if weights in ("imagenet", "none") else _absolute(weights, base)}
+        )
+        return job.model_copy(
+            update={"dataset": dataset, "train": train, "output": _absolute(job.output, Path.cwd())}
+        )
+
+    @property
+    def run_url(self) -> str:
+        """Path or URL of the run folder."""
+        return f"{self.output.rstrip('/')}/{self.name}"
+
+    def to_yaml(self) -> str:
+        """The whole job with its defaults, as a job file."""
+        return yaml.safe_dump(self.model_dump(by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def _absolute(path: str | None, base: Path) -> str | None:
+    if path is None or "://" in path:
+        return path
+    return os.path.abspath(base / Path(path).expanduser())  # noqa: PTH100 - keeps the user's symbolic links

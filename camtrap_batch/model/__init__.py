@@ -1,0 +1,62 @@
+"""The classifier: train it, judge it, keep it as a folder, classify with it. Knows nothing of Dask.
+
+Names are loaded when they are used: importing the package imports neither torch nor fastai.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from camtrap_batch.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from camtrap_batch.model.architectures import check_architecture, known_architectures
+    from camtrap_batch.model.config import TrainConfig
+    from camtrap_batch.model.info import ModelInfo, read_info
+    from camtrap_batch.model.learner import TrainResult, train
+    from camtrap_batch.model.package import load_model, save_model
+    from camtrap_batch.model.predictor import Predictor, load_predictor
+    from camtrap_batch.model.samples import Samples
+
+__all__ = [
+    "TrainConfig",
+    "Samples",
+    "train",
+    "TrainResult",
+    "Predictor",
+    "load_predictor",
+    "ModelInfo",
+    "read_info",
+    "load_model",
+    "save_model",
+    "check_architecture",
+    "known_architectures",
+]
+
+_MODULES = {
+    "TrainConfig": "config",
+    "Samples": "samples",
+    "train": "learner",
+    "TrainResult": "learner",
+    "Predictor": "predictor",
+    "load_predictor": "predictor",
+    "ModelInfo": "info",
+    "read_info": "info",
+    "load_model": "package",
+    "save_model": "package",
+    "check_architecture": "architectures",
+    "known_architectures": "architectures",
+}
+_EXTRA = ("fastai", "fastcore", "safetensors", "scipy", "sklearn", "timm", "torch", "torchvision")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").partition(".")[0] in _EXTRA:
+            raise MissingExtra("train", "training and classifying") from problem
+        raise

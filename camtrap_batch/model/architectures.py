@@ -1,0 +1,221 @@
+"""Networks by name, from torchvision or timm, with a head for our classes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision.models
+from torch import nn
+
+from camtrap_batch.errors import InputError, JobError, choices
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    # Without the auxiliary heads the answer is one tensor; the input is normalised as for the others.
+    "googlenet": {"aux_logits": False, "init_weights": True, "transform_input": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True, "transform_input": True},
+}
+_NESTED = ("state_dict", "model_state_dict", "model")
+"""Keys under which training programs keep the weights in a file that holds more."""
+
+
+@functools.cache
+def known_architectures() -> tuple[str, ...]:
+    """Names that `train.arch` may have: torchvision's classification models, then timm's, sorted."""
+    import timm
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    return tuple(sorted({*names, *timm.list_models()}))
+
+
+def check_architecture(arch: str) -> None:
+    """Refuse a name that neither torchvision nor timm knows, without building anything.
+
+    Raises
+    ------
+    JobError
+        With the nearest known name. A name that would fetch a model's code or description from somewhere
+        (`hf-hub:...`) is not known.
+    """
+    if _in_torchvision(arch):
+        return
+    import timm
+
+    if arch not in known_architectures() and arch not in timm.list_pretrained():
+        raise JobError(f"train.arch: {arch!r} is not known; {choices(arch, known_architectures())}")
+
+
+def create_model(arch: str, n_classes: int, weights: str = "none", size: int = 224) -> nn.Module:
+    """A network that answers `n_classes` logits to images of `size` x `size` pixels.
+
+    Parameters
+    ----------
+    arch
+        One of `known_architectures()`, or a timm name with its tag, such as "resnet34.a1_in1k".
+    n_classes
+        Outputs of the head.
+    weights
+        "none" (random), "imagenet" (downloaded), or a file: .safetensors, or a torch state dict, which is
+        read without running code. The head is left random where it doesn't fit.
+    size
+        Side of the square input, in pixels.
+
+    Raises
+    ------
+    JobError
+        The name is not known, or the network can't take images of this size.
+    InputError
+        The weights can't be downloaded or read, or are another network's.
+    """
+    check_architecture(arch)
+    try:
+        network = _build(arch, n_classes, size)
+        _try(network, n_classes, size)
+    except (AssertionError, RuntimeError, ValueError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise JobError(f"train.size: {arch} can't take images of {size} x {size} pixels: {reason}") from None
+    if weights == "imagenet":
+        _fit(network, _imagenet(arch, size), f"train.weights: imagenet for {arch}")
+    elif weights != "none":
+        _fit(network, _read(Path(weights)), f"train.weights: {weights}")
+    return network
+
+
+def normalisation(arch: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel that a network's published weights were trained with.
+
+    Of pixel values between 0 and 1; ImageNet's for all of torchvision's networks.
+    """
+    if _in_torchvision(arch):
+        return _IMAGENET_MEAN, _IMAGENET_STD
+    import timm
+
+    published = timm.get_pretrained_cfg(arch)
+    if published is None:
+        return _IMAGENET_MEAN, _IMAGENET_STD
+    return tuple(map(float, published.mean)), tuple(map(float, published.std))
+
+
+def head_parameters(network: nn.Module) -> set[str]:
+    """Names of the parameters of the last layer, the one that knows the classes."""
+    if hasattr(network, "get_classifier"):  # timm's; several layers in distilled networks
+        found: Any = network.get_classifier()  # type: ignore[operator]
+        layers = list(found) if isinstance(found, tuple | list) else [found]
+    else:
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1:]
+    ours = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    return {name for name, parameter in network.named_parameters() if id(parameter) in ours}
+
+
+def _in_torchvision(arch: str) -> bool:
+    return arch in torchvision.models.list_models(module=torchvision.models)
+
+
+def _build(arch: str, n_classes: int, size: int) -> nn.Module:
+    if _in_torchvision(arch):
+        options = dict(_OPTIONS.get(arch, {}))
+        if arch.startswith("vit_"):
+            options["image_size"] = size
+        elif arch.startswith("maxvit"):
+            options["input_size"] = (size, size)
+        network: nn.Module = torchvision.models.get_model(
+            arch, weights=None, num_classes=n_classes, **options
+        )
+        return network
+    import timm
+
+    return timm.create_model(arch, num_classes=n_classes, **_fixed_size(arch, size))
+
+
+def _fixed_size(arch: str, size: int) -> dict[str, Any]:
+    """timm's networks that are built for one input size have to be told which."""
+    import timm
+
+    published = timm.get_pretrained_cfg(arch)
+    return {"img_size": size} if published is not None and published.fixed_input_size else {}
+
+
+def _try(network: nn.Module, n_classes: int, size: int) -> None:
+    network.eval()
+    with torch.inference_mode():
+        answer = network(torch.zeros(1, 3, size, size))
+    if tuple(answer.shape) != (1, n_classes):
+        raise ValueError(f"the answer has shape {tuple(answer.shape)}")
+
+
+def _imagenet(arch: str, size: int) -> Mapping[str, torch.Tensor]:
+    remedy = "use weights: none, or a FILE of weights"
+    try:
+        if _in_torchvision(arch):
+            published = next(iter(reversed(list(torchvision.models.get_model_weights(arch)))), None)
+            if published is None:
+                raise InputError(f"train.weights: torchvision has no weights for {arch}; {remedy}")
+            state: Mapping[str, torch.Tensor] = published.get_state_dict(progress=False, check_hash=True)
+            return state
+        import timm
+
+        if not timm.list_pretrained(f"{arch.partition('.')[0]}.*"):
+            raise InputError(f"train.weights: timm has no weights for {arch}; {remedy}")
+        # Built with its own head, so that timm resizes position embeddings but leaves the tensors' names.
+        pretrained: nn.Module = timm.create_model(arch, pretrained=True, **_fixed_size(arch, size))
+        return pretrained.state_dict()
+    except InputError:
+        raise
+    except Exception as problem:  # each library and its HTTP client has its own errors for "no network"
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise InputError(
+            f"train.weights: imagenet for {arch} can't be downloaded: {reason}; {remedy}"
+        ) from None
+
+
+def _read(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"train.weights: {path}: no such file") from None
+    except Exception as problem:  # a wrong file fails anywhere in zip, pickle or tensor reading
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise InputError(
+            f"train.weights: {path}: not a file of weights (.safetensors or a torch state dict): {reason}"
+        ) from None
+    for key in _NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping):
+        raise InputError(
+            f"train.weights: {path}: should hold a state dict, it holds a {type(state).__name__}"
+        )
+    return {
+        str(name).removeprefix("module."): value
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _fit(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Load into `network` what fits; only the head may not."""
+    own = network.state_dict()
+    head = head_parameters(network)
+    fitting = {name: state[name] for name in own if name in state and state[name].shape == own[name].shape}
+    for name in own:
+        if name in fitting or name in head or name.endswith("num_batches_tracked"):
+            continue
+        has = f"has shape {tuple(state[name].shape)}" if name in state else "is not there"
+        raise InputError(
+            f"{what}: weights of another network or input size: {name} {has},"
+            f" should have shape {tuple(own[name].shape)}"
+        )
+    if not head.issubset(fitting):
+        fitting = {name: value for name, value in fitting.items() if name not in head}
+    network.load_state_dict(fitting, strict=False)

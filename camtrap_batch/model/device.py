@@ -1,0 +1,99 @@
+"""Where a model is computed, and how exactly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from camtrap_batch.errors import JobError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; "auto" is CUDA where torch finds it.
+
+    Raises
+    ------
+    JobError
+        "cuda" on a machine where torch finds none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise JobError("device cuda: torch finds no CUDA GPU on this machine; use auto or cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def choose_precision(device: torch.device) -> torch.dtype:
+    """What autocast computes in: bfloat16 where the hardware has it, else float16 (GPU), float32 (CPU).
+
+    On a CPU without bfloat16 instructions autocast would only emulate it, slower than float32.
+    """
+    if device.type == "cuda":
+        exact = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if exact else torch.float16
+    # Not in every torch: then the safe choice.
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def choose_threads(threads: int | None) -> int:
+    """`threads`, or one for each CPU this process may use."""
+    if threads is not None:
+        return max(1, threads)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Autocast(nn.Module):
+    """`network` computed in `precision`, its answer in float32.
+
+    A module rather than a block around the training loop: an exception in the loop leaves nothing on.
+    """
+
+    def __init__(self, network: nn.Module, precision: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.precision = precision
+
+    @classmethod
+    def on(cls, device: torch.device, network: nn.Module, precision: torch.dtype | None = None) -> Autocast:
+        """`network` on a device, channels last in memory; the precision is the device's unless given."""
+        placed = cls(network.to(device), precision or choose_precision(device))
+        return placed.to(memory_format=torch.channels_last)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        enabled = self.precision != torch.float32
+        with torch.autocast(images.device.type, dtype=self.precision, enabled=enabled):
+            logits: torch.Tensor = self.network(images)
+        return logits.float()
+
+
+class Normalise:
+    """uint8 pixels (n, height, width, 3) -> float32 (n, 3, height, width), channels last in memory.
+
+    Parameters
+    ----------
+    mean, std
+        Per channel, of pixel values between 0 and 1.
+    device
+        Where the images go.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self.device = device
+        self._mean = (255 * torch.tensor(mean)).view(1, 3, 1, 1).to(device)
+        self._std = (255 * torch.tensor(std)).view(1, 3, 1, 1).to(device)
+
+    def __call__(
+        self, pixels: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """`change` is applied before normalising, to float32 (n, 3, height, width) between 0 and 255."""
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        if change is not None:
+            images = change(images)
+        images = images.sub_(self._mean).div_(self._std)
+        return images.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,139 @@
+"""What a model folder says of its model; readable without torch.
+
+A model folder holds
+
+- `model.safetensors`: the network's weights
+- `model.json`: everything else that predictions depend on, where the model came from, how good it is
+- `metrics.json`: the figures in full: per class, per location, confusion, reliability
+- `history.csv`: one row an epoch; `lr_find.csv`: the search for a learning rate, where there was one
+
+The model id is a hash of the weights and of those parts of `model.json` that change a prediction: training
+the same again gives the same id, and a changed file is found out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from camtrap_batch.errors import InputError
+
+FORMAT = 1
+WEIGHTS, CARD, METRICS = "model.safetensors", "model.json", "metrics.json"
+HISTORY, LR_FIND = "history.csv", "lr_find.csv"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model's identity and origin: the content of `model.json`.
+
+    Attributes
+    ----------
+    model_id
+        16 hexadecimal digits.
+    arch
+        torchvision or timm architecture.
+    classes
+        Labels, in the order of the network's outputs.
+    category_ids
+        The data set's category ids of each class.
+    size
+        Side of the square input, in pixels.
+    mean, std
+        Of pixel values between 0 and 1, per channel.
+    temperature
+        What logits are divided by before the softmax.
+    provenance
+        What the caller said of the model's origin.
+    versions
+        Libraries it was trained with.
+    metrics
+        The main figures; all of them are in `metrics.json`.
+    """
+
+    model_id: str
+    arch: str
+    classes: tuple[str, ...]
+    category_ids: tuple[tuple[int, ...], ...]
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    temperature: float
+    provenance: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text of `model.json`."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_info(folder: str | Path) -> ModelInfo:
+    """The model in a folder; the weights are not looked at.
+
+    Raises
+    ------
+    InputError
+        There is no `model.json`, or it is not one of ours.
+    """
+    path = Path(folder) / CARD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a model folder holds {CARD} and {WEIGHTS}") from None
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path}: can't be read as a model's description: {problem}") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise InputError(f"{path}: should say \"format\": {FORMAT}; another version's file, or not a model's")
+    try:
+        return _parse(content)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise InputError(f"{path}: not a model's description: {type(problem).__name__}: {problem}") from None
+
+
+def model_id(weights: str, info: ModelInfo) -> str:
+    """Identity of a model: hash of what its predictions depend on.
+
+    Parameters
+    ----------
+    weights
+        sha256 of the weights file, hexadecimal.
+    info
+        Its architecture, classes, input size, normalisation and temperature count; nothing else does.
+    """
+    content = {
+        "weights": weights,
+        "arch": info.arch,
+        "classes": info.classes,
+        "category_ids": info.category_ids,
+        "size": info.size,
+        "mean": info.mean,
+        "std": info.std,
+        "temperature": info.temperature,
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _parse(content: dict[str, Any]) -> ModelInfo:
+    if unknown := set(content) - {part.name for part in fields(ModelInfo)}:
+        raise ValueError(f"unknown key {min(unknown)!r}")
+    info = ModelInfo(
+        **{
+            **content,
+            "model_id": str(content["model_id"]),
+            "arch": str(content["arch"]),
+            "classes": tuple(str(label) for label in content["classes"]),
+            "category_ids": tuple(tuple(int(number) for number in ids) for ids in content["category_ids"]),
+            "size": int(content["size"]),
+            "mean": tuple(float(value) for value in content["mean"]),
+            "std": tuple(float(value) for value in content["std"]),
+            "temperature": float(content["temperature"]),
+        }
+    )
+    if len(info.classes) != len(info.category_ids) or len(info.mean) != 3 or len(info.std) != 3:
+        raise ValueError("classes and category_ids should be as many, mean and std have 3 values")
+    return info

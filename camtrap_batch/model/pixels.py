@@ -1,0 +1,173 @@
+"""From an image file's bytes to a model's input: the one way in training and in classifying.
+
+The whole frame is squeezed to a square: a crop would lose the animal at the frame's border, which in
+camera-trap images is a frequent one, and bars would spend a quarter of the pixels on nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Pixels = npt.NDArray[np.uint8]
+
+_CHUNK = 8  # images decoded by one call of a thread: less of the interpreter's lock, still even
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored picture upright (as in PIL.ImageOps.exif_transpose)."""
+
+
+def decode(data: bytes, size: int) -> Pixels:
+    """The picture in an image file, upright, squeezed to a square.
+
+    Parameters
+    ----------
+    data
+        The file's bytes: a JPEG, or anything else that Pillow reads. A truncated or damaged JPEG gives
+        what there is of it.
+    size
+        Side of the square, in pixels.
+
+    Returns
+    -------
+    Shape (size, size, 3), RGB.
+
+    Raises
+    ------
+    ValueError
+        Nothing decodes.
+    """
+    picture = _decode_jpeg(data, size) if data[:2] == b"\xff\xd8" else None
+    if picture is None:
+        picture = _decode_other(data, size)
+    square = picture.resize((size, size), Image.Resampling.BILINEAR)
+    turn = _UPRIGHT.get(_orientation(data))
+    return np.asarray(square if turn is None else square.transpose(turn))
+
+
+class Decoder:
+    """Decodes images on threads, and keeps as many as fit.
+
+    Parameters
+    ----------
+    files
+        Image files' bytes; read from several threads.
+    size
+        As for `decode`.
+    threads
+        How many images are decoded at once.
+    cache_bytes
+        Memory for decoded images.
+    """
+
+    def __init__(self, files: Sequence[bytes], size: int, threads: int, cache_bytes: int = 0) -> None:
+        self.size = size
+        self.failed: dict[int, str] = {}
+        """Images that could not be read or decoded: place in `files` -> why."""
+        self._files = files
+        # Pages of an empty array are only taken when a picture is written to them.
+        room = min(len(files), cache_bytes // (size * size * 3))
+        self._cache = np.empty((room, size, size, 3), np.uint8)
+        self._cached = np.zeros(room, bool)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def get(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Pixels]:
+        """Those images of `indices` that decode: their indices (n,), and pixels (n, size, size, 3)."""
+        batch = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        room = len(self._cached)
+        cached = np.zeros(len(indices), bool)
+        inside = np.flatnonzero(indices < room)
+        cached[inside] = self._cached[indices[inside]]
+        batch[cached] = self._cache[indices[cached]]
+        todo = np.flatnonzero(~cached)
+        parts = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
+        for _ in self._pool.map(lambda places: self._fill(batch, indices, places), parts):
+            pass
+        good = np.fromiter((index not in self.failed for index in indices.tolist()), bool, len(indices))
+        return (indices, batch) if good.all() else (indices[good], batch[good])
+
+    def _fill(self, batch: Pixels, indices: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> None:
+        for place in places.tolist():
+            index = int(indices[place])
+            if index in self.failed:
+                continue
+            try:
+                batch[place] = decode(self._files[index], self.size)
+            except (ValueError, OSError) as problem:
+                with self._lock:
+                    self.failed[index] = str(problem)
+                continue
+            if index < len(self._cached):
+                self._cache[index] = batch[place]
+                self._cached[index] = True
+
+
+def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`map(work, items)`, the next result being worked on while the caller uses the last one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+        waiting = None
+        for item in items:
+            following = thread.submit(work, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _decode_jpeg(data: bytes, size: int) -> Image.Image | None:
+    """The smallest scaled decode that still covers the square; None where Pillow has to try."""
+    try:
+        return Image.fromarray(
+            simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size, strict=False)
+        )
+    except ValueError:
+        return None
+
+
+def _decode_other(data: bytes, size: int) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft("RGB", (size, size))
+            if image.mode.startswith("I;16"):
+                # Pillow's conversion would clip everything above 255 to white.
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        raise ValueError(f"not a picture that can be decoded: {problem}") from None
+
+
+def _orientation(data: bytes) -> int:
+    """EXIF orientation, 1 (upright) where there is none."""
+    if data.find(b"Exif\x00\x00", 0, 1 << 16) < 0:
+        return 1
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # whatever is wrong in the header, the picture is there
+        return 1

@@ -1,0 +1,250 @@
+"""One photo: the scene in the light of the hour, the animals in it, the sensor's noise, banner and EXIF."""
+
+from __future__ import annotations
+
+import io
+import math
+from datetime import datetime
+from functools import lru_cache
+
+import numpy as np
+from PIL import ExifTags, Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+from camtrap_batch.rehearsal.animals import Pose, Sprite, draw_animal
+from camtrap_batch.rehearsal.plan import Camera, Frame, burst_generator, image_generator
+from camtrap_batch.rehearsal.scene import Scene, infrared, scene_of
+from camtrap_batch.rehearsal.species import BY_ID
+
+_QUALITY = 82
+
+
+def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -> bytes:
+    """The JPEG file of one frame.
+
+    Args:
+        camera: where the photo is taken.
+        frame: what is to be seen.
+        seed: of the data set.
+        size: width and height of the photo in pixels, banner included.
+    """
+    width, height = size
+    banner = max(12, round(height * 0.055))
+    scene = scene_of(seed, camera.index, (width, height - banner))
+    rng = image_generator(seed, frame)
+    weather = burst_generator(seed, frame)
+    exposure = float(weather.uniform(0.86, 1.12))
+    shake = int(rng.integers(-2, 3)), int(rng.integers(-1, 2))
+    view = scene.night.copy() if frame.night else scene.day.copy()
+    horizon = scene.horizon
+    if frame.category_id:
+        exposure *= _populate(view, scene, frame, seed, rng)
+    grass = scene.grass_night if frame.night else scene.grass
+    sway = int(rng.integers(-6, 7)) * height // 480
+    view.paste(ImageChops.offset(grass, sway, 0), (0, 0), ImageChops.offset(scene.grass_mask, sway, 0))
+    if frame.night:
+        view = ImageChops.multiply(view, scene.flash.point(lambda light: min(255, 60 + light))) 
+    view = ImageChops.offset(view, *shake)
+    view = _expose(view, frame, exposure, rng)
+    photo = Image.new("RGB", size)
+    photo.paste(view, (0, 0))
+    _write_banner(photo, banner, camera, frame, rng)
+    return _jpeg(photo, camera, frame)
+
+
+def _populate(view: Image.Image, scene: Scene, frame: Frame, seed: int, rng: np.random.Generator) -> float:
+    """Put the animals of a frame into the view; returns a factor for the exposure (dark ones are hard)."""
+    burst = burst_generator(seed, frame)
+    burst.random(8)
+    hard = burst.random()
+    tiny, cut, dark = hard < 0.05, 0.05 <= hard < 0.11, 0.11 <= hard < 0.15
+    start, speed = float(burst.uniform(0.22, 0.78)), float(burst.choice((-1, 1)) * burst.uniform(0.0, 0.09))
+    if cut:
+        start, speed = float(burst.choice((0.0, 1.0))), 0.0
+    near = float(burst.beta(1.6, 1.4))
+    standing = burst.random() < 0.35
+    group = [frame.category_id] * frame.count + ([frame.second] if frame.second is not None else [])
+    for place, category_id in reversed(list(enumerate(group))):
+        traits = burst_generator(seed, frame).spawn(len(group))[place]
+        low, high = BY_ID[category_id].height
+        nearness = near * (1 - 0.25 * place)
+        share = (low + (high - low) * nearness) * (0.45 if tiny else 1.0)
+        middle = start + speed * frame.position + (0.0 if place == 0 else (0.28 if start < 0.5 else -0.28))
+        middle = middle if cut and place == 0 else min(0.86, max(0.14, middle))
+        pose = Pose(
+            phase=float(rng.uniform(0, 2 * math.pi)),
+            stride=0.25 if standing else float(rng.uniform(0.5, 1.0)),
+            head=float(np.clip(rng.normal(0.2, 0.55), -1, 1)),
+        )
+        sprite = draw_animal(category_id, share * view.height, pose, traits)
+        depth = 0.12 + 0.75 * share / 0.68 if tiny else 0.22 + 0.68 * nearness
+        ground = scene.horizon + (view.height - scene.horizon) * min(0.93, depth)
+        # The flip goes with the way it walks; a still one looks either way.
+        left = speed < 0 if not standing else bool(traits.spawn(1)[0].random() < 0.5)
+        blur = abs(speed) * 28 if not standing and rng.random() < 0.5 else 0.0
+        _place(view, scene, frame, sprite, (middle * view.width, ground), left, blur, rng)
+    return 0.45 if dark else 1.0
+
+
+def _place(
+    view: Image.Image,
+    scene: Scene,
+    frame: Frame,
+    sprite: Sprite,
+    at: tuple[float, float],
+    left: bool,
+    blur: float,
+    rng: np.random.Generator,
+) -> None:
+    picture, mask = sprite.picture, sprite.mask
+    foot = sprite.ground[0]
+    eyes = list(sprite.eyes)
+    if left:
+        picture, mask = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (picture, mask))
+        foot = mask.width - foot
+        eyes = [(mask.width - x, y) for x, y in eyes]
+    if blur >= 1:
+        box = ImageFilter.BoxBlur((blur * view.width / 640, 0))
+        picture, mask = picture.filter(box), mask.filter(box)
+    corner = round(at[0] - foot), round(at[1] - sprite.ground[1])
+    _shadow(view, mask, corner, at[1], frame)
+    if frame.night:
+        light = _light_at(scene, at)
+        picture = infrared(picture).point(lambda value: round(value * light))
+    view.paste(picture, corner, mask)
+    if frame.night:
+        _eyeshine(view, [(corner[0] + x, corner[1] + y) for x, y in eyes], sprite.eye)
+    _tufts(view, mask, corner, at[1], scene, frame, rng)
+
+
+def _light_at(scene: Scene, at: tuple[float, float]) -> float:
+    column = min(scene.flash.width - 1, max(0, round(at[0])))
+    row = min(scene.flash.height - 1, max(0, round(at[1])))
+    light = scene.flash.getpixel((column, row))
+    assert isinstance(light, int)
+    return 0.35 + 0.75 * light / 255
+
+
+def _shadow(view: Image.Image, mask: Image.Image, corner: tuple[int, int], ground: float, frame: Frame) -> None:
+    """The animal's shadow on the ground: its own shape, flat and soft."""
+    box = mask.getbbox()
+    if box is None:
+        return
+    flat = max(4, mask.height // 7)
+    shadow = mask.resize((mask.width, flat), Image.Resampling.BOX).filter(ImageFilter.BoxBlur(flat / 5))
+    shadow = shadow.point(lambda value: value * 2 // 5)
+    dark = Image.new(view.mode, shadow.size, 14 if frame.night else (40, 34, 26))
+    view.paste(dark, (corner[0], round(ground) - flat // 2), shadow)
+
+
+def _eyeshine(view: Image.Image, eyes: list[tuple[float, float]], radius: float) -> None:
+    """The flash comes back from the eye: a white disc with a glow."""
+    radius = max(1.2, radius * 1.5)
+    reach = round(radius * 3) + 1
+    span = np.arange(-reach, reach + 1, dtype=np.float32)
+    distance = np.hypot(span[:, None], span[None, :])
+    glow = np.clip(1.6 * np.exp(-((distance / radius) ** 2) * 0.7), 0, 1) * 255
+    disc = Image.fromarray(glow.astype(np.uint8))
+    for x, y in eyes:
+        view.paste(250, (round(x) - reach, round(y) - reach), disc)
+
+
+def _tufts(
+    view: Image.Image,
+    mask: Image.Image,
+    corner: tuple[int, int],
+    ground: float,
+    scene: Scene,
+    frame: Frame,
+    rng: np.random.Generator,
+) -> None:
+    """Grass before the animal's feet, sometimes before half of it."""
+    blades = int(rng.choice((6, 18, 60), p=(0.5, 0.35, 0.15)))
+    tall = mask.height * (0.12 if blades < 60 else 0.30)
+    pen = ImageDraw.Draw(view)
+    x = rng.uniform(corner[0], corner[0] + mask.width, blades)
+    traits = rng.normal((0.0, 1.0, 0.85), (0.3, 0.3, 0.15), (blades, 3))
+    light = _light_at(scene, (corner[0] + mask.width / 2, ground)) if frame.night else 1.0
+    grey = round(0.30 * scene.blade[0] + 0.59 * scene.blade[1] + 0.11 * scene.blade[2])
+    base = mask.height * 0.03
+    for root, (lean, length, tone) in zip(x.tolist(), traits.tolist(), strict=True):
+        fill: int | tuple[int, ...]
+        if frame.night:
+            fill = min(255, max(0, round(grey * tone * light)))
+        else:
+            fill = tuple(min(255, max(0, round(part * tone))) for part in scene.blade)
+        tip = (root + lean * tall, ground + base - abs(length) * tall)
+        pen.polygon((root - 1.2, ground + base, root + 1.2, ground + base, *tip), fill=fill)
+
+
+def _expose(view: Image.Image, frame: Frame, exposure: float, rng: np.random.Generator) -> Image.Image:
+    """The light of the hour, then the sensor's noise. Returns RGB, at night with R = G = B."""
+    if frame.night:
+        view = view.point(lambda value: min(255, round(value * exposure * 1.15)))
+        return _grain(view, rng, "L").convert("RGB")
+    hour = frame.time.hour + frame.time.minute / 60
+    sun = math.sin(math.pi * min(1.0, max(0.0, (hour - 5.6) / 13.2)))
+    strength = exposure * (0.62 + 0.44 * sun)
+    warm = 0.16 * (1 - sun)
+    curves = [
+        min(255, round(value * strength * tint))
+        for tint in (1 + warm, 1.0, 1 - warm)
+        for value in range(256)
+    ]
+    return _grain(view.point(curves), rng, "RGB")
+
+
+def _grain(view: Image.Image, rng: np.random.Generator, mode: str) -> Image.Image:
+    bank = _grain_bank(mode, (view.width + 97, view.height + 89))
+    x, y = int(rng.integers(0, 98)), int(rng.integers(0, 90))
+    return ImageChops.add(view, bank.crop((x, y, x + view.width, y + view.height)), scale=1, offset=-128)
+
+
+@lru_cache(maxsize=4)
+def _grain_bank(mode: str, size: tuple[int, int]) -> Image.Image:
+    """Noise around 128, larger than a photo: each photo takes another part of it."""
+    rng = np.random.default_rng(7)
+    bands = len(mode)
+    luminance = rng.normal(128, 7.0 if mode == "L" else 3.2, (size[1], size[0], 1))
+    colour = rng.normal(0, 0.0 if mode == "L" else 1.6, (size[1], size[0], bands))
+    grain = np.clip(luminance + colour, 0, 255).round().astype(np.uint8)
+    return Image.fromarray(grain[..., 0] if mode == "L" else grain)
+
+
+def _write_banner(photo: Image.Image, height: int, camera: Camera, frame: Frame, rng: np.random.Generator) -> None:
+    """The black strip below the picture: time, place in the burst, temperature, camera."""
+    pen = ImageDraw.Draw(photo)
+    top = photo.height - height
+    font = _font(round(height * 0.66))
+    line = top + height // 2
+    pen.rectangle((0, top, photo.width, photo.height), fill=(0, 0, 0))
+    white = (245, 245, 245)
+    pen.text((height // 3, line), f"{frame.time:%Y-%m-%d %H:%M:%S}", white, font, anchor="lm")
+    pen.text((photo.width * 0.44, line), f"M {frame.position + 1}", white, font, anchor="lm")
+    pen.text((photo.width * 0.55, line), f"{_celsius(frame.time, rng)}°C", white, font, anchor="lm")
+    pen.text((photo.width - height // 3 - height, line), camera.location, white, font, anchor="rm")
+    mark = (photo.width - height, top + 4, photo.width - 6, photo.height - 4)
+    # Some makers print their mark in colour, at night too: greyscale is not the same as no colour at all.
+    pen.ellipse(mark, outline=(40, 190, 70) if camera.make == "RECONYX" else white, width=2)
+
+
+def _celsius(time: datetime, rng: np.random.Generator) -> int:
+    hour = time.hour + time.minute / 60
+    return round(21 + 8 * math.sin(math.pi * (hour - 9) / 12) + float(rng.normal(0, 0.6)))
+
+
+@lru_cache(maxsize=4)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _jpeg(photo: Image.Image, camera: Camera, frame: Frame) -> bytes:
+    file = io.BytesIO()
+    if camera.exif:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Make] = camera.make
+        exif[ExifTags.Base.Model] = camera.model
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = f"{frame.time:%Y:%m:%d %H:%M:%S}"
+        photo.save(file, "JPEG", quality=_QUALITY, exif=exif)
+    else:
+        photo.save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()

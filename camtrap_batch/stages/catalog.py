@@ -1,0 +1,66 @@
+"""catalog: whatever describes the data set, as one row an image. Runs on the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from camtrap_batch.catalog import Catalog, read_cameras, read_catalog, source_fingerprint
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.stages.classes import check_classes
+from camtrap_batch.stages.context import Context, StageResult, do_on_driver, shard_id
+
+VERSION = 1
+
+
+def run(context: Context) -> StageResult:
+    """Read the metadata into the table `catalog`.
+
+    Raises
+    ------
+    InputError
+        Metadata, image root or camera table are not there, or not what they should be.
+    JobError
+        The job selects a class that the metadata does not have.
+    """
+    job = context.job
+    dataset = job.dataset
+    ImageRoot(dataset.images, dataset.storage_options).check()
+    if dataset.cameras is not None:
+        read_cameras(dataset.cameras)
+    what = dataset.model_dump(mode="json", include={"format", "location", "utc_offset"})
+    id_ = shard_id("catalog", VERSION, "catalog", what, source_fingerprint(dataset))
+    before = context.run.current("catalog")
+    if before is not None and before.inputs.get("shard") == id_:
+        check_classes(job, categories_of(before.meta))
+    read: list[Catalog] = []
+
+    def make() -> Mapping[str, pa.Table]:
+        catalog = read_catalog(dataset)
+        check_classes(job, catalog.categories)
+        read.append(catalog)
+        return {"catalog": catalog.table}
+
+    def meta() -> dict[str, Any]:
+        return {"categories": read[0].categories, "notes": read[0].notes}
+
+    result = do_on_driver(context, "catalog", id_, make, ("catalog",), inputs={}, meta=meta)
+    if not context.dry_run:
+        save_job(context)
+    result.notes += [f"{count:,} {text}" for text, count in (read[0].notes if read else {}).items()]
+    return result
+
+
+def categories_of(meta: dict[str, Any]) -> list[tuple[int, str]]:
+    """The data set's categories, as a catalog snapshot keeps them."""
+    return [(int(number), str(name)) for number, name in meta["categories"]]
+
+
+def save_job(context: Context) -> None:
+    """Keep the job as it ran."""
+    text = context.job.to_yaml().encode()
+    folder = context.run.folder
+    if not folder.exists("job.yaml") or folder.read("job.yaml") != text:
+        folder.write("job.yaml", text)

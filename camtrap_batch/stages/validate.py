@@ -1,0 +1,164 @@
+"""validate: open every image once, on the CPU workers: status, size, hashes, EXIF and a thumbnail."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from camtrap_batch.errors import BrokenPromise
+from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
+from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
+from camtrap_batch.stages.rows import hash_runs, pack, unpack
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
+from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.tables import finish_shard, new_attempt, open_table
+
+VERSION = 1
+
+_FROM_CATALOG = [name for name in CATALOG.names if name not in ("labels", "source")]
+_FROM_VERDICT = [
+    "status", "detail", "format", "mode", "width", "height", "bytes", "sha256", "dhash",
+    "datetime_exif", "camera_make", "camera_model", "is_night",
+]  # fmt: skip
+
+
+def run(context: Context) -> StageResult:
+    """Read every image of the catalog into the tables `manifest` and `thumbnails`.
+
+    Raises
+    ------
+    InputError
+        There is no catalog yet, or the image root is not there.
+    """
+    job, store = context.job, context.run
+    catalog = store.snapshot("catalog")
+    rows = open_table(store.folder, catalog).to_table(columns=_FROM_CATALOG)
+    root = ImageRoot(job.dataset.images, job.dataset.storage_options)
+    root.check()
+    listing = root.listing(rows["file_name"].to_pylist())
+    rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))
+    rows = rows.append_column("modified", pa.array(listing.modified, pa.string()))
+    limits = Limits(job.validate_.max_pixels, job.validate_.timeout_s, job.validate_.thumbnails)
+    runs = cut(rows["image_id"].to_pylist(), job.validate_.shard_size)
+    # Where the files lie is not part of the work: a data set that was moved is not read again.
+    ids = [
+        shard_id(
+            "validate", VERSION, "manifest", limits.max_pixels, limits.timeout_s, limits.thumbnail, hash_
+        )
+        for hash_ in hash_runs(rows, rows.column_names, runs)
+    ]
+    inputs = {"catalog": catalog.number}
+    plan = Plan.make("validate", (Shard(id_, *run) for id_, run in zip(ids, runs, strict=True)), inputs)
+    tables = ("manifest", "thumbnails") if limits.thumbnail else ("manifest",)
+    work = ValidateShard(store.folder, (plan.stage, plan.id), root, limits)
+
+    def check(receipts: list[Receipt]) -> None:
+        """Row by row, the manifest is the catalog."""
+        files = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
+        read = (pq.read_table(path, columns=["image_id"], filesystem=store.folder.arrow) for path in files)
+        if files and not pa.concat_tables(read)["image_id"].equals(rows["image_id"]):
+            raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
+
+    return do_on_workers(
+        context,
+        plan,
+        work,
+        lambda shard: pack(rows.slice(shard.start, shard.rows)),
+        tables,
+        need="CPU",
+        inputs=inputs,
+        check=check,
+    )
+
+
+@dataclass(frozen=True)
+class ValidateShard:
+    """Judges the images of a shard, on a worker."""
+
+    folder: Folder
+    plan: tuple[str, str]
+    root: ImageRoot
+    limits: Limits
+    divisible: ClassVar[bool] = True
+
+    def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
+        started = time.monotonic()
+        rows = unpack(payload)
+        seconds: dict[str, float] = {}
+        verdicts = list(judge_files(self.root, rows["file_name"].to_pylist(), self.limits, clock=seconds))
+        return self._finish(shard, rows, verdicts, seconds, started, worker)
+
+    def crashed(self, shard: Shard, payload: bytes) -> Receipt:
+        rows = unpack(payload)
+        verdict = Verdict(status="crashed", detail="killed the worker that opened it")
+        return self._finish(shard, rows, [verdict], {}, time.monotonic(), "driver")
+
+    def _finish(
+        self,
+        shard: Shard,
+        rows: pa.Table,
+        verdicts: list[Verdict],
+        seconds: dict[str, float],
+        started: float,
+        worker: str,
+    ) -> Receipt:
+        attempt = new_attempt()
+        thumbnail_file = f"tables/thumbnails/{self.plan[1]}/{shard.id}-{attempt}.parquet"
+        tables = {"manifest": manifest_rows(rows, verdicts, thumbnail_file)}
+        if self.limits.thumbnail:
+            tables["thumbnails"] = thumbnail_rows(rows, verdicts)
+        return finish_shard(
+            self.folder,
+            self.plan,
+            shard,
+            tables,
+            counts=dict(Counter(verdict.status for verdict in verdicts)),
+            seconds=seconds,
+            started=started,
+            worker=worker,
+            attempt=attempt,
+        )
+
+
+def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) -> pa.Table:
+    """The manifest's rows of a shard, from the catalog's (with the listing's `modified`) and the verdicts."""
+    columns: dict[str, Any] = {name: rows[name] for name in _FROM_CATALOG}
+    for name in _FROM_VERDICT:
+        kind = MANIFEST.field(name).type
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        columns[name] = pa.array([getattr(verdict, name) for verdict in verdicts], plain)
+    columns["modified"] = rows["modified"]
+    dated = rows["datetime"].combine_chunks()
+    columns["datetime"] = pc.coalesce(dated, columns["datetime_exif"])
+    columns["datetime_source"] = pc.if_else(
+        dated.is_valid(),
+        "catalog",
+        pc.if_else(columns["datetime_exif"].is_valid(), "exif", pa.scalar(None, pa.string())),
+    )
+    kept = [verdict.thumbnail is not None for verdict in verdicts]
+    columns["thumbnail_file"] = pa.array(
+        [thumbnail_file if is_kept else None for is_kept in kept], pa.string()
+    )
+    places = iter(range(sum(kept)))
+    columns["thumbnail_row"] = pa.array([next(places) if is_kept else None for is_kept in kept], pa.int32())
+    return pa.table({name: columns[name] for name in MANIFEST.names})
+
+
+def thumbnail_rows(rows: pa.Table, verdicts: list[Verdict]) -> pa.Table:
+    """The thumbnails' rows of a shard: one for each image that has one, in order."""
+    kept = [
+        (image_id, verdict.thumbnail)
+        for image_id, verdict in zip(rows["image_id"].to_pylist(), verdicts, strict=True)
+        if verdict.thumbnail is not None
+    ]
+    columns: dict[str, list[Any]] = {"image_id": [image_id for image_id, _ in kept]}
+    for name in ("jpeg", "width", "height", "scale"):
+        columns[name] = [getattr(thumbnail, name) for _, thumbnail in kept]
+    return pa.table(columns, THUMBNAILS)

@@ -1,0 +1,75 @@
+"""A table as one file, for people and other programs."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from camtrap_batch.errors import UserError
+
+
+def write_out(table: ds.Dataset, path: Path) -> int:
+    """Write a dataset to `path`, batch by batch; its ending says how (see `WRITERS`). Returns its rows.
+
+    In CSV, lists and structs are JSON text, and binary columns (thumbnails) are left out.
+
+    Raises
+    ------
+    UserError
+        The folder of `path` is not there.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}")
+    half_written = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        rows = WRITERS[path.suffix](table, half_written)
+        os.replace(half_written, path)  # noqa: PTH105
+    finally:
+        half_written.unlink(missing_ok=True)
+    return rows
+
+
+def _write_parquet(table: ds.Dataset, path: Path) -> int:
+    rows = 0
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+        for batch in table.to_batches():
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def _write_csv(table: ds.Dataset, path: Path) -> int:
+    names = [field.name for field in table.schema if not pa.types.is_binary(field.type)]
+    schema = pa.schema([(name, _flat_type(table.schema.field(name).type)) for name in names])
+    rows = 0
+    with pacsv.CSVWriter(path, schema) as writer:
+        for batch in table.to_batches(columns=names):
+            writer.write_batch(
+                pa.record_batch([_flat(batch[name], schema.field(name).type) for name in names], schema)
+            )
+            rows += batch.num_rows
+    return rows
+
+
+WRITERS: dict[str, Callable[[ds.Dataset, Path], int]] = {".parquet": _write_parquet, ".csv": _write_csv}
+
+
+def _flat_type(kind: pa.DataType) -> pa.DataType:
+    is_plain = not (pa.types.is_nested(kind) or pa.types.is_dictionary(kind))
+    return kind if is_plain else pa.string()
+
+
+def _flat(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_nested(column.type):
+        return column.cast(kind)
+    import json
+
+    texts = (None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist())
+    return pa.array(texts, pa.string())

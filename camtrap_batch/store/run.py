@@ -1,0 +1,69 @@
+"""A run: one job's run folder, as a program sees it."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from camtrap_batch.errors import InputError, choices
+from camtrap_batch.job import Job
+from camtrap_batch.store import schemas, snapshots
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.shards import now
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import Table, open_table
+
+
+class Run:
+    """The run folder of a job: its tables, its log, and where its files are."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.folder = Folder(job.run_url)
+
+    def table(self, name: str, snapshot: int | None = None) -> Table:
+        """A table's rows as a pyarrow dataset, with `.to_pandas()` and `.to_dask()` beside.
+
+        Parameters
+        ----------
+        name : str
+            catalog, manifest, thumbnails, selection, predictions, sequences, events, locations or ledger.
+        snapshot : int, optional
+            Number of a snapshot; default: the current one.
+
+        Raises
+        ------
+        InputError
+            There is no such table, or it has no such snapshot yet.
+        """
+        return open_table(self.folder, self.snapshot(name, snapshot))
+
+    def snapshot(self, name: str, number: int | None = None) -> Snapshot:
+        """What `table` reads: files and totals. Raises as `table` does."""
+        if name not in schemas.SCHEMAS:
+            raise InputError(f"no table {name!r}; {choices(name, schemas.SCHEMAS)}")
+        found = self.current(name) if number is None else snapshots.load(self.folder, name, number)
+        if found is None:
+            raise InputError(f"{self.folder.url}: the table {name} is not there yet; run its stage first")
+        return found
+
+    def current(self, name: str) -> Snapshot | None:
+        """The newest snapshot of a table (or of `model`), None where there is none yet."""
+        return snapshots.current(self.folder, name)
+
+    def log(self, event: str, **details: Any) -> None:
+        """Add a line to the run's log."""
+        line = json.dumps({"time": now(), "event": event, **details}, ensure_ascii=False, default=str)
+        self.folder.append("log.jsonl", line.encode() + b"\n")
+
+    @cached_property
+    def local_root(self) -> Path | None:
+        """The run folder on disk, None where it is in a bucket."""
+        return self.folder.local("") if self.folder.is_local else None
+
+
+def open_run(job: Job | str | Path) -> Run:
+    """The run of a job, given as a `Job` or as the path of a job file."""
+    return Run(job if isinstance(job, Job) else Job.load(job))

@@ -1,0 +1,205 @@
+"""The Arrow schema of every table. Each field's metadata holds its description.
+
+`describe(table)` lists the descriptions; the README's table reference is made from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+
+STATUSES: dict[str, str] = {
+    "ok": "decodes without a complaint",
+    "truncated": "the header is fine, the stream ends early; what there is decodes, and training may use it",
+    "damaged": "decodes, but the decoder reports corrupt data",
+    "corrupt": "nothing usable decodes",
+    "missing": "no such file under the image root",
+    "empty_file": "zero bytes",
+    "not_image": "a video, HTML, text or anything else that is not a still image",
+    "too_large": "more pixels than the job's limit (a decompression bomb, or a panorama)",
+    "unsafe_path": "the path climbs out of the image root; the file was not opened",
+    "unreadable": "an I/O error that stayed after retries, or no result within the job's time limit",
+    "crashed": "killed the worker that opened it, alone",
+}
+"""Status of an image -> what it means. Every manifest row has exactly one."""
+
+USABLE: tuple[str, ...] = ("ok", "truncated", "damaged")
+"""Statuses whose images are trained on and classified unless the job says otherwise."""
+
+UNCERTAIN = "uncertain"
+"""Label of a sequence or an event whose confidence is below the job's `infer.min_confidence`."""
+
+EMPTY = "empty"
+"""Name given to category 0, no animal, where the metadata gives it none."""
+
+_TIME = pa.timestamp("us")
+_UTC = pa.timestamp("us", tz="UTC")
+_LABEL = pa.struct([("category_id", pa.int32()), ("name", pa.string()), ("count", pa.int32())])
+_TOP = pa.struct([("label", pa.string()), ("p", pa.float32())])
+
+
+def _schema(*fields: tuple[str, pa.DataType, str]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, metadata={"description": text}) for name, kind, text in fields])
+
+
+_IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("image_id", pa.string(), "identifies the image in every table"),
+    ("file_name", pa.string(), "posix path relative to the image root"),
+    ("location", pa.string(), "camera location"),
+    (
+        "deployment",
+        pa.string(),
+        "period in which a camera stood at a location; null where the source has none",
+    ),
+    ("seq_id", pa.string(), "burst the image belongs to, as the source names it"),
+    ("frame_num", pa.int32(), "position in the burst, from 0"),
+    ("seq_num_frames", pa.int32(), "images in the burst, as the source says"),
+)
+
+CATALOG = _schema(
+    *_IDENTITY,
+    ("datetime", _TIME, "local camera time, as the source says"),
+    ("utc_offset_minutes", pa.int32(), "what the camera's clock showed, east of UTC; null where unknown"),
+    ("labels", pa.list_(_LABEL), "annotations of the image; an empty list where there are none"),
+    ("source", pa.string(), "reader the row came from: cct, csv or folder"),
+)
+
+MANIFEST = _schema(
+    *_IDENTITY,
+    ("status", pa.dictionary(pa.int8(), pa.string()), "one of: " + ", ".join(STATUSES)),
+    ("detail", pa.string(), "what the decoder or the file system said; null where all is well"),
+    ("format", pa.string(), "JPEG, PNG, ...; for not_image what the first bytes say (AVI, HTML, ...)"),
+    ("mode", pa.string(), "L, RGB, CMYK, ... as stored in the file"),
+    ("width", pa.int32(), "pixels, as stored (before EXIF orientation)"),
+    ("height", pa.int32(), "pixels, as stored (before EXIF orientation)"),
+    ("bytes", pa.int64(), "size of the file"),
+    ("modified", pa.string(), "modification time in ns, or the object store's etag, when it was read"),
+    ("sha256", pa.string(), "hash of the file's bytes, hexadecimal"),
+    ("dhash", pa.uint64(), "64-bit difference hash of the picture; near duplicates differ in few bits"),
+    ("datetime_exif", _TIME, "EXIF DateTimeOriginal, local camera time"),
+    ("datetime", _TIME, "local camera time: the catalog's, else EXIF's"),
+    ("datetime_source", pa.string(), "catalog or exif; null where there is no date"),
+    ("utc_offset_minutes", pa.int32(), "as in the catalog"),
+    ("camera_make", pa.string(), "EXIF Make"),
+    ("camera_model", pa.string(), "EXIF Model"),
+    ("is_night", pa.bool_(), "the picture is greyscale: taken in infrared light"),
+    (
+        "thumbnail_file",
+        pa.string(),
+        "file of the thumbnails table, relative to the run folder; null where none is kept",
+    ),
+    ("thumbnail_row", pa.int32(), "row in thumbnail_file"),
+)
+
+THUMBNAILS = _schema(
+    ("image_id", pa.string(), "as in the catalog"),
+    ("jpeg", pa.binary(), "the picture, upright, as a JPEG file"),
+    ("width", pa.int32(), "pixels of the thumbnail"),
+    ("height", pa.int32(), "pixels of the thumbnail"),
+    ("scale", pa.float32(), "thumbnail pixels per original pixel"),
+)
+
+SELECTION = _schema(
+    ("image_id", pa.string(), "as in the catalog"),
+    ("label", pa.string(), "class to learn; null where the image is not selected"),
+    ("split", pa.string(), "train, valid or test; null where the image is not selected"),
+    ("weight", pa.float32(), "weight of the image in training; null where it is not selected"),
+    ("reason", pa.string(), "why the image is kept or dropped"),
+)
+
+PREDICTIONS = _schema(
+    ("image_id", pa.string(), "as in the catalog"),
+    ("model_id", pa.string(), "hash of the model's content"),
+    ("label", pa.string(), "most probable class"),
+    ("confidence", pa.float32(), "calibrated probability of the label"),
+    ("top5", pa.list_(_TOP), "the most probable classes, descending"),
+    ("source", pa.string(), "what was classified: thumbnail, original or crop"),
+    ("status", pa.string(), "ok; else why there is no label: unreadable, or crashed as in the manifest"),
+    ("manifest_snapshot", pa.int32(), "number of the manifest's snapshot"),
+)
+
+SEQUENCES = _schema(
+    (
+        "seq_id",
+        pa.string(),
+        "as in the catalog, or made from location and first image where the source has none",
+    ),
+    ("location", pa.string(), "camera location"),
+    ("label", pa.string(), "the frames' evidence combined; uncertain where below infer.min_confidence"),
+    ("confidence", pa.float32(), "probability of the label"),
+    ("n_images", pa.int32(), "usable images in the sequence"),
+    ("start", _TIME, "local camera time of the first image; null where no image has a date"),
+    ("end", _TIME, "local camera time of the last image"),
+    ("best_image_id", pa.string(), "image with the highest confidence for the label"),
+)
+
+EVENTS = _schema(
+    ("event_id", pa.string(), "made from location, label and first image: the same in every run"),
+    ("location", pa.string(), "camera location"),
+    ("label", pa.string(), "species, or uncertain"),
+    ("start", _TIME, "local camera time of the first image"),
+    ("end", _TIME, "local camera time of the last image"),
+    ("n_images", pa.int32(), "images in the event"),
+    ("count", pa.int32(), "animals: the most seen in one frame, or 1"),
+    ("confidence", pa.float32(), "highest confidence among the event's sequences"),
+    ("best_image_id", pa.string(), "image with the highest confidence for the label"),
+)
+
+_COUNT = pa.struct([("label", pa.string()), ("n", pa.int32())])
+
+LOCATIONS = _schema(
+    ("location", pa.string(), "camera location"),
+    ("longitude", pa.float64(), "degrees east, WGS 84; null where the camera's place is not known"),
+    ("latitude", pa.float64(), "degrees north, WGS 84"),
+    ("n_images", pa.int32(), "images in the catalog"),
+    *((f"n_{status}", pa.int32(), f"images with status {status}") for status in STATUSES),
+    ("n_empty", pa.int32(), "usable images in sequences without an animal"),
+    ("n_undated", pa.int32(), "usable images without a date; they belong to no event"),
+    ("first", _TIME, "local camera time of the first usable image"),
+    ("last", _TIME, "local camera time of the last usable image"),
+    ("n_events", pa.int32(), "events with a species"),
+    ("n_uncertain", pa.int32(), "events labelled uncertain"),
+    ("richness", pa.int32(), "different species in the events"),
+    ("events_by_label", pa.list_(_COUNT), "events per species, most frequent first"),
+    ("top_label", pa.string(), "species with most events; null where there are none"),
+    ("model_id", pa.string(), "model that made the predictions"),
+    ("predictions_snapshot", pa.int32(), "number of the predictions' snapshot"),
+    ("run_time", _UTC, "when the predictions' snapshot was committed"),
+)
+
+LEDGER = _schema(
+    ("layer", pa.string(), "target and layer the edit went to"),
+    ("key", pa.string(), "key of the row on the layer"),
+    ("row_hash", pa.string(), "hash of the row's values as sent"),
+    ("edit", pa.string(), "add, update or delete"),
+    ("object_id", pa.int64(), "id of the feature on the layer"),
+    ("result", pa.string(), "ok, or what the target answered"),
+    ("time", _UTC, "when the edit was acknowledged"),
+)
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "catalog": CATALOG,
+    "manifest": MANIFEST,
+    "thumbnails": THUMBNAILS,
+    "selection": SELECTION,
+    "predictions": PREDICTIONS,
+    "sequences": SEQUENCES,
+    "events": EVENTS,
+    "locations": LOCATIONS,
+    "ledger": LEDGER,
+}
+"""Table name -> Arrow schema."""
+
+
+def fingerprint(table: str) -> str:
+    """Hash of a table's column names and types, 16 hexadecimal digits; descriptions do not count."""
+    text = ";".join(f"{field.name}:{field.type}" for field in SCHEMAS[table])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe(table: str) -> list[tuple[str, str, str]]:
+    """Name, type and description of each column of `table`."""
+    return [
+        (field.name, str(field.type), field.metadata[b"description"].decode()) for field in SCHEMAS[table]
+    ]

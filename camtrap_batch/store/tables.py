@@ -1,0 +1,223 @@
+"""Tables as Parquet files: how a shard's rows are written, and how a plan's shards become a snapshot.
+
+The order is what makes it safe to kill anything at any time: files under their final, unique names; then the
+shard's receipt; when every shard has one, the snapshots; last of all, `CURRENT`.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from camtrap_batch.errors import BrokenPromise, StageError
+from camtrap_batch.store import schemas, snapshots
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.shards import File, Plan, Receipt, Shard, file_receipt
+from camtrap_batch.store.snapshots import Snapshot
+
+_ROW_GROUP = {"thumbnails": 256}
+"""Rows in a row group: some 4 MB of thumbnails, so that a reader can shuffle and read ahead by row group."""
+
+_VERSIONS = ("camtrap-batch", "pyarrow", "pillow", "simplejpeg", "numpy", "torch")
+
+
+class Table(ds.FileSystemDataset):  # type: ignore[misc]
+    """A pyarrow dataset over exactly the files of one snapshot."""
+
+    snapshot: Snapshot
+
+    def to_pandas(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """The rows, in the snapshot's order."""
+        frame: pd.DataFrame = self.to_table(columns=columns).to_pandas()
+        return frame
+
+    def to_dask(self, columns: list[str] | None = None) -> Any:
+        """The rows as a Dask DataFrame, a partition for each file."""
+        import dask.dataframe
+
+        frames: Any = dask.dataframe
+        empty = self.schema.empty_table()
+        meta = (empty.select(columns) if columns else empty).to_pandas()
+        fragments = list(self.get_fragments())
+        if not fragments:
+            return frames.from_pandas(meta, npartitions=1)
+        return frames.from_map(_fragment_frame, fragments, schema=self.schema, columns=columns, meta=meta)
+
+
+def _fragment_frame(fragment: ds.Fragment, schema: pa.Schema, columns: list[str] | None) -> pd.DataFrame:
+    frame: pd.DataFrame = fragment.to_table(schema=schema, columns=columns).to_pandas()
+    return frame
+
+
+def open_table(folder: Folder, snapshot: Snapshot) -> Table:
+    """The rows of a snapshot as a dataset."""
+    parquet = ds.ParquetFileFormat()
+    fragments = [parquet.make_fragment(file.file, folder.arrow) for file in snapshot.files]
+    table = Table(fragments, schemas.SCHEMAS[snapshot.table], parquet, folder.arrow)
+    table.snapshot = snapshot
+    return table
+
+
+def finish_shard(
+    folder: Folder,
+    plan: tuple[str, str],
+    shard: Shard,
+    tables: Mapping[str, pa.Table],
+    *,
+    counts: dict[str, int],
+    seconds: dict[str, float],
+    started: float,
+    worker: str = "driver",
+    attempt: str | None = None,
+    result: dict[str, Any] | None = None,
+) -> Receipt:
+    """Write the files of a shard, check them, and file its receipt.
+
+    Parameters
+    ----------
+    plan : (stage, plan id)
+    tables : table name -> pyarrow.Table
+        The first one has a row for each row of the shard.
+    counts : rows by status
+    seconds : wall-clock by phase; `write` and `total` are added
+    started : time.monotonic() when work on the shard began
+    attempt : name of this try, unique; one is made where none is given (see `new_attempt`)
+    result : what the shard made beside rows, such as a model's id
+
+    Returns
+    -------
+    Receipt
+        The one in the run folder: this one, or that of whoever finished the same shard first.
+    """
+    stage, plan_id = plan
+    attempt = attempt or new_attempt()
+    began = time.monotonic()
+    files = tuple(
+        write_table(folder, name, f"tables/{name}/{plan_id}/{shard.id}-{attempt}.parquet", table)
+        for name, table in tables.items()
+    )
+    if files and files[0].rows != shard.rows:
+        raise BrokenPromise(
+            f"{stage}: shard {shard.id} has {shard.rows} rows in and {files[0].rows} rows out"
+        )
+    ended = time.monotonic()
+    seconds = {**seconds, "write": ended - began, "total": ended - started}
+    return file_receipt(
+        folder,
+        Receipt(
+            stage=stage,
+            plan_id=plan_id,
+            shard_id=shard.id,
+            rows=shard.rows,
+            files=files,
+            counts=counts,
+            seconds={phase: round(value, 4) for phase, value in seconds.items()},
+            versions=library_versions(),
+            worker=f"{worker}@{socket.gethostname()}",
+            attempt=attempt,
+            result=result or {},
+        ),
+    )
+
+
+def new_attempt() -> str:
+    """A name for one try of a shard that no other try has."""
+    return uuid.uuid4().hex[:8]
+
+
+def write_table(folder: Folder, name: str, path: str, table: pa.Table) -> File:
+    """One Parquet file of a table, complete and checked when this returns."""
+    table = table.select(schemas.SCHEMAS[name].names).cast(schemas.SCHEMAS[name])
+
+    def fill(file: Any) -> None:
+        pq.write_table(
+            table,
+            file,
+            row_group_size=_ROW_GROUP.get(name, 65_536),
+            compression="none" if name == "thumbnails" else "zstd",
+            use_dictionary=name != "thumbnails",
+            write_statistics=name != "thumbnails",
+        )
+
+    size = folder.write_with(path, fill)
+    with folder.open(path) as file:
+        rows = pq.ParquetFile(file).metadata.num_rows
+    if rows != table.num_rows:
+        raise StageError(f"{folder.url}/{path}: {table.num_rows} rows were written, its footer says {rows}")
+    return File(name, path, rows, size)
+
+
+def commit_plan(
+    folder: Folder,
+    plan: Plan,
+    done: Sequence[Receipt],
+    tables: Iterable[str],
+    *,
+    inputs: dict[str, Any],
+    meta: dict[str, Any] | None = None,
+    prepend: tuple[File, ...] = (),
+) -> dict[str, Snapshot]:
+    """Make snapshots of what a plan's shards have written; the last table of `tables` becomes current last.
+
+    Parameters
+    ----------
+    done : receipts that cover the plan, in row order (see `all_settled`)
+    tables : the first one has a row for each row of the plan
+    prepend : files of the table's last snapshot that stay, for a table that only grows
+
+    Raises
+    ------
+    BrokenPromise
+        Rows in are not rows out.
+    """
+    rows_out = sum(receipt.rows for receipt in done)
+    if rows_out != plan.rows:
+        raise BrokenPromise(f"{plan.stage}: {plan.rows} rows in, {rows_out} rows out; nothing was committed")
+    counts: dict[str, int] = {}
+    for receipt in done:
+        for status, rows in receipt.counts.items():
+            counts[status] = counts.get(status, 0) + rows
+    committed: dict[str, Snapshot] = {}
+    names = list(tables)
+    for name in names[1:] + names[:1]:
+        files = prepend + tuple(file for receipt in done for file in receipt.files if file.table == name)
+        committed[name] = snapshots.commit(
+            folder,
+            Snapshot(
+                table=name,
+                number=0,
+                plan_id=plan.id,
+                stage=plan.stage,
+                files=files,
+                rows=sum(file.rows for file in files),
+                bytes=sum(file.bytes for file in files),
+                counts=counts,
+                inputs={**inputs, **{other: snapshot.number for other, snapshot in committed.items()}},
+                schema=schemas.fingerprint(name) if name in schemas.SCHEMAS else "",
+                meta=meta or {},
+            ),
+        )
+    return committed
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Versions of what the content of a table depends on."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,204 @@
+"""Fan-out over real worker processes, with work that fails, kills and waits where it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pytest
+from distributed import Client
+
+from camtrap_batch import fanout
+from camtrap_batch.errors import ClusterError, StorageError
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.schemas import THUMBNAILS
+from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts, settled
+from camtrap_batch.store.tables import finish_shard
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Writes the rows' numbers; dies, raises or waits at the rows named."""
+
+    folder: Folder
+    plan: tuple[str, str]
+    kills: frozenset[int] = frozenset()
+    raises: frozenset[int] = frozenset()
+    disk_full: frozenset[int] = frozenset()
+    divisible: ClassVar[bool] = True
+
+    def run(self, shard: Shard, payload: Any, worker: str) -> Receipt:
+        started = time.monotonic()
+        rows = range(shard.start, shard.stop)
+        with Path(f"{self.folder.url}.tries").open("a") as tries:
+            tries.write(f"{shard.id}\n")
+        if self.kills & set(rows):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.raises & set(rows):
+            raise ZeroDivisionError("on purpose")
+        if self.disk_full & set(rows):
+            raise StorageError("no space left")
+        return self._write(shard, "ok", started, worker)
+
+    def crashed(self, shard: Shard, payload: Any) -> Receipt:
+        return self._write(shard, "crashed", time.monotonic(), "driver")
+
+    def _write(self, shard: Shard, status: str, started: float, worker: str) -> Receipt:
+        ids = [str(row) for row in range(shard.start, shard.stop)]
+        blank = [None] * len(ids)
+        table = pa.table([ids, blank, blank, blank, blank], schema=THUMBNAILS)
+        counts = {status: shard.rows}
+        return finish_shard(
+            self.folder,
+            self.plan,
+            shard,
+            {"thumbnails": table},
+            counts=counts,
+            seconds={},
+            started=started,
+            worker=worker,
+        )
+
+
+def make_plan(n_shards: int, rows: int) -> Plan:
+    shards = (Shard(f"{number:016x}", number * rows, (number + 1) * rows) for number in range(n_shards))
+    return Plan.make("validate", shards, {})
+
+
+def fan_out(
+    client: Client, plan: Plan, work: Toy, stop: threading.Event | None = None, need: fanout.Need = "CPU"
+) -> tuple[fanout.Outcome, list[fanout.Event]]:
+    events: list[fanout.Event] = []
+    outcome = fanout.fan_out(
+        client,
+        plan,
+        plan.shards,
+        work,
+        lambda shard: None,
+        need=need,
+        observe=events.append,
+        stop=stop or threading.Event(),
+        wait_s=20,
+    )
+    return outcome, events
+
+
+def tries_of(work: Toy) -> list[str]:
+    return Path(f"{work.folder.url}.tries").read_text().split()
+
+
+def test_every_shard_runs_once(client: Client, tmp_path: Path) -> None:
+    plan = make_plan(20, 5)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id))
+    outcome, _ = fan_out(client, plan, work)
+    assert sorted(tries_of(work)) == sorted(shard.id for shard in plan.shards)
+    assert set(outcome.receipts) == {shard.id for shard in plan.shards}
+    assert not outcome.failed
+    workers = {receipt.worker.partition("@")[0] for receipt in outcome.receipts.values()}
+    assert workers <= {"cpu-0", "cpu-1"}, "CPU work ran on the GPU worker"
+
+
+def test_image_that_kills_its_worker_is_found_and_the_rest_is_done(client: Client, tmp_path: Path) -> None:
+    plan = make_plan(6, 8)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), kills=frozenset({19}))
+    outcome, events = fan_out(client, plan, work)
+    assert not outcome.failed
+    receipts = find_receipts(work.folder, plan)
+    for shard in plan.shards:
+        parts = settled(shard, receipts)
+        assert parts is not None
+        assert sum(part.rows for part in parts) == shard.rows
+    crashed = [event.shard for event in events if isinstance(event, fanout.ImageCrashed)]
+    assert [(shard.start, shard.stop) for shard in crashed] == [(19, 20)]
+    halved = {event.shard.id.partition(".")[0] for event in events if isinstance(event, fanout.ShardHalved)}
+    assert halved == {plan.shards[2].id}, "a shard without the image was halved"
+
+
+def test_shard_that_raises_is_tried_again_and_does_not_end_the_others(client: Client, tmp_path: Path) -> None:
+    plan = make_plan(6, 2)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), raises=frozenset({5}))
+    outcome, _ = fan_out(client, plan, work)
+    assert list(outcome.failed) == [plan.shards[2].id]
+    assert "ZeroDivisionError: on purpose" in outcome.failed[plan.shards[2].id]
+    assert tries_of(work).count(plan.shards[2].id) == fanout.ERRORS_BEFORE_FAILED
+    assert len(outcome.receipts) == 5
+
+
+def test_full_disk_stops_at_once(client: Client, tmp_path: Path) -> None:
+    plan = make_plan(40, 1)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), disk_full=frozenset({0}))
+    with pytest.raises(StorageError, match="no space left"):
+        fan_out(client, plan, work)
+    assert len(tries_of(work)) < 40
+
+
+def test_window_bounds_what_is_in_flight(client: Client, tmp_path: Path) -> None:
+    plan = make_plan(30, 1)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id))
+    submitted, done = [], []
+
+    def payload(shard: Shard) -> None:
+        submitted.append(shard)
+        assert len(submitted) - len(done) <= 2 * fanout.TASKS_PER_THREAD
+
+    outcome = fanout.fan_out(
+        client,
+        plan,
+        plan.shards,
+        work,
+        payload,
+        need="CPU",
+        observe=done.append,
+        stop=threading.Event(),
+    )
+    assert len(outcome.receipts) == 30
+
+
+def test_stop_finishes_what_is_in_flight_and_leaves_the_rest(client: Client, tmp_path: Path) -> None:
+    plan = make_plan(50, 1)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id))
+    stop = threading.Event()
+    stop_after_first = [stop.set]
+
+    def observe(event: fanout.Event) -> None:
+        if stop_after_first:
+            stop_after_first.pop()()
+
+    outcome = fanout.fan_out(
+        client, plan, plan.shards, work, lambda shard: None, need="CPU", observe=observe, stop=stop
+    )
+    assert outcome.interrupted
+    assert 0 < len(outcome.receipts) <= 2 * fanout.TASKS_PER_THREAD
+    assert set(find_receipts(work.folder, plan)) == set(outcome.receipts)
+
+
+def test_shard_that_is_done_already_is_not_done_again(client: Client, tmp_path: Path) -> None:
+    plan = make_plan(3, 1)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id))
+    first, _ = fan_out(client, plan, work)
+    second, _ = fan_out(client, plan, work)
+    assert first.receipts == second.receipts
+    assert len(tries_of(work)) == 3
+
+
+def test_missing_kind_of_worker_fails_with_what_is_there(client: Client) -> None:
+    with pytest.raises(ClusterError, match=r"no worker offers TPU=1 .* there are: tcp://.*CPU=1"):
+        fanout.require_workers(client, "TPU", 0.0)  # type: ignore[arg-type]
+
+
+def test_workers_that_declare_nothing_take_cpu_work(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        assert fanout.require_workers(client, "CPU", 5) == (2, None)
+        with pytest.raises(ClusterError, match="no worker offers GPU=1"):
+            fanout.require_workers(client, "GPU", 0)
