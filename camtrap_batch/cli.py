@@ -1,7 +1,7 @@
 """The `camtrap` command: parse, call a stage, print.
 
-Exit codes: 0 all done; 1 finished, but something failed that must not (the last line says what); 2 the command,
-the job file or the cluster file is wrong; 130 interrupted.
+Exit codes: 0 all done; 1 something failed that must not (the last line says what); 2 the command, the job
+file or the cluster file is wrong; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -56,15 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="camtrap",
-        description="From camera-trap images to species per camera on a feature layer, as a job on a Dask cluster.",
-        epilog="exit codes: 0 all done; 1 something failed, see the last lines; 2 the command or a file is wrong; "
-        "130 interrupted",
+        description="From camera-trap images to species per camera on a feature layer, on a Dask cluster.",
+        epilog="exit codes: 0 all done; 1 something failed, see the last lines; "
+        "2 the command or a file is wrong; 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"camtrap-batch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    demo = commands.add_parser("demo", help="a synthetic data set, the whole job, the report: needs nothing else")
-    demo.add_argument("folder", nargs="?", default="demo", metavar="DIR", help="where it goes (default: demo)")
+    demo = commands.add_parser(
+        "demo", help="a synthetic data set, the whole job, the report: needs nothing else"
+    )
+    demo.add_argument(
+        "folder", nargs="?", default="demo", metavar="DIR", help="where it goes (default: demo)"
+    )
     _cluster_option(demo)
     _output_options(demo)
     demo.set_defaults(call=_demo)
@@ -104,7 +108,9 @@ def make_parser() -> argparse.ArgumentParser:
     gc = commands.add_parser("gc", help="delete what no snapshot refers to")
     _job_argument(gc)
     gc.add_argument("--dry-run", action="store_true", help="say what would be deleted")
-    gc.add_argument("--keep", type=int, default=0, metavar="N", help="snapshots to keep of each table (default: all)")
+    gc.add_argument(
+        "--keep", type=int, default=0, metavar="N", help="snapshots to keep of each table (default: all)"
+    )
     gc.set_defaults(call=_gc)
     return parser
 
@@ -112,13 +118,20 @@ def make_parser() -> argparse.ArgumentParser:
 def _job_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB", help="job file")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments", help="override a key of the job"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="override a key of the job",
     )
 
 
 def _cluster_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--cluster", metavar="FILE|ADDRESS", help="cluster file, or a scheduler's address (default: this machine)"
+        "--cluster",
+        metavar="FILE|ADDRESS",
+        help="cluster file, or a scheduler's address (default: this machine)",
     )
 
 
@@ -194,7 +207,7 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.rehearsal.demo import prepare_demo
 
     display = make_display(quiet=options.quiet, log_json=options.log_json)
-    job = Job.load(prepare_demo(Path(options.folder), display.note))
+    job = Job.load(prepare_demo(Path(options.folder), display))
     with _context(options, stop, job) as context:
         _run_all(context)
     return 0
@@ -203,7 +216,9 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(Job.load(options.job, options.assignments))
     status = read_status(run)
-    grid = Grid("stage", "state", "rows", "shards", "rows/s", "left", "by status", box=None, header_style="bold")
+    grid = Grid(
+        "stage", "state", "rows", "shards", "rows/s", "left", "by status", box=None, header_style="bold"
+    )
     for stage in status:
         grid.add_row(
             stage.stage,

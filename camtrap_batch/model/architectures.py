@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from camtrap_batch.errors import InputError, JobError, choices
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_USUAL = ("convnext_tiny", "efficientnet_v2_s", "resnet18", "resnet34", "resnet50")
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     # Without the auxiliary heads the answer is one tensor; the input is normalised as for the others.
@@ -50,7 +53,11 @@ def check_architecture(arch: str) -> None:
     import timm
 
     if arch not in known_architectures() and arch not in timm.list_pretrained():
-        raise JobError(f"train.arch: {arch!r} is not known; {choices(arch, known_architectures())}")
+        near = difflib.get_close_matches(arch, known_architectures(), n=6)
+        raise JobError(
+            f"train.arch: {arch!r} is not one of the {len(known_architectures())} architectures that"
+            f" torchvision and timm know; {choices(arch, [*near, *_USUAL])}, ..."
+        )
 
 
 def create_model(arch: str, n_classes: int, weights: str = "none", size: int = 224) -> nn.Module:
@@ -185,9 +192,10 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
     except FileNotFoundError:
         raise InputError(f"train.weights: {path}: no such file") from None
     except Exception as problem:  # a wrong file fails anywhere in zip, pickle or tensor reading
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        # torch's own text advises to load the file as code: not repeated here.
         raise InputError(
-            f"train.weights: {path}: not a file of weights (.safetensors or a torch state dict): {reason}"
+            f"train.weights: {path}: not a file of weights ({type(problem).__name__}):"
+            " should be .safetensors, or a torch state dict that holds tensors alone"
         ) from None
     for key in _NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

@@ -293,7 +293,7 @@ def _learner(
 
 
 def _fit(learn: Any, reporter: _Reporter, config: TrainConfig) -> tuple[float, list[dict[str, float]]]:
-    """Train; returns the learning rate, and the search for it, if there was one: rows with `lr` and `loss`."""
+    """Train; returns the learning rate and, if it was searched, the search: rows with `lr` and `loss`."""
     pretrained = config.weights != "none"
     searched: list[dict[str, float]] = []
     if config.lr == "find":

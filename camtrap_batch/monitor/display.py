@@ -60,6 +60,7 @@ class _Counting:
         self.done = self.done_before = done
         self.counts = dict(counts)
         self.text = ""
+        self.counts_rows = True
         self.began = time.monotonic()
 
     def advance(self, rows: int, counts: dict[str, int]) -> None:
@@ -70,6 +71,7 @@ class _Counting:
     def reach(self, fraction: float, text: str) -> None:
         self.done = max(self.done, int(self.rows * min(fraction, 1.0)))
         self.text = text
+        self.counts_rows = False
 
     @property
     def rate(self) -> float:

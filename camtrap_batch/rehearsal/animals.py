@@ -61,9 +61,7 @@ def draw_animal(category_id: int, height: float, pose: Pose, individual: np.rand
     return _DRAWERS[category_id](height, pose, individual)
 
 
-def _finish(
-    canvas: Canvas, rng: np.random.Generator, eyes: list[tuple[float, float]], eye: float
-) -> Sprite:
+def _finish(canvas: Canvas, rng: np.random.Generator, eyes: list[tuple[float, float]], eye: float) -> Sprite:
     picture, mask = canvas.finish(light=float(rng.uniform(-0.8, 0.8)))
     size = eye * canvas.scale / 2
     return Sprite(picture, mask, canvas.at(0.0, 0.0), tuple(eyes), size)
@@ -114,7 +112,16 @@ def _elephant(height: float, pose: Pose, rng: np.random.Generator, african: bool
     else:  # an arched back, highest in its middle
         back = ((0.45, 0.93), (0.18, 1.03), (-0.10, 1.07), (-0.38, 0.95))
     canvas.blob(
-        (*back, (-0.60, 0.80), (-0.63, 0.52), (-0.46, 0.36), (-0.08, 0.31), (0.30, 0.36), (0.52, 0.52), (0.60, 0.80)),
+        (
+            *back,
+            (-0.60, 0.80),
+            (-0.63, 0.52),
+            (-0.46, 0.36),
+            (-0.08, 0.31),
+            (0.30, 0.36),
+            (0.52, 0.52),
+            (0.60, 0.80),
+        ),
         skin,
     )
     leg(0.45, near_fore, skin)
@@ -122,27 +129,61 @@ def _elephant(height: float, pose: Pose, rng: np.random.Generator, african: bool
     lift = 0.05 * pose.head
     if african:
         canvas.blob(
-            ((0.52, 1.02 + lift), (0.74, 1.06 + lift), (0.92, 0.92 + lift), (0.93, 0.70), (0.78, 0.55), (0.58, 0.62), (0.48, 0.84)),
+            (
+                (0.52, 1.02 + lift),
+                (0.74, 1.06 + lift),
+                (0.92, 0.92 + lift),
+                (0.93, 0.70),
+                (0.78, 0.55),
+                (0.58, 0.62),
+                (0.48, 0.84),
+            ),
             skin,
         )
     else:  # two domes, the highest point of the animal
         canvas.blob(
-            ((0.50, 1.00 + lift), (0.60, 1.16 + lift), (0.71, 1.10 + lift), (0.82, 1.17 + lift), (0.93, 0.98 + lift), (0.92, 0.72), (0.78, 0.55), (0.58, 0.62), (0.46, 0.84)),
+            (
+                (0.50, 1.00 + lift),
+                (0.60, 1.16 + lift),
+                (0.71, 1.10 + lift),
+                (0.82, 1.17 + lift),
+                (0.93, 0.98 + lift),
+                (0.92, 0.72),
+                (0.78, 0.55),
+                (0.58, 0.62),
+                (0.46, 0.84),
+            ),
             skin,
         )
     curl = 0.22 * float(np.sin(pose.phase * 0.7)) + 0.15 * pose.head
-    trunk: Points = ((0.86, 0.82 + lift), (0.97, 0.60), (0.98 + curl * 0.2, 0.34), (1.02 + curl * 0.7, 0.14 + max(0.0, curl) * 0.5))
+    trunk: Points = (
+        (0.86, 0.82 + lift),
+        (0.97, 0.60),
+        (0.98 + curl * 0.2, 0.34),
+        (1.02 + curl * 0.7, 0.14 + max(0.0, curl) * 0.5),
+    )
     canvas.limb(trunk, (0.24, 0.17, 0.12, 0.08), _shade(skin, 0.95))
     if african:
         tusk = float(rng.uniform(0.75, 1.15))
         canvas.limb(
-            ((0.86, 0.64), (0.86 + 0.20 * tusk, 0.64 - 0.17 * tusk), (0.86 + 0.42 * tusk, 0.64 - 0.12 * tusk)),
+            (
+                (0.86, 0.64),
+                (0.86 + 0.20 * tusk, 0.64 - 0.17 * tusk),
+                (0.86 + 0.42 * tusk, 0.64 - 0.12 * tusk),
+            ),
             (0.085, 0.06, 0.02),
             ivory,
         )
         flap = 0.05 * float(np.sin(pose.phase))
         ear: Points = (
-            (0.70, 1.05 + lift), (0.50, 1.08 + lift), (0.26 - flap, 1.00), (0.18 - flap, 0.78), (0.30 - flap, 0.52), (0.45, 0.36), (0.56, 0.56), (0.70, 0.74),
+            (0.70, 1.05 + lift),
+            (0.50, 1.08 + lift),
+            (0.26 - flap, 1.00),
+            (0.18 - flap, 0.78),
+            (0.30 - flap, 0.52),
+            (0.45, 0.36),
+            (0.56, 0.56),
+            (0.70, 0.74),
         )
         rim = [(x - 0.015, y - 0.03) for x, y in ear]
         canvas.blob(rim, _shade(skin, 0.58))
@@ -155,7 +196,15 @@ def _elephant(height: float, pose: Pose, rng: np.random.Generator, african: bool
             x, y = rng.uniform(0.84, 1.05), rng.uniform(0.30, 0.85)
             pink.spot(float(x), float(y), 0.018, 0.018, 150)
         canvas.within((((0.80, 0.95), (0.99, 0.75), (1.10, 0.3), (0.9, 0.3), (0.84, 0.6)),), pink)
-        ear = ((0.70, 0.98 + lift), (0.60, 0.97 + lift), (0.52, 0.84), (0.54, 0.68), (0.60, 0.60), (0.66, 0.72), (0.71, 0.84))
+        ear = (
+            (0.70, 0.98 + lift),
+            (0.60, 0.97 + lift),
+            (0.52, 0.84),
+            (0.54, 0.68),
+            (0.60, 0.60),
+            (0.66, 0.72),
+            (0.71, 0.84),
+        )
         canvas.blob([(x - 0.015, y - 0.025) for x, y in ear], _shade(skin, 0.58))
         canvas.blob(ear, _shade(skin, 0.92))
     canvas.ellipse(0.83, 0.88 + lift, 0.022, 0.022, (30, 25, 22))
@@ -178,8 +227,17 @@ def asian_elephant(height: float, pose: Pose, rng: np.random.Generator) -> Sprit
 # Cats -----------------------------------------------------------------------------------------------
 
 _CAT_BODY: Points = (
-    (0.66, 1.00), (0.20, 0.93), (-0.30, 0.94), (-0.66, 0.97), (-0.88, 0.80), (-0.84, 0.56),
-    (-0.42, 0.50), (0.10, 0.44), (0.52, 0.42), (0.80, 0.58), (0.86, 0.82),
+    (0.66, 1.00),
+    (0.20, 0.93),
+    (-0.30, 0.94),
+    (-0.66, 0.97),
+    (-0.88, 0.80),
+    (-0.84, 0.56),
+    (-0.42, 0.50),
+    (0.10, 0.44),
+    (0.52, 0.42),
+    (0.80, 0.58),
+    (0.86, 0.82),
 )
 
 
@@ -204,12 +262,23 @@ def _cat(height: float, pose: Pose, rng: np.random.Generator, kind: _Cat) -> Spr
         canvas.ellipse(x + swing + 0.05, 0.05, 0.10, 0.05, colour)
 
     def hind(x: float, swing: float, colour: Colour) -> None:
-        path = ((x + 0.06, 0.70), (x + 0.10 + swing * 0.4, 0.46), (x - 0.10 + swing * 0.8, 0.27), (x + swing, 0.05))
+        path = (
+            (x + 0.06, 0.70),
+            (x + 0.10 + swing * 0.4, 0.46),
+            (x - 0.10 + swing * 0.8, 0.27),
+            (x + swing, 0.05),
+        )
         canvas.limb(path, (0.38, 0.25, 0.13, 0.12), colour)
         canvas.ellipse(x + swing + 0.06, 0.05, 0.10, 0.05, colour)
 
     sway = 0.12 * float(np.sin(pose.phase * 0.6))
-    tail: Points = ((-0.82, 0.85), (-1.06, 0.58), (-1.22, 0.34 + sway), (-1.42, 0.28 + sway), (-1.58, 0.42 + sway))
+    tail: Points = (
+        (-0.82, 0.85),
+        (-1.06, 0.58),
+        (-1.22, 0.34 + sway),
+        (-1.42, 0.28 + sway),
+        (-1.58, 0.42 + sway),
+    )
     canvas.limb(tail, (0.13, 0.10, 0.09, 0.09, 0.07), coat)
     fore(0.50, far_fore, far)
     hind(-0.58, far_hind, far)
@@ -226,7 +295,10 @@ def _cat(height: float, pose: Pose, rng: np.random.Generator, kind: _Cat) -> Spr
         angles = np.linspace(0, 2 * np.pi, 26, endpoint=False)
         ragged = rng.uniform(0.88, 1.14, len(angles))
         canvas.polygon(
-            [(x - 0.14 + 0.42 * r * np.cos(a), y - 0.12 + 0.46 * r * np.sin(a)) for a, r in zip(angles, ragged, strict=True)],
+            [
+                (x - 0.14 + 0.42 * r * np.cos(a), y - 0.12 + 0.46 * r * np.sin(a))
+                for a, r in zip(angles, ragged, strict=True)
+            ],
             mane,
         )
         canvas.ellipse(x + 0.02, y, 0.29, 0.31, _shade(mane, 1.45))
@@ -244,18 +316,33 @@ def _cat(height: float, pose: Pose, rng: np.random.Generator, kind: _Cat) -> Spr
     if kind.markings is _stripes:
         face = Markings((30, 22, 18))
         for step in range(4):
-            face.stroke(((x - 0.95 * size, y + (0.75 - 0.45 * step) * size), (x - 0.30 * size, y + (0.55 - 0.38 * step) * size)), (0.11 * size, 0.04 * size))
-        face.stroke(((x + 0.10 * size, y + size), (x + 0.12 * size, y + 0.55 * size)), (0.14 * size, 0.06 * size))
+            face.stroke(
+                (
+                    (x - 0.95 * size, y + (0.75 - 0.45 * step) * size),
+                    (x - 0.30 * size, y + (0.55 - 0.38 * step) * size),
+                ),
+                (0.11 * size, 0.04 * size),
+            )
+        face.stroke(
+            ((x + 0.10 * size, y + size), (x + 0.12 * size, y + 0.55 * size)), (0.14 * size, 0.06 * size)
+        )
         canvas.within((_circle(x, y, size),), face)
         rings = Markings((30, 22, 18))
         for share in np.linspace(0.15, 0.95, 6):
             column = -0.82 - 0.76 * share
             rings.stroke(((column, 1.0), (column - 0.05, 0.1)), (0.06, 0.06))
-        canvas.within(([*((px, py + 0.06) for px, py in tail), *((px, py - 0.06) for px, py in reversed(tail))],), rings)
+        canvas.within(
+            ([*((px, py + 0.06) for px, py in tail), *((px, py - 0.06) for px, py in reversed(tail))],), rings
+        )
     elif kind.markings is _rosettes:
         spots = Markings((34, 26, 20))
         for _ in range(16):
-            spots.spot(x + float(rng.uniform(-0.9, 0.4)) * size, y + float(rng.uniform(-0.6, 0.9)) * size, 0.025, 0.025)
+            spots.spot(
+                x + float(rng.uniform(-0.9, 0.4)) * size,
+                y + float(rng.uniform(-0.6, 0.9)) * size,
+                0.025,
+                0.025,
+            )
         canvas.within((_circle(x, y, size),), spots)
     eyes = [(x + 0.30 * size, y + 0.20 * size), (x + 0.72 * size, y + 0.22 * size)]
     for eye in eyes:
@@ -264,7 +351,10 @@ def _cat(height: float, pose: Pose, rng: np.random.Generator, kind: _Cat) -> Spr
 
 
 def _circle(x: float, y: float, r: float) -> Points:
-    return [(x + r * float(np.cos(a)), y + r * float(np.sin(a))) for a in np.linspace(0, 2 * np.pi, 12, endpoint=False)]
+    return [
+        (x + r * float(np.cos(a)), y + r * float(np.sin(a)))
+        for a in np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    ]
 
 
 def _plain(canvas: Canvas, rng: np.random.Generator, coat: Colour) -> None:
@@ -288,7 +378,10 @@ def _stripes(canvas: Canvas, rng: np.random.Generator, coat: Colour) -> None:
     for y in (0.20, 0.30, 0.40, 0.50):
         bands.stroke(((-1.1, y), (1.1, y + 0.02)), (0.035, 0.035), 220)
     canvas.within(
-        (((-0.95, 0.55), (-0.45, 0.6), (-0.50, 0.3), (-0.62, 0.15), (-0.90, 0.15)), ((0.55, 0.5), (0.75, 0.5), (0.72, 0.15), (0.58, 0.15))),
+        (
+            ((-0.95, 0.55), (-0.45, 0.6), (-0.50, 0.3), (-0.62, 0.15), (-0.90, 0.15)),
+            ((0.55, 0.5), (0.75, 0.5), (0.72, 0.15), (0.58, 0.15)),
+        ),
         bands,
     )
 
@@ -312,7 +405,10 @@ def _rosettes(canvas: Canvas, rng: np.random.Generator, coat: Colour) -> None:
         near = float(rng.choice((-0.70, 0.63)))
         legs.spot(near + float(rng.normal(0, 0.09)), float(rng.uniform(0.14, 0.58)), 0.028, 0.024)
     canvas.within(
-        (((-0.98, 0.65), (-0.45, 0.65), (-0.50, 0.3), (-0.60, 0.12), (-0.90, 0.12)), ((0.50, 0.6), (0.80, 0.6), (0.76, 0.12), (0.54, 0.12))),
+        (
+            ((-0.98, 0.65), (-0.45, 0.65), (-0.50, 0.3), (-0.60, 0.12), (-0.90, 0.12)),
+            ((0.50, 0.6), (0.80, 0.6), (0.76, 0.12), (0.54, 0.12)),
+        ),
         legs,
     )
 
@@ -332,23 +428,37 @@ def tiger(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
 # Antelopes ------------------------------------------------------------------------------------------
 
 _ANTELOPE_BODY: Points = (
-    (0.48, 1.00), (0.15, 0.96), (-0.25, 0.99), (-0.50, 0.95), (-0.60, 0.76), (-0.50, 0.60),
-    (0.00, 0.55), (0.35, 0.53), (0.55, 0.64), (0.60, 0.86),
+    (0.48, 1.00),
+    (0.15, 0.96),
+    (-0.25, 0.99),
+    (-0.50, 0.95),
+    (-0.60, 0.76),
+    (-0.50, 0.60),
+    (0.00, 0.55),
+    (0.35, 0.53),
+    (0.55, 0.64),
+    (0.60, 0.86),
 )
 
 
 def _hoofed(
-    canvas: Canvas, pose: Pose, coat: Colour, shin: Colour, thick: float = 1.0
+    canvas: Canvas, pose: Pose, coat: Colour, shin: Colour, thick: float = 1.0, upright: float = 0.0
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The legs of an antelope: a function for the far pair, one for the near pair."""
+    """The legs of an antelope: a function for the far pair, one for the near pair.
+
+    All but the hind legs is turned by `upright` degrees about the hip.
+    """
+    hip = (-0.45, 0.72)
     swings = [0.20 * swing for swing in _swing(pose)]
     hoof = (38, 32, 30)
 
     def leg(x: float, swing: float, colour: Colour, lower: Colour, bend: float) -> None:
+        canvas.turn(upright if x > 0 else 0.0, hip)
         knee = (x + swing * 0.45 + bend, 0.34)
         canvas.limb(((x, 0.72), knee), (0.20 * thick, 0.085 * thick), colour)
         canvas.limb((knee, (x + swing, 0.04)), (0.08 * thick, 0.055 * thick), lower)
         canvas.ellipse(x + swing + 0.02, 0.025, 0.045 * thick, 0.03, hoof)
+        canvas.turn(upright, hip)
 
     def far() -> None:
         leg(0.34, swings[1], _shade(coat, 0.7), _shade(shin, 0.7), 0.0)
@@ -361,11 +471,21 @@ def _hoofed(
     return far, near
 
 
-def _antelope_head(canvas: Canvas, x: float, y: float, size: float, down: float, coat: Colour) -> tuple[float, float]:
+def _antelope_head(
+    canvas: Canvas, x: float, y: float, size: float, down: float, coat: Colour
+) -> tuple[float, float]:
     """A long head with ears, muzzle forward and `down`; returns the place of the eye."""
-    canvas.limb(((x - 0.30 * size, y + 0.20 * size), (x - 0.70 * size, y + 0.46 * size)), (0.28 * size, 0.05 * size), _shade(coat, 0.82))
+    canvas.limb(
+        ((x - 0.30 * size, y + 0.20 * size), (x - 0.70 * size, y + 0.46 * size)),
+        (0.28 * size, 0.05 * size),
+        _shade(coat, 0.82),
+    )
     nose = (x + 1.05 * size, y - down * size)
-    canvas.limb(((x - 0.1 * size, y + 0.05 * size), (x + 0.45 * size, y - 0.45 * down * size), nose), (0.62 * size, 0.50 * size, 0.28 * size), coat)
+    canvas.limb(
+        ((x - 0.1 * size, y + 0.05 * size), (x + 0.45 * size, y - 0.45 * down * size), nose),
+        (0.62 * size, 0.50 * size, 0.28 * size),
+        coat,
+    )
     canvas.ellipse(nose[0], nose[1], 0.13 * size, 0.14 * size, (44, 36, 34))
     eye = (x + 0.22 * size, y + 0.06 * size)
     canvas.ellipse(*eye, 0.09 * size, 0.09 * size, (24, 18, 16))
@@ -403,7 +523,12 @@ def gazelle(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
     curve = 1.0 if male else 0.5
     for lean in (0.0, 0.05):
         canvas.limb(
-            ((x - 0.02, y + 0.07), (x - 0.10 + lean, y + 0.30 * curve), (x - 0.22 + lean, y + 0.48 * curve), (x - 0.18 + lean, y + 0.66 * curve)),
+            (
+                (x - 0.02, y + 0.07),
+                (x - 0.10 + lean, y + 0.30 * curve),
+                (x - 0.22 + lean, y + 0.48 * curve),
+                (x - 0.18 + lean, y + 0.66 * curve),
+            ),
             (0.06, 0.05, 0.04, 0.02),
             black,
         )
@@ -420,7 +545,11 @@ def oryx(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
     far, near = _hoofed(canvas, pose, coat, white, thick=1.25)
     far()
     wag = 0.08 * float(np.sin(pose.phase))
-    canvas.limb(((-0.58, 0.88), (-0.70, 0.70), (-0.70 + wag, 0.45), (-0.70 + wag, 0.28)), (0.05, 0.05, 0.10, 0.07), black)
+    canvas.limb(
+        ((-0.58, 0.88), (-0.70, 0.70), (-0.70 + wag, 0.45), (-0.70 + wag, 0.28)),
+        (0.05, 0.05, 0.10, 0.07),
+        black,
+    )
     canvas.blob(_ANTELOPE_BODY, coat)
     low = Markings(white)
     low.stroke(((0.6, 0.52), (0.0, 0.53), (-0.62, 0.60)), (0.10, 0.10, 0.10))
@@ -437,9 +566,24 @@ def oryx(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
     canvas.limb(((0.58, 0.64), (0.74, (0.7 + y) / 2), (x + 0.02, y - 0.13)), (0.04, 0.04, 0.04), black)
     length = float(rng.uniform(0.80, 1.0))
     for lean in (0.0, 0.07):
-        canvas.limb(((x - 0.02, y + 0.08), (x - 0.20 * length + lean, y + 0.48 * length), (x - 0.46 * length + lean, y + 0.95 * length)), (0.065, 0.05, 0.02), black)
+        canvas.limb(
+            (
+                (x - 0.02, y + 0.08),
+                (x - 0.20 * length + lean, y + 0.48 * length),
+                (x - 0.46 * length + lean, y + 0.95 * length),
+            ),
+            (0.065, 0.05, 0.02),
+            black,
+        )
     eye = _antelope_head(canvas, x, y, 0.32, 0.62, white)
-    head: Points = ((x - 0.12, y + 0.12), (x + 0.16, y + 0.06), (x + 0.38, y - 0.14), (x + 0.36, y - 0.26), (x + 0.05, y - 0.14), (x - 0.12, y - 0.04))
+    head: Points = (
+        (x - 0.12, y + 0.12),
+        (x + 0.16, y + 0.06),
+        (x + 0.38, y - 0.14),
+        (x + 0.36, y - 0.26),
+        (x + 0.05, y - 0.14),
+        (x - 0.12, y - 0.04),
+    )
     mask = Markings(black)
     mask.stroke(((x + 0.06, y + 0.10), (x + 0.10, y - 0.16)), (0.07, 0.06))
     mask.stroke(((x + 0.16, y + 0.02), (x + 0.30, y - 0.16)), (0.06, 0.09))
@@ -450,10 +594,9 @@ def oryx(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
 def gerenuk(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
     coat, saddle, white = _vary((186, 118, 74), rng), (120, 70, 44), (236, 222, 204)
     browsing = rng.random() < 0.25  # gerenuks feed standing on their hind legs
-    canvas = Canvas(height, (-1.0, -0.05, 1.65, 2.75), coat)
-    if browsing:
-        canvas.turn(42.0, (-0.48, 0.10))
-    far, near = _hoofed(canvas, pose, coat, _shade(coat, 1.05), thick=0.85)
+    upright = 48.0 if browsing else 0.0
+    canvas = Canvas(height, (-1.45, -0.05, 1.65, 2.75), coat)
+    far, near = _hoofed(canvas, pose, coat, _shade(coat, 1.05), thick=0.85, upright=upright)
     far()
     body: Points = [(x, 0.62 + (y - 0.55) * 0.84) for x, y in _ANTELOPE_BODY]
     canvas.blob(body, coat)
@@ -470,7 +613,16 @@ def gerenuk(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
     canvas.limb(((0.56, 0.80), (0.71, (0.98 + y) / 2), (x + 0.02, y - 0.08)), (0.06, 0.035, 0.03), white)
     if rng.random() < 0.7:
         for lean in (0.0, 0.05):
-            canvas.limb(((x - 0.02, y + 0.06), (x - 0.14 + lean, y + 0.20), (x - 0.15 + lean, y + 0.36), (x - 0.05 + lean, y + 0.42)), (0.075, 0.06, 0.045, 0.02), (44, 34, 30))
+            canvas.limb(
+                (
+                    (x - 0.02, y + 0.06),
+                    (x - 0.14 + lean, y + 0.20),
+                    (x - 0.15 + lean, y + 0.36),
+                    (x - 0.05 + lean, y + 0.42),
+                ),
+                (0.075, 0.06, 0.045, 0.02),
+                (44, 34, 30),
+            )
     eye = _antelope_head(canvas, x, y, 0.235, 0.50, coat)
     canvas.ellipse(x + 0.05, y + 0.01, 0.055, 0.045, white)
     canvas.ellipse(*eye, 0.025, 0.025, (24, 18, 16))
@@ -488,8 +640,15 @@ def _bird_legs(canvas: Canvas, pose: Pose, colour: Colour) -> None:
 
 
 _BIRD_BODY: Points = (
-    (0.46, 1.00), (0.10, 1.02), (-0.35, 0.90), (-0.62, 0.72), (-0.40, 0.50), (0.02, 0.40),
-    (0.40, 0.48), (0.60, 0.72), (0.60, 0.90),
+    (0.46, 1.00),
+    (0.10, 1.02),
+    (-0.35, 0.90),
+    (-0.62, 0.72),
+    (-0.40, 0.50),
+    (0.02, 0.40),
+    (0.40, 0.48),
+    (0.60, 0.72),
+    (0.60, 0.90),
 )
 
 
@@ -503,7 +662,13 @@ def turkey(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
             fan = [(-0.32 + radius * np.cos(a) * 0.82, 0.72 + radius * np.sin(a)) for a in arc]
             canvas.polygon([(-0.25, 0.62), *fan], colour)
         for angle in np.linspace(np.radians(66), np.radians(208), 9):
-            canvas.ellipse(-0.32 + 0.76 * float(np.cos(angle)) * 0.82, 0.72 + 0.76 * float(np.sin(angle)), 0.065, 0.075, eyespot)
+            canvas.ellipse(
+                -0.32 + 0.76 * float(np.cos(angle)) * 0.82,
+                0.72 + 0.76 * float(np.sin(angle)),
+                0.065,
+                0.075,
+                eyespot,
+            )
     else:
         canvas.blob(((-0.35, 0.92), (-1.10, 0.70), (-1.36, 0.50), (-1.25, 0.40), (-0.40, 0.55)), (92, 88, 74))
         for x, y in ((-1.22, 0.50), (-1.08, 0.58), (-1.05, 0.48), (-1.26, 0.43)):
@@ -564,7 +729,11 @@ def _curassow(height: float, pose: Pose, rng: np.random.Generator, great: bool) 
     for curl in range(curls):  # the crest: high and curled in one, low and smooth in the other
         root = x - 0.13 + 0.24 * curl / curls
         rise = 0.24 if great else 0.10
-        canvas.limb(((root, y + 0.06), (root - 0.03, y + 0.06 + rise * 0.7), (root - 0.10, y + 0.05 + rise)), (0.05, 0.04, 0.045 if great else 0.02), black)
+        canvas.limb(
+            ((root, y + 0.06), (root - 0.03, y + 0.06 + rise * 0.7), (root - 0.10, y + 0.05 + rise)),
+            (0.05, 0.04, 0.045 if great else 0.02),
+            black,
+        )
     canvas.limb(((x + 0.09, y - 0.01), (x + 0.24, y - 0.04)), (0.09, 0.02), (92, 88, 84))
     if great:
         canvas.ellipse(x + 0.17, y + 0.075, 0.085, 0.085, (250, 214, 40))
@@ -592,17 +761,36 @@ def cattle(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
     canvas = Canvas(height, (-1.1, -0.05, 1.6, 1.5), coat)
     far, near = _hoofed(canvas, pose, coat, coat, thick=1.5)
     far()
-    body: Points = ((0.60, 0.98), (0.0, 0.98), (-0.62, 0.99), (-0.78, 0.80), (-0.66, 0.46), (0.0, 0.38), (0.50, 0.42), (0.72, 0.62), (0.72, 0.86))
+    body: Points = (
+        (0.60, 0.98),
+        (0.0, 0.98),
+        (-0.62, 0.99),
+        (-0.78, 0.80),
+        (-0.66, 0.46),
+        (0.0, 0.38),
+        (0.50, 0.42),
+        (0.72, 0.62),
+        (0.72, 0.86),
+    )
     canvas.limb(((-0.74, 0.92), (-0.84, 0.60), (-0.82, 0.36)), (0.05, 0.04, 0.08), patch)
     canvas.blob(body, coat)
     marks = Markings(patch)
     for _ in range(5):
-        marks.spot(float(rng.uniform(-0.7, 0.6)), float(rng.uniform(0.55, 0.95)), float(rng.uniform(0.12, 0.24)), float(rng.uniform(0.10, 0.18)))
+        marks.spot(
+            float(rng.uniform(-0.7, 0.6)),
+            float(rng.uniform(0.55, 0.95)),
+            float(rng.uniform(0.12, 0.24)),
+            float(rng.uniform(0.10, 0.18)),
+        )
     canvas.within((body,), marks)
     near()
     x, y = _neck(pose, (1.0, 1.02), (1.05, 0.45))
     canvas.limb(((0.55, 0.78), (x, y)), (0.46, 0.28), patch)
-    canvas.limb(((x - 0.05, y + 0.14), (x + 0.02, y + 0.30), (x + 0.12, y + 0.34)), (0.06, 0.05, 0.02), (220, 210, 190))
+    canvas.limb(
+        ((x - 0.05, y + 0.14), (x + 0.02, y + 0.30), (x + 0.12, y + 0.34)),
+        (0.06, 0.05, 0.02),
+        (220, 210, 190),
+    )
     eye = _antelope_head(canvas, x, y, 0.36, 0.6, patch)
     return _finish(canvas, rng, [canvas.at(*eye)], 0.03)
 
@@ -617,7 +805,11 @@ def person(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
         canvas.ellipse(swing + 0.04, 0.03, 0.09, 0.035, (40, 34, 30))
     canvas.limb(((0.0, 0.56), (0.02, 0.98)), (0.24, 0.30), shirt)
     canvas.blob(((-0.12, 0.98), (-0.28, 0.92), (-0.28, 0.66), (-0.10, 0.62)), _vary((120, 60, 50), rng, 0.25))
-    canvas.limb(((0.0, 0.95), (0.08 - near_leg, 0.74), (0.16 - near_leg, 0.58)), (0.11, 0.09, 0.07), _shade(shirt, 0.85))
+    canvas.limb(
+        ((0.0, 0.95), (0.08 - near_leg, 0.74), (0.16 - near_leg, 0.58)),
+        (0.11, 0.09, 0.07),
+        _shade(shirt, 0.85),
+    )
     canvas.ellipse(0.04, 1.15, 0.095, 0.12, skin)
     canvas.blob(((-0.10, 1.20), (0.04, 1.31), (0.15, 1.22), (0.24, 1.19), (0.05, 1.19)), (92, 84, 62))
     return _finish(canvas, rng, [canvas.at(0.1, 1.17)], 0.015)

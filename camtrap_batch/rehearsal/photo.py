@@ -42,7 +42,7 @@ def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -
     sway = int(rng.integers(-6, 7)) * height // 480
     view.paste(ImageChops.offset(grass, sway, 0), (0, 0), ImageChops.offset(scene.grass_mask, sway, 0))
     if frame.night:
-        view = ImageChops.multiply(view, scene.flash.point(lambda light: min(255, 60 + light))) 
+        view = ImageChops.multiply(view, scene.flash.point(lambda light: min(255, 60 + light)))
     view = ImageChops.offset(view, *shake)
     view = _expose(view, frame, exposure, rng)
     photo = Image.new("RGB", size)
@@ -124,7 +124,9 @@ def _light_at(scene: Scene, at: tuple[float, float]) -> float:
     return 0.35 + 0.75 * light / 255
 
 
-def _shadow(view: Image.Image, mask: Image.Image, corner: tuple[int, int], ground: float, frame: Frame) -> None:
+def _shadow(
+    view: Image.Image, mask: Image.Image, corner: tuple[int, int], ground: float, frame: Frame
+) -> None:
     """The animal's shadow on the ground: its own shape, flat and soft."""
     box = mask.getbbox()
     if box is None:
@@ -186,9 +188,7 @@ def _expose(view: Image.Image, frame: Frame, exposure: float, rng: np.random.Gen
     strength = exposure * (0.62 + 0.44 * sun)
     warm = 0.16 * (1 - sun)
     curves = [
-        min(255, round(value * strength * tint))
-        for tint in (1 + warm, 1.0, 1 - warm)
-        for value in range(256)
+        min(255, round(value * strength * tint)) for tint in (1 + warm, 1.0, 1 - warm) for value in range(256)
     ]
     return _grain(view.point(curves), rng, "RGB")
 
@@ -210,7 +210,9 @@ def _grain_bank(mode: str, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(grain[..., 0] if mode == "L" else grain)
 
 
-def _write_banner(photo: Image.Image, height: int, camera: Camera, frame: Frame, rng: np.random.Generator) -> None:
+def _write_banner(
+    photo: Image.Image, height: int, camera: Camera, frame: Frame, rng: np.random.Generator
+) -> None:
     """The black strip below the picture: time, place in the burst, temperature, camera."""
     pen = ImageDraw.Draw(photo)
     top = photo.height - height

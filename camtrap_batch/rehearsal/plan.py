@@ -7,7 +7,7 @@ images, begins with the same ones.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -33,11 +33,11 @@ _BODIES = (
 _DAY = (6.2, 18.2)  # hours between which the pictures are in colour
 _BURST_FRAMES = (1, 2, 3, 4, 5)
 _BURST_WEIGHTS = (0.06, 0.12, 0.62, 0.10, 0.10)
-_EMPTY_CARDS = 21
+_EMPTY_CARDS = 12
 _LACKING = 3  # of the selected species, a camera never sees this many
 
 # What a generator is for is part of its seed, so that drawing more of one thing leaves the others alone.
-_CAMERA, _VISITS, _BURST, _IMAGE, _SCENE = range(5)
+_CAMERA, _VISITS, _BURST, _IMAGE, _SCENE, _FAULT, _METADATA = range(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,10 @@ class Frame:
     camera: int
     index: int
     burst: int
+    burst_frames: int
+    """Images in the burst."""
     position: int
+    """In the burst, from 0."""
     time: datetime
     night: bool
     visitor: int
@@ -92,6 +95,14 @@ def image_generator(seed: int, frame: Frame) -> np.random.Generator:
 
 def scene_generator(seed: int, camera: int) -> np.random.Generator:
     return generator(seed, camera, _SCENE)
+
+
+def fault_generator(seed: int, camera: int) -> np.random.Generator:
+    return generator(seed, camera, _FAULT)
+
+
+def metadata_generator(seed: int) -> np.random.Generator:
+    return generator(seed, 0, _METADATA)
 
 
 def web_mercator_to_wgs84(x: float, y: float) -> tuple[float, float]:
@@ -139,6 +150,7 @@ def plan_frames(camera: int, images: int, seed: int) -> list[Frame]:
                         camera=camera,
                         index=len(frames),
                         burst=burst,
+                        burst_frames=length,
                         position=position,
                         time=clock + timedelta(seconds=position),
                         night=_is_night(clock),
@@ -153,7 +165,11 @@ def plan_frames(camera: int, images: int, seed: int) -> list[Frame]:
             minutes = rng.uniform(2, 24) if rng.random() < 0.65 else rng.uniform(36, 90)
             clock += timedelta(minutes=float(minutes), seconds=int(rng.integers(5, 60)))
             clock = clock.replace(microsecond=0)
-    return frames[:images]
+    last = frames[images - 1]
+    return [
+        replace(frame, burst_frames=last.position + 1) if frame.burst == last.burst else frame
+        for frame in frames[:images]
+    ]
 
 
 def _camera(index: int, seed: int) -> Camera:
@@ -186,7 +202,7 @@ def _deck(camera: int, seed: int, rng: np.random.Generator) -> list[int]:
         liking = favour.lognormal(0.0, 0.5)
         if position not in lacking:
             cards += [species.category_id] * max(1, round(species.share * liking))
-    cards.append(DISTRACTORS[int(rng.integers(len(DISTRACTORS)))].category_id)
+    cards.append(DISTRACTORS[camera % len(DISTRACTORS)].category_id)
     return [int(card) for card in rng.permutation(cards)]
 
 

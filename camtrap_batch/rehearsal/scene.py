@@ -103,7 +103,9 @@ def noise(rng: np.random.Generator, size: tuple[int, int], grain: tuple[int, int
 def _ground(rng: np.random.Generator, biome: _Biome, size: tuple[int, int], horizon: int) -> Image.Image:
     width, height = size
     patches = 0.6 * noise(rng, size, (4, 9)) + 0.4 * noise(rng, size, (12, 30))
-    fine = 0.5 * noise(rng, size, (width // 8, height // 4)) + 0.5 * noise(rng, size, (width // 3, height // 2))
+    fine = 0.5 * noise(rng, size, (width // 8, height // 4)) + 0.5 * noise(
+        rng, size, (width // 3, height // 2)
+    )
     mix = np.clip((patches - rng.uniform(0.3, 0.55)) * 4 + 0.5, 0, 1)[..., None]
     soil, grass = np.array(biome.soil, np.float32), np.array(biome.grass, np.float32)
     depth = np.linspace(0.86, 1.06, height, dtype=np.float32)[:, None, None]
@@ -131,11 +133,15 @@ def _sky(rng: np.random.Generator, day: Image.Image, horizon: int) -> None:
 def _far_trees(rng: np.random.Generator, day: Image.Image, biome: _Biome, horizon: int) -> None:
     """The belt of trees behind the clearing, from the top of the picture to a little below the horizon."""
     size = (day.width, horizon + max(2, horizon // 12))
-    leaves = 0.5 * noise(rng, size, (size[0] // 16, size[1] // 10)) + 0.5 * noise(rng, size, (size[0] // 4, size[1] // 4))
+    leaves = 0.5 * noise(rng, size, (size[0] // 16, size[1] // 10)) + 0.5 * noise(
+        rng, size, (size[0] // 4, size[1] // 4)
+    )
     belt = np.array(biome.far, np.float32) * (0.55 + 0.75 * leaves[..., None])
     edge = Image.new("L", size, 255)
     ImageDraw.Draw(edge).rectangle((0, horizon, size[0], size[1]), fill=120)
-    day.paste(Image.fromarray(np.clip(belt, 0, 255).astype(np.uint8)), (0, 0), edge.filter(ImageFilter.BoxBlur(3)))
+    day.paste(
+        Image.fromarray(np.clip(belt, 0, 255).astype(np.uint8)), (0, 0), edge.filter(ImageFilter.BoxBlur(3))
+    )
 
 
 def _plants(rng: np.random.Generator, day: Image.Image, biome: _Biome, horizon: int) -> None:
@@ -162,13 +168,21 @@ def _plants(rng: np.random.Generator, day: Image.Image, biome: _Biome, horizon: 
             _mound(day, x, y, size * float(rng.uniform(0.3, 0.5)), biome.soil)
 
 
-def _tuft(rng: np.random.Generator, pen: ImageDraw.ImageDraw, x: float, y: float, size: float, colour: Colour) -> None:
+def _tuft(
+    rng: np.random.Generator, pen: ImageDraw.ImageDraw, x: float, y: float, size: float, colour: Colour
+) -> None:
     for lean, length, light in rng.uniform((-0.6, 0.5, 0.6), (0.6, 1.3, 1.2), (3, 3)).tolist():
-        fill = (round(colour[0] * light) % 256, round(colour[1] * light) % 256, round(colour[2] * light) % 256)
+        fill = (
+            round(colour[0] * light) % 256,
+            round(colour[1] * light) % 256,
+            round(colour[2] * light) % 256,
+        )
         pen.line((x, y, x + lean * size, y - length * size), fill=fill, width=max(1, round(size / 14)))
 
 
-def _leaves(rng: np.random.Generator, day: Image.Image, x: float, y: float, size: float, colour: Colour) -> None:
+def _leaves(
+    rng: np.random.Generator, day: Image.Image, x: float, y: float, size: float, colour: Colour
+) -> None:
     """A bush, or a tree's crown: lumps that are darker below."""
     pen = ImageDraw.Draw(day)
     lumps = rng.normal((0.0, 0.45, 0.0), (0.42, 0.24, 0.16), (46, 3))
@@ -180,12 +194,17 @@ def _leaves(rng: np.random.Generator, day: Image.Image, x: float, y: float, size
         pen.ellipse((cx - radius, cy - radius * 0.7, cx + radius, cy + radius * 0.7), fill=fill)
 
 
-def _tree(rng: np.random.Generator, day: Image.Image, x: float, y: float, size: float, leaves: Colour) -> None:
+def _tree(
+    rng: np.random.Generator, day: Image.Image, x: float, y: float, size: float, leaves: Colour
+) -> None:
     pen = ImageDraw.Draw(day)
     bark = tuple(round(part * float(rng.uniform(0.8, 1.2))) for part in (88, 72, 58))
     lean = float(rng.normal(0, 0.10)) * size
     thick = size * float(rng.uniform(0.035, 0.07))
-    pen.polygon((x - thick, y, x + thick, y, x + lean + thick * 0.6, y - size, x + lean - thick * 0.6, y - size), fill=bark)
+    pen.polygon(
+        (x - thick, y, x + thick, y, x + lean + thick * 0.6, y - size, x + lean - thick * 0.6, y - size),
+        fill=bark,
+    )
     shadow = tuple(part * 3 // 5 for part in bark)
     pen.polygon((x, y, x + thick, y, x + lean + thick * 0.6, y - size, x + lean, y - size), fill=shadow)
     for dx in rng.uniform(-0.4, 0.4, 3).tolist():
@@ -197,7 +216,9 @@ def _stone(rng: np.random.Generator, day: Image.Image, x: float, y: float, size:
     tone = int(rng.integers(95, 150))
     angle = np.linspace(0, 2 * np.pi, 9, endpoint=False)
     reach = rng.uniform(0.75, 1.15, len(angle)) * size
-    outline = np.stack([x + reach * 1.3 * np.cos(angle), y - size * 0.5 + reach * 0.7 * np.sin(angle)], axis=1)
+    outline = np.stack(
+        [x + reach * 1.3 * np.cos(angle), y - size * 0.5 + reach * 0.7 * np.sin(angle)], axis=1
+    )
     pen.polygon(outline.ravel().tolist(), fill=(tone * 2 // 3, tone * 2 // 3 - 4, tone * 2 // 3 - 10))
     outline = (outline - (x, y)) * 0.82 + (x - size * 0.08, y - size * 0.12)
     pen.polygon(outline.ravel().tolist(), fill=(tone, tone - 5, tone - 14))
@@ -209,10 +230,26 @@ def _mound(day: Image.Image, x: float, y: float, size: float, soil: Colour) -> N
     for share, light in ((1.0, 0.62), (0.72, 0.76), (0.40, 0.86)):
         left, right = x - size * 0.45 * share, x + size * (0.45 * share - 0.1 * (1 - share))
         fill = tuple(round(part * light) for part in soil)
-        pen.polygon((left, y, x - size * 0.18 * share, y - size * 0.75, x, y - size, x + size * 0.12 * share, y - size * 0.7, right, y), fill=fill)
+        pen.polygon(
+            (
+                left,
+                y,
+                x - size * 0.18 * share,
+                y - size * 0.75,
+                x,
+                y - size,
+                x + size * 0.12 * share,
+                y - size * 0.7,
+                right,
+                y,
+            ),
+            fill=fill,
+        )
 
 
-def _near_grass(rng: np.random.Generator, biome: _Biome, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
+def _near_grass(
+    rng: np.random.Generator, biome: _Biome, size: tuple[int, int]
+) -> tuple[Image.Image, Image.Image]:
     """Blades at the lower edge, some out of focus."""
     width, height = size
     picture, mask = Image.new("RGB", size, biome.grass), Image.new("L", size, 0)
@@ -220,7 +257,9 @@ def _near_grass(rng: np.random.Generator, biome: _Biome, size: tuple[int, int]) 
     clumps = rng.uniform(0, width, int(rng.integers(3, 8)))
     for clump in clumps:
         tall = float(rng.uniform(0.06, 0.22)) * height
-        for offset, lean, length, light in rng.normal((0, 0, 0.8, 0.9), (0.05 * width, 0.35, 0.25, 0.16), (22, 4)).tolist():
+        for offset, lean, length, light in rng.normal(
+            (0, 0, 0.8, 0.9), (0.05 * width, 0.35, 0.25, 0.16), (22, 4)
+        ).tolist():
             x = float(clump) + offset
             tip = (x + lean * tall, height - max(0.15, length) * tall)
             thick = max(1.2, height / 160)
@@ -235,7 +274,9 @@ def _near_grass(rng: np.random.Generator, biome: _Biome, size: tuple[int, int]) 
 def _flash(rng: np.random.Generator, size: tuple[int, int], horizon: int) -> Image.Image:
     """Light of the infrared flash: bright in the middle and near, dark at the edges, none in the sky."""
     width, height = size
-    x, y = np.meshgrid(np.linspace(-1, 1, width, dtype=np.float32), np.linspace(0, 1, height, dtype=np.float32))
+    x, y = np.meshgrid(
+        np.linspace(-1, 1, width, dtype=np.float32), np.linspace(0, 1, height, dtype=np.float32)
+    )
     reach = float(rng.uniform(0.9, 1.3))
     cone = np.exp(-((x / reach) ** 2) * 1.3 - ((y - 0.62) / 0.62) ** 2)
     rows = np.arange(height, dtype=np.float32)

@@ -1,0 +1,104 @@
+"""The stages of a job, in order. Each plans on the driver, works on workers, and commits on the driver."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from distributed import Client
+
+from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
+from camtrap_batch.job import Job
+from camtrap_batch.stages.context import ClientSource, Context, GivenClient, StageResult
+from camtrap_batch.store.run import Run
+
+__all__ = ["STAGES", "ClientSource", "Context", "Stage", "StageResult", "reprocess", "run_one", "run_stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is for, which tables it makes, and which blocks of the job file it reads."""
+
+    help: str
+    tables: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+STAGES: dict[str, Stage] = {
+    "catalog": Stage("read what describes the data set, one row an image", ("catalog",), ("dataset",)),
+    "validate": Stage(
+        "open every image once: status, size, hashes, EXIF, thumbnail",
+        ("manifest", "thumbnails"),
+        ("validate",),
+    ),
+    "select": Stage("choose the images to train on, and say why not the others", ("selection",), ("select",)),
+    "train": Stage("train a classifier on a worker that holds GPU=1", ("model",), ("train",)),
+    "infer": Stage("classify every usable image, fanned out over locations", ("predictions",), ("infer",)),
+    "merge": Stage(
+        "combine frames into sequences, events and locations",
+        ("locations", "sequences", "events"),
+        ("events", "infer"),
+    ),
+    "publish": Stage("push cameras, events and photos to the feature layer", ("ledger",), ("publish",)),
+    "report": Stage("write the report, one HTML file", (), ("report",)),
+}
+"""Stage name -> Stage, in the order in which they run."""
+
+_TRAINING = ("select", "train")
+
+
+def run_one(context: Context, name: str) -> StageResult:
+    """Do one stage. Raises CamtrapError; JobError where there is no such stage."""
+    if name not in STAGES:
+        raise JobError(f"no stage {name!r}; {choices(name, STAGES)}")
+    if context.stop.is_set():
+        raise Interrupted(f"{name}: interrupted before it began; the same command goes on")
+    result: StageResult = importlib.import_module(f"{__name__}.{name}").run(context)
+    return result
+
+
+def reprocess(context: Context) -> Iterator[StageResult]:
+    """Do every stage in order; each does only what is not done yet.
+
+    A job that names a model of its own (`infer.model`) selects and trains nothing.
+    """
+    names = [name for name in STAGES if context.job.infer.model == "latest" or name not in _TRAINING]
+    _check_before_hours_of_work(context, names)
+    for name in names:
+        try:
+            yield run_one(context, name)
+        except InputError as problem:
+            if not context.dry_run:
+                raise
+            yield StageResult(name, notes=[f"can't be planned yet: {problem}"])
+
+
+def run_stage(job: Job, name: str, client: Client) -> StageResult:
+    """What `camtrap NAME JOB` does, on a client of one's own.
+
+    Workers that declare no resources take CPU work; `train` needs one that offers GPU=1.
+
+    Raises
+    ------
+    CamtrapError
+        See `camtrap_batch.errors`.
+    """
+    return run_one(Context(job, Run(job), GivenClient(client)), name)
+
+
+def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
+    job = context.job
+    if "train" in names and job.dataset.format == "folder":
+        raise JobError(
+            "dataset.format: a folder has no labels to train on; set infer.model to a model folder or id"
+        )
+    if find_spec("torch") is None or find_spec("fastai") is None:
+        raise MissingExtra("train", "training and classifying")
+    if find_spec("pyogrio") is None:
+        raise MissingExtra("geo", "writing a GeoPackage")
+    if "train" in names and context.run.current("model") is None:
+        from camtrap_batch.model import check_architecture
+
+        check_architecture(job.train.arch)

@@ -34,7 +34,8 @@ from camtrap_batch.store.tables import commit_plan, finish_shard
 class ClientSource(Protocol):
     """Opens a cluster at the first call of `client`; `wait_s` as in the cluster file."""
 
-    wait_s: float
+    @property
+    def wait_s(self) -> float: ...
 
     def client(self) -> Client: ...
 

@@ -48,7 +48,7 @@ def run(context: Context) -> StageResult:
     model = find_model(store, job.infer.model)
     info = read_info(fetch_model(model))
     rows = usable_rows(store)
-    borders = location_borders(rows)
+    borders = location_borders(rows).tolist()
     runs = cut(rows["image_id"].to_pylist(), SHARD_SIZE, borders)
     use_thumbnails = job.validate_.thumbnails >= info.size
     ids = [
@@ -186,7 +186,7 @@ class InferShard:
                 jpegs.append(data)
                 sources[index] = source
         read = time.monotonic() - started
-        classes = [entry.label for entry in predictor.info.classes]
+        classes = list(predictor.info.classes)
         probabilities = np.full((rows.num_rows, len(classes)), np.nan, np.float32)
         probabilities[indices] = predictor.predict(jpegs)
         seconds = {"read": read, "forward": time.monotonic() - started - read}

@@ -73,18 +73,16 @@ def run(context: Context) -> StageResult:
         selection,
         manifest,
     )
-    told: set[str] = set()
 
     def show(event: tuple[float, dict[str, Any]]) -> None:
         progress = event[1]
         if progress["phase"] == "device":
-            if progress["device"] == "cpu" and not told:
+            if progress["device"] == "cpu":
                 context.display.note("train: the GPU worker has no CUDA device, so training runs on its CPU")
-            told.add("device")
-            return
-        context.display.reach(progress["fraction"], progress["text"])
-        if progress.get("epoch_ended"):
-            store.log("epoch", stage="train", **progress)
+        else:
+            context.display.reach(*describe(progress))
+            if progress["phase"] == "train" and "valid_loss" in progress:
+                store.log("epoch", stage="train", **progress)
 
     def meta(receipts: list[Receipt]) -> dict[str, Any]:
         return receipts[0].result
@@ -118,9 +116,13 @@ class TrainShard:
     divisible: ClassVar[bool] = False
 
     def run(self, shard: Shard, payload: None, worker: str) -> Receipt:
+        # Not on the driver, which may have no torch.
+        import torch
+
         from camtrap_batch.model import TrainConfig, train
 
         started = time.monotonic()
+        _tell({"phase": "device", "device": "cuda" if torch.cuda.is_available() else "cpu"})
         samples = self._samples()
         read = time.monotonic() - started
         with TemporaryDirectory() as scratch:
@@ -173,6 +175,21 @@ class TrainShard:
             category_ids=self.selection.meta["ids_by_label"],
             jpegs=[data for data in jpegs if data is not None],
         )
+
+
+def describe(progress: dict[str, Any]) -> tuple[float, str]:
+    """How much of the training is done, and a line about it; `progress` as `model.train` tells it."""
+    if progress["phase"] == "lr_find":
+        return 0.0, "searching a learning rate"
+    if progress["phase"] == "evaluate":
+        return 1.0, "judging the model"
+    epoch, epochs = progress["epoch"], progress["epochs"]
+    parts = [f"epoch {epoch}/{epochs}"]
+    for name, text in (("train_loss", "loss"), ("valid_loss", "valid loss"), ("accuracy", "accuracy")):
+        if progress.get(name) is not None:
+            parts.append(f"{text} {progress[name]:.3f}")
+    parts.append(f"{progress['images_per_s']:.0f} images/s")
+    return (epoch - 1 + progress["batch"] / progress["batches"]) / epochs, ", ".join(parts)
 
 
 def upload_model(folder: Folder, model: Path) -> None:

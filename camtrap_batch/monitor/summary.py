@@ -1,0 +1,101 @@
+"""What a command prints when a job is done: images by status, accuracy, top species per camera, paths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table as Grid
+
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import STATUSES
+
+_MOST_LOCATIONS = 25
+
+
+def summary(run: Run) -> Iterator[RenderableType]:
+    """The parts of the summary, for a rich console; each leaves out what the run does not have."""
+    yield from _statuses(run)
+    yield from _accuracy(run)
+    yield from _locations(run)
+    yield from _paths(run)
+
+
+def _statuses(run: Run) -> Iterator[RenderableType]:
+    manifest = run.current("manifest")
+    if manifest is None:
+        return
+    grid = Grid(title="Images by status", title_justify="left", header_style="bold")
+    grid.add_column("status")
+    grid.add_column("images", justify="right")
+    grid.add_column("what it means", style="dim")
+    for status, meaning in STATUSES.items():
+        if manifest.counts.get(status):
+            grid.add_row(status, f"{manifest.counts[status]:,}", meaning)
+    grid.add_section()
+    grid.add_row("all", f"{manifest.rows:,}", "one row an image in the manifest")
+    yield grid
+
+
+def _accuracy(run: Run) -> Iterator[RenderableType]:
+    model = run.current("model")
+    if model is None:
+        return
+    folder = f"models/{model.meta['model_id']}"
+    metrics = json.loads(run.folder.read(f"{folder}/metrics.json"))
+    card = json.loads(run.folder.read(f"{folder}/model.json"))
+    split_by = card["provenance"].get("split_by", "location")
+    where = (
+        "cameras never seen"
+        if split_by == "location"
+        else "random images (frames of one burst on both sides: optimistic)"
+    )
+    grid = Grid(title=f"Accuracy on {where}", title_justify="left", header_style="bold")
+    for name in ("split", "images", "cameras", "accuracy", "balanced", "macro F1", "calibration error"):
+        grid.add_column(name, justify="left" if name == "split" else "right")
+    for split in ("valid", "test"):
+        if (judged := metrics.get(split)) is not None:
+            grid.add_row(
+                split,
+                f"{judged['n_images']:,}",
+                f"{judged['n_locations']:,}",
+                f"{judged['accuracy']:.3f}",
+                f"{judged['balanced_accuracy']:.3f}",
+                f"{judged['macro_f1']:.3f}",
+                f"{judged['ece_after']:.3f}",
+            )
+    yield grid
+
+
+def _locations(run: Run) -> Iterator[RenderableType]:
+    if run.current("locations") is None:
+        return
+    columns = ["location", "n_images", "n_events", "richness", "events_by_label", "n_uncertain"]
+    rows = run.table("locations").to_table(columns=columns).to_pylist()
+    rows.sort(key=lambda row: (-row["n_events"], row["location"]))
+    grid = Grid(title="Species per camera", title_justify="left", header_style="bold")
+    for name in ("camera", "images", "events", "species", "most seen (events)", "uncertain"):
+        grid.add_column(name, justify="left" if name in ("camera", "most seen (events)") else "right")
+    for row in rows[:_MOST_LOCATIONS]:
+        most = ", ".join(f"{entry['label']} {entry['n']}" for entry in (row["events_by_label"] or [])[:3])
+        grid.add_row(
+            row["location"],
+            f"{row['n_images']:,}",
+            f"{row['n_events']:,}",
+            str(row["richness"]),
+            most,
+            str(row["n_uncertain"]),
+        )
+    yield grid
+    if len(rows) > _MOST_LOCATIONS:
+        yield f"and {len(rows) - _MOST_LOCATIONS:,} cameras more, in the report"
+
+
+def _paths(run: Run) -> Iterator[RenderableType]:
+    from camtrap_batch.stages.publish import target_path
+
+    if run.folder.exists("report/index.html"):
+        yield f"report:      {run.folder.url}/report/index.html"
+    if run.current("ledger") is not None:
+        yield f"GeoPackage:  {target_path(run)}"

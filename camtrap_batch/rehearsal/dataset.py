@@ -1,0 +1,191 @@
+"""Write the whole synthetic data set into a folder."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.rehearsal import metadata
+from camtrap_batch.rehearsal.faults import FAULTS, OUTSIDE, choose_faults
+from camtrap_batch.rehearsal.photo import take_photo
+from camtrap_batch.rehearsal.plan import images_per_camera, plan_cameras, plan_frames
+
+_MARK = "rehearsal.json"
+_DRAWING = 1
+"""Number of the way the photos are drawn; another one makes other bytes from the same seed."""
+
+_CHUNK = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """Where the parts of a synthetic data set are.
+
+    Args:
+        metadata: COCO Camera Traps JSON.
+        images: the image root.
+        cameras: CSV of location, latitude, longitude (WGS 84).
+        truth: CSV, one row an image: what is drawn and which status must come out (metadata.write_truth).
+        truth_events: CSV of location, label, start, end, n_images.
+        n_images: rows of the metadata, broken ones included.
+    """
+
+    metadata: Path
+    images: Path
+    cameras: Path
+    truth: Path
+    truth_events: Path
+    n_images: int
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    cameras: int = 20,
+    images: int = 2400,
+    seed: int = 42,
+    size: tuple[int, int] = (640, 480),
+    broken: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Rehearsal:
+    """Write a synthetic camera-trap data set: photos, metadata, camera table and the truth.
+
+    The same arguments give the same bytes (with the same Pillow and numpy). A folder that already holds
+    the data set is left as it is; one that was interrupted is written again.
+
+    Large data sets are drawn by several processes, which import the calling script: it must guard what it
+    does with ``if __name__ == "__main__"``.
+
+    Args:
+        folder: made where it is not there.
+        cameras: camera locations; the first five are those of the sample notebook.
+        images: in all; cameras have different shares of them.
+        seed: of everything that is drawn.
+        size: width and height of the photos in pixels, at least 160 x 120.
+        broken: put files with faults among the photos, one or more of every status but `crashed`.
+        on_progress: called with photos done and photos in all.
+
+    Raises:
+        InputError: `folder` holds something else.
+        ValueError: an argument is out of range.
+    """
+    _check(cameras, images, size, broken)
+    order = {
+        "cameras": cameras,
+        "images": images,
+        "seed": seed,
+        "size": list(size),
+        "broken": broken,
+        "drawing": _DRAWING,
+    }
+    rehearsal = Rehearsal(
+        metadata=folder / "metadata.json",
+        images=folder / "images",
+        cameras=folder / "cameras.csv",
+        truth=folder / "truth.csv",
+        truth_events=folder / "truth_events.csv",
+        n_images=images,
+    )
+    if _is_written(folder, order):
+        return rehearsal
+    places = plan_cameras(cameras, seed)
+    shares = images_per_camera(cameras, images, seed)
+    plan = [plan_frames(camera, share, seed) for camera, share in enumerate(shares)]
+    rows = metadata.name_images(places, plan, choose_faults(plan, seed) if broken else {}, seed)
+    for place in places:
+        (rehearsal.images / place.folder).mkdir(parents=True, exist_ok=True)
+    if broken:
+        (rehearsal.images / OUTSIDE).parent.mkdir(exist_ok=True)
+    _write_photos(rehearsal.images, rows, seed, size, on_progress)
+    every = [row for of_camera in rows for row in of_camera]
+    metadata.write_cct(rehearsal.metadata, every, seed, size)
+    metadata.write_cameras(rehearsal.cameras, places)
+    metadata.write_truth(rehearsal.truth, every)
+    metadata.write_truth_events(rehearsal.truth_events, every)
+    _mark(folder, order, complete=True)
+    return rehearsal
+
+
+def _check(cameras: int, images: int, size: tuple[int, int], broken: bool) -> None:
+    if cameras < 1:
+        raise ValueError(f"cameras is {cameras}, must be at least 1")
+    least = max(cameras, len(FAULTS) if broken else 1)
+    if images < least:
+        raise ValueError(f"images is {images}, must be at least {least} for {cameras} cameras")
+    if size[0] < 160 or size[1] < 120:
+        raise ValueError(f"size is {size[0]} x {size[1]}, must be at least 160 x 120 pixels")
+
+
+def _is_written(folder: Path, order: dict[str, object]) -> bool:
+    """True where `folder` holds the data set that is ordered; claims the folder where it does not."""
+    mark = folder / _MARK
+    if mark.is_file():
+        try:
+            found = json.loads(mark.read_text(encoding="utf-8"))
+        except ValueError:
+            found = {}
+        if found == order | {"complete": True}:
+            return True
+        if found != order | {"complete": False}:
+            raise InputError(
+                f"{folder}: holds another synthetic data set; name an empty folder, or delete this one"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is not an empty folder; the synthetic data set needs one")
+    folder.mkdir(parents=True, exist_ok=True)
+    _mark(folder, order, complete=False)
+    return False
+
+
+def _mark(folder: Path, order: dict[str, object], complete: bool) -> None:
+    (folder / _MARK).write_text(json.dumps(order | {"complete": complete}) + "\n", encoding="utf-8")
+
+
+def _write_photos(
+    root: Path,
+    rows: Sequence[Sequence[metadata.Image]],
+    seed: int,
+    size: tuple[int, int],
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    chunks = [
+        of_camera[start : start + _CHUNK] for of_camera in rows for start in range(0, len(of_camera), _CHUNK)
+    ]
+    total = sum(len(chunk) for chunk in chunks)
+    done = 0
+    workers = min(8, len(os.sched_getaffinity(0)))
+    # A pool takes half a second to start, and a daemonic process may not have children. Threads are no
+    # help: Pillow draws and pastes under the GIL.
+    if workers == 1 or total < 10 * _CHUNK or multiprocessing.current_process().daemon:
+        for chunk in chunks:
+            done += _write_chunk(root, chunk, seed, size)
+            if on_progress is not None:
+                on_progress(done, total)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(_write_chunk, root, chunk, seed, size) for chunk in chunks]
+        try:
+            for future in as_completed(futures):
+                done += future.result()
+                if on_progress is not None:
+                    on_progress(done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write_chunk(root: Path, rows: Sequence[metadata.Image], seed: int, size: tuple[int, int]) -> int:
+    for row in rows:
+        photo = take_photo(row.camera, row.frame, seed, size)
+        path = root / row.file_name
+        if row.fault is None:
+            path.write_bytes(photo)
+        else:
+            row.fault.write(path, photo)
+    return len(rows)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from camtrap_batch.errors import InputError, JobError
+from camtrap_batch.model import Predictor, Samples, TrainResult, load_predictor, predictor
+from camtrap_batch.model.device import choose_device, choose_precision, choose_threads
+
+Trained = tuple[Path, TrainResult, list[dict[str, Any]]]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def ready(trained: Trained) -> Predictor:
+    return Predictor(trained[0], "cpu", threads=2, batch=16)
+
+
+def test_probabilities_of_the_right_classes(ready: Predictor, samples: Samples, trained: Trained) -> None:
+    valid = samples.of_split("valid")
+    probs = ready.predict([samples.jpegs[index] for index in valid])
+    assert probs.shape == (len(valid), 3)
+    assert probs.dtype == np.float32
+    np.testing.assert_allclose(probs.sum(1), 1, rtol=1e-4)
+    accuracy = (probs.argmax(1) == samples.truth[valid]).mean()
+    assert accuracy == pytest.approx(trained[1].metrics["valid"]["accuracy"], abs=0.02)
+    assert ready.info.classes == ("cross", "disc", "frame")
+
+
+def test_temperature_is_applied(ready: Predictor, samples: Samples) -> None:
+    warmer = copy.copy(ready)
+    warmer.info = dataclasses.replace(ready.info, temperature=2 * ready.info.temperature)
+    root = np.sqrt(ready.predict(samples.jpegs[:20]))
+    np.testing.assert_allclose(
+        warmer.predict(samples.jpegs[:20]), root / root.sum(1, keepdims=True), atol=1e-4
+    )
+
+
+def test_batch_size_does_not_matter(trained: Trained, samples: Samples) -> None:
+    files = samples.jpegs[:21]
+    one, other = (Predictor(trained[0], "cpu", 2, batch, torch.float32).predict(files) for batch in (4, 64))
+    np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_nothing_to_classify(ready: Predictor) -> None:
+    assert ready.predict([]).shape == (0, 3)
+
+
+@pytest.mark.skipif(
+    choose_precision(CPU) == torch.float32, reason="this CPU has no bfloat16 instructions: always float32"
+)
+def test_bfloat16_says_the_same_as_float32(trained: Trained, samples: Samples) -> None:
+    short = Predictor(trained[0], "cpu", 2, precision=torch.bfloat16).predict(samples.jpegs)
+    exact = Predictor(trained[0], "cpu", 2, precision=torch.float32).predict(samples.jpegs)
+    assert (short.argmax(1) == exact.argmax(1)).mean() >= 0.98
+    assert np.abs(short - exact).mean() < 0.02
+
+
+def test_an_image_that_does_not_decode_is_named(ready: Predictor, samples: Samples) -> None:
+    files = [*samples.jpegs[:20], b"<html>", *samples.jpegs[21:30]]
+    with pytest.raises(ValueError, match="^image 20: not a picture"):
+        ready.predict(files)
+
+
+def test_out_of_memory_halves_the_batch(
+    trained: Trained, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tight = Predictor(trained[0], "cpu", 2, batch=16)
+    expected = tight.predict(samples.jpegs[:20])
+    network, seen = tight._network, []
+
+    class Tight(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if len(images) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            seen.append(len(images))
+            return network(images)
+
+    monkeypatch.setattr(tight, "_network", Tight())
+    np.testing.assert_allclose(tight.predict(samples.jpegs[:20]), expected, atol=0.03)
+    assert tight.batch == 4
+    assert sum(seen) == 20
+
+    class Full(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(tight, "_network", Full())
+    with pytest.raises(torch.OutOfMemoryError):
+        tight.predict(samples.jpegs[:3])
+
+
+def test_several_threads_at_once(ready: Predictor, samples: Samples) -> None:
+    parts = [samples.jpegs[start : start + 20] for start in range(0, 80, 20)]
+    expected = [ready.predict(part) for part in parts]
+    with ThreadPoolExecutor(4) as pool:
+        for found, right in zip(pool.map(ready.predict, parts), expected, strict=True):
+            np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+def test_a_process_loads_a_model_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+    real = predictor.load_model
+    monkeypatch.setattr(predictor, "load_model", lambda folder: loads.append(folder) or real(folder))
+    monkeypatch.setattr(predictor, "_loaded", type(predictor._loaded)())
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: load_predictor(trained[0], "cpu", 2), range(8)))
+    assert len(found) == len(loads) == 1
+    for batch in (1, 2, 3):
+        load_predictor(trained[0], "cpu", 2, batch)
+    assert len(predictor._loaded) == 2
+
+
+def test_no_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        load_predictor(tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_no_gpu_is_said() -> None:
+    with pytest.raises(JobError, match="finds no CUDA GPU"):
+        choose_device("cuda")
+    assert choose_device("auto").type == "cpu"
+
+
+def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert choose_precision(CPU) == torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert choose_precision(CPU) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert choose_precision(torch.device("cuda")) == torch.float16
+
+
+def test_threads() -> None:
+    assert choose_threads(3) == 3
+    assert choose_threads(None) >= 1
