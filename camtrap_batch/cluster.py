@@ -166,13 +166,14 @@ def _start_local(spec: Local) -> SpecCluster:
                 "memory_limit": share if group.memory == "auto" else parse_bytes(group.memory),
                 "resources": {name: group.threads if name == "CPU" else 1},
                 "dashboard": False,
+                "silence_logs": logging.CRITICAL,
             },
         }
         for name, group in groups.items()
         for index in range(numbers[name])
     }
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": spec.dashboard, "host": "127.0.0.1"}}
-    return SpecCluster(workers=workers, scheduler=scheduler, name="camtrap", silence_logs=logging.ERROR)
+    return SpecCluster(workers=workers, scheduler=scheduler, name="camtrap", silence_logs=logging.CRITICAL)
 
 
 def _connect(spec: Address) -> Client:

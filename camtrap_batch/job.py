@@ -14,6 +14,9 @@ from camtrap_batch.errors import JobError, choices
 from camtrap_batch.store.schemas import USABLE
 from camtrap_batch.yamlfile import Section, override, parse, read_yaml
 
+_SECRET = re.compile(r"^key$|secret|token|password|account_key|credential|connection_string", re.IGNORECASE)
+_NO_SECRETS = (None, "", "anon", "cloud", "google_default", "cache")
+
 Fraction = Annotated[float, Field(ge=0, le=1, strict=False)]
 
 
@@ -59,6 +62,16 @@ class Dataset(Section):
     )
     cameras: str | None = Field(None, description="location, latitude, longitude in WGS 84: .csv or .geojson")
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key, option in value.items():
+            if _SECRET.search(key) and option not in _NO_SECRETS:
+                raise ValueError(
+                    f"`{key}` may hold a secret, which has no place in a job file: set it in the environment"
+                )
+        return value
 
     @field_validator("utc_offset")
     @classmethod

@@ -22,6 +22,9 @@ Result = TypeVar("Result")
 Pixels = npt.NDArray[np.uint8]
 
 _CHUNK = 8  # images decoded by one call of a thread: less of the interpreter's lock, still even
+_MARGIN = 1.5
+"""How much larger than the square a JPEG is decoded at least. At 1 the network would see originals otherwise
+than thumbnails of them (mean difference 3.0 of 255 over real photos at 224; at 1.5 it is 1.8, as at 2)."""
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -141,10 +144,11 @@ def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Res
 
 
 def _decode_jpeg(data: bytes, size: int) -> Image.Image | None:
-    """The smallest scaled decode that still covers the square; None where Pillow has to try."""
+    """The smallest scaled decode that is enough; None where Pillow has to try."""
+    enough = int(size * _MARGIN)
     try:
         return Image.fromarray(
-            simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size, strict=False)
+            simplejpeg.decode_jpeg(data, "RGB", min_height=enough, min_width=enough, strict=False)
         )
     except ValueError:
         return None
@@ -153,7 +157,7 @@ def _decode_jpeg(data: bytes, size: int) -> Image.Image | None:
 def _decode_other(data: bytes, size: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (size, size))
+            image.draft("RGB", (int(size * _MARGIN), int(size * _MARGIN)))
             if image.mode.startswith("I;16"):
                 # Pillow's conversion would clip everything above 255 to white.
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")

@@ -144,9 +144,9 @@ def _elephant(height: float, pose: Pose, rng: np.random.Generator, african: bool
         canvas.blob(
             (
                 (0.50, 1.00 + lift),
-                (0.60, 1.16 + lift),
-                (0.71, 1.10 + lift),
-                (0.82, 1.17 + lift),
+                (0.60, 1.15 + lift),
+                (0.71, 1.115 + lift),
+                (0.82, 1.15 + lift),
                 (0.93, 0.98 + lift),
                 (0.92, 0.72),
                 (0.78, 0.55),
@@ -273,7 +273,7 @@ def _cat(height: float, pose: Pose, rng: np.random.Generator, kind: _Cat) -> Spr
 
     sway = 0.12 * float(np.sin(pose.phase * 0.6))
     tail: Points = (
-        (-0.82, 0.85),
+        (-0.70, 0.84),
         (-1.06, 0.58),
         (-1.22, 0.34 + sway),
         (-1.42, 0.28 + sway),
@@ -388,8 +388,7 @@ def _stripes(canvas: Canvas, rng: np.random.Generator, coat: Colour) -> None:
 
 def _rosettes(canvas: Canvas, rng: np.random.Generator, coat: Colour) -> None:
     rings, middles, dots = Markings((36, 26, 18)), Markings(_shade(coat, 0.84)), Markings((36, 26, 18))
-    row = 0
-    for y in np.arange(0.50, 1.02, 0.125):
+    for row, y in enumerate(np.arange(0.50, 1.02, 0.125)):
         for x in np.arange(-0.84 + 0.08 * (row % 2), 0.84, 0.165):
             px, py = float(x + rng.normal(0, 0.015)), float(y + rng.normal(0, 0.012))
             size = float(rng.uniform(0.055, 0.072))
@@ -397,7 +396,6 @@ def _rosettes(canvas: Canvas, rng: np.random.Generator, coat: Colour) -> None:
             middles.spot(px, py, size * 0.58, size * 0.52)
             if rng.random() < 0.5:
                 dots.spot(px, py, 0.014, 0.014)
-        row += 1
     for markings in (rings, middles, dots):
         canvas.within((_CAT_BODY,), markings)
     legs = Markings((36, 26, 18))
@@ -626,7 +624,9 @@ def gerenuk(height: float, pose: Pose, rng: np.random.Generator) -> Sprite:
     eye = _antelope_head(canvas, x, y, 0.235, 0.50, coat)
     canvas.ellipse(x + 0.05, y + 0.01, 0.055, 0.045, white)
     canvas.ellipse(*eye, 0.025, 0.025, (24, 18, 16))
-    return _finish(canvas, rng, [canvas.at(*eye)], 0.03)
+    shining = canvas.at(*eye)
+    canvas.turn(0.0, (0.0, 0.0))
+    return _finish(canvas, rng, [shining], 0.03)
 
 
 # Birds ----------------------------------------------------------------------------------------------

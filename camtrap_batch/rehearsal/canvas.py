@@ -6,6 +6,7 @@ Coordinates: the animal looks to the right, x forwards, y up, the ground at y = 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,9 @@ class Canvas:
     """
 
     def __init__(self, pixels: float, extent: tuple[float, float, float, float], ground: Colour) -> None:
-        left, bottom, right, top = extent
         self.scale = pixels * SUPERSAMPLING
+        margin = 2 * SUPERSAMPLING / self.scale  # so that small animals, too, have room for soft edges
+        left, bottom, right, top = extent[0] - margin, extent[1], extent[2] + margin, extent[3] + margin
         self.left, self.top = left, top
         self.size = (
             max(4, round((right - left) * self.scale)) // 2 * 2,
@@ -71,16 +73,22 @@ class Canvas:
 
     def within(self, outlines: Sequence[Points], draw: Markings) -> None:
         """Draw markings that stay inside the smooth shapes through `outlines`."""
-        region = Image.new("L", self.size, 0)
+        shapes = [self._pixels(_smooth(np.asarray(outline, float), closed=True)) for outline in outlines]
+        every = np.concatenate(shapes)
+        corner = np.clip(every.min(axis=0).astype(int), 0, None)
+        left, top = int(corner[0]), int(corner[1])
+        right, bottom = np.clip(every.max(axis=0).astype(int) + 2, corner + 1, None).tolist()
+        region, marks = (
+            Image.new("L", (right - left, bottom - top)),
+            Image.new("L", (right - left, bottom - top)),
+        )
         pen = ImageDraw.Draw(region)
-        for outline in outlines:
-            points = self._pixels(_smooth(np.asarray(outline, float), closed=True))
-            pen.polygon(points.ravel().tolist(), fill=255)
-        marks = Image.new("L", self.size, 0)
-        paper = ImageDraw.Draw(marks)
-        for points, shade in draw.strokes:
-            paper.polygon(self._pixels(points).ravel().tolist(), fill=shade)
-        self.picture.paste(draw.colour, mask=ImageChops.multiply(region, marks))
+        for shape in shapes:
+            pen.polygon((shape - corner).ravel().tolist(), fill=255)
+        pen = ImageDraw.Draw(marks)
+        for points, strength in draw.strokes:
+            pen.polygon((self._pixels(points) - corner).ravel().tolist(), fill=strength)
+        self.picture.paste(draw.colour, (left, top), ImageChops.multiply(region, marks))
 
     def finish(self, light: float) -> tuple[Image.Image, Image.Image]:
         """Shade the shapes and bring picture and mask to their size.
@@ -98,6 +106,7 @@ class Canvas:
         rim = ImageChops.subtract(below, above, scale=2.4, offset=128)
         fall = Image.linear_gradient("L").resize(mask.size).point(lambda row: 140 - row * 46 // 255)
         shade = ImageChops.add(rim, fall, scale=1, offset=-128)
+        shade = ImageChops.add(shade, _coat().resize(mask.size), scale=1, offset=-128)
         return ImageChops.overlay(picture, Image.merge("RGB", (shade, shade, shade))), mask
 
     def _pixels(self, points: Floats) -> Floats:
@@ -123,6 +132,13 @@ class Markings:
     def spot(self, x: float, y: float, rx: float, ry: float, strength: int = 255) -> None:
         angle = np.linspace(0, 2 * np.pi, 12, endpoint=False)
         self.strokes.append((np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1), strength))
+
+
+@lru_cache(maxsize=1)
+def _coat() -> Image.Image:
+    """Streaks around 128: hair, feathers and wrinkles too fine to be drawn."""
+    rng = np.random.default_rng(3)
+    return Image.fromarray(np.clip(rng.normal(128, 10, (90, 300)), 0, 255).astype(np.uint8))
 
 
 def _smooth(points: Floats, closed: bool, steps: int = 6) -> Floats:

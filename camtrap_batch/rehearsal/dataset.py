@@ -159,7 +159,7 @@ def _write_photos(
     ]
     total = sum(len(chunk) for chunk in chunks)
     done = 0
-    workers = min(8, len(os.sched_getaffinity(0)))
+    workers = min(8, _processors())
     # A pool takes half a second to start, and a daemonic process may not have children. Threads are no
     # help: Pillow draws and pastes under the GIL.
     if workers == 1 or total < 10 * _CHUNK or multiprocessing.current_process().daemon:
@@ -178,6 +178,10 @@ def _write_photos(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_chunk(root: Path, rows: Sequence[metadata.Image], seed: int, size: tuple[int, int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -97,7 +98,8 @@ def _page(photo: bytes) -> bytes:
 
 def _pointer(photo: bytes) -> bytes:
     """What a clone without Git LFS holds in place of a photo."""
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{zlib.crc32(photo):064x}\nsize {len(photo)}\n".encode()
+    digest = hashlib.sha256(photo).hexdigest()
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(photo)}\n".encode()
 
 
 def _bomb(photo: bytes) -> bytes:

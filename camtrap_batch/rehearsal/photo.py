@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
@@ -15,7 +17,7 @@ from camtrap_batch.rehearsal.plan import Camera, Frame, burst_generator, image_g
 from camtrap_batch.rehearsal.scene import Scene, infrared, scene_of
 from camtrap_batch.rehearsal.species import BY_ID
 
-_QUALITY = 82
+_QUALITY = 76
 
 
 def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -> bytes:
@@ -31,58 +33,97 @@ def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -
     banner = max(12, round(height * 0.055))
     scene = scene_of(seed, camera.index, (width, height - banner))
     rng = image_generator(seed, frame)
-    weather = burst_generator(seed, frame)
-    exposure = float(weather.uniform(0.86, 1.12))
-    shake = int(rng.integers(-2, 3)), int(rng.integers(-1, 2))
+    burst = burst_generator(seed, frame)
+    encounter = _encounter(burst)
     view = scene.night.copy() if frame.night else scene.day.copy()
-    horizon = scene.horizon
     if frame.category_id:
-        exposure *= _populate(view, scene, frame, seed, rng)
+        _populate(view, scene, frame, encounter, burst.spawn(3), rng)
     grass = scene.grass_night if frame.night else scene.grass
     sway = int(rng.integers(-6, 7)) * height // 480
-    view.paste(ImageChops.offset(grass, sway, 0), (0, 0), ImageChops.offset(scene.grass_mask, sway, 0))
-    if frame.night:
+    view.paste(grass, (sway, view.height - grass.height), scene.grass_mask)
+    if frame.night:  # animals and grass, too, are darker where the flash is weak
         view = ImageChops.multiply(view, scene.flash.point(lambda light: min(255, 60 + light)))
-    view = ImageChops.offset(view, *shake)
-    view = _expose(view, frame, exposure, rng)
+    view.paste(view.copy(), (int(rng.integers(-2, 3)), int(rng.integers(-1, 2))))  # the mount shakes
+    view = _expose(view, frame, encounter.exposure if frame.category_id else 1.0, rng)
     photo = Image.new("RGB", size)
     photo.paste(view, (0, 0))
     _write_banner(photo, banner, camera, frame, rng)
     return _jpeg(photo, camera, frame)
 
 
-def _populate(view: Image.Image, scene: Scene, frame: Frame, seed: int, rng: np.random.Generator) -> float:
-    """Put the animals of a frame into the view; returns a factor for the exposure (dark ones are hard)."""
-    burst = burst_generator(seed, frame)
-    burst.random(8)
+@dataclass(frozen=True, slots=True)
+class _Encounter:
+    """How the animals of a burst pass the camera, the same in all its frames.
+
+    Args:
+        start: where the first animal is in the first frame, 0 (left) to 1 (right).
+        speed: how far it goes to the right between two frames, in widths of the view.
+        nearness: 0 (far) to 1.
+        magnify: factor for its size.
+        exposure: factor for the brightness.
+        standing: it stays where it is.
+    """
+
+    start: float
+    speed: float
+    nearness: float
+    magnify: float
+    exposure: float
+    standing: bool
+
+
+def _encounter(burst: np.random.Generator) -> _Encounter:
+    """Three in twenty are hard: tiny, cut by the border, or too dark."""
+    start, speed = float(burst.uniform(0.22, 0.78)), float(burst.uniform(0.02, 0.09))
+    speed *= float(burst.choice((-1.0, 1.0)))
+    standing = bool(burst.random() < 0.35)
+    nearness = float(burst.beta(1.6, 1.4))
+    exposure = float(burst.uniform(0.86, 1.12))
+    border = float(burst.choice((0.0, 1.0)))
     hard = burst.random()
     tiny, cut, dark = hard < 0.05, 0.05 <= hard < 0.11, 0.11 <= hard < 0.15
-    start, speed = float(burst.uniform(0.22, 0.78)), float(burst.choice((-1, 1)) * burst.uniform(0.0, 0.09))
-    if cut:
-        start, speed = float(burst.choice((0.0, 1.0))), 0.0
-    near = float(burst.beta(1.6, 1.4))
-    standing = burst.random() < 0.35
-    group = [frame.category_id] * frame.count + ([frame.second] if frame.second is not None else [])
+    return _Encounter(
+        start=border if cut else start,
+        speed=0.0 if cut or standing else speed,
+        nearness=0.1 * nearness if tiny else nearness,
+        magnify=0.5 if tiny else 1.0,
+        exposure=exposure * (0.45 if dark else 1.0),
+        standing=standing,
+    )
+
+
+def _populate(
+    view: Image.Image,
+    scene: Scene,
+    frame: Frame,
+    encounter: _Encounter,
+    individuals: Sequence[np.random.Generator],
+    rng: np.random.Generator,
+) -> None:
+    """Put the animals of a frame into the view, the farthest first."""
+    group = [frame.category_id] * frame.count
+    if frame.second is not None:
+        group.append(frame.second)
     for place, category_id in reversed(list(enumerate(group))):
-        traits = burst_generator(seed, frame).spawn(len(group))[place]
+        individual = individuals[place]
+        left = bool(individual.random() < 0.5) if encounter.standing else encounter.speed < 0
+        nearness = encounter.nearness * (1 - 0.25 * place)
         low, high = BY_ID[category_id].height
-        nearness = near * (1 - 0.25 * place)
-        share = (low + (high - low) * nearness) * (0.45 if tiny else 1.0)
-        middle = start + speed * frame.position + (0.0 if place == 0 else (0.28 if start < 0.5 else -0.28))
-        middle = middle if cut and place == 0 else min(0.86, max(0.14, middle))
+        height = (low + (high - low) * nearness) * encounter.magnify
+        middle = encounter.start + encounter.speed * frame.position
+        if place:  # beside the first one, on the side where there is room
+            middle += 0.28 * place if encounter.start < 0.5 else -0.28 * place
+        if 0 < encounter.start < 1:
+            middle = min(0.86, max(0.14, middle))
         pose = Pose(
             phase=float(rng.uniform(0, 2 * math.pi)),
-            stride=0.25 if standing else float(rng.uniform(0.5, 1.0)),
+            stride=0.25 if encounter.standing else float(rng.uniform(0.5, 1.0)),
             head=float(np.clip(rng.normal(0.2, 0.55), -1, 1)),
         )
-        sprite = draw_animal(category_id, share * view.height, pose, traits)
-        depth = 0.12 + 0.75 * share / 0.68 if tiny else 0.22 + 0.68 * nearness
-        ground = scene.horizon + (view.height - scene.horizon) * min(0.93, depth)
-        # The flip goes with the way it walks; a still one looks either way.
-        left = speed < 0 if not standing else bool(traits.spawn(1)[0].random() < 0.5)
-        blur = abs(speed) * 28 if not standing and rng.random() < 0.5 else 0.0
+        sprite = draw_animal(category_id, height * view.height, pose, individual)
+        ground = scene.horizon + (view.height - scene.horizon) * (0.22 + 0.68 * nearness)
+        blur = abs(encounter.speed) * 28 if rng.random() < 0.5 else 0.0
         _place(view, scene, frame, sprite, (middle * view.width, ground), left, blur, rng)
-    return 0.45 if dark else 1.0
 
 
 def _place(
@@ -117,11 +158,10 @@ def _place(
 
 
 def _light_at(scene: Scene, at: tuple[float, float]) -> float:
+    """How bright the flash makes what stands at a point, a factor."""
     column = min(scene.flash.width - 1, max(0, round(at[0])))
     row = min(scene.flash.height - 1, max(0, round(at[1])))
-    light = scene.flash.getpixel((column, row))
-    assert isinstance(light, int)
-    return 0.35 + 0.75 * light / 255
+    return 0.35 + 0.75 * float(np.asarray(scene.flash)[row, column]) / 255
 
 
 def _shadow(

@@ -48,9 +48,11 @@ class Scene:
         day: RGB, in the light of noon.
         night: L, lit by the camera's infrared flash.
         flash: L, how much of the flash reaches each place.
-        grass: RGB, the plants before the lens, and `grass_mask`: L, where they are.
+        grass: RGB, the plants before the lens, at the lower edge, as wide as the view.
+        grass_mask: L, where they are.
         grass_night: L, the same plants in infrared.
         horizon: rows from the top.
+        blade: colour of the grass.
     """
 
     day: Image.Image
@@ -68,8 +70,7 @@ def scene_of(seed: int, camera: int, size: tuple[int, int]) -> Scene:
     """Draw the scene of a camera; `size` is width and height in pixels, without the banner."""
     rng = scene_generator(seed, camera)
     biome = _BIOMES[(camera + int(rng.integers(2)) * 2) % len(_BIOMES)]
-    width, height = size
-    horizon = round(height * rng.uniform(*biome.horizon))
+    horizon = round(size[1] * rng.uniform(*biome.horizon))
     day = _ground(rng, biome, size, horizon)
     _far_trees(rng, day, biome, horizon)
     _sky(rng, day, horizon)
@@ -97,7 +98,7 @@ def noise(rng: np.random.Generator, size: tuple[int, int], grain: tuple[int, int
     """Smooth random field from 0 to 1; `grain` is the number of random cells across and down."""
     cells = rng.integers(0, 256, (max(2, grain[1]), max(2, grain[0])), dtype=np.uint8)
     field = Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(field, dtype=np.float32) / 255
+    return np.asarray(field, dtype=np.float32) / np.float32(255)
 
 
 def _ground(rng: np.random.Generator, biome: _Biome, size: tuple[int, int], horizon: int) -> Image.Image:
@@ -185,11 +186,13 @@ def _leaves(
 ) -> None:
     """A bush, or a tree's crown: lumps that are darker below."""
     pen = ImageDraw.Draw(day)
-    lumps = rng.normal((0.0, 0.45, 0.0), (0.42, 0.24, 0.16), (46, 3))
-    for dx, dy, tone in lumps[np.argsort(lumps[:, 1])].tolist():
-        light = 0.50 + 0.75 * min(1.0, max(0.0, dy)) + tone
-        radius = size * 0.17
-        cx, cy = x + dx * size, y - max(0.06, dy) * size
+    across, tone = rng.uniform(-1, 1, 80), rng.normal(0, 0.10, 80)
+    rise = rng.uniform(0.0, 1.0, 80) * np.sqrt(1 - across**2)
+    order = np.argsort(rise)
+    radii = size * rng.uniform(0.08, 0.15, 80)
+    for dx, dy, shade, radius in np.stack([across, rise, tone, radii], axis=1)[order].tolist():
+        light = 0.50 + 0.62 * dy + shade
+        cx, cy = x + dx * size * 0.85, y - (0.08 + 0.75 * dy) * size
         fill = tuple(min(255, max(0, round(part * light))) for part in colour)
         pen.ellipse((cx - radius, cy - radius * 0.7, cx + radius, cy + radius * 0.7), fill=fill)
 
@@ -250,24 +253,25 @@ def _mound(day: Image.Image, x: float, y: float, size: float, soil: Colour) -> N
 def _near_grass(
     rng: np.random.Generator, biome: _Biome, size: tuple[int, int]
 ) -> tuple[Image.Image, Image.Image]:
-    """Blades at the lower edge, some out of focus."""
-    width, height = size
-    picture, mask = Image.new("RGB", size, biome.grass), Image.new("L", size, 0)
+    """Blades before the lens, a little out of focus: the lowest 40 % of the view."""
+    width, whole = size
+    height = round(whole * 0.4)
+    picture, mask = Image.new("RGB", (width, height), biome.grass), Image.new("L", (width, height), 0)
     pen, cover = ImageDraw.Draw(picture), ImageDraw.Draw(mask)
     clumps = rng.uniform(0, width, int(rng.integers(3, 8)))
     for clump in clumps:
-        tall = float(rng.uniform(0.06, 0.22)) * height
+        tall = float(rng.uniform(0.06, 0.22)) * whole
         for offset, lean, length, light in rng.normal(
             (0, 0, 0.8, 0.9), (0.05 * width, 0.35, 0.25, 0.16), (22, 4)
         ).tolist():
             x = float(clump) + offset
             tip = (x + lean * tall, height - max(0.15, length) * tall)
-            thick = max(1.2, height / 160)
+            thick = max(1.2, whole / 160)
             blade = (x - thick, height, x + thick, height, *tip)
             fill = tuple(min(255, max(0, round(part * light))) for part in biome.grass)
             pen.polygon(blade, fill=fill)
             cover.polygon(blade, fill=255)
-    blur = ImageFilter.BoxBlur(height / 480)
+    blur = ImageFilter.BoxBlur(whole / 480)
     return picture.filter(blur), mask.filter(blur)
 
 

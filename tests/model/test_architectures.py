@@ -52,7 +52,7 @@ def test_answers_one_logit_a_class(arch: str, size: int, head: set[str]) -> None
     assert head_parameters(network) == head
 
 
-@pytest.mark.parametrize(("arch", "size"), [("vit_tiny_patch16_224", 100), ("resnet10t", 0)])
+@pytest.mark.parametrize(("arch", "size"), [("squeezenet1_1", 8), ("resnet10t", 0)])
 def test_size_that_does_not_fit(arch: str, size: int) -> None:
     with pytest.raises(JobError, match=r"train\.size: .* can't take images of"):
         create_model(arch, 3, size=size)
@@ -81,7 +81,7 @@ def test_weights_from_a_file(tmp_path: Path, kind: str) -> None:
 def test_weights_of_another_network(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     safetensors.torch.save_file(create_model("squeezenet1_1", 5, size=64).state_dict(), path)
-    with pytest.raises(InputError, match="another network.*conv1.0.weight is not there"):
+    with pytest.raises(InputError, match=r"another network.*conv1\.0\.weight is not there"):
         create_model(SMALL, 5, str(path), size=64)
 
 

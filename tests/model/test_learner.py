@@ -115,7 +115,7 @@ def test_an_error_in_progress_comes_out_unchanged(
     def stop(event: dict[str, Any]) -> None:
         raise TimeoutError("enough")
 
-    with pytest.raises(TimeoutError, match="^enough$"):
+    with pytest.raises(TimeoutError, match=r"^enough$"):
         train(make(60), quick, tmp_path, {}, stop)
 
 

@@ -65,7 +65,7 @@ def test_bfloat16_says_the_same_as_float32(trained: Trained, samples: Samples) -
 
 def test_an_image_that_does_not_decode_is_named(ready: Predictor, samples: Samples) -> None:
     files = [*samples.jpegs[:20], b"<html>", *samples.jpegs[21:30]]
-    with pytest.raises(ValueError, match="^image 20: not a picture"):
+    with pytest.raises(ValueError, match=r"^image 20: not a picture"):
         ready.predict(files)
 
 

@@ -84,7 +84,10 @@ def test_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "problem",
-    [OSError(errno.ENOSPC, "No space left on device"), OSError("write failed. Detail: [errno 28] No space left")],
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("write failed. Detail: [errno 28] No space left"),
+    ],
     ids=["posix", "arrow"],
 )
 def test_full_disk_says_so(tmp_path: Path, problem: OSError) -> None:

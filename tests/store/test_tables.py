@@ -53,7 +53,9 @@ def killed_at(step: int, *, after: bool) -> Iterator[list[int]]:
 
 
 def make_plan(version: int = 1) -> Plan:
-    return Plan.make("select", [Shard(f"v{version}s{number}", number * 2, number * 2 + 2) for number in range(3)], {})
+    return Plan.make(
+        "select", [Shard(f"v{version}s{number}", number * 2, number * 2 + 2) for number in range(3)], {}
+    )
 
 
 def run(folder: Folder, plan: Plan) -> None:

@@ -1,0 +1,23 @@
+"""From classified images to species per camera: sequences, events, locations. Arrow tables in and out.
+
+`combine` groups images into sequences and labels them, `find_events` groups the labelled images into
+independent events, `summarise` counts them at each camera location. The order of rows does not matter.
+"""
+
+from __future__ import annotations
+
+from camtrap_batch.events.codes import UNKNOWN_LOCATION
+from camtrap_batch.events.events import Events, find_events
+from camtrap_batch.events.locations import summarise
+from camtrap_batch.events.sequences import BURST_GAP_S, FRAMES, Sequences, combine
+
+__all__ = [
+    "combine",
+    "Sequences",
+    "FRAMES",
+    "BURST_GAP_S",
+    "find_events",
+    "Events",
+    "summarise",
+    "UNKNOWN_LOCATION",
+]

@@ -1,0 +1,104 @@
+"""Labelled images -> independent events of a species at a camera location."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.events.codes import (
+    NO_TIME,
+    encode,
+    microseconds,
+    one_chunk,
+    short_hash,
+    starts_of_groups,
+    timestamps,
+)
+from camtrap_batch.store.schemas import EVENTS
+
+
+class Events(NamedTuple):
+    """Events, and what became of each image.
+
+    Attributes
+    ----------
+    events : schemas.EVENTS, by location, start, label
+    event_id : string array, of each row of `frames` as they were given; null where it belongs to no event
+    n_undated : images that would belong to an event, had they a date
+    """
+
+    events: pa.Table
+    event_id: pa.Array
+    n_undated: int
+
+
+def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
+    """Group the images of a label at a location into events.
+
+    A new event begins where an image comes more than `gap_min` minutes after the previous image of that label
+    at that location, so an animal that stays is one event however long it stays. `schemas.UNCERTAIN` counts
+    as a label of its own. Images without an animal, without a label or without a date belong to no event.
+
+    Parameters
+    ----------
+    frames
+        Images as `combine` labels them (sequences.FRAMES). A column `count`, animals seen in the image, makes
+        the event's count its largest value; without one it is 1.
+    empty
+        Label that means: no animal.
+    gap_min
+        Minutes.
+    """
+    all_times = microseconds(frames["datetime"])
+    has_label = pc.fill_null(pc.not_equal(frames["label"], empty), False)
+    is_seen = one_chunk(has_label).to_numpy(zero_copy_only=False)
+    used = np.flatnonzero(is_seen & (all_times != NO_TIME))
+    seen = frames.take(pa.array(used))
+    time = all_times[used]
+    location, locations = encode(seen["location"])
+    label, labels = encode(seen["label"])
+    image, images = encode(seen["image_id"])
+
+    order = np.lexsort((image, time, label, location))
+    is_first = starts_of_groups(location[order], label[order])
+    is_first[1:] |= np.diff(time[order]) > round(gap_min * 60e6)
+    begins = np.flatnonzero(is_first)
+    event = np.empty(len(order), np.int64)
+    event[order] = np.cumsum(is_first) - 1
+    first = order[begins]
+    last = order[np.append(begins[1:], len(order)) - 1] if len(begins) else first
+
+    own = seen["image_confidence"].cast(pa.float32()).fill_null(-1).to_numpy()
+    best = np.lexsort((image, -own, event))[begins]
+    confidence = seen["confidence"].cast(pa.float32()).to_numpy()[order]
+    if "count" in seen.column_names:
+        count = np.maximum(seen["count"].fill_null(1).cast(pa.int32()).to_numpy(), 1)[order]
+    else:
+        count = np.ones(len(order), np.int32)
+    columns = {
+        "location": locations.take(pa.array(location[first])),
+        "label": labels.take(pa.array(label[first])),
+        "start": timestamps(time[first]),
+        "end": timestamps(time[last]),
+        "n_images": pa.array(np.diff(begins, append=len(order)), pa.int32()),
+        "count": pa.array(np.maximum.reduceat(count, begins) if len(begins) else count),
+        "confidence": pa.array(np.maximum.reduceat(confidence, begins) if len(begins) else confidence),
+        "best_image_id": images.take(pa.array(image[best])),
+    }
+    firsts = images.take(pa.array(image[first]))
+    event_id = pa.array(
+        map(short_hash, *(part.to_pylist() for part in (columns["location"], columns["label"], firsts))),
+        pa.string(),
+    )
+    events = pa.table({"event_id": event_id, **columns}, schema=EVENTS)
+    by = [("location", "ascending"), ("start", "ascending"), ("label", "ascending")]
+    of = np.full(frames.num_rows, -1, np.int64)
+    of[used] = event
+    return Events(
+        events.take(pc.sort_indices(events, sort_keys=by)),
+        event_id.take(pa.array(of, mask=of < 0)),
+        int(is_seen.sum()) - len(used),
+    )

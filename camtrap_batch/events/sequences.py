@@ -1,0 +1,214 @@
+"""Images -> sequences: which frames belong together, and what their evidence combined says.
+
+An animal walks into the picture and out of it again, so some frames of a sequence with an animal are rightly
+empty. Hence the rule: frames whose most probable label is not empty, and that are sure of it, speak for the
+sequence, of animals only; where there is none, all frames speak, of everything. The sequence's probabilities
+are the mean of those of the frames that speak. Wildlife Insights labels in the same spirit: a mix of blank
+images and animals is not blank (wildlifeinsights.org, "Identify images in sequence projects").
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.events.codes import (
+    NO_TIME,
+    UNKNOWN_LOCATION,
+    Bools,
+    Floats,
+    Ints,
+    encode,
+    encode_locations,
+    microseconds,
+    one_chunk,
+    short_hash,
+    starts_of_groups,
+    timestamps,
+)
+from camtrap_batch.store.schemas import SEQUENCES, UNCERTAIN
+
+BURST_GAP_S = 60.0
+"""Longest gap inside a burst, seconds; that of Wildlife Insights and of MegaDetector's `create_sequences`."""
+
+FRAMES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("location", pa.string()),
+        ("seq_id", pa.string()),
+        ("datetime", pa.timestamp("us")),
+        ("label", pa.string()),
+        ("confidence", pa.float32()),
+        ("image_confidence", pa.float32()),
+    ]
+)
+"""Images with the label and the confidence of their sequence.
+
+`image_confidence` is the image's own probability of that label, or of the best guess where it is uncertain.
+"""
+
+
+class Sequences(NamedTuple):
+    """`sequences`: schemas.SEQUENCES, by location, start, seq_id. `frames`: FRAMES, in the order given."""
+
+    sequences: pa.Table
+    frames: pa.Table
+
+
+def combine(
+    frames: pa.Table, *, empty: str, min_confidence: float, burst_gap_s: float = BURST_GAP_S
+) -> Sequences:
+    """Group images into sequences and give each one label.
+
+    A sequence is a `seq_id` at one location: data sets use the same one at two. Images without a `seq_id` are
+    grouped by time: a burst goes on while each image of its location comes at most `burst_gap_s` after the
+    one before. An image that has no date either, or no known location, is a sequence of its own.
+
+    Parameters
+    ----------
+    frames
+        Usable images: image_id (unique), location, seq_id, datetime, and from the predictions label,
+        confidence, top5. Classes outside an image's top5 count as probability 0. An image whose top5 is null
+        could not be classified; it belongs to a sequence and has no say in it. A column `count` is passed on.
+    empty
+        Label that means: no animal.
+    min_confidence
+        Probability from which an image speaks for its sequence, and below which a sequence is `UNCERTAIN`.
+    burst_gap_s
+        Seconds.
+
+    Returns
+    -------
+    Sequences
+        A sequence of which no image could be classified has null for label, confidence and best image.
+        Between equally probable labels the first in the alphabet wins, between images the smallest image_id.
+    """
+    location, locations = encode_locations(frames["location"])
+    time = microseconds(frames["datetime"])
+    name, names = encode(frames["seq_id"])
+    group = _group(location, locations, name, time, burst_gap_s)
+    rank, image_ids = encode(frames["image_id"])
+    order = np.lexsort((rank, time, group))
+    begins = np.flatnonzero(starts_of_groups(group[order]))
+    first = order[begins]
+    start, last = time[first], np.where(time == NO_TIME, -NO_TIME, time)[order]
+    end = np.where(start == NO_TIME, NO_TIME, np.maximum.reduceat(last, begins) if len(first) else start)
+
+    best, confidence, own, labels = _weigh(frames, group, order, len(first), empty, min_confidence)
+    label = pc.if_else(
+        pa.array((confidence >= np.float32(min_confidence)) | (best < 0)),
+        labels.take(pa.array(best, mask=best < 0)),
+        UNCERTAIN,
+    )
+    best_image = np.lexsort((rank, -own, group))[begins]  # NaN sorts last
+    seq_id = pc.coalesce(
+        names.take(pa.array(name[first], mask=name[first] < 0)),
+        _made_names(locations.to_pylist(), location[first], image_ids, rank[first], name[first] < 0),
+    )
+    sequences = pa.table(
+        {
+            "seq_id": seq_id,
+            "location": locations.take(pa.array(location[first])),
+            "label": label,
+            "confidence": pa.array(confidence, pa.float32(), mask=best < 0),
+            "n_images": pa.array(np.diff(begins, append=len(group)), pa.int32()),
+            "start": timestamps(start),
+            "end": timestamps(end),
+            "best_image_id": image_ids.take(pa.array(rank[best_image], mask=best < 0)),
+        },
+        schema=SEQUENCES,
+    )
+    of = pa.array(group)
+    labelled = pa.table(
+        {
+            "image_id": frames["image_id"],
+            "location": locations.take(pa.array(location)),
+            "seq_id": seq_id.take(of),
+            "datetime": timestamps(time),
+            "label": label.take(of),
+            "confidence": one_chunk(sequences["confidence"]).take(of),
+            "image_confidence": pa.array(own, pa.float32(), mask=np.isnan(own)),
+        },
+        schema=FRAMES,
+    )
+    if "count" in frames.column_names:
+        labelled = labelled.append_column("count", frames["count"])
+    by = [("location", "ascending"), ("start", "ascending"), ("seq_id", "ascending")]
+    return Sequences(sequences.take(pc.sort_indices(sequences, sort_keys=by)), labelled)
+
+
+def _group(location: Ints, locations: pa.Array, name: Ints, time: Ints, burst_gap_s: float) -> Ints:
+    """Number of each image's sequence, from 0 without a gap."""
+    group = np.empty(len(name), np.int64)
+    is_named = name >= 0
+    key = location[is_named] * (name.max(initial=0) + 1) + name[is_named]
+    distinct, group[is_named] = np.unique(key, return_inverse=True)
+    rest = np.flatnonzero(~is_named)
+    rest = rest[np.lexsort((time[rest], location[rest]))]
+    where, when = location[rest], time[rest]
+    is_elsewhere = pc.equal(locations, UNKNOWN_LOCATION).to_numpy(zero_copy_only=False)
+    begins = starts_of_groups(where) | (when == NO_TIME) | is_elsewhere[where]
+    begins[1:] |= np.diff(when) > round(burst_gap_s * 1e6)
+    group[rest] = len(distinct) + np.cumsum(begins) - 1
+    return group
+
+
+def _made_names(
+    locations: list[str], location: Ints, image_ids: pa.Array, image: Ints, is_nameless: Bools
+) -> pa.Array:
+    """Names of the sequences that the source has none for, from location and first image; else null."""
+    made = np.full(len(location), None, object)
+    ids = image_ids.take(pa.array(image[is_nameless])).to_pylist()
+    made[is_nameless] = [
+        f"burst-{short_hash(locations[where], id_)}"
+        for where, id_ in zip(location[is_nameless].tolist(), ids, strict=True)
+    ]
+    return pa.array(made, pa.string())
+
+
+def _weigh(
+    frames: pa.Table, group: Ints, order: Ints, n_groups: int, empty: str, min_confidence: float
+) -> tuple[Ints, Floats, Floats, pa.Array]:
+    """Per sequence the best label (-1: none) and its mean probability; per image its own probability of that
+    label (NaN: not classified); the labels that the first of these numbers.
+    """
+    top5 = one_chunk(frames["top5"])
+    is_classified = top5.is_valid().to_numpy(zero_copy_only=False)
+    is_sure = pc.and_(
+        pc.not_equal(frames["label"], empty),
+        pc.greater_equal(frames["confidence"].cast(pa.float32()), pa.scalar(min_confidence, pa.float32())),
+    )
+    speaks = one_chunk(is_sure).fill_null(False).to_numpy(zero_copy_only=False) & is_classified
+    has_animal = np.bincount(group[speaks], minlength=n_groups) > 0
+    speaks = np.where(has_animal[group], speaks, is_classified)
+    n_speaking = np.bincount(group[speaks], minlength=n_groups)
+
+    # Sums of floats depend on the order of their terms: the images' own order makes them the same each time.
+    top5 = top5.take(pa.array(order))
+    entries = top5.flatten()
+    image = np.repeat(order, pc.list_value_length(top5).fill_null(0).to_numpy(zero_copy_only=False))
+    of = group[image]
+    p = entries.field("p").to_numpy(zero_copy_only=False)
+    code, labels = encode(entries.field("label"))
+    counts = speaks[image] & ~(has_animal[of] & (code == labels.index(pa.scalar(empty, pa.string())).as_py()))
+    key = of[counts] * max(len(labels), 1) + code[counts]
+    by_key = np.argsort(key, kind="stable")
+    key, weight = key[by_key], p[counts][by_key].astype(np.float64)
+    begins = np.flatnonzero(starts_of_groups(key))
+    where, what = np.divmod(key[begins], max(len(labels), 1))
+    total = np.add.reduceat(weight, begins) if len(begins) else weight
+    mean = (total / n_speaking[where]).astype(np.float32)
+    ranked = np.lexsort((what, -mean, where))
+    winner = ranked[starts_of_groups(where[ranked])]
+    best = np.full(n_groups, -1, np.int64)
+    best[where[winner]] = what[winner]
+    confidence = np.full(n_groups, np.nan, np.float32)
+    confidence[where[winner]] = mean[winner]
+
+    own = np.where(is_classified, np.float32(0), np.float32(np.nan))
+    is_best = code == best[of]
+    own[image[is_best]] = p[is_best]
+    return best, confidence, own, labels

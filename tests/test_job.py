@@ -1,0 +1,154 @@
+"""Job files: what is accepted, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from camtrap_batch.errors import JobError
+from camtrap_batch.job import Job
+from camtrap_batch.yamlfile import reference
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+GOOD = """\
+name: x
+output: runs
+dataset:
+  format: cct
+  metadata: a.json
+  images: images
+select:
+  classes: [7, lion]
+  split: {by: location, valid: 0.25}
+train:
+  lr: find
+"""
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def wrong(path: Path, *assignments: str) -> str:
+    with pytest.raises(JobError) as caught:
+        Job.load(path, list(assignments))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(path), "job.yaml")
+
+
+def test_paths_are_taken_from_the_job_file_and_output_from_here(job_file: Path) -> None:
+    job = Job.load(job_file)
+    assert job.dataset.metadata == str(job_file.parent / "a.json")
+    assert job.dataset.images == str(job_file.parent / "images")
+    assert job.run_url == str(Path.cwd() / "runs" / "x")
+    remote = Job.load(job_file, ["dataset.images=gs://bucket/folder", "output=s3://bucket/runs"])
+    assert remote.dataset.images == "gs://bucket/folder"
+    assert remote.run_url == "s3://bucket/runs/x"
+
+
+def test_set_overrides_one_key(job_file: Path) -> None:
+    job = Job.load(job_file, ["validate.thumbnails=0", "train.lr=0.01", "select.empty.class=blank"])
+    assert (job.validate_.thumbnails, job.train.lr, job.select.empty.class_) == (0, 0.01, "blank")
+    assert job.select.classes == [7, "lion"]
+
+
+def test_the_saved_job_is_the_same_job(job_file: Path, tmp_path: Path) -> None:
+    job = Job.load(job_file)
+    again = tmp_path / "again.yaml"
+    again.write_text(job.to_yaml())
+    assert Job.load(again) == job
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "message"),
+    [
+        (
+            "  classes:",
+            "  clases:",
+            "job.yaml:8: select.clases: unknown key; did you mean 'classes'? possible: ",
+        ),
+        (
+            "by: location",
+            "by: camera",
+            "job.yaml:9: select.split.by: 'camera' is not possible; possible: location, random",
+        ),
+        ("valid: 0.25", "valid: 2", "job.yaml:9: select.split.valid: 2: should be less than or equal to 1"),
+        ("valid: 0.25", "valid: 1.0", "valid and test together leave nothing to train on"),
+        (
+            "format: cct",
+            "format: cctt",
+            "job.yaml:4: dataset.format: 'cctt' is not possible; did you mean 'cct'?",
+        ),
+        ("  metadata: a.json\n", "", "format cct needs the key `metadata`"),
+        ("lr: find", "lr: fast", "job.yaml:11: train.lr: 'fast' is not possible; possible: a number, find"),
+        ("lr: find", "lr: -1", "train.lr: -1.0: should be above 0"),
+        ("lr: find", "epochs: five", "job.yaml:11: train.epochs: 'five': should be a valid integer"),
+        ("lr: find", "lr: find\n  lr: 3", "job.yaml:12: train.lr: stands here twice, first on line 11"),
+        ("name: x\n", "", "name: required, and not there"),
+        ("name: x", "name: ../x", "name: '../x': String should match pattern"),
+        ("train:", "train: 3\nreport:", "job.yaml:10: train: should be a block of keys (arch, "),
+        ("select:", "select: [", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_answered_with_line_key_and_choices(
+    job_file: Path, line: str, replacement: str, message: str
+) -> None:
+    assert line in GOOD
+    job_file.write_text(GOOD.replace(line, replacement))
+    assert message in wrong(job_file)
+
+
+def test_mistakes_in_set(job_file: Path) -> None:
+    assert "--set train: should be KEY=VALUE" in wrong(job_file, "train")
+    assert "validate.shardsize: unknown key; did you mean 'shard_size'?" in wrong(
+        job_file, "validate.shardsize=1"
+    )
+    assert "should look like" in wrong(job_file, "dataset.utc_offset='2'")
+    assert "has no group" in wrong(job_file, "dataset.location={regex: abc}")
+    assert "give either level or regex" in wrong(job_file, "dataset.location={level: 0, regex: (a)}")
+    assert "'missing' can't be trained on; possible: damaged, ok, truncated" in wrong(
+        job_file, "select.statuses=[missing]"
+    )
+    assert "ends in .gpkg" in wrong(job_file, "publish.target=x.shp")
+
+
+def test_secrets_are_refused(job_file: Path) -> None:
+    message = wrong(job_file, "dataset.storage_options={key: AKIA, secret: hunter2}")
+    assert "hunter2" not in message
+    assert "environment" in message
+    assert Job.load(job_file, ["dataset.storage_options={token: anon}"]).dataset.storage_options == {
+        "token": "anon"
+    }
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="nowhere.yaml: no such file"):
+        Job.load(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("name", ["demo", "wcs_threatened"])
+def test_jobs_of_the_repository_load(name: str) -> None:
+    Job.load(REPOSITORY / "jobs" / f"{name}.yaml")
+
+
+def test_the_wcs_job_explains_every_key() -> None:
+    text = (REPOSITORY / "jobs" / "wcs_threatened.yaml").read_text()
+    for key, _, _ in reference(Job):
+        last = key.rpartition(".")[2]
+        if key not in ("infer.detections", "select.split.seed"):
+            assert f"{last}:" in text, key
+
+
+def test_the_demo_in_the_package_is_the_job_of_the_repository() -> None:
+    ours = yaml.safe_load((REPOSITORY / "jobs" / "demo.yaml").read_text())
+    embedded = yaml.safe_load((REPOSITORY / "camtrap_batch" / "rehearsal" / "demo.yaml").read_text())
+    for key in ("metadata", "images", "cameras"):
+        assert ours["dataset"].pop(key) == f"../demo/{embedded['dataset'].pop(key)}"
+    assert ours == embedded
