@@ -1,27 +1,56 @@
-"""PROVISIONAL"""
-import json, os
-from dataclasses import dataclass
-import pandas as pd, pyarrow as pa, pyarrow.csv
+"""Readers of whatever describes a data set -> one catalog table.
+
+`cct` reads COCO Camera Traps JSON, `csv` a table of files, `folder` paths alone, `cameras` their places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import fsspec
+
+from camtrap_batch.catalog.cameras import read_cameras
+from camtrap_batch.catalog.cct import read_cct
+from camtrap_batch.catalog.csv import read_csv
+from camtrap_batch.catalog.folder import read_folder
+from camtrap_batch.catalog.paths import location_of_path
+from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.errors import InputError
-from camtrap_batch.store.schemas import CATALOG
-@dataclass
-class Catalog:
-    table: pa.Table; categories: list; notes: dict
-def read_cameras(path):
-    return pyarrow.csv.read_csv(path)
-def source_fingerprint(d):
-    st=os.stat(d.metadata); return {"size":st.st_size,"m":st.st_mtime_ns}
-def read_catalog(d):
-    try: j=json.load(open(d.metadata))
-    except FileNotFoundError: raise InputError(f"{d.metadata}: no such file")
-    cats=[(c["id"],c.get("name") or "empty") for c in j["categories"]]; names=dict(cats)
-    ann={}
-    for a in j["annotations"]: ann.setdefault(a["image_id"],[]).append({"category_id":a["category_id"],"name":names.get(a["category_id"]),"count":a.get("count")})
-    rows={}
-    for i in j["images"]:
-        dt=pd.to_datetime(i.get("datetime"),errors="coerce")
-        if dt is not None and dt is not pd.NaT and dt.tzinfo: dt=dt.tz_localize(None)
-        rows[i["id"]]=dict(image_id=str(i["id"]),file_name=i["file_name"],location=str(i["location"]) if i.get("location") is not None else None,deployment=None,seq_id=str(i["seq_id"]) if i.get("seq_id") is not None else None,
-          frame_num=i.get("frame_num"),seq_num_frames=i.get("seq_num_frames"),datetime=None if dt is pd.NaT or dt is None else dt.to_pydatetime(),utc_offset_minutes=None,labels=ann.get(i["id"],[]),source="cct")
-    t=pa.Table.from_pylist(list(rows.values()),CATALOG)
-    return Catalog(t.sort_by([("location","ascending"),("seq_id","ascending"),("image_id","ascending")]),cats,{})
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.job import Dataset
+
+__all__ = ["Catalog", "read_cameras", "read_catalog", "source_fingerprint"]
+
+
+def read_catalog(dataset: Dataset) -> Catalog:
+    """The catalog of a job's data set. Raises InputError where what describes it can't be read."""
+    how = dataset.location
+    location_of = location_of_path(*((how.level, how.regex) if how else (None, None)))
+    if dataset.format == "cct":
+        return read_cct(str(dataset.metadata), utc_offset=dataset.utc_offset)
+    if dataset.format == "csv":
+        return read_csv(str(dataset.metadata), location_of, utc_offset=dataset.utc_offset)
+    names = ImageRoot(dataset.images, dataset.storage_options).walk()
+    return read_folder(names, location_of, where=dataset.images, utc_offset=dataset.utc_offset)
+
+
+def source_fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """What tells cheaply that the source is the same as before: size and time of a file, names in a folder."""
+    if dataset.format == "folder":
+        names = "\n".join(ImageRoot(dataset.images, dataset.storage_options).walk())
+        return {"names": hashlib.sha256(names.encode()).hexdigest()}
+    path = str(dataset.metadata)
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(path)
+        info = filesystem.info(inner)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file (dataset.metadata)") from None
+    except (OSError, ImportError, ValueError) as problem:
+        raise InputError(f"{path}: can't be read (dataset.metadata): {problem}") from None
+    if info.get("type") == "directory":
+        raise InputError(f"{path}: is a folder (dataset.metadata); it should be a file")
+    version = next(
+        (info[key] for key in ("mtime", "ETag", "etag", "LastModified", "updated") if info.get(key)), ""
+    )
+    return {"bytes": info.get("size"), "version": str(version)}

@@ -125,7 +125,8 @@ def load(
 def resample(weights: npt.NDArray[np.float64], random: np.random.Generator) -> npt.NDArray[np.int64]:
     """As many places in `weights` as it has, drawn in proportion to it and shuffled.
 
-    Systematic resampling (Kitagawa 1996, Monte Carlo filter and smoother): one random offset, equal steps.
+    Systematic resampling: one random offset, then equal steps (Douc, Cappé, Moulines 2005, Comparison of
+    resampling schemes for particle filtering).
     """
     n = len(weights)
     order = random.permutation(n)

@@ -56,6 +56,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 LABEL_SMOOTHING = 0.05
 _REPORT_EVERY_S = 1.0
+_LR_STEPS = 100
 _FEW_FAILED, _MOST_FAILED = 3, 0.02
 """How many images, and what part of them, may fail to decode: more is a wrong folder, not a few bad files."""
 
@@ -94,9 +95,9 @@ def train(
         Where the samples come from; goes into model.json as it is.
     on_progress
         Called about once a second and at the end of each epoch with a dict: `phase` ("lr_find", "train" or
-        "evaluate"), `epoch` and `epochs`, `batch` and `batches`, `images_per_s`, and, where known,
-        `train_loss`, `valid_loss`, `accuracy`, `balanced_accuracy`, `lr`. An exception from it ends the
-        training.
+        "evaluate": the finished model), `epoch` and `epochs`, `batch` and `batches`, `images_per_s`; after
+        a training step `train_loss` and `lr`; at an epoch's end `valid_loss`, `accuracy` and
+        `balanced_accuracy` too. An exception from it ends the training.
 
     Raises
     ------
@@ -174,41 +175,53 @@ class _Reporter(Callback):  # type: ignore[misc]
         self.phase = "train"
         self.epochs = 1
         self._confusion = np.zeros((0, 0), np.int64)
-        self._told = self._epoch_began = 0.0
-        self._shown = 0
-        self._shown_told = 0
+        self._epoch_began = self._pass_began = self._told = 0.0
+        self._images = self._images_told = 0
+        self._speed = 0.0
 
     def before_epoch(self) -> None:
         if self.failure is not None:
             raise CancelFitException
-        self._epoch_began = self._told = time.perf_counter()
-        self._shown = self._shown_told = 0
+        self._epoch_began = time.perf_counter()
+
+    def before_train(self) -> None:
+        self._begin_pass()
+
+    def after_train(self) -> None:
+        self._speed = self._images / (time.perf_counter() - self._pass_began)
 
     def before_validate(self) -> None:
+        self._begin_pass()
         self._confusion = np.zeros((self._n_classes, self._n_classes), np.int64)
 
     def after_batch(self) -> None:
         truth = self.learn.yb[0]
+        self._images += len(truth)
         if not self.learn.training:
             predicted = self.learn.pred.argmax(1).cpu().numpy()
             np.add.at(self._confusion, (truth.cpu().numpy(), predicted), 1)
-            return
-        self._shown += len(truth)
-        rate = float(self.learn.opt.hypers[-1]["lr"])
         now = time.perf_counter()
         if now - self._told < _REPORT_EVERY_S:
             return
-        loss = float(self.learn.smooth_loss)
-        if self.phase == "train" and not math.isfinite(loss):
+        speed = (self._images - self._images_told) / (now - self._told)
+        self._told, self._images_told = now, self._images
+        batches = len(self.dls.train)
+        if not self.learn.training:
+            self._tell({"batch": batches, "batches": batches, "images_per_s": speed})
+            return
+        rate, loss = self._rate(), float(self.learn.smooth_loss)
+        searching = self.phase == "lr_find"
+        if not searching and not math.isfinite(loss):
             self._fail(_lost(rate))
         self._tell(
-            batch=self.learn.iter + 1,
-            batches=self.learn.n_iter,
-            train_loss=loss if math.isfinite(loss) else None,
-            lr=rate,
-            images_per_s=(self._shown - self._shown_told) / (now - self._told),
+            {
+                "batch": self.learn.train_iter if searching else self.learn.iter + 1,
+                "batches": _LR_STEPS if searching else batches,
+                "images_per_s": speed,
+                "train_loss": loss if math.isfinite(loss) else None,
+                "lr": rate,
+            }
         )
-        self._told, self._shown_told = now, self._shown
 
     def after_epoch(self) -> None:
         try:
@@ -217,29 +230,34 @@ class _Reporter(Callback):  # type: ignore[misc]
             self._fail(problem)
         if self.phase != "train":
             return
-        train_loss, valid_loss = map(float, self.learn.recorder.values[-1][:2])
-        rate = float(self.learn.opt.hypers[-1]["lr"])
-        if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
-            self._fail(_lost(max(self.learn.recorder.lrs)))
         hits, support = np.diag(self._confusion), self._confusion.sum(1)
         seen = support > 0
-        seconds = time.perf_counter() - self._epoch_began
-        row = {
-            "epoch": len(self.history) + 1,
+        if not seen.any():
+            self._fail(StageError("none of the images to validate on can be decoded; validate them again"))
+        train_loss, valid_loss = map(float, self.learn.recorder.values[-1][:2])
+        if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
+            self._fail(_lost(max(self.learn.recorder.lrs)))
+        figures = {
             "train_loss": train_loss,
             "valid_loss": valid_loss,
-            "accuracy": float(hits.sum() / max(1, support.sum())),
-            "balanced_accuracy": float((hits[seen] / support[seen]).mean()) if seen.any() else 0.0,
-            "lr": rate,
-            "seconds": seconds,
+            "accuracy": float(hits.sum() / support.sum()),
+            "balanced_accuracy": float((hits[seen] / support[seen]).mean()),
+            "lr": self._rate(),
         }
-        told = {name: row[name] for name in row if name not in ("epoch", "seconds")}
-        self._tell(
-            batch=len(self.dls.train), batches=len(self.dls.train), images_per_s=self._shown / seconds, **told
-        )
-        self.history.append(row)
+        batches = len(self.dls.train)
+        self._tell({"batch": batches, "batches": batches, "images_per_s": self._speed, **figures})
+        seconds = time.perf_counter() - self._epoch_began
+        self.history.append({"epoch": len(self.history) + 1, **figures, "seconds": round(seconds, 3)})
 
-    def _tell(self, **event: Any) -> None:
+    def _begin_pass(self) -> None:
+        self._pass_began = self._told = time.perf_counter()
+        self._images = self._images_told = 0
+
+    def _rate(self) -> float:
+        """The head's learning rate now."""
+        return float(self.learn.opt.hypers[-1]["lr"])
+
+    def _tell(self, event: dict[str, Any]) -> None:
         position = {"phase": self.phase, "epoch": len(self.history) + 1, "epochs": self.epochs}
         try:
             self._on_progress({**position, **event})
@@ -322,7 +340,7 @@ def _find_rate(learn: Any, reporter: _Reporter, pretrained: bool) -> tuple[float
         warnings.simplefilter("ignore", DeprecationWarning)
         learn.path = Path(folder)
         try:
-            rate = float(learn.lr_find(show_plot=False).valley)
+            rate = float(learn.lr_find(num_it=_LR_STEPS, show_plot=False).valley)
         except (IndexError, RuntimeError, ValueError) as problem:
             if reporter.failure is None:
                 raise StageError(f"no learning rate was found ({problem}); give one: train.lr") from problem

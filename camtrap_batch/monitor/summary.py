@@ -63,7 +63,7 @@ def _accuracy(run: Run) -> Iterator[RenderableType]:
                 f"{judged['accuracy']:.3f}",
                 f"{judged['balanced_accuracy']:.3f}",
                 f"{judged['macro_f1']:.3f}",
-                f"{judged['ece_after']:.3f}",
+                f"{judged['ece']:.3f}",
             )
     yield grid
 

@@ -366,11 +366,11 @@ def _plain(canvas: Canvas, rng: np.random.Generator, coat: Colour) -> None:
 
 def _stripes(canvas: Canvas, rng: np.random.Generator, coat: Colour) -> None:
     black = Markings((28, 21, 17))
-    for x in np.linspace(-0.82, 0.72, 13):
+    for x in np.linspace(-0.80, 0.70, 10):
         x = float(x + rng.normal(0, 0.02))
         lean = float(rng.normal(0.0, 0.04))
         reach = float(rng.uniform(0.42, 0.66))
-        black.stroke(((x, 1.05), (x + lean, 0.84), (x + lean * 0.3 - 0.03, reach)), (0.085, 0.075, 0.015))
+        black.stroke(((x, 1.05), (x + lean, 0.84), (x + lean * 0.3 - 0.03, reach)), (0.105, 0.09, 0.02))
         if rng.random() < 0.6:
             black.stroke(((x + 0.06, 0.38), (x + 0.05, 0.50), (x + 0.07, 0.64)), (0.06, 0.05, 0.01))
     canvas.within((_CAT_BODY,), black)

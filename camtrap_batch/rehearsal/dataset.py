@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -144,7 +145,9 @@ def _is_written(folder: Path, order: dict[str, object]) -> bool:
 
 
 def _mark(folder: Path, order: dict[str, object], complete: bool) -> None:
-    (folder / _MARK).write_text(json.dumps(order | {"complete": complete}) + "\n", encoding="utf-8")
+    draft = folder / f".{_MARK}"
+    draft.write_text(json.dumps(order | {"complete": complete}) + "\n", encoding="utf-8")
+    draft.replace(folder / _MARK)
 
 
 def _write_photos(
@@ -168,7 +171,12 @@ def _write_photos(
             if on_progress is not None:
                 on_progress(done, total)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,  # Ctrl-C is for the caller, who ends the pool
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    ) as pool:
         futures = [pool.submit(_write_chunk, root, chunk, seed, size) for chunk in chunks]
         try:
             for future in as_completed(futures):

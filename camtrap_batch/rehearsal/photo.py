@@ -86,7 +86,7 @@ def _encounter(burst: np.random.Generator) -> _Encounter:
         start=border if cut else start,
         speed=0.0 if cut or standing else speed,
         nearness=0.1 * nearness if tiny else nearness,
-        magnify=0.5 if tiny else 1.0,
+        magnify=0.6 if tiny else 1.0,
         exposure=exposure * (0.45 if dark else 1.0),
         standing=standing,
     )

@@ -33,7 +33,7 @@ _BODIES = (
 _DAY = (6.2, 18.2)  # hours between which the pictures are in colour
 _BURST_FRAMES = (1, 2, 3, 4, 5)
 _BURST_WEIGHTS = (0.06, 0.12, 0.62, 0.10, 0.10)
-_EMPTY_CARDS = 12
+_EMPTY_CARDS = 15
 _LACKING = 3  # of the selected species, a camera never sees this many
 
 # What a generator is for is part of its seed, so that drawing more of one thing leaves the others alone.
@@ -199,7 +199,7 @@ def _deck(camera: int, seed: int, rng: np.random.Generator) -> list[int]:
     lacking = {(turn + camera * _LACKING + step) % len(SELECTED) for step in range(_LACKING)}
     cards = [EMPTY_ID] * _EMPTY_CARDS
     for position, species in enumerate(SELECTED):
-        liking = favour.lognormal(0.0, 0.5)
+        liking = favour.lognormal(0.0, 0.4)
         if position not in lacking:
             cards += [species.category_id] * max(1, round(species.share * liking))
     cards.append(DISTRACTORS[camera % len(DISTRACTORS)].category_id)

@@ -31,17 +31,17 @@ class Species:
 
 
 SELECTED: tuple[Species, ...] = (
-    Species(7, "panthera onca", 3, 0.55, (0.20, 0.46)),
-    Species(24, "loxodonta africana", 4, 0.35, (0.32, 0.68), herd=0.25),
-    Species(90, "panthera leo", 3, 0.50, (0.20, 0.48), herd=0.15),
-    Species(100, "eudorcas thomsonii", 5, 0.20, (0.22, 0.48), herd=0.30),
-    Species(119, "oryx beisa", 3, 0.30, (0.24, 0.48), herd=0.25),
-    Species(127, "litocranius walleri", 2, 0.20, (0.22, 0.42), herd=0.10),
-    Species(128, "elephas maximus", 2, 0.35, (0.32, 0.68), herd=0.15),
-    Species(149, "panthera tigris", 2, 0.50, (0.20, 0.46)),
-    Species(154, "meleagris ocellata", 3, 0.12, (0.18, 0.38), herd=0.20),
-    Species(372, "crax rubra", 3, 0.12, (0.20, 0.40), herd=0.15),
-    Species(374, "crax alberti", 2, 0.12, (0.20, 0.40), herd=0.10),
+    Species(7, "panthera onca", 3, 0.55, (0.25, 0.48)),
+    Species(24, "loxodonta africana", 5, 0.35, (0.34, 0.68), herd=0.25),
+    Species(90, "panthera leo", 3, 0.50, (0.25, 0.50), herd=0.15),
+    Species(100, "eudorcas thomsonii", 6, 0.20, (0.25, 0.48), herd=0.30),
+    Species(119, "oryx beisa", 4, 0.30, (0.27, 0.50), herd=0.25),
+    Species(127, "litocranius walleri", 3, 0.20, (0.23, 0.38), herd=0.10),
+    Species(128, "elephas maximus", 3, 0.35, (0.34, 0.68), herd=0.15),
+    Species(149, "panthera tigris", 3, 0.50, (0.25, 0.48)),
+    Species(154, "meleagris ocellata", 4, 0.12, (0.22, 0.42), herd=0.20),
+    Species(372, "crax rubra", 4, 0.12, (0.24, 0.44), herd=0.15),
+    Species(374, "crax alberti", 3, 0.12, (0.24, 0.44), herd=0.10),
 )
 
 DISTRACTORS: tuple[Species, ...] = (

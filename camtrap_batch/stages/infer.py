@@ -19,6 +19,7 @@ from distributed import Client, get_worker
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.fanout import Need, require_workers
 from camtrap_batch.images import ImageRoot
+from camtrap_batch.model.info import CARD, read_info
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
 from camtrap_batch.stages.pictures import COLUMNS, read_pictures
 from camtrap_batch.stages.rows import hash_runs, pack, unpack
@@ -29,7 +30,7 @@ from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
 from camtrap_batch.store.tables import finish_shard
 
 VERSION = 1
-SHARD_SIZE = 1000
+SHARD_SIZE = 256
 _TOP = 5
 
 
@@ -41,13 +42,11 @@ def run(context: Context) -> StageResult:
     InputError
         There is no manifest yet, or not the model that the job names.
     """
-    from camtrap_batch.model import read_info
-
     job, store = context.job, context.run
     manifest = store.snapshot("manifest")
     model = find_model(store, job.infer.model)
     info = read_info(fetch_model(model))
-    rows = usable_rows(store)
+    rows = usable_rows(store, [*COLUMNS, "sha256", "status", "location", "seq_id"])
     borders = location_borders(rows).tolist()
     runs = cut(rows["image_id"].to_pylist(), SHARD_SIZE, borders)
     use_thumbnails = job.validate_.thumbnails >= info.size
@@ -59,6 +58,8 @@ def run(context: Context) -> StageResult:
     plan = Plan.make("infer", (Shard(id_, *run) for id_, run in zip(ids, runs, strict=True)), inputs)
     before = store.current("predictions")
     is_done = before is not None and before.plan_id == plan.id
+    if not context.dry_run:
+        model = keep_model(store, model, info.model_id)
     need: Need = "CPU"
     if not is_done and not context.dry_run:
         need = choose_workers(context.cluster.client(), job.infer.device, context.cluster.wait_s)
@@ -84,9 +85,8 @@ def run(context: Context) -> StageResult:
     )
 
 
-def usable_rows(run: Run) -> pa.Table:
-    """The manifest's rows that are classified, in its order, with what a shard needs to know."""
-    columns = [*COLUMNS, "sha256", "status", "location", "seq_id"]
+def usable_rows(run: Run, columns: list[str]) -> pa.Table:
+    """The manifest's rows that are classified, in its order; `columns` hold status."""
     rows = run.table("manifest").to_table(columns=columns)
     return rows.filter(pc.is_in(rows["status"].cast(pa.string()), pa.array(USABLE)))
 
@@ -114,14 +114,28 @@ def find_model(run: Run, name: str) -> Folder:
                 f"{run.folder.url}: no model is trained yet; run train first, or set infer.model"
             )
         name = trained.meta["model_id"]
-    if run.folder.exists(f"models/{name}/model.json"):
-        return Folder(f"{run.folder.url}/models/{name}")
+    if run.folder.exists(f"models/{name}/{CARD}"):
+        return model_folder(run, name)
     elsewhere = Folder(name if "://" in name else os.path.abspath(name))  # noqa: PTH100
-    if elsewhere.exists("model.json"):
+    if elsewhere.exists(CARD):
         return elsewhere
     raise InputError(
         f"infer.model: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}"
     )
+
+
+def keep_model(run: Run, model: Folder, model_id: str) -> Folder:
+    """The model in the run folder; one from elsewhere is copied, so that the run stays complete."""
+    kept = model_folder(run, model_id)
+    if not kept.exists(CARD):
+        for name in sorted(model.list(""), key=lambda name: name == CARD):
+            kept.write(name, model.read(name))
+    return kept
+
+
+def model_folder(run: Run, model_id: str) -> Folder:
+    """Where a run keeps a model."""
+    return Folder(f"{run.folder.url}/models/{model_id}")
 
 
 @cache

@@ -43,7 +43,7 @@ def collect(folder: Folder, *, keep: int = 0, dry_run: bool = False) -> tuple[in
                 snapshot = snapshots.load(folder, table, number)
                 live |= {file.file for file in snapshot.files}
                 plans.add(f"{snapshot.stage}/{snapshot.plan_id}")
-                model = snapshot.meta.get("model_id")
+                model = snapshot.meta.get("model_id") or snapshot.inputs.get("model")
                 live |= {f"models/{model}"} if model else set()
             else:
                 garbage.append(f"snapshots/{table}/{number}.json")

@@ -200,7 +200,8 @@ def commit_plan(
                 plan_id=plan.id,
                 stage=plan.stage,
                 files=files,
-                rows=sum(file.rows for file in files),
+                # A model is no table: its snapshot has no files, and the rows are those it was trained on.
+                rows=sum(file.rows for file in files) if name in schemas.SCHEMAS else plan.rows,
                 bytes=sum(file.bytes for file in files),
                 counts=counts,
                 inputs={**inputs, **{other: snapshot.number for other, snapshot in committed.items()}},

@@ -13,11 +13,16 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("fastai", reason="the extra 'train' is not installed")
 
+import torch
+
 from camtrap_batch.model import Samples, TrainConfig, TrainResult, train
+
+# Two threads that share busy cores with other programs wait for each other at every layer.
+torch.set_num_threads(1)
 
 LABELS = ("cross", "disc", "frame")
 CONFIG = TrainConfig(
-    arch="resnet18", weights="none", size=48, epochs=8, batch=32, lr=4e-3, threads=2, device="cpu"
+    arch="resnet18", weights="none", size=48, epochs=8, batch=32, lr=4e-3, threads=1, device="cpu"
 )
 
 

@@ -72,13 +72,22 @@ def test_same_seed_same_model(make: Callable[..., Samples], quick: TrainConfig, 
 
 
 def test_search_and_fine_tuning_keep_the_given_body(
-    trained: Trained, make: Callable[..., Samples], config: TrainConfig, tmp_path: Path
+    trained: Trained,
+    make: Callable[..., Samples],
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(learner, "_REPORT_EVERY_S", 0.0)
     weights = str(trained[0] / "model.safetensors")
     settings = dataclasses.replace(config, weights=weights, lr="find", epochs=2, size=32)
     told: list[dict[str, Any]] = []
     result = train(make(90, 2), settings, tmp_path, {}, told.append)
     assert 1e-6 < result.metrics["training"]["lr"] < 1
+    steps = [event["batch"] for event in told if event["phase"] == "lr_find"]
+    assert steps == sorted(steps)
+    assert len(steps) > 20
+    assert all(event["batch"] <= event["batches"] and event["epoch"] <= event["epochs"] for event in told)
     with (tmp_path / result.model_id / "lr_find.csv").open() as file:
         rates = [float(row["lr"]) for row in csv.DictReader(file)]
     assert len(rates) > 20

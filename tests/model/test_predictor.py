@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def ready(trained: Trained) -> Predictor:
-    return Predictor(trained[0], "cpu", threads=2, batch=16)
+    return Predictor(trained[0], "cpu", threads=1, batch=16)
 
 
 def test_probabilities_of_the_right_classes(ready: Predictor, samples: Samples, trained: Trained) -> None:
@@ -45,7 +45,7 @@ def test_temperature_is_applied(ready: Predictor, samples: Samples) -> None:
 
 def test_batch_size_does_not_matter(trained: Trained, samples: Samples) -> None:
     files = samples.jpegs[:21]
-    one, other = (Predictor(trained[0], "cpu", 2, batch, torch.float32).predict(files) for batch in (4, 64))
+    one, other = (Predictor(trained[0], "cpu", 1, batch, torch.float32).predict(files) for batch in (4, 64))
     np.testing.assert_allclose(one, other, atol=1e-4)
 
 
@@ -57,8 +57,8 @@ def test_nothing_to_classify(ready: Predictor) -> None:
     choose_precision(CPU) == torch.float32, reason="this CPU has no bfloat16 instructions: always float32"
 )
 def test_bfloat16_says_the_same_as_float32(trained: Trained, samples: Samples) -> None:
-    short = Predictor(trained[0], "cpu", 2, precision=torch.bfloat16).predict(samples.jpegs)
-    exact = Predictor(trained[0], "cpu", 2, precision=torch.float32).predict(samples.jpegs)
+    short = Predictor(trained[0], "cpu", 1, precision=torch.bfloat16).predict(samples.jpegs)
+    exact = Predictor(trained[0], "cpu", 1, precision=torch.float32).predict(samples.jpegs)
     assert (short.argmax(1) == exact.argmax(1)).mean() >= 0.98
     assert np.abs(short - exact).mean() < 0.02
 
@@ -72,7 +72,7 @@ def test_an_image_that_does_not_decode_is_named(ready: Predictor, samples: Sampl
 def test_out_of_memory_halves_the_batch(
     trained: Trained, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tight = Predictor(trained[0], "cpu", 2, batch=16)
+    tight = Predictor(trained[0], "cpu", 1, batch=16)
     expected = tight.predict(samples.jpegs[:20])
     network, seen = tight._network, []
 
@@ -111,10 +111,10 @@ def test_a_process_loads_a_model_once(trained: Trained, monkeypatch: pytest.Monk
     monkeypatch.setattr(predictor, "load_model", lambda folder: loads.append(folder) or real(folder))
     monkeypatch.setattr(predictor, "_loaded", type(predictor._loaded)())
     with ThreadPoolExecutor(4) as pool:
-        found = set(pool.map(lambda _: load_predictor(trained[0], "cpu", 2), range(8)))
+        found = set(pool.map(lambda _: load_predictor(trained[0], "cpu", 1), range(8)))
     assert len(found) == len(loads) == 1
     for batch in (1, 2, 3):
-        load_predictor(trained[0], "cpu", 2, batch)
+        load_predictor(trained[0], "cpu", 1, batch)
     assert len(predictor._loaded) == 2
 
 

@@ -1,0 +1,55 @@
+"""A folder of images and nothing else -> catalog."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+
+from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
+from camtrap_batch.errors import InputError
+
+IMAGES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2"}
+    | {".heic", ".heif", ".avif", ".dng", ".cr2", ".nef", ".arw"}
+)
+VIDEOS = frozenset(
+    {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".mts", ".3gp", ".asf", ".webm"}
+)
+"""Videos are listed, too, so that the manifest accounts for them; `validate` calls them not_image."""
+
+
+def read_folder(
+    names: Iterable[str],
+    location_of: Callable[[str], str | None],
+    *,
+    where: str,
+    utc_offset: str | None = None,
+) -> Catalog:
+    """Catalog of the files below a folder.
+
+    Parameters
+    ----------
+    names : posix paths relative to the image root
+    location_of : location from a path
+
+    Raises
+    ------
+    InputError
+        There is no image among them.
+    """
+    notes: Counter[str] = Counter()
+    files: list[str] = []
+    for name in names:
+        if PurePosixPath(name).suffix.lower() in IMAGES | VIDEOS:
+            files.append(name)
+        else:
+            notes["files that are neither image nor video, left out"] += 1
+    if not files:
+        raise InputError(
+            f"{where}: no image in this folder (dataset.images); possible: {' '.join(sorted(IMAGES))}"
+        )
+    rows = Rows(image_id=files, file_name=files, location=[location_of(name) for name in files])
+    return make_catalog(
+        rows, None, source="folder", where=where, categories=[], notes=notes, utc_offset=utc_offset
+    )

@@ -1,0 +1,70 @@
+"""Points as GeoPackage geometries, and the SQL functions that a GeoPackage's spatial index calls.
+
+StandardGeoPackageBinary (OGC 12-128r18, clause 2.1.3): "GP", version, flags (bit 0: little endian, bits 1 to
+3: kind of envelope, bit 4: empty), srs_id, envelope, WKB.
+"""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+SRS = 4326
+"""EPSG code of WGS 84, which all our layers are in."""
+
+_HEADER = b"GP\x00\x01" + SRS.to_bytes(4, "little")
+_ENVELOPE_BYTES = (0, 32, 48, 48, 64, 0, 0, 0)
+
+
+def encode_points(x: pa.Array, y: pa.Array) -> list[bytes | None]:
+    """Geometries from longitudes and latitudes, degrees; None where either is null."""
+    import shapely
+
+    is_known = x.is_valid().to_numpy(zero_copy_only=False) & y.is_valid().to_numpy(zero_copy_only=False)
+    places = [column.filter(pa.array(is_known)).to_numpy() for column in (x, y)]
+    blobs = np.full(len(x), None, object)
+    blobs[is_known] = [_HEADER + wkb for wkb in shapely.to_wkb(shapely.points(*places), byte_order=1)]
+    return list(blobs)
+
+
+def decode_points(blobs: Sequence[object]) -> tuple[pa.Array, pa.Array]:
+    """Longitudes and latitudes; null where there is no geometry, or another than a point."""
+    import shapely
+
+    points = shapely.from_wkb(np.array([_wkb(blob) for blob in blobs], object), on_invalid="ignore")
+    x, y = (pa.array(get(points), pa.float64(), from_pandas=True) for get in (shapely.get_x, shapely.get_y))
+    return x, y
+
+
+def register_functions(db: sqlite3.Connection) -> None:
+    """ST_IsEmpty, ST_MinX, ST_MaxX, ST_MinY and ST_MaxY, for a spatial index's triggers (annex F.3)."""
+    db.create_function("ST_IsEmpty", 1, lambda blob: _bounds(blob) is None, deterministic=True)
+    for name, side in (("ST_MinX", 0), ("ST_MinY", 1), ("ST_MaxX", 2), ("ST_MaxY", 3)):
+        db.create_function(name, 1, functools.partial(_side, side), deterministic=True)
+
+
+def _side(side: int, blob: object) -> float | None:
+    bounds = _bounds(blob)
+    return bounds[side] if bounds else None
+
+
+@functools.lru_cache(maxsize=4096)  # a camera's events and photos are all at one point
+def _bounds(blob: object) -> tuple[float, float, float, float] | None:
+    """min x, min y, max x, max y; None where there is nothing."""
+    import shapely
+
+    geometry = shapely.from_wkb(_wkb(blob), on_invalid="ignore")
+    if geometry is None or geometry.is_empty:
+        return None
+    left, bottom, right, top = geometry.bounds
+    return left, bottom, right, top
+
+
+def _wkb(blob: object) -> bytes | None:
+    if not isinstance(blob, bytes) or blob[:2] != b"GP" or len(blob) < 8:
+        return None
+    return blob[8 + _ENVELOPE_BYTES[(blob[3] >> 1) & 7] :]

@@ -1,0 +1,203 @@
+"""report: one self-contained HTML file about the run, from its tables. Runs on the driver."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+import time
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.model.info import CARD, HISTORY, METRICS
+from camtrap_batch.monitor.status import read_status
+from camtrap_batch.report import Example, ReportData, render
+from camtrap_batch.stages.context import Context, StageResult, shard_id
+from camtrap_batch.stages.infer import model_folder
+from camtrap_batch.stages.pictures import COLUMNS, read_pictures
+from camtrap_batch.stages.select import reason_counts
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.tables import library_versions
+
+VERSION = 1
+PAGE = "report/index.html"
+
+_TABLES = ("catalog", "manifest", "selection", "predictions", "sequences", "events", "locations")
+_MOST_BROKEN = 200
+_MOST_PHOTOS = 12
+
+
+def run(context: Context) -> StageResult:
+    """Write `report/index.html`. Raises InputError where not even the manifest is there."""
+    started = time.monotonic()
+    store = context.run
+    store.snapshot("manifest")
+    snapshots = {name: found.number for name in _TABLES if (found := store.current(name)) is not None}
+    id_ = shard_id("report", VERSION, "html", snapshots, context.job.to_yaml())
+    mark = f"<!-- {id_} -->".encode()
+    result = StageResult("report", shards=1)
+    if context.dry_run:
+        result.notes.append(f"{PAGE} would be written")
+        return result
+    if store.folder.exists(PAGE) and store.folder.read(PAGE).endswith(mark):
+        return result
+    store.folder.write(PAGE, render(collect(context, snapshots)).encode() + mark)
+    result.shards_run, result.seconds = 1, time.monotonic() - started
+    return result
+
+
+def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
+    """All that the report shows, from the run's tables."""
+    job, store = context.job, context.run
+    manifest = store.snapshot("manifest")
+    catalog = store.current("catalog")
+    trained = store.current("model") if job.infer.model == "latest" else None
+    predicted = store.current("predictions")
+    model_id = trained.meta["model_id"] if trained else predicted.inputs["model"] if predicted else None
+    card, metrics, history = _model(store, model_id) if model_id else (None, None, [])
+    return ReportData(
+        job_name=job.name,
+        created=dt.datetime.now(dt.UTC),
+        run_folder=store.folder.url,
+        job_yaml=job.to_yaml(),
+        dataset={
+            "format": job.dataset.format,
+            "metadata": job.dataset.metadata,
+            "images": job.dataset.images,
+        },
+        notes=catalog.meta["notes"] if catalog else {},
+        n_images=manifest.rows,
+        status_counts=manifest.counts,
+        status_examples=_broken(store),
+        selection_reasons=reason_counts(context) if "selection" in snapshots else {},
+        split_counts=_splits(store) if "selection" in snapshots else [],
+        model=card,
+        metrics=metrics,
+        history=history,
+        locations=store.table("locations").to_table() if "locations" in snapshots else None,
+        events=store.table("events").to_table() if "events" in snapshots else None,
+        best_photos=_best_photos(context) if "events" in snapshots else [],
+        worst_mistakes=_worst_mistakes(context) if {"selection", "predictions"} <= set(snapshots) else [],
+        stages=[
+            {
+                "stage": status.stage,
+                "shards": status.shards,
+                "rows": status.rows,
+                "rows_per_s": status.rows_per_s,
+                "failed": len(status.failed),
+            }
+            for status in read_status(store)
+            if status.shards
+        ],
+        versions=library_versions(),
+        snapshots=snapshots,
+        blur_km=job.report.blur_km,
+    )
+
+
+def _model(store: Run, model_id: str) -> tuple[dict[str, Any], dict[str, Any] | None, list[dict[str, Any]]]:
+    """The model's card, its figures on the split to be judged by, and its history."""
+    folder = model_folder(store, model_id)
+    card = json.loads(folder.read(CARD))
+    figures = json.loads(folder.read(METRICS)) if folder.exists(METRICS) else {}
+    judged = figures.get("test") or figures.get("valid")
+    history: list[dict[str, Any]] = []
+    if folder.exists(HISTORY):
+        rows = csv.DictReader(io.StringIO(folder.read(HISTORY).decode()))
+        history = [{name: float(value) for name, value in row.items() if value} for row in rows]
+    metrics = judged and {
+        **judged,
+        "classes": card["classes"],
+        "split": "test" if figures.get("test") else "valid",
+        "split_by": card["provenance"].get("split_by", "location"),
+    }
+    return {**card, "training": figures.get("training", {})}, metrics, history
+
+
+def _broken(store: Run) -> list[tuple[str, str, str | None, str | None]]:
+    """Status, file name, location and detail of images that can't be used, the first ones of many."""
+    rows = store.table("manifest").to_table(columns=["status", "file_name", "location", "detail"])
+    status = rows["status"].cast(pa.string())
+    broken = rows.filter(pc.not_equal(status, "ok")).slice(0, _MOST_BROKEN).to_pylist()
+    return [(row["status"], row["file_name"], row["location"], row["detail"]) for row in broken]
+
+
+def _splits(store: Run) -> list[tuple[str, int, int, int, int]]:
+    """Label, images in train, valid and test, and locations, for each class."""
+    rows = store.table("selection").to_table(columns=["label", "split"])
+    rows = rows.append_column("location", store.table("catalog").to_table(columns=["location"])["location"])
+    rows = rows.filter(rows["label"].is_valid())
+    frame = rows.to_pandas()
+    images = frame.groupby(["label", "split"]).size().unstack(fill_value=0)
+    places = frame.groupby("label")["location"].nunique(dropna=False)
+    return [
+        (
+            str(label),
+            *(int(images.loc[label].get(split, 0)) for split in ("train", "valid", "test")),
+            int(places[label]),
+        )
+        for label in images.index
+    ]  # type: ignore[misc]
+
+
+def _best_photos(context: Context) -> list[Example]:
+    """The most confident photo of each species."""
+    events = context.run.table("events").to_table(
+        columns=["label", "confidence", "best_image_id", "location"]
+    )
+    frame = events.to_pandas().sort_values("confidence", ascending=False).drop_duplicates("label")
+    chosen = frame.head(_MOST_PHOTOS)
+    return _examples(
+        context,
+        chosen["best_image_id"].tolist(),
+        chosen["label"].tolist(),
+        chosen["confidence"].tolist(),
+        [None] * len(chosen),
+    )
+
+
+def _worst_mistakes(context: Context) -> list[Example]:
+    """Images of held-out splits whose label is wrong, the most confident first."""
+    store = context.run
+    truth = store.table("selection").to_table(columns=["image_id", "label", "split"])
+    held_out = truth.filter(pc.is_in(truth["split"], pa.array(["valid", "test"]))).to_pandas()
+    predicted = store.table("predictions").to_table(columns=["image_id", "label", "confidence"]).to_pandas()
+    both = held_out.merge(predicted, on="image_id", suffixes=("_truth", ""))
+    wrong = both[both["label"] != both["label_truth"]].dropna(subset=["label"])
+    worst = wrong.sort_values("confidence", ascending=False).head(_MOST_PHOTOS)
+    return _examples(
+        context,
+        worst["image_id"].tolist(),
+        worst["label"].tolist(),
+        worst["confidence"].tolist(),
+        worst["label_truth"].tolist(),
+    )
+
+
+def _examples(
+    context: Context,
+    image_ids: list[str],
+    labels: list[str],
+    confidences: list[float],
+    truths: list[str | None],
+) -> list[Example]:
+    """Examples with their thumbnails; those without one are left out: originals are too large for a page."""
+    job, store = context.job, context.run
+    rows = store.table("manifest").to_table(
+        columns=[*COLUMNS, "location"], filter=pc.field("image_id").isin(image_ids)
+    )
+    rows = rows.filter(rows["thumbnail_file"].is_valid())
+    root = ImageRoot(job.dataset.images, job.dataset.storage_options)
+    pictures = {
+        rows["image_id"][index].as_py(): (data, rows["location"][index].as_py())
+        for index, data, _ in read_pictures(store.folder, root, rows, use_thumbnails=True)
+    }
+    return [
+        Example(pictures[image_id][0], image_id, pictures[image_id][1], label, float(confidence), truth)
+        for image_id, label, confidence, truth in zip(image_ids, labels, confidences, truths, strict=True)
+        if image_id in pictures
+    ]

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from camtrap_batch.catalog.cct import read_cct
+from camtrap_batch.errors import InputError
+from camtrap_batch.store.schemas import CATALOG
+
+CATEGORIES = [{"id": 0, "name": "empty"}, {"id": 1, "name": "lion"}, {"id": 2, "name": "lion"}]
+
+
+def write(
+    path: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]] = (), **more: Any
+) -> str:  # type: ignore[assignment]
+    path.write_text(
+        json.dumps({"images": images, "annotations": list(annotations), "categories": CATEGORIES, **more})
+    )
+    return str(path)
+
+
+def image(id_: Any, **more: Any) -> dict[str, Any]:
+    return {"id": id_, "file_name": f"{id_}.jpg", **more}
+
+
+def test_columns(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.json",
+        [
+            image(
+                "b",
+                location=402,
+                seq_id=9,
+                frame_num=1,
+                seq_num_frames=2,
+                datetime="2020-01-01 00:00:01",
+                width=3,
+            ),
+            image(
+                "a",
+                location="402",
+                seq_id="9",
+                frame_num=0.0,
+                datetime="2020-01-01T00:00:00+02:00",
+                rights="x",
+            ),
+            image("c", location=402.0),
+            image("d"),
+        ],
+        [
+            {"id": 1, "image_id": "a", "category_id": 2, "count": 3, "bbox": [0, 0, 1, 1]},
+            {"id": 2, "image_id": "a", "category_id": 0},
+            {"id": 3, "image_id": "nowhere", "category_id": 1},
+            {"id": 4, "image_id": "a", "category_id": 2, "count": 1},
+            {"id": 5, "image_id": "d", "category_id": 7},
+        ],
+    )
+    catalog = read_cct(path, utc_offset="+01:00")
+    assert catalog.table.schema.equals(CATALOG)
+    rows = catalog.table.to_pylist()
+    assert [row["image_id"] for row in rows] == ["a", "b", "c", "d"]
+    assert [row["location"] for row in rows] == ["402", "402", "402", None]
+    assert [row["seq_id"] for row in rows] == ["9", "9", None, None]
+    assert [row["frame_num"] for row in rows] == [0, 1, None, None]
+    assert [row["utc_offset_minutes"] for row in rows] == [120, 60, 60, 60]
+    assert rows[0]["labels"] == [
+        {"category_id": 2, "name": "lion", "count": 4},
+        {"category_id": 0, "name": "empty", "count": None},
+    ]
+    assert rows[3]["labels"] == [{"category_id": 7, "name": "category 7", "count": None}]
+    assert rows[1]["labels"] == []
+    assert catalog.categories == [(0, "empty"), (1, "lion"), (2, "lion"), (7, "category 7")]
+    assert catalog.notes["annotations without an image, left out"] == 1
+    assert catalog.notes["images without an annotation"] == 2
+
+
+def test_zip_and_gzip(tmp_path: Path) -> None:
+    plain = Path(write(tmp_path / "a.json", [image("a")]))
+    with zipfile.ZipFile(tmp_path / "a.json.zip", "w") as archive:
+        archive.write(plain, "inside.json")
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    expected = read_cct(str(plain)).table
+    assert read_cct(str(tmp_path / "a.json.zip")).table.equals(expected)
+    assert read_cct(str(tmp_path / "a.json.gz")).table.equals(expected)
+
+
+def test_quirks_are_noted(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.json",
+        [
+            image("a", corrupt=True, datetime="unknown"),
+            image("b", datetime=None),
+            {"id": "c", "file_name": "CAM1\\c.jpg"},
+            {"id": "d", "file_name": "a.jpg"},
+            image("a", corrupt=True, datetime="unknown"),
+        ],
+    )
+    catalog = read_cct(path)
+    assert catalog.table.num_rows == 4
+    assert "CAM1/c.jpg" in catalog.table["file_name"].to_pylist()
+    for text in (
+        "flagged corrupt",
+        "'unknown', taken as no date",
+        "backslashes",
+        "another image id",
+        "listed twice",
+    ):
+        assert any(text in note for note in catalog.notes), text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"images": [', "Input data was truncated"),
+        ('{"images": [}', "invalid character"),
+        ('{"images": []}', "missing required field `annotations`"),
+        (
+            '{"images": [{"id": "a", "file_name": 3}], "annotations": [], "categories": []}',
+            r"\$.images\[0\].file_name",
+        ),
+        ("[]", "Expected `object`"),
+    ],
+)
+def test_malformed_metadata(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_cct(str(path))
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_and_wrong_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_cct(str(tmp_path / "a.json"))
+    (tmp_path / "a.zip").write_bytes(b"PK no")
+    with pytest.raises(InputError, match="not a zip file"):
+        read_cct(str(tmp_path / "a.zip"))
+
+
+def test_malformed_date_is_named_with_the_forms(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.json", [image("a", datetime="last week"), image("b", datetime="2020-13-01 00:00:00")]
+    )
+    with pytest.raises(
+        InputError, match=r"image 'a': datetime 'last week' .* and 1 more .* possible: 2022-12-31"
+    ):
+        read_cct(path)
+
+
+def test_one_id_for_two_images_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [image("a"), {"id": "a", "file_name": "other.jpg"}])
+    with pytest.raises(InputError, match=r"image id 'a' stands for the files 'a.jpg' and 'other.jpg'"):
+        read_cct(path)
+
+
+ids = st.one_of(st.integers(0, 30), st.text("ab", min_size=1, max_size=3))
+images = st.lists(
+    st.fixed_dictionaries(
+        {"id": ids, "file_name": st.just("x.jpg")},
+        optional={
+            "location": st.one_of(st.none(), st.integers(0, 3), st.sampled_from(["a", "b", ""])),
+            "datetime": st.sampled_from(
+                [None, "2020-01-01 00:00:00", "2020:01:02 00:00:00", "0000-00-00 00:00:00"]
+            ),
+            "seq_id": st.one_of(st.none(), st.integers(0, 2)),
+            "frame_num": st.one_of(st.none(), st.integers(0, 3)),
+            "corrupt": st.booleans(),
+        },
+    ),
+    unique_by=lambda entry: str(entry["id"]),
+    max_size=30,
+)
+annotations = st.lists(
+    st.fixed_dictionaries({"image_id": ids, "category_id": st.integers(0, 4)}), max_size=30
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(images, annotations)
+def test_every_image_is_one_row_with_its_annotations(
+    tmp_path: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]]
+) -> None:
+    table = read_cct(write(tmp_path / "a.json", images, annotations)).table
+    expected: dict[str, set[int]] = {str(entry["id"]): set() for entry in images}
+    for mark in annotations:
+        if str(mark["image_id"]) in expected:
+            expected[str(mark["image_id"])].add(mark["category_id"])
+    found = {row["image_id"]: {label["category_id"] for label in row["labels"]} for row in table.to_pylist()}
+    assert found == expected
+    assert table.num_rows == len(images)
+    reversed_table = read_cct(write(tmp_path / "b.json", images[::-1], annotations)).table
+    assert reversed_table["image_id"].equals(table["image_id"]), (
+        "the order of rows depends on the file's order"
+    )
+
+
+def test_real_photos(real_images: Path) -> None:
+    table = read_cct(str(real_images / "cct.json")).table
+    assert table.num_rows == 24
+    heron = [row for row in table.to_pylist() if row["labels"][0]["name"] == "heron"]
+    assert len(heron) == 10
+    assert len({row["seq_id"] for row in heron}) == 1

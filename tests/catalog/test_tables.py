@@ -1,0 +1,119 @@
+"""CSV tables, folders, camera tables, locations of paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from camtrap_batch.catalog.cameras import read_cameras
+from camtrap_batch.catalog.csv import read_csv
+from camtrap_batch.catalog.folder import read_folder
+from camtrap_batch.catalog.paths import location_of_path
+from camtrap_batch.errors import InputError
+
+BY_FOLDER = location_of_path(0, None)
+
+
+def csv(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "a.csv"
+    path.write_text(text, encoding="utf-8-sig")
+    return str(path)
+
+
+def test_the_notebooks_subset(tmp_path: Path) -> None:
+    path = csv(
+        tmp_path, "file_name,category_id\nanimals/0402/1.jpg,7\nanimals/0402/2.jpg,0\n\nanimals/0403/1.jpg,\n"
+    )
+    catalog = read_csv(path, location_of_path(None, None))
+    rows = catalog.table.to_pylist()
+    assert [row["image_id"] for row in rows] == [
+        "animals/0402/1.jpg",
+        "animals/0402/2.jpg",
+        "animals/0403/1.jpg",
+    ]
+    assert [row["location"] for row in rows] == ["animals/0402", "animals/0402", "animals/0403"]
+    assert [[label["category_id"] for label in row["labels"]] for row in rows] == [[7], [0], []]
+    assert catalog.categories == [(0, "empty"), (7, "7")]
+    assert catalog.notes["images without an annotation"] == 1
+
+
+def test_optional_columns_and_several_annotations(tmp_path: Path) -> None:
+    path = csv(
+        tmp_path,
+        "image_id,file_name,species,location,datetime,seq_id,frame_num,count,other\n"
+        'i1,"a,1.jpg",lion,here,2020-01-01 10:00:00,s,0,2,x\n'
+        'i1,"a,1.jpg",zebra,here,2020-01-01 10:00:00,s,0,1,y\n'
+        "i2,b.jpg,empty,,,,,,\n",
+    )
+    catalog = read_csv(path, BY_FOLDER)
+    first, second = catalog.table.to_pylist()
+    assert first["file_name"] == "a,1.jpg"
+    assert [(label["name"], label["count"]) for label in first["labels"]] == [("lion", 2), ("zebra", 1)]
+    assert (first["location"], first["seq_id"], first["frame_num"]) == ("here", "s", 0)
+    assert second["labels"] == [{"category_id": 0, "name": "empty", "count": None}]
+    assert catalog.categories == [(0, "empty"), (1, "lion"), (2, "zebra")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,category_id\na,1\n", r"a.csv:1: no column file_name; the columns are: name, category_id"),
+        ("file_name,category_id\na.jpg,lion\n", r"a.csv:2: category_id: 'lion' should be a whole number"),
+        ("file_name,category_id\n\na.jpg,1,2\n", r"a.csv:3: 3 values, the first line names 2 columns"),
+        ("file_name,category_id\n,1\n", r"a.csv:2: file_name: empty"),
+        ("file_name,location\na.jpg,x\na.jpg,y\n", r"a.csv:3: location: 'y' differs from line 2, 'x'"),
+        ("file_name,datetime\na.jpg,tomorrow\n", r"datetime 'tomorrow' is no date"),
+    ],
+)
+def test_mistakes_in_a_table_name_line_and_column(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_csv(csv(tmp_path, text), BY_FOLDER)
+
+
+def test_folder() -> None:
+    names = ["CAM1/a.jpg", "CAM1/notes.txt", "CAM2/x/b.PNG", "CAM2/c.avi", "d.jpg"]
+    catalog = read_folder(names, BY_FOLDER, where="images")
+    rows = {row["file_name"]: row["location"] for row in catalog.table.to_pylist()}
+    assert rows == {"CAM1/a.jpg": "CAM1", "CAM2/x/b.PNG": "CAM2", "CAM2/c.avi": "CAM2", "d.jpg": None}
+    assert catalog.notes["files that are neither image nor video, left out"] == 1
+    with pytest.raises(InputError, match="no image in this folder"):
+        read_folder(["a.txt"], BY_FOLDER, where="images")
+
+
+def test_location_by_regular_expression() -> None:
+    by_name = location_of_path(None, r"station_(?P<location>\w+?)_")
+    assert by_name("2020/station_A7_0001.jpg") == "A7"
+    assert by_name("2020/other.jpg") is None
+    assert location_of_path(3, None)("a/b/c.jpg") == "a/b"
+
+
+def test_cameras(tmp_path: Path) -> None:
+    table = tmp_path / "cameras.csv"
+    table.write_text("Location,Lat,Lon\nA,-24.5,31.25\n\nB,0,0\n")
+    assert read_cameras(str(table)).to_pylist() == [
+        {"location": "A", "longitude": 31.25, "latitude": -24.5},
+        {"location": "B", "longitude": 0.0, "latitude": 0.0},
+    ]
+    points = tmp_path / "cameras.geojson"
+    points.write_text(
+        '{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"name": "A"},'
+        ' "geometry": {"type": "Point", "coordinates": [31.25, -24.5]}}]}'
+    )
+    assert read_cameras(str(points)).to_pylist() == [{"location": "A", "longitude": 31.25, "latitude": -24.5}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("location,lat\nA,1\n", r"cameras.csv:1: no column longitude"),
+        ("location,lat,lon\nA,91,0\n", r"cameras.csv:2: latitude: 91 should be between -90 and 90"),
+        ("location,lat,lon\nA,1,1\nA,2,1\n", r"cameras.csv:3: location 'A' has another place"),
+        ("location,lat,lon\nA,north,1\n", r"cameras.csv:2: latitude: 'north' should be degrees"),
+    ],
+)
+def test_mistakes_in_a_camera_table(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "cameras.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_cameras(str(path))

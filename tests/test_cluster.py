@@ -1,0 +1,68 @@
+"""Cluster files, and clusters that can't be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from camtrap_batch.cluster import Address, ClusterHandle, Local, load_cluster, open_cluster
+from camtrap_batch.errors import ClusterError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def wrong(path: Path, text: str) -> str:
+    path.write_text(text)
+    with pytest.raises(ClusterError) as caught:
+        load_cluster(str(path))
+    return str(caught.value).replace(str(path), "cluster.yaml")
+
+
+def test_files_of_the_repository_load() -> None:
+    assert load_cluster(str(REPOSITORY / "cluster" / "local.yaml")) == Local() == load_cluster(None)
+    assert load_cluster(str(REPOSITORY / "cluster" / "address.yaml")) == Address(
+        address="tcp://127.0.0.1:8786"
+    )
+
+
+def test_an_address_is_a_cluster() -> None:
+    assert load_cluster("tcp://host:8786") == Address(address="tcp://host:8786")
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    assert wrong(path, "kind: locl").startswith(
+        "cluster.yaml:1: kind: 'locl' is not possible; did you mean 'local'? possible: address, local"
+    )
+    assert "cpu.worker: unknown key; did you mean 'workers'?" in wrong(path, "kind: local\ncpu: {worker: 3}")
+    assert "should be an amount of memory" in wrong(path, "cpu: {memory: much}")
+    assert "give either address or scheduler_file" in wrong(path, "kind: address")
+    with pytest.raises(ClusterError, match="nowhere.yaml: no such file"):
+        load_cluster(str(tmp_path / "nowhere.yaml"))
+
+
+def test_nobody_at_the_address() -> None:
+    with (
+        pytest.raises(ClusterError, match="no scheduler answers at tcp://127.0.0.1:1"),
+        open_cluster(Address(address="tcp://127.0.0.1:1", wait_s=0.5)),
+    ):
+        pass
+
+
+def test_local_cluster_is_processes_of_the_kinds_asked_for(client: Client) -> None:
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    offers = sorted((worker["name"], worker["resources"]) for worker in workers)
+    assert offers == [("cpu-0", {"CPU": 1}), ("cpu-1", {"CPU": 1}), ("gpu-0", {"GPU": 1})]
+    import os
+
+    pids = client.run(os.getpid)
+    assert len({*pids.values(), os.getpid()}) == 4
+
+
+def test_a_cluster_that_nobody_needs_is_not_opened() -> None:
+    said: list[str] = []
+    with ClusterHandle(Address(address="tcp://127.0.0.1:1"), said.append):
+        pass
+    assert said == []
