@@ -164,19 +164,23 @@ def _require_sqlite(path: Path) -> None:
 def _create(path: Path, layers: Sequence[LayerRows]) -> None:
     """Make a GeoPackage with the layers, empty, their keys unique."""
     import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError
 
     for rows in layers:
         empty = rows.columns.schema.empty_table()
-        pyogrio.write_arrow(
-            empty.append_column(_GEOMETRY, pa.array([], pa.binary())),
-            path,
-            layer=rows.layer,
-            driver="GPKG",
-            geometry_name=_GEOMETRY,
-            geometry_type="Point",
-            crs=f"EPSG:{SRS}",
-            layer_options={"DESCRIPTION": rows.description},
-        )
+        try:
+            pyogrio.write_arrow(
+                empty.append_column(_GEOMETRY, pa.array([], pa.binary())),
+                path,
+                layer=rows.layer,
+                driver="GPKG",
+                geometry_name=_GEOMETRY,
+                geometry_type="Point",
+                crs=f"EPSG:{SRS}",
+                layer_options={"DESCRIPTION": rows.description},
+            )
+        except (DataSourceError, DataLayerError) as problem:
+            raise StorageError(f"{path}: {problem}; nothing was written") from None
     with closing(sqlite3.connect(path)) as db:
         for rows in layers:
             db.execute(f'CREATE UNIQUE INDEX "{rows.layer}_{rows.key}" ON "{rows.layer}" ("{rows.key}")')

@@ -95,7 +95,7 @@ def _swing(pose: Pose) -> tuple[float, float, float, float]:
 
 
 def _elephant(height: float, pose: Pose, rng: np.random.Generator, african: bool) -> Sprite:
-    skin = _vary((128, 119, 110) if african else (122, 112, 106), rng, 0.10)
+    skin = _vary((142, 127, 110) if african else (104, 99, 100), rng, 0.08)
     far, dark = _shade(skin, 0.70), _shade(skin, 0.84)
     ivory = (232, 224, 200)
     canvas = Canvas(height, (-1.0, -0.05, 1.55, 1.32), skin)
@@ -186,8 +186,8 @@ def _elephant(height: float, pose: Pose, rng: np.random.Generator, african: bool
             (0.70, 0.74),
         )
         rim = [(x - 0.015, y - 0.03) for x, y in ear]
-        canvas.blob(rim, _shade(skin, 0.58))
-        canvas.blob(ear, _shade(skin, 0.90))
+        canvas.blob(rim, _shade(skin, 0.45))
+        canvas.blob(ear, _shade(skin, 0.78))
     else:
         if rng.random() < 0.3:
             canvas.limb(((0.86, 0.64), (0.95, 0.54), (1.03, 0.53)), (0.05, 0.04, 0.02), ivory)

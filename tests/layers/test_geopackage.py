@@ -473,6 +473,15 @@ def test_no_folder(tmp_path: Path) -> None:
         GeoPackageTarget(tmp_path / "nowhere" / "locations.gpkg", JOB).push(layers_of())
 
 
+def test_folder_that_takes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = geopackage._create
+    # A name inside a file that GDAL can't make: the same error as in a folder without write permission, for root too.
+    monkeypatch.setattr(geopackage, "_create", lambda path, layers: create(path / "x.gpkg", layers))
+    with pytest.raises(StorageError, match=r"x\.gpkg: .*; nothing was written"):
+        GeoPackageTarget(tmp_path / "locations.gpkg", JOB).push(layers_of())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyogrio", None)
     with pytest.raises(MissingExtra, match=r"camtrap-batch\[geo\]"):

@@ -1,0 +1,93 @@
+"""Small pictures: upright, their grey version, difference hash, night or day, thumbnail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+"""Shape (height, width, 3) RGB, or (height, width, 1) grey."""
+
+_NIGHT_TOP, _NIGHT_BOTTOM = 0.10, 0.85
+_NIGHT_CHROMA = 14
+_NIGHT_SHARE = 0.985
+_TURNS = {  # EXIF orientation (CIPA DC-008, tag 274) -> quarter turns to the left after a mirror
+    2: (True, 0),
+    3: (False, 2),
+    4: (True, 2),
+    5: (True, 1),
+    6: (False, 3),
+    7: (True, 3),
+    8: (False, 1),
+}
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small version of a picture as a JPEG file; `scale` is its pixels per original pixel."""
+
+    jpeg: bytes
+    width: int
+    height: int
+    scale: float
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn and mirror as the EXIF orientation says."""
+    if orientation not in _TURNS:
+        return pixels
+    mirror, turns = _TURNS[orientation]
+    return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirror else pixels, turns))
+
+
+def is_blank(pixels: Pixels) -> bool:
+    """Whether there is nothing in the picture: one flat colour, as a decoder gives for a missing stream."""
+    return bool(int(pixels.max()) - int(pixels.min()) <= 2)
+
+
+def is_greyscale(pixels: Pixels) -> bool:
+    """Whether a picture was taken in infrared light: no colour in it, but for a banner at top or bottom.
+
+    A tint that all the picture has (some cameras' infrared is purple) is no colour.
+    """
+    if pixels.shape[2] == 1:
+        return True
+    height = pixels.shape[0]
+    middle = pixels[int(height * _NIGHT_TOP) : max(1, int(height * _NIGHT_BOTTOM))].astype(np.int16)
+    red_green, green_blue = middle[..., 0] - middle[..., 1], middle[..., 1] - middle[..., 2]
+    chroma = np.abs(red_green - np.median(red_green)) + np.abs(green_blue - np.median(green_blue))
+    return bool(np.mean(chroma <= _NIGHT_CHROMA) >= _NIGHT_SHARE)
+
+
+def difference_hash(pixels: Pixels) -> int:
+    """64-bit difference hash: is each of 8 x 8 cells darker than its right neighbour.
+
+    N. Krawetz, "Kind of Like That", 2013 (hackerfactor.com). Near duplicates differ in a few bits.
+    """
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    cells = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(cells[:, :-1] < cells[:, 1:]).tobytes(), "big")
+
+
+def make_thumbnail(pixels: Pixels, short_side: int, full_short_side: int, quality: int) -> Thumbnail:
+    """Reduce a picture to `short_side` pixels on its short side; a smaller one keeps its size.
+
+    `full_short_side` is that of the file, of which `pixels` may be a reduced version.
+    """
+    height, width = pixels.shape[:2]
+    if (short := min(height, width)) > short_side:
+        size = max(1, round(width * short_side / short)), max(1, round(height * short_side / short))
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        small = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+        pixels = small if small.ndim == 3 else small[..., None]
+        height, width = pixels.shape[:2]
+    pixels = np.ascontiguousarray(pixels)
+    if pixels.shape[2] == 1:
+        jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="GRAY", colorsubsampling="Gray")
+    else:
+        jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")
+    return Thumbnail(jpeg, width, height, min(height, width) / full_short_side)
