@@ -182,7 +182,9 @@ class Publish(Section):
         if not value.endswith(".gpkg"):
             raise ValueError(f"{value!r}: should be a file name that ends in .gpkg")
         if "://" in value:
-            raise ValueError(f"{value!r}: should be a path; a relative one is in the run folder, also in a bucket")
+            raise ValueError(
+                f"{value!r}: should be a path; a relative one is in the run folder, also in a bucket"
+            )
         return value
 
 

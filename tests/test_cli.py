@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,13 @@ import pytest
 from camtrap_batch.cli import main
 from camtrap_batch.stages import STAGES
 
-CCT = """{"images": [{"id": "a", "file_name": "a.jpg", "location": 1}], "annotations": [], "categories": [{"id": 0, "name": "empty"}, {"id": 7, "name": "panthera onca"}]}"""
+CCT = json.dumps(
+    {
+        "images": [{"id": "a", "file_name": "a.jpg", "location": 1}],
+        "annotations": [],
+        "categories": [{"id": 0, "name": "empty"}, {"id": 7, "name": "panthera onca"}],
+    }
+)
 
 JOB = """\
 name: run
@@ -117,6 +124,7 @@ def test_unknown_command_lists_the_commands(capsys: pytest.CaptureFixture[str]) 
 
 def test_import_of_the_package_is_light() -> None:
     """Neither torch nor geopandas nor arcgis, and no stage's own libraries."""
-    code = "import sys, camtrap_batch, camtrap_batch.cli; print([m for m in ('torch', 'fastai', 'geopandas', 'arcgis', 'sklearn') if m in sys.modules])"
+    heavy = ("torch", "fastai", "geopandas", "arcgis", "sklearn")
+    code = f"import sys, camtrap_batch.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

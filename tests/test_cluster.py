@@ -39,13 +39,13 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     assert "cpu.worker: unknown key; did you mean 'workers'?" in wrong(path, "kind: local\ncpu: {worker: 3}")
     assert "should be an amount of memory" in wrong(path, "cpu: {memory: much}")
     assert "give either address or scheduler_file" in wrong(path, "kind: address")
-    with pytest.raises(ClusterError, match="nowhere.yaml: no such file"):
+    with pytest.raises(ClusterError, match=r"nowhere\.yaml: no such file"):
         load_cluster(str(tmp_path / "nowhere.yaml"))
 
 
 def test_nobody_at_the_address() -> None:
     with (
-        pytest.raises(ClusterError, match="no scheduler answers at tcp://127.0.0.1:1"),
+        pytest.raises(ClusterError, match=r"no scheduler answers at tcp://127\.0\.0\.1:1"),
         open_cluster(Address(address="tcp://127.0.0.1:1", wait_s=0.5)),
     ):
         pass

@@ -129,7 +129,7 @@ def test_secrets_are_refused(job_file: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="nowhere.yaml: no such file"):
+    with pytest.raises(JobError, match=r"nowhere\.yaml: no such file"):
         Job.load(tmp_path / "nowhere.yaml")
 
 

@@ -111,12 +111,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = {
         "name": "run",
         "output": str(folder),
-        "dataset": {"format": "cct", "metadata": "data/metadata.json", "images": "data/images", "cameras": "data/cameras.csv"},
+        "dataset": {
+            "format": "cct",
+            "metadata": "data/metadata.json",
+            "images": "data/images",
+            "cameras": "data/cameras.csv",
+        },
         "validate": {"shard_size": 10, "thumbnails": 96},
         "select": {"classes": ["panthera leo", "loxodonta africana"], "split": {"by": "random"}},
         "train": {"arch": "resnet18", "weights": "none", "size": 64, "epochs": 1, "batch": 16, "lr": 0.001},
         "infer": {"min_confidence": 0.0, "batch": 8},
-    }  # fmt: skip
+    }
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     for stage in ("catalog", "validate", "select", "train", "infer", "merge"):
         done = subprocess.run(command(folder, stage), capture_output=True, text=True, timeout=200)

@@ -36,7 +36,7 @@ def read_catalog(dataset: Dataset) -> Catalog:
 
 
 def source_fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """What tells cheaply that the source is the same as before: size and time of a file, names in a folder."""
+    """Tells cheaply that the source is the same as before: size and time of a file, names in a folder."""
     if dataset.format == "folder":
         names = "\n".join(ImageRoot(dataset.images, dataset.storage_options).walk())
         return {"names": hashlib.sha256(names.encode()).hexdigest()}

@@ -94,7 +94,7 @@ class StageResult:
 
 
 def shard_id(stage: str, version: int, table: str, *parts: Any) -> str:
-    """Id of a shard: a hash of stage, version of its code, schema of its table, and what the work depends on."""
+    """Id of a shard: a hash of stage, code version, table schema, and what the work depends on."""
     return digest([stage, version, schemas.fingerprint(table) if table in schemas.SCHEMAS else table, *parts])
 
 
@@ -213,7 +213,8 @@ def do_on_workers(
         named = "; ".join(f"{shard}: {reason}" for shard, reason in list(outcome.failed.items())[:3])
         more = f"; and {len(outcome.failed) - 3} more" if len(outcome.failed) > 3 else ""
         raise ShardsFailed(
-            f"{stage}: {len(outcome.failed)} of {len(plan.shards)} shards failed, the others are kept: {named}{more}"
+            f"{stage}: {len(outcome.failed)} of {len(plan.shards)} shards failed, the others are kept: "
+            f"{named}{more}"
         )
     done = all_settled(plan, receipts)
     if check:

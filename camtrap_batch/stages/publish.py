@@ -29,7 +29,7 @@ _SHOWN_CAMERAS = 20
 
 
 def run(context: Context) -> StageResult:
-    """Push the tables `locations` and `events`, and a row for each classified image; edits go to the `ledger`.
+    """Push the tables `locations` and `events`, and each classified image; edits go to the `ledger`.
 
     Raises
     ------

@@ -475,7 +475,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_folder_that_takes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create = geopackage._create
-    # A name inside a file that GDAL can't make: the same error as in a folder without write permission, for root too.
+    # A name below a file: the same error as in a folder without write permission, for root too.
     monkeypatch.setattr(geopackage, "_create", lambda path, layers: create(path / "x.gpkg", layers))
     with pytest.raises(StorageError, match=r"x\.gpkg: .*; nothing was written"):
         GeoPackageTarget(tmp_path / "locations.gpkg", JOB).push(layers_of())

@@ -1,4 +1,4 @@
-"""The commit protocol: whatever is interrupted, wherever, readers see a whole snapshot and a rerun ends well."""
+"""The commit protocol: whatever is interrupted, readers see a whole snapshot and a rerun ends well."""
 
 from __future__ import annotations
 

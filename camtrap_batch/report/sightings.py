@@ -1,0 +1,144 @@
+"""What was seen: per species, per camera, over the day and over the study period."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from camtrap_batch.store.schemas import UNCERTAIN, USABLE
+
+_UNITS = (("day", "D", 1.0, 60), ("week", "W", 7.0, 110), ("month", "M", 30.4, 120), ("year", "Y", 365.2, 0))
+"""Name, pandas' letter, days, and up to how many of them a chart shows."""
+
+
+@dataclass(frozen=True)
+class SpeciesRow:
+    """A species; `individuals` sums the animals of its events, `share` is of all events."""
+
+    label: str
+    events: int
+    individuals: int
+    images: int
+    locations: int
+    share: float
+    confidence: float
+
+    @property
+    def is_species(self) -> bool:
+        return self.label != UNCERTAIN
+
+
+@dataclass(frozen=True)
+class CameraRow:
+    """A camera location's figures."""
+
+    location: str
+    images: int
+    usable: int
+    empty: int
+    events: int
+    uncertain: int
+    richness: int
+    top: list[tuple[str, int]]
+    first: dt.datetime | None
+    last: dt.datetime | None
+
+
+@dataclass(frozen=True)
+class Periods:
+    """Events and cameras with an event per day, week, month or year; `left_out` are far off the others."""
+
+    unit: str
+    names: list[str]
+    events: list[int]
+    locations: list[int]
+    left_out: int
+
+
+def species_rows(events: pa.Table) -> list[SpeciesRow]:
+    """The species of schemas.EVENTS, those with most events first; uncertain events last."""
+    frame = _frame(events)
+    rows = [
+        SpeciesRow(
+            str(label),
+            len(part),
+            int(part["count"].sum()),
+            int(part["n_images"].sum()),
+            int(part["location"].nunique()),
+            len(part) / len(frame),
+            float(part["confidence"].mean()),
+        )
+        for label, part in frame.groupby("label")
+    ]
+    return sorted(rows, key=lambda row: (not row.is_species, -row.events, row.label))
+
+
+def camera_rows(locations: pa.Table) -> list[CameraRow]:
+    """The rows of schemas.LOCATIONS, those with most events first."""
+    rows = [
+        CameraRow(
+            str(row["location"]),
+            row["n_images"] or 0,
+            sum(row[f"n_{status}"] or 0 for status in USABLE),
+            row["n_empty"] or 0,
+            row["n_events"] or 0,
+            row["n_uncertain"] or 0,
+            row["richness"] or 0,
+            [(str(entry["label"]), int(entry["n"])) for entry in (row["events_by_label"] or [])[:3]],
+            row["first"],
+            row["last"],
+        )
+        for row in locations.to_pylist()
+    ]
+    return sorted(rows, key=lambda row: (-row.events, -row.images, row.location))
+
+
+def events_by_hour(events: pa.Table, labels: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """For each label, how many events start in each hour of the day; labels without a date are left out."""
+    frame = _frame(events).dropna(subset=["start"])
+    hour = frame["start"].dt.hour.to_numpy()
+    label = frame["label"].to_numpy()
+    found = [(name, np.bincount(hour[label == name], minlength=24).tolist()) for name in labels]
+    return [(name, hours) for name, hours in found if any(hours)]
+
+
+def events_by_period(events: pa.Table) -> Periods | None:
+    """Events over the study period; None where no event has a date.
+
+    A clock that was never set puts a few events years away from all others; they would squeeze the chart.
+    """
+    frame = _frame(events).dropna(subset=["start"])
+    if frame.empty:
+        return None
+    low, high = frame["start"].quantile(0.01), frame["start"].quantile(0.99)
+    margin = max((high - low) / 2, pd.Timedelta(days=30))
+    near = frame[frame["start"].between(low - margin, high + margin)]
+    days = (near["start"].max() - near["start"].min()).days + 1
+    unit, letter = next((name, letter) for name, letter, length, most in _UNITS if days <= most * length or not most)
+    period = near["start"].dt.to_period(letter)
+    every = pd.period_range(period.min(), period.max(), freq=letter)
+    groups = near.groupby(period)["location"]
+    return Periods(
+        unit,
+        [_name(one, unit) for one in every],
+        groups.size().reindex(every, fill_value=0).tolist(),
+        groups.nunique().reindex(every, fill_value=0).tolist(),
+        len(frame) - len(near),
+    )
+
+
+def _frame(events: pa.Table) -> pd.DataFrame:
+    columns = ["label", "location", "start", "n_images", "count", "confidence"]
+    frame: pd.DataFrame = events.select(columns).to_pandas()
+    frame["label"] = frame["label"].fillna(UNCERTAIN)
+    return frame
+
+
+def _name(period: Any, unit: str) -> str:
+    return str(period.start_time.strftime({"month": "%Y-%m", "year": "%Y"}.get(unit, "%Y-%m-%d")))

@@ -1,0 +1,79 @@
+"""Numbers and dates as a reader wants them; an en dash where nothing is known."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from typing import Any
+
+UNKNOWN = "–"
+
+
+def count(value: Any) -> str:
+    """
+    >>> count(1234567), count(None)
+    ('1,234,567', '–')
+    """
+    return UNKNOWN if not is_known(value) else f"{value:,.0f}"
+
+
+def number(value: Any, decimals: int = 3) -> str:
+    """
+    >>> number(0.91234), number(float("nan"))
+    ('0.912', '–')
+    """
+    return UNKNOWN if not is_known(value) else f"{value:,.{decimals}f}"
+
+
+def percent(share: Any) -> str:
+    """One decimal; what is not quite all or nothing is not rounded to it.
+
+    >>> percent(0.934), percent(0.99999), percent(1), percent(1e-6), percent(None)
+    ('93.4%', '>99.9%', '100%', '<0.1%', '–')
+    """
+    if not is_known(share):
+        return UNKNOWN
+    if share in (0, 1):
+        return f"{share:.0%}"
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    if 0.9995 <= share < 1:
+        return ">99.9%"
+    return f"{share:.1%}"
+
+
+def day(value: dt.datetime | None) -> str:
+    """
+    >>> day(dt.datetime(2023, 5, 4, 12)), day(None)
+    ('2023-05-04', '–')
+    """
+    return UNKNOWN if value is None else f"{value:%Y-%m-%d}"
+
+
+def hours_minutes(seconds: Any) -> str:
+    """
+    >>> hours_minutes(3725.4)
+    '1:02:05'
+    """
+    return UNKNOWN if not is_known(seconds) else str(dt.timedelta(seconds=round(seconds)))
+
+
+def plural(n: int, one: str, many: str | None = None) -> str:
+    """
+    >>> plural(1, "camera"), plural(1200, "camera"), plural(2, "species", "species")
+    ('1 camera', '1,200 cameras', '2 species')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def shorten(text: str, most: int) -> str:
+    """
+    >>> shorten("panthera onca", 8)
+    'panther…'
+    """
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def is_known(value: Any) -> bool:
+    """False for None and for what is not a finite number."""
+    return value is not None and math.isfinite(value)
