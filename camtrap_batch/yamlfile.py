@@ -92,8 +92,8 @@ def parse(
             problem_found = dict(entry)
             found.setdefault(_keys_of(content, problem_found), problem_found)
         at = {keys: _line(keys, lines) for keys in found}
-        # A misspelt key first: a required one may be missing because of it.
-        keys = min(found, key=lambda keys: (found[keys]["type"] != "extra_forbidden", at[keys] or 0))
+        # What is missing comes last: it may be there under a misspelt name.
+        keys = min(found, key=lambda keys: (found[keys]["type"] == "missing", at[keys] or 0))
         place = f"{where}:{at[keys]}" if at[keys] else where
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         dotted = ".".join(map(str, keys))

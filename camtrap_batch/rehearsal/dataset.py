@@ -46,7 +46,7 @@ class Rehearsal:
 
 
 def write_dataset(
-    folder: Path,
+    folder: str | Path,
     *,
     cameras: int = 20,
     images: int = 2400,
@@ -77,6 +77,7 @@ def write_dataset(
         ValueError: an argument is out of range.
     """
     _check(cameras, images, size, broken)
+    folder = Path(folder)
     order = {
         "cameras": cameras,
         "images": images,

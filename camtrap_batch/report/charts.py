@@ -27,7 +27,8 @@ class Line:
 def hour_columns(title: str, hours: Sequence[int]) -> Markup:
     """A small chart of 24 numbers, one for each hour of the day."""
     width, height = 200, 104
-    top = max([*hours, 1])
+    top = max(*hours, 1)
+    peak = hours.index(max(hours))
     frame = Frame(26, 8, width - 6, height - 20, linear(0, 24, 26, width - 6), linear(0, top, height - 20, 8))
     columns = [
         _column(frame, hour, hour + 1, n, f"{hour:02}:00 to {hour + 1:02}:00: {count(n)}")
@@ -36,8 +37,7 @@ def hour_columns(title: str, hours: Sequence[int]) -> Markup:
     ]
     return picture(
         title,
-        "Events by hour of the day; most between "
-        + (f"{hours.index(top):02}:00 and {hours.index(top) + 1:02}:00." if any(hours) else "no hours."),
+        f"Events by hour of the day; most between {peak:02}:00 and {peak + 1:02}:00.",
         width,
         height,
         frame.axes([(hour, str(hour)) for hour in (0, 6, 12, 18, 24)], [(0, "0"), (top, _short(top))]),
@@ -52,25 +52,31 @@ def columns(
     names: Sequence[str],
     x_title: str,
     y_title: str,
+    x_ticks: Sequence[tuple[float, str]] | None = None,
     *,
     wide: bool = True,
 ) -> Markup:
-    """A column for each value; `names` tells what each is of, and some of them stand under the axis."""
+    """A column for each value; `names` says what each is of.
+
+    Under the axis stand `x_ticks`, in columns from the left, or as many of the names as there is room for.
+    """
     width, height = _WIDE if wide else _SMALL
-    left, right, top, bottom = 46, width - 12, 28, height - 38
+    left, right, top, bottom = 46, width - 18, 28, height - 38
     highest = max([*values, 1])
     frame = Frame(
         left, top, right, bottom, linear(0, len(values), left, right), linear(0, highest, bottom, top)
     )
-    room = max(text_width(name) for name in names) + 14
-    every = max(1, -(-len(values) * room // (right - left)))
+    if x_ticks is None:
+        room = max(text_width(name) for name in names) + 14
+        every = max(1, -(-len(values) * room // (right - left)))
+        x_ticks = [(index + 0.5, name) for index, name in enumerate(names) if index % every == 0]
     return picture(
         title,
         description,
         width,
         height,
         frame.axes(
-            [(index + 0.5, name) for index, name in enumerate(names) if index % every == 0],
+            x_ticks,
             [(value, _short(value)) for value in ticks(0, highest, 4) if value == int(value)],
             x_title,
             y_title,
@@ -130,15 +136,13 @@ def lines(title: str, description: str, series: Sequence[Line], x_title: str, y_
         ]
     y_ticks = [(value, f"{value:g}") for value in ticks(low, high, 5)]
     x_ticks = [(value, f"{value:g}") for value in ticks(first, last, 8) if value == int(value)]
-    return picture(
-        title, description, width, height, frame.axes(x_ticks, y_ticks, x_title, y_title), *parts
-    )
+    return picture(title, description, width, height, frame.axes(x_ticks, y_ticks, x_title, y_title), *parts)
 
 
 def reliability(title: str, description: str, bins: Sequence[dict[str, float]]) -> Markup:
     """Accuracy over confidence; a point's area is its share of the images, the dashed line is honesty."""
     width, height = _SMALL[0], 300
-    left, right, top, bottom = 46, width - 14, 28, height - 38
+    left, right, top, bottom = 46, width - 20, 28, height - 38
     frame = Frame(left, top, right, bottom, linear(0, 1, left, right), linear(0, 1, bottom, top))
     scale = [(value / 5, f"{value * 20}%") for value in range(6)]
     most = max([row["n"] for row in bins], default=1)
@@ -173,20 +177,20 @@ def reliability(title: str, description: str, bins: Sequence[dict[str, float]]) 
 def heat_map(title: str, description: str, counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
     """Counts as a matrix, shaded by their share of the row; columns have the numbers of the rows."""
     n = len(names)
-    cell = 36 if n <= 12 else 24 if n <= 25 else 16
-    labels = [f"{shorten(name, _LONGEST_NAME)}  {index}" for index, name in enumerate(names, 1)]
-    left, top = max(text_width(label) for label in labels) + 12, 40
+    cell = 36 if n <= 12 else 24 if n <= 25 else 16 if n <= 40 else 14
+    labels = [shorten(name, _LONGEST_NAME) for name in names]
+    left, top = max(text_width(label) for label in labels) + 32, 40
     right, bottom = left + n * cell, top + n * cell
     parts = [
         tag("text", "predicted", x=left, y=12, class_="name"),
-        tag("text", "truth", x=left - 8, y=top - 10, class_="name end"),
+        tag("text", "truth", x=left - 28, y=top - 10, class_="name end"),
         tag("rect", x=left, y=top, width=n * cell, height=n * cell, class_="sheet"),
     ]
-    for index, label in enumerate(labels):
+    for index, (name, label) in enumerate(zip(names, labels, strict=True)):
         middle = index * cell + cell / 2
-        parts.append(
-            tag("text", tag("title", names[index]), label, x=left - 8, y=top + middle + 3.5, class_="tick end")
-        )
+        y = top + middle + 3.5
+        parts.append(tag("text", tag("title", name), label, x=left - 28, y=y, class_="end"))
+        parts.append(tag("text", str(index + 1), x=left - 8, y=y, class_="tick end"))
         parts.append(tag("text", str(index + 1), x=left + middle, y=top - 10, class_="tick middle"))
     for row, (name, values) in enumerate(zip(names, counts, strict=True)):
         total = sum(values)
@@ -222,9 +226,7 @@ def heat_map(title: str, description: str, counts: Sequence[Sequence[int]], name
                 )
     for index in range(n):
         place = index * cell
-        parts.append(
-            tag("rect", x=left + place, y=top + place, width=cell, height=cell, class_="diagonal")
-        )
+        parts.append(tag("rect", x=left + place, y=top + place, width=cell, height=cell, class_="diagonal"))
     chart = picture(title, description, right + 8, bottom + 8, *parts)
     return Markup('<div style="width: {:.0f}px">{}</div>').format(right + 8, chart)
 

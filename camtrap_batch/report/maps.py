@@ -11,14 +11,14 @@ import numpy as np
 from markupsafe import Markup
 
 from camtrap_batch.report.places import KM_PER_DEGREE, Place
-from camtrap_batch.report.svg import Frame, linear, nice, picture, tag, text_width, ticks
+from camtrap_batch.report.svg import Frame, decimals, linear, multiples, nice, picture, tag, text_width
 from camtrap_batch.report.text import plural, shorten
 
 _WIDTH, _LOWEST, _HIGHEST = 800.0, 300.0, 620.0
-_LEFT, _TOP, _FOOT = 8.0, 8.0, 62.0
-_SMALLEST = 0.02  # degrees that a map shows at least, across and upright
+_LEFT, _TOP, _FOOT = 1.0, 1.0, 62.0
+_SMALLEST = 0.02  # degrees of latitude that a map is at least wide
 _ROOM = 1.16
-_MOST_NAMES, _LONGEST_NAME = 60, 22
+_MOST_NAMES, _MOST_TRIED, _LONGEST_NAME = 60, 300, 22
 
 _OUTLINES: tuple[Sequence[tuple[float, float]], ...] = (
     (),  # a circle
@@ -92,7 +92,7 @@ def _view(places: Sequence[Place], smallest: float) -> tuple[Frame, tuple[float,
     center, middle = (float(values.min() + values.max()) / 2 for values in (longitude, latitude))
     squeeze = max(math.cos(math.radians(middle)), 0.05)
     across = max(float(np.ptp(longitude)) * squeeze, smallest) * _ROOM
-    upright = max(float(np.ptp(latitude)), smallest) * _ROOM
+    upright = max(float(np.ptp(latitude)), 0.4 * smallest) * _ROOM
     width = _WIDTH - 2 * _LEFT
     height = min(max(width * upright / across, _LOWEST), _HIGHEST)
     units = min(width / across, height / upright)
@@ -134,30 +134,19 @@ def _tip(place: Place, *, exact: bool) -> str:
 
 def _graticule(frame: Frame, bounds: tuple[float, ...]) -> Markup:
     west, east, south, north = bounds
-    step = nice((north - south) / 4)
-    parts = [
-        tag(
-            "rect",
-            x=frame.left,
-            y=frame.top,
-            width=frame.right - frame.left,
-            height=frame.bottom - frame.top,
-            class_="sheet",
-        )
-    ]
-    decimals = max(0, -math.floor(math.log10(step)))
-    for value in ticks(max(south, -90), min(north, 90), 4):
+    step = nice(max((north - south) / 5, (east - west) / 7))
+    size = {"width": frame.right - frame.left, "height": frame.bottom - frame.top}
+    parts = [tag("rect", x=frame.left, y=frame.top, **size, class_="sheet")]
+    for value in multiples(max(south, -90), min(north, 90), step):
         y = frame.y(value)
         parts.append(tag("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="grid"))
+        label = _degrees(value, "NS", decimals(step))
         if y > frame.top + 14:
-            label = _degrees(value, "NS", decimals)
             parts.append(tag("text", label, x=frame.left + 4, y=y - 3, class_="tick"))
-    step = nice((east - west) / 6)
-    decimals = max(0, -math.floor(math.log10(step)))
-    for value in ticks(max(west, -180), min(east, 180), 6):
+    for value in multiples(max(west, -180), min(east, 180), step):
         x = frame.x(value)
         parts.append(tag("line", x1=x, x2=x, y1=frame.top, y2=frame.bottom, class_="grid"))
-        label = _degrees(value, "EW", decimals)
+        label = _degrees(value, "EW", decimals(step))
         if frame.left + text_width(label) / 2 < x < frame.right - text_width(label) / 2:
             parts.append(tag("text", label, x=x, y=frame.bottom + 15, class_="tick middle"))
     return Markup("").join(parts)
@@ -169,7 +158,7 @@ def _names(
     """Names of the places with most events, where they cover neither a mark nor another name."""
     taken = np.array([(x - r, y - r, x + r, y + r) for x, y, r in circles])
     names = []
-    for place, (x, y, r) in zip(places, circles, strict=True):
+    for place, (x, y, r) in zip(places[:_MOST_TRIED], circles, strict=False):
         more = f" +{len(place.locations) - 1}" if len(place.locations) > 1 else ""
         name = shorten(place.locations[0], _LONGEST_NAME) + more
         width = text_width(name)
@@ -192,7 +181,7 @@ def _names(
 
 
 def _scale_bar(frame: Frame, bounds: tuple[float, ...], units: float) -> Markup:
-    """A round number of km; where the map is so tall that it differs from top to bottom, says where it holds."""
+    """A round number of km; a map so tall that it differs from top to bottom says where it holds."""
     per_km = units / KM_PER_DEGREE
     km = nice(80 / per_km)
     length, y = km * per_km, frame.bottom + 40
@@ -222,10 +211,10 @@ def _sizes(most: int, largest: float, frame: Frame) -> Markup:
     return Markup("").join(parts)
 
 
-def _degrees(value: float, letters: str, decimals: int) -> str:
+def _degrees(value: float, letters: str, places: int) -> str:
     """
     >>> _degrees(-1.25, "NS", 2), _degrees(0, "EW", 0)
     ('1.25° S', '0°')
     """
-    side = "" if round(value, decimals) == 0 else " " + letters[value < 0]
-    return f"{abs(value):.{decimals}f}°{side}"
+    side = "" if round(value, places) == 0 else " " + letters[value < 0]
+    return f"{abs(value):.{places}f}°{side}"

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Place:
-    """A point with the cameras at it: one, or several that stand (or are blurred) together. Degrees, WGS 84."""
+    """A point (degrees, WGS 84) with the cameras at it: several where they stand or are blurred together."""
 
     longitude: float
     latitude: float

@@ -16,6 +16,8 @@ from camtrap_batch.store.schemas import UNCERTAIN, USABLE
 _UNITS = (("day", "D", 1.0, 60), ("week", "W", 7.0, 110), ("month", "M", 30.4, 120), ("year", "Y", 365.2, 0))
 """Name, pandas' letter, days, and up to how many of them a chart shows."""
 
+_DAY = 86_400_000_000  # microseconds
+
 
 @dataclass(frozen=True)
 class SpeciesRow:
@@ -116,11 +118,15 @@ def events_by_period(events: pa.Table) -> Periods | None:
     frame = _frame(events).dropna(subset=["start"])
     if frame.empty:
         return None
-    low, high = frame["start"].quantile(0.01), frame["start"].quantile(0.99)
-    margin = max((high - low) / 2, pd.Timedelta(days=30))
-    near = frame[frame["start"].between(low - margin, high + margin)]
-    days = (near["start"].max() - near["start"].min()).days + 1
-    unit, letter = next((name, letter) for name, letter, length, most in _UNITS if days <= most * length or not most)
+    time = frame["start"].to_numpy("datetime64[us]").astype(np.int64)
+    low, high = np.quantile(time, [0.01, 0.99])
+    margin = max((high - low) / 2, 30 * _DAY)
+    is_near = (time >= low - margin) & (time <= high + margin)
+    near = frame[is_near]
+    days = np.ptp(time[is_near]) / _DAY + 1
+    unit, letter = next(
+        (name, letter) for name, letter, length, most in _UNITS if days <= most * length or not most
+    )
     period = near["start"].dt.to_period(letter)
     every = pd.period_range(period.min(), period.max(), freq=letter)
     groups = near.groupby(period)["location"]

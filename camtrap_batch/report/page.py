@@ -1,0 +1,303 @@
+"""ReportData -> HTML. Each part of the page is a template; a part whose data is missing is left out."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from camtrap_batch.report import accuracy, charts, sightings, text
+from camtrap_batch.report.data import Example, ReportData
+from camtrap_batch.report.maps import draw_map
+from camtrap_batch.report.places import find_places
+from camtrap_batch.store.schemas import STATUSES, UNCERTAIN, USABLE
+
+MOST_CAMERAS = 200
+MOST_FILES = 200
+MOST_CLOCKS = 24
+
+_LEAKY = "frames of one burst on both sides: optimistic"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A figure at the top of the page."""
+
+    name: str
+    value: str
+    note: str = ""
+    is_warning: bool = False
+
+
+def render(data: ReportData) -> str:
+    """The report as one HTML document: styles, charts and photos are in it, and it asks for nothing else."""
+    parts = {
+        "images": _images(data),
+        "sightings": _sightings(data),
+        "cameras": _cameras(data),
+        "model": _model(data),
+    }
+    headlines = _headlines(data, parts["sightings"], parts["cameras"])
+    html = _environment().get_template("page.html").render(data=data, headlines=headlines, **parts)
+    # a path that is not UTF-8 is a lone surrogate in Python, which no file can hold
+    return html.encode("utf-8", "replace").decode("utf-8")
+
+
+@functools.cache
+def _environment() -> Environment:
+    loader = PackageLoader("camtrap_batch.report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "count": text.count,
+        "number": text.number,
+        "percent": text.percent,
+        "day": text.day,
+        "hours_minutes": text.hours_minutes,
+        "data_url": _data_url,
+    }
+    environment.globals |= {
+        "plural": text.plural,
+        "STATUSES": STATUSES,
+        "style": Markup(loader.get_source(environment, "style.css")[0]),  # noqa: S704 - a file of ours
+    }
+    return environment
+
+
+def _headlines(
+    data: ReportData, seen: dict[str, Any] | None, cameras: dict[str, Any] | None
+) -> list[Headline]:
+    found = [
+        Headline("Images", text.count(data.n_images)),
+        Headline("Usable", text.percent(_share(_usable(data), data.n_images)), "decode, wholly or in part"),
+    ]
+    if cameras is not None:
+        found.append(
+            Headline(
+                "Cameras", text.count(cameras["n_all"]), "" if cameras["n_located"] else "no coordinates"
+            )
+        )
+    if seen is not None:
+        species = [row for row in seen["rows"] if row.is_species]
+        n_uncertain = sum(row.events for row in seen["rows"] if not row.is_species)
+        note = f"and {n_uncertain:,} uncertain" if n_uncertain else ""
+        found.append(Headline("Events", text.count(sum(row.events for row in species)), note))
+        found.append(Headline("Species", text.count(len(species)), "in the events"))
+    if data.metrics is not None:
+        found.append(_accuracy(data.metrics))
+    return found
+
+
+def _accuracy(metrics: dict[str, Any]) -> Headline:
+    judged = text.plural(metrics.get("n_images", 0), "image")
+    if metrics.get("split_by") == "random":
+        return Headline(
+            "Accuracy on random images", text.percent(metrics.get("accuracy")), f"{judged}; {_LEAKY}", True
+        )
+    cameras = text.plural(metrics.get("n_locations", 0), "camera")
+    note = f"{judged} of {cameras} kept out of training"
+    return Headline("Accuracy on unseen cameras", text.percent(metrics.get("accuracy")), note)
+
+
+def _images(data: ReportData) -> dict[str, Any]:
+    """How the images were validated, and which of them train the model."""
+    order = {status: index for index, status in enumerate(STATUSES)}
+    counts = sorted(data.status_counts.items(), key=lambda item: order.get(item[0], len(order)))
+    return {
+        "statuses": [
+            (status, n, _share(n, data.n_images), STATUSES.get(status, "")) for status, n in counts if n
+        ],
+        "usable": _usable(data),
+        "n_not_ok": sum(n for status, n in counts if status != "ok"),
+        "examples": data.status_examples[:MOST_FILES],
+        "reasons": [
+            (reason, n, _share(n, sum(data.selection_reasons.values())))
+            for reason, n in sorted(data.selection_reasons.items(), key=lambda item: -item[1])
+        ],
+    }
+
+
+def _sightings(data: ReportData) -> dict[str, Any] | None:
+    if data.events is None:
+        return None
+    rows = sightings.species_rows(data.events)
+    species = [row.label for row in rows if row.is_species]
+    clocks = [
+        (label, sum(hours), charts.hour_columns(f"{label} by hour of the day", hours))
+        for label, hours in sightings.events_by_hour(data.events, species[:MOST_CLOCKS])
+    ]
+    return {
+        "rows": rows,
+        "counts_individuals": any(row.individuals > row.events for row in rows),
+        "clocks": clocks,
+        "n_without_clock": len(species) - MOST_CLOCKS,
+        "periods": _periods(data),
+        "photos": [photo for photo in data.best_photos if photo.label != UNCERTAIN],
+    }
+
+
+def _periods(data: ReportData) -> dict[str, Any] | None:
+    periods = sightings.events_by_period(data.events)
+    if periods is None:
+        return None
+    span = f"{periods.names[0]} to {periods.names[-1]}"
+    return {
+        "periods": periods,
+        "charts": [
+            charts.columns(
+                f"{what} per {periods.unit}",
+                f"{what} per {periods.unit}, {span}; most in one {periods.unit}: {max(values):,}.",
+                values,
+                periods.names,
+                f"{periods.unit} (camera time)",
+                f"{what.lower()} per {periods.unit}",
+            )
+            for what, values in (("Events", periods.events), ("Cameras with an event", periods.locations))
+        ],
+    }
+
+
+def _cameras(data: ReportData) -> dict[str, Any] | None:
+    if data.locations is None:
+        return None
+    rows = sightings.camera_rows(data.locations)
+    places = find_places(data.locations, data.blur_km)
+    return {
+        "rows": rows[:MOST_CAMERAS],
+        "n_left_out": max(len(rows) - MOST_CAMERAS, 0),
+        "map": draw_map(places, data.blur_km) if places else None,
+        "n_places": len(places),
+        "n_located": sum(len(place.locations) for place in places),
+        "n_all": len(rows),
+    }
+
+
+def _model(data: ReportData) -> dict[str, Any] | None:
+    if data.model is None and data.metrics is None and not data.history:
+        return None
+    card = data.model or {}
+    return {
+        "card": _card(card),
+        "curves": _curves(data.history),
+        "judged": None if data.metrics is None else _judged(data.metrics),
+        "mistakes": data.worst_mistakes,
+    }
+
+
+def _card(card: dict[str, Any]) -> list[tuple[str, str]]:
+    training = card.get("training") or {}
+    size, classes = card.get("size"), card.get("classes")
+    found = [
+        ("Model id", card.get("model_id")),
+        ("Architecture", card.get("arch")),
+        ("Input", f"{size} by {size} pixels" if size else None),
+        ("Classes", text.count(len(classes)) if classes else None),
+        ("Training images", text.count(training["images"]) if training.get("images") else None),
+        ("Epochs", training.get("epochs")),
+        ("Highest learning rate", f"{training['lr']:.2g}" if text.is_known(training.get("lr")) else None),
+        ("Device", training.get("device")),
+        ("Precision", training.get("precision")),
+        ("Training time, h:mm:ss", text.hours_minutes(training.get("seconds"))),
+        ("Temperature of the confidences", text.number(card.get("temperature"))),
+    ]
+    return [(name, str(value)) for name, value in found if value not in (None, text.UNKNOWN)]
+
+
+def _curves(history: list[dict[str, Any]]) -> list[Markup]:
+    def line(name: str, column: str) -> charts.Line:
+        return charts.Line(
+            name, [(row.get("epoch", number), row.get(column)) for number, row in enumerate(history, 1)]
+        )
+
+    losses = [line("training", "train_loss"), line("validation", "valid_loss")]
+    shares = [line("accuracy", "accuracy"), line("balanced accuracy", "balanced_accuracy")]
+    found = [
+        charts.lines("Loss", "Loss per epoch, on training and validation images.", losses, "epoch", "loss"),
+        charts.lines(
+            "Accuracy while training",
+            "Accuracy and balanced accuracy per epoch, on validation images.",
+            shares,
+            "epoch",
+            "share of validation images",
+        ),
+    ]
+    return [chart for chart in found if chart]
+
+
+def _judged(metrics: dict[str, Any]) -> dict[str, Any]:
+    spread = accuracy.camera_spread(metrics)
+    matrix = accuracy.matrix(metrics)
+    return {
+        **{name: metrics.get(name) for name in _FIGURES},
+        "is_random": metrics.get("split_by") == "random",
+        "baseline": accuracy.most_frequent_share(metrics),
+        "classes": accuracy.class_rows(metrics),
+        "matrix": matrix and _matrix(*matrix),
+        "confused": accuracy.most_confused(metrics),
+        "by_light": metrics.get("by_light") or {},
+        "spread": spread,
+        "spread_chart": spread and _spread(spread),
+        "reliability": _reliability(metrics),
+    }
+
+
+_FIGURES = (
+    "split",
+    "n_images",
+    "n_locations",
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "top5_accuracy",
+    "ece",
+    "ece_uncalibrated",
+)
+
+
+def _matrix(names: list[str], counts: list[list[int]]) -> Markup:
+    right = sum(counts[index][index] for index in range(len(names)))
+    return charts.heat_map(
+        "Confusion matrix",
+        f"Rows are the truth, columns what was predicted, {len(names)} classes; {right:,} of "
+        f"{sum(map(sum, counts)):,} images are on the diagonal. The tables beside it have the figures.",
+        counts,
+        names,
+    )
+
+
+def _spread(spread: accuracy.Spread) -> Markup:
+    return charts.columns(
+        "Cameras by accuracy",
+        f"How many cameras have which accuracy; the median is {spread.median:.1%}.",
+        spread.tenths,
+        [f"{tenth * 10} to {tenth * 10 + 10}%" for tenth in range(10)],
+        "accuracy at a camera",
+        "cameras",
+        [(tenth, f"{tenth * 10}%") for tenth in range(0, 11, 2)],
+        wide=False,
+    )
+
+
+def _reliability(metrics: dict[str, Any]) -> Markup | None:
+    bins = metrics.get("reliability")
+    if not bins:
+        return None
+    title = "Confidence against accuracy"
+    return charts.reliability(title, "Points on the dashed line: confidence can be taken at its word.", bins)
+
+
+def _data_url(photo: Example) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(photo.jpeg).decode("ascii")
+
+
+def _usable(data: ReportData) -> int:
+    return sum(data.status_counts.get(status, 0) for status in USABLE)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import camtrap_batch.report
+from camtrap_batch.report import Example, ReportData, render
+from camtrap_batch.report.places import snap
+from camtrap_batch.report.text import UNKNOWN
+from camtrap_batch.store.schemas import EVENTS, LOCATIONS
+
+MakeData = Callable[..., ReportData]
+
+_VOID = {"meta", "link", "img", "br", "hr"}
+_OPTIONAL = [
+    field.name
+    for field in dataclasses.fields(ReportData)
+    if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+]
+
+
+class Page(HTMLParser):
+    """What is on a page; fails where an element is not closed in its turn."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(set(names)) == len(names)
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def references(self) -> list[str]:
+        names = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
+        return [attributes[name] for _, attributes in self.elements for name in names if name in attributes]
+
+
+def replace_columns(table: pa.Table | None, **columns: list[Any]) -> pa.Table:
+    assert table is not None
+    for name, values in columns.items():
+        index = table.column_names.index(name)
+        table = table.set_column(
+            index, table.schema.field(name), pa.array(values, table.schema.field(name).type)
+        )
+    return table
+
+
+def test_whole_page(make_data: MakeData) -> None:
+    page = Page(render(make_data()))
+    for text in (
+        "2,400",
+        "99.1%",
+        "848",
+        "63.6%",
+        "panthera onca",
+        "C0003",
+        "C0001/IMG_0000.JPG",
+        "resnet34",
+    ):
+        assert text in page.text
+    assert "Accuracy on unseen cameras" in page.text
+
+
+def test_the_order_a_reader_expects(make_data: MakeData) -> None:
+    html = render(make_data())
+    parts = ["glance", "map", "species", "cameras", "activity", "photos"]
+    parts += ["images", "selection", "model", "mistakes", "provenance"]
+    places = [html.index(f' id="{part}"') for part in parts]
+    assert places == sorted(places)
+
+
+def test_nothing_is_fetched_and_nothing_runs(make_data: MakeData) -> None:
+    html = render(make_data())
+    page = Page(html)
+    assert page.all("img")
+    assert all(reference.startswith(("data:", "#")) for reference in page.references())
+    (style,) = re.findall(r"<style>(.*?)</style>", html, re.S)
+    assert not re.search(r"url\(|@import", style)
+    assert not page.all("script")
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    policies = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_reads_without_sight(make_data: MakeData) -> None:
+    page = Page(render(make_data()))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert all(head.get("scope") in ("col", "row") for head in page.all("th"))
+    assert len(page.all("table")) == len(page.all("caption"))
+    assert all(image["alt"] for image in page.all("img"))
+    drawings = [drawing for drawing in page.all("svg") if drawing.get("aria-hidden") != "true"]
+    assert all(drawing["role"] == "img" for drawing in drawings)
+    assert len(page.all("desc")) == len(drawings)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {link["href"][1:] for link in page.all("a")} <= set(ids)
+
+
+HOSTILE = "<script>alert('x')</script>\"&<b>"
+
+
+def test_names_are_text_wherever_they_stand(make_data: MakeData) -> None:
+    data = make_data(cameras=6, classes=4)
+    assert data.events is not None
+    assert data.locations is not None
+    assert data.metrics is not None
+    names = data.events["label"].to_pylist()
+    label = max(set(names) - {"uncertain"}, key=names.count)
+    photo = Example(b"\xff\xd8", HOSTILE, HOSTILE, HOSTILE, 0.9, HOSTILE)
+    rows = data.locations.to_pylist()
+    by_label = [
+        [
+            {**entry, "label": HOSTILE if entry["label"] == label else entry["label"]}
+            for entry in row["events_by_label"]
+        ]
+        for row in rows
+    ]
+    hostile = dataclasses.replace(
+        data,
+        job_name=HOSTILE,
+        run_folder=HOSTILE,
+        job_yaml=f"name: {HOSTILE}",
+        dataset={HOSTILE: HOSTILE, "images": HOSTILE},
+        notes={HOSTILE: 1},
+        status_counts={**data.status_counts, HOSTILE: 1},
+        status_examples=[(HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
+        selection_reasons={HOSTILE: 3},
+        split_counts=[(HOSTILE, 1, 2, 3, 4)],
+        model={**(data.model or {}), "arch": HOSTILE, "model_id": HOSTILE},
+        metrics={
+            **data.metrics,
+            "classes": [HOSTILE, *data.metrics["classes"][1:]],
+            "per_class": {HOSTILE: {"support": 3, "precision": 1.0, "recall": 1.0, "f1": 1.0}},
+            "by_light": {HOSTILE: {"n": 1, "accuracy": 1.0}},
+            "by_location": {HOSTILE: {"n": 1, "accuracy": 1.0}},
+            "split": HOSTILE,
+        },
+        locations=replace_columns(
+            data.locations,
+            location=[HOSTILE + str(number) for number in range(6)],
+            top_label=[HOSTILE] * 6,
+            events_by_label=by_label,
+        ),
+        events=replace_columns(data.events, label=[HOSTILE if name == label else name for name in names]),
+        best_photos=[photo],
+        worst_mistakes=[photo],
+        stages=[{"stage": HOSTILE, "shards": 1, "rows": 1, "rows_per_s": 1.0, "failed": 0}],
+        versions={HOSTILE: HOSTILE},
+        snapshots={HOSTILE: 1},
+    )
+    page = Page(render(hostile))
+    assert not page.all("script")
+    assert page.text.count("<script>alert") > 40
+    plain = Page(render(data))
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in plain.elements} | {"b"}
+
+
+@pytest.mark.parametrize("name", _OPTIONAL)
+def test_each_part_may_be_missing(name: str, make_data: MakeData, bare: ReportData) -> None:
+    data = make_data(cameras=5, events=100)
+    text = Page(render(dataclasses.replace(data, **{name: getattr(bare, name)}))).text
+    assert not re.search(r"\bNone\b|\bnan\b|Undefined", text)
+
+
+@pytest.mark.parametrize("name", _OPTIONAL)
+def test_each_part_alone(name: str, make_data: MakeData, bare: ReportData) -> None:
+    data = make_data(cameras=5, events=100)
+    text = Page(render(dataclasses.replace(bare, **{name: getattr(data, name)}))).text
+    assert not re.search(r"\bNone\b|\bnan\b|Undefined", text)
+
+
+def test_only_validated(bare: ReportData) -> None:
+    page = Page(render(bare))
+    assert "97 of 100 images can be used" in page.text
+    assert "no such file under the image root" in page.text
+    for absent in ("Species", "Events", "Accuracy", "Model", "Selection"):
+        assert absent not in page.text
+
+
+def test_no_images_at_all(bare: ReportData) -> None:
+    text = Page(render(dataclasses.replace(bare, n_images=0, status_counts={}))).text
+    assert "0 of 0 images can be used" in text
+
+
+def test_empty_tables(make_data: MakeData) -> None:
+    data = make_data(events=0)
+    Page(render(data))
+    text = Page(
+        render(
+            dataclasses.replace(
+                data, locations=LOCATIONS.empty_table(), events=EVENTS.empty_table(), metrics={}
+            )
+        )
+    ).text
+    assert "No event" in text
+
+
+def test_unknown_figures_are_dashes(make_data: MakeData) -> None:
+    data = make_data(cameras=3, classes=3, events=50)
+    assert data.events is not None
+    assert data.metrics is not None
+    unknown = dict.fromkeys(("precision", "recall", "f1"))
+    metrics = {
+        **data.metrics,
+        "accuracy": math.nan,
+        "balanced_accuracy": None,
+        "ece": math.nan,
+        "per_class": {"lion": {**unknown, "support": 0}},
+        "by_light": {"day": {"n": 0, "accuracy": None}},
+        "by_location": {"A": {"n": 0, "accuracy": None}},
+        "reliability": [{"n": 0, "confidence": math.nan, "accuracy": math.nan, "lower": 0, "upper": 1}],
+    }
+    events = replace_columns(data.events, confidence=[None] * 50)
+    history = [{"epoch": 1.0, "train_loss": math.nan, "valid_loss": 1.0}]
+    html = render(dataclasses.replace(data, metrics=metrics, events=events, history=history))
+    text = Page(html).text
+    assert not re.search(r"\bnan\b|\bNone\b", text)
+    assert not re.search(r'[" ,]nan[" ,]', html)
+    assert f"Accuracy on unseen cameras {UNKNOWN}" in text
+    assert text.count(UNKNOWN) > 8
+
+
+def test_events_without_label_or_date_are_counted(make_data: MakeData) -> None:
+    data = make_data(cameras=3, events=40)
+    events = replace_columns(data.events, label=[None] * 40, start=[None] * 40, end=[None] * 40)
+    text = Page(render(dataclasses.replace(data, events=events))).text
+    assert "and 40 uncertain" in text
+    assert "Over the study period" not in text
+
+
+def test_random_split_is_called_optimistic(make_data: MakeData) -> None:
+    data = make_data(cameras=3, events=40)
+    warning = "frames of one burst on both sides"
+    assert warning not in Page(render(data)).text
+    page = Page(render(dataclasses.replace(data, metrics={**(data.metrics or {}), "split_by": "random"})))
+    assert page.text.count(warning) == 2
+    assert "unseen cameras" not in page.text
+    assert page.all("div")[[e.get("class") for e in page.all("div")].index("warning")]
+
+
+def test_blurred_page_does_not_know_where_a_camera_stands(make_data: MakeData) -> None:
+    data = make_data(cameras=30, events=200)
+    assert data.locations is not None
+    rng = np.random.default_rng(0)
+    km = 4.0
+    x, y = (data.locations[name].to_numpy() for name in ("longitude", "latitude"))
+    x, y = snap(x, y, km)
+    pages = []
+    for _ in range(3):
+        moved = {
+            "longitude": (x + rng.uniform(-0.45, 0.45, 30) * km / 111.2).tolist(),
+            "latitude": (y + rng.uniform(-0.45, 0.45, 30) * km / 111.2).tolist(),
+        }
+        locations = replace_columns(data.locations, **moved)
+        pages.append(render(dataclasses.replace(data, locations=locations, blur_km=km)))
+        exact = render(dataclasses.replace(data, locations=locations))
+        for value in moved["longitude"] + moved["latitude"]:
+            assert f"{value:.4f}" not in pages[-1]
+            assert f"{value:.4f}" in exact
+    assert pages[0] == pages[1] == pages[2]
+    assert "rounded to a grid of 4 km" in Page(pages[0]).text
+
+
+def test_cameras_without_coordinates(make_data: MakeData) -> None:
+    data = make_data(cameras=4, events=60)
+    some = replace_columns(data.locations, longitude=[36.0, None, math.nan, 37.0])
+    text = Page(render(dataclasses.replace(data, locations=some))).text
+    assert "2 cameras at 2 places" in text
+    assert "2 cameras have no known coordinates" in text
+    none = replace_columns(data.locations, longitude=[None] * 4, latitude=[None] * 4)
+    text = Page(render(dataclasses.replace(data, locations=none))).text
+    assert "Where the cameras are" not in text
+    assert "Cameras 4 no coordinates" in text
+
+
+def test_one_class(make_data: MakeData) -> None:
+    assert "Figures by class" in Page(render(make_data(cameras=1, classes=1, events=5))).text
+
+
+def test_many_classes(make_data: MakeData) -> None:
+    page = Page(render(make_data(classes=300, events=4000)))
+    assert "Confusion matrix" not in page.text
+    assert "Most frequent mistakes" in page.text
+    assert "species 298" in page.text
+    assert re.search(r"The 24 species with most events; \d+ more are left out", page.text)
+
+
+def test_lists_are_capped(make_data: MakeData) -> None:
+    examples = [("missing", f"file-{number:04}.jpg", None, None) for number in range(250)]
+    data = make_data(
+        cameras=230, events=1000, status_counts={"ok": 1, "missing": 27_599}, status_examples=examples
+    )
+    page = Page(render(data))
+    assert "The 200 cameras with most events; 30 more are left out" in page.text
+    assert "camtrap table JOB locations --out locations.csv" in page.text
+    assert "200 of 27,599" in page.text
+    assert "file-0199.jpg" in page.text
+    assert "file-0200.jpg" not in page.text
+
+
+def test_four_thousand_cameras(make_data: MakeData) -> None:
+    data = make_data(cameras=4000, classes=60, events=20_000, best_photos=[], worst_mistakes=[])
+    html = render(data)
+    assert len(html.encode()) < 3e6
+    assert Page(html).text.count(" event") > 4000  # each camera has a tip
+
+
+def test_photos_are_in_the_page(make_data: MakeData) -> None:
+    uncertain = Example(b"\xff\xd8\x01", "i", "C", "uncertain", 0.4, None)
+    data = make_data(cameras=3, events=40)
+    page = Page(render(dataclasses.replace(data, best_photos=[uncertain, *data.best_photos[:1]])))
+    sources = [image["src"] for image in page.all("img")]
+    assert len(sources) == 1 + len(data.worst_mistakes)
+    assert all(source.startswith("data:image/jpeg;base64,/9j/") for source in sources)
+
+
+def test_a_name_that_is_not_unicode_can_be_written(bare: ReportData) -> None:
+    render(dataclasses.replace(bare, run_folder="runs/\udcff")).encode()
+
+
+def test_knows_nothing_of_dask_or_run_folders() -> None:
+    for path in Path(camtrap_batch.report.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("camtrap_batch"):
+                assert node.module in ("camtrap_batch.report", "camtrap_batch.store.schemas") or str(
+                    node.module
+                ).startswith("camtrap_batch.report.")
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                names = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [n.name for n in node.names]
+                )
+                assert not {name.split(".")[0] for name in names} & {"dask", "distributed", "torch", "fsspec"}
