@@ -1,6 +1,7 @@
 """One image: where it is, what it holds, in which state it is. Knows nothing of Dask.
 
-`root` lists and reads files, `judge` decodes one, `reading` does many, `pixels` works on small pictures.
+`root` lists and reads files, `kinds` looks at their first bytes, `decode` and `exif` at the rest; `pixels`
+works on small pictures, `judge` puts the verdict on one image together, `reading` judges many.
 """
 
 from __future__ import annotations

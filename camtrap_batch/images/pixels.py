@@ -12,9 +12,12 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 """Shape (height, width, 3) RGB, or (height, width, 1) grey."""
 
+_BLANK_RANGE = 2
 _NIGHT_TOP, _NIGHT_BOTTOM = 0.10, 0.85
 _NIGHT_CHROMA = 14
 _NIGHT_SHARE = 0.985
+_NIGHT_SAMPLE = 128  # rows and columns are enough to tell
+_JPEG_LONGEST = 65_500  # libjpeg's limit for a side
 _TURNS = {  # EXIF orientation (CIPA DC-008, tag 274) -> quarter turns to the left after a mirror
     2: (True, 0),
     3: (False, 2),
@@ -44,9 +47,14 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirror else pixels, turns))
 
 
-def is_blank(pixels: Pixels) -> bool:
-    """Whether there is nothing in the picture: one flat colour, as a decoder gives for a missing stream."""
-    return bool(int(pixels.max()) - int(pixels.min()) <= 2)
+def is_blank(pixels: Pixels, spared: float = 0) -> bool:
+    """Whether there is nothing in the picture: one flat colour, as a decoder gives for a missing stream.
+
+    As many pixels as `spared`, but no more than a tenth, may differ.
+    """
+    flat = np.median(pixels, axis=(0, 1))
+    differing = np.count_nonzero(np.abs(pixels - flat).max(axis=2) > _BLANK_RANGE)
+    return bool(differing <= min(spared, pixels[..., 0].size / 10))
 
 
 def is_greyscale(pixels: Pixels) -> bool:
@@ -56,6 +64,8 @@ def is_greyscale(pixels: Pixels) -> bool:
     """
     if pixels.shape[2] == 1:
         return True
+    step = max(1, min(pixels.shape[:2]) // _NIGHT_SAMPLE)
+    pixels = pixels[::step, ::step]
     height = pixels.shape[0]
     middle = pixels[int(height * _NIGHT_TOP) : max(1, int(height * _NIGHT_BOTTOM))].astype(np.int16)
     red_green, green_blue = middle[..., 0] - middle[..., 1], middle[..., 1] - middle[..., 2]
@@ -79,8 +89,9 @@ def make_thumbnail(pixels: Pixels, short_side: int, full_short_side: int, qualit
     `full_short_side` is that of the file, of which `pixels` may be a reduced version.
     """
     height, width = pixels.shape[:2]
-    if (short := min(height, width)) > short_side:
-        size = max(1, round(width * short_side / short)), max(1, round(height * short_side / short))
+    ratio = min(short_side / min(height, width), _JPEG_LONGEST / max(height, width))
+    if ratio < 1:
+        size = max(1, round(width * ratio)), max(1, round(height * ratio))
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         small = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
         pixels = small if small.ndim == 3 else small[..., None]

@@ -21,6 +21,7 @@ from camtrap_batch.stages.infer import model_folder
 from camtrap_batch.stages.pictures import COLUMNS, read_pictures
 from camtrap_batch.stages.select import reason_counts
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import UNCERTAIN
 from camtrap_batch.store.tables import library_versions
 
 VERSION = 1
