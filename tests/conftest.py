@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from distributed import Client
 
 from camtrap_batch.cluster import Local, Workers, open_cluster
 from camtrap_batch.store.folder import Folder
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in workers, see camtrap_batch/worker.py
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"

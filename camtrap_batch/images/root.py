@@ -171,7 +171,7 @@ class ImageRoot:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return
         except Exception as problem:
-            raise self._cant_list(folder, problem) from None
+            raise self._cant_list(folder or self.url, problem) from None
 
     def _walk_local(self) -> Iterator[str]:
         def refuse(problem: OSError) -> None:
