@@ -1,4 +1,4 @@
-"""What every worker process does first: a Dask preload module (`dask worker --preload camtrap_batch.worker`)."""
+"""What every worker process does first: `dask worker --preload camtrap_batch.worker`."""
 
 from __future__ import annotations
 

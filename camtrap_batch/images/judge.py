@@ -29,7 +29,7 @@ class Limits:
     Attributes
     ----------
     max_pixels : an image with more pixels is `too_large` and not decoded
-    timeout_s : most seconds for one image
+    timeout_s : most seconds to wait for the bytes of an image, and as many to decode it
     thumbnail : short side of the thumbnail in pixels; 0: none
     quality : of the thumbnail, as JPEG quality
     """
