@@ -149,6 +149,8 @@ _SETTINGS = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.preload": ["camtrap_batch.worker"],
+    # Every 10 ms, the default, takes a tenth of a training task's time.
+    "distributed.worker.profile.interval": "100ms",
     "distributed.comm.timeouts.connect": "20s",
 }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from typing import Any
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
 async def dask_setup(worker: Any) -> None:
@@ -13,3 +16,18 @@ async def dask_setup(worker: Any) -> None:
     # Read when torch is loaded. Threads that spin while they wait for one another make training 3 to 6
     # times slower (two threads of torch on two cores) as soon as anything else wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Undo the nanny's `MALLOC_TRIM_THRESHOLD_=65536`, with which each large array is new pages each time.
+
+    Pages of a freed tensor went back to the system at once, and training spent half of its time on getting
+    new ones. The limits are those that glibc's own rule can reach (mallopt(3)).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # not glibc
+        return
+    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+    mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
