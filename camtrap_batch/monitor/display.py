@@ -53,14 +53,14 @@ class Silent:
 
 
 class _Counting:
-    """Rows done, their rate, statuses so far and the time left."""
+    """Rows done, their rate, statuses so far and the time left; of one long shard, its share that is done."""
 
     def begin(self, stage: str, rows: int, done: int, counts: dict[str, int], unit: str = "images") -> None:
         self.stage, self.rows, self.unit = stage, rows, unit
         self.done = self.done_before = done
         self.counts = dict(counts)
         self.text = ""
-        self.counts_rows = True
+        self.in_rows = True
         self.began = time.monotonic()
 
     def advance(self, rows: int, counts: dict[str, int]) -> None:
@@ -71,19 +71,24 @@ class _Counting:
     def reach(self, fraction: float, text: str) -> None:
         self.done = max(self.done, int(self.rows * min(fraction, 1.0)))
         self.text = text
-        self.counts_rows = False
+        self.in_rows = False
 
     @property
     def rate(self) -> float:
         return (self.done - self.done_before) / max(time.monotonic() - self.began, 1e-6)
 
+    def amount(self) -> str:
+        if self.in_rows:
+            return f"{self.done:,}/{self.rows:,} {self.unit}"
+        return f"{self.done / max(1, self.rows):.0%}"
+
     def speed(self) -> str:
         if self.done == self.done_before:
             return ""
-        left = (self.rows - self.done) / self.rate
-        return f"{self.rate:,.0f} {self.unit}/s" + (
-            f", {duration(left)} left" if self.done < self.rows else ""
-        )
+        parts = [f"{self.rate:,.0f} {self.unit}/s"] if self.in_rows else []
+        if self.done < self.rows:
+            parts.append(f"{duration((self.rows - self.done) / self.rate)} left")
+        return ", ".join(parts)
 
     def statuses(self) -> str:
         most = sorted(self.counts.items(), key=lambda item: -item[1])
@@ -104,7 +109,7 @@ class Live(_Counting):
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("[bold]{task.description:9}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[amount]}"),
             TextColumn("[cyan]{task.fields[speed]}"),
             TextColumn("[dim]{task.fields[text]}"),
             console=self.console,
@@ -112,7 +117,7 @@ class Live(_Counting):
         )
         self._progress.start()
         self._task = self._progress.add_task(
-            stage, total=rows, completed=done, speed="", text=self.statuses()
+            stage, total=rows, completed=done, amount=self.amount(), speed="", text=self.statuses()
         )
 
     def advance(self, rows: int, counts: dict[str, int]) -> None:
@@ -133,7 +138,9 @@ class Live(_Counting):
 
     def _show(self, text: str) -> None:
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self.done, speed=self.speed(), text=text)
+            self._progress.update(
+                self._task, completed=self.done, amount=self.amount(), speed=self.speed(), text=text
+            )
 
 
 class Plain(_Counting):
@@ -168,7 +175,7 @@ class Plain(_Counting):
         print(text, file=self.file, flush=True)
 
     def _line(self) -> None:
-        parts = [f"{self.stage}: {self.done:,}/{self.rows:,} {self.unit}", self.speed(), self.text]
+        parts = [f"{self.stage}: {self.amount()}", self.speed(), self.text]
         self.note(" · ".join(part for part in parts if part))
 
 
