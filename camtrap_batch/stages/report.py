@@ -189,7 +189,7 @@ def _examples(
     """Examples with their thumbnails; those without one are left out: originals are too large for a page."""
     job, store = context.job, context.run
     rows = store.table("manifest").to_table(
-        columns=[*COLUMNS, "location"], filter=pc.field("image_id").isin(image_ids)
+        columns=[*COLUMNS, "location"], filter=pc.field("image_id").isin(pa.array(image_ids, pa.string()))
     )
     rows = rows.filter(rows["thumbnail_file"].is_valid())
     root = ImageRoot(job.dataset.images, job.dataset.storage_options)

@@ -50,6 +50,8 @@ def run(context: Context) -> StageResult:
     what = job.select.model_dump(mode="json", by_alias=True)
     id_ = shard_id("select", VERSION, "selection", what, catalog.plan_id, manifest.plan_id)
 
+    selected: set[str] = set()
+
     def make() -> dict[str, pa.Table]:
         rows = open_table(store.folder, catalog).to_table(
             columns=["image_id", "file_name", "location", "labels"]
@@ -60,7 +62,8 @@ def run(context: Context) -> StageResult:
         thin_out(label, reason, classes.empty, job.select.empty.fraction, rng)
         kept = label != ""
         location = rows["location"].fill_null("").to_numpy(zero_copy_only=False)
-        _require_images(label[kept], classes, are_named=job.select.classes is not None)
+        selected.update(label[kept])
+        _require_images(selected, classes, are_named=job.select.classes is not None)
         side = np.full(len(label), "", object)
         split_seed = job.select.seed if job.select.split.seed is None else job.select.split.seed
         side[kept] = split(label[kept], location[kept], job.select.split, split_seed)
@@ -84,7 +87,7 @@ def run(context: Context) -> StageResult:
         ("selection",),
         inputs=inputs,
         meta=lambda: {
-            "ids_by_label": classes.ids_by_label,
+            "ids_by_label": {name: ids for name, ids in classes.ids_by_label.items() if name in selected},
             "empty": classes.empty,
             "split_by": job.select.split.by,
         },
@@ -169,7 +172,7 @@ def split(
     """train, valid or test for each image.
 
     `by: location` puts every location on one side, classes in proportion as far as whole locations allow;
-    `by: random` divides single images.
+    `by: random` divides single images, and leaves every class one to train on.
 
     Raises
     ------
@@ -182,6 +185,8 @@ def split(
         n_valid, n_test = round(len(label) * how.valid), round(len(label) * how.test)
         side[order[:n_valid]] = "valid"
         side[order[n_valid : n_valid + n_test]] = "test"
+        for name in set(label) - set(label[side == "train"]):
+            side[np.flatnonzero(label == name)[0]] = "train"
         return side
     wanted = {name: part for name, part in (("test", how.test), ("valid", how.valid)) if part > 0}
     _require_locations(label, location, 1 + len(wanted))
@@ -233,11 +238,13 @@ def _candidates(
             yield np.concatenate([parts[(first + other) % folds] for other in range(held_folds)])
 
 
-def _require_images(label: np.ndarray[Any, Any], classes: Classes, *, are_named: bool) -> None:
-    there = set(label)
-    absent = [name for name in classes.ids_by_label if name not in there]
-    if len(there) < 2:
-        raise JobError(f"select.classes: {len(there)} classes have usable images; training needs at least 2")
+def _require_images(selected: set[str], classes: Classes, *, are_named: bool) -> None:
+    # The class without an animal is there by default, not by name.
+    absent = [name for name in classes.ids_by_label if name not in selected and name != classes.empty]
+    if len(selected) < 2:
+        raise JobError(
+            f"select.classes: {len(selected)} classes have usable images; training needs at least 2"
+        )
     if absent and are_named:
         raise JobError(f"select.classes: no usable image of: {', '.join(absent)}; leave these classes out")
 
