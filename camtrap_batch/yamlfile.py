@@ -5,8 +5,9 @@ Used by `job.py` (what to process) and `cluster.py` (where to run).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
@@ -18,11 +19,45 @@ from camtrap_batch.errors import UserError, choices
 class Section(pydantic.BaseModel):
     """A block of a YAML file: unknown keys are refused, values are not coerced across kinds."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 Model = TypeVar("Model", bound=Section)
 Lines = dict[tuple[str | int, ...], int]
+
+_INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
+
+
+class _Loader(yaml.SafeLoader):
+    """Numbers are what people mean by them, and dates are text.
+
+    To YAML 1.1, 1e-3 is text, 010 is 8, +10:30 is 630, and 2024-02-30 is an exception.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, form) for tag, form in known if tag not in (_INT, _FLOAT, _DATE)]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$"),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor(_INT, lambda _, node: int(node.value))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read as the text it is."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def write_yaml(content: Any, **style: Any) -> str:
+    """`content` as YAML that `read_yaml` reads as the same."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)
 
 
 def read_yaml(path: Path, error: type[UserError]) -> tuple[dict[str, Any], Lines]:
@@ -34,23 +69,27 @@ def read_yaml(path: Path, error: type[UserError]) -> tuple[dict[str, Any], Lines
         The file can't be read, is not YAML, is not a mapping, or names a key twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise error(f"{path}: can't be read: {problem}") from None
+    except OSError as problem:
+        raise error(f"{path}: can't be read: {problem.strerror}") from None
+    except ValueError as problem:
+        raise error(f"{path}: can't be read as text in UTF-8: {problem}") from None
+    lines: Lines = {}
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=_Loader)
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        _index(node, (), lines, path, error)
     except yaml.MarkedYAMLError as problem:
         line = problem.problem_mark.line + 1 if problem.problem_mark else 1
         raise error(f"{path}:{line}: not valid YAML: {problem.problem or problem.context}") from None
-    except yaml.YAMLError as problem:
+    except (yaml.YAMLError, ValueError) as problem:
         raise error(f"{path}: not valid YAML: {str(problem).splitlines()[0]}") from None
+    except RecursionError:
+        raise error(f"{path}: its blocks are nested without end") from None
     if not isinstance(content, dict):
         raise error(f"{path}: should hold `key: value` lines, it holds {_kind(content)}")
-    lines: Lines = {}
-    _index(node, (), lines, path, error)
     return content, lines
 
 
@@ -67,8 +106,8 @@ def override(content: dict[str, Any], assignments: list[str], error: type[UserEr
         if not sign or not all(keys):
             raise error(f"--set {assignment}: should be KEY=VALUE, such as --set train.epochs=3")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise error(f"--set {assignment}: the value is not valid YAML") from None
         inner = result
         for key in keys[:-1]:
@@ -112,7 +151,7 @@ def reference(model: type[Section], prefix: str = "") -> list[tuple[str, str, st
         shown = (
             "required"
             if field.is_required()
-            else yaml.safe_dump(
+            else write_yaml(
                 default.model_dump() if isinstance(default, Section) else _plain(default),
                 default_flow_style=True,
             )
@@ -157,7 +196,7 @@ def _line(keys: tuple[str | int, ...], lines: Lines) -> int | None:
 def _explain(model: type[Section], keys: tuple[str | int, ...], problem: dict[str, Any]) -> str:
     kind, given = problem["type"], problem.get("input")
     field = _field(model, keys)
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         return f"unknown key; {choices(str(keys[-1]), _known_keys(model, keys[:-1]))}"
     if kind == "missing":
         return "required, and not there"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from distributed import Client
+from support import Processes, command
 
 from camtrap_batch.cluster import Local, Workers, open_cluster
+from camtrap_batch.rehearsal import write_dataset
 from camtrap_batch.store.folder import Folder
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in workers, see camtrap_batch/worker.py
@@ -40,4 +44,39 @@ def real_images() -> Path:
     folder = SHARED / "real_images"
     if not folder.is_dir():
         pytest.skip("the real photos (../shared/real_images) are not there")
+    return folder
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    cluster = Processes(tmp_path)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic data set (`data`), a job file, and the run folder (`run`) of the whole job."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_dataset(folder / "data", cameras=8, images=400, size=(320, 240))
+    job = {
+        "name": "run",
+        "output": str(folder),
+        "dataset": {
+            "format": "cct",
+            "metadata": "data/metadata.json",
+            "images": "data/images",
+            "cameras": "data/cameras.csv",
+        },
+        "validate": {"shard_size": 10, "thumbnails": 96},
+        "select": {"classes": ["panthera leo", "loxodonta africana"], "split": {"by": "random"}},
+        "train": {"arch": "resnet18", "weights": "none", "size": 64, "epochs": 1, "batch": 16, "lr": 0.001},
+        "infer": {"min_confidence": 0.0, "batch": 8},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    done = subprocess.run(command(folder, "reprocess"), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
     return folder

@@ -1,0 +1,98 @@
+"""Real processes for tests: the command, and a Dask cluster on loopback whose parts can be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from camtrap_batch import Job, open_run
+from camtrap_batch.store.run import Run
+
+PATIENCE_S = 90.0
+
+
+def command(folder: Path, stage: str, *options: str) -> list[str]:
+    return [sys.executable, "-m", "camtrap_batch", stage, str(folder / "job.yaml"), *options]
+
+
+def run_of(folder: Path) -> Run:
+    return open_run(Job.load(folder / "job.yaml"))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+@dataclass
+class Processes:
+    """A scheduler, two CPU workers and a GPU worker, each under a nanny of its own."""
+
+    folder: Path
+    preloads: tuple[str, ...] = ()
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    address: str = ""
+    scheduler: subprocess.Popen[bytes] | None = None
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self) -> None:
+        file = self.folder / f"scheduler-{len(self.started)}.json"
+        self.scheduler = self._dask(
+            "scheduler", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)
+        )
+        wait_until(lambda: file.exists() and bool(file.read_text().strip()))
+        self.address = json.loads(file.read_text())["address"]
+        self.workers = [
+            self._dask(
+                "worker",
+                self.address,
+                "--nthreads", "1",
+                "--resources", resources,
+                *(part for name in ("camtrap_batch.worker", *self.preloads) for part in ("--preload", name)),
+                "--no-dashboard",
+                "--local-directory", str(self.folder),
+            )
+            for resources in ("CPU=1", "CPU=1", "GPU=1")
+        ]  # fmt: skip
+
+    def _dask(self, command: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"dask-{len(self.started)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dask", command, *arguments, "--host", "127.0.0.1"],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"},
+            )
+        self.started.append(process)
+        return process
+
+    def worker_process(self, number: int) -> int:
+        """Process id of a worker, which is a child of its nanny."""
+        nanny = psutil.Process(self.workers[number].pid)
+        found: list[int] = []
+
+        def is_up() -> bool:
+            found[:] = [child.pid for child in nanny.children() if "spawn_main" in " ".join(child.cmdline())]
+            return bool(found)
+
+        wait_until(is_up)
+        return found[0]
+
+    def stop(self) -> None:
+        for process in self.started:
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.kill()
+            process.wait()
+            for child in family:
+                if child.is_running():
+                    child.kill()
