@@ -84,7 +84,7 @@ def summarise(
         "n_undated": np.bincount(location[is_usable & ~is_dated], minlength=n),
         "first": timestamps(first),
         "last": timestamps(np.where(last == -NO_TIME, NO_TIME, last)),
-        "n_events": np.bincount(_codes(species, locations), minlength=n),
+        "n_events": np.bincount(_codes(events, locations), minlength=n),
         "n_uncertain": np.bincount(_codes(uncertain, locations), minlength=n),
         "richness": richness,
         "events_by_label": by_label,

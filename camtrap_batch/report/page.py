@@ -85,8 +85,8 @@ def _headlines(
     if seen is not None:
         species = [row for row in seen["rows"] if row.is_species]
         n_uncertain = sum(row.events for row in seen["rows"] if not row.is_species)
-        note = f"and {n_uncertain:,} uncertain" if n_uncertain else ""
-        found.append(Headline("Events", text.count(sum(row.events for row in species)), note))
+        note = f"{n_uncertain:,} of them uncertain" if n_uncertain else ""
+        found.append(Headline("Events", text.count(sum(row.events for row in seen["rows"])), note))
         found.append(Headline("Species", text.count(len(species)), "in the events"))
     if data.metrics is not None:
         found.append(_accuracy(data.metrics))

@@ -39,7 +39,7 @@ def find_places(locations: pa.Table, blur_km: float) -> list[Place]:
     )
     known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     x, y = snap(x[known], y[known], blur_km)
-    rows = locations.select(["location", "events_by_label"]).take(pa.array(known)).to_pylist()
+    rows = locations.select(["location", "n_events", "events_by_label"]).take(pa.array(known)).to_pylist()
     together: dict[tuple[float, float], list[dict[str, Any]]] = {}
     for point, row in zip(zip(x.tolist(), y.tolist(), strict=True), rows, strict=True):
         together.setdefault(point, []).append(row)
@@ -64,4 +64,5 @@ def _place(longitude: float, latitude: float, rows: list[dict[str, Any]]) -> Pla
             events[entry["label"]] += entry["n"]
     top = min(events, key=lambda label: (-events[label], label)) if events else None
     names = tuple(sorted(str(row["location"]) for row in rows))
-    return Place(longitude, latitude, names, sum(events.values()), len(events), top)
+    n_events = sum(row["n_events"] or 0 for row in rows)
+    return Place(longitude, latitude, names, n_events, len(events), top)

@@ -20,7 +20,7 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import EMPTY
 from camtrap_batch.store.snapshots import Snapshot
 
-VERSION = 1
+VERSION = 2
 TABLES = ("locations", "sequences", "events")
 
 

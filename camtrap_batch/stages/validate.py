@@ -20,7 +20,7 @@ from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
 from camtrap_batch.store.tables import finish_shard, new_attempt, open_table
 
-VERSION = 1
+VERSION = 2
 
 _FROM_CATALOG = [name for name in CATALOG.names if name not in ("labels", "source")]
 _FROM_VERDICT = [

@@ -1,6 +1,6 @@
 """The Arrow schema of every table. Each field's metadata holds its description.
 
-`describe(table)` lists the descriptions; the README's table reference is made from it.
+`describe(table)` lists the descriptions; docs/tables.md is made of them.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ LOCATIONS = _schema(
     ("n_undated", pa.int32(), "usable images without a date; they belong to no event"),
     ("first", _TIME, "local camera time of the first usable image"),
     ("last", _TIME, "local camera time of the last usable image"),
-    ("n_events", pa.int32(), "events with a species"),
-    ("n_uncertain", pa.int32(), "events labelled uncertain"),
+    ("n_events", pa.int32(), "events in all"),
+    ("n_uncertain", pa.int32(), "those of them that are labelled uncertain"),
     ("richness", pa.int32(), "different species in the events"),
     ("events_by_label", pa.list_(_COUNT), "events per species, most frequent first"),
     ("top_label", pa.string(), "species with most events; null where there are none"),

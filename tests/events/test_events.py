@@ -420,7 +420,7 @@ def check_locations(places: pa.Table, manifest: pa.Table, sequences: pa.Table, e
         assert place["n_undated"] == len(here) - len(dates)
         assert (place["first"], place["last"]) == (min(dates, default=None), max(dates, default=None))
         assert place["n_empty"] == sum(blank)
-        assert (place["n_events"], place["n_uncertain"]) == (sum(seen.values()), uncertain)
+        assert (place["n_events"], place["n_uncertain"]) == (sum(seen.values()) + uncertain, uncertain)
         assert place["events_by_label"] == [{"label": label, "n": n} for label, n in ordered]
         assert place["richness"] == len(seen)
         assert place["top_label"] == (ordered[0][0] if ordered else None)

@@ -171,7 +171,7 @@ def _locations(rng: np.random.Generator, places: list[str], events: pa.Table) ->
                 "n_undated": 0,
                 "first": dt.datetime(2023, 2, 11, 9),
                 "last": dt.datetime(2023, 10, 28, 17),
-                "n_events": sum(labels.values()),
+                "n_events": sum(labels.values()) + uncertain,
                 "n_uncertain": uncertain,
                 "richness": len(labels),
                 "events_by_label": [{"label": label, "n": n} for label, n in most],

@@ -260,7 +260,7 @@ def test_events_without_label_or_date_are_counted(make_data: MakeData) -> None:
     data = make_data(cameras=3, events=40)
     events = replace_columns(data.events, label=[None] * 40, start=[None] * 40, end=[None] * 40)
     text = Page(render(dataclasses.replace(data, events=events))).text
-    assert "and 40 uncertain" in text
+    assert "40 of them uncertain" in text
     assert "Over the study period" not in text
 
 
