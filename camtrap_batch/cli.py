@@ -23,7 +23,7 @@ from camtrap_batch import __version__
 from camtrap_batch.cluster import ClusterHandle, load_cluster
 from camtrap_batch.errors import CamtrapError, UserError, choices
 from camtrap_batch.job import Job
-from camtrap_batch.monitor.display import Display, duration, make_display
+from camtrap_batch.monitor.display import Display, JsonLines, duration, make_display
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.stages import STAGES, Context, StageResult, reprocess, run_one
 from camtrap_batch.store.run import Run
@@ -39,18 +39,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     stop = threading.Event()
     try:
-        with _orderly_stop(stop):
+        with _orderly_stop(options, stop):
             code: int = options.call(options, stop)
             return code
     except CamtrapError as problem:
-        print(f"camtrap: {problem}", file=sys.stderr)
+        _say(options, str(problem))
         return problem.exit_code
     except KeyboardInterrupt:
-        print("camtrap: stopped at once; finished shards are kept: the same command goes on", file=sys.stderr)
+        _say(options, "stopped at once; finished shards are kept: the same command goes on")
         return _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as problem:  # of a disk or a file system that no stage can do without
+        _say(options, f"{problem.filename or 'input/output'}: {problem.strerror or problem}")
+        return 1
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    """What the command has to say for itself, on one line of standard error."""
+    text = " ".join(text.split("\n"))
+    if getattr(options, "log_json", False):
+        JsonLines(sys.stderr).event("error", text=text)
+    else:
+        print(f"camtrap: {text}", file=sys.stderr, flush=True)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -102,17 +114,23 @@ def make_parser() -> argparse.ArgumentParser:
     _job_argument(table)
     table.add_argument("name", metavar="NAME", help=", ".join(SCHEMAS))
     table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
-    table.add_argument("--snapshot", type=int, metavar="N", help="default: the current one")
+    table.add_argument("--snapshot", type=_whole, metavar="N", help="default: the current one")
     table.set_defaults(call=_table)
 
     gc = commands.add_parser("gc", help="delete what no snapshot refers to")
     _job_argument(gc)
     gc.add_argument("--dry-run", action="store_true", help="say what would be deleted")
     gc.add_argument(
-        "--keep", type=int, default=0, metavar="N", help="snapshots to keep of each table (default: all)"
+        "--keep", type=_whole, default=0, metavar="N", help="snapshots to keep of each table (default: all)"
     )
     gc.set_defaults(call=_gc)
     return parser
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number")
+    return int(text)
 
 
 def _job_argument(parser: argparse.ArgumentParser) -> None:
@@ -154,14 +172,14 @@ def _describe_keys(rows: list[tuple[str, str, str]]) -> str:
 
 
 @contextmanager
-def _orderly_stop(stop: threading.Event) -> Iterator[None]:
+def _orderly_stop(options: argparse.Namespace, stop: threading.Event) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) sets `stop`, the second one ends the command at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        print("camtrap: finishing what is in flight; once more to stop at once", file=sys.stderr)
+        _say(options, "finishing what is in flight; once more to stop at once")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, handle) for number in numbers}

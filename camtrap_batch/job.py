@@ -7,17 +7,28 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from camtrap_batch.errors import JobError, choices
 from camtrap_batch.store.schemas import USABLE
-from camtrap_batch.yamlfile import Section, override, parse, read_yaml
+from camtrap_batch.yamlfile import Section, override, parse, read_yaml, write_yaml
 
 _SECRET = re.compile(r"^key$|secret|token|password|account_key|credential|connection_string", re.IGNORECASE)
 _NO_SECRETS = (None, "", "anon", "cloud", "google_default", "cache")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MODEL_ID = re.compile(r"latest|[0-9a-f]{16}")
+
+
+def _place(value: str) -> str:
+    if not value.strip() or "\0" in value or value.rstrip("/").endswith(":"):
+        raise ValueError(f"{value!r}: should be a path or a URL")
+    return value
+
 
 Fraction = Annotated[float, Field(ge=0, le=1, strict=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Place = Annotated[str, AfterValidator(_place)]
+"""A path or a URL."""
 
 
 class Location(Section):
@@ -51,8 +62,8 @@ class Dataset(Section):
     format: Literal["cct", "csv", "folder"] = Field(
         description="cct (COCO Camera Traps JSON), csv (file_name,category_id) or folder (paths alone)"
     )
-    metadata: str | None = Field(None, description="file or URL, relative to the job file; not for folder")
-    images: str = Field(description="image root: a folder or an fsspec URL, relative to the job file")
+    metadata: Place | None = Field(None, description="file or URL, relative to the job file; not for folder")
+    images: Place = Field(description="image root: a folder or an fsspec URL, relative to the job file")
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
         description="options of the image root's fsspec file system, such as {token: anon}",
@@ -60,7 +71,9 @@ class Dataset(Section):
     location: Location | None = Field(
         None, description="csv and folder: where a path names the camera location"
     )
-    cameras: str | None = Field(None, description="location, latitude, longitude in WGS 84: .csv or .geojson")
+    cameras: Place | None = Field(
+        None, description="location, latitude, longitude in WGS 84: .csv or .geojson"
+    )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 
     @field_validator("storage_options")
@@ -77,7 +90,7 @@ class Dataset(Section):
     @classmethod
     def _offset(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[+-](0\d|1[0-4]):[0-5]\d", value):
-            raise ValueError(f'{value!r}: should look like "+02:00", in quotes')
+            raise ValueError(f'{value!r}: should look like "+02:00"')
         return value
 
     @model_validator(mode="after")
@@ -112,7 +125,7 @@ class Split(Section):
     )
     valid: Fraction = Field(0.2, description="part of the selected images to validate on")
     test: Fraction = Field(0.0, description="part of the selected images to test on")
-    seed: int | None = Field(None, ge=0, description="seed of the split alone; default: select.seed")
+    seed: Seed | None = Field(None, description="seed of the split alone; default: select.seed")
 
     @model_validator(mode="after")
     def _some_left(self) -> Split:
@@ -128,7 +141,7 @@ class Select(Section):
     empty: Empty = Field(default_factory=Empty, description="what to do with images without an animal")
     statuses: list[str] = Field(list(USABLE), min_length=1, description="statuses of images to train on")
     split: Split = Field(default_factory=Split, description="how images are divided")
-    seed: int = Field(42, ge=0, description="seed of the thinning and of the split")
+    seed: Seed = Field(42, description="seed of the thinning and of the split")
 
     @field_validator("statuses")
     @classmethod
@@ -141,7 +154,7 @@ class Select(Section):
 
 class Train(Section):
     arch: str = Field("resnet34", description="any torchvision or timm classification architecture")
-    weights: str = Field(
+    weights: Place = Field(
         "imagenet", description="imagenet, none, or a file of weights, relative to the job file"
     )
     size: int = Field(224, ge=32, le=1024, description="side of the model's square input, in pixels")
@@ -158,7 +171,9 @@ class Train(Section):
 
 
 class Infer(Section):
-    model: str = Field("latest", description="latest, a model id of this run, or a model folder")
+    model: Place = Field(
+        "latest", description="latest, a model id of this run, or a model folder, relative to the job file"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: GPU workers where one has a GPU that torch can use, else CPU workers"
     )
@@ -185,6 +200,8 @@ class Publish(Section):
             raise ValueError(
                 f"{value!r}: should be a path; a relative one is in the run folder, also in a bucket"
             )
+        if not Path(value).is_absolute() and len(Path(value).parts) != 1:
+            raise ValueError(f"{value!r}: should be a file name, for the run folder, or an absolute path")
         return value
 
 
@@ -197,10 +214,10 @@ class Report(Section):
 class Job(Section):
     """A job file, checked. `Job.load` reads one; paths in it are absolute then."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run folder is <output>/<name>"
+    name: str = Field(description="the run folder is <output>/<name>")
+    output: Place = Field(
+        description="folder or fsspec URL of run folders, relative to where the command runs"
     )
-    output: str = Field(description="folder or fsspec URL of run folders, relative to where the command runs")
     dataset: Dataset = Field(description="where metadata and images are")
     validate_: Validate = Field(default_factory=Validate, alias="validate", description="reading every image")
     select: Select = Field(default_factory=Select, description="which images to train on")
@@ -210,6 +227,15 @@ class Job(Section):
     publish: Publish = Field(default_factory=Publish, description="where the result goes")
     report: Report = Field(default_factory=Report, description="the HTML report")
 
+    @field_validator("name")
+    @classmethod
+    def _file_name(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError(
+                f"{value!r}: should be at most 100 letters, digits and . _ - that begin with a letter or digit"
+            )
+        return value
+
     @classmethod
     def load(cls, path: str | Path, assignments: list[str] | None = None) -> Job:
         """The job in the file `path`, with `--set` assignments applied.
@@ -217,7 +243,8 @@ class Job(Section):
         Raises
         ------
         JobError
-            The file is not there, not YAML, or a key or value in it is wrong.
+            The file is not there, not YAML, a key or value in it is wrong, or the job would write where its
+            images are.
         """
         path = Path(path)
         content, lines = read_yaml(path, JobError)
@@ -235,7 +262,7 @@ class Job(Section):
     ) -> Job:
         """The job in the mapping `content`; relative paths in it are taken from the folder `base`."""
         job = parse(cls, content, where, lines or {}, JobError)
-        weights = job.train.weights
+        weights, model = job.train.weights, job.infer.model
         dataset = job.dataset.model_copy(
             update={
                 key: _absolute(getattr(job.dataset, key), base) for key in ("metadata", "images", "cameras")
@@ -244,18 +271,51 @@ class Job(Section):
         train = job.train.model_copy(
             update={"weights": weights if weights in ("imagenet", "none") else _absolute(weights, base)}
         )
-        return job.model_copy(
-            update={"dataset": dataset, "train": train, "output": _absolute(job.output, Path.cwd())}
+        infer = job.infer.model_copy(
+            update={"model": model if _MODEL_ID.fullmatch(model) else _absolute(model, base)}
         )
+        output = _absolute(job.output, Path.cwd())
+        job = job.model_copy(update={"dataset": dataset, "train": train, "infer": infer, "output": output})
+        _check_places(job, where)
+        return job
 
     @property
     def run_url(self) -> str:
         """Path or URL of the run folder."""
         return f"{self.output.rstrip('/')}/{self.name}"
 
+    @property
+    def target_url(self) -> str:
+        """Path or URL of the GeoPackage."""
+        target = self.publish.target
+        return target if Path(target).is_absolute() else f"{self.run_url}/{target}"
+
     def to_yaml(self) -> str:
         """The whole job with its defaults, as a job file."""
-        return yaml.safe_dump(self.model_dump(by_alias=True), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.model_dump(by_alias=True))
+
+
+def _check_places(job: Job, where: str) -> None:
+    """Raise JobError where the job would write into its image folder, or its run folder can't be a folder."""
+    images = job.dataset.images
+    for key, path in (("output", job.run_url), ("publish.target", job.target_url)):
+        if _is_inside(path, images):
+            raise JobError(
+                f"{where}: {key}: {path} is in the image folder {images} (dataset.images), which a job never "
+                "changes; choose another place"
+            )
+    if "://" not in job.run_url:
+        there = next(
+            path for path in (Path(job.run_url), *Path(job.run_url).parents) if os.path.lexists(path)
+        )
+        if not there.is_dir():
+            raise JobError(f"{where}: output: {there} is a file; the run folder is to be {job.run_url}")
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    places = (place.removeprefix("file://") for place in (path, folder))
+    path, folder = (place if "://" in place else os.path.realpath(place) for place in places)
+    return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def _absolute(path: str | None, base: Path) -> str | None:

@@ -26,6 +26,8 @@ Model = TypeVar("Model", bound=Section)
 Lines = dict[tuple[str | int, ...], int]
 
 _INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
+_INT_FORM = re.compile(r"[-+]?[0-9][0-9_]*$")
+_FLOAT_FORM = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$")
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,24 +42,20 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    _FLOAT,
-    re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$"),
-    list("-+.0123456789"),
-)
-_Loader.add_constructor(_INT, lambda _, node: int(node.value))
-
-
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would not read as the text it is."""
+    """Quotes text that `_Loader`, or any reader of YAML 1.1, would take for a number."""
 
-    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+_Loader.add_implicit_resolver(_INT, _INT_FORM, list("-+0123456789"))
+_Loader.add_implicit_resolver(_FLOAT, _FLOAT_FORM, list("-+.0123456789"))
+_Loader.add_constructor(_INT, lambda _, node: int(node.value))
+_Dumper.add_implicit_resolver(_FLOAT, _FLOAT_FORM, list("-+.0123456789"))
 
 
 def write_yaml(content: Any, **style: Any) -> str:
     """`content` as YAML that `read_yaml` reads as the same."""
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)
+    return text
 
 
 def read_yaml(path: Path, error: type[UserError]) -> tuple[dict[str, Any], Lines]:

@@ -30,9 +30,16 @@ def read_catalog(dataset: Dataset) -> Catalog:
     if dataset.format == "cct":
         return read_cct(str(dataset.metadata), utc_offset=dataset.utc_offset)
     if dataset.format == "csv":
-        return read_csv(str(dataset.metadata), location_of, utc_offset=dataset.utc_offset)
-    names = ImageRoot(dataset.images, dataset.storage_options).walk()
-    return read_folder(names, location_of, where=dataset.images, utc_offset=dataset.utc_offset)
+        catalog = read_csv(str(dataset.metadata), location_of, utc_offset=dataset.utc_offset)
+    else:
+        names = ImageRoot(dataset.images, dataset.storage_options).walk()
+        catalog = read_folder(names, location_of, where=dataset.images, utc_offset=dataset.utc_offset)
+    if how is not None and catalog.table["location"].null_count == catalog.table.num_rows:
+        first = catalog.table["file_name"][0].as_py()
+        raise InputError(
+            f"dataset.location: {how.regex or f'level {how.level}'} finds a location in no path, such as {first!r}"
+        )
+    return catalog
 
 
 def source_fingerprint(dataset: Dataset) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def source_fingerprint(dataset: Dataset) -> dict[str, Any]:
         info = filesystem.info(inner)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (dataset.metadata)") from None
-    except (OSError, ImportError, ValueError) as problem:
+    except Exception as problem:  # clients of object stores have errors of their own
         raise InputError(f"{path}: can't be read (dataset.metadata): {problem}") from None
     if info.get("type") == "directory":
         raise InputError(f"{path}: is a folder (dataset.metadata); it should be a file")

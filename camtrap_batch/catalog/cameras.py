@@ -36,7 +36,7 @@ def read_cameras(path: str) -> pa.Table:
             content = file.read().decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (dataset.cameras)") from None
-    except (OSError, ImportError, ValueError) as problem:
+    except Exception as problem:  # clients of object stores have errors of their own
         raise InputError(f"{path}: can't be read (dataset.cameras): {problem}") from None
     read = _geojson if path.lower().endswith((".geojson", ".json")) else _csv
     places: dict[str, tuple[float, float]] = {}
@@ -48,6 +48,8 @@ def read_cameras(path: str) -> pa.Table:
             raise InputError(
                 f"{where}: location {location!r} has another place further up; it should have one"
             )
+    if not places:
+        raise InputError(f"{path}: holds no camera (dataset.cameras)")
     return pa.table(
         [
             list(places),
@@ -63,6 +65,13 @@ Place = tuple[str, str, Any, Any]
 
 def _csv(path: str, content: str) -> Iterator[Place]:
     lines = csv.reader(io.StringIO(content, newline=""))
+    try:
+        yield from _rows(path, lines)
+    except csv.Error as problem:
+        raise InputError(f"{path}:{lines.line_num}: not CSV (dataset.cameras): {problem}") from None
+
+
+def _rows(path: str, lines: Any) -> Iterator[Place]:
     header = [name.strip().lower() for name in next(lines, [])]
     at: dict[str, int] = {}
     for name, aliases in _ALIASES.items():
@@ -93,7 +102,7 @@ def _geojson(path: str, content: str) -> Iterator[Place]:
                 )
             longitude, latitude, *_ = geometry["coordinates"]
             yield where, "" if location is None else str(location), longitude, latitude
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise InputError(f"{path}: not GeoJSON with point features: {problem}") from None
 
 

@@ -6,10 +6,13 @@ counted in the catalog's notes, and only what would lose or confuse images is re
 
 from __future__ import annotations
 
+import codecs
 import gc
 import io
 import zipfile
+import zlib
 from collections import Counter
+from typing import Annotated
 
 import fsspec
 import msgspec
@@ -20,6 +23,8 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import EMPTY
 
 Id = str | int | float
+Number = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
+Count = Annotated[int | float | None, msgspec.Meta(ge=-(2**31), lt=2**31)]
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -28,19 +33,19 @@ class _Image(msgspec.Struct, gc=False):
     location: Id | None = None
     datetime: str | None = None
     seq_id: Id | None = None
-    frame_num: int | float | None = None
-    seq_num_frames: int | float | None = None
+    frame_num: Count = None
+    seq_num_frames: Count = None
     corrupt: bool | int | str | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
     image_id: str | int
-    category_id: int
-    count: int | float | None = None
+    category_id: Number
+    count: Count = None
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: int
+    id: Number
     name: str | None = None
 
 
@@ -61,12 +66,19 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
     Raises
     ------
     InputError
-        The file is not there, not JSON, not COCO Camera Traps, has a date that is none, or one image id for
-        two images.
+        The file is not there, not JSON, not COCO Camera Traps, has a date that is none, or one id for two
+        images or two categories.
     """
     content = _decode(path)
     notes: Counter[str] = Counter()
-    names = {category.id: (category.name or "").strip() for category in content.categories}
+    names: dict[int, str] = {}
+    for category in content.categories:
+        name = (category.name or "").strip()
+        if names.setdefault(category.id, name) != name:
+            raise InputError(
+                f"{path}: category id {category.id} stands for {names[category.id]!r} and {name!r}; "
+                "an id should name one category"
+            )
     names = {
         number: name or (EMPTY if number == 0 else f"category {number}") for number, name in names.items()
     }
@@ -125,8 +137,8 @@ def _decode(path: str) -> _File:
         return msgspec.json.decode(data, type=_File)
     except msgspec.ValidationError as problem:
         raise InputError(f"{path}: not COCO Camera Traps: {problem}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise InputError(f"{path}: {problem}; the file may be cut off") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise InputError(f"{path}: not JSON, or cut off: {problem}") from None
     finally:
         if collecting:
             gc.enable()
@@ -135,10 +147,12 @@ def _decode(path: str) -> _File:
 def _read(path: str) -> bytes:
     try:
         with fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None) as file:
-            data: bytes = file.read()
+            data: bytes = file.read().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (dataset.metadata)") from None
-    except (OSError, ImportError, ValueError) as problem:
+    except (EOFError, zlib.error) as problem:
+        raise InputError(f"{path}: damaged gzip file: {problem}") from None
+    except Exception as problem:  # clients of object stores have errors of their own
         raise InputError(f"{path}: can't be read (dataset.metadata): {problem}") from None
     if not zipfile.is_zipfile(io.BytesIO(data)):
         if path.endswith(".zip"):
@@ -151,9 +165,11 @@ def _read(path: str) -> bytes:
             ]
             if len(inside) != 1:
                 raise InputError(f"{path}: should hold one .json file, it holds {len(inside)}")
-            return archive.read(inside[0])
-    except zipfile.BadZipFile as problem:
+            return archive.read(inside[0]).removeprefix(codecs.BOM_UTF8)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as problem:
         raise InputError(f"{path}: damaged zip file: {problem}") from None
+    except (RuntimeError, NotImplementedError) as problem:  # encrypted, or packed in a way Python can't
+        raise InputError(f"{path}: can't be unpacked: {problem}") from None
 
 
 def _whole(value: float | None) -> int | None:

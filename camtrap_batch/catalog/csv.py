@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,10 +112,12 @@ class _Table:
         for row, cell in enumerate(self.columns.get(name, [""] * len(self.lines))):
             try:
                 value = float(cell) if cell else None
-                if value is not None and not value.is_integer():
+                if value is not None and not (value.is_integer() and abs(value) < 2**31):
                     raise ValueError
             except (ValueError, OverflowError):
-                raise InputError(f"{self.at(row)}: {name}: {cell!r} should be a whole number") from None
+                raise InputError(
+                    f"{self.at(row)}: {name}: {cell!r} should be a whole number, at most {2**31 - 1}"
+                ) from None
             numbers.append(None if value is None else int(value))
         return numbers
 
@@ -128,10 +131,11 @@ def _read(path: str) -> _Table:
         rows = [(lines.line_num, row) for row in lines]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (dataset.metadata)") from None
-    except (OSError, ImportError, UnicodeDecodeError, csv.Error) as problem:
+    except Exception as problem:  # clients of object stores have errors of their own
         raise InputError(f"{path}: can't be read as CSV in UTF-8 (dataset.metadata): {problem}") from None
     if "file_name" not in header:
-        raise InputError(f"{path}:1: no column file_name; the columns are: {', '.join(header) or 'none'}")
+        found = textwrap.shorten(", ".join(header), 200) or "none"
+        raise InputError(f"{path}:1: no column file_name; the columns, between commas, are: {found}")
     if twice := [name for name, number in Counter(header).items() if number > 1 and name in KNOWN]:
         raise InputError(f"{path}:1: the column {twice[0]} is there twice")
     kept = [(number, row) for number, row in rows if any(cell.strip() for cell in row)]
@@ -151,8 +155,15 @@ def _categories(table: _Table) -> tuple[dict[int, str], list[int | None]]:
         numbers = table.integers("category_id")
         names: dict[int, str] = {}
         for row, number in enumerate(numbers):
-            if number is not None and not names.get(number):
-                names[number] = given[row] if given else ""
+            if number is None:
+                continue
+            name = given[row] if given else ""
+            if name and names.get(number, name) not in ("", name):
+                raise InputError(
+                    f"{table.at(row)}: category_id {number} is {name!r} here and {names[number]!r} further up; "
+                    "an id should name one category"
+                )
+            names[number] = names.get(number) or name
         blank = {number: EMPTY if number == 0 else str(number) for number in names}
         return {number: name or blank[number] for number, name in names.items()}, numbers
     if given is None:

@@ -66,9 +66,11 @@ def make_catalog(
     Raises
     ------
     InputError
-        An image has a date that is no date; an image id stands for two different images.
+        There is no image; one has a date that is no date; an image id stands for two different images.
     """
     n = len(rows.image_id)
+    if not n:
+        raise InputError(f"{where}: lists no image (dataset.metadata)")
     file_names = [_posix(name) for name in rows.file_name]
     if changed := sum(new != old for new, old in zip(file_names, rows.file_name, strict=True)):
         notes["file names with backslashes, read as /"] += changed

@@ -61,6 +61,13 @@ class GeoPackageTarget:
         except ImportError:
             raise MissingExtra("geo", "publishing to a GeoPackage") from None
 
+    def check(self) -> None:
+        """Raise InputError where something else is at the path, or no folder for it."""
+        if self.path.exists():
+            _require_sqlite(self.path)
+        elif not self.path.parent.is_dir():
+            raise InputError(f"{self.path}: there is no folder {self.path.parent}")
+
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
         """Bring the layers up to date: add, update and delete rows of this job. A missing layer is made.
 
@@ -78,12 +85,10 @@ class GeoPackageTarget:
             The file is locked or can't be written, or what was written reads back differently. Nothing was
             changed.
         """
+        self.check()
         sent = [SentRows(rows) for rows in layers]
         if self.path.exists():
-            _require_sqlite(self.path)
             return self._edit(self.path, sent, dry_run=dry_run)
-        if not self.path.parent.is_dir():
-            raise InputError(f"{self.path}: there is no folder {self.path.parent}")
         if dry_run:
             return self._plan(sent, {})[1]
         half_written = self.path.with_name(f".{self.path.stem}-{uuid.uuid4().hex[:8]}.gpkg")

@@ -93,9 +93,7 @@ def _locations(run: Run) -> Iterator[RenderableType]:
 
 
 def _paths(run: Run) -> Iterator[RenderableType]:
-    from camtrap_batch.stages.publish import target_path
-
     if run.folder.exists("report/index.html"):
         yield f"report:      {run.folder.url}/report/index.html"
     if run.current("ledger") is not None:
-        yield f"GeoPackage:  {target_path(run)}"
+        yield f"GeoPackage:  {run.job.target_url}"

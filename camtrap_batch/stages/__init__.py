@@ -100,5 +100,14 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
         raise MissingExtra("geo", "writing a GeoPackage")
     if "train" in names and context.run.current("model") is None:
         from camtrap_batch.model import check_architecture
+        from camtrap_batch.stages.train import check_weights
 
         check_architecture(job.train.arch)
+        check_weights(job.train.weights)
+    if job.infer.model != "latest":
+        from camtrap_batch.stages.infer import fetch_model, find_model, read_info
+
+        read_info(fetch_model(find_model(context.run, job.infer.model)))
+    from camtrap_batch.stages.publish import check_target
+
+    check_target(job)

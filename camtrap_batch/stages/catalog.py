@@ -14,6 +14,8 @@ from camtrap_batch.stages.context import Context, StageResult, do_on_driver, sha
 
 VERSION = 1
 
+_MARK = b"# The job as it ran, written by camtrap: edit a copy of this file, not this file.\n"
+
 
 def run(context: Context) -> StageResult:
     """Read the metadata into the table `catalog`.
@@ -59,8 +61,9 @@ def categories_of(meta: dict[str, Any]) -> list[tuple[int, str]]:
 
 
 def save_job(context: Context) -> None:
-    """Keep the job as it ran."""
-    text = context.job.to_yaml().encode()
+    """Keep the job as it ran. A `job.yaml` that is a user's own, there by chance, stays as it is."""
+    text = _MARK + context.job.to_yaml().encode()
     folder = context.run.folder
-    if not folder.exists("job.yaml") or folder.read("job.yaml") != text:
+    kept = folder.read("job.yaml") if folder.exists("job.yaml") else _MARK
+    if kept.startswith(_MARK) and kept != text:
         folder.write("job.yaml", text)

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
+from camtrap_batch.job import Job
 from camtrap_batch.layers import (
     PHOTOS,
     GeoPackageTarget,
@@ -47,16 +48,17 @@ def run(context: Context) -> StageResult:
     if context.dry_run or push.edits.num_rows == 0:
         return result
     _keep_ledger(store, push.ledger, started)
-    store.log("pushed", stage="publish", target=target_path(store), edits=push.edits.num_rows)
+    store.log("pushed", stage="publish", target=store.job.target_url, edits=push.edits.num_rows)
     result.shards = result.shards_run = 1
     result.seconds = time.monotonic() - started
     return result
 
 
-def target_path(store: Run) -> str:
-    """Path or URL of the GeoPackage; a relative one is in the run folder."""
-    target = store.job.publish.target
-    return target if Path(target).is_absolute() else f"{store.folder.url}/{target}"
+def check_target(job: Job) -> None:
+    """Raise InputError where the target can't be a GeoPackage of ours; in a bucket, only a push can tell."""
+    path = Path(job.target_url)
+    if Path(job.publish.target).is_absolute() or path.exists():
+        GeoPackageTarget(path, job.name).check()
 
 
 def layer_rows(context: Context) -> list[LayerRows]:
@@ -118,7 +120,7 @@ def _describe(push: Push) -> list[str]:
 @contextmanager
 def _local_copy(store: Run, *, writes: bool) -> Iterator[Path]:
     """The GeoPackage as a local file; one in a bucket is fetched, and put back when it was written."""
-    url = target_path(store)
+    url = store.job.target_url
     if "://" not in url:
         yield Path(url)
         return

@@ -45,10 +45,7 @@ def run(context: Context) -> StageResult:
     config = job.train
     check_architecture(config.arch)
     selection, manifest = store.snapshot("selection"), store.snapshot("manifest")
-    if config.weights not in ("imagenet", "none") and not Path(config.weights).is_file():
-        raise InputError(
-            f"train.weights: {config.weights}: no such file; possible: imagenet, none, or a file of weights"
-        )
+    check_weights(config.weights)
     use_thumbnails = job.validate_.thumbnails >= config.size
     labels = open_table(store.folder, selection).to_table(columns=["label"])["label"]
     id_ = shard_id(
@@ -174,6 +171,14 @@ class TrainShard:
             is_night=pc.fill_null(rows["is_night"], False).to_numpy(),
             category_ids=self.selection.meta["ids_by_label"],
             jpegs=[data for data in jpegs if data is not None],
+        )
+
+
+def check_weights(weights: str) -> None:
+    """Raise InputError where the job's weights are a file that is not there."""
+    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+        raise InputError(
+            f"train.weights: {weights}: no such file; possible: imagenet, none, or a file of weights"
         )
 
 
