@@ -37,7 +37,8 @@ def read_catalog(dataset: Dataset) -> Catalog:
     if how is not None and catalog.table["location"].null_count == catalog.table.num_rows:
         first = catalog.table["file_name"][0].as_py()
         raise InputError(
-            f"dataset.location: {how.regex or f'level {how.level}'} finds a location in no path, such as {first!r}"
+            f"dataset.location: {how.regex or f'level {how.level}'} finds a location in none of the paths, "
+            f"such as {first!r}"
         )
     return catalog
 

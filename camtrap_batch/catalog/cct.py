@@ -23,8 +23,9 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import EMPTY
 
 Id = str | int | float
-Number = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
-Count = Annotated[int | float | None, msgspec.Meta(ge=-(2**31), lt=2**31)]
+_INT32 = msgspec.Meta(ge=-(2**31), lt=2**31)
+Whole = Annotated[int, _INT32]
+Number = Whole | Annotated[float, _INT32]
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -33,19 +34,19 @@ class _Image(msgspec.Struct, gc=False):
     location: Id | None = None
     datetime: str | None = None
     seq_id: Id | None = None
-    frame_num: Count = None
-    seq_num_frames: Count = None
+    frame_num: Number | None = None
+    seq_num_frames: Number | None = None
     corrupt: bool | int | str | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
     image_id: str | int
-    category_id: Number
-    count: Count = None
+    category_id: Whole
+    count: Number | None = None
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: Number
+    id: Whole
     name: str | None = None
 
 

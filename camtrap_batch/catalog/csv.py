@@ -160,7 +160,7 @@ def _categories(table: _Table) -> tuple[dict[int, str], list[int | None]]:
             name = given[row] if given else ""
             if name and names.get(number, name) not in ("", name):
                 raise InputError(
-                    f"{table.at(row)}: category_id {number} is {name!r} here and {names[number]!r} further up; "
+                    f"{table.at(row)}: category_id {number} is {name!r} here, {names[number]!r} further up; "
                     "an id should name one category"
                 )
             names[number] = names.get(number) or name

@@ -83,7 +83,7 @@ def test_whole_page(make_data: MakeData) -> None:
     for text in (
         "2,400",
         "99.1%",
-        "888",
+        "900",
         "63.6%",
         "panthera onca",
         "C0003",
