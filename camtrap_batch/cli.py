@@ -222,11 +222,14 @@ def _run_all(context: Context) -> None:
 
 
 def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.rehearsal.demo import prepare_demo
+    from camtrap_batch.rehearsal.demo import write_demo_data, write_demo_job
 
-    display = make_display(quiet=options.quiet, log_json=options.log_json)
-    job = Job.load(prepare_demo(Path(options.folder), display))
-    with _context(options, stop, job) as context:
+    folder = Path(options.folder)
+    with _context(options, stop, Job.load(write_demo_job(folder))) as context:
+        if context.run.current("model") is None:
+            # The dashboard is there to be watched from the first stage on.
+            context.cluster.client()
+        write_demo_data(folder, context.display, stop)
         _run_all(context)
     return 0
 
@@ -263,7 +266,12 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     ending = Path(options.out).suffix
     if ending not in WRITERS:
         raise UserError(f"--out {options.out}: can't write {ending or 'this'}; {choices(ending, WRITERS)}")
-    run = Run(Job.load(options.job, options.assignments))
+    job = Job.load(options.job, options.assignments)
+    if (used := job.input_at(options.out)) is not None:
+        raise UserError(f"--out {options.out}: is, or is inside, {used}, which a job never changes")
+    if Path(options.out).is_dir():
+        raise UserError(f"--out {options.out}: is a folder; it should be a file")
+    run = Run(job)
     rows = write_out(run.table(options.name, options.snapshot), Path(options.out))
     print(f"{rows:,} rows of {options.name} written to {options.out}")
     return 0

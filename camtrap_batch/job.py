@@ -232,7 +232,7 @@ class Job(Section):
     def _file_name(cls, value: str) -> str:
         if not _NAME.fullmatch(value):
             raise ValueError(
-                f"{value!r}: should be at most 100 letters, digits and . _ - that begin with a letter or digit"
+                f"{value!r}: should be up to 100 letters, digits, dots, _ and -, the first a letter or digit"
             )
         return value
 
@@ -290,20 +290,22 @@ class Job(Section):
         target = self.publish.target
         return target if Path(target).is_absolute() else f"{self.run_url}/{target}"
 
+    def input_at(self, path: str) -> str | None:
+        """The key of the input that a path or URL is, or is inside of; None where it is neither."""
+        inputs = {key: getattr(self.dataset, key) for key in ("metadata", "images", "cameras")}
+        found = (key for key, place in inputs.items() if place is not None and _is_inside(path, place))
+        return next((f"dataset.{key}" for key in found), None)
+
     def to_yaml(self) -> str:
         """The whole job with its defaults, as a job file."""
         return write_yaml(self.model_dump(by_alias=True))
 
 
 def _check_places(job: Job, where: str) -> None:
-    """Raise JobError where the job would write into its image folder, or its run folder can't be a folder."""
-    images = job.dataset.images
+    """Raise JobError where the job would write into its own input, or its run folder can't be a folder."""
     for key, path in (("output", job.run_url), ("publish.target", job.target_url)):
-        if _is_inside(path, images):
-            raise JobError(
-                f"{where}: {key}: {path} is in the image folder {images} (dataset.images), which a job never "
-                "changes; choose another place"
-            )
+        if (used := job.input_at(path)) is not None:
+            raise JobError(f"{where}: {key}: {path} is inside {used}, which a job never changes")
     if "://" not in job.run_url:
         there = next(
             path for path in (Path(job.run_url), *Path(job.run_url).parents) if os.path.lexists(path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
     To YAML 1.1, 1e-3 is text, 010 is 8, +10:30 is 630, and 2024-02-30 is an exception.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 - declared by the base class
         first: [(tag, form) for tag, form in known if tag not in (_INT, _FLOAT, _DATE)]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -179,7 +179,7 @@ def _keys_of(content: Any, problem: dict[str, Any]) -> tuple[str | int, ...]:
         is_key = isinstance(content, dict) and key in content
         is_index = isinstance(content, list) and isinstance(key, int) and key < len(content)
         if not is_key and not is_index:
-            if problem["type"] == "missing":
+            if problem["type"] in ("missing", "invalid_key"):
                 keys.append(key)
             break
         keys.append(key)

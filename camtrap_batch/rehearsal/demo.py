@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from importlib.resources import files
 from pathlib import Path
 
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import InputError, Interrupted
 from camtrap_batch.monitor.display import Display
 from camtrap_batch.rehearsal.dataset import write_dataset
 
@@ -15,8 +17,8 @@ CAMERAS, IMAGES = 20, 2400
 _OURS = {"data", "demo.yaml", "runs"}
 
 
-def prepare_demo(folder: Path, display: Display) -> Path:
-    """Write `<folder>/data` and `<folder>/demo.yaml`, as far as they are not there; returns the job file.
+def write_demo_job(folder: Path) -> Path:
+    """Write `<folder>/demo.yaml` where it is not there; returns its path.
 
     Raises
     ------
@@ -28,12 +30,24 @@ def prepare_demo(folder: Path, display: Display) -> Path:
     strange = {entry.name for entry in folder.iterdir()} - _OURS if folder.is_dir() else set()
     if strange:
         raise InputError(f"{folder}: holds {min(strange)}, which is not the demo's; name a new folder")
+    job = folder / "demo.yaml"
+    if not job.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        text = files("camtrap_batch.rehearsal").joinpath("demo.yaml").read_text()
+        job.write_text(text.replace("output: demo/runs", f"output: {json.dumps(str(folder / 'runs'))}"))
+    return job
+
+
+def write_demo_data(folder: Path, display: Display, stop: threading.Event) -> None:
+    """Write `<folder>/data` where it is not there. Raises Interrupted soon after `stop` is set."""
     began = time.monotonic()
     display.begin("data set", IMAGES, 0, {})
     written = 0
 
     def show(done: int, of: int) -> None:
         nonlocal written
+        if stop.is_set():
+            raise Interrupted("demo: interrupted while its data set was written; the same command goes on")
         display.advance(done - written, {})
         written = done
 
@@ -43,9 +57,3 @@ def prepare_demo(folder: Path, display: Display) -> Path:
         display.note(
             f"data set  {IMAGES:,} synthetic photos of {CAMERAS} cameras, {time.monotonic() - began:.0f} s"
         )
-    job = folder / "demo.yaml"
-    text = files("camtrap_batch.rehearsal").joinpath("demo.yaml").read_text()
-    text = text.replace("output: demo/runs", f"output: {folder / 'runs'}")
-    if not job.exists():
-        job.write_text(text)
-    return job

@@ -6,13 +6,14 @@ import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from distributed import Client
 
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
 from camtrap_batch.job import Job
 from camtrap_batch.stages.context import ClientSource, Context, GivenClient, StageResult
-from camtrap_batch.store.run import Run
+from camtrap_batch.store.run import open_run
 
 __all__ = ["STAGES", "ClientSource", "Context", "Stage", "StageResult", "reprocess", "run_one", "run_stage"]
 
@@ -68,6 +69,8 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     _check_before_hours_of_work(context, names)
     for name in names:
         try:
+            if name == "validate" and "train" in names:
+                _check_classes_suffice(context)
             yield run_one(context, name)
         except InputError as problem:
             if not context.dry_run:
@@ -75,8 +78,8 @@ def reprocess(context: Context) -> Iterator[StageResult]:
             yield StageResult(name, notes=[f"can't be planned yet: {problem}"])
 
 
-def run_stage(job: Job, name: str, client: Client) -> StageResult:
-    """What `camtrap NAME JOB` does, on a client of one's own.
+def run_stage(job: Job | str | Path, name: str, client: Client) -> StageResult:
+    """What `camtrap NAME JOB` does, on a client of one's own; `job` may be the path of a job file.
 
     Workers that declare no resources take CPU work; `train` needs one that offers GPU=1.
 
@@ -85,7 +88,8 @@ def run_stage(job: Job, name: str, client: Client) -> StageResult:
     CamtrapError
         See `camtrap_batch.errors`.
     """
-    return run_one(Context(job, Run(job), GivenClient(client)), name)
+    run = open_run(job)
+    return run_one(Context(run.job, run, GivenClient(client)), name)
 
 
 def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
@@ -105,9 +109,22 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
         check_architecture(job.train.arch)
         check_weights(job.train.weights)
     if job.infer.model != "latest":
-        from camtrap_batch.stages.infer import fetch_model, find_model, read_info
+        from camtrap_batch.model.info import read_info
+        from camtrap_batch.stages.infer import fetch_model, find_model
 
         read_info(fetch_model(find_model(context.run, job.infer.model)))
     from camtrap_batch.stages.publish import check_target
 
     check_target(job)
+
+
+def _check_classes_suffice(context: Context) -> None:
+    from camtrap_batch.stages.catalog import categories_of
+    from camtrap_batch.stages.classes import choose_classes
+
+    chosen = choose_classes(context.job, categories_of(context.run.snapshot("catalog").meta)).ids_by_label
+    if len(chosen) < 2:
+        raise JobError(
+            f"select.classes: {', '.join(chosen) or 'none'}: training needs at least 2 classes; choose "
+            "more, or set infer.model"
+        )

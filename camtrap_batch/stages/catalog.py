@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from camtrap_batch.catalog import Catalog, read_cameras, read_catalog, source_fingerprint
+from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
+from camtrap_batch.job import Job
 from camtrap_batch.stages.classes import check_classes
 from camtrap_batch.stages.context import Context, StageResult, do_on_driver, shard_id
 
@@ -30,18 +33,19 @@ def run(context: Context) -> StageResult:
     job = context.job
     dataset = job.dataset
     ImageRoot(dataset.images, dataset.storage_options).check()
-    if dataset.cameras is not None:
-        read_cameras(dataset.cameras)
+    cameras = read_cameras(dataset.cameras)["location"] if dataset.cameras is not None else None
     what = dataset.model_dump(mode="json", include={"format", "location", "utc_offset"})
     id_ = shard_id("catalog", VERSION, "catalog", what, source_fingerprint(dataset))
     before = context.run.current("catalog")
     if before is not None and before.inputs.get("shard") == id_:
         check_classes(job, categories_of(before.meta))
+        _check_cameras(job, cameras, context.run.table("catalog").to_table(columns=["location"]))
     read: list[Catalog] = []
 
     def make() -> Mapping[str, pa.Table]:
         catalog = read_catalog(dataset)
         check_classes(job, catalog.categories)
+        _check_cameras(job, cameras, catalog.table)
         read.append(catalog)
         return {"catalog": catalog.table}
 
@@ -53,6 +57,19 @@ def run(context: Context) -> StageResult:
         save_job(context)
     result.notes += [f"{count:,} {text}" for text, count in (read[0].notes if read else {}).items()]
     return result
+
+
+def _check_cameras(job: Job, cameras: pa.ChunkedArray | None, images: pa.Table) -> None:
+    """Raise InputError where the camera table is of other cameras than the images."""
+    if cameras is None:
+        return
+    locations = images["location"].drop_null().unique()
+    if len(locations) and not pc.any(pc.is_in(locations, cameras)).as_py():
+        theirs, ours = (", ".join(map(repr, names[:3].to_pylist())) for names in (locations, cameras))
+        raise InputError(
+            f"{job.dataset.cameras}: none of the images' locations is in it (dataset.cameras); the images "
+            f"have {theirs}, it has {ours}"
+        )
 
 
 def categories_of(meta: dict[str, Any]) -> list[tuple[int, str]]:
