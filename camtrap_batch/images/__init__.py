@@ -6,9 +6,20 @@ works on small pictures, `judge` puts the verdict on one image together, `readin
 
 from __future__ import annotations
 
+from camtrap_batch.images.decode import decode_upright
 from camtrap_batch.images.judge import Limits, Verdict, judge
 from camtrap_batch.images.pixels import Thumbnail
 from camtrap_batch.images.reading import judge_files
 from camtrap_batch.images.root import ImageRoot, Listing, is_unsafe
 
-__all__ = ["ImageRoot", "Limits", "Listing", "Thumbnail", "Verdict", "is_unsafe", "judge", "judge_files"]
+__all__ = [
+    "ImageRoot",
+    "Limits",
+    "Listing",
+    "Thumbnail",
+    "Verdict",
+    "decode_upright",
+    "is_unsafe",
+    "judge",
+    "judge_files",
+]

@@ -18,7 +18,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from camtrap_batch.images.pixels import Pixels, is_blank
+from camtrap_batch.images.exif import read_exif
+from camtrap_batch.images.pixels import Pixels, is_blank, upright
 
 # The formats that cameras and their software write. Pillow knows more: some call other programs, some take
 # almost any bytes for a picture.
@@ -43,6 +44,31 @@ class Decoded:
     status: str
     detail: str | None
     pixels: Pixels | None
+
+
+def decode_upright(data: bytes, wanted: int) -> Pixels:
+    """The picture in an image file as EXIF turns it, with `wanted` pixels or more on its short side.
+
+    A truncated or damaged file gives what there is of it; a smaller picture keeps its size.
+
+    Raises
+    ------
+    ValueError
+        Nothing usable decodes.
+    """
+    try:
+        image = open_image(data)
+    except Exception as problem:  # libjpeg takes more than Pillow does
+        if data[:2] != b"\xff\xd8":
+            raise ValueError(f"not a picture that can be decoded: {one_line(problem)}") from None
+        image = None
+    if image is None or image.format in ("JPEG", "MPO"):
+        decoded = decode_jpeg(data, image, wanted)
+    else:
+        decoded = decode_other(image, wanted)
+    if decoded.pixels is None:
+        raise ValueError(f"not a picture that can be decoded: {decoded.detail}")
+    return upright(decoded.pixels, read_exif(image).orientation if image is not None else 1)
 
 
 def open_image(data: bytes) -> Image.Image:

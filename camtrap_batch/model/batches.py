@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.model.device import Normalise
-from camtrap_batch.model.pixels import Decoder, Pixels, ahead
+from camtrap_batch.model.pixels import Decoder, ahead
 
 _FLIP, _GREY = 0.5, 0.15
 _ROTATE, _SHIFT = 0.15, 0.08  # radians; part of the half frame

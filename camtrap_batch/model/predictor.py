@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.model.device import (
     Autocast,
     Normalise,
@@ -19,7 +20,7 @@ from camtrap_batch.model.device import (
 )
 from camtrap_batch.model.info import read_info
 from camtrap_batch.model.package import load_model
-from camtrap_batch.model.pixels import Decoder, Pixels, ahead
+from camtrap_batch.model.pixels import Decoder, ahead
 
 _KEPT = 2  # models a process holds: the one in use, and one more while a job changes over
 _loaded: OrderedDict[tuple[str, str, int | None, int], Predictor] = OrderedDict()
