@@ -1,7 +1,21 @@
-"""`python -m camtrap_batch` is the `camtrap` command."""
+"""The `camtrap` command as a process, also `python -m camtrap_batch`."""
+
+from __future__ import annotations
 
 import sys
 
-from camtrap_batch.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command; returns its exit code."""
+    try:
+        # Imported here: it takes a second or two, in which Ctrl-C may come.
+        from camtrap_batch.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        sys.stderr.write("camtrap: stopped\n")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,8 +137,15 @@ def open_cluster(spec: Local | Address) -> Iterator[Client]:
     """A client of the cluster that `spec` describes; what was started for it ends with the block."""
     with dask.config.set(_SETTINGS), _quiet():
         if isinstance(spec, Local):
-            with _start_local(spec) as cluster, Client(cluster, set_as_default=False) as client:
-                yield client
+            with _without_ctrl_c():
+                started = _start_local(spec)
+            try:
+                with started as cluster, Client(cluster, set_as_default=False) as client:
+                    yield client
+            except KeyboardInterrupt:
+                # Else Dask waits 10 s at exit for what is closing; workers end when they lose this process.
+                started.shutdown_on_close = False
+                raise
         else:
             with _connect(spec) as client:
                 yield client
@@ -199,6 +208,20 @@ def _connect(spec: Address) -> Client:
     except (OSError, TimeoutError, ValueError) as problem:
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         raise ClusterError(f"no scheduler answers at {where}: {reason}") from None
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is left; threads and processes that begin in it never get it.
+
+    A terminal sends Ctrl-C to all processes, and a worker that is only starting would die of it.
+    """
+    resource_tracker.ensure_running()  # when it starts, it lets Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
