@@ -7,6 +7,7 @@ file or the cluster file is wrong; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import threading
@@ -31,6 +32,7 @@ from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.yamlfile import reference
 
 _INTERRUPTED = 130
+_NO_LOG = logging.NullHandler()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     stop = threading.Event()
+    # What libraries log ends in a status or in an error of ours; without a handler it would be printed.
+    logging.getLogger().addHandler(_NO_LOG)
     try:
         with _orderly_stop(options, stop):
             code: int = options.call(options, stop)
@@ -52,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as problem:  # of a disk or a file system that no stage can do without
-        _say(options, f"{problem.filename or 'input/output'}: {problem.strerror or problem}")
+        _say(options, f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
         return 1
 
 

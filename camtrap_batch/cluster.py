@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
@@ -20,6 +23,10 @@ from pydantic import Field, field_validator, model_validator
 
 from camtrap_batch.errors import ClusterError, choices
 from camtrap_batch.yamlfile import Section, parse, read_yaml
+
+_LEAST_MEMORY = 200_000_000  # bytes that a worker needs before it has read an image
+_ADDRESS = re.compile(r"(tcp|tls|wss?|ucx)://.+:\d+")
+_CONNECT_S = 10.0  # a scheduler with an address is running already
 
 
 class Workers(Section):
@@ -41,9 +48,13 @@ class Workers(Section):
     def _bytes(cls, value: str) -> str:
         if value != "auto":
             try:
-                parse_bytes(value)
+                enough = parse_bytes(value) >= _LEAST_MEMORY
             except ValueError:
-                raise ValueError(f"{value!r}: should be an amount of memory such as 4GiB, or auto") from None
+                enough = False
+            if not enough:
+                raise ValueError(
+                    f"{value!r}: should be an amount of memory such as 4GiB, at least 200MB, or auto"
+                )
         return value
 
 
@@ -70,7 +81,19 @@ class Address(Section):
     address: str | None = Field(None, description="of its scheduler, such as tcp://host:8786")
     scheduler_file: str | None = Field(None, description="file that its scheduler wrote; instead of address")
     security: Tls | None = Field(None, description="TLS certificates, where the cluster wants them")
-    wait_s: float = Field(60, gt=0, strict=False, description="seconds to wait for scheduler and workers")
+    wait_s: float = Field(
+        60,
+        gt=0,
+        strict=False,
+        description="seconds to wait for scheduler_file, and for a needed worker",
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and not _ADDRESS.fullmatch(value):
+            raise ValueError(f"{value!r}: should look like tcp://host:8786")
+        return value
 
     @model_validator(mode="after")
     def _one(self) -> Address:
@@ -93,11 +116,11 @@ def load_cluster(spec: str | None) -> Local | Address:
     if spec is None:
         return Local()
     if "://" in spec:
-        return Address(address=spec)
+        return parse(Address, {"kind": "address", "address": spec}, "--cluster", {}, ClusterError)
     path = Path(spec)
     content, lines = read_yaml(path, ClusterError)
     kind = content.get("kind", "local")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         line = f":{lines['kind',]}" if ("kind",) in lines else ""
         raise ClusterError(f"{path}{line}: kind: {kind!r} is not possible; {choices(str(kind), KINDS)}")
     return parse(KINDS[kind], content, str(path), lines, ClusterError)
@@ -184,7 +207,15 @@ def _start_local(spec: Local) -> SpecCluster:
         for index in range(numbers[name])
     }
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": spec.dashboard, "host": "127.0.0.1"}}
-    return SpecCluster(workers=workers, scheduler=scheduler, name="camtrap", silence_logs=logging.CRITICAL)
+    try:
+        return SpecCluster(
+            workers=workers, scheduler=scheduler, name="camtrap", silence_logs=logging.CRITICAL
+        )
+    except (RuntimeError, OSError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise ClusterError(
+            f"no cluster can be started here with this `dashboard` and `memory`: {reason}"
+        ) from None
 
 
 def _connect(spec: Address) -> Client:
@@ -196,18 +227,32 @@ def _connect(spec: Address) -> Client:
         if tls
         else None
     )
-    where = spec.address or spec.scheduler_file
+    address = spec.address or _read_address(Path(str(spec.scheduler_file)), spec.wait_s)
     try:
         return Client(
-            spec.address,
-            scheduler_file=spec.scheduler_file,
+            address,
             security=security,
-            timeout=spec.wait_s,
+            timeout=min(_CONNECT_S, spec.wait_s),
             set_as_default=False,
         )
     except (OSError, TimeoutError, ValueError) as problem:
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise ClusterError(f"no scheduler answers at {where}: {reason}") from None
+        raise ClusterError(f"no scheduler answers at {address}: {reason}") from None
+
+
+def _read_address(scheduler_file: Path, wait_s: float) -> str:
+    """The address in a scheduler's file, which may still be about to be written."""
+    deadline = time.monotonic() + wait_s
+    while not scheduler_file.exists():
+        if time.monotonic() >= deadline:
+            raise ClusterError(f"{scheduler_file}: no such file after {wait_s:.0f} s (scheduler_file)")
+        time.sleep(0.2)
+    try:
+        return str(json.loads(scheduler_file.read_text())["address"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ClusterError(
+            f"{scheduler_file}: names no address; it should be what `dask scheduler --scheduler-file` writes"
+        ) from None
 
 
 @contextmanager
@@ -227,10 +272,15 @@ def _without_ctrl_c() -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Distributed's loggers say on stderr what the driver reports by itself (lost workers, lost links)."""
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    # Those to which Distributed gives a handler of their own.
+    loggers = [
+        logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -112,6 +112,7 @@ class _Attempt:
     errors: int = 0
     tries: int = 0
     losses_alone: int = 0
+    number: int = 0
 
     @property
     def is_suspect(self) -> bool:
@@ -209,6 +210,8 @@ class _FanOut:
         self.in_flight: dict[str, tuple[Future[Any], _Attempt]] = {}
         self.ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.window = 0
+        self.submitted = 0
+        self.charged: set[str] = set()
         self.resources: dict[str, float] | None = None
         self.looked_at = 0.0
         self.last_seen = time.monotonic()
@@ -243,6 +246,8 @@ class _FanOut:
         shard = attempt.shard
         key = f"{self.plan.stage}-{self.plan.id}-{shard.id}-{attempt.tries}"
         attempt.tries += 1
+        self.submitted += 1
+        attempt.number = self.submitted
         with span("camtrap", self.plan.stage):
             future = self.client.submit(
                 _run_shard,
@@ -275,22 +280,31 @@ class _FanOut:
                     ended.append(self.in_flight.pop(key))
         self._look_at_workers()
         killed = [(future, attempt) for future, attempt in ended if _is_killed(future)]
-        most_losses: dict[str, int] = {}
+        blamed: dict[str, _Attempt] = {}
         for future, attempt in killed:
-            worker = _killer(future)
-            most_losses[worker] = max(most_losses.get(worker, 0), attempt.losses)
+            death = _lost_worker(future).server_id
+            other = blamed.setdefault(death, attempt)
+            if (attempt.losses, -attempt.number) > (other.losses, -other.number):
+                blamed[death] = attempt
         others = [(attempt, future) for future, attempt in ended if not _is_killed(future)]
         for future, attempt in killed:
-            self._count_loss(attempt, future, most_losses[_killer(future)])
+            death = _lost_worker(future).server_id
+            is_blamed = blamed[death] is attempt and death not in self.charged
+            self._count_loss(attempt, future, is_blamed=is_blamed)
+        self.charged.update(blamed)
         return others
 
-    def _count_loss(self, attempt: _Attempt, future: Future[Any], most_losses: int) -> None:
-        """Charge a loss to the most suspect of the shards that died together; try all of them again."""
+    def _count_loss(self, attempt: _Attempt, future: Future[Any], *, is_blamed: bool) -> None:
+        """Charge a loss to one of the shards that died together; try all of them again.
+
+        The one with most losses is blamed; among equals the one submitted first, since a worker runs its
+        tasks in that order.
+        """
         shard, ran_alone = attempt.shard, attempt.must_run_alone
-        worker = _killer(future)
+        worker = str(_lost_worker(future).address)
         deaths = future.exception().allowed_failures + 1
         future.release()
-        if attempt.losses == most_losses:
+        if is_blamed:
             attempt.losses += deaths
             attempt.losses_alone += deaths if ran_alone else 0
         self.observe(ShardLost(shard, worker, attempt.losses))
@@ -376,8 +390,9 @@ def _is_killed(future: Future[Any]) -> bool:
     return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
-def _killer(future: Future[Any]) -> str:
-    return str(future.exception().last_worker.address)
+def _lost_worker(future: Future[Any]) -> Any:
+    """The worker that died; its `server_id` is of this process alone, also where it comes back."""
+    return future.exception().last_worker
 
 
 def _workers(client: Client) -> Mapping[str, dict[str, Any]]:

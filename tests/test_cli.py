@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from camtrap_batch.cli import main
+from camtrap_batch.job import Job
 from camtrap_batch.stages import STAGES
 
 CCT = json.dumps(
@@ -128,3 +129,112 @@ def test_import_of_the_package_is_light() -> None:
     code = f"import sys, camtrap_batch.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_job_file_in_the_run_folder_stays_as_it_is(job: Path) -> None:
+    (job.parent / "run").mkdir()
+    mine = job.parent / "run" / "job.yaml"
+    text = f"# mine\n{job.read_text()}".replace("cct.json", "../cct.json").replace("images}", "../images}")
+    mine.write_text(text)
+    assert main(["catalog", str(mine), "--set", f"output={job.parent}", "--quiet"]) == 0
+    assert mine.read_text() == text
+    assert main(["catalog", str(job), "--quiet"]) == 0
+    kept = job.parent / "runs" / "run" / "job.yaml"
+    assert kept.read_text().startswith("# The job as it ran")
+    assert Job.load(kept) == Job.load(job)
+
+
+def test_a_table_is_not_written_over_an_input(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cameras = job.parent / "cameras.csv"
+    cameras.write_text("location,lat,lon\n1,0,0\n")
+    assert main(["catalog", str(job), "--quiet"]) == 0
+    capsys.readouterr()
+    table = ("table", str(job), "catalog", "--set", f"dataset.cameras={cameras}", "--out")
+    assert "dataset.cameras, which a job never changes" in refused(capsys, *table, str(cameras))
+    assert "dataset.images" in refused(capsys, *table, str(job.parent / "images" / "a.csv"))
+    (job.parent / "folder.csv").mkdir()
+    assert "is a folder" in refused(capsys, *table, str(job.parent / "folder.csv"))
+    assert cameras.read_text() == "location,lat,lon\n1,0,0\n"
+
+
+def test_cameras_of_another_data_set_are_refused(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cameras = job.parent / "cameras.csv"
+    cameras.write_text("location,lat,lon\nA7,0,0\n")
+    key = ("--set", f"dataset.cameras={cameras}")
+    assert "have '1', it has 'A7'" in refused(capsys, "catalog", str(job), *key)
+    assert not (job.parent / "runs").exists()
+    assert main(["catalog", str(job), "--quiet"]) == 0
+    assert "have '1', it has 'A7'" in refused(capsys, "catalog", str(job), *key)
+
+
+def test_an_image_folder_without_any_of_the_images_is_refused(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["catalog", str(job), "--quiet"]) == 0
+    line = refused(capsys, "validate", str(job))
+    assert "none of the 1 catalogued files is in this folder (dataset.images): no 'a.jpg'" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("infer.model=nowhere", "infer.model: no model"),
+        ("train.weights=nowhere.pth", "nowhere.pth: no such file"),
+        ("publish.target={folder}/nowhere/a.gpkg", "there is no folder"),
+        ("publish.target={folder}/mine.gpkg", "is not a GeoPackage file"),
+    ],
+)
+def test_what_a_late_stage_would_refuse_is_refused_first(
+    job: Path, capsys: pytest.CaptureFixture[str], key: str, message: str
+) -> None:
+    (job.parent / "mine.gpkg").write_text("mine")
+    assert message in refused(capsys, "reprocess", str(job), "--set", key.format(folder=job.parent))
+    assert not (job.parent / "runs").exists()
+    assert (job.parent / "mine.gpkg").read_text() == "mine"
+
+
+def test_one_class_is_refused_before_the_images_are_read(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "select.classes: empty: training needs at least 2" in refused(
+        capsys, "reprocess", str(job), "--quiet", "--set", "select.classes=[0]"
+    )
+    assert not (job.parent / "runs" / "run" / "plans" / "validate").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [("gc", "JOB", "--keep", "-1"), ("table", "JOB", "x", "--snapshot", "-1")]
+)
+def test_a_number_of_snapshots_is_not_negative(
+    job: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(job) if option == "JOB" else option for option in options])
+    assert ended.value.code == 2
+    assert "'-1' should be a whole number" in capsys.readouterr().err
+
+
+def test_every_line_of_log_json_is_json(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (job.parent / "cct.json").unlink()
+    line = json.loads(refused(capsys, "catalog", str(job), "--log-json"))
+    assert line["event"] == "error"
+    assert "no such file" in line["text"]
+
+
+def test_a_file_system_that_fails_is_one_line(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (job.parent / "runs").mkdir()
+    (job.parent / "runs" / "run").symlink_to("run")
+    assert main(["catalog", str(job)]) in (1, 2)
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_ctrl_c_while_the_command_is_only_starting(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, types; from camtrap_batch import __main__ as command\n"
+        "class Slow(types.ModuleType):\n"
+        "    def __getattr__(self, name): os.kill(os.getpid(), signal.SIGINT); return None\n"
+        "sys.modules['camtrap_batch.cli'] = Slow('cli'); sys.exit(command.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,45 @@ def test_a_cluster_that_nobody_needs_is_not_opened() -> None:
     with ClusterHandle(Address(address="tcp://127.0.0.1:1"), said.append):
         pass
     assert said == []
+
+
+@pytest.mark.parametrize("kind", ["[a]", "{a: 1}", "slurn"])
+def test_a_kind_that_is_none(tmp_path: Path, kind: str) -> None:
+    assert "is not possible; " in wrong(tmp_path / "cluster.yaml", f"kind: {kind}")
+
+
+@pytest.mark.parametrize("memory", ["-1GB", "1MB", "much"])
+def test_memory_that_no_worker_can_start_with(tmp_path: Path, memory: str) -> None:
+    message = wrong(tmp_path / "cluster.yaml", f"cpu: {{memory: '{memory}'}}")
+    assert "should be an amount of memory" in message
+
+
+@pytest.mark.parametrize("address", ["tcp://", "tcp://host", "foo://host:1", "http://host:1"])
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(ClusterError, match=r"should look like tcp://host:8786"):
+        load_cluster(address)
+
+
+def test_a_scheduler_file_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "scheduler.json"
+    spec = Address(scheduler_file=str(path), wait_s=0.3)
+    with pytest.raises(ClusterError, match="no such file after"), open_cluster(spec):
+        pass
+    path.write_text("[]")
+    with pytest.raises(ClusterError, match="names no address"), open_cluster(spec):
+        pass
+
+
+def test_a_dashboard_that_cannot_be() -> None:
+    with pytest.raises(ClusterError, match="no cluster can be started"), open_cluster(Local(dashboard="x y")):
+        pass
+
+
+def test_ctrl_c_is_not_for_workers(client: Client) -> None:
+    """From their first moment on: before anything in them could say so."""
+
+    def is_blocked() -> bool:
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    assert all(client.run(is_blocked).values())
+    assert not is_blocked()

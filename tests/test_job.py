@@ -9,7 +9,7 @@ import yaml
 
 from camtrap_batch.errors import JobError
 from camtrap_batch.job import Job
-from camtrap_batch.yamlfile import reference
+from camtrap_batch.yamlfile import read_yaml, reference, write_yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -152,3 +152,80 @@ def test_the_demo_in_the_package_is_the_job_of_the_repository() -> None:
     for key in ("metadata", "images", "cameras"):
         assert ours["dataset"].pop(key) == f"../demo/{embedded['dataset'].pop(key)}"
     assert ours == embedded
+
+
+def test_numbers_and_dates_are_what_they_look_like(job_file: Path) -> None:
+    job_file.write_text(GOOD.replace("name: x", "name: 2024-02-30").replace("lr: find", "lr: 1e-3"))
+    job = Job.load(job_file, ["dataset.utc_offset=+10:30", "select.classes=[010, 1_000]"])
+    assert (job.name, job.train.lr, job.dataset.utc_offset) == ("2024-02-30", 0.001, "+10:30")
+    assert job.select.classes == [10, 1000]
+    job_file.write_text(job.to_yaml())
+    assert Job.load(job_file) == job
+
+
+@pytest.mark.parametrize("text", ["1e5", "010", "+10:30", "yes", "2024-01-01", "null", "1_0", ".5", "x: y"])
+def test_text_stays_text_when_it_is_written(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(write_yaml({"a": text}))
+    assert read_yaml(path, JobError)[0] == {"a": text}
+
+
+def test_a_byte_order_mark_is_no_mistake(job_file: Path) -> None:
+    job_file.write_bytes(b"\xef\xbb\xbf" + job_file.read_bytes())
+    assert Job.load(job_file).name == "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: " + "[" * 3000, "nested without end"),
+        ("a: &a [*a]\n", "nested without end"),
+        ("a: 1__0\n", "not valid YAML"),
+        ("1: 2\n", "unknown key"),
+        ("~: 2\n", "unknown key"),
+        ("a\0b: 2\n", "not valid YAML"),
+    ],
+)
+def test_yaml_that_nobody_means(job_file: Path, text: str, message: str) -> None:
+    job_file.write_text(text)
+    assert message in wrong(job_file)
+
+
+@pytest.mark.parametrize("place", ["output", "dataset.images", "dataset.metadata"])
+@pytest.mark.parametrize("value", ["''", '" "', "'s3://'", '"a\\0b"'])
+def test_a_place_is_a_path_or_a_url(job_file: Path, place: str, value: str) -> None:
+    assert "should be a path or a URL" in wrong(job_file, f"{place}={value}")
+
+
+def test_a_job_does_not_write_where_its_images_are(job_file: Path) -> None:
+    images = job_file.parent / "images"
+    images.mkdir()
+    link = job_file.parent / "link"
+    link.symlink_to(images)
+    for output in (images, images / "deep" / "er", link):
+        assert "inside dataset.images" in wrong(job_file, f"output={output}")
+    assert "inside dataset.images" in wrong(job_file, f"output={job_file.parent}", "name=images")
+    assert "inside dataset.images" in wrong(job_file, f"output={images}", f"dataset.images=file://{images}")
+    assert "inside dataset.images" in wrong(job_file, f"publish.target={images}/a.gpkg")
+    remote = ["dataset.images=s3://bucket/photos", "output=s3://bucket/photos/runs"]
+    assert "inside dataset.images" in wrong(job_file, *remote)
+    Job.load(job_file, [f"output={job_file.parent}", "name=images-2"])
+    assert sorted(job_file.parent.iterdir()) == [images, job_file, link]
+
+
+def test_output_is_a_file(job_file: Path) -> None:
+    assert "output: job.yaml is a file" in wrong(job_file, f"output={job_file}")
+
+
+def test_a_model_folder_is_relative_to_the_job_file(job_file: Path) -> None:
+    assert Job.load(job_file, ["infer.model=models/a"]).infer.model == str(job_file.parent / "models" / "a")
+    for name in ("latest", "0123456789abcdef"):
+        assert Job.load(job_file, [f"infer.model={name}"]).infer.model == name
+
+
+def test_the_target_is_in_the_run_folder_or_absolute(job_file: Path) -> None:
+    for target in ("../a.gpkg", "deep/a.gpkg"):
+        assert "should be a file name" in wrong(job_file, f"publish.target={target}")
+    job = Job.load(job_file)
+    assert job.target_url == f"{job.run_url}/locations.gpkg"
+    assert Job.load(job_file, ["publish.target=/x/a.gpkg"]).target_url == "/x/a.gpkg"

@@ -109,10 +109,9 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
         check_architecture(job.train.arch)
         check_weights(job.train.weights)
     if job.infer.model != "latest":
-        from camtrap_batch.model.info import read_info
-        from camtrap_batch.stages.infer import fetch_model, find_model
+        from camtrap_batch.stages.infer import open_model
 
-        read_info(fetch_model(find_model(context.run, job.infer.model)))
+        open_model(context.run, job.infer.model)
     from camtrap_batch.stages.publish import check_target
 
     check_target(job)

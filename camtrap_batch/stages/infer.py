@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -19,7 +20,16 @@ from distributed import Client, get_worker
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.fanout import Need, require_workers
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.model.info import CARD, read_info
+from camtrap_batch.model.info import (
+    CARD,
+    HISTORY,
+    LR_FIND,
+    METRICS,
+    WEIGHTS,
+    ModelInfo,
+    model_id,
+    read_info,
+)
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
 from camtrap_batch.stages.pictures import COLUMNS, read_pictures
 from camtrap_batch.stages.rows import hash_runs, pack, unpack
@@ -32,6 +42,8 @@ from camtrap_batch.store.tables import finish_shard
 VERSION = 1
 SHARD_SIZE = 256
 _TOP = 5
+_MODEL_FILES = (WEIGHTS, METRICS, HISTORY, LR_FIND, CARD)
+"""Of a model folder; the last one says that it is complete."""
 
 
 def run(context: Context) -> StageResult:
@@ -40,12 +52,11 @@ def run(context: Context) -> StageResult:
     Raises
     ------
     InputError
-        There is no manifest yet, or not the model that the job names.
+        There is no manifest yet, or the model that the job names is not there, or not whole.
     """
     job, store = context.job, context.run
     manifest = store.snapshot("manifest")
-    model = find_model(store, job.infer.model)
-    info = read_info(fetch_model(model))
+    model, info = open_model(store, job.infer.model)
     rows = usable_rows(store, [*COLUMNS, "sha256", "status", "location", "seq_id"])
     borders = location_borders(rows).tolist()
     runs = cut(rows["image_id"].to_pylist(), SHARD_SIZE, borders)
@@ -124,12 +135,28 @@ def find_model(run: Run, name: str) -> Folder:
     )
 
 
+def open_model(run: Run, name: str) -> tuple[Folder, ModelInfo]:
+    """The model that the job names, found whole, and what it says of itself."""
+    model = find_model(run, name)
+    info = read_info(fetch_model(model))
+    try:
+        weights = model.read(WEIGHTS)
+    except FileNotFoundError:
+        raise InputError(f"{model.url}/{WEIGHTS}: no such file; a model folder holds it and {CARD}") from None
+    if model_id(hashlib.sha256(weights).hexdigest(), info) != info.model_id:
+        raise InputError(
+            f"{model.url}: {WEIGHTS} or {CARD} was changed since the model was saved; copy the folder again"
+        )
+    return model, info
+
+
 def keep_model(run: Run, model: Folder, model_id: str) -> Folder:
     """The model in the run folder; one from elsewhere is copied, so that the run stays complete."""
     kept = model_folder(run, model_id)
     if not kept.exists(CARD):
-        for name in sorted(model.list(""), key=lambda name: name == CARD):
-            kept.write(name, model.read(name))
+        for name in _MODEL_FILES:
+            if model.exists(name):
+                kept.write(name, model.read(name))
     return kept
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from camtrap_batch.errors import BrokenPromise
+from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
 from camtrap_batch.stages.rows import hash_runs, pack, unpack
@@ -35,7 +35,7 @@ def run(context: Context) -> StageResult:
     Raises
     ------
     InputError
-        There is no catalog yet, or the image root is not there.
+        There is no catalog yet, or the image root is not there, or none of its files.
     """
     job, store = context.job, context.run
     catalog = store.snapshot("catalog")
@@ -43,6 +43,12 @@ def run(context: Context) -> StageResult:
     root = ImageRoot(job.dataset.images, job.dataset.storage_options)
     root.check()
     listing = root.listing(rows["file_name"].to_pylist())
+    if rows.num_rows and not (listing.sizes >= 0).any():
+        # A disk that is not mounted, or another folder: no reason to call a whole data set missing.
+        raise InputError(
+            f"{root.url}: none of the {rows.num_rows:,} catalogued files is in this folder (dataset.images): "
+            f"no {rows['file_name'][0].as_py()!r}"
+        )
     rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))
     rows = rows.append_column("modified", pa.array(listing.modified, pa.string()))
     limits = Limits(job.validate_.max_pixels, job.validate_.timeout_s, job.validate_.thumbnails)

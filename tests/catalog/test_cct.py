@@ -126,6 +126,23 @@ def test_quirks_are_noted(tmp_path: Path) -> None:
             r"\$.images\[0\].file_name",
         ),
         ("[]", "Expected `object`"),
+        ('{"images": [], "annotations": [], "categories": []}', "lists no image"),
+        ('{"info": ' + "[" * 100_000, "not JSON, or cut off"),
+        (
+            '{"images": [{"id": 1, "file_name": "a", "frame_num": 3e10}], "annotations": [],'
+            ' "categories": []}',
+            r"< 2147483648.*\$.images\[0\].frame_num",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}], "categories": [],'
+            ' "annotations": [{"image_id": 1, "category_id": 3000000000}]}',
+            r"<= 2147483647.*\$.annotations\[0\].category_id",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [],'
+            ' "categories": [{"id": 7, "name": "lion"}, {"id": 7, "name": "puma"}]}',
+            "category id 7 stands for 'lion' and 'puma'",
+        ),
     ],
 )
 def test_malformed_metadata(tmp_path: Path, content: str, message: str) -> None:
@@ -143,6 +160,39 @@ def test_missing_and_wrong_files(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK no")
     with pytest.raises(InputError, match="not a zip file"):
         read_cct(str(tmp_path / "a.zip"))
+    whole = gzip.compress(b"[" * 1000)
+    (tmp_path / "a.json.gz").write_bytes(whole[:-10])
+    with pytest.raises(InputError, match="damaged gzip file"):
+        read_cct(str(tmp_path / "a.json.gz"))
+    (tmp_path / "b.json.gz").write_bytes(whole[:10] + b"\xff\xff\xff" + whole[13:])
+    with pytest.raises(InputError, match="damaged gzip file"):
+        read_cct(str(tmp_path / "b.json.gz"))
+
+
+def test_zip_files_that_cannot_be_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.json", "[" * 1000)
+    whole = path.read_bytes()
+    directory = whole.rfind(b"PK\x01\x02")
+    for at, byte, message in (
+        (len(b"PK\x01\x02") + 4, 1, "encrypted"),  # general purpose flags
+        (len(b"PK\x01\x02") + 6, 97, "compression method is not supported"),
+    ):
+        changed = bytearray(whole)
+        changed[directory + at] = changed[at - 2] = byte
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match=message):
+            read_cct(str(path))
+    path.write_bytes(whole[:36] + b"\xff\xff\xff" + whole[39:])
+    with pytest.raises(InputError, match="damaged zip file"):
+        read_cct(str(path))
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [image("a")])
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "a.json").read_bytes())
+    assert read_cct(path).table["image_id"].to_pylist() == ["a"]
 
 
 def test_malformed_date_is_named_with_the_forms(tmp_path: Path) -> None:
@@ -176,6 +226,7 @@ images = st.lists(
         },
     ),
     unique_by=lambda entry: str(entry["id"]),
+    min_size=1,
     max_size=30,
 )
 annotations = st.lists(

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from camtrap_batch.catalog import read_catalog
 from camtrap_batch.catalog.cameras import read_cameras
 from camtrap_batch.catalog.csv import read_csv
 from camtrap_batch.catalog.folder import read_folder
 from camtrap_batch.catalog.paths import location_of_path
 from camtrap_batch.errors import InputError
+from camtrap_batch.job import Dataset, Location
 
 BY_FOLDER = location_of_path(0, None)
 
@@ -58,12 +60,23 @@ def test_optional_columns_and_several_annotations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,category_id\na,1\n", r"a.csv:1: no column file_name; the columns are: name, category_id"),
+        (
+            "name,category_id\na,1\n",
+            r"a.csv:1: no column file_name; the columns, between commas, are: name, category_id",
+        ),
         ("file_name,category_id\na.jpg,lion\n", r"a.csv:2: category_id: 'lion' should be a whole number"),
         ("file_name,category_id\n\na.jpg,1,2\n", r"a.csv:3: 3 values, the first line names 2 columns"),
         ("file_name,category_id\n,1\n", r"a.csv:2: file_name: empty"),
         ("file_name,location\na.jpg,x\na.jpg,y\n", r"a.csv:3: location: 'y' differs from line 2, 'x'"),
         ("file_name,datetime\na.jpg,tomorrow\n", r"datetime 'tomorrow' is no date"),
+        ("file_name;category_id\na.jpg;1\n", r"a.csv:1: no column file_name; .*: file_name;category_id"),
+        ("file_name,category_id\n", r"a.csv: lists no image"),
+        ("file_name,category_id\na.jpg,3000000000\n", r"a.csv:2: category_id: '3000000000' should be"),
+        ("file_name,count\na.jpg,1e30\n", r"a.csv:2: count: '1e30' should be"),
+        (
+            "file_name,category_id,species\na.jpg,7,lion\nb.jpg,7,\nc.jpg,7,puma\n",
+            r"a.csv:4: category_id 7 is 'puma' here, 'lion' further up",
+        ),
     ],
 )
 def test_mistakes_in_a_table_name_line_and_column(tmp_path: Path, text: str, message: str) -> None:
@@ -110,6 +123,8 @@ def test_cameras(tmp_path: Path) -> None:
         ("location,lat,lon\nA,91,0\n", r"cameras.csv:2: latitude: 91 should be between -90 and 90"),
         ("location,lat,lon\nA,1,1\nA,2,1\n", r"cameras.csv:3: location 'A' has another place"),
         ("location,lat,lon\nA,north,1\n", r"cameras.csv:2: latitude: 'north' should be degrees"),
+        ("location,lat,lon\n", r"cameras.csv: holds no camera"),
+        (f"location,lat,lon\n{'A' * 200_000},1,1\n", r"cameras.csv:\d: not CSV"),
     ],
 )
 def test_mistakes_in_a_camera_table(tmp_path: Path, text: str, message: str) -> None:
@@ -117,3 +132,24 @@ def test_mistakes_in_a_camera_table(tmp_path: Path, text: str, message: str) -> 
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_cameras(str(path))
+
+
+def test_geojson_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "cameras.geojson"
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not GeoJSON"):
+        read_cameras(str(path))
+
+
+def test_a_location_that_no_path_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "CAM1").mkdir()
+    (tmp_path / "CAM1" / "a.jpg").touch()
+
+    def read(regex: str) -> list[str]:
+        dataset = Dataset(format="folder", images=str(tmp_path), location=Location(regex=regex))
+        locations: list[str] = read_catalog(dataset).table["location"].to_pylist()
+        return locations
+
+    assert read(r"(CAM\d)") == ["CAM1"]
+    with pytest.raises(InputError, match=r"dataset.location: .*none of the paths, such as 'CAM1/a.jpg'"):
+        read(r"(station\d)")
