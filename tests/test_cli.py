@@ -11,6 +11,7 @@ import pytest
 
 from camtrap_batch.cli import main
 from camtrap_batch.job import Job
+from camtrap_batch.model import ModelInfo
 from camtrap_batch.stages import STAGES
 
 CCT = json.dumps(
@@ -238,3 +239,17 @@ def test_ctrl_c_while_the_command_is_only_starting(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_is_not_whole_is_not_taken_into_the_run(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = job.parent / "model"
+    model.mkdir()
+    info = ModelInfo("0" * 16, "resnet18", ("a",), ((1,),), 32, (0.5,) * 3, (0.5,) * 3, 1.0)
+    (model / "model.json").write_text(info.to_json())
+    command = ("reprocess", str(job), "--set", "infer.model=model")
+    assert "model.safetensors: no such file" in refused(capsys, *command)
+    (model / "model.safetensors").write_bytes(b"other weights")
+    assert "was changed since the model was saved" in refused(capsys, *command)
+    assert not (job.parent / "runs").exists()
