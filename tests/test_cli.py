@@ -231,9 +231,9 @@ def test_a_file_system_that_fails_is_one_line(job: Path, capsys: pytest.CaptureF
 
 def test_ctrl_c_while_the_command_is_only_starting(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, types; from camtrap_batch import __main__ as command\n"
+        "import signal, sys, types; from camtrap_batch import __main__ as command\n"
         "class Slow(types.ModuleType):\n"
-        "    def __getattr__(self, name): os.kill(os.getpid(), signal.SIGINT); return None\n"
+        "    def __getattr__(self, name): signal.raise_signal(signal.SIGINT); return None\n"
         "sys.modules['camtrap_batch.cli'] = Slow('cli'); sys.exit(command.main())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
