@@ -1,0 +1,436 @@
+"""A data set of WCS Camera Traps' size: what `camtrap catalog` and `camtrap validate` take, in time and memory.
+
+    python benchmarks/scale.py [--images N] [--thumbnails PX] [--scratch DIR]
+
+Written first: COCO Camera Traps JSON of the published shape (1,369,991 images, 3,911 locations, 179,579
+sequences, 676 categories) with the oddities of the real file, and a folder for each sequence in which the
+images are hard links to a pool of small JPEGs. Every command then runs in a process of its own; scheduler and
+workers are processes beside the driver's, so that the memory of each can be told. Peaks are those that the
+kernel keeps (VmHWM). All of it is deleted at the end. Ends with 1 where a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import simplejpeg
+from PIL import Image
+
+from camtrap_batch.cluster import _SETTINGS as SETTINGS
+
+IMAGES, LOCATIONS, SEQUENCES, CATEGORIES = 1_369_991, 3_911, 179_579, 676
+CORES = len(os.sched_getaffinity(0))
+CAMTRAP = [sys.executable, "-m", "camtrap_batch"]
+POOL = 512
+"""Different JPEGs; ext4 allows 65,000 links to a file."""
+
+OTHERS = {"truncated.jpg": 4, "damaged.jpg": 4, "empty.jpg": 1, "clip.avi": 1}
+"""Files of the pool that are no sound JPEG -> how many; each stands for 1 of 20,000 images."""
+
+JOB = """\
+name: scale
+output: {folder}/runs
+dataset:
+  format: cct
+  metadata: {folder}/wcs_camera_traps.json
+  images: {folder}/images
+validate:
+  thumbnails: {thumbnails}
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help=f"default: {IMAGES:,}")
+    parser.add_argument("--thumbnails", type=int, default=0, metavar="PX", help="validate.thumbnails (0)")
+    parser.add_argument("--scratch", metavar="DIR", help="on the disk to be used (default: the system's)")
+    parser.add_argument("--notebook", metavar="FILE", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.notebook:
+        read_as_the_notebook_does(options.notebook)
+        return 0
+    # Before the temporary folder is deleted, whatever runs in it has to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with tempfile.TemporaryDirectory(dir=options.scratch, prefix="scale-") as scratch:
+        return measure(Path(scratch), options.images, options.thumbnails)
+
+
+def measure(folder: Path, images: int, thumbnails: int) -> int:
+    report = Report()
+    with report.timed("data set written"):
+        metadata = write_data_set(folder, images)
+    print(
+        f"{images:,} images, {metadata.stat().st_size / 1e6:,.0f} MB of JSON, thumbnails: {thumbnails or 'none'}, "
+        f"{CORES} cores, load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
+    job = folder / "job.yaml"
+    job.write_text(JOB.format(folder=folder, thumbnails=thumbnails))
+    metadata.read_bytes()  # both readers find it in the page cache
+
+    notebook = run([sys.executable, __file__, "--notebook", str(metadata)])
+    catalog = run([*CAMTRAP, "catalog", str(job), "--quiet"])
+    report.line("notebook's json + pandas + merge", f"{notebook.seconds:.1f} s, {notebook.peak / 1e9:.2f} GB")
+    report.line("camtrap catalog", f"{catalog.seconds:.1f} s")
+    report.target("  of the notebook's time", catalog.seconds / notebook.seconds, 0.5, "{:.2f}")
+    report.target("  peak memory, GB", catalog.peak / 1e9, 2, "{:.2f}")
+
+    with cluster(folder) as (address, roles):
+        command = [*CAMTRAP, "validate", str(job), "--quiet", "--cluster", address]
+        began = time.time()
+        validate = run(command, roles)
+        report.line("camtrap validate", f"{validate.seconds:.1f} s")
+        report.line("  images/s", f"{images / validate.seconds:,.0f}")
+        report_losses(report, folder / "runs" / "scale", began, validate.seconds)
+        report.target("  peak memory of the driver, GB", validate.peak / 1e9, 1.5, "{:.2f}")
+        for role, peak in sorted(validate.peaks.items()):
+            limit = 1.5 if role == "scheduler" else None
+            report.target(f"  peak memory of the {role}, GB", peak / 1e9, limit, "{:.2f}")
+        again = run(command, roles)
+        report.target("second run, nothing changed, s", again.seconds, 15, "{:.1f}")
+        change_one(folder / "images")
+        before = shards_done(folder / "runs" / "scale")
+        changed = run(command, roles)
+        redone = shards_done(folder / "runs" / "scale") - before
+        report.line("one file changed", f"{changed.seconds:.1f} s")
+        report.target("  shards done again", redone, 1, "{:.0f}")
+    report_files(report, folder / "runs" / "scale")
+    began = time.perf_counter()
+    shutil.rmtree(folder / "images")
+    report.line("images deleted", f"{time.perf_counter() - began:.1f} s")
+    return report.end()
+
+
+@dataclass
+class Report:
+    """Prints a figure a line, with its target and whether it holds."""
+
+    missed: list[str] = field(default_factory=list)
+
+    def line(self, name: str, text: str) -> None:
+        print(f"{name:42} {text}", flush=True)
+
+    def target(self, name: str, value: float, most: float | None, form: str) -> None:
+        if most is None:
+            self.line(name, form.format(value))
+            return
+        if not (holds := value <= most):
+            self.missed.append(name.strip())
+        self.line(name, f"{form.format(value):10} at most {most:<5g} {'holds' if holds else 'MISSED'}")
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.line(name, f"{time.perf_counter() - began:.1f} s")
+
+    def end(self) -> int:
+        print(f"targets missed: {', '.join(self.missed)}" if self.missed else "all targets hold")
+        return 1 if self.missed else 0
+
+
+@dataclass
+class Ran:
+    """Wall-clock of a command, its peak memory in bytes, and that of others that ran beside it, by role."""
+
+    seconds: float
+    peak: int
+    peaks: dict[str, int]
+
+
+def run(command: list[str], roles: dict[str, int] | None = None) -> Ran:
+    """Run a command to its end; `roles` are the ids of other processes to look at."""
+    watched = dict(roles or {})
+    peaks: dict[str, int] = {}
+    ended = threading.Event()
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    watched[""] = process.pid
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            for role, pid in watched.items():
+                peaks[role] = max(peaks.get(role, 0), peak_memory(pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        errors = process.communicate()[1]
+        seconds = time.perf_counter() - began
+    finally:
+        ended.set()
+        watcher.join()
+        process.kill()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {errors.decode()[-2000:]}")
+    return Ran(seconds, peaks.pop("", 0), peaks)
+
+
+def peak_memory(pid: int) -> int:
+    """Most resident memory that a process ever had, bytes; 0 where it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM")), 0)
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
+    """A scheduler and a CPU worker for each core, as processes: the address, and process ids by role."""
+    settings = {f"DASK_{key.replace('.', '__').upper()}": json.dumps(value) for key, value in SETTINGS.items()}
+    environment = {**os.environ, **settings}
+    file = folder / "scheduler.json"
+    local = str(folder / "dask")
+    dask = [sys.executable, "-m", "dask"]
+    scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
+    worker = [*dask, "worker", "--scheduler-file", str(file), "--nworkers", str(CORES), "--nthreads", "1"]
+    with (folder / "dask.log").open("w") as log:
+        started: list[subprocess.Popen[bytes]] = []
+        try:
+            for command in (
+                [*scheduler, "--no-dashboard"],
+                [*worker, "--resources", "CPU=1", "--no-dashboard", "--local-directory", local],
+            ):
+                started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+                wait_for(file.exists, "the scheduler's file")
+            nanny = psutil.Process(started[1].pid)
+
+            def workers() -> list[psutil.Process]:
+                return [child for child in nanny.children() if "spawn_main" in " ".join(child.cmdline())]
+
+            wait_for(lambda: len(workers()) == CORES, "the workers")
+            pids = {f"worker {number}": child.pid for number, child in enumerate(workers(), 1)}
+            address = json.loads(file.read_text())["address"]
+            yield address, {"scheduler": started[0].pid, **pids}
+        finally:
+            for process in reversed(started):
+                process.terminate()
+                process.wait(60)
+
+
+def wait_for(is_there: Any, what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_there():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{what}: not there after {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def report_losses(report: Report, run_folder: Path, began: float, seconds: float) -> None:
+    """The share of the wall-clock that went to anything but shards, and to what."""
+    events = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
+    mine = [event for event in events if event.get("stage") == "validate"]
+    done = [event for event in mine if event["event"] == "shard done"]
+    work = sum(event["seconds"]["total"] for event in done)
+    planned, last, committed = (
+        at(next(event for event in reversed(mine) if event["event"] == name)) - began
+        for name in ("stage begins", "shard done", "committed")
+    )
+    report.target("  share of time lost to other than shards", 1 - work / (seconds * CORES), 0.05, "{:.3f}")
+    for name, lost in (
+        ("start, listing and plan", planned),
+        ("between shards", last - planned - work / CORES),
+        ("check and commit", committed - last),
+        ("end", seconds - committed),
+    ):
+        report.line(f"    {name}", f"{lost:.1f} s, {lost / seconds:.3f}")
+    phases = sorted({phase for event in done for phase in event["seconds"]} - {"total"})
+    spent = {phase: sum(event["seconds"].get(phase, 0.0) for event in done) for phase in phases}
+    shares = ", ".join(f"{phase} {value / work:.2f}" for phase, value in spent.items())
+    report.line(f"  {len(done):,} shards, mean seconds of one", f"{work / len(done):.2f}, of it {shares}")
+
+
+def at(event: dict[str, Any]) -> float:
+    return dt.datetime.fromisoformat(event["time"]).timestamp()
+
+
+def shards_done(run_folder: Path) -> int:
+    return (run_folder / "log.jsonl").read_text().count('"event": "shard done", "stage": "validate"')
+
+
+def report_files(report: Report, run_folder: Path) -> None:
+    found: dict[str, list[int]] = {}
+    for where, _, names in os.walk(run_folder):
+        parts = Path(where).relative_to(run_folder).parts
+        group = "/".join(parts[: 2 if parts[:1] in (("tables",), ("receipts",)) else 1]) or "the log and others"
+        found.setdefault(group, []).extend(Path(where, name).stat().st_size for name in names)
+    for group, sizes in [*sorted(found.items()), ("run folder", [s for sizes in found.values() for s in sizes])]:
+        if sizes:
+            report.line(f"files: {group}", f"{len(sizes):,}, {sum(sizes) / 1e6:,.1f} MB")
+
+
+def read_as_the_notebook_does(path: str) -> None:
+    """json -> DataFrames -> each image with its annotation and the category's name; videos left out."""
+    import pandas as pd
+
+    with Path(path).open() as file:
+        content = json.load(file)
+    images = pd.DataFrame(content["images"])
+    annotations = pd.DataFrame(content["annotations"])
+    categories = pd.DataFrame(content["categories"])
+    merged = images.merge(annotations, left_on="id", right_on="image_id", how="left", suffixes=("", "_mark"))
+    merged = merged.merge(categories, left_on="category_id", right_on="id", how="left", suffixes=("", "_category"))
+    merged = merged[~merged["file_name"].str.contains("avi")]
+    print(len(merged[["file_name", "category_id"]]))
+
+
+def write_data_set(folder: Path, images: int) -> Path:
+    """Metadata of the shape of WCS Camera Traps, and the images that it names."""
+    rng = np.random.default_rng(7)
+    share = images / IMAGES
+    sequences, locations = max(1, round(SEQUENCES * share)), max(1, round(LOCATIONS * share))
+    sequence_sizes = divide(rng, images, sequences)
+    location_sizes = divide(rng, sequences, locations)
+    pool = write_pool(folder / "pool", rng)
+    sound = [path for path in pool if path.name[0].isdigit()]
+    odd = [path for path in pool if not path.name[0].isdigit()]
+    records: list[str] = []
+    image_ids: list[str] = []
+    ids = iter(hex_ids(rng, images + sequences))
+    choice = iter(rng.integers(0, len(sound), images).tolist())
+    chance = iter(rng.random(images).tolist())
+    sequence = 0
+    for location, size in enumerate(location_sizes):
+        # The real file has both: the same kind of name as a number and as text.
+        where = str(location) if location % 3 == 0 else f'"{location:04}"' if location % 3 == 1 else f'"CT-{location}"'
+        start = dt.datetime(2006 + location % 12, 1 + location % 12, 1 + location % 28, location % 24)
+        for number in range(size):
+            inside = f"animals/{location:04}/{number:04}"
+            target = folder / "images" / inside
+            target.mkdir(parents=True)
+            frames = sequence_sizes[sequence]
+            seq_id = "null" if sequence % 500 == 499 else f'"{next(ids)}"'
+            begin = start + dt.timedelta(hours=5 * number)
+            for frame in range(frames):
+                luck = next(chance)
+                place = next(choice)
+                source = odd[int(luck * 20_000)] if luck * 20_000 < len(odd) else sound[place]
+                name = f"{inside}/{frame:04}{source.suffix}"
+                if luck < 0.9999:  # 1 file of 10,000 is missing
+                    os.link(source, folder / "images" / name)
+                image_id = next(ids)
+                image_ids.append(image_id)
+                date = "null" if luck > 0.99 else f'"{begin + dt.timedelta(seconds=2 * frame)}"'
+                corrupt = ', "corrupt": true' if source is odd[0] else ""
+                records.append(
+                    f'{{"id": "{image_id}", "file_name": "{name}", "width": 2048, "height": 1536, '
+                    f'"location": {where}, "datetime": {date}, "seq_id": {seq_id}, '
+                    f'"seq_num_frames": {frames}, "frame_num": {frame}{corrupt}, '
+                    f'"country_code": "COL", "conservation_project_name": "site-{location % 40:02}"}}'
+                )
+            sequence += 1
+    return write_metadata(folder / "wcs_camera_traps.json", rng, records, image_ids)
+
+
+def write_metadata(
+    path: Path, rng: np.random.Generator, records: list[str], image_ids: list[str]
+) -> Path:
+    """Images in no order, some with several annotations, some with none; a few annotations of no image."""
+    order = rng.permutation(len(records)).tolist()
+    marked = [place for place in order if place % 200]
+    marked += [place for place in order if place % 33 == 1]
+    # Half of the images are empty; of the rest, few species make the most.
+    animal = np.minimum(1 + rng.pareto(1.0, len(marked)).astype(int), CATEGORIES - 1)
+    category = np.where(rng.random(len(marked)) < 0.5, 0, animal).tolist()
+    mark_ids = hex_ids(rng, len(marked) + 3)
+    names = {0: "empty", 5: "unknown bird", 6: "unknown bird"}
+    with path.open("w") as file:
+        file.write('{"info": {"version": "1.0", "description": "WCS Camera Traps in shape"},\n "categories": ')
+        json.dump([{"id": n, "name": names.get(n, f"species {n}")} for n in range(CATEGORIES)], file)
+        file.write(',\n "images": [\n  ')
+        file.write(",\n  ".join([records[place] for place in order]))
+        file.write('],\n "annotations": [\n  ')
+        marks = [
+            f'{{"id": "{mark}", "image_id": "{image_ids[place]}", "category_id": {number}, "count": 1}}'
+            for mark, place, number in zip(mark_ids, marked, category, strict=False)
+        ]
+        marks += [f'{{"id": "{mark}", "image_id": "gone", "category_id": 1}}' for mark in mark_ids[-3:]]
+        file.write(",\n  ".join(marks))
+        file.write("]\n}\n")
+    return path
+
+
+def divide(rng: np.random.Generator, total: int, parts: int) -> list[int]:
+    """Sizes, at least 1 each, that add up to `total`."""
+    borders = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
+    sizes: list[int] = np.diff([0, *borders.tolist(), total]).tolist()
+    return sizes
+
+
+def hex_ids(rng: np.random.Generator, number: int) -> list[str]:
+    """Ids such as c3b0e2a4-5d1f-11e9-a7a5."""
+    text = rng.bytes(12 * number).hex()
+    return [
+        f"{text[at : at + 8]}-{text[at + 8 : at + 12]}-{text[at + 12 : at + 16]}-{text[at + 16 : at + 24]}"
+        for at in range(0, 24 * number, 24)
+    ]
+
+
+def write_pool(folder: Path, rng: np.random.Generator) -> list[Path]:
+    """The files that images are links to: sound JPEGs of 64 to 160 pixels, then those of `OTHERS`."""
+    folder.mkdir()
+    files: list[Path] = []
+    for number in range(POOL):
+        files.append(folder / f"{number:04}.jpg")
+        files[-1].write_bytes(picture(rng))
+    for name, copies in OTHERS.items():
+        for number in range(copies):
+            files.append(folder / f"{Path(name).stem}-{number}{Path(name).suffix}")
+            files[-1].write_bytes(spoilt(files[-1].name, picture(rng)))
+    return files
+
+
+def picture(rng: np.random.Generator) -> bytes:
+    """A smooth picture with some noise, so that it takes some kilobytes as a JPEG."""
+    width = int(rng.integers(64, 161))
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
+    pixels = np.asarray(coarse.resize((width, width * 3 // 4), Image.Resampling.BICUBIC)).astype(np.int16)
+    pixels = pixels + rng.integers(-12, 13, pixels.shape, np.int16)
+    encoded: bytes = simplejpeg.encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8), 90)
+    return encoded
+
+
+def spoilt(name: str, data: bytes) -> bytes:
+    match name.partition("-")[0]:
+        case "truncated":
+            return data[: len(data) * 2 // 3]
+        case "damaged":
+            middle = len(data) * 2 // 3
+            return data[:middle] + bytes(100) + data[middle + 100 :]
+        case "clip":
+            return b"RIFF\x00\x10\x00\x00AVI LIST" + bytes(4096)
+        case _:
+            return b""
+
+
+def change_one(images: Path) -> None:
+    """Put another picture into the place of one."""
+    path = next(images.rglob("0000.jpg"))
+    buffer = io.BytesIO()
+    Image.new("RGB", (100, 75), "green").save(buffer, "JPEG")
+    new = path.with_suffix(".new")
+    new.write_bytes(buffer.getvalue())
+    new.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
