@@ -11,15 +11,17 @@ import io
 import logging
 import math
 import re
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from camtrap_batch.images.exif import read_exif
+from camtrap_batch.images.exif import read_exif, read_jpeg_exif, silence_pillow
 from camtrap_batch.images.pixels import Pixels, is_blank, upright
+
+JPEG = b"\xff\xd8"
+"""What every JPEG file begins with."""
 
 # The formats that cameras and their software write. Pillow knows more: some call other programs, some take
 # almost any bytes for a picture.
@@ -29,7 +31,6 @@ _MODES = {"Gray": "L", "CMYK": "CMYK", "YCCK": "CMYK"}
 _SPACES = {"Gray": ("GRAY", 1), "CMYK": ("CMYK", 4), "YCCK": ("CMYK", 4)}
 _BLOCK = 2 * 16 * 16  # pixels that are rubbish where a JPEG stream ends: its last block, or two
 _STRIP_PIXELS = 2**22
-_PILLOW = r"PIL\."
 
 # Each image's size is held against the job's own limit before anything is decoded; Pillow's, which is global
 # and lower, would refuse images that a job allows.
@@ -56,24 +57,22 @@ def decode_upright(data: bytes, wanted: int) -> Pixels:
     ValueError
         Nothing usable decodes.
     """
-    try:
-        image = open_image(data)
-    except Exception as problem:  # libjpeg takes more than Pillow does
-        if data[:2] != b"\xff\xd8":
-            raise ValueError(f"not a picture that can be decoded: {one_line(problem)}") from None
-        image = None
-    if image is None or image.format in ("JPEG", "MPO"):
-        decoded = decode_jpeg(data, image, wanted)
+    if data.startswith(JPEG):
+        decoded, orientation = decode_jpeg(data, wanted), read_jpeg_exif(data).orientation
     else:
-        decoded = decode_other(image, wanted)
+        try:
+            image = open_image(data)
+        except Exception as problem:
+            raise ValueError(f"not a picture that can be decoded: {one_line(problem)}") from None
+        decoded, orientation = decode_other(image, wanted), read_exif(image).orientation
     if decoded.pixels is None:
         raise ValueError(f"not a picture that can be decoded: {decoded.detail}")
-    return upright(decoded.pixels, read_exif(image).orientation if image is not None else 1)
+    return upright(decoded.pixels, orientation)
 
 
 def open_image(data: bytes) -> Image.Image:
     """The image with its header read, by Pillow; raises whatever Pillow raises where it can't be."""
-    _silence_pillow()
+    silence_pillow()
     return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
@@ -86,38 +85,36 @@ def jpeg_header(data: bytes) -> tuple[int, int, str] | None:
     return int(width), int(height), _MODES.get(space, "RGB")
 
 
-def decode_jpeg(data: bytes, image: Image.Image | None, wanted: int) -> Decoded:
-    """Decode a JPEG file to `wanted` pixels or a little more on its short side.
-
-    `image` is the same file opened by Pillow, if that could.
-    """
+def decode_jpeg(data: bytes, wanted: int) -> Decoded:
+    """Decode a JPEG file to `wanted` pixels or a little more on its short side."""
     smallest = {"min_width": wanted, "min_height": wanted}
     try:
         height, width, coded, _ = simplejpeg.decode_jpeg_header(data, strict=False, **smallest)
     except (ValueError, KeyError) as refusal:
-        return _decode_odd_jpeg(image, wanted, refusal)
+        return _decode_odd_jpeg(data, wanted, refusal)
     space, channels = _SPACES.get(coded, ("RGB", 3))
     how = {"colorspace": space, "fastupsample": True, **smallest}
     status, detail = "ok", None
+    # libjpeg writes the rows that it gets to, also where it complains in the end: the others must not be
+    # what memory held before.
+    pixels: Pixels = np.zeros((height, width, channels), np.uint8)
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, **how, strict=True)
+        simplejpeg.decode_jpeg(data, **how, buffer=pixels, strict=True)
     except ValueError as complaint:
         status, detail = _blame(complaint)
-        # libjpeg writes the rows that it gets to: the others must not be what memory held before.
-        pixels = np.zeros((height, width, channels), np.uint8)
-        try:
-            simplejpeg.decode_jpeg(data, **how, buffer=pixels, strict=False)
-        except ValueError as refusal:
-            return _decode_odd_jpeg(image, wanted, refusal)
         full_height, full_width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
         if is_blank(pixels, _BLOCK * height * width / (full_height * full_width)):
+            try:
+                simplejpeg.decode_jpeg(data, **how, buffer=pixels, strict=False)
+            except ValueError as refusal:
+                return _decode_odd_jpeg(data, wanted, refusal)
             return Decoded("corrupt", detail, None)
     return Decoded(status, detail, _from_cmyk(pixels) if space == "CMYK" else pixels)
 
 
 def decode_other(image: Image.Image, wanted: int) -> Decoded:
     """Decode an image that Pillow has opened, the first of several, as `decode_jpeg` does."""
-    _silence_pillow()
+    silence_pillow()
     status, detail = "ok", None
     try:
         image.load()
@@ -144,24 +141,16 @@ def one_line(problem: BaseException) -> str:
     return text.encode("utf-8", "replace").decode()[:200] or type(problem).__name__
 
 
-def _silence_pillow() -> None:
-    """Ignore Pillow's warnings, of which there are many on damaged files: the verdict says what is wrong.
-
-    `warnings.catch_warnings` would restore the filters of other threads; so ours stays, and is put first
-    again wherever somebody put another before it.
-    """
-    first = warnings.filters[0] if warnings.filters else None
-    if first is None or first[0] != "ignore" or getattr(first[3], "pattern", None) != _PILLOW:
-        warnings.filterwarnings("ignore", module=_PILLOW)
-
-
-def _decode_odd_jpeg(image: Image.Image | None, wanted: int, refusal: Exception) -> Decoded:
+def _decode_odd_jpeg(data: bytes, wanted: int, refusal: Exception) -> Decoded:
     """A JPEG file that libjpeg-turbo's plain interface refuses, for its colour sampling for example.
 
     Pillow may decode it, but without a word about damage; and a damaged header is likelier than a camera
     with a sampling of its own. So it is never `ok`.
     """
-    decoded = decode_other(image, wanted) if image is not None else Decoded("corrupt", None, None)
+    try:
+        decoded = decode_other(open_image(data), wanted)
+    except Exception:
+        decoded = Decoded("corrupt", None, None)
     status = "damaged" if decoded.status == "ok" else decoded.status
     return Decoded(status, one_line(refusal), decoded.pixels)
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from PIL import UnidentifiedImageError
 
 from camtrap_batch.images.decode import decode_jpeg, decode_other, jpeg_header, one_line, open_image
-from camtrap_batch.images.exif import ExifFields, read_exif
+from camtrap_batch.images.exif import read_exif, read_jpeg_exif
 from camtrap_batch.images.kinds import other_kind, still_kind
 from camtrap_batch.images.pixels import Thumbnail, difference_hash, is_greyscale, make_thumbnail, upright
 
@@ -90,22 +90,15 @@ def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
 
 def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
     is_jpeg = verdict.format == "JPEG"
-    try:
-        image = open_image(data)
-    except Exception:
-        if not is_jpeg:
-            raise
-        image = None  # libjpeg takes more than Pillow does
-    if image is not None:
-        verdict.format, verdict.mode = image.format, image.mode
     header = jpeg_header(data) if is_jpeg else None
+    image = None
     if header is not None:
         width, height, verdict.mode = header
-    elif image is not None:
-        width, height = image.size
-    else:
-        raise UnidentifiedImageError
-    exif = read_exif(image) if image is not None else ExifFields()
+        exif = read_jpeg_exif(data)
+    else:  # for JPEG: Pillow takes some headers that libjpeg does not
+        image = open_image(data)
+        verdict.format, verdict.mode, (width, height) = image.format, image.mode, image.size
+        exif = read_exif(image)
     verdict.datetime_exif, verdict.camera_make, verdict.camera_model = exif.taken, exif.make, exif.model
     if max(width, height) <= _WIDEST:
         verdict.width, verdict.height = width, height
@@ -114,7 +107,7 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
         verdict.detail = f"{width} x {height} pixels, the limit is {limits.max_pixels}"
         return
     wanted = max(limits.thumbnail, _SMALLEST)
-    decoded = decode_jpeg(data, image, wanted) if is_jpeg or image is None else decode_other(image, wanted)
+    decoded = decode_jpeg(data, wanted) if is_jpeg or image is None else decode_other(image, wanted)
     verdict.status, verdict.detail = decoded.status, decoded.detail
     if decoded.pixels is None:
         return

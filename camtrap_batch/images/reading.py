@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from camtrap_batch.images.decode import one_line
 from camtrap_batch.images.judge import Limits, Verdict, judge
@@ -19,135 +15,230 @@ from camtrap_batch.images.root import ImageRoot, is_unsafe
 MOST_BYTES = 256 * 2**20
 """A file with more bytes is not read to its end."""
 
-_READERS = 4
-_AHEAD = 8
-_TRIES = 3
-_FIRST_PAUSE_S = 0.1
-_LASTING = (  # reading again won't help
-    errno.EACCES,
-    errno.EPERM,
-    errno.EISDIR,
-    errno.EINVAL,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-)
-
-_T = TypeVar("_T")
+_BYTES_AHEAD = 64 * 2**20
+_AHEAD_PER_READER = 2
+_TYPICAL_BYTES = 2**20  # of a file whose size the listing does not know
+_HUNG_READS = 16
+_LOOKS = 8  # at a decode, within its time
 
 
 def judge_files(
-    root: ImageRoot, file_names: Sequence[str], limits: Limits, *, clock: dict[str, float]
-) -> Iterator[Verdict]:
+    root: ImageRoot,
+    file_names: Sequence[str],
+    limits: Limits,
+    *,
+    sizes: Sequence[int] | None = None,
+    places: Sequence[dict[str, int] | None] | None = None,
+    clock: dict[str, float],
+) -> list[Verdict]:
     """A verdict for each file, in order.
+
+    As many files are read ahead as the root takes at once, and as fit into 64 MiB. Neither a read nor a
+    decode that hangs holds up the others for longer than `limits.timeout_s`: its thread is left behind.
 
     Parameters
     ----------
+    sizes : bytes of each file as the listing says, -1 where it does not know
+    places : of each file in an archive, as the listing says
     clock : seconds spent waiting for `read`, and in `decode`, are added to it
     """
-    clock.setdefault("read", 0.0)
-    clock.setdefault("decode", 0.0)
-    readers, decoder = _Threads(_READERS, "read"), _Threads(1, "decode")
-    reads: deque[Future[bytes | Verdict]] = deque()
+    n = len(file_names)
+    ahead = _ReadAhead(root, file_names, limits, sizes or [-1] * n, places or [None] * n)
+    verdicts: list[Verdict] = []
     try:
-        for place, file_name in enumerate(file_names):
-            while len(reads) < _AHEAD and place + len(reads) < len(file_names):
-                reads.append(readers.submit(_read, root, file_names[place + len(reads)], limits))
-            began = time.perf_counter()
-            content = _in_time(reads.popleft(), limits)
-            if content is None:
-                content = Verdict("unreadable", f"not read within {limits.timeout_s:g} s")
-                readers.close()
-                readers = _Threads(_READERS, "read")
-                for ahead, waiting in enumerate(reads):
-                    if waiting.cancel():
-                        name = file_names[place + 1 + ahead]
-                        reads[ahead] = readers.submit(_read, root, name, limits)
-            read = time.perf_counter()
-            clock["read"] += read - began
-            if isinstance(content, Verdict):
-                yield content
-                continue
-            verdict = _in_time(decoder.submit(judge, content, file_name, limits), limits)
-            if verdict is None:
-                verdict = Verdict(
-                    "unreadable", f"not decoded within {limits.timeout_s:g} s", bytes=len(content)
-                )
-                decoder.close()
-                decoder = _Threads(1, "decode")
-            clock["decode"] += time.perf_counter() - read
-            yield verdict
+        while len(verdicts) < n:
+            decoder = _Decoder(ahead, file_names, limits, first=len(verdicts))
+            verdicts += decoder.watch()
+            for phase, seconds in decoder.clock.items():
+                clock[phase] = clock.get(phase, 0.0) + seconds
     finally:
-        for waiting in reads:
-            waiting.cancel()
-        readers.close()
-        decoder.close()
+        ahead.close()
+    return verdicts
 
 
-class _Threads:
-    """Threads for calls that may hang: they can be left alone, and don't keep the process from ending.
+class _Decoder:
+    """A thread that judges files from `first` on, until it is through or hangs at one.
 
-    (`ThreadPoolExecutor` waits for its threads, at the latest when the interpreter exits.)
+    The thread goes from file to file by itself: handing each one over would cost more than hashing it.
     """
 
-    def __init__(self, number: int, name: str) -> None:
-        self._number = number
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        for _ in range(number):
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+    def __init__(self, ahead: _ReadAhead, file_names: Sequence[str], limits: Limits, first: int) -> None:
+        self.clock = {"read": 0.0, "decode": 0.0}
+        self._ahead, self._file_names, self._limits, self._first = ahead, file_names, limits, first
+        self._verdicts: list[Verdict] = []
+        self._problem: BaseException | None = None
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._began: float | None = None  # with the decode that goes on now
+        self._bytes = 0
+        self._is_abandoned = False
 
-    def submit(self, function: Callable[..., _T], *args: object) -> Future[_T]:
-        future: Future[_T] = Future()
+    def watch(self) -> list[Verdict]:
+        """Run the thread; the verdicts it came to, the last one on the file at which it hangs, if it does."""
+        threading.Thread(target=self._work, name="decode", daemon=True).start()
+        while not self._ended.wait(self._limits.timeout_s / _LOOKS):
+            if self._abandon_where_it_hangs():
+                break
+        if self._problem is not None:
+            raise self._problem
+        return self._verdicts
 
-        def call() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function(*args))
-                except BaseException as problem:
-                    future.set_exception(problem)
-
-        self._calls.put(call)
-        return future
-
-    def close(self) -> None:
-        """Let each thread end when it is done with its call."""
-        for _ in range(self._number):
-            self._calls.put(None)
+    def _abandon_where_it_hangs(self) -> bool:
+        with self._lock:
+            if self._began is None or (spent := time.perf_counter() - self._began) < self._limits.timeout_s:
+                return False
+            self._is_abandoned = True
+            self.clock["decode"] += spent
+            detail = f"not decoded within {self._limits.timeout_s:g} s"
+            self._verdicts.append(Verdict("unreadable", detail, bytes=self._bytes))
+            return True
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()
-            del call  # and the image that it holds
+        try:
+            for place in range(self._first, len(self._file_names)):
+                asked = time.perf_counter()
+                content = self._ahead.take(place)
+                began = time.perf_counter()
+                self.clock["read"] += began - asked
+                if isinstance(content, Verdict):
+                    self._verdicts.append(content)
+                    continue
+                self._bytes, self._began = len(content), began
+                verdict = judge(content, self._file_names[place], self._limits)
+                del content
+                with self._lock:
+                    if self._is_abandoned:
+                        return
+                    self._began = None
+                    self._verdicts.append(verdict)
+                    self.clock["decode"] += time.perf_counter() - began
+        except BaseException as problem:
+            self._problem = problem
+        finally:
+            self._ended.set()
 
 
-def _in_time(future: Future[_T], limits: Limits) -> _T | None:
-    """The result, or None where there is none in time."""
-    try:
-        return future.result(limits.timeout_s)
-    except TimeoutError:
-        return None
+class _ReadAhead:
+    """Files of a list, read on threads, in their order."""
+
+    def __init__(
+        self,
+        root: ImageRoot,
+        file_names: Sequence[str],
+        limits: Limits,
+        sizes: Sequence[int],
+        places: Sequence[dict[str, int] | None],
+    ) -> None:
+        self._root, self._file_names, self._limits, self._places = root, file_names, limits, places
+        self._sizes = [_TYPICAL_BYTES if size < 0 else min(size, MOST_BYTES) for size in sizes]
+        self._readers = min(root.reads_at_once, len(file_names))
+        self._most_ahead = self._readers * _AHEAD_PER_READER
+        self._lock = threading.Lock()
+        self._arrived, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._contents: dict[int, bytes | Verdict | BaseException] = {}
+        self._reading: dict[int, float] = {}  # when each read began
+        self._next = 0  # to be read
+        self._taken = 0
+        self._bytes = 0  # of files that are read, or were and are not taken yet
+        self._hung = 0
+        for _ in range(self._readers):
+            self._add_reader()
+
+    def take(self, place: int) -> bytes | Verdict:
+        """The bytes of a file, or the verdict where there are none to judge; each file once, in order.
+
+        Raises what reading raised that is no fault of a single file: credentials that are missing, say.
+        """
+        with self._lock:
+            while place not in self._contents:
+                began = self._reading.get(place)
+                if began is None:  # not yet begun
+                    self._arrived.wait(self._limits.timeout_s)
+                elif (left := began + self._limits.timeout_s - time.monotonic()) > 0:
+                    self._arrived.wait(left)
+                else:
+                    self._give_up(place)
+            self._taken = place + 1
+            self._bytes -= self._sizes[place]
+            # Readers are woken for several files at once: each time costs the decoder some of its own.
+            if self._next - self._taken <= self._most_ahead // 2:
+                self._room.notify_all()
+            content = self._contents.pop(place)
+        if isinstance(content, BaseException):
+            raise content
+        return content
+
+    def close(self) -> None:
+        """Let each reader end when it is done with its file."""
+        with self._lock:
+            self._next = len(self._file_names)
+            self._room.notify_all()
+
+    def _add_reader(self) -> None:
+        threading.Thread(target=self._work, name="read", daemon=True).start()
+
+    def _give_up(self, place: int) -> None:
+        """Settle a file whose read hangs, and put another reader in the place of the one that hangs at it."""
+        del self._reading[place]
+        self._contents[place] = Verdict("unreadable", f"not read within {self._limits.timeout_s:g} s")
+        self._hung += 1
+        if self._hung < _HUNG_READS:
+            self._add_reader()
+            return
+        # The store is gone: every further file would take its time and keep a thread.
+        for other in range(self._next, len(self._file_names)):
+            self._contents[other] = Verdict("unreadable", f"not tried after {self._hung} reads that hang")
+        self._next = len(self._file_names)
+        self._room.notify_all()
+
+    def _work(self) -> None:
+        content: bytes | Verdict | BaseException
+        while (place := self._claim()) is not None:
+            try:
+                content = _read(self._root, self._file_names[place], self._limits, self._places[place])
+            except BaseException as problem:
+                content = problem
+            with self._lock:
+                if self._reading.pop(place, None) is None:
+                    return  # given up, and another reader is there instead
+                self._contents[place] = content
+                del content
+                if place == self._taken:
+                    self._arrived.notify_all()
+
+    def _claim(self) -> int | None:
+        """The next file to read, once there is room for it; None where there is no more."""
+        with self._lock:
+            while self._next < len(self._file_names):
+                size = self._sizes[self._next]
+                is_full = self._next - self._taken >= self._most_ahead or self._bytes + size > _BYTES_AHEAD
+                # A single file may be larger than all the room.
+                if not is_full or self._next == self._taken:
+                    place = self._next
+                    self._next += 1
+                    self._bytes += size
+                    self._reading[place] = time.monotonic()
+                    return place
+                self._room.wait()
+            return None
 
 
-def _read(root: ImageRoot, file_name: str, limits: Limits) -> bytes | Verdict:
+def _read(
+    root: ImageRoot, file_name: str, limits: Limits, place: dict[str, int] | None = None
+) -> bytes | Verdict:
     """The bytes of what may be an image; the verdict on anything else."""
     if is_unsafe(file_name):
         return Verdict("unsafe_path", "not a path inside the image root; it was not opened")
-    for attempt in range(_TRIES):
-        try:
-            data = root.read(file_name, MOST_BYTES)
-        except (FileNotFoundError, NotADirectoryError):
-            return Verdict("missing")
-        except OSError as problem:
-            # The reason alone: the full path would tie the row to where the folder is now.
-            reason = problem.strerror or one_line(problem)
-            if problem.errno in _LASTING:
-                break
-            if attempt + 1 < _TRIES:
-                time.sleep(_FIRST_PAUSE_S * 2**attempt)
-        else:
-            kind = other_kind(data)
-            if len(data) > MOST_BYTES:
-                status = "too_large" if kind is None else "not_image"
-                return Verdict(status, f"more than {MOST_BYTES} bytes", format=kind)
-            # Videos are large: they are let go at once, instead of waiting for their turn.
-            return data if kind is None else judge(data, file_name, limits)
-    return Verdict("unreadable", reason)
+    try:
+        data = root.read(file_name, MOST_BYTES, place)
+    except (FileNotFoundError, NotADirectoryError):
+        return Verdict("missing")
+    except OSError as problem:
+        # The reason alone: the full path would tie the row to where the folder is now.
+        return Verdict("unreadable", problem.strerror or one_line(problem))
+    kind = other_kind(data)
+    if len(data) > MOST_BYTES:
+        status = "too_large" if kind is None else "not_image"
+        return Verdict(status, f"more than {MOST_BYTES} bytes", format=kind)
+    # Videos are large: they are let go at once, instead of waiting for their turn.
+    return data if kind is None else judge(data, file_name, limits)

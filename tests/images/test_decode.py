@@ -23,7 +23,7 @@ def other(data: bytes, wanted: int = WANTED) -> Pixels:
 
 
 def jpeg(data: bytes, wanted: int = WANTED) -> Pixels:
-    decoded = decode_jpeg(data, open_image(data), wanted)
+    decoded = decode_jpeg(data, wanted)
     assert (decoded.status, decoded.detail) == ("ok", None)
     assert decoded.pixels is not None
     return decoded.pixels
@@ -71,7 +71,7 @@ def test_what_a_damaged_progressive_file_leaves_out_is_not_memory(encode: Callab
     for _ in range(3):
         rubbish = [np.full((240, 320, 3), 77, np.uint8) for _ in range(20)]
         del rubbish
-        decoded = decode_jpeg(broken, open_image(broken), 200)
+        decoded = decode_jpeg(broken, 200)
         assert (decoded.status, decoded.pixels) == ("corrupt", None)
 
 
@@ -79,7 +79,7 @@ def test_jpeg_of_an_unknown_sampling_is_not_called_ok(encode: Callable[..., byte
     data = bytearray(encode())
     data[data.index(b"\xff\xc0") + 11] = 0x31
     assert jpeg_header(bytes(data)) is None
-    decoded = decode_jpeg(bytes(data), open_image(bytes(data)), WANTED)
+    decoded = decode_jpeg(bytes(data), WANTED)
     assert decoded.status == "damaged"
     assert decoded.pixels is not None
     assert "subsampling" in str(decoded.detail)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import PngImagePlugin
 
+from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, judge, judge_files, reading
 
 LIMITS = Limits()
@@ -20,7 +21,7 @@ VIDEO = b"RIFF\x10\0\0\0AVI LIST" + bytes(3000)
 
 
 def judged(root: ImageRoot, names: list[str], limits: Limits = LIMITS) -> list[Verdict]:
-    return list(judge_files(root, names, limits, clock={}))
+    return judge_files(root, names, limits, clock={})
 
 
 def our_threads() -> list[threading.Thread]:
@@ -78,7 +79,7 @@ def test_no_files(root: ImageRoot) -> None:
 
 def test_clock_is_added_to(root: ImageRoot) -> None:
     clock = {"read": 100.0}
-    list(judge_files(root, ["a/1.jpg"], LIMITS, clock=clock))
+    judge_files(root, ["a/1.jpg"], LIMITS, clock=clock)
     assert clock["read"] > 100
     assert 0 < clock["decode"] < 100
 
@@ -100,49 +101,40 @@ def test_gone_after_the_listing(root: ImageRoot) -> None:
 class Faults:
     """Stands in for `ImageRoot.read`: fails as often as told, then reads."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, faults: Mapping[str, list[OSError]]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, faults: Mapping[str, list[Exception]]) -> None:
         self.calls: Counter[str] = Counter()
         read = ImageRoot.read
 
-        def faulty(root: ImageRoot, file_name: str, most: int | None = None) -> bytes:
+        def faulty(root: ImageRoot, file_name: str, most: int | None = None, place: object = None) -> bytes:
             self.calls[file_name] += 1
             if left := faults.get(file_name):
                 raise left.pop(0)
             return read(root, file_name, most)
 
         monkeypatch.setattr(ImageRoot, "read", faulty)
-        monkeypatch.setattr(reading, "_FIRST_PAUSE_S", 0.001)
 
 
-def test_reading_is_tried_again(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = [OSError(5, "Input/output error"), TimeoutError("slow")]
-    faults = Faults(monkeypatch, {"a/1.jpg": broken})
-    assert [verdict.status for verdict in judged(root, ["a/0.jpg", "a/1.jpg", "a/2.jpg"])] == ["ok"] * 3
-    assert faults.calls == {"a/0.jpg": 1, "a/1.jpg": 3, "a/2.jpg": 1}
-
-
-def test_unreadable_after_the_last_try(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = [OSError(5, "Input/output error", "/mnt/card/a/1.jpg") for _ in range(9)]
-    said = [OSError("HttpError: 503\nBackend Error") for _ in range(9)]
-    faults = Faults(monkeypatch, {"a/1.jpg": broken, "a/2.jpg": said})
-    assert judged(root, ["a/1.jpg", "a/2.jpg"]) == [
-        Verdict("unreadable", "Input/output error"),
-        Verdict("unreadable", "HttpError: 503 Backend Error"),
-    ]
-    assert faults.calls == {"a/1.jpg": 3, "a/2.jpg": 3}
-
-
-def test_what_lasts_is_not_tried_again(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_that_fails_is_unreadable(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = Faults(
         monkeypatch,
-        {"a/1.jpg": [PermissionError(13, "Permission denied", "/mnt/card/a/1.jpg")], "no.jpg": []},
+        {
+            "a/1.jpg": [OSError(5, "Input/output error", "/mnt/card/a/1.jpg")],
+            "a/2.jpg": [OSError("HttpError: 503\nBackend Error")],
+            "a/3.jpg": [PermissionError(13, "Permission denied", "/mnt/card/a/3.jpg")],
+        },
     )
-    assert judged(root, ["a/1.jpg", "no.jpg", "a"]) == [
-        Verdict("unreadable", "Permission denied"),
-        Verdict("missing"),
-        Verdict("unreadable", "Is a directory"),
-    ]
+    verdicts = judged(root, ["a/0.jpg", "a/1.jpg", "a/2.jpg", "a/3.jpg", "a/4.jpg"])
+    assert [verdict.status for verdict in verdicts] == ["ok", *["unreadable"] * 3, "ok"]
+    assert [verdict.detail for verdict in verdicts[1:4]] == [
+        "Input/output error", "HttpError: 503 Backend Error", "Permission denied",
+    ]  # fmt: skip
     assert set(faults.calls.values()) == {1}
+
+
+def test_what_is_no_fault_of_a_file_is_raised(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    Faults(monkeypatch, {"a/5.jpg": [InputError("s3://b: no credentials")]})
+    with pytest.raises(InputError, match="no credentials"):
+        judged(root, [f"a/{number}.jpg" for number in range(20)])
 
 
 def test_unsafe_paths_are_not_read(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +156,7 @@ def test_too_many_bytes(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(reading, "MOST_BYTES", 100)
     read, lengths = ImageRoot.read, []
 
-    def counted(root: ImageRoot, file_name: str, most: int | None = None) -> bytes:
+    def counted(root: ImageRoot, file_name: str, most: int | None = None, place: object = None) -> bytes:
         data = read(root, file_name, most)
         lengths.append(len(data))
         return data
@@ -230,7 +222,7 @@ def test_reads_that_hang(root: ImageRoot, monkeypatch: pytest.MonkeyPatch, relea
     read = ImageRoot.read
     stuck = {f"a/{number}.jpg" for number in (0, 1, 2, 3, 9)}  # more than there are readers
 
-    def hanging(root: ImageRoot, file_name: str, most: int | None = None) -> bytes:
+    def hanging(root: ImageRoot, file_name: str, most: int | None = None, place: object = None) -> bytes:
         if file_name in stuck:
             released.wait()
         return read(root, file_name, most)
@@ -245,10 +237,51 @@ def test_reads_that_hang(root: ImageRoot, monkeypatch: pytest.MonkeyPatch, relea
             assert verdict.sha256 == judge(read(root, name), name, LIMITS).sha256
 
 
-def test_leaving_early_leaves_nothing_behind(root: ImageRoot) -> None:
-    verdicts = judge_files(root, [f"a/{number}.jpg" for number in range(20)], LIMITS, clock={})
-    assert next(verdicts).status == "ok"
-    verdicts.close()  # type: ignore[attr-defined]
+def test_a_store_that_is_gone(
+    root: ImageRoot, monkeypatch: pytest.MonkeyPatch, released: threading.Event
+) -> None:
+    """Each read hangs: it takes as many as tell so, not the time of every file."""
+    names = [f"a/{number % 20}.jpg" for number in range(200)]
+    monkeypatch.setattr(ImageRoot, "read", lambda *_: released.wait() and b"")
+    began = time.monotonic()
+    verdicts = judged(root, names, IMPATIENT)
+    assert time.monotonic() - began < 10
+    assert {verdict.status for verdict in verdicts} == {"unreadable"}
+    assert verdicts[-1].detail == "not tried after 16 reads that hang"
+    assert sum(verdict.detail == "not read within 0.4 s" for verdict in verdicts) < 30
+
+
+def test_memory_read_ahead_is_bounded(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers wait while the decoder is busy, once they have read as many bytes as there is room for."""
+    size = 10_000
+    monkeypatch.setattr(reading, "_BYTES_AHEAD", 3 * size)
+    lock, read, judged_so_far, most = threading.Lock(), 0, 0, 0
+
+    def counted(root: ImageRoot, file_name: str, most_: int | None = None, place: object = None) -> bytes:
+        nonlocal read, most
+        with lock:
+            read += 1
+            most = max(most, read - judged_so_far)
+        return bytes(size)
+
+    def slow(data: bytes, file_name: str, limits: Limits) -> Verdict:
+        nonlocal judged_so_far
+        time.sleep(0.005)
+        with lock:
+            judged_so_far += 1
+        return Verdict("ok")
+
+    monkeypatch.setattr(ImageRoot, "read", counted)
+    monkeypatch.setattr(reading, "judge", slow)
+    verdicts = judge_files(root, ["x.jpg"] * 40, LIMITS, sizes=[size] * 40, clock={})
+    assert len(verdicts) == read == 40
+    assert 2 <= most <= 5
+
+
+def test_a_file_larger_than_the_room(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_BYTES_AHEAD", 10)
+    names = [f"a/{number}.jpg" for number in range(9)]
+    assert [verdict.status for verdict in judged(root, names)] == ["ok"] * 9
 
 
 def test_what_hangs_does_not_keep_the_process(tmp_path: Path, encode: Callable[..., bytes]) -> None:
