@@ -196,7 +196,9 @@ def peak_memory(pid: int) -> int:
 @contextmanager
 def cluster(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
     """A scheduler and a CPU worker for each core, as processes: the address, and process ids by role."""
-    settings = {f"DASK_{key.replace('.', '__').upper()}": json.dumps(value) for key, value in SETTINGS.items()}
+    settings = {
+        f"DASK_{key.replace('.', '__').upper()}": json.dumps(value) for key, value in SETTINGS.items()
+    }
     environment = {**os.environ, **settings}
     file = folder / "scheduler.json"
     local = str(folder / "dask")
@@ -271,9 +273,14 @@ def report_files(report: Report, run_folder: Path) -> None:
     found: dict[str, list[int]] = {}
     for where, _, names in os.walk(run_folder):
         parts = Path(where).relative_to(run_folder).parts
-        group = "/".join(parts[: 2 if parts[:1] in (("tables",), ("receipts",)) else 1]) or "the log and others"
+        group = (
+            "/".join(parts[: 2 if parts[:1] in (("tables",), ("receipts",)) else 1]) or "the log and others"
+        )
         found.setdefault(group, []).extend(Path(where, name).stat().st_size for name in names)
-    for group, sizes in [*sorted(found.items()), ("run folder", [s for sizes in found.values() for s in sizes])]:
+    for group, sizes in [
+        *sorted(found.items()),
+        ("run folder", [s for sizes in found.values() for s in sizes]),
+    ]:
         if sizes:
             report.line(f"files: {group}", f"{len(sizes):,}, {sum(sizes) / 1e6:,.1f} MB")
 
@@ -288,7 +295,9 @@ def read_as_the_notebook_does(path: str) -> None:
     annotations = pd.DataFrame(content["annotations"])
     categories = pd.DataFrame(content["categories"])
     merged = images.merge(annotations, left_on="id", right_on="image_id", how="left", suffixes=("", "_mark"))
-    merged = merged.merge(categories, left_on="category_id", right_on="id", how="left", suffixes=("", "_category"))
+    merged = merged.merge(
+        categories, left_on="category_id", right_on="id", how="left", suffixes=("", "_category")
+    )
     merged = merged[~merged["file_name"].str.contains("avi")]
     print(len(merged[["file_name", "category_id"]]))
 
@@ -311,7 +320,13 @@ def write_data_set(folder: Path, images: int) -> Path:
     sequence = 0
     for location, size in enumerate(location_sizes):
         # The real file has both: the same kind of name as a number and as text.
-        where = str(location) if location % 3 == 0 else f'"{location:04}"' if location % 3 == 1 else f'"CT-{location}"'
+        where = (
+            str(location)
+            if location % 3 == 0
+            else f'"{location:04}"'
+            if location % 3 == 1
+            else f'"CT-{location}"'
+        )
         start = dt.datetime(2006 + location % 12, 1 + location % 12, 1 + location % 28, location % 24)
         for number in range(size):
             inside = f"animals/{location:04}/{number:04}"
@@ -341,9 +356,7 @@ def write_data_set(folder: Path, images: int) -> Path:
     return write_metadata(folder / "wcs_camera_traps.json", rng, records, image_ids)
 
 
-def write_metadata(
-    path: Path, rng: np.random.Generator, records: list[str], image_ids: list[str]
-) -> Path:
+def write_metadata(path: Path, rng: np.random.Generator, records: list[str], image_ids: list[str]) -> Path:
     """Images in no order, some with several annotations, some with none; a few annotations of no image."""
     order = rng.permutation(len(records)).tolist()
     marked = [place for place in order if place % 200]
@@ -354,7 +367,9 @@ def write_metadata(
     mark_ids = hex_ids(rng, len(marked) + 3)
     names = {0: "empty", 5: "unknown bird", 6: "unknown bird"}
     with path.open("w") as file:
-        file.write('{"info": {"version": "1.0", "description": "WCS Camera Traps in shape"},\n "categories": ')
+        file.write(
+            '{"info": {"version": "1.0", "description": "WCS Camera Traps in shape"},\n "categories": '
+        )
         json.dump([{"id": n, "name": names.get(n, f"species {n}")} for n in range(CATEGORIES)], file)
         file.write(',\n "images": [\n  ')
         file.write(",\n  ".join([records[place] for place in order]))

@@ -12,7 +12,14 @@ from PIL import UnidentifiedImageError
 from camtrap_batch.images.decode import decode_jpeg, decode_other, jpeg_header, one_line, open_image
 from camtrap_batch.images.exif import read_exif, read_jpeg_exif
 from camtrap_batch.images.kinds import other_kind, still_kind
-from camtrap_batch.images.pixels import Thumbnail, difference_hash, is_greyscale, make_thumbnail, upright
+from camtrap_batch.images.pixels import (
+    Thumbnail,
+    difference_hash,
+    is_greyscale,
+    make_thumbnail,
+    shrink,
+    upright,
+)
 
 _SMALLEST = 32  # pixels wanted on the short side where no thumbnail is: enough for hash, night or day
 _STILL_SUFFIXES = frozenset(
@@ -112,7 +119,8 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
     if decoded.pixels is None:
         return
     pixels = upright(decoded.pixels, exif.orientation)
+    if limits.thumbnail:
+        pixels = shrink(pixels, limits.thumbnail)
+        verdict.thumbnail = make_thumbnail(pixels, min(width, height), limits.quality)
     verdict.dhash = difference_hash(pixels)
     verdict.is_night = is_greyscale(pixels)
-    if limits.thumbnail:
-        verdict.thumbnail = make_thumbnail(pixels, limits.thumbnail, min(width, height), limits.quality)

@@ -13,7 +13,6 @@ Pixels = npt.NDArray[np.uint8]
 """Shape (height, width, 3) RGB, or (height, width, 1) grey."""
 
 _SAMPLE = 64  # rows and columns that are enough to tell most pictures
-_HASHED = 160  # pixels on the short side that are enough for 8 cells
 _BLANK_RANGE = 2
 _NIGHT_TOP, _NIGHT_BOTTOM = 0.10, 0.85
 _NIGHT_CHROMA = 14
@@ -81,25 +80,24 @@ def difference_hash(pixels: Pixels) -> int:
 
     N. Krawetz, "Kind of Like That", 2013 (hackerfactor.com). Near duplicates differ in a few bits.
     """
-    image = _image(pixels)
-    factor = min(image.size) // _HASHED
-    image = (image.reduce(factor) if factor > 1 else image).convert("L")
-    cells = np.asarray(image.resize((9, 8), Image.Resampling.BOX))
+    cells = np.asarray(_image(pixels).convert("L").resize((9, 8), Image.Resampling.BOX))
     return int.from_bytes(np.packbits(cells[:, :-1] < cells[:, 1:]).tobytes(), "big")
 
 
-def make_thumbnail(pixels: Pixels, short_side: int, full_short_side: int, quality: int) -> Thumbnail:
-    """Reduce a picture to `short_side` pixels on its short side; a smaller one keeps its size.
-
-    `full_short_side` is that of the file, of which `pixels` may be a reduced version.
-    """
+def shrink(pixels: Pixels, short_side: int) -> Pixels:
+    """Reduce a picture to `short_side` pixels on its short side; a smaller one keeps its size."""
     height, width = pixels.shape[:2]
     ratio = min(short_side / min(height, width), _JPEG_LONGEST / max(height, width))
-    if ratio < 1:
-        size = max(1, round(width * ratio)), max(1, round(height * ratio))
-        small = np.asarray(_image(pixels).resize(size, Image.Resampling.BILINEAR))
-        pixels = small if small.ndim == 3 else small[..., None]
-        height, width = pixels.shape[:2]
+    if ratio >= 1:
+        return pixels
+    size = max(1, round(width * ratio)), max(1, round(height * ratio))
+    small = np.asarray(_image(pixels).resize(size, Image.Resampling.BILINEAR))
+    return small if small.ndim == 3 else small[..., None]
+
+
+def make_thumbnail(pixels: Pixels, full_short_side: int, quality: int) -> Thumbnail:
+    """A picture as a JPEG file; `full_short_side` is that of the file which it is a reduced version of."""
+    height, width = pixels.shape[:2]
     pixels = np.ascontiguousarray(pixels)
     if pixels.shape[2] == 1:
         jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="GRAY", colorsubsampling="Gray")
@@ -115,4 +113,5 @@ def _image(pixels: Pixels) -> Image.Image:
 def _from_median(values: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     """How far each value is from the median; `np.median` takes a mean of two, and ten times as long."""
     middle = values.size // 2
-    return np.abs(values - np.partition(values, middle, axis=None)[middle])
+    median = np.partition(values, middle, axis=None)[middle]
+    return np.asarray(np.abs(values - median))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from camtrap_batch.images.decode import one_line
 from camtrap_batch.images.judge import Limits, Verdict, judge

@@ -14,6 +14,7 @@ from camtrap_batch.images.pixels import (
     is_blank,
     is_greyscale,
     make_thumbnail,
+    shrink,
     upright,
 )
 from camtrap_batch.store.schemas import MANIFEST
@@ -83,7 +84,7 @@ def test_the_smallest_pictures(shape: tuple[int, int]) -> None:
         pixels = np.random.default_rng(0).integers(0, 255, (*shape, channels), dtype=np.uint8)
         assert is_greyscale(pixels) in (True, False)
         assert 0 <= difference_hash(pixels) < 2**64
-        thumbnail = make_thumbnail(pixels, 256, min(shape), 85)
+        thumbnail = make_thumbnail(shrink(pixels, 256), min(shape), 85)
         assert decoded(thumbnail.jpeg).shape[:2] == shape
 
 
@@ -121,7 +122,7 @@ def test_every_hash_fits_its_column() -> None:
 )
 def test_thumbnail_is_reduced_to_its_short_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
     pixels = night(size[1], size[0])
-    thumbnail = make_thumbnail(pixels, 256, min(size), 85)
+    thumbnail = make_thumbnail(shrink(pixels, 256), min(size), 85)
     assert (thumbnail.width, thumbnail.height) == expected
     assert decoded(thumbnail.jpeg).shape[:2] == expected[::-1]
     assert thumbnail.scale == pytest.approx(256 / min(size))
@@ -129,19 +130,19 @@ def test_thumbnail_is_reduced_to_its_short_side(size: tuple[int, int], expected:
 
 @pytest.mark.parametrize("size", [(256, 256), (200, 300), (10, 4000)])
 def test_thumbnail_is_never_enlarged(size: tuple[int, int]) -> None:
-    thumbnail = make_thumbnail(night(size[1], size[0]), 256, min(size), 85)
+    thumbnail = make_thumbnail(shrink(night(size[1], size[0]), 256), min(size), 85)
     assert (thumbnail.width, thumbnail.height, thumbnail.scale) == (*size, 1.0)
 
 
 def test_thumbnail_of_a_reduced_picture_knows_the_files_size() -> None:
-    thumbnail = make_thumbnail(night(384, 512), 256, 1536, 85)
+    thumbnail = make_thumbnail(shrink(night(384, 512), 256), 1536, 85)
     assert thumbnail.scale == pytest.approx(1 / 6)
 
 
 def test_thumbnail_looks_like_the_picture(picture: Image.Image) -> None:
     grey = np.asarray(picture.convert("L"))[..., None]
     for pixels in (np.asarray(picture), grey):
-        thumbnail = make_thumbnail(pixels, 120, 480, 85)
+        thumbnail = make_thumbnail(shrink(pixels, 120), 480, 85)
         small = decoded(thumbnail.jpeg)
         assert small.ndim == (3 if pixels.shape[2] == 3 else 2)
         reference = Image.fromarray(pixels.squeeze()).resize((160, 120), Image.Resampling.BOX)
@@ -149,5 +150,5 @@ def test_thumbnail_looks_like_the_picture(picture: Image.Image) -> None:
 
 
 def test_a_picture_too_long_for_a_jpeg_is_reduced_further() -> None:
-    thumbnail = make_thumbnail(night(4, 70_000), 256, 4, 85)
+    thumbnail = make_thumbnail(shrink(night(4, 70_000), 256), 4, 85)
     assert (thumbnail.width, thumbnail.height) == (65_500, 4)
