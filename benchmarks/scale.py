@@ -1,4 +1,4 @@
-"""A data set of WCS Camera Traps' size: what `camtrap catalog` and `camtrap validate` take, in time and memory.
+"""A data set of WCS Camera Traps' size: time and memory of `camtrap catalog` and `camtrap validate`.
 
     python benchmarks/scale.py [--images N] [--thumbnails PX] [--scratch DIR]
 
@@ -78,7 +78,8 @@ def measure(folder: Path, images: int, thumbnails: int) -> int:
     with report.timed("data set written"):
         metadata = write_data_set(folder, images)
     print(
-        f"{images:,} images, {metadata.stat().st_size / 1e6:,.0f} MB of JSON, thumbnails: {thumbnails or 'none'}, "
+        f"{images:,} images, {metadata.stat().st_size / 1e6:,.0f} MB of JSON, "
+        f"thumbnails: {thumbnails or 'none'}, "
         f"{CORES} cores, load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
@@ -273,14 +274,11 @@ def report_files(report: Report, run_folder: Path) -> None:
     found: dict[str, list[int]] = {}
     for where, _, names in os.walk(run_folder):
         parts = Path(where).relative_to(run_folder).parts
-        group = (
-            "/".join(parts[: 2 if parts[:1] in (("tables",), ("receipts",)) else 1]) or "the log and others"
-        )
-        found.setdefault(group, []).extend(Path(where, name).stat().st_size for name in names)
-    for group, sizes in [
-        *sorted(found.items()),
-        ("run folder", [s for sizes in found.values() for s in sizes]),
-    ]:
+        group = "/".join(parts[: 2 if parts[:1] in (("tables",), ("receipts",)) else 1])
+        files = [Path(where, name).stat().st_size for name in names]
+        for name in (group or "the log and others", "run folder"):
+            found.setdefault(name, []).extend(files)
+    for group, sizes in sorted(found.items()):
         if sizes:
             report.line(f"files: {group}", f"{len(sizes):,}, {sum(sizes) / 1e6:,.1f} MB")
 

@@ -26,7 +26,7 @@ from camtrap_batch.errors import CamtrapError, UserError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, JsonLines, duration, make_display
 from camtrap_batch.monitor.status import read_status
-from camtrap_batch.stages import STAGES, Context, StageResult, reprocess, run_one
+from camtrap_batch.stages import RETRIED, STAGES, Context, StageResult, check_retry, reprocess, run_one
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.yamlfile import reference
@@ -99,6 +99,8 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         _job_options(command)
+        if name == "validate":
+            _retry_option(command)
         command.set_defaults(call=_stage, stage=name)
 
     whole = commands.add_parser(
@@ -108,6 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _job_options(whole)
+    _retry_option(whole)
     whole.set_defaults(call=_reprocess)
 
     status = commands.add_parser("status", help="what is done, running, failed; speeds; time left")
@@ -169,6 +172,15 @@ def _job_options(parser: argparse.ArgumentParser) -> None:
     _output_options(parser)
 
 
+def _retry_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--retry",
+        default="",
+        metavar="STATUS[,STATUS]",
+        help=f"open images with these statuses once more: {', '.join(RETRIED)} (unreadable: always done)",
+    )
+
+
 def _describe_keys(rows: list[tuple[str, str, str]]) -> str:
     width = max(len(f"{key}: {default}") for key, default, _ in rows)
     lines = [f"  {f'{key}: {default}':{min(width, 46)}}  {text}" for key, default, text in rows]
@@ -199,7 +211,9 @@ def _context(options: argparse.Namespace, stop: threading.Event, job: Job) -> It
     display = make_display(quiet=options.quiet, log_json=options.log_json)
     spec = load_cluster(options.cluster)
     with ClusterHandle(spec, lambda address: display.note(f"Dask dashboard: {address}")) as cluster:
-        yield Context(job, Run(job), cluster, display, stop, getattr(options, "dry_run", False))
+        retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
+        dry_run = getattr(options, "dry_run", False)
+        yield Context(job, Run(job), cluster, display, stop, dry_run, retry)
 
 
 def _stage(options: argparse.Namespace, stop: threading.Event) -> int:

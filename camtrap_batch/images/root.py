@@ -45,6 +45,7 @@ class Listing:
 
     sizes: npt.NDArray[np.int64]
     modified: list[str | None]
+    places: Any = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,17 @@ from camtrap_batch.job import Job
 from camtrap_batch.stages.context import ClientSource, Context, GivenClient, StageResult
 from camtrap_batch.store.run import open_run
 
-__all__ = ["STAGES", "ClientSource", "Context", "Stage", "StageResult", "reprocess", "run_one", "run_stage"]
+__all__ = [
+    "STAGES",
+    "ClientSource",
+    "Context",
+    "Stage",
+    "StageResult",
+    "check_retry",
+    "reprocess",
+    "run_one",
+    "run_stage",
+]
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,9 @@ STAGES: dict[str, Stage] = {
     "report": Stage("write the report, one HTML file", (), ("report",)),
 }
 """Stage name -> Stage, in the order in which they run."""
+
+RETRIED = ("unreadable", "missing", "crashed")
+"""Statuses of images that `--retry` can name: what a file's bytes say does not change by asking again."""
 
 _TRAINING = ("select", "train")
 
@@ -78,10 +91,11 @@ def reprocess(context: Context) -> Iterator[StageResult]:
             yield StageResult(name, notes=[f"can't be planned yet: {problem}"])
 
 
-def run_stage(job: Job | str | Path, name: str, client: Client) -> StageResult:
+def run_stage(job: Job | str | Path, name: str, client: Client, *, retry: Iterable[str] = ()) -> StageResult:
     """What `camtrap NAME JOB` does, on a client of one's own; `job` may be the path of a job file.
 
-    Workers that declare no resources take CPU work; `train` needs one that offers GPU=1.
+    Workers that declare no resources take CPU work; `train` needs one that offers GPU=1. `retry` is what
+    `--retry` is to `validate`.
 
     Raises
     ------
@@ -89,7 +103,16 @@ def run_stage(job: Job | str | Path, name: str, client: Client) -> StageResult:
         See `camtrap_batch.errors`.
     """
     run = open_run(job)
-    return run_one(Context(run.job, run, GivenClient(client)), name)
+    context = Context(run.job, run, GivenClient(client), retry=check_retry(retry))
+    return run_one(context, name)
+
+
+def check_retry(statuses: Iterable[str]) -> frozenset[str]:
+    """The statuses to try again. Raises JobError where one can't be."""
+    statuses = frozenset(statuses)
+    for status in sorted(statuses - set(RETRIED)):
+        raise JobError(f"--retry: {status!r} is not tried again; {choices(status, RETRIED)}")
+    return statuses
 
 
 def _check_before_hours_of_work(context: Context, names: list[str]) -> None:

@@ -60,6 +60,7 @@ class Context:
     cluster : where shards run; it is not opened by a stage that has nothing to do there
     stop : set by Ctrl-C: finish what is in flight, then leave
     dry_run : say what would be done, write nothing
+    retry : statuses of images that `validate` tries again, beside `unreadable`, which it always does
     """
 
     job: Job
@@ -68,6 +69,7 @@ class Context:
     display: Display = field(default_factory=Silent)
     stop: threading.Event = field(default_factory=threading.Event)
     dry_run: bool = False
+    retry: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -146,6 +148,7 @@ def do_on_workers(
     need: fanout.Need,
     inputs: dict[str, Any],
     check: Callable[[list[Receipt]], None] | None = None,
+    settle: Callable[[list[Receipt]], tuple[Plan, list[Receipt]]] | None = None,
     meta: Callable[[list[Receipt]], dict[str, Any]] | None = None,
 ) -> StageResult:
     """A stage whose shards run on the cluster: what has no receipt yet is done, then all is committed.
@@ -154,6 +157,7 @@ def do_on_workers(
     ----------
     tables : that the shards write; the first has a row for each row of the plan
     check : looks at the receipts, in row order, before the commit; raises where something is wrong
+    settle : what to commit, from the receipts in row order, if not all of them
     meta : what to keep in the snapshots, from the receipts in row order
 
     Raises
@@ -217,6 +221,8 @@ def do_on_workers(
             f"{named}{more}"
         )
     done = all_settled(plan, receipts)
+    if settle:
+        plan, done = settle(done)
     if check:
         check(done)
     committed = commit_plan(run.folder, plan, done, tables, inputs=inputs, meta=meta(done) if meta else {})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -13,14 +14,19 @@ import pyarrow.parquet as pq
 
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
-from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
+from camtrap_batch.stages.context import Context, StageResult, do_on_workers
 from camtrap_batch.stages.rows import hash_runs, pack, unpack
+from camtrap_batch.stages.tries import Tries
+from camtrap_batch.stages.unchanged import known_verdicts, point_at_known
+from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
-from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.shards import Plan, Receipt, Shard, cut, digest
 from camtrap_batch.store.tables import finish_shard, new_attempt, open_table
 
-VERSION = 2
+VERSION = 3
+
+_PLACE = "place"  # of a file in an archive; it is not part of the work
 
 _FROM_CATALOG = [name for name in CATALOG.names if name not in ("labels", "source")]
 _FROM_VERDICT = [
@@ -31,6 +37,9 @@ _FROM_VERDICT = [
 
 def run(context: Context) -> StageResult:
     """Read every image of the catalog into the tables `manifest` and `thumbnails`.
+
+    An image that was `unreadable` is tried again by the next run, and one with a status of `context.retry`;
+    where that changes nothing, the tables keep the content, and the plan id, that they had.
 
     Raises
     ------
@@ -52,18 +61,23 @@ def run(context: Context) -> StageResult:
     rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))
     rows = rows.append_column("modified", pa.array(listing.modified, pa.string()))
     limits = Limits(job.validate_.max_pixels, job.validate_.timeout_s, job.validate_.thumbnails)
-    runs = cut(rows["image_id"].to_pylist(), job.validate_.shard_size)
     # Where the files lie is not part of the work: a data set that was moved is not read again.
-    ids = [
-        shard_id(
-            "validate", VERSION, "manifest", limits.max_pixels, limits.timeout_s, limits.thumbnail, hash_
-        )
-        for hash_ in hash_runs(rows, rows.column_names, runs)
-    ]
+    settings = [VERSION, schemas.fingerprint("manifest"), *astuple(limits)]
+    runs = cut(rows["image_id"].to_pylist(), job.validate_.shard_size)
+    ids = [digest(["validate", settings, hash_]) for hash_ in hash_runs(rows, rows.column_names, runs)]
+    manifest = store.current("manifest")
+    tries = Tries(store, manifest, context.retry, rows["image_id"], ids, runs)
     inputs = {"catalog": catalog.number}
-    plan = Plan.make("validate", (Shard(id_, *run) for id_, run in zip(ids, runs, strict=True)), inputs)
+    plan = Plan.make("validate", tries.shards(), inputs)
     tables = ("manifest", "thumbnails") if limits.thumbnail else ("manifest",)
     work = ValidateShard(store.folder, (plan.stage, plan.id), root, limits)
+
+    @functools.cache
+    def payload_rows() -> pa.Table:
+        with_places = rows if listing.places is None else rows.append_column(_PLACE, listing.places)
+        if manifest is None or manifest.meta.get("settings") != settings:
+            return with_places
+        return point_at_known(store.folder, manifest, with_places, {"unreadable", *context.retry})
 
     def check(receipts: list[Receipt]) -> None:
         """Row by row, the manifest is the catalog."""
@@ -76,11 +90,13 @@ def run(context: Context) -> StageResult:
         context,
         plan,
         work,
-        lambda shard: pack(rows.slice(shard.start, shard.rows)),
+        lambda shard: pack(payload_rows().slice(shard.start, shard.rows)),
         tables,
         need="CPU",
         inputs=inputs,
         check=check,
+        settle=lambda done: tries.settle(plan, done),
+        meta=lambda _: {"settings": settings, "tries": tries.record()},
     )
 
 
@@ -98,8 +114,21 @@ class ValidateShard:
         started = time.monotonic()
         rows = unpack(payload)
         seconds: dict[str, float] = {}
-        verdicts = list(judge_files(self.root, rows["file_name"].to_pylist(), self.limits, clock=seconds))
-        return self._finish(shard, rows, verdicts, seconds, started, worker)
+        known = known_verdicts(self.folder, rows)
+        others = [row for row in range(rows.num_rows) if row not in known]
+        read = rows.take(others) if known else rows
+        judged = judge_files(
+            self.root,
+            read["file_name"].to_pylist(),
+            self.limits,
+            sizes=read["listed_bytes"].to_pylist(),
+            places=read[_PLACE].to_pylist() if _PLACE in read.column_names else None,
+            clock=seconds,
+        )
+        verdicts = known | dict(zip(others, judged, strict=True))
+        return self._finish(
+            shard, rows, [verdicts[row] for row in range(rows.num_rows)], seconds, started, worker
+        )
 
     def crashed(self, shard: Shard, payload: bytes) -> Receipt:
         rows = unpack(payload)

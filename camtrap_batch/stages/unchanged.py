@@ -1,0 +1,89 @@
+"""Files that are as the current manifest knows them are not read again: what is known of them is copied.
+
+It saves nothing where a whole shard is unchanged, which has its receipt. It does where a shard holds one file
+that is new, has changed, or is to be tried again, and where only the metadata of images has changed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from camtrap_batch.images import Thumbnail, Verdict
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.schemas import THUMBNAILS
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import open_table
+
+FILE, ROW = "known_file", "known_row"
+"""Columns that say where a row's verdict stands: a manifest file of the run folder, and the row in it."""
+
+_MOST_FILES = 8  # opened for one shard; rows in others, as after a new order, are read from the images again
+_OF_VERDICT = [field.name for field in fields(Verdict) if field.name != "thumbnail"]
+_OF_THUMBNAIL = [name for name in THUMBNAILS.names if name != "image_id"]
+
+
+def point_at_known(folder: Folder, manifest: Snapshot, rows: pa.Table, again: Collection[str]) -> pa.Table:
+    """`rows` with the columns `FILE` and `ROW`, null where the image has to be read.
+
+    Parameters
+    ----------
+    manifest : the snapshot to look in
+    rows : with the columns file_name, listed_bytes and modified
+    again : statuses that are not taken from the manifest
+    """
+    known = open_table(folder, manifest).to_table(columns=["file_name", "bytes", "modified", "status"])
+    place = pc.index_in(rows["file_name"], value_set=known["file_name"].combine_chunks())
+    same = pc.and_(
+        pc.equal(known["bytes"].take(place), rows["listed_bytes"]),
+        pc.equal(known["modified"].take(place), rows["modified"]),
+    )
+    is_wanted = pc.invert(pc.is_in(known["status"].take(place).cast(pa.string()), pa.array(sorted(again))))
+    holds = pc.fill_null(pc.and_(pc.and_(same, is_wanted), pc.not_equal(rows["modified"], "")), False)
+    sizes = [file.rows for file in manifest.files]
+    file_of = pa.array(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+    row_of = pa.array(np.arange(sum(sizes)) - np.repeat(np.cumsum([0, *sizes])[:-1], sizes), pa.int32())
+    place = pc.if_else(holds, place, pa.scalar(None, pa.int32()))
+    names = pa.array([file.file for file in manifest.files], pa.string())
+    return rows.append_column(FILE, names.take(file_of.take(place))).append_column(ROW, row_of.take(place))
+
+
+def known_verdicts(folder: Folder, rows: pa.Table) -> dict[int, Verdict]:
+    """The verdicts, by row, of those rows of a shard that `point_at_known` found; on a worker."""
+    if FILE not in rows.column_names:
+        return {}
+    wanted: dict[str, list[tuple[int, int]]] = {}
+    for row, (file, place) in enumerate(zip(rows[FILE].to_pylist(), rows[ROW].to_pylist(), strict=True)):
+        if file is not None:
+            wanted.setdefault(file, []).append((row, place))
+    found: dict[int, Verdict] = {}
+    for file, _ in Counter({file: len(places) for file, places in wanted.items()}).most_common(_MOST_FILES):
+        found |= _read_verdicts(folder, file, wanted[file])
+    return found
+
+
+def _read_verdicts(folder: Folder, file: str, wanted: list[tuple[int, int]]) -> dict[int, Verdict]:
+    columns = [*_OF_VERDICT, "thumbnail_file", "thumbnail_row"]
+    table = pq.read_table(file, columns=columns, filesystem=folder.arrow)
+    records = table.take([place for _, place in wanted]).to_pylist()
+    thumbnail_files = {record["thumbnail_file"] for record in records} - {None}
+    thumbnails = {
+        name: pq.read_table(name, columns=_OF_THUMBNAIL, filesystem=folder.arrow) for name in thumbnail_files
+    }
+    verdicts = {}
+    for (row, _), record in zip(wanted, records, strict=True):
+        name, place = record.pop("thumbnail_file"), record.pop("thumbnail_row")
+        verdicts[row] = Verdict(**record, thumbnail=_thumbnail(thumbnails[name], place) if name else None)
+    return verdicts
+
+
+def _thumbnail(table: pa.Table, place: int) -> Thumbnail:
+    record: dict[str, Any] = table.slice(place, 1).to_pylist()[0]
+    return Thumbnail(**record)
