@@ -14,6 +14,7 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Job
 from camtrap_batch.stages.classes import check_classes
 from camtrap_batch.stages.context import Context, StageResult, do_on_driver, shard_id
+from camtrap_batch.stages.renames import keep_ids
 
 VERSION = 1
 
@@ -44,6 +45,10 @@ def run(context: Context) -> StageResult:
 
     def make() -> Mapping[str, pa.Table]:
         catalog = read_catalog(dataset)
+        if dataset.format in ("folder", "csv"):
+            root = ImageRoot(dataset.images, dataset.storage_options)
+            catalog.table, renamed = keep_ids(context.run, root, catalog.table)
+            catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
         check_classes(job, catalog.categories)
         _check_cameras(job, cameras, catalog.table)
         read.append(catalog)

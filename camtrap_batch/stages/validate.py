@@ -116,7 +116,7 @@ class ValidateShard:
         seconds: dict[str, float] = {}
         known = known_verdicts(self.folder, rows)
         others = [row for row in range(rows.num_rows) if row not in known]
-        read = rows.take(others) if known else rows
+        read = rows.take(pa.array(others, pa.int64())) if known else rows
         judged = judge_files(
             self.root,
             read["file_name"].to_pylist(),
