@@ -24,7 +24,9 @@ from camtrap_batch.rehearsal import write_dataset
 def client() -> Iterator[Client]:
     """A worker in this process, so that a test can count what it reads and make it fail."""
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         Client(cluster) as client,
     ):
         yield client
