@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 NULL_OFFSET = np.iinfo(np.int32).min
 """Stands for an unknown offset."""
@@ -19,6 +21,9 @@ _NO_DATE = frozenset({"unknown", "none", "null", "nan", "nat", "n/a", "na", "-"}
 
 _EARLIEST = 1900  # before that a clock was never set
 _COMMON = "%Y-%m-%d %H:%M:%S"
+_ZONED = (
+    r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(Z|[+-]\d{2}:?\d{2})?$"  # the form of ISO 8601 and Camtrap DP
+)
 _YEAR_FIRST = re.compile(
     r"(\d{4})([-:/.])(\d{1,2})\2(\d{1,2})(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?)?"
     r"\s*(Z|[+-]\d{2}:?\d{2})?"
@@ -45,14 +50,16 @@ def parse_dates(
     placeholders : rows that say that the date is not known: a word, all zeros, a year before 1900
     strange : rows whose text is no date in a known form, can't be (month 13), or does not tell day from month
     """
-    times = pd.to_datetime(pd.Series(list(texts), dtype="object"), format=_COMMON, errors="coerce")
+    common, zones = _common(pa.array(texts, pa.string()))
+    times = pd.to_datetime(common, format=_COMMON, errors="coerce")
     values = times.to_numpy(dtype="datetime64[us]", na_value=np.datetime64("NaT")).copy()
-    offsets = np.full(len(texts), NULL_OFFSET, np.int32)
+    offsets = np.where(np.isnat(values), np.int32(NULL_OFFSET), zones)
     placeholders: list[int] = []
     strange: list[int] = []
     too_early = np.flatnonzero(values < np.datetime64(f"{_EARLIEST}-01-01"))
     placeholders += too_early.tolist()
     values[too_early] = np.datetime64("NaT")
+    offsets[too_early] = NULL_OFFSET
     for row in np.flatnonzero(np.isnat(values)).tolist():
         text = texts[row]
         if row in too_early or text is None or not text.strip():
@@ -101,12 +108,37 @@ def offset_minutes(text: str) -> int:
     """
     >>> offset_minutes("+02:00"), offset_minutes("-0330"), offset_minutes("Z")
     (120, -210, 0)
+
+    ValueError for one that no clock on earth shows.
     """
     if text == "Z":
         return 0
     digits = text[1:].replace(":", "")
     minutes = int(digits[:2]) * 60 + int(digits[2:])
+    if minutes >= 15 * 60 or int(digits[2:]) >= 60:
+        raise ValueError(text)
     return -minutes if text[0] == "-" else minutes
+
+
+def _common(texts: pa.Array) -> tuple[pd.Series, npt.NDArray[np.int32]]:
+    """Texts without T and zone where that makes them the common form; the zones in minutes."""
+    is_zoned = pc.fill_null(pc.match_substring_regex(texts, _ZONED), False)
+    parts = [pc.utf8_slice_codeunits(texts, start, stop) for start, stop in ((0, 10), (11, 19), (19, 25))]
+    common = pc.if_else(is_zoned, pc.binary_join_element_wise(*parts[:2], " "), texts)
+    zones = pc.if_else(is_zoned, parts[2], "").dictionary_encode()
+    minutes = [_minutes(zone) for zone in zones.dictionary.to_pylist()]
+    # A zone that can't be is not cut off: whoever reads the whole text refuses it.
+    can_be = np.array([number is not None for number in minutes], bool)[zones.indices.to_numpy()]
+    common = pc.if_else(pa.array(can_be), common, texts)
+    known = np.array([number or 0 for number in minutes], np.int32)
+    return pd.Series(common.to_pandas(), dtype="object"), known[zones.indices.to_numpy()]
+
+
+def _minutes(zone: str) -> int | None:
+    try:
+        return offset_minutes(zone) if zone else NULL_OFFSET
+    except ValueError:
+        return None
 
 
 def _date(
