@@ -37,7 +37,7 @@ _NAMES = {"blank": EMPTY, "human": "human", "vehicle": "vehicle", "unknown": Non
 _ANIMAL = "animal"
 _VERSION = re.compile(r"camtrap-dp/(?:v)?(\d+)\.(\d+)([^/]*)/")
 _URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
-_SAMPLE = 1000  # media that are looked for, to see by which name a folder holds them
+_SAMPLE = 200  # media that are looked for, to see by which name a folder holds them
 _SAMPLE_REMOTE = 20
 
 Ints = npt.NDArray[np.int64]
@@ -183,14 +183,14 @@ def _file_names(media: Table, images: ImageRoot, notes: Counter[str]) -> pa.Arra
     root = f"{images.url.rstrip('/')}/"
     is_web = root.startswith(("http://", "https://"))  # has files by their URL alone
     is_url = paths.str.match(_URL).to_numpy(bool)
-    is_below = is_url & paths.str.startswith(root).to_numpy(bool)
+    is_below = paths.str.startswith(root).to_numpy(bool)
     names[is_below] = paths[is_below].str.removeprefix(root)
-    if not is_url.all() and not is_web:
-        options = {"filePath": paths[~is_url], **_by_file_name(media, ~is_url)}
+    if (inside := ~is_url & ~is_below).any() and not is_web:
+        options = {"filePath": paths[inside], **_by_file_name(media, inside)}
         by, found = _best(options, images)
         if found and by != "filePath":
-            names[~is_url] = options[by]
-            notes[f"media that {images.url} has by their {by}, not their filePath"] += int((~is_url).sum())
+            names[inside] = options[by]
+            notes[f"media that {images.url} has by their {by}, not their filePath"] += int(inside.sum())
     if (elsewhere := is_url & ~is_below).any():
         options = {**_by_file_name(media, elsewhere), **_by_url(paths[elsewhere])}
         by, found = ("", 0) if is_web else _best(options, images)
@@ -205,8 +205,10 @@ def _file_names(media: Table, images: ImageRoot, notes: Counter[str]) -> pa.Arra
 
 def _by_file_name(media: Table, rows: npt.NDArray[np.bool_]) -> dict[str, pd.Series]:
     """Names by which media may have been saved: what names are made of -> names, if they tell media apart."""
-    files, deployments = (media[name].to_pandas()[rows] for name in ("fileName", "deploymentID"))
-    return _distinct({"fileName": files, "deploymentID/fileName": deployments + "/" + files})
+    files = media["fileName"]
+    by_deployment = pc.binary_join_element_wise(media["deploymentID"], files, "/")
+    options = {"fileName": files, "deploymentID/fileName": by_deployment}
+    return _distinct({by: names.to_pandas()[rows] for by, names in options.items()})
 
 
 def _by_url(urls: pd.Series) -> dict[str, pd.Series]:

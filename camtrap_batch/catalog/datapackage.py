@@ -322,15 +322,12 @@ class _Part:
     def at(self, row: int) -> str:
         try:
             line, _ = next(itertools.islice(self._records(), row + self.skip, None))
-        except (csv.Error, StopIteration):
+        except InputError:  # Python's reader has limits of its own
             return f"{self.shown}: row {row + 1}"
         return f"{self.shown}:{line}"
 
     def first_record(self) -> list[str]:
-        try:
-            return [name.strip() for name in next(self._records(), (1, []))[1]]
-        except (csv.Error, UnicodeError) as problem:
-            raise InputError(f"{self.shown}:1: can't be read as CSV in {self._encoding}: {problem}") from None
+        return [name.strip() for name in next(self._records(), (1, []))[1]]
 
     def read(self, header: list[str], columns: Sequence[str]) -> pa.Table:
         there = [name for name in columns if name in header]
@@ -362,19 +359,13 @@ class _Part:
                 )
         except (pa.ArrowInvalid, UnicodeError) as problem:
             if self._check(len(header)):
-                raise InputError(
-                    f"{self.shown}: can't be read as CSV in {self._encoding}: {problem}"
-                ) from None
+                raise self._not_csv(problem) from None
             table = pa.table({name: pa.array([], pa.string()) for name in wanted})
         # Arrow takes a quote that is never closed for one cell, with the rest of the file in it.
         if table.num_rows and "\n" in (table[numbered[-1]][-1].as_py() or ""):
             self._check(len(header))
         nothing = pa.nulls(table.num_rows, pa.string())
         return pa.table({name: _trimmed(table[name]) if name in there else nothing for name in columns})
-
-    @property
-    def _encoding(self) -> str:
-        return self.form.encoding.removesuffix("-sig").upper()
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
@@ -384,23 +375,19 @@ class _Part:
 
     def _check(self, n_columns: int) -> int:
         """Number of records below the header; InputError with the line of the first that is none."""
-        line, number = 0, 0
-        try:
-            for line, record in self._records():
-                if len(record) != n_columns:
-                    raise InputError(
-                        f"{self.shown}:{line}: {len(record)} values, the first line names {n_columns} columns"
-                    )
-                number += 1
-        except (csv.Error, UnicodeError) as problem:
-            raise InputError(
-                f"{self.shown}:{line + 1}: can't be read as CSV in {self._encoding}: {problem}"
-            ) from None
+        number = 0
+        for line, record in self._records():
+            if len(record) != n_columns:
+                raise InputError(
+                    f"{self.shown}:{line}: {len(record)} values, the first line names {n_columns} columns"
+                )
+            number += 1
         return number - self.skip
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Each record and the line that it begins on; lines without anything are none."""
         form = self.form
+        line = 1
         with self._opened() as file, io.TextIOWrapper(file, form.encoding, newline="") as text:
             reader = csv.reader(
                 text,
@@ -410,11 +397,18 @@ class _Part:
                 escapechar=form.escape,
                 strict=True,
             )
-            line = 1
-            for record in reader:
-                if record:
-                    yield line, record
-                line = reader.line_num + 1
+            try:
+                for record in reader:
+                    if record:
+                        yield line, record
+                    line = reader.line_num + 1
+            except (csv.Error, UnicodeError) as problem:
+                raise self._not_csv(problem, line) from None
+
+    def _not_csv(self, problem: Exception, line: int | None = None) -> InputError:
+        at = self.shown if line is None else f"{self.shown}:{line}"
+        encoding = self.form.encoding.removesuffix("-sig").upper()
+        return InputError(f"{at}: can't be read as CSV in {encoding}: {problem}")
 
 
 def _check_header(shown: str, header: list[str], required: Sequence[str], columns: Sequence[str]) -> None:

@@ -20,10 +20,7 @@ KNOWN_FORMS = "2022-12-31 09:52:50 (also with T, Z, +02:00, fractions), 2022:12:
 _NO_DATE = frozenset({"unknown", "none", "null", "nan", "nat", "n/a", "na", "-"})
 
 _EARLIEST = 1900  # before that a clock was never set
-_COMMON = "%Y-%m-%d %H:%M:%S"
-_ZONED = (
-    r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(Z|[+-]\d{2}:?\d{2})?$"  # the form of ISO 8601 and Camtrap DP
-)
+_COMMON = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(Z|[+-]\d{2}:?\d{2})?$"
 _YEAR_FIRST = re.compile(
     r"(\d{4})([-:/.])(\d{1,2})\2(\d{1,2})(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?)?"
     r"\s*(Z|[+-]\d{2}:?\d{2})?"
@@ -50,10 +47,7 @@ def parse_dates(
     placeholders : rows that say that the date is not known: a word, all zeros, a year before 1900
     strange : rows whose text is no date in a known form, can't be (month 13), or does not tell day from month
     """
-    common, zones = _common(pa.array(texts, pa.string()))
-    times = pd.to_datetime(common, format=_COMMON, errors="coerce")
-    values = times.to_numpy(dtype="datetime64[us]", na_value=np.datetime64("NaT")).copy()
-    offsets = np.where(np.isnat(values), np.int32(NULL_OFFSET), zones)
+    values, offsets = _common(pa.array(texts, pa.string()))
     placeholders: list[int] = []
     strange: list[int] = []
     too_early = np.flatnonzero(values < np.datetime64(f"{_EARLIEST}-01-01"))
@@ -120,25 +114,27 @@ def offset_minutes(text: str) -> int:
     return -minutes if text[0] == "-" else minutes
 
 
-def _common(texts: pa.Array) -> tuple[pd.Series, npt.NDArray[np.int32]]:
-    """Texts without T and zone where that makes them the common form; the zones in minutes."""
-    is_zoned = pc.fill_null(pc.match_substring_regex(texts, _ZONED), False)
-    parts = [pc.utf8_slice_codeunits(texts, start, stop) for start, stop in ((0, 10), (11, 19), (19, 25))]
-    common = pc.if_else(is_zoned, pc.binary_join_element_wise(*parts[:2], " "), texts)
-    zones = pc.if_else(is_zoned, parts[2], "").dictionary_encode()
-    minutes = [_minutes(zone) for zone in zones.dictionary.to_pylist()]
-    # A zone that can't be is not cut off: whoever reads the whole text refuses it.
-    can_be = np.array([number is not None for number in minutes], bool)[zones.indices.to_numpy()]
-    common = pc.if_else(pa.array(can_be), common, texts)
-    known = np.array([number or 0 for number in minutes], np.int32)
-    return pd.Series(common.to_pandas(), dtype="object"), known[zones.indices.to_numpy()]
+def _common(texts: pa.Array) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
+    """Times and offsets of texts in the form that most metadata have; NaT and `NULL_OFFSET` of others."""
+    texts = pc.if_else(pc.match_substring_regex(texts, _COMMON), texts, None)
+    zones = pc.utf8_slice_codeunits(texts, 19, 25).fill_null("").dictionary_encode()
+    minutes = np.array([_minutes(zone) for zone in zones.dictionary.to_pylist()], np.float64)
+    of_text = minutes[zones.indices.to_numpy()]  # NaN: no clock shows it
+    dates, times = (pc.utf8_slice_codeunits(texts, start, stop) for start, stop in ((0, 10), (11, 19)))
+    # Given the whole texts, pandas takes words such as "now" for times, too.
+    local = pc.binary_join_element_wise(dates, times, " ").to_pandas()
+    parsed = pd.to_datetime(local, format="%Y-%m-%d %H:%M:%S", errors="coerce")
+    values = parsed.to_numpy(dtype="datetime64[us]", na_value=np.datetime64("NaT")).copy()
+    values[np.isnan(of_text)] = np.datetime64("NaT")
+    offsets = np.where(np.isnat(values), np.float64(NULL_OFFSET), of_text)
+    return values, offsets.astype(np.int32)
 
 
-def _minutes(zone: str) -> int | None:
+def _minutes(zone: str) -> float:
     try:
         return offset_minutes(zone) if zone else NULL_OFFSET
     except ValueError:
-        return None
+        return np.nan
 
 
 def _date(

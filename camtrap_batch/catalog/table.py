@@ -71,13 +71,10 @@ def make_catalog(
     n = len(rows.image_id)
     if not n:
         raise InputError(f"{where}: lists no image (dataset.metadata)")
-    file_names = [_posix(name) for name in rows.file_name]
-    if changed := sum(new != old for new, old in zip(file_names, rows.file_name, strict=True)):
-        notes["file names with backslashes, read as /"] += changed
     times, offsets = _times(rows, where, notes)
     columns = {
         "image_id": pa.array(rows.image_id, pa.string()),
-        "file_name": pa.array(file_names, pa.string()),
+        "file_name": pa.array(rows.file_name, pa.string()),
         "location": pa.array(rows.location, pa.string()),
         "deployment": _column(rows.deployment, n, pa.string()),
         "seq_id": _column(rows.seq_id, n, pa.string()),
@@ -104,6 +101,7 @@ def finish_catalog(
     """`make_catalog` for columns that are Arrow arrays; times and offsets as `parse_dates` gives them."""
     if utc_offset is not None:
         offsets = np.where(offsets == NULL_OFFSET, np.int32(offset_minutes(utc_offset)), offsets)
+    columns["file_name"] = _posix(columns["file_name"], notes)
     columns["datetime"] = pa.array(times, pa.timestamp("us"), from_pandas=True)
     columns["utc_offset_minutes"] = pa.array(offsets, pa.int32(), mask=offsets == NULL_OFFSET)
     table = pa.table(columns).select(CATALOG.names).cast(CATALOG)
@@ -222,5 +220,9 @@ def _column(values: list[Any] | None, n: int, kind: pa.DataType) -> pa.Array:
     return pa.nulls(n, kind) if values is None else pa.array(values, kind)
 
 
-def _posix(name: str) -> str:
-    return name.replace("\\", "/") if "\\" in name and "/" not in name else name
+def _posix(names: pa.Array, notes: Counter[str]) -> pa.Array:
+    is_windows = pc.and_not(pc.match_substring(names, "\\"), pc.match_substring(names, "/"))
+    if changed := pc.sum(is_windows).as_py():
+        notes["file names with backslashes, read as /"] += changed
+        names = pc.if_else(is_windows, pc.replace_substring(names, "\\", "/"), names)
+    return names
