@@ -432,13 +432,13 @@ def _spread(of_events: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 def _labels(marks: pd.DataFrame, n_media: int, notes: Counter[str]) -> tuple[pa.Array, list[tuple[int, str]]]:
     marks = marks.dropna(subset="name")
     # Ids follow the alphabet: the same package gives the same ids.
-    species = sorted(set(marks["name"]) - {EMPTY})
+    species = sorted(set(marks["name"].unique()) - {EMPTY})
     number_of = {EMPTY: 0, **{name: number for number, name in enumerate(species, 1)}}
     category = marks["name"].map(number_of).to_numpy(np.int64)
     names = {number: name for name, number in number_of.items() if number or (category == 0).any()}
-    media = marks["medium"].to_numpy(np.int64)
-    notes["images without an annotation"] += n_media - len(np.unique(media))
-    return group_labels(media, category, marks["count"].array, n_media, names), sorted(names.items())
+    notes["images without an annotation"] += n_media - marks["medium"].nunique()
+    labels = group_labels(marks["medium"].to_numpy(np.int64), category, marks["count"].array, n_media, names)
+    return labels, sorted(names.items())
 
 
 def _frames(

@@ -243,15 +243,16 @@ class Table:
         self, column: str, notes: Counter[str]
     ) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
         """A column of dates, as `parse_dates` gives them. InputError where one is no date."""
-        texts = self[column].to_pylist()
+        texts = self[column].combine_chunks()
         times, offsets, placeholders, strange = parse_dates(texts)
         if strange:
             raise InputError(
-                f"{self.at(strange[0])}: {column}: {texts[strange[0]]!r} is no date that can be read; "
+                f"{self.at(strange[0])}: {column}: {texts[strange[0]].as_py()!r} is no date that can be read; "
                 f"possible: {KNOWN_FORMS}"
             )
         if placeholders:
-            notes[f"dates such as {texts[placeholders[0]]!r}, taken as no date"] += len(placeholders)
+            first = texts[placeholders[0]].as_py()
+            notes[f"dates such as {first!r}, taken as no date"] += len(placeholders)
         return times, offsets
 
 

@@ -32,7 +32,7 @@ _YEAR_LAST = re.compile(
 
 
 def parse_dates(
-    texts: Sequence[str | None],
+    texts: Sequence[str | None] | pa.StringArray,
 ) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32], list[int], list[int]]:
     """Parse a column of dates.
 
@@ -47,7 +47,8 @@ def parse_dates(
     placeholders : rows that say that the date is not known: a word, all zeros, a year before 1900
     strange : rows whose text is no date in a known form, can't be (month 13), or does not tell day from month
     """
-    values, offsets = _common(pa.array(texts, pa.string()))
+    column = texts if isinstance(texts, pa.StringArray) else pa.array(texts, pa.string())
+    values, offsets = _common(column)
     placeholders: list[int] = []
     strange: list[int] = []
     too_early = np.flatnonzero(values < np.datetime64(f"{_EARLIEST}-01-01"))
@@ -55,7 +56,7 @@ def parse_dates(
     values[too_early] = np.datetime64("NaT")
     offsets[too_early] = NULL_OFFSET
     for row in np.flatnonzero(np.isnat(values)).tolist():
-        text = texts[row]
+        text = column[row].as_py()
         if row in too_early or text is None or not text.strip():
             continue
         try:

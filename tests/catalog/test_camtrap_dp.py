@@ -501,6 +501,11 @@ def test_a_file_a_folder_a_zip(package: Path, tmp_path: Path) -> None:
         pack(package, tmp_path / "export"),
     ):
         assert read(place, package) == expected
+    bucket = f"memory://{tmp_path.name}/zips/package.zip"
+    with fsspec.open(bucket, "wb") as file:
+        file.write((tmp_path / "deep.ZIP").read_bytes())
+    assert read(bucket, package) == expected
+    assert len(source_fingerprint(dataset(bucket, package))["files"]) == 1
 
 
 def test_a_package_on_a_server(package: Path, tmp_path: Path) -> None:
