@@ -306,6 +306,9 @@ def _observed(
         for name in ("eventStart", "eventEnd")
     )
     of_events = of_events.assign(start=start, end=np.where(np.isnat(end), start, end))
+    notes["observations of an event without a time or an eventID, left out"] += int(
+        (np.isnat(start) & of_events["event"].isna()).sum()
+    )
     key = ["deployment", "event", "start", "end"]
     of_events["span"] = of_events.groupby(key, sort=False, dropna=False).ngroup()
     spans = of_events[[*key, "span"]].drop_duplicates("span").set_index("span")

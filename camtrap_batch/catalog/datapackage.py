@@ -116,7 +116,7 @@ class DataPackage:
                 tables.append(part.read(header, columns))
                 part.rows = tables[-1].num_rows
                 parts.append(part)
-        return Table(pa.concat_tables(tables).combine_chunks(), tuple(parts))
+        return Table(pa.concat_tables(tables), tuple(parts))
 
     @contextmanager
     def opened(self, path: str, compression: str | None, origin: str) -> Iterator[IO[bytes]]:
@@ -246,8 +246,9 @@ class Table:
         texts = self[column].combine_chunks()
         times, offsets, placeholders, strange = parse_dates(texts)
         if strange:
+            first = texts[strange[0]].as_py()
             raise InputError(
-                f"{self.at(strange[0])}: {column}: {texts[strange[0]].as_py()!r} is no date that can be read; "
+                f"{self.at(strange[0])}: {column}: {first!r} is no date that can be read; "
                 f"possible: {KNOWN_FORMS}"
             )
         if placeholders:
@@ -421,8 +422,10 @@ def _check_header(shown: str, header: list[str], required: Sequence[str], column
 
 
 def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    column = pc.utf8_trim_whitespace(column)
-    return pc.if_else(pc.equal(column, ""), None, column)
+    trimmed = pc.utf8_trim_whitespace(column)
+    if pc.all(pc.equal(pc.binary_length(trimmed), pc.binary_length(column))).as_py() is not False:
+        return column  # as nearly always: then there is no second copy of it
+    return pc.if_else(pc.equal(trimmed, ""), None, trimmed)
 
 
 def _number(cell: str | None) -> float:

@@ -292,6 +292,7 @@ def test_observations_of_events_hold_for_their_media(tmp_path: Path) -> None:
             during("2020-01-01T10:00:00Z", "2020-01-01T10:00:10Z", "Panthera leo", count=1, eventID="e"),
             during("2020-01-01T10:00:11Z", "", observationType="blank"),
             during("2020-01-01T10:00:00Z", "2020-01-01T11:00:00Z", "Panthera leo", deploymentID="none"),
+            during("", "2020-01-01T11:00:00Z", "Panthera pardus"),
         ],
         [deployment("d"), deployment("other")],
     )
@@ -308,6 +309,7 @@ def test_observations_of_events_hold_for_their_media(tmp_path: Path) -> None:
         "start", "end", "after",
     }  # fmt: skip
     assert catalog.notes["observations of a deployment that the package does not list, left out"] == 1
+    assert catalog.notes["observations of an event without a time or an eventID, left out"] == 1
 
 
 def test_what_was_seen_in_the_medium_itself_wins(tmp_path: Path) -> None:
