@@ -59,8 +59,9 @@ class Location(Section):
 
 
 class Dataset(Section):
-    format: Literal["cct", "csv", "folder"] = Field(
-        description="cct (COCO Camera Traps JSON), csv (file_name,category_id) or folder (paths alone)"
+    format: Literal["cct", "csv", "camtrap-dp", "folder"] = Field(
+        description="cct (COCO Camera Traps JSON), csv (file_name,category_id), camtrap-dp (data package) or "
+        "folder (paths alone)"
     )
     metadata: Place | None = Field(None, description="file or URL, relative to the job file; not for folder")
     images: Place = Field(description="image root: a folder or an fsspec URL, relative to the job file")
@@ -72,7 +73,8 @@ class Dataset(Section):
         None, description="csv and folder: where a path names the camera location"
     )
     cameras: Place | None = Field(
-        None, description="location, latitude, longitude in WGS 84: .csv or .geojson"
+        None,
+        description="location, latitude, longitude in WGS 84: .csv or .geojson; camtrap-dp has its own",
     )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 

@@ -47,6 +47,15 @@ def real_images() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def camtrap_dp_example() -> Path:
+    """The official Camtrap DP example: 423 media of four deployments."""
+    folder = SHARED / "camtrap-dp-1.0.2" / "example"
+    if not folder.is_dir():
+        pytest.skip("the official Camtrap DP example (../shared/camtrap-dp-1.0.2) is not there")
+    return folder
+
+
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
     cluster = Processes(tmp_path)

@@ -1,6 +1,7 @@
 """Readers of whatever describes a data set -> one catalog table.
 
-`cct` reads COCO Camera Traps JSON, `csv` a table of files, `folder` paths alone, `cameras` their places.
+`cct` reads COCO Camera Traps JSON, `csv` a table of files, `camtrap_dp` a data package, `folder` paths alone,
+`cameras` their places.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import hashlib
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 
 from camtrap_batch.catalog.cameras import read_cameras
+from camtrap_batch.catalog.camtrap_dp import package_files, read_camtrap_dp, read_places
 from camtrap_batch.catalog.cct import read_cct
 from camtrap_batch.catalog.csv import read_csv
 from camtrap_batch.catalog.folder import read_folder
@@ -20,7 +23,7 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Dataset
 
-__all__ = ["Catalog", "read_cameras", "read_catalog", "source_fingerprint"]
+__all__ = ["Catalog", "read_cameras", "read_catalog", "read_dataset_cameras", "source_fingerprint"]
 
 
 def read_catalog(dataset: Dataset) -> Catalog:
@@ -29,6 +32,9 @@ def read_catalog(dataset: Dataset) -> Catalog:
     location_of = location_of_path(*((how.level, how.regex) if how else (None, None)))
     if dataset.format == "cct":
         return read_cct(str(dataset.metadata), utc_offset=dataset.utc_offset)
+    if dataset.format == "camtrap-dp":
+        images = ImageRoot(dataset.images, dataset.storage_options)
+        return read_camtrap_dp(str(dataset.metadata), images, utc_offset=dataset.utc_offset)
     if dataset.format == "csv":
         catalog = read_csv(str(dataset.metadata), location_of, utc_offset=dataset.utc_offset)
     else:
@@ -43,12 +49,26 @@ def read_catalog(dataset: Dataset) -> Catalog:
     return catalog
 
 
+def read_dataset_cameras(dataset: Dataset) -> pa.Table | None:
+    """Places of a data set's locations, as `read_cameras` gives them; None where nothing has them."""
+    if dataset.cameras is not None:
+        return read_cameras(dataset.cameras)
+    return read_places(str(dataset.metadata)) if dataset.format == "camtrap-dp" else None
+
+
 def source_fingerprint(dataset: Dataset) -> dict[str, Any]:
     """Tells cheaply that the source is the same as before: size and time of a file, names in a folder."""
     if dataset.format == "folder":
         names = "\n".join(ImageRoot(dataset.images, dataset.storage_options).walk())
         return {"names": hashlib.sha256(names.encode()).hexdigest()}
-    path = str(dataset.metadata)
+    if dataset.format == "camtrap-dp":
+        # By which names the image root has the files is part of the catalog.
+        files = [_version(path) for path in package_files(str(dataset.metadata))]
+        return {"files": files, "images": dataset.images}
+    return _version(str(dataset.metadata))
+
+
+def _version(path: str) -> dict[str, Any]:
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
         info = filesystem.info(inner)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 NULL_OFFSET = np.iinfo(np.int32).min
 """Stands for an unknown offset."""
@@ -18,7 +20,7 @@ KNOWN_FORMS = "2022-12-31 09:52:50 (also with T, Z, +02:00, fractions), 2022:12:
 _NO_DATE = frozenset({"unknown", "none", "null", "nan", "nat", "n/a", "na", "-"})
 
 _EARLIEST = 1900  # before that a clock was never set
-_COMMON = "%Y-%m-%d %H:%M:%S"
+_COMMON = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(Z|[+-]\d{2}:?\d{2})?$"
 _YEAR_FIRST = re.compile(
     r"(\d{4})([-:/.])(\d{1,2})\2(\d{1,2})(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?)?"
     r"\s*(Z|[+-]\d{2}:?\d{2})?"
@@ -30,7 +32,7 @@ _YEAR_LAST = re.compile(
 
 
 def parse_dates(
-    texts: Sequence[str | None],
+    texts: Sequence[str | None] | pa.StringArray,
 ) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32], list[int], list[int]]:
     """Parse a column of dates.
 
@@ -45,16 +47,16 @@ def parse_dates(
     placeholders : rows that say that the date is not known: a word, all zeros, a year before 1900
     strange : rows whose text is no date in a known form, can't be (month 13), or does not tell day from month
     """
-    times = pd.to_datetime(pd.Series(list(texts), dtype="object"), format=_COMMON, errors="coerce")
-    values = times.to_numpy(dtype="datetime64[us]", na_value=np.datetime64("NaT")).copy()
-    offsets = np.full(len(texts), NULL_OFFSET, np.int32)
+    column = texts if isinstance(texts, pa.StringArray) else pa.array(texts, pa.string())
+    values, offsets = _common(column)
     placeholders: list[int] = []
     strange: list[int] = []
     too_early = np.flatnonzero(values < np.datetime64(f"{_EARLIEST}-01-01"))
     placeholders += too_early.tolist()
     values[too_early] = np.datetime64("NaT")
+    offsets[too_early] = NULL_OFFSET
     for row in np.flatnonzero(np.isnat(values)).tolist():
-        text = texts[row]
+        text = column[row].as_py()
         if row in too_early or text is None or not text.strip():
             continue
         try:
@@ -101,12 +103,39 @@ def offset_minutes(text: str) -> int:
     """
     >>> offset_minutes("+02:00"), offset_minutes("-0330"), offset_minutes("Z")
     (120, -210, 0)
+
+    ValueError for one that no clock on earth shows.
     """
     if text == "Z":
         return 0
     digits = text[1:].replace(":", "")
     minutes = int(digits[:2]) * 60 + int(digits[2:])
+    if minutes >= 15 * 60 or int(digits[2:]) >= 60:
+        raise ValueError(text)
     return -minutes if text[0] == "-" else minutes
+
+
+def _common(texts: pa.Array) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
+    """Times and offsets of texts in the form that most metadata have; NaT and `NULL_OFFSET` of others."""
+    texts = pc.if_else(pc.match_substring_regex(texts, _COMMON), texts, None)
+    zones = pc.utf8_slice_codeunits(texts, 19, 25).fill_null("").dictionary_encode()
+    minutes = np.array([_minutes(zone) for zone in zones.dictionary.to_pylist()], np.float64)
+    of_text = minutes[zones.indices.to_numpy()]  # NaN: no clock shows it
+    dates, times = (pc.utf8_slice_codeunits(texts, start, stop) for start, stop in ((0, 10), (11, 19)))
+    # Given the whole texts, pandas takes words such as "now" for times, too.
+    local = pc.binary_join_element_wise(dates, times, " ").to_pandas()
+    parsed = pd.to_datetime(local, format="%Y-%m-%d %H:%M:%S", errors="coerce")
+    values = parsed.to_numpy(dtype="datetime64[us]", na_value=np.datetime64("NaT")).copy()
+    values[np.isnan(of_text)] = np.datetime64("NaT")
+    offsets = np.where(np.isnat(values), np.float64(NULL_OFFSET), of_text)
+    return values, offsets.astype(np.int32)
+
+
+def _minutes(zone: str) -> float:
+    try:
+        return offset_minutes(zone) if zone else NULL_OFFSET
+    except ValueError:
+        return np.nan
 
 
 def _date(

@@ -71,25 +71,39 @@ def make_catalog(
     n = len(rows.image_id)
     if not n:
         raise InputError(f"{where}: lists no image (dataset.metadata)")
-    file_names = [_posix(name) for name in rows.file_name]
-    if changed := sum(new != old for new, old in zip(file_names, rows.file_name, strict=True)):
-        notes["file names with backslashes, read as /"] += changed
     times, offsets = _times(rows, where, notes)
-    if utc_offset is not None:
-        offsets = np.where(offsets == NULL_OFFSET, np.int32(offset_minutes(utc_offset)), offsets)
-    columns: dict[str, Any] = {
+    columns = {
         "image_id": pa.array(rows.image_id, pa.string()),
-        "file_name": pa.array(file_names, pa.string()),
+        "file_name": pa.array(rows.file_name, pa.string()),
         "location": pa.array(rows.location, pa.string()),
         "deployment": _column(rows.deployment, n, pa.string()),
         "seq_id": _column(rows.seq_id, n, pa.string()),
         "frame_num": _column(rows.frame_num, n, pa.int32()),
         "seq_num_frames": _column(rows.seq_num_frames, n, pa.int32()),
-        "datetime": pa.array(times, pa.timestamp("us"), from_pandas=True),
-        "utc_offset_minutes": pa.array(offsets, pa.int32(), mask=offsets == NULL_OFFSET),
         "labels": labels if labels is not None else pa.array([[]] * n, LABELS),
         "source": pa.array([source] * n, pa.string()),
     }
+    return finish_catalog(
+        columns, times, offsets, where=where, categories=categories, notes=notes, utc_offset=utc_offset
+    )
+
+
+def finish_catalog(
+    columns: dict[str, Any],
+    times: npt.NDArray[np.datetime64],
+    offsets: npt.NDArray[np.int32],
+    *,
+    where: str,
+    categories: list[tuple[int, str]],
+    notes: Counter[str],
+    utc_offset: str | None,
+) -> Catalog:
+    """`make_catalog` for columns that are Arrow arrays; times and offsets as `parse_dates` gives them."""
+    if utc_offset is not None:
+        offsets = np.where(offsets == NULL_OFFSET, np.int32(offset_minutes(utc_offset)), offsets)
+    columns["file_name"] = _posix(columns["file_name"], notes)
+    columns["datetime"] = pa.array(times, pa.timestamp("us"), from_pandas=True)
+    columns["utc_offset_minutes"] = pa.array(offsets, pa.int32(), mask=offsets == NULL_OFFSET)
     table = pa.table(columns).select(CATALOG.names).cast(CATALOG)
     table = _without_doubles(table, where, notes)
     if twice := table.num_rows - pc.count_distinct(table["file_name"]).as_py():
@@ -206,5 +220,9 @@ def _column(values: list[Any] | None, n: int, kind: pa.DataType) -> pa.Array:
     return pa.nulls(n, kind) if values is None else pa.array(values, kind)
 
 
-def _posix(name: str) -> str:
-    return name.replace("\\", "/") if "\\" in name and "/" not in name else name
+def _posix(names: pa.Array, notes: Counter[str]) -> pa.Array:
+    is_windows = pc.and_not(pc.match_substring(names, "\\"), pc.match_substring(names, "/"))
+    if changed := pc.sum(is_windows).as_py():
+        notes["file names with backslashes, read as /"] += changed
+        names = pc.if_else(is_windows, pc.replace_substring(names, "\\", "/"), names)
+    return names

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import read_cameras
+from camtrap_batch.catalog import read_dataset_cameras
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.events import Events, Sequences, combine, find_events, summarise
 from camtrap_batch.job import Job
@@ -35,7 +35,7 @@ def run(context: Context) -> StageResult:
     job, store = context.job, context.run
     manifest, predictions = store.snapshot("manifest"), store.snapshot("predictions")
     model_id = str(predictions.inputs["model"])
-    cameras = read_cameras(job.dataset.cameras) if job.dataset.cameras else None
+    cameras = read_dataset_cameras(job.dataset)
     what = [job.infer.min_confidence, job.events.gap_min, job.select.empty.class_]
     id_ = shard_id(
         "merge",

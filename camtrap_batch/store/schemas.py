@@ -62,7 +62,12 @@ CATALOG = _schema(
     ("datetime", _TIME, "local camera time, as the source says"),
     ("utc_offset_minutes", pa.int32(), "what the camera's clock showed, east of UTC; null where unknown"),
     ("labels", pa.list_(_LABEL), "annotations of the image; an empty list where there are none"),
-    ("source", pa.string(), "reader the row came from: cct, csv or folder"),
+    (
+        "source",
+        pa.string(),
+        "reader the row came from: cct, csv, camtrap-dp or folder; camtrap-dp-event: its labels are of its "
+        "whole event",
+    ),
 )
 
 MANIFEST = _schema(

@@ -42,11 +42,22 @@ def test_placeholders_mean_no_date(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["yesterday", "2022-13-01 00:00:00", "2022-02-30", "03/04/2022 9:52", "12", "2022-12-31 25:00"]
+    "text",
+    [
+        "yesterday",
+        "2022-13-01 00:00:00",
+        "2022-02-30",
+        "now",
+        "2022-12-31T09:52:50+99:00",
+        "03/04/2022 9:52",
+        "12",
+        "2022-12-31 25:00",
+    ],
 )
 def test_what_is_no_date_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any message: the caller writes it
         parse_date(text)
+    assert parse_dates([text])[3] == [0]
 
 
 @given(st.lists(st.one_of(st.none(), st.datetimes(dt.datetime(1950, 1, 1), dt.datetime(2100, 1, 1)))))

@@ -1,0 +1,458 @@
+"""Camtrap DP, a data package of deployments, media and observations -> catalog, and places of cameras.
+
+Format: camtrap-dp.tdwg.org, version 1.0. How its terms become columns is told in docs/camtrap_dp.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.catalog.cameras import CAMERAS
+from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
+from camtrap_batch.catalog.dates import NULL_OFFSET, offset_minutes
+from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
+from camtrap_batch.errors import InputError
+from camtrap_batch.images import ImageRoot, is_unsafe
+from camtrap_batch.store.schemas import EMPTY
+
+SOURCE = "camtrap-dp"
+BY_EVENT = "camtrap-dp-event"
+"""Source of a row whose labels are what was observed in its whole event, not in the image itself."""
+
+_TABLES = ("deployments", "media", "observations")
+_NAMES = {"blank": EMPTY, "human": "human", "vehicle": "vehicle", "unknown": None, "unclassified": None}
+_ANIMAL = "animal"
+_VERSION = re.compile(r"camtrap-dp/(?:v)?(\d+)\.(\d+)([^/]*)/")
+_URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
+_SAMPLE = 200  # media that are looked for, to see by which name a folder holds them
+_SAMPLE_REMOTE = 20
+
+Ints = npt.NDArray[np.int64]
+
+
+def read_camtrap_dp(path: str, images: ImageRoot, *, utc_offset: str | None = None) -> Catalog:
+    """Read a Camtrap DP data package; each of its media is a row.
+
+    Parameters
+    ----------
+    path : datapackage.json, the folder that holds it, or a .zip of the package; a path or fsspec URL
+    images : where the files are; looked at to see by which name, see docs/camtrap_dp.md
+    utc_offset : offset of timestamps that have none of their own, such as "+02:00"
+
+    Raises
+    ------
+    InputError
+        The package is not there, lacks a table or a column, is of another version, or has a value that can't
+        be, with file and line; or its media are not to be found in the image root.
+    """
+    notes: Counter[str] = Counter()
+    with _opened(path, notes) as package:
+        deployments = _deployments(package, notes)
+        _places(deployments, notes)
+        media = _media(package, notes)
+        media_deployment = pc.index_in(media["deploymentID"], deployments["deploymentID"].combine_chunks())
+        notes["media of a deployment that the package does not list"] += media_deployment.null_count
+        file_names = _file_names(media, images, notes)
+        times, offsets = media.times("timestamp", notes)
+        instants = _instants(times, offsets, utc_offset)
+        found = _observed(package, media, deployments, instants, utc_offset, notes)
+        # Within a second, media of a deployment are in the order of their file names, as the format has it.
+        names = pc.coalesce(media["fileName"], media["filePath"]).to_pandas()
+        frames, n_frames = _frames(found.sequence, instants, names)
+        columns = {
+            "image_id": media["mediaID"],
+            "file_name": file_names,
+            "location": _locations(deployments).take(media_deployment),
+            "deployment": media["deploymentID"],
+            "seq_id": found.seq_id,
+            "frame_num": frames,
+            "seq_num_frames": n_frames,
+            "labels": found.labels,
+            "source": found.source,
+        }
+        return finish_catalog(
+            columns,
+            times,
+            offsets,
+            where=media.where,
+            categories=found.categories,
+            notes=notes,
+            utc_offset=utc_offset,
+        )
+
+
+def read_places(path: str) -> pa.Table:
+    """Places of a package's locations, as `cameras.CAMERAS`: where its latest deployment stood."""
+    notes: Counter[str] = Counter()
+    with _opened(path, notes) as package:
+        return _places(_deployments(package, notes), notes)
+
+
+def package_files(path: str) -> list[str]:
+    """Paths or URLs of the files that a package's catalog is read from."""
+    with _opened(path, Counter()) as package:
+        return package.files(_TABLES)
+
+
+@contextmanager
+def _opened(path: str, notes: Counter[str]) -> Iterator[DataPackage]:
+    with open_package(path) as package:
+        profile = str(package.descriptor.get("profile") or package.descriptor.get("$schema") or "")
+        if (version := _VERSION.search(profile)) is not None:
+            major, minor, rest = version.groups()
+            if major != "1":
+                raise InputError(
+                    f"{package.where}: profile: Camtrap DP {major}.{minor}{rest} can't be read; it should be "
+                    "1.0: export the package again, or convert it"
+                )
+            if minor != "0":
+                notes[f"package of Camtrap DP 1.{minor}{rest}, read as 1.0"] += 1
+        yield package
+
+
+def _deployments(package: DataPackage, notes: Counter[str]) -> Table:
+    required = ("deploymentID", "latitude", "longitude")
+    table = package.table("deployments", required, ("locationID", "locationName", "deploymentStart"))
+    return table.distinct("deploymentID", notes)
+
+
+def _locations(deployments: Table) -> pa.ChunkedArray:
+    return pc.coalesce(*(deployments[name] for name in ("locationID", "locationName", "deploymentID")))
+
+
+def _places(deployments: Table, notes: Counter[str]) -> pa.Table:
+    latitude = deployments.numbers("latitude", -90, 90, "degrees, between -90 and 90")
+    longitude = deployments.numbers("longitude", -180, 180, "degrees, between -180 and 180")
+    times, offsets = deployments.times("deploymentStart", notes)
+    places = pd.DataFrame(
+        {
+            "location": _locations(deployments).to_numpy(),
+            "longitude": longitude,
+            "latitude": latitude,
+            "start": _instants(times, offsets, None),
+        }
+    )
+    placed = places.dropna(subset=["longitude", "latitude"])
+    notes["deployments without coordinates"] += len(places) - len(placed)
+    several = placed.groupby("location")[["longitude", "latitude"]].nunique().gt(1).any(axis=1)
+    notes["locations whose deployments stand at different places; the latest is taken"] += int(several.sum())
+    latest = placed.sort_values("start", kind="stable", na_position="first").drop_duplicates(
+        "location", keep="last"
+    )
+    columns = latest.sort_values("location")[CAMERAS.names]
+    return pa.Table.from_pandas(columns, schema=CAMERAS, preserve_index=False).replace_schema_metadata()
+
+
+def _media(package: DataPackage, notes: Counter[str]) -> Table:
+    table = package.table("media", ("mediaID", "deploymentID", "timestamp", "filePath"), ("fileName",))
+    if not len(table):
+        raise InputError(f"{table.where}: lists no media (dataset.metadata)")
+    table = table.distinct("mediaID", notes)
+    if (lacking := table["filePath"].null_count) == len(table):
+        raise InputError(f"{table.where}: no medium has a filePath")
+    notes["media without a filePath, left out"] += lacking
+    return table.where_true(pc.is_valid(table["filePath"])) if lacking else table
+
+
+def _instants(
+    times: npt.NDArray[np.datetime64], offsets: npt.NDArray[np.int32], utc_offset: str | None
+) -> npt.NDArray[np.datetime64]:
+    """Local times -> UTC, in seconds; those with an offset that nobody knows are taken as they are."""
+    default = 0 if utc_offset is None else offset_minutes(utc_offset)
+    minutes = np.where(offsets == NULL_OFFSET, default, offsets)
+    return np.asarray(times.astype("datetime64[s]") - minutes.astype("timedelta64[m]"))
+
+
+def _file_names(media: Table, images: ImageRoot, notes: Counter[str]) -> pa.Array:
+    """Paths of media relative to the image root."""
+    paths = media["filePath"].to_pandas()
+    names = paths.copy()
+    root = f"{images.url.rstrip('/')}/"
+    is_web = root.startswith(("http://", "https://"))  # has files by their URL alone
+    is_url = paths.str.match(_URL).to_numpy(bool)
+    is_below = paths.str.startswith(root).to_numpy(bool)
+    names[is_below] = paths[is_below].str.removeprefix(root)
+    if (inside := ~is_url & ~is_below).any() and not is_web:
+        options = {"filePath": paths[inside], **_by_file_name(media, inside)}
+        by, found = _best(options, images)
+        if found and by != "filePath":
+            names[inside] = options[by]
+            notes[f"media that {images.url} has by their {by}, not their filePath"] += int(inside.sum())
+    if (elsewhere := is_url & ~is_below).any():
+        options = {**_by_file_name(media, elsewhere), **_by_url(paths[elsewhere])}
+        by, found = ("", 0) if is_web else _best(options, images)
+        if not found and elsewhere.all():
+            raise _not_there(media, paths[elsewhere], images, options)
+        has = f"has by their {by}" if found else "does not have"
+        notes[f"media with a URL as filePath that {images.url} {has}"] += int(elsewhere.sum())
+        if options:
+            names[elsewhere] = options[by] if found else next(iter(options.values()))
+    return pa.array(names, pa.string())
+
+
+def _by_file_name(media: Table, rows: npt.NDArray[np.bool_]) -> dict[str, pd.Series]:
+    """Names by which media may have been saved: what names are made of -> names, if they tell media apart."""
+    files = media["fileName"]
+    by_deployment = pc.binary_join_element_wise(media["deploymentID"], files, "/")
+    options = {"fileName": files, "deploymentID/fileName": by_deployment}
+    return _distinct({by: names.to_pandas()[rows] for by, names in options.items()})
+
+
+def _by_url(urls: pd.Series) -> dict[str, pd.Series]:
+    paths = urls.str.replace(_URL, "", regex=True).str.replace(r"[?#].*", "", regex=True).map(unquote)
+    return _distinct({"URL's host and path": paths, "URL's path": paths.str.partition("/")[2]})
+
+
+def _distinct(options: dict[str, pd.Series]) -> dict[str, pd.Series]:
+    return {by: names for by, names in options.items() if names.notna().all() and names.is_unique}
+
+
+def _best(options: dict[str, pd.Series], images: ImageRoot) -> tuple[str, int]:
+    """The option by which most of a sample of files are there, the first of equal ones; and how many are."""
+    best = ("", 0)
+    for by, names in options.items():
+        most = _SAMPLE_REMOTE if "://" in images.url else _SAMPLE
+        sample = names.iloc[np.unique(np.linspace(0, len(names) - 1, most).astype(int))]
+        found = sum(_is_there(images, name) for name in sample)
+        if found > best[1]:
+            best = (by, found)
+        if found == len(sample):
+            break
+    return best
+
+
+def _is_there(images: ImageRoot, file_name: str) -> bool:
+    if is_unsafe(file_name):
+        return False
+    try:
+        images.read(file_name, most=0)
+    except OSError:
+        return False
+    return True
+
+
+def _not_there(media: Table, urls: pd.Series, images: ImageRoot, options: dict[str, pd.Series]) -> InputError:
+    common = _folder_of(urls.min(), urls.max())
+    root = repr(common) if common else "the URL that they have in common"
+    names = " or ".join(f"{by} ({names.iloc[0]!r})" for by, names in options.items())
+    return InputError(
+        f"{media.at(urls.index[0])}: filePath: {urls.iloc[0]!r} is a URL that is not below dataset.images, "
+        f"{images.url}, and no medium is there by another name; dataset.images should be {root}, or a folder "
+        f"that has the files by their {names or 'fileName'}"
+    )
+
+
+def _folder_of(first: str, last: str) -> str | None:
+    """The URL that the first and the last of some URLs, by the alphabet, both lie below."""
+    both = zip(first.split("/")[:-1], last.split("/")[:-1], strict=False)
+    parts = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both)]
+    return "/".join(parts) if len(parts) > 2 else None
+
+
+# --- what was observed in them
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What was observed in each of n media.
+
+    Attributes
+    ----------
+    seq_id : event of each medium
+    sequence : (n,) number of the event; -1 where there is none
+    labels : as `group_labels` gives them
+    source : where labels come from
+    """
+
+    seq_id: pa.Array
+    sequence: Ints
+    labels: pa.Array
+    source: pa.Array
+    categories: list[tuple[int, str]]
+
+
+def _observed(
+    package: DataPackage,
+    media: Table,
+    deployments: Table,
+    instants: npt.NDArray[np.datetime64],
+    utc_offset: str | None,
+    notes: Counter[str],
+) -> _Observed:
+    required = (
+        "observationID", "deploymentID", "observationLevel", "observationType", "eventStart", "eventEnd",
+    )  # fmt: skip
+    optional = ("mediaID", "eventID", "scientificName", "count")
+    table = package.table("observations", required, optional).distinct("observationID", notes)
+    table = _of_what_is_there(table, media, deployments, notes)
+    marks = _marks(table, media, notes)
+    is_event = pc.equal(table["observationLevel"], "event").to_numpy()
+    of_media, of_events = marks[~is_event], marks[is_event]
+    start, end = (
+        _instants(*table.where_true(is_event).times(name, notes), utc_offset)
+        for name in ("eventStart", "eventEnd")
+    )
+    of_events = of_events.assign(start=start, end=np.where(np.isnat(end), start, end))
+    notes["observations of an event without a time or an eventID, left out"] += int(
+        (np.isnat(start) & of_events["event"].isna()).sum()
+    )
+    key = ["deployment", "event", "start", "end"]
+    of_events["span"] = of_events.groupby(key, sort=False, dropna=False).ngroup()
+    spans = of_events[[*key, "span"]].drop_duplicates("span").set_index("span")
+
+    n = len(media)
+    is_judged = np.zeros(n, bool)
+    is_judged[of_media["medium"][of_media["is_judged"]]] = True
+    events = pd.DataFrame({"deployment": _deployment_numbers(media["deploymentID"], media)})
+    own = of_media.dropna(subset="event").drop_duplicates("medium").set_index("medium")["event"]
+    events["event"] = own.reindex(events.index)
+    inside = _inside(spans, events["deployment"].to_numpy(), instants, ~is_judged | events["event"].isna())
+    # Where events overlap, a medium is of the one that began last, the shortest of those.
+    in_span = inside.join(spans, on="span").dropna(subset="event")
+    in_span = in_span.sort_values(["start", "end"], ascending=[False, True], kind="stable")
+    by_time = in_span.drop_duplicates("medium").set_index("medium")["event"]
+    events["event"] = events["event"].fillna(by_time.reindex(events.index))
+
+    named = events[~is_judged].rename_axis("medium").reset_index().dropna(subset="event")
+    named = named.merge(spans.reset_index(), on=["deployment", "event"])
+    pairs = pd.concat([inside[~is_judged[inside["medium"]]], named[["span", "medium"]]]).drop_duplicates()
+    spread = _spread(of_events, pairs)
+    labels, categories = _labels(pd.concat([of_media[[*spread.columns]], spread]), n, notes)
+    is_spread = np.isin(np.arange(n), spread["medium"])
+    return _Observed(
+        pa.array(events["event"], pa.string(), from_pandas=True),
+        np.asarray(events.groupby(["deployment", "event"], sort=False).ngroup().fillna(-1), np.int64),
+        labels,
+        pa.array(np.where(is_spread, BY_EVENT, SOURCE), pa.string()),
+        categories,
+    )
+
+
+def _of_what_is_there(table: Table, media: Table, deployments: Table, notes: Counter[str]) -> Table:
+    """Observations at a level that there is, of media and deployments that there are."""
+    level = table["observationLevel"]
+    is_media, is_event = (
+        pc.fill_null(pc.equal(level, name), False).to_numpy() for name in ("media", "event")
+    )
+    has_medium, has_deployment = (
+        pc.is_in(table[name], of[name].combine_chunks(), skip_nulls=True).to_numpy()
+        for name, of in (("mediaID", media), ("deploymentID", deployments))
+    )
+    for what, number in (
+        ("whose observationLevel is neither media nor event", ~is_media & ~is_event),
+        ("of media that the package does not list", is_media & ~has_medium),
+        ("of a deployment that the package does not list", is_event & ~has_deployment),
+    ):
+        notes[f"observations {what}, left out"] += int(number.sum())
+    return table.where_true((is_media & has_medium) | (is_event & has_deployment))
+
+
+def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
+    """Observations: numbers of medium and deployment (-1: none), event, name, count.
+
+    `name` is null where there is nothing to name; `is_judged` is false where nobody looked.
+    """
+    kinds = pc.utf8_lower(table["observationType"]).to_pandas()
+    is_strange = ~kinds.isin([_ANIMAL, *_NAMES])
+    notes["observations of an observationType that Camtrap DP does not have, left out"] += int(
+        is_strange.sum()
+    )
+    species = table["scientificName"].to_pandas().fillna(_ANIMAL)
+    most = 2**31 - 1
+    counts = table.numbers("count", -most, most, f"a whole number, at most {most}", whole=True)
+    return pd.DataFrame(
+        {
+            "medium": _places_in(table["mediaID"], media["mediaID"]),
+            "deployment": _deployment_numbers(table["deploymentID"], media),
+            "event": table["eventID"].to_pandas(),
+            "name": species.where(kinds == _ANIMAL, kinds.map(_NAMES)),
+            "count": np.where(counts < 1, np.nan, counts),
+            "is_judged": ~is_strange & (kinds != "unclassified"),
+        }
+    )
+
+
+def _deployment_numbers(ids: pa.ChunkedArray, media: Table) -> Ints:
+    return _places_in(ids, media["deploymentID"].unique())
+
+
+def _places_in(values: pa.ChunkedArray, of: pa.Array | pa.ChunkedArray) -> Ints:
+    """Where each value is in `of`; -1: nowhere."""
+    values_of = of.combine_chunks() if isinstance(of, pa.ChunkedArray) else of
+    return np.asarray(pc.fill_null(pc.index_in(values, values_of), -1).to_numpy(), np.int64)
+
+
+def _inside(
+    spans: pd.DataFrame, deployment: Ints, instants: npt.NDArray[np.datetime64], is_open: Any
+) -> pd.DataFrame:
+    """Pairs of a span and an open medium of its deployment, taken from its start to its end."""
+    media = np.flatnonzero(np.asarray(is_open, bool) & ~np.isnat(instants))
+    spans = spans.dropna(subset=["start"])
+    if not len(media) or not len(spans):
+        return pd.DataFrame({"span": [], "medium": []}, dtype=np.int64)
+    second = instants.astype("datetime64[s]").astype(np.int64)
+    first, last = second[media].min(), second[media].max()
+
+    def line_up(deployment: Ints, second: Ints) -> Ints:
+        """All deployments' times one after the other, each with a second to spare before and after it."""
+        return np.asarray(deployment * (last - first + 3) + np.clip(second - first + 1, 0, last - first + 2))
+
+    at = line_up(deployment[media], second[media])
+    order = np.argsort(at, kind="stable")
+    start, end = (
+        line_up(spans["deployment"].to_numpy(), spans[name].to_numpy("datetime64[s]").astype(np.int64))
+        for name in ("start", "end")
+    )
+    begin = np.searchsorted(at[order], start, side="left")
+    number = np.maximum(np.searchsorted(at[order], end, side="right") - begin, 0)
+    place = np.arange(number.sum()) + np.repeat(begin - np.cumsum(number) + number, number)
+    return pd.DataFrame({"span": np.repeat(spans.index.to_numpy(), number), "medium": media[order[place]]})
+
+
+def _spread(of_events: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """What was observed in events, for each medium of theirs: medium, name, count.
+
+    Within an event the counts of a name add up; of several events that a medium is in, the largest holds.
+    """
+    named = of_events.dropna(subset="name").groupby(["span", "name"], sort=False)["count"]
+    marks = pairs.merge(named.sum(min_count=1).reset_index(), on="span")
+    return marks.groupby(["medium", "name"], sort=False)["count"].max().reset_index()
+
+
+def _labels(marks: pd.DataFrame, n_media: int, notes: Counter[str]) -> tuple[pa.Array, list[tuple[int, str]]]:
+    marks = marks.dropna(subset="name")
+    # Ids follow the alphabet: the same package gives the same ids.
+    species = sorted(set(marks["name"].unique()) - {EMPTY})
+    number_of = {EMPTY: 0, **{name: number for number, name in enumerate(species, 1)}}
+    category = marks["name"].map(number_of).to_numpy(np.int64)
+    names = {number: name for name, number in number_of.items() if number or (category == 0).any()}
+    notes["images without an annotation"] += n_media - marks["medium"].nunique()
+    labels = group_labels(marks["medium"].to_numpy(np.int64), category, marks["count"].array, n_media, names)
+    return labels, sorted(names.items())
+
+
+def _frames(
+    sequence: Ints, instants: npt.NDArray[np.datetime64], names: pd.Series
+) -> tuple[pa.Array, pa.Array]:
+    """Position of each medium in its sequence, from 0, and how many it has."""
+    media = pd.DataFrame({"sequence": sequence, "instant": instants, "name": names})
+    in_order = media[sequence >= 0].sort_values(["sequence", "instant", "name"], kind="stable")
+    by_sequence = in_order.groupby("sequence", sort=False)["sequence"]
+    position, number = (
+        pa.array(column.reindex(media.index).astype("Int32"), pa.int32(), from_pandas=True)
+        for column in (by_sequence.cumcount(), by_sequence.transform("size"))
+    )
+    return position, number
