@@ -15,7 +15,7 @@ import struct
 import subprocess
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from camtrap_batch.images import Limits, Verdict, judge
+from camtrap_batch.rehearsal.fuzz import spoilt_copies
 from camtrap_batch.stages.validate import manifest_rows
 from camtrap_batch.store.schemas import MANIFEST, STATUSES, USABLE
 
@@ -372,50 +373,11 @@ def test_same_photo_turned_is_a_near_duplicate(real_images: Path) -> None:
     assert (one ^ grey).bit_count() <= 6
 
 
-def mutations(originals: list[bytes], number: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Faults as cards, cables and software make them, and others."""
-    dice = random.Random(seed)
-    kinds = ("none", "cut", "tail", "zeros", "noise", "flips", "hole", "insert", "repeat", "pad", "header",
-             "frame", "empty", "replace")  # fmt: skip
-    for _ in range(number):
-        kind, data = dice.choice(kinds), bytearray(dice.choice(originals))
-        at, length = dice.randrange(len(data)), dice.choice((1, 16, 512, 4096, 65536))
-        early = dice.randrange(min(700, len(data)))
-        if kind == "cut":
-            del data[at:]
-        elif kind == "tail":
-            del data[-dice.randrange(1, 50) :]
-        elif kind == "zeros":
-            data[at : at + length] = bytes(min(length, len(data) - at))
-        elif kind == "noise":
-            data[at : at + length] = dice.randbytes(min(length, len(data) - at))
-        elif kind == "flips":
-            for _ in range(dice.choice((1, 3, 50))):
-                data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
-        elif kind == "hole":
-            del data[at : at + length]
-        elif kind == "insert":
-            data[at:at] = dice.randbytes(length)
-        elif kind == "repeat":
-            data[at:at] = data[at : at + length]
-        elif kind == "pad":
-            data += dice.choice((bytes(length), dice.randbytes(length)))
-        elif kind == "header":
-            data[early : early + 16] = dice.randbytes(16) if dice.random() < 0.5 else bytes(16)
-        elif kind == "frame":
-            data[max(0, data.rfind(b"\xff\xc0")) + dice.randrange(19)] = dice.randrange(256)
-        elif kind == "empty":
-            data.clear()
-        elif kind == "replace":
-            data = bytearray(dice.randbytes(len(data)) if dice.random() < 0.5 else len(data))
-        yield kind, bytes(data)
-
-
 def test_ok_is_what_jpeginfo_calls_ok(real_images: Path, tmp_path: Path) -> None:
     if (program := shutil.which("jpeginfo")) is None:
         pytest.skip("jpeginfo, which says what is true of a JPEG file, is not installed")
     originals = [path.read_bytes() for path in real_photos(real_images) if path.stat().st_size < 450_000]
-    files = dict(enumerate(mutations(originals, 300, seed=7)))
+    files = dict(enumerate(spoilt_copies(originals, 300, seed=7)))
     truth = {}
     for number, (_, data) in files.items():
         # One run for each: in a run of many, tables of one file are used for the next.
@@ -458,7 +420,7 @@ def test_small_files_with_faults_get_a_verdict(
     found = set()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for _, mutated in mutations([data], 150, seed=3):
+        for _, mutated in spoilt_copies([data], 150, seed=3):
             found.add(judged(mutated, "a.tif", Limits(max_pixels=10**6)).status)
     assert found >= {"ok", "corrupt", "empty_file"}
 
