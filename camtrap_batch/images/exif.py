@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
-import io
 import re
+import struct
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image
 
 _DATE = re.compile(r"\s*(\d{4})[:/-](\d\d?)[:/-](\d\d?)[ T]+(\d\d?):(\d\d?):(\d\d?)")
 _PILLOW = r"PIL\."
 _EXIF = b"Exif\0\0"
+_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_ORDER_NAMES: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
+_NUMBERS = {1: "B", 3: "H", 4: "L"}  # types of a field (TIFF 6.0, section 2) that hold a whole number
+_TEXTS = (2, 7)  # ASCII, and UNDEFINED, which some cameras write instead
+_WANTED = frozenset(
+    {ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Orientation, ExifTags.Base.DateTime}
+    | {ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTimeDigitized, ExifTags.IFD.Exif}
+)
 _NO_SEGMENT = (b"\xd9", b"\xda")  # the image's end, and the start of its scan
 
 
@@ -47,26 +55,15 @@ def read_exif(image: Image.Image) -> ExifFields:
 def read_jpeg_exif(data: bytes) -> ExifFields:
     """The EXIF fields of a JPEG file, as `read_exif` gives them, without opening it as an image.
 
-    Fields are decoded one by one, which takes a third of the time: a block has some 60, six are wanted.
+    Of some 60 fields in a block six are wanted: looking at no other takes a tenth of the time.
     """
-    block = _exif_block(data)
-    if block is None:
+    tiff = _exif_block(data)
+    order = _BYTE_ORDERS.get(tiff[:4]) if tiff else None
+    if not tiff or order is None:
         return ExifFields()
-    silence_pillow()
-    file = io.BytesIO(block)
-    header = file.read(8)
-
-    def directory(offset: int | None) -> TiffImagePlugin.ImageFileDirectory_v2:
-        found = TiffImagePlugin.ImageFileDirectory_v2(header)
-        file.seek(found.next if offset is None else offset)
-        found.load(file)
-        return found
-
-    try:
-        main = directory(None)
-    except Exception:
-        return ExifFields()
-    return _fields(main, lambda: directory(_field(main, ExifTags.IFD.Exif)))  # type: ignore[arg-type]
+    main = _directory(tiff, order, int.from_bytes(tiff[4:8], _ORDER_NAMES[order]))
+    inner = main.get(ExifTags.IFD.Exif)
+    return _fields(main, lambda: _directory(tiff, order, inner) if isinstance(inner, int) else {})
 
 
 def silence_pillow() -> None:
@@ -95,6 +92,25 @@ def _exif_block(data: bytes) -> bytes | None:
             return None
         at = end
     return None
+
+
+def _directory(tiff: bytes, order: str, offset: int) -> dict[int, bytes | int]:
+    """The fields of `_WANTED` in one directory of a TIFF file: text as bytes, the first of numbers."""
+    end = offset + 2 + 12 * int.from_bytes(tiff[offset : offset + 2], _ORDER_NAMES[order])
+    entries = tiff[offset + 2 : end]
+    found: dict[int, bytes | int] = {}
+    for tag, kind, count, value in struct.iter_unpack(f"{order}HHL4s", entries[: len(entries) // 12 * 12]):
+        if tag not in _WANTED:
+            continue
+        if (number := _NUMBERS.get(kind)) is not None:
+            if count:
+                found[tag] = struct.unpack_from(order + number, value)[0]
+        elif kind in _TEXTS:
+            start = struct.unpack(f"{order}L", value)[0]
+            text = value[:count] if count <= 4 else tiff[start : start + count]
+            if len(text) == count:
+                found[tag] = text
+    return found
 
 
 def _fields(main: Mapping[int, Any], more: Callable[[], Mapping[int, Any]]) -> ExifFields:
