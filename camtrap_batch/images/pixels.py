@@ -12,7 +12,7 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 """Shape (height, width, 3) RGB, or (height, width, 1) grey."""
 
-_SAMPLE = 64  # rows and columns that are enough to tell most pictures
+_SAMPLE = 48  # rows and columns that are enough to tell most pictures
 _BLANK_RANGE = 2
 _NIGHT_TOP, _NIGHT_BOTTOM = 0.10, 0.85
 _NIGHT_CHROMA = 14
