@@ -12,7 +12,7 @@ import io
 import zipfile
 import zlib
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import fsspec
 import msgspec
@@ -37,6 +37,8 @@ class _Image(msgspec.Struct, gc=False):
     frame_num: Number | None = None
     seq_num_frames: Number | None = None
     corrupt: bool | int | str | None = None
+    width: Any = None
+    height: Any = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -120,6 +122,8 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
             frame_num=[_whole(image.frame_num) for image in images],
             seq_num_frames=[_whole(image.seq_num_frames) for image in images],
             dates=[image.datetime for image in images],
+            width=[image.width for image in images],
+            height=[image.height for image in images],
         ),
         labels,
         source="cct",

@@ -39,7 +39,7 @@ class Catalog:
 
 @dataclass
 class Rows:
-    """The columns of a source, a list each; `dates` are as the source writes them."""
+    """The columns of a source, a list each; `dates`, `width` and `height` are as the source writes them."""
 
     image_id: list[str]
     file_name: list[str]
@@ -49,6 +49,8 @@ class Rows:
     frame_num: list[int | None] | None = None
     seq_num_frames: list[int | None] | None = None
     dates: list[str | None] | None = None
+    width: Sequence[Any] | None = None
+    height: Sequence[Any] | None = None
 
 
 def make_catalog(
@@ -88,6 +90,8 @@ def make_catalog(
         "datetime": pa.array(times, pa.timestamp("us"), from_pandas=True),
         "utc_offset_minutes": pa.array(offsets, pa.int32(), mask=offsets == NULL_OFFSET),
         "labels": labels if labels is not None else pa.array([[]] * n, LABELS),
+        "width": _pixels(rows.width, n),
+        "height": _pixels(rows.height, n),
         "source": pa.array([source] * n, pa.string()),
     }
     table = pa.table(columns).select(CATALOG.names).cast(CATALOG)
@@ -204,6 +208,25 @@ def _in_order(table: pa.Table) -> pa.Table:
 
 def _column(values: list[Any] | None, n: int, kind: pa.DataType) -> pa.Array:
     return pa.nulls(n, kind) if values is None else pa.array(values, kind)
+
+
+def _pixels(values: Sequence[Any] | None, n: int) -> pa.Array:
+    """Widths or heights; null for what can be none: nothing but a check hangs on them."""
+    if values is None:
+        return pa.nulls(n, pa.int32())
+    try:
+        column = pa.array(values, pa.int32())
+    except (pa.ArrowException, OverflowError):
+        column = pa.array([_whole_pixels(value) for value in values], pa.int32())
+    return pc.if_else(pc.greater(column, 0), column, None)
+
+
+def _whole_pixels(value: object) -> int | None:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() and 0 < number < 2**31 else None
 
 
 def _posix(name: str) -> str:

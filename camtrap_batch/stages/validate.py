@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
+from camtrap_batch.stages.findings import add_findings
 from camtrap_batch.stages.rows import hash_runs, pack, unpack
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
@@ -22,7 +23,7 @@ from camtrap_batch.store.tables import finish_shard, new_attempt, open_table
 
 VERSION = 2
 
-_FROM_CATALOG = [name for name in CATALOG.names if name not in ("labels", "source")]
+_FROM_CATALOG = [name for name in CATALOG.names if name not in ("labels", "width", "height", "source")]
 _FROM_VERDICT = [
     "status", "detail", "format", "mode", "width", "height", "bytes", "sha256", "dhash",
     "datetime_exif", "camera_make", "camera_model", "is_night",
@@ -72,7 +73,7 @@ def run(context: Context) -> StageResult:
         if files and not pa.concat_tables(read)["image_id"].equals(rows["image_id"]):
             raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
 
-    return do_on_workers(
+    result = do_on_workers(
         context,
         plan,
         work,
@@ -82,6 +83,8 @@ def run(context: Context) -> StageResult:
         inputs=inputs,
         check=check,
     )
+    result.notes += add_findings(context)
+    return result
 
 
 @dataclass(frozen=True)
