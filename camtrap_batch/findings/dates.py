@@ -92,8 +92,11 @@ def _before_camera(rows: pa.Table, times: _Times) -> Found:
 
 
 def _model_names(rows: pa.Table, places: Rows) -> pa.Array:
-    make, model = (rows[name].take(pa.array(places)) for name in ("camera_make", "camera_model"))
-    names = pc.binary_join_element_wise(make, model, " ", null_handling="skip").combine_chunks()
+    make, model = (
+        pc.fill_null(rows[name].take(pa.array(places)).combine_chunks(), "")
+        for name in ("camera_make", "camera_model")
+    )
+    names = pc.utf8_trim_whitespace(sentence(make, " ", model))
     return pc.if_else(pc.equal(names, ""), "the data set's cameras", names)
 
 
