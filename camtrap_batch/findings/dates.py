@@ -77,12 +77,12 @@ def _before_camera(rows: pa.Table, times: _Times) -> Found:
     found = np.flatnonzero(is_early | is_default)
     found = found[np.argsort(dated[found])]
     counted = sentence(
-        ": counted from a clock's factory date, ",
-        moments(start[found]),
-        "; others of ",
+        ": counted from ",
+        _days(start[found]),
+        ", a clock's factory date; other dates of ",
         _model_names(rows, dated[found]),
         " begin ",
-        moments(earliest[found]),
+        _days(earliest[found]),
     )
     detail = sentence(
         moments(time[found]),
@@ -216,6 +216,10 @@ def _episodes(time: _Times, start: int, end: int, falls: Rows) -> list[tuple[int
         episodes.append((fall, stop))
         right_from = stop
     return episodes
+
+
+def _days(times: _Times) -> pa.Array:
+    return pa.array(times.astype("datetime64[D]"), pa.date32()).cast(pa.string())
 
 
 def _times(column: pa.ChunkedArray) -> _Times:

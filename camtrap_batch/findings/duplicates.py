@@ -38,20 +38,21 @@ def find_duplicates(rows: pa.Table, near_bits: int) -> tuple[Found, Found]:
     if not 0 <= near_bits <= MOST_BITS:
         raise ValueError(f"near_bits is {near_bits}, should be 0 to {MOST_BITS}")
     status = rows["status"].cast(pa.string())
+    location = group(rows["location"])
     is_empty = pc.equal(status, "empty_file").to_numpy()
     copies, originals = _exact(rows["sha256"], is_empty)
     is_candidate = pc.is_in(status, pa.array(USABLE)).to_numpy() & ~is_null(rows["dhash"])
-    is_candidate[copies] = False
+    # A copy stands for its original where that is at another location.
+    is_candidate[copies[location[copies] == location[originals]]] = False
     hashes = pc.fill_null(rows["dhash"], 0).to_numpy()
     is_candidate &= ~np.isin(hashes, np.array(_FLAT, np.uint64))
     candidates = np.flatnonzero(is_candidate)
-    location = group(rows["location"])[candidates]
     seconds = rows["datetime"].to_numpy().astype("datetime64[s]")[candidates]
-    near, firsts = _near(location, seconds, hashes[candidates], near_bits)
+    near, firsts = _near(location[candidates], seconds, hashes[candidates], near_bits)
     near, firsts = candidates[near], candidates[firsts]
     bits = np.bitwise_count(hashes[near] ^ hashes[firsts])
     return (
-        Found("exact_duplicate", copies, originals, _exact_detail(rows, copies, originals)),
+        Found("exact_duplicate", copies, originals, _exact_detail(rows, location, copies, originals)),
         Found(
             "near_duplicate",
             near,
@@ -72,8 +73,8 @@ def _exact(sha256: pa.ChunkedArray, left_out: npt.NDArray[np.bool_]) -> tuple[Ro
     return kept[is_copy], originals[is_copy]
 
 
-def _exact_detail(rows: pa.Table, copies: Rows, originals: Rows) -> pa.Array:
-    location, file_name = group(rows["location"]), group(rows["file_name"])
+def _exact_detail(rows: pa.Table, location: Rows, copies: Rows, originals: Rows) -> pa.Array:
+    file_name = group(rows["file_name"])
     text = sentence("the same bytes as ", _names(rows, originals))
     elsewhere = sentence(
         text, ", which is at another location: ", rows["location"].take(pa.array(originals)).combine_chunks()

@@ -40,6 +40,11 @@ class Image:
         return self.fault.status if self.fault else "ok"
 
     @property
+    def findings(self) -> tuple[str, ...]:
+        odd = self.fault or self.oddity
+        return odd.findings if odd else ()
+
+    @property
     def slot(self) -> int:
         return _slot(self.frame)
 
@@ -253,7 +258,7 @@ def _truth_row(image: Image) -> tuple[Any, ...]:
         frame.time,
         int(image.slot != _NOT_ANNOTATED),
         int(image.dated),
-        " ".join(image.oddity.findings) if image.oddity else "",
+        " ".join(image.findings),
     )
 
 

@@ -64,8 +64,8 @@ def test_a_stretch_that_counts_from_a_factory_date() -> None:
     found = find("date_before_camera", rows)
     assert found.rows.tolist() == list(range(3, 65))
     assert found.detail[1].as_py() == (
-        "2005-01-02 00:00:42: counted from a clock's factory date, 2005-01-01 00:00:42; "
-        "others of RECONYX HC500 begin 2019-05-01 00:00:00"
+        "2005-01-02 00:00:42: counted from 2005-01-01, a clock's factory date; "
+        "other dates of RECONYX HC500 begin 2019-05-01"
     )
 
 
@@ -88,7 +88,7 @@ def test_cameras_whose_model_is_not_known_are_compared_with_each_other() -> None
     rows = daily("2005-01-01", 2, **unknown) + daily("2019-05-01", 3, location="there", **unknown)
     found = find("date_before_camera", rows)
     assert found.rows.tolist() == [0, 1]
-    assert "others of the data set's cameras begin 2019-05-01" in found.detail[0].as_py()
+    assert "other dates of the data set's cameras begin 2019-05-01" in found.detail[0].as_py()
 
 
 def ns(text: str) -> str:
