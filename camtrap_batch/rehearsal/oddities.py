@@ -17,6 +17,7 @@ FACTORY_DATE = datetime(2005, 1, 1, 0, 2, 10)
 
 _RESAVED_QUALITY = 80
 _EACH = 3
+_FEWEST = 20  # so many tell in which order a camera numbers its files
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def choose_oddities(
     ]
     for frames in plan:
         burst = [frame for frame in frames if frame.burst == frames[-1].burst]
-        if len(frames) >= 40 and all(is_plain(frame) and _key(frame) not in used for frame in burst):
+        if len(frames) >= _FEWEST and all(is_plain(frame) and _key(frame) not in used for frame in burst):
             for frame in burst:
                 wrong = FACTORY_DATE + timedelta(seconds=frame.position)
                 chosen[_key(frame)] = Oddity(("date_before_camera", "clock_reset"), date=wrong)
