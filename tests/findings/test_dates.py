@@ -118,6 +118,7 @@ def test_later_than_the_file() -> None:
     [
         "9a0364b9e99bb480dd25e1f0284c8555",  # an etag
         "12345678901234567890123456789012",
+        "9999999999999999999",
         ns("1980-01-01"),  # what archives write that keep no time
         ns("2005-01-01T00:10:00"),  # the camera's own wrong clock, put right in the metadata
         None,
