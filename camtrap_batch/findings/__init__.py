@@ -7,14 +7,13 @@ faster than the number of images, but for sorting. docs/rules.md has every rule 
 from camtrap_batch.findings.dates import FROM_MANIFEST as DATE_COLUMNS
 from camtrap_batch.findings.dates import find_wrong_dates
 from camtrap_batch.findings.duplicates import FROM_MANIFEST as DUPLICATE_COLUMNS
-from camtrap_batch.findings.duplicates import MOST_BITS, find_duplicates
+from camtrap_batch.findings.duplicates import find_duplicates
 from camtrap_batch.findings.found import Found, findings_table
 from camtrap_batch.findings.sizes import find_other_sizes
 
 __all__ = [
     "DATE_COLUMNS",
     "DUPLICATE_COLUMNS",
-    "MOST_BITS",
     "Found",
     "find_duplicates",
     "find_other_sizes",

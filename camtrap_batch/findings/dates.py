@@ -1,7 +1,7 @@
 """Dates that can't be: before the camera, in the future, out of order, after a clock fell back.
 
 Dates are the manifest's `datetime`, what every later stage goes by. A clock that lost its power starts again
-from a factory date, in all makers' cameras 1 January 00:00 of some year.
+from a factory date, as a rule 1 January, 00:00, of some year.
 """
 
 from __future__ import annotations

@@ -103,12 +103,11 @@ def _near(
     moment = group(location[dated], group(pa.chunked_array([pa.array(seconds[dated])])))
     first = np.arange(len(hashes))
     first[dated] = dated[leaders(moment, hashes[dated], near_bits)]
-    # Where a date is missing, nothing but the hash says that it is the same moment: it has to be equal.
+    # Of an image without a date, nothing but the hash says that it is of the same moment: it has to be equal.
     left = np.flatnonzero(first == np.arange(len(hashes)))
     if undated.any():
         same = left[leaders(location[left], hashes[left], 0)]
-        has_no_date = undated[left] | undated[same]
-        first[left[has_no_date]] = same[has_no_date]
+        first[left[undated[left]]] = same[undated[left]]
     near = np.flatnonzero(first != np.arange(len(hashes)))
     return near, first[near]
 
@@ -181,12 +180,12 @@ def _lead(n: int, low: Rows, high: Rows) -> Rows:
 
     Round by round: a node whose lower neighbours have all dropped out leads, its higher neighbours follow.
     """
-    follows = np.zeros(n, bool)
+    follows, is_open = np.zeros(n, bool), np.zeros(n, bool)
     left_low, left_high = low, high
     while len(left_low):
-        is_open = np.zeros(n, bool)
         is_open[left_high] = True
         leads = ~is_open[left_low]
+        is_open[left_high] = False
         follows[left_high[leads]] = True
         stays = ~leads & ~follows[left_low] & ~follows[left_high]
         left_low, left_high = left_low[stays], left_high[stays]

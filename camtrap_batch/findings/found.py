@@ -56,7 +56,7 @@ def findings_table(found: Sequence[Found], names: pa.Table) -> pa.Table:
                 }
             ).cast(FINDINGS)
         )
-    return pa.concat_tables(parts) if parts else FINDINGS.empty_table()
+    return pa.concat_tables(parts)
 
 
 def group(first: pa.ChunkedArray | Rows, *others: pa.ChunkedArray | Rows) -> Rows:
