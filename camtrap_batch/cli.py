@@ -27,6 +27,7 @@ from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, JsonLines, duration, make_display
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.stages import RETRIED, STAGES, Context, StageResult, check_retry, reprocess, run_one
+from camtrap_batch.stages.findings import current_findings, kind_counts
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.yamlfile import reference
@@ -271,6 +272,11 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     console = Console()
     console.print(f"run folder: {run.folder.url}", highlight=False, soft_wrap=True)
     console.print(grid)
+    if run.current("manifest") is not None:
+        found = current_findings(run)
+        counts = ", ".join(f"{kind} {n:,}" for kind, n in kind_counts(found).items())
+        text = "not made yet; validate makes them" if found is None else counts or "none"
+        console.print(f"findings: {text}", highlight=False, soft_wrap=True)
     failed = [stage for stage in status if stage.failed]
     for stage in failed:
         for shard, reason in stage.failed.items():

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from camtrap_batch.errors import JobError, choices
-from camtrap_batch.store.schemas import USABLE
+from camtrap_batch.store.schemas import FINDING_KINDS, USABLE
 from camtrap_batch.yamlfile import Section, override, parse, read_yaml, write_yaml
 
 _SECRET = re.compile(r"^key$|secret|token|password|account_key|credential|connection_string", re.IGNORECASE)
@@ -115,6 +115,15 @@ class Validate(Section):
     timeout_s: float = Field(60, gt=0, strict=False, description="most seconds for one image")
 
 
+class Findings(Section):
+    near_bits: int = Field(
+        2,
+        ge=0,
+        le=2,
+        description="most bits, of 64, between the hashes of near duplicates (of one second at one location)",
+    )
+
+
 class Empty(Section):
     class_: int | str = Field(0, alias="class", description="category id or name that means: no animal")
     fraction: Fraction = Field(0.5, description="part of the empty images that is kept")
@@ -142,6 +151,9 @@ class Select(Section):
     )
     empty: Empty = Field(default_factory=Empty, description="what to do with images without an animal")
     statuses: list[str] = Field(list(USABLE), min_length=1, description="statuses of images to train on")
+    drop: list[str] = Field(
+        default_factory=list, description="kinds of findings whose images are not trained on; none by default"
+    )
     split: Split = Field(default_factory=Split, description="how images are divided")
     seed: Seed = Field(42, description="seed of the thinning and of the split")
 
@@ -151,6 +163,14 @@ class Select(Section):
         for status in value:
             if status not in USABLE:
                 raise ValueError(f"{status!r} can't be trained on; {choices(status, USABLE)}")
+        return value
+
+    @field_validator("drop")
+    @classmethod
+    def _kinds(cls, value: list[str]) -> list[str]:
+        for kind in value:
+            if kind not in FINDING_KINDS:
+                raise ValueError(f"no kind of finding {kind!r}; {choices(kind, FINDING_KINDS)}")
         return value
 
 
@@ -222,6 +242,7 @@ class Job(Section):
     )
     dataset: Dataset = Field(description="where metadata and images are")
     validate_: Validate = Field(default_factory=Validate, alias="validate", description="reading every image")
+    findings: Findings = Field(default_factory=Findings, description="what looks wrong in the manifest")
     select: Select = Field(default_factory=Select, description="which images to train on")
     train: Train = Field(default_factory=Train, description="the classifier")
     infer: Infer = Field(default_factory=Infer, description="classifying every usable image")

@@ -116,6 +116,11 @@ def test_mistakes_in_set(job_file: Path) -> None:
     assert "'missing' can't be trained on; possible: damaged, ok, truncated" in wrong(
         job_file, "select.statuses=[missing]"
     )
+    assert (
+        "no kind of finding 'exact_duplicates'; did you mean 'exact_duplicate'? possible: clock_reset"
+        in wrong(job_file, "select.drop=[exact_duplicates]")
+    )
+    assert "findings.near_bits" in wrong(job_file, "findings.near_bits=3")
     assert "ends in .gpkg" in wrong(job_file, "publish.target=x.shp")
 
 

@@ -12,7 +12,7 @@ import io
 import zipfile
 import zlib
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import fsspec
 import msgspec
@@ -37,6 +37,8 @@ class _Image(msgspec.Struct, gc=False):
     frame_num: Number | None = None
     seq_num_frames: Number | None = None
     corrupt: bool | int | str | None = None
+    width: Any = None
+    height: Any = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -111,16 +113,21 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
     # A double id holds its annotations in its last row; the first one is kept, so all its rows must agree.
     if len(place) < len(images):
         labels = labels.take([place[str(image.id)] for image in images])
+    columns = Rows(
+        image_id=[str(image.id) for image in images],
+        file_name=[image.file_name for image in images],
+        location=[text(image.location) for image in images],
+        seq_id=[text(image.seq_id) for image in images],
+        frame_num=[_whole(image.frame_num) for image in images],
+        seq_num_frames=[_whole(image.seq_num_frames) for image in images],
+        dates=[image.datetime for image in images],
+        width=[image.width for image in images],
+        height=[image.height for image in images],
+    )
+    # Their objects are as large as the table that is made next.
+    del content, images, annotations, place, row_of
     return make_catalog(
-        Rows(
-            image_id=[str(image.id) for image in images],
-            file_name=[image.file_name for image in images],
-            location=[text(image.location) for image in images],
-            seq_id=[text(image.seq_id) for image in images],
-            frame_num=[_whole(image.frame_num) for image in images],
-            seq_num_frames=[_whole(image.seq_num_frames) for image in images],
-            dates=[image.datetime for image in images],
-        ),
+        columns,
         labels,
         source="cct",
         where=path,

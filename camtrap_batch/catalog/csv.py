@@ -19,7 +19,7 @@ from camtrap_batch.store.schemas import EMPTY
 _NAMES = ("category_name", "category", "label", "species")
 KNOWN = (
     "file_name", "category_id", *_NAMES, "count", "image_id", "location", "deployment", "seq_id", "frame_num",
-    "seq_num_frames", "datetime",
+    "seq_num_frames", "datetime", "width", "height",
 )  # fmt: skip
 """Columns that are read; others are left alone. `category`, `label` and `species` mean category_name."""
 
@@ -86,6 +86,8 @@ def read_csv(
             frame_num=whole("frame_num"),
             seq_num_frames=whole("seq_num_frames"),
             dates=text("datetime"),
+            width=text("width"),
+            height=text("height"),
         ),
         labels,
         source="csv",
@@ -179,7 +181,8 @@ def _categories(table: _Table) -> tuple[dict[int, str], list[int | None]]:
 def _require_agreement(table: _Table, ids: list[str], place: dict[str, int]) -> None:
     """Rows of one image differ in their annotation alone."""
     for name, column in table.columns.items():
-        if name in (*_NAMES, "category_id", "count"):
+        # A width may be that of an animal's box: such a table is read, too.
+        if name in (*_NAMES, "category_id", "count", "width", "height"):
             continue
         for row, image_id in enumerate(ids):
             first = place[image_id]

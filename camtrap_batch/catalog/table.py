@@ -39,7 +39,7 @@ class Catalog:
 
 @dataclass
 class Rows:
-    """The columns of a source, a list each; `dates` are as the source writes them."""
+    """The columns of a source, a list each; `dates`, `width` and `height` are as the source writes them."""
 
     image_id: list[str]
     file_name: list[str]
@@ -49,6 +49,8 @@ class Rows:
     frame_num: list[int | None] | None = None
     seq_num_frames: list[int | None] | None = None
     dates: list[str | None] | None = None
+    width: Sequence[Any] | None = None
+    height: Sequence[Any] | None = None
 
 
 def make_catalog(
@@ -81,6 +83,8 @@ def make_catalog(
         "frame_num": _column(rows.frame_num, n, pa.int32()),
         "seq_num_frames": _column(rows.seq_num_frames, n, pa.int32()),
         "labels": labels if labels is not None else pa.array([[]] * n, LABELS),
+        "width": _pixels(rows.width, n),
+        "height": _pixels(rows.height, n),
         "source": pa.array([source] * n, pa.string()),
     }
     return finish_catalog(
@@ -102,6 +106,8 @@ def finish_catalog(
     if utc_offset is not None:
         offsets = np.where(offsets == NULL_OFFSET, np.int32(offset_minutes(utc_offset)), offsets)
     columns["file_name"] = _posix(columns["file_name"], notes)
+    for name in ("width", "height"):
+        columns.setdefault(name, pa.nulls(len(times), pa.int32()))
     columns["datetime"] = pa.array(times, pa.timestamp("us"), from_pandas=True)
     columns["utc_offset_minutes"] = pa.array(offsets, pa.int32(), mask=offsets == NULL_OFFSET)
     table = pa.table(columns).select(CATALOG.names).cast(CATALOG)
@@ -226,3 +232,22 @@ def _posix(names: pa.Array, notes: Counter[str]) -> pa.Array:
         notes["file names with backslashes, read as /"] += changed
         names = pc.if_else(is_windows, pc.replace_substring(names, "\\", "/"), names)
     return names
+
+
+def _pixels(values: Sequence[Any] | None, n: int) -> pa.Array:
+    """Widths or heights; null for what can be none: nothing but a check hangs on them."""
+    if values is None:
+        return pa.nulls(n, pa.int32())
+    try:
+        column = pa.array(values, pa.int32())
+    except (pa.ArrowException, OverflowError):
+        column = pa.array([_whole_pixels(value) for value in values], pa.int32())
+    return pc.if_else(pc.greater(column, 0), column, None)
+
+
+def _whole_pixels(value: object) -> int | None:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() and 0 < number < 2**31 else None

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table as Grid
 
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import STATUSES
+from camtrap_batch.store.schemas import FINDING_KINDS, STATUSES
 
 _MOST_LOCATIONS = 25
 
@@ -17,6 +17,7 @@ _MOST_LOCATIONS = 25
 def summary(run: Run) -> Iterator[RenderableType]:
     """The parts of the summary, for a rich console; each leaves out what the run does not have."""
     yield from _statuses(run)
+    yield from _findings(run)
     yield from _accuracy(run)
     yield from _locations(run)
     yield from _paths(run)
@@ -35,6 +36,19 @@ def _statuses(run: Run) -> Iterator[RenderableType]:
             grid.add_row(status, f"{manifest.counts[status]:,}", meaning)
     grid.add_section()
     grid.add_row("all", f"{manifest.rows:,}", "one row an image in the manifest")
+    yield grid
+
+
+def _findings(run: Run) -> Iterator[RenderableType]:
+    findings = run.current("findings")
+    if findings is None or not findings.rows:
+        return
+    grid = Grid(title="Findings", title_justify="left", header_style="bold")
+    grid.add_column("kind")
+    grid.add_column("images", justify="right")
+    grid.add_column("what it means", style="dim")
+    for kind, n in findings.meta["kinds"].items():
+        grid.add_row(kind, f"{n:,}", FINDING_KINDS[kind])
     yield grid
 
 

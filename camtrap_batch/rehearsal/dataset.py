@@ -14,11 +14,12 @@ from pathlib import Path
 from camtrap_batch.errors import InputError
 from camtrap_batch.rehearsal import metadata
 from camtrap_batch.rehearsal.faults import FAULTS, OUTSIDE, choose_faults
+from camtrap_batch.rehearsal.oddities import choose_oddities
 from camtrap_batch.rehearsal.photo import take_photo
 from camtrap_batch.rehearsal.plan import images_per_camera, plan_cameras, plan_frames
 
 _MARK = "rehearsal.json"
-_DRAWING = 1
+_DRAWING = 2
 """Number of the way the photos are drawn; another one makes other bytes from the same seed."""
 
 _CHUNK = 24
@@ -69,7 +70,8 @@ def write_dataset(
         images: in all; cameras have different shares of them.
         seed: of everything that is drawn.
         size: width and height of the photos in pixels, at least 160 x 120.
-        broken: put files with faults among the photos, one or more of every status but `crashed`.
+        broken: put files with faults among the photos, one or more of every status but `crashed`, and odd
+            ones, a few of every kind of finding.
         on_progress: called with photos done and photos in all.
 
     Raises:
@@ -99,7 +101,9 @@ def write_dataset(
     places = plan_cameras(cameras, seed)
     shares = images_per_camera(cameras, images, seed)
     plan = [plan_frames(camera, share, seed) for camera, share in enumerate(shares)]
-    rows = metadata.name_images(places, plan, choose_faults(plan, seed) if broken else {}, seed)
+    faults = choose_faults(plan, seed) if broken else {}
+    oddities = choose_oddities(plan, faults, metadata.is_plain) if broken else {}
+    rows = metadata.name_images(places, plan, faults, seed, oddities)
     for place in places:
         (rehearsal.images / place.folder).mkdir(parents=True, exist_ok=True)
     if broken:
@@ -195,10 +199,11 @@ def _processors() -> int:
 
 def _write_chunk(root: Path, rows: Sequence[metadata.Image], seed: int, size: tuple[int, int]) -> int:
     for row in rows:
-        photo = take_photo(row.camera, row.frame, seed, size)
+        drawn = row.oddity.copy_of if row.oddity and row.oddity.copy_of else row.frame
+        photo = take_photo(row.camera, drawn, seed, size)
         path = root / row.file_name
-        if row.fault is None:
-            path.write_bytes(photo)
-        else:
+        if row.fault is not None:
             row.fault.write(path, photo)
+        else:
+            path.write_bytes(row.oddity.write(photo) if row.oddity else photo)
     return len(rows)

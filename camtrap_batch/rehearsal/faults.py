@@ -26,12 +26,14 @@ class Fault:
         status: that the image must be given.
         suffix: of the file name.
         spoil: makes the file's content from the photo's; None where there is no file.
+        findings: kinds of findings that must come out beside the status.
     """
 
     name: str
     status: str
     suffix: str
     spoil: Callable[[bytes], bytes] | None
+    findings: tuple[str, ...] = ()
 
     def write(self, path: Path, photo: bytes) -> None:
         """Leave at `path` what the fault says: a file, a folder, or nothing."""
@@ -135,7 +137,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("video", "not_image", ".avi", _video),
     Fault("web page", "not_image", ".jpg", _page),
     Fault("text", "not_image", ".jpg", _pointer),
-    Fault("decompression bomb", "too_large", ".png", _bomb),
+    Fault("decompression bomb", "too_large", ".png", _bomb, ("size_differs",)),
     Fault("outside the root", "unsafe_path", ".jpg", _unspoilt),
     Fault("a folder", "unreadable", ".jpg", None),
 )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from camtrap_batch.rehearsal.faults import OUTSIDE, Fault
+from camtrap_batch.rehearsal.oddities import Oddity
 from camtrap_batch.rehearsal.plan import Camera, Frame, metadata_generator
 from camtrap_batch.rehearsal.species import EMPTY_ID, categories, name_of
 from camtrap_batch.store.schemas import USABLE
@@ -23,7 +25,7 @@ _NAMESPACE = uuid.UUID("6f1c8a52-2d0e-5b36-9c11-7d8d5c0f42aa")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One row of the data set: what is planned, what is wrong with it, and what it is called."""
+    """One row of the data set: what is planned, what is wrong or odd with it, and what it is called."""
 
     camera: Camera
     frame: Frame
@@ -31,15 +33,20 @@ class Image:
     image_id: str
     file_name: str
     seq_id: str
+    oddity: Oddity | None = None
 
     @property
     def status(self) -> str:
         return self.fault.status if self.fault else "ok"
 
     @property
+    def findings(self) -> tuple[str, ...]:
+        odd = self.fault or self.oddity
+        return odd.findings if odd else ()
+
+    @property
     def slot(self) -> int:
-        """0 to 59: quirks go by this number, so that a data set of 60 images has every one."""
-        return (self.frame.index + 17 * self.camera.index) % 60
+        return _slot(self.frame)
 
     @property
     def dated(self) -> bool:
@@ -68,12 +75,23 @@ def name_images(
     plan: Sequence[Sequence[Frame]],
     faults: dict[tuple[int, int], Fault],
     seed: int,
+    oddities: Mapping[tuple[int, int], Oddity] = MappingProxyType({}),
 ) -> list[list[Image]]:
     """Give every planned frame its identifiers, camera by camera."""
     return [
-        [_name_image(camera, frame, faults.get((frame.camera, frame.index)), seed) for frame in frames]
+        [
+            _name_image(
+                camera, frame, faults.get(key := (frame.camera, frame.index)), oddities.get(key), seed
+            )
+            for frame in frames
+        ]
         for camera, frames in zip(cameras, plan, strict=True)
     ]
+
+
+def is_plain(frame: Frame) -> bool:
+    """Whether the metadata gives a frame its date and its sequence."""
+    return _DATES.get(_slot(frame), _PLAIN) not in _NO_DATE and not _lacks_sequence(frame)
 
 
 def write_cct(path: Path, images: Sequence[Image], seed: int, size: tuple[int, int]) -> None:
@@ -107,11 +125,13 @@ def write_truth(path: Path, images: Sequence[Image]) -> None:
 
     `category_id` and `label` are those of the first animal and empty where nothing usable can be decoded;
     `second_id` is that of another species in the picture. `annotated` is 0 where the metadata has no
-    annotation, `dated` 0 where neither metadata nor EXIF has a date. `datetime` is the true one always.
+    annotation, `dated` 0 where neither metadata nor EXIF has a date. `datetime` is the true one always;
+    `findings` are the kinds of findings that must come out, with spaces between.
     """
     columns = (
         "image_id", "file_name", "location", "status", "fault", "category_id", "label", "count", "second_id",
         "night", "seq_id", "frame_num", "datetime", "annotated", "dated",
+        "findings",
     )  # fmt: skip
     _write_csv(path, columns, (_truth_row(image) for image in images))
 
@@ -137,7 +157,16 @@ def write_truth_events(path: Path, images: Sequence[Image]) -> None:
     _write_csv(path, ("location", "label", "start", "end", "n_images"), rows)
 
 
-def _name_image(camera: Camera, frame: Frame, fault: Fault | None, seed: int) -> Image:
+def _slot(frame: Frame) -> int:
+    """0 to 59: quirks go by this number, so that a data set of 60 images has every one."""
+    return (frame.index + 17 * frame.camera) % 60
+
+
+def _lacks_sequence(frame: Frame) -> bool:
+    return (frame.burst + 5 * frame.camera) % 19 == 7
+
+
+def _name_image(camera: Camera, frame: Frame, fault: Fault | None, oddity: Oddity | None, seed: int) -> Image:
     if fault is not None and fault.status == "unsafe_path":
         file_name = OUTSIDE
     else:
@@ -149,6 +178,7 @@ def _name_image(camera: Camera, frame: Frame, fault: Fault | None, seed: int) ->
         image_id=_identifier(seed, f"image {camera.index} {frame.index}"),
         file_name=file_name,
         seq_id=_identifier(seed, f"sequence {camera.index} {frame.burst}"),
+        oddity=oddity,
     )
 
 
@@ -159,19 +189,22 @@ def _identifier(seed: int, name: str) -> str:
 def _cct_image(image: Image, size: tuple[int, int]) -> dict[str, Any]:
     frame, camera = image.frame, image.camera
     form = _DATES.get(image.slot, _PLAIN)
+    time, scale = frame.time, 1
+    if image.oddity is not None:
+        time, scale = image.oddity.date or time, image.oddity.scale
     row: dict[str, Any] = {
         "id": image.image_id,
         "file_name": image.file_name,
-        "width": size[0],
-        "height": size[1],
+        "width": size[0] * scale,
+        "height": size[1] * scale,
         "location": int(camera.location) if camera.numeric else camera.location,
-        "datetime": None if form == _NULL else form if form in _NO_DATE else frame.time.strftime(form),
+        "datetime": None if form == _NULL else form if form in _NO_DATE else time.strftime(form),
         "seq_id": image.seq_id,
         "seq_num_frames": frame.burst_frames,
         "frame_num": frame.position,
         "country_code": "ZAF",
     }
-    if (frame.burst + 5 * camera.index) % 19 == 7:
+    if _lacks_sequence(frame):
         row |= {"seq_id": None, "seq_num_frames": None, "frame_num": None}
     if image.slot in _FLAGGED_WRONGLY:
         row["corrupt"] = image.fault is None
@@ -225,6 +258,7 @@ def _truth_row(image: Image) -> tuple[Any, ...]:
         frame.time,
         int(image.slot != _NOT_ANNOTATED),
         int(image.dated),
+        " ".join(image.findings),
     )
 
 

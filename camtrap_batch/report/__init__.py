@@ -6,7 +6,7 @@ charts show; `charts` and `maps` draw, with the elements and scales of `svg`; `t
 
 from __future__ import annotations
 
-from camtrap_batch.report.data import Example, ReportData
+from camtrap_batch.report.data import Example, Finding, ReportData
 from camtrap_batch.report.page import render
 
-__all__ = ["render", "ReportData", "Example"]
+__all__ = ["render", "ReportData", "Example", "Finding"]

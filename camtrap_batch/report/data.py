@@ -34,6 +34,29 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A row of the table `findings` to show.
+
+    Attributes
+    ----------
+    kind, file_name, location, detail
+        As in the table.
+    jpeg, other_jpeg
+        Thumbnails of the image and of the one it is compared with; None where there is none.
+    other_file_name
+        None where the image is not compared with another.
+    """
+
+    kind: str
+    file_name: str
+    location: str | None
+    detail: str
+    jpeg: bytes | None = None
+    other_jpeg: bytes | None = None
+    other_file_name: str | None = None
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All that a report shows; what has a default may be left out, and its part of the page is.
 
@@ -45,6 +68,8 @@ class ReportData:
         Keys of the job's section `dataset`; what was odd in the metadata -> how often.
     n_images, status_counts, status_examples
         Rows of the manifest, by status, and some that are not ok: status, file name, location, detail.
+    finding_counts, finding_examples
+        Kind -> findings, None where they are not made yet; some of each kind.
     selection_reasons, split_counts
         Reason -> images; label, images in train, valid and test, camera locations, for each class.
     model
@@ -73,6 +98,8 @@ class ReportData:
     n_images: int
     status_counts: dict[str, int]
     status_examples: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
+    finding_counts: dict[str, int] | None = None
+    finding_examples: list[Finding] = field(default_factory=list)
     selection_reasons: dict[str, int] = field(default_factory=dict)
     split_counts: list[tuple[str, int, int, int, int]] = field(default_factory=list)
     model: dict[str, Any] | None = None

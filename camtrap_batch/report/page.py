@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from camtrap_batch.report import accuracy, charts, sightings, text
-from camtrap_batch.report.data import Example, ReportData
+from camtrap_batch.report.data import ReportData
 from camtrap_batch.report.maps import draw_map
 from camtrap_batch.report.places import find_places
-from camtrap_batch.store.schemas import STATUSES, UNCERTAIN, USABLE
+from camtrap_batch.store.schemas import FINDING_KINDS, STATUSES, UNCERTAIN, USABLE
 
 MOST_CAMERAS = 200
 MOST_FILES = 200
@@ -37,6 +37,7 @@ def render(data: ReportData) -> str:
     """The report as one HTML document: styles, charts and photos are in it, and it asks for nothing else."""
     parts = {
         "images": _images(data),
+        "findings": _findings(data),
         "sightings": _sightings(data),
         "cameras": _cameras(data),
         "model": _model(data),
@@ -119,6 +120,25 @@ def _images(data: ReportData) -> dict[str, Any]:
             (reason, n, _share(n, sum(data.selection_reasons.values())))
             for reason, n in sorted(data.selection_reasons.items(), key=lambda item: -item[1])
         ],
+    }
+
+
+def _findings(data: ReportData) -> dict[str, Any] | None:
+    if data.finding_counts is None:
+        return None
+    counts = data.finding_counts
+    pairs = {
+        kind: [pair for pair in data.finding_examples if pair.kind == kind and pair.jpeg and pair.other_jpeg]
+        for kind in ("exact_duplicate", "near_duplicate")
+    }
+    return {
+        "kinds": [
+            (kind, counts[kind], _share(counts[kind], data.n_images), meaning)
+            for kind, meaning in FINDING_KINDS.items()
+            if counts.get(kind)
+        ],
+        "pairs": [(kind, counts.get(kind, 0), shown) for kind, shown in pairs.items() if shown],
+        "rows": [row for row in data.finding_examples if not pairs.get(row.kind)],
     }
 
 
@@ -291,8 +311,8 @@ def _reliability(metrics: dict[str, Any]) -> Markup | None:
     return charts.reliability(title, "Points on the dashed line: confidence can be taken at its word.", bins)
 
 
-def _data_url(photo: Example) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(photo.jpeg).decode("ascii")
+def _data_url(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
 def _usable(data: ReportData) -> int:

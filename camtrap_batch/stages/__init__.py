@@ -40,9 +40,9 @@ class Stage:
 STAGES: dict[str, Stage] = {
     "catalog": Stage("read what describes the data set, one row an image", ("catalog",), ("dataset",)),
     "validate": Stage(
-        "open every image once: status, size, hashes, EXIF, thumbnail",
-        ("manifest", "thumbnails"),
-        ("validate",),
+        "open every image once: status, size, hashes, EXIF, thumbnail; then what looks wrong",
+        ("manifest", "thumbnails", "findings"),
+        ("validate", "findings"),
     ),
     "select": Stage("choose the images to train on, and say why not the others", ("selection",), ("select",)),
     "train": Stage("train a classifier on a worker that holds GPU=1", ("model",), ("train",)),

@@ -7,7 +7,7 @@ import datetime as dt
 import io
 import json
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,21 +15,24 @@ import pyarrow.compute as pc
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.model.info import CARD, HISTORY, METRICS
 from camtrap_batch.monitor.status import read_status
-from camtrap_batch.report import Example, ReportData, render
+from camtrap_batch.report import Example, Finding, ReportData, render
 from camtrap_batch.stages.context import Context, StageResult, shard_id
+from camtrap_batch.stages.findings import current_findings, kind_counts
 from camtrap_batch.stages.infer import model_folder
 from camtrap_batch.stages.pictures import COLUMNS, read_pictures
 from camtrap_batch.stages.select import reason_counts
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import UNCERTAIN
-from camtrap_batch.store.tables import library_versions
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import library_versions, open_table
 
 VERSION = 1
 PAGE = "report/index.html"
 
-_TABLES = ("catalog", "manifest", "selection", "predictions", "sequences", "events", "locations")
+_TABLES = ("catalog", "manifest", "findings", "selection", "predictions", "sequences", "events", "locations")
 _MOST_BROKEN = 200
 _MOST_PHOTOS = 12
+_MOST_OF_A_KIND, _MOST_SEEN = 6, 5000
 
 
 def run(context: Context) -> StageResult:
@@ -54,7 +57,7 @@ def run(context: Context) -> StageResult:
 def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
     """All that the report shows, from the run's tables."""
     job, store = context.job, context.run
-    manifest = store.snapshot("manifest")
+    manifest, findings = store.snapshot("manifest"), current_findings(store)
     catalog = store.current("catalog")
     trained = store.current("model") if job.infer.model == "latest" else None
     predicted = store.current("predictions")
@@ -74,6 +77,8 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         n_images=manifest.rows,
         status_counts=manifest.counts,
         status_examples=_broken(store),
+        finding_counts=kind_counts(findings) if findings else None,
+        finding_examples=_findings(context, findings) if findings else [],
         selection_reasons=reason_counts(context) if "selection" in snapshots else {},
         split_counts=_splits(store) if "selection" in snapshots else [],
         model=card,
@@ -127,6 +132,34 @@ def _broken(store: Run) -> list[tuple[str, str, str | None, str | None]]:
     some = frame.groupby("status", sort=False, observed=True).head(max(1, _MOST_BROKEN // statuses))
     some = some.astype(object).where(some.notna(), None)
     return list(some.itertuples(index=False, name=None))
+
+
+def _findings(context: Context, snapshot: Snapshot) -> list[Finding]:
+    """Some findings of each kind, of different cameras and comparisons as far as there are."""
+    table = open_table(context.run.folder, snapshot)
+    kinds = [table.head(_MOST_SEEN, filter=pc.field("kind") == kind) for kind in kind_counts(snapshot)]
+    if not kinds:
+        return []
+    frame = pa.concat_tables(kinds).to_pandas()
+    frame["here"] = frame.groupby(["kind", "location"], dropna=False).cumcount()
+    frame["of_other"] = frame.groupby(["kind", "other_image_id"]).cumcount()
+    chosen = frame.sort_values(["of_other", "here"], kind="stable").groupby("kind").head(_MOST_OF_A_KIND)
+    chosen = chosen.sort_index().astype(object)
+    rows = chosen.where(chosen.notna(), None).to_dict("records")
+    ids = [row[name] for row in rows for name in ("image_id", "other_image_id") if row[name] is not None]
+    pictures = _pictures(context, ids)
+    return [
+        Finding(
+            row["kind"],
+            row["file_name"],
+            row["location"],
+            row["detail"],
+            jpeg=picture.jpeg if (picture := pictures.get(row["image_id"])) else None,
+            other_jpeg=other.jpeg if (other := pictures.get(row["other_image_id"])) else None,
+            other_file_name=other.file_name if other else None,
+        )
+        for row in rows
+    ]
 
 
 def _splits(store: Run) -> list[tuple[str, int, int, int, int]]:
@@ -186,20 +219,35 @@ def _examples(
     confidences: list[float],
     truths: list[str | None],
 ) -> list[Example]:
-    """Examples with their thumbnails; those without one are left out: originals are too large for a page."""
+    """Examples with their thumbnails; those without one are left out."""
+    pictures = _pictures(context, image_ids)
+    return [
+        Example(
+            pictures[image_id].jpeg, image_id, pictures[image_id].location, label, float(confidence), truth
+        )
+        for image_id, label, confidence, truth in zip(image_ids, labels, confidences, truths, strict=True)
+        if image_id in pictures
+    ]
+
+
+class _Picture(NamedTuple):
+    jpeg: bytes
+    file_name: str
+    location: str | None
+
+
+def _pictures(context: Context, image_ids: list[str]) -> dict[str, _Picture]:
+    """Thumbnails by image id, as far as there are any: originals are too large for a page."""
     job, store = context.job, context.run
     rows = store.table("manifest").to_table(
         columns=[*COLUMNS, "location"], filter=pc.field("image_id").isin(pa.array(image_ids, pa.string()))
     )
     rows = rows.filter(rows["thumbnail_file"].is_valid())
     root = ImageRoot(job.dataset.images, job.dataset.storage_options)
-    pictures = {
-        rows["image_id"][index].as_py(): (data, rows["location"][index].as_py())
+    return {
+        rows["image_id"][index].as_py(): _Picture(
+            data, rows["file_name"][index].as_py(), rows["location"][index].as_py()
+        )
         for index, data, _ in read_pictures(store.folder, root, rows, use_thumbnails=True)
         if data is not None
     }
-    return [
-        Example(pictures[image_id][0], image_id, pictures[image_id][1], label, float(confidence), truth)
-        for image_id, label, confidence, truth in zip(image_ids, labels, confidences, truths, strict=True)
-        if image_id in pictures
-    ]

@@ -16,6 +16,7 @@ from camtrap_batch.job import Split
 from camtrap_batch.stages.catalog import categories_of
 from camtrap_batch.stages.classes import Classes, choose_classes
 from camtrap_batch.stages.context import Context, StageResult, do_on_driver, shard_id
+from camtrap_batch.stages.findings import require_findings
 from camtrap_batch.store.schemas import SELECTION
 from camtrap_batch.store.tables import open_table
 
@@ -28,7 +29,8 @@ SEVERAL_CLASSES = "several classes"
 NOT_CHOSEN = "class not chosen"
 THINNED = "empty, thinned out"
 REASONS = (KEPT, VIDEO, NO_ANNOTATION, SEVERAL_CLASSES, NOT_CHOSEN, THINNED)
-"""Reasons of a selection's rows; beside them `status: ...` for images whose status is not selected."""
+"""Reasons of a selection's rows; beside them `status: ...` for images whose status is not selected, and
+`finding: ...` for those of a kind in `select.drop`."""
 
 _VIDEO = r"\.(avi|mp4|m4v|mov|mkv|mpg|mpeg|wmv|mts|3gp|asf|webm)$"
 _HEAVIEST = 10.0
@@ -47,8 +49,12 @@ def run(context: Context) -> StageResult:
     job, store = context.job, context.run
     catalog, manifest = store.snapshot("catalog"), store.snapshot("manifest")
     classes = choose_classes(job, categories_of(catalog.meta))
-    what = job.select.model_dump(mode="json", by_alias=True)
-    id_ = shard_id("select", VERSION, "selection", what, catalog.plan_id, manifest.plan_id)
+    drop = job.select.drop
+    findings = require_findings(store) if drop else None
+    # Without `drop` findings do not count: a selection from before there were any still holds.
+    what = job.select.model_dump(mode="json", by_alias=True, exclude=None if drop else {"drop"})
+    made_from = [snapshot.plan_id for snapshot in (catalog, manifest, findings) if snapshot]
+    id_ = shard_id("select", VERSION, "selection", what, *made_from)
 
     selected: set[str] = set()
 
@@ -58,6 +64,8 @@ def run(context: Context) -> StageResult:
         )
         statuses = open_table(store.folder, manifest).to_table(columns=["status"])["status"]
         label, reason = choose(rows, statuses.cast(pa.string()), classes, job.select.statuses)
+        if findings is not None:
+            drop_found(label, reason, rows["image_id"], open_table(store.folder, findings).to_table(), drop)
         rng = np.random.default_rng(job.select.seed)
         thin_out(label, reason, classes.empty, job.select.empty.fraction, rng)
         kept = label != ""
@@ -79,6 +87,8 @@ def run(context: Context) -> StageResult:
         return {"selection": pa.table(table).cast(SELECTION)}
 
     inputs = {"catalog": catalog.number, "manifest": manifest.number}
+    if findings is not None:
+        inputs["findings"] = findings.number
     result = do_on_driver(
         context,
         "select",
@@ -143,6 +153,26 @@ def choose(
     reason[pc.match_substring_regex(rows["file_name"], _VIDEO, ignore_case=True).to_numpy()] = VIDEO
     label[reason != KEPT] = ""
     return label, reason
+
+
+def drop_found(
+    label: np.ndarray[Any, Any],
+    reason: np.ndarray[Any, Any],
+    image_ids: pa.ChunkedArray,
+    findings: pa.Table,
+    kinds: list[str],
+) -> None:
+    """Drop the rows that are kept so far and have a finding of one of `kinds`, in place.
+
+    An image with several is dropped for the first of them in `kinds`.
+    """
+    kept = np.flatnonzero(reason == KEPT)
+    ids = image_ids.take(pa.array(kept))
+    for kind in reversed(kinds):
+        found = findings.filter(pc.equal(findings["kind"], kind))["image_id"]
+        dropped = kept[pc.is_in(ids, found).to_numpy()]
+        label[dropped] = ""
+        reason[dropped] = f"finding: {kind}"
 
 
 def thin_out(

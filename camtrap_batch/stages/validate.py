@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers
+from camtrap_batch.stages.findings import add_findings
 from camtrap_batch.stages.rows import hash_runs, pack, unpack
 from camtrap_batch.stages.tries import Tries
 from camtrap_batch.stages.unchanged import known_verdicts, point_at_known
@@ -28,7 +29,7 @@ VERSION = 3
 
 _PLACE = "place"  # of a file in an archive; it is not part of the work
 
-_FROM_CATALOG = [name for name in CATALOG.names if name not in ("labels", "source")]
+_FROM_CATALOG = [name for name in CATALOG.names if name not in ("labels", "width", "height", "source")]
 _FROM_VERDICT = [
     "status", "detail", "format", "mode", "width", "height", "bytes", "sha256", "dhash",
     "datetime_exif", "camera_make", "camera_model", "is_night",
@@ -86,7 +87,7 @@ def run(context: Context) -> StageResult:
         if files and not pa.concat_tables(read)["image_id"].equals(rows["image_id"]):
             raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
 
-    return do_on_workers(
+    result = do_on_workers(
         context,
         plan,
         work,
@@ -98,6 +99,8 @@ def run(context: Context) -> StageResult:
         settle=lambda done: tries.settle(plan, done),
         meta=lambda _: {"settings": settings, "tries": tries.record()},
     )
+    result.notes += add_findings(context)
+    return result
 
 
 @dataclass(frozen=True)

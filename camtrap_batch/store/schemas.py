@@ -24,6 +24,17 @@ STATUSES: dict[str, str] = {
 }
 """Status of an image -> what it means. Every manifest row has exactly one."""
 
+FINDING_KINDS: dict[str, str] = {
+    "exact_duplicate": "another file of the data set, earlier in the catalog, has the same bytes",
+    "near_duplicate": "looks the same as another picture of the same location and moment",
+    "date_before_camera": "from before digital cameras, or counted from a clock's factory date",
+    "date_in_future": "later than the file was written, or than the manifest was made",
+    "date_out_of_order": "earlier than the frame before it in the sequence",
+    "clock_reset": "taken after the camera's clock fell back, before it was right again",
+    "size_differs": "width and height are not those that the metadata gives",
+}
+"""Kind of a finding -> what it means."""
+
 USABLE: tuple[str, ...] = ("ok", "truncated", "damaged")
 """Statuses whose images are trained on and classified unless the job says otherwise."""
 
@@ -62,6 +73,8 @@ CATALOG = _schema(
     ("datetime", _TIME, "local camera time, as the source says"),
     ("utc_offset_minutes", pa.int32(), "what the camera's clock showed, east of UTC; null where unknown"),
     ("labels", pa.list_(_LABEL), "annotations of the image; an empty list where there are none"),
+    ("width", pa.int32(), "pixels, as the source says"),
+    ("height", pa.int32(), "pixels, as the source says"),
     (
         "source",
         pa.string(),
@@ -103,6 +116,19 @@ THUMBNAILS = _schema(
     ("width", pa.int32(), "pixels of the thumbnail"),
     ("height", pa.int32(), "pixels of the thumbnail"),
     ("scale", pa.float32(), "thumbnail pixels per original pixel"),
+)
+
+FINDINGS = _schema(
+    ("image_id", pa.string(), "as in the catalog"),
+    ("file_name", pa.string(), "as in the catalog"),
+    ("location", pa.string(), "camera location"),
+    ("kind", pa.string(), "one of: " + ", ".join(FINDING_KINDS)),
+    (
+        "other_image_id",
+        pa.string(),
+        "image it is compared with: the first copy, the frame before; null where there is none",
+    ),
+    ("detail", pa.string(), "what was found, for people"),
 )
 
 SELECTION = _schema(
@@ -187,6 +213,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "catalog": CATALOG,
     "manifest": MANIFEST,
     "thumbnails": THUMBNAILS,
+    "findings": FINDINGS,
     "selection": SELECTION,
     "predictions": PREDICTIONS,
     "sequences": SEQUENCES,

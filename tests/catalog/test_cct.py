@@ -41,7 +41,8 @@ def test_columns(tmp_path: Path) -> None:
                 frame_num=1,
                 seq_num_frames=2,
                 datetime="2020-01-01 00:00:01",
-                width=3,
+                width=640,
+                height=480,
             ),
             image(
                 "a",
@@ -70,6 +71,7 @@ def test_columns(tmp_path: Path) -> None:
     assert [row["seq_id"] for row in rows] == ["9", "9", None, None]
     assert [row["frame_num"] for row in rows] == [0, 1, None, None]
     assert [row["utc_offset_minutes"] for row in rows] == [120, 60, 60, 60]
+    assert [(row["width"], row["height"]) for row in rows] == [(None, None), (640, 480), *[(None, None)] * 2]
     assert rows[0]["labels"] == [
         {"category_id": 2, "name": "lion", "count": 4},
         {"category_id": 0, "name": "empty", "count": None},
@@ -79,6 +81,27 @@ def test_columns(tmp_path: Path) -> None:
     assert catalog.categories == [(0, "empty"), (1, "lion"), (2, "lion"), (7, "category 7")]
     assert catalog.notes["annotations without an image, left out"] == 1
     assert catalog.notes["images without an annotation"] == 2
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (640, 640),
+        (640.0, 640),
+        ("640", 640),
+        (0, None),
+        (-1, None),
+        (0.25, None),
+        (2**40, None),
+        (10**400, None),
+        ("wide", None),
+        ([640], None),
+    ],
+)
+def test_a_width_that_is_none_is_not_known(tmp_path: Path, width: Any, expected: int | None) -> None:
+    """Nothing but a check hangs on it, so that no file is refused for it."""
+    path = write(tmp_path / "a.json", [image("a", width=width, height=480), image("b", width=320)])
+    assert read_cct(path).table["width"].to_pylist() == [expected, 320]
 
 
 def test_zip_and_gzip(tmp_path: Path) -> None:

@@ -57,6 +57,19 @@ def test_optional_columns_and_several_annotations(tmp_path: Path) -> None:
     assert catalog.categories == [(0, "empty"), (1, "lion"), (2, "zebra")]
 
 
+def test_widths_and_heights_of_images_or_of_boxes(tmp_path: Path) -> None:
+    path = csv(
+        tmp_path,
+        "file_name,species,width,height\n"
+        "a.jpg,lion,640,480\nb.jpg,,,\nc.jpg,lion,0.25,0.5\nc.jpg,zebra,0.75,0.5\n",
+    )
+    table = read_csv(path, BY_FOLDER).table
+    assert table.select(["width", "height"]).to_pylist() == [
+        {"width": 640, "height": 480},
+        *[{"width": None, "height": None}] * 2,
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -17,7 +17,7 @@ from PIL import Image
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, Limits, judge_files
 from camtrap_batch.rehearsal import Rehearsal, write_dataset
-from camtrap_batch.store.schemas import STATUSES, USABLE
+from camtrap_batch.store.schemas import FINDING_KINDS, STATUSES, USABLE
 
 SMALL: dict[str, Any] = {"cameras": 7, "images": 180, "size": (160, 120)}
 
@@ -143,6 +143,7 @@ def test_every_status_but_crashed_is_there(rehearsal: Rehearsal) -> None:
     truth = truth_of(rehearsal)
     assert {row["status"] for row in truth} == STATUSES.keys() - {"crashed"}
     assert sum(row["status"] != "ok" for row in truth) == 12
+    assert {kind for row in truth for kind in row["findings"].split()} == FINDING_KINDS.keys()
     assert len(truth) == rehearsal.n_images == SMALL["images"]
 
 
@@ -162,6 +163,18 @@ def test_validation_finds_what_the_truth_says(rehearsal: Rehearsal) -> None:
     verdicts = judge_files(ImageRoot(str(rehearsal.images), {}), names, Limits(thumbnail=0), clock={})
     found = {name: verdict.status for name, verdict in zip(names, verdicts, strict=True)}
     assert found == {row["file_name"]: row["status"] for row in truth}
+
+
+def test_copies_are_of_the_frame_before(rehearsal: Rehearsal) -> None:
+    truth = truth_of(rehearsal)
+    copied = [number for number, row in enumerate(truth) if "duplicate" in row["findings"]]
+    assert copied
+    for number in copied:
+        before, row = truth[number - 1], truth[number]
+        photos = [(rehearsal.images / each["file_name"]).read_bytes() for each in (before, row)]
+        assert (photos[0] == photos[1]) == (row["findings"] == "exact_duplicate")
+        for name in ("seq_id", "category_id", "count", "second_id"):
+            assert row[name] == before[name]
 
 
 def test_infrared_photos_are_seen_as_such(rehearsal: Rehearsal) -> None:

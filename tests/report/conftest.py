@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from camtrap_batch.report import Example, ReportData
+from camtrap_batch.report import Example, Finding, ReportData
 from camtrap_batch.store.schemas import EVENTS, LOCATIONS, STATUSES, UNCERTAIN
 
 SPECIES = (
@@ -74,6 +74,22 @@ def make_report_data(
         "status_examples": [
             ("corrupt", f"C0001/IMG_{number:04}.JPG", "C0001", "cannot identify image file")
             for number in range(9)
+        ],
+        "finding_counts": {"exact_duplicate": 40, "date_in_future": 2, "size_differs": 1},
+        "finding_examples": [
+            *(
+                Finding(
+                    "exact_duplicate",
+                    f"b/{i}.jpg",
+                    places[0],
+                    f"as a/{i}.jpg",
+                    _jpeg(i),
+                    _jpeg(i),
+                    f"a/{i}.jpg",
+                )
+                for i in range(6)
+            ),
+            Finding("date_in_future", "c/<1>.jpg", None, "2091-05-01 10:00:00: later than the manifest"),
         ],
         "selection_reasons": {"kept": n_images // 2, "empty, thinned out": n_images // 4, "video": 3},
         "split_counts": [(label, 80 + 7 * i, 20 + i, 0, 3 + i % 9) for i, label in enumerate(labels)],

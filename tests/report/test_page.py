@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 
 import camtrap_batch.report
-from camtrap_batch.report import Example, ReportData, render
+from camtrap_batch.report import Example, Finding, ReportData, render
 from camtrap_batch.report.places import snap
 from camtrap_batch.report.text import UNKNOWN
-from camtrap_batch.store.schemas import EVENTS, LOCATIONS
+from camtrap_batch.store.schemas import EVENTS, FINDING_KINDS, LOCATIONS
 
 MakeData = Callable[..., ReportData]
 
@@ -97,7 +97,7 @@ def test_whole_page(make_data: MakeData) -> None:
 def test_the_order_a_reader_expects(make_data: MakeData) -> None:
     html = render(make_data())
     parts = ["glance", "map", "species", "cameras", "activity", "photos"]
-    parts += ["images", "selection", "model", "mistakes", "provenance"]
+    parts += ["images", "findings", "selection", "model", "mistakes", "provenance"]
     places = [html.index(f' id="{part}"') for part in parts]
     assert places == sorted(places)
 
@@ -203,6 +203,37 @@ def test_each_part_alone(name: str, make_data: MakeData, bare: ReportData) -> No
     data = make_data(cameras=5, events=100)
     text = Page(render(dataclasses.replace(bare, **{name: getattr(data, name)}))).text
     assert not re.search(r"\bNone\b|\bnan\b|Undefined", text)
+
+
+def section_of(html: str, name: str) -> str:
+    return html.split(f'<h2 id="{name}">')[1].split("</section>")[0]
+
+
+def test_duplicates_stand_beside_their_originals(make_data: MakeData) -> None:
+    section = section_of(render(make_data(cameras=5, events=100)), "findings")
+    page = Page(f"<h2>{section}")
+    assert len(page.all("img")) == 12
+    assert [image["alt"] for image in page.all("img")][:2] == ["Photo a/0.jpg", "Photo b/0.jpg"]
+    assert "6 of 40" in page.text
+    assert "c/<1>.jpg" in page.text
+    assert "later than the manifest" in page.text
+    for kind in ("exact_duplicate", "date_in_future", "size_differs"):
+        assert FINDING_KINDS[kind] in page.text
+    assert "clock_reset" not in page.text
+
+
+def test_duplicates_without_thumbnails_are_listed(make_data: MakeData) -> None:
+    examples = [Finding("exact_duplicate", "b/1.avi", "C1", "the same bytes as a/1.avi")]
+    data = make_data(cameras=5, events=100, finding_examples=examples)
+    section = section_of(render(data), "findings")
+    assert "<img" not in section
+    assert "the same bytes as a/1.avi" in section
+
+
+def test_no_finding_is_said_and_findings_not_made_are_not(make_data: MakeData, bare: ReportData) -> None:
+    none = make_data(cameras=5, events=100, finding_counts={}, finding_examples=[])
+    assert "None: no duplicates" in section_of(render(none), "findings")
+    assert "Findings" not in Page(render(bare)).text
 
 
 def test_only_validated(bare: ReportData) -> None:
@@ -343,7 +374,7 @@ def test_four_thousand_cameras(make_data: MakeData) -> None:
 
 def test_photos_are_in_the_page(make_data: MakeData) -> None:
     uncertain = Example(b"\xff\xd8\x01", "i", "C", "uncertain", 0.4, None)
-    data = make_data(cameras=3, events=40)
+    data = make_data(cameras=3, events=40, finding_examples=[])
     page = Page(render(dataclasses.replace(data, best_photos=[uncertain, *data.best_photos[:1]])))
     sources = [image["src"] for image in page.all("img")]
     assert len(sources) == 1 + len(data.worst_mistakes)

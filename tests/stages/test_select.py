@@ -67,6 +67,18 @@ def test_broken_files_and_videos_are_dropped_by_status_and_name() -> None:
     assert choose([1], status="not_image", file_name="a/b.AVI") == ([""], [select.VIDEO])
 
 
+def test_findings_drop_what_is_kept_so_far_for_the_first_kind_named() -> None:
+    label = np.array(["lion", "lion", "", "tiger", "lion"], object)
+    reason = np.array([select.KEPT, select.KEPT, select.VIDEO, select.KEPT, select.KEPT], object)
+    kinds = ["clock_reset", "exact_duplicate", "exact_duplicate", "near_duplicate", "clock_reset"]
+    found = pa.table({"image_id": ["b", "b", "c", "d", "e"], "kind": kinds})
+    ids = pa.chunked_array([["a", "b", "c", "d", "e"]])
+    select.drop_found(label, reason, ids, found, ["exact_duplicate", "clock_reset"])
+    assert label.tolist() == ["lion", "", "", "tiger", ""]
+    expected = [select.KEPT, "finding: exact_duplicate", select.VIDEO, select.KEPT, "finding: clock_reset"]
+    assert reason.tolist() == expected
+
+
 @given(st.integers(0, 300), st.floats(0, 1))
 def test_thinning_keeps_the_fraction_and_only_touches_empties(n: int, fraction: float) -> None:
     label = np.array(["empty"] * n + ["lion"] * 5, object)

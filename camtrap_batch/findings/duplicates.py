@@ -1,0 +1,194 @@
+"""Files that are there twice, and pictures of one moment that look the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.findings.found import NONE, Found, Rows, group, is_null, sentence
+from camtrap_batch.store.schemas import USABLE
+
+FROM_MANIFEST = ["file_name", "location", "status", "sha256", "dhash", "datetime"]
+
+MOST_BITS = 2
+"""Most bits in which hashes of near duplicates may be allowed to differ: what `_close_in_large` can find."""
+
+_Hashes = npt.NDArray[np.uint64]
+
+_FLAT = (0, 2**64 - 1)  # no cell, or every cell, is darker than its neighbour: nothing is seen
+_LARGE = 64
+
+
+def find_duplicates(rows: pa.Table, near_bits: int) -> tuple[Found, Found]:
+    """Exact duplicates in the whole data set, near duplicates within each location.
+
+    An exact duplicate is compared with the first image of the same bytes. A near duplicate is compared with
+    the first image of its group: every image of a group differs from that one, not merely from each other,
+    in at most `near_bits`, so that groups do not chain.
+
+    Parameters
+    ----------
+    rows : columns `FROM_MANIFEST`, in catalog order
+    near_bits : 0 to `MOST_BITS` of the 64 of the difference hash
+    """
+    if not 0 <= near_bits <= MOST_BITS:
+        raise ValueError(f"near_bits is {near_bits}, should be 0 to {MOST_BITS}")
+    status = rows["status"].cast(pa.string())
+    location = group(rows["location"])
+    is_empty = pc.equal(status, "empty_file").to_numpy()
+    copies, originals = _exact(rows["sha256"], is_empty)
+    is_candidate = pc.is_in(status, pa.array(USABLE)).to_numpy() & ~is_null(rows["dhash"])
+    # A copy stands for its original where that is at another location.
+    is_candidate[copies[location[copies] == location[originals]]] = False
+    hashes = pc.fill_null(rows["dhash"], 0).to_numpy()
+    is_candidate &= ~np.isin(hashes, np.array(_FLAT, np.uint64))
+    candidates = np.flatnonzero(is_candidate)
+    seconds = rows["datetime"].to_numpy().astype("datetime64[s]")[candidates]
+    near, firsts = _near(location[candidates], seconds, hashes[candidates], near_bits)
+    near, firsts = candidates[near], candidates[firsts]
+    bits = np.bitwise_count(hashes[near] ^ hashes[firsts])
+    return (
+        Found("exact_duplicate", copies, originals, _exact_detail(rows, location, copies, originals)),
+        Found(
+            "near_duplicate",
+            near,
+            firsts,
+            sentence("looks the same as ", _names(rows, firsts), _bits_detail(bits)),
+        ),
+    )
+
+
+def _exact(sha256: pa.ChunkedArray, left_out: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:
+    """Rows whose hash an earlier row has, and the first of those."""
+    code = group(sha256)
+    first = np.full(code.max(initial=0) + 1, NONE, np.int64)
+    kept = np.flatnonzero((code > 0) & ~left_out)
+    first[code[kept[::-1]]] = kept[::-1]
+    originals = first[code[kept]]
+    is_copy = originals != kept
+    return kept[is_copy], originals[is_copy]
+
+
+def _exact_detail(rows: pa.Table, location: Rows, copies: Rows, originals: Rows) -> pa.Array:
+    file_name = group(rows["file_name"])
+    text = sentence("the same bytes as ", _names(rows, originals))
+    elsewhere = sentence(
+        text, ", which is at another location: ", rows["location"].take(pa.array(originals)).combine_chunks()
+    )
+    text = pc.if_else(pa.array(location[copies] != location[originals]), elsewhere, text)
+    is_same_file = pa.array(file_name[copies] == file_name[originals])
+    return pc.if_else(is_same_file, "the same file is listed under another image id, too", text)
+
+
+def _bits_detail(bits: npt.NDArray[Any]) -> pa.Array:
+    texts = [", the hashes are equal", ", the hashes differ in 1 bit"]
+    texts += [f", the hashes differ in {number} bits" for number in range(2, MOST_BITS + 1)]
+    return pa.array(texts).take(pa.array(bits))
+
+
+def _names(rows: pa.Table, places: Rows) -> pa.Array:
+    return rows["file_name"].take(pa.array(places)).combine_chunks()
+
+
+def _near(
+    location: Rows, seconds: npt.NDArray[np.datetime64], hashes: _Hashes, near_bits: int
+) -> tuple[Rows, Rows]:
+    """Rows that look like an earlier one of the same location and moment, and which."""
+    undated = np.isnat(seconds)
+    dated = np.flatnonzero(~undated)
+    moment = group(location[dated], group(pa.chunked_array([pa.array(seconds[dated])])))
+    first = np.arange(len(hashes))
+    first[dated] = dated[leaders(moment, hashes[dated], near_bits)]
+    # Of an image without a date, nothing but the hash says that it is of the same moment.
+    left = np.flatnonzero((first == np.arange(len(hashes))) & np.isin(location, location[undated]))
+    same = left[leaders(location[left], hashes[left], near_bits)]
+    first[left[undated[left]]] = same[undated[left]]
+    near = np.flatnonzero(first != np.arange(len(hashes)))
+    return near, first[near]
+
+
+def leaders(groups: Rows, hashes: _Hashes, bits: int) -> Rows:
+    """For each row the first of its kind, itself where it is that one.
+
+    In order of the rows: a row that differs in at most `bits` from an earlier row of its group that is itself
+    a leader follows the first such leader; every other row is a leader.
+    """
+    n = len(groups)
+    # Equal hashes of a group are one node; nodes are sorted by group, then by their first row.
+    order = np.lexsort((hashes, groups))
+    is_new = np.ones(n, bool)
+    is_new[1:] = (np.diff(groups[order]) != 0) | (hashes[order][1:] != hashes[order][:-1])
+    firsts = order[is_new]
+    by_group = np.lexsort((firsts, groups[firsts]))
+    firsts = firsts[by_group]
+    node = np.empty(n, np.int64)
+    node[order] = np.argsort(by_group)[np.cumsum(is_new) - 1]
+    leader = _lead(len(firsts), *_close(groups[firsts], hashes[firsts], bits))
+    return firsts[leader[node]]
+
+
+def _close(groups: Rows, hashes: _Hashes, bits: int) -> tuple[Rows, Rows]:
+    """Pairs of different hashes (low, high) of a group, at most `bits` apart; rows are sorted by group."""
+    nobody = np.array([], np.int64)
+    if bits == 0 or not len(groups):
+        return nobody, nobody
+    starts = np.flatnonzero(np.r_[True, np.diff(groups) != 0])
+    sizes = np.diff(np.r_[starts, len(groups)])
+    low, high = _pairs(np.repeat(np.where(sizes <= _LARGE, starts + sizes, 0), sizes))
+    is_close = np.bitwise_count(hashes[low] ^ hashes[high]) <= bits
+    lows, highs = [low[is_close]], [high[is_close]]
+    for start, size in zip(starts[sizes > _LARGE], sizes[sizes > _LARGE], strict=True):
+        low, high = _close_in_large(hashes[start : start + size], bits)
+        lows.append(start + low)
+        highs.append(start + high)
+    return np.concatenate(lows), np.concatenate(highs)
+
+
+def _close_in_large(hashes: _Hashes, bits: int) -> tuple[Rows, Rows]:
+    """Hashes at most two bits apart have in common a hash that is at most one bit from both."""
+    flips = np.r_[np.uint64(0), np.uint64(1) << np.arange(64, dtype=np.uint64)]
+    around = (hashes[:, None] ^ flips).ravel()
+    order = np.argsort(around, kind="stable")
+    around, node = around[order], order // len(flips)
+    ends = np.flatnonzero(np.r_[around[1:] != around[:-1], True]) + 1
+    first, second = _pairs(np.repeat(ends, np.diff(np.r_[0, ends])))
+    first, second = node[first], node[second]
+    is_close = np.bitwise_count(hashes[first] ^ hashes[second]) <= bits
+    low, high = np.minimum(first, second)[is_close], np.maximum(first, second)[is_close]
+    pairs = np.unique(low * len(hashes) + high)
+    return pairs // len(hashes), pairs % len(hashes)
+
+
+def _pairs(ends: Rows) -> tuple[Rows, Rows]:
+    """All pairs (i, j) with i < j < ends[i], for runs of rows that all have the end of their run."""
+    lows, highs = [np.array([], np.int64)], [np.array([], np.int64)]
+    row, step = np.arange(len(ends)), 1
+    while len(row := row[row + step < ends[row]]):
+        lows.append(row)
+        highs.append(row + step)
+        step += 1
+    return np.concatenate(lows), np.concatenate(highs)
+
+
+def _lead(n: int, low: Rows, high: Rows) -> Rows:
+    """The leader of each of `n` nodes, from the pairs that are close.
+
+    Round by round: a node whose lower neighbours have all dropped out leads, its higher neighbours follow.
+    """
+    follows, is_open = np.zeros(n, bool), np.zeros(n, bool)
+    left_low, left_high = low, high
+    while len(left_low):
+        is_open[left_high] = True
+        leads = ~is_open[left_low]
+        is_open[left_high] = False
+        follows[left_high[leads]] = True
+        stays = ~leads & ~follows[left_low] & ~follows[left_high]
+        left_low, left_high = left_low[stays], left_high[stays]
+    leader = np.arange(n)
+    is_led = ~follows[low]
+    np.minimum.at(leader, high[is_led], low[is_led])
+    return leader

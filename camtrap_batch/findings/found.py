@@ -1,0 +1,94 @@
+"""What every rule returns, and how it becomes a table; codes for columns that are only compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.store.schemas import FINDINGS
+
+Rows = npt.NDArray[np.int64]
+"""Positions in the manifest."""
+
+NONE = -1
+"""Stands for no other image."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The findings of one kind.
+
+    Attributes
+    ----------
+    rows : (n,) ascending, each at most once
+    others : (n,) the image that each is compared with, `NONE` where there is none
+    detail : n texts of one line
+    """
+
+    kind: str
+    rows: Rows
+    others: Rows
+    detail: pa.Array
+
+
+def findings_table(found: Sequence[Found], names: pa.Table) -> pa.Table:
+    """schemas.FINDINGS, kind after kind; `names` holds image_id, file_name and location of the manifest."""
+    parts = []
+    for each in found:
+        rows = names.take(pa.array(each.rows))
+        others = pa.array(each.others, pa.int64(), mask=each.others == NONE)
+        parts.append(
+            pa.table(
+                {
+                    "image_id": rows["image_id"],
+                    "file_name": rows["file_name"],
+                    "location": rows["location"],
+                    "kind": pa.array([each.kind] * len(each.rows), pa.string()),
+                    "other_image_id": names["image_id"].take(others),
+                    "detail": each.detail,
+                }
+            ).cast(FINDINGS)
+        )
+    return pa.concat_tables(parts)
+
+
+def group(first: pa.ChunkedArray | Rows, *others: pa.ChunkedArray | Rows) -> Rows:
+    """A number for each row, the same where the rows are equal in every column; null equals null.
+
+    Of a single column, null is 0. A column may be such numbers itself.
+    """
+    key = _codes(first)
+    for column in others:
+        codes = _codes(column)
+        key = pd.factorize(key * (codes.max(initial=0) + 1) + codes)[0].astype(np.int64)
+    return key
+
+
+def is_null(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    mask: npt.NDArray[np.bool_] = pc.is_null(column).to_numpy()
+    return mask
+
+
+def sentence(*parts: str | pa.Array) -> pa.Array:
+    """Texts put together, row by row."""
+    return pc.binary_join_element_wise(*parts, "", null_handling="replace", null_replacement="unknown")
+
+
+def moments(times: npt.NDArray[Any]) -> pa.Array:
+    """Times as people read them, to the second."""
+    return pa.array(times.astype("datetime64[s]"), pa.timestamp("s")).cast(pa.string())
+
+
+def _codes(column: pa.ChunkedArray | Rows) -> Rows:
+    if isinstance(column, np.ndarray):
+        return column
+    encoded = column.combine_chunks().dictionary_encode()
+    codes: Rows = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False) + 1
+    return codes

@@ -1,0 +1,96 @@
+"""The table `findings`: made from the manifest at the end of `validate`, on the driver."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from camtrap_batch.errors import BrokenPromise, InputError
+from camtrap_batch.findings import (
+    DATE_COLUMNS,
+    DUPLICATE_COLUMNS,
+    find_duplicates,
+    find_other_sizes,
+    find_wrong_dates,
+    findings_table,
+)
+from camtrap_batch.stages.context import Context, do_on_driver, shard_id
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import FINDING_KINDS
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import open_table
+
+VERSION = 1
+
+
+def add_findings(context: Context) -> list[str]:
+    """Bring the table `findings` up to the current manifest; returns notes for people: the counts by kind."""
+    job, store = context.job, context.run
+    if context.dry_run:
+        return []
+    catalog, manifest = store.snapshot("catalog"), store.snapshot("manifest")
+    near_bits = job.findings.near_bits
+    # "The future" begins when the manifest was made: the same manifest has the same findings.
+    parts = [near_bits, catalog.plan_id, manifest.plan_id, manifest.created]
+    id_ = shard_id("findings", VERSION, "findings", *parts)
+    counts: Counter[str] = Counter()
+
+    def make() -> dict[str, pa.Table]:
+        table = find_all(store, catalog, manifest, near_bits)
+        counts.update(table["kind"].to_pylist())
+        return {"findings": table}
+
+    do_on_driver(
+        context,
+        "findings",
+        id_,
+        make,
+        ("findings",),
+        inputs={"catalog": catalog.number, "manifest": manifest.number},
+        meta=lambda: {"kinds": {kind: counts[kind] for kind in FINDING_KINDS if counts[kind]}},
+    )
+    found = kind_counts(current_findings(store))
+    return ["findings: " + ", ".join(f"{kind} {n:,}" for kind, n in found.items())] if found else []
+
+
+def find_all(store: Run, catalog: Snapshot, manifest: Snapshot, near_bits: int) -> pa.Table:
+    """Every finding in a manifest. Columns are read rule by rule: few of them are in memory at once."""
+    said, files = open_table(store.folder, catalog), open_table(store.folder, manifest)
+    image_id = ["image_id"]
+    if not said.to_table(columns=image_id).equals(files.to_table(columns=image_id)):
+        raise BrokenPromise("findings: the manifest's rows are not the catalog's; nothing was committed")
+    now = np.datetime64(manifest.created.removesuffix("Z"), "us")
+    sizes = ["width", "height"]
+    found = [
+        *find_duplicates(files.to_table(columns=DUPLICATE_COLUMNS), near_bits),
+        *find_wrong_dates(files.to_table(columns=DATE_COLUMNS), now),
+        find_other_sizes(said.to_table(columns=sizes), files.to_table(columns=sizes)),
+    ]
+    return findings_table(found, files.to_table(columns=["image_id", "file_name", "location"]))
+
+
+def current_findings(store: Run) -> Snapshot | None:
+    """The findings of the current manifest; None where they are not made yet."""
+    findings, manifest = store.current("findings"), store.current("manifest")
+    if findings is None or manifest is None or findings.inputs["manifest"] != manifest.number:
+        return None
+    return findings
+
+
+def kind_counts(findings: Snapshot | None) -> dict[str, int]:
+    """Findings by kind, in the order of `FINDING_KINDS`."""
+    kinds: dict[str, Any] = findings.meta["kinds"] if findings else {}
+    return {kind: int(n) for kind, n in kinds.items()}
+
+
+def require_findings(store: Run) -> Snapshot:
+    """The findings of the current manifest. Raises InputError where they are not made yet."""
+    findings = current_findings(store)
+    if findings is None:
+        raise InputError(
+            f"{store.folder.url}: the table findings is not of the current manifest; run validate first"
+        )
+    return findings
