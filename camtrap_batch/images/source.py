@@ -1,0 +1,109 @@
+"""What each kind of place that holds images can do, and which file names are let in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+KEY = "dataset.images"
+"""The job file's key, for messages."""
+
+_DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*:(//|:)")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Size and version of files, in the order in which they were asked for.
+
+    Attributes
+    ----------
+    sizes : (n,) int64, bytes; -1 where there is no such file. Where a web server tells neither size nor
+        version, but does not say that there is no such file: 0, with the version ""
+    modified : version as text: modification time in ns (disk), etag or checksum (object store, web server),
+        CRC and date (zip); "" where none is told, None where there is no such file
+    places : of an archive, where in it each file is: struct<offset: int64, packed: int64, method: int16,
+        crc: int64>, null where there is no such file; None for anything that is no archive
+    """
+
+    sizes: npt.NDArray[np.int64]
+    modified: list[str | None]
+    places: pa.StructArray | None = None
+
+
+class Source(Protocol):
+    """One kind of place. File names given to it are safe; errors are as those of `ImageRoot`."""
+
+    @property
+    def reads_at_once(self) -> int: ...
+
+    def check(self) -> None: ...
+
+    def listing(self, file_names: Sequence[str]) -> Listing: ...
+
+    def walk(self) -> Iterator[str]:
+        """As `ImageRoot.walk`, in any order."""
+
+    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
+        """The first `end` bytes, or all."""
+
+
+class Blob(Protocol):
+    """One large file, read in parts. Its methods raise OSError."""
+
+    def stat(self) -> tuple[int, str]:
+        """Bytes and version."""
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to before `end`; fewer where the file ends."""
+
+
+def empty_listing(number: int) -> tuple[npt.NDArray[np.int64], list[str | None]]:
+    """Sizes and versions of files that are not there."""
+    return np.full(number, -1, np.int64), [None] * number
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """What of an fsspec file's details changes when its content does: a checksum, an etag or a time."""
+    return str(next((info[key] for key in _VERSION_KEYS if info.get(key)), ""))
+
+
+_VERSION_KEYS = (
+    "md5Hash", "ETag", "etag", "content_md5", "mtime", "LastModified", "last_modified", "Last-Modified",
+    "updated", "CRC", "created",
+)  # fmt: skip
+
+
+def is_hidden(file_name: str) -> bool:
+    """Whether the file or a folder that it is in has a name that begins with a dot."""
+    return any(part.startswith(".") for part in file_name.split("/"))
+
+
+def is_unsafe(file_name: str) -> bool:
+    """Whether a path could lead out of the image root, or is no relative posix path at all.
+
+    >>> is_unsafe("animals/0402/0905.jpg"), is_unsafe("../outside.jpg"), is_unsafe("C:/x.jpg"), is_unsafe("")
+    (False, True, True, True)
+    """
+    return (
+        not file_name
+        or file_name[0] in "/~"
+        or "\\" in file_name
+        or "\0" in file_name
+        or _DRIVE_OR_SCHEME.match(file_name) is not None
+        or (".." in file_name and ".." in file_name.split("/"))
+        or not is_utf8(file_name)
+    )
+
+
+def is_utf8(file_name: str) -> bool:
+    try:
+        file_name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
