@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from camtrap_batch.errors import JobError, choices
+from camtrap_batch.remote import family_of, shown
 from camtrap_batch.store.schemas import USABLE
 from camtrap_batch.yamlfile import Section, override, parse, read_yaml, write_yaml
 
@@ -63,7 +64,9 @@ class Dataset(Section):
         description="cct (COCO Camera Traps JSON), csv (file_name,category_id) or folder (paths alone)"
     )
     metadata: Place | None = Field(None, description="file or URL, relative to the job file; not for folder")
-    images: Place = Field(description="image root: a folder or an fsspec URL, relative to the job file")
+    images: Place = Field(
+        description="image root: a folder, an fsspec URL, or a .zip in either; relative to the job file"
+    )
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
         description="options of the image root's fsspec file system, such as {token: anon}",
@@ -306,6 +309,12 @@ def _check_places(job: Job, where: str) -> None:
     for key, path in (("output", job.run_url), ("publish.target", job.target_url)):
         if (used := job.input_at(path)) is not None:
             raise JobError(f"{where}: {key}: {path} is inside {used}, which a job never changes")
+    scheme = job.run_url.partition("://")[0] if "://" in job.run_url else "file"
+    if family_of(job.run_url) not in ("s3", "gs", "az") and scheme not in ("file", "memory"):
+        raise JobError(
+            f"{where}: output: {shown(job.output)}: should be a folder on disk, or in a bucket (s3://, gs:// "
+            "or az://)"
+        )
     if "://" not in job.run_url:
         there = next(
             path for path in (Path(job.run_url), *Path(job.run_url).parents) if os.path.lexists(path)
@@ -315,12 +324,20 @@ def _check_places(job: Job, where: str) -> None:
 
 
 def _is_inside(path: str, folder: str) -> bool:
-    places = (place.removeprefix("file://") for place in (path, folder))
+    places = (_file_of(place).removeprefix("file://") for place in (path, folder))
     path, folder = (place if "://" in place else os.path.realpath(place) for place in places)
     return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
+def _file_of(place: str) -> str:
+    """Of zip://folder::URL, the zip."""
+    return place.partition("::")[2] if place.startswith("zip://") else place
+
+
 def _absolute(path: str | None, base: Path) -> str | None:
-    if path is None or "://" in path:
+    if path is None or "://" in path.rpartition("::")[2]:
         return path
+    if path.startswith("zip://"):
+        folder, _, path = path.partition("::")
+        return f"{folder}::{_absolute(path, base)}"
     return os.path.abspath(base / Path(path).expanduser())  # noqa: PTH100 - keeps the user's symbolic links

@@ -51,11 +51,11 @@ _NO_ANSWER = frozenset(
     | {"ConnectionTimeoutError", "ProxyConnectionError", "ServiceRequestError", "gaierror"}
     | {"ConnectionRefusedError", "ClientProxyConnectionError"}
 )
-_CUT_SHORT = frozenset(
+_CUT_OFF = frozenset(
     {"ClientPayloadError", "ServerDisconnectedError", "ClientOSError", "ConnectionClosedError"}
     | {"ResponseStreamingError", "IncompleteRead", "IncompleteReadError", "ResponseParserError"}
     | {"HTTPClientError", "ReadTimeoutError", "ServiceResponseError", "ChecksumError", "ConnectionResetError"}
-    | {"ClientConnectionResetError", "SocketTimeoutError", "ServerTimeoutError", "ContentLengthError"}
+    | {"ClientConnectionResetError", "SocketTimeoutError", "ServerTimeoutError", "PayloadEncodingError"}
 )
 _NO_CREDENTIALS = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
@@ -174,7 +174,7 @@ def is_transient(problem: BaseException) -> bool:
     if status is not None or code is not None:
         return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODE
     for one in _chain(problem):
-        if isinstance(one, TimeoutError | ConnectionError) or _names(one) & (_CUT_SHORT | _NO_ANSWER):
+        if isinstance(one, TimeoutError | ConnectionError) or _names(one) & (_CUT_OFF | _NO_ANSWER):
             return True
         if isinstance(one, OSError) and one.errno in _TRANSIENT_ERRNO:
             return True
@@ -186,6 +186,8 @@ def status_of(problem: BaseException) -> int | None:
     for one in _chain(problem):
         if (value := _answer(one).get("ResponseMetadata", {}).get("HTTPStatusCode")) is not None:
             return int(value)
+        if _names(one) & _CUT_OFF:
+            return None  # aiohttp calls a body that is too short a 400
         for name in ("status", "status_code", "code"):
             value = getattr(one, name, None)
             if isinstance(value, int | str) and str(value).isdecimal() and 100 <= int(value) < 600:
@@ -198,9 +200,14 @@ def is_missing(problem: BaseException) -> bool:
     return isinstance(problem, FileNotFoundError) or status_of(problem) == 404
 
 
+def is_missing_bucket(problem: BaseException) -> bool:
+    """Whether an error says that there is no such bucket."""
+    return _code_of(problem) in _NO_BUCKET
+
+
 def as_os_error(url: str, problem: BaseException) -> OSError:
     """What reading one file failed with, as FileNotFoundError or another OSError; its text names no place."""
-    if is_missing(problem) and _code_of(problem) not in _NO_BUCKET:
+    if is_missing(problem) and not is_missing_bucket(problem):
         return FileNotFoundError(errno.ENOENT, "no such file")
     return OSError(_diagnosis(family_of(url), problem, has_options=False)[0])
 
@@ -370,6 +377,13 @@ def _diagnosis(family: Family, problem: BaseException, *, has_options: bool) -> 
         )
     if names & _NO_ANSWER:
         return f"can't be reached: {_reason(problem)}", "check the host's name, the endpoint and the network"
+    if names & {
+        "PayloadEncodingError",
+        "ClientPayloadError",
+        "ResponseStreamingError",
+        "IncompleteReadError",
+    }:
+        return "the answer ends early", ""
     if any(isinstance(one, TimeoutError) for one in _chain(problem)) or names & {"ReadTimeoutError"}:
         return "no answer in time", "check the endpoint, the network and its proxy"
     if status is not None and status >= 500:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from distributed import Client
 from support import Processes, command
+from support_s3 import ENVIRONMENT, s3_server
 
 from camtrap_batch.cluster import Local, Workers, open_cluster
 from camtrap_batch.rehearsal import write_dataset
@@ -45,6 +46,37 @@ def real_images() -> Path:
     if not folder.is_dir():
         pytest.skip("the real photos (../shared/real_images) are not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """An S3 server on loopback."""
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of an empty bucket, to which the environment of this process leads."""
+    import s3fs
+
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": s3_address}.items():
+        monkeypatch.setenv(name, value)
+    forget_connections()
+    name = f"b{abs(hash(request.node.nodeid)):x}"
+    s3fs.S3FileSystem(anon=False).mkdir(name)
+    yield f"s3://{name}"
+    forget_connections()
+
+
+def forget_connections() -> None:
+    """Let what is opened from now on see the environment as it is now."""
+    import s3fs
+
+    from camtrap_batch.images import root
+
+    root._open.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

@@ -87,7 +87,9 @@ class Web:
 
     def walk(self) -> Iterator[str]:
         try:
-            paths = patiently(self.url, call, self._fs, "find", f"{self._base}/")
+            paths = patiently(self.url, call, self._fs, "find", f"{self._base}/", on_error="raise")
+        except FileNotFoundError:
+            paths = []
         except Exception as problem:
             raise InputError(explain(self.url, problem, KEY)) from None
         names = {

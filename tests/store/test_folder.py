@@ -49,10 +49,14 @@ def test_of_many_creators_one_wins(tmp_path: Path) -> None:
     assert [str(number).encode() for number in won] == [folder.read("receipt")]
 
 
-def test_append_read_many_walk_delete(folder: Folder) -> None:
+def test_append(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "run"))
     folder.append("log", b"1\n")
     folder.append("log", b"2\n")
     assert folder.read("log") == b"1\n2\n"
+
+
+def test_read_many_walk_delete(folder: Folder) -> None:
     folder.write("x/one", b"1")
     folder.write("x/y/two", b"2")
     assert dict(folder.read_many(["x/one", "x/y/two"])) == {"x/one": b"1", "x/y/two": b"2"}
