@@ -368,7 +368,7 @@ def _diagnosis(family: Family, problem: BaseException, *, has_options: bool) -> 
         return "no such bucket", "check its name" + (", and the account" if family == "az" else "")
     denied = isinstance(problem, PermissionError) or str(problem).startswith("Forbidden")
     if status in (401, 403) or (denied and family != "other"):
-        said = " ".join(str(part) for part in (status or 403, code) if part)
+        said = " ".join(dict.fromkeys(str(part) for part in (status or 403, code) if part))
         return f"access denied ({said})", (
             f"check the credentials and what they are allowed to do: {set_them}"
             if set_them

@@ -55,9 +55,9 @@ class Archive:
         except FileNotFoundError:
             raise InputError(f"{self._where}: no such file ({KEY})") from None
         except OSError as problem:
-            raise InputError(f"{self._where} ({KEY}): {plain(problem)}") from None
+            raise self._cant_read(problem) from None
         if not zipfile.is_zipfile(io.BufferedReader(file, 2**16)):
-            raise self._broken("its end is missing")
+            raise self._cant_read(file.failure) if file.failure else self._broken("its end is missing")
 
     def listing(self, file_names: Sequence[str]) -> Listing:
         index = self._index()
@@ -120,15 +120,22 @@ class Archive:
         with self._lock:
             try:
                 version = self._blob.stat()
-                if self._known is None or self._known[0] != version:
-                    self._known = version, _Index.of(_Seekable(self._blob))
+                if self._known is not None and self._known[0] == version:
+                    return self._known[1]
+                file = _Seekable(self._blob)
             except FileNotFoundError:
                 raise InputError(f"{self._where}: no such file ({KEY})") from None
             except OSError as problem:
-                raise InputError(f"{self._where}: can't be read ({KEY}): {plain(problem)}") from None
-            except _NOT_A_ZIP as problem:
-                raise self._broken(plain(problem)) from None
-            return self._known[1]
+                raise self._cant_read(problem) from None
+            try:
+                index = _Index.of(file)
+            except (OSError, *_NOT_A_ZIP) as problem:
+                # `zipfile` takes a read that fails for a file that ends.
+                raise (
+                    self._cant_read(file.failure) if file.failure else self._broken(plain(problem))
+                ) from None
+            self._known = version, index
+            return index
 
     def _index_for_reading(self) -> _Index:
         known = self._known
@@ -138,6 +145,9 @@ class Archive:
             return self._index()
         except InputError as problem:
             raise OSError(str(problem)) from None
+
+    def _cant_read(self, problem: OSError) -> InputError:
+        return InputError(f"{self._where}: can't be read ({KEY}): {plain(problem)}")
 
     def _broken(self, why: str) -> InputError:
         return InputError(
@@ -184,7 +194,8 @@ class _Index:
         asked = pa.array(names, pa.large_string())
         rows = pc.index_in(asked, value_set=self.names)
         if self._top is not None and rows.null_count:
-            below = pc.binary_join_element_wise(pa.scalar(self._top, pa.large_string()), asked, "/")
+            kind = pa.large_string()
+            below = pc.binary_join_element_wise(pa.scalar(self._top, kind), asked, pa.scalar("/", kind))
             rows = pc.coalesce(rows, pc.index_in(below, value_set=self.names))
         return pc.if_else(asked.is_valid(), rows, pa.scalar(None, pa.int32()))
 
@@ -211,6 +222,7 @@ class _Seekable(io.RawIOBase):
 
     def __init__(self, blob: Blob) -> None:
         self._blob, self._at = blob, 0
+        self.failure: OSError | None = None
         self._size = blob.stat()[0]
 
     def readable(self) -> bool:
@@ -231,7 +243,11 @@ class _Seekable(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         end = min(self._at + min(len(buffer), self._MOST), self._size)
-        data = self._blob.read(self._at, end) if end > self._at else b""
+        try:
+            data = self._blob.read(self._at, end) if end > self._at else b""
+        except OSError as problem:
+            self.failure = problem
+            raise
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
