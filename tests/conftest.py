@@ -23,12 +23,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    """A run folder on disk, and one that is reached through fsspec alone."""
+    """A run folder on disk, one that is reached through fsspec alone, and one in a bucket."""
     if request.param == "disk":
         return Folder(str(tmp_path / "run"))
-    return Folder(f"memory://{tmp_path.name}/run")
+    if request.param == "memory":
+        return Folder(f"memory://{tmp_path.name}/run")
+    return Folder(f"{request.getfixturevalue('bucket')}/runs/run")
 
 
 @pytest.fixture(scope="session")

@@ -213,6 +213,29 @@ def test_a_job_does_not_write_where_its_images_are(job_file: Path) -> None:
     assert sorted(job_file.parent.iterdir()) == [images, job_file, link]
 
 
+def test_a_zip_of_images_is_input_as_well(job_file: Path) -> None:
+    job = Job.load(job_file, ["dataset.images=photos.zip"])
+    zip_file = str(job_file.parent / "photos.zip")
+    assert job.dataset.images == zip_file
+    assert job.input_at(zip_file) == job.input_at(f"{zip_file}/x") == "dataset.images"
+    inside = Job.load(job_file, ["dataset.images=zip://cam1::photos.zip"])
+    assert inside.dataset.images == f"zip://cam1::{zip_file}"
+    assert inside.input_at(zip_file) == "dataset.images"
+    assert "inside dataset.images" in wrong(job_file, "dataset.images=photos.zip", f"output={zip_file}")
+    far = Job.load(job_file, ["dataset.images=zip://cam1::s3://bucket/photos.zip"])
+    assert far.dataset.images == "zip://cam1::s3://bucket/photos.zip"
+    assert far.input_at("s3://bucket/photos.zip") == "dataset.images"
+
+
+@pytest.mark.parametrize(
+    "output", ["https://me:hush@example.org/runs", "ftp://example.org/runs", "nosuch://x"]
+)
+def test_output_is_a_folder_or_in_a_bucket(job_file: Path, output: str) -> None:
+    message = wrong(job_file, f"output={output}")
+    assert "should be a folder on disk, or in a bucket (s3://, gs:// or az://)" in message
+    assert "hush" not in message
+
+
 def test_output_is_a_file(job_file: Path) -> None:
     assert "output: job.yaml is a file" in wrong(job_file, f"output={job_file}")
 
