@@ -14,7 +14,10 @@ from camtrap_batch.remote import family_of, shown
 from camtrap_batch.store.schemas import USABLE
 from camtrap_batch.yamlfile import Section, override, parse, read_yaml, write_yaml
 
-_SECRET = re.compile(r"^key$|secret|token|password|account_key|credential|connection_string", re.IGNORECASE)
+_SECRET = re.compile(
+    r"^key$|secret|token|password|account_key|credential|connection_string|authorization|cookie",
+    re.IGNORECASE,
+)
 _NO_SECRETS = (None, "", "anon", "cloud", "google_default", "cache")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MODEL_ID = re.compile(r"latest|[0-9a-f]{16}")
@@ -83,7 +86,9 @@ class Dataset(Section):
     @classmethod
     def _no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
         for key, option in value.items():
-            if _SECRET.search(key) and option not in _NO_SECRETS:
+            if isinstance(option, dict):
+                cls._no_secrets(option)
+            elif _SECRET.search(str(key)) and option not in _NO_SECRETS:
                 raise ValueError(
                     f"`{key}` may hold a secret, which has no place in a job file: set it in the environment"
                 )
@@ -300,8 +305,14 @@ class Job(Section):
         return next((f"dataset.{key}" for key in found), None)
 
     def to_yaml(self) -> str:
-        """The whole job with its defaults, as a job file."""
-        return write_yaml(self.model_dump(by_alias=True))
+        """The whole job with its defaults, as a job file; URLs are without the signature they may have."""
+        content = self.model_dump(by_alias=True)
+        content["dataset"] |= {
+            key: shown(place)
+            for key in ("metadata", "images", "cameras")
+            if (place := content["dataset"][key])
+        }
+        return write_yaml(content)
 
 
 def _check_places(job: Job, where: str) -> None:

@@ -215,16 +215,16 @@ def as_os_error(url: str, problem: BaseException) -> OSError:
 def shown(url: str) -> str:
     """A URL without what may be secret in it: a query (signatures, tokens), a user name and password.
 
-    >>> shown("https://me:hush@host/a.zip?sig=hush")
-    'https://host/a.zip'
+    >>> shown("https://me:hush@host/a.zip?sig=hush"), shown("/data/which?")
+    ('https://host/a.zip', '/data/which?')
     """
-    return _SECRETS.sub("", url)
+    return _SECRETS.sub("", url) if "://" in url else url
 
 
 def plain(problem: BaseException) -> str:
     """An error's message on one line, short, without the query of any URL; the same in every run."""
     told = getattr(problem, "strerror", None) or str(problem)
-    text = re.sub(r" at 0x[0-9a-f]+", "", shown(" ".join(str(told).split())))
+    text = re.sub(r" at 0x[0-9a-f]+", "", _SECRETS.sub("", " ".join(str(told).split())))
     return text.encode("utf-8", "replace").decode()[:200] or type(problem).__name__
 
 

@@ -47,8 +47,12 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def do_PUT(self) -> None:
+        """Takes anything, and keeps nothing."""
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.answer()
+
+    def do_POST(self) -> None:
+        self.do_PUT()
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -62,7 +66,8 @@ class Handler(BaseHTTPRequestHandler):
         match = re.fullmatch(r"(\w+?)x(\d+)", fault)
         kind, times = (match[1], int(match[2])) if match else (fault, 0)
         with self.lock:
-            self.requests.append((self.command, self.path, self.headers.get("Range")))
+            condition = self.headers.get("Range") or self.headers.get("If-None-Match")
+            self.requests.append((self.command, self.path, condition))
             self.seen[f"{self.command} {path}"] += 1
             is_faulty = self.seen[f"{self.command} {path}"] <= times
         if is_faulty and kind.isdecimal():
@@ -76,6 +81,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif is_faulty and kind == "nohead" and self.command == "HEAD":
             self.refuse(405)
+        elif self.command in ("PUT", "POST"):
+            self.send(201, b"{}", {"Content-Type": "application/json"})
         else:
             self.serve(self.folder / file_name, kind if is_faulty else "plain")
 
@@ -154,7 +161,7 @@ class WebServer:
         return f"{self.address}/{fault}/{path}".rstrip("/")
 
     def requests(self) -> list[tuple[str, str, str | None]]:
-        """Method, path and Range of every request so far."""
+        """Method, path, and Range or If-None-Match, of every request so far."""
         with urlopen(f"{self.address}/_requests") as answer:
             return [tuple(request) for request in json.load(answer)]
 

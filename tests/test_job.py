@@ -123,9 +123,18 @@ def test_secrets_are_refused(job_file: Path) -> None:
     message = wrong(job_file, "dataset.storage_options={key: AKIA, secret: hunter2}")
     assert "hunter2" not in message
     assert "environment" in message
+    nested = "dataset.storage_options={client_kwargs: {headers: {Authorization: hunter2}}}"
+    assert "`Authorization` may hold a secret" in wrong(job_file, nested)
     assert Job.load(job_file, ["dataset.storage_options={token: anon}"]).dataset.storage_options == {
         "token": "anon"
     }
+
+
+def test_a_signature_is_not_written_down(job_file: Path) -> None:
+    job = Job.load(job_file, ["dataset.images=https://me:hush@host/x.zip?sig=hush"])
+    assert job.dataset.images == "https://me:hush@host/x.zip?sig=hush"
+    assert "hush" not in job.to_yaml()
+    assert "images: https://host/x.zip\n" in job.to_yaml()
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,6 +42,9 @@ class _Head:
     version: str
 
 
+_Note = Callable[[int, _Head], None]
+
+
 class Web:
     """A folder on a web server. A query of the URL (a signature, a token) goes with every request."""
 
@@ -65,11 +68,7 @@ class Web:
 
     def listing(self, file_names: Sequence[str]) -> Listing:
         sizes, modified = empty_listing(len(file_names))
-        wanted = {
-            row: self._address(file_name)
-            for row, file_name in enumerate(file_names)
-            if not is_unsafe(file_name)
-        }
+        wanted = [row for row, file_name in enumerate(file_names) if not is_unsafe(file_name)]
         statuses: set[int] = set()
 
         def note(row: int, head: _Head) -> None:
@@ -78,7 +77,7 @@ class Web:
                 sizes[row], modified[row] = head.size or 0, head.version
 
         try:
-            sync(self._fs.loop, self._ask_for_all, wanted, note)
+            sync(self._fs.loop, self._ask_for_all, file_names, wanted, note)
         except Exception as problem:
             raise InputError(explain(self.url, problem, KEY)) from None
         if statuses and statuses <= {401, 403}:
@@ -138,16 +137,16 @@ class Web:
     def _address(self, file_name: str) -> str:
         return f"{self._base}/{quote(file_name)}{self._query}" if file_name else f"{self._base}{self._query}"
 
-    async def _ask_for_all(self, wanted: Mapping[int, str], note: Any) -> None:
-        """A HEAD request for each file, many at a time."""
-        left = iter(wanted.items())
+    async def _ask_for_all(self, file_names: Sequence[str], wanted: Sequence[int], note: _Note) -> None:
+        """A HEAD request for each wanted row, many at a time."""
+        left = iter(wanted)
         failures = 0
 
         async def work() -> None:
             nonlocal failures
-            for row, address in left:
+            for row in left:
                 try:
-                    head = await patiently_async(self.url, self._head, address)
+                    head = await patiently_async(self.url, self._head, self._address(file_names[row]))
                     failures = 0
                 except Exception as problem:
                     # One file that keeps failing is that file's concern, many in a row are the server's.

@@ -192,8 +192,11 @@ class Folder:
             except Exception as problem:
                 if not isinstance(problem, FileExistsError) and status_of(problem) not in (409, 412):
                     raise
-                # A request that was repeated, since its answer got lost, meets the file that it made.
-                return self.read(path) == data
+                try:
+                    # A request that was repeated, since its answer got lost, meets the file that it made.
+                    return self.read(path) == data
+                except FileNotFoundError:  # another is still making it
+                    raise problem from None
         if self.url not in _proven:
             self._prove_that_the_first_wins(path, data)
         return True

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import sys
@@ -14,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, is_unsafe
+from camtrap_batch.images.disk import Disk
 
 UNSAFE = [
     "",
@@ -243,6 +245,46 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not a regular file"):
         root.read("a.jpg")
     assert root.listing(["a.jpg"]).sizes.tolist() == [-1]
+
+
+class Faulty:
+    """Fails as often as told, then reads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *faults: int) -> None:
+        self.calls = 0
+        read = Disk._read
+
+        def faulty(disk: Disk, file_name: str, end: int | None) -> bytes:
+            self.calls += 1
+            if self.calls <= len(faults):
+                raise OSError(faults[self.calls - 1], os.strerror(faults[self.calls - 1]), "/mnt/card/a.jpg")
+            return read(disk, file_name, end)
+
+        monkeypatch.setattr(Disk, "_read", faulty)
+
+
+def test_what_a_disk_may_not_say_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    faulty = Faulty(monkeypatch, errno.EIO, errno.ESTALE)
+    assert ImageRoot(str(tmp_path)).read("a.jpg") == b"x"
+    assert faulty.calls == 3
+
+
+@pytest.mark.parametrize(("error", "calls"), [(errno.EIO, 4), (errno.EACCES, 1), (errno.ELOOP, 1)])
+def test_what_a_disk_keeps_saying(
+    error: int, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty = Faulty(monkeypatch, *[error] * 9)
+    with pytest.raises(OSError, match=os.strerror(error)) as caught:
+        ImageRoot(str(tmp_path)).read("a.jpg")
+    assert caught.value.errno == error
+    assert faulty.calls == calls
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError):
+        ImageRoot(str(tmp_path)).read("a.jpg/b.jpg")
 
 
 def test_dangling_link_is_missing(tmp_path: Path) -> None:

@@ -180,6 +180,36 @@ def test_nobody_there_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_connections()
 
 
+def test_creation_at_google_is_conditional(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This server makes a file twice, which is noticed; the requests ask it not to."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url())
+    folder = Folder("gs://bucket/run")
+    with pytest.raises(StorageError, match="conditional writes"):
+        folder.create("receipts/1", b"1")
+    with pytest.raises(
+        OSError, match="Location"
+    ):  # where to send the parts to, which this server does not say
+        folder.create("receipts/large", bytes(51 * 2**20))
+    begun = [path for verb, path, _ in server.requests() if verb == "POST" and "/o?" in path]
+    assert len(begun) >= 3
+    assert all("ifGenerationMatch=0" in path for path in begun)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url("412x9"))
+    with pytest.raises(OSError, match="receipts/1") as caught:  # it is there, says one; it is not, the other
+        Folder("gs://bucket/another").create("receipts/1", b"1")
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
+def test_creation_at_azure_is_conditional(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = f"DefaultEndpointsProtocol=http;AccountName=me;AccountKey=aGk=;BlobEndpoint={server.url()}/me;"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", account)
+    with pytest.raises(StorageError, match="conditional writes"):
+        Folder("az://container/run").create("receipts/1", b"1")
+    made = [
+        condition for verb, path, condition in server.requests() if verb == "PUT" and "receipts/1" in path
+    ]
+    assert made == ["*", "*"]
+
+
 def test_a_kind_that_is_not_known() -> None:
     with pytest.raises(InputError, match="nosuch"):
         Folder("nosuch://x").read("a")
