@@ -9,7 +9,15 @@ from functools import cached_property
 from typing import Any
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.images.source import KEY, Listing, empty_listing, is_hidden, is_unsafe, version_of
+from camtrap_batch.images.source import (
+    KEY,
+    Listing,
+    cant_stat,
+    empty_listing,
+    is_hidden,
+    is_unsafe,
+    version_of,
+)
 from camtrap_batch.remote import (
     TRIES,
     as_os_error,
@@ -93,9 +101,8 @@ class Bucket:
 
     def walk(self) -> Iterator[str]:
         self._forget_listings()
-        filesystem, root = self._listing
         try:
-            paths = patiently(self.url, call, filesystem, "find", root)
+            paths = self._ask("find", self._listing[1])
         except Exception as problem:
             raise self._cant_list("", problem) from None
         for path in paths:
@@ -116,13 +123,12 @@ class Bucket:
         except Exception as problem:
             raise as_os_error(self.url, problem) from None
 
-    def stat(self, file_name: str = "") -> tuple[int, str]:
-        """Bytes and version of a file."""
-        filesystem, root = self._listing
+    def stat(self) -> tuple[int, str]:
+        """Bytes and version of the file that the URL itself is. Raises FileNotFoundError, InputError."""
         try:
-            info = call(filesystem, "info", f"{root}/{file_name}" if file_name else root)
+            info = self._ask("info", self._listing[1])
         except Exception as problem:
-            raise as_os_error(self.url, problem) from None
+            raise cant_stat(self.url, problem) from None
         return int(info.get("size") or 0), version_of(info)
 
     @cached_property
@@ -135,13 +141,10 @@ class Bucket:
 
     def _entries(self, folder: str, is_deep: bool) -> Iterator[tuple[str, int, str]]:
         """Name, size and version of the files of a folder; with `is_deep` of those below it as well."""
-        filesystem, root = self._listing
+        root = self._listing[1]
         path = f"{root}/{folder}".rstrip("/") if root else folder
         try:
-            if is_deep:
-                infos = patiently(self.url, call, filesystem, "find", path, detail=True).values()
-            else:
-                infos = patiently(self.url, call, filesystem, "ls", path, detail=True)
+            found = self._ask("find" if is_deep else "ls", path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return
         except PermissionError as problem:
@@ -152,9 +155,15 @@ class Bucket:
             if is_missing(problem):
                 return
             raise self._cant_list(folder, problem) from None
-        for info in infos:
+        for info in found.values() if isinstance(found, dict) else found:
             if info.get("type") != "directory":
                 yield self._inside(info["name"]), int(info.get("size") or 0), version_of(info)
+
+    def _ask(self, method: str, path: str, **options: Any) -> Any:
+        filesystem = self._listing[0]
+        if self.family == "s3":  # its client has been told to try again
+            return call(filesystem, method, path, **options)
+        return patiently(self.url, call, filesystem, method, path, **options)
 
     def _inside(self, path: str) -> str:
         """A file's path relative to the root."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.remote import explain, is_missing, is_missing_bucket
 
 KEY = "dataset.images"
 """The job file's key, for messages."""
@@ -54,18 +58,25 @@ class Source(Protocol):
 
 
 class Blob(Protocol):
-    """One large file, read in parts. Its methods raise OSError."""
+    """One large file, read in parts."""
 
     def stat(self) -> tuple[int, str]:
-        """Bytes and version."""
+        """Bytes and version. Raises FileNotFoundError, InputError or another OSError."""
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to before `end`; fewer where the file ends."""
+        """The bytes from `start` to before `end`; fewer where the file ends. Raises OSError."""
 
 
 def empty_listing(number: int) -> tuple[npt.NDArray[np.int64], list[str | None]]:
     """Sizes and versions of files that are not there."""
     return np.full(number, -1, np.int64), [None] * number
+
+
+def cant_stat(url: str, problem: Exception) -> Exception:
+    """What to raise where a single file can't be asked about: FileNotFoundError or InputError."""
+    if is_missing(problem) and not is_missing_bucket(problem):
+        return FileNotFoundError(errno.ENOENT, "no such file")
+    return InputError(explain(url, problem, KEY))
 
 
 def version_of(info: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 from fsspec.asyn import sync
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.images.source import KEY, Listing, empty_listing, is_hidden, is_unsafe
+from camtrap_batch.images.source import KEY, Listing, cant_stat, empty_listing, is_hidden, is_unsafe
 from camtrap_batch.remote import (
     ANSWER_S,
     Refused,
@@ -116,16 +116,17 @@ class Web:
             raise as_os_error(self.url, problem) from None
         return data
 
-    def stat(self, file_name: str = "") -> tuple[int, str]:
-        """Bytes and version of a file. OSError where the server does not tell the bytes."""
+    def stat(self) -> tuple[int, str]:
+        """Bytes and version of the file that the URL itself is. Raises FileNotFoundError, InputError.
+
+        OSError where the server does not tell the bytes.
+        """
         try:
-            head = sync(self._fs.loop, patiently_async, self.url, self._head, self._address(file_name))
-            if head.status in (404, 410):
-                raise FileNotFoundError(errno.ENOENT, "no such file")
+            head = sync(self._fs.loop, patiently_async, self.url, self._head, self._address(""))
             if head.status >= 400:
                 raise Refused(head.status, None)
         except Exception as problem:
-            raise as_os_error(self.url, problem) from None
+            raise cant_stat(self.url, problem) from None
         if head.size is None:
             raise OSError("the server does not tell its size")
         return head.size, head.version

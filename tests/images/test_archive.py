@@ -139,6 +139,20 @@ def test_a_server_that_fails_now_and_then(tmp_path: Path, monkeypatch: pytest.Mo
             ImageRoot(f"{server.url()}/no.zip").check()
 
 
+def test_what_to_check(tmp_path: Path) -> None:
+    write_zip(tmp_path / "x.zip")
+    with web_server(tmp_path) as server:
+        root = ImageRoot(f"{server.url('403x99')}/x.zip?sig=hush")
+        for ask in (root.check, lambda: root.listing(["a.jpg"])):
+            with pytest.raises(
+                InputError, match=r"x\.zip \(dataset\.images\): access denied \(403\); check"
+            ) as caught:
+                ask()
+            assert "hush" not in str(caught.value)
+    with pytest.raises(InputError, match=r"s3://no-such-bucket/x\.zip \(dataset\.images\): "):
+        ImageRoot("s3://no-such-bucket/x.zip", {"anon": True, "endpoint_url": "http://127.0.0.1:1"}).check()
+
+
 def test_a_folder_that_holds_all_may_be_left_out(tmp_path: Path) -> None:
     files = {f"photos/{name}": data for name, data in FILES.items()}
     root = ImageRoot(

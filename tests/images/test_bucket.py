@@ -21,6 +21,7 @@ from support_s3 import ENVIRONMENT
 from camtrap_batch import remote
 from camtrap_batch.errors import InputError, MissingExtra
 from camtrap_batch.images import ImageRoot
+from camtrap_batch.images import bucket as bucket_module
 from camtrap_batch.images.bucket import what_to_list
 
 FILES = {
@@ -138,6 +139,19 @@ def test_only_wanted_folders_are_listed(root: ImageRoot, monkeypatch: pytest.Mon
     assert sorted(path.rpartition("/images/")[2] for path in listed) == ["a", "a/deep/er"]
     filesystem = s3fs.S3FileSystem._cache.values()
     assert all(not one.dircache for one in filesystem if one.kwargs.get("use_listings_cache") is False)
+
+
+def test_folders_that_are_listed_together(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    filesystem = s3fs.S3FileSystem()
+    names = [f"site/{number}/{letter}.jpg" for number in range(9) for letter in "ab"]
+    for name in names:
+        filesystem.pipe_file(f"{root.url}/{name}", name.encode())
+    wanted = [*names[:-1], "site/3/no.jpg", "4.jpg", "a/1.jpg"]
+    one_by_one = root.listing(wanted)
+    monkeypatch.setattr(bucket_module, "_MANY_FOLDERS", 0)
+    together = root.listing(wanted)
+    assert together.sizes.tolist() == one_by_one.sizes.tolist() == [12] * 17 + [-1, 4000, 3]
+    assert together.modified == one_by_one.modified
 
 
 def test_not_there(root: ImageRoot) -> None:
