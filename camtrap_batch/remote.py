@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -126,6 +127,9 @@ def open_store(
         if name in told:
             told[name] = {**_defaults(family, client_tries).get(name, {}), **told[name]}
     where = f"{shown(url)} ({key})" if key else shown(url)
+    if family == "gs":
+        # gcsfs asks, over gRPC, for the kind of the bucket; where nobody may tell, again before each read.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **told)
     except ImportError as problem:
@@ -255,32 +259,26 @@ def is_lasting(problem: BaseException) -> bool:
 
 def has_anything(filesystem: Any, path: str, family: Family) -> bool:
     """Whether a bucket or a folder in it is there, without listing it. Raises what the client raises."""
-    options: dict[str, Any] = {"timeout_s": ANSWER_S}
-    if family == "s3":
-        bucket, name, _ = filesystem.split_path(path)
-        prefix = f"{name}/" if name else ""
-        page = call(
-            filesystem, "call_s3", "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1, **options
-        )
-        return bool(page.get("Contents")) or not name
-    if family == "gs":
-        bucket, name, _ = filesystem.split_path(path)
-        prefix = f"{name}/" if name else ""
-        page = call(
-            filesystem, "call", "GET", "b/{}/o", bucket, prefix=prefix, maxResults=1, json_out=True, **options
-        )
-        return bool(page.get("items")) or not name
-    if family == "az":
-        container, name, _ = filesystem.split_path(path)
-        prefix = f"{name}/" if name else ""
-        return (
-            bool(sync(filesystem.loop, _any_blob, filesystem, container, prefix, timeout=ANSWER_S))
-            or not name
-        )
-    return bool(call(filesystem, "isdir", path, **options))
+    if family not in ("s3", "gs", "az"):
+        return bool(call(filesystem, "isdir", path, timeout_s=ANSWER_S))
+    bucket, name, _ = filesystem.split_path(path)
+    prefix = f"{name}/" if name else ""
+    first = {"s3": _first_object, "gs": _first_at_google, "az": _first_at_azure}[family]
+    # A bucket may be empty; a folder that is, is not there.
+    return sync(filesystem.loop, first, filesystem, bucket, prefix, timeout=ANSWER_S) or not name
 
 
-async def _any_blob(filesystem: Any, container: str, prefix: str) -> bool:
+async def _first_object(filesystem: Any, bucket: str, prefix: str) -> bool:
+    page = await filesystem._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    return bool(page.get("Contents"))
+
+
+async def _first_at_google(filesystem: Any, bucket: str, prefix: str) -> bool:
+    page = await filesystem._call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1, json_out=True)
+    return bool(page.get("items"))
+
+
+async def _first_at_azure(filesystem: Any, container: str, prefix: str) -> bool:
     async with filesystem.service_client.get_container_client(container=container) as client:
         async for _ in client.list_blobs(name_starts_with=prefix, results_per_page=1):
             return True

@@ -84,7 +84,9 @@ class Handler(BaseHTTPRequestHandler):
         elif self.command in ("PUT", "POST"):
             self.send(201, b"{}", {"Content-Type": "application/json"})
         else:
-            self.serve(self.folder / file_name, kind if is_faulty else "plain")
+            # Azure's listing of a container is asked for at the container's own address.
+            ending = ".xml" if "comp=list" in self.path else ""
+            self.serve(self.folder / f"{file_name}{ending}", kind if is_faulty else "plain")
 
     def refuse(self, status: int) -> None:
         code = CODES.get(status, str(status))
@@ -97,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(status, body, headers)
 
     def serve(self, path: Path, kind: str) -> None:
-        if path.is_dir():
+        if path.is_dir() and "x-ms-version" not in self.headers:  # Azure has no folders
             names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in path.iterdir())
             body = "".join(f'<a href="{name}">{name}</a>\n' for name in ["?C=N;O=D", "../", *names]).encode()
             self.send(200, body, {"Content-Type": "text/html"})
@@ -107,7 +109,10 @@ class Handler(BaseHTTPRequestHandler):
             return
         data = path.read_bytes()
         headers = {} if kind == "quiet" else {"ETag": f'"{path.stat().st_mtime_ns:x}-{len(data)}"'}
-        status, asked = 200, self.headers.get("Range")
+        if path.suffix == ".xml":
+            headers["Content-Type"] = "application/xml"
+        # Azure's client names its ranges otherwise.
+        status, asked = 200, self.headers.get("Range") or self.headers.get("x-ms-range")
         if asked and kind != "norange":
             first, _, last = asked.removeprefix("bytes=").partition("-")
             whole, start = len(data), int(first)

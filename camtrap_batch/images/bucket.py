@@ -26,6 +26,7 @@ from camtrap_batch.remote import (
     family_of,
     has_anything,
     is_missing,
+    is_missing_bucket,
     open_store,
     patiently,
     plain,
@@ -145,18 +146,15 @@ class Bucket:
         path = f"{root}/{folder}".rstrip("/") if root else folder
         try:
             found = self._ask("find" if is_deep else "ls", path, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except PermissionError as problem:
-            if self.family == "other":
-                return
-            raise self._cant_list(folder, problem) from None
         except Exception as problem:
-            if is_missing(problem):
+            if is_missing(problem) and not is_missing_bucket(problem):
                 return
+            if self.family == "other" and isinstance(problem, NotADirectoryError | PermissionError):
+                return  # as on a disk
             raise self._cant_list(folder, problem) from None
         for info in found.values() if isinstance(found, dict) else found:
-            if info.get("type") != "directory":
+            # adlfs finds a file where a folder was asked for, and gives its path alone.
+            if isinstance(info, dict) and info.get("type") != "directory":
                 yield self._inside(info["name"]), int(info.get("size") or 0), version_of(info)
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import sys
@@ -219,6 +220,73 @@ def test_what_to_check(server: WebServer, account: None) -> None:
             root.check()
         assert str(caught.value).startswith("s3://bucket/images (dataset.images): ")
         assert time.monotonic() - began < remote.ANSWER_S + 5
+
+
+def test_google(tmp_path: Path, impatient: None) -> None:
+    """Google's client with answers that are files: what is asked for, and what is made of it."""
+    listing, content = tmp_path / "storage/v1/b/bucket/o", tmp_path / "download/storage/v1/b/bucket/o/x/a"
+    for folder in (listing.parent, content):
+        folder.mkdir(parents=True)
+    items = [
+        {"name": "x/a/1.jpg", "size": "3", "etag": "e1", "md5Hash": "m1", "updated": "2024-01-01T00:00:00Z"},
+        {"name": "x/a/2.jpg", "size": "0", "etag": "e2", "updated": "2024-01-01T00:00:00Z"},
+    ]
+    listing.write_text(json.dumps({"items": items}))
+    (content / "1.jpg").write_bytes(b"one")
+    began = time.monotonic()
+    with web_server(tmp_path) as server:
+        root = ImageRoot("gs://bucket/x", {"endpoint_url": server.url(), "token": "anon"})
+        root.check()
+        found = root.listing(["a/1.jpg", "a/2.jpg", "a/no.jpg"])
+        assert found.sizes.tolist() == [3, 0, -1]
+        assert found.modified == ["m1", "e2", None]
+        assert root.read("a/1.jpg", 1) == b"on"
+        with pytest.raises(FileNotFoundError):
+            root.read("a/no.jpg")
+        with pytest.raises(InputError, match=r"no such bucket or folder; check its name"):
+            ImageRoot("gs://other/x", root.storage_options).check()
+        denied = ImageRoot("gs://bucket/x", {"endpoint_url": server.url("403x99"), "token": "anon"})
+        with pytest.raises(
+            InputError, match=r"access denied \(403\); .*GOOGLE_.* storage_options: \{token: anon"
+        ):
+            denied.check()
+        with pytest.raises(OSError, match=r"^access denied \(403\)$"):
+            denied.read("a/1.jpg")
+    assert time.monotonic() - began < 20  # nothing but these requests: no other service of Google's
+
+
+def test_azure(tmp_path: Path) -> None:
+    """As `test_google`."""
+    blobs = "".join(
+        f"<Blob><Name>x/a/{number}.jpg</Name><Properties><Etag>0x{number}</Etag><BlobType>BlockBlob</BlobType>"
+        f"<Last-Modified>Wed, 01 May 2024 10:00:00 GMT</Last-Modified><Content-Length>3</Content-Length>"
+        "</Properties></Blob>"
+        for number in (1, 2)
+    )
+    (tmp_path / "me" / "container" / "x" / "a").mkdir(parents=True)
+    (tmp_path / "me" / "container.xml").write_text(
+        f"<?xml version='1.0'?><EnumerationResults ContainerName='container'><Blobs>{blobs}</Blobs>"
+        "<NextMarker/></EnumerationResults>"
+    )
+    (tmp_path / "me" / "container" / "x" / "a" / "1.jpg").write_bytes(b"one")
+    with web_server(tmp_path) as server:
+        account = "DefaultEndpointsProtocol=http;AccountName=me;AccountKey=aGk=;BlobEndpoint={}/me;"
+        root = ImageRoot("az://container/x", {"connection_string": account.format(server.url())})
+        root.check()
+        found = root.listing(["a/1.jpg", "a/2.jpg", "a/no.jpg"])
+        assert found.sizes.tolist() == [3, 3, -1]
+        assert found.modified[0] != found.modified[1]
+        assert None not in found.modified[:2]
+        assert root.read("a/1.jpg", 1) == b"on"
+        with pytest.raises(FileNotFoundError):
+            root.read("a/no.jpg")
+        denied = ImageRoot("az://container/x", {"connection_string": account.format(server.url("403x99"))})
+        with pytest.raises(
+            InputError, match=r"access denied \(403.*\); .*AZURE_.*account_name: NAME, anon: true"
+        ):
+            denied.check()
+        with pytest.raises(OSError, match=r"^access denied \(403"):
+            denied.read("a/1.jpg")
 
 
 @pytest.mark.parametrize(
