@@ -67,6 +67,10 @@ _OTHER_REGION = frozenset(
     {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
+_WRONG_CREDENTIALS = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken"}
+    | {"TokenRefreshRequired", "RequestTimeTooSkewed", "AuthenticationFailed", "InvalidAuthenticationInfo"}
+)
 _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|[?][^\s'\"<>)]*")
 
 # Pauses of 0.2, 0.6, 1.8 and 5.4 s, and up to 0.3 s more each.
@@ -245,15 +249,21 @@ def explain(url: str, problem: BaseException, key: str = "") -> str:
     return f"{where}: {what}" + (f"; {check}" if check else "")
 
 
-def is_lasting(problem: BaseException) -> bool:
-    """Whether an error is of the store as a whole: no credentials, no permission, no such bucket."""
-    status, code = status_of(problem), _code_of(problem)
+def is_of_the_store(problem: BaseException) -> bool:
+    """Whether an error is of the store as a whole: the credentials, the bucket, its region."""
+    code = _code_of(problem)
+    return code in _NO_BUCKET | _OTHER_REGION | _WRONG_CREDENTIALS or any(
+        _names(one) & _NO_CREDENTIALS for one in _chain(problem)
+    )
+
+
+def is_refused(problem: BaseException) -> bool:
+    """Whether an error will be the same the next time: no permission, or one of the store as a whole."""
     return (
-        status in (301, 307, 401, 403)
-        or code in _NO_BUCKET | _OTHER_REGION
+        status_of(problem) in (301, 307, 401, 403)
         or isinstance(problem, PermissionError)
-        or any(_names(one) & _NO_CREDENTIALS for one in _chain(problem))
         or str(problem).startswith("Forbidden")  # gcsfs
+        or is_of_the_store(problem)
     )
 
 
@@ -365,7 +375,7 @@ def _diagnosis(family: Family, problem: BaseException, *, has_options: bool) -> 
     if code in _NO_BUCKET:
         return "no such bucket", "check its name" + (", and the account" if family == "az" else "")
     denied = isinstance(problem, PermissionError) or str(problem).startswith("Forbidden")
-    if status in (401, 403) or (denied and family != "other"):
+    if status in (401, 403) or code in _WRONG_CREDENTIALS or (denied and family != "other"):
         said = " ".join(dict.fromkeys(str(part) for part in (status or 403, code) if part))
         return f"access denied ({said})", (
             f"check the credentials and what they are allowed to do: {set_them}"

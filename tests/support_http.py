@@ -30,7 +30,13 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
 STALL_S = 20.0
-CODES = {403: "AccessDenied", 301: "PermanentRedirect", 503: "SlowDown", 500: "InternalError"}
+CODES = {
+    400: "ExpiredToken",
+    403: "AccessDenied",
+    301: "PermanentRedirect",
+    503: "SlowDown",
+    500: "InternalError",
+}
 
 
 class Handler(BaseHTTPRequestHandler):

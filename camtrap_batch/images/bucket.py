@@ -27,6 +27,7 @@ from camtrap_batch.remote import (
     has_anything,
     is_missing,
     is_missing_bucket,
+    is_of_the_store,
     open_store,
     patiently,
     plain,
@@ -122,6 +123,8 @@ class Bucket:
         try:
             return bytes(patiently(self.url, _cat, filesystem, path, start, end))
         except Exception as problem:
+            if is_of_the_store(problem):  # no reason to call every image unreadable
+                raise InputError(explain(self.url, problem, KEY)) from None
             raise as_os_error(self.url, problem) from None
 
     def stat(self) -> tuple[int, str]:

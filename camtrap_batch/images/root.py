@@ -83,6 +83,8 @@ class ImageRoot:
             The path is unsafe (see `is_unsafe`).
         OSError
             It can't be read; FileNotFoundError where it is not there.
+        UserError
+            Nothing can be read: credentials are missing or have expired, the bucket is gone.
         """
         if is_unsafe(file_name):
             raise ValueError(f"{file_name!r} is not a path inside the image root")

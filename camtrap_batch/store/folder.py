@@ -23,9 +23,9 @@ from camtrap_batch.errors import CamtrapError, StorageError
 from camtrap_batch.remote import (
     TRIES,
     explain,
-    is_lasting,
     is_missing,
     is_missing_bucket,
+    is_refused,
     open_store,
     status_of,
 )
@@ -263,7 +263,7 @@ class Folder:
                 raise FileNotFoundError(
                     errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{path}"
                 ) from None
-            kind = StorageError if missing or is_lasting(problem) else OSError
+            kind = StorageError if missing or is_refused(problem) else OSError
             raise kind(explain(f"{self.url}/{path}".rstrip("/"), problem)) from problem
 
     def __getstate__(self) -> dict[str, str]:

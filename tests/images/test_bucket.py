@@ -208,6 +208,24 @@ def test_what_keeps_failing_is_asked_for_a_few_times(
         assert len(asked) == times, fault
 
 
+def test_what_concerns_every_image_stops_the_job(
+    server: WebServer, root: ImageRoot, account: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        InputError, match=r"^s3://bucket \(dataset.images\): access denied \(400 ExpiredToken\); check"
+    ):
+        ImageRoot("s3://bucket", {"endpoint_url": server.url("400x9")}).read("a.jpg")
+    with pytest.raises(InputError, match="no such bucket; check its name"):
+        ImageRoot("s3://no-such-bucket/x").read("a.jpg")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    forget_connections()
+    with pytest.raises(InputError, match=r"no credentials; set AWS_ACCESS_KEY_ID"):
+        root.read("4.jpg")
+
+
 def test_what_to_check(server: WebServer, account: None) -> None:
     for fault, text in (
         ("403x99", r"access denied \(403 AccessDenied\); check the credentials .*AWS_ACCESS_KEY_ID"),
