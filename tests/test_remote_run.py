@@ -18,6 +18,7 @@ import pytest
 import s3fs
 import yaml
 from support import PATIENCE_S, Processes, command, run_of, wait_until
+from support_http import web_server
 
 from camtrap_batch.rehearsal import write_dataset
 
@@ -75,10 +76,10 @@ def manifest_of(folder: Path) -> pa.Table:
 
 
 def assert_the_same_images(elsewhere: pa.Table, on_disk: pa.Table) -> None:
-    """Row by row; but a folder that is called x.jpg is there on a disk alone."""
+    """Row by row; but a folder that is called x.jpg is no file elsewhere, and on the web a page."""
     is_folder = pc.equal(on_disk["detail"], "Is a directory").fill_null(False)
     assert pc.sum(is_folder).as_py() == 1
-    assert elsewhere.filter(is_folder)["status"].to_pylist() == ["missing"]
+    assert elsewhere.filter(is_folder)["status"].to_pylist() in (["missing"], ["not_image"])
     is_file = pc.invert(is_folder)
     assert elsewhere.filter(is_file).to_pylist() == on_disk.filter(is_file).to_pylist()
 
@@ -162,17 +163,25 @@ def everything(folder: Path) -> list[str]:
     return [f"{run.folder.url}/{path}" for path in run.folder.walk()]
 
 
-def test_images_in_a_zip_are_the_same_images(data: Path, tmp_path: Path, write_job: Write) -> None:
+def test_images_elsewhere_are_the_same_images(data: Path, tmp_path: Path, write_job: Write) -> None:
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for path in (data / "images").rglob("*"):
             archive.write(path, Path("photos", path.relative_to(data / "images")))
-    manifests = []
-    for name, images in (("disk", str(data / "images")), ("zip", str(tmp_path / "photos.zip"))):
-        folder = write_job(name, images=images)
-        finished(folder, "catalog")
-        finished(folder, "validate")
-        manifests.append(manifest_of(folder))
-    assert_the_same_images(manifests[1], manifests[0])
+    manifests = {}
+    with web_server(data / "images") as server:
+        for name, images in {
+            "disk": str(data / "images"),
+            "zip": str(tmp_path / "photos.zip"),
+            "web": f"{server.url('503x1')}?sig=hush",
+        }.items():
+            folder = write_job(name, images=images)
+            said = finished(folder, "catalog") + finished(folder, "validate")
+            manifests[name] = manifest_of(folder)
+            assert "hush" not in said
+        kept = run_of(folder).folder
+        assert not [path for path in kept.walk() if b"hush" in kept.read(path)]
+    assert_the_same_images(manifests["zip"], manifests["disk"])
+    assert_the_same_images(manifests["web"], manifests["disk"])
 
 
 @pytest.fixture
