@@ -10,10 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from camtrap_batch.errors import JobError, choices
+from camtrap_batch.remote import family_of, shown
 from camtrap_batch.store.schemas import FINDING_KINDS, USABLE
 from camtrap_batch.yamlfile import Section, override, parse, read_yaml, write_yaml
 
-_SECRET = re.compile(r"^key$|secret|token|password|account_key|credential|connection_string", re.IGNORECASE)
+_SECRET = re.compile(
+    r"^key$|secret|token|password|account_key|credential|connection_string|authorization|cookie",
+    re.IGNORECASE,
+)
 _NO_SECRETS = (None, "", "anon", "cloud", "google_default", "cache")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MODEL_ID = re.compile(r"latest|[0-9a-f]{16}")
@@ -64,7 +68,9 @@ class Dataset(Section):
         "folder (paths alone)"
     )
     metadata: Place | None = Field(None, description="file or URL, relative to the job file; not for folder")
-    images: Place = Field(description="image root: a folder or an fsspec URL, relative to the job file")
+    images: Place = Field(
+        description="image root: a folder, an fsspec URL, or a .zip in either; relative to the job file"
+    )
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
         description="options of the image root's fsspec file system, such as {token: anon}",
@@ -82,7 +88,9 @@ class Dataset(Section):
     @classmethod
     def _no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
         for key, option in value.items():
-            if _SECRET.search(key) and option not in _NO_SECRETS:
+            if isinstance(option, dict):
+                cls._no_secrets(option)
+            elif _SECRET.search(str(key)) and option not in _NO_SECRETS:
                 raise ValueError(
                     f"`{key}` may hold a secret, which has no place in a job file: set it in the environment"
                 )
@@ -320,8 +328,14 @@ class Job(Section):
         return next((f"dataset.{key}" for key in found), None)
 
     def to_yaml(self) -> str:
-        """The whole job with its defaults, as a job file."""
-        return write_yaml(self.model_dump(by_alias=True))
+        """The whole job with its defaults, as a job file; URLs are without the signature they may have."""
+        content = self.model_dump(by_alias=True)
+        content["dataset"] |= {
+            key: shown(place)
+            for key in ("metadata", "images", "cameras")
+            if (place := content["dataset"][key])
+        }
+        return write_yaml(content)
 
 
 def _check_places(job: Job, where: str) -> None:
@@ -329,6 +343,12 @@ def _check_places(job: Job, where: str) -> None:
     for key, path in (("output", job.run_url), ("publish.target", job.target_url)):
         if (used := job.input_at(path)) is not None:
             raise JobError(f"{where}: {key}: {path} is inside {used}, which a job never changes")
+    scheme = job.run_url.partition("://")[0] if "://" in job.run_url else "file"
+    if family_of(job.run_url) not in ("s3", "gs", "az") and scheme not in ("file", "memory"):
+        raise JobError(
+            f"{where}: output: {shown(job.output)}: should be a folder on disk, or in a bucket (s3://, gs:// "
+            "or az://)"
+        )
     if "://" not in job.run_url:
         there = next(
             path for path in (Path(job.run_url), *Path(job.run_url).parents) if os.path.lexists(path)
@@ -338,12 +358,20 @@ def _check_places(job: Job, where: str) -> None:
 
 
 def _is_inside(path: str, folder: str) -> bool:
-    places = (place.removeprefix("file://") for place in (path, folder))
+    places = (_file_of(place).removeprefix("file://") for place in (path, folder))
     path, folder = (place if "://" in place else os.path.realpath(place) for place in places)
     return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
+def _file_of(place: str) -> str:
+    """Of zip://folder::URL, the zip."""
+    return place.partition("::")[2] if place.startswith("zip://") else place
+
+
 def _absolute(path: str | None, base: Path) -> str | None:
-    if path is None or "://" in path:
+    if path is None or "://" in path.rpartition("::")[2]:
         return path
+    if path.startswith("zip://"):
+        folder, _, path = path.partition("::")
+        return f"{folder}::{_absolute(path, base)}"
     return os.path.abspath(base / Path(path).expanduser())  # noqa: PTH100 - keeps the user's symbolic links

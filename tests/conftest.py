@@ -11,6 +11,7 @@ import pytest
 import yaml
 from distributed import Client
 from support import Processes, command
+from support_s3 import ENVIRONMENT, s3_server
 
 from camtrap_batch.cluster import Local, Workers, open_cluster
 from camtrap_batch.rehearsal import write_dataset
@@ -22,12 +23,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    """A run folder on disk, and one that is reached through fsspec alone."""
+    """A run folder on disk, one that is reached through fsspec alone, and one in a bucket."""
     if request.param == "disk":
         return Folder(str(tmp_path / "run"))
-    return Folder(f"memory://{tmp_path.name}/run")
+    if request.param == "memory":
+        return Folder(f"memory://{tmp_path.name}/run")
+    return Folder(f"{request.getfixturevalue('bucket')}/runs/run")
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +57,37 @@ def camtrap_dp_example() -> Path:
     if not folder.is_dir():
         pytest.skip("the official Camtrap DP example (../shared/camtrap-dp-1.0.2) is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """An S3 server on loopback."""
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of an empty bucket, to which the environment of this process leads."""
+    import s3fs
+
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": s3_address}.items():
+        monkeypatch.setenv(name, value)
+    forget_connections()
+    name = f"b{abs(hash(request.node.nodeid)):x}"
+    s3fs.S3FileSystem(anon=False).mkdir(name)
+    yield f"s3://{name}"
+    forget_connections()
+
+
+def forget_connections() -> None:
+    """Let what is opened from now on see the environment as it is now."""
+    import s3fs
+
+    from camtrap_batch.images import root
+
+    root._open.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

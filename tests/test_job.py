@@ -128,9 +128,18 @@ def test_secrets_are_refused(job_file: Path) -> None:
     message = wrong(job_file, "dataset.storage_options={key: AKIA, secret: hunter2}")
     assert "hunter2" not in message
     assert "environment" in message
+    nested = "dataset.storage_options={client_kwargs: {headers: {Authorization: hunter2}}}"
+    assert "`Authorization` may hold a secret" in wrong(job_file, nested)
     assert Job.load(job_file, ["dataset.storage_options={token: anon}"]).dataset.storage_options == {
         "token": "anon"
     }
+
+
+def test_a_signature_is_not_written_down(job_file: Path) -> None:
+    job = Job.load(job_file, ["dataset.images=https://me:hush@host/x.zip?sig=hush"])
+    assert job.dataset.images == "https://me:hush@host/x.zip?sig=hush"
+    assert "hush" not in job.to_yaml()
+    assert "images: https://host/x.zip\n" in job.to_yaml()
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -216,6 +225,29 @@ def test_a_job_does_not_write_where_its_images_are(job_file: Path) -> None:
     assert "inside dataset.images" in wrong(job_file, *remote)
     Job.load(job_file, [f"output={job_file.parent}", "name=images-2"])
     assert sorted(job_file.parent.iterdir()) == [images, job_file, link]
+
+
+def test_a_zip_of_images_is_input_as_well(job_file: Path) -> None:
+    job = Job.load(job_file, ["dataset.images=photos.zip"])
+    zip_file = str(job_file.parent / "photos.zip")
+    assert job.dataset.images == zip_file
+    assert job.input_at(zip_file) == job.input_at(f"{zip_file}/x") == "dataset.images"
+    inside = Job.load(job_file, ["dataset.images=zip://cam1::photos.zip"])
+    assert inside.dataset.images == f"zip://cam1::{zip_file}"
+    assert inside.input_at(zip_file) == "dataset.images"
+    assert "inside dataset.images" in wrong(job_file, "dataset.images=photos.zip", f"output={zip_file}")
+    far = Job.load(job_file, ["dataset.images=zip://cam1::s3://bucket/photos.zip"])
+    assert far.dataset.images == "zip://cam1::s3://bucket/photos.zip"
+    assert far.input_at("s3://bucket/photos.zip") == "dataset.images"
+
+
+@pytest.mark.parametrize(
+    "output", ["https://me:hush@example.org/runs", "ftp://example.org/runs", "nosuch://x"]
+)
+def test_output_is_a_folder_or_in_a_bucket(job_file: Path, output: str) -> None:
+    message = wrong(job_file, f"output={output}")
+    assert "should be a folder on disk, or in a bucket (s3://, gs:// or az://)" in message
+    assert "hush" not in message
 
 
 def test_output_is_a_file(job_file: Path) -> None:

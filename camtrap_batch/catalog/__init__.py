@@ -22,6 +22,7 @@ from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Dataset
+from camtrap_batch.remote import plain, shown
 
 __all__ = ["Catalog", "read_cameras", "read_catalog", "read_dataset_cameras", "source_fingerprint"]
 
@@ -39,7 +40,7 @@ def read_catalog(dataset: Dataset) -> Catalog:
         catalog = read_csv(str(dataset.metadata), location_of, utc_offset=dataset.utc_offset)
     else:
         names = ImageRoot(dataset.images, dataset.storage_options).walk()
-        catalog = read_folder(names, location_of, where=dataset.images, utc_offset=dataset.utc_offset)
+        catalog = read_folder(names, location_of, where=shown(dataset.images), utc_offset=dataset.utc_offset)
     if how is not None and catalog.table["location"].null_count == catalog.table.num_rows:
         first = catalog.table["file_name"][0].as_py()
         raise InputError(
@@ -73,9 +74,9 @@ def _version(path: str) -> dict[str, Any]:
         filesystem, inner = fsspec.core.url_to_fs(path)
         info = filesystem.info(inner)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file (dataset.metadata)") from None
+        raise InputError(f"{shown(path)}: no such file (dataset.metadata)") from None
     except Exception as problem:  # clients of object stores have errors of their own
-        raise InputError(f"{path}: can't be read (dataset.metadata): {problem}") from None
+        raise InputError(f"{shown(path)}: can't be read (dataset.metadata): {plain(problem)}") from None
     if info.get("type") == "directory":
         raise InputError(f"{path}: is a folder (dataset.metadata); it should be a file")
     version = next(

@@ -37,7 +37,7 @@ def judge_files(
 
     Parameters
     ----------
-    sizes : bytes of each file as the listing says, -1 where it does not know
+    sizes : bytes of each file as the listing says, 0 or less where it does not know
     places : of each file in an archive, as the listing says
     clock : seconds spent waiting for `read`, and in `decode`, are added to it
     """
@@ -129,7 +129,7 @@ class _ReadAhead:
         places: Sequence[dict[str, int] | None],
     ) -> None:
         self._root, self._file_names, self._limits, self._places = root, file_names, limits, places
-        self._sizes = [_TYPICAL_BYTES if size < 0 else min(size, MOST_BYTES) for size in sizes]
+        self._sizes = [_TYPICAL_BYTES if size <= 0 else min(size, MOST_BYTES) for size in sizes]
         self._readers = min(root.reads_at_once, len(file_names))
         self._most_ahead = self._readers * _AHEAD_PER_READER
         self._lock = threading.Lock()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from camtrap_batch.stages import STAGES
+from camtrap_batch.store.log import LOG
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts, settled
 
@@ -93,10 +94,10 @@ def _rate(receipts: dict[str, Receipt]) -> float:
 
 
 def _read_log(run: Run) -> list[dict[str, Any]]:
-    if not run.folder.exists("log.jsonl"):
+    if not run.folder.exists(LOG):
         return []
     events = []
-    for line in run.folder.read("log.jsonl").splitlines():
+    for line in run.folder.read(LOG).splitlines():
         try:
             events.append(json.loads(line))
         except ValueError:  # the last line, cut off by a kill

@@ -205,6 +205,7 @@ def do_on_workers(
             )
         finally:
             context.display.end()
+            run.flush_log()
     receipts |= outcome.receipts
     if outcome.interrupted:
         left = sum(settled(shard, receipts) is None for shard in plan.shards)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.model.info import CARD, HISTORY, METRICS
 from camtrap_batch.monitor.status import read_status
+from camtrap_batch.remote import shown
 from camtrap_batch.report import Example, Finding, ReportData, render
 from camtrap_batch.stages.context import Context, StageResult, shard_id
 from camtrap_batch.stages.findings import current_findings, kind_counts
@@ -70,8 +71,8 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         job_yaml=job.to_yaml(),
         dataset={
             "format": job.dataset.format,
-            "metadata": job.dataset.metadata,
-            "images": job.dataset.images,
+            "metadata": shown(job.dataset.metadata or "") or None,
+            "images": shown(job.dataset.images),
         },
         notes=catalog.meta["notes"] if catalog else {},
         n_images=manifest.rows,

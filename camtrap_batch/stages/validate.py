@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
+from camtrap_batch.remote import shown
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers
 from camtrap_batch.stages.findings import add_findings
 from camtrap_batch.stages.rows import hash_runs, pack, unpack
@@ -23,7 +23,7 @@ from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut, digest
-from camtrap_batch.store.tables import finish_shard, new_attempt, open_table
+from camtrap_batch.store.tables import finish_shard, new_attempt, open_files, open_table
 
 VERSION = 3
 
@@ -47,6 +47,12 @@ def run(context: Context) -> StageResult:
     InputError
         There is no catalog yet, or the image root is not there, or none of its files.
     """
+    result = _validate(context)
+    result.notes += add_findings(context)
+    return result
+
+
+def _validate(context: Context) -> StageResult:
     job, store = context.job, context.run
     catalog = store.snapshot("catalog")
     rows = open_table(store.folder, catalog).to_table(columns=_FROM_CATALOG)
@@ -56,8 +62,8 @@ def run(context: Context) -> StageResult:
     if rows.num_rows and not (listing.sizes >= 0).any():
         # A disk that is not mounted, or another folder: no reason to call a whole data set missing.
         raise InputError(
-            f"{root.url}: none of the {rows.num_rows:,} catalogued files is in this folder (dataset.images): "
-            f"no {rows['file_name'][0].as_py()!r}"
+            f"{shown(root.url)}: none of the {rows.num_rows:,} catalogued files is in this folder "
+            f"(dataset.images): no {rows['file_name'][0].as_py()!r}"
         )
     rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))
     rows = rows.append_column("modified", pa.array(listing.modified, pa.string()))
@@ -83,11 +89,11 @@ def run(context: Context) -> StageResult:
     def check(receipts: list[Receipt]) -> None:
         """Row by row, the manifest is the catalog."""
         files = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
-        read = (pq.read_table(path, columns=["image_id"], filesystem=store.folder.arrow) for path in files)
-        if files and not pa.concat_tables(read)["image_id"].equals(rows["image_id"]):
+        kept = open_files(store.folder, "manifest", files).to_table(columns=["image_id"])
+        if not kept["image_id"].equals(rows["image_id"]):
             raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
 
-    result = do_on_workers(
+    return do_on_workers(
         context,
         plan,
         work,
@@ -99,8 +105,6 @@ def run(context: Context) -> StageResult:
         settle=lambda done: tries.settle(plan, done),
         meta=lambda _: {"settings": settings, "tries": tries.record()},
     )
-    result.notes += add_findings(context)
-    return result
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Atomic writes and exclusive creation in one folder, on a local disk or any fsspec file system.
+"""Atomic writes and exclusive creation in one folder, on a disk or in a bucket.
 
-Local: a temporary file in `<folder>/tmp`, fsync, then rename (or hard link, where the first must win).
-Object store: one PUT, conditional where the first must win. Either way a reader sees a whole file or none.
+Disk: a temporary file in `<folder>/tmp`, fsync, then rename (or hard link, where the first must win).
+Bucket: one PUT, conditional where the first must win. Either way a reader sees a whole file or none.
 """
 
 from __future__ import annotations
@@ -11,19 +11,29 @@ import io
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-import fsspec
 import pyarrow.fs as pafs
 
-from camtrap_batch.errors import InputError, StorageError
+from camtrap_batch.errors import CamtrapError, StorageError
+from camtrap_batch.remote import (
+    TRIES,
+    explain,
+    is_missing,
+    is_missing_bucket,
+    is_refused,
+    open_store,
+    status_of,
+)
 
 STAGING = "tmp"
 """Where files are written before they get their name; nothing there is ever read."""
+
+_proven: set[str] = set()  # URLs of folders in which, so this process has seen, the first creation wins
 
 
 @dataclass(frozen=True)
@@ -33,8 +43,11 @@ class Folder:
     Parameters
     ----------
     url : str
-        Absolute path, or an fsspec URL such as `s3://bucket/runs/job`. Credentials come from the
-        environment, as the file system's own documentation says.
+        Absolute path, or URL of a folder in a bucket: `s3://`, `gs://` or `az://`. Credentials come from the
+        environment, as the file system's own documentation says. Only the URL travels to a worker.
+
+    What a disk or a store refuses for good is raised as StorageError; FileNotFoundError and what may pass are
+    raised as OSError.
     """
 
     url: str
@@ -45,30 +58,26 @@ class Folder:
 
     def write_with(self, path: str, fill: Callable[[BinaryIO], Any]) -> int:
         """As `write`, with the content that `fill` puts into an open binary file; returns its bytes."""
-        with self._storage_errors(path):
-            if self.is_local:
-                target = self.local(path)
-                with self._staged(fill) as staged:
-                    size = staged.stat().st_size
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    staged.replace(target)
-                    _sync_folder(target.parent)
-                return size
-            buffer = io.BytesIO()
-            fill(buffer)
+        if self.is_local:
+            target = self.local(path)
+            with self._errors(path), self._staged(fill) as staged:
+                size = staged.stat().st_size
+                target.parent.mkdir(parents=True, exist_ok=True)
+                staged.replace(target)
+                _sync_folder(target.parent)
+            return size
+        buffer = io.BytesIO()
+        fill(buffer)
+        with self._errors(path, writing=True):
             self._fs.pipe_file(self._full(path), buffer.getvalue())
-            return buffer.tell()
+        return buffer.tell()
 
     def create(self, path: str, data: bytes) -> bool:
         """Create a file unless it is there already; False where somebody else was first."""
-        with self._storage_errors(path):
-            if not self.is_local:
-                try:
-                    self._fs.pipe_file(self._full(path), data, mode="create")
-                except FileExistsError:
-                    return False
-                return True
-            target = self.local(path)
+        if not self.is_local:
+            return self._create_in_bucket(path, data)
+        target = self.local(path)
+        with self._errors(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             with self._staged(lambda file: file.write(data)) as staged:
                 try:
@@ -79,21 +88,26 @@ class Folder:
             return True
 
     def append(self, path: str, data: bytes) -> None:
-        """Add to the end of a file that one process alone writes."""
-        with self._storage_errors(path):
-            if self.is_local:
-                target = self.local(path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("ab") as file:
-                    file.write(data)
-            else:
-                self.write(path, (self.read(path) if self.exists(path) else b"") + data)
+        """Add to the end of a file on disk that one process alone writes; all of it or nothing."""
+        target = self.local(path)
+        with self._errors(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("ab", buffering=0) as file:
+                size = file.tell()
+                try:
+                    written = file.write(data)
+                    if written < len(data):  # what has room of it; the rest tells why
+                        file.write(data[written:])
+                except OSError:
+                    file.truncate(size)
+                    raise
 
     def read(self, path: str) -> bytes:
         """Content of a file. Raises FileNotFoundError."""
         if self.is_local:
             return self.local(path).read_bytes()
-        return bytes(self._fs.cat_file(self._full(path)))
+        with self._errors(path):
+            return bytes(self._fs.cat_file(self._full(path)))
 
     def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Path and content of each file, in order; many at a time where each read is a request."""
@@ -101,7 +115,8 @@ class Folder:
         if self.is_local:
             yield from ((path, self.read(path)) for path in paths)
         elif paths:
-            found = self._fs.cat([self._full(path) for path in paths])
+            with self._errors(""):
+                found = self._fs.cat([self._full(path) for path in paths])
             by_name = {name.lstrip("/"): data for name, data in found.items()}
             yield from ((path, by_name[self._full(path).lstrip("/")]) for path in paths)
 
@@ -109,17 +124,22 @@ class Folder:
         """A file opened for reading, seekable."""
         if self.is_local:
             return self.local(path).open("rb")
-        return self._fs.open(self._full(path), "rb")  # type: ignore[no-any-return]
+        with self._errors(path):
+            return self._fs.open(self._full(path), "rb")  # type: ignore[no-any-return]
 
     def exists(self, path: str) -> bool:
-        return self.local(path).exists() if self.is_local else bool(self._fs.exists(self._full(path)))
+        if self.is_local:
+            return self.local(path).exists()
+        with self._errors(path):
+            return bool(self._fs.exists(self._full(path)))
 
     def list(self, path: str) -> list[str]:
         """Names of the entries of a folder, sorted; empty where there is no such folder."""
         try:
             if self.is_local:
                 return sorted(entry.name for entry in os.scandir(self.local(path)))
-            names = self._fs.ls(self._full(path), detail=False)
+            with self._errors(path):
+                names = self._fs.ls(self._full(path), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(PurePosixPath(name).name for name in names if name.rstrip("/") != self._full(path))
@@ -131,48 +151,86 @@ class Folder:
             for where, _, names in os.walk(self.local(path)):
                 yield from ((Path(where) / name).relative_to(root).as_posix() for name in sorted(names))
         else:
-            root_path = self._full("").rstrip("/")
-            yield from (name.removeprefix(root_path).lstrip("/") for name in self._fs.find(self._full(path)))
+            root_path = self._full("")
+            with self._errors(path):
+                names = self._fs.find(self._full(path))
+            yield from (name.removeprefix(root_path).lstrip("/") for name in names)
 
     def delete(self, path: str) -> None:
         if self.is_local:
             self.local(path).unlink(missing_ok=True)
-        else:
+            return
+        with suppress(FileNotFoundError), self._errors(path):
             self._fs.rm_file(self._full(path))
 
     def size(self, path: str) -> int:
         """Bytes of a file. Raises FileNotFoundError."""
-        return self.local(path).stat().st_size if self.is_local else int(self._fs.size(self._full(path)))
+        if self.is_local:
+            return self.local(path).stat().st_size
+        with self._errors(path):
+            return int(self._fs.size(self._full(path)))
 
     @property
     def is_local(self) -> bool:
-        return "://" not in self.url
+        return "://" not in self.url or self.url.startswith("file://")
 
     def local(self, path: str) -> Path:
         """The path on disk, of a local folder."""
-        return Path(self.url) / path
+        return Path(self.url.removeprefix("file://")) / path
 
     @cached_property
     def arrow(self) -> pafs.FileSystem:
         """This folder as a pyarrow file system: relative paths are opened in it."""
         if self.is_local:
-            return pafs.SubTreeFileSystem(self.url, pafs.LocalFileSystem())
+            return pafs.SubTreeFileSystem(str(self.local("")), pafs.LocalFileSystem())
         return pafs.SubTreeFileSystem(self._full(""), pafs.PyFileSystem(pafs.FSSpecHandler(self._fs)))
 
+    def _create_in_bucket(self, path: str, data: bytes) -> bool:
+        with self._errors(path, writing=True):
+            try:
+                self._fs.pipe_file(self._full(path), data, mode="create")
+            except Exception as problem:
+                if not isinstance(problem, FileExistsError) and status_of(problem) not in (409, 412):
+                    raise
+                try:
+                    # A request that was repeated, since its answer got lost, meets the file that it made.
+                    return self.read(path) == data
+                except FileNotFoundError:  # another is still making it
+                    raise problem from None
+        if self.url not in _proven:
+            self._prove_that_the_first_wins(path, data)
+        return True
+
+    def _prove_that_the_first_wins(self, path: str, data: bytes) -> None:
+        """Raise StorageError where the store makes a file that it has just made: it ignores conditions.
+
+        Some that speak S3 do, and receipts would not be safe there. The content is the same, so nothing is
+        lost by asking.
+        """
+        with self._errors(path, writing=True):
+            try:
+                self._fs.pipe_file(self._full(path), data, mode="create")
+            except Exception as problem:
+                if not isinstance(problem, FileExistsError) and status_of(problem) not in (409, 412):
+                    raise
+                _proven.add(self.url)
+                return
+        raise StorageError(
+            f"{self.url}: this store replaces a file that was to be created only once (it ignores "
+            "If-None-Match); put the run folder (output) on a disk or into a store with conditional writes"
+        )
+
     @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        # Its listings are not kept: one that another process has made stale would hide receipts.
+        return open_store(self.url, client_tries=TRIES)
+
+    @property
     def _fs(self) -> Any:
-        try:
-            # A listing that another process has made stale would hide receipts.
-            filesystem, _ = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
-        except ImportError as problem:
-            raise InputError(f"{self.url}: its file system is not installed: {problem}") from None
-        except ValueError as problem:
-            raise InputError(f"{self.url}: {problem}") from None
-        return filesystem
+        return self._opened[0]
 
     def _full(self, path: str) -> str:
-        root = str(self._fs._strip_protocol(self.url)).rstrip("/")
-        return f"{root}/{path}".rstrip("/")
+        return f"{self._opened[1]}/{path}".rstrip("/")
 
     @contextmanager
     def _staged(self, fill: Callable[[BinaryIO], Any]) -> Iterator[Path]:
@@ -190,13 +248,23 @@ class Folder:
             staged.unlink(missing_ok=True)
 
     @contextmanager
-    def _storage_errors(self, path: str) -> Iterator[None]:
+    def _errors(self, path: str, *, writing: bool = False) -> Iterator[None]:
         try:
             yield
-        except OSError as problem:
-            if (reason := _FATAL.get(_errno(problem))) is not None:
-                raise StorageError(f"{self.url}: {reason} while writing {path}") from problem
+        except CamtrapError:
             raise
+        except Exception as problem:
+            if self.is_local:
+                if isinstance(problem, OSError) and (reason := _FATAL.get(_errno(problem))) is not None:
+                    raise StorageError(f"{self.url}: {reason} while writing {path}") from problem
+                raise
+            missing = is_missing(problem)
+            if missing and not writing and not is_missing_bucket(problem):
+                raise FileNotFoundError(
+                    errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{path}"
+                ) from None
+            kind = StorageError if missing or is_refused(problem) else OSError
+            raise kind(explain(f"{self.url}/{path}".rstrip("/"), problem)) from problem
 
     def __getstate__(self) -> dict[str, str]:
         return {"url": self.url}

@@ -11,6 +11,7 @@ from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.store import schemas, snapshots
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.log import LOG, Log
 from camtrap_batch.store.shards import now
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import Table, open_table
@@ -22,6 +23,7 @@ class Run:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.folder = Folder(job.run_url)
+        self._log = Log(self.folder, LOG)
 
     def table(self, name: str, snapshot: int | None = None) -> Table:
         """A table's rows as a pyarrow dataset, with `.to_pandas()` and `.to_dask()` beside.
@@ -55,9 +57,13 @@ class Run:
         return snapshots.current(self.folder, name)
 
     def log(self, event: str, **details: Any) -> None:
-        """Add a line to the run's log."""
+        """Add a line to the run's log. In a bucket, that a shard is done may be held back for a while."""
         line = json.dumps({"time": now(), "event": event, **details}, ensure_ascii=False, default=str)
-        self.folder.append("log.jsonl", line.encode() + b"\n")
+        self._log.add(line.encode() + b"\n", may_wait=event == "shard done")
+
+    def flush_log(self) -> None:
+        """Write what was held back."""
+        self._log.flush()
 
     @cached_property
     def local_root(self) -> Path | None:

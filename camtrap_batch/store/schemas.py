@@ -92,7 +92,11 @@ MANIFEST = _schema(
     ("width", pa.int32(), "pixels, as stored (before EXIF orientation)"),
     ("height", pa.int32(), "pixels, as stored (before EXIF orientation)"),
     ("bytes", pa.int64(), "size of the file"),
-    ("modified", pa.string(), "modification time in ns, or the object store's etag, when it was read"),
+    (
+        "modified",
+        pa.string(),
+        "its version when it was read: modification time in ns, etag, or in a zip CRC and date",
+    ),
     ("sha256", pa.string(), "hash of the file's bytes, hexadecimal"),
     ("dhash", pa.uint64(), "64-bit difference hash of the picture; near duplicates differ in few bits"),
     ("datetime_exif", _TIME, "EXIF DateTimeOriginal, local camera time"),

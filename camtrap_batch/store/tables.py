@@ -62,11 +62,16 @@ def _fragment_frame(fragment: ds.Fragment, schema: pa.Schema, columns: list[str]
 
 def open_table(folder: Folder, snapshot: Snapshot) -> Table:
     """The rows of a snapshot as a dataset."""
-    parquet = ds.ParquetFileFormat()
-    fragments = [parquet.make_fragment(file.file, folder.arrow) for file in snapshot.files]
-    table = Table(fragments, schemas.SCHEMAS[snapshot.table], parquet, folder.arrow)
+    table = open_files(folder, snapshot.table, [file.file for file in snapshot.files])
     table.snapshot = snapshot
     return table
+
+
+def open_files(folder: Folder, name: str, files: Iterable[str]) -> Table:
+    """The rows of some files of a table as a dataset, in their order; it has no snapshot."""
+    parquet = ds.ParquetFileFormat()
+    fragments = [parquet.make_fragment(file, folder.arrow) for file in files]
+    return Table(fragments, schemas.SCHEMAS[name], parquet, folder.arrow)
 
 
 def finish_shard(

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
-import io
+import errno
 import os
 import pickle
 import sys
 import threading
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, is_unsafe
+from camtrap_batch.images.disk import Disk
 
 UNSAFE = [
     "",
@@ -246,6 +247,46 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert root.listing(["a.jpg"]).sizes.tolist() == [-1]
 
 
+class Faulty:
+    """Fails as often as told, then reads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *faults: int) -> None:
+        self.calls = 0
+        read = Disk._read
+
+        def faulty(disk: Disk, file_name: str, end: int | None) -> bytes:
+            self.calls += 1
+            if self.calls <= len(faults):
+                raise OSError(faults[self.calls - 1], os.strerror(faults[self.calls - 1]), "/mnt/card/a.jpg")
+            return read(disk, file_name, end)
+
+        monkeypatch.setattr(Disk, "_read", faulty)
+
+
+def test_what_a_disk_may_not_say_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    faulty = Faulty(monkeypatch, errno.EIO, errno.ESTALE)
+    assert ImageRoot(str(tmp_path)).read("a.jpg") == b"x"
+    assert faulty.calls == 3
+
+
+@pytest.mark.parametrize(("error", "calls"), [(errno.EIO, 4), (errno.EACCES, 1), (errno.ELOOP, 1)])
+def test_what_a_disk_keeps_saying(
+    error: int, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty = Faulty(monkeypatch, *[error] * 9)
+    with pytest.raises(OSError, match=os.strerror(error)) as caught:
+        ImageRoot(str(tmp_path)).read("a.jpg")
+    assert caught.value.errno == error
+    assert faulty.calls == calls
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError):
+        ImageRoot(str(tmp_path)).read("a.jpg/b.jpg")
+
+
 def test_dangling_link_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to(tmp_path / "no.jpg")
     root = ImageRoot(str(tmp_path))
@@ -258,14 +299,13 @@ def test_empty_object_that_has_no_range(tmp_path: Path, monkeypatch: pytest.Monk
     root = ImageRoot(f"memory://{tmp_path.name}")
     put(root, "empty.jpg", b"")
     put(root, "full.jpg", b"x")
-    filesystem = fsspec.filesystem("memory")
 
-    def cat_file(path: str, start: int | None = None, end: int | None = None) -> bytes:
+    def cat_file(self: object, path: str, start: int | None = None, end: int | None = None) -> bytes:
         raise RuntimeError("416 InvalidRange")
 
-    monkeypatch.setattr(filesystem, "cat_file", cat_file)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
     assert root.read("empty.jpg", 100) == b""
-    with pytest.raises(OSError, match="RuntimeError: 416 InvalidRange"):
+    with pytest.raises(OSError, match="416 InvalidRange"):
         root.read("full.jpg", 100)
 
 
@@ -294,23 +334,9 @@ def test_check_names_what_a_client_says(tmp_path: Path, monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise RuntimeError("Unable to locate credentials")
 
-    monkeypatch.setattr(fsspec.filesystem("memory"), "isdir", refuse)
+    monkeypatch.setattr(MemoryFileSystem, "isdir", refuse)
     with pytest.raises(InputError, match=r"can't be listed .*: Unable to locate credentials"):
         ImageRoot("memory://x").check()
-
-
-def test_root_of_a_file_system(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a/1.jpg", b"one")
-        archive.writestr("b.jpg", b"bb")
-    (tmp_path / "card.zip").write_bytes(file.getvalue())
-    root = ImageRoot(f"zip://::{tmp_path}/card.zip")
-    root.check()
-    assert list(root.walk()) == ["a/1.jpg", "b.jpg"]
-    assert root.read("a/1.jpg", 100) == b"one"
-    assert root.listing(["b.jpg", "a/1.jpg", "a/2.jpg"]).sizes.tolist() == [2, 3, -1]
-    root._fs.close()
 
 
 def test_travels_to_a_worker_and_keeps_secrets(root: ImageRoot) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import pickle
+import resource
+import signal
 import threading
 from pathlib import Path
 
@@ -49,10 +51,36 @@ def test_of_many_creators_one_wins(tmp_path: Path) -> None:
     assert [str(number).encode() for number in won] == [folder.read("receipt")]
 
 
-def test_append_read_many_walk_delete(folder: Folder) -> None:
+def test_append(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "run"))
     folder.append("log", b"1\n")
     folder.append("log", b"2\n")
     assert folder.read("log") == b"1\n2\n"
+
+
+def test_append_adds_all_or_nothing(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "run"))
+    folder.append("log", b"12345678\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12, before[0][1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            folder.append("log", b"more than there is room for\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
+        signal.signal(signal.SIGXFSZ, before[1])
+    assert folder.read("log") == b"12345678\n"
+
+
+def test_file_url_is_a_folder_on_disk(tmp_path: Path) -> None:
+    folder = Folder(f"file://{tmp_path}/run")
+    assert folder.create("a", b"1")
+    assert not folder.create("a", b"2")
+    assert (tmp_path / "run" / "a").read_bytes() == b"1"
+    assert folder.arrow.open_input_file("a").read() == b"1"
+
+
+def test_read_many_walk_delete(folder: Folder) -> None:
     folder.write("x/one", b"1")
     folder.write("x/y/two", b"2")
     assert dict(folder.read_many(["x/one", "x/y/two"])) == {"x/one": b"1", "x/y/two": b"2"}

@@ -1,0 +1,176 @@
+"""Images in a folder on a disk, local or mounted; and one large file there."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import stamina
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.images.source import KEY, Listing, are_unsafe
+
+# What a network disk, or a bad cable, may not say the next time.
+_MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET})
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+class Disk:
+    """A folder. Symbolic links inside it are followed: it is the user's own.
+
+    Parameters
+    ----------
+    path : absolute
+    """
+
+    reads_at_once = 4
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def check(self) -> None:
+        try:
+            with os.scandir(self.path):
+                pass
+        except FileNotFoundError:
+            raise InputError(f"{self.path}: no such folder ({KEY})") from None
+        except NotADirectoryError:
+            raise InputError(
+                f"{self.path}: is a file ({KEY}); it should be a folder, or a zip file that ends in .zip"
+            ) from None
+        except OSError as problem:
+            raise self._cant_list(self.path, problem) from None
+
+    def listing(self, file_names: Sequence[str]) -> Listing:
+        """Each folder is listed, no file is opened."""
+        sizes, times = [-1] * len(file_names), [0] * len(file_names)
+        rows = np.flatnonzero(~are_unsafe(file_names)).tolist()
+        rows.sort(key=file_names.__getitem__)
+        for folder, group in itertools.groupby(rows, lambda row: file_names[row].rpartition("/")[0]):
+            start = len(folder) + 1 if folder else 0
+            in_folder = list(group)
+            wanted = {file_names[row][start:]: row for row in in_folder}
+            self._look(folder, wanted, sizes, times)
+            if len(wanted) < len(in_folder):  # a file that several images name
+                for row in in_folder:
+                    first = wanted[file_names[row][start:]]
+                    sizes[row], times[row] = sizes[first], times[first]
+        is_there = np.array(sizes, np.int64) >= 0
+        modified = pa.array(times, pa.int64(), mask=~is_there).cast(pa.string()).to_pylist()
+        return Listing(np.array(sizes, np.int64), modified)
+
+    def walk(self) -> Iterator[str]:
+        def refuse(problem: OSError) -> None:
+            raise self._cant_list(str(problem.filename or self.path), problem) from None
+
+        above: dict[Path, frozenset[tuple[int, int]]] = {}
+        for where, folders, names in os.walk(self.path, followlinks=True, onerror=refuse):
+            here = Path(where)
+            info = here.stat()
+            folder = info.st_dev, info.st_ino
+            parents = above.get(here.parent, frozenset())
+            if folder in parents:  # a link to a folder that it lies in
+                folders.clear()
+                continue
+            above[here] = parents | {folder}
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inside = here.relative_to(self.path).as_posix()
+            yield from (f"{inside}/{name}".removeprefix("./") for name in names if not name.startswith("."))
+
+    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
+        try:
+            return again(self._read, file_name, end)
+        except NotADirectoryError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file_name) from None
+
+    def _read(self, file_name: str, end: int | None) -> bytes:
+        # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
+        handle = os.open(f"{self.path}/{file_name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            info = os.fstat(handle)
+            if stat.S_ISDIR(info.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file_name)
+            if not stat.S_ISREG(info.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", file_name)
+            return _read_up_to(handle, info.st_size if end is None else min(info.st_size, end))
+        finally:
+            os.close(handle)
+
+    def _look(self, folder: str, wanted: Mapping[str, int], sizes: list[int], times: list[int]) -> None:
+        """Note bytes and modification time of the wanted files of a folder, name -> row."""
+        try:
+            with os.scandir(f"{self.path}/{folder}") as entries:
+                for entry in entries:
+                    row = wanted.get(entry.name)
+                    if row is None:
+                        continue
+                    try:
+                        info = entry.stat()
+                    except OSError:  # a dangling link, or removed since
+                        continue
+                    if stat.S_ISREG(info.st_mode):
+                        sizes[row], times[row] = info.st_size, info.st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return
+        except OSError as problem:
+            raise self._cant_list(folder or self.path, problem) from None
+
+    def _cant_list(self, where: str, problem: OSError) -> InputError:
+        if where != self.path:
+            where = f"{self.path}: folder {where!r}"
+        return InputError(f"{where}: can't be listed ({KEY}): {problem.strerror or problem}")
+
+
+class DiskFile:
+    """One large file on a disk."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def stat(self) -> tuple[int, str]:
+        info = Path(self.path).stat()
+        return info.st_size, str(info.st_mtime_ns)
+
+    def read(self, start: int, end: int) -> bytes:
+        return again(self._read, start, end)
+
+    def _read(self, start: int, end: int) -> bytes:
+        handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.lseek(handle, start, os.SEEK_SET)
+            return _read_up_to(handle, end - start)
+        finally:
+            os.close(handle)
+
+
+def again(function: Callable[_P, _T], /, *args: _P.args, **options: _P.kwargs) -> _T:
+    """`function(*args)`, up to four times where a disk says what it may not say the next time."""
+    try:
+        return function(*args, **options)
+    except OSError as problem:
+        if not _may_pass(problem):
+            raise
+    # Only here, since setting it up takes as long as reading a small file.
+    caller = stamina.RetryingCaller(attempts=3, timeout=10, wait_initial=0.1, wait_jitter=0.1)
+    return caller(_may_pass, function, *args, **options)
+
+
+def _may_pass(problem: Exception) -> bool:
+    return isinstance(problem, OSError) and problem.errno in _MAY_PASS
+
+
+def _read_up_to(handle: int, most: int) -> bytes:
+    parts = []
+    while most > 0 and (part := os.read(handle, most)):
+        parts.append(part)
+        most -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

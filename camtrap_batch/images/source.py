@@ -1,0 +1,132 @@
+"""What each kind of place that holds images can do, and which file names are let in."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.remote import explain, is_missing, is_missing_bucket
+
+KEY = "dataset.images"
+"""The job file's key, for messages."""
+
+# The same as `is_unsafe` says of what is UTF-8.
+_UNSAFE = r"^$|^[/~]|[\\\x00]|^[A-Za-z]:|^[A-Za-z][A-Za-z0-9+.-]*:(//|:)|(^|/)\.\.(/|$)"
+_DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*:(//|:)")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Size and version of files, in the order in which they were asked for.
+
+    Attributes
+    ----------
+    sizes : (n,) int64, bytes; -1 where there is no such file. Where a web server tells neither size nor
+        version, but does not say that there is no such file: 0, with the version ""
+    modified : version as text: modification time in ns (disk), etag or checksum (object store, web server),
+        CRC and date (zip); "" where none is told, None where there is no such file
+    places : of an archive, where in it each file is: struct<offset: int64, packed: int64, method: int16,
+        crc: int64>, null where there is no such file; None for anything that is no archive
+    """
+
+    sizes: npt.NDArray[np.int64]
+    modified: list[str | None]
+    places: pa.StructArray | None = None
+
+
+class Source(Protocol):
+    """One kind of place. File names given to it are safe; errors are as those of `ImageRoot`."""
+
+    @property
+    def reads_at_once(self) -> int: ...
+
+    def check(self) -> None: ...
+
+    def listing(self, file_names: Sequence[str]) -> Listing: ...
+
+    def walk(self) -> Iterator[str]:
+        """As `ImageRoot.walk`, in any order."""
+
+    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
+        """The first `end` bytes, or all."""
+
+
+class Blob(Protocol):
+    """One large file, read in parts."""
+
+    def stat(self) -> tuple[int, str]:
+        """Bytes and version. Raises FileNotFoundError, InputError or another OSError."""
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to before `end`; fewer where the file ends. Raises OSError."""
+
+
+def empty_listing(number: int) -> tuple[npt.NDArray[np.int64], list[str | None]]:
+    """Sizes and versions of files that are not there."""
+    return np.full(number, -1, np.int64), [None] * number
+
+
+def cant_stat(url: str, problem: Exception) -> Exception:
+    """What to raise where a single file can't be asked about: FileNotFoundError or InputError."""
+    if is_missing(problem) and not is_missing_bucket(problem):
+        return FileNotFoundError(errno.ENOENT, "no such file")
+    return InputError(explain(url, problem, KEY))
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """What of an fsspec file's details changes when its content does: a checksum, an etag or a time."""
+    return str(next((info[key] for key in _VERSION_KEYS if info.get(key)), ""))
+
+
+_VERSION_KEYS = (
+    "md5Hash", "ETag", "etag", "content_md5", "mtime", "LastModified", "last_modified", "Last-Modified",
+    "updated", "CRC", "created",
+)  # fmt: skip
+
+
+def is_hidden(file_name: str) -> bool:
+    """Whether the file or a folder that it is in has a name that begins with a dot."""
+    return any(part.startswith(".") for part in file_name.split("/"))
+
+
+def is_unsafe(file_name: str) -> bool:
+    """Whether a path could lead out of the image root, or is no relative posix path at all.
+
+    >>> is_unsafe("animals/0402/0905.jpg"), is_unsafe("../outside.jpg"), is_unsafe("C:/x.jpg"), is_unsafe("")
+    (False, True, True, True)
+    """
+    return (
+        not file_name
+        or file_name[0] in "/~"
+        or "\\" in file_name
+        or "\0" in file_name
+        or _DRIVE_OR_SCHEME.match(file_name) is not None
+        or (".." in file_name and ".." in file_name.split("/"))
+        or not is_utf8(file_name)
+    )
+
+
+def are_unsafe(file_names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """`is_unsafe` of each of many paths."""
+    try:
+        column = pa.array(file_names, pa.string())
+    except UnicodeEncodeError:
+        return np.array([is_unsafe(file_name) for file_name in file_names], bool)
+    return np.asarray(pc.match_substring_regex(column, _UNSAFE).to_numpy(zero_copy_only=False), bool)
+
+
+def is_utf8(file_name: str) -> bool:
+    try:
+        file_name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

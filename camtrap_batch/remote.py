@@ -1,0 +1,444 @@
+"""Object stores and web servers, through fsspec: opened, called in bounded time, tried again, explained.
+
+The clients try again by themselves, each in its own way: botocore any request, gcsfs and Azure's as well,
+aiohttp never. Here one policy stands over those that can be told not to (S3, http); for the others it adds
+what they leave out. `explain` turns what a client raises into a sentence that says what to check.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import fsspec
+import stamina
+from fsspec.asyn import sync
+
+from camtrap_batch.errors import InputError, MissingExtra
+
+CONNECT_S = 10.0
+"""Most seconds to get a connection."""
+SILENCE_S = 20.0
+"""Most seconds in which no byte comes."""
+ANSWER_S = 40.0
+"""Most seconds for the answer to a small question: is there such a bucket, such a folder?"""
+TRIES = 5
+
+Family = Literal["s3", "gs", "az", "http", "other"]
+
+_FAMILIES: dict[str, Family] = {
+    "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az",
+    "http": "http", "https": "http",
+}  # fmt: skip
+_EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
+_CONNECTIONS = 64
+
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT_CODE = frozenset(
+    {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException"}
+    | {"RequestLimitExceeded", "OperationAborted", "ConditionalRequestConflict", "ServerBusy"}
+)
+_TRANSIENT_ERRNO = frozenset(
+    {errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ETIMEDOUT, errno.EAGAIN}
+    | {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO, errno.ESTALE, errno.EINTR}
+)
+# Of clients that need not be installed: their names are all that is asked for.
+_NO_ANSWER = frozenset(
+    {"EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ClientConnectorDNSError"}
+    | {"ConnectionTimeoutError", "ProxyConnectionError", "ServiceRequestError", "gaierror"}
+    | {"ConnectionRefusedError", "ClientProxyConnectionError"}
+)
+_CUT_OFF = frozenset(
+    {"ClientPayloadError", "ServerDisconnectedError", "ClientOSError", "ConnectionClosedError"}
+    | {"ResponseStreamingError", "IncompleteRead", "IncompleteReadError", "ResponseParserError"}
+    | {"HTTPClientError", "ReadTimeoutError", "ServiceResponseError", "ChecksumError", "ConnectionResetError"}
+    | {"ClientConnectionResetError", "SocketTimeoutError", "ServerTimeoutError", "PayloadEncodingError"}
+)
+_NO_CREDENTIALS = frozenset(
+    {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
+    | {"CredentialRetrievalError", "ProfileNotFound", "CredentialUnavailableError", "TokenRetrievalError"}
+    | {"SSOTokenLoadError", "UnauthorizedSSOTokenError"}
+)
+_OTHER_REGION = frozenset(
+    {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+)
+_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
+_WRONG_CREDENTIALS = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken"}
+    | {"TokenRefreshRequired", "RequestTimeTooSkewed", "AuthenticationFailed", "InvalidAuthenticationInfo"}
+)
+_SECRETS = re.compile(r"(?<=://)[^/@\s]*@|[?][^\s'\"<>)]*")
+
+# Pauses of 0.2, 0.6, 1.8 and 5.4 s, and up to 0.3 s more each.
+_POLICY: dict[str, Any] = {
+    "attempts": TRIES,
+    "timeout": 45,
+    "wait_initial": 0.2,
+    "wait_exp_base": 3,
+    "wait_jitter": 0.3,
+    "wait_max": 10,
+}
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+# A file that can't be read after all has a status; which try it was is nobody's concern.
+logging.getLogger("stamina").setLevel(logging.CRITICAL)
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
+
+class Refused(OSError):
+    """A web server's answer that is not the file. `status` is HTTP's, `retry_after` in seconds if it told."""
+
+    def __init__(self, status: int, reason: str | None, retry_after: float | None = None) -> None:
+        super().__init__(f"HTTP {status} {reason or ''}".strip())
+        self.status, self.retry_after = status, retry_after
+
+
+def family_of(url: str) -> Family:
+    """Which kind of client a URL needs.
+
+    >>> family_of("gs://bucket/x"), family_of("https://example.org"), family_of("memory://x")
+    ('gs', 'http', 'other')
+    """
+    return _FAMILIES.get(url.partition("://")[0], "other")
+
+
+def open_store(
+    url: str, options: Mapping[str, Any] | None = None, *, client_tries: int, key: str = ""
+) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the URL's path in it. Nothing is asked of the store yet.
+
+    Equal arguments give the same file system within a process. It keeps no listings.
+
+    Parameters
+    ----------
+    client_tries : how often the client itself tries a request, where it can be told (S3); 1: once
+    key : key of the job file that the URL is from, for the message
+
+    Raises
+    ------
+    UserError
+        The URL's kind is not known, its package is not installed, or an option is wrong.
+    """
+    family = family_of(url)
+    told = {**_defaults(family, client_tries), **(options or {})}
+    for name in ("config_kwargs", "client_kwargs"):
+        if name in told:
+            told[name] = {**_defaults(family, client_tries).get(name, {}), **told[name]}
+    where = f"{shown(url)} ({key})" if key else shown(url)
+    if family == "gs":
+        # gcsfs asks, over gRPC, for the kind of the bucket; where nobody may tell, again before each read.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **told)
+    except ImportError as problem:
+        if family in _EXTRAS:
+            raise MissingExtra(_EXTRAS[family], where) from None
+        raise InputError(f"{where}: {problem}") from None
+    except Exception as problem:
+        raise InputError(explain(url, problem, key)) from None
+    if family == "s3":
+        # Once more, for the body of an answer, which botocore leaves to the caller.
+        filesystem.retries = 1 if client_tries == 1 else 2
+    return filesystem, str(path).rstrip("/")
+
+
+def call(filesystem: Any, method: str, *args: Any, timeout_s: float | None = None, **options: Any) -> Any:
+    """A method of a file system, in bounded time where it is asynchronous. Raises what the client raises."""
+    if getattr(filesystem, "async_impl", False):
+        function = getattr(filesystem, f"_{method}")
+        return sync(filesystem.loop, function, *args, timeout=timeout_s, **options)
+    return getattr(filesystem, method)(*args, **options)
+
+
+def patiently(url: str, function: Callable[_P, _T], /, *args: _P.args, **options: _P.kwargs) -> _T:
+    """`function(*args)`, tried up to `TRIES` times while the reason may pass, with a longer pause each time.
+
+    A pause that the server asks for is kept to. Raises what the last try raised.
+    """
+    family = family_of(url)
+    return stamina.RetryingCaller(**_POLICY)(
+        lambda problem: _pause(family, problem), function, *args, **options
+    )
+
+
+async def patiently_async(
+    url: str, function: Callable[_P, Awaitable[_T]], /, *args: _P.args, **options: _P.kwargs
+) -> _T:
+    """As `patiently`, for a coroutine."""
+    family = family_of(url)
+    caller = stamina.AsyncRetryingCaller(**_POLICY)
+    return await caller(lambda problem: _pause(family, problem), function, *args, **options)
+
+
+def is_transient(problem: BaseException) -> bool:
+    """Whether the same request may succeed a moment later."""
+    status, code = status_of(problem), _code_of(problem)
+    if status is not None or code is not None:
+        return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODE
+    for one in _chain(problem):
+        if isinstance(one, TimeoutError | ConnectionError) or _names(one) & (_CUT_OFF | _NO_ANSWER):
+            return True
+        if isinstance(one, OSError) and one.errno in _TRANSIENT_ERRNO:
+            return True
+    return False
+
+
+def status_of(problem: BaseException) -> int | None:
+    """The HTTP status behind an error, None where there was no answer."""
+    for one in _chain(problem):
+        if (value := _answer(one).get("ResponseMetadata", {}).get("HTTPStatusCode")) is not None:
+            return int(value)
+        if _names(one) & _CUT_OFF:
+            return None  # aiohttp calls a body that is too short a 400
+        for name in ("status", "status_code", "code"):
+            value = getattr(one, name, None)
+            if isinstance(value, int | str) and str(value).isdecimal() and 100 <= int(value) < 600:
+                return int(value)
+    return None
+
+
+def is_missing(problem: BaseException) -> bool:
+    """Whether an error says that there is no such file, folder or bucket."""
+    return isinstance(problem, FileNotFoundError) or status_of(problem) == 404
+
+
+def is_missing_bucket(problem: BaseException) -> bool:
+    """Whether an error says that there is no such bucket."""
+    return _code_of(problem) in _NO_BUCKET
+
+
+def as_os_error(url: str, problem: BaseException) -> OSError:
+    """What reading one file failed with, as FileNotFoundError or another OSError; its text names no place."""
+    if is_missing(problem) and not is_missing_bucket(problem):
+        return FileNotFoundError(errno.ENOENT, "no such file")
+    return OSError(_diagnosis(family_of(url), problem, has_options=False)[0])
+
+
+def shown(url: str) -> str:
+    """A URL without what may be secret in it: a query (signatures, tokens), a user name and password.
+
+    >>> shown("https://me:hush@host/a.zip?sig=hush"), shown("/data/which?")
+    ('https://host/a.zip', '/data/which?')
+    """
+    return _SECRETS.sub("", url) if "://" in url else url
+
+
+def plain(problem: BaseException) -> str:
+    """An error's message on one line, short, without the query of any URL; the same in every run."""
+    told = getattr(problem, "strerror", None) or str(problem)
+    text = re.sub(r" at 0x[0-9a-f]+", "", _SECRETS.sub("", " ".join(str(told).split())))
+    return text.encode("utf-8", "replace").decode()[:200] or type(problem).__name__
+
+
+def explain(url: str, problem: BaseException, key: str = "") -> str:
+    """URL, what went wrong, and what to check, on one line.
+
+    Parameters
+    ----------
+    key : key of the job file that the URL is from; the run folder's has no options, so none are suggested
+    """
+    family = family_of(url)
+    where = f"{shown(url)} ({key})" if key else shown(url)
+    what, check = _diagnosis(family, problem, has_options=bool(key))
+    return f"{where}: {what}" + (f"; {check}" if check else "")
+
+
+def is_of_the_store(problem: BaseException) -> bool:
+    """Whether an error is of the store as a whole: the credentials, the bucket, its region."""
+    code = _code_of(problem)
+    return code in _NO_BUCKET | _OTHER_REGION | _WRONG_CREDENTIALS or any(
+        _names(one) & _NO_CREDENTIALS for one in _chain(problem)
+    )
+
+
+def is_refused(problem: BaseException) -> bool:
+    """Whether an error will be the same the next time: no permission, or one of the store as a whole."""
+    return (
+        status_of(problem) in (301, 307, 401, 403)
+        or isinstance(problem, PermissionError)
+        or str(problem).startswith("Forbidden")  # gcsfs
+        or is_of_the_store(problem)
+    )
+
+
+def has_anything(filesystem: Any, path: str, family: Family) -> bool:
+    """Whether a bucket or a folder in it is there, without listing it. Raises what the client raises."""
+    if family not in ("s3", "gs", "az"):
+        return bool(call(filesystem, "isdir", path, timeout_s=ANSWER_S))
+    bucket, name, _ = filesystem.split_path(path)
+    prefix = f"{name}/" if name else ""
+    first = {"s3": _first_object, "gs": _first_at_google, "az": _first_at_azure}[family]
+    # A bucket may be empty; a folder that is, is not there.
+    return sync(filesystem.loop, first, filesystem, bucket, prefix, timeout=ANSWER_S) or not name
+
+
+async def _first_object(filesystem: Any, bucket: str, prefix: str) -> bool:
+    page = await filesystem._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    return bool(page.get("Contents"))
+
+
+async def _first_at_google(filesystem: Any, bucket: str, prefix: str) -> bool:
+    page = await filesystem._call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1, json_out=True)
+    return bool(page.get("items"))
+
+
+async def _first_at_azure(filesystem: Any, container: str, prefix: str) -> bool:
+    async with filesystem.service_client.get_container_client(container=container) as client:
+        async for _ in client.list_blobs(name_starts_with=prefix, results_per_page=1):
+            return True
+    return False
+
+
+def _pause(family: Family, problem: Exception) -> bool | float:
+    """Whether to try again; a number: after so many seconds."""
+    if not is_transient(problem):
+        return False
+    if family in ("gs", "az") and not isinstance(problem, TimeoutError):
+        return False  # gcsfs and Azure's client have tried again already, for half a minute and more
+    for one in _chain(problem):
+        headers = _answer(one).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        asked = getattr(one, "retry_after", None) or seconds(headers.get("retry-after"))
+        if asked is not None:
+            return min(asked, SILENCE_S)
+    return True
+
+
+def seconds(header: str | None) -> float | None:
+    """A `Retry-After` that is a number of seconds (it may be a date as well)."""
+    return float(header) if header is not None and header.strip().isdecimal() else None
+
+
+def _defaults(family: Family, client_tries: int) -> dict[str, Any]:
+    if family == "s3":
+        config = {
+            "connect_timeout": CONNECT_S,
+            "read_timeout": SILENCE_S,
+            "max_pool_connections": _CONNECTIONS,
+            "retries": {"mode": "standard", "total_max_attempts": client_tries},
+        }
+        # With more than one request at a time for an object, its size is asked for first.
+        return {"use_listings_cache": False, "max_concurrency": 1, "config_kwargs": config}
+    if family == "gs":
+        return {"use_listings_cache": False, "requests_timeout": _aiohttp_timeout()}
+    if family == "az":
+        return {
+            "use_listings_cache": False,
+            "connection_timeout": int(CONNECT_S),
+            "read_timeout": int(SILENCE_S),
+        }
+    if family == "http":
+        return {"client_kwargs": {"timeout": _aiohttp_timeout()}}
+    return {}
+
+
+def _aiohttp_timeout() -> Any:
+    import aiohttp
+
+    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+
+
+def _diagnosis(family: Family, problem: BaseException, *, has_options: bool) -> tuple[str, str]:
+    """What went wrong, and what to check."""
+    status, code = status_of(problem), _code_of(problem)
+    names = {name for one in _chain(problem) for name in _names(one)}
+    anonymous = ""
+    if has_options and family in ("s3", "gs", "az"):
+        option = {"s3": "{anon: true}", "gs": "{token: anon}", "az": "{account_name: NAME, anon: true}"}[
+            family
+        ]
+        anonymous = f"a public bucket is read with storage_options: {option}"
+    credentials = {
+        "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+        "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    }.get(family, "")
+    set_them = ", or ".join(part for part in (f"set {credentials}" if credentials else "", anonymous) if part)
+    if family == "az" and "account_name" in str(problem):
+        return "which storage account is not told", (
+            "set AZURE_STORAGE_ACCOUNT_NAME" + (", or storage_options: {account_name: NAME}" * has_options)
+        )
+    if names & _NO_CREDENTIALS:
+        return "no credentials", set_them
+    if code in _OTHER_REGION or status in (301, 307):
+        region = _region_of(problem)
+        told = f"AWS_DEFAULT_REGION={region or 'REGION'}"
+        options = f", or storage_options: {{client_kwargs: {{region_name: {region or 'REGION'}}}}}"
+        return f"the bucket is in another region{f', {region}' if region else ''}", (
+            f"set {told}" + options * has_options
+        )
+    if code in _NO_BUCKET:
+        return "no such bucket", "check its name" + (", and the account" if family == "az" else "")
+    denied = isinstance(problem, PermissionError) or str(problem).startswith("Forbidden")
+    if status in (401, 403) or code in _WRONG_CREDENTIALS or (denied and family != "other"):
+        said = " ".join(dict.fromkeys(str(part) for part in (status or 403, code) if part))
+        return f"access denied ({said})", (
+            f"check the credentials and what they are allowed to do: {set_them}"
+            if set_them
+            else "check who may read it"
+            + (", and whether the URL's signature has expired" * (family == "http"))
+        )
+    if names & _NO_ANSWER:
+        return f"can't be reached: {_reason(problem)}", "check the host's name, the endpoint and the network"
+    if names & {
+        "PayloadEncodingError",
+        "ClientPayloadError",
+        "ResponseStreamingError",
+        "IncompleteReadError",
+    }:
+        return "the answer ends early", ""
+    if any(isinstance(one, TimeoutError) for one in _chain(problem)) or names & {"ReadTimeoutError"}:
+        return "no answer in time", "check the endpoint, the network and its proxy"
+    if status is not None and status >= 500:
+        return f"the server fails ({status}{f' {code}' if code else ''})", "try again later"
+    if is_missing(problem):
+        # A bucket's listing is empty where there is no such folder; it fails where there is no bucket.
+        return "no such bucket or folder", "check its name"
+    return _reason(problem), ""
+
+
+def _reason(problem: BaseException) -> str:
+    text = plain(problem)
+    return text if isinstance(problem, OSError) or " " in text else f"{type(problem).__name__}: {text}"
+
+
+def _region_of(problem: BaseException) -> str | None:
+    for one in _chain(problem):
+        headers = _answer(one).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        if region := headers.get("x-amz-bucket-region") or _answer(one).get("Error", {}).get("Region"):
+            return str(region)
+    return None
+
+
+def _code_of(problem: BaseException) -> str | None:
+    """The store's own code of an error, such as S3's SlowDown."""
+    for one in _chain(problem):
+        code = _answer(one).get("Error", {}).get("Code") or getattr(one, "error_code", None)
+        if code:
+            return str(getattr(code, "value", code))
+    return None
+
+
+def _answer(problem: BaseException) -> Mapping[str, Any]:
+    """What botocore keeps of an answer."""
+    answer = getattr(problem, "response", None)
+    return answer if isinstance(answer, dict) else {}
+
+
+def _chain(problem: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised from."""
+    seen: set[int] = set()
+    one: BaseException | None = problem
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+
+
+def _names(problem: BaseException) -> set[str]:
+    return {base.__name__ for base in type(problem).__mro__}
