@@ -183,6 +183,10 @@ _SETTINGS = {
     "distributed.worker.preload": ["camtrap_batch.worker"],
     # Every 10 ms, the default, takes a tenth of a training task's time.
     "distributed.worker.profile.interval": "100ms",
+    # What every process does many times a second, busy or not: a twentieth of two cores by default.
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.worker.memory.monitor-interval": "200ms",
     "distributed.comm.timeouts.connect": "20s",
 }
 
