@@ -33,9 +33,7 @@ def add_findings(context: Context) -> list[str]:
         return []
     catalog, manifest = store.snapshot("catalog"), store.snapshot("manifest")
     near_bits = job.findings.near_bits
-    # "The future" begins when the manifest was made: the same manifest has the same findings.
-    parts = [near_bits, catalog.plan_id, manifest.plan_id, manifest.created]
-    id_ = shard_id("findings", VERSION, "findings", *parts)
+    id_ = shard_id("findings", VERSION, "findings", near_bits, catalog.plan_id, manifest.plan_id)
     counts: Counter[str] = Counter()
 
     def make() -> dict[str, pa.Table]:
@@ -50,7 +48,10 @@ def add_findings(context: Context) -> list[str]:
         make,
         ("findings",),
         inputs={"catalog": catalog.number, "manifest": manifest.number},
-        meta=lambda: {"kinds": {kind: counts[kind] for kind in FINDING_KINDS if counts[kind]}},
+        meta=lambda: {
+            "manifest_plan": manifest.plan_id,
+            "kinds": {kind: counts[kind] for kind in FINDING_KINDS if counts[kind]},
+        },
     )
     found = kind_counts(current_findings(store))
     return ["findings: " + ", ".join(f"{kind} {n:,}" for kind, n in found.items())] if found else []
@@ -62,6 +63,7 @@ def find_all(store: Run, catalog: Snapshot, manifest: Snapshot, near_bits: int) 
     image_id = ["image_id"]
     if not said.to_table(columns=image_id).equals(files.to_table(columns=image_id)):
         raise BrokenPromise("findings: the manifest's rows are not the catalog's; nothing was committed")
+    # Where "the future" begins.
     now = np.datetime64(manifest.created.removesuffix("Z"), "us")
     sizes = ["width", "height"]
     found = [
@@ -75,7 +77,7 @@ def find_all(store: Run, catalog: Snapshot, manifest: Snapshot, near_bits: int) 
 def current_findings(store: Run) -> Snapshot | None:
     """The findings of the current manifest; None where they are not made yet."""
     findings, manifest = store.current("findings"), store.current("manifest")
-    if findings is None or manifest is None or findings.inputs["manifest"] != manifest.number:
+    if findings is None or manifest is None or findings.meta["manifest_plan"] != manifest.plan_id:
         return None
     return findings
 
