@@ -4,7 +4,7 @@
 
 Written first: COCO Camera Traps JSON of the published shape (1,369,991 images, 3,911 locations, 179,579
 sequences, 676 categories) with the oddities of the real file, and a folder for each sequence in which the
-images are hard links to a pool of small JPEGs. Every command then runs in a process of its own; scheduler and
+images are hard links to a pool of small JPEGs (30 to 50 kB). Every command then runs in a process of its own; scheduler and
 workers are processes beside the driver's, so that the memory of each can be told. Peaks are those that the
 kernel keeps (VmHWM). All of it is deleted at the end. Ends with 1 where a target is missed.
 """
@@ -89,10 +89,13 @@ def measure(folder: Path, images: int, thumbnails: int) -> int:
 
     notebook = run([sys.executable, __file__, "--notebook", str(metadata)])
     catalog = run([*CAMTRAP, "catalog", str(job), "--quiet"])
-    report.line("notebook's json + pandas + merge", f"{notebook.seconds:.1f} s, {notebook.peak / 1e9:.2f} GB")
+    report.line(
+        "notebook's json + pandas + merge",
+        f"{notebook.seconds:.1f} s, {notebook.peaks['driver'] / 1e9:.2f} GB",
+    )
     report.line("camtrap catalog", f"{catalog.seconds:.1f} s")
     report.target("  of the notebook's time", catalog.seconds / notebook.seconds, 0.5, "{:.2f}")
-    report.target("  peak memory, GB", catalog.peak / 1e9, 2, "{:.2f}")
+    report.target("  peak memory, GB", catalog.peaks["driver"] / 1e9, 2, "{:.2f}")
 
     with cluster(folder) as (address, roles):
         command = [*CAMTRAP, "validate", str(job), "--quiet", "--cluster", address]
@@ -101,10 +104,10 @@ def measure(folder: Path, images: int, thumbnails: int) -> int:
         report.line("camtrap validate", f"{validate.seconds:.1f} s")
         report.line("  images/s", f"{images / validate.seconds:,.0f}")
         report_losses(report, folder / "runs" / "scale", began, validate.seconds)
-        report.target("  peak memory of the driver, GB", validate.peak / 1e9, 1.5, "{:.2f}")
         for role, peak in sorted(validate.peaks.items()):
-            limit = 1.5 if role == "scheduler" else None
+            limit = 1.5 if role in ("driver", "scheduler") else None
             report.target(f"  peak memory of the {role}, GB", peak / 1e9, limit, "{:.2f}")
+            report.line(f"  CPU of the {role}, s", f"{validate.cpu[role]:.1f}")
         again = run(command, roles)
         report.target("second run, nothing changed, s", again.seconds, 15, "{:.1f}")
         change_one(folder / "images")
@@ -150,26 +153,30 @@ class Report:
 
 @dataclass
 class Ran:
-    """Wall-clock of a command, its peak memory in bytes, and that of others that ran beside it, by role."""
+    """Wall-clock of a command; by role of it ("driver") and of others beside it: peak memory in bytes, CPU
+    seconds meanwhile."""
 
     seconds: float
-    peak: int
     peaks: dict[str, int]
+    cpu: dict[str, float]
 
 
 def run(command: list[str], roles: dict[str, int] | None = None) -> Ran:
     """Run a command to its end; `roles` are the ids of other processes to look at."""
     watched = dict(roles or {})
     peaks: dict[str, int] = {}
+    cpu_before = {role: cpu_seconds(pid) for role, pid in watched.items()}
+    cpu: dict[str, float] = {}
     ended = threading.Event()
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    watched[""] = process.pid
+    watched["driver"] = process.pid
 
     def watch() -> None:
-        while not ended.wait(0.1):
+        while not ended.wait(0.2):
             for role, pid in watched.items():
                 peaks[role] = max(peaks.get(role, 0), peak_memory(pid))
+                cpu[role] = max(cpu.get(role, 0.0), cpu_seconds(pid) - cpu_before.get(role, 0.0))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -182,7 +189,16 @@ def run(command: list[str], roles: dict[str, int] | None = None) -> Ran:
         process.kill()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {errors.decode()[-2000:]}")
-    return Ran(seconds, peaks.pop("", 0), peaks)
+    return Ran(seconds, peaks, cpu)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process so far; 0 where it has ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def peak_memory(pid: int) -> int:
@@ -399,7 +415,7 @@ def hex_ids(rng: np.random.Generator, number: int) -> list[str]:
 
 
 def write_pool(folder: Path, rng: np.random.Generator) -> list[Path]:
-    """The files that images are links to: sound JPEGs of 64 to 160 pixels, then those of `OTHERS`."""
+    """The files that images are links to: sound JPEGs, then those of `OTHERS`."""
     folder.mkdir()
     files: list[Path] = []
     for number in range(POOL):
@@ -413,12 +429,12 @@ def write_pool(folder: Path, rng: np.random.Generator) -> list[Path]:
 
 
 def picture(rng: np.random.Generator) -> bytes:
-    """A smooth picture with some noise, so that it takes some kilobytes as a JPEG."""
-    width = int(rng.integers(64, 161))
+    """A smooth picture with some noise: 30 to 50 kB as a JPEG, a tenth of what a camera writes."""
+    width = int(rng.integers(480, 641))
     coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
     pixels = np.asarray(coarse.resize((width, width * 3 // 4), Image.Resampling.BICUBIC)).astype(np.int16)
-    pixels = pixels + rng.integers(-12, 13, pixels.shape, np.int16)
-    encoded: bytes = simplejpeg.encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8), 90)
+    pixels = pixels + rng.integers(-6, 7, pixels.shape, np.int16)
+    encoded: bytes = simplejpeg.encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8), 85)
     return encoded
 
 
