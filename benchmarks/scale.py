@@ -4,9 +4,9 @@
 
 Written first: COCO Camera Traps JSON of the published shape (1,369,991 images, 3,911 locations, 179,579
 sequences, 676 categories) with the oddities of the real file, and a folder for each sequence in which the
-images are hard links to a pool of small JPEGs (30 to 50 kB). Every command then runs in a process of its own; scheduler and
-workers are processes beside the driver's, so that the memory of each can be told. Peaks are those that the
-kernel keeps (VmHWM). All of it is deleted at the end. Ends with 1 where a target is missed.
+images are hard links to a pool of small JPEGs (30 to 50 kB). Every command then runs in a process of its own;
+scheduler and workers are processes beside the driver's, so that the memory of each can be told. Peaks are
+those that the kernel keeps (VmHWM). All of it is deleted at the end. Ends with 1 where a target is missed.
 """
 
 from __future__ import annotations
