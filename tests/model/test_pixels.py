@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -100,6 +100,7 @@ def test_every_real_photo_decodes() -> None:
         assert decode(photo.read_bytes(), 64).std() > 5, photo.name
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 700), st.booleans())
 def test_only_value_error_whatever_the_bytes(junk: bytes, at: int, jpeg: bool) -> None:
     whole = saved(gradient(), "JPEG" if jpeg else "PNG")
