@@ -12,11 +12,16 @@ import io
 import zipfile
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from typing import Annotated, Any
 
 import fsspec
 import msgspec
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog, text
 from camtrap_batch.errors import InputError
@@ -52,8 +57,16 @@ class _Category(msgspec.Struct, gc=False):
     name: str | None = None
 
 
-class _File(msgspec.Struct, gc=False):
+class _Images(msgspec.Struct, gc=False):
     images: list[_Image]
+
+
+class _Annotations(msgspec.Struct, gc=False):
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+class _File(_Images, gc=False):
     annotations: list[_Annotation]
     categories: list[_Category]
 
@@ -72,60 +85,63 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
         The file is not there, not JSON, not COCO Camera Traps, has a date that is none, or one id for two
         images or two categories.
     """
-    content = _decode(path)
+    data = _read(path)
+    # One after the other: the objects of both at once would be the most memory that the whole run takes.
+    found = _decode(data, _Annotations, path)
+    marked, categories = _ids(found.annotations, "image_id"), found.categories
+    category_ids = np.asarray(_column(found.annotations, "category_id"), np.int64)
+    counts = pa.array(_column(found.annotations, "count"), pa.float64())
+    found = _decode(data, _Images, path)
+    del data
+    images = found.images
     notes: Counter[str] = Counter()
-    names: dict[int, str] = {}
-    for category in content.categories:
-        name = (category.name or "").strip()
-        if names.setdefault(category.id, name) != name:
-            raise InputError(
-                f"{path}: category id {category.id} stands for {names[category.id]!r} and {name!r}; "
-                "an id should name one category"
-            )
-    names = {
-        number: name or (EMPTY if number == 0 else f"category {number}") for number, name in names.items()
-    }
-    images = content.images
-    place = {str(image.id): row for row, image in enumerate(images)}
-    annotations = content.annotations
-    row_of = [place.get(str(annotation.image_id), -1) for annotation in annotations]
-    rows = np.asarray(row_of, np.int64)
-    category_ids = np.asarray([annotation.category_id for annotation in annotations], np.int64)
-    counts = [None if mark.count is None or mark.count < 0 else int(mark.count) for mark in annotations]
-    known = rows >= 0
+    names = _names(categories, path)
+    image_ids = _ids(images, "id")
+    with ThreadPoolExecutor(1) as beside:
+        numbered = beside.submit(_numbered, image_ids, marked)
+        columns = Rows(
+            image_id=image_ids,
+            file_name=pa.array(_column(images, "file_name"), pa.string()),
+            location=_texts(_column(images, "location")),
+            seq_id=_texts(_column(images, "seq_id")),
+            frame_num=pa.array(_column(images, "frame_num"), pa.int32()),
+            seq_num_frames=pa.array(_column(images, "seq_num_frames"), pa.int32()),
+            dates=pa.array(_column(images, "datetime"), pa.string()),
+            width=_column(images, "width"),
+            height=_column(images, "height"),
+        )
+        notes["images flagged corrupt by the metadata; judged by their content"] += sum(
+            number
+            for flag, number in Counter(_column(images, "corrupt")).items()
+            if flag in (True, 1, "true", "True")
+        )
+        # Their objects are larger than the table that is made next.
+        del found, images
+        image_of_row, image_of_mark = numbered.result()
+    n_images = int(image_of_row.max(initial=-1)) + 1
+    known = image_of_mark < n_images
+    category_ids = category_ids[known]
+    image_of_mark = image_of_mark[known]
+    counts = counts.filter(pa.array(known))
     notes["annotations without an image, left out"] += int((~known).sum())
-    for number in sorted(set(category_ids[known].tolist()) - set(names)):
+    for number in sorted(set(pc.unique(pa.array(category_ids)).to_pylist()) - set(names)):
         names[number] = f"category {number}"
         notes["categories that annotations use and the file does not list"] += 1
     doubles = Counter(names.values())
     notes["categories that share their name with another"] += sum(n for n in doubles.values() if n > 1)
-    notes["images without an annotation"] += len(images) - len(np.unique(rows[known]))
-    notes["images flagged corrupt by the metadata; judged by their content"] += sum(
-        image.corrupt in (True, 1, "true", "True") for image in images
+    notes["images without an annotation"] += len(image_ids) - int(
+        np.count_nonzero(np.bincount(image_of_mark))
     )
     labels = group_labels(
-        rows[known],
-        category_ids[known],
-        [count for count, is_known in zip(counts, known.tolist(), strict=True) if is_known],
-        len(images),
+        image_of_mark,
+        category_ids,
+        pc.if_else(pc.less(counts, 0), None, pc.trunc(counts)).cast(pa.int32()),
+        n_images,
         names,
     )
-    # A double id holds its annotations in its last row; the first one is kept, so all its rows must agree.
-    if len(place) < len(images):
-        labels = labels.take([place[str(image.id)] for image in images])
-    columns = Rows(
-        image_id=[str(image.id) for image in images],
-        file_name=[image.file_name for image in images],
-        location=[text(image.location) for image in images],
-        seq_id=[text(image.seq_id) for image in images],
-        frame_num=[_whole(image.frame_num) for image in images],
-        seq_num_frames=[_whole(image.seq_num_frames) for image in images],
-        dates=[image.datetime for image in images],
-        width=[image.width for image in images],
-        height=[image.height for image in images],
-    )
-    # Their objects are as large as the table that is made next.
-    del content, images, annotations, place, row_of
+    # The first row of a double id is kept, and all its rows must agree.
+    if has_doubles := n_images < len(image_ids):
+        labels = labels.take(pa.array(image_of_row))
     return make_catalog(
         columns,
         labels,
@@ -134,22 +150,30 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
         categories=sorted(names.items()),
         notes=notes,
         utc_offset=utc_offset,
+        no_doubles=not has_doubles,
     )
 
 
-def _decode(path: str) -> _File:
-    data = _read(path)
+def _decode(data: bytes, part: type[Any], path: str) -> Any:
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects are made, and none becomes garbage
+    try:
+        return msgspec.json.decode(data, type=part)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _decode_whole(data, path)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _decode_whole(data: bytes, path: str) -> _File:
+    """All of a file that is not what it should be, to tell what is wrong first."""
     try:
         return msgspec.json.decode(data, type=_File)
     except msgspec.ValidationError as problem:
         raise InputError(f"{path}: not COCO Camera Traps: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InputError(f"{path}: not JSON, or cut off: {problem}") from None
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _read(path: str) -> bytes:
@@ -180,5 +204,44 @@ def _read(path: str) -> bytes:
         raise InputError(f"{path}: can't be unpacked: {problem}") from None
 
 
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
+def _names(categories: list[_Category], path: str) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for category in categories:
+        name = (category.name or "").strip()
+        if names.setdefault(category.id, name) != name:
+            raise InputError(
+                f"{path}: category id {category.id} stands for {names[category.id]!r} and {name!r}; "
+                "an id should name one category"
+            )
+    return {
+        number: name or (EMPTY if number == 0 else f"category {number}") for number, name in names.items()
+    }
+
+
+def _column(objects: list[Any], name: str) -> list[Any]:
+    return list(map(attrgetter(name), objects))
+
+
+def _ids(objects: list[Any], name: str) -> pa.Array:
+    ids = _column(objects, name)
+    try:
+        return pa.array(ids, pa.string())
+    except pa.ArrowTypeError:  # numbers among them
+        return pa.array(map(str, ids), pa.string())
+
+
+def _texts(values: list[Id | None]) -> pa.Array:
+    """As `text` has it, which is called for each distinct value only."""
+    try:
+        encoded = pa.array(values, pa.string()).dictionary_encode()
+    except pa.ArrowTypeError:  # numbers among them
+        written = {value: text(value) for value in set(values)}
+        return pa.array([written[value] for value in values], pa.string())
+    distinct = [text(value) for value in encoded.dictionary.to_pylist()]
+    return pa.array(distinct, pa.string()).take(encoded.indices)
+
+
+def _numbered(image_ids: pa.Array, marked: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """For each row and each annotation a number of its image: from 0, as they come; then of unknown images."""
+    numbers = pa.concat_arrays([image_ids, marked]).dictionary_encode().indices.to_numpy().astype(np.int64)
+    return numbers[: len(image_ids)], numbers[len(image_ids) :]
