@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ from camtrap_batch.store.schemas import EMPTY
 
 Id = str | int | float
 _INT32 = msgspec.Meta(ge=-(2**31), lt=2**31)
+_MAY_CHANGE = r"^$|^[^!-~]|[^!-~]$"  # texts that are blank, or that something may be stripped of
 Whole = Annotated[int, _INT32]
 Number = Whole | Annotated[float, _INT32]
 
@@ -87,18 +89,14 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
     """
     data = _read(path)
     # One after the other: the objects of both at once would be the most memory that the whole run takes.
-    found = _decode(data, _Annotations, path)
-    marked, categories = _ids(found.annotations, "image_id"), found.categories
-    category_ids = np.asarray(_column(found.annotations, "category_id"), np.int64)
-    counts = pa.array(_column(found.annotations, "count"), pa.float64())
-    found = _decode(data, _Images, path)
+    marks, categories = _marks(_decode(data, _Annotations, path))
+    images = _decode(data, _Images, path).images
     del data
-    images = found.images
-    notes: Counter[str] = Counter()
     names = _names(categories, path)
     image_ids = _ids(images, "id")
+    # Arrow and NumPy let Python go on meanwhile.
     with ThreadPoolExecutor(1) as beside:
-        numbered = beside.submit(_numbered, image_ids, marked)
+        labelled = beside.submit(_labels, image_ids, marks, names)
         columns = Rows(
             image_id=image_ids,
             file_name=pa.array(_column(images, "file_name"), pa.string()),
@@ -110,38 +108,13 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
             width=_column(images, "width"),
             height=_column(images, "height"),
         )
-        notes["images flagged corrupt by the metadata; judged by their content"] += sum(
-            number
-            for flag, number in Counter(_column(images, "corrupt")).items()
-            if flag in (True, 1, "true", "True")
-        )
+        flags = Counter(_column(images, "corrupt"))
         # Their objects are larger than the table that is made next.
-        del found, images
-        image_of_row, image_of_mark = numbered.result()
-    n_images = int(image_of_row.max(initial=-1)) + 1
-    known = image_of_mark < n_images
-    category_ids = category_ids[known]
-    image_of_mark = image_of_mark[known]
-    counts = counts.filter(pa.array(known))
-    notes["annotations without an image, left out"] += int((~known).sum())
-    for number in sorted(set(pc.unique(pa.array(category_ids)).to_pylist()) - set(names)):
-        names[number] = f"category {number}"
-        notes["categories that annotations use and the file does not list"] += 1
-    doubles = Counter(names.values())
-    notes["categories that share their name with another"] += sum(n for n in doubles.values() if n > 1)
-    notes["images without an annotation"] += len(image_ids) - int(
-        np.count_nonzero(np.bincount(image_of_mark))
+        del images
+        labels, has_doubles, notes = labelled.result()
+    notes["images flagged corrupt by the metadata; judged by their content"] += sum(
+        number for flag, number in flags.items() if flag in (True, "true", "True")
     )
-    labels = group_labels(
-        image_of_mark,
-        category_ids,
-        pc.if_else(pc.less(counts, 0), None, pc.trunc(counts)).cast(pa.int32()),
-        n_images,
-        names,
-    )
-    # The first row of a double id is kept, and all its rows must agree.
-    if has_doubles := n_images < len(image_ids):
-        labels = labels.take(pa.array(image_of_row))
     return make_catalog(
         columns,
         labels,
@@ -152,6 +125,48 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
         utc_offset=utc_offset,
         no_doubles=not has_doubles,
     )
+
+
+@dataclass
+class _Marks:
+    """Annotations: the image's id, the category's, and the number of animals where it is known."""
+
+    image_id: pa.Array
+    category_id: npt.NDArray[np.int64]
+    count: pa.Array
+
+
+def _marks(found: _Annotations) -> tuple[_Marks, list[_Category]]:
+    annotations = found.annotations
+    counts = pa.array(_column(annotations, "count"), pa.float64())
+    marks = _Marks(
+        _ids(annotations, "image_id"),
+        np.asarray(_column(annotations, "category_id"), np.int64),
+        pc.if_else(pc.less(counts, 0), None, pc.trunc(counts)).cast(pa.int32()),
+    )
+    return marks, found.categories
+
+
+def _labels(image_ids: pa.Array, marks: _Marks, names: dict[int, str]) -> tuple[pa.Array, bool, Counter[str]]:
+    """Each row's labels, whether an image id comes twice, and notes; `names` gets what it does not list."""
+    notes: Counter[str] = Counter()
+    # Numbers of ids, in the order in which they first come; those of annotations alone are the highest.
+    numbers = pa.concat_arrays([image_ids, marks.image_id]).dictionary_encode().indices.to_numpy()
+    of_row, of_mark = np.split(numbers.astype(np.int64), [len(image_ids)])
+    n_ids = int(of_row.max(initial=-1)) + 1
+    known = of_mark < n_ids
+    of_mark, category_ids = of_mark[known], marks.category_id[known]
+    notes["annotations without an image, left out"] += int((~known).sum())
+    for number in sorted(set(pc.unique(pa.array(category_ids)).to_pylist()) - set(names)):
+        names[number] = f"category {number}"
+        notes["categories that annotations use and the file does not list"] += 1
+    doubles = Counter(names.values())
+    notes["categories that share their name with another"] += sum(n for n in doubles.values() if n > 1)
+    notes["images without an annotation"] += len(image_ids) - int(np.count_nonzero(np.bincount(of_mark)))
+    labels = group_labels(of_mark, category_ids, marks.count.filter(pa.array(known)), n_ids, names)
+    # The first row of a double id is kept, and all its rows must agree.
+    has_doubles = n_ids < len(image_ids)
+    return labels.take(pa.array(of_row)) if has_doubles else labels, has_doubles, notes
 
 
 def _decode(data: bytes, part: type[Any], path: str) -> Any:
@@ -231,17 +246,12 @@ def _ids(objects: list[Any], name: str) -> pa.Array:
 
 
 def _texts(values: list[Id | None]) -> pa.Array:
-    """As `text` has it, which is called for each distinct value only."""
+    """As `text` has it."""
     try:
-        encoded = pa.array(values, pa.string()).dictionary_encode()
+        written = pa.array(values, pa.string())
     except pa.ArrowTypeError:  # numbers among them
-        written = {value: text(value) for value in set(values)}
-        return pa.array([written[value] for value in values], pa.string())
-    distinct = [text(value) for value in encoded.dictionary.to_pylist()]
-    return pa.array(distinct, pa.string()).take(encoded.indices)
-
-
-def _numbered(image_ids: pa.Array, marked: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """For each row and each annotation a number of its image: from 0, as they come; then of unknown images."""
-    numbers = pa.concat_arrays([image_ids, marked]).dictionary_encode().indices.to_numpy().astype(np.int64)
-    return numbers[: len(image_ids)], numbers[len(image_ids) :]
+        distinct = {value: text(value) for value in set(values)}
+        return pa.array([distinct[value] for value in values], pa.string())
+    if not pc.any(pc.match_substring_regex(written, _MAY_CHANGE)).as_py():
+        return written
+    return pa.array(map(text, values), pa.string())

@@ -134,16 +134,18 @@ def finish_catalog(
     table = pa.table(columns).select(CATALOG.names).cast(CATALOG)
     if not no_doubles:
         table = _without_doubles(table, where, notes)
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(2) as beside:
         files = beside.submit(pc.unique, table["file_name"])
-        in_order = _in_order(table)
+        rows = pa.array(_order(table))
+        in_order = list(beside.map(lambda column: column.take(rows), table.columns))
     if twice := table.num_rows - len(files.result()):
         notes["images whose file another image id has, too"] += twice
     if no_location := table["location"].null_count:
         notes["images without a location"] += no_location
     if no_date := table["datetime"].null_count:
         notes["images without a date in the metadata"] += no_date
-    return Catalog(in_order, categories, {text: count for text, count in notes.items() if count})
+    noted = {text: count for text, count in notes.items() if count}
+    return Catalog(pa.table(in_order, schema=table.schema), categories, noted)
 
 
 def group_labels(
@@ -161,31 +163,27 @@ def group_labels(
     category_ids : (m,)
     counts : m numbers of animals, None where not known
     """
-    order = np.argsort(rows, kind="stable")
-    marks = pa.table(
-        {
-            "row": rows[order],
-            "category": category_ids[order],
-            "count": pa.array(counts, pa.int32(), from_pandas=True).take(order),
-        }
-    )
-    rows = rows[order]
-    several = np.flatnonzero(np.bincount(rows)[rows] > 1) if len(rows) else rows
-    if len(several) > len(marks.take(several).group_by(["row", "category"]).aggregate([])):
-        # By one thread: it keeps the order in which they come.
-        grouped = marks.group_by(["row", "category"], use_threads=False)
-        marks = grouped.aggregate([("count", "sum", pc.ScalarAggregateOptions(min_count=1))])
-        marks = marks.rename_columns(["row", "category", "count"])
-    category = marks["category"].combine_chunks().cast(pa.int32())
-    distinct = category.dictionary_encode()
-    values = pa.array([names[number] for number in distinct.dictionary.to_pylist()], pa.string())
+    in_order = np.argsort(rows, kind="stable")
+    row, category = rows[in_order], category_ids[in_order]
+    count = pa.array(counts, pa.int32(), from_pandas=True).take(pa.array(in_order))
+    # Few images have more than one annotation, and fewer one category twice.
+    several = np.flatnonzero(np.bincount(row, minlength=n_images)[row] > 1)
+    if len(np.unique(row[several] * 2**32 + category[several])) < len(several):
+        marks = pa.table({"row": row, "category": category, "count": count, "at": np.arange(len(row))})
+        added = marks.group_by(["row", "category"]).aggregate(
+            [("count", "sum", pc.ScalarAggregateOptions(min_count=1)), ("at", "min")]
+        )
+        added = added.sort_by("at_min")
+        row, category = added["row"].to_numpy(), added["category"].to_numpy()
+        count = added["count_sum"].combine_chunks().cast(pa.int32())
+    encoded = pa.array(category, pa.int32()).dictionary_encode()
+    distinct = pa.array([names[number] for number in encoded.dictionary.to_pylist()], pa.string())
     entries = pa.StructArray.from_arrays(
-        [category, values.take(distinct.indices), marks["count"].combine_chunks().cast(pa.int32())],
+        [pa.array(category, pa.int32()), distinct.take(encoded.indices), count],
         fields=list(LABELS.value_type),
     )
-    per_image = np.bincount(marks["row"].to_numpy(), minlength=n_images)
-    offsets = np.concatenate([[0], np.cumsum(per_image)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), entries)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n_images))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), entries)
 
 
 def text(value: str | float | None) -> str | None:
@@ -237,8 +235,8 @@ def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Tab
     return table.take(pa.array(kept))
 
 
-def _in_order(table: pa.Table) -> pa.Table:
-    """The rows by location, start of the sequence, sequence, frame, time, image id; nulls last.
+def _order(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Row numbers, by location, start of the sequence, sequence, frame, time, image id; nulls last.
 
     What comes before the frame is the same for a whole sequence: sequences are sorted, then rows by one number.
     """
@@ -272,7 +270,7 @@ def _in_order(table: pa.Table) -> pa.Table:
         tied = tied.append_column("place", pa.array(place[rows[ties]]))
         keys_of_ties = [(key, "ascending") for key in ("place", "datetime", "image_id")]
         rows[ties] = rows[ties][pc.sort_indices(tied, sort_keys=keys_of_ties)]
-    return table.take(pa.array(rows))
+    return rows
 
 
 def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
