@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,8 @@ from camtrap_batch.store.schemas import CATALOG
 
 LABELS = CATALOG.field("labels").type
 
-Texts = Sequence[str | None] | pa.Array
-Numbers = Sequence[int | None] | pa.Array
+Texts: TypeAlias = Sequence[str | None] | pa.Array
+Numbers: TypeAlias = Sequence[int | None] | pa.Array
 
 _LAST = np.iinfo(np.int64).max
 
@@ -208,8 +208,8 @@ def _times(
         row = strange[0]
         more = f", and {len(strange) - 1} more such dates" if len(strange) > 1 else ""
         raise InputError(
-            f"{where}: image {str(rows.image_id[row])!r}: datetime {dates[row].as_py()!r} is no date that can be read"
-            f"{more}; possible: {KNOWN_FORMS}"
+            f"{where}: image {str(rows.image_id[row])!r}: datetime {dates[row].as_py()!r} is no date "
+            f"that can be read{more}; possible: {KNOWN_FORMS}"
         )
     if placeholders:
         notes[f"dates such as {dates[placeholders[0]].as_py()!r}, taken as no date"] += len(placeholders)
@@ -238,7 +238,7 @@ def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Tab
 def _order(table: pa.Table) -> npt.NDArray[np.int64]:
     """Row numbers, by location, start of the sequence, sequence, frame, time, image id; nulls last.
 
-    What comes before the frame is the same for a whole sequence: sequences are sorted, then rows by one number.
+    All that comes before the frame is the same for a whole sequence, so that these are sorted first.
     """
     location, seq_id = (_ranks(table[name]) for name in ("location", "seq_id"))
     time = np.asarray(table["datetime"].cast(pa.int64()).fill_null(_LAST))
@@ -279,7 +279,8 @@ def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     distinct = len(encoded.dictionary)
     rank = np.full(distinct + 1, distinct, np.int64)
     rank[pc.sort_indices(encoded.dictionary)] = np.arange(distinct)
-    return rank[encoded.indices.fill_null(distinct)]
+    ranks: npt.NDArray[np.int64] = rank[np.asarray(encoded.indices.fill_null(distinct))]
+    return ranks
 
 
 def _column(values: Texts | Numbers | None, n: int, kind: pa.DataType) -> pa.Array:
