@@ -59,16 +59,8 @@ class _Category(msgspec.Struct, gc=False):
     name: str | None = None
 
 
-class _Images(msgspec.Struct, gc=False):
+class _File(msgspec.Struct, gc=False):
     images: list[_Image]
-
-
-class _Annotations(msgspec.Struct, gc=False):
-    annotations: list[_Annotation]
-    categories: list[_Category]
-
-
-class _File(_Images, gc=False):
     annotations: list[_Annotation]
     categories: list[_Category]
 
@@ -87,12 +79,12 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
         The file is not there, not JSON, not COCO Camera Traps, has a date that is none, or one id for two
         images or two categories.
     """
-    data = _read(path)
-    # One after the other: the objects of both at once would be the most memory that the whole run takes.
-    marks, categories = _marks(_decode(data, _Annotations, path))
-    images = _decode(data, _Images, path).images
-    del data
-    names = _names(categories, path)
+    content = _decode(path)
+    names = _names(content.categories, path)
+    marks = _marks(content.annotations)
+    images = content.images
+    # What its objects take is given back as soon as there are columns of them.
+    del content
     image_ids = _ids(images, "id")
     # Arrow and NumPy let Python go on meanwhile.
     with ThreadPoolExecutor(1) as beside:
@@ -109,7 +101,6 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
             height=_column(images, "height"),
         )
         flags = Counter(_column(images, "corrupt"))
-        # Their objects are larger than the table that is made next.
         del images
         labels, has_doubles, notes = labelled.result()
     notes["images flagged corrupt by the metadata; judged by their content"] += sum(
@@ -136,15 +127,13 @@ class _Marks:
     count: pa.Array
 
 
-def _marks(found: _Annotations) -> tuple[_Marks, list[_Category]]:
-    annotations = found.annotations
+def _marks(annotations: list[_Annotation]) -> _Marks:
     counts = pa.array(_column(annotations, "count"), pa.float64())
-    marks = _Marks(
+    return _Marks(
         _ids(annotations, "image_id"),
         np.asarray(_column(annotations, "category_id"), np.int64),
         pc.if_else(pc.less(counts, 0), None, pc.trunc(counts)).cast(pa.int32()),
     )
-    return marks, found.categories
 
 
 def _labels(image_ids: pa.Array, marks: _Marks, names: dict[int, str]) -> tuple[pa.Array, bool, Counter[str]]:
@@ -169,26 +158,19 @@ def _labels(image_ids: pa.Array, marks: _Marks, names: dict[int, str]) -> tuple[
     return labels.take(pa.array(of_row)) if has_doubles else labels, has_doubles, notes
 
 
-def _decode(data: bytes, part: type[Any], path: str) -> Any:
+def _decode(path: str) -> _File:
+    data = _read(path)
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects are made, and none becomes garbage
-    try:
-        return msgspec.json.decode(data, type=part)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _decode_whole(data, path)
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _decode_whole(data: bytes, path: str) -> _File:
-    """All of a file that is not what it should be, to tell what is wrong first."""
     try:
         return msgspec.json.decode(data, type=_File)
     except msgspec.ValidationError as problem:
         raise InputError(f"{path}: not COCO Camera Traps: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InputError(f"{path}: not JSON, or cut off: {problem}") from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _read(path: str) -> bytes:
