@@ -328,3 +328,24 @@ def test_a_double_id_has_its_annotations_once(tmp_path: Path) -> None:
     ]
     assert catalog.notes["images listed twice, the same each time"] == 1
     assert catalog.notes["images without an annotation"] == 2
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(images, annotations, st.integers(1, 5))
+def test_ids_of_one_hash_are_told_apart(
+    tmp_path: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]], hashes: int
+) -> None:
+    path = write(tmp_path / "a.json", images, annotations)
+    expected = read_cct(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("camtrap_batch.catalog.cct.hash", lambda text: len(text) % hashes, raising=False)
+        found = read_cct(path)
+    assert found.table.equals(expected.table)
+    assert found.notes == expected.notes
+
+
+def test_a_zip_file_by_another_name(tmp_path: Path) -> None:
+    plain = Path(write(tmp_path / "a.json", [image("a")]))
+    with zipfile.ZipFile(tmp_path / "b.json", "w") as archive:
+        archive.write(plain, "a.json")
+    assert read_cct(str(tmp_path / "b.json")).table.equals(read_cct(str(plain)).table)
