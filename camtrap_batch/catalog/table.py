@@ -170,12 +170,17 @@ def group_labels(
     several = np.flatnonzero(np.bincount(row, minlength=n_images)[row] > 1)
     if len(np.unique(row[several] * 2**32 + category[several])) < len(several):
         marks = pa.table({"row": row, "category": category, "count": count, "at": np.arange(len(row))})
-        added = marks.group_by(["row", "category"]).aggregate(
-            [("count", "sum", pc.ScalarAggregateOptions(min_count=1)), ("at", "min")]
-        )
+        added = marks.take(pa.array(several)).group_by(["row", "category"])
+        added = added.aggregate([("count", "sum", pc.ScalarAggregateOptions(min_count=1)), ("at", "min")])
         added = added.sort_by("at_min")
-        row, category = added["row"].to_numpy(), added["category"].to_numpy()
-        count = added["count_sum"].combine_chunks().cast(pa.int32())
+        kept = np.ones(len(row), bool)
+        kept[several] = False
+        is_sum = np.zeros(len(row), bool)
+        is_sum[added["at_min"]] = True
+        sums = added["count_sum"].combine_chunks().cast(pa.int32())
+        kept |= is_sum
+        row, category = row[kept], category[kept]
+        count = pc.replace_with_mask(count, pa.array(is_sum), sums).filter(pa.array(kept))
     encoded = pa.array(category, pa.int32()).dictionary_encode()
     distinct = pa.array([names[number] for number in encoded.dictionary.to_pylist()], pa.string())
     entries = pa.StructArray.from_arrays(
