@@ -254,9 +254,8 @@ def _order(table: pa.Table) -> npt.NDArray[np.int64]:
     group[alone] = len(sequences.dictionary) + np.arange(len(alone))
     start = np.full(len(sequences.dictionary) + len(alone), _LAST)
     np.minimum.at(start, group, time)
-    first = np.zeros(
-        len(start), np.int64
-    )  # a row of each; that of a sequence whose rows are all alone is not used
+    # A row of each; the key that images without a sequence share stays empty, and is of no matter.
+    first = np.zeros(len(start), np.int64)
     first[group] = np.arange(len(group))
     keys = (seq_id[first], start, location[first])
     in_order = np.lexsort(keys)
