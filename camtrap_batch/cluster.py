@@ -12,17 +12,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import dask
 import psutil
-from dask.utils import parse_bytes
-from distributed import Client, Nanny, Scheduler, SpecCluster
-from distributed.security import Security
 from pydantic import Field, field_validator, model_validator
 
 from camtrap_batch.errors import ClusterError, choices
 from camtrap_batch.yamlfile import Section, parse, read_yaml
+
+if TYPE_CHECKING:  # a cluster file is read by each command, a cluster opened by few
+    from distributed import Client, SpecCluster
 
 _LEAST_MEMORY = 200_000_000  # bytes that a worker needs before it has read an image
 _ADDRESS = re.compile(r"(tcp|tls|wss?|ucx)://.+:\d+")
@@ -46,6 +45,8 @@ class Workers(Section):
     @field_validator("memory")
     @classmethod
     def _bytes(cls, value: str) -> str:
+        from dask.utils import parse_bytes
+
         if value != "auto":
             try:
                 enough = parse_bytes(value) >= _LEAST_MEMORY
@@ -158,6 +159,9 @@ class ClusterHandle:
 @contextmanager
 def open_cluster(spec: Local | Address) -> Iterator[Client]:
     """A client of the cluster that `spec` describes; what was started for it ends with the block."""
+    import dask
+    from distributed import Client
+
     with dask.config.set(_SETTINGS), _quiet():
         if isinstance(spec, Local):
             with _without_ctrl_c():
@@ -192,6 +196,9 @@ _SETTINGS = {
 
 
 def _start_local(spec: Local) -> SpecCluster:
+    from dask.utils import parse_bytes
+    from distributed import Nanny, Scheduler, SpecCluster
+
     cores = len(os.sched_getaffinity(0))
     groups = {"CPU": spec.cpu, "GPU": spec.gpu}
     numbers = {name: cores if group.workers == "auto" else group.workers for name, group in groups.items()}
@@ -223,6 +230,9 @@ def _start_local(spec: Local) -> SpecCluster:
 
 
 def _connect(spec: Address) -> Client:
+    from distributed import Client
+    from distributed.security import Security
+
     tls = spec.security
     security = (
         Security(

@@ -253,3 +253,9 @@ def test_a_model_that_is_not_whole_is_not_taken_into_the_run(
     (model / "model.safetensors").write_bytes(b"other weights")
     assert "was changed since the model was saved" in refused(capsys, *command)
     assert not (job.parent / "runs").exists()
+
+
+def test_what_needs_no_cluster_imports_none() -> None:
+    code = "import sys, camtrap_batch.cli, camtrap_batch.stages.catalog; print('distributed' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"

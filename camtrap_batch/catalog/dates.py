@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,7 +19,14 @@ KNOWN_FORMS = "2022-12-31 09:52:50 (also with T, Z, +02:00, fractions), 2022:12:
 _NO_DATE = frozenset({"unknown", "none", "null", "nan", "nat", "n/a", "na", "-"})
 
 _EARLIEST = 1900  # before that a clock was never set
-_COMMON = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(Z|[+-]\d{2}:?\d{2})?$"
+# Whatever this matches is a date, and can be parsed a column at a time; all else is looked at row by row.
+_COMMON = (
+    r"^(?:19|2\d)\d{2}"
+    r"-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)"
+    r"|02-(?:0[1-9]|1\d|2[0-8]))"
+    r"[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d"
+    r"(?:Z|[+-](?:0\d|1[0-4]):?[0-5]\d)?$"
+)
 _YEAR_FIRST = re.compile(
     r"(\d{4})([-:/.])(\d{1,2})\2(\d{1,2})(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?)?"
     r"\s*(Z|[+-]\d{2}:?\d{2})?"
@@ -51,13 +57,10 @@ def parse_dates(
     values, offsets = _common(column)
     placeholders: list[int] = []
     strange: list[int] = []
-    too_early = np.flatnonzero(values < np.datetime64(f"{_EARLIEST}-01-01"))
-    placeholders += too_early.tolist()
-    values[too_early] = np.datetime64("NaT")
-    offsets[too_early] = NULL_OFFSET
-    for row in np.flatnonzero(np.isnat(values)).tolist():
+    is_given = column.is_valid().to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero(np.isnat(values) & is_given).tolist():
         text = column[row].as_py()
-        if row in too_early or text is None or not text.strip():
+        if not text.strip():
             continue
         try:
             parsed = parse_date(text)
@@ -69,7 +72,7 @@ def parse_dates(
         else:
             values[row] = np.datetime64(parsed[0], "us")
             offsets[row] = NULL_OFFSET if parsed[1] is None else parsed[1]
-    return values, offsets, sorted(placeholders), strange
+    return values, offsets, placeholders, strange
 
 
 def parse_date(text: str) -> tuple[dt.datetime, int | None] | None:
@@ -118,24 +121,16 @@ def offset_minutes(text: str) -> int:
 def _common(texts: pa.Array) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
     """Times and offsets of texts in the form that most metadata have; NaT and `NULL_OFFSET` of others."""
     texts = pc.if_else(pc.match_substring_regex(texts, _COMMON), texts, None)
-    zones = pc.utf8_slice_codeunits(texts, 19, 25).fill_null("").dictionary_encode()
-    minutes = np.array([_minutes(zone) for zone in zones.dictionary.to_pylist()], np.float64)
-    of_text = minutes[zones.indices.to_numpy()]  # NaN: no clock shows it
-    dates, times = (pc.utf8_slice_codeunits(texts, start, stop) for start, stop in ((0, 10), (11, 19)))
-    # Given the whole texts, pandas takes words such as "now" for times, too.
-    local = pc.binary_join_element_wise(dates, times, " ").to_pandas()
-    parsed = pd.to_datetime(local, format="%Y-%m-%d %H:%M:%S", errors="coerce")
-    values = parsed.to_numpy(dtype="datetime64[us]", na_value=np.datetime64("NaT")).copy()
-    values[np.isnan(of_text)] = np.datetime64("NaT")
-    offsets = np.where(np.isnat(values), np.float64(NULL_OFFSET), of_text)
-    return values, offsets.astype(np.int32)
-
-
-def _minutes(zone: str) -> float:
-    try:
-        return offset_minutes(zone) if zone else NULL_OFFSET
-    except ValueError:
-        return np.nan
+    local = pc.utf8_slice_codeunits(texts, 0, 19)
+    # A missing time is NaT on its way to NumPy; the copy may be written to.
+    values = local.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False).copy()
+    offsets = np.full(len(texts), NULL_OFFSET, np.int32)
+    with_zone = pc.greater(pc.binary_length(texts), 19).fill_null(False).to_numpy(zero_copy_only=False)
+    if with_zone.any():
+        zones = pc.utf8_slice_codeunits(texts.filter(pa.array(with_zone)), 19, 25).dictionary_encode()
+        minutes = np.array([offset_minutes(zone) for zone in zones.dictionary.to_pylist()], np.int32)
+        offsets[with_zone] = minutes[zones.indices.to_numpy()]
+    return values, offsets
 
 
 def _date(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +18,11 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import CATALOG
 
 LABELS = CATALOG.field("labels").type
+
+Texts: TypeAlias = Sequence[str | None] | pa.Array
+Numbers: TypeAlias = Sequence[int | None] | pa.Array
+
+_LAST = np.iinfo(np.int64).max
 
 
 @dataclass
@@ -39,16 +44,19 @@ class Catalog:
 
 @dataclass
 class Rows:
-    """The columns of a source, a list each; `dates`, `width` and `height` are as the source writes them."""
+    """The columns of a source, a list or an Arrow array each.
 
-    image_id: list[str]
-    file_name: list[str]
-    location: list[str | None]
-    deployment: list[str | None] | None = None
-    seq_id: list[str | None] | None = None
-    frame_num: list[int | None] | None = None
-    seq_num_frames: list[int | None] | None = None
-    dates: list[str | None] | None = None
+    `dates`, `width` and `height` are as the source writes them.
+    """
+
+    image_id: Texts
+    file_name: Texts
+    location: Texts
+    deployment: Texts | None = None
+    seq_id: Texts | None = None
+    frame_num: Numbers | None = None
+    seq_num_frames: Numbers | None = None
+    dates: Texts | None = None
     width: Sequence[Any] | None = None
     height: Sequence[Any] | None = None
 
@@ -62,8 +70,13 @@ def make_catalog(
     categories: list[tuple[int, str]],
     notes: Counter[str],
     utc_offset: str | None,
+    no_doubles: bool = False,
 ) -> Catalog:
     """Put a source's columns together; `labels` as `group_labels` gives them.
+
+    Parameters
+    ----------
+    no_doubles : it is known that no two rows have the same image id
 
     Raises
     ------
@@ -85,10 +98,17 @@ def make_catalog(
         "labels": labels if labels is not None else pa.array([[]] * n, LABELS),
         "width": _pixels(rows.width, n),
         "height": _pixels(rows.height, n),
-        "source": pa.array([source] * n, pa.string()),
+        "source": pa.repeat(source, n),
     }
     return finish_catalog(
-        columns, times, offsets, where=where, categories=categories, notes=notes, utc_offset=utc_offset
+        columns,
+        times,
+        offsets,
+        where=where,
+        categories=categories,
+        notes=notes,
+        utc_offset=utc_offset,
+        no_doubles=no_doubles,
     )
 
 
@@ -101,6 +121,7 @@ def finish_catalog(
     categories: list[tuple[int, str]],
     notes: Counter[str],
     utc_offset: str | None,
+    no_doubles: bool = False,
 ) -> Catalog:
     """`make_catalog` for columns that are Arrow arrays; times and offsets as `parse_dates` gives them."""
     if utc_offset is not None:
@@ -111,20 +132,26 @@ def finish_catalog(
     columns["datetime"] = pa.array(times, pa.timestamp("us"), from_pandas=True)
     columns["utc_offset_minutes"] = pa.array(offsets, pa.int32(), mask=offsets == NULL_OFFSET)
     table = pa.table(columns).select(CATALOG.names).cast(CATALOG)
-    table = _without_doubles(table, where, notes)
-    if twice := table.num_rows - pc.count_distinct(table["file_name"]).as_py():
+    if not no_doubles:
+        table = _without_doubles(table, where, notes)
+    with ThreadPoolExecutor(2) as beside:
+        files = beside.submit(pc.unique, table["file_name"])
+        rows = pa.array(_order(table))
+        in_order = list(beside.map(lambda column: column.take(rows), table.columns))
+    if twice := table.num_rows - len(files.result()):
         notes["images whose file another image id has, too"] += twice
     if no_location := table["location"].null_count:
         notes["images without a location"] += no_location
     if no_date := table["datetime"].null_count:
         notes["images without a date in the metadata"] += no_date
-    return Catalog(_in_order(table), categories, {text: count for text, count in notes.items() if count})
+    noted = {text: count for text, count in notes.items() if count}
+    return Catalog(pa.table(in_order, schema=table.schema), categories, noted)
 
 
 def group_labels(
     rows: npt.NDArray[np.int64],
     category_ids: npt.NDArray[np.int64],
-    counts: Sequence[int | None],
+    counts: Numbers,
     n_images: int,
     names: dict[int, str],
 ) -> pa.Array:
@@ -136,25 +163,32 @@ def group_labels(
     category_ids : (m,)
     counts : m numbers of animals, None where not known
     """
-    marks = pd.DataFrame({"row": rows, "category": category_ids, "count": pd.array(counts, dtype="Int32")})
-    if marks.duplicated(["row", "category"]).any():
-        grouped = marks.groupby(["row", "category"], sort=False)["count"]
-        marks = grouped.sum(min_count=1).reset_index()
-    marks = marks.sort_values("row", kind="stable")
-    category = marks["category"].to_numpy(np.int32)
-    distinct, place = np.unique(category, return_inverse=True)
-    values = pa.array([names[number] for number in distinct.tolist()], pa.string())
+    in_order = np.argsort(rows, kind="stable")
+    row, category = rows[in_order], category_ids[in_order]
+    count = pa.array(counts, pa.int32(), from_pandas=True).take(pa.array(in_order))
+    # Few images have more than one annotation, and fewer one category twice.
+    several = np.flatnonzero(np.bincount(row, minlength=n_images)[row] > 1)
+    if len(np.unique(row[several] * 2**32 + category[several])) < len(several):
+        marks = pa.table({"row": row, "category": category, "count": count, "at": np.arange(len(row))})
+        added = marks.take(pa.array(several)).group_by(["row", "category"])
+        added = added.aggregate([("count", "sum", pc.ScalarAggregateOptions(min_count=1)), ("at", "min")])
+        added = added.sort_by("at_min")
+        kept = np.ones(len(row), bool)
+        kept[several] = False
+        is_sum = np.zeros(len(row), bool)
+        is_sum[added["at_min"]] = True
+        sums = added["count_sum"].combine_chunks().cast(pa.int32())
+        kept |= is_sum
+        row, category = row[kept], category[kept]
+        count = pc.replace_with_mask(count, pa.array(is_sum), sums).filter(pa.array(kept))
+    encoded = pa.array(category, pa.int32()).dictionary_encode()
+    distinct = pa.array([names[number] for number in encoded.dictionary.to_pylist()], pa.string())
     entries = pa.StructArray.from_arrays(
-        [
-            pa.array(category),
-            values.take(pa.array(place)) if len(place) else pa.array([], pa.string()),
-            pa.array(marks["count"], pa.int32(), from_pandas=True),
-        ],
+        [pa.array(category, pa.int32()), distinct.take(encoded.indices), count],
         fields=list(LABELS.value_type),
     )
-    per_image = np.bincount(marks["row"].to_numpy(), minlength=n_images)
-    offsets = np.concatenate([[0], np.cumsum(per_image)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), entries)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n_images))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), entries)
 
 
 def text(value: str | float | None) -> str | None:
@@ -173,21 +207,22 @@ def _times(
     n = len(rows.image_id)
     if rows.dates is None:
         return np.full(n, np.datetime64("NaT"), "datetime64[us]"), np.full(n, NULL_OFFSET, np.int32)
-    times, offsets, placeholders, strange = parse_dates(rows.dates)
+    dates = pa.array(rows.dates, pa.string())
+    times, offsets, placeholders, strange = parse_dates(dates)
     if strange:
         row = strange[0]
         more = f", and {len(strange) - 1} more such dates" if len(strange) > 1 else ""
         raise InputError(
-            f"{where}: image {rows.image_id[row]!r}: datetime {rows.dates[row]!r} is no date that can be read"
-            f"{more}; possible: {KNOWN_FORMS}"
+            f"{where}: image {str(rows.image_id[row])!r}: datetime {dates[row].as_py()!r} is no date "
+            f"that can be read{more}; possible: {KNOWN_FORMS}"
         )
     if placeholders:
-        notes[f"dates such as {rows.dates[placeholders[0]]!r}, taken as no date"] += len(placeholders)
+        notes[f"dates such as {dates[placeholders[0]].as_py()!r}, taken as no date"] += len(placeholders)
     return times, offsets
 
 
 def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Table:
-    if pc.count_distinct(table["image_id"]).as_py() == table.num_rows:
+    if len(pc.unique(table["image_id"])) == table.num_rows:
         return table
     first: dict[str, int] = {}
     kept: list[int] = []
@@ -205,29 +240,62 @@ def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Tab
     return table.take(pa.array(kept))
 
 
-def _in_order(table: pa.Table) -> pa.Table:
-    starts = table.append_column("row", pa.array(np.arange(table.num_rows)))
-    by_sequence = starts.group_by(["location", "seq_id"]).aggregate([("datetime", "min"), ("row", "list")])
-    start = np.empty(table.num_rows, "datetime64[us]")
-    rows = by_sequence["row_list"].combine_chunks()
-    of_group = np.repeat(np.arange(len(rows)), pc.list_value_length(rows).to_numpy(zero_copy_only=False))
-    earliest = by_sequence["datetime_min"].to_numpy()
-    start[pc.list_flatten(rows).to_numpy()] = earliest[of_group]
+def _order(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Row numbers, by location, start of the sequence, sequence, frame, time, image id; nulls last.
+
+    All that comes before the frame is the same for a whole sequence, so that these are sorted first.
+    """
+    location, seq_id = (_ranks(table[name]) for name in ("location", "seq_id"))
+    time = np.asarray(table["datetime"].cast(pa.int64()).fill_null(_LAST))
+    sequences = pa.array(location * (seq_id.max() + 1) + seq_id).dictionary_encode()
+    group = sequences.indices.to_numpy().astype(np.int64)
     # Images without a sequence are not one: each has its own start.
-    alone = pc.is_null(table["seq_id"]).to_numpy()
-    start[alone] = table["datetime"].to_numpy()[alone]
-    keys = ("location", "start", "seq_id", "frame_num", "datetime", "image_id")
-    sortable = table.select([key for key in keys if key != "start"])
-    sortable = sortable.append_column("start", pa.array(start, from_pandas=True))
-    return table.take(pc.sort_indices(sortable, sort_keys=[(key, "ascending") for key in keys]))
+    alone = np.flatnonzero(table["seq_id"].is_null())
+    group[alone] = len(sequences.dictionary) + np.arange(len(alone))
+    start = np.full(len(sequences.dictionary) + len(alone), _LAST)
+    np.minimum.at(start, group, time)
+    # A row of each; the key that images without a sequence share stays empty, and is of no matter.
+    first = np.zeros(len(start), np.int64)
+    first[group] = np.arange(len(group))
+    keys = (seq_id[first], start, location[first])
+    in_order = np.lexsort(keys)
+    is_next = np.any([np.diff(key[in_order], prepend=-1) != 0 for key in keys], axis=0)
+    rank = np.empty(len(start), np.int64)
+    rank[in_order] = np.cumsum(is_next)
+    frame = table["frame_num"]
+    least, most = (value.as_py() or 0 for value in pc.min_max(frame).values())
+    # At most the number of images times 2 ** 32.
+    place = rank[group] * (most - least + 2) + np.asarray(frame.cast(pa.int64()).fill_null(most + 1)) - least
+    rows = np.argsort(place)
+    is_same = np.diff(place[rows]) == 0
+    ties = np.flatnonzero(np.append(is_same, False) | np.insert(is_same, 0, False))
+    if len(ties):
+        tied = table.select(["datetime", "image_id"]).take(pa.array(rows[ties]))
+        tied = tied.append_column("place", pa.array(place[rows[ties]]))
+        keys_of_ties = [(key, "ascending") for key in ("place", "datetime", "image_id")]
+        rows[ties] = rows[ties][pc.sort_indices(tied, sort_keys=keys_of_ties)]
+    return rows
 
 
-def _column(values: list[Any] | None, n: int, kind: pa.DataType) -> pa.Array:
+def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Each text's place among the distinct ones in their order; null comes after all of them."""
+    encoded = column.combine_chunks().dictionary_encode()
+    distinct = len(encoded.dictionary)
+    rank = np.full(distinct + 1, distinct, np.int64)
+    rank[pc.sort_indices(encoded.dictionary)] = np.arange(distinct)
+    ranks: npt.NDArray[np.int64] = rank[np.asarray(encoded.indices.fill_null(distinct))]
+    return ranks
+
+
+def _column(values: Texts | Numbers | None, n: int, kind: pa.DataType) -> pa.Array:
     return pa.nulls(n, kind) if values is None else pa.array(values, kind)
 
 
 def _posix(names: pa.Array, notes: Counter[str]) -> pa.Array:
-    is_windows = pc.and_not(pc.match_substring(names, "\\"), pc.match_substring(names, "/"))
+    has_backslash = pc.match_substring(names, "\\")
+    if not pc.any(has_backslash).as_py():
+        return names
+    is_windows = pc.and_not(has_backslash, pc.match_substring(names, "/"))
     if changed := pc.sum(is_windows).as_py():
         notes["file names with backslashes, read as /"] += changed
         names = pc.if_else(is_windows, pc.replace_substring(names, "\\", "/"), names)

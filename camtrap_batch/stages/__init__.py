@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-
-from distributed import Client
+from typing import TYPE_CHECKING
 
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
 from camtrap_batch.job import Job
 from camtrap_batch.stages.context import ClientSource, Context, GivenClient, StageResult
 from camtrap_batch.store.run import open_run
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = [
     "STAGES",

@@ -6,12 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
-from distributed import Client
 
-from camtrap_batch import fanout
 from camtrap_batch.errors import Interrupted, ShardsFailed
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, Silent
@@ -29,6 +27,11 @@ from camtrap_batch.store.shards import (
 )
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import commit_plan, finish_shard
+
+if TYPE_CHECKING:  # what needs no cluster does not wait for the import
+    from distributed import Client
+
+    from camtrap_batch import fanout
 
 
 class ClientSource(Protocol):
@@ -167,6 +170,8 @@ def do_on_workers(
     Interrupted
         `context.stop` was set before all was done.
     """
+    from camtrap_batch import fanout
+
     started = time.monotonic()
     run, stage = context.run, plan.stage
     before = run.current(tables[0])
@@ -232,6 +237,8 @@ def do_on_workers(
 
 
 def _observe(context: Context, stage: str, event: fanout.Event) -> None:
+    from camtrap_batch import fanout
+
     run, display = context.run, context.display
     match event:
         case fanout.ShardDone(shard, receipt):

@@ -282,3 +282,70 @@ def test_real_photos(real_images: Path) -> None:
     heron = [row for row in table.to_pylist() if row["labels"][0]["name"] == "heron"]
     assert len(heron) == 10
     assert len({row["seq_id"] for row in heron}) == 1
+
+
+def test_ids_and_texts_of_mixed_kinds(tmp_path: Path) -> None:
+    """Numbers and texts are the same to ids and names, however they come together in a file."""
+    padded = [" 4 ", "4", "\u00a04", "", " ", "caf\u00e9"]
+    path = write(
+        tmp_path / "a.json",
+        [image(str(n), location=value, seq_id=value) for n, value in enumerate(padded)],
+        [{"image_id": 0, "category_id": 1}, {"image_id": "1", "category_id": 1}],
+    )
+    table = read_cct(path).table.sort_by("image_id")
+    assert table["location"].to_pylist() == ["4", "4", "4", None, None, "caf\u00e9"]
+    assert [len(labels) for labels in table["labels"].to_pylist()] == [1, 1, 0, 0, 0, 0]
+    mixed = [7, "7", 7.0, 7.5, None, -0.0]
+    path = write(
+        tmp_path / "b.json",
+        [image(n, location=value, seq_id=value, frame_num=value) for n, value in enumerate(mixed) if n != 1],
+        [{"image_id": "0", "category_id": 1, "count": 1.5}, {"image_id": 2, "category_id": 1, "count": -0.5}],
+    )
+    table = read_cct(path).table.sort_by("image_id")
+    assert table["location"].to_pylist() == ["7", "7", "7.5", None, "0"]
+    assert table["seq_id"].to_pylist() == table["location"].to_pylist()
+    assert table["frame_num"].to_pylist() == [7, 7, 7, None, 0]
+    assert [labels[0]["count"] if labels else "" for labels in table["labels"].to_pylist()] == [
+        1,
+        None,
+        "",
+        "",
+        "",
+    ]
+
+
+def test_a_double_id_has_its_annotations_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.json",
+        [image("a"), image("b"), image("a"), image("c")],
+        [{"image_id": "a", "category_id": 1}, {"image_id": "c", "category_id": 0}],
+    )
+    catalog = read_cct(path)
+    assert [[label["category_id"] for label in labels] for labels in catalog.table["labels"].to_pylist()] == [
+        [1],
+        [],
+        [0],
+    ]
+    assert catalog.notes["images listed twice, the same each time"] == 1
+    assert catalog.notes["images without an annotation"] == 2
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(images, annotations, st.integers(1, 5))
+def test_ids_of_one_hash_are_told_apart(
+    tmp_path: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]], hashes: int
+) -> None:
+    path = write(tmp_path / "a.json", images, annotations)
+    expected = read_cct(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("camtrap_batch.catalog.cct.hash", lambda text: len(text) % hashes, raising=False)
+        found = read_cct(path)
+    assert found.table.equals(expected.table)
+    assert found.notes == expected.notes
+
+
+def test_a_zip_file_by_another_name(tmp_path: Path) -> None:
+    plain = Path(write(tmp_path / "a.json", [image("a")]))
+    with zipfile.ZipFile(tmp_path / "b.json", "w") as archive:
+        archive.write(plain, "a.json")
+    assert read_cct(str(tmp_path / "b.json")).table.equals(read_cct(str(plain)).table)

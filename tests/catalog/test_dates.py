@@ -89,3 +89,37 @@ def test_rows_of_odd_dates_are_told() -> None:
     assert np.isnat(times).tolist() == [False, True, True, True, False, True, True]
     assert (placeholders, strange) == ([1, 5], [3])
     assert offsets[4] == 120
+
+
+two_digits = st.integers(0, 61).map("{:02}".format)
+shaped = st.builds(
+    "{}-{}-{}{}{}:{}:{}{}".format,
+    st.sampled_from(["2020", "2021", "1900", "1899", "2999", "0000", "9999", "20"]),
+    st.sampled_from(["01", "02", "04", "12", "00", "13", "2"]),
+    st.sampled_from(["01", "28", "29", "30", "31", "00", "32", "7"]),
+    st.sampled_from([" ", "T", "  ", ""]),
+    two_digits,
+    two_digits,
+    two_digits,
+    st.sampled_from(["", "Z", "+02:00", "-0330", "+14:59", "+15:00", "+02:60", ".5", "\n", " Z", "z"]),
+)
+
+
+@given(st.lists(st.one_of(st.none(), shaped, st.sampled_from(["", " ", "now", "unknown"])), max_size=20))
+def test_a_column_of_odd_dates_is_parsed_as_its_cells_are(texts: list[str | None]) -> None:
+    times, offsets, placeholders, strange = parse_dates(texts)
+    for row, text in enumerate(texts):
+        is_placeholder = is_strange = False
+        time, offset = np.datetime64("NaT"), NULL_OFFSET
+        if text is not None and text.strip():
+            try:
+                parsed = parse_date(text)
+            except ValueError:
+                is_strange = True
+            else:
+                is_placeholder = parsed is None
+                if parsed is not None:
+                    time = np.datetime64(parsed[0], "us")
+                    offset = NULL_OFFSET if parsed[1] is None else parsed[1]
+        assert (row in placeholders, row in strange) == (is_placeholder, is_strange)
+        assert (str(times[row]), offsets[row]) == (str(time), offset)
