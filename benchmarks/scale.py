@@ -173,7 +173,7 @@ def run(command: list[str], roles: dict[str, int] | None = None) -> Ran:
     watched["driver"] = process.pid
 
     def watch() -> None:
-        while not ended.wait(0.2):
+        while not ended.wait(0.5):
             for role, pid in watched.items():
                 peaks[role] = max(peaks.get(role, 0), peak_memory(pid))
                 cpu[role] = max(cpu.get(role, 0.0), cpu_seconds(pid) - cpu_before.get(role, 0.0))
