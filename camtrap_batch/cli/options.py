@@ -1,0 +1,71 @@
+"""Options that several commands have, and the context that they make."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from camtrap_batch.cluster import ClusterHandle, load_cluster
+from camtrap_batch.job import Job
+from camtrap_batch.monitor.display import make_display
+from camtrap_batch.stages import Context, check_retry
+from camtrap_batch.store.run import Run
+
+Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+"""What `add_subparsers` returns."""
+
+
+def job_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB", help="job file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="override a key of the job",
+    )
+
+
+def cluster_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster",
+        metavar="FILE|ADDRESS",
+        help="cluster file, or a scheduler's address (default: this machine)",
+    )
+
+
+def output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="print the result alone")
+    parser.add_argument("--log-json", action="store_true", help="progress as JSON lines on standard error")
+
+
+def job_options(parser: argparse.ArgumentParser) -> None:
+    job_argument(parser)
+    cluster_option(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    output_options(parser)
+
+
+def whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number")
+    return int(text)
+
+
+def describe_keys(rows: list[tuple[str, str, str]]) -> str:
+    width = max(len(f"{key}: {default}") for key, default, _ in rows)
+    lines = [f"  {f'{key}: {default}':{min(width, 46)}}  {text}" for key, default, text in rows]
+    return "\n".join(["keys of the job file, with their defaults:", *lines])
+
+
+@contextmanager
+def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -> Iterator[Context]:
+    display = make_display(quiet=options.quiet, log_json=options.log_json)
+    spec = load_cluster(options.cluster)
+    with ClusterHandle(spec, lambda address: display.note(f"Dask dashboard: {address}")) as cluster:
+        retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
+        dry_run = getattr(options, "dry_run", False)
+        yield Context(job, Run(job), cluster, display, stop, dry_run, retry)

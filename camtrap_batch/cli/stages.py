@@ -1,0 +1,127 @@
+"""camtrap demo, reprocess, and a command for each stage."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from camtrap_batch.cli.options import (
+    Commands,
+    cluster_option,
+    describe_keys,
+    job_options,
+    open_context,
+    output_options,
+)
+from camtrap_batch.job import Job
+from camtrap_batch.monitor.display import Display, duration
+from camtrap_batch.stages import RETRIED, STAGES, Context, StageResult, reprocess, run_one
+from camtrap_batch.store.run import Run
+from camtrap_batch.yamlfile import reference
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    demo = commands.add_parser(
+        "demo", help="a synthetic data set, the whole job, the report: needs nothing else"
+    )
+    demo.add_argument(
+        "folder", nargs="?", default="demo", metavar="DIR", help="where it goes (default: demo)"
+    )
+    cluster_option(demo)
+    output_options(demo)
+    demo.set_defaults(call=_demo)
+
+    for name, stage in STAGES.items():
+        keys = [row for row in reference(Job) if row[0].partition(".")[0] in stage.keys]
+        command = commands.add_parser(
+            name,
+            help=stage.help,
+            description=f"{name}: {stage.help}.",
+            epilog=describe_keys(keys),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        job_options(command)
+        if name == "validate":
+            _retry_option(command)
+        command.set_defaults(call=_stage, stage=name)
+
+    whole = commands.add_parser(
+        "reprocess",
+        help="every stage in order; each does only what is not done yet",
+        epilog=describe_keys(reference(Job)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    job_options(whole)
+    _retry_option(whole)
+    whole.set_defaults(call=_reprocess)
+
+
+def _retry_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--retry",
+        default="",
+        metavar="STATUS[,STATUS]",
+        help=f"open images with these statuses once more: {', '.join(RETRIED)} (unreadable: always done)",
+    )
+
+
+def _stage(options: argparse.Namespace, stop: threading.Event) -> int:
+    with open_context(options, stop, Job.load(options.job, options.assignments)) as context:
+        _print_result(run_one(context, options.stage), context.display)
+    return 0
+
+
+def _reprocess(options: argparse.Namespace, stop: threading.Event) -> int:
+    job = Job.load(options.job, options.assignments)
+    with open_context(options, stop, job) as context:
+        _run_all(context)
+    return 0
+
+
+def _run_all(context: Context) -> None:
+    began = time.monotonic()
+    for result in reprocess(context):
+        _print_result(result, context.display)
+    if not context.dry_run:
+        context.display.note("")
+        _print_summary(context.run)
+        context.display.note(f"done in {duration(time.monotonic() - began)}")
+
+
+def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.rehearsal.demo import write_demo_data, write_demo_job
+
+    folder = Path(options.folder)
+    with open_context(options, stop, Job.load(write_demo_job(folder))) as context:
+        if context.run.current("model") is None:
+            # The dashboard is there to be watched from the first stage on.
+            context.cluster.client()
+        write_demo_data(folder, context.display, stop)
+        _run_all(context)
+    return 0
+
+
+def _print_result(result: StageResult, display: Display) -> None:
+    what = [f"{result.stage:9} {result.rows:,} rows"]
+    if result.shards > 1:
+        what.append(f"{result.shards_run:,} of {result.shards:,} shards run now")
+    what.append(duration(result.seconds) if result.shards_run else "nothing to do")
+    statuses = sorted(result.counts.items(), key=lambda item: -item[1])
+    if statuses:
+        what.append(", ".join(f"{name} {number:,}" for name, number in statuses))
+    display.note(" · ".join(what))
+    for note in result.notes:
+        display.note(f"          {note}")
+
+
+def _print_summary(run: Run) -> None:
+    from camtrap_batch.monitor.summary import summary
+
+    console = Console()
+    for part in summary(run):
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
