@@ -6,6 +6,7 @@ import argparse
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from camtrap_batch.cluster import ClusterHandle, load_cluster
 from camtrap_batch.job import Job
@@ -13,7 +14,7 @@ from camtrap_batch.monitor.display import make_display
 from camtrap_batch.stages import Context, check_retry
 from camtrap_batch.store.run import Run
 
-Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `add_subparsers` returns."""
 
 
