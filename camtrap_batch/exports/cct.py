@@ -74,7 +74,9 @@ def number_categories(
     {'blank': 0, 'oryx': 24, 'lion': 25}
     """
     own: dict[str, int] = {}
+    free = 1
     for number, name in known:
+        free = max(free, number + 1)
         if number > 0:
             own.setdefault(name, number)
     left = sorted(labels)
@@ -84,7 +86,6 @@ def number_categories(
             numbers[label] = 0
         elif label in own:
             numbers[label] = own[label]
-    free = max([*own.values(), 0]) + 1
     for label in left:
         if label not in numbers:
             numbers[label] = free
