@@ -385,7 +385,7 @@ def test_camtrap_dp_is_read_back_the_same(images: Images, run: Run, tmp_path: Pa
     assert places == {"A": (31.5, -24.25), "B": (0.0, 51.5)}
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=6, phases=[Phase.generate])  # shrinking one takes minutes
 @given(
     st.lists(odd, min_size=2, max_size=15, unique_by=str.strip), odd, st.sampled_from([None, -210, 0, 345])
 )
@@ -398,14 +398,15 @@ def test_camtrap_dp_of_odd_names(
         | {"utc_offset_minutes": offset}
         for n, name in enumerate(names)
     ]
-    with made([*rows, image("sound")], places=dict.fromkeys([*names, "A"], (1.0, 2.0))) as (images, folder):
+    rows.append(image("sound", 0, "A"))
+    with made(rows, places=dict.fromkeys([*names, "A"], (1.0, 2.0))) as (images, folder):
         found = export(images, "camtrap-dp", folder / "dp")
-        assert found.images + found.left_out.total() == len(rows) + 1
+        assert found.images + found.left_out.total() == len(rows)
         check_package(folder / "dp")
         read = read_camtrap_dp(str(folder / "dp"), ImageRoot(str(folder), {})).table.to_pylist()
         assert len(read) == found.images
         wanted = {row["image_id"].strip(): row for row in rows}
-        for row in read[:-1]:
+        for row in read:
             was = wanted[row["image_id"]]
             assert row["datetime"] == was["datetime"]
             assert row["file_name"] == was["file_name"].strip()
