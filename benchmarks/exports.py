@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from scale import CATEGORIES, CORES, IMAGES, LOCATIONS, SEQUENCES, Report, divide, hex_ids
+from scale import CAMTRAP, CATEGORIES, CORES, IMAGES, LOCATIONS, SEQUENCES, Report, divide, hex_ids
 
 from camtrap_batch import Job
 from camtrap_batch.events import combine, find_events, summarise
@@ -67,9 +67,7 @@ def measure(report: Report, folder: Path, to: str) -> None:
     began = time.perf_counter()
     process = subprocess.Popen(
         [
-            sys.executable,
-            "-m",
-            "camtrap_batch",
+            *CAMTRAP,
             "export",
             str(folder / "job.yaml"),
             "--to",

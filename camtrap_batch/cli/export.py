@@ -46,7 +46,7 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     path = check_out(options.to, options.out, job)
     run = Run(job)
     model = fetch_model(model_folder(run, str(run.snapshot("predictions", options.snapshot).inputs["model"])))
-    images = Images(run, options.snapshot, empty=empty_label(job, read_info(model)))
+    images = Images(run, options.snapshot, empty=empty_label(job, read_info(model)), stop=stop)
     written = export(images, options.to, path)
     print("\n".join(written.lines()))
     return 0

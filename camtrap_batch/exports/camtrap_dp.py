@@ -92,7 +92,7 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path) -> Written:
         No image can be in it: none has a date, a place and a sound file.
     """
     written = Written(path, listed=left_out)
-    deployments = _Deployments()
+    deployments = _Deployments(images.doubted_dates())
     events = _EventTimes(images.merged.events.num_rows)
     path.mkdir()
     with ExitStack() as opened:
@@ -129,6 +129,9 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path) -> Written:
         json.dumps(descriptor, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
     )
     written.notes["deployments"] = table.num_rows
+    written.notes["of them with timestampIssues: a date in doubt, or no time zone"] = (
+        deployments.with_issues()
+    )
     return written
 
 
@@ -204,14 +207,20 @@ class _Deployment:
     location: str
     first: tuple[int, int, int] | None = None  # instant in UTC, local time, offset
     last: tuple[int, int, int] | None = None
-    has_unknown_zone: bool = False
+    has_issues: bool = False
     cameras: set[str | None] = field(default_factory=set)
 
 
 class _Deployments:
-    """Deployments as they are met, and what is known of each when all images are seen."""
+    """Deployments as they are met, and what is known of each when all images are seen.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    doubted : ids of images whose date may be wrong
+    """
+
+    def __init__(self, doubted: pa.Array) -> None:
+        self._doubted = doubted
         self._number: dict[tuple[str, str | None], int] = {}
         self._all: list[_Deployment] = []
         self._ids = set(_MISSING)
@@ -262,13 +271,13 @@ class _Deployments:
                     "deploymentStart": start,
                     "deploymentEnd": end,
                     "cameraModel": camera,
-                    "timestampIssues": "true" if deployment.has_unknown_zone else "false",
+                    "timestampIssues": "true" if deployment.has_issues else "false",
                 }
             )
         return pa.Table.from_pylist(rows)
 
-    def unknown_zones(self) -> int:
-        return sum(deployment.has_unknown_zone for deployment in self._all)
+    def with_issues(self) -> int:
+        return sum(deployment.has_issues for deployment in self._all)
 
     def _number_of(self, location: str, name: str | None) -> int:
         found = self._number.get((location, name))
@@ -292,8 +301,9 @@ class _Deployments:
             early, late = ((int(instant[at]), int(time[at]), int(offset[at])) for at in (first, last))
             seen.first = early if seen.first is None else min(seen.first, early)
             seen.last = late if seen.last is None else max(seen.last, late)
-        for one in np.unique(number[offset == _NO_OFFSET]).tolist():
-            self._all[one].has_unknown_zone = True
+        is_doubted = np.asarray(pc.is_in(rows["image_id"], self._doubted).to_numpy(), bool)
+        for one in np.unique(number[is_doubted | (offset == _NO_OFFSET)]).tolist():
+            self._all[one].has_issues = True
         cameras = pc.binary_join_element_wise(rows["camera_make"], rows["camera_model"], "-").combine_chunks()
         coded = cameras.dictionary_encode()
         names = [*coded.dictionary.to_pylist(), None]

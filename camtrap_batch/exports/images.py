@@ -5,6 +5,7 @@ Rows are read in blocks. Of the predictions, numbers alone are held in memory; t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import InputError, Interrupted
 from camtrap_batch.events.codes import Bools, Floats, Ints
 from camtrap_batch.exports.belonging import event_rows, sequence_rows
 from camtrap_batch.store import schemas, snapshots
@@ -31,6 +32,7 @@ BOX = ("x", "y", "w", "h")
 """Columns of the table `detections`: upper left corner, width and height, as parts of the picture's."""
 
 _DETECTIONS = "detections"
+_WRONG_DATES = ("date_before_camera", "date_in_future", "date_out_of_order", "clock_reset")
 _MERGED = ("locations", "sequences", "events")
 
 
@@ -104,6 +106,8 @@ class Images:
         Snapshot of the predictions; default: the current one.
     empty
         The model's label for: no animal.
+    stop
+        Once it is set, `blocks` raises Interrupted.
 
     Raises
     ------
@@ -111,12 +115,15 @@ class Images:
         There is no such snapshot, or it is of other images than its manifest.
     """
 
-    def __init__(self, run: Run, number: int | None = None, *, empty: str) -> None:
+    def __init__(
+        self, run: Run, number: int | None = None, *, empty: str, stop: threading.Event | None = None
+    ) -> None:
         self.run = run
         self.snapshot = run.snapshot("predictions", number)
         self.manifest = run.table("manifest", int(self.snapshot.inputs["manifest"]))
         self.model_id = str(self.snapshot.inputs["model"])
         self._empty = {empty, EMPTY}
+        self._stop = stop or threading.Event()
         usable, about = self._usable([])
         self._predicted = np.full(len(usable), -1, np.int32)
         self.predictions, self._predicted[usable] = self._read_predictions(about["image_id"])
@@ -144,6 +151,8 @@ class Images:
         start = 0
         labels = pa.array(self.predictions.labels, pa.string())
         for rows in read_blocks(self.manifest, columns):
+            if self._stop.is_set():
+                raise Interrupted("export: interrupted; nothing was written")
             if "status" in columns:
                 at = rows.schema.get_field_index("status")
                 rows = rows.set_column(at, "status", rows["status"].cast(pa.string()))
@@ -174,6 +183,16 @@ class Images:
         image = np.asarray(image.to_numpy(), np.int64)
         order = np.argsort(image, kind="stable")
         return Detections(rows.drop_columns("image_id").take(pa.array(order)), image[order])
+
+    def doubted_dates(self) -> pa.Array:
+        """Ids of the images about whose date there is a finding."""
+        for number in reversed(snapshots.numbers(self.run.folder, "findings")):
+            found = snapshots.load(self.run.folder, "findings", number)
+            if found.meta.get("manifest_plan") == self.manifest.snapshot.plan_id:
+                rows = self.run.table("findings", number).to_table(columns=["image_id", "kind"])
+                ids = rows.filter(pc.is_in(rows["kind"], pa.array(_WRONG_DATES)))["image_id"]
+                return ids.unique()
+        return pa.array([], pa.string())
 
     def _image_ids(self) -> pa.Array:
         return self.manifest.to_table(columns=["image_id"])["image_id"].combine_chunks()

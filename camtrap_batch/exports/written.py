@@ -31,6 +31,6 @@ class Written:
         lines = [f"{self.images:,} images written to {self.path}"]
         lines += [f"{number:,} {text}" for text, number in self.notes.items() if number]
         if self.left_out:
-            lines.append(f"{self.left_out.total():,} images left out, all listed in {self.listed}:")
+            lines.append(f"images left out: {self.left_out.total():,}, each named in {self.listed}:")
             lines += [f"  {number:,} {reason}" for reason, number in self.left_out.most_common()]
         return lines

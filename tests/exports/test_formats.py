@@ -7,6 +7,7 @@ import datetime as dt
 import io
 import json
 import tempfile
+import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from support_exports import MODEL, START, Row, commit, image, predict, write_run
 
 from camtrap_batch.catalog.camtrap_dp import read_camtrap_dp, read_places
 from camtrap_batch.catalog.cct import read_cct
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import InputError, Interrupted
 from camtrap_batch.exports import FORMATS, Images, export
 from camtrap_batch.exports.camtrap_dp import list_beside
 from camtrap_batch.exports.cct import number_categories
@@ -412,6 +413,30 @@ def test_camtrap_dp_of_odd_names(
             assert row["file_name"] == was["file_name"].strip()
             assert row["location"] == was["location"].strip()
             assert [label["name"] for label in row["labels"]] == [was["location"].strip()]
+
+
+def test_camtrap_dp_says_which_dates_are_in_doubt(tmp_path: Path) -> None:
+    rows = [image(location, location=location, utc_offset_minutes=60) for location in "AB"]
+    run = write_run(tmp_path, rows)
+    finding = {"image_id": "B", "kind": "date_in_future"}
+    others = [finding | {"image_id": "A", "kind": "size_differs"}]
+    commit(run, "findings", [finding, *others], "f", {}, meta={"manifest_plan": "m"})
+    commit(run, "findings", [finding | {"image_id": "A"}], "f", {}, meta={"manifest_plan": "another"})
+    export(Images(run, empty="empty"), "camtrap-dp", tmp_path / "dp")
+    issues = {
+        row["deploymentID"]: row["timestampIssues"] for row in read_rows(tmp_path / "dp/deployments.csv")
+    }
+    assert issues == {"A": "false", "B": "true"}
+
+
+def test_interrupted(run: Run, tmp_path: Path) -> None:
+    stop = threading.Event()
+    images = Images(run, empty="empty", stop=stop)
+    stop.set()
+    for to in FORMATS:
+        with pytest.raises(Interrupted):
+            export(images, to, tmp_path / f"out{SUFFIX[to]}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_camtrap_dp_of_nothing(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_the_command_says_what_became_of_every_image(
     assert camtrap(tmp_path, "--to", "camtrap-dp", "--out", str(tmp_path / "dp.zip")) == 0
     said = capsys.readouterr().out
     assert f"2 images written to {tmp_path / 'dp.zip'}" in said
-    assert f"1 images left out, all listed in {tmp_path / 'dp.zip.left-out.csv'}" in said
+    assert f"images left out: 1, each named in {tmp_path / 'dp.zip.left-out.csv'}" in said
     assert "  1 without a date" in said
     assert camtrap(tmp_path, "--to", "md-json", "--out", str(tmp_path / "md.json"), "--snapshot", "1") == 0
     assert "3 images written to" in capsys.readouterr().out
