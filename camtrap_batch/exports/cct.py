@@ -95,7 +95,7 @@ def number_categories(
 
 def _known(images: Images) -> list[tuple[int, str]]:
     """Categories of the data set that the manifest was made from."""
-    number = int(images.manifest.snapshot.inputs["catalog"])
+    number = int(images.manifest.inputs["catalog"])
     return [
         (int(id_), str(name))
         for id_, name in snapshots.load(images.run.folder, "catalog", number).meta["categories"]

@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from camtrap_batch.errors import InputError, Interrupted
 from camtrap_batch.events.codes import Bools, Floats, Ints
 from camtrap_batch.exports.belonging import event_rows, sequence_rows
 from camtrap_batch.store import schemas, snapshots
+from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import EMPTY, USABLE
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import Table
 
 BLOCK = 16_384
 """Rows read and written at a time."""
@@ -120,7 +121,7 @@ class Images:
     ) -> None:
         self.run = run
         self.snapshot = run.snapshot("predictions", number)
-        self.manifest = run.table("manifest", int(self.snapshot.inputs["manifest"]))
+        self.manifest = run.snapshot("manifest", int(self.snapshot.inputs["manifest"]))
         self.model_id = str(self.snapshot.inputs["model"])
         self._empty = {empty, EMPTY}
         self._stop = stop or threading.Event()
@@ -150,7 +151,7 @@ class Images:
         """The images in the manifest's order, with these columns of it."""
         start = 0
         labels = pa.array(self.predictions.labels, pa.string())
-        for rows in read_blocks(self.manifest, columns):
+        for rows in read_blocks(self.run.folder, self.manifest, columns):
             if self._stop.is_set():
                 raise Interrupted("export: interrupted; nothing was written")
             if "status" in columns:
@@ -188,19 +189,20 @@ class Images:
         """Ids of the images about whose date there is a finding."""
         for number in reversed(snapshots.numbers(self.run.folder, "findings")):
             found = snapshots.load(self.run.folder, "findings", number)
-            if found.meta.get("manifest_plan") == self.manifest.snapshot.plan_id:
+            if found.meta.get("manifest_plan") == self.manifest.plan_id:
                 rows = self.run.table("findings", number).to_table(columns=["image_id", "kind"])
                 ids = rows.filter(pc.is_in(rows["kind"], pa.array(_WRONG_DATES)))["image_id"]
                 return ids.unique()
         return pa.array([], pa.string())
 
     def _image_ids(self) -> pa.Array:
-        return self.manifest.to_table(columns=["image_id"])["image_id"].combine_chunks()
+        blocks = read_blocks(self.run.folder, self.manifest, ["image_id"])
+        return pa.concat_tables(blocks)["image_id"].combine_chunks()
 
     def _usable(self, columns: list[str]) -> tuple[Bools, pa.Table]:
         """Which images are usable; image_id and `columns` of those."""
         usable, kept = [], []
-        for rows in read_blocks(self.manifest, ["image_id", "status", *columns]):
+        for rows in read_blocks(self.run.folder, self.manifest, ["image_id", "status", *columns]):
             mask = pc.is_in(rows["status"].cast(pa.string()), pa.array(USABLE))
             usable.append(np.asarray(mask.to_numpy(), bool))
             kept.append(rows.drop_columns("status").filter(mask))
@@ -220,8 +222,8 @@ class Images:
             return np.asarray(numbers[indices])
 
         ids, label, confidence, lengths, top_label, top_p = ([] for _ in range(6))
-        table = self.run.table("predictions", self.snapshot.number)
-        for rows in read_blocks(table, ["image_id", "label", "confidence", "top5"]):
+        columns = ["image_id", "label", "confidence", "top5"]
+        for rows in read_blocks(self.run.folder, self.snapshot, columns):
             rows = rows.combine_chunks()
             top = rows["top5"].combine_chunks()
             entries = top.flatten()
@@ -274,16 +276,22 @@ class Detections:
         return found
 
 
-def read_blocks(table: Table, columns: list[str]) -> Iterator[pa.Table]:
-    """A table's rows in its order, in pieces of `BLOCK` rows or a little more, however many files it has."""
+def read_blocks(folder: Folder, snapshot: Snapshot, columns: list[str]) -> Iterator[pa.Table]:
+    """A snapshot's rows in their order, in pieces of `BLOCK` rows or a little more.
+
+    A dataset would keep the footer of each file that it has read: of thousands of files, that is more memory
+    than all else here.
+    """
     waiting: list[pa.RecordBatch] = []
     n = 0
-    for batch in table.to_batches(columns=columns, batch_size=BLOCK, batch_readahead=2, fragment_readahead=2):
-        waiting.append(batch)
-        n += batch.num_rows
-        if n >= BLOCK:
-            yield pa.Table.from_batches(waiting)
-            waiting, n = [], 0
+    for file in snapshot.files:
+        with folder.arrow.open_input_file(file.file) as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(BLOCK, columns=columns, use_threads=False):
+                waiting.append(batch)
+                n += batch.num_rows
+                if n >= BLOCK:
+                    yield pa.Table.from_batches(waiting)
+                    waiting, n = [], 0
     if n:
         yield pa.Table.from_batches(waiting)
 
