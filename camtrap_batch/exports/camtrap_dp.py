@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.events.codes import NO_TIME, UNKNOWN_LOCATION, Ints, microseconds, short_hash
+from camtrap_batch.events.codes import NO_TIME, Ints, microseconds, short_hash
 from camtrap_batch.exports.csv import no_formula
 from camtrap_batch.exports.images import Block, Images, take
 from camtrap_batch.exports.written import Written
@@ -150,7 +150,10 @@ def write_zip(images: Images, path: Path, left_out: Path) -> Written:
 
 
 def _reasons(images: Images, block: Block) -> tuple[Ints, list[str]]:
-    """For each image the number of the reason why it can't be in the package, -1: it can; the reasons."""
+    """For each image the number of the reason why it can't be in the package, -1: it can; the reasons.
+
+    Of several the status is told, else the last of `others`.
+    """
     rows, places = block.rows, images.merged.locations
     placed = places.filter(pc.and_(pc.is_valid(places["latitude"]), pc.is_valid(places["longitude"])))
     is_placed = pc.is_in(rows["location"], placed["location"].combine_chunks())
@@ -159,7 +162,7 @@ def _reasons(images: Images, block: Block) -> tuple[Ints, list[str]]:
     others = [
         ("without a date", pc.is_null(rows["datetime"])),
         ("of a location without coordinates", pc.invert(is_placed)),
-        ("without a location", pc.fill_null(pc.equal(rows["location"], UNKNOWN_LOCATION), True)),
+        ("without a location", pc.is_null(rows["location"])),
         ("with a file name that Camtrap DP does not allow", _is_refused(rows["file_name"], _REFUSED_PATH)),
         ("with an id that Camtrap DP takes for none", _is_refused(rows["image_id"], None)),
     ]

@@ -47,7 +47,7 @@ def write_md_json(images: Images, path: Path) -> Written:
     def records() -> Iterator[bytes]:
         for block in images.blocks(["file_name", "status"]):
             written.images += block.rows.num_rows
-            boxes_of = boxes.of(block) if boxes is not None else None
+            boxes_of = boxes.of(block) if boxes is not None else {}
             for record in _records(images, block, classes, boxes_of):
                 if "failure" in record:
                     written.notes["of them with a failure: no image that can be opened, or no label"] += 1
@@ -67,11 +67,8 @@ def write_md_json(images: Images, path: Path) -> Written:
 
 
 def _records(
-    images: Images, block: Block, classes: dict[str, str], boxes: dict[int, list[dict[str, Any]]] | None
+    images: Images, block: Block, classes: dict[str, str], boxes: dict[int, list[dict[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
-    predictions = images.predictions
-    numbers = [classes[label] for label in predictions.labels]
-    empty = [number for number, label in enumerate(predictions.labels) if images.is_empty(label)]
     columns = (block.rows["file_name"].to_pylist(), block.predicted.tolist(), block.label.to_pylist())
     for place, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
         record: dict[str, Any] = {"file": file_name}
@@ -81,27 +78,27 @@ def _records(
         if label is None:
             yield record | {"detections": None, "failure": _NOT_OPENED if row < 0 else _NOT_INFERRED}
             continue
-        if boxes is not None:
-            found = [_box(box, classes) for box in boxes.get(place, [])]
-        elif images.is_empty(label):
-            found = []
-        else:
-            first, last = predictions.top_begin[row : row + 2]
-            codes = predictions.top_label[first:last].tolist()
-            shares = [round(p, 4) for p in predictions.top_p[first:last].tolist()]
-            found = [
-                {
-                    "category": _CATEGORY_OF.get(label.casefold(), "1"),
-                    "conf": round(
-                        1.0 - sum(p for code, p in zip(codes, shares, strict=True) if code in empty), 4
-                    ),
-                    "bbox": _WHOLE,
-                    "classifications": [[numbers[code], p] for code, p in zip(codes, shares, strict=True)],
-                }
-            ]
+        found = [_box(box, classes) for box in boxes.get(place, [])]
+        if not found and not images.is_empty(label):
+            found = [_whole_frame(images, row, label, classes)]
         if is_video:
             found = [detection | {"frame_number": 0} for detection in found]
         yield record | {"detections": found}
+
+
+def _whole_frame(images: Images, row: int, label: str, classes: dict[str, str]) -> dict[str, Any]:
+    """What the model says of a whole picture."""
+    predictions = images.predictions
+    first, last = predictions.top_begin[row : row + 2]
+    labels = [predictions.labels[code] for code in predictions.top_label[first:last].tolist()]
+    shares = [round(p, 4) for p in predictions.top_p[first:last].tolist()]
+    top = list(zip(labels, shares, strict=True))
+    return {
+        "category": _CATEGORY_OF.get(label.casefold(), "1"),
+        "conf": round(1.0 - sum(p for name, p in top if images.is_empty(name)), 4),
+        "bbox": _WHOLE,
+        "classifications": [[classes[name], p] for name, p in top if p],
+    }
 
 
 def _box(box: dict[str, Any], classes: dict[str, str]) -> dict[str, Any]:

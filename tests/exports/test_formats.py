@@ -98,9 +98,10 @@ def images(run: Run) -> Images:
 
 @pytest.fixture
 def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
-    """A run with boxes: two in the first image, of which one is a repeat, and one without a label."""
+    """A run with boxes: two in the first image, of which one is a repeat, one without a label; none in the last."""
     monkeypatch.setitem(schemas.SCHEMAS, "detections", DETECTIONS)
-    run = write_run(tmp_path, [image("a"), image("b", 60), image("c", 120, "empty")])
+    labels = {"a": "lion", "b": "lion", "c": "empty", "d": "oryx"}
+    run = write_run(tmp_path, [image(id_, 60 * n, label) for n, (id_, label) in enumerate(labels.items())])
     box = {"image_id": "a", "x": 0.1, "y": 0.2, "w": 0.3, "h": 0.5, "category": "animal", "confidence": 0.9}
     rows = [
         box | {"image_id": "b", "label": None, "repeat": False},
@@ -130,6 +131,18 @@ def test_every_image_is_there_or_counted(to: str, images: Images, run: Run, tmp_
     assert bool(found.left_out) == (to == "camtrap-dp")
     beside = {list_beside(found.path).name} if to == "camtrap-dp" else set()
     assert {entry.name for entry in tmp_path.iterdir()} == {found.path.name} | beside
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_blocks_do_not_show(to: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for size in (3, 16_384):
+        monkeypatch.setattr("camtrap_batch.exports.images.BLOCK", size)
+        (folder := tmp_path / str(size)).mkdir()
+        path = written(Images(run, empty="empty"), to, folder)
+        files = [path, list_beside(path), *(path.glob("*.csv") if path.is_dir() else [])]
+        found.append([file.read_bytes() for file in files if file.is_file()])
+    assert found[0] == found[1]
 
 
 # --- MegaDetector
@@ -197,6 +210,7 @@ def test_md_json_with_boxes(boxed: Images, tmp_path: Path) -> None:
     assert [[names[id_], p] for id_, p in box["classifications"]] == [["oryx", 0.75]]
     assert "classifications" not in records["b.jpg"]["detections"][0]
     assert records["c.jpg"]["detections"] == []
+    assert records["d.jpg"]["detections"][0]["bbox"] == [0, 0, 1, 1]
 
 
 # --- COCO Camera Traps
@@ -247,6 +261,7 @@ def test_cct_with_boxes(boxed: Images, tmp_path: Path) -> None:
         "a": "oryx",
         "b": "animal",
         "c": "empty",
+        "d": "oryx",
     }
     assert "bbox" not in marks["c"]
 
