@@ -98,7 +98,7 @@ def images(run: Run) -> Images:
 
 @pytest.fixture
 def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
-    """A run with boxes: two in the first image, of which one is a repeat, one without a label; none in the last."""
+    """A run with boxes: in the first image one and a repeat, then one without a label, none in the others."""
     monkeypatch.setitem(schemas.SCHEMAS, "detections", DETECTIONS)
     labels = {"a": "lion", "b": "lion", "c": "empty", "d": "oryx"}
     run = write_run(tmp_path, [image(id_, 60 * n, label) for n, (id_, label) in enumerate(labels.items())])
