@@ -69,4 +69,5 @@ def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -
     with ClusterHandle(spec, lambda address: display.note(f"Dask dashboard: {address}")) as cluster:
         retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
         dry_run = getattr(options, "dry_run", False)
-        yield Context(job, Run(job), cluster, display, stop, dry_run, retry)
+        snapshot = getattr(options, "snapshot", None)
+        yield Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot)
