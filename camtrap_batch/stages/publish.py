@@ -23,7 +23,7 @@ from camtrap_batch.layers import (
     photo_rows,
 )
 from camtrap_batch.stages.context import Context, StageResult
-from camtrap_batch.stages.merged import Merged
+from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import USABLE
 from camtrap_batch.store.shards import Plan, Shard, digest
