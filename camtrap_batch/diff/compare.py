@@ -132,7 +132,7 @@ class Diff:
     cameras : those that changed
     n_cameras : cameras of either
     events : gained and lost, by location and start
-    accuracy : of all annotated images, then of those no model was trained on; empty without truth
+    accuracy : of all annotated images, then of those that neither model was trained on; empty without truth
     by_class : the same for each annotated class, of the last of these
     n_unknown : annotated images of classes that neither model has; they are not in `accuracy`
     truth_note : what to know about the truth
@@ -308,10 +308,10 @@ def _accuracy(
     for name, side in (("before", before), ("after", after)):
         judged[f"outcome_{name}"] = _outcomes(judged, name, side)
     counted = judged[is_known]
-    parts = [("all annotated images", counted)]
+    parts = [("annotated images", counted)]
     trained = annotated["is_trained_on"].to_pandas()
     if trained.notna().all():
-        parts.append(("images that no model was trained on", counted[~trained[is_known].astype(bool)]))
+        parts.append(("annotated images not trained on", counted[~trained[is_known].astype(bool)]))
     rows = [_count(of, part) for of, part in parts if len(part)]
     by_class = [_count(str(label), part) for label, part in parts[-1][1].groupby("truth", sort=True)]
     return rows, by_class, int((~is_known).sum())

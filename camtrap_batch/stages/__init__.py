@@ -134,6 +134,9 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
         raise MissingExtra("train", "training and classifying")
     if find_spec("pyogrio") is None:
         raise MissingExtra("geo", "writing a GeoPackage")
+    from camtrap_batch.stages.merge import read_rules
+
+    read_rules(job)
     if "train" in names and context.run.current("model") is None:
         from camtrap_batch.model import check_architecture
         from camtrap_batch.stages.train import check_weights
@@ -144,10 +147,8 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
         from camtrap_batch.stages.infer import open_model
 
         open_model(context.run, job.infer.model)
-    from camtrap_batch.stages.merge import read_rules
     from camtrap_batch.stages.publish import check_target
 
-    read_rules(job)
     check_target(job)
 
 
