@@ -7,7 +7,7 @@ that the probabilities of a million images of many classes need not be in memory
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,9 @@ from camtrap_batch.store.schemas import UNCERTAIN
 _ONE = 2.0**40
 _CELLS = 2_000_000
 """Images of a batch times classes."""
+
+_MOST_BYTES = 512 * 2**20
+"""Of probabilities that wait; where there would be more, the table is read several times, in parts."""
 
 _UNSURE = -2
 """Code of a sequence of which neither a class nor a group is probable enough."""
@@ -54,7 +57,7 @@ class Evidence:
     def __init__(
         self,
         frames: pa.Table,
-        scores: Iterable[pa.RecordBatch] | None,
+        scores: Callable[[], Iterable[pa.RecordBatch]] | None,
         *,
         classes: Sequence[str] | None,
         empty: str,
@@ -81,7 +84,7 @@ class Evidence:
         self.is_classified = one_chunk(label.is_valid()).to_numpy(zero_copy_only=False)
         self.confidence = frames["confidence"].cast(pa.float32()).fill_null(0).to_numpy()
         kept = [name for name in ("label", "top5", "probs") if name in frames.column_names]
-        self.scores = frames.select(kept).to_batches() if scores is None else scores
+        self.scores = frames.select(kept).to_batches if scores is None else scores
 
     def judge(self, group: Ints, location: Ints) -> Found:
         """The labels of the sequences.
@@ -134,24 +137,38 @@ class Evidence:
         """Images with their probabilities (images, classes); all images of a sequence come at once."""
         last = np.zeros(n, np.int64)
         np.maximum.at(last, group, np.arange(len(group)))
+        # Images that wait for the last one of their sequence: few of a sorted table, most of a shuffled one.
+        closed = np.cumsum(np.bincount(last[group], minlength=len(group)))
+        most = (np.arange(1, len(group) + 1) - closed).max(initial=0)
+        n_passes = 1 + int(most) * len(self.classes) * 8 // _MOST_BYTES
+        for number in range(n_passes):
+            yield from self._one_pass(group, last, group % n_passes == number)
+
+    def _one_pass(self, group: Ints, last: Ints, is_wanted: Bools) -> Iterator[tuple[Ints, Ints]]:
+        """As `_whole_sequences`, for the wanted images."""
         waiting: list[tuple[Ints, Ints]] = []
-        done = 0
+        done = n_open = n_new = 0
         for batch in self._batches():
-            stop = done + batch.num_rows
-            image = np.arange(done, stop)
-            waiting.append((image, self._weights(batch, image)))
-            done = stop
-            image = np.concatenate([some for some, _ in waiting])
-            weights = np.concatenate([some for _, some in waiting])
-            is_whole = last[group[image]] < stop
+            wanted = np.flatnonzero(is_wanted[done : done + batch.num_rows])
+            image = done + wanted
+            done += batch.num_rows
+            part = batch if len(wanted) == batch.num_rows else batch.take(pa.array(wanted))
+            waiting.append((image, self._weights(part, image)))
+            n_new += len(image)
+            # Not after each batch: what waits would be copied over and over.
+            if n_new < max(n_open, _CELLS // len(self.classes)) and done < len(group):
+                continue
+            image, weights = (np.concatenate(some) for some in zip(*waiting, strict=True))
+            is_whole = last[group[image]] < done
             waiting = [(image[~is_whole], weights[~is_whole])]
+            n_open, n_new = len(waiting[0][0]), 0
             yield image[is_whole], weights[is_whole]
         if done != len(group):
             raise BrokenPromise(f"merge: {len(group)} images have {done} rows of probabilities")
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         most = max(_CELLS // len(self.classes), 256)
-        for batch in self.scores:
+        for batch in self.scores():
             for start in range(0, batch.num_rows, most):
                 yield batch.slice(start, most)
 

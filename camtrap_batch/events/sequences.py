@@ -14,7 +14,7 @@ in the same way (Gadot et al. 2024, "To crop or not to crop", IET Computer Visio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +74,7 @@ def combine(
     min_confidence: float,
     burst_gap_s: float = BURST_GAP_S,
     classes: Sequence[str] | None = None,
-    scores: Iterable[pa.RecordBatch] | None = None,
+    scores: Callable[[], Iterable[pa.RecordBatch]] | None = None,
     taxonomy: Taxonomy | None = None,
     species: SpeciesLists | None = None,
 ) -> Sequences:
@@ -100,9 +100,9 @@ def combine(
     classes
         The model's, in the order of `probs`; default: those in label and top5.
     scores
-        top5 and probs, batch by batch, in the order of `frames`; default: those in `frames`. `probs` are the
-        calibrated probabilities of all classes; where there are none, classes outside an image's top5, or
-        without one outside its label, count as probability 0.
+        Gives top5 and probs batch by batch, in the order of `frames`, each time that it is called; default:
+        those in `frames`. `probs` are the calibrated probabilities of all classes; where there are none,
+        classes outside an image's top5, or without one outside its label, count as probability 0.
     taxonomy, species
         Groups of classes; the classes that are possible at each location. Default: neither.
 
