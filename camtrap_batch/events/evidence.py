@@ -101,8 +101,6 @@ class Evidence:
         confidence, most_p = np.full(n, np.nan, np.float32), np.zeros(n, np.float32)
         own = np.full(len(group), np.nan, np.float32)
         for image, weights in self._whole_sequences(group, n):
-            order = np.argsort(group[image], kind="stable")
-            image, weights = image[order], weights[order]
             begins = np.flatnonzero(starts_of_groups(group[image]))
             size = np.diff(begins, append=len(image))
             here = group[image[begins]]
@@ -134,7 +132,7 @@ class Evidence:
         return self._describe(code, guess, most, confidence, most_p, own, location)
 
     def _whole_sequences(self, group: Ints, n: int) -> Iterator[tuple[Ints, Ints]]:
-        """Images with their probabilities (images, classes); all images of a sequence come at once."""
+        """Images by sequence, with their probabilities (images, classes); each sequence comes at once."""
         last = np.zeros(n, np.int64)
         np.maximum.at(last, group, np.arange(len(group)))
         # Images that wait for the last one of their sequence: few of a sorted table, most of a shuffled one.
@@ -159,10 +157,17 @@ class Evidence:
             if n_new < max(n_open, _CELLS // len(self.classes)) and done < len(group):
                 continue
             image, weights = (np.concatenate(some) for some in zip(*waiting, strict=True))
-            is_whole = last[group[image]] < done
-            waiting = [(image[~is_whole], weights[~is_whole])]
+            waiting.clear()
+            is_open = last[group[image]] >= done
+            whole = np.flatnonzero(~is_open)
+            whole = whole[np.argsort(group[image[whole]], kind="stable")]
+            begins = np.flatnonzero(starts_of_groups(group[image[whole]]))
+            # Some sequences at a time: what is worked out of them takes several times their memory.
+            step = max(_CELLS // len(self.classes), 1)
+            for rows in np.split(whole, begins[1:][np.diff(begins[1:] // step, prepend=0) > 0]):
+                yield image[rows], weights[rows]
+            waiting.append((image[is_open], weights[is_open]))
             n_open, n_new = len(waiting[0][0]), 0
-            yield image[is_whole], weights[is_whole]
         if done != len(group):
             raise BrokenPromise(f"merge: {len(group)} images have {done} rows of probabilities")
 
