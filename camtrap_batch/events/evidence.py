@@ -67,10 +67,10 @@ class Evidence:
         locations: list[str],
     ) -> None:
         self.min_confidence = np.float32(min_confidence)
-        # In the alphabet's order, so that the first of equals is the first in the alphabet.
-        # A detector's labels need not be the model's: where there is no box, an image is empty to any model.
         label = frames["label"].cast(pa.string())
+        # A detector's labels need not be the model's: where there is no box, an image is empty to any model.
         told = {*label.drop_null().unique().to_pylist(), empty}
+        # In the alphabet's order, so that the first of equals is the first in the alphabet.
         self.classes = sorted(told.union(_top5_labels(frames) if classes is None else classes))
         self.names = pa.array(self.classes, pa.string())
         self.empty = self.classes.index(empty)

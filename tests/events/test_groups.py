@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -121,6 +122,7 @@ def test_lists_of_regions_and_cameras(tmp_path: Path) -> None:
     assert lists.at("K-01") == ({"lion", "wolf"}, "Kruger")
     assert lists.at("N-7") == ({"lynx", "wolf"}, "N-*")
     assert lists.at("X") is None  # the list knows species of regions, and none of this one
+    lists = replace(lists, regions={"K-*": "elsewhere", "K-01": "Kruger"})  # a camera's own line comes first
     rows = [
         {"image_id": place, "location": place, "probs": {"tiger": 0.875, "lion": 0.125}}
         for place in ("K-01", "N-7", "X")
