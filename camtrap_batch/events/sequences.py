@@ -8,8 +8,8 @@ images and animals is not blank (wildlifeinsights.org, "Identify images in seque
 
 With a taxonomy, a frame is also sure where a group of its label is probable enough, and a sequence whose
 most probable class is not sure gets the lowest group above it that is. Species that are not on the list of
-the camera's region can't be the label, but they are evidence for the groups above them: SpeciesNet rolls up
-in the same way (Gadot et al. 2024, "To crop or not to crop", IET Computer Vision).
+the camera's region can't be the label, but they are evidence for the groups above them; SpeciesNet's ensemble
+rolls up in the same spirit (github.com/google/cameratrapai).
 """
 
 from __future__ import annotations
