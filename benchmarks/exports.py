@@ -1,6 +1,6 @@
 """Exports of a run of WCS Camera Traps' size: seconds, size and peak memory of each format.
 
-    python benchmarks/exports.py [--images N] [--scratch DIR]
+    python benchmarks/exports.py [--images N] [--to FORMAT] [--scratch DIR]
 
 Written first: a run folder of the published shape (1,369,991 images, 3,911 locations, 179,579 sequences), its
 tables through the store's own functions, with top-5 predictions made by chance, and sequences, events and
@@ -29,6 +29,7 @@ from camtrap_batch import Job
 from camtrap_batch.events import combine, find_events, summarise
 from camtrap_batch.exports import FORMATS
 from camtrap_batch.model.info import CARD, ModelInfo
+from camtrap_batch.stages.merge import frame_rows
 from camtrap_batch.store import schemas, snapshots
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
@@ -45,6 +46,7 @@ NAMES = ["empty", *(f"species {number}" for number in range(1, CATEGORIES))]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help=f"default: {IMAGES:,}")
+    parser.add_argument("--to", choices=FORMATS, help="default: each")
     parser.add_argument("--scratch", metavar="DIR", help="on the disk to be used (default: the system's)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch, prefix="exports-") as scratch:
@@ -57,7 +59,7 @@ def main() -> int:
             if os.waitpid(child, 0)[1]:
                 raise SystemExit("the run folder could not be written")
         print(f"{options.images:,} images, {CORES} cores, load {os.getloadavg()[0]:.1f}", flush=True)
-        for to in FORMATS:
+        for to in (options.to,) if options.to else FORMATS:
             measure(report, folder, to)
         return report.end()
 
@@ -119,7 +121,7 @@ def write_run(folder: Path, n: int) -> None:
         1.0,
     )
     run.folder.write(f"models/{MODEL}/{CARD}", card.to_json().encode())
-    frames = usable.select(["image_id", "location", "seq_id", "datetime"])
+    frames = usable.select(["image_id", "file_name", "location", "seq_id", "datetime"])
     for name in ("label", "confidence", "top5"):
         frames = frames.append_column(name, predictions[name])
     sequences = combine(frames, empty="empty", min_confidence=0.5)
@@ -142,13 +144,15 @@ def write_run(folder: Path, n: int) -> None:
         predictions_snapshot=1,
         run_time=dt.datetime.now(dt.UTC),
     )
-    inputs = {"manifest": 1, "predictions": 1}
+    inputs = {"manifest": 1, "predictions": 1, "model": MODEL}
+    rows = frame_rows(frames, sequences, events, "empty")
     for name, table in (
+        ("frames", rows),
         ("sequences", sequences.sequences),
         ("events", events.events),
         ("locations", locations),
     ):
-        commit(run, name, table, inputs)
+        inputs = commit(run, name, table, inputs, {"empty": "empty", "taxonomy": None})
 
 
 def make_manifest(rng: np.random.Generator, n: int) -> pa.Table:
@@ -216,8 +220,8 @@ def make_predictions(rng: np.random.Generator, usable: pa.Table) -> pa.Table:
 
 def commit(
     run: Run, name: str, table: pa.Table, inputs: dict[str, object], meta: dict[str, object] | None = None
-) -> None:
-    """A snapshot of a table, in files of the size that its stage makes."""
+) -> dict[str, object]:
+    """A snapshot of a table, in files of the size that its stage makes. Returns `inputs`, and itself."""
     schema = schemas.SCHEMAS[name]
     missing = [field for field in schema if field.name not in table.column_names]
     for field in missing:
@@ -243,6 +247,7 @@ def commit(
             meta or {},
         ),
     )
+    return {**inputs, name: 1}
 
 
 def pieces(table: pa.Table, size: int) -> Iterator[pa.Table]:

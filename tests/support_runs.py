@@ -22,18 +22,21 @@ Row = dict[str, Any]
 def write_run(folder: Path, rows: list[Row], **settings: Any) -> Path:
     """A job file in `folder`, with catalog and manifest of these images; returns the job's path.
 
-    A row may have any column of the two, and `truth`: the label that it is annotated with.
+    A row may have any column of the two, and `truth`: the label that it is annotated with. `settings` are
+    sections of the job, and `categories`: those of the data set, id and name.
     """
+    categories = settings.pop("categories", [])
     (folder / "images").mkdir(parents=True, exist_ok=True)
     job = folder / "job.yaml"
     dataset = {"format": "cct", "metadata": "none.json", "images": "images", **settings.pop("dataset", {})}
-    job.write_text(yaml.safe_dump({"name": "run", "output": str(folder), "dataset": dataset, **settings}))
+    content = {"name": "run", "output": str(folder), "dataset": dataset, **settings}
+    job.write_text(yaml.safe_dump(content, sort_keys=False))
     run = open_run(job)
     whole = [{"file_name": f"{row['image_id']}.jpg", "status": "ok", **row} for row in rows]
     for row in whole:
         label = row.pop("truth", None)
         row["labels"] = [] if label is None else [{"category_id": 1, "name": label, "count": 1}]
-    commit(run, "catalog", "catalog", whole, {})
+    commit(run, "catalog", "catalog", whole, {}, categories=categories)
     commit(run, "validate", "manifest", whole, {"catalog": run.snapshot("catalog").number})
     return job
 

@@ -7,7 +7,7 @@ import threading
 
 from camtrap_batch.cli.options import Commands, job_argument, whole_number
 from camtrap_batch.errors import UserError, choices
-from camtrap_batch.exports import FORMATS, Images, check_out, export
+from camtrap_batch.exports import FORMATS, Images, Source, check_out, export
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
 
@@ -30,7 +30,10 @@ def add(commands: Commands) -> None:
         help="a file that ends in .json or .csv; for camtrap-dp a folder or a .zip",
     )
     parser.add_argument(
-        "--snapshot", type=whole_number, metavar="N", help="of the predictions; default: the current one"
+        "--snapshot",
+        type=whole_number,
+        metavar="N",
+        help="an earlier result of merge, as camtrap status lists them (default: the current predictions)",
     )
     parser.set_defaults(call=_export)
 
@@ -45,8 +48,13 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     job = Job.load(options.job, options.assignments)
     path = check_out(options.to, options.out, job)
     run = Run(job)
-    model = fetch_model(model_folder(run, str(run.snapshot("predictions", options.snapshot).inputs["model"])))
-    images = Images(run, options.snapshot, empty=empty_label(job, read_info(model)), stop=stop)
+    source = Source.find(run, options.snapshot)
+    if source.merged is not None:  # whatever the job file says today
+        empty = source.merged.snapshot.meta["empty"]
+    else:
+        model = fetch_model(model_folder(run, str(source.predictions.inputs["model"])))
+        empty = empty_label(job, read_info(model))
+    images = Images(run, source, empty=empty, stop=stop)
     written = export(images, options.to, path)
     print("\n".join(written.lines()))
     return 0

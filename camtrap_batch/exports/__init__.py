@@ -13,13 +13,13 @@ from pathlib import Path
 from camtrap_batch.exports.camtrap_dp import is_package_of_ours, list_beside, write_camtrap_dp, write_zip
 from camtrap_batch.exports.cct import write_cct
 from camtrap_batch.exports.csv import write_csv
-from camtrap_batch.exports.images import Images
+from camtrap_batch.exports.images import Images, Source
 from camtrap_batch.exports.md_json import write_md_json
 from camtrap_batch.exports.place import check_file, check_folder, replacing
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
 
-__all__ = ["FORMATS", "Images", "Written", "check_out", "export"]
+__all__ = ["FORMATS", "Images", "Source", "Written", "check_out", "export"]
 
 _FILES: dict[str, tuple[str, Callable[[Images, Path], Written]]] = {
     "md-json": (".json", write_md_json),

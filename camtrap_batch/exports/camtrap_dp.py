@@ -26,7 +26,7 @@ import pyarrow.csv as pacsv
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import NO_TIME, Ints, microseconds, short_hash
 from camtrap_batch.exports.csv import no_formula
-from camtrap_batch.exports.images import Block, Images, take
+from camtrap_batch.exports.images import BOX, Block, Images, take
 from camtrap_batch.exports.written import Written
 from camtrap_batch.store.schemas import UNCERTAIN, USABLE
 
@@ -58,7 +58,10 @@ _SCHEMAS = "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2"
 _MISSING = ("", "NA", "NaN", "nan")
 """Values that the format reads as: none."""
 _REFUSED_PATH = r"^[./~]|\.\.|\n"
-_NUMBERS = ("latitude", "longitude", "classificationProbability")
+_BBOX = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
+_NUMBERS = ("latitude", "longitude", *_BBOX, "classificationProbability")
+_RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species", "subspecies")
+_COUNTED = pa.array(["animal", "human", "vehicle"])
 _FROM_MANIFEST = (
     "image_id", "file_name", "location", "deployment", "datetime", "utc_offset_minutes", "status", "format",
     "camera_make", "camera_model",
@@ -93,7 +96,8 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path) -> Written:
     """
     written = Written(path, listed=left_out)
     deployments = _Deployments(images.doubted_dates())
-    events = _EventTimes(images.merged.events.num_rows)
+    taxa: set[str] = set()
+    events = _EventTimes(images.events.num_rows)
     path.mkdir()
     with ExitStack() as opened:
         media, observations = (
@@ -101,7 +105,7 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path) -> Written:
             for name in ("media", "observations")
         )
         unlisted = opened.enter_context(_CsvWriter(left_out, LEFT_OUT))
-        for block in images.blocks(list(_FROM_MANIFEST)):
+        for block in images.blocks(list(_FROM_MANIFEST), boxes=images.has_boxes):
             reasons, why = _reasons(images, block)
             is_in = reasons < 0
             _list_images(unlisted, block, reasons, why, written)
@@ -109,22 +113,25 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path) -> Written:
                 continue
             rows = block.rows.filter(pa.array(is_in))
             written.images += rows.num_rows
-            event = images.merged.event[block.start : block.stop][is_in]
+            event = images.event[block.predicted[is_in]]
             place = deployments.add(rows)
             events.add(event, place, rows)
             media.write(_media(rows, deployments.ids(place)))
-            label, confidence = (part.filter(pa.array(is_in)) for part in (block.label, block.confidence))
-            observations.write(
-                _of_media(images, rows, deployments.ids(place), label, confidence, event, written)
-            )
+            label = block.label.filter(pa.array(is_in))
+            written.notes["media that could not be classified, as unclassified"] += label.null_count
+            seen = _seen(images, block, np.flatnonzero(is_in))
+            written.notes["observations of a box"] += pc.count(seen["bboxX"]).as_py()
+            table = _of_media(images, rows, deployments.ids(place), event, seen)
+            taxa.update(table["scientificName"].drop_null().unique().to_pylist())
+            observations.write(table)
         if not written.images:
             listed = ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common())
             raise InputError(f"no image can be in a Camtrap DP package: {listed}")
-        _write_events(images, events, deployments, observations, unlisted, written)
-    table = deployments.table(images.merged.locations)
+        taxa |= _write_events(images, events, deployments, observations, unlisted, written)
+    table = deployments.table(images.locations)
     with _CsvWriter(path / "deployments.csv", DEPLOYMENTS) as file:
         file.write(table)
-    descriptor = _descriptor(images, table, written)
+    descriptor = _descriptor(images, table, taxa, written)
     (path / _DESCRIPTOR).write_text(
         json.dumps(descriptor, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
     )
@@ -154,7 +161,7 @@ def _reasons(images: Images, block: Block) -> tuple[Ints, list[str]]:
 
     Of several the status is told, else the last of `others`.
     """
-    rows, places = block.rows, images.merged.locations
+    rows, places = block.rows, images.locations
     placed = places.filter(pc.and_(pc.is_valid(places["latitude"]), pc.is_valid(places["longitude"])))
     is_placed = pc.is_in(rows["location"], placed["location"].combine_chunks())
     status = rows["status"].combine_chunks().dictionary_encode()
@@ -335,27 +342,59 @@ def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
     )
 
 
-def _of_media(
-    images: Images,
-    rows: pa.Table,
-    deployment: pa.Array,
-    label: pa.Array,
-    confidence: pa.Array,
-    event: npt.NDArray[np.int32],
-    written: Written,
-) -> pa.Table:
-    time = stamps(*_times(rows))
-    written.notes["media that could not be classified, as unclassified"] += label.null_count
+def _seen(images: Images, block: Block, places: Ints) -> pa.Table:
+    """What is seen in images: of each its boxes, or where there are none its label.
+
+    Columns are the image's number in `places`, a prefix of the observation's id, label, confidence, box.
+    """
+    labels, confidences = (part.take(pa.array(places)) for part in (block.label, block.confidence))
+    if not images.has_boxes:
+        n = len(places)
+        return pa.table(
+            {
+                "image": np.arange(n),
+                "prefix": pa.repeat("media", n),
+                "label": labels,
+                "confidence": confidences,
+                **{name: pa.nulls(n, pa.float64()) for name in _BBOX},
+            }
+        )
+    rows: list[tuple[Any, ...]] = []
+    for number, (place, label, confidence) in enumerate(
+        zip(places.tolist(), labels.to_pylist(), confidences.to_pylist(), strict=True)
+    ):
+        boxes = images.counting(block.boxes.get(place, []))
+        for which, box in enumerate(boxes):
+            corners = [round(box[name], 6) for name in BOX]
+            if min(corners[2:]) <= 0:  # which the format does not allow
+                corners = [None] * 4
+            rows.append((number, f"box:{which}", box["label"], round(box["label_confidence"], 4), *corners))
+        if not boxes:
+            rows.append((number, "media", label, confidence, *[None] * 4))
+    kinds = (pa.int64(), pa.string(), pa.string(), *[pa.float64()] * 5)
+    names = ("image", "prefix", "label", "confidence", *_BBOX)
+    columns = zip(*rows, strict=True)
+    return pa.table(
+        {name: pa.array(column, kind) for name, column, kind in zip(names, columns, kinds, strict=True)}
+    )
+
+
+def _of_media(images: Images, rows: pa.Table, deployment: pa.Array, event: Ints, seen: pa.Table) -> pa.Table:
+    image = seen["image"].combine_chunks()
+    time, ids = stamps(*_times(rows)).take(image), rows["image_id"].take(image)
+    observed = _observed(images, seen["label"].combine_chunks(), seen["confidence"].combine_chunks())
     return pa.table(
         {
-            "observationID": pc.binary_join_element_wise("media", rows["image_id"], ":"),
-            "deploymentID": deployment,
-            "mediaID": rows["image_id"],
-            "eventID": take(images.merged.events["event_id"].combine_chunks(), event),
+            "observationID": pc.binary_join_element_wise(seen["prefix"], ids, ":"),
+            "deploymentID": deployment.take(image),
+            "mediaID": ids,
+            "eventID": take(images.events["event_id"].combine_chunks(), event).take(image),
             "eventStart": time,
             "eventEnd": time,
-            "observationLevel": pa.repeat("media", rows.num_rows),
-            **_observed(images, label, confidence),
+            "observationLevel": pa.repeat("media", seen.num_rows),
+            "count": pc.if_else(pc.is_valid(seen["bboxX"]), 1, pa.scalar(None, pa.int32())),
+            **{name: seen[name] for name in _BBOX},
+            **observed,
         }
     )
 
@@ -388,7 +427,7 @@ class _EventTimes:
         self.start_offset, self.end_offset = (np.full(number, _NO_OFFSET, np.int32) for _ in range(2))
         self._earliest, self._latest = np.full(number, NO_TIME), np.full(number, -NO_TIME)
 
-    def add(self, event: npt.NDArray[np.int32], deployment: Ints, rows: pa.Table) -> None:
+    def add(self, event: Ints, deployment: Ints, rows: pa.Table) -> None:
         time, offset = _times(rows)
         is_in = event >= 0
         event, deployment, time, offset = event[is_in], deployment[is_in], time[is_in], offset[is_in]
@@ -410,8 +449,9 @@ def _write_events(
     observations: _CsvWriter,
     unlisted: _CsvWriter,
     written: Written,
-) -> None:
-    events = images.merged.events
+) -> set[str]:
+    """Returns the names that are in them."""
+    events = images.events
     is_in = pa.array(times.deployment >= 0)
     out = events.filter(pc.invert(is_in))
     unlisted.write(
@@ -430,7 +470,7 @@ def _write_events(
     mask = times.deployment >= 0
     label = within["label"].combine_chunks()
     observed = _observed(images, label, pc.round(within["confidence"].combine_chunks().cast("float64"), 4))
-    is_counted = pc.is_in(observed["observationType"], pa.array(["animal", "human", "vehicle"]))
+    is_counted = pc.is_in(observed["observationType"], _COUNTED)
     observations.write(
         pa.table(
             {
@@ -445,17 +485,15 @@ def _write_events(
             }
         )
     )
+    return set(observed["scientificName"].drop_null().to_pylist())
 
 
 # --- the descriptor
 
 
-def _descriptor(images: Images, deployments: pa.Table, written: Written) -> dict[str, Any]:
+def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: Written) -> dict[str, Any]:
     """datapackage.json. What a run does not know is the format's most general value; see docs/exports.md."""
     name = images.run.job.name
-    labels = [
-        label for label in _labels(images) if not images.is_empty(label) and label.casefold() not in _KINDS
-    ]
     notes = f"Labels are predictions of model {images.model_id}, not of people."
     if written.left_out:
         notes += f" {written.left_out.total():,} of {len(images):,} images are not included: "
@@ -492,15 +530,27 @@ def _descriptor(images: Images, deployments: pa.Table, written: Written) -> dict
             "start": min(text[:10] for text in deployments["deploymentStart"].to_pylist()),
             "end": max(text[:10] for text in deployments["deploymentEnd"].to_pylist()),
         },
-        "taxonomic": [{"scientificName": label} for label in labels],
+        "taxonomic": _taxonomic(images, taxa),
     }
 
 
-def _labels(images: Images) -> list[str]:
-    """Labels of images and events, ascending."""
-    labels = images.predictions.labels
-    seen = {labels[number] for number in np.unique(images.predictions.label) if number >= 0}
-    return sorted(seen | set(images.merged.events["label"].unique().to_pylist()))
+def _taxonomic(images: Images, taxa: set[str]) -> list[dict[str, str]]:
+    """The species and groups that are observed, with what the taxonomy of `merge` says of them."""
+    chains = images.merged.snapshot.meta["taxonomy"] or {}
+    groups = {
+        name.casefold(): (rank.casefold(), chain[at + 1 :])
+        for chain in chains.values()
+        for at, (rank, name) in enumerate(chain)
+    }
+    described = []
+    for label in sorted(taxa):
+        rank, above = groups.get(label.casefold(), (None, chains.get(label.casefold(), [])))
+        taxon = {"scientificName": label}
+        if rank in _RANKS:
+            taxon["taxonRank"] = rank
+        of = {higher.casefold(): name for higher, name in above}
+        described.append(taxon | {higher: of[higher] for higher in _RANKS[:-2] if higher in of})
+    return described
 
 
 def _spatial(deployments: pa.Table) -> dict[str, Any]:

@@ -22,26 +22,20 @@ _COLUMNS = (
     "height",
 )  # fmt: skip
 _OPTIONAL = ("seq_id", "frame_num", "seq_num_frames", "datetime")
-_UNNAMED = "animal"
 
 
 def write_cct(images: Images, path: Path) -> Written:
     """Write every image of the catalog, and an annotation for each label or, where there are any, box."""
     written = Written(path)
-    boxes = images.detections()
-    labels = set(images.predictions.labels)
-    if boxes is not None:
-        labels |= {_UNNAMED, *boxes.rows["label"].drop_null().to_pylist()}
-    categories = number_categories(labels, _known(images), images.is_empty)
+    categories = number_categories(images.labels(), _known(images), images.is_empty)
 
     # Annotations come after the images in the file, and are made with them.
     with tempfile.TemporaryFile(dir=path.parent) as kept, path.open("wb") as file:
 
         def records() -> Iterator[bytes]:
-            for block in images.blocks(list(_COLUMNS)):
+            for block in images.blocks(list(_COLUMNS), boxes=images.has_boxes):
                 written.images += block.rows.num_rows
-                boxes_of = boxes.of(block) if boxes is not None else {}
-                for record, annotations in _records(block, categories, boxes_of):
+                for record, annotations in _records(images, block, categories):
                     written.notes["of them without a label, and so without an annotation"] += not annotations
                     for annotation in annotations:
                         kept.write(encode(annotation) + b"\n")
@@ -103,7 +97,7 @@ def _known(images: Images) -> list[tuple[int, str]]:
 
 
 def _records(
-    block: Block, categories: dict[str, int], boxes: dict[int, list[dict[str, Any]]]
+    images: Images, block: Block, categories: dict[str, int]
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Each image, and its annotations."""
     columns = {name: block.rows[name].to_pylist() for name in _COLUMNS if name != "datetime"}
@@ -119,7 +113,8 @@ def _records(
             record |= {"width": row["width"], "height": row["height"]}
         if block.predicted[place] < 0:
             record["corrupt"] = True
-        found = [_box(box, row, categories) for box in boxes.get(place, [])] if has_size else []
+        boxes = images.counting(block.boxes.get(place, [])) if has_size else []
+        found = [_box(box, row, categories) for box in boxes]
         if not found and labels[place] is not None:
             found = [{"category_id": categories[labels[place]], "score": confidences[place]}]
         yield (
@@ -134,9 +129,8 @@ def _records(
 def _box(box: dict[str, Any], row: dict[str, Any], categories: dict[str, int]) -> dict[str, Any]:
     """A box's annotation, in pixels."""
     scale = (row["width"], row["height"]) * 2
-    label = box["label"]
     return {
-        "category_id": categories[_UNNAMED if label is None else label],
-        "score": round(float(box["confidence"] if label is None else box["label_confidence"]), 4),
+        "category_id": categories[box["label"]],
+        "score": round(float(box["label_confidence"]), 4),
         "bbox": [round(float(box[name]) * size, 1) for name, size in zip(BOX, scale, strict=True)],
     }

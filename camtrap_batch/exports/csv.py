@@ -45,23 +45,21 @@ _FORMULA = r"^([=+\-@'\t\r\n])"
 def write_csv(images: Images, path: Path) -> Written:
     """Write every image of the catalog, in UTF-8."""
     written = Written(path)
-    merged = images.merged
-    sequences, events, places = merged.sequences, merged.events, merged.locations
+    frames, places = images.frames, images.locations
     with pacsv.CSVWriter(path, COLUMNS) as writer:
         for block in images.blocks(list(_FROM_MANIFEST)):
             rows = block.rows
-            here = slice(block.start, block.stop)
-            sequence, event = merged.sequence[here], merged.event[here]
+            of = {name: take(frames[name], block.predicted) for name in frames.column_names}
             place = pc.index_in(rows["location"], places["location"].combine_chunks())
             made = {
                 **{name: rows[name] for name in _FROM_MANIFEST},
                 "datetime": pc.replace_substring_regex(rows["datetime"].cast(pa.string()), r"\.0+$", ""),
                 "label": block.label,
                 "confidence": block.confidence,
-                "seq_id": take(sequences["seq_id"], sequence),
-                "sequence_label": take(sequences["label"], sequence),
-                "sequence_confidence": pc.round(take(sequences["confidence"], sequence).cast("float64"), 4),
-                "event_id": take(events["event_id"], event),
+                "seq_id": of["seq_id"].cast(pa.string()),
+                "sequence_label": of["label"].cast(pa.string()),
+                "sequence_confidence": pc.round(of["confidence"].cast("float64"), 4),
+                "event_id": of["event_id"].cast(pa.string()),
                 "latitude": places["latitude"].take(place),
                 "longitude": places["longitude"].take(place),
                 "model_id": pa.repeat(images.model_id, rows.num_rows),

@@ -9,22 +9,22 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from camtrap_batch.errors import InputError, Interrupted
-from camtrap_batch.events.codes import Bools, Floats, Ints
-from camtrap_batch.exports.belonging import event_rows, sequence_rows
-from camtrap_batch.store import schemas, snapshots
-from camtrap_batch.store.folder import Folder
+from camtrap_batch.events.codes import Floats, Ints
+from camtrap_batch.store import snapshots
+from camtrap_batch.store.merged import Merged, list_merged
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import EMPTY, USABLE
+from camtrap_batch.store.schemas import DATE_FINDINGS, EMPTY, USABLE
 from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import Table
 
 BLOCK = 16_384
 """Rows read and written at a time."""
@@ -33,8 +33,34 @@ BOX = ("x", "y", "w", "h")
 """Columns of the table `detections`: upper left corner, width and height, as parts of the picture's."""
 
 _DETECTIONS = "detections"
-_WRONG_DATES = ("date_before_camera", "date_in_future", "date_out_of_order", "clock_reset")
-_MERGED = ("locations", "sequences", "events")
+_PEOPLE = ("person", "human", "vehicle")
+"""Categories of boxes that are not classified, and say by themselves what is in them."""
+_OF_BOX = [*BOX, "category", "confidence", "label", "label_confidence", "repeat"]
+_BELONGING = ("seq_id", "event_id", "label", "confidence")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: a snapshot of the predictions, and the result of `merge` made of it, if any."""
+
+    predictions: Snapshot
+    merged: Merged | None
+
+    @classmethod
+    def find(cls, run: Run, number: int | None = None) -> Source:
+        """The result of merge with this number; by default the current predictions and their newest result.
+
+        Raises
+        ------
+        InputError
+            There is no such result, or there are no predictions yet.
+        """
+        if number is not None:
+            merged = Merged.find(run, number)
+            return cls(run.snapshot("predictions", merged.snapshot.inputs["predictions"]), merged)
+        predictions = run.snapshot("predictions")
+        made = (one for one in list_merged(run) if one.snapshot.inputs["predictions"] == predictions.number)
+        return cls(predictions, next(made, None))
 
 
 @dataclass(frozen=True)
@@ -58,43 +84,22 @@ class Predictions:
     top_p: Floats
 
 
-@dataclass(frozen=True)
-class Merged:
-    """What `merge` made of the predictions, and the row of it that each image belongs to; -1: none.
-
-    Attributes
-    ----------
-    sequences, events, locations : tables of the store's schemas
-    sequence, event : (images,) int32
-    """
-
-    sequences: pa.Table
-    events: pa.Table
-    locations: pa.Table
-    sequence: npt.NDArray[np.int32]
-    event: npt.NDArray[np.int32]
-
-
 class Block(NamedTuple):
     """Some images.
 
     Attributes
     ----------
     rows : columns of the manifest, `status` as text
-    start : number of the first image
-    predicted : (n,) row in `Images.predictions`; -1 where the image was not to be classified
+    predicted : (n,) row in `Images.predictions` and `Images.frames`; -1 where the image is not usable
     label, confidence : what was predicted; null where nothing was
+    boxes : place of an image among these -> its boxes, rows of the table `detections`, without repeats
     """
 
     rows: pa.Table
-    start: int
     predicted: Ints
     label: pa.Array
     confidence: pa.Array
-
-    @property
-    def stop(self) -> int:
-        return self.start + int(self.rows.num_rows)
+    boxes: dict[int, list[dict[str, Any]]]
 
 
 class Images:
@@ -102,9 +107,7 @@ class Images:
 
     Parameters
     ----------
-    run
-    number
-        Snapshot of the predictions; default: the current one.
+    run, source
     empty
         The model's label for: no animal.
     stop
@@ -113,45 +116,101 @@ class Images:
     Raises
     ------
     InputError
-        There is no such snapshot, or it is of other images than its manifest.
+        The predictions are of other images than their manifest.
     """
 
-    def __init__(
-        self, run: Run, number: int | None = None, *, empty: str, stop: threading.Event | None = None
-    ) -> None:
+    def __init__(self, run: Run, source: Source, *, empty: str, stop: threading.Event | None = None) -> None:
         self.run = run
-        self.snapshot = run.snapshot("predictions", number)
+        self.snapshot = source.predictions
         self.manifest = run.snapshot("manifest", int(self.snapshot.inputs["manifest"]))
         self.model_id = str(self.snapshot.inputs["model"])
+        self._merged = source.merged
         self._empty = {empty, EMPTY}
         self._stop = stop or threading.Event()
-        usable, about = self._usable([])
-        self._predicted = np.full(len(usable), -1, np.int32)
-        self.predictions, self._predicted[usable] = self._read_predictions(about["image_id"])
+        self._predicted, ids = self._usable()
+        self.predictions = self._read_predictions(ids)
+        number = self.snapshot.inputs.get(_DETECTIONS)
+        self._detections = None if number is None else run.table(_DETECTIONS, number)
 
     def __len__(self) -> int:
         return len(self._predicted)
 
-    @cached_property
+    @property
     def merged(self) -> Merged:
         """Raises InputError where `merge` was not run on these predictions."""
-        made = _merged_snapshots(self.run, self.snapshot)
-        tables = {name: self.run.table(name, made[name].number).to_table() for name in _MERGED}
-        usable, about = self._usable(["location", "seq_id", "datetime"])
-        sequence, event = (np.full(len(usable), -1, np.int32) for _ in range(2))
-        sequence[usable] = sequence_rows(about, tables["sequences"])
-        labels = take(tables["sequences"]["label"].combine_chunks(), sequence[usable])
-        event[usable] = event_rows(about["location"], labels, about["datetime"], tables["events"])
-        return Merged(**tables, sequence=sequence, event=event)
+        if self._merged is None:
+            raise InputError(
+                f"{self.run.folder.url}: no sequences and events of snapshot {self.snapshot.number} of "
+                "predictions are there; run merge first"
+            )
+        return self._merged
+
+    @cached_property
+    def frames(self) -> pa.Table:
+        """seq_id, event_id, label and confidence of the table `frames`: a row for each prediction."""
+        table = self.merged.table("frames")
+        parts = []
+        for rows in chain([table.schema.empty_table()], _blocks(table, list(_BELONGING))):
+            # Of texts, a number for each image, and each text once.
+            texts = {name: rows[name].combine_chunks().dictionary_encode() for name in _BELONGING[:3]}
+            parts.append(pa.table({**texts, "confidence": rows["confidence"]}))
+        return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+
+    @cached_property
+    def events(self) -> pa.Table:
+        return self.merged.table("events").to_table()
+
+    @cached_property
+    def locations(self) -> pa.Table:
+        return self.merged.table("locations").to_table()
+
+    @cached_property
+    def event(self) -> Ints:
+        """Row of `events` that each prediction's image belongs to; -1: none."""
+        coded = self.frames["event_id"].combine_chunks()
+        row = pc.index_in(coded.dictionary, self.events["event_id"].combine_chunks())
+        rows = np.append(np.asarray(row.to_numpy(), np.int64), -1)
+        return np.asarray(rows[coded.indices.fill_null(-1).to_numpy()])
+
+    @property
+    def has_boxes(self) -> bool:
+        return self._detections is not None
 
     def is_empty(self, label: str) -> bool:
         return label in self._empty
 
-    def blocks(self, columns: list[str]) -> Iterator[Block]:
-        """The images in the manifest's order, with these columns of it."""
+    def counting(self, boxes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Of an image's boxes those that the label of the image may be from, each with a label.
+
+        They are boxes with an animal in them, as the model says; and of people and vehicles, as the detector
+        says, those above `infer.detection_threshold` of that day.
+        """
+        threshold = (self.snapshot.meta.get(_DETECTIONS) or {}).get("threshold", 0.0)
+        found = []
+        for box in boxes:
+            if box["label"] is not None:
+                if not self.is_empty(box["label"]):
+                    found.append(box)
+            elif _is_named(box["category"]) and box["confidence"] >= threshold:
+                found.append(box | {"label": box["category"], "label_confidence": box["confidence"]})
+        return found
+
+    def labels(self) -> set[str]:
+        """Every label that images and boxes may have."""
+        labels = set(self.predictions.labels)
+        if self._detections is not None:
+            for rows in _blocks(self._detections, ["label", "category"]):
+                labels.update(rows["label"].drop_null().unique().to_pylist())
+                labels.update(name for name in rows["category"].unique().to_pylist() if _is_named(name))
+        return labels
+
+    def blocks(self, columns: list[str], *, boxes: bool = False) -> Iterator[Block]:
+        """The images in the manifest's order, with these columns of it, and their boxes if wanted."""
         start = 0
         labels = pa.array(self.predictions.labels, pa.string())
-        for rows in read_blocks(self.run.folder, self.manifest, columns):
+        detections = _Boxes(self._detections if boxes else None)
+        read = list(dict.fromkeys([*columns, "image_id"])) if boxes else columns
+        for rows in _blocks(self.run.table("manifest", self.manifest.number), read):
             if self._stop.is_set():
                 raise Interrupted("export: interrupted; nothing was written")
             if "status" in columns:
@@ -162,28 +221,15 @@ class Images:
             confidence = _at(self.predictions.confidence, predicted)
             yield Block(
                 rows,
-                start,
                 predicted,
                 take(labels, label),
                 # As many digits as mean something; a float32 has noise after them.
                 pc.round(pa.array(confidence.astype(float), mask=label < 0), 4),
+                detections.of(rows["image_id"]) if boxes else {},
             )
             start += rows.num_rows
-
-    def detections(self) -> Detections | None:
-        """Boxes of animals in the images; None where the run has none."""
-        if _DETECTIONS not in schemas.SCHEMAS:
-            return None
-        found = _of_plan(self.run, _DETECTIONS, self.snapshot.plan_id)
-        if found is None:
-            return None
-        rows = self.run.table(_DETECTIONS, found.number).to_table()
-        image = pc.index_in(rows["image_id"], self._image_ids())
-        if image.null_count:
+        if not detections.is_done():
             raise InputError(f"{self.run.folder.url}: detections of images that the manifest does not have")
-        image = np.asarray(image.to_numpy(), np.int64)
-        order = np.argsort(image, kind="stable")
-        return Detections(rows.drop_columns("image_id").take(pa.array(order)), image[order])
 
     def doubted_dates(self) -> pa.Array:
         """Ids of the images about whose date there is a finding."""
@@ -191,27 +237,24 @@ class Images:
             found = snapshots.load(self.run.folder, "findings", number)
             if found.meta.get("manifest_plan") == self.manifest.plan_id:
                 rows = self.run.table("findings", number).to_table(columns=["image_id", "kind"])
-                ids = rows.filter(pc.is_in(rows["kind"], pa.array(_WRONG_DATES)))["image_id"]
+                ids = rows.filter(pc.is_in(rows["kind"], pa.array(DATE_FINDINGS)))["image_id"]
                 return ids.unique()
         return pa.array([], pa.string())
 
-    def _image_ids(self) -> pa.Array:
-        blocks = read_blocks(self.run.folder, self.manifest, ["image_id"])
-        return pa.concat_tables(blocks)["image_id"].combine_chunks()
-
-    def _usable(self, columns: list[str]) -> tuple[Bools, pa.Table]:
-        """Which images are usable; image_id and `columns` of those."""
-        usable, kept = [], []
-        for rows in read_blocks(self.run.folder, self.manifest, ["image_id", "status", *columns]):
+    def _usable(self) -> tuple[npt.NDArray[np.int32], pa.ChunkedArray]:
+        """For each image its place among the usable ones, -1: it is none; ids of those."""
+        usable, ids = [], []
+        for rows in _blocks(self.run.table("manifest", self.manifest.number), ["image_id", "status"]):
             mask = pc.is_in(rows["status"].cast(pa.string()), pa.array(USABLE))
             usable.append(np.asarray(mask.to_numpy(), bool))
-            kept.append(rows.drop_columns("status").filter(mask))
-        if not kept:
+            ids += rows["image_id"].filter(mask).chunks
+        if not usable:
             raise InputError(f"{self.run.folder.url}: the manifest has no images")
-        return np.concatenate(usable), pa.concat_tables(kept)
+        is_usable = np.concatenate(usable)
+        place = np.where(is_usable, np.cumsum(is_usable) - 1, -1)
+        return place.astype(np.int32), pa.chunked_array(ids, pa.string())
 
-    def _read_predictions(self, usable_ids: pa.ChunkedArray) -> tuple[Predictions, Ints]:
-        """The predictions, and which of them is that of each usable image."""
+    def _read_predictions(self, usable_ids: pa.ChunkedArray) -> Predictions:
         codes: dict[str, int] = {}
 
         def encode(column: pa.Array) -> npt.NDArray[np.int32]:
@@ -223,7 +266,7 @@ class Images:
 
         ids, label, confidence, lengths, top_label, top_p = ([] for _ in range(6))
         columns = ["image_id", "label", "confidence", "top5"]
-        for rows in read_blocks(self.run.folder, self.snapshot, columns):
+        for rows in _blocks(self.run.table("predictions", self.snapshot.number), columns):
             rows = rows.combine_chunks()
             top = rows["top5"].combine_chunks()
             entries = top.flatten()
@@ -233,9 +276,7 @@ class Images:
             lengths.append(pc.list_value_length(top).fill_null(0).to_numpy(zero_copy_only=False))
             top_label.append(encode(entries.field("label")))
             top_p.append(entries.field("p").to_numpy(zero_copy_only=False).astype(np.float32))
-        known = pa.chunked_array(ids, pa.string()).combine_chunks()
-        row = pc.index_in(usable_ids, known)
-        if row.null_count or len(known) != len(usable_ids):
+        if not pa.chunked_array(ids, pa.string()).equals(usable_ids):
             raise InputError(
                 f"{self.run.folder.url}: the predictions are of other images than the manifest's; run infer "
                 "first"
@@ -244,7 +285,7 @@ class Images:
         rank = np.empty(len(names) + 1, np.int32)
         rank[[codes[name] for name in names]] = np.arange(len(names))
         rank[-1] = -1  # no label stays no label
-        predictions = Predictions(
+        return Predictions(
             tuple(names),
             rank[_joined(label, np.int32)],
             _joined(confidence, np.float32),
@@ -252,46 +293,53 @@ class Images:
             rank[_joined(top_label, np.int32)],
             _joined(top_p, np.float32),
         )
-        return predictions, np.asarray(row.to_numpy(), np.int64)
 
 
-class Detections:
-    """Boxes in images: `rows` are columns of the table `detections`, in the order of the images."""
+class _Boxes:
+    """The rows of `detections`, which are in the order of the images, handed out as these are read."""
 
-    def __init__(self, rows: pa.Table, image: Ints) -> None:
-        self.rows, self._image = rows, image
+    def __init__(self, table: Table | None) -> None:
+        self._tables = iter(()) if table is None else _blocks(table, ["image_id", *_OF_BOX])
+        self._waiting = next(self._tables, None)
 
-    def of(self, block: Block) -> dict[int, list[dict[str, object]]]:
-        """Boxes of a block's images that are no repeats, by the image's place in the block."""
-        first, last = np.searchsorted(self._image, [block.start, block.stop])
-        found: dict[int, list[dict[str, object]]] = {}
-        for place, row in zip(
-            (self._image[first:last] - block.start).tolist(),
-            self.rows.slice(first, last - first).to_pylist(),
-            strict=True,
-        ):
-            boxes = found.setdefault(place, [])
-            if not row["repeat"]:
-                boxes.append(row)
+    def of(self, image_ids: pa.ChunkedArray) -> dict[int, list[dict[str, Any]]]:
+        """Boxes of the next images that are no repeats, by the image's place."""
+        found: dict[int, list[dict[str, Any]]] = {}
+        while self._waiting is not None:
+            place = pc.index_in(self._waiting["image_id"], image_ids.combine_chunks()).combine_chunks()
+            others = np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False))
+            n = int(others[0]) if len(others) else self._waiting.num_rows
+            for at, box in zip(
+                place[:n].to_pylist(), self._waiting[:n].select(_OF_BOX).to_pylist(), strict=True
+            ):
+                if box["repeat"] is None:
+                    found.setdefault(at, []).append(box)
+            if n < self._waiting.num_rows:
+                self._waiting = self._waiting[n:]
+                break
+            self._waiting = next(self._tables, None)
         return found
 
+    def is_done(self) -> bool:
+        """Whether every row was handed out."""
+        return self._waiting is None
 
-def read_blocks(folder: Folder, snapshot: Snapshot, columns: list[str]) -> Iterator[pa.Table]:
-    """A snapshot's rows in their order, in pieces of `BLOCK` rows or a little more.
 
-    A dataset would keep the footer of each file that it has read: of thousands of files, that is more memory
-    than all else here.
-    """
+def _is_named(category: str) -> bool:
+    """Whether boxes of a category say by themselves what is in them."""
+    return category.casefold() in _PEOPLE
+
+
+def _blocks(table: Table, columns: list[str]) -> Iterator[pa.Table]:
+    """A table's rows in pieces of `BLOCK` rows, or a little more."""
     waiting: list[pa.RecordBatch] = []
     n = 0
-    for file in snapshot.files:
-        with folder.arrow.open_input_file(file.file) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(BLOCK, columns=columns, use_threads=False):
-                waiting.append(batch)
-                n += batch.num_rows
-                if n >= BLOCK:
-                    yield pa.Table.from_batches(waiting)
-                    waiting, n = [], 0
+    for batch in table.to_batches(columns=columns, batch_size=BLOCK, batch_readahead=2, fragment_readahead=4):
+        waiting.append(batch)
+        n += batch.num_rows
+        if n >= BLOCK:
+            yield pa.Table.from_batches(waiting)
+            waiting, n = [], 0
     if n:
         yield pa.Table.from_batches(waiting)
 
@@ -308,27 +356,3 @@ def _at(values: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
 
 def _joined(parts: list[npt.NDArray[Any]], kind: type) -> npt.NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0, kind)
-
-
-def _merged_snapshots(run: Run, predictions: Snapshot) -> dict[str, Snapshot]:
-    """The newest sequences, events and locations that were made of a snapshot of the predictions."""
-    for number in reversed(snapshots.numbers(run.folder, _MERGED[0])):
-        first = snapshots.load(run.folder, _MERGED[0], number)
-        if first.inputs.get("predictions") == predictions.number:
-            found = {name: _of_plan(run, name, first.plan_id) for name in _MERGED[1:]}
-            whole = {name: snapshot for name, snapshot in found.items() if snapshot is not None}
-            if len(whole) == len(found):
-                return {_MERGED[0]: first, **whole}
-    raise InputError(
-        f"{run.folder.url}: no sequences and events of snapshot {predictions.number} of predictions are "
-        "there; run merge first"
-    )
-
-
-def _of_plan(run: Run, table: str, plan_id: str) -> Snapshot | None:
-    """The newest snapshot of a table that a plan made."""
-    for number in reversed(snapshots.numbers(run.folder, table)):
-        found = snapshots.load(run.folder, table, number)
-        if found.plan_id == plan_id:
-            return found
-    return None

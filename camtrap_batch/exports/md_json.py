@@ -29,26 +29,21 @@ _THRESHOLDS_BOXES = {"typical_detection_threshold": 0.2, "conservative_detection
 def write_md_json(images: Images, path: Path) -> Written:
     """Write every image of the catalog; those without a label have a failure."""
     written = Written(path)
-    boxes = images.detections()
-    labels = set(images.predictions.labels)
-    if boxes is not None:
-        labels |= set(boxes.rows["label"].drop_null().to_pylist())
-    classes = {label: str(number) for number, label in enumerate(sorted(labels))}
+    classes = {label: str(number) for number, label in enumerate(sorted(images.labels()))}
     made = dt.datetime.fromisoformat(images.snapshot.created).strftime("%Y-%m-%d %H:%M:%S")
     info = {
         "format_version": "1.5",
-        "detector": "camtrap-batch, whole frames" if boxes is None else "boxes of infer.detections",
+        "detector": "camtrap-batch, whole frames" if not images.has_boxes else "boxes of infer.detections",
         "detection_completion_time": made,
-        "detector_metadata": _THRESHOLDS_WHOLE if boxes is None else _THRESHOLDS_BOXES,
+        "detector_metadata": _THRESHOLDS_BOXES if images.has_boxes else _THRESHOLDS_WHOLE,
         "classifier": f"camtrap-batch {images.model_id}",
         "classification_completion_time": made,
     }
 
     def records() -> Iterator[bytes]:
-        for block in images.blocks(["file_name", "status"]):
+        for block in images.blocks(["file_name", "status"], boxes=images.has_boxes):
             written.images += block.rows.num_rows
-            boxes_of = boxes.of(block) if boxes is not None else {}
-            for record in _records(images, block, classes, boxes_of):
+            for record in _records(images, block, classes):
                 if "failure" in record:
                     written.notes["of them with a failure: no image that can be opened, or no label"] += 1
                 yield encode(record)
@@ -66,9 +61,7 @@ def write_md_json(images: Images, path: Path) -> Written:
     return written
 
 
-def _records(
-    images: Images, block: Block, classes: dict[str, str], boxes: dict[int, list[dict[str, Any]]]
-) -> Iterator[dict[str, Any]]:
+def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[dict[str, Any]]:
     columns = (block.rows["file_name"].to_pylist(), block.predicted.tolist(), block.label.to_pylist())
     for place, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
         record: dict[str, Any] = {"file": file_name}
@@ -78,7 +71,7 @@ def _records(
         if label is None:
             yield record | {"detections": None, "failure": _NOT_OPENED if row < 0 else _NOT_INFERRED}
             continue
-        found = [_box(box, classes) for box in boxes.get(place, [])]
+        found = [_box(box, classes) for box in block.boxes.get(place, [])]
         if not found and not images.is_empty(label):
             found = [_whole_frame(images, row, label, classes)]
         if is_video:

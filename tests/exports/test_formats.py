@@ -27,7 +27,8 @@ from megadetector.postprocessing.validate_batch_results import (
     ValidateBatchResultsOptions,
     validate_batch_results,
 )
-from support_exports import MODEL, START, Row, commit, image, predict, write_run
+from support_exports import MODEL, START, add_boxes, image, images_of, predict, write_run
+from support_runs import Row, commit, run_on_driver
 
 from camtrap_batch.catalog.camtrap_dp import read_camtrap_dp, read_places
 from camtrap_batch.catalog.cct import read_cct
@@ -48,7 +49,7 @@ DETECTIONS = pa.schema(
         ("confidence", pa.float32()),
         ("label", pa.string()),
         ("label_confidence", pa.float32()),
-        ("repeat", pa.bool_()),
+        ("repeat", pa.int32()),
     ]
 )
 texts = st.text(
@@ -93,29 +94,32 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def images(run: Run) -> Images:
-    return Images(run, empty="empty")
+    return images_of(run)
 
 
 @pytest.fixture
 def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
-    """A run with boxes: in the first image one and a repeat, then one without a label, none in the others."""
+    """A run with boxes: an animal, a person and some that do not count in `a`, none that counts elsewhere."""
     monkeypatch.setitem(schemas.SCHEMAS, "detections", DETECTIONS)
     labels = {"a": "lion", "b": "lion", "c": "empty", "d": "oryx"}
     run = write_run(tmp_path, [image(id_, 60 * n, label) for n, (id_, label) in enumerate(labels.items())])
     box = {"image_id": "a", "x": 0.1, "y": 0.2, "w": 0.3, "h": 0.5, "category": "animal", "confidence": 0.9}
     rows = [
-        box | {"image_id": "b", "label": None, "repeat": False},
-        box | {"label": "oryx", "label_confidence": 0.75, "repeat": False},
-        box | {"label": "lion", "label_confidence": 0.9, "repeat": True},
+        box | {"label": "oryx", "label_confidence": 0.75},
+        box | {"label": "lion", "label_confidence": 0.9, "repeat": 0},  # the first place that repeats
+        box | {"category": "person", "x": 0.5},
+        box | {"category": "person", "confidence": 0.1},
+        box | {"label": "empty", "label_confidence": 0.9},
+        box | {"image_id": "b", "confidence": 0.1},
     ]
-    commit(run, "detections", rows, "p1", {})
-    return Images(run, empty="empty")
+    add_boxes(tmp_path / "job.yaml", rows, threshold=0.2)
+    return images_of(run)
 
 
 @contextmanager
 def made(rows: list[Row], **options: Any) -> Iterator[tuple[Images, Path]]:
     with tempfile.TemporaryDirectory() as scratch:
-        yield Images(write_run(Path(scratch), rows, **options), empty="empty"), Path(scratch)
+        yield images_of(write_run(Path(scratch), rows, **options)), Path(scratch)
 
 
 def written(images: Images, to: str, folder: Path) -> Path:
@@ -139,7 +143,7 @@ def test_blocks_do_not_show(to: str, run: Run, tmp_path: Path, monkeypatch: pyte
     for size in (3, 16_384):
         monkeypatch.setattr("camtrap_batch.exports.images.BLOCK", size)
         (folder := tmp_path / str(size)).mkdir()
-        path = written(Images(run, empty="empty"), to, folder)
+        path = written(images_of(run), to, folder)
         files = [path, list_beside(path), *(path.glob("*.csv") if path.is_dir() else [])]
         found.append([file.read_bytes() for file in files if file.is_file()])
     assert found[0] == found[1]
@@ -186,7 +190,7 @@ def test_md_json_of_files_that_are_there(tmp_path: Path) -> None:
         file = tmp_path / "images" / name
         file.parent.mkdir(exist_ok=True)
         file.touch()
-    path = written(Images(run, empty="empty"), "md-json", tmp_path)
+    path = written(images_of(run), "md-json", tmp_path)
     records = check_md(path, check_image_existence=True, relative_path_base=str(tmp_path / "images"))
     assert list(records) == names
     (tmp_path / "images" / names[0]).unlink()
@@ -205,8 +209,9 @@ def test_md_json_with_boxes(boxed: Images, tmp_path: Path) -> None:
     path = written(boxed, "md-json", tmp_path)
     records = check_md(path)
     names = json.loads(path.read_text())["classification_categories"]
-    [box] = records["a.jpg"]["detections"]
+    box, *others = records["a.jpg"]["detections"]
     assert (box["category"], box["conf"], box["bbox"]) == ("1", 0.9, [0.1, 0.2, 0.3, 0.5])
+    assert [(other["category"], other["conf"]) for other in others] == [("2", 0.9), ("2", 0.1), ("1", 0.9)]
     assert [[names[id_], p] for id_, p in box["classifications"]] == [["oryx", 0.75]]
     assert "classifications" not in records["b.jpg"]["detections"][0]
     assert records["c.jpg"]["detections"] == []
@@ -255,15 +260,13 @@ def test_cct(images: Images, tmp_path: Path) -> None:
 def test_cct_with_boxes(boxed: Images, tmp_path: Path) -> None:
     content = check_cct(written(boxed, "cct", tmp_path))
     names = {category["id"]: category["name"] for category in content["categories"]}
-    marks = {mark["image_id"]: mark for mark in content["annotations"]}
-    assert marks["a"]["bbox"] == [204.8, 307.2, 614.4, 768.0]
-    assert {id_: names[mark["category_id"]] for id_, mark in marks.items()} == {
-        "a": "oryx",
-        "b": "animal",
-        "c": "empty",
-        "d": "oryx",
-    }
-    assert "bbox" not in marks["c"]
+    found = [(mark["image_id"], names[mark["category_id"]], mark["score"]) for mark in content["annotations"]]
+    assert found == [
+        ("a", "oryx", 0.75), ("a", "person", 0.9), ("b", "lion", 0.8), ("c", "empty", 0.8),
+        ("d", "oryx", 0.8),
+    ]  # fmt: skip
+    boxes = [mark["bbox"] for mark in content["annotations"] if "bbox" in mark]
+    assert boxes == [[204.8, 307.2, 614.4, 768.0], [1024.0, 307.2, 614.4, 768.0]]
 
 
 def test_categories_have_one_id_each() -> None:
@@ -302,7 +305,7 @@ def test_csv(images: Images, tmp_path: Path) -> None:
     )
     assert {row["label"] for row in rows.values() if row["status"] not in schemas.USABLE} == {""}
     assert rows["i04"]["event_id"] == ""
-    events = images.merged.events
+    events = images.events
     counted = Counter(row["event_id"] for row in rows.values() if row["event_id"])
     assert counted == dict(zip(events["event_id"].to_pylist(), events["n_images"].to_pylist(), strict=True))
 
@@ -435,9 +438,11 @@ def test_camtrap_dp_says_which_dates_are_in_doubt(tmp_path: Path) -> None:
     run = write_run(tmp_path, rows)
     finding = {"image_id": "B", "kind": "date_in_future"}
     others = [finding | {"image_id": "A", "kind": "size_differs"}]
-    commit(run, "findings", [finding, *others], "f", {}, meta={"manifest_plan": "m"})
-    commit(run, "findings", [finding | {"image_id": "A"}], "f", {}, meta={"manifest_plan": "another"})
-    export(Images(run, empty="empty"), "camtrap-dp", tmp_path / "dp")
+    commit(
+        run, "validate", "findings", [finding, *others], {}, manifest_plan=run.snapshot("manifest").plan_id
+    )
+    commit(run, "validate", "findings", [finding | {"image_id": "A"}], {}, manifest_plan="another")
+    export(images_of(run), "camtrap-dp", tmp_path / "dp")
     issues = {
         row["deploymentID"]: row["timestampIssues"] for row in read_rows(tmp_path / "dp/deployments.csv")
     }
@@ -446,7 +451,7 @@ def test_camtrap_dp_says_which_dates_are_in_doubt(tmp_path: Path) -> None:
 
 def test_interrupted(run: Run, tmp_path: Path) -> None:
     stop = threading.Event()
-    images = Images(run, empty="empty", stop=stop)
+    images = images_of(run, stop=stop)
     stop.set()
     for to in FORMATS:
         with pytest.raises(Interrupted):
@@ -460,31 +465,86 @@ def test_camtrap_dp_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no image can be .*1 without a date.*1 of a location without coord"
     ):
-        export(Images(run, empty="empty"), "camtrap-dp", tmp_path / "dp")
-    assert {entry.name for entry in tmp_path.iterdir()} == {"dp", "images", "job.yaml", "runs"}
+        export(images_of(run), "camtrap-dp", tmp_path / "dp")
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        "dp",
+        "images",
+        "job.yaml",
+        "cameras.geojson",
+        "run",
+    }
+
+
+# --- boxes and groups in Camtrap DP
+
+
+def test_camtrap_dp_with_boxes(boxed: Images, tmp_path: Path, check_package: Callable[[Path], None]) -> None:
+    path = written(boxed, "camtrap-dp", tmp_path)
+    check_package(path)
+    rows = [row for row in read_rows(path / "observations.csv") if row["observationLevel"] == "media"]
+    first, second, *others = rows
+    wanted = {
+        "mediaID": "a", "observationType": "animal", "scientificName": "oryx", "count": "1", "bboxX": "0.1",
+        "bboxY": "0.2", "bboxWidth": "0.3", "bboxHeight": "0.5", "classificationProbability": "0.75",
+    }  # fmt: skip
+    assert {name: first[name] for name in wanted} == wanted
+    assert (second["mediaID"], second["observationType"], second["bboxX"]) == ("a", "human", "0.5")
+    assert [(row["mediaID"], row["observationType"], row["bboxX"], row["count"]) for row in others] == [
+        ("b", "animal", "", ""), ("c", "blank", "", ""), ("d", "animal", "", ""),
+    ]  # fmt: skip
+    read = read_camtrap_dp(str(path), ImageRoot(str(tmp_path / "images"), {})).table.to_pylist()
+    assert [(label["name"], label["count"]) for label in read[0]["labels"]] == [("oryx", 1), ("human", 1)]
+
+
+def test_boxes_of_images_that_are_not_there(boxed: Images, tmp_path: Path) -> None:
+    add_boxes(tmp_path / "job.yaml", [{"image_id": "x", "category": "animal"}], threshold=0.2)
+    with pytest.raises(InputError, match="detections of images that the manifest does not have"):
+        written(images_of(boxed.run), "md-json", tmp_path)
+
+
+def test_camtrap_dp_says_what_a_group_is(tmp_path: Path, check_package: Callable[[Path], None]) -> None:
+    """Where a sequence is not sure of a species, its event has the name and the rank of a group."""
+    rows = [image("a") | {"probs": {"lion": 0.45, "leopard": 0.4}}, image("b", 9000, "leopard")]
+    cats = {"genus": "Panthera", "tribe": "Pantherini", "family": "Felidae"}
+    taxonomy = {"lion": cats, "leopard": cats}
+    path = written(
+        images_of(write_run(tmp_path, rows, events={"taxonomy": taxonomy})), "camtrap-dp", tmp_path
+    )
+    check_package(path)
+    events = [row for row in read_rows(path / "observations.csv") if row["observationLevel"] == "event"]
+    assert [row["scientificName"] for row in events] == ["Panthera", "leopard"]
+    taxa = json.loads((path / "datapackage.json").read_text())["taxonomic"]
+    species = {"genus": "Panthera", "family": "Felidae"}
+    assert taxa == [
+        {"scientificName": "Panthera", "taxonRank": "genus", "family": "Felidae"},
+        {"scientificName": "leopard", **species},
+        {"scientificName": "lion", **species},
+    ]
 
 
 # --- snapshots
 
 
-def test_an_older_snapshot(tmp_path: Path) -> None:
+def test_an_older_result_of_merge(tmp_path: Path) -> None:
     rows = [image("a", 0, "lion"), image("b", 1, "lion")]
     run = write_run(tmp_path, rows)
     changed: list[Row] = [row | {"probs": {"oryx": 0.9, "lion": 0.1}} for row in rows]
-    assert predict(run, changed) == 2
-    for number, label in ((1, "lion"), (2, "oryx"), (None, "oryx")):
-        found = read_rows(written(Images(run, number, empty="empty"), "csv", tmp_path))
-        assert {(row["label"], row["sequence_label"]) for row in found} == {(label, label)}
+    run_on_driver(tmp_path / "job.yaml", "merge", "infer.min_confidence=0.95")
+    predict(tmp_path / "job.yaml", changed)
+    wanted = {1: ("lion", "lion"), 2: ("lion", "uncertain"), 3: ("oryx", "oryx"), None: ("oryx", "oryx")}
+    for number, labels in wanted.items():
+        found = read_rows(written(images_of(run, number), "csv", tmp_path))
+        assert {(row["label"], row["sequence_label"]) for row in found} == {labels}
         assert all(row["event_id"] for row in found)
-    with pytest.raises(InputError, match="no snapshot 3 of predictions; there are: 1, 2"):
-        Images(run, 3, empty="empty")
+    with pytest.raises(InputError, match="no snapshot 4 of locations; there are: 1, 2, 3"):
+        images_of(run, 4)
 
 
 def test_predictions_that_were_not_merged(tmp_path: Path) -> None:
     run = write_run(tmp_path, [image("a")])
-    top = {"image_id": "a", "label": "lion", "confidence": 0.5, "top5": [{"label": "lion", "p": 0.5}]}
-    commit(run, "predictions", [top], "other", {"manifest": 1, "model": MODEL})
-    images = Images(run, empty="empty")
+    before = run.table("predictions")
+    commit(run, "infer", "predictions", before.to_table().to_pylist(), before.snapshot.inputs)
+    images = images_of(run)
     check_md(written(images, "md-json", tmp_path))
     with pytest.raises(InputError, match="snapshot 2 of predictions are there; run merge first"):
         export(images, "csv", tmp_path / "out.csv")
@@ -493,6 +553,7 @@ def test_predictions_that_were_not_merged(tmp_path: Path) -> None:
 
 def test_predictions_of_other_images(tmp_path: Path) -> None:
     run = write_run(tmp_path, [image("a"), image("b", 1)])
-    commit(run, "predictions", [{"image_id": "a"}, {"image_id": "x"}], "o", {"manifest": 1, "model": MODEL})
+    inputs = run.snapshot("predictions").inputs
+    commit(run, "infer", "predictions", [{"image_id": "a"}, {"image_id": "x"}], inputs)
     with pytest.raises(InputError, match="of other images than the manifest's; run infer first"):
-        Images(run, empty="empty")
+        images_of(run)

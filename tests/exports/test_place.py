@@ -118,4 +118,4 @@ def test_the_command_names_what_is_wrong(
     assert camtrap(tmp_path, "--to", "camtrapdp", "--out", str(tmp_path / "x")) == 2
     assert "did you mean 'camtrap-dp'? possible: camtrap-dp, cct, csv, md-json" in capsys.readouterr().err
     assert camtrap(tmp_path, "--to", "csv", "--out", str(tmp_path / "x.csv"), "--snapshot", "9") == 2
-    assert "no snapshot 9 of predictions; there are: 1" in capsys.readouterr().err
+    assert "no snapshot 9 of locations; there are: 1" in capsys.readouterr().err
