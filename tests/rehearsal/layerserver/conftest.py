@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +42,15 @@ def visitor(server: LayerServer) -> Any:
 def nobody(server: LayerServer) -> Any:
     """Someone without a token."""
     return sign_in(server, None)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[LayerServer]:
+    """One whose tokens a test may let expire: it has the services `private` and `public`."""
+    with LayerServer(tmp_path / "own") as server:
+        server.create_service("private", [CAMERAS])
+        server.create_service("public", [CAMERAS], anonymous="edit")
+        yield server
 
 
 @pytest.fixture
