@@ -92,10 +92,11 @@ def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: st
     )
 
 
-def run(database: Database, job: str, status: Json, plan: Plan, fault: Fault | None) -> None:
+def run(site: Site, job: str, status: Json, plan: Plan, fault: Fault | None) -> None:
     """Do the job; its fault `stall` leaves it pending for a while, `error` ends it after `keep` rows."""
+    database = site.database
     if fault is not None and fault.kind == "stall":
-        time.sleep(fault.seconds)
+        site.ending.wait(fault.seconds)
     rows, message = plan.rows, ""
     if fault is not None and fault.kind == "error":
         rows, message = rows[: fault.keep], fault.message

@@ -129,7 +129,7 @@ def test_a_job_that_dies_half_way(server: LayerServer, service: str, cameras: An
 
 
 def test_a_job_that_is_stuck(server: LayerServer, service: str, cameras: Any, gis: Any) -> None:
-    server.faults.add("stall", "append.job", seconds=0.3)
+    server.faults.add("stall", "append.job", seconds=1)
     form = {
         "f": "json",
         "appendUploadFormat": "featureCollection",
