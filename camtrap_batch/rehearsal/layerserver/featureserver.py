@@ -285,6 +285,8 @@ class FeatureServer:
 
     def _query(self, layer: Layer, request: Request) -> Answer:
         check_right(self.site.capabilities(layer), "Query")
+        if request.text("f") not in ("", "json", "pjson", "html"):
+            raise Refused(400, "Invalid format", [f"f={request.text('f')}: only json is supported"])
         with self.site.database.reading() as db:
             return query.query(db, layer, request.parameters)
 
