@@ -16,9 +16,11 @@ from camtrap_batch.rehearsal.layerserver.answers import (
     Refused,
     RowRefused,
     is_true,
+    listed,
     numbers,
     objects,
     parse,
+    whole_number,
     words,
 )
 from camtrap_batch.rehearsal.layerserver.definition import EDITING, Layer
@@ -369,7 +371,7 @@ class FeatureServer:
         for entry in objects(request.text("edits"), "edits"):
             layer = self.site.layer(service.name, str(entry.get("id")))
             deletes = _keys(",".join(str(key) for key in entry.get("deletes") or []), by_globalid)
-            adds, updates = entry.get("adds") or [], entry.get("updates") or []
+            adds, updates = listed(entry.get("adds"), "adds"), listed(entry.get("updates"), "updates")
             answer.append({"id": layer.id, **self._edit(layer, request, adds, updates, deletes)})
         return {"editedLayers": answer}
 
@@ -391,7 +393,7 @@ class FeatureServer:
 
     def _update_attachment(self, layer: Layer, oid: int, request: Request) -> Answer:
         self._check_attachment_edit(layer, request)
-        number = int(request.text("attachmentId") or -1)
+        number = whole_number(request.text("attachmentId"), "attachmentId")
 
         def update() -> Json:
             with self.site.database.writing() as db:
