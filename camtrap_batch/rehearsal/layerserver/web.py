@@ -15,12 +15,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tornado.httputil import HTTPFile, HTTPInputError, parse_body_arguments
 
 from camtrap_batch.rehearsal.layerserver.answers import Answer, Json, Raw, Refused, encode
-from camtrap_batch.rehearsal.layerserver.attachments import Upload
 from camtrap_batch.rehearsal.layerserver.control import Control
 from camtrap_batch.rehearsal.layerserver.faults import Fault
 from camtrap_batch.rehearsal.layerserver.featureserver import FeatureServer
 from camtrap_batch.rehearsal.layerserver.portal import Portal
-from camtrap_batch.rehearsal.layerserver.request import Operation, Request, no_such_address
+from camtrap_batch.rehearsal.layerserver.request import Operation, Request, Upload, no_such_address
 from camtrap_batch.rehearsal.layerserver.site import Site
 
 _log = logging.getLogger(__name__)
