@@ -208,7 +208,9 @@ class Infer(Section):
         "auto", description="auto: GPU workers where one has a GPU that torch can use, else CPU workers"
     )
     batch: int = Field(64, ge=1, description="images per forward pass")
-    min_confidence: Fraction = Field(0.5, description="a sequence below it is labelled uncertain")
+    min_confidence: Fraction = Field(
+        0.5, description="a sequence below it is uncertain, or has the label of a group (events.taxonomy)"
+    )
     detections: None = Field(None, description="reserved for animal boxes; not used yet")
 
 
@@ -216,6 +218,40 @@ class Events(Section):
     gap_min: float = Field(
         30, gt=0, strict=False, description="minutes from the previous image that end an event"
     )
+    taxonomy: Place | dict[str, dict[str, str]] | None = Field(
+        None,
+        description="label groups: a .csv of label,genus,family,... or {label: {genus: ..., family: ...}}",
+    )
+    species: Place | None = Field(
+        None,
+        description="which species are possible: a .csv of label[,region][,location]; others are set aside",
+    )
+    regions: Place | None = Field(
+        None, description="which cameras are in a region: a .csv of location,region"
+    )
+
+    @field_validator("taxonomy", mode="before")
+    @classmethod
+    def _file_or_groups(cls, value: Any) -> Any:
+        groups = list(value.values()) if isinstance(value, dict) else []
+        is_text = all(
+            isinstance(name, str) for some in groups if isinstance(some, dict) for name in some.values()
+        )
+        if (
+            not isinstance(value, str | dict | None)
+            or not all(isinstance(some, dict) for some in groups)
+            or not is_text
+        ):
+            raise ValueError(
+                f"{value!r}: should be a .csv file, or groups such as {{panthera leo: {{genus: panthera}}}}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _regions_of_species(self) -> Events:
+        if self.regions is not None and self.species is None:
+            raise ValueError("regions is there for the regions in `species`: give that key too")
+        return self
 
 
 class Publish(Section):
@@ -305,8 +341,17 @@ class Job(Section):
         infer = job.infer.model_copy(
             update={"model": model if _MODEL_ID.fullmatch(model) else _absolute(model, base)}
         )
+        events = job.events.model_copy(
+            update={
+                key: _absolute(place, base)
+                for key in ("taxonomy", "species", "regions")
+                if isinstance(place := getattr(job.events, key), str)
+            }
+        )
         output = _absolute(job.output, Path.cwd())
-        job = job.model_copy(update={"dataset": dataset, "train": train, "infer": infer, "output": output})
+        job = job.model_copy(
+            update={"dataset": dataset, "train": train, "infer": infer, "events": events, "output": output}
+        )
         _check_places(job, where)
         return job
 
@@ -323,9 +368,16 @@ class Job(Section):
 
     def input_at(self, path: str) -> str | None:
         """The key of the input that a path or URL is, or is inside of; None where it is neither."""
-        inputs = {key: getattr(self.dataset, key) for key in ("metadata", "images", "cameras")}
-        found = (key for key, place in inputs.items() if place is not None and _is_inside(path, place))
-        return next((f"dataset.{key}" for key in found), None)
+        inputs = {
+            f"{name}.{key}": getattr(section, key)
+            for name, section, keys in (
+                ("dataset", self.dataset, ("metadata", "images", "cameras")),
+                ("events", self.events, ("taxonomy", "species", "regions")),
+            )
+            for key in keys
+        }
+        places = ((key, place) for key, place in inputs.items() if isinstance(place, str))
+        return next((key for key, place in places if _is_inside(path, place)), None)
 
     def to_yaml(self) -> str:
         """The whole job with its defaults, as a job file; URLs are without the signature they may have."""
@@ -334,6 +386,11 @@ class Job(Section):
             key: shown(place)
             for key in ("metadata", "images", "cameras")
             if (place := content["dataset"][key])
+        }
+        content["events"] |= {
+            key: shown(place)
+            for key in ("taxonomy", "species", "regions")
+            if isinstance(place := content["events"][key], str)
         }
         return write_yaml(content)
 

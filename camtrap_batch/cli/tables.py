@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import threading
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.options import Commands, job_argument, whole_number
-from camtrap_batch.errors import UserError, choices
+from camtrap_batch.cli.options import Commands, check_out, job_argument, whole_number
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.stages.findings import current_findings, kind_counts
+from camtrap_batch.store.merged import list_merged
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
+
+_MOST_RESULTS = 10
 
 
 def add(commands: Commands) -> None:
@@ -69,6 +70,13 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
         counts = ", ".join(f"{kind} {n:,}" for kind, n in kind_counts(found).items())
         text = "not made yet; validate makes them" if found is None else counts or "none"
         console.print(f"findings: {text}", highlight=False, soft_wrap=True)
+    merged = list_merged(run)
+    current = run.current("locations")
+    for result in merged[:_MOST_RESULTS]:
+        mark = "current " if current is not None and result.number == current.number else ""
+        console.print(f"results of merge: {mark}{result.describe()}", highlight=False, soft_wrap=True)
+    if len(merged) > _MOST_RESULTS:
+        console.print(f"results of merge: {len(merged) - _MOST_RESULTS} older ones", highlight=False)
     failed = [stage for stage in status if stage.failed]
     for stage in failed:
         for shard, reason in stage.failed.items():
@@ -79,16 +87,10 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
 def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.outfile import WRITERS, write_out
 
-    ending = Path(options.out).suffix
-    if ending not in WRITERS:
-        raise UserError(f"--out {options.out}: can't write {ending or 'this'}; {choices(ending, WRITERS)}")
     job = Job.load(options.job, options.assignments)
-    if (used := job.input_at(options.out)) is not None:
-        raise UserError(f"--out {options.out}: is, or is inside, {used}, which a job never changes")
-    if Path(options.out).is_dir():
-        raise UserError(f"--out {options.out}: is a folder; it should be a file")
+    path = check_out(options.out, job, WRITERS)
     run = Run(job)
-    rows = write_out(run.table(options.name, options.snapshot), Path(options.out))
+    rows = write_out(run.table(options.name, options.snapshot), path)
     print(f"{rows:,} rows of {options.name} written to {options.out}")
     return 0
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from camtrap_batch.errors import InputError
 from camtrap_batch.job import Job
 from camtrap_batch.layers import (
     PHOTOS,
@@ -21,8 +23,9 @@ from camtrap_batch.layers import (
     photo_rows,
 )
 from camtrap_batch.stages.context import Context, StageResult
-from camtrap_batch.stages.merge import label_frames
+from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import USABLE
 from camtrap_batch.store.shards import Plan, Shard, digest
 from camtrap_batch.store.tables import commit_plan, finish_shard
 
@@ -31,6 +34,8 @@ _SHOWN_CAMERAS = 20
 
 def run(context: Context) -> StageResult:
     """Push the tables `locations` and `events`, and each classified image; edits go to the `ledger`.
+
+    `context.snapshot` says which result of `merge`; its rows take the place of those that are on the layer.
 
     Raises
     ------
@@ -41,13 +46,18 @@ def run(context: Context) -> StageResult:
     """
     started = time.monotonic()
     store = context.run
-    rows = layer_rows(context)
+    merged = Merged.find(store, context.snapshot)
+    rows = layer_rows(merged, context.job.name)
     with _local_copy(store, writes=not context.dry_run) as path:
         push = GeoPackageTarget(path, context.job.name).push(rows, dry_run=context.dry_run)
     result = StageResult("publish", sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
+    if context.snapshot is not None:
+        result.notes.insert(
+            0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
+        )
     if context.dry_run or push.edits.num_rows == 0:
         return result
-    _keep_ledger(store, push.ledger, started)
+    _keep_ledger(store, push.ledger, merged.number, started)
     store.log("pushed", stage="publish", target=store.job.target_url, edits=push.edits.num_rows)
     result.shards = result.shards_run = 1
     result.seconds = time.monotonic() - started
@@ -61,36 +71,35 @@ def check_target(job: Job) -> None:
         GeoPackageTarget(path, job.name).check()
 
 
-def layer_rows(context: Context) -> list[LayerRows]:
-    """What the job has to say on each layer."""
-    store, name = context.run, context.job.name
-    locations = store.table("locations").to_table()
-    labelled = label_frames(store, context.job)
-    frames, sequence = labelled.frames, labelled.sequences.frames
-    model_id = str(store.snapshot("predictions").inputs["model"])
+def layer_rows(merged: Merged, job: str) -> list[LayerRows]:
+    """What a result of `merge` has to say on each layer."""
+    locations, frames = merged.table("locations").to_table(), merged.table("frames").to_table()
+    images = merged.table("manifest").to_table(
+        columns=["image_id", "datetime", "status"], filter=pc.field("status").cast("string").isin(USABLE)
+    )
+    predictions = merged.table("predictions").to_table(columns=["image_id", "label", "confidence"])
+    for other in (images, predictions):
+        if not other["image_id"].equals(frames["image_id"]):
+            raise InputError(f"{merged.run.folder.url}: {merged.describe()}: not of the images that it names")
     photos = {
-        **{
-            column: frames[column]
-            for column in ("image_id", "file_name", "datetime", "status", "label", "confidence")
-        },
-        "location": sequence["location"],
-        "model_id": pa.repeat(model_id, frames.num_rows),
-        "seq_id": sequence["seq_id"],
-        "event_id": labelled.events.event_id,
+        **{name: frames[name] for name in ("image_id", "file_name", "location", "seq_id", "event_id")},
+        **{name: images[name] for name in ("datetime", "status")},
+        **{name: predictions[name] for name in ("label", "confidence")},
+        "model_id": pa.repeat(str(merged.snapshot.inputs["model"]), frames.num_rows),
     }
     return [
-        camera_rows(locations, job=name),
-        event_rows(store.table("events").to_table(), locations, job=name),
-        photo_rows(pa.table({column: photos[column] for column in PHOTOS.names}), locations, job=name),
+        camera_rows(locations, job=job),
+        event_rows(merged.table("events").to_table(), locations, job=job),
+        photo_rows(pa.table({column: photos[column] for column in PHOTOS.names}), locations, job=job),
     ]
 
 
-def _keep_ledger(store: Run, ledger: pa.Table, started: float) -> None:
+def _keep_ledger(store: Run, ledger: pa.Table, pushed: int, started: float) -> None:
     """Add the edits to the table `ledger`, which only grows."""
     before = store.current("ledger")
     id_ = digest(["publish", before.number if before else 0, ledger["time"][0].as_py().isoformat()])
     shard = Shard(id_, 0, ledger.num_rows)
-    plan = Plan.make("publish", [shard], {"locations": store.snapshot("locations").number})
+    plan = Plan.make("publish", [shard], {"locations": pushed})
     plan.freeze(store.folder)
     receipt = finish_shard(
         store.folder, ("publish", plan.id), shard, {"ledger": ledger}, counts={}, seconds={}, started=started
