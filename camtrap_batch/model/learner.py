@@ -28,8 +28,9 @@ from camtrap_batch.model.device import (
     choose_precision,
     choose_threads,
 )
+from camtrap_batch.model.figures import draw_pictures
 from camtrap_batch.model.info import ModelInfo
-from camtrap_batch.model.judging import REPORT_EVERY_S, Progress, judge, summary
+from camtrap_batch.model.judging import REPORT_EVERY_S, Progress, judge, keep_random_images, summary
 from camtrap_batch.model.package import save_model
 from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Samples
@@ -99,6 +100,7 @@ def train(
         The loss is no longer a finite number, or too many images don't decode. No model is left behind.
     """
     samples.check()
+    samples = keep_random_images(samples, config.seed)
     began = time.perf_counter()
     device = choose_device(config.device)
     threads = choose_threads(config.threads)
@@ -122,6 +124,10 @@ def train(
         )
         rate, searched = _fit(learn, reporter, config)
         metrics = judge(learn.model, decoder, samples, config.batch, normalise, on_progress)
+        shown = TrainBatches(
+            decoder, training, truth[training], weights, config.batch, normalise, config.seed
+        )
+        pictures = draw_pictures(samples, shown, mean, std, metrics)
     seconds = time.perf_counter() - began
     metrics["training"] = {
         "images": len(training),
@@ -144,7 +150,7 @@ def train(
         provenance=dict(provenance),
         metrics=summary(metrics),
     )
-    saved = save_model(folder, network, info, metrics, reporter.history, searched)
+    saved = save_model(folder, network, info, metrics, reporter.history, searched, pictures)
     return TrainResult(saved.model_id, metrics, seconds)
 
 
