@@ -13,6 +13,7 @@ from camtrap_batch.errors import MissingExtra
 if TYPE_CHECKING:
     from camtrap_batch.model.architectures import check_architecture, known_architectures
     from camtrap_batch.model.config import TrainConfig
+    from camtrap_batch.model.elsewhere import bring_in
     from camtrap_batch.model.info import ModelInfo, read_info
     from camtrap_batch.model.learner import TrainResult, train
     from camtrap_batch.model.package import load_model, save_model
@@ -30,6 +31,7 @@ __all__ = [
     "read_info",
     "load_model",
     "save_model",
+    "bring_in",
     "check_architecture",
     "known_architectures",
 ]
@@ -45,6 +47,7 @@ _MODULES = {
     "read_info": "info",
     "load_model": "package",
     "save_model": "package",
+    "bring_in": "elsewhere",
     "check_architecture": "architectures",
     "known_architectures": "architectures",
 }
