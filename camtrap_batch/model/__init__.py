@@ -13,6 +13,7 @@ from camtrap_batch.errors import MissingExtra
 if TYPE_CHECKING:
     from camtrap_batch.model.architectures import check_architecture, known_architectures
     from camtrap_batch.model.config import TrainConfig
+    from camtrap_batch.model.dlpk import describe, write_package
     from camtrap_batch.model.elsewhere import bring_in
     from camtrap_batch.model.info import ModelInfo, read_info
     from camtrap_batch.model.learner import TrainResult, train
@@ -32,6 +33,8 @@ __all__ = [
     "load_model",
     "save_model",
     "bring_in",
+    "write_package",
+    "describe",
     "check_architecture",
     "known_architectures",
 ]
@@ -48,6 +51,8 @@ _MODULES = {
     "load_model": "package",
     "save_model": "package",
     "bring_in": "elsewhere",
+    "write_package": "dlpk",
+    "describe": "dlpk",
     "check_architecture": "architectures",
     "known_architectures": "architectures",
 }

@@ -71,7 +71,7 @@ def definition(info: ModelInfo, name: str) -> dict[str, Any]:
         "ModelConfiguration": "CamtrapObjectClassifier",
         "ModelType": "ObjectClassification",
         "ModelName": name,
-        "Description": _describe(info),
+        "Description": describe(info),
         "InferenceFunction": FUNCTION,
         "ModelFile": f"{name}.pth",
         "ModelFormat": "NCHW",
@@ -102,7 +102,8 @@ def definition(info: ModelInfo, name: str) -> dict[str, Any]:
     }
 
 
-def _describe(info: ModelInfo) -> str:
+def describe(info: ModelInfo) -> str:
+    """A line about a model: what it is, and how good on cameras that it has not seen."""
     text = f"Camera-trap classifier: {info.arch}, {len(info.classes)} classes, model {info.model_id}."
     split, figures = _judged(info)
     if figures:
