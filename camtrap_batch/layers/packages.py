@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,11 @@ def publish_package(gis: GIS, package: Path, *, name: str, model_id: str, summar
 
 
 def _add(gis: GIS, package: Path, properties: dict[str, Any], keyword: str) -> Item:
+    # As bytes, because the client leaves a file open where the portal refuses.
+    content = io.BytesIO(package.read_bytes())
+    described = {**properties, "fileName": package.name}
     try:
-        return gis.content.folders.get().add(properties, file=str(package), upload_file_size=_PART).result()
+        return gis.content.folders.get().add(described, file=content, upload_file_size=_PART).result()
     except Exception:
         # The answer may have been lost after the portal had done it: then the next call would find it.
         if (found := _find(gis, keyword)) is None:
