@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 import torch
 from torch import nn
@@ -21,12 +20,6 @@ from torch import nn
 from camtrap_batch.errors import StageError
 from camtrap_batch.model.architectures import create_model, head_parameters, normalisation
 from camtrap_batch.model.batches import EvalBatches, TrainBatches
-from camtrap_batch.model.calibration import (
-    calibrated,
-    expected_calibration_error,
-    fit_temperature,
-    reliability,
-)
 from camtrap_batch.model.config import TrainConfig
 from camtrap_batch.model.device import (
     Autocast,
@@ -35,8 +28,9 @@ from camtrap_batch.model.device import (
     choose_precision,
     choose_threads,
 )
+from camtrap_batch.model.figures import draw_pictures
 from camtrap_batch.model.info import ModelInfo
-from camtrap_batch.model.metrics import evaluate
+from camtrap_batch.model.judging import REPORT_EVERY_S, Progress, judge, keep_random_images, summary
 from camtrap_batch.model.package import save_model
 from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Samples
@@ -52,10 +46,7 @@ with warnings.catch_warnings():
     from fastai.learner import Learner
     from fastai.optimizer import Adam
 
-Progress = Callable[[dict[str, Any]], None]
-
 LABEL_SMOOTHING = 0.05
-_REPORT_EVERY_S = 1.0
 _LR_STEPS = 100
 _FEW_FAILED, _MOST_FAILED = 3, 0.02
 """How many images, and what part of them, may fail to decode: more is a wrong folder, not a few bad files."""
@@ -109,6 +100,7 @@ def train(
         The loss is no longer a finite number, or too many images don't decode. No model is left behind.
     """
     samples.check()
+    samples = keep_random_images(samples, config.seed)
     began = time.perf_counter()
     device = choose_device(config.device)
     threads = choose_threads(config.threads)
@@ -131,7 +123,11 @@ def train(
             reporter,
         )
         rate, searched = _fit(learn, reporter, config)
-        metrics = _judge(learn.model, decoder, samples, config.batch, normalise, on_progress)
+        metrics = judge(learn.model, decoder, samples, config.batch, normalise, on_progress)
+        shown = TrainBatches(
+            decoder, training, truth[training], weights, config.batch, normalise, config.seed
+        )
+        pictures = draw_pictures(samples, shown, mean, std, metrics)
     seconds = time.perf_counter() - began
     metrics["training"] = {
         "images": len(training),
@@ -152,9 +148,9 @@ def train(
         std=std,
         temperature=metrics["temperature"],
         provenance=dict(provenance),
-        metrics=_summary(metrics),
+        metrics=summary(metrics),
     )
-    saved = save_model(folder, network, info, metrics, reporter.history, searched)
+    saved = save_model(folder, network, info, metrics, reporter.history, searched, pictures)
     return TrainResult(saved.model_id, metrics, seconds)
 
 
@@ -201,7 +197,7 @@ class _Reporter(Callback):  # type: ignore[misc]
             predicted = self.learn.pred.argmax(1).cpu().numpy()
             np.add.at(self._confusion, (truth.cpu().numpy(), predicted), 1)
         now = time.perf_counter()
-        if now - self._told < _REPORT_EVERY_S:
+        if now - self._told < REPORT_EVERY_S:
             return
         speed = (self._images - self._images_told) / (now - self._told)
         self._told, self._images_told = now, self._images
@@ -356,70 +352,6 @@ def _find_rate(learn: Any, reporter: _Reporter, pretrained: bool) -> tuple[float
     return rate, rows
 
 
-def _judge(
-    model: nn.Module,
-    decoder: Decoder,
-    samples: Samples,
-    batch: int,
-    normalise: Normalise,
-    on_progress: Progress,
-) -> dict[str, Any]:
-    """Figures of the splits valid and test, and the `temperature`, fitted on valid."""
-    metrics: dict[str, Any] = {}
-    temperature = 1.0
-    for split in ("valid", "test"):
-        indices = samples.of_split(split)
-        if not len(indices):
-            continue
-        batches = EvalBatches(decoder, indices, indices, batch, normalise)
-        logits, indices = _logits(model, batches, on_progress)
-        truth = samples.truth[indices]
-        if split == "valid":
-            temperature = fit_temperature(logits, truth)
-        probs = calibrated(logits, temperature)
-        night = samples.is_night
-        places = [samples.locations[index] for index in indices.tolist()]
-        metrics[split] = {
-            **evaluate(probs, truth, samples.classes, places, None if night is None else night[indices]),
-            "ece": expected_calibration_error(probs, truth),
-            "ece_uncalibrated": expected_calibration_error(calibrated(logits, 1.0), truth),
-            "reliability": reliability(probs, truth),
-        }
-    metrics["temperature"] = temperature
-    return metrics
-
-
-def _logits(
-    model: nn.Module, batches: EvalBatches, on_progress: Progress
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Logits (n, classes) of the images that decode, and what the batches gave as their truth (n,)."""
-    model.eval()
-    answers: list[npt.NDArray[np.float32]] = []
-    marks: list[npt.NDArray[np.int64]] = []
-    began = told = time.perf_counter()
-    with torch.inference_mode():
-        for number, (images, mark) in enumerate(batches, 1):
-            answers.append(model(images).cpu().numpy())
-            marks.append(mark.cpu().numpy())
-            now = time.perf_counter()
-            if now - told >= _REPORT_EVERY_S or number == len(batches):
-                told = now
-                speed = sum(map(len, answers)) / (now - began)
-                on_progress(
-                    {
-                        "phase": "evaluate",
-                        "epoch": 1,
-                        "epochs": 1,
-                        "batch": number,
-                        "batches": len(batches),
-                        "images_per_s": speed,
-                    }
-                )
-    if not answers:
-        raise StageError("none of the images to judge the model on can be decoded")
-    return np.concatenate(answers), np.concatenate(marks)
-
-
 @contextlib.contextmanager
 def _reproducible() -> Iterator[None]:
     """cuDNN without its choice of the fastest algorithm by trial, which differs from run to run."""
@@ -441,12 +373,3 @@ def _lost(rate: float) -> StageError:
         f"the training loss is not a finite number any more at learning rate {rate:.2g}:"
         " lower train.lr, or set it to find"
     )
-
-
-def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("n_images", "n_locations", "accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "ece")
-    return {
-        split: {name: metrics[split][name] for name in names}
-        for split in ("valid", "test")
-        if split in metrics
-    }

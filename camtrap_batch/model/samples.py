@@ -22,7 +22,7 @@ class Samples:
     image_ids, labels, locations
         As in the tables selection and manifest.
     splits
-        "train", "valid" or "test".
+        "train", "valid" or "test"; while training also `judging.RANDOM`.
     weights
         Shape (n,), float32: how often an image is shown in training, relative to the others.
     is_night

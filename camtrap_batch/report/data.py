@@ -78,9 +78,11 @@ class ReportData:
         A model.json, with `training` of its metrics.json.
     metrics
         One split of a metrics.json (model.metrics.evaluate, calibration), with `classes`, `split` and
-        `split_by`.
-    history
-        Rows of a history.csv, as numbers.
+        `split_by`, and with `random_split` of that metrics.json where it is there.
+    history, lr_find
+        Rows of a history.csv and an lr_find.csv, as numbers.
+    batch
+        A batch as the model was trained on, as an SVG document.
     locations, events
         schemas.LOCATIONS and schemas.EVENTS.
     best_photos, worst_mistakes
@@ -109,6 +111,8 @@ class ReportData:
     model: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    lr_find: list[dict[str, float]] = field(default_factory=list)
+    batch: str | None = None
     locations: pa.Table | None = None
     events: pa.Table | None = None
     best_photos: list[Example] = field(default_factory=list)

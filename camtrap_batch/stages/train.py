@@ -18,13 +18,14 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Train
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
+from camtrap_batch.stages.figures import write_figures
 from camtrap_batch.stages.pictures import COLUMNS, read_pictures
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Plan, Receipt, Shard
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import finish_shard, open_table
 
-VERSION = 1
+VERSION = 2
 TOPIC = "camtrap-train"
 """Dask topic on which a training task tells how far it is."""
 
@@ -131,6 +132,7 @@ class TrainShard:
                 {"selection_plan": self.selection.plan_id, "split_by": self.selection.meta["split_by"]},
                 _tell,
             )
+            write_figures(Folder(str(parent / result.model_id)))
             if not self.folder.is_local:
                 upload_model(self.folder, parent / result.model_id)
         return finish_shard(

@@ -78,7 +78,7 @@ def test_search_and_fine_tuning_keep_the_given_body(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(learner, "_REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(learner, "REPORT_EVERY_S", 0.0)
     weights = str(trained[0] / "model.safetensors")
     settings = dataclasses.replace(config, weights=weights, lr="find", epochs=2, size=32)
     told: list[dict[str, Any]] = []
