@@ -199,6 +199,16 @@ class Train(Section):
     batch: int = Field(64, ge=1, description="images per training step")
     lr: float | Literal["find"] = Field("find", description="learning rate, or find: search one first")
 
+    balance: Literal["sampling", "weights", "none"] = Field(
+        "sampling",
+        description="rare classes: sampling shows them more often, weights has their loss count more",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop after so many epochs without a smaller valid loss, keep the best; default: never",
+    )
+
     @field_validator("lr")
     @classmethod
     def _positive(cls, value: float | str) -> float | str:

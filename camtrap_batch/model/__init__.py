@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from camtrap_batch.model.architectures import check_architecture, known_architectures
     from camtrap_batch.model.config import TrainConfig
     from camtrap_batch.model.info import ModelInfo, read_info
-    from camtrap_batch.model.learner import TrainResult, train
+    from camtrap_batch.model.learner import TrainResult, join, train
     from camtrap_batch.model.package import load_model, save_model
     from camtrap_batch.model.predictor import Predictor, load_predictor
     from camtrap_batch.model.samples import Samples
@@ -23,6 +23,7 @@ __all__ = [
     "TrainConfig",
     "Samples",
     "train",
+    "join",
     "TrainResult",
     "Predictor",
     "load_predictor",
@@ -38,6 +39,7 @@ _MODULES = {
     "TrainConfig": "config",
     "Samples": "samples",
     "train": "learner",
+    "join": "learner",
     "TrainResult": "learner",
     "Predictor": "predictor",
     "load_predictor": "predictor",

@@ -296,9 +296,10 @@ def groups_of(
         raise MissingExtra("train", "splitting by location") from None
     graph = coo_array((np.ones(len(tied), bool), (tied, to)), shape=(n_nodes, n_nodes))
     group = connected_components(graph, directed=False)[1][kept]
-    first = np.full(n_nodes, n_places)
+    first: np.ndarray[Any, Any] = np.full(n_nodes, n_places)
     np.minimum.at(first, group, place)
-    return first[group]
+    numbers: np.ndarray[Any, Any] = first[group]
+    return numbers
 
 
 def split(
@@ -358,8 +359,8 @@ def count(
     grouped = frame.groupby(["label", "split"])
     figures = grouped[["sequence", "location"]].nunique()
     by_class: dict[str, dict[str, list[int]]] = {}
-    for (name, part), n_images in grouped.size().items():
-        n_sequences, n_locations = figures.loc[(name, part)]
+    counted = pd.concat([grouped.size().rename("images"), figures], axis=1).reset_index()
+    for name, part, n_images, n_sequences, n_locations in counted.itertuples(index=False, name=None):
         by_class.setdefault(name, {})[part] = [int(n_images), int(n_sequences), int(n_locations)]
     across = {}
     for what in ("sequence", "location"):
@@ -426,7 +427,8 @@ def _bundled(group: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], seed: int
     alone = min(len(sizes), max(_MOST_GROUPS // 2, len(first)))
     bundle[order[:alone]] = np.arange(alone)
     bundle[order[alone:]] = alone + np.arange(len(sizes) - alone) % (_MOST_GROUPS // 2)
-    return bundle[group]
+    bundled: np.ndarray[Any, Any] = bundle[group]
+    return bundled
 
 
 def _hold_out(
