@@ -59,10 +59,15 @@ class Checkpoints:
     """The checkpoints of one training: the last epoch's and, where it is asked for, the best one's weights.
 
     Each replaces the one before, whole or not at all. Reading one runs no code.
+
+    Parameters
+    ----------
+    folder, prefix
+        Where they are, and what their names begin with.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(self, folder: Folder, prefix: str = "") -> None:
+        self._folder, self._prefix = folder, prefix
 
     def save(self, checkpoint: Checkpoint) -> None:
         self._write(LAST, {name: getattr(checkpoint, name) for name in asdict(_EMPTY)})
@@ -79,20 +84,18 @@ class Checkpoints:
         """State dict of the network at the best epoch. Raises StageError where there is none."""
         state = self._read(BEST)
         if state is None:
-            raise StageError(f"{self._folder.url}/{BEST}: no such file; run the same command again")
+            raise StageError(
+                f"{self._folder.url}/{self._prefix}{BEST}: no such file; run the same command again"
+            )
         found: Mapping[str, torch.Tensor] = state["network"]
         return found
 
-    def clear(self) -> None:
-        for name in (LAST, BEST):
-            self._folder.delete(name)
-
     def _write(self, name: str, state: dict[str, Any]) -> None:
-        self._folder.write_with(name, lambda file: torch.save(state, file))
+        self._folder.write_with(self._prefix + name, lambda file: torch.save(state, file))
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            data = self._folder.read(name)
+            data = self._folder.read(self._prefix + name)
         except FileNotFoundError:
             return None
         state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

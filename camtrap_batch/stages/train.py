@@ -33,6 +33,9 @@ VERSION = 3
 TOPIC = "camtrap-train"
 """Dask topic on which a training task tells how far it is."""
 
+CHECKPOINTS = "checkpoints"
+"""Folder, in the run folder, of trainings that are not committed yet."""
+
 _MOST_LOSSES = 3
 
 
@@ -76,7 +79,7 @@ def run(context: Context) -> StageResult:
         use_thumbnails,
         selection,
         manifest,
-        checkpoint_folder(store.folder, id_),
+        f"{CHECKPOINTS}/{id_}-",
     )
 
     def show(event: tuple[float, dict[str, Any]]) -> None:
@@ -102,8 +105,9 @@ def run(context: Context) -> StageResult:
             context, plan, work, lambda _: None, ("model",), need="GPU", inputs=inputs, meta=meta
         )
         if not context.dry_run:
-            for name in work.checkpoints.list(""):
-                work.checkpoints.delete(name)
+            for name in store.folder.list(CHECKPOINTS):
+                if name.startswith(id_):
+                    store.folder.delete(f"{CHECKPOINTS}/{name}")
         return result
     finally:
         if listening:
@@ -122,7 +126,7 @@ class TrainShard:
     use_thumbnails: bool
     selection: Snapshot
     manifest: Snapshot
-    checkpoints: Folder
+    checkpoints: str
     divisible: ClassVar[bool] = False
 
     def run(self, shard: Shard, payload: None, worker: str) -> Receipt:
@@ -208,7 +212,7 @@ class TrainShard:
     def _checkpoints(self) -> Checkpoints:
         from camtrap_batch.model.checkpoints import Checkpoints
 
-        return Checkpoints(self.checkpoints)
+        return Checkpoints(self.folder, self.checkpoints)
 
     def crashed(self, shard: Shard, payload: None) -> Receipt:
         raise NotImplementedError("training has no single image to blame")
@@ -222,11 +226,6 @@ class TrainShard:
             use_thumbnails=self.use_thumbnails,
             budget=_memory() // 4,
         )
-
-
-def checkpoint_folder(run: Folder, shard: str) -> Folder:
-    """Where a run keeps the checkpoints of a training that is not committed yet."""
-    return Folder(f"{run.url}/checkpoints/{shard}")
 
 
 def check_weights(weights: str) -> None:
