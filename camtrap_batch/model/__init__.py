@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from camtrap_batch.model.dlpk import describe, write_package
     from camtrap_batch.model.elsewhere import bring_in
     from camtrap_batch.model.info import ModelInfo, read_info
-    from camtrap_batch.model.learner import TrainResult, train
+    from camtrap_batch.model.learner import TrainResult, join, train
     from camtrap_batch.model.package import load_model, save_model
     from camtrap_batch.model.predictor import Predictor, load_predictor
     from camtrap_batch.model.samples import Samples
@@ -25,6 +25,7 @@ __all__ = [
     "TrainConfig",
     "Samples",
     "train",
+    "join",
     "TrainResult",
     "Predictor",
     "load_predictor",
@@ -43,6 +44,7 @@ _MODULES = {
     "TrainConfig": "config",
     "Samples": "samples",
     "train": "learner",
+    "join": "learner",
     "TrainResult": "learner",
     "Predictor": "predictor",
     "load_predictor": "predictor",

@@ -58,7 +58,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
     """All that the report shows, from the run's tables."""
     job, store = context.job, context.run
     manifest, findings = store.snapshot("manifest"), current_findings(store)
-    catalog = store.current("catalog")
+    catalog, selected = store.current("catalog"), store.current("selection")
     trained = store.current("model") if job.infer.model == "latest" else None
     predicted = store.current("predictions")
     model_id = trained.meta["model_id"] if trained else predicted.inputs["model"] if predicted else None
@@ -79,8 +79,10 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         status_examples=_broken(store),
         finding_counts=kind_counts(findings) if findings else None,
         finding_examples=_findings(context, findings) if findings else [],
-        selection_reasons=reason_counts(context) if "selection" in snapshots else {},
-        split_counts=_splits(store) if "selection" in snapshots else [],
+        selection_reasons=reason_counts(context) if selected else {},
+        split_counts=selected.meta["by_class"] if selected else {},
+        split_by=selected.meta["split_by"] if selected else "location",
+        split_across=selected.meta["across"] if selected else {},
         **model,
         locations=store.table("locations").to_table() if "locations" in snapshots else None,
         events=store.table("events").to_table() if "events" in snapshots else None,
@@ -160,21 +162,6 @@ def _findings(context: Context, snapshot: Snapshot) -> list[Finding]:
             other_file_name=other.file_name if other else None,
         )
         for row in rows
-    ]
-
-
-def _splits(store: Run) -> list[tuple[str, int, int, int, int]]:
-    """Label, images in train, valid and test, and locations, for each class."""
-    rows = store.table("selection").to_table(columns=["label", "split"])
-    rows = rows.append_column("location", store.table("catalog").to_table(columns=["location"])["location"])
-    rows = rows.filter(rows["label"].is_valid())
-    frame = rows.to_pandas()
-    images = frame.groupby(["label", "split"]).size().unstack(fill_value=0)
-    places = frame.groupby("label")["location"].nunique(dropna=False)
-    images = images.reindex(columns=["train", "valid", "test"], fill_value=0)
-    return [
-        (str(label), int(row.train), int(row.valid), int(row.test), int(places[label]))
-        for label, row in images.iterrows()
     ]
 
 
