@@ -14,7 +14,6 @@ from camtrap_batch.cli.options import Commands, job_argument
 from camtrap_batch.errors import JobError, UserError
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import CARD, WEIGHTS, ModelInfo
-from camtrap_batch.stages.infer import fetch_model, open_model
 from camtrap_batch.store.run import Run
 
 
@@ -95,6 +94,8 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _find(job: Job, name: str | None) -> tuple[Path, ModelInfo]:
+    from camtrap_batch.stages.infer import fetch_model, open_model  # which imports distributed
+
     folder, info = open_model(Run(job), name or job.infer.model)
     return fetch_model(folder), info
 
