@@ -21,7 +21,6 @@ from camtrap_batch.model.package import load_model
 
 FUNCTION = "CamtrapObjectClassifier.py"
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every file in the zip: the same model gives the same bytes
-_BATCH = 4
 
 
 def write_package(folder: str | Path, name: str) -> bytes:
