@@ -140,7 +140,8 @@ class Empty(Section):
 class Split(Section):
     by: Literal["location", "random"] = Field(
         "location",
-        description="location: no camera on two sides; random: the notebook's split by image, leaky",
+        description="location: no camera, sequence or duplicate on two sides; random: the notebook's split "
+        "by image, leaky",
     )
     valid: Fraction = Field(0.2, description="part of the selected images to validate on")
     test: Fraction = Field(0.0, description="part of the selected images to test on")
@@ -161,6 +162,12 @@ class Select(Section):
     statuses: list[str] = Field(list(USABLE), min_length=1, description="statuses of images to train on")
     drop: list[str] = Field(
         default_factory=list, description="kinds of findings whose images are not trained on; none by default"
+    )
+    max_per_class: int | None = Field(
+        None, ge=2, description="most images of a class; the rest is dropped at random; default: all"
+    )
+    max_per_location: int | None = Field(
+        None, ge=1, description="most images of a location; the rest is dropped at random; default: all"
     )
     split: Split = Field(default_factory=Split, description="how images are divided")
     seed: Seed = Field(42, description="seed of the thinning and of the split")
@@ -191,6 +198,16 @@ class Train(Section):
     epochs: int = Field(5, ge=1, description="passes over the training images")
     batch: int = Field(64, ge=1, description="images per training step")
     lr: float | Literal["find"] = Field("find", description="learning rate, or find: search one first")
+
+    balance: Literal["sampling", "weights", "none"] = Field(
+        "sampling",
+        description="rare classes: sampling shows them more often, weights has their loss count more",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop after so many epochs without a smaller valid loss, keep the best; default: never",
+    )
 
     @field_validator("lr")
     @classmethod
@@ -256,6 +273,9 @@ class Events(Section):
 
 class Publish(Section):
     target: str = Field("locations.gpkg", description="GeoPackage; relative: in the run folder")
+    portal: str | None = Field(
+        None, description="ArcGIS portal, an https:// URL; `camtrap model publish` puts the model there"
+    )
 
     @field_validator("target")
     @classmethod

@@ -161,7 +161,7 @@ def test_names_are_text_wherever_they_stand(make_data: MakeData) -> None:
         status_counts={**data.status_counts, HOSTILE: 1},
         status_examples=[(HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
         selection_reasons={HOSTILE: 3},
-        split_counts=[(HOSTILE, 1, 2, 3, 4)],
+        split_counts={HOSTILE: {"train": [1, 2, 3]}},
         model={**(data.model or {}), "arch": HOSTILE, "model_id": HOSTILE},
         metrics={
             **data.metrics,
@@ -303,6 +303,15 @@ def test_random_split_is_called_optimistic(make_data: MakeData) -> None:
     assert page.text.count(warning) == 2
     assert "unseen cameras" not in page.text
     assert page.all("div")[[e.get("class") for e in page.all("div")].index("warning")]
+
+
+def test_leaky_split_is_named_with_what_leaks(make_data: MakeData) -> None:
+    data = make_data(cameras=3, events=40)
+    assert "No camera, sequence or duplicate is in two splits." in Page(render(data)).text
+    across = {"sequences": [31, 300], "locations": [19, 20]}
+    text = Page(render(dataclasses.replace(data, split_by="random", split_across=across))).text
+    assert "31 of 300 sequences and 19 of 20 cameras have images in several splits" in text
+    assert "No camera, sequence" not in text
 
 
 def test_blurred_page_does_not_know_where_a_camera_stands(make_data: MakeData) -> None:
