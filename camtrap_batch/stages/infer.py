@@ -93,6 +93,7 @@ def run(context: Context) -> StageResult:
         ("predictions",),
         need=need,
         inputs=inputs,
+        meta=lambda _: {"classes": list(info.classes)},
     )
 
 
@@ -283,7 +284,6 @@ def prediction_rows(
         [pa.array(names.ravel(), pa.string()), pa.array(top.ravel(), pa.float32())],
         fields=list(PREDICTIONS.field("top5").type.value_type),
     )
-    offsets = pa.array(np.arange(n + 1) * order.shape[1], pa.int32())
     missing = pa.array(~is_known)
     return pa.table(
         {
@@ -291,9 +291,16 @@ def prediction_rows(
             "model_id": pa.array([model_id] * n),
             "label": pa.array(names[:, 0], pa.string(), mask=~is_known),
             "confidence": pa.array(top[:, 0], pa.float32(), mask=~is_known),
-            "top5": pc.if_else(missing, None, pa.ListArray.from_arrays(offsets, struct)),
+            "top5": pc.if_else(missing, None, _lists(struct, order.shape[1])),
             "source": pa.array(sources, pa.string()),
             "manifest_snapshot": pa.array(np.full(n, manifest), pa.int32()),
+            "n_boxes": pa.nulls(n, pa.int32()),
+            "probs": pc.if_else(missing, None, _lists(pa.array(probabilities.astype(np.float16).ravel()), probabilities.shape[1])),
             "status": pa.array(np.where(is_known, "ok", without), pa.string()),
         }
     )
+
+
+def _lists(values: pa.Array, width: int) -> pa.ListArray:
+    """`values` as lists of `width` of them each."""
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, len(values) + 1, width), pa.int32()), values)

@@ -152,6 +152,13 @@ PREDICTIONS = _schema(
     ("source", pa.string(), "what was classified: thumbnail, original or crop"),
     ("status", pa.string(), "ok; else why there is no label: unreadable, or crashed as in the manifest"),
     ("manifest_snapshot", pa.int32(), "number of the manifest's snapshot"),
+    ("n_boxes", pa.int32(), "animal boxes in the image; null where the job gives no infer.detections"),
+    (
+        "probs",
+        pa.list_(pa.float16()),
+        "calibrated probability of every class, in the order of `classes` in the snapshot's meta; null where "
+        "there is no label",
+    ),
 )
 
 SEQUENCES = _schema(
