@@ -209,7 +209,26 @@ class Infer(Section):
     )
     batch: int = Field(64, ge=1, description="images per forward pass")
     min_confidence: Fraction = Field(0.5, description="a sequence below it is labelled uncertain")
-    detections: None = Field(None, description="reserved for animal boxes; not used yet")
+    shard_size: int = Field(
+        256, ge=1, le=10_000, description="most images in one shard, that is in one Dask task"
+    )
+    precision: Literal["auto", "float32"] = Field(
+        "auto",
+        description="auto: the fastest that gives float32's labels on a sample (99.5 %); float32: exact",
+    )
+    detections: Place | None = Field(
+        None, description="MegaDetector results: file or URL, relative to the job file; crops are classified"
+    )
+    detection_threshold: Fraction = Field(0.2, description="a box with less confidence does not count")
+    animal_category: str = Field("animal", description="the detector's category whose boxes are classified")
+    repeat_frames: int = Field(
+        50,
+        ge=0,
+        description="images of a camera with the same box that make it a repeat; 0: none are looked for",
+    )
+    repeat_iou: float = Field(
+        0.9, ge=0.5, le=1, strict=False, description="overlap (intersection over union) of the same box"
+    )
 
 
 class Events(Section):
@@ -303,7 +322,10 @@ class Job(Section):
             update={"weights": weights if weights in ("imagenet", "none") else _absolute(weights, base)}
         )
         infer = job.infer.model_copy(
-            update={"model": model if _MODEL_ID.fullmatch(model) else _absolute(model, base)}
+            update={
+                "model": model if _MODEL_ID.fullmatch(model) else _absolute(model, base),
+                "detections": _absolute(job.infer.detections, base),
+            }
         )
         output = _absolute(job.output, Path.cwd())
         job = job.model_copy(update={"dataset": dataset, "train": train, "infer": infer, "output": output})
@@ -323,9 +345,10 @@ class Job(Section):
 
     def input_at(self, path: str) -> str | None:
         """The key of the input that a path or URL is, or is inside of; None where it is neither."""
-        inputs = {key: getattr(self.dataset, key) for key in ("metadata", "images", "cameras")}
-        found = (key for key, place in inputs.items() if place is not None and _is_inside(path, place))
-        return next((f"dataset.{key}" for key in found), None)
+        places = {f"dataset.{key}": getattr(self.dataset, key) for key in ("metadata", "images", "cameras")}
+        places["infer.detections"] = self.infer.detections
+        found = (key for key, place in places.items() if place is not None and _is_inside(path, place))
+        return next(found, None)
 
     def to_yaml(self) -> str:
         """The whole job with its defaults, as a job file; URLs are without the signature they may have."""
@@ -335,6 +358,8 @@ class Job(Section):
             for key in ("metadata", "images", "cameras")
             if (place := content["dataset"][key])
         }
+        if content["infer"]["detections"]:
+            content["infer"]["detections"] = shown(content["infer"]["detections"])
         return write_yaml(content)
 
 
