@@ -14,7 +14,7 @@ import numpy.typing as npt
 Numbers = npt.NDArray[np.float32]
 
 MOST_AREA = 0.3
-"""Boxes over more of the frame than this are never repeats: all that stands before the lens fills it alike."""
+"""Boxes over more of the frame than this are no repeats: all that stands before the lens fills it alike."""
 
 _ROUNDS = 3  # of moving to the middle of the boxes around
 

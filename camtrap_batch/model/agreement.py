@@ -30,13 +30,13 @@ _WORTH = 0.8  # of the next best's time: integers have to gain something
 
 
 def choose(
-    folder: str | Path, device: str, threads: int, batch: int, pictures: Iterable[Picture]
+    folder: str | Path, device: str, batch: int, pictures: Iterable[Picture]
 ) -> tuple[dict[str, Any], Observed | None]:
     """The fastest precision that agrees with float32.
 
     Parameters
     ----------
-    folder, device, threads, batch
+    folder, device, batch
         As for `Predictor`.
     pictures
         A sample.
@@ -50,7 +50,7 @@ def choose(
     observed
         For int8, what `Predictor` wants.
     """
-    exact = Predictor(folder, device, threads, batch, torch.float32)
+    exact = Predictor(folder, device, None, batch, torch.float32)
     pixels = exact.squares(pictures)
     observing = pixels[:0]
     if len(pixels) >= _OBSERVED + _FEWEST_FOR_INTEGERS:
@@ -76,7 +76,7 @@ def choose(
                     found["why_not"][name] = f"fewer than {_OBSERVED + _FEWEST_FOR_INTEGERS} images to try"
                     continue
                 observed = observe(load_model(folder)[0], exact.network_input(observing), batch)
-            quick = Predictor(folder, device, threads, batch, precision, observed)
+            quick = Predictor(folder, device, None, batch, precision, observed)
             answers, speed = _classify(quick, pixels)
         except (ValueError, RuntimeError, NotImplementedError) as problem:
             found["why_not"][name] = str(problem).partition("\n")[0]

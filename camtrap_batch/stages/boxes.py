@@ -26,6 +26,10 @@ COLUMN = "boxes"
 """Of rows on their way to a worker: lists of `BOX` with `repeat`, null where no boxes are known."""
 
 _BOX = pa.struct([*BOX, pa.field("repeat", pa.int32())])
+_DOUBT = 0.01
+"""Probability that an image without any box has an animal after all: detectors leave out what they are least
+sure of, and a probability of 0 would outweigh every other frame of a sequence."""
+
 _LISTED = 200  # repeated places that are kept in a snapshot
 
 
@@ -269,11 +273,12 @@ class Look:
             # Where an animal and something else are as sure, it is the animal.
             own = own[np.lexsort((is_animal[own], confidence[own]))]
             sure = float(confidence[own[-1]]) if len(own) else 0.0
+            doubt = max(sure, _DOUBT)
             if sure < self.rules.threshold and empty is None:
-                named[row] = (self.rules.empty, 1 - sure)
+                named[row] = (self.rules.empty, 1 - doubt)
             elif sure < self.rules.threshold:
-                probabilities[row] = sure / max(1, len(classes) - 1)
-                probabilities[row, empty] = 1 - sure
+                probabilities[row] = doubt / max(1, len(classes) - 1)
+                probabilities[row, empty] = 1 - doubt
             elif not is_animal[own[-1]]:
                 category = self.boxes.field("category")[int(own[-1])].as_py()
                 named[row] = (self.rules.categories[category], sure)

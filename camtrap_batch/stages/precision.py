@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _STAGE = "precision"
-_MOST, _FEWEST, _SHARE = 288, 32, 20
+_MOST, _FEWEST, _SHARE = 232, 32, 20
 """Images that are looked at: one of `_SHARE`, so that the check takes a small part of the whole time."""
 
 
@@ -106,7 +106,7 @@ class CheckPrecision:
         started = time.monotonic()
         work = self.work
         pictures = (picture for _, picture, _ in work.pictures(unpack(payload)))
-        found, observed = choose(work.local_model(), work.device, work.threads(), work.batch, pictures)
+        found, observed = choose(work.local_model(), work.device, work.batch, pictures)
         if observed is not None:
             work.model.write(OBSERVED, pack_observed(observed))
         return finish_shard(
