@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, metavar="N", help=f"default: 4,800; with --scale {IMAGES:,}")
     parser.add_argument("--rounds", type=int, default=2, metavar="R", help="each way is measured R times (2)")
     parser.add_argument("--epochs", type=int, default=6, metavar="E", help="of training (6)")
+    parser.add_argument("--model", default="", metavar="DIR", help="a model folder; none is trained then")
     parser.add_argument("--photo", type=int, default=1920, metavar="PX", help="width of the photos (1920)")
     parser.add_argument("--scratch", metavar="DIR", help="on the disk to be used (default: the system's)")
     parser.add_argument("--scale", action="store_true", help="many rows and a trivial network")
@@ -77,11 +78,16 @@ def main() -> int:
         if options.scale:
             return measure_scale(Path(scratch), options.images or IMAGES)
         return measure_speed(
-            Path(scratch), options.images or 4800, options.rounds, options.epochs, options.photo
+            Path(scratch),
+            options.images or 4800,
+            options.rounds,
+            options.epochs,
+            options.photo,
+            options.model,
         )
 
 
-def measure_speed(folder: Path, images: int, rounds: int, epochs: int, width: int) -> int:
+def measure_speed(folder: Path, images: int, rounds: int, epochs: int, width: int, given: str) -> int:
     import torch
 
     from camtrap_batch.rehearsal import write_dataset
@@ -89,7 +95,8 @@ def measure_speed(folder: Path, images: int, rounds: int, epochs: int, width: in
     report = Report()
     on_gpu = torch.cuda.is_available()
     with report.timed("data set drawn"):
-        write_dataset(folder / "data", cameras=20, images=images, size=(width, width * 3 // 4))
+        # Sound photos alone: plain fastai ends at the first truncated one.
+        write_dataset(folder / "data", cameras=20, images=images, size=(width, width * 3 // 4), broken=False)
     job = {
         "name": "base",
         "output": str(folder),
@@ -99,20 +106,24 @@ def measure_speed(folder: Path, images: int, rounds: int, epochs: int, width: in
         "infer": {"device": "cuda" if on_gpu else "cpu", "batch": BATCH},
     }
     with report.timed("validated and trained"), clients(1 if on_gpu else CORES, gpu=1) as client:
-        for stage in ("catalog", "validate", "select", "train"):
+        for stage in ("catalog", "validate") if given else ("catalog", "validate", "select", "train"):
             run_stage(write_job(folder, job), stage, client)
+    if given:
+        job["infer"]["model"] = given
     base = open_run(write_job(folder, job))
-    model = base.folder.local(f"models/{base.snapshot('model').meta['model_id']}")
+    trained = base.current("model")
+    model = base.folder.local(f"models/{trained.meta['model_id']}") if trained else Path(given)
     rows = base.table("manifest").to_table(columns=["file_name", "status", "bytes"])
     usable = [row for row in rows.to_pylist() if row["status"] in ("ok", "truncated", "damaged")]
     (folder / "files.txt").write_text(
         "\n".join(str(folder / "data/images" / row["file_name"]) for row in usable)
     )
     size = statistics.mean(row["bytes"] for row in usable)
-    figures = json.loads((model / "metrics.json").read_text())["valid"]
+    figures = json.loads((model / "metrics.json").read_text()).get("valid")
+    accuracy = f"accuracy {figures['accuracy']:.2f} in {figures['n_images']} images" if figures else model
     print(
-        f"{len(usable):,} images of {width} pixels, {size / 1e3:.0f} kB on average; ResNet-34, accuracy "
-        f"{figures['accuracy']:.2f} in {figures['n_images']} images; {CORES} cores, "
+        f"{len(usable):,} images of {width} pixels, {size / 1e3:.0f} kB on average; ResNet-34, {accuracy}; "
+        f"{CORES} cores, "
         f"{torch.cuda.get_device_name() if on_gpu else 'no GPU'}, load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
@@ -191,10 +202,9 @@ def infer(folder: Path, content: dict[str, Any], workers: int, on_gpu: bool) -> 
     """One run of the stage in a run folder that has all but predictions; the cluster is there already."""
     job = write_job(folder, content)
     base, fresh = folder / "base", folder / content["name"]
-    for table in KEPT:
-        shutil.copytree(base / "snapshots" / table, fresh / "snapshots" / table)
-    for name in ("tables", "models"):
-        shutil.copytree(base / name, fresh / name, copy_function=os.link)
+    for name in ("tables", "models", *(f"snapshots/{table}" for table in KEPT)):
+        if (base / name).exists():
+            shutil.copytree(base / name, fresh / name, copy_function=os.link)
     with clients(0 if on_gpu else workers, workers if on_gpu else 0) as client, gpu_busy(on_gpu) as busy:
         began = time.perf_counter()
         run_stage(job, "infer", client)

@@ -26,9 +26,10 @@ COLUMN = "boxes"
 """Of rows on their way to a worker: lists of `BOX` with `repeat`, null where no boxes are known."""
 
 _BOX = pa.struct([*BOX, pa.field("repeat", pa.int32())])
-_DOUBT = 0.01
-"""Probability that an image without any box has an animal after all: detectors leave out what they are least
-sure of, and a probability of 0 would outweigh every other frame of a sequence."""
+_LEAST_DOUBT, _MOST_DOUBT = 0.01, 0.49
+"""Probability that an image without a box that counts has an animal after all. Detectors leave out what they
+are least sure of, and a probability of 0 would outweigh every other frame of a sequence; and with a high
+threshold empty is still the most probable."""
 
 _LISTED = 200  # repeated places that are kept in a snapshot
 
@@ -273,7 +274,7 @@ class Look:
             # Where an animal and something else are as sure, it is the animal.
             own = own[np.lexsort((is_animal[own], confidence[own]))]
             sure = float(confidence[own[-1]]) if len(own) else 0.0
-            doubt = max(sure, _DOUBT)
+            doubt = min(max(sure, _LEAST_DOUBT), _MOST_DOUBT)
             if sure < self.rules.threshold and empty is None:
                 named[row] = (self.rules.empty, 1 - doubt)
             elif sure < self.rules.threshold:
