@@ -89,6 +89,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         events=store.table("events").to_table() if "events" in snapshots else None,
         best_photos=_best_photos(context) if "events" in snapshots else [],
         worst_mistakes=_worst_mistakes(context) if {"selection", "predictions"} <= set(snapshots) else [],
+        detections=predicted.meta.get("detections") if predicted else None,
         stages=[
             {
                 "stage": status.stage,
