@@ -48,27 +48,30 @@ def find_repeats(
     for rows in np.split(order, borders):
         if len(rows) < min_frames:
             continue
-        rows = rows[_crowded(boxes[rows], middle[rows], iou, min_frames)]
+        rows = rows[_crowded(boxes[rows], iou, min_frames)]
         for members in _places(boxes[rows], middle[rows], frame[rows], iou, min_frames):
             found[rows[members]] = place
             place += 1
     return found
 
 
-def _crowded(boxes: Numbers, middle: Numbers, iou: float, least: int) -> npt.NDArray[np.bool_]:
+def _crowded(boxes: Numbers, iou: float, least: int) -> npt.NDArray[np.bool_]:
     """Boxes that may be among `least` that overlap one so much; nearly all others are left out, quickly.
 
-    Such boxes differ little in width, in height and from left to right. In a grid twice as coarse as that,
-    or in one that is shifted by half a cell, they are in one cell.
+    Such boxes differ little in size and in place. In a grid twice as coarse as that, or in one that is
+    shifted by half a cell, they are in one cell.
     """
     step = max(4 * np.log(1 / iou), 0.05)
-    width, height = (np.log(np.maximum(boxes[:, side], 1e-4)) / step for side in (2, 3))
+    slack = 2 * (1 - iou) / iou
     found = np.zeros(len(boxes), bool)
-    for across, down, along in product((0.0, 0.5), repeat=3):
-        of_width = np.floor(width + across)
-        cell = np.maximum(np.exp((of_width + 1 - across) * step) * 2 * (1 - iou) / iou, 1e-6)
-        kind = (of_width + 2**9) * 2**10 + np.floor(height + down) + 2**9
-        key = kind.astype(np.int64) << 32 | np.floor(middle / cell + along).astype(np.int64)
+    for shifts in product((0.0, 0.5), repeat=4):
+        key = np.zeros(len(boxes), np.int64)
+        for side, (of_size, of_place) in enumerate((shifts[:2], shifts[2:])):
+            size = np.maximum(boxes[:, 2 + side], 1e-4)
+            bin_ = np.floor(np.log(size) / step + of_size)
+            cell = np.maximum(np.exp((bin_ + 1 - of_size) * step) * slack, 2e-6)
+            place = np.floor((boxes[:, side] + size / 2) / cell + of_place)
+            key = key << 30 | (bin_ + 2**9).astype(np.int64) << 20 | place.astype(np.int64)
         _, place, counts = np.unique(key, return_inverse=True, return_counts=True)
         found |= counts[place] >= least
     return found
