@@ -7,6 +7,7 @@ A model folder holds
 - `metrics.json`: the figures in full: per class, per location, confusion, reliability
 - `history.csv`: one row an epoch; `lr_find.csv`: the search for a learning rate, where there was one
 - `*.svg`: figures for people
+- `int8.safetensors`: ranges of the network's values, where it was found fit to be computed in integers
 
 The model id is a hash of the weights and of those parts of `model.json` that change a prediction: training
 the same again gives the same id, and a changed file is found out.
@@ -26,6 +27,7 @@ FORMAT = 1
 WEIGHTS, CARD, METRICS = "model.safetensors", "model.json", "metrics.json"
 HISTORY, LR_FIND = "history.csv", "lr_find.csv"
 BATCH, RESULTS = "batch.svg", "results.svg"
+OBSERVED = "int8.safetensors"
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,9 @@ class ReportData:
         Usable images without a date; some of them: file name, location, label.
     stages
         Dicts with stage, shards, rows, rows_per_s and failed.
+    detections
+        What the predictions' snapshot keeps of a detector's boxes: n_repeated_places, repeats, and
+        repeated_places with location, images, box, category.
     blur_km
         Above 0, the page holds no place of a camera more exact than a grid of so many km.
     """
@@ -121,6 +124,7 @@ class ReportData:
     worst_mistakes: list[Example] = field(default_factory=list)
     n_undated: int = 0
     undated: list[tuple[str, str, str | None]] = field(default_factory=list)
+    detections: dict[str, Any] | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, int] = field(default_factory=dict)

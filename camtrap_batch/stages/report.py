@@ -100,6 +100,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         best_photos=_best_photos(context) if "events" in snapshots else [],
         **_undated(store),
         worst_mistakes=_worst_mistakes(context) if {"selection", "predictions"} <= set(snapshots) else [],
+        detections=predicted.meta.get("detections") if predicted else None,
         stages=[
             {
                 "stage": status.stage,

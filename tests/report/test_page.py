@@ -406,3 +406,18 @@ def test_knows_nothing_of_dask_or_run_folders() -> None:
                     [node.module or ""] if isinstance(node, ast.ImportFrom) else [n.name for n in node.names]
                 )
                 assert not {name.split(".")[0] for name in names} & {"dask", "distributed", "torch", "fsspec"}
+
+
+def test_repeat_detections_are_listed(make_data: MakeData) -> None:
+    places = [
+        {"location": f"cam-{n}", "images": 900 - n, "box": [0.1, 0.25, 0.3, 0.4], "category": "animal"}
+        for n in range(60)
+    ]
+    found = {"repeats": 52_230, "n_repeated_places": 60, "repeated_places": places}
+    page = Page(render(make_data(detections=found)))
+    assert "52,230 boxes of the detector sit where" in page.text
+    assert "The 50 places with most images, of 60" in page.text
+    assert {"cam-0", "cam-49"} <= set(page.texts)
+    assert "cam-50" not in page.texts
+    none = {"repeats": 0, "n_repeated_places": 0, "repeated_places": []}
+    assert "Repeat detections" not in Page(render(make_data(detections=none))).text
