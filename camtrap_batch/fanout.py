@@ -22,8 +22,10 @@ from distributed import Client, Future, get_worker, span
 from distributed.scheduler import KilledWorker
 
 from camtrap_batch.errors import BrokenPromise, ClusterError, ClusterLost, StorageError, UserError
+from camtrap_batch.fitness import UnfitWorker, check_here, check_scheduler, unfit_workers
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.shards import Plan, Receipt, Shard, receipt_path
+from camtrap_batch.store.shards import Plan, Receipt, Shard, plan_path, receipt_path
 
 Need = Literal["CPU", "GPU"]
 
@@ -31,6 +33,7 @@ TASKS_PER_THREAD = 3
 LOSSES_BEFORE_HALVING = 3
 ERRORS_BEFORE_FAILED = 3
 LOSSES_ALONE_BEFORE_CRASHED = 2
+_UNFIT_BEFORE_GIVING_UP = 20  # one after the other, with no shard done between them
 _POLL_S = 0.5
 _LOOK_AT_WORKERS_S = 5.0
 _LAST_ERRORS_ARRIVE_S = 0.2
@@ -50,6 +53,10 @@ class Work(Protocol):
     @property
     def divisible(self) -> bool:
         """Whether half a shard makes sense."""
+
+    @property
+    def image_root(self) -> ImageRoot | None:
+        """Where it opens images, if it does: each worker has to see it."""
 
     def run(self, shard: Shard, payload: Any, worker: str) -> Receipt:
         """Do the shard, on a worker."""
@@ -93,7 +100,15 @@ class ImageCrashed:
     shard: Shard
 
 
-Event = ShardDone | ShardLost | ShardHalved | ShardErred | ImageCrashed
+@dataclass(frozen=True)
+class WorkerTurnedAway:
+    """A worker that joined later is not fit for the work (see `fitness`), and was sent away."""
+
+    worker: str
+    reason: str
+
+
+Event = ShardDone | ShardLost | ShardHalved | ShardErred | ImageCrashed | WorkerTurnedAway
 
 
 @dataclass
@@ -153,7 +168,8 @@ def fan_out(
     Raises
     ------
     ClusterError
-        No worker offers `need`.
+        No worker offers `need`, or one of those that do runs other versions, or does not see the images or
+        the run folder.
     ClusterLost
         The scheduler went away, or all workers of the kind did.
     StorageError, UserError, BrokenPromise
@@ -212,6 +228,8 @@ class _FanOut:
         self.window = 0
         self.submitted = 0
         self.charged: set[str] = set()
+        self.known: set[str] = set()
+        self.turned_away = 0
         self.resources: dict[str, float] | None = None
         self.looked_at = 0.0
         self.last_seen = time.monotonic()
@@ -222,6 +240,10 @@ class _FanOut:
             return self.outcome
         threads, self.resources = require_workers(self.client, self.need, self.wait_s)
         self.window = threads * TASKS_PER_THREAD
+        self.plan.freeze(self.work.folder)  # each worker has to see it there
+        check_scheduler(self.client)
+        for reason in self._unfit_among(self._offering()).values():
+            raise ClusterError(reason)
         self.looked_at = self.last_seen = time.monotonic()
         try:
             while self._fill_window() or self.in_flight:
@@ -341,6 +363,10 @@ class _FanOut:
         future.release()
 
     def _count_error(self, attempt: _Attempt, problem: BaseException) -> None:
+        if isinstance(problem, UnfitWorker):
+            self._turn_away(problem.address, problem.reason)
+            self.todo.append(attempt)
+            return
         if isinstance(problem, StorageError | UserError | BrokenPromise):
             raise problem
         attempt.errors += 1
@@ -355,7 +381,31 @@ class _FanOut:
         self.outcome.failed[attempt.shard.id] = reason
         self.observe(ShardErred(attempt.shard, reason, final=True))
 
+    def _offering(self) -> set[str]:
+        """Addresses of the workers that may be given a shard."""
+        workers = _workers(self.client)
+        return {
+            address
+            for address, info in workers.items()
+            if self.resources is None or info["resources"].get(self.need)
+        }
+
+    def _unfit_among(self, workers: set[str]) -> dict[str, str]:
+        """Those of `workers` that can't do the work, with the reason; none is looked at twice."""
+        new, self.known = workers - self.known, workers
+        if not new:
+            return {}
+        return unfit_workers(self.client, new, self.work.image_root, self.work.folder, self.plan.path)
+
+    def _turn_away(self, worker: str, reason: str) -> None:
+        self.turned_away += 1
+        if self.turned_away >= _UNFIT_BEFORE_GIVING_UP:
+            raise ClusterError(reason)
+        self.observe(WorkerTurnedAway(worker, reason))
+        self.client.retire_workers([worker], close_workers=True)
+
     def _done(self, shard: Shard, receipt: Receipt) -> None:
+        self.turned_away = 0
         self.outcome.receipts[shard.id] = receipt
         self.observe(ShardDone(shard, receipt))
 
@@ -376,6 +426,8 @@ class _FanOut:
         else:
             self.last_seen = now
             self.window = threads * TASKS_PER_THREAD
+            for worker, reason in self._unfit_among(self._offering()).items():
+                self._turn_away(worker, reason)
 
 
 def _run_shard(work: Work, shard: Shard, payload: Any) -> Receipt:
@@ -383,6 +435,7 @@ def _run_shard(work: Work, shard: Shard, payload: Any) -> Receipt:
     try:
         return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
     except FileNotFoundError:
+        check_here(get_worker().address, work.image_root, work.folder, plan_path(*work.plan))
         return work.run(shard, payload, str(get_worker().name))
 
 

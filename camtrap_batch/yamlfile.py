@@ -1,6 +1,6 @@
 """YAML files as pydantic models, with errors that name file, line, key and what is possible.
 
-Used by `job.py` (what to process) and `cluster.py` (where to run).
+Used by `job.py` (what to process) and `cluster` (where to run).
 """
 
 from __future__ import annotations

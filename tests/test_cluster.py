@@ -35,7 +35,7 @@ def test_an_address_is_a_cluster() -> None:
 def test_mistakes_are_named(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     assert wrong(path, "kind: locl").startswith(
-        "cluster.yaml:1: kind: 'locl' is not possible; did you mean 'local'? possible: address, local"
+        "cluster.yaml:1: kind: 'locl' is not possible; did you mean 'local'? possible: address, "
     )
     assert "cpu.worker: unknown key; did you mean 'workers'?" in wrong(path, "kind: local\ncpu: {worker: 3}")
     assert "should be an amount of memory" in wrong(path, "cpu: {memory: much}")

@@ -211,6 +211,10 @@ class InferShard:
     manifest: int
     divisible: ClassVar[bool] = True
 
+    @property
+    def image_root(self) -> ImageRoot | None:
+        return None if self.use_thumbnails else self.root
+
     def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
         from camtrap_batch.model import load_predictor
 
