@@ -22,10 +22,10 @@ from distributed import Client, Future, get_worker, span
 from distributed.scheduler import KilledWorker
 
 from camtrap_batch.errors import BrokenPromise, ClusterError, ClusterLost, StorageError, UserError
-from camtrap_batch.fitness import UnfitWorker, check_here, check_scheduler, unfit_workers
+from camtrap_batch.fitness import Sight, UnfitWorker, check_here, check_scheduler, unfit_workers
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.shards import Plan, Receipt, Shard, plan_path, receipt_path
+from camtrap_batch.store.shards import Plan, Receipt, Shard, receipt_path
 
 Need = Literal["CPU", "GPU"]
 
@@ -229,6 +229,7 @@ class _FanOut:
         self.submitted = 0
         self.charged: set[str] = set()
         self.known: set[str] = set()
+        self.sight = Sight.make(work.folder, plan.path, work.image_root)
         self.turned_away = 0
         self.resources: dict[str, float] | None = None
         self.looked_at = 0.0
@@ -276,6 +277,7 @@ class _FanOut:
                 self.work,
                 shard,
                 self.payload(shard),
+                self.sight,
                 key=key,
                 pure=False,
                 resources=self.resources,
@@ -395,7 +397,7 @@ class _FanOut:
         new, self.known = workers - self.known, workers
         if not new:
             return {}
-        return unfit_workers(self.client, new, self.work.image_root, self.work.folder, self.plan.path)
+        return unfit_workers(self.client, new, self.sight)
 
     def _turn_away(self, worker: str, reason: str) -> None:
         self.turned_away += 1
@@ -430,12 +432,12 @@ class _FanOut:
                 self._turn_away(worker, reason)
 
 
-def _run_shard(work: Work, shard: Shard, payload: Any) -> Receipt:
+def _run_shard(work: Work, shard: Shard, payload: Any, sight: Sight) -> Receipt:
     """The task. A shard that was done by a try whose answer got lost is not done again."""
     try:
         return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
     except FileNotFoundError:
-        check_here(get_worker().address, work.image_root, work.folder, plan_path(*work.plan))
+        check_here(get_worker().address, sight)
         return work.run(shard, payload, str(get_worker().name))
 
 

@@ -7,9 +7,11 @@ process looks once more before its own first shard.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from distributed import Client
@@ -29,7 +31,7 @@ _SCHEDULER_PACKAGES = ("dask", "distributed", "msgpack", "python")
 _SAME_PATH = "it should be there under the same path or URL as here"
 _PATIENCE_S = 60.0
 
-_seen: set[tuple[Any, ...]] = set()
+_seen: set[Sight] = set()
 
 
 class UnfitWorker(ClusterError):
@@ -50,21 +52,61 @@ def check_scheduler(client: Client) -> None:
         raise ClusterError(f"the scheduler {client.scheduler_info()['address']} {_other_versions(different)}")
 
 
-def unfit_workers(
-    client: Client, workers: Iterable[str], images: ImageRoot | None, folder: Folder, file: str
-) -> dict[str, str]:
-    """Which of `workers` (addresses) can't do the work, and why, a line each.
+@dataclass(frozen=True)
+class Sight:
+    """What each worker has to see, as the driver sees it.
 
-    Parameters
+    Attributes
     ----------
-    images : what the work opens images in, if it does
     folder, file : the run folder, and a file in it
+    images : what the work opens images in, if it does
+    entry : a name in that folder, where it is one on a disk: of a disk that is not mounted, an empty folder
+        may be all that is there
     """
 
+    folder: Folder
+    file: str
+    images: ImageRoot | None
+    entry: str | None
+
+    @classmethod
+    def make(cls, folder: Folder, file: str, images: ImageRoot | None) -> Sight:
+        entry = None
+        if images is not None and Path(images.url).is_dir():
+            entry = next((found.name for found in os.scandir(images.url)), None)
+        return cls(folder, file, images, entry)
+
+    def missing(self) -> str:
+        """What can't be seen from this process, with the reason; empty where all can be.
+
+        What was seen once is taken as seen.
+        """
+        if self in _seen:
+            return ""
+        run, root = shown(self.folder.url), shown(self.images.url) if self.images else ""
+        try:
+            if not self.folder.exists(self.file):
+                return f"can't see {self.file} in the run folder {run} (output); {_SAME_PATH}"
+        except (OSError, UserError, StorageError) as problem:
+            return f"can't see the run folder {run} (output): {_reason(problem)}; {_SAME_PATH}"
+        try:
+            if self.images is not None:
+                self.images.check()
+            if self.entry is not None and not os.path.lexists(Path(root, self.entry)):
+                return (
+                    f"can't see {self.entry} in {root} (dataset.images); {_SAME_PATH}; is the disk mounted?"
+                )
+        except (OSError, UserError) as problem:
+            return f"can't see the images: {_reason(problem)}; {_SAME_PATH}"
+        _seen.add(self)
+        return ""
+
+
+def unfit_workers(client: Client, workers: Iterable[str], sight: Sight) -> dict[str, str]:
+    """Which of `workers` (addresses) can't do the work, and why, a line each."""
+
     async def ask() -> dict[str, Any]:
-        looks: dict[str, Any] = await client.run(
-            look, images, folder, file, workers=list(workers), on_error="return"
-        )
+        looks: dict[str, Any] = await client.run(look, sight, workers=list(workers), on_error="return")
         return looks
 
     try:
@@ -95,14 +137,14 @@ class Look:
     blind: str
 
 
-def look(images: ImageRoot | None, folder: Folder, file: str) -> Look:
+def look(sight: Sight) -> Look:
     """Look around, in this process."""
-    return Look(socket.gethostname(), get_package_info(PACKAGES), out_of_sight(images, folder, file))
+    return Look(socket.gethostname(), get_package_info(PACKAGES), sight.missing())
 
 
-def check_here(address: str, images: ImageRoot | None, folder: Folder, file: str) -> None:
+def check_here(address: str, sight: Sight) -> None:
     """Raise UnfitWorker where this process, the worker at `address`, can't see what its work needs."""
-    if blind := out_of_sight(images, folder, file):
+    if blind := sight.missing():
         raise UnfitWorker(address, f"worker {address} on host {socket.gethostname()} {blind}")
 
 
@@ -116,28 +158,6 @@ def differences(
     """
     versions = [(package, _version(package, theirs), _version(package, ours)) for package in packages]
     return [f"{package} {there} there, {here} here" for package, there, here in versions if there != here]
-
-
-def out_of_sight(images: ImageRoot | None, folder: Folder, file: str) -> str:
-    """What can't be seen from this process, with the reason; empty where all can be.
-
-    What was seen once is taken as seen.
-    """
-    key = (folder.url, file, images.url if images else None)
-    if key in _seen:
-        return ""
-    try:
-        if not folder.exists(file):
-            return f"can't see {file} in the run folder {shown(folder.url)} (output); {_SAME_PATH}"
-    except (OSError, UserError, StorageError) as problem:
-        return f"can't see the run folder {shown(folder.url)} (output): {_reason(problem)}; {_SAME_PATH}"
-    if images is not None:
-        try:
-            images.check()
-        except (OSError, UserError) as problem:
-            return f"can't see the images: {_reason(problem)}; {_SAME_PATH}"
-    _seen.add(key)
-    return ""
 
 
 def _other_versions(different: list[str]) -> str:

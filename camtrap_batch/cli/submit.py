@@ -59,14 +59,14 @@ def _to_slurm(options: argparse.Namespace, job: Job, spec: Slurm) -> None:
         print(script, end="")
         return
     submitted = submit_driver(spec, job.name, script)
-    node = f"$(squeue -h -o %B -j {submitted.job_id})"
     port = spec.dashboard.rpartition(":")[2]
     login = f"{getpass.getuser()}@{socket.gethostname()}"
+    node = f"$(ssh {login} squeue -h -o %B -j {submitted.job_id})"
     print(f"SLURM job  {submitted.job_id}")
     print(f"log        {submitted.log}")
     print(f"status     camtrap status {shlex.quote(options.job)}, or squeue -j {submitted.job_id}")
-    print(f'dashboard  once it runs: ssh -t -L {port}:localhost:{port} {login} "ssh -L {port}:localhost:{port} '
-          f"\\{node}\", then http://localhost:{port}/status (the log names the port, should it be another)")  # fmt: skip
+    print(f"dashboard  once it runs, from your own machine: ssh -N -L {port}:{node}:{port} {login}")
+    print(f"           then http://localhost:{port}/status; the log names the port, should it be another")
     print(f"cancel     scancel {submitted.job_id}   (what is finished is kept)")
 
 

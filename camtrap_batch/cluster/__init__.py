@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -108,7 +109,9 @@ def open_cluster(spec: Cluster) -> Iterator[Client]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Distributed's loggers say on stderr what the driver reports by itself (lost workers, lost links)."""
+    """Distributed says on stderr what the driver reports by itself (lost workers, links, other versions)."""
+    from distributed.versions import VersionMismatchWarning
+
     # Those to which Distributed gives a handler of their own.
     loggers = [
         logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")
@@ -117,7 +120,9 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VersionMismatchWarning)
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

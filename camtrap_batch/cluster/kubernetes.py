@@ -154,7 +154,7 @@ def cluster_manifests(spec: Kubernetes, name: str) -> list[dict[str, Any]]:
 def job_manifests(
     spec: Kubernetes, name: str, job_file: str, arguments: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What `camtrap submit` makes: a ConfigMap with the job file, a DaskJob that runs the driver, GPU workers.
+    """What `camtrap submit` makes: a ConfigMap with the job file, a DaskJob with the driver, GPU workers.
 
     Parameters
     ----------

@@ -18,7 +18,6 @@ from typing import Any
 import dask
 from dask.utils import parse_timedelta
 from distributed import Client, SpecCluster
-from distributed.deploy import Cluster
 from distributed.deploy.adaptive import Adaptive
 
 from camtrap_batch.cluster.sections import Adapt
@@ -93,7 +92,7 @@ def _members(name: str, spec: dict[str, Any]) -> set[str]:
 
 
 @contextmanager
-def client_of(start: Callable[[], Cluster], wrong: str) -> Iterator[Client]:
+def client_of(start: Callable[[], Any], wrong: str) -> Iterator[Client]:
     """A client of the cluster that `start` makes; it ends with the block.
 
     `wrong` begins the ClusterError that is raised where it can't be started.

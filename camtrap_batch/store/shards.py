@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def path(self) -> str:
-        return plan_path(self.stage, self.id)
+        return f"plans/{self.stage}/{self.id}.json"
 
     def freeze(self, folder: Folder) -> None:
         """Write the plan, if it is not there yet."""
@@ -233,10 +233,6 @@ def cut(keys: Sequence[str], size: int, borders: Sequence[int] | None = None) ->
 def now() -> str:
     """The time in UTC, ISO 8601, to the millisecond."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def plan_path(stage: str, plan_id: str) -> str:
-    return f"plans/{stage}/{plan_id}.json"
 
 
 def receipt_path(stage: str, plan_id: str, shard_id: str) -> str:
