@@ -228,7 +228,7 @@ def driver_script(spec: Slurm, job_name: str, command: Sequence[str]) -> str:
             "",
             f"{python} -m camtrap_batch {shlex.join(command)} &",
             "driver=$! signalled= again=",
-            "trap 'signalled=1; kill -TERM $driver' TERM          # preemption, scancel: end in order",
+            "trap 'signalled=1' TERM  # preemption, scancel: SLURM sends it to the driver too",
             "trap 'signalled=1 again=1; kill -TERM $driver' USR1  # the walltime is near: go on later",
             "while wait $driver; code=$?; [ $signalled ]; do signalled=; done",
             'if [ $again ] && [ $code = 130 ]; then scontrol requeue "$SLURM_JOB_ID"; fi',

@@ -43,13 +43,13 @@ class StartedCluster(SpecCluster):
         super().__init__(  # type: ignore[no-untyped-call]
             workers=workers, scheduler=scheduler, worker=one, name="camtrap", silence_logs=logging.CRITICAL
         )
-        cpu, gpu = self._count(CPU), self._count(GPU)
+        cpu, gpu = self.count(CPU), self.count(GPU)
         if adapt is not None:
             self.adapt(_CpuAdaptive, minimum=gpu + adapt.min, maximum=gpu + adapt.max)
         elif keep:
             self.adapt(_CpuAdaptive, minimum=gpu + cpu, maximum=gpu + cpu)
 
-    def _count(self, group: str) -> int:
+    def count(self, group: str) -> int:
         """Worker processes that a group has or will have."""
         specs = [spec for name, spec in self.worker_spec.items() if name.startswith(group)]
         return sum(len(spec.get("group", [""])) for spec in specs)
@@ -58,7 +58,7 @@ class StartedCluster(SpecCluster):
         """Have `n` worker processes in all, by starting CPU workers; 0 ends all."""
         gpu_specs = sum(name.startswith(GPU) for name in self.worker_spec)
         each = len(self.new_spec.get("group", [""])) if self.new_spec else 1
-        specs = gpu_specs + math.ceil((n - self._count(GPU)) / each) if n else 0
+        specs = gpu_specs + math.ceil((n - self.count(GPU)) / each) if n else 0
         return super().scale(specs)  # type: ignore[no-untyped-call]
 
     def _new_worker_name(self, worker_number: int) -> str:
@@ -81,7 +81,11 @@ class StartedCluster(SpecCluster):
 
 
 class _CpuAdaptive(Adaptive):
-    """Never closes a GPU worker for being idle: its stage may be about to begin."""
+    """Counts CPU workers, and never closes a GPU worker for being idle: its stage may be about to begin."""
+
+    async def target(self) -> int:
+        cluster: Any = self.cluster
+        return int(await super().target()) + int(cluster.count(GPU))  # type: ignore[no-untyped-call]
 
     async def workers_to_close(self, target: int) -> list[str]:
         return [name for name in await super().workers_to_close(target) if not str(name).startswith(GPU)]

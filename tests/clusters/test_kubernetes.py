@@ -170,3 +170,25 @@ def test_submit(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
 def test_tls_is_for_submitted_drivers_alone() -> None:
     with pytest.raises(ClusterError, match="use `camtrap submit`"), spec(security={"secret": "tls"}).open():
         pass
+
+
+def without_environment(manifest: Any) -> Any:
+    """The manifest, less what depends on the versions of Dask and of this package."""
+    if isinstance(manifest, dict):
+        return {
+            key: without_environment(part) for key, part in manifest.items() if key not in ("env", "data")
+        }
+    return [without_environment(part) for part in manifest] if isinstance(manifest, list) else manifest
+
+
+def test_files_beside_the_cluster_file_are_what_it_makes() -> None:
+    cluster, gpu, autoscaler = cluster_manifests(spec(), "camtrap")
+    made = {
+        "cluster.yaml": [cluster, autoscaler],
+        "gpu.yaml": [gpu],
+        "job.yaml": job_manifests(spec(), object_name("my-cameras"), JOB, []),
+    }
+    for name, manifests in made.items():
+        there = list(yaml.safe_load_all((CLUSTER / "kubernetes" / name).read_text()))
+        check(there)
+        assert without_environment(there) == without_environment(manifests), name
