@@ -14,7 +14,7 @@ import yaml
 from support import command, run_of, wait_until
 from support_slurm import Slurm, running_slurm, why_no_slurm
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(420)
 
 CLUSTER = {
     "kind": "slurm",

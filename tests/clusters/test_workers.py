@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -73,26 +74,31 @@ def test_a_worker_that_cannot_see_the_run_folder(started: Started, tmp_path: Pat
 
 
 @needs_root
-def test_a_blind_worker_that_joins_late_is_turned_away(started: Started, tmp_path: Path) -> None:
-    """Its disk is not mounted: it would call each image missing."""
+def test_of_workers_that_join_late_the_fit_ones_take_part(started: Started, tmp_path: Path) -> None:
+    """One without the disk would call each image missing: it is turned away, and the job goes on."""
     run = write_job(tmp_path, images=200, shard_size=1)
     images = tmp_path / "data" / "images"
+    receipts = tmp_path / "run" / "receipts" / "validate"
     address = started.scheduler("--host", "127.0.0.1")
-    started.worker(address)
+    started.worker(address, "--name", "first")
     has_workers(address, 1)
     command = camtrap("validate", tmp_path, "--cluster", address)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
-        receipts = tmp_path / "run" / "receipts" / "validate"
         wait_until(lambda: any(receipts.glob("*/*")))
-        os.kill(driver.pid, signal.SIGSTOP)  # it goes on when the other worker is there
-        started.worker(address, inside=without(images))
-        has_workers(address, 2)
-        os.kill(driver.pid, signal.SIGCONT)
+        driver.send_signal(signal.SIGSTOP)  # it goes on when the others are there
+        started.worker(address, "--name", "late")
+        started.worker(address, "--name", "blind", inside=without(images))
+        has_workers(address, 3)
+        driver.send_signal(signal.SIGCONT)
         said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 0, said
     assert "turned away: worker tcp://127.0.0.1" in said
-    statuses = run.table("manifest").to_table()["status"].to_pylist()
-    assert statuses.count("missing") < 5
+    assert f"in {images} (dataset.images)" in said
+    rows = run.table("manifest").to_table(columns=["file_name", "status"]).to_pylist()
+    assert len(rows) == 200
+    assert not [row for row in rows if row["status"] == "missing" and (images / row["file_name"]).exists()]
+    workers = {json.loads(path.read_text())["worker"].partition("@")[0] for path in receipts.glob("*/*")}
+    assert workers == {"first", "late"}
 
 
 def test_versions_that_differ_are_named_one_by_one(started: Started, tmp_path: Path) -> None:
