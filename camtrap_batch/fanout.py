@@ -21,8 +21,15 @@ from typing import Any, Literal, Protocol
 from distributed import Client, Future, get_worker, span
 from distributed.scheduler import KilledWorker
 
-from camtrap_batch.errors import BrokenPromise, ClusterError, ClusterLost, StorageError, UserError
-from camtrap_batch.fitness import Sight, UnfitWorker, check_here, check_scheduler, unfit_workers
+from camtrap_batch.errors import (
+    BrokenPromise,
+    ClusterError,
+    ClusterLost,
+    StorageError,
+    UnfitWorker,
+    UserError,
+)
+from camtrap_batch.fitness import Sight, check_here, check_scheduler, unfit_workers
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Plan, Receipt, Shard, receipt_path

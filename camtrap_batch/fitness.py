@@ -17,7 +17,7 @@ from typing import Any
 from distributed import Client
 from distributed.versions import get_package_info
 
-from camtrap_batch.errors import ClusterError, StorageError, UserError
+from camtrap_batch.errors import ClusterError, StorageError, UnfitWorker, UserError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.remote import shown
 from camtrap_batch.store.folder import Folder
@@ -32,17 +32,6 @@ _SAME_PATH = "it should be there under the same path or URL as here"
 _PATIENCE_S = 60.0
 
 _seen: set[Sight] = set()
-
-
-class UnfitWorker(ClusterError):
-    """Raised by a task on a worker that can't do it; `address` is the worker's."""
-
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(reason)
-        self.address, self.reason = address, reason
-
-    def __reduce__(self) -> tuple[type[UnfitWorker], tuple[str, str]]:
-        return UnfitWorker, (self.address, self.reason)
 
 
 def check_scheduler(client: Client) -> None:

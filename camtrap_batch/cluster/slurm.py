@@ -254,8 +254,9 @@ def submit_driver(spec: Slurm, job_name: str, script: str) -> Submitted:
         raise ClusterError(f"{logs}: {problem.strerror} (logs)") from None
     done = subprocess.run(["sbatch", "--parsable"], input=script, capture_output=True, text=True, check=False)  # noqa: S607
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ClusterError(f"SLURM refuses the driver's job: {reason}")
+        from camtrap_batch.cluster.started import error_lines
+
+        raise ClusterError(f"SLURM refuses the driver's job: {error_lines(done.stderr)}")
     job_id = done.stdout.strip().partition(";")[0]
     return Submitted(job_id, logs / f"camtrap-{job_name}-{job_id}.log")
 

@@ -116,11 +116,19 @@ def client_of(start: Callable[[], Any], wrong: str) -> Iterator[Client]:
 
 
 def reason_of(problem: BaseException) -> str:
-    """The first line of an exception's text; of a command that failed, the last line that it printed."""
+    """The first line of an exception's text; of a command that failed, what it said."""
     text = str(problem)
-    _, has_output, output = text.partition("stderr:\n")
-    lines = [line.strip() for line in (output.splitlines()[::-1] if has_output else text.splitlines())]
-    return next(filter(None, lines), type(problem).__name__)
+    _, _, said = text.partition("stderr:\n")
+    return error_lines(said) or next(iter(text.splitlines()), "") or type(problem).__name__
+
+
+def error_lines(said: str) -> str:
+    """What a command said on standard error, on one line.
+
+    >>> error_lines("sbatch: error: no such partition\\nsbatch: error: submission failed\\n")
+    'no such partition; submission failed'
+    """
+    return "; ".join(line.rpartition("error: ")[2] for line in said.splitlines() if line.strip())
 
 
 @contextmanager

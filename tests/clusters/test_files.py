@@ -13,13 +13,13 @@ import yaml
 
 from camtrap_batch import fitness
 from camtrap_batch.cli import main
-from camtrap_batch.cluster import KINDS, Slurm, kubernetes, load_cluster, settings, slurm
+from camtrap_batch.cluster import KINDS, Slurm, kubernetes, load_cluster, settings, slurm, started
 from camtrap_batch.errors import ClusterError
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 
 
-@pytest.mark.parametrize("module", [fitness, kubernetes, settings, slurm])
+@pytest.mark.parametrize("module", [fitness, kubernetes, settings, slurm, started])
 def test_examples_in_the_documentation(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted

@@ -142,7 +142,7 @@ def test_what_slurm_refuses_is_said_in_a_line(slurm: Slurm, undisturbed: Path, t
     (tmp_path / "slurm.yaml").write_text(yaml.safe_dump(cluster))
     refused = submit(slurm, tmp_path)
     assert refused.returncode == 2
-    assert "invalid partition" in refused.stderr
+    assert "invalid partition specified: nowhere" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
     cluster = {**CLUSTER, "cpu": {"workers": 1, "partition": "nowhere"}}
@@ -157,5 +157,5 @@ def test_what_slurm_refuses_is_said_in_a_line(slurm: Slurm, undisturbed: Path, t
         timeout=60,
     )
     assert refused.returncode == 2, refused
-    assert "invalid partition" in refused.stderr
+    assert "invalid partition specified: nowhere" in refused.stderr
     assert refused.stderr.count("\n") == 1
