@@ -102,6 +102,7 @@ class ClusterHandle:
 def open_cluster(spec: Cluster) -> Iterator[Client]:
     """A client of the cluster that `spec` describes; what was started for it ends with the block."""
     import dask
+    import distributed  # noqa: F401 - its defaults, read inside the block, would go with it
 
     with dask.config.set({**SETTINGS, **tls_settings(spec.security)}), _quiet(), spec.open() as client:
         yield client
