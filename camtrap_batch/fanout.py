@@ -257,6 +257,7 @@ class _FanOut:
             while self._fill_window() or self.in_flight:
                 for attempt, future in self._wait():
                     self._settle(attempt, future)
+                self._look_at_workers()
             self.outcome.interrupted = self.stop.is_set() and bool(self.todo or self.alone)
         finally:
             # On the way out by an exception: what has not begun shall not begin.
@@ -309,7 +310,6 @@ class _FanOut:
                 key = self.ended.get_nowait()
                 if key in self.in_flight:
                     ended.append(self.in_flight.pop(key))
-        self._look_at_workers()
         killed = [(future, attempt) for future, attempt in ended if _is_killed(future)]
         blamed: dict[str, _Attempt] = {}
         for future, attempt in killed:
@@ -367,6 +367,13 @@ class _FanOut:
                 self._done(attempt.shard, receipt)
         elif status == "error":
             self._count_error(attempt, future.exception())
+        elif status in ("lost", "pending"):
+            # The worker that held the receipt died before it could be fetched: Dask runs the task again,
+            # which finds the receipt in the run folder. (A callback would be called at once.)
+            key = str(future.key)
+            self.in_flight[key] = (future, attempt)
+            threading.Timer(_POLL_S, self.ended.put, [key]).start()
+            return
         else:
             raise ClusterLost(f"the connection to the scheduler is lost; {_RUN_AGAIN}")
         future.release()

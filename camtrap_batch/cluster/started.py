@@ -33,12 +33,14 @@ class StartedCluster(SpecCluster):
     ----------
     workers : worker specs by name; the first CPU worker's is that of all that are added
     adapt : bounds of the number of CPU worker processes; None: it stays as it is
-    keep : whether a worker (or a group of them, one SLURM job) that has ended is replaced
+    keep : whether a worker (or a group of them, one SLURM job) that has ended is replaced; else its nanny,
+        which is still there, starts it again
     """
 
     def __init__(
         self, workers: dict[str, Any], scheduler: dict[str, Any], adapt: Adapt | None = None, *, keep: bool
     ) -> None:
+        self._keep = keep
         one = next((spec for name, spec in workers.items() if name.startswith(CPU)), None)
         super().__init__(  # type: ignore[no-untyped-call]
             workers=workers, scheduler=scheduler, worker=one, name="camtrap", silence_logs=logging.CRITICAL
@@ -65,6 +67,9 @@ class StartedCluster(SpecCluster):
         return f"{CPU}-{worker_number}"
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
+        if not self._keep:  # on a busy machine, a nanny needs longer than SpecCluster is willing to wait
+            super(SpecCluster, self)._update_worker_status(op, msg)  # type: ignore[no-untyped-call]
+            return
         if op == "remove":
             name = str(self.scheduler_info["workers"][msg]["name"])
             owner = next((key for key, spec in self.worker_spec.items() if name in _members(key, spec)), None)
@@ -88,7 +93,11 @@ class _CpuAdaptive(Adaptive):
         return int(await super().target()) + int(cluster.count(GPU))  # type: ignore[no-untyped-call]
 
     async def workers_to_close(self, target: int) -> list[str]:
-        return [name for name in await super().workers_to_close(target) if not str(name).startswith(GPU)]
+        cluster: Any = self.cluster
+        # As many more as there are GPU workers, which may be all that the scheduler would name.
+        found = await super().workers_to_close(max(0, target - cluster.count(GPU)))
+        names = [name for name in found if not str(name).startswith(GPU)]
+        return names[: max(0, len(self.observed) - target)]
 
 
 def _members(name: str, spec: dict[str, Any]) -> set[str]:
