@@ -236,8 +236,8 @@ class _FanOut:
         self.submitted = 0
         self.charged: set[str] = set()
         self.known: set[str] = set()
+        self.turned_away: set[str] = set()
         self.sight = Sight.make(work.folder, plan.path, work.image_root)
-        self.turned_away = 0
         self.resources: dict[str, float] | None = None
         self.looked_at = 0.0
         self.last_seen = time.monotonic()
@@ -414,14 +414,16 @@ class _FanOut:
         return unfit_workers(self.client, new, self.sight)
 
     def _turn_away(self, worker: str, reason: str) -> None:
-        self.turned_away += 1
-        if self.turned_away >= _UNFIT_BEFORE_GIVING_UP:
+        if worker in self.turned_away:  # several of its tasks say so
+            return
+        self.turned_away.add(worker)
+        if len(self.turned_away) >= _UNFIT_BEFORE_GIVING_UP:
             raise ClusterError(reason)
         self.observe(WorkerTurnedAway(worker, reason))
         self.client.retire_workers([worker], close_workers=True)
 
     def _done(self, shard: Shard, receipt: Receipt) -> None:
-        self.turned_away = 0
+        self.turned_away.clear()
         self.outcome.receipts[shard.id] = receipt
         self.observe(ShardDone(shard, receipt))
 

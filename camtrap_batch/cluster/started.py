@@ -1,7 +1,7 @@
-"""Clusters that the driver starts itself, and ends: kinds local, ssh and slurm.
+"""Clusters that the driver starts itself, and ends.
 
-They differ in the class that starts a worker. All are a `SpecCluster`, which holds workers of several kinds,
-each under a name that begins with its group (`cpu-0`, `gpu-0`).
+Kinds local, ssh and slurm differ in the class that starts a worker. All are a `SpecCluster`, which holds
+workers of several kinds, each under a name that begins with its group (`cpu-0`, `gpu-0`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from distributed import Client, SpecCluster
 from distributed.deploy.adaptive import Adaptive
 
 from camtrap_batch.cluster.sections import Adapt
-from camtrap_batch.errors import ClusterError
+from camtrap_batch.errors import CamtrapError, ClusterError
 
 CPU, GPU = "cpu", "gpu"
 
@@ -113,7 +113,9 @@ def client_of(start: Callable[[], Any], wrong: str) -> Iterator[Client]:
     with _without_ctrl_c():
         try:
             started = start()
-        except (RuntimeError, OSError, ValueError, AssertionError) as problem:
+        except CamtrapError:
+            raise
+        except Exception as problem:  # of the system, ssh, SLURM or Kubernetes, each with a tree of its own
             raise ClusterError(f"{wrong}: {reason_of(problem)}") from None
     try:
         with started as cluster, Client(cluster, set_as_default=False) as client:
