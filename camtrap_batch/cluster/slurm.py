@@ -143,14 +143,15 @@ class Slurm(Cluster):
     def worker_specs(self) -> dict[str, Any]:
         """A SLURM job for each entry, as `SpecCluster` takes them."""
         from dask.utils import format_bytes, parse_bytes
-        from dask_jobqueue.slurm import SLURMJob
+
+        from camtrap_batch.cluster.slurmjob import WorkerJob
 
         specs = {}
         for name, group in {"CPU": self.cpu, "GPU": self.gpu}.items():
             workers = self.adapt.min if self.adapt and name == "CPU" else group.workers
             resource = group.threads if name == "CPU" else 1
             spec = {
-                "cls": SLURMJob,
+                "cls": WorkerJob,
                 "options": {
                     "queue": group.partition,
                     "account": self.account,
