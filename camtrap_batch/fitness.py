@@ -62,7 +62,8 @@ class Sight:
     def make(cls, folder: Folder, file: str, images: ImageRoot | None) -> Sight:
         entry = None
         if images is not None and Path(images.url).is_dir():
-            entry = next((found.name for found in os.scandir(images.url)), None)
+            with os.scandir(images.url) as entries:
+                entry = next((found.name for found in entries), None)
         return cls(folder, file, images, entry)
 
     def missing(self) -> str:
