@@ -34,7 +34,7 @@ import psutil
 import simplejpeg
 from PIL import Image
 
-from camtrap_batch.cluster import _SETTINGS as SETTINGS
+from camtrap_batch.cluster import SETTINGS
 
 IMAGES, LOCATIONS, SEQUENCES, CATEGORIES = 1_369_991, 3_911, 179_579, 676
 CORES = len(os.sched_getaffinity(0))

@@ -27,8 +27,8 @@ def run_of(folder: Path) -> Run:
     return open_run(Job.load(folder / "job.yaml"))
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+def wait_until(condition: Callable[[], bool], patience: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)

@@ -322,6 +322,11 @@ class InferShard:
     def tables(self) -> tuple[str, ...]:
         return ("predictions", "detections") if self.rules else ("predictions",)
 
+    @property
+    def image_root(self) -> ImageRoot | None:
+        # Boxes that are small in a thumbnail are cut out of the original.
+        return None if self.use_thumbnails and not self.rules else self.root
+
     def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
         started = time.monotonic()
         rows = unpack(payload)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from camtrap_batch.errors import Interrupted, ShardsFailed
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.model.info import OBSERVED
 from camtrap_batch.stages.context import Context, shard_id
 from camtrap_batch.stages.rows import pack, unpack
@@ -98,6 +99,10 @@ class CheckPrecision:
     @property
     def plan(self) -> tuple[str, str]:
         return self.work.plan
+
+    @property
+    def image_root(self) -> ImageRoot | None:
+        return self.work.image_root
 
     def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
         from camtrap_batch.model.agreement import choose

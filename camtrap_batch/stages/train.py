@@ -131,6 +131,10 @@ class TrainShard:
     job: str
     divisible: ClassVar[bool] = False
 
+    @property
+    def image_root(self) -> ImageRoot | None:
+        return None if self.use_thumbnails else self.root
+
     def run(self, shard: Shard, payload: None, worker: str) -> Receipt:
         # Not on the driver, which may have no torch.
         import torch
