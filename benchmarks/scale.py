@@ -34,7 +34,7 @@ import psutil
 import simplejpeg
 from PIL import Image
 
-from camtrap_batch.cluster import _SETTINGS as SETTINGS
+from camtrap_batch.cluster import SETTINGS
 
 IMAGES, LOCATIONS, SEQUENCES, CATEGORIES = 1_369_991, 3_911, 179_579, 676
 CORES = len(os.sched_getaffinity(0))
@@ -254,10 +254,12 @@ def wait_for(is_there: Any, what: str, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def report_losses(report: Report, run_folder: Path, began: float, seconds: float) -> None:
+def report_losses(
+    report: Report, run_folder: Path, began: float, seconds: float, stage: str = "validate"
+) -> None:
     """The share of the wall-clock that went to anything but shards, and to what."""
     events = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
-    mine = [event for event in events if event.get("stage") == "validate"]
+    mine = [event for event in events if event.get("stage") == stage]
     done = [event for event in mine if event["event"] == "shard done"]
     work = sum(event["seconds"]["total"] for event in done)
     planned, last, committed = (

@@ -4,6 +4,7 @@ CamtrapError
 ├── UserError              exit code 2: a file or the command line is wrong; nothing was written
 │   ├── JobError               the job file, or a value set with --set
 │   ├── ClusterError           the cluster file, the scheduler's address, a missing kind of worker
+│   │   └── UnfitWorker            a worker with other versions, or one that can't see images or run folder
 │   ├── InputError             metadata, image folder or camera table: not there, or not what it should be
 │   └── MissingExtra           a package of an optional extra is not installed
 ├── StageError             exit code 1: a stage could not be finished
@@ -38,6 +39,17 @@ class JobError(UserError):
 
 class ClusterError(UserError):
     pass
+
+
+class UnfitWorker(ClusterError):
+    """`address` is the worker's."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(reason)
+        self.address, self.reason = address, reason
+
+    def __reduce__(self) -> tuple[type[UnfitWorker], tuple[str, str]]:
+        return UnfitWorker, (self.address, self.reason)
 
 
 class InputError(UserError):

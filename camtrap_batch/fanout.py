@@ -21,7 +21,16 @@ from typing import Any, Literal, Protocol
 from distributed import Client, Future, get_worker, span
 from distributed.scheduler import KilledWorker
 
-from camtrap_batch.errors import BrokenPromise, ClusterError, ClusterLost, StorageError, UserError
+from camtrap_batch.errors import (
+    BrokenPromise,
+    ClusterError,
+    ClusterLost,
+    StorageError,
+    UnfitWorker,
+    UserError,
+)
+from camtrap_batch.fitness import Sight, check_here, check_scheduler, unfit_workers
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Plan, Receipt, Shard, receipt_path
 
@@ -31,6 +40,7 @@ TASKS_PER_THREAD = 3
 LOSSES_BEFORE_HALVING = 3
 ERRORS_BEFORE_FAILED = 3
 LOSSES_ALONE_BEFORE_CRASHED = 2
+_UNFIT_BEFORE_GIVING_UP = 20  # one after the other, with no shard done between them
 _POLL_S = 0.5
 _LOOK_AT_WORKERS_S = 5.0
 _LAST_ERRORS_ARRIVE_S = 0.2
@@ -50,6 +60,10 @@ class Work(Protocol):
     @property
     def divisible(self) -> bool:
         """Whether half a shard makes sense."""
+
+    @property
+    def image_root(self) -> ImageRoot | None:
+        """Where it opens images, if it does: each worker has to see it."""
 
     def run(self, shard: Shard, payload: Any, worker: str) -> Receipt:
         """Do the shard, on a worker."""
@@ -93,7 +107,15 @@ class ImageCrashed:
     shard: Shard
 
 
-Event = ShardDone | ShardLost | ShardHalved | ShardErred | ImageCrashed
+@dataclass(frozen=True)
+class WorkerTurnedAway:
+    """A worker that joined later is not fit for the work (see `fitness`), and was sent away."""
+
+    worker: str
+    reason: str
+
+
+Event = ShardDone | ShardLost | ShardHalved | ShardErred | ImageCrashed | WorkerTurnedAway
 
 
 @dataclass
@@ -153,7 +175,8 @@ def fan_out(
     Raises
     ------
     ClusterError
-        No worker offers `need`.
+        No worker offers `need`, or one of those that do runs other versions, or does not see the images or
+        the run folder.
     ClusterLost
         The scheduler went away, or all workers of the kind did.
     StorageError, UserError, BrokenPromise
@@ -212,6 +235,9 @@ class _FanOut:
         self.window = 0
         self.submitted = 0
         self.charged: set[str] = set()
+        self.known: set[str] = set()
+        self.turned_away: set[str] = set()
+        self.sight = Sight.make(work.folder, plan.path, work.image_root)
         self.resources: dict[str, float] | None = None
         self.looked_at = 0.0
         self.last_seen = time.monotonic()
@@ -222,11 +248,16 @@ class _FanOut:
             return self.outcome
         threads, self.resources = require_workers(self.client, self.need, self.wait_s)
         self.window = threads * TASKS_PER_THREAD
+        self.plan.freeze(self.work.folder)  # each worker has to see it there
+        check_scheduler(self.client)
+        for reason in self._unfit_among(self._offering()).values():
+            raise ClusterError(reason)
         self.looked_at = self.last_seen = time.monotonic()
         try:
             while self._fill_window() or self.in_flight:
                 for attempt, future in self._wait():
                     self._settle(attempt, future)
+                self._look_at_workers()
             self.outcome.interrupted = self.stop.is_set() and bool(self.todo or self.alone)
         finally:
             # On the way out by an exception: what has not begun shall not begin.
@@ -254,6 +285,7 @@ class _FanOut:
                 self.work,
                 shard,
                 self.payload(shard),
+                self.sight,
                 key=key,
                 pure=False,
                 resources=self.resources,
@@ -278,7 +310,6 @@ class _FanOut:
                 key = self.ended.get_nowait()
                 if key in self.in_flight:
                     ended.append(self.in_flight.pop(key))
-        self._look_at_workers()
         killed = [(future, attempt) for future, attempt in ended if _is_killed(future)]
         blamed: dict[str, _Attempt] = {}
         for future, attempt in killed:
@@ -336,11 +367,22 @@ class _FanOut:
                 self._done(attempt.shard, receipt)
         elif status == "error":
             self._count_error(attempt, future.exception())
+        elif status in ("lost", "pending"):
+            # The worker that held the receipt died before it could be fetched: Dask runs the task again,
+            # which finds the receipt in the run folder. (A callback would be called at once.)
+            key = str(future.key)
+            self.in_flight[key] = (future, attempt)
+            threading.Timer(_POLL_S, self.ended.put, [key]).start()
+            return
         else:
             raise ClusterLost(f"the connection to the scheduler is lost; {_RUN_AGAIN}")
         future.release()
 
     def _count_error(self, attempt: _Attempt, problem: BaseException) -> None:
+        if isinstance(problem, UnfitWorker):
+            self._turn_away(problem.address, problem.reason)
+            self.todo.append(attempt)
+            return
         if isinstance(problem, StorageError | UserError | BrokenPromise):
             raise problem
         attempt.errors += 1
@@ -355,7 +397,33 @@ class _FanOut:
         self.outcome.failed[attempt.shard.id] = reason
         self.observe(ShardErred(attempt.shard, reason, final=True))
 
+    def _offering(self) -> set[str]:
+        """Addresses of the workers that may be given a shard."""
+        workers = _workers(self.client)
+        return {
+            address
+            for address, info in workers.items()
+            if self.resources is None or info["resources"].get(self.need)
+        }
+
+    def _unfit_among(self, workers: set[str]) -> dict[str, str]:
+        """Those of `workers` that can't do the work, with the reason; none is looked at twice."""
+        new, self.known = workers - self.known, workers
+        if not new:
+            return {}
+        return unfit_workers(self.client, new, self.sight)
+
+    def _turn_away(self, worker: str, reason: str) -> None:
+        if worker in self.turned_away:  # several of its tasks say so
+            return
+        self.turned_away.add(worker)
+        if len(self.turned_away) >= _UNFIT_BEFORE_GIVING_UP:
+            raise ClusterError(reason)
+        self.observe(WorkerTurnedAway(worker, reason))
+        self.client.retire_workers([worker], close_workers=True)
+
     def _done(self, shard: Shard, receipt: Receipt) -> None:
+        self.turned_away.clear()
         self.outcome.receipts[shard.id] = receipt
         self.observe(ShardDone(shard, receipt))
 
@@ -376,13 +444,16 @@ class _FanOut:
         else:
             self.last_seen = now
             self.window = threads * TASKS_PER_THREAD
+            for worker, reason in self._unfit_among(self._offering()).items():
+                self._turn_away(worker, reason)
 
 
-def _run_shard(work: Work, shard: Shard, payload: Any) -> Receipt:
+def _run_shard(work: Work, shard: Shard, payload: Any, sight: Sight) -> Receipt:
     """The task. A shard that was done by a try whose answer got lost is not done again."""
     try:
         return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
     except FileNotFoundError:
+        check_here(get_worker().address, sight)
         return work.run(shard, payload, str(get_worker().name))
 
 

@@ -35,6 +35,14 @@ Place = Annotated[str, AfterValidator(_place)]
 """A path or a URL."""
 
 
+_INPUTS = {
+    "dataset": ("metadata", "images", "cameras"),
+    "infer": ("detections",),
+    "events": ("taxonomy", "species", "regions"),
+}
+"""Keys, by section, of what a job reads and never changes; a relative path is from the job file's folder."""
+
+
 class Location(Section):
     level: int | None = Field(
         None, ge=0, description="folder level that names the camera location, 0 = the first"
@@ -140,7 +148,8 @@ class Empty(Section):
 class Split(Section):
     by: Literal["location", "random"] = Field(
         "location",
-        description="location: no camera on two sides; random: the notebook's split by image, leaky",
+        description="location: no camera, sequence or duplicate on two sides; random: the notebook's split "
+        "by image, leaky",
     )
     valid: Fraction = Field(0.2, description="part of the selected images to validate on")
     test: Fraction = Field(0.0, description="part of the selected images to test on")
@@ -161,6 +170,12 @@ class Select(Section):
     statuses: list[str] = Field(list(USABLE), min_length=1, description="statuses of images to train on")
     drop: list[str] = Field(
         default_factory=list, description="kinds of findings whose images are not trained on; none by default"
+    )
+    max_per_class: int | None = Field(
+        None, ge=2, description="most images of a class; the rest is dropped at random; default: all"
+    )
+    max_per_location: int | None = Field(
+        None, ge=1, description="most images of a location; the rest is dropped at random; default: all"
     )
     split: Split = Field(default_factory=Split, description="how images are divided")
     seed: Seed = Field(42, description="seed of the thinning and of the split")
@@ -192,6 +207,16 @@ class Train(Section):
     batch: int = Field(64, ge=1, description="images per training step")
     lr: float | Literal["find"] = Field("find", description="learning rate, or find: search one first")
 
+    balance: Literal["sampling", "weights", "none"] = Field(
+        "sampling",
+        description="rare classes: sampling shows them more often, weights has their loss count more",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop after so many epochs without a smaller valid loss, keep the best; default: never",
+    )
+
     @field_validator("lr")
     @classmethod
     def _positive(cls, value: float | str) -> float | str:
@@ -211,7 +236,26 @@ class Infer(Section):
     min_confidence: Fraction = Field(
         0.5, description="a sequence below it is uncertain, or has the label of a group (events.taxonomy)"
     )
-    detections: None = Field(None, description="reserved for animal boxes; not used yet")
+    shard_size: int = Field(
+        256, ge=1, le=10_000, description="most images in one shard, that is in one Dask task"
+    )
+    precision: Literal["auto", "float32"] = Field(
+        "auto",
+        description="auto: the fastest that gives float32's labels on a sample (99.5 %); float32: exact",
+    )
+    detections: Place | None = Field(
+        None, description="MegaDetector results: file or URL, relative to the job file; crops are classified"
+    )
+    detection_threshold: Fraction = Field(0.2, description="a box with less confidence does not count")
+    animal_category: str = Field("animal", description="the detector's category whose boxes are classified")
+    repeat_frames: int = Field(
+        50,
+        ge=0,
+        description="images of a camera with the same box that make it a repeat; 0: none are looked for",
+    )
+    repeat_iou: float = Field(
+        0.9, ge=0.5, le=1, strict=False, description="overlap (intersection over union) of the same box"
+    )
 
 
 class Events(Section):
@@ -256,6 +300,9 @@ class Events(Section):
 
 class Publish(Section):
     target: str = Field("locations.gpkg", description="GeoPackage; relative: in the run folder")
+    portal: str | None = Field(
+        None, description="ArcGIS portal, an https:// URL; `camtrap model publish` puts the model there"
+    )
 
     @field_validator("target")
     @classmethod
@@ -329,29 +376,20 @@ class Job(Section):
     ) -> Job:
         """The job in the mapping `content`; relative paths in it are taken from the folder `base`."""
         job = parse(cls, content, where, lines or {}, JobError)
-        weights, model = job.train.weights, job.infer.model
-        dataset = job.dataset.model_copy(
-            update={
-                key: _absolute(getattr(job.dataset, key), base) for key in ("metadata", "images", "cameras")
-            }
-        )
-        train = job.train.model_copy(
-            update={"weights": weights if weights in ("imagenet", "none") else _absolute(weights, base)}
-        )
-        infer = job.infer.model_copy(
-            update={"model": model if _MODEL_ID.fullmatch(model) else _absolute(model, base)}
-        )
-        events = job.events.model_copy(
-            update={
-                key: _absolute(place, base)
-                for key in ("taxonomy", "species", "regions")
-                if isinstance(place := getattr(job.events, key), str)
-            }
-        )
-        output = _absolute(job.output, Path.cwd())
-        job = job.model_copy(
-            update={"dataset": dataset, "train": train, "infer": infer, "events": events, "output": output}
-        )
+        files = {
+            name: [key for key in keys if isinstance(getattr(getattr(job, name), key), str)]
+            for name, keys in _INPUTS.items()
+        }
+        if job.train.weights not in ("imagenet", "none"):
+            files["train"] = ["weights"]
+        if not _MODEL_ID.fullmatch(job.infer.model):
+            files["infer"].append("model")
+        sections = {
+            name: section.model_copy(update={key: _absolute(getattr(section, key), base) for key in keys})
+            for name, keys in files.items()
+            if (section := getattr(job, name))
+        }
+        job = job.model_copy(update={**sections, "output": _absolute(job.output, Path.cwd())})
         _check_places(job, where)
         return job
 
@@ -368,30 +406,19 @@ class Job(Section):
 
     def input_at(self, path: str) -> str | None:
         """The key of the input that a path or URL is, or is inside of; None where it is neither."""
-        inputs = {
-            f"{name}.{key}": getattr(section, key)
-            for name, section, keys in (
-                ("dataset", self.dataset, ("metadata", "images", "cameras")),
-                ("events", self.events, ("taxonomy", "species", "regions")),
-            )
-            for key in keys
-        }
-        places = ((key, place) for key, place in inputs.items() if isinstance(place, str))
-        return next((key for key, place in places if _is_inside(path, place)), None)
+        for name, keys in _INPUTS.items():
+            for key in keys:
+                place = getattr(getattr(self, name), key)
+                if isinstance(place, str) and _is_inside(path, place):
+                    return f"{name}.{key}"
+        return None
 
     def to_yaml(self) -> str:
         """The whole job with its defaults, as a job file; URLs are without the signature they may have."""
         content = self.model_dump(by_alias=True)
-        content["dataset"] |= {
-            key: shown(place)
-            for key in ("metadata", "images", "cameras")
-            if (place := content["dataset"][key])
-        }
-        content["events"] |= {
-            key: shown(place)
-            for key in ("taxonomy", "species", "regions")
-            if isinstance(place := content["events"][key], str)
-        }
+        for name, keys in _INPUTS.items():
+            section = content[name]
+            section |= {key: shown(section[key]) for key in keys if isinstance(section[key], str)}
         return write_yaml(content)
 
 

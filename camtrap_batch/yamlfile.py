@@ -1,6 +1,6 @@
 """YAML files as pydantic models, with errors that name file, line, key and what is possible.
 
-Used by `job.py` (what to process) and `cluster.py` (where to run).
+Used by `job.py` (what to process) and `cluster` (where to run).
 """
 
 from __future__ import annotations
@@ -43,13 +43,24 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that `_Loader`, or any reader of YAML 1.1, would take for a number."""
+    """Quotes text that `_Loader`, or any reader of YAML 1.1, would take for a number; makes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 _Loader.add_implicit_resolver(_INT, _INT_FORM, list("-+0123456789"))
 _Loader.add_implicit_resolver(_FLOAT, _FLOAT_FORM, list("-+.0123456789"))
 _Loader.add_constructor(_INT, lambda _, node: int(node.value))
 _Dumper.add_implicit_resolver(_FLOAT, _FLOAT_FORM, list("-+.0123456789"))
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    """Text of several lines as lines."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def write_yaml(content: Any, **style: Any) -> str:

@@ -27,8 +27,8 @@ def run_of(folder: Path) -> Run:
     return open_run(Job.load(folder / "job.yaml"))
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+def wait_until(condition: Callable[[], bool], patience: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
@@ -52,18 +52,22 @@ class Processes:
         )
         wait_until(lambda: file.exists() and bool(file.read_text().strip()))
         self.address = json.loads(file.read_text())["address"]
-        self.workers = [
-            self._dask(
-                "worker",
-                self.address,
-                "--nthreads", "1",
-                "--resources", resources,
-                *(part for name in ("camtrap_batch.worker", *self.preloads) for part in ("--preload", name)),
-                "--no-dashboard",
-                "--local-directory", str(self.folder),
-            )
-            for resources in ("CPU=1", "CPU=1", "GPU=1")
-        ]  # fmt: skip
+        self.workers = []
+        for resources in ("CPU=1", "CPU=1", "GPU=1"):
+            self.add_worker(resources)
+
+    def add_worker(self, resources: str) -> None:
+        """Start one more worker; its number in `worker_process` is the next one."""
+        worker = self._dask(
+            "worker",
+            self.address,
+            "--nthreads", "1",
+            "--resources", resources,
+            *(part for name in ("camtrap_batch.worker", *self.preloads) for part in ("--preload", name)),
+            "--no-dashboard",
+            "--local-directory", str(self.folder),
+        )  # fmt: skip
+        self.workers.append(worker)
 
     def _dask(self, command: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"dask-{len(self.started)}.log").open("wb") as log:

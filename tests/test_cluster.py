@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from distributed import Client
+from support import wait_until
 
-from camtrap_batch.cluster import Address, ClusterHandle, Local, load_cluster, open_cluster
+from camtrap_batch.cluster import Adapt, Address, ClusterHandle, Local, Workers, load_cluster, open_cluster
 from camtrap_batch.errors import ClusterError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -35,7 +37,7 @@ def test_an_address_is_a_cluster() -> None:
 def test_mistakes_are_named(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     assert wrong(path, "kind: locl").startswith(
-        "cluster.yaml:1: kind: 'locl' is not possible; did you mean 'local'? possible: address, local"
+        "cluster.yaml:1: kind: 'locl' is not possible; did you mean 'local'? possible: address, "
     )
     assert "cpu.worker: unknown key; did you mean 'workers'?" in wrong(path, "kind: local\ncpu: {worker: 3}")
     assert "should be an amount of memory" in wrong(path, "cpu: {memory: much}")
@@ -109,3 +111,30 @@ def test_ctrl_c_is_not_for_workers(client: Client) -> None:
 
     assert all(client.run(is_blocked).values())
     assert not is_blocked()
+
+
+def test_cpu_workers_start_by_need_and_the_gpu_worker_stays() -> None:
+    spec = Local(
+        cpu=Workers(memory="500MB"),
+        gpu=Workers(workers=1, memory="500MB"),
+        adapt=Adapt(min=1, max=2),
+        dashboard="127.0.0.1:0",
+    )
+    with open_cluster(spec) as client:
+
+        def names() -> list[str]:
+            return sorted(info["name"] for info in client.scheduler_info(n_workers=-1)["workers"].values())
+
+        wait_until(lambda: names() == ["cpu-0", "gpu-0"])
+        work = client.map(time.sleep, [1.0] * 14, pure=False, resources={"CPU": 1})
+        wait_until(lambda: names() == ["cpu-0", "cpu-1", "gpu-0"])
+        client.cancel(work)
+        wait_until(lambda: len(names()) == 2)
+        assert "gpu-0" in names()
+
+
+def test_adapt_takes_one_worker_at_least() -> None:
+    with pytest.raises(ValueError, match="min 3 is above max 2"):
+        Adapt(min=3, max=2)
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        Adapt(min=0, max=2)

@@ -32,6 +32,7 @@ class Toy:
     raises: frozenset[int] = frozenset()
     disk_full: frozenset[int] = frozenset()
     divisible: ClassVar[bool] = True
+    image_root: ClassVar[None] = None
 
     def run(self, shard: Shard, payload: Any, worker: str) -> Receipt:
         started = time.monotonic()

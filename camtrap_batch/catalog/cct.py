@@ -6,26 +6,20 @@ counted in the catalog's notes, and only what would lose or confuse images is re
 
 from __future__ import annotations
 
-import codecs
 import gc
-import io
-import mmap
-import zipfile
-import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated, Any
 
-import fsspec
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from fsspec.implementations.local import LocalFileOpener
 
+from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog, text
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import EMPTY
@@ -181,7 +175,7 @@ def _numbered(images: _Ids, marked: _Ids) -> tuple[npt.NDArray[np.int64], npt.ND
 
 
 def _decode(path: str) -> _File:
-    data = _read(path)
+    data = read_json(path, "dataset.metadata")
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects are made, and none becomes garbage
     try:
@@ -193,47 +187,6 @@ def _decode(path: str) -> _File:
     finally:
         if collecting:
             gc.enable()
-
-
-def _read(path: str) -> bytes | mmap.mmap:
-    try:
-        with fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None) as file:
-            if not path.endswith(".zip") and _is_plain(file):
-                # No second copy of what the system keeps in memory anyway: a third of a second in 587 MB.
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            data: bytes = file.read().removeprefix(codecs.BOM_UTF8)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file (dataset.metadata)") from None
-    except (EOFError, zlib.error) as problem:
-        raise InputError(f"{path}: damaged gzip file: {problem}") from None
-    except Exception as problem:  # clients of object stores have errors of their own
-        raise InputError(f"{path}: can't be read (dataset.metadata): {problem}") from None
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        if path.endswith(".zip"):
-            raise InputError(f"{path}: not a zip file, or one that is cut off")
-        return data
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            inside = [
-                name for name in archive.namelist() if name.endswith(".json") and "__MACOSX" not in name
-            ]
-            if len(inside) != 1:
-                raise InputError(f"{path}: should hold one .json file, it holds {len(inside)}")
-            return archive.read(inside[0]).removeprefix(codecs.BOM_UTF8)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as problem:
-        raise InputError(f"{path}: damaged zip file: {problem}") from None
-    except (RuntimeError, NotImplementedError) as problem:  # encrypted, or packed in a way Python can't
-        raise InputError(f"{path}: can't be unpacked: {problem}") from None
-
-
-def _is_plain(file: Any) -> bool:
-    """Whether an open file is on this machine, and JSON from its first byte on."""
-    if not isinstance(file, LocalFileOpener):
-        return False
-    start = file.read(3)
-    is_zip = zipfile.is_zipfile(file)
-    file.seek(0)
-    return bool(start) and start != codecs.BOM_UTF8 and not is_zip
 
 
 def _names(categories: list[_Category], path: str) -> dict[int, str]:

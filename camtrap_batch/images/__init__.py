@@ -2,7 +2,7 @@
 
 `root` lists and reads files: of a folder on `disk`, in a `bucket`, on the `web`, or of an `archive` in any of
 these. `kinds` looks at their first bytes, `decode` and `exif` at the rest; `pixels` works on small pictures,
-`judge` puts the verdict on one image together, `reading` judges many.
+`judge` puts the verdict on one image together, `reading` reads and judges many.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from camtrap_batch.images.decode import decode_upright
 from camtrap_batch.images.judge import Limits, Verdict, judge
 from camtrap_batch.images.pixels import Thumbnail
-from camtrap_batch.images.reading import judge_files
+from camtrap_batch.images.reading import judge_files, read_files
 from camtrap_batch.images.root import ImageRoot
 from camtrap_batch.images.source import Listing, is_unsafe
 
@@ -24,4 +24,5 @@ __all__ = [
     "is_unsafe",
     "judge",
     "judge_files",
+    "read_files",
 ]

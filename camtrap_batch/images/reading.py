@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from camtrap_batch.images.decode import one_line
 from camtrap_batch.images.judge import Limits, Verdict, judge
@@ -53,6 +53,20 @@ def judge_files(
     finally:
         ahead.close()
     return verdicts
+
+
+def read_files(root: ImageRoot, file_names: Sequence[str], limits: Limits) -> Iterator[bytes | Verdict]:
+    """The bytes of each file, in order, or the verdict where there are none; read ahead as in `judge_files`.
+
+    Raises what reading raised that is no fault of a single file: credentials that are missing, say.
+    """
+    n = len(file_names)
+    ahead = _ReadAhead(root, file_names, limits, [-1] * n, [None] * n)
+    try:
+        for place in range(n):
+            yield ahead.take(place)
+    finally:
+        ahead.close()
 
 
 class _Decoder:

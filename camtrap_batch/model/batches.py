@@ -13,11 +13,17 @@ from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.model.device import Normalise
 from camtrap_batch.model.pixels import Decoder, ahead
 
-_FLIP, _GREY = 0.5, 0.15
+_FLIP, _INFRARED, _BANNER = 0.5, 0.15, 0.3
+_FALLOFF = 0.6  # most of the light that is missing in the corners of a picture taken by an infrared flash
+_AT_BOTTOM = 0.8  # of the strips with date and temperature, the others are at the top
+_STRIP = 0.03, 0.12  # their height, of the frame's
 _ROTATE, _SHIFT = 0.15, 0.08  # radians; part of the half frame
 _NEAREST, _FARTHEST = 0.85, 1.12  # how much of the frame is seen, on each axis
 _CONTRAST, _BRIGHTNESS = 0.25, 38.0  # factor and its inverse; of 255
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG and Pillow have it
+
+IGNORED = -100
+"""In place of a class: the image counts for nothing (torch's default)."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -27,6 +33,8 @@ class TrainBatches:
 
     With equal weights each image comes exactly once. Else images are drawn by systematic resampling: an image
     with k times the mean weight comes k times, rounded up or down, never by luck much more or less.
+
+    What is random in a pass depends on the seed and the number of the pass alone.
 
     Parameters
     ----------
@@ -44,6 +52,10 @@ class TrainBatches:
         From pixels to the network's input.
     seed
         Of order and augmentation.
+    blocks, window
+        Shape (n,) and a number: as in `Samples`. The order is random within a window that moves over blocks.
+    part, parts
+        Which part of each batch to give, of how many: the others are another process's.
     """
 
     def __init__(
@@ -55,6 +67,11 @@ class TrainBatches:
         batch: int,
         normalise: Normalise,
         seed: int,
+        *,
+        blocks: npt.NDArray[np.int64] | None = None,
+        window: int = 1,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
         self._decoder = decoder
         self._indices = indices
@@ -62,23 +79,32 @@ class TrainBatches:
         self._weights = np.asarray(weights, np.float64)
         self._batches = -(-len(indices) // batch)
         self._normalise = normalise
+        self._seed = seed
+        self._blocks, self._window = blocks, window
+        self._part, self._parts = part, parts
         self.device = normalise.device
-        self._order = np.random.default_rng(seed)
-        self._variation = torch.Generator().manual_seed(seed)
+        self.next_pass = 0
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
-        drawn = resample(self._weights, self._order)
-        for places, pixels in load(self._decoder, self._indices, np.array_split(drawn, self._batches)):
-            if len(places) < 2:
-                continue  # batch normalisation can't learn from one image
-            images = self._normalise(torch.from_numpy(pixels), self._vary)
+        order = np.random.default_rng([self._seed, self.next_pass])
+        variation = torch.Generator().manual_seed(int(order.integers(2**62)) + self._part)
+        self.next_pass += 1
+        drawn = resample(self._weights, order)
+        if self._blocks is not None:
+            drawn = in_window(drawn, self._blocks, self._window, order)
+        mine = [places[self._part :: self._parts] for places in np.array_split(drawn, self._batches)]
+        for places, pixels in load(self._decoder, self._indices, mine):
+            if len(places) < 2:  # batch normalisation can't learn from one image
+                if self._parts > 1:
+                    # The other processes wait for this one in every step: two images that count for nothing.
+                    shape = (2, self._decoder.size, self._decoder.size, 3)
+                    yield self._normalise(torch.zeros(shape, dtype=torch.uint8)), torch.tensor([IGNORED] * 2)
+                continue
+            images = self._normalise(torch.from_numpy(pixels), lambda images: vary(images, variation))
             yield images, torch.from_numpy(self._truth[places]).to(images.device)
-
-    def _vary(self, images: torch.Tensor) -> torch.Tensor:
-        return vary(images, self._variation)
 
 
 class EvalBatches:
@@ -138,8 +164,28 @@ def resample(weights: npt.NDArray[np.float64], random: np.random.Generator) -> n
     return random.permutation(drawn)
 
 
+def in_window(
+    drawn: npt.NDArray[np.int64], blocks: npt.NDArray[np.int64], window: int, random: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """The same places in another random order, in which about `window` blocks are in use at any time.
+
+    Blocks begin one after another, in random order; the images of each are spread over the time in which as
+    many begin as the window holds. So one block is read at a time, just before it is wanted.
+    """
+    _, number = np.unique(blocks[drawn], return_inverse=True)
+    n_blocks = int(number.max()) + 1
+    if n_blocks <= window:
+        return drawn
+    begins = random.permutation(n_blocks)[number]
+    return drawn[np.argsort(begins + (window - 1) * random.random(len(drawn)), kind="stable")]
+
+
 def vary(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Each image mirrored, turned, moved, zoomed, lit a little differently; some grey, as in infrared light.
+    """Each image mirrored, turned, moved, zoomed, lit a little differently; what cameras do to some of them.
+
+    Some lose their colours as in infrared light: what reflects it is bright whatever its colour, and the
+    flash reaches the corners less. Of some a strip at the top or bottom is covered, where cameras print date,
+    temperature and their maker's name: a model that reads it has learnt the camera.
 
     Nothing that cuts much off: the animal may be at the border. One resampling of the whole batch takes 2 ms
     an image of 224 x 224 on two cores, a fifth of what fastai's `aug_transforms` takes.
@@ -151,7 +197,7 @@ def vary(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     random
         Generator on the CPU, so that a seed means the same on every device.
     """
-    n = len(images)
+    n, device = len(images), images.device
 
     def between(low: float, high: float) -> torch.Tensor:
         return low + (high - low) * torch.rand(n, generator=random)
@@ -163,15 +209,33 @@ def vary(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     bottom = torch.stack([seen * angle.sin() * mirror, seen * angle.cos(), down], 1)
     contrast = (1 + _CONTRAST) ** between(-1, 1)
     brightness = between(-_BRIGHTNESS, _BRIGHTNESS)
-    grey = torch.rand(n, generator=random) < _GREY
+    infrared = torch.rand(n, generator=random) < _INFRARED
+    banner = torch.rand(n, generator=random) < _BANNER
+    strips = torch.stack([between(*_STRIP), between(0, 1), between(0, 255)], 1)[banner].tolist()
+    mixes = torch.tensor(_LUMA) * torch.exp(torch.stack([between(-0.5, 0.5) for _ in range(3)], 1))
+    falloff = between(0, _FALLOFF)
 
-    device = images.device
+    for index, (height, where, shade) in zip(banner.nonzero().flatten().tolist(), strips, strict=True):
+        rows = max(1, round(height * images.shape[2]))
+        (images[index, :, -rows:] if where < _AT_BOTTOM else images[index, :, :rows]).fill_(shade)
     grid = functional.affine_grid(
         torch.stack([top, bottom], 1).to(device), list(images.shape), align_corners=False
     )
     images = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
-    grey = grey.to(device)
-    images[grey] = (images[grey] * luma).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    if infrared.any():
+        images[infrared.to(device)] = _as_infrared(
+            images[infrared.to(device)], mixes[infrared].to(device), falloff[infrared].to(device)
+        )
     images = (images - 127.5).mul_(contrast.view(n, 1, 1, 1).to(device))
     return images.add_((brightness + 127.5).view(n, 1, 1, 1).to(device)).clamp_(0, 255)
+
+
+def _as_infrared(images: torch.Tensor, mixes: torch.Tensor, falloff: torch.Tensor) -> torch.Tensor:
+    """Grey images (n, 3, height, width) of channels mixed by `mixes` (n, 3), darker away from the middle."""
+    mixes = mixes / mixes.sum(1, keepdim=True)
+    grey = (images * mixes[:, :, None, None]).sum(1, keepdim=True)
+    down = torch.linspace(-1, 1, images.shape[2], device=images.device)
+    across = torch.linspace(-1, 1, images.shape[3], device=images.device)
+    distance = (down[:, None] ** 2 + across[None, :] ** 2) / 2
+    light = 1 - falloff.view(-1, 1, 1, 1) * distance
+    return (grey * light).expand(-1, 3, -1, -1)

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training run; the first six are the job file's `train` block.
+    """Settings of one training run; the first eight are the job file's `train` block.
 
     Attributes
     ----------
@@ -25,6 +25,12 @@ class TrainConfig:
         Images per training step.
     lr
         Highest learning rate of the one-cycle schedule, or "find".
+    balance
+        What makes rare classes count: "sampling" (an image is shown as often as its weight says), "weights"
+        (each is shown once an epoch, its loss counts as its weight says) or "none".
+    patience
+        Epochs without a smaller loss on valid after which training stops; the best epoch is kept then. None:
+        all epochs, and the last one is kept.
     seed
         Of initial weights, order of images and augmentation.
     threads
@@ -42,6 +48,8 @@ class TrainConfig:
     epochs: int = 5
     batch: int = 64
     lr: float | Literal["find"] = "find"
+    balance: Literal["sampling", "weights", "none"] = "sampling"
+    patience: int | None = None
     seed: int = 42
     threads: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -6,6 +6,8 @@ A model folder holds
 - `model.json`: everything else that predictions depend on, where the model came from, how good it is
 - `metrics.json`: the figures in full: per class, per location, confusion, reliability
 - `history.csv`: one row an epoch; `lr_find.csv`: the search for a learning rate, where there was one
+- `*.svg`: figures for people
+- `int8.safetensors`: ranges of the network's values, where it was found fit to be computed in integers
 
 The model id is a hash of the weights and of those parts of `model.json` that change a prediction: training
 the same again gives the same id, and a changed file is found out.
@@ -24,6 +26,8 @@ from camtrap_batch.errors import InputError
 FORMAT = 1
 WEIGHTS, CARD, METRICS = "model.safetensors", "model.json", "metrics.json"
 HISTORY, LR_FIND = "history.csv", "lr_find.csv"
+BATCH, RESULTS = "batch.svg", "results.svg"
+OBSERVED = "int8.safetensors"
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,33 @@ def read_info(folder: str | Path) -> ModelInfo:
         There is no `model.json`, or it is not one of ours.
     """
     path = Path(folder) / CARD
+    content = read_card(folder)
+    if content.pop("format", None) != FORMAT:
+        raise InputError(f"{path}: should say \"format\": {FORMAT}; another version's file, or not a model's")
+    try:
+        return parse_info(content)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise InputError(f"{path}: not a model's description: {type(problem).__name__}: {problem}") from None
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """What `model.json` holds, whoever wrote it.
+
+    Raises
+    ------
+    InputError
+        There is none, or it is not a JSON object.
+    """
+    path = Path(folder) / CARD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a model folder holds {CARD} and {WEIGHTS}") from None
     except (OSError, ValueError) as problem:
         raise InputError(f"{path}: can't be read as a model's description: {problem}") from None
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise InputError(f"{path}: should say \"format\": {FORMAT}; another version's file, or not a model's")
-    try:
-        return _parse(content)
-    except (KeyError, TypeError, ValueError) as problem:
-        raise InputError(f"{path}: not a model's description: {type(problem).__name__}: {problem}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: should be a JSON object with format, arch, classes, ...")
+    return content
 
 
 def model_id(weights: str, info: ModelInfo) -> str:
@@ -118,7 +137,11 @@ def model_id(weights: str, info: ModelInfo) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _parse(content: dict[str, Any]) -> ModelInfo:
+def parse_info(content: dict[str, Any]) -> ModelInfo:
+    """A `ModelInfo` of the content of a `model.json` without its format.
+
+    Raises KeyError, TypeError or ValueError where something is missing, unknown or of the wrong kind.
+    """
     if unknown := set(content) - {part.name for part in fields(ModelInfo)}:
         raise ValueError(f"unknown key {min(unknown)!r}")
     info = ModelInfo(

@@ -9,6 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+RESAMPLES = 1000
+FEWEST_LOCATIONS = 3
+"""Below it there are no intervals: too few cameras to say how much they differ."""
+_INTERVAL = (2.5, 97.5)  # percentiles
+_Counts = npt.NDArray[np.int64]
+
 
 def evaluate(
     probs: npt.NDArray[np.float32],
@@ -36,7 +42,8 @@ def evaluate(
     -------
     What JSON can hold. A figure that nothing is known of (recall of a class without an image, precision of a
     class never predicted) is None, and means leave it out. `balanced_accuracy` and `macro_f1` are means over
-    the classes that have images here; `confusion[i][j]` counts images of class i taken for class j.
+    the classes that have images here; `confusion[i][j]` counts images of class i taken for class j;
+    `intervals` is what `bootstrap` gives.
     """
     if len(truth) == 0:
         raise ValueError("no image to judge predictions on")
@@ -47,11 +54,11 @@ def evaluate(
         truth, predicted, labels=labels, zero_division=np.nan
     )
     seen = support > 0
+    names, place = np.unique(np.asarray(locations, str), return_inverse=True)
     top = np.argpartition(probs, -min(5, len(classes)), axis=1)[:, -5:]
-    places = np.asarray(locations, dtype=object)
     return {
         "n_images": len(truth),
-        "n_locations": len(set(locations)),
+        "n_locations": len(names),
         "accuracy": float(right.mean()),
         "balanced_accuracy": float(recall[seen].mean()),
         "macro_f1": float(np.nan_to_num(f1[seen]).mean()),
@@ -70,8 +77,88 @@ def evaluate(
         "by_light": {}
         if is_night is None
         else {name: _share(right[is_night == night]) for name, night in (("day", False), ("night", True))},
-        "by_location": {place: _share(right[places == place]) for place in sorted(set(locations))},
+        "by_location": {name: _share(right[place == index]) for index, name in enumerate(names.tolist())},
+        "intervals": bootstrap(predicted, truth, classes, place),
     }
+
+
+def bootstrap(
+    predicted: npt.NDArray[np.int64],
+    truth: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    place: npt.NDArray[np.int64],
+) -> dict[str, Any]:
+    """How far the figures would vary with other cameras: 95 % percentile intervals over locations.
+
+    Whole camera locations are drawn with replacement (the cluster bootstrap), since images of one camera are
+    alike: drawing images would give intervals much too narrow. See Efron and Tibshirani 1993, An Introduction
+    to the Bootstrap, chapter 13. Always the same draws.
+
+    Parameters
+    ----------
+    predicted, truth
+        Shape (n,): index of the class predicted, and of the right one.
+    classes
+        Their labels, in order.
+    place
+        Shape (n,): number of each image's camera location, from 0.
+
+    Returns
+    -------
+    `accuracy`, `balanced_accuracy` and `macro_f1` as [low, high], and `per_class`: label -> `precision`,
+    `recall`, `f1`. None where the images that a figure is made of are from fewer than FEWEST_LOCATIONS, and
+    where no draw differs from another, as without a single mistake: then they can't tell.
+    """
+    n_places, n_classes = int(place.max()) + 1, len(classes)
+
+    def count(kind: npt.NDArray[np.int64], which: npt.NDArray[np.bool_] | None = None) -> _Counts:
+        cells = place * n_classes + kind
+        return np.bincount(cells if which is None else cells[which], minlength=n_places * n_classes).reshape(
+            n_places, n_classes
+        )
+
+    hits, support, taken = count(truth, predicted == truth), count(truth), count(predicted)
+    random = np.random.default_rng(0)
+    drawn = random.multinomial(n_places, np.full(n_places, 1 / n_places), RESAMPLES).astype(np.float32)
+    # float32 counts exactly up to 2**24, and is four times as fast.
+    hit, true, said = (
+        (drawn @ counts.astype(np.float32)).astype(np.float64) for counts in (hits, support, taken)
+    )
+    with np.errstate(invalid="ignore"):  # 0/0: a class that the draw has no image of
+        recall, precision, f1 = hit / true, hit / said, 2 * hit / (true + said)
+    seen = true > 0
+    enough = {
+        "precision": np.count_nonzero(taken, 0) >= FEWEST_LOCATIONS,
+        "recall": np.count_nonzero(support, 0) >= FEWEST_LOCATIONS,
+    }
+    enough["f1"] = enough["recall"]
+    bounds = {name: np.full((2, n_classes), np.nan) for name in enough}
+    for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
+        there = enough[name]
+        if there.any():
+            bounds[name][:, there] = np.nanpercentile(values[:, there], _INTERVAL, axis=0)
+    n_seen = seen.sum(1)
+    figures = {
+        "accuracy": hit.sum(1) / true.sum(1),
+        "balanced_accuracy": np.where(seen, recall, 0).sum(1) / n_seen,
+        "macro_f1": np.where(seen, f1, 0).sum(1) / n_seen,
+    }
+    whole = n_places >= FEWEST_LOCATIONS
+    return {
+        **{
+            name: _interval(np.percentile(values, _INTERVAL)) if whole else None
+            for name, values in figures.items()
+        },
+        "per_class": {
+            label: {name: _interval(bounds[name][:, index]) for name in enough}
+            for index, label in enumerate(classes)
+        },
+    }
+
+
+def _interval(bounds: npt.NDArray[np.float64]) -> list[float] | None:
+    low, high = bounds.tolist()
+    return [low, high] if high > low else None
 
 
 def _known(value: float) -> float | None:

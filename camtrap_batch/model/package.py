@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -40,6 +41,7 @@ def save_model(
     metrics: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     lr_find: Sequence[Mapping[str, Any]] = (),
+    pictures: Mapping[str, str] = MappingProxyType({}),
 ) -> ModelInfo:
     """Write a model folder `<parent>/<model id>`; it is there whole, or not at all.
 
@@ -53,6 +55,8 @@ def save_model(
         What is known of it; `model_id` and `versions` are filled in here.
     metrics, history, lr_find
         Contents of metrics.json, history.csv and lr_find.csv (left out where empty).
+    pictures
+        File name -> SVG.
 
     Returns
     -------
@@ -89,6 +93,8 @@ def save_model(
         _write_csv(temporary / HISTORY, history)
         if lr_find:
             _write_csv(temporary / LR_FIND, lr_find)
+        for name, picture in pictures.items():
+            (temporary / name).write_text(picture, encoding="utf-8")
         try:
             temporary.rename(final)
         except OSError:

@@ -1,10 +1,13 @@
-"""Classify images with a saved model."""
+"""Classify images with a saved model: decoding on threads, the network beside it."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +15,21 @@ import numpy.typing as npt
 import torch
 
 from camtrap_batch.images.pixels import Pixels
-from camtrap_batch.model.device import (
-    Autocast,
-    Normalise,
-    choose_device,
-    choose_threads,
-)
+from camtrap_batch.model.crops import Picture, decode_picture
+from camtrap_batch.model.device import Normalise, choose_device, choose_precision, choose_threads
 from camtrap_batch.model.info import read_info
 from camtrap_batch.model.package import load_model
-from camtrap_batch.model.pixels import Decoder, ahead
+from camtrap_batch.model.precision import Observed, load_observed, make_ready
+from camtrap_batch.model.stream import beside, in_order
+
+Probabilities = npt.NDArray[np.float32]
 
 _KEPT = 2  # models a process holds: the one in use, and one more while a job changes over
-_loaded: OrderedDict[tuple[str, str, int | None, int], Predictor] = OrderedDict()
+_TOGETHER = 8  # pictures decoded by one call of a thread: less of the interpreter's lock, still even
+_BATCHES_AHEAD = 2
+_OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+_loaded: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
 _loading = threading.Lock()
 
 
@@ -37,16 +43,20 @@ class Predictor:
     device
         "auto" (CUDA where torch finds it), "cpu" or "cuda".
     threads
-        Threads of torch and of decoding; None: one for each CPU this process may use.
+        Threads of torch and of decoding; None: one for each CPU this process may use. Beside a GPU all
+        CPUs decode.
     batch
         Most images in a forward pass; halved when memory runs out.
     precision
         What to compute in; None: bfloat16 where the hardware has it, else float16 (GPU) or float32 (CPU).
+        `precision` says which are possible.
+    observed
+        For int8: ranges of the network's values; None: those kept with the model.
 
     Raises
     ------
     InputError
-        The folder holds no intact model.
+        The folder holds no intact model, or no ranges where they are needed.
     JobError
         "cuda" where there is none.
     """
@@ -58,22 +68,27 @@ class Predictor:
         threads: int | None = None,
         batch: int = 64,
         precision: torch.dtype | None = None,
+        observed: Observed | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.threads = choose_threads(threads)
+        self.decoders = choose_threads(None) if self.device.type == "cuda" else self.threads
         self.batch = batch
+        self.precision = precision or choose_precision(self.device)
         network, self.info = load_model(folder)
-        self._network = Autocast.on(self.device, network, precision).eval().requires_grad_(False)
+        if self.precision == torch.int8 and observed is None:
+            observed = load_observed(folder)
+        self._network = make_ready(network, self.device, self.precision, observed)
         self._normalise = Normalise(self.info.mean, self.info.std, self.device)
         self._lock = threading.Lock()
 
-    def predict(self, jpegs: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """Calibrated probabilities of images.
+    def predict(self, jpegs: Sequence[bytes]) -> Probabilities:
+        """Calibrated probabilities of images, each seen as a whole.
 
         Parameters
         ----------
         jpegs
-            Image files' bytes; may read when indexed, from several threads.
+            Image files' bytes.
 
         Returns
         -------
@@ -85,27 +100,69 @@ class Predictor:
             An image does not decode; its place in `jpegs` is named.
         """
         answers = [np.empty((0, len(self.info.classes)), np.float32)]
-        with Decoder(jpegs, self.info.size, self.threads) as decoder:
-
-            def work(places: npt.NDArray[np.int64]) -> Pixels:
-                _, pixels = decoder.get(places)
-                for index, reason in decoder.failed.items():
-                    raise ValueError(f"image {index}: {reason}")
-                return pixels
-
-            parts = np.split(np.arange(len(jpegs)), range(self.batch, len(jpegs), self.batch))
-            for pixels in ahead(work, parts if len(jpegs) else []):
-                answers.extend(self._forward(pixels))
+        for place, answer in enumerate(self.classify(Picture(data) for data in jpegs)):
+            if isinstance(answer, str):
+                raise ValueError(f"image {place}: {answer}")
+            answers.append(answer)
         return np.concatenate(answers)
 
-    def _forward(self, pixels: Pixels) -> Iterator[npt.NDArray[np.float32]]:
+    def classify(
+        self, pictures: Iterable[Picture], clock: dict[str, float] | None = None
+    ) -> list[Probabilities | str]:
+        """Calibrated probabilities of whatever each picture says is to be looked at.
+
+        Pictures are taken from the iterator, decoded and put together to batches on threads, some batches
+        ahead of the network. Which picture comes into which batch depends on their order alone.
+
+        Parameters
+        ----------
+        pictures
+            In the order in which they shall be done; reading may take its time.
+        clock
+            Seconds spent waiting for pixels ("read") and in the network ("forward") are added to it.
+
+        Returns
+        -------
+        For each picture: shape (boxes or 1, classes), float32, in the order of `info.classes`; or why it
+        does not decode.
+        """
+        found: list[int | str] = []  # squares of each picture
+        answers = [np.empty((0, len(self.info.classes)), np.float32)]
+        seconds = {"read": 0.0, "forward": 0.0}
+        asked = time.perf_counter()
+        for pixels in beside(self._batches(pictures, found), _BATCHES_AHEAD):
+            got = time.perf_counter()
+            answers.extend(self.forward(pixels))
+            seconds["read"] += got - asked
+            asked = time.perf_counter()
+            seconds["forward"] += asked - got
+        seconds["read"] += time.perf_counter() - asked
+        if clock is not None:
+            for phase, spent in seconds.items():
+                clock[phase] = clock.get(phase, 0.0) + spent
+        rows = iter(np.concatenate(answers))
+        return [
+            item if isinstance(item, str) else np.stack([next(rows) for _ in range(item)]) for item in found
+        ]
+
+    def squares(self, pictures: Iterable[Picture]) -> Pixels:
+        """What the network sees of those pictures that decode: shape (n, size, size, 3)."""
+        nothing = np.empty((0, self.info.size, self.info.size, 3), np.uint8)
+        return np.concatenate([nothing, *self._batches(pictures, [])])
+
+    def network_input(self, pixels: Pixels) -> torch.Tensor:
+        """What the network is given for squares (n, size, size, 3): float32 (n, 3, size, size)."""
+        return self._normalise(torch.from_numpy(pixels))
+
+    def forward(self, pixels: Pixels) -> Iterator[Probabilities]:
+        """Calibrated probabilities of squares (n, size, size, 3), in parts of at most `batch`."""
         start = 0
         while start < len(pixels):
             part = pixels[start : start + self.batch]
             try:
                 yield self._probabilities(torch.from_numpy(part))
             except RuntimeError as problem:
-                if not _out_of_memory(problem) or len(part) == 1:
+                if not _is_out_of_memory(problem) or len(part) == 1:
                     raise
                 self.batch = max(1, len(part) // 2)
                 if self.device.type == "cuda":
@@ -113,32 +170,72 @@ class Predictor:
                 continue
             start += len(part)
 
-    def _probabilities(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
+    def _batches(self, pictures: Iterable[Picture], found: list[int | str]) -> Iterator[Pixels]:
+        """Squares, `batch` at a time; how many each picture has is added to `found`, or why it has none."""
+        size = self.batch
+        waiting: list[Pixels] = []
+        number = 0
+        with ThreadPoolExecutor(self.decoders, thread_name_prefix="decode") as pool:
+            ahead = max(2 * self.decoders, size // _TOGETHER)
+            for decoded in in_order(pool, self._decode, _together(pictures), ahead):
+                found += [item if isinstance(item, str) else len(item) for item in decoded]
+                for squares in decoded:
+                    if not isinstance(squares, str):
+                        waiting.append(squares)
+                        number += len(squares)
+                while number >= size:
+                    together = np.concatenate(waiting)
+                    yield together[:size]
+                    waiting, number = [together[size:]], number - size
+        if number:
+            yield np.concatenate(waiting)
+
+    def _decode(self, pictures: Sequence[Picture]) -> list[Pixels | str]:
+        decoded: list[Pixels | str] = []
+        for picture in pictures:
+            try:
+                decoded.append(decode_picture(picture, self.info.size))
+            except (ValueError, OSError) as problem:
+                decoded.append(str(problem))
+        return decoded
+
+    def _probabilities(self, pixels: torch.Tensor) -> Probabilities:
         with self._lock, torch.inference_mode():
             # Of this thread: OpenMP's setting belongs to the thread that made it, and Dask's nanny says 1.
             torch.set_num_threads(self.threads)
             logits = self._network(self._normalise(pixels))
-            probs: npt.NDArray[np.float32] = torch.softmax(logits / self.info.temperature, 1).cpu().numpy()
+            probs: Probabilities = torch.softmax(logits / self.info.temperature, 1).cpu().numpy()
         return probs
 
 
 def load_predictor(
-    folder: str | Path, device: str = "auto", threads: int | None = None, batch: int = 64
+    folder: str | Path,
+    device: str = "auto",
+    threads: int | None = None,
+    batch: int = 64,
+    precision: torch.dtype | None = None,
 ) -> Predictor:
     """A `Predictor` that this process keeps: the second call for the same model loads nothing.
 
     Parameters and errors as for `Predictor`.
     """
-    key = (read_info(folder).model_id, device, threads, batch)
+    key = (read_info(folder).model_id, device, threads, batch, precision)
     with _loading:
         if key in _loaded:
             _loaded.move_to_end(key)
         else:
-            _loaded[key] = Predictor(folder, device, threads, batch)
+            _loaded[key] = Predictor(folder, device, threads, batch, precision)
             while len(_loaded) > _KEPT:
                 _loaded.popitem(last=False)
         return _loaded[key]
 
 
-def _out_of_memory(problem: RuntimeError) -> bool:
-    return isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
+def _together(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
+    some = iter(pictures)
+    while part := list(islice(some, _TOGETHER)):
+        yield part
+
+
+def _is_out_of_memory(problem: RuntimeError) -> bool:
+    text = str(problem)
+    return isinstance(problem, torch.OutOfMemoryError) or any(words in text for words in _OUT_OF_MEMORY)

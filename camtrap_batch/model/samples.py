@@ -22,7 +22,7 @@ class Samples:
     image_ids, labels, locations
         As in the tables selection and manifest.
     splits
-        "train", "valid" or "test".
+        "train", "valid" or "test"; while training also `judging.RANDOM`.
     weights
         Shape (n,), float32: how often an image is shown in training, relative to the others.
     is_night
@@ -31,6 +31,11 @@ class Samples:
         Label -> the data set's category ids. Its keys are the classes.
     jpegs
         The image files' bytes, thumbnails or originals. May read when indexed; read from several threads.
+    blocks
+        Shape (n,), int64: images with the same number are read together, such as those of a row group; None
+        where all are at hand.
+    window
+        How many blocks can be held at once; only with `blocks`.
     """
 
     image_ids: Sequence[str]
@@ -41,6 +46,8 @@ class Samples:
     is_night: npt.NDArray[np.bool_] | None
     category_ids: Mapping[str, list[int]]
     jpegs: Sequence[bytes]
+    blocks: npt.NDArray[np.int64] | None = None
+    window: int = 1
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -71,7 +78,7 @@ class Samples:
             The sequences are not of one length, or hold what they must not.
         """
         n = len(self)
-        for name in ("labels", "splits", "weights", "locations", "is_night", "jpegs"):
+        for name in ("labels", "splits", "weights", "locations", "is_night", "jpegs", "blocks"):
             column = getattr(self, name)
             if column is not None and len(column) != n:
                 raise ValueError(f"{name} has {len(column)} entries, image_ids has {n}")

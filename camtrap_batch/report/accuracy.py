@@ -46,16 +46,18 @@ def most_frequent_share(metrics: Mapping[str, Any]) -> float | None:
     return max(support) / sum(support) if sum(support) else None
 
 
-def matrix(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[int]]] | None:
+def matrix(
+    metrics: Mapping[str, Any], most: int | None = MOST_CLASSES
+) -> tuple[list[str], list[list[int]]] | None:
     """Classes and counts of a confusion matrix, those with most images first.
 
-    Only classes that occur, in truth or prediction; None where they are too many to be read, or none.
+    Only classes that occur, in truth or prediction; None where they are more than `most`, or none.
     """
     counts: Sequence[Sequence[int]] = metrics.get("confusion") or []
     classes: Sequence[str] = metrics.get("classes") or list(metrics.get("per_class") or {})
     support = [sum(row) for row in counts]
     used = [index for index in range(len(counts)) if support[index] or any(row[index] for row in counts)]
-    if not used or len(used) > MOST_CLASSES or len(classes) != len(counts):
+    if not used or (most is not None and len(used) > most) or len(classes) != len(counts):
         return None
     order = sorted(used, key=lambda index: (-support[index], classes[index]))
     return [classes[index] for index in order], [[counts[row][column] for column in order] for row in order]

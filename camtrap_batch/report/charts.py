@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -89,8 +89,20 @@ def columns(
     )
 
 
-def lines(title: str, description: str, series: Sequence[Line], x_title: str, y_title: str) -> Markup:
-    """Up to three lines over whole numbers, told apart by colour and dashes. Empty where nothing is known."""
+def lines(
+    title: str,
+    description: str,
+    series: Sequence[Line],
+    x_title: str,
+    y_title: str,
+    *,
+    x_name: Callable[[float], str] = "{:g}".format,
+    mark: float | None = None,
+) -> Markup:
+    """Up to three lines, told apart by colour and dashes. Empty where nothing is known.
+
+    The x axis has its ticks at whole numbers, written as `x_name` says; a dashed line stands at the x `mark`.
+    """
     known = [
         Line(line.name, [point for point in line.points if all(map(is_known, point))]) for line in series
     ]
@@ -134,8 +146,10 @@ def lines(title: str, description: str, series: Sequence[Line], x_title: str, y_
             for point, (x, y) in zip(line.points, places, strict=True)
             if len(places) <= 40
         ]
+    if mark is not None:
+        parts.append(tag("line", x1=frame.x(mark), x2=frame.x(mark), y1=bottom, y2=top, class_="ideal"))
     y_ticks = [(value, f"{value:g}") for value in ticks(low, high, 5)]
-    x_ticks = [(value, f"{value:g}") for value in ticks(first, last, 8) if value == int(value)]
+    x_ticks = [(value, x_name(value)) for value in ticks(first, last, 8) if value == int(value)]
     return picture(title, description, width, height, frame.axes(x_ticks, y_ticks, x_title, y_title), *parts)
 
 
@@ -227,8 +241,7 @@ def heat_map(title: str, description: str, counts: Sequence[Sequence[int]], name
     for index in range(n):
         place = index * cell
         parts.append(tag("rect", x=left + place, y=top + place, width=cell, height=cell, class_="diagonal"))
-    chart = picture(title, description, right + 8, bottom + 8, *parts)
-    return Markup('<div style="width: {:.0f}px">{}</div>').format(right + 8, chart)
+    return picture(title, description, right + 8, bottom + 8, *parts, style=f"width: {right + 8:.0f}px")
 
 
 def _column(frame: Frame, start: float, end: float, value: float, tip: str) -> Markup:

@@ -71,14 +71,18 @@ class ReportData:
     finding_counts, finding_examples
         Kind -> findings, None where they are not made yet; some of each kind.
     selection_reasons, split_counts
-        Reason -> images; label, images in train, valid and test, camera locations, for each class.
+        Reason -> images; label -> split -> images, sequences, locations.
+    split_by, split_across
+        "location" or "random"; sequences and locations with images in several splits, and how many there are.
     model
         A model.json, with `training` of its metrics.json.
     metrics
         One split of a metrics.json (model.metrics.evaluate, calibration), with `classes`, `split` and
-        `split_by`.
-    history
-        Rows of a history.csv, as numbers.
+        `split_by`, and with `random_split` of that metrics.json where it is there.
+    history, lr_find
+        Rows of a history.csv and an lr_find.csv, as numbers.
+    batch
+        A batch as the model was trained on, as an SVG document.
     locations, events
         schemas.LOCATIONS and schemas.EVENTS.
     best_photos, worst_mistakes
@@ -87,6 +91,9 @@ class ReportData:
         Usable images without a date; some of them: file name, location, label.
     stages
         Dicts with stage, shards, rows, rows_per_s and failed.
+    detections
+        What the predictions' snapshot keeps of a detector's boxes: n_repeated_places, repeats, and
+        repeated_places with location, images, box, category.
     blur_km
         Above 0, the page holds no place of a camera more exact than a grid of so many km.
     """
@@ -103,16 +110,21 @@ class ReportData:
     finding_counts: dict[str, int] | None = None
     finding_examples: list[Finding] = field(default_factory=list)
     selection_reasons: dict[str, int] = field(default_factory=dict)
-    split_counts: list[tuple[str, int, int, int, int]] = field(default_factory=list)
+    split_counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    split_by: str = "location"
+    split_across: dict[str, list[int]] = field(default_factory=dict)
     model: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    lr_find: list[dict[str, float]] = field(default_factory=list)
+    batch: str | None = None
     locations: pa.Table | None = None
     events: pa.Table | None = None
     best_photos: list[Example] = field(default_factory=list)
     worst_mistakes: list[Example] = field(default_factory=list)
     n_undated: int = 0
     undated: list[tuple[str, str, str | None]] = field(default_factory=list)
+    detections: dict[str, Any] | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, int] = field(default_factory=dict)

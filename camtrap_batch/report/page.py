@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from camtrap_batch.report import accuracy, charts, sightings, text
+from camtrap_batch.report import accuracy, charts, figures, sightings, text
 from camtrap_batch.report.data import ReportData
 from camtrap_batch.report.maps import draw_map
 from camtrap_batch.report.places import find_places
@@ -59,14 +59,18 @@ def environment() -> Environment:
         "count": text.count,
         "number": text.number,
         "percent": text.percent,
+        "interval": text.interval,
         "day": text.day,
         "hours_minutes": text.hours_minutes,
         "data_url": _data_url,
+        "svg_url": _svg_url,
     }
     found.globals |= {
         "plural": text.plural,
         "STATUSES": STATUSES,
-        "style": Markup(loader.get_source(found, "style.css")[0]),  # noqa: S704 - a file of ours
+        "style": Markup(  # noqa: S704 - files of ours
+            "".join(loader.get_source(found, name)[0] for name in ("charts.css", "style.css"))
+        ),
     }
     return found
 
@@ -211,7 +215,9 @@ def _model(data: ReportData) -> dict[str, Any] | None:
     card = data.model or {}
     return {
         "card": _card(card),
-        "curves": _curves(data.history),
+        "curves": figures.curves(data.history),
+        "rate_search": figures.rate_search(data.lr_find, (card.get("training") or {}).get("lr")),
+        "batch": data.batch,
         "judged": None if data.metrics is None else _judged(data.metrics),
         "mistakes": data.worst_mistakes,
     }
@@ -236,27 +242,6 @@ def _card(card: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in found if value not in (None, text.UNKNOWN)]
 
 
-def _curves(history: list[dict[str, Any]]) -> list[Markup]:
-    def line(name: str, column: str) -> charts.Line:
-        return charts.Line(
-            name, [(row.get("epoch", number), row.get(column)) for number, row in enumerate(history, 1)]
-        )
-
-    losses = [line("training", "train_loss"), line("validation", "valid_loss")]
-    shares = [line("accuracy", "accuracy"), line("balanced accuracy", "balanced_accuracy")]
-    found = [
-        charts.lines("Loss", "Loss per epoch, on training and validation images.", losses, "epoch", "loss"),
-        charts.lines(
-            "Accuracy while training",
-            "Accuracy and balanced accuracy per epoch, on validation images.",
-            shares,
-            "epoch",
-            "share of validation images",
-        ),
-    ]
-    return [chart for chart in found if chart]
-
-
 def _judged(metrics: dict[str, Any]) -> dict[str, Any]:
     spread = accuracy.camera_spread(metrics)
     matrix = accuracy.matrix(metrics)
@@ -265,12 +250,14 @@ def _judged(metrics: dict[str, Any]) -> dict[str, Any]:
         "is_random": metrics.get("split_by") == "random",
         "baseline": accuracy.most_frequent_share(metrics),
         "classes": accuracy.class_rows(metrics),
-        "matrix": matrix and _matrix(*matrix),
+        "matrix": matrix and figures.confusion(*matrix),
         "confused": accuracy.most_confused(metrics),
         "by_light": metrics.get("by_light") or {},
         "spread": spread,
         "spread_chart": spread and _spread(spread),
-        "reliability": _reliability(metrics),
+        "reliability": figures.reliability(metrics),
+        "random_split": metrics.get("random_split"),
+        "intervals": metrics.get("intervals") or {},
     }
 
 
@@ -287,17 +274,6 @@ _FIGURES = (
 )
 
 
-def _matrix(names: list[str], counts: list[list[int]]) -> Markup:
-    right = sum(counts[index][index] for index in range(len(names)))
-    return charts.heat_map(
-        "Confusion matrix",
-        f"Rows are the truth, columns what was predicted, {len(names)} classes; {right:,} of "
-        f"{sum(map(sum, counts)):,} images are on the diagonal. The tables beside it have the figures.",
-        counts,
-        names,
-    )
-
-
 def _spread(spread: accuracy.Spread) -> Markup:
     return charts.columns(
         "Cameras by accuracy",
@@ -311,16 +287,12 @@ def _spread(spread: accuracy.Spread) -> Markup:
     )
 
 
-def _reliability(metrics: dict[str, Any]) -> Markup | None:
-    bins = metrics.get("reliability")
-    if not bins:
-        return None
-    title = "Confidence against accuracy"
-    return charts.reliability(title, "Points on the dashed line: confidence can be taken at its word.", bins)
-
-
 def _data_url(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+def _svg_url(picture: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode("ascii")
 
 
 def _usable(data: ReportData) -> int:

@@ -34,7 +34,9 @@ def tag(name: str, *children: str | Markup, **attributes: str | float | None) ->
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, inside)  # noqa: S704 - a literal
 
 
-def picture(title: str, description: str, width: float, height: float, *children: Markup) -> Markup:
+def picture(
+    title: str, description: str, width: float, height: float, *children: Markup, style: str | None = None
+) -> Markup:
     """A whole chart; `title` and `description` are what a screen reader says of it."""
     return tag(
         "svg",
@@ -43,6 +45,7 @@ def picture(title: str, description: str, width: float, height: float, *children
         *children,
         viewBox=f"0 0 {_value(width)} {_value(height)}",
         role="img",
+        style=style,
     )
 
 

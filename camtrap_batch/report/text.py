@@ -42,6 +42,14 @@ def percent(share: Any) -> str:
     return f"{share:.1%}"
 
 
+def interval(bounds: Any) -> str:
+    """
+    >>> interval([0.71234, 0.98]), interval(None)
+    ('71.2% to 98.0%', '')
+    """
+    return "" if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}"
+
+
 def day(value: dt.datetime | None) -> str:
     """
     >>> day(dt.datetime(2023, 5, 4, 12))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from camtrap_batch.errors import JobError, choices
 from camtrap_batch.job import Job
+from camtrap_batch.model.info import ModelInfo
+from camtrap_batch.store.schemas import EMPTY
 
 Categories = Sequence[tuple[int, str]]
 
@@ -76,3 +78,12 @@ def check_classes(job: Job, categories: Categories) -> None:
     """Raise JobError where the job selects a class that there is not; nothing to check without categories."""
     if categories:
         choose_classes(job, categories)
+
+
+def empty_class(job: Job, info: ModelInfo) -> str:
+    """The model's label for: no animal."""
+    wanted = job.select.empty.class_
+    for label, ids in zip(info.classes, info.category_ids, strict=True):
+        if wanted in ids or label.casefold() == str(wanted).casefold():
+            return label
+    return EMPTY

@@ -254,6 +254,9 @@ def _observe(context: Context, stage: str, event: fanout.Event) -> None:
         case fanout.ShardErred(shard, error, final):
             display.note(f"{stage}: shard {shard.id} {'failed' if final else 'will be tried again'}: {error}")
             run.log("shard failed" if final else "shard erred", stage=stage, shard=shard.id, error=error)
+        case fanout.WorkerTurnedAway(worker, reason):
+            display.note(f"{stage}: turned away: {reason}")
+            run.log("worker turned away", stage=stage, worker=worker, reason=reason)
         case fanout.ImageCrashed(shard):
             display.note(f"{stage}: one image (shard {shard.id}) kills its worker: marked crashed")
             run.log("image crashed", stage=stage, shard=shard.id)

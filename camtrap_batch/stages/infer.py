@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
-from typing import Any, ClassVar, Literal
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,23 +27,35 @@ from camtrap_batch.model.info import (
     HISTORY,
     LR_FIND,
     METRICS,
+    OBSERVED,
     WEIGHTS,
     ModelInfo,
     model_id,
+    read_card,
     read_info,
 )
-from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
+from camtrap_batch.stages.boxes import COLUMN as COLUMN_OF_BOXES
+from camtrap_batch.stages.boxes import Boxes, Look, Rules, find_boxes
+from camtrap_batch.stages.catalog import categories_of
+from camtrap_batch.stages.classes import empty_class
+from camtrap_batch.stages.context import Context, StageResult, do_on_workers
 from camtrap_batch.stages.pictures import COLUMNS, read_pictures
+from camtrap_batch.stages.precision import check_precision, known_precision
 from camtrap_batch.stages.rows import hash_runs, pack, unpack
+from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import PREDICTIONS, USABLE
-from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.shards import Plan, Receipt, Shard, cut, digest
 from camtrap_batch.store.tables import finish_shard
 
-VERSION = 1
-SHARD_SIZE = 256
+if TYPE_CHECKING:  # torch is loaded on workers alone
+    from camtrap_batch.model.crops import Box, Picture
+    from camtrap_batch.model.predictor import Predictor, Probabilities
+
+VERSION = 2
 _TOP = 5
+_DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 _MODEL_FILES = (WEIGHTS, METRICS, HISTORY, LR_FIND, CARD)
 """Of a model folder; the last one says that it is complete."""
 
@@ -49,51 +63,119 @@ _MODEL_FILES = (WEIGHTS, METRICS, HISTORY, LR_FIND, CARD)
 def run(context: Context) -> StageResult:
     """Classify the usable images of the manifest into the table `predictions`.
 
+    Where the job names a detector's results, it is the animals in them that are classified, and every box is
+    kept in the table `detections`.
+
     Raises
     ------
     InputError
-        There is no manifest yet, or the model that the job names is not there, or not whole.
+        There is no manifest yet; the model that the job names is not there, or not whole; the results of the
+        detector are of other images.
     """
     job, store = context.job, context.run
+    settings = job.infer
     manifest = store.snapshot("manifest")
-    model, info = open_model(store, job.infer.model)
-    rows = usable_rows(store, [*COLUMNS, "sha256", "status", "location", "seq_id"])
-    borders = location_borders(rows).tolist()
-    runs = cut(rows["image_id"].to_pylist(), SHARD_SIZE, borders)
-    use_thumbnails = job.validate_.thumbnails >= info.size
-    ids = [
-        shard_id("infer", VERSION, "predictions", info.model_id, use_thumbnails, hash_)
-        for hash_ in hash_runs(rows, ["image_id", "sha256"], runs)
-    ]
-    inputs = {"manifest": manifest.number, "model": info.model_id}
-    plan = Plan.make("infer", (Shard(id_, *run) for id_, run in zip(ids, runs, strict=True)), inputs)
-    before = store.current("predictions")
-    is_done = before is not None and before.plan_id == plan.id
+    model, info = open_model(store, settings.model)
+    rows = usable_rows(store, [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"])
+    boxes = find_boxes(settings, rows, empty_class(job, info))
+    if boxes is not None:
+        rows = rows.append_column(COLUMN_OF_BOXES, boxes.column)
+    notes = [*fit_notes(context, info, rows), *(boxes.notes if boxes else [])]
     if not context.dry_run:
         model = keep_model(store, model, info.model_id)
-    need: Need = "CPU"
-    if not is_done and not context.dry_run:
-        need = choose_workers(context.cluster.client(), job.infer.device, context.cluster.wait_s)
     work = InferShard(
-        store.folder,
-        (plan.stage, plan.id),
-        ImageRoot(job.dataset.images, job.dataset.storage_options),
-        model,
-        info.model_id,
-        "cuda" if need == "GPU" else "cpu",
-        job.infer.batch,
-        use_thumbnails,
-        manifest.number,
+        folder=store.folder,
+        plan=("infer", ""),
+        root=ImageRoot(job.dataset.images, job.dataset.storage_options),
+        model=model,
+        model_id=info.model_id,
+        batch=settings.batch,
+        thumbnail=job.validate_.thumbnails,
+        use_thumbnails=job.validate_.thumbnails >= info.size,
+        timeout_s=job.validate_.timeout_s,
+        manifest=manifest.number,
+        rules=boxes.rules if boxes else None,
     )
-    return do_on_workers(
+    is_exact = settings.precision == "float32" or not rows.num_rows
+    found = {"precision": "float32"} if is_exact else known_precision(store, work)
+    need: Need | None = None
+    if found is None and not context.dry_run:
+        need = choose_workers(context.cluster.client(), settings.device, context.cluster.wait_s)
+        found = check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
+    if found is None:
+        notes.append("the model's fastest precision would be looked for")
+        found = {"precision": "auto"}
+    plan = _plan(work, rows, boxes, found["precision"], settings.shard_size, manifest.number)
+    before = store.current("predictions")
+    if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
+        need = choose_workers(context.cluster.client(), settings.device, context.cluster.wait_s)
+    need = need or "CPU"
+    work = replace(work, plan=(plan.stage, plan.id), device=_DEVICE[need], precision=found["precision"])
+    meta = {
+        "classes": list(info.classes),
+        "precision": found,
+        "detections": boxes.meta if boxes else None,
+    }
+    result = do_on_workers(
         context,
         plan,
         work,
-        lambda shard: pack(rows.slice(shard.start, shard.rows)),
-        ("predictions",),
+        lambda shard: pack(rows.slice(shard.start, shard.rows).select(_wanted(rows))),
+        work.tables,
         need=need,
-        inputs=inputs,
+        inputs=plan.inputs,
+        meta=lambda _: meta,
     )
+    result.notes += notes
+    return result
+
+
+def _plan(
+    work: InferShard, rows: pa.Table, boxes: Boxes | None, precision: str, shard_size: int, manifest: int
+) -> Plan:
+    """Shards along camera locations; an id stands for everything that its shard's predictions depend on."""
+    runs = cut(rows["image_id"].to_pylist(), shard_size, location_borders(rows).tolist())
+    settings = [VERSION, schemas.fingerprint("predictions"), work.model_id, work.use_thumbnails, precision]
+    hashes = hash_runs(rows, ["image_id", "sha256"], runs)
+    of_boxes = boxes.hashes(runs) if boxes else [""] * len(runs)
+    shards = (
+        Shard(digest(["infer", settings, hash_, more]), *run)
+        for hash_, more, run in zip(hashes, of_boxes, runs, strict=True)
+    )
+    return Plan.make("infer", shards, {"manifest": manifest, "model": work.model_id})
+
+
+def _wanted(rows: pa.Table) -> list[str]:
+    """Columns that a worker reads."""
+    return [name for name in (*COLUMNS, "width", "height", COLUMN_OF_BOXES) if name in rows.column_names]
+
+
+def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
+    """Where the model and the manifest do not fit together, a line each."""
+    job, store = context.job, context.run
+    notes = []
+    kept = job.validate_.thumbnails
+    if 0 < kept < info.size:
+        notes.append(
+            f"the model sees {info.size} pixels, thumbnails have {kept}: the original files are read; "
+            f"validate.thumbnails: {info.size} would be faster"
+        )
+    catalog = store.current("catalog")
+    categories = categories_of(catalog.meta) if catalog else []
+    known = {name.casefold() for _, name in categories}
+    foreign = [label for label in info.classes if label.casefold() not in known]
+    if known and foreign:
+        some = ", ".join(map(repr, foreign[:3])) + (", ..." if len(foreign) > 3 else "")
+        notes.append(
+            f"{len(foreign)} of the model's {len(info.classes)} classes are no category of the data set: "
+            f"{some}"
+        )
+    if empty_class(job, info) not in info.classes:
+        notes.append(
+            f"the model has no class for select.empty.class ({job.select.empty.class_!r}): it calls no image "
+            "empty"
+        )
+    return notes
 
 
 def usable_rows(run: Run, columns: list[str]) -> pa.Table:
@@ -117,7 +199,7 @@ def location_borders(rows: pa.Table) -> np.ndarray[Any, Any]:
 
 
 def find_model(run: Run, name: str) -> Folder:
-    """The folder of the model that the job names: latest, a model id of this run, or a model folder."""
+    """The folder of the model that the job names: latest, a model id of this run, or a folder of weights."""
     if name == "latest":
         trained = run.current("model")
         if trained is None:
@@ -129,10 +211,25 @@ def find_model(run: Run, name: str) -> Folder:
         return model_folder(run, name)
     elsewhere = Folder(name if "://" in name else os.path.abspath(name))  # noqa: PTH100
     if elsewhere.exists(CARD):
-        return elsewhere
+        return as_model_folder(elsewhere)
     raise InputError(
         f"infer.model: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}"
     )
+
+
+@cache
+def as_model_folder(model: Folder) -> Folder:
+    """A folder of weights with a `model.json`, as a model folder: itself, or, made elsewhere, a copy.
+
+    The copy is kept until the program ends. Making it needs torch on the driver.
+    """
+    if "model_id" in read_card(fetch_model(model)):
+        return model
+    from camtrap_batch.model import bring_in
+
+    scratch = TemporaryDirectory(prefix="camtrap-model-")
+    atexit.register(scratch.cleanup)
+    return Folder(f"{scratch.name}/{bring_in(fetch_model(model), scratch.name).model_id}")
 
 
 def open_model(run: Run, name: str) -> tuple[Folder, ModelInfo]:
@@ -198,60 +295,156 @@ def _has_cuda() -> bool:
 
 @dataclass(frozen=True)
 class InferShard:
-    """Classifies the images of a shard, on a worker."""
+    """Classifies the images of a shard, on a worker.
+
+    Attributes
+    ----------
+    precision : to compute in, where the worker's hardware can; see `model.precision`
+    rules : of boxes, where the shard's rows have some
+    """
 
     folder: Folder
     plan: tuple[str, str]
     root: ImageRoot
     model: Folder
     model_id: str
-    device: Literal["cpu", "cuda"]
     batch: int
+    thumbnail: int
     use_thumbnails: bool
+    timeout_s: float
     manifest: int
+    rules: Rules | None
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: str = "float32"
     divisible: ClassVar[bool] = True
 
-    def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
-        from camtrap_batch.model import load_predictor
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return ("predictions", "detections") if self.rules else ("predictions",)
 
+    @property
+    def image_root(self) -> ImageRoot | None:
+        # Boxes that are small in a thumbnail are cut out of the original.
+        return None if self.use_thumbnails and not self.rules else self.root
+
+    def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
         started = time.monotonic()
         rows = unpack(payload)
-        threads = get_worker().state.nthreads
-        predictor = load_predictor(fetch_model(self.model), self.device, threads=threads, batch=self.batch)
-        indices, jpegs, sources = [], [], np.full(rows.num_rows, None, object)
-        for index, data, source in read_pictures(
-            self.folder, self.root, rows, use_thumbnails=self.use_thumbnails
-        ):
-            if data is not None:
-                indices.append(index)
-                jpegs.append(data)
+        predictor = self._predictor()
+        seconds = {"load": time.monotonic() - started}
+        order: list[int] = []
+        sources = np.full(rows.num_rows, None, object)
+
+        def pictures() -> Iterator[Picture]:
+            for index, picture, source in self.pictures(rows):
+                order.append(index)
                 sources[index] = source
-        read = time.monotonic() - started
-        classes = list(predictor.info.classes)
-        probabilities = np.full((rows.num_rows, len(classes)), np.nan, np.float32)
-        probabilities[indices] = predictor.predict(jpegs)
-        seconds = {"read": read, "forward": time.monotonic() - started - read}
-        table = prediction_rows(
-            rows, probabilities, classes, sources, self.model_id, self.manifest, "unreadable"
-        )
-        return self._finish(shard, table, seconds, started, worker)
+                yield picture
+
+        found = predictor.classify(pictures(), seconds)
+        answers = {
+            index: answer for index, answer in zip(order, found, strict=True) if not isinstance(answer, str)
+        }
+        for index in set(order) - set(answers):
+            sources[index] = None
+        return self._finish(shard, rows, answers, sources, predictor.info.classes, seconds, started, worker)
 
     def crashed(self, shard: Shard, payload: bytes) -> Receipt:
         rows = unpack(payload)
-        nothing = np.full((rows.num_rows, 1), np.nan, np.float32)
         sources = np.full(rows.num_rows, None, object)
-        table = prediction_rows(rows, nothing, [""], sources, self.model_id, self.manifest, "crashed")
-        return self._finish(shard, table, {}, time.monotonic(), "driver")
+        classes = read_info(fetch_model(self.model)).classes
+        return self._finish(shard, rows, {}, sources, classes, {}, time.monotonic(), "driver", "crashed")
+
+    def pictures(self, rows: pa.Table) -> Iterator[tuple[int, Picture, str]]:
+        """Index, what is looked at, and source of each row; those that can't be read are left out."""
+        from camtrap_batch.model.crops import Picture
+
+        use_thumbnails = np.full(rows.num_rows, self.use_thumbnails)
+        wanted = np.arange(rows.num_rows)
+        places: dict[int, list[Box]] = {}
+        if self.rules is not None:
+            look = Look.at(rows[COLUMN_OF_BOXES].combine_chunks(), self.rules)
+            places = look.places()
+            wanted = np.union1d(look.whole, np.fromiter(places, np.int64, len(places)))
+            size = read_info(fetch_model(self.model)).size
+            for index, boxes in places.items():
+                use_thumbnails[index] = self._shows(rows, index, boxes, size)
+        for at, data, source in read_pictures(
+            self.folder,
+            self.root,
+            rows.take(pa.array(wanted)),
+            use_thumbnails=use_thumbnails[wanted],
+            timeout_s=self.timeout_s,
+        ):
+            index = int(wanted[at])
+            if data is not None:
+                yield index, Picture(data, places.get(index)), "crop" if index in places else source
+
+    def local_model(self) -> Path:
+        """The model on this machine's disk, with what its precision needs."""
+        here = fetch_model(self.model)
+        if self.precision == "int8" and not (here / OBSERVED).exists():
+            (here / OBSERVED).write_bytes(self.model.read(OBSERVED))
+        return here
+
+    def threads(self) -> int:
+        """Threads of the worker that this runs on."""
+        return int(get_worker().state.nthreads)
+
+    def _predictor(self) -> Predictor:
+        from camtrap_batch.model import load_predictor
+        from camtrap_batch.model.precision import possible
+
+        precision = possible(self.precision, self.device)
+        return load_predictor(self.local_model(), self.device, self.threads(), self.batch, precision)
+
+    def _shows(self, rows: pa.Table, index: int, boxes: list[Box], size: int) -> bool:
+        """Whether the thumbnail has as many pixels of each box as the model wants, or the original has."""
+        short = min(rows["width"][index].as_py() or 0, rows["height"][index].as_py() or 0)
+        if short <= self.thumbnail:
+            return True
+        return all(max(w, h) * self.thumbnail >= size for _, _, w, h in boxes)
 
     def _finish(
-        self, shard: Shard, table: pa.Table, seconds: dict[str, float], started: float, worker: str
+        self,
+        shard: Shard,
+        rows: pa.Table,
+        answers: dict[int, Probabilities],
+        sources: np.ndarray[Any, Any],
+        classes: Sequence[str],
+        seconds: dict[str, float],
+        started: float,
+        worker: str,
+        without: str = "unreadable",
     ) -> Receipt:
+        """Write the tables of a shard; rows without an answer that want one get the status `without`."""
+        probabilities = np.full((rows.num_rows, len(classes)), np.nan, np.float32)
+        named: dict[int, tuple[str, float]] = {}
+        n_boxes = pa.nulls(rows.num_rows, pa.int32())
+        tables: dict[str, pa.Table] = {}
+        if self.rules is None:
+            for index, answer in answers.items():
+                probabilities[index] = answer[0]
+        else:
+            column = rows[COLUMN_OF_BOXES].combine_chunks()
+            look = Look.at(column, self.rules)
+            in_boxes = {index: answer for index, answer in answers.items() if column[index].is_valid}
+            for index in answers.keys() - in_boxes.keys():
+                probabilities[index] = answers[index][0]
+            named, n_animals = look.frames(probabilities, in_boxes, classes)
+            n_boxes = pc.if_else(column.is_valid(), pa.array(n_animals, pa.int32()), n_boxes)
+            sources[column.is_valid().to_numpy(zero_copy_only=False)] = "crop"
+            tables["detections"] = look.table(rows["image_id"], in_boxes, classes)
+        predictions = prediction_rows(
+            rows, probabilities, named, classes, sources, self.model_id, self.manifest, without
+        )
+        predictions = predictions.append_column("n_boxes", n_boxes)
         return finish_shard(
             self.folder,
             self.plan,
             shard,
-            {"predictions": table},
-            counts=dict(Counter(table["status"].to_pylist())),
+            {"predictions": predictions, **tables},
+            counts=dict(Counter(predictions["status"].to_pylist())),
             seconds=seconds,
             started=started,
             worker=worker,
@@ -261,39 +454,53 @@ class InferShard:
 def prediction_rows(
     rows: pa.Table,
     probabilities: np.ndarray[Any, Any],
-    classes: list[str],
+    named: Mapping[int, tuple[str, float]],
+    classes: Sequence[str],
     sources: np.ndarray[Any, Any],
     model_id: str,
     manifest: int,
     without: str,
 ) -> pa.Table:
-    """Rows of the table predictions.
+    """Rows of the table predictions, without `n_boxes`.
 
     Parameters
     ----------
-    probabilities : (n, classes) calibrated; a row of NaN where the image could not be classified
-    without : status of such rows
+    probabilities : (n, classes) calibrated; NaN where the image has no label, or one that is no class
+    named : row -> label that is no class, and its confidence
+    without : status of rows that have no label
     """
     n = rows.num_rows
-    is_known = ~np.isnan(probabilities[:, 0])
+    is_class = ~np.isnan(probabilities[:, 0])
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
     top = np.take_along_axis(probabilities, order, axis=1)
     names = np.asarray(classes, object)[order]
+    kept = np.repeat(is_class[:, None], order.shape[1], axis=1)
+    for row, (label, confidence) in named.items():
+        names[row, 0], top[row, 0], kept[row, 0] = label, confidence, True
+    is_known = kept[:, 0]
     struct = pa.StructArray.from_arrays(
-        [pa.array(names.ravel(), pa.string()), pa.array(top.ravel(), pa.float32())],
+        [pa.array(names[kept], pa.string()), pa.array(top[kept], pa.float32())],
         fields=list(PREDICTIONS.field("top5").type.value_type),
     )
-    offsets = pa.array(np.arange(n + 1) * order.shape[1], pa.int32())
     missing = pa.array(~is_known)
     return pa.table(
         {
             "image_id": rows["image_id"],
-            "model_id": pa.array([model_id] * n),
+            "model_id": pa.array([model_id] * n, pa.string()),
             "label": pa.array(names[:, 0], pa.string(), mask=~is_known),
             "confidence": pa.array(top[:, 0], pa.float32(), mask=~is_known),
-            "top5": pc.if_else(missing, None, pa.ListArray.from_arrays(offsets, struct)),
-            "source": pa.array(sources, pa.string()),
+            "top5": pc.if_else(missing, None, _lists(struct, kept.sum(axis=1))),
+            "source": pa.array(sources, pa.string(), mask=~is_known),
             "manifest_snapshot": pa.array(np.full(n, manifest), pa.int32()),
+            "probs": pc.if_else(
+                pa.array(~is_class),
+                None,
+                _lists(pa.array(probabilities.astype(np.float16).ravel()), [probabilities.shape[1]] * n),
+            ),
             "status": pa.array(np.where(is_known, "ok", without), pa.string()),
         }
     )
+
+
+def _lists(values: pa.Array, lengths: Sequence[int] | np.ndarray[Any, Any]) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *lengths]), pa.int32()), values)

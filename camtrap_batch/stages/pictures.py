@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from camtrap_batch.images import ImageRoot
+from camtrap_batch.images import ImageRoot, Limits, read_files
 from camtrap_batch.store.folder import Folder
 
 Source = Literal["thumbnail", "original"]
@@ -19,29 +20,41 @@ COLUMNS = ["image_id", "file_name", "thumbnail_file", "thumbnail_row"]
 
 
 def read_pictures(
-    folder: Folder, root: ImageRoot, rows: pa.Table, *, use_thumbnails: bool
+    folder: Folder,
+    root: ImageRoot,
+    rows: pa.Table,
+    *,
+    use_thumbnails: bool | npt.NDArray[np.bool_],
+    timeout_s: float = Limits.timeout_s,
 ) -> Iterator[tuple[int, bytes | None, Source]]:
-    """Index in `rows`, JPEG (or other image file) and source of each row, in any order.
+    """Index in `rows`, JPEG (or other image file) and source of each row.
 
-    A row without a thumbnail is read from the image root; None where that fails.
+    Thumbnails come first, file by file, then originals, which are read ahead on as many threads as the root
+    takes at once. The order is the same in every run. A row without a thumbnail is read from the image
+    root; None where that fails.
+
+    Parameters
+    ----------
+    use_thumbnails : whether thumbnails will do, of all rows or of each (n,)
+    timeout_s : most seconds for one original
     """
+    wanted = np.broadcast_to(use_thumbnails, rows.num_rows)
     files = rows["thumbnail_file"].to_pylist()
     places = rows["thumbnail_row"].to_pylist()
     by_file: dict[str, list[int]] = {}
     originals: list[int] = []
     for index, file in enumerate(files):
-        if file is not None and use_thumbnails:
+        if file is not None and wanted[index]:
             by_file.setdefault(file, []).append(index)
         else:
             originals.append(index)
     for file, indices in by_file.items():
         yield from _from_thumbnails(folder, file, indices, [places[index] for index in indices])
-    names = rows["file_name"]
-    for index in originals:
-        try:
-            yield index, root.read(names[index].as_py()), "original"
-        except (OSError, ValueError):
-            yield index, None, "original"
+    if originals:
+        names: list[str] = rows["file_name"].take(pa.array(originals)).to_pylist()
+        contents = read_files(root, names, Limits(timeout_s=timeout_s))
+        for index, content in zip(originals, contents, strict=True):
+            yield index, content if isinstance(content, bytes) else None, "original"
 
 
 def _from_thumbnails(
@@ -50,7 +63,7 @@ def _from_thumbnails(
     with folder.open(file) as handle:
         parquet = pq.ParquetFile(handle, pre_buffer=False)
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-        starts = np.cumsum([0, *sizes])
+        starts: npt.NDArray[Any] = np.cumsum([0, *sizes])
         group_of = np.searchsorted(starts, places, side="right") - 1
         for group in np.unique(group_of):
             jpegs = parquet.read_row_group(int(group), columns=["jpeg"])["jpeg"]

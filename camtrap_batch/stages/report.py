@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import io
 import json
 import time
 from typing import Any, NamedTuple
@@ -13,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.model.info import CARD, HISTORY, METRICS
+from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, METRICS
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.remote import shown
 from camtrap_batch.report import Example, Finding, ReportData, render
 from camtrap_batch.stages.context import Context, StageResult, shard_id
+from camtrap_batch.stages.figures import read_numbers
 from camtrap_batch.stages.findings import current_findings, kind_counts
 from camtrap_batch.stages.infer import model_folder
 from camtrap_batch.stages.pictures import COLUMNS, read_pictures
@@ -70,11 +69,11 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
     """All that the report shows, from the run's tables."""
     job, store = context.job, context.run
     manifest, findings = store.snapshot("manifest"), current_findings(store)
-    catalog = store.current("catalog")
+    catalog, selected = store.current("catalog"), store.current("selection")
     trained = store.current("model") if job.infer.model == "latest" else None
     predicted = store.current("predictions")
     model_id = trained.meta["model_id"] if trained else predicted.inputs["model"] if predicted else None
-    card, metrics, history = _model(store, model_id) if model_id else (None, None, [])
+    model = _model(store, model_id) if model_id else {}
     return ReportData(
         job_name=job.name,
         created=dt.datetime.now(dt.UTC),
@@ -91,16 +90,17 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         status_examples=_broken(store),
         finding_counts=kind_counts(findings) if findings else None,
         finding_examples=_findings(context, findings) if findings else [],
-        selection_reasons=reason_counts(context) if "selection" in snapshots else {},
-        split_counts=_splits(store) if "selection" in snapshots else [],
-        model=card,
-        metrics=metrics,
-        history=history,
+        selection_reasons=reason_counts(context) if selected else {},
+        split_counts=selected.meta["by_class"] if selected else {},
+        split_by=selected.meta["split_by"] if selected else "location",
+        split_across=selected.meta["across"] if selected else {},
+        **model,
         locations=store.table("locations").to_table() if "locations" in snapshots else None,
         events=store.table("events").to_table() if "events" in snapshots else None,
         best_photos=_best_photos(context) if "events" in snapshots else [],
         **_undated(store),
         worst_mistakes=_worst_mistakes(context) if {"selection", "predictions"} <= set(snapshots) else [],
+        detections=predicted.meta.get("detections") if predicted else None,
         stages=[
             {
                 "stage": status.stage,
@@ -118,23 +118,26 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
     )
 
 
-def _model(store: Run, model_id: str) -> tuple[dict[str, Any], dict[str, Any] | None, list[dict[str, Any]]]:
-    """The model's card, its figures on the split to be judged by, and its history."""
+def _model(store: Run, model_id: str) -> dict[str, Any]:
+    """What a report says of the model: its card, its figures on the split to be judged by, its history."""
     folder = model_folder(store, model_id)
     card = json.loads(folder.read(CARD))
     figures = json.loads(folder.read(METRICS)) if folder.exists(METRICS) else {}
     judged = figures.get("test") or figures.get("valid")
-    history: list[dict[str, Any]] = []
-    if folder.exists(HISTORY):
-        rows = csv.DictReader(io.StringIO(folder.read(HISTORY).decode()))
-        history = [{name: float(value) for name, value in row.items() if value} for row in rows]
     metrics = judged and {
         **judged,
         "classes": card["classes"],
         "split": "test" if figures.get("test") else "valid",
         "split_by": card["provenance"].get("split_by", "location"),
+        "random_split": figures.get("random_split"),
     }
-    return {**card, "training": figures.get("training", {})}, metrics, history
+    return {
+        "model": {**card, "training": figures.get("training", {})},
+        "metrics": metrics,
+        "history": read_numbers(folder, HISTORY),
+        "lr_find": read_numbers(folder, LR_FIND),
+        "batch": folder.read(BATCH).decode() if folder.exists(BATCH) else None,
+    }
 
 
 def _broken(store: Run) -> list[tuple[str, str, str | None, str | None]]:
@@ -172,21 +175,6 @@ def _findings(context: Context, snapshot: Snapshot) -> list[Finding]:
             other_file_name=other.file_name if other else None,
         )
         for row in rows
-    ]
-
-
-def _splits(store: Run) -> list[tuple[str, int, int, int, int]]:
-    """Label, images in train, valid and test, and locations, for each class."""
-    rows = store.table("selection").to_table(columns=["label", "split"])
-    rows = rows.append_column("location", store.table("catalog").to_table(columns=["location"])["location"])
-    rows = rows.filter(rows["label"].is_valid())
-    frame = rows.to_pandas()
-    images = frame.groupby(["label", "split"]).size().unstack(fill_value=0)
-    places = frame.groupby("label")["location"].nunique(dropna=False)
-    images = images.reindex(columns=["train", "valid", "test"], fill_value=0)
-    return [
-        (str(label), int(row.train), int(row.valid), int(row.test), int(places[label]))
-        for label, row in images.iterrows()
     ]
 
 

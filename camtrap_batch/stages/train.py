@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import psutil
 from distributed import get_worker
 
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import CamtrapError, InputError, StageError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Train
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
-from camtrap_batch.stages.pictures import COLUMNS, read_pictures
+from camtrap_batch.stages.figures import write_figures
+from camtrap_batch.stages.samples import read_samples
+from camtrap_batch.stages.team import gathered
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Plan, Receipt, Shard
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import finish_shard, open_table
 
-VERSION = 1
+if TYPE_CHECKING:
+    from camtrap_batch.model import Samples, TrainConfig, TrainResult
+    from camtrap_batch.model.checkpoints import Checkpoints
+    from camtrap_batch.model.team import Alone
+
+VERSION = 3
 TOPIC = "camtrap-train"
 """Dask topic on which a training task tells how far it is."""
+
+CHECKPOINTS = "checkpoints"
+"""Folder, in the run folder, of trainings that are not committed yet."""
+
+_MOST_LOSSES = 3
 
 
 def run(context: Context) -> StageResult:
@@ -69,13 +79,15 @@ def run(context: Context) -> StageResult:
         use_thumbnails,
         selection,
         manifest,
+        f"{CHECKPOINTS}/{id_}-",
+        job.name,
     )
 
     def show(event: tuple[float, dict[str, Any]]) -> None:
         progress = event[1]
-        if progress["phase"] == "device":
-            if progress["device"] == "cpu":
-                context.display.note("train: the GPU worker has no CUDA device, so training runs on its CPU")
+        if progress["phase"] == "note":
+            context.display.note(f"train: {progress['text']}")
+            store.log("note", stage="train", text=progress["text"])
         else:
             context.display.reach(*describe(progress))
             if progress["phase"] == "train" and "valid_loss" in progress:
@@ -90,9 +102,14 @@ def run(context: Context) -> StageResult:
     if listening:
         context.cluster.client().subscribe_topic(TOPIC, show)
     try:
-        return do_on_workers(
+        result = do_on_workers(
             context, plan, work, lambda _: None, ("model",), need="GPU", inputs=inputs, meta=meta
         )
+        if not context.dry_run:
+            for name in store.folder.list(CHECKPOINTS):
+                if name.startswith(id_):
+                    store.folder.delete(f"{CHECKPOINTS}/{name}")
+        return result
     finally:
         if listening:
             context.cluster.client().unsubscribe_topic(TOPIC)
@@ -110,27 +127,42 @@ class TrainShard:
     use_thumbnails: bool
     selection: Snapshot
     manifest: Snapshot
+    checkpoints: str
+    job: str
     divisible: ClassVar[bool] = False
+
+    @property
+    def image_root(self) -> ImageRoot | None:
+        return None if self.use_thumbnails else self.root
 
     def run(self, shard: Shard, payload: None, worker: str) -> Receipt:
         # Not on the driver, which may have no torch.
         import torch
 
-        from camtrap_batch.model import TrainConfig, train
+        from camtrap_batch.model import train
 
         started = time.monotonic()
-        _tell({"phase": "device", "device": "cuda" if torch.cuda.is_available() else "cpu"})
+        if not torch.cuda.is_available():
+            _note("the GPU worker has no CUDA device, so training runs on its CPU")
         samples = self._samples()
         read = time.monotonic() - started
         with TemporaryDirectory() as scratch:
             parent = self.folder.local("models") if self.folder.is_local else Path(scratch)
-            result = train(
-                samples,
-                TrainConfig(**self.config.model_dump(), seed=self.seed),
-                parent,
-                {"selection_plan": self.selection.plan_id, "split_by": self.selection.meta["split_by"]},
-                _tell,
+            provenance = {
+                "job": self.job,
+                "train": self.config.model_dump(mode="json"),
+                "seed": self.seed,
+                "manifest_snapshot": self.manifest.number,
+                "selection_snapshot": self.selection.number,
+                "selection_plan": self.selection.plan_id,
+                "split_by": self.selection.meta["split_by"],
+            }
+            result = self._together(
+                lambda config, checkpoints, team: train(
+                    samples, config, parent, provenance, _tell, checkpoints, team
+                )
             )
+            write_figures(Folder(str(parent / result.model_id)))
             if not self.folder.is_local:
                 upload_model(self.folder, parent / result.model_id)
         return finish_shard(
@@ -145,32 +177,65 @@ class TrainShard:
             result={"model_id": result.model_id, "empty": self.selection.meta["empty"]},
         )
 
+    def _together(self, train: Callable[[TrainConfig, Checkpoints, Alone], TrainResult]) -> TrainResult:
+        """Train with all GPU workers; after a loss, with those that are left, from the last checkpoint."""
+        from camtrap_batch.model.learner import halve, is_out_of_memory
+        from camtrap_batch.model.team import TeamLost
+
+        checkpoints = self._checkpoints()
+        batch, losses, epochs = self.config.batch, 0, -1
+        while True:
+            with gathered(self, batch) as (team, others):
+                if team.size > 1:
+                    _note(f"{team.size} GPU workers train together")
+                try:
+                    return train(self._config(batch), checkpoints, team)
+                except (TeamLost, MemoryError, RuntimeError) as problem:
+                    cause = others.problem() if isinstance(problem, TeamLost) else problem
+                    if team.size == 1 or not (isinstance(problem, TeamLost) or is_out_of_memory(problem)):
+                        raise
+            if isinstance(cause, CamtrapError):
+                raise cause
+            if cause is not None and is_out_of_memory(cause):
+                batch, text = halve(batch)
+                _note(text)
+                continue
+            before = checkpoints.load()
+            done = before.epochs if before else 0
+            losses = losses + 1 if done == epochs else 1
+            epochs = done
+            if losses > _MOST_LOSSES:
+                raise StageError(f"a GPU worker was lost {losses} times in epoch {done + 1}; out of memory?")
+            _note(f"a GPU worker was lost: goes on after epoch {done} with those that are there")
+
+    def join(self, team: Alone, batch: int) -> None:
+        """Another worker's part."""
+        from camtrap_batch.model import join
+
+        join(self._samples(), self._config(batch), self._checkpoints(), team)
+
+    def _config(self, batch: int) -> TrainConfig:
+        from camtrap_batch.model import TrainConfig
+
+        settings = {**self.config.model_dump(), "batch": batch}
+        return TrainConfig(**settings, seed=self.seed, cache_bytes=_memory() // 4)
+
+    def _checkpoints(self) -> Checkpoints:
+        from camtrap_batch.model.checkpoints import Checkpoints
+
+        return Checkpoints(self.folder, self.checkpoints)
+
     def crashed(self, shard: Shard, payload: None) -> Receipt:
         raise NotImplementedError("training has no single image to blame")
 
-    def _samples(self) -> Any:
-        from camtrap_batch.model import Samples
-
-        chosen = open_table(self.folder, self.selection).to_table(
-            columns=["image_id", "label", "split", "weight"]
-        )
-        rows = open_table(self.folder, self.manifest).to_table(columns=[*COLUMNS, "location", "is_night"])
-        is_chosen = chosen["label"].is_valid()
-        chosen, rows = chosen.filter(is_chosen), rows.filter(is_chosen)
-        jpegs: list[bytes | None] = [None] * rows.num_rows
-        for index, data, _ in read_pictures(self.folder, self.root, rows, use_thumbnails=self.use_thumbnails):
-            jpegs[index] = data
-        readable = pa.array([data is not None for data in jpegs])
-        chosen, rows = chosen.filter(readable), rows.filter(readable)
-        return Samples(
-            image_ids=chosen["image_id"].to_pylist(),
-            labels=chosen["label"].to_pylist(),
-            splits=chosen["split"].to_pylist(),
-            weights=chosen["weight"].to_numpy().astype(np.float32),
-            locations=rows["location"].fill_null("").to_pylist(),
-            is_night=pc.fill_null(rows["is_night"], False).to_numpy(),
-            category_ids=self.selection.meta["ids_by_label"],
-            jpegs=[data for data in jpegs if data is not None],
+    def _samples(self) -> Samples:
+        return read_samples(
+            self.folder,
+            self.root,
+            self.selection,
+            self.manifest,
+            use_thumbnails=self.use_thumbnails,
+            budget=_memory() // 4,
         )
 
 
@@ -203,8 +268,19 @@ def upload_model(folder: Folder, model: Path) -> None:
         folder.write(f"models/{model.name}/{file.name}", file.read_bytes())
 
 
+def _note(text: str) -> None:
+    _tell({"phase": "note", "text": text})
+
+
 def _tell(progress: dict[str, Any]) -> None:
     get_worker().log_event(TOPIC, progress)
+
+
+def _memory() -> int:
+    """Bytes that this worker may take."""
+    limit = get_worker().memory_manager.memory_limit
+    available = psutil.virtual_memory().available
+    return min(limit, available) if limit else available
 
 
 def _weights_version(weights: str) -> Sequence[int]:

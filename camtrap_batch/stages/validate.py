@@ -117,6 +117,10 @@ class ValidateShard:
     limits: Limits
     divisible: ClassVar[bool] = True
 
+    @property
+    def image_root(self) -> ImageRoot:
+        return self.root
+
     def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
         started = time.monotonic()
         rows = unpack(payload)

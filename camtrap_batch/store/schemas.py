@@ -158,9 +158,47 @@ PREDICTIONS = _schema(
     ("label", pa.string(), "most probable class"),
     ("confidence", pa.float32(), "calibrated probability of the label"),
     ("top5", pa.list_(_TOP), "the most probable classes, descending"),
-    ("source", pa.string(), "what was classified: thumbnail, original or crop"),
+    (
+        "source",
+        pa.string(),
+        "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes",
+    ),
     ("status", pa.string(), "ok; else why there is no label: unreadable, or crashed as in the manifest"),
     ("manifest_snapshot", pa.int32(), "number of the manifest's snapshot"),
+    (
+        "n_boxes",
+        pa.int32(),
+        "animal boxes in the image, without repeats and those found empty; null where no boxes are known",
+    ),
+    (
+        "probs",
+        pa.list_(pa.float16()),
+        "calibrated probability of every class, in the order of `classes` in the snapshot's meta; null where "
+        "the label is none of them",
+    ),
+)
+
+DETECTIONS = _schema(
+    ("image_id", pa.string(), "as in the catalog; images follow one another as in predictions"),
+    ("x", pa.float32(), "left side of the box, as part of the upright image's width"),
+    ("y", pa.float32(), "its upper side, as part of the height"),
+    ("w", pa.float32(), "its width, as part of the width"),
+    ("h", pa.float32(), "its height, as part of the height"),
+    ("category", pa.string(), "what the detector calls it: animal, person, vehicle"),
+    ("confidence", pa.float32(), "how sure the detector is"),
+    (
+        "label",
+        pa.string(),
+        "most probable class of what is in the box; null where it was not classified: below "
+        "infer.detection_threshold, no animal, or a repeat",
+    ),
+    ("label_confidence", pa.float32(), "calibrated probability of the label"),
+    (
+        "repeat",
+        pa.int32(),
+        "number of the place where the camera has this box in infer.repeat_frames images or more (a stump); "
+        "null where it is no repeat",
+    ),
 )
 
 SEQUENCES = _schema(
@@ -298,6 +336,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "selection": SELECTION,
     "predictions": PREDICTIONS,
     "frames": FRAMES,
+    "detections": DETECTIONS,
     "sequences": SEQUENCES,
     "events": EVENTS,
     "locations": LOCATIONS,

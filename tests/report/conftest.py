@@ -92,7 +92,11 @@ def make_report_data(
             Finding("date_in_future", "c/<1>.jpg", None, "2091-05-01 10:00:00: later than the manifest"),
         ],
         "selection_reasons": {"kept": n_images // 2, "empty, thinned out": n_images // 4, "video": 3},
-        "split_counts": [(label, 80 + 7 * i, 20 + i, 0, 3 + i % 9) for i, label in enumerate(labels)],
+        "split_counts": {
+            label: {"train": [80 + 7 * i, 30 + 2 * i, 3 + i % 9], "valid": [20 + i, 9 + i, 2 + i % 3]}
+            for i, label in enumerate(labels)
+        },
+        "split_across": {"sequences": [0, 300], "locations": [0, 20]},
         "model": {
             "model_id": "0123456789abcdef",
             "arch": "resnet34",

@@ -161,7 +161,7 @@ def test_names_are_text_wherever_they_stand(make_data: MakeData) -> None:
         status_counts={**data.status_counts, HOSTILE: 1},
         status_examples=[(HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
         selection_reasons={HOSTILE: 3},
-        split_counts=[(HOSTILE, 1, 2, 3, 4)],
+        split_counts={HOSTILE: {"train": [1, 2, 3]}},
         model={**(data.model or {}), "arch": HOSTILE, "model_id": HOSTILE},
         metrics={
             **data.metrics,
@@ -305,6 +305,15 @@ def test_random_split_is_called_optimistic(make_data: MakeData) -> None:
     assert page.all("div")[[e.get("class") for e in page.all("div")].index("warning")]
 
 
+def test_leaky_split_is_named_with_what_leaks(make_data: MakeData) -> None:
+    data = make_data(cameras=3, events=40)
+    assert "No camera, sequence or duplicate is in two splits." in Page(render(data)).text
+    across = {"sequences": [31, 300], "locations": [19, 20]}
+    text = Page(render(dataclasses.replace(data, split_by="random", split_across=across))).text
+    assert "31 of 300 sequences and 19 of 20 cameras have images in several splits" in text
+    assert "No camera, sequence" not in text
+
+
 def test_blurred_page_does_not_know_where_a_camera_stands(make_data: MakeData) -> None:
     data = make_data(cameras=30, events=200)
     assert data.locations is not None
@@ -397,3 +406,18 @@ def test_knows_nothing_of_dask_or_run_folders() -> None:
                     [node.module or ""] if isinstance(node, ast.ImportFrom) else [n.name for n in node.names]
                 )
                 assert not {name.split(".")[0] for name in names} & {"dask", "distributed", "torch", "fsspec"}
+
+
+def test_repeat_detections_are_listed(make_data: MakeData) -> None:
+    places = [
+        {"location": f"cam-{n}", "images": 900 - n, "box": [0.1, 0.25, 0.3, 0.4], "category": "animal"}
+        for n in range(60)
+    ]
+    found = {"repeats": 52_230, "n_repeated_places": 60, "repeated_places": places}
+    page = Page(render(make_data(detections=found)))
+    assert "52,230 boxes of the detector sit where" in page.text
+    assert "The 50 places with most images, of 60" in page.text
+    assert {"cam-0", "cam-49"} <= set(page.texts)
+    assert "cam-50" not in page.texts
+    none = {"repeats": 0, "n_repeated_places": 0, "repeated_places": []}
+    assert "Repeat detections" not in Page(render(make_data(detections=none))).text

@@ -1,0 +1,68 @@
+"""The bytes of a large JSON file, plain or packed."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import mmap
+import zipfile
+import zlib
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileOpener
+
+from camtrap_batch.errors import InputError
+
+
+def read_json(path: str, key: str) -> bytes | mmap.mmap:
+    """The text of a JSON file: `.json`, `.json.gz`, or the one in a `.zip`; not yet parsed.
+
+    Parameters
+    ----------
+    path : file or fsspec URL
+    key : of the job file that names it, for messages
+
+    Raises
+    ------
+    InputError
+        It is not there, damaged, or can't be read.
+    """
+    try:
+        with fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None) as file:
+            if not path.endswith(".zip") and _is_plain(file):
+                # No second copy of what the system keeps in memory anyway: a third of a second in 587 MB.
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data: bytes = file.read().removeprefix(codecs.BOM_UTF8)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file ({key})") from None
+    except (EOFError, zlib.error) as problem:
+        raise InputError(f"{path}: damaged gzip file: {problem}") from None
+    except Exception as problem:  # clients of object stores have errors of their own
+        raise InputError(f"{path}: can't be read ({key}): {problem}") from None
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        if path.endswith(".zip"):
+            raise InputError(f"{path}: not a zip file, or one that is cut off")
+        return data
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            inside = [
+                name for name in archive.namelist() if name.endswith(".json") and "__MACOSX" not in name
+            ]
+            if len(inside) != 1:
+                raise InputError(f"{path}: should hold one .json file, it holds {len(inside)}")
+            return archive.read(inside[0]).removeprefix(codecs.BOM_UTF8)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as problem:
+        raise InputError(f"{path}: damaged zip file: {problem}") from None
+    except (RuntimeError, NotImplementedError) as problem:  # encrypted, or packed in a way Python can't
+        raise InputError(f"{path}: can't be unpacked: {problem}") from None
+
+
+def _is_plain(file: Any) -> bool:
+    """Whether an open file is on this machine, and JSON from its first byte on."""
+    if not isinstance(file, LocalFileOpener):
+        return False
+    start = file.read(3)
+    is_zip = zipfile.is_zipfile(file)
+    file.seek(0)
+    return bool(start) and start != codecs.BOM_UTF8 and not is_zip

@@ -1,0 +1,103 @@
+"""camtrap submit: hand the driver itself to SLURM or Kubernetes."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import shlex
+import socket
+import threading
+from pathlib import Path
+
+from camtrap_batch.cli.options import Commands, job_argument
+from camtrap_batch.cluster import Kubernetes, Slurm, load_cluster
+from camtrap_batch.cluster.kubernetes import apply, check_places, job_manifests, object_name
+from camtrap_batch.cluster.slurm import driver_script, submit_driver
+from camtrap_batch.errors import ClusterError
+from camtrap_batch.job import Job
+from camtrap_batch.stages import check_retry
+from camtrap_batch.yamlfile import write_yaml
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    submit = commands.add_parser(
+        "submit", help="hand `reprocess` to SLURM or Kubernetes, so that no laptop must stay open"
+    )
+    job_argument(submit)
+    submit.add_argument(
+        "--cluster", required=True, metavar="FILE", help="cluster file of kind slurm or kubernetes"
+    )
+    submit.add_argument("--retry", default="", metavar="STATUS[,STATUS]", help="as of `reprocess`")
+    submit.add_argument(
+        "--dry-run", action="store_true", help="print the sbatch script or the manifests, submit nothing"
+    )
+    submit.set_defaults(call=_submit)
+
+
+def _submit(options: argparse.Namespace, stop: threading.Event) -> int:
+    job = Job.load(options.job, options.assignments)
+    check_retry(filter(None, options.retry.replace(" ", "").split(",")))
+    spec = load_cluster(options.cluster)
+    if isinstance(spec, Slurm):
+        _to_slurm(options, job, spec)
+    elif isinstance(spec, Kubernetes):
+        _to_kubernetes(options, job, spec)
+    else:
+        raise ClusterError(
+            f"{options.cluster}: submit needs a cluster file of kind slurm or kubernetes; with this one, run "
+            f"camtrap reprocess {shlex.quote(options.job)} --cluster {shlex.quote(options.cluster)}"
+        )
+    return 0
+
+
+def _to_slurm(options: argparse.Namespace, job: Job, spec: Slurm) -> None:
+    files = [str(Path(options.job).absolute()), "--cluster", str(Path(options.cluster).absolute())]
+    settings = [part for assignment in options.assignments for part in ("--set", assignment)]
+    script = driver_script(spec, job.name, ["reprocess", *files, *settings, *_retry(options)])
+    if options.dry_run:
+        print(script, end="")
+        return
+    submitted = submit_driver(spec, job.name, script)
+    port = spec.dashboard.rpartition(":")[2]
+    login = f"{getpass.getuser()}@{socket.gethostname()}"
+    node = f"$(ssh {login} squeue -h -o %B -j {submitted.job_id})"
+    print(f"SLURM job  {submitted.job_id}")
+    print(f"log        {submitted.log}")
+    print(f"status     camtrap status {shlex.quote(options.job)}, or squeue -j {submitted.job_id}")
+    print(f"dashboard  once it runs, from your own machine: ssh -N -L {port}:{node}:{port} {login}")
+    print(f"           then http://localhost:{port}/status; the log names the port, should it be another")
+    print(f"cancel     scancel {submitted.job_id}   (what is finished is kept)")
+
+
+def _to_kubernetes(options: argparse.Namespace, job: Job, spec: Kubernetes) -> None:
+    dataset = job.dataset
+    places = {
+        "output": job.output,
+        "dataset.images": dataset.images,
+        "dataset.metadata": dataset.metadata,
+        "dataset.cameras": dataset.cameras,
+    }
+    check_places(spec, places)
+    name = object_name(job.name)
+    manifests = job_manifests(spec, name, job.to_yaml(), _retry(options))
+    if options.dry_run:
+        print("---\n".join(write_yaml(manifest) for manifest in manifests), end="")
+        return
+    apply(manifests)
+    kubectl = f"kubectl -n {spec.namespace}"
+    print(f"DaskJob    {spec.namespace}/{name}")
+    print(f"log        {kubectl} logs -f {name}-runner")
+    print(f"status     {kubectl} get daskjob {name}")
+    print(
+        f"dashboard  {kubectl} port-forward service/{name}-scheduler 8787, then http://localhost:8787/status"
+    )
+    print(f"cancel     {kubectl} delete {' '.join(_ids(manifests))}   (what is finished is kept)")
+
+
+def _retry(options: argparse.Namespace) -> list[str]:
+    return ["--retry", options.retry] if options.retry else []
+
+
+def _ids(manifests: list[dict[str, dict[str, str]]]) -> list[str]:
+    return [f"{manifest['kind']}/{manifest['metadata']['name']}".lower() for manifest in manifests]

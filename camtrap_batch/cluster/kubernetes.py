@@ -1,0 +1,390 @@
+"""Kind kubernetes: the manifests of a DaskCluster, a GPU worker group and a DaskJob, for the Dask operator.
+
+The operator gives a cluster one worker group, `default`; GPU workers are a DaskWorkerGroup beside it. Its
+autoscaler looks at the default group alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from camtrap_batch.cluster.sections import (
+    Adapt,
+    Cluster,
+    Duration,
+    Memory,
+    Number,
+    Opened,
+    Threads,
+    Wait,
+    lifetime_arguments,
+)
+from camtrap_batch.cluster.settings import SETTINGS, environment, tls_paths
+from camtrap_batch.errors import ClusterError, MissingExtra
+from camtrap_batch.yamlfile import Section, write_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dask_kubernetes.operator import KubeCluster
+
+API = "kubernetes.dask.org/v1"
+_COMM, _DASHBOARD = 8786, 8787
+_TLS_FOLDER = "/etc/camtrap/tls"
+_JOB_FOLDER = "/etc/camtrap/job"
+_LONGEST_NAME = 44  # with what the operator and this module add, a label has room for it
+_GRACE_S = 120
+_ROUTES, _API_ROUTE = "distributed.scheduler.http.routes", "distributed.http.scheduler.api"
+_LABELS = {"app.kubernetes.io/part-of": "camtrap-batch"}
+
+
+class PodGroup(Section):
+    workers: Number = Field(description="worker pods")
+    threads: Threads = Field(1, description="threads, and cores, of each")
+    memory: Memory = Field("4GiB", description="of each")
+    image: str | None = Field(None, description="container image; absent: that of the cluster")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="labels of the nodes to use")
+    tolerations: list[dict[str, Any]] = Field(default_factory=list, description="taints of nodes to accept")
+    resources: dict[str, int | str] = Field(
+        default_factory=dict, description="more of what a pod asks for, such as nvidia.com/gpu: 1"
+    )
+
+
+class DriverPod(Section):
+    cores: int = Field(1, ge=1, description="of the pod that runs the driver")
+    memory: Memory = Field("4GiB", description="of the pod that runs the driver")
+
+
+class Volume(Section):
+    claim: str = Field(description="PersistentVolumeClaim")
+    path: str = Field(description="where every pod sees it")
+    read_only: bool = Field(False, description="nothing can be written there")
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if not PurePosixPath(value).is_absolute():
+            raise ValueError(f"{value!r}: should be an absolute path")
+        return value
+
+
+class TlsSecret(Section):
+    secret: str = Field(description="Secret with the keys ca.pem, cert.pem and key.pem")
+
+
+class Kubernetes(Cluster):
+    kind: Literal["kubernetes"] = Field(description="pods, through the Dask operator")
+    image: str = Field(description="container image of every pod, see cluster/Dockerfile")
+    namespace: str = Field("default", description="namespace of everything")
+    cpu: PodGroup = Field(description="workers that validate and, without a GPU, classify")
+    gpu: PodGroup = Field(PodGroup(workers=0), description="workers that hold GPU=1 and train")
+    adapt: Adapt | None = Field(None, description="start CPU workers by need: {min, max}")
+    lifetime: Duration | None = Field(
+        None, description="time after which a worker process leaves in order and is started anew, such as 6h"
+    )
+    driver: DriverPod = Field(default_factory=DriverPod, description="pod that `camtrap submit` makes")
+    volumes: list[Volume] = Field(default_factory=list, description="where images and run folder are")
+    secrets: list[str] = Field(
+        default_factory=list, description="Secrets whose keys are environment variables of every pod"
+    )
+    # Not files of this machine, as in the other kinds, but of the pods.
+    security: TlsSecret | None = Field(None, description="TLS certificates")  # type: ignore[assignment]
+    wait_s: Wait = Field(900, description="seconds to wait for the scheduler, and for a needed worker")
+
+    @contextmanager
+    def open(self) -> Opened:
+        from camtrap_batch.cluster.started import client_of
+
+        require_dask_kubernetes()
+        if self.security is not None:
+            raise ClusterError(
+                "security: from outside, dask-kubernetes speaks to the scheduler without TLS; use "
+                "`camtrap submit`, whose driver is a pod, or leave out security"
+            )
+        with client_of(self._start, "no Dask cluster can be started on Kubernetes") as client:
+            yield client
+
+    def _start(self) -> KubeCluster:
+        from dask_kubernetes.operator import KubeCluster
+
+        cluster, *others = cluster_manifests(self, "camtrap")
+        started = KubeCluster(
+            custom_cluster_spec=cluster,
+            namespace=self.namespace,
+            resource_timeout=math.ceil(self.wait_s),
+            quiet=True,
+        )
+        for manifest in others:
+            if manifest["kind"] == "DaskWorkerGroup":
+                started.add_worker_group("gpu", custom_spec=manifest["spec"]["worker"])
+        if self.adapt:
+            started.adapt(self.adapt.min, self.adapt.max)
+        return started
+
+
+def object_name(job_name: str) -> str:
+    """A job's name as Kubernetes takes it.
+
+    >>> object_name("WCS_threatened.v2")
+    'camtrap-wcs-threatened-v2'
+    """
+    plain = re.sub(r"[^a-z0-9]+", "-", job_name.lower()).strip("-")
+    return f"camtrap-{plain}"[:_LONGEST_NAME].rstrip("-")
+
+
+def cluster_manifests(spec: Kubernetes, name: str) -> list[dict[str, Any]]:
+    """A DaskCluster, its GPU worker group where it has one, and its autoscaler where it adapts."""
+    cluster = {
+        "apiVersion": API,
+        "kind": "DaskCluster",
+        "metadata": _metadata(spec, name),
+        "spec": {"worker": _worker_group(spec, name, "CPU"), "scheduler": _scheduler(spec, name)},
+    }
+    return [cluster, *_beside(spec, name)]
+
+
+def job_manifests(
+    spec: Kubernetes, name: str, job_file: str, arguments: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What `camtrap submit` makes: a ConfigMap with the job file, a DaskJob with the driver, GPU workers.
+
+    Parameters
+    ----------
+    job_file : content of the job file, all paths absolute
+    arguments : more options of `camtrap reprocess`
+    """
+    scheme = "tls" if spec.security else "tcp"
+    address = write_yaml(
+        {
+            "kind": "address",
+            "address": f"{scheme}://{name}-scheduler.{spec.namespace}:{_COMM}",
+            "connect_s": spec.wait_s,
+            "wait_s": spec.wait_s,
+        }
+    )
+    files = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(spec, f"{name}-job"),
+        "data": {"job.yaml": job_file, "cluster.yaml": address},
+    }
+    command = ["camtrap", "reprocess", f"{_JOB_FOLDER}/job.yaml", "--cluster", f"{_JOB_FOLDER}/cluster.yaml"]
+    size = {"cpu": str(spec.driver.cores), "memory": _bytes(spec.driver.memory)}
+    driver = _pod(spec, "job", [*command, *arguments], spec.image, size, size)
+    driver["restartPolicy"] = "Never"
+    driver["volumes"].append({"name": "job", "configMap": {"name": f"{name}-job"}})
+    driver["containers"][0]["volumeMounts"].append(
+        {"name": "job", "mountPath": _JOB_FOLDER, "readOnly": True}
+    )
+    job = {
+        "apiVersion": API,
+        "kind": "DaskJob",
+        "metadata": _metadata(spec, name),
+        "spec": {
+            "job": {"spec": driver},
+            "cluster": {
+                "spec": {
+                    "worker": _worker_group(spec, name, "CPU"),
+                    "scheduler": _scheduler(spec, name),
+                }
+            },
+        },
+    }
+    return [files, job, *_beside(spec, name)]
+
+
+def apply(manifests: Sequence[dict[str, Any]]) -> None:
+    """Make the objects. Raises ClusterError where Kubernetes can't be reached, or refuses one."""
+    require_dask_kubernetes()
+    import httpx
+    import kr8s
+    from kr8s.objects import object_from_spec
+
+    for manifest in manifests:
+        what = f"{manifest['kind']} {manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
+        try:
+            object_from_spec(manifest, allow_unknown_type=True).create()
+        except kr8s.ServerError as problem:
+            raise ClusterError(f"Kubernetes refuses {what}: {problem}") from None
+        except (
+            kr8s.APITimeoutError,
+            kr8s.ConnectionClosedError,
+            httpx.HTTPError,
+            OSError,
+            ValueError,
+        ) as problem:
+            raise ClusterError(f"no Kubernetes cluster can be reached: {problem}") from None
+
+
+def require_dask_kubernetes() -> None:
+    if find_spec("dask_kubernetes") is None:
+        raise MissingExtra("kubernetes", "a cluster file of kind kubernetes")
+
+
+def check_places(spec: Kubernetes, places: Mapping[str, str | None]) -> None:
+    """Raise ClusterError where a path of the job is on none of the volumes; URLs are seen everywhere."""
+    for key, place in places.items():
+        if place is None or "://" in place:
+            continue
+        if not any(PurePosixPath(place).is_relative_to(volume.path) for volume in spec.volumes):
+            mounted = ", ".join(volume.path for volume in spec.volumes) or "none"
+            raise ClusterError(
+                f"{key}: {place}: no pod would see it: on no volume of the cluster file; volumes: {mounted}"
+            )
+
+
+def _beside(spec: Kubernetes, name: str) -> list[dict[str, Any]]:
+    others: list[dict[str, Any]] = []
+    if spec.gpu.workers:
+        group = {
+            "apiVersion": API,
+            "kind": "DaskWorkerGroup",
+            "metadata": _metadata(spec, f"{name}-gpu"),
+            "spec": {"cluster": name, "worker": _worker_group(spec, name, "GPU")},
+        }
+        others.append(group)
+    if spec.adapt:
+        bounds = {"cluster": name, "minimum": spec.adapt.min, "maximum": spec.adapt.max}
+        others.append(
+            {
+                "apiVersion": API,
+                "kind": "DaskAutoscaler",
+                "metadata": _metadata(spec, name),
+                "spec": bounds,
+            }
+        )
+    return others
+
+
+def _worker_group(spec: Kubernetes, name: str, kind: Literal["CPU", "GPU"]) -> dict[str, Any]:
+    group = spec.cpu if kind == "CPU" else spec.gpu
+    scheme = "tls" if spec.security else "tcp"
+    resource = group.threads if kind == "CPU" else 1
+    command = [
+        "dask", "worker", f"{scheme}://{name}-scheduler.{spec.namespace}:{_COMM}",
+        "--name", "$(DASK_WORKER_NAME)",
+        "--nthreads", str(group.threads),
+        "--memory-limit", _bytes(group.memory),
+        "--resources", f"{kind}={resource}",
+        "--death-timeout", str(_GRACE_S),
+        "--dashboard-address", ":8788",
+    ]  # fmt: skip
+    for option, value in lifetime_arguments(spec.lifetime, restart=True).items():
+        flag = f"--{option.replace('_', '-')}"
+        command += [flag] if value is True else [flag, str(value)]
+    requests = {"cpu": str(group.threads), "memory": _bytes(group.memory)}
+    limits = {"memory": _bytes(group.memory), **{key: str(value) for key, value in group.resources.items()}}
+    pod = _pod(spec, "worker", command, group.image or spec.image, requests, limits)
+    pod["containers"][0]["ports"] = [{"name": "http-dashboard", "containerPort": 8788, "protocol": "TCP"}]
+    # SIGTERM, as when its node is needed by others, ends a Dask worker in order.
+    pod["terminationGracePeriodSeconds"] = _GRACE_S
+    if group.node_selector:
+        pod["nodeSelector"] = dict(group.node_selector)
+    if group.tolerations:
+        pod["tolerations"] = list(group.tolerations)
+    replicas = spec.adapt.min if spec.adapt and kind == "CPU" else group.workers
+    return {"replicas": replicas, "spec": pod}
+
+
+def _scheduler(spec: Kubernetes, name: str) -> dict[str, Any]:
+    scheme = "tls" if spec.security else "tcp"
+    command = [
+        "dask", "scheduler",
+        "--protocol", scheme,
+        "--port", str(_COMM),
+        "--dashboard-address", f":{_DASHBOARD}",
+    ]  # fmt: skip
+    requests = {"cpu": "1", "memory": "2Gi"}
+    pod = _pod(spec, "scheduler", command, spec.image, requests, {"memory": "4Gi"})
+    probe = {"httpGet": {"port": "http-dashboard", "path": "/health"}}
+    pod["containers"][0] |= {
+        "ports": [
+            {"name": "tcp-comm", "containerPort": _COMM, "protocol": "TCP"},
+            {"name": "http-dashboard", "containerPort": _DASHBOARD, "protocol": "TCP"},
+        ],
+        "readinessProbe": {**probe, "periodSeconds": 2, "timeoutSeconds": 5},
+        "livenessProbe": {**probe, "initialDelaySeconds": 30, "periodSeconds": 20, "timeoutSeconds": 10},
+    }
+    ports = {"tcp-comm": _COMM, "http-dashboard": _DASHBOARD}
+    service = {
+        "type": "ClusterIP",
+        "selector": {"dask.org/cluster-name": name, "dask.org/component": "scheduler"},
+        "ports": [
+            {"name": port, "protocol": "TCP", "port": number, "targetPort": port}
+            for port, number in ports.items()
+        ],
+    }
+    return {"spec": pod, "service": service}
+
+
+def _pod(
+    spec: Kubernetes,
+    container: str,
+    command: Sequence[str],
+    image: str,
+    requests: dict[str, str],
+    limits: dict[str, str],
+) -> dict[str, Any]:
+    settings = dict(SETTINGS)
+    mounts = [
+        {"name": f"volume-{index}", "mountPath": volume.path, "readOnly": volume.read_only}
+        for index, volume in enumerate(spec.volumes)
+    ]
+    volumes: list[dict[str, Any]] = [
+        {
+            "name": f"volume-{index}",
+            "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": volume.read_only},
+        }
+        for index, volume in enumerate(spec.volumes)
+    ]
+    if spec.security:
+        settings |= tls_paths(*(f"{_TLS_FOLDER}/{file}.pem" for file in ("ca", "cert", "key")))
+        mounts.append({"name": "tls", "mountPath": _TLS_FOLDER, "readOnly": True})
+        volumes.append({"name": "tls", "secret": {"secretName": spec.security.secret}})
+    # Its own page of workers to retire is how the operator scales down in order.
+    settings[_ROUTES] = _with_api(settings.get(_ROUTES))
+    return {
+        "containers": [
+            {
+                "name": container,
+                "image": image,
+                "args": list(command),
+                "env": [{"name": key, "value": value} for key, value in environment(settings).items()],
+                "envFrom": [{"secretRef": {"name": secret}} for secret in spec.secrets],
+                "resources": {"requests": requests, "limits": limits},
+                "volumeMounts": mounts,
+            }
+        ],
+        "volumes": volumes,
+    }
+
+
+def _with_api(routes: list[str] | None) -> list[str]:
+    import dask
+    import distributed  # noqa: F401 - else its own routes are not in the list
+
+    known: list[str] = routes or dask.config.get(_ROUTES)
+    return [*known, *({_API_ROUTE} - set(known))]
+
+
+def _metadata(spec: Kubernetes, name: str) -> dict[str, Any]:
+    return {"name": name, "namespace": spec.namespace, "labels": dict(_LABELS)}
+
+
+def _bytes(memory: str) -> str:
+    """An amount in whole MiB, as Kubernetes and Dask both read it.
+
+    >>> _bytes("4GiB"), _bytes("500MB")
+    ('4096Mi', '476Mi')
+    """
+    from dask.utils import parse_bytes
+
+    return f"{parse_bytes(memory) // 2**20}Mi"

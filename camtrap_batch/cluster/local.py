@@ -1,0 +1,86 @@
+"""Kind local: worker processes of this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import psutil
+from pydantic import Field
+
+from camtrap_batch.cluster.sections import (
+    Adapt,
+    Cluster,
+    Duration,
+    Opened,
+    Workers,
+    lifetime_arguments,
+)
+
+if TYPE_CHECKING:
+    from distributed import SpecCluster
+
+
+class Local(Cluster):
+    kind: Literal["local"] = Field("local", description="processes of this machine")
+    cpu: Workers = Field(
+        default_factory=Workers, description="workers that validate and, without a GPU, classify"
+    )
+    gpu: Workers = Field(Workers(workers=1), description="workers that hold GPU=1 and train")
+    adapt: Adapt | None = Field(None, description="start CPU workers by need: {min, max}")
+    lifetime: Duration | None = Field(
+        None, description="time after which a worker process leaves in order and is started anew, such as 6h"
+    )
+    dashboard: str = Field(
+        ":8787", description="address of the Dask dashboard; another port where it is taken"
+    )
+
+    @contextmanager
+    def open(self) -> Opened:
+        from camtrap_batch.cluster.started import client_of
+
+        wrong = "no cluster can be started here with this `dashboard` and `memory`"
+        with client_of(self._start, wrong) as client:
+            yield client
+
+    def _start(self) -> SpecCluster:
+        from dask.utils import parse_bytes
+        from distributed import Nanny, Scheduler
+
+        from camtrap_batch.cluster.started import StartedCluster
+
+        cores = len(os.sched_getaffinity(0))
+        groups = {"CPU": self.cpu, "GPU": self.gpu}
+        numbers = {
+            name: cores if group.workers == "auto" else group.workers for name, group in groups.items()
+        }
+        most = {**numbers, "CPU": self.adapt.max} if self.adapt else numbers
+        share = psutil.virtual_memory().total // max(1, sum(most.values()))
+        if self.adapt:
+            numbers["CPU"] = self.adapt.min
+        workers = {
+            f"{name.lower()}-{index}": {
+                "cls": Nanny,
+                "options": {
+                    "nthreads": group.threads,
+                    "memory_limit": share if group.memory == "auto" else parse_bytes(group.memory),
+                    "resources": {name: group.threads if name == "CPU" else 1},
+                    "dashboard": False,
+                    "silence_logs": logging.CRITICAL,
+                    **lifetime_arguments(self.lifetime, restart=True),
+                },
+            }
+            for name, group in groups.items()
+            for index in range(numbers[name])
+        }
+        scheduler = {
+            "cls": Scheduler,
+            "options": {
+                "dashboard_address": self.dashboard,
+                "host": "127.0.0.1",
+                "protocol": "tls://" if self.security else "tcp://",
+            },
+        }
+        return StartedCluster(workers, scheduler, self.adapt, keep=False)

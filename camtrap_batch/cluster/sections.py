@@ -1,0 +1,119 @@
+"""What the cluster files of several kinds have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from camtrap_batch.cluster.settings import Tls
+from camtrap_batch.yamlfile import Section
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_LEAST_MEMORY = 200_000_000  # bytes that a worker needs before it has read an image
+
+
+def _amount(value: str) -> str:
+    from dask.utils import parse_bytes
+
+    try:
+        enough = parse_bytes(value) >= _LEAST_MEMORY
+    except ValueError:
+        enough = False
+    if not enough:
+        raise ValueError(f"{value!r}: should be an amount of memory such as 4GiB, at least 200MB")
+    return value
+
+
+def _amount_or_auto(value: str) -> str:
+    try:
+        return value if value == "auto" else _amount(value)
+    except ValueError as problem:
+        raise ValueError(f"{problem}, or auto") from None
+
+
+def _duration(value: str) -> str:
+    from dask.utils import parse_timedelta
+
+    try:
+        seconds = parse_timedelta(value, default=False)
+    except (ValueError, KeyError, TypeError):
+        seconds = 0
+    if seconds <= 0:
+        raise ValueError(f"{value!r}: should be a time such as 90min or 6h")
+    return value
+
+
+Memory = Annotated[str, AfterValidator(_amount)]
+MemoryOrAuto = Annotated[str, AfterValidator(_amount_or_auto)]
+Duration = Annotated[str, AfterValidator(_duration)]
+Wait = Annotated[float, Field(gt=0, strict=False)]
+Threads = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=0)]
+
+
+class Workers(Section):
+    workers: int | Literal["auto"] = Field("auto", description="worker processes; auto: one for each core")
+    threads: Threads = Field(1, description="threads of each")
+    memory: MemoryOrAuto = Field(
+        "auto", description="limit of each, such as 4GiB; auto: an equal share of the machine's"
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def _some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"{value}: should be 0 or more, or auto")
+        return value
+
+
+class Adapt(Section):
+    """How many CPU workers there are, by the work that waits.
+
+    At least one: how long its first shards take tells how many others are worth starting.
+    """
+
+    min: int = Field(1, ge=1, description="CPU workers that are always there")
+    max: int = Field(ge=1, description="most CPU workers at a time")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Adapt:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class Cluster(Section):
+    """A cluster file, of any kind."""
+
+    security: Tls | None = Field(None, description="TLS certificates; absent: no encryption")
+    wait_s: Wait = Field(60, description="seconds to wait for a worker of a needed kind")
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[Client]:
+        """A client of the cluster; what was started for it ends with the block.
+
+        It is called with Dask's settings as they are in `settings`. Raises ClusterError.
+        """
+
+
+Opened = Iterator["Client"]
+
+
+def lifetime_arguments(lifetime: str | None, *, restart: bool) -> dict[str, str | bool]:
+    """Options of a Dask worker that leaves in order after `lifetime`, not all of them at once."""
+    if lifetime is None:
+        return {}
+    from dask.utils import parse_timedelta
+
+    seconds = parse_timedelta(lifetime)
+    return {
+        "lifetime": f"{seconds:.0f}s",
+        "lifetime_stagger": f"{seconds / 10:.0f}s",
+        "lifetime_restart": restart,
+    }

@@ -1,0 +1,126 @@
+"""Kind ssh: workers on machines that this one reaches through ssh; Dask's own classes start them."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from camtrap_batch.cluster.sections import (
+    Cluster,
+    Duration,
+    MemoryOrAuto,
+    Opened,
+    Threads,
+    lifetime_arguments,
+)
+from camtrap_batch.errors import ClusterError, MissingExtra
+from camtrap_batch.yamlfile import Section
+
+if TYPE_CHECKING:
+    from distributed import SpecCluster
+
+
+class HostGroup(Section):
+    hosts: list[str] = Field(default_factory=list, description="names or addresses of machines")
+    workers: int = Field(1, ge=1, description="worker processes on each host")
+    threads: Threads = Field(1, description="threads of each")
+    memory: MemoryOrAuto = Field("auto", description="limit of each, such as 4GiB; auto: by its threads")
+
+
+class Connect(Section):
+    port: int = Field(22, ge=1, le=65535, description="of the ssh servers")
+    username: str | None = Field(None, description="absent: as ssh does, also from ~/.ssh/config")
+    client_keys: list[str] = Field(default_factory=list, description="key files; absent: as ssh does")
+    known_hosts: str | None = Field(None, description="file of host keys; absent: ~/.ssh/known_hosts")
+    timeout_s: float = Field(20, gt=0, strict=False, description="seconds to wait for a connection")
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `asyncssh.connect`. An unknown host key is refused."""
+        chosen: dict[str, Any] = {"port": self.port, "login_timeout": self.timeout_s}
+        chosen["connect_timeout"] = self.timeout_s
+        if self.username:
+            chosen["username"] = self.username
+        if self.client_keys:
+            chosen["client_keys"] = [str(Path(file).expanduser()) for file in self.client_keys]
+        if self.known_hosts:
+            chosen["known_hosts"] = str(Path(self.known_hosts).expanduser())
+        return chosen
+
+
+class Ssh(Cluster):
+    kind: Literal["ssh"] = Field(description="machines that are reached through ssh")
+    cpu: HostGroup = Field(description="hosts that validate and, without a GPU, classify")
+    gpu: HostGroup = Field(default_factory=HostGroup, description="hosts whose workers hold GPU=1 and train")
+    scheduler: str | None = Field(None, description="host of the scheduler; absent: the first of cpu.hosts")
+    python: str | None = Field(None, description="Python on the hosts; absent: the path of this one")
+    connect: Connect = Field(default_factory=Connect, description="how the hosts are reached")
+    lifetime: Duration | None = Field(
+        None, description="time after which a worker process leaves in order and is started anew, such as 6h"
+    )
+    dashboard: str = Field(":8787", description="address of the dashboard on the scheduler's host")
+
+    @field_validator("cpu")
+    @classmethod
+    def _has_hosts(cls, value: HostGroup) -> HostGroup:
+        if not value.hosts:
+            raise ValueError("hosts: name at least one")
+        return value
+
+    @contextmanager
+    def open(self) -> Opened:
+        from camtrap_batch.cluster.started import client_of
+
+        if find_spec("asyncssh") is None:
+            raise MissingExtra("ssh", "a cluster file of kind ssh")
+        for file in [*self.connect.client_keys, self.connect.known_hosts]:
+            if file is not None and not Path(file).expanduser().is_file():
+                raise ClusterError(f"{file}: no such file (connect)")
+        hosts = ", ".join([*self.cpu.hosts, *self.gpu.hosts])
+        wrong = f"no cluster can be started through ssh on {hosts} (port {self.connect.port})"
+        with client_of(self._start, wrong) as client:
+            yield client
+
+    def _start(self) -> SpecCluster:
+        from distributed.deploy.ssh import Scheduler, Worker
+
+        from camtrap_batch.cluster.started import StartedCluster
+
+        python = shlex.quote(self.python) if self.python else None
+        common = {"connect_options": self.connect.options(), "remote_python": python}
+        # Dask's function SSHCluster gives all of its hosts the same resources; its classes do not.
+        workers = {
+            f"{name.lower()}-{index}": {
+                "cls": Worker,
+                "options": {
+                    **common,
+                    "address": host,
+                    "kwargs": {
+                        "n_workers": group.workers,
+                        "nthreads": group.threads,
+                        "memory_limit": group.memory,
+                        "resources": {name: group.threads if name == "CPU" else 1},
+                        "dashboard": False,
+                        **lifetime_arguments(self.lifetime, restart=True),
+                    },
+                },
+            }
+            for name, group in {"CPU": self.cpu, "GPU": self.gpu}.items()
+            for index, host in enumerate(group.hosts)
+        }
+        scheduler = {
+            "cls": Scheduler,
+            "options": {
+                **common,
+                "address": self.scheduler or self.cpu.hosts[0],
+                "kwargs": {
+                    "dashboard_address": self.dashboard,
+                    "protocol": "tls://" if self.security else "tcp://",
+                },
+            },
+        }
+        return StartedCluster(workers, scheduler, keep=False)

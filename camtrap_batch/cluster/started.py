@@ -1,0 +1,156 @@
+"""Clusters that the driver starts itself, and ends.
+
+Kinds local, ssh and slurm differ in the class that starts a worker. All are a `SpecCluster`, which holds
+workers of several kinds, each under a name that begins with its group (`cpu-0`, `gpu-0`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+import dask
+from dask.utils import parse_timedelta
+from distributed import Client, SpecCluster
+from distributed.deploy.adaptive import Adaptive
+
+from camtrap_batch.cluster.sections import Adapt
+from camtrap_batch.errors import CamtrapError, ClusterError
+
+CPU, GPU = "cpu", "gpu"
+
+
+class StartedCluster(SpecCluster):
+    """A SpecCluster in which CPU workers come and go, and what has ended is started again.
+
+    Parameters
+    ----------
+    workers : worker specs by name; the first CPU worker's is that of all that are added
+    adapt : bounds of the number of CPU worker processes; None: it stays as it is
+    keep : whether a worker (or a group of them, one SLURM job) that has ended is replaced; else its nanny,
+        which is still there, starts it again
+    """
+
+    def __init__(
+        self, workers: dict[str, Any], scheduler: dict[str, Any], adapt: Adapt | None = None, *, keep: bool
+    ) -> None:
+        self._keep = keep
+        one = next((spec for name, spec in workers.items() if name.startswith(CPU)), None)
+        super().__init__(  # type: ignore[no-untyped-call]
+            workers=workers, scheduler=scheduler, worker=one, name="camtrap", silence_logs=logging.CRITICAL
+        )
+        cpu, gpu = self.count(CPU), self.count(GPU)
+        if adapt is not None:
+            self.adapt(_CpuAdaptive, minimum=gpu + adapt.min, maximum=gpu + adapt.max)
+        elif keep:
+            self.adapt(_CpuAdaptive, minimum=gpu + cpu, maximum=gpu + cpu)
+
+    def count(self, group: str) -> int:
+        """Worker processes that a group has or will have."""
+        specs = [spec for name, spec in self.worker_spec.items() if name.startswith(group)]
+        return sum(len(spec.get("group", [""])) for spec in specs)
+
+    def scale(self, n: int = 0, memory: Any = None, cores: Any = None) -> Any:
+        """Have `n` worker processes in all, by starting CPU workers; 0 ends all."""
+        gpu_specs = sum(name.startswith(GPU) for name in self.worker_spec)
+        each = len(self.new_spec.get("group", [""])) if self.new_spec else 1
+        specs = gpu_specs + math.ceil((n - self.count(GPU)) / each) if n else 0
+        return super().scale(specs)  # type: ignore[no-untyped-call]
+
+    def _new_worker_name(self, worker_number: int) -> str:
+        return f"{CPU}-{worker_number}"
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        if not self._keep:  # on a busy machine, a nanny needs longer than SpecCluster is willing to wait
+            super(SpecCluster, self)._update_worker_status(op, msg)  # type: ignore[no-untyped-call]
+            return
+        if op == "remove":
+            name = str(self.scheduler_info["workers"][msg]["name"])
+            owner = next((key for key, spec in self.worker_spec.items() if name in _members(key, spec)), None)
+            if owner is not None and owner != name:
+                delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
+                asyncio.get_running_loop().call_later(delay, self._forget_if_gone, owner)
+        super()._update_worker_status(op, msg)  # type: ignore[no-untyped-call]
+
+    def _forget_if_gone(self, owner: str) -> None:
+        """What SpecCluster does for a single worker: one that has ended is started again by `adapt`."""
+        here = {str(info["name"]) for info in self.scheduler_info["workers"].values()}
+        if owner in self.workers and here.isdisjoint(_members(owner, self.worker_spec.get(owner, {}))):
+            self._futures.add(asyncio.ensure_future(self.workers.pop(owner).close()))
+
+
+class _CpuAdaptive(Adaptive):
+    """Counts CPU workers, and never closes a GPU worker for being idle: its stage may be about to begin."""
+
+    async def target(self) -> int:
+        cluster: Any = self.cluster
+        return int(await super().target()) + int(cluster.count(GPU))  # type: ignore[no-untyped-call]
+
+    async def workers_to_close(self, target: int) -> list[str]:
+        cluster: Any = self.cluster
+        # As many more as there are GPU workers, which may be all that the scheduler would name.
+        found = await super().workers_to_close(max(0, target - cluster.count(GPU)))
+        names = [name for name in found if not str(name).startswith(GPU)]
+        return names[: max(0, len(self.observed) - target)]
+
+
+def _members(name: str, spec: dict[str, Any]) -> set[str]:
+    return {f"{name}{suffix}" for suffix in spec.get("group", [""])}
+
+
+@contextmanager
+def client_of(start: Callable[[], Any], wrong: str) -> Iterator[Client]:
+    """A client of the cluster that `start` makes; it ends with the block.
+
+    `wrong` begins the ClusterError that is raised where it can't be started.
+    """
+    with _without_ctrl_c():
+        try:
+            started = start()
+        except CamtrapError:
+            raise
+        except Exception as problem:  # of the system, ssh, SLURM or Kubernetes, each with a tree of its own
+            raise ClusterError(f"{wrong}: {reason_of(problem)}") from None
+    try:
+        with started as cluster, Client(cluster, set_as_default=False) as client:
+            yield client
+    except KeyboardInterrupt:
+        # Else Dask waits 10 s at exit for what is closing; workers end when they lose this process.
+        started.shutdown_on_close = False
+        raise
+
+
+def reason_of(problem: BaseException) -> str:
+    """The first line of an exception's text; of a command that failed, what it said."""
+    text = str(problem)
+    _, _, said = text.partition("stderr:\n")
+    return error_lines(said) or next(iter(text.splitlines()), "") or type(problem).__name__
+
+
+def error_lines(said: str) -> str:
+    """What a command said on standard error, on one line.
+
+    >>> error_lines("sbatch: error: no such partition\\nsbatch: error: submission failed\\n")
+    'no such partition; submission failed'
+    """
+    return "; ".join(line.rpartition("error: ")[2] for line in said.splitlines() if line.strip())
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is left; threads and processes that begin in it never get it.
+
+    A terminal sends Ctrl-C to all processes, and a worker that is only starting would die of it.
+    """
+    resource_tracker.ensure_running()  # when it starts, it lets Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,105 @@
+"""Which of the fast ways to compute a model gives the labels that float32 gives, on a sample of images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from camtrap_batch.images.pixels import Pixels
+from camtrap_batch.model.crops import Picture
+from camtrap_batch.model.package import load_model
+from camtrap_batch.model.precision import Observed, candidates, name_of, observe
+from camtrap_batch.model.predictor import Predictor, Probabilities
+
+SAME_TOP1 = 0.995
+"""Part of the images whose most probable class has to be that of float32."""
+
+MOST_DIFFERENCE = 0.01
+"""Most that a class's probability may differ from that of float32, on average."""
+
+_OBSERVED, _FEWEST_FOR_INTEGERS = 32, 200
+"""Images on which ranges are observed; fewest others to compare on. Integers may be right for the sample and
+wrong elsewhere, and what they save in a small job is less than their check takes."""
+
+_WORTH = 0.8  # of the next best's time: integers have to gain something
+
+
+def choose(
+    folder: str | Path, device: str, batch: int, pictures: Iterable[Picture]
+) -> tuple[dict[str, Any], Observed | None]:
+    """The fastest precision that agrees with float32.
+
+    Parameters
+    ----------
+    folder, device, batch
+        As for `Predictor`.
+    pictures
+        A sample.
+
+    Returns
+    -------
+    found
+        precision; device; images compared; of each precision tried `same_top1` (part of the images),
+        `difference` (mean, of the probabilities) and `images_per_s`; `why_not` of those that can't be
+        computed.
+    observed
+        For int8, what `Predictor` wants.
+    """
+    exact = Predictor(folder, device, None, batch, torch.float32)
+    pixels = exact.squares(pictures)
+    observing = pixels[:0]
+    if len(pixels) >= _OBSERVED + _FEWEST_FOR_INTEGERS:
+        # From all over the sample, as what is compared.
+        is_observed = np.zeros(len(pixels), bool)
+        is_observed[np.linspace(0, len(pixels) - 1, _OBSERVED).astype(int)] = True
+        observing, pixels = pixels[is_observed], pixels[~is_observed]
+    right, speed = _classify(exact, pixels)
+    found: dict[str, Any] = {
+        "precision": name_of(torch.float32),
+        "device": exact.device.type,
+        "images": len(pixels),
+        "tried": {name_of(torch.float32): {"images_per_s": speed}},
+        "why_not": {},
+    }
+    ranges: Observed | None = None
+    for precision in reversed(candidates(exact.device)[:-1]) if len(pixels) else []:
+        name = name_of(precision)
+        observed: Observed | None = None
+        try:
+            if precision == torch.int8:
+                if not len(observing):
+                    found["why_not"][name] = f"fewer than {_OBSERVED + _FEWEST_FOR_INTEGERS} images to try"
+                    continue
+                observed = observe(load_model(folder)[0], exact.network_input(observing), batch)
+            quick = Predictor(folder, device, None, batch, precision, observed)
+            answers, speed = _classify(quick, pixels)
+        except (ValueError, RuntimeError, NotImplementedError) as problem:
+            found["why_not"][name] = str(problem).partition("\n")[0]
+            continue
+        tried = {
+            "same_top1": round(float((answers.argmax(1) == right.argmax(1)).mean()), 5),
+            "difference": round(float(np.abs(answers - right).mean()), 6),
+            "images_per_s": speed,
+        }
+        found["tried"][name] = tried
+        agrees = tried["same_top1"] >= SAME_TOP1 and tried["difference"] <= MOST_DIFFERENCE
+        best = found["tried"][found["precision"]]["images_per_s"]
+        if agrees and (precision != torch.int8 or best <= _WORTH * speed):
+            found["precision"], ranges = name, observed
+    return found, ranges
+
+
+def _classify(predictor: Predictor, pixels: Pixels) -> tuple[Probabilities, float]:
+    """Probabilities, and images a second without the first batch, which makes things ready."""
+    if not len(pixels):
+        return np.empty((0, len(predictor.info.classes)), np.float32), 0.0
+    first = pixels[: max(1, min(predictor.batch, len(pixels) // 4))]
+    list(predictor.forward(first))
+    began = time.perf_counter()
+    answers = np.concatenate(list(predictor.forward(pixels)))
+    return answers, round(len(pixels) / (time.perf_counter() - began), 2)

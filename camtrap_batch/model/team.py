@@ -1,0 +1,133 @@
+"""Several processes that train one model: each takes its part of every batch, gradients are averaged.
+
+The result is that of one process with the same batch, up to rounding and to batch normalisation, which sees a
+part of the batch. `Alone` is the team of one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+PATIENCE = dt.timedelta(minutes=10)
+"""How long one waits for the others in a step. Gloo notices a process that dies at once, NCCL then."""
+
+WAIT = dt.timedelta(hours=2)
+"""How long the others wait for the first, which alone searches the learning rate."""
+
+
+class TeamLost(Exception):
+    """Another process of the team is gone, or does not answer."""
+
+
+def open_store(host: str, port: int | None, wait: dt.timedelta) -> tuple[Any, int]:
+    """Where a team meets: the store of a process at `host`, and its port; opened here without a `port`."""
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        host, port or 0, is_master=port is None, wait_for_workers=False, timeout=wait
+    )
+    return store, store.port
+
+
+class Alone:
+    """The team of one process."""
+
+    rank, size = 0, 1
+
+    def add(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of what each process has, in place of `values`."""
+        return values
+
+    def first(self, name: str, make: Callable[[], str]) -> str:
+        """What the process of rank 0 makes, for all."""
+        return make()
+
+    def average_gradients(self, parameters: Sequence[torch.nn.Parameter], weight: float) -> None:
+        """Replace gradients by their mean over all processes, weighted with each one's `weight`."""
+
+    def average_buffers(self, network: torch.nn.Module) -> None:
+        """Replace running statistics by their mean over all processes."""
+
+
+class Team(Alone):
+    """One of several processes; a context, at whose end the connections are closed.
+
+    Parameters
+    ----------
+    store
+        Reached by all.
+    rank, size
+        Which process this is, and of how many.
+    device
+        Where tensors are: NCCL connects GPUs, gloo CPUs.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int, device: torch.device) -> None:
+        self.rank, self.size = rank, size
+        self._store, self._device = store, device
+
+    def __enter__(self) -> Team:
+        backend = "nccl" if self._device.type == "cuda" else "gloo"
+        with _lost():
+            dist.init_process_group(
+                backend,
+                store=dist.PrefixStore(backend, self._store),  # type: ignore[attr-defined]
+                rank=self.rank,
+                world_size=self.size,
+                timeout=PATIENCE,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        dist.destroy_process_group()
+
+    def add(self, values: torch.Tensor) -> torch.Tensor:
+        moved = values.to(self._device)
+        with _lost():
+            dist.all_reduce(moved)
+        return values.copy_(moved)
+
+    def first(self, name: str, make: Callable[[], str]) -> str:
+        key = f"first/{name}"
+        if self.rank == 0:
+            value = make()
+            with _lost():
+                self._store.set(key, value)
+            return value
+        with _lost():
+            self._store.wait([key], WAIT)
+            return bytes(self._store.get(key)).decode()
+
+    def average_gradients(self, parameters: Sequence[torch.nn.Parameter], weight: float) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = self.add(torch.cat([flat.mul_(weight), flat.new_tensor([weight])]))
+        _scatter(flat[:-1] / flat[-1].clamp(min=1e-12), gradients)
+
+    def average_buffers(self, network: torch.nn.Module) -> None:
+        buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+        if buffers:
+            flat = self.add(torch.cat([buffer.flatten() for buffer in buffers]))
+            _scatter(flat / self.size, buffers)
+
+
+class _lost:  # noqa: N801 - reads as the function that it is
+    """Errors of torch.distributed, which are RuntimeErrors of any kind, as TeamLost."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, _: Any) -> None:
+        if isinstance(problem, RuntimeError | ValueError):
+            lines = str(problem).strip().splitlines()
+            raise TeamLost(lines[0] if lines else type(problem).__name__) from problem
+
+
+def _scatter(flat: torch.Tensor, into: Sequence[torch.Tensor]) -> None:
+    start = 0
+    for tensor in into:
+        tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
+        start += tensor.numel()

@@ -1,0 +1,135 @@
+"""Before images are classified: the fast ways of computing the model, held against float32 on some of them.
+
+One task on a worker, for each model and run folder; what it found is kept in its receipt, and in the
+snapshots made with it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from camtrap_batch.errors import Interrupted, ShardsFailed
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.model.info import OBSERVED
+from camtrap_batch.stages.context import Context, shard_id
+from camtrap_batch.stages.rows import pack, unpack
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
+from camtrap_batch.store.tables import finish_shard
+
+if TYPE_CHECKING:
+    from camtrap_batch.fanout import Need
+    from camtrap_batch.stages.infer import InferShard
+
+VERSION = 1
+_STAGE = "precision"
+_MOST, _FEWEST, _SHARE = 232, 32, 20
+"""Images that are looked at: one of `_SHARE`, so that the check takes a small part of the whole time."""
+
+
+def known_precision(run: Run, work: InferShard) -> dict[str, Any] | None:
+    """What `check_precision` found for this model; None where it was not asked yet."""
+    shard = _shard(work, 1)
+    current = run.current("predictions")
+    if current is not None and (kept := current.meta.get("precision", {})).get("check") == shard.id:
+        return dict(kept)
+    receipts = find_receipts(run.folder, Plan.make(_STAGE, [shard], {}))
+    return receipts[shard.id].result if shard.id in receipts else None
+
+
+def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Need) -> dict[str, Any]:
+    """The precision to compute in, and what was compared to find it, on a worker.
+
+    Parameters
+    ----------
+    rows : that will be classified, as `work` wants them
+
+    Raises
+    ------
+    ShardsFailed, Interrupted
+        As a stage does.
+    """
+    from camtrap_batch import fanout
+
+    some = sample(rows)
+    shard = _shard(work, some.num_rows)
+    plan = Plan.make(_STAGE, [shard], {"model": work.model_id})
+    outcome = fanout.fan_out(
+        context.cluster.client(),
+        plan,
+        [shard],
+        CheckPrecision(replace(work, plan=(plan.stage, plan.id))),
+        lambda _: pack(some),
+        need=need,
+        observe=lambda _: None,
+        stop=context.stop,
+        wait_s=context.cluster.wait_s,
+    )
+    if outcome.interrupted or (not outcome.receipts and not outcome.failed):
+        raise Interrupted("infer: interrupted before it began; the same command goes on")
+    for reason in outcome.failed.values():
+        raise ShardsFailed(f"infer: the model could not be tried on {some.num_rows} images: {reason}")
+    found = outcome.receipts[shard.id].result
+    context.run.log("precision chosen", stage="infer", **found)
+    return found
+
+
+def sample(rows: pa.Table) -> pa.Table:
+    """Rows from everywhere in the data set."""
+    n = min(rows.num_rows, _MOST, max(_FEWEST, rows.num_rows // _SHARE))
+    return rows.take(pa.array(np.linspace(0, rows.num_rows - 1, n).round().astype(np.int64)))
+
+
+@dataclass(frozen=True)
+class CheckPrecision:
+    """Classifies a sample in every way that the worker knows."""
+
+    work: InferShard
+    divisible: ClassVar[bool] = False
+
+    @property
+    def folder(self) -> Any:
+        return self.work.folder
+
+    @property
+    def plan(self) -> tuple[str, str]:
+        return self.work.plan
+
+    @property
+    def image_root(self) -> ImageRoot | None:
+        return self.work.image_root
+
+    def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
+        from camtrap_batch.model.agreement import choose
+        from camtrap_batch.model.precision import pack_observed
+
+        started = time.monotonic()
+        work = self.work
+        pictures = (picture for _, picture, _ in work.pictures(unpack(payload)))
+        found, observed = choose(work.local_model(), work.device, work.batch, pictures)
+        if observed is not None:
+            work.model.write(OBSERVED, pack_observed(observed))
+        return finish_shard(
+            work.folder,
+            work.plan,
+            shard,
+            {},
+            counts={},
+            seconds={},
+            started=started,
+            worker=worker,
+            result={**found, "check": shard.id},
+        )
+
+    def crashed(self, shard: Shard, payload: bytes) -> Receipt:
+        raise NotImplementedError("a check has no single image to blame")
+
+
+def _shard(work: InferShard, rows: int) -> Shard:
+    what = (work.model_id, work.use_thumbnails, work.rules is not None)
+    return Shard(shard_id(_STAGE, VERSION, "predictions", *what), 0, rows)

@@ -1,0 +1,161 @@
+"""A whole job on a real SLURM: submitted, run by workers that SLURM starts, and ends, its time being up."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from support import command, run_of, wait_until
+from support_slurm import Slurm, running_slurm, why_no_slurm
+
+pytestmark = pytest.mark.timeout(420)
+
+CLUSTER = {
+    "kind": "slurm",
+    "cpu": {"workers": 2, "memory": "1GiB", "partition": "cpu"},
+    "gpu": {"workers": 1, "memory": "4GiB", "partition": "gpu", "extra": ["--gres=gpu:1"]},
+    "walltime": "00:30:00",
+    "driver": {"cores": 1, "memory": "2GiB", "walltime": "01:00:00"},
+    "dashboard": ":0",
+    "wait_s": 60,
+}
+
+SLOWLY = """\
+import time
+from pathlib import Path
+
+from camtrap_batch.stages.validate import ValidateShard
+
+def dask_setup(worker):
+    run = ValidateShard.run
+
+    def slowly(*given):
+        if Path({flag!r}).exists():
+            time.sleep(3)
+        return run(*given)
+
+    ValidateShard.run = slowly
+"""
+
+PYTHON = """\
+#!/bin/sh
+case "$*" in *dask_worker*) set -- "$@" --preload camtrap_batch.worker --preload {folder}/slowly.py;; esac
+exec {python} "$@"
+"""
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    if (reason := why_no_slurm()) is not None:
+        pytest.skip(reason)
+    with running_slurm() as slurm:
+        yield slurm
+
+
+def submit(slurm: Slurm, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    files = [str(folder / "job.yaml"), "--cluster", str(folder / "slurm.yaml")]
+    return subprocess.run(
+        [sys.executable, "-m", "camtrap_batch", "submit", *files, *options],
+        capture_output=True,
+        text=True,
+        env=slurm.environment,
+        cwd=folder,
+        timeout=60,
+    )
+
+
+def said(output: str, what: str) -> str:
+    found = re.search(rf"^{what} +(.+)$", output, re.MULTILINE)
+    assert found, output
+    return found[1]
+
+
+def test_submitted_job_survives_a_worker_s_walltime_and_its_own(
+    slurm: Slurm, undisturbed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").symlink_to(undisturbed / "data")
+    job = yaml.safe_load((undisturbed / "job.yaml").read_text())
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**job, "output": str(tmp_path)}))
+    python, slow = tmp_path / "python", tmp_path / "slow"
+    python.write_text(PYTHON.format(folder=tmp_path, python=sys.executable))
+    python.chmod(0o755)
+    (tmp_path / "slowly.py").write_text(SLOWLY.format(flag=str(slow)))
+    slow.touch()
+    prologue = ["export DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT=1s"]
+    cluster = {**CLUSTER, "python": str(python), "prologue": prologue}
+    (tmp_path / "slurm.yaml").write_text(yaml.safe_dump(cluster))
+
+    submitted = submit(slurm, tmp_path)
+    assert submitted.returncode == 0, submitted.stderr
+    driver, log = said(submitted.stdout, "SLURM job"), Path(said(submitted.stdout, "log"))
+    assert f"scancel {driver}" in said(submitted.stdout, "cancel")
+
+    def receipts() -> int:
+        return len(list((tmp_path / "run" / "receipts" / "validate").glob("*/*.json")))
+
+    def is_running() -> bool:
+        state = slurm.state(driver)
+        assert state in ("PENDING", "RUNNING"), (state, log.read_text())
+        return state == "RUNNING"
+
+    # SLURM itself ends one of the two CPU workers, for its time is up; another takes its place.
+    wait_until(lambda: is_running() and receipts() >= 2)
+    ended, other = slurm.jobs("camtrap-cpu")
+    slurm.ask("scontrol", "update", f"JobId={ended}", "EndTime=now")
+    wait_until(lambda: slurm.state(ended) == "TIMEOUT")
+    wait_until(lambda: len({*slurm.jobs("camtrap-cpu")} - {ended, other}) == 1)
+
+    # What SLURM sends ahead of the driver's own walltime: it ends in order, is requeued, and goes on.
+    done = receipts()
+    slurm.ask("scancel", "--batch", "--signal=USR1", driver)
+    wait_until(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", driver))
+    slow.unlink()
+    assert done <= receipts() < 55
+    at_work = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED")
+    wait_until(lambda: slurm.state(driver) not in at_work, patience=150)
+    assert slurm.state(driver) == "COMPLETED", log.read_text()
+    assert "the same command goes on" in log.read_text()
+
+    here, there = run_of(tmp_path), run_of(undisturbed)
+    for table in ("manifest", "thumbnails", "predictions", "sequences", "events"):
+        differs = ["thumbnail_file", "manifest_snapshot", "model_id"]
+        mine, other_s = (run.table(table).to_table() for run in (here, there))
+        columns = [name for name in mine.column_names if name not in differs]
+        assert mine.select(columns).equals(other_s.select(columns)), table
+    workers = {
+        json.loads(path.read_text())["worker"].partition("@")[0]
+        for path in (tmp_path / "run" / "receipts" / "train").glob("*/*.json")
+    }
+    assert workers == {"gpu-0"}, "trained where --gres=gpu:1 is"
+
+
+def test_what_slurm_refuses_is_said_in_a_line(slurm: Slurm, undisturbed: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(undisturbed / "data")
+    (tmp_path / "job.yaml").write_text((undisturbed / "job.yaml").read_text())
+    cluster = {**CLUSTER, "driver": {"partition": "nowhere"}}
+    (tmp_path / "slurm.yaml").write_text(yaml.safe_dump(cluster))
+    refused = submit(slurm, tmp_path)
+    assert refused.returncode == 2
+    assert "invalid partition specified: nowhere" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+    cluster = {**CLUSTER, "cpu": {"workers": 1, "partition": "nowhere"}}
+    (tmp_path / "slurm.yaml").write_text(yaml.safe_dump(cluster))
+    files = ["--cluster", str(tmp_path / "slurm.yaml"), "--set", f"output={tmp_path}"]
+    subprocess.run(command(tmp_path, "catalog", "--quiet", *files[2:]), check=True, timeout=60)
+    refused = subprocess.run(
+        command(tmp_path, "validate", "--quiet", *files),
+        capture_output=True,
+        text=True,
+        env=slurm.environment,
+        timeout=60,
+    )
+    assert refused.returncode == 2, refused
+    assert "invalid partition specified: nowhere" in refused.stderr
+    assert refused.stderr.count("\n") == 1

@@ -1,0 +1,130 @@
+"""Workers that are not fit for the work: other versions, a disk that is not mounted, no worker at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import wait_until
+from support_cluster import Started, camtrap, write_job
+
+pytestmark = pytest.mark.timeout(180)
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a disk away from a process")
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Started]:
+    (tmp_path / "dask").mkdir()
+    started = Started(tmp_path / "dask")
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+def validate(folder: Path, address: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = camtrap("validate", folder, "--cluster", address, "--quiet", *options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def without(folder: Path) -> list[str]:
+    """What a command begins with that shall find an empty folder there, as where a disk is not mounted."""
+    return ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{folder}" && exec "$@"', "sh"]
+
+
+def has_workers(address: str, number: int) -> None:
+    from distributed import Client
+
+    with Client(address, set_as_default=False) as client:
+        client.wait_for_workers(number, timeout=60)
+
+
+@needs_root
+def test_a_worker_that_cannot_see_the_images(started: Started, tmp_path: Path) -> None:
+    write_job(tmp_path)
+    images = tmp_path / "data" / "images"
+    address = started.scheduler("--host", "127.0.0.1")
+    started.worker(address)
+    started.worker(address, inside=without(images))
+    has_workers(address, 2)
+    refused = validate(tmp_path, address)
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.count("\n") == 1, refused.stderr
+    assert f"in {images} (dataset.images)" in refused.stderr
+    assert f"on host {os.uname().nodename} can't see" in refused.stderr
+    assert not list((tmp_path / "run" / "receipts" / "validate").glob("*/*"))
+
+
+@needs_root
+def test_a_worker_that_cannot_see_the_run_folder(started: Started, tmp_path: Path) -> None:
+    run = write_job(tmp_path)
+    address = started.scheduler("--host", "127.0.0.1")
+    started.worker(address, inside=without(tmp_path / "run"))
+    has_workers(address, 1)
+    refused = validate(tmp_path, address)
+    assert refused.returncode == 2, refused.stderr
+    assert f"in the run folder {run.folder.url} (output)" in refused.stderr
+    assert refused.stderr.count("\n") == 1, refused.stderr
+
+
+@needs_root
+def test_of_workers_that_join_late_the_fit_ones_take_part(started: Started, tmp_path: Path) -> None:
+    """One without the disk would call each image missing: it is turned away, and the job goes on."""
+    run = write_job(tmp_path, images=200, shard_size=1)
+    images = tmp_path / "data" / "images"
+    receipts = tmp_path / "run" / "receipts" / "validate"
+    address = started.scheduler("--host", "127.0.0.1")
+    started.worker(address, "--name", "first")
+    has_workers(address, 1)
+    command = camtrap("validate", tmp_path, "--cluster", address)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+        wait_until(lambda: any(receipts.glob("*/*")))
+        driver.send_signal(signal.SIGSTOP)  # it goes on when the others are there
+        started.worker(address, "--name", "late")
+        started.worker(address, "--name", "blind", inside=without(images))
+        has_workers(address, 3)
+        driver.send_signal(signal.SIGCONT)
+        said, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 0, said
+    assert "turned away: worker tcp://127.0.0.1" in said
+    assert f"in {images} (dataset.images)" in said
+    rows = run.table("manifest").to_table(columns=["file_name", "status"]).to_pylist()
+    assert len(rows) == 200
+    assert not [row for row in rows if row["status"] == "missing" and (images / row["file_name"]).exists()]
+    workers = {json.loads(path.read_text())["worker"].partition("@")[0] for path in receipts.glob("*/*")}
+    assert workers == {"first", "late"}
+
+
+def test_versions_that_differ_are_named_one_by_one(started: Started, tmp_path: Path) -> None:
+    """An older simplejpeg and pandas, as a worker's environment describes them."""
+    write_job(tmp_path)
+    for package, version in (("simplejpeg", "1.0.1"), ("pandas", "2.2.0")):
+        folder = tmp_path / "old" / f"{package}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    path = os.pathsep.join([str(tmp_path / "old"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    address = started.scheduler("--host", "127.0.0.1")
+    started.worker(address, PYTHONPATH=path)
+    has_workers(address, 1)
+    refused = validate(tmp_path, address)
+    assert refused.returncode == 2, refused.stderr
+    assert "simplejpeg 1.0.1 there" in refused.stderr
+    assert "pandas 2.2.0 there" in refused.stderr
+    assert "numpy" not in refused.stderr
+    assert refused.stderr.count("\n") == 1, refused.stderr
+
+
+def test_nobody_offers_what_is_needed(started: Started, tmp_path: Path) -> None:
+    write_job(tmp_path)
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"kind: address\naddress: {started.scheduler('--host', '127.0.0.1')}\nwait_s: 1\n")
+    refused = validate(tmp_path, str(file))
+    assert refused.returncode == 2, refused.stderr
+    assert "no worker offers CPU=1 after 1 s; there are: no workers at all" in refused.stderr
+    assert refused.stderr.count("\n") == 1, refused.stderr
