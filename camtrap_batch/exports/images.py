@@ -185,7 +185,7 @@ class Images:
         They are boxes with an animal in them, as the model says; and of people and vehicles, as the detector
         says, those above `infer.detection_threshold` of that day.
         """
-        threshold = (self.snapshot.meta.get(_DETECTIONS) or {}).get("threshold", 0.0)
+        threshold = self.snapshot.meta[_DETECTIONS]["threshold"] if boxes else 0
         found = []
         for box in boxes:
             if box["label"] is not None:

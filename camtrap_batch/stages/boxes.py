@@ -130,6 +130,7 @@ def find_boxes(settings: Infer, rows: pa.Table, empty: str) -> Boxes | None:
     others = detections.images.num_rows - len(pc.unique(_matched(detections.images, rows["file_name"])))
     meta = {
         "file": shown(path),
+        "threshold": settings.detection_threshold,
         "images": n_known,
         "without": lists.null_count,
         "entries_of_other_images": others,

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -41,17 +40,6 @@ from camtrap_batch.store import schemas
 from camtrap_batch.store.run import Run
 
 SUFFIX = {"md-json": ".json", "csv": ".csv", "cct": ".json", "camtrap-dp": ""}
-DETECTIONS = pa.schema(
-    [
-        ("image_id", pa.string()),
-        *((name, pa.float32()) for name in "xywh"),
-        ("category", pa.string()),
-        ("confidence", pa.float32()),
-        ("label", pa.string()),
-        ("label_confidence", pa.float32()),
-        ("repeat", pa.int32()),
-    ]
-)
 texts = st.text(
     st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=12
 )
@@ -98,9 +86,8 @@ def images(run: Run) -> Images:
 
 
 @pytest.fixture
-def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
+def boxed(tmp_path: Path) -> Images:
     """A run with boxes: an animal, a person and some that do not count in `a`, none that counts elsewhere."""
-    monkeypatch.setitem(schemas.SCHEMAS, "detections", DETECTIONS)
     labels = {"a": "lion", "b": "lion", "c": "empty", "d": "oryx"}
     run = write_run(tmp_path, [image(id_, 60 * n, label) for n, (id_, label) in enumerate(labels.items())])
     box = {"image_id": "a", "x": 0.1, "y": 0.2, "w": 0.3, "h": 0.5, "category": "animal", "confidence": 0.9}
