@@ -58,7 +58,9 @@ def notes_of(folder: Path) -> list[str]:
 
 
 def metrics_of(folder: Path) -> dict[str, dict[str, int]]:
-    model = run_of(folder).snapshot("model").meta["model_id"]
+    trained = run_of(folder).current("model")
+    assert trained is not None
+    model = trained.meta["model_id"]
     metrics: dict[str, dict[str, int]] = json.loads(
         (folder / "run" / "models" / model / "metrics.json").read_text()
     )
