@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 from distributed import Client, Future, get_worker, span
 from distributed.scheduler import KilledWorker
 
+from camtrap_batch import metrics, phases
 from camtrap_batch.errors import BrokenPromise, ClusterError, ClusterLost, StorageError, UserError
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Plan, Receipt, Shard, receipt_path
@@ -380,10 +381,16 @@ class _FanOut:
 
 def _run_shard(work: Work, shard: Shard, payload: Any) -> Receipt:
     """The task. A shard that was done by a try whose answer got lost is not done again."""
-    try:
-        return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
-    except FileNotFoundError:
-        return work.run(shard, payload, str(get_worker().name))
+    worker = get_worker()
+    # What the worker is at travels with each of its heartbeats.
+    worker.metrics.setdefault("camtrap", lambda _: phases.current())
+    with phases.working_on(work.plan[0], shard.id, shard.rows):
+        try:
+            return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
+        except FileNotFoundError:
+            receipt = work.run(shard, payload, str(worker.name))
+        metrics.count_here(receipt)
+        return receipt
 
 
 def _is_killed(future: Future[Any]) -> bool:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client, get_worker
 
+from camtrap_batch import phases
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.fanout import Need, require_workers
 from camtrap_batch.images import ImageRoot
@@ -93,6 +94,7 @@ def run(context: Context) -> StageResult:
         ("predictions",),
         need=need,
         inputs=inputs,
+        locations=rows["location"],
     )
 
 
@@ -218,6 +220,7 @@ class InferShard:
         rows = unpack(payload)
         threads = get_worker().state.nthreads
         predictor = load_predictor(fetch_model(self.model), self.device, threads=threads, batch=self.batch)
+        phases.enter("read")
         indices, jpegs, sources = [], [], np.full(rows.num_rows, None, object)
         for index, data, source in read_pictures(
             self.folder, self.root, rows, use_thumbnails=self.use_thumbnails
@@ -227,6 +230,7 @@ class InferShard:
                 jpegs.append(data)
                 sources[index] = source
         read = time.monotonic() - started
+        phases.enter("forward")
         classes = list(predictor.info.classes)
         probabilities = np.full((rows.num_rows, len(classes)), np.nan, np.float32)
         probabilities[indices] = predictor.predict(jpegs)

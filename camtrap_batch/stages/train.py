@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import get_worker
 
+from camtrap_batch import phases
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Train
@@ -78,6 +79,7 @@ def run(context: Context) -> StageResult:
                 context.display.note("train: the GPU worker has no CUDA device, so training runs on its CPU")
         else:
             context.display.reach(*describe(progress))
+            context.progress.trained("train", progress)
             if progress["phase"] == "train" and "valid_loss" in progress:
                 store.log("epoch", stage="train", **progress)
 
@@ -119,6 +121,7 @@ class TrainShard:
         from camtrap_batch.model import TrainConfig, train
 
         started = time.monotonic()
+        phases.enter("read")
         _tell({"phase": "device", "device": "cuda" if torch.cuda.is_available() else "cpu"})
         samples = self._samples()
         read = time.monotonic() - started
@@ -204,6 +207,8 @@ def upload_model(folder: Folder, model: Path) -> None:
 
 
 def _tell(progress: dict[str, Any]) -> None:
+    if progress["phase"] != "device":
+        phases.enter(progress["phase"])
     get_worker().log_event(TOPIC, progress)
 
 
