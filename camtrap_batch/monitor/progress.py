@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from camtrap_batch.metrics import Totals
 from camtrap_batch.store.shards import Plan, Receipt, Shard, unsettled
 
-State = Literal["waiting", "running", "interrupted", "unfinished", "failed", "done"]
+State = Literal["waiting", "running", "unfinished", "failed", "done"]
 
 RECENT_S = 60.0
 """What the rate now is measured over."""
@@ -290,7 +290,7 @@ def count_plan(
 def add_up(into: dict[str, Any], numbers: Mapping[str, float]) -> None:
     """Add numbers by name."""
     for name, number in numbers.items():
-        into[name] = into.get(name, 0) + number
+        into[name] = round(into.get(name, 0) + number, 4)
 
 
 def _whole(shard_id: str) -> str:

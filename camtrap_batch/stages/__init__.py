@@ -77,7 +77,7 @@ def run_one(context: Context, name: str) -> StageResult:
         result: StageResult = importlib.import_module(f"{__name__}.{name}").run(context)
     except BaseException as problem:
         is_interrupted = isinstance(problem, Interrupted | KeyboardInterrupt)
-        progress.end(name, "interrupted" if is_interrupted else "failed")
+        progress.end(name, "unfinished" if is_interrupted else "failed")
         raise
     progress.end(name, "done", result.rows, result.shards, result.counts)
     return result

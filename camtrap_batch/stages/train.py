@@ -29,6 +29,8 @@ VERSION = 1
 TOPIC = "camtrap-train"
 """Dask topic on which a training task tells how far it is."""
 
+_LOG_EVERY_S = 30.0  # a sign of life, within long epochs
+
 
 def run(context: Context) -> StageResult:
     """Train on the table `selection`; the model goes to `models/<model id>` of the run folder.
@@ -72,6 +74,8 @@ def run(context: Context) -> StageResult:
         manifest,
     )
 
+    logged = [time.monotonic()]
+
     def show(event: tuple[float, dict[str, Any]]) -> None:
         progress = event[1]
         if progress["phase"] == "device":
@@ -82,6 +86,9 @@ def run(context: Context) -> StageResult:
             context.progress.trained("train", progress)
             if progress["phase"] == "train" and "valid_loss" in progress:
                 store.log("epoch", stage="train", **progress)
+            elif time.monotonic() - logged[0] >= _LOG_EVERY_S:
+                logged[0] = time.monotonic()
+                store.log("training", stage="train", **progress)
 
     def meta(receipts: list[Receipt]) -> dict[str, Any]:
         return receipts[0].result
