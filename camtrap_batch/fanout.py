@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from distributed import Client, Future, get_worker, span
@@ -61,8 +62,11 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class ShardDone:
+    """A shard is done, at the so-many-th of its tries."""
+
     shard: Shard
     receipt: Receipt
+    tries: int
 
 
 @dataclass(frozen=True)
@@ -226,8 +230,10 @@ class _FanOut:
         self.looked_at = self.last_seen = time.monotonic()
         try:
             while self._fill_window() or self.in_flight:
-                for attempt, future in self._wait():
-                    self._settle(attempt, future)
+                ended = self._wait()
+                receipts = self._fetch(future for _, future in ended)
+                for attempt, future in ended:
+                    self._settle(attempt, future, receipts)
             self.outcome.interrupted = self.stop.is_set() and bool(self.todo or self.alone)
         finally:
             # On the way out by an exception: what has not begun shall not begin.
@@ -324,17 +330,31 @@ class _FanOut:
             self.alone.append(attempt)
         else:
             self.observe(ImageCrashed(shard))
-            self._done(shard, self.work.crashed(shard, self.payload(shard)))
+            self._done(attempt, self.work.crashed(shard, self.payload(shard)))
 
-    def _settle(self, attempt: _Attempt, future: Future[Any]) -> None:
+    def _fetch(self, futures: Iterable[Future[Any]]) -> dict[str, Receipt]:
+        """Receipts of those that are done, by key, asked for at once: one by one sets the driver's pace."""
+        finished = [future for future in futures if future.status == "finished"]
+        if len(finished) < 2:
+            return {}
+        try:
+            ask = partial(self.client.gather, finished, asynchronous=True)
+            receipts = self.client.sync(ask, callback_timeout=self.wait_s)
+        except Exception:  # one of them is lost; each is asked for by itself
+            return {}
+        return {str(future.key): receipt for future, receipt in zip(finished, receipts, strict=True)}
+
+    def _settle(self, attempt: _Attempt, future: Future[Any], receipts: Mapping[str, Receipt]) -> None:
         status = future.status
-        if status == "finished":
+        if (receipt := receipts.get(str(future.key))) is not None:
+            self._done(attempt, receipt)
+        elif status == "finished":
             try:
                 receipt = future.result(timeout=self.wait_s)
             except Exception as problem:  # the worker that held the receipt died before it could be fetched
                 self._count_error(attempt, problem)
             else:
-                self._done(attempt.shard, receipt)
+                self._done(attempt, receipt)
         elif status == "error":
             self._count_error(attempt, future.exception())
         else:
@@ -356,9 +376,9 @@ class _FanOut:
         self.outcome.failed[attempt.shard.id] = reason
         self.observe(ShardErred(attempt.shard, reason, final=True))
 
-    def _done(self, shard: Shard, receipt: Receipt) -> None:
-        self.outcome.receipts[shard.id] = receipt
-        self.observe(ShardDone(shard, receipt))
+    def _done(self, attempt: _Attempt, receipt: Receipt) -> None:
+        self.outcome.receipts[attempt.shard.id] = receipt
+        self.observe(ShardDone(attempt.shard, receipt, attempt.tries))
 
     def _look_at_workers(self) -> None:
         """Follow workers that come and go; give up when all have been gone for `wait_s`."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from camtrap_batch.errors import InputError
 from camtrap_batch.monitor.progress import Cameras, StageStatus, State, count_plan
 from camtrap_batch.stages import STAGES
 from camtrap_batch.store.log import LOG
@@ -99,7 +100,10 @@ def _cameras(run: Run, plan: Plan) -> Cameras | None:
     number = plan.inputs.get(made_of) if made_of else None
     if made_of is None or not isinstance(number, int):
         return None
-    snapshot = run.snapshot(made_of, number)
+    try:
+        snapshot = run.snapshot(made_of, number)
+    except InputError:  # `camtrap gc` has been there
+        return None
     table = open_files(run.folder, made_of, [file.file for file in snapshot.files])
     if made_of == "catalog":
         return Cameras(table.to_table(columns=["location"])["location"])

@@ -253,10 +253,17 @@ def _observe(context: Context, stage: str, event: fanout.Event) -> None:
 
     run, display, progress = context.run, context.display, context.progress
     match event:
-        case fanout.ShardDone(shard, receipt):
+        case fanout.ShardDone(shard, receipt, tries):
             display.advance(shard.rows, receipt.counts)
             progress.shard_done(shard, receipt)
-            run.log("shard done", stage=stage, shard=shard.id, rows=shard.rows, seconds=receipt.seconds)
+            run.log(
+                "shard done",
+                stage=stage,
+                shard=shard.id,
+                rows=shard.rows,
+                seconds=receipt.seconds,
+                tries=tries,
+            )
         case fanout.ShardLost(shard, worker, losses):
             progress.shard_lost(stage)
             run.log("shard lost", stage=stage, shard=shard.id, worker=worker, losses=losses)
