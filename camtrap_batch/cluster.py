@@ -162,7 +162,7 @@ def open_cluster(spec: Local | Address) -> Iterator[Client]:
     import dask
     from distributed import Client
 
-    with dask.config.set(_SETTINGS), _quiet():
+    with dask.config.set(_SETTINGS | (_LOCAL_SETTINGS if isinstance(spec, Local) else {})), _quiet():
         if isinstance(spec, Local):
             with _without_ctrl_c():
                 started = _start_local(spec)
@@ -194,6 +194,12 @@ _SETTINGS = {
     "distributed.admin.system-monitor.interval": "2s",
     "distributed.worker.memory.monitor-interval": "200ms",
     "distributed.comm.timeouts.connect": "20s",
+}
+
+_LOCAL_SETTINGS = {
+    # 15 s after a worker's death Dask looks whether there is one of its name, and gives the place up for ever
+    # where that one has just died as well. Nannies bring theirs back by themselves.
+    "distributed.deploy.lost-worker-timeout": "365 days",
 }
 
 
