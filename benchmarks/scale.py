@@ -326,6 +326,7 @@ def write_data_set(folder: Path, images: int) -> Path:
     pool = write_pool(folder / "pool", rng)
     sound = [path for path in pool if path.name[0].isdigit()]
     odd = [path for path in pool if not path.name[0].isdigit()]
+    shapes = [Image.open(path).size for path in sound]
     records: list[str] = []
     image_ids: list[str] = []
     ids = iter(hex_ids(rng, images + sequences))
@@ -360,8 +361,9 @@ def write_data_set(folder: Path, images: int) -> Path:
                 image_ids.append(image_id)
                 date = "null" if luck > 0.99 else f'"{begin + dt.timedelta(seconds=2 * frame)}"'
                 corrupt = ', "corrupt": true' if source is odd[0] else ""
+                width, height = shapes[place]
                 records.append(
-                    f'{{"id": "{image_id}", "file_name": "{name}", "width": 2048, "height": 1536, '
+                    f'{{"id": "{image_id}", "file_name": "{name}", "width": {width}, "height": {height}, '
                     f'"location": {where}, "datetime": {date}, "seq_id": {seq_id}, '
                     f'"seq_num_frames": {frames}, "frame_num": {frame}{corrupt}, '
                     f'"country_code": "COL", "conservation_project_name": "site-{location % 40:02}"}}'

@@ -50,7 +50,7 @@ def findings_table(found: Sequence[Found], names: pa.Table) -> pa.Table:
                     "image_id": rows["image_id"],
                     "file_name": rows["file_name"],
                     "location": rows["location"],
-                    "kind": pa.array([each.kind] * len(each.rows), pa.string()),
+                    "kind": pa.repeat(each.kind, len(each.rows)),
                     "other_image_id": names["image_id"].take(others),
                     "detail": each.detail,
                 }
@@ -89,6 +89,13 @@ def moments(times: npt.NDArray[Any]) -> pa.Array:
 def _codes(column: pa.ChunkedArray | Rows) -> Rows:
     if isinstance(column, np.ndarray):
         return column
-    encoded = column.combine_chunks().dictionary_encode()
-    codes: Rows = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False) + 1
+    chunks = column.dictionary_encode().chunks  # they share one dictionary
+    if not chunks:
+        return np.array([], np.int64)
+    codes: Rows = np.concatenate([_codes_of_chunk(chunk) for chunk in chunks])
+    return codes
+
+
+def _codes_of_chunk(chunk: pa.DictionaryArray) -> Rows:
+    codes: Rows = pc.fill_null(chunk.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False) + 1
     return codes
