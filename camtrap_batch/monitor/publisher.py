@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _EVERY_S = 1.0
-_LAST_S = 2.0  # to say good-bye within
+_PATIENCE_S = 5.0  # with a scheduler that is busy
 
 
 class Publisher:
@@ -37,10 +38,11 @@ class Publisher:
         self._client, self.problem = client, None
         try:
             register(client)
-            self._send("connected")
         except Exception as problem:
             self.problem = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             return
+        with suppress(Exception):  # the next one is a second later
+            self._send("connected")
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._run, args=(self._stop,), name="camtrap-publisher", daemon=True
@@ -52,7 +54,7 @@ class Publisher:
         if self._thread is None:
             return
         self._stop.set()
-        self._thread.join(_LAST_S)
+        self._thread.join(_PATIENCE_S)
         self._thread = None
         try:
             self._send("finished")
@@ -80,7 +82,7 @@ class Publisher:
             state=state,
             client=client.id,
             driver=driver,
-            callback_timeout=_LAST_S,
+            callback_timeout=_PATIENCE_S,
         )
 
 
