@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from camtrap_batch.store.run import Run
@@ -46,7 +46,8 @@ def performance_report(client: Client, run: Run, plan: Plan, stop: threading.Eve
             except Exception as caught:
                 problem = _line(caught)
             if problem:
-                run.log("no performance report", stage=plan.stage, problem=problem)
+                with suppress(Exception):  # the same disk, perhaps; what the block raised says more
+                    run.log("no performance report", stage=plan.stage, problem=problem)
 
 
 def _write(client: Client, run: Run, plan: Plan, began: float, count: int) -> None:
