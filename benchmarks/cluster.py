@@ -36,7 +36,7 @@ from typing import Any, ClassVar
 
 import psutil
 
-from camtrap_batch.cluster import _SETTINGS as SETTINGS
+from camtrap_batch.cluster.settings import SETTINGS
 
 HERE = Path(__file__).resolve().parent
 CORES = len(os.sched_getaffinity(0))
