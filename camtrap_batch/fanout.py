@@ -16,11 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from distributed import Client, Future, get_worker, span
 from distributed.scheduler import KilledWorker
 
+from camtrap_batch import metrics, phases
 from camtrap_batch.errors import (
     BrokenPromise,
     ClusterError,
@@ -74,8 +76,11 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class ShardDone:
+    """A shard is done, at the so-many-th of its tries."""
+
     shard: Shard
     receipt: Receipt
+    tries: int
 
 
 @dataclass(frozen=True)
@@ -255,8 +260,10 @@ class _FanOut:
         self.looked_at = self.last_seen = time.monotonic()
         try:
             while self._fill_window() or self.in_flight:
-                for attempt, future in self._wait():
-                    self._settle(attempt, future)
+                ended = self._wait()
+                receipts = self._fetch(future for _, future in ended)
+                for attempt, future in ended:
+                    self._settle(attempt, future, receipts)
                 self._look_at_workers()
             self.outcome.interrupted = self.stop.is_set() and bool(self.todo or self.alone)
         finally:
@@ -354,17 +361,31 @@ class _FanOut:
             self.alone.append(attempt)
         else:
             self.observe(ImageCrashed(shard))
-            self._done(shard, self.work.crashed(shard, self.payload(shard)))
+            self._done(attempt, self.work.crashed(shard, self.payload(shard)))
 
-    def _settle(self, attempt: _Attempt, future: Future[Any]) -> None:
+    def _fetch(self, futures: Iterable[Future[Any]]) -> dict[str, Receipt]:
+        """Receipts of those that are done, by key, asked for at once: one by one sets the driver's pace."""
+        finished = [future for future in futures if future.status == "finished"]
+        if len(finished) < 2:
+            return {}
+        try:
+            ask = partial(self.client.gather, finished, asynchronous=True)
+            receipts = self.client.sync(ask, callback_timeout=self.wait_s)
+        except Exception:  # one of them is lost; each is asked for by itself
+            return {}
+        return {str(future.key): receipt for future, receipt in zip(finished, receipts, strict=True)}
+
+    def _settle(self, attempt: _Attempt, future: Future[Any], receipts: Mapping[str, Receipt]) -> None:
         status = future.status
-        if status == "finished":
+        if (receipt := receipts.get(str(future.key))) is not None:
+            self._done(attempt, receipt)
+        elif status == "finished":
             try:
                 receipt = future.result(timeout=self.wait_s)
             except Exception as problem:  # the worker that held the receipt died before it could be fetched
                 self._count_error(attempt, problem)
             else:
-                self._done(attempt.shard, receipt)
+                self._done(attempt, receipt)
         elif status == "error":
             self._count_error(attempt, future.exception())
         elif status in ("lost", "pending"):
@@ -422,10 +443,10 @@ class _FanOut:
         self.observe(WorkerTurnedAway(worker, reason))
         self.client.retire_workers([worker], close_workers=True)
 
-    def _done(self, shard: Shard, receipt: Receipt) -> None:
+    def _done(self, attempt: _Attempt, receipt: Receipt) -> None:
         self.turned_away.clear()
-        self.outcome.receipts[shard.id] = receipt
-        self.observe(ShardDone(shard, receipt))
+        self.outcome.receipts[attempt.shard.id] = receipt
+        self.observe(ShardDone(attempt.shard, receipt, attempt.tries))
 
     def _look_at_workers(self) -> None:
         """Follow workers that come and go; give up when all have been gone for `wait_s`."""
@@ -450,11 +471,17 @@ class _FanOut:
 
 def _run_shard(work: Work, shard: Shard, payload: Any, sight: Sight) -> Receipt:
     """The task. A shard that was done by a try whose answer got lost is not done again."""
-    try:
-        return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
-    except FileNotFoundError:
-        check_here(get_worker().address, sight)
-        return work.run(shard, payload, str(get_worker().name))
+    worker = get_worker()
+    # What the worker is at travels with each of its heartbeats.
+    worker.metrics.setdefault("camtrap", lambda _: phases.current())
+    with phases.working_on(work.plan[0], shard.id, shard.rows):
+        try:
+            return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
+        except FileNotFoundError:
+            check_here(worker.address, sight)
+            receipt = work.run(shard, payload, str(worker.name))
+        metrics.count_here(receipt)
+        return receipt
 
 
 def _is_killed(future: Future[Any]) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,26 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command(folder, "reprocess"), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture
+def job_folder(undisturbed: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the undisturbed run as it was before some stages, without a log; `data` is shared."""
+
+    def make(*stages: str) -> Path:
+        folder = tmp_path / "job"
+        folder.mkdir()
+        (folder / "data").symlink_to(undisturbed / "data")
+        job = yaml.safe_load((undisturbed / "job.yaml").read_text())
+        (folder / "job.yaml").write_text(yaml.safe_dump({**job, "output": str(folder)}))
+        shutil.copytree(undisturbed / "run", folder / "run", ignore=shutil.ignore_patterns("log.jsonl"))
+        tables = {"validate": ["manifest", "thumbnails"], "infer": ["predictions"]}
+        for stage in stages:
+            shutil.rmtree(folder / "run" / "receipts" / stage)
+            shutil.rmtree(folder / "run" / "plans" / stage)
+            for table in tables[stage]:
+                shutil.rmtree(folder / "run" / "snapshots" / table)
+                shutil.rmtree(folder / "run" / "tables" / table)
+        return folder
+
+    return make

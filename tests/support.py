@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 
 from camtrap_batch import Job, open_run
 from camtrap_batch.store.run import Run
@@ -34,12 +35,40 @@ def wait_until(condition: Callable[[], bool], patience: float = PATIENCE_S) -> N
         time.sleep(0.01)
 
 
+def start_driver(folder: Path, stage: str, cluster: Processes) -> subprocess.Popen[str]:
+    wait = ["--cluster", cluster.address]
+    return subprocess.Popen(
+        command(folder, stage, *wait), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def receipts(folder: Path, stage: str) -> dict[str, tuple[int, bytes]]:
+    """Receipts there are: modification time and content."""
+    found = (folder / "run" / "receipts" / stage).glob("*/*.json")
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+def tables_of(folder: Path) -> dict[str, pa.Table]:
+    """Rows without what names the try that made them."""
+    run = run_of(folder)
+    return {
+        "manifest": run.table("manifest").to_table().drop_columns(["thumbnail_file"]),
+        "thumbnails": run.table("thumbnails").to_table(),
+        "predictions": run.table("predictions").to_table().drop_columns(["manifest_snapshot"]),
+        "sequences": run.table("sequences").to_table(),
+        "events": run.table("events").to_table(),
+    }
+
+
 @dataclass
 class Processes:
     """A scheduler, two CPU workers and a GPU worker, each under a nanny of its own."""
 
     folder: Path
     preloads: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ("CPU=1", "CPU=1", "GPU=1")
+    memory: str = "auto"
+    settings: dict[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     address: str = ""
     scheduler: subprocess.Popen[bytes] | None = None
@@ -53,21 +82,21 @@ class Processes:
         wait_until(lambda: file.exists() and bool(file.read_text().strip()))
         self.address = json.loads(file.read_text())["address"]
         self.workers = []
-        for resources in ("CPU=1", "CPU=1", "GPU=1"):
+        for resources in self.resources:
             self.add_worker(resources)
 
     def add_worker(self, resources: str) -> None:
-        """Start one more worker; its number in `worker_process` is the next one."""
-        worker = self._dask(
+        process = self._dask(
             "worker",
             self.address,
             "--nthreads", "1",
             "--resources", resources,
+            "--memory-limit", self.memory,
             *(part for name in ("camtrap_batch.worker", *self.preloads) for part in ("--preload", name)),
             "--no-dashboard",
             "--local-directory", str(self.folder),
         )  # fmt: skip
-        self.workers.append(worker)
+        self.workers.append(process)
 
     def _dask(self, command: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"dask-{len(self.started)}.log").open("wb") as log:
@@ -75,7 +104,7 @@ class Processes:
                 [sys.executable, "-m", "dask", command, *arguments, "--host", "127.0.0.1"],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"},
+                env={**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0", **self.settings},
             )
         self.started.append(process)
         return process

@@ -6,53 +6,24 @@ Each test starts a scheduler and workers of its own on loopback, and ends them.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-import yaml
-from support import PATIENCE_S, Processes, command, run_of, wait_until
+from support import (
+    PATIENCE_S,
+    Processes,
+    command,
+    receipts,
+    run_of,
+    start_driver,
+    tables_of,
+    wait_until,
+)
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture
-def job_folder(undisturbed: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of the undisturbed run as it was before a stage; `data` is shared."""
-
-    def make(stage: str) -> Path:
-        folder = tmp_path / "job"
-        folder.mkdir()
-        (folder / "data").symlink_to(undisturbed / "data")
-        job = yaml.safe_load((undisturbed / "job.yaml").read_text())
-        (folder / "job.yaml").write_text(yaml.safe_dump({**job, "output": str(folder)}))
-        shutil.copytree(undisturbed / "run", folder / "run")
-        stages = {"validate": ["manifest", "thumbnails"], "infer": ["predictions"]}
-        shutil.rmtree(folder / "run" / "receipts" / stage)
-        shutil.rmtree(folder / "run" / "plans" / stage)
-        for table in stages[stage]:
-            shutil.rmtree(folder / "run" / "snapshots" / table)
-            shutil.rmtree(folder / "run" / "tables" / table)
-        return folder
-
-    return make
-
-
-def start_driver(folder: Path, stage: str, cluster: Processes) -> subprocess.Popen[str]:
-    wait = ["--cluster", cluster.address]
-    return subprocess.Popen(
-        command(folder, stage, *wait), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def receipts(folder: Path, stage: str) -> dict[str, tuple[int, bytes]]:
-    """Receipts there are: modification time and content."""
-    found = (folder / "run" / "receipts" / stage).glob("*/*.json")
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
 def wait_for_some_shards(folder: Path, stage: str, driver: subprocess.Popen[str], shards: int) -> None:
@@ -61,18 +32,6 @@ def wait_for_some_shards(folder: Path, stage: str, driver: subprocess.Popen[str]
         return len(receipts(folder, stage)) >= shards
 
     wait_until(in_the_middle)
-
-
-def tables_of(folder: Path) -> dict[str, pa.Table]:
-    """Rows without what names the try that made them."""
-    run = run_of(folder)
-    return {
-        "manifest": run.table("manifest").to_table().drop_columns(["thumbnail_file"]),
-        "thumbnails": run.table("thumbnails").to_table(),
-        "predictions": run.table("predictions").to_table().drop_columns(["manifest_snapshot"]),
-        "sequences": run.table("sequences").to_table(),
-        "events": run.table("events").to_table(),
-    }
 
 
 def finish_and_compare(folder: Path, stage: str, undisturbed: Path, cluster: Processes) -> None:

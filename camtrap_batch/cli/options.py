@@ -7,14 +7,18 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from camtrap_batch.cluster import ClusterHandle, load_cluster
 from camtrap_batch.errors import UserError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import make_display
+from camtrap_batch.monitor.publisher import page_url
 from camtrap_batch.stages import Context, check_retry
 from camtrap_batch.store.run import Run
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `add_subparsers` returns."""
@@ -82,8 +86,21 @@ def describe_keys(rows: list[tuple[str, str, str]]) -> str:
 def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -> Iterator[Context]:
     display = make_display(quiet=options.quiet, log_json=options.log_json)
     spec = load_cluster(options.cluster)
-    with ClusterHandle(spec, lambda address: display.note(f"Dask dashboard: {address}")) as cluster:
+
+    def announce(client: Client) -> None:
+        display.note(f"Dask dashboard: {client.dashboard_link}")
+        context.publisher.open(client)
+        if context.publisher.problem is None:
+            display.note(f"progress page:  {page_url(client.dashboard_link)}")
+        else:
+            display.note(f"no progress page: {context.publisher.problem}")
+
+    with ClusterHandle(spec, announce) as cluster:
         retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
         dry_run = getattr(options, "dry_run", False)
         snapshot = getattr(options, "snapshot", None)
-        yield Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot)
+        context = Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot)
+        try:
+            yield context
+        finally:
+            context.publisher.close()

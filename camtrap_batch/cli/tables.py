@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import threading
+from collections.abc import Iterator
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -11,6 +14,7 @@ from rich.table import Table as Grid
 from camtrap_batch.cli.options import Commands, check_out, job_argument, whole_number
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
+from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.stages.findings import current_findings, kind_counts
 from camtrap_batch.store.merged import list_merged
@@ -24,6 +28,7 @@ def add(commands: Commands) -> None:
     """Add the commands."""
     status = commands.add_parser("status", help="what is done, running, failed; speeds; time left")
     job_argument(status)
+    status.add_argument("--json", action="store_true", help="all of it, for programs")
     status.set_defaults(call=_status)
 
     table = commands.add_parser("table", help="one table as one .parquet or .csv file")
@@ -49,39 +54,78 @@ def add(commands: Commands) -> None:
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(Job.load(options.job, options.assignments))
     status = read_status(run)
-    grid = Grid(
-        "stage", "state", "rows", "shards", "rows/s", "left", "by status", box=None, header_style="bold"
-    )
+    failed = any(stage.failed for stage in status)
+    findings = None
+    if run.current("manifest") is not None:
+        found = current_findings(run)
+        findings = None if found is None else kind_counts(found)
+    if options.json:
+        record = {"job": run.job.name, "folder": run.folder.url, "findings": findings}
+        print(json.dumps({**record, "stages": [asdict(stage) for stage in status]}, ensure_ascii=False))
+        return 1 if failed else 0
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"run folder: {run.folder.url}")
+    console.print(_status_grid(status))
+    for stage in status:
+        for text in _details(stage):
+            say(f"{stage.stage}: {text}")
+    if run.current("manifest") is not None:
+        kinds = ", ".join(f"{kind} {n:,}" for kind, n in (findings or {}).items())
+        text = "not made yet; validate makes them" if findings is None else kinds or "none"
+        say(f"findings: {text}")
+    merged = list_merged(run)
+    current = run.current("locations")
+    for result in merged[:_MOST_RESULTS]:
+        mark = "current " if current is not None and result.number == current.number else ""
+        say(f"results of merge: {mark}{result.describe()}")
+    if len(merged) > _MOST_RESULTS:
+        say(f"results of merge: {len(merged) - _MOST_RESULTS} older ones")
+    return 1 if failed else 0
+
+
+def _status_grid(status: list[StageStatus]) -> Grid:
+    names = ("stage", "state", "rows", "shards", "cameras", "rows/s", "mean", "left")
+    grid = Grid(*names, box=None, header_style="bold")
     for stage in status:
         grid.add_row(
             stage.stage,
             stage.state,
             f"{stage.rows_done:,}/{stage.rows:,}" if stage.rows else "",
             f"{stage.shards_done:,}/{stage.shards:,}" if stage.shards else "",
+            f"{stage.cameras_done:,}/{stage.cameras:,}" if stage.cameras else "",
             f"{stage.rows_per_s:,.0f}" if stage.rows_per_s else "",
+            f"{stage.rows_per_s_mean:,.0f}" if stage.rows_per_s_mean else "",
             duration(stage.seconds_left) if stage.seconds_left is not None else "",
-            " ".join(f"{name} {number:,}" for name, number in stage.counts.items()),
         )
-    console = Console()
-    console.print(f"run folder: {run.folder.url}", highlight=False, soft_wrap=True)
-    console.print(grid)
-    if run.current("manifest") is not None:
-        found = current_findings(run)
-        counts = ", ".join(f"{kind} {n:,}" for kind, n in kind_counts(found).items())
-        text = "not made yet; validate makes them" if found is None else counts or "none"
-        console.print(f"findings: {text}", highlight=False, soft_wrap=True)
-    merged = list_merged(run)
-    current = run.current("locations")
-    for result in merged[:_MOST_RESULTS]:
-        mark = "current " if current is not None and result.number == current.number else ""
-        console.print(f"results of merge: {mark}{result.describe()}", highlight=False, soft_wrap=True)
-    if len(merged) > _MOST_RESULTS:
-        console.print(f"results of merge: {len(merged) - _MOST_RESULTS} older ones", highlight=False)
-    failed = [stage for stage in status if stage.failed]
-    for stage in failed:
-        for shard, reason in stage.failed.items():
-            console.print(f"{stage.stage}: shard {shard} failed: {reason}", highlight=False, soft_wrap=True)
-    return 1 if failed else 0
+    return grid
+
+
+def _details(stage: StageStatus) -> Iterator[str]:
+    """Lines about a stage that have no place in the table."""
+    if stage.counts:
+        most = sorted(stage.counts.items(), key=lambda item: -item[1])
+        yield ", ".join(f"{name} {number:,}" for name, number in most)
+    if stage.lost or stage.halved:
+        yield f"{stage.lost:,} tries lost with their worker, {stage.halved:,} shards halved"
+    phases = {name: seconds for name, seconds in stage.seconds.items() if name != "total"}
+    if stage.shards > 1 and phases:
+        parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items())
+        yield f"{duration(stage.seconds.get('total', 0.0))} of workers, of it {parts}"
+    if stage.training.get("phase") == "train":
+        yield f"epoch {stage.training['epoch']} of {stage.training['epochs']}"
+    if judged := [point for point in stage.losses if "valid_loss" in point]:
+        last = judged[-1]
+        accuracy = f", accuracy {last['accuracy']:.3f}" if "accuracy" in last else ""
+        yield (
+            f"after epoch {last['epoch']:.0f}: loss {last['train_loss']:.3f}, "
+            f"valid loss {last['valid_loss']:.3f}{accuracy}"
+        )
+    for shard, reason in stage.failed.items():
+        yield f"shard {shard} failed: {reason}"
 
 
 def _table(options: argparse.Namespace, stop: threading.Event) -> int:

@@ -72,7 +72,7 @@ def load_cluster(spec: str | None) -> Cluster:
 class ClusterHandle:
     """A cluster that is opened when the first stage needs it, and closed at the end.
 
-    `announce` is called once, with the dashboard's address.
+    `announce` is called once, with the client.
     """
 
     def __init__(self, spec: Cluster, announce: Any) -> None:
@@ -88,7 +88,7 @@ class ClusterHandle:
         """A client of the cluster. Raises ClusterError where it can't be reached."""
         if self._client is None:
             self._client = self._stack.enter_context(open_cluster(self.spec))
-            self._announce(self._client.dashboard_link)
+            self._announce(self._client)
         return self._client
 
     def __enter__(self) -> ClusterHandle:

@@ -14,6 +14,8 @@ from camtrap_batch.yamlfile import Section
 SETTINGS: dict[str, Any] = {
     # Losses are counted by the driver, which knows what to make of them.
     "distributed.scheduler.allowed-failures": 0,
+    # A worker that stands still has its nanny restart it after so long without a heartbeat; 5 minutes else.
+    "distributed.scheduler.worker-ttl": "2 minutes",
     # Tasks return receipts: there is nothing to spill, and what grows is the task itself.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,

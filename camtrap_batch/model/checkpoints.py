@@ -73,7 +73,7 @@ class Checkpoints:
         self._write(LAST, {name: getattr(checkpoint, name) for name in asdict(_EMPTY)})
 
     def load(self) -> Checkpoint | None:
-        """The last epoch's; None where no epoch was finished."""
+        """The last epoch's; None where no epoch was finished. Raises StageError where it can't be read."""
         state = self._read(LAST)
         return None if state is None else Checkpoint(**state)
 
@@ -98,7 +98,14 @@ class Checkpoints:
             data = self._folder.read(self._prefix + name)
         except FileNotFoundError:
             return None
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as problem:  # a wrong file fails anywhere in zip, pickle or tensor reading
+            # torch's own text advises to load the file as code: not repeated here.
+            raise StageError(
+                f"{self._folder.url}/{self._prefix}{name}: not a checkpoint ({type(problem).__name__}): "
+                "delete it to begin the training anew"
+            ) from None
         return state
 
 

@@ -129,7 +129,7 @@ def train(
     with _training(samples, config, checkpoints, team or Alone(), on_progress) as training:
         fitted = training.run()
         decoder, normalise, mean, std = training.decoder, training.normalise, training.mean, training.std
-        metrics = judge(fitted.model, decoder, samples, config.batch, normalise, on_progress)
+        metrics = judge(fitted.model, decoder, samples, fitted.batch, normalise, on_progress)
         pictures = draw_pictures(samples, training.batches(fitted.batch), mean, std, metrics)
     device = normalise.device
     seconds = time.perf_counter() - began

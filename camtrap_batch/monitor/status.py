@@ -1,36 +1,31 @@
-"""What the run folder alone tells about a job: done, running, failed, how fast, how long still."""
+"""What the run folder alone tells about a job: done, running, failed, how fast, how long still.
+
+It reads plans, receipts, snapshots and the log. No cluster is asked, so that it is the same while a job
+runs, after it, and from another machine.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import pyarrow as pa
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.monitor.progress import Cameras, StageStatus, State, count_plan
 from camtrap_batch.stages import STAGES
 from camtrap_batch.store.log import LOG
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts, settled
-
-State = Literal["waiting", "running", "unfinished", "failed", "done"]
+from camtrap_batch.store.schemas import USABLE
+from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
+from camtrap_batch.store.tables import open_files
 
 _RECENT_S = 120.0
+"""What the rate now is measured over, and the least time without a sign after which nothing runs."""
 
-
-@dataclass(frozen=True)
-class StageStatus:
-    """How far a stage is: of its last plan. `rows_per_s` over the last two minutes of its work."""
-
-    stage: str
-    state: State
-    rows: int = 0
-    rows_done: int = 0
-    shards: int = 0
-    shards_done: int = 0
-    rows_per_s: float = 0.0
-    seconds_left: float | None = None
-    counts: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
+_ENDED: dict[str, State] = {"interrupted": "unfinished", "stage failed": "failed"}
 
 
 def read_status(run: Run) -> list[StageStatus]:
@@ -40,64 +35,121 @@ def read_status(run: Run) -> list[StageStatus]:
 
 
 def _stage_status(run: Run, name: str, log: list[dict[str, Any]]) -> StageStatus:
-    plan = _newest_plan(run, name)
-    if plan is None:
-        return StageStatus(name, "waiting")
-    receipts = find_receipts(run.folder, plan)
-    done = [shard for shard in plan.shards if settled(shard, receipts) is not None]
-    counts: dict[str, int] = {}
-    for receipt in receipts.values():
-        for status, rows in receipt.counts.items():
-            counts[status] = counts.get(status, 0) + rows
-    rows_done = sum(receipt.rows for receipt in receipts.values())
-    snapshot = run.current(STAGES[name].tables[0])
-    is_done = snapshot is not None and snapshot.plan_id == plan.id
     events = [event for event in log if event.get("stage") == name]
-    failed = events[-1]["failed"] if events and events[-1]["event"] == "stage failed" else {}
-    now = dt.datetime.now(dt.UTC)
-    last_sign = max((_time(event["time"]) for event in events), default=None)
-    is_alive = last_sign is not None and (now - last_sign).total_seconds() < _RECENT_S
-    is_running = is_alive and events[-1]["event"] not in ("interrupted", "stage failed", "committed")
-    state: State = "done" if is_done else "failed" if failed else "running" if is_running else "unfinished"
-    rate = _rate(receipts)
-    left = (plan.rows - rows_done) / rate if state == "running" and rate else None
-    return StageStatus(
-        name, state, plan.rows, rows_done, len(plan.shards), len(done), rate, left, counts, failed
-    )
+    plan = _last_plan(run, name, events)
+    if plan is None:
+        return StageStatus(name)
+    receipts = find_receipts(run.folder, plan)
+    status = StageStatus(name, rows=plan.rows, shards=len(plan.shards))
+    count_plan(status, plan, receipts, _cameras(run, plan))
+    begins = [number for number, event in enumerate(events) if event["event"] == "stage begins"]
+    for event in events[begins[-1] if begins else 0 :]:
+        _take_in(status, event)
+    status.rows_per_s, status.rows_per_s_mean = _rates(receipts.values())
+    status.state = _state(run, plan, events, receipts.values())
+    if status.state == "running" and status.rows_per_s:
+        status.seconds_left = round((status.rows - status.rows_done) / status.rows_per_s, 1)
+    if status.state != "failed":
+        status.failed = {}
+    return status
 
 
-def _newest_plan(run: Run, stage: str) -> Plan | None:
-    names = run.folder.list(f"plans/{stage}")
+def _last_plan(run: Run, stage: str, events: Sequence[dict[str, Any]]) -> Plan | None:
+    """The plan that the log names last, of those that are there; without one, the newest."""
+    names = {name.removesuffix(".json") for name in run.folder.list(f"plans/{stage}")}
+    last = next((event["plan"] for event in reversed(events) if event.get("plan") in names), None)
+    wanted = [last] if last is not None else sorted(names)
     records = [
-        json.loads(data) for _, data in run.folder.read_many(f"plans/{stage}/{name}" for name in names)
+        json.loads(data) for _, data in run.folder.read_many(f"plans/{stage}/{name}.json" for name in wanted)
     ]
     if not records:
         return None
     newest = max(records, key=lambda record: record["created"])
-    shards = tuple(Shard(*entry) for entry in newest["shards"])
-    return Plan(stage, newest["id"], newest["inputs"], shards)
+    return Plan(stage, newest["id"], newest["inputs"], tuple(Shard(*entry) for entry in newest["shards"]))
 
 
-def _rate(receipts: dict[str, Receipt]) -> float:
-    """Rows a second over the last stretch of work."""
-    finished = sorted(
-        ((_time(receipt.finished), receipt) for receipt in receipts.values() if receipt.seconds),
-        key=lambda entry: entry[0],
+def _state(run: Run, plan: Plan, events: Sequence[dict[str, Any]], receipts: Iterable[Receipt]) -> State:
+    snapshot = run.current(STAGES[plan.stage].tables[0])
+    if snapshot is not None and snapshot.plan_id == plan.id:
+        return "done"
+    if events and events[-1]["event"] in _ENDED:
+        return _ENDED[events[-1]["event"]]
+    receipts = list(receipts)
+    signs = [receipt.finished for receipt in receipts] + [event["time"] for event in events[-1:]]
+    slowest = max((receipt.seconds.get("total", 0.0) for receipt in receipts), default=0.0)
+    if not signs:
+        return "unfinished"
+    silent = (dt.datetime.now(dt.UTC) - max(map(_time, signs))).total_seconds()
+    return "running" if silent < max(_RECENT_S, 3 * slowest) else "unfinished"
+
+
+def _take_in(status: StageStatus, event: dict[str, Any]) -> None:
+    match event["event"]:
+        case "shard lost":
+            status.lost += 1
+        case "stage failed":
+            for shard, reason in event["failed"].items():
+                status.fail(shard, reason)
+        case "training" | "epoch":
+            status.trained(event)
+
+
+def _cameras(run: Run, plan: Plan) -> Cameras | None:
+    """The cameras of a plan's rows, as long as the table is there that it was made from."""
+    made_of = {"validate": "catalog", "infer": "manifest"}.get(plan.stage)
+    number = plan.inputs.get(made_of) if made_of else None
+    if made_of is None or not isinstance(number, int):
+        return None
+    try:
+        snapshot = run.snapshot(made_of, number)
+    except InputError:  # `camtrap gc` has been there
+        return None
+    table = open_files(run.folder, made_of, [file.file for file in snapshot.files])
+    if made_of == "catalog":
+        return Cameras(table.to_table(columns=["location"])["location"])
+    rows = table.to_table(columns=["location", "status"])
+    return Cameras(
+        rows.filter(pa.compute.is_in(rows["status"].cast(pa.string()), pa.array(USABLE)))["location"]
     )
-    if not finished:
-        return 0.0
-    end = finished[-1][0]
-    recent = [(time, receipt) for time, receipt in finished if (end - time).total_seconds() <= _RECENT_S]
-    first_time, first = recent[0]
-    seconds = (end - first_time).total_seconds() + first.seconds.get("total", 0.0)
-    return sum(receipt.rows for _, receipt in recent) / seconds if seconds else 0.0
+
+
+def _rates(receipts: Iterable[Receipt]) -> tuple[float, float]:
+    """Rows a second: over the last stretch of work, and over all time in which some shard was worked on."""
+    ended = sorted(
+        (
+            (_time(receipt.finished).timestamp(), receipt.seconds["total"], receipt.rows)
+            for receipt in receipts
+            if receipt.seconds
+        ),
+    )
+    if not ended:
+        return 0.0, 0.0
+    last = ended[-1][0]
+    return (
+        _rate([entry for entry in ended if last - entry[0] <= _RECENT_S]),
+        _rate(ended),
+    )
+
+
+def _rate(ended: Sequence[tuple[float, float, int]]) -> float:
+    """Rows a second of shards (end, seconds, rows) that are sorted by their end."""
+    busy, covered = 0.0, float("inf")
+    for end, seconds, _ in reversed(ended):  # from the last one back, what no later one has covered
+        begin = end - seconds
+        busy += max(0.0, min(end, covered) - min(begin, covered))
+        covered = min(covered, begin)
+    return round(sum(rows for *_, rows in ended) / busy, 2) if busy else 0.0
 
 
 def _read_log(run: Run) -> list[dict[str, Any]]:
-    if not run.folder.exists(LOG):
+    try:
+        lines = run.folder.read(LOG).splitlines()
+    except FileNotFoundError:
         return []
     events = []
-    for line in run.folder.read(LOG).splitlines():
+    for line in lines:
+        if b'"event": "shard done"' in line:  # its receipt tells more, and there are thousands
+            continue
         try:
             events.append(json.loads(line))
         except ValueError:  # the last line, cut off by a kill

@@ -71,7 +71,15 @@ def run_one(context: Context, name: str) -> StageResult:
         raise JobError(f"no stage {name!r}; {choices(name, STAGES)}")
     if context.stop.is_set():
         raise Interrupted(f"{name}: interrupted before it began; the same command goes on")
-    result: StageResult = importlib.import_module(f"{__name__}.{name}").run(context)
+    progress = context.progress
+    progress.begin(name)
+    try:
+        result: StageResult = importlib.import_module(f"{__name__}.{name}").run(context)
+    except BaseException as problem:
+        is_interrupted = isinstance(problem, Interrupted | KeyboardInterrupt)
+        progress.end(name, "unfinished" if is_interrupted else "failed")
+        raise
+    progress.end(name, "done", result.rows, result.shards, result.counts)
     return result
 
 
@@ -81,6 +89,7 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     A job that names a model of its own (`infer.model`) selects and trains nothing.
     """
     names = [name for name in STAGES if context.job.infer.model == "latest" or name not in _TRAINING]
+    context.progress.expect(names)
     _check_before_hours_of_work(context, names)
     for name in names:
         try:
@@ -113,7 +122,10 @@ def run_stage(
     """
     run = open_run(job)
     context = Context(run.job, run, GivenClient(client), retry=check_retry(retry), snapshot=snapshot)
-    return run_one(context, name)
+    try:
+        return run_one(context, name)
+    finally:
+        context.publisher.close()
 
 
 def check_retry(statuses: Iterable[str]) -> frozenset[str]:

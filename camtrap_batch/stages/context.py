@@ -13,6 +13,9 @@ import pyarrow as pa
 from camtrap_batch.errors import Interrupted, ShardsFailed
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, Silent
+from camtrap_batch.monitor.performance import performance_report
+from camtrap_batch.monitor.progress import Progress
+from camtrap_batch.monitor.publisher import Publisher
 from camtrap_batch.store import schemas
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import (
@@ -75,6 +78,10 @@ class Context:
     dry_run: bool = False
     retry: frozenset[str] = frozenset()
     snapshot: int | None = None
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(self.job.name, self.run.folder.url)
+        self.publisher = Publisher(self.progress)
 
 
 @dataclass
@@ -155,6 +162,7 @@ def do_on_workers(
     check: Callable[[list[Receipt]], None] | None = None,
     settle: Callable[[list[Receipt]], tuple[Plan, list[Receipt]]] | None = None,
     meta: Callable[[list[Receipt]], dict[str, Any]] | None = None,
+    locations: pa.ChunkedArray | None = None,
 ) -> StageResult:
     """A stage whose shards run on the cluster: what has no receipt yet is done, then all is committed.
 
@@ -164,6 +172,7 @@ def do_on_workers(
     check : looks at the receipts, in row order, before the commit; raises where something is wrong
     settle : what to commit, from the receipts in row order, if not all of them
     meta : what to keep in the snapshots, from the receipts in row order
+    locations : of each row of the plan, to count the cameras that are done
 
     Raises
     ------
@@ -190,6 +199,8 @@ def do_on_workers(
     outcome = fanout.Outcome()
     if todo:
         client = context.cluster.client()
+        context.publisher.open(client)
+        context.progress.planned(plan, receipts, locations)
         counts: dict[str, int] = {}
         for receipt in receipts.values():
             for status, rows in receipt.counts.items():
@@ -199,17 +210,18 @@ def do_on_workers(
         )
         context.display.begin(stage, plan.rows, done_rows, counts)
         try:
-            outcome = fanout.fan_out(
-                client,
-                plan,
-                todo,
-                work,
-                payload,
-                need=need,
-                observe=lambda event: _observe(context, stage, event),
-                stop=context.stop,
-                wait_s=context.cluster.wait_s,
-            )
+            with performance_report(client, run, plan, context.stop):
+                outcome = fanout.fan_out(
+                    client,
+                    plan,
+                    todo,
+                    work,
+                    payload,
+                    need=need,
+                    observe=lambda event: _observe(context, stage, event),
+                    stop=context.stop,
+                    wait_s=context.cluster.wait_s,
+                )
         finally:
             context.display.end()
             run.flush_log()
@@ -241,17 +253,28 @@ def do_on_workers(
 def _observe(context: Context, stage: str, event: fanout.Event) -> None:
     from camtrap_batch import fanout
 
-    run, display = context.run, context.display
+    run, display, progress = context.run, context.display, context.progress
     match event:
-        case fanout.ShardDone(shard, receipt):
+        case fanout.ShardDone(shard, receipt, tries):
             display.advance(shard.rows, receipt.counts)
-            run.log("shard done", stage=stage, shard=shard.id, rows=shard.rows, seconds=receipt.seconds)
+            progress.shard_done(shard, receipt)
+            run.log(
+                "shard done",
+                stage=stage,
+                shard=shard.id,
+                rows=shard.rows,
+                seconds=receipt.seconds,
+                tries=tries,
+            )
         case fanout.ShardLost(shard, worker, losses):
+            progress.shard_lost(stage)
             run.log("shard lost", stage=stage, shard=shard.id, worker=worker, losses=losses)
         case fanout.ShardHalved(shard, halves):
+            progress.shard_halved(stage, shard)
             display.note(f"{stage}: shard {shard.id} ({shard.rows} rows) keeps losing its worker: halved")
             run.log("shard halved", stage=stage, shard=shard.id, halves=[half.id for half in halves])
         case fanout.ShardErred(shard, error, final):
+            progress.shard_erred(stage, shard, error, final=final)
             display.note(f"{stage}: shard {shard.id} {'failed' if final else 'will be tried again'}: {error}")
             run.log("shard failed" if final else "shard erred", stage=stage, shard=shard.id, error=error)
         case fanout.WorkerTurnedAway(worker, reason):

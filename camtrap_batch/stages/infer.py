@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client, get_worker
 
+from camtrap_batch import phases
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.fanout import Need, require_workers
 from camtrap_batch.images import ImageRoot
@@ -125,6 +126,7 @@ def run(context: Context) -> StageResult:
         need=need,
         inputs=plan.inputs,
         meta=lambda _: meta,
+        locations=rows["location"],
     )
     result.notes += notes
     return result
@@ -332,6 +334,7 @@ class InferShard:
         rows = unpack(payload)
         predictor = self._predictor()
         seconds = {"load": time.monotonic() - started}
+        phases.enter("read and forward")  # at the same time
         order: list[int] = []
         sources = np.full(rows.num_rows, None, object)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import psutil
 from distributed import get_worker
 
+from camtrap_batch import phases
 from camtrap_batch.errors import CamtrapError, InputError, StageError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Train
@@ -37,6 +38,7 @@ CHECKPOINTS = "checkpoints"
 """Folder, in the run folder, of trainings that are not committed yet."""
 
 _MOST_LOSSES = 3
+_LOG_EVERY_S = 30.0  # a sign of life, within long epochs
 
 
 def run(context: Context) -> StageResult:
@@ -83,6 +85,8 @@ def run(context: Context) -> StageResult:
         job.name,
     )
 
+    logged = [time.monotonic()]
+
     def show(event: tuple[float, dict[str, Any]]) -> None:
         progress = event[1]
         if progress["phase"] == "note":
@@ -90,8 +94,12 @@ def run(context: Context) -> StageResult:
             store.log("note", stage="train", text=progress["text"])
         else:
             context.display.reach(*describe(progress))
+            context.progress.trained("train", progress)
             if progress["phase"] == "train" and "valid_loss" in progress:
                 store.log("epoch", stage="train", **progress)
+            elif time.monotonic() - logged[0] >= _LOG_EVERY_S:
+                logged[0] = time.monotonic()
+                store.log("training", stage="train", **progress)
 
     def meta(receipts: list[Receipt]) -> dict[str, Any]:
         return receipts[0].result
@@ -142,6 +150,7 @@ class TrainShard:
         from camtrap_batch.model import train
 
         started = time.monotonic()
+        phases.enter("read")
         if not torch.cuda.is_available():
             _note("the GPU worker has no CUDA device, so training runs on its CPU")
         samples = self._samples()
@@ -273,6 +282,8 @@ def _note(text: str) -> None:
 
 
 def _tell(progress: dict[str, Any]) -> None:
+    if progress["phase"] != "note":
+        phases.enter(progress["phase"])
     get_worker().log_event(TOPIC, progress)
 
 

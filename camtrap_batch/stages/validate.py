@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch import phases
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
 from camtrap_batch.remote import shown
@@ -104,6 +105,7 @@ def _validate(context: Context) -> StageResult:
         check=check,
         settle=lambda done: tries.settle(plan, done),
         meta=lambda _: {"settings": settings, "tries": tries.record()},
+        locations=rows["location"],
     )
 
 
@@ -128,6 +130,7 @@ class ValidateShard:
         known = known_verdicts(self.folder, rows)
         others = [row for row in range(rows.num_rows) if row not in known]
         read = rows.take(pa.array(others, pa.int64())) if known else rows
+        phases.enter("read and decode")  # at the same time
         judged = judge_files(
             self.root,
             read["file_name"].to_pylist(),

@@ -55,6 +55,8 @@ def collect(folder: Folder, *, keep: int = 0, dry_run: bool = False) -> tuple[in
             garbage.append(path)
     garbage += [path for path in folder.walk("plans") if path[len("plans/") : -len(".json")] not in plans]
     garbage += [path for path in folder.walk("tables") if path not in live]
+    reports = {f"performance/{plan.replace('/', '-')}.html" for plan in plans}
+    garbage += [path for path in folder.walk("performance") if path not in reports]
     garbage += [path for path in folder.walk("models") if path.rpartition("/")[0] not in live]
     garbage += list(folder.walk("checkpoints"))
     garbage += list(folder.walk(STAGING))

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from camtrap_batch import phases
 from camtrap_batch.errors import BrokenPromise, StageError
 from camtrap_batch.store import schemas, snapshots
 from camtrap_batch.store.folder import Folder
@@ -134,6 +135,7 @@ def finish_shard(
     stage, plan_id = plan
     attempt = attempt or new_attempt()
     began = time.monotonic()
+    phases.enter("write")
     files = tuple(
         write_table(folder, name, f"tables/{name}/{plan_id}/{shard.id}-{attempt}.parquet", table)
         for name, table in tables.items()

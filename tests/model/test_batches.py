@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camtrap_batch.model import Samples
-from camtrap_batch.model.batches import EvalBatches, TrainBatches, resample, vary
+from camtrap_batch.model.batches import IGNORED, EvalBatches, TrainBatches, in_window, resample, vary
 from camtrap_batch.model.device import Normalise
 from camtrap_batch.model.pixels import Decoder
 
@@ -28,6 +28,56 @@ def test_equal_weights_draw_each_once() -> None:
     drawn = resample(np.full(50, 0.3), np.random.default_rng(1))
     assert sorted(drawn.tolist()) == list(range(50))
     assert drawn.tolist() != list(range(50))
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 99))
+def test_a_window_of_blocks_is_in_use_at_a_time(n_blocks: int, window: int, seed: int) -> None:
+    blocks = np.random.default_rng(seed).integers(0, n_blocks, 500)
+    drawn = np.random.default_rng(seed + 1).integers(0, 500, 500)
+    order = in_window(drawn, blocks, window, np.random.default_rng(seed))
+    assert sorted(order) == sorted(drawn)
+    used = blocks[order]
+    first = {block: place for place, block in reversed(list(enumerate(used.tolist())))}
+    last = {block: place for place, block in enumerate(used.tolist())}
+    open_at = [sum(first[block] <= place <= last[block] for block in first) for place in range(500)]
+    if len(first) > window:
+        assert max(open_at) <= window + 1
+    else:
+        assert order.tolist() == drawn.tolist()
+
+
+def test_parts_of_a_team_are_the_batch_and_each_goes_on_alone(samples: Samples) -> None:
+    def part(number: int, parts: int, next_pass: int) -> list[list[int]]:
+        given = TrainBatches(
+            decoder, np.arange(35), np.arange(35), np.ones(35, np.float32), 16, NORMALISE, 3,
+            part=number, parts=parts,
+        )  # fmt: skip
+        given.next_pass = next_pass
+        return [truth.tolist() for _, truth in given]
+
+    with Decoder(samples.jpegs, 16, 2, 1 << 20) as decoder:
+        whole, *halves = part(0, 1, 4), part(0, 2, 4), part(1, 2, 4)
+        assert [sorted([*a, *b]) for a, b in zip(*halves, strict=True)] == [sorted(batch) for batch in whole]
+        assert part(0, 1, 5) != whole
+        # 35 images for 14 processes: all have as many steps, the last ones with nothing that counts.
+        many = [part(number, 14, 0) for number in range(14)]
+    assert {len(batches) for batches in many} == {3}
+    assert [IGNORED, IGNORED] in many[13]
+
+
+def test_infrared_is_grey_and_darker_in_the_corners_and_banners_are_covered() -> None:
+    images = torch.full((400, 3, 40, 60), 128.0)
+    images[:, 0] = 200
+    varied = vary(images, torch.Generator().manual_seed(3))
+    grey = (varied.amax(1) - varied.amin(1)).amax((1, 2)) < 1e-3
+    assert 0.1 < float(grey.float().mean()) < 0.2
+    middle, corner = varied[grey, 0, 18:22, 28:32].mean(), varied[grey, 0, :3, :3].mean()
+    assert corner < middle - 5
+    rows = varied[~grey].mean((1, 3))
+    is_covered = (rows - rows[:, 20:21]).abs() > 3
+    assert 0.1 < float(is_covered[:, -1].float().mean()) < 0.4
+    assert float(is_covered[:, 0].float().mean()) < float(is_covered[:, -1].float().mean())
+    assert not is_covered[:, 10:30].any()
 
 
 def test_variation_keeps_shape_range_and_seed() -> None:

@@ -91,7 +91,7 @@ def test_checkpoints_live_in_any_folder_and_run_no_code(folder: Folder) -> None:
             return print, ("run",)
 
     folder.write("last.pt", pickle.dumps(Code(), protocol=2))
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(StageError, match=r"last.pt: not a checkpoint \(UnpicklingError\): delete it"):
         checkpoints.load()
 
 

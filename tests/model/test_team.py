@@ -82,7 +82,7 @@ def test_two_train_the_model_that_one_does(
 ) -> None:
     """Up to rounding, where images are not varied at random and each is normalised by itself."""
     monkeypatch.setattr(batches, "vary", unvaried)
-    samples = make(150, 3)
+    samples = make(90, 3)
     config = TrainConfig("test_efficientnet_gn", "none", 48, 2, 16, 1e-3, threads=1, device="cpu")
     alone = train(samples, config, tmp_path / "alone", {})
     store, port = open_store(HOST, None, WAIT)

@@ -1,4 +1,4 @@
-"""The stage `train` on real workers: alone, together, and when one of them dies."""
+"""The stage `train` on real workers, together, and when any of them, the driver and the scheduler die."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from distributed import Client
-from support import Processes, command, run_of, wait_until
+from support import PATIENCE_S, Processes, command, run_of, wait_until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -24,7 +24,7 @@ def job_folder(undisturbed: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "data").symlink_to(undisturbed / "data")
     job = yaml.safe_load((undisturbed / "job.yaml").read_text())
-    job["train"] |= {"arch": "test_resnet", "epochs": 6, "batch": 8}
+    job["train"] |= {"arch": "test_resnet", "epochs": 12, "batch": 8}
     (folder / "job.yaml").write_text(yaml.safe_dump({**job, "output": str(folder)}))
     shutil.copytree(
         undisturbed / "run", folder / "run", ignore=shutil.ignore_patterns("train", "models", "model")
@@ -58,41 +58,34 @@ def notes_of(folder: Path) -> list[str]:
 
 
 def metrics_of(folder: Path) -> dict[str, dict[str, int]]:
-    model = run_of(folder).snapshot("model").meta["model_id"]
+    trained = run_of(folder).current("model")
+    assert trained is not None
+    model = trained.meta["model_id"]
     metrics: dict[str, dict[str, int]] = json.loads(
         (folder / "run" / "models" / model / "metrics.json").read_text()
     )
     return metrics
 
 
-def test_the_worker_the_driver_and_the_scheduler_may_die(job_folder: Path, processes: Processes) -> None:
-    folder = job_folder
-    driver = start_driver(folder, processes)
-    wait_for_an_epoch(folder, driver)
-    os.kill(processes.worker_process(2), signal.SIGKILL)
-    wait_until(lambda: any("goes on after epoch" in note for note in notes_of(folder)))
-    driver.kill()
-    driver.communicate()
-    processes.scheduler.kill()
-    processes.start()
-    driver = start_driver(folder, processes)
-    _, errors = driver.communicate(timeout=120)
-    assert driver.returncode == 0, errors
-    assert metrics_of(folder)["training"]["epochs"] == 6
-    assert not any((folder / "run" / "checkpoints").glob("*"))
-
-
-def test_gpu_workers_train_together_and_one_may_die(job_folder: Path, processes: Processes) -> None:
+def test_gpu_workers_train_together_and_anything_may_die(job_folder: Path, processes: Processes) -> None:
     folder = job_folder
     processes.add_worker("GPU=1")
     with Client(processes.address, set_as_default=False) as client:
         client.wait_for_workers(4)
-        driver = start_driver(folder, processes)
-        wait_for_an_epoch(folder, driver)
-        os.kill(processes.worker_process(3), signal.SIGKILL)
-        _, errors = driver.communicate(timeout=180)
+    driver = start_driver(folder, processes)
+    wait_for_an_epoch(folder, driver)
+    assert "2 GPU workers train together" in notes_of(folder)
+    os.kill(processes.worker_process(3), signal.SIGKILL)
+    wait_until(lambda: any("goes on after epoch" in note for note in notes_of(folder)))
+    driver.kill()
+    driver.communicate()
+    assert processes.scheduler is not None
+    processes.scheduler.kill()
+    processes.start()
+    driver = start_driver(folder, processes)
+    _, errors = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 0, errors
-    notes = notes_of(folder)
-    assert "2 GPU workers train together" in notes
-    assert any("a GPU worker was lost" in note or "goes on after epoch" in note for note in notes), notes
-    assert metrics_of(folder)["training"]["epochs"] == 6
+    metrics = metrics_of(folder)["training"]
+    assert metrics["epochs"] == 12
+    assert metrics["workers"] == 1
+    assert not any((folder / "run" / "checkpoints").glob("*"))

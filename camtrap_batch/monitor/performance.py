@@ -1,0 +1,74 @@
+"""Dask's performance report of a stage, kept in the run folder: task stream, profiles, load."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import Plan
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_PATIENCE_S = 60.0
+
+
+def performance_path(stage: str, plan_id: str) -> str:
+    """Where the report of a plan is, in the run folder."""
+    return f"performance/{stage}-{plan_id}.html"
+
+
+@contextmanager
+def performance_report(client: Client, run: Run, plan: Plan, stop: threading.Event) -> Iterator[None]:
+    """Write the report of what runs in the block, of a block that ends with an error as well.
+
+    The scheduler makes it, with bokeh, and does nothing else meanwhile (a second or two). Whatever goes
+    wrong with it is a line in the log; it never ends a job. After Ctrl-C there is none.
+    """
+    # Not distributed's own context manager: that one writes with fsspec, and raises what it meets.
+    began, problem = time.time(), ""
+    count = 0
+    try:
+        count = client.sync(_prepare, client, callback_timeout=_PATIENCE_S)
+    except Exception as caught:
+        problem = _line(caught)
+    try:
+        yield
+    finally:
+        if not stop.is_set() and client.status == "running":
+            try:
+                if not problem:
+                    _write(client, run, plan, began, count)
+            except Exception as caught:
+                problem = _line(caught)
+            if problem:
+                with suppress(Exception):  # the same disk, perhaps; what the block raised says more
+                    run.log("no performance report", stage=plan.stage, problem=problem)
+
+
+def _write(client: Client, run: Run, plan: Plan, began: float, count: int) -> None:
+    scheduler: Any = client.scheduler
+    page: str = client.sync(
+        scheduler.performance_report,
+        start=began,
+        last_count=count,
+        code=f"camtrap {plan.stage}, plan {plan.id} of {run.job.name}",
+        mode="inline",  # read years later, perhaps where there is no internet
+        callback_timeout=_PATIENCE_S,
+    )
+    run.folder.write(performance_path(plan.stage, plan.id), page.encode())
+
+
+async def _prepare(client: Client) -> int:
+    """Let the scheduler note each task's times; returns where its record of the machine's load is."""
+    await client.get_task_stream(start=0, stop=0)
+    count: int = await client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.monitor.count)
+    return count
+
+
+def _line(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {problem}".splitlines()[0]

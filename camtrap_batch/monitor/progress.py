@@ -1,0 +1,298 @@
+"""How far each stage of a job is: as the driver counts it for the page, and as `camtrap status` reads it.
+
+Both fill the same `StageStatus`; what is kept does not grow with the job.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.metrics import Totals
+from camtrap_batch.store.shards import Plan, Receipt, Shard, unsettled
+
+State = Literal["waiting", "running", "unfinished", "failed", "done"]
+
+RECENT_S = 60.0
+"""What the rate now is measured over."""
+
+_MOST_FAILED = 20
+_MOST_LOSSES = 400
+
+
+@dataclass
+class StageStatus:
+    """How far a stage is.
+
+    Attributes
+    ----------
+    rows, rows_done, shards, shards_done : of its plan
+    rows_per_s, rows_per_s_mean : now, and over all the time that shards were worked on
+    seconds_left : at the speed of now
+    counts : rows by status
+    seconds : time of all shards together, by phase; `total` is their wall-clock
+    bytes : of the tables written
+    lost : tries that ended with their worker
+    halved : shards that were halved
+    failed : shards that failed (at most 20 of them), with the reason
+    cameras, cameras_done : locations of the rows, and those of which every row is done
+    training : what training said last: phase, epoch of epochs, images_per_s
+    losses : `epoch` (a part of it while it lasts), `train_loss`, and at an epoch's end `valid_loss`
+    """
+
+    stage: str
+    state: State = "waiting"
+    rows: int = 0
+    rows_done: int = 0
+    shards: int = 0
+    shards_done: int = 0
+    rows_per_s: float = 0.0
+    rows_per_s_mean: float = 0.0
+    seconds_left: float | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    bytes: int = 0
+    lost: int = 0
+    halved: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    cameras: int = 0
+    cameras_done: int = 0
+    training: dict[str, Any] = field(default_factory=dict)
+    losses: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, receipt: Receipt) -> None:
+        """Count a receipt."""
+        self.rows_done += receipt.rows
+        self.bytes += sum(file.bytes for file in receipt.files)
+        add_up(self.counts, receipt.counts)
+        add_up(self.seconds, receipt.seconds)
+
+    def fail(self, shard: str, reason: str) -> None:
+        if len(self.failed) < _MOST_FAILED:
+            self.failed[shard] = reason
+
+    def trained(self, progress: Mapping[str, Any]) -> None:
+        """Take in what training tells (see `model.train`)."""
+        keys = ("phase", "epoch", "epochs", "batch", "batches", "images_per_s")
+        self.training = {key: progress[key] for key in keys if key in progress}
+        if progress.get("phase") != "train" or progress.get("train_loss") is None:
+            return
+        share = progress["batch"] / max(1, progress["batches"]) if "batch" in progress else 1.0
+        point = {"epoch": round(progress["epoch"] - 1 + share, 4), "train_loss": progress["train_loss"]}
+        if progress.get("valid_loss") is not None:
+            point |= {"valid_loss": progress["valid_loss"]}
+            if progress.get("accuracy") is not None:
+                point["accuracy"] = progress["accuracy"]
+        self.losses.append(point)
+        if len(self.losses) > _MOST_LOSSES:  # every second point, but for the ends of epochs
+            self.losses = [
+                point for number, point in enumerate(self.losses) if number % 2 or "valid_loss" in point
+            ][-_MOST_LOSSES:]
+
+
+class Cameras:
+    """Counts the locations of a stage's rows that are done.
+
+    Parameters
+    ----------
+    locations : of each row; rows without one belong to no camera
+    """
+
+    def __init__(self, locations: pa.ChunkedArray) -> None:
+        codes = pc.dictionary_encode(locations.cast(pa.string())).combine_chunks()
+        if isinstance(codes, pa.ChunkedArray):  # a table without rows
+            codes = codes.chunk(0) if codes.num_chunks else pa.array([], pa.string()).dictionary_encode()
+        self._codes = codes.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+        self._left = np.bincount(self._codes[self._codes >= 0], minlength=len(codes.dictionary))
+        self.total = len(codes.dictionary)
+
+    def add(self, shard: Shard) -> None:
+        """The rows of this shard, which has not been added yet, are done."""
+        codes = self._codes[shard.start : shard.stop]
+        self._left -= np.bincount(codes[codes >= 0], minlength=self.total)
+
+    @property
+    def done(self) -> int:
+        return int((self._left == 0).sum())
+
+
+class Progress:
+    """What the driver knows of the stages of a job; threads may share it.
+
+    Parameters
+    ----------
+    job, folder : name of the job, URL of its run folder
+    """
+
+    def __init__(self, job: str, folder: str) -> None:
+        self.job, self.folder = job, folder
+        self.totals = Totals()
+        self._lock = threading.Lock()
+        self._stages: dict[str, StageStatus] = {}
+        self._now: StageStatus | None = None
+        self._cameras: Cameras | None = None
+        self._left: dict[str, int] = {}  # rows of each shard of the plan
+        self._began = time.monotonic()
+        self._rows_before = 0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=1)
+
+    def expect(self, stages: Iterable[str]) -> None:
+        """These stages will come, in this order."""
+        with self._lock:
+            for stage in stages:
+                self._stages.setdefault(stage, StageStatus(stage))
+
+    def begin(self, stage: str) -> None:
+        """A stage begins; what it has to do is not known yet."""
+        with self._lock:
+            self._now = self._stages[stage] = StageStatus(stage, "running")
+            self._cameras = None
+            self._start_clock()
+
+    def planned(self, plan: Plan, receipts: Mapping[str, Receipt], locations: pa.ChunkedArray | None) -> None:
+        """The stage's plan, what of it was done before, and the location of each row where it has one."""
+        cameras = Cameras(locations) if locations is not None else None
+        status = StageStatus(plan.stage, "running", plan.rows, shards=len(plan.shards))
+        count_plan(status, plan, dict(receipts), cameras)
+        with self._lock:
+            self._now = self._stages[plan.stage] = status
+            self._cameras = cameras
+            self._left = {shard.id: shard.rows for shard in plan.shards}
+            for name, receipt in receipts.items():
+                if "." in name:
+                    self._left[_whole(name)] -= receipt.rows
+            self._start_clock()
+
+    def shard_done(self, shard: Shard, receipt: Receipt) -> None:
+        with self._lock:
+            status = self._current(receipt.stage)
+            status.add(receipt)
+            whole = _whole(shard.id)
+            self._left[whole] -= shard.rows
+            status.shards_done += self._left[whole] <= 0
+            if self._cameras is not None:
+                self._cameras.add(shard)
+                status.cameras_done = self._cameras.done
+            self._note_rows(status.rows_done)
+        self.totals.add_receipt(receipt)
+
+    def shard_lost(self, stage: str) -> None:
+        with self._lock:
+            self._current(stage).lost += 1
+        self.totals.add("camtrap_shards", (stage, "lost"), 1)
+
+    def shard_halved(self, stage: str, shard: Shard) -> None:
+        with self._lock:
+            self._current(stage).halved += "." not in shard.id
+        self.totals.add("camtrap_shards", (stage, "halved"), 1)
+
+    def shard_erred(self, stage: str, shard: Shard, reason: str, *, final: bool) -> None:
+        if final:
+            with self._lock:
+                self._current(stage).fail(shard.id, reason)
+        self.totals.add("camtrap_shards", (stage, "failed" if final else "erred"), 1)
+
+    def trained(self, stage: str, progress: Mapping[str, Any]) -> None:
+        with self._lock:
+            status = self._current(stage)
+            status.trained(progress)
+            if progress["phase"] == "train" and "batch" in progress:
+                share = (progress["epoch"] - 1 + progress["batch"] / progress["batches"]) / progress["epochs"]
+                spent = time.monotonic() - self._began
+                status.rows_per_s = progress["images_per_s"]
+                status.seconds_left = spent * (1 - share) / share if share else None
+
+    def end(
+        self, stage: str, state: State, rows: int = 0, shards: int = 0, counts: dict[str, int] | None = None
+    ) -> None:
+        """A stage has ended; where it is done, with so many rows and shards."""
+        with self._lock:
+            status = self._current(stage)
+            status.state = state
+            status.seconds_left = None
+            status.rows_per_s = 0.0
+            if state == "done":
+                status.rows = status.rows_done = rows
+                status.shards = status.shards_done = shards
+                status.counts = dict(counts) if counts else status.counts
+                status.cameras_done = status.cameras
+
+    def as_record(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it."""
+        with self._lock:
+            self._measure()
+            stages = [asdict(status) for status in self._stages.values()]
+        return {"job": self.job, "folder": self.folder, "stages": stages, "totals": self.totals.items()}
+
+    def _current(self, stage: str) -> StageStatus:
+        return self._stages.setdefault(stage, StageStatus(stage))
+
+    def _start_clock(self) -> None:
+        self._began = time.monotonic()
+        self._rows_before = self._now.rows_done if self._now is not None else 0
+        self._recent = deque([(self._began, self._rows_before)], maxlen=int(RECENT_S) + 1)
+
+    def _note_rows(self, rows: int) -> None:
+        """Keep one count a second."""
+        now = time.monotonic()
+        if now - self._recent[-1][0] >= 1 or len(self._recent) < 2:
+            self._recent.append((now, rows))
+        else:
+            self._recent[-1] = (self._recent[-1][0], rows)
+
+    def _measure(self) -> None:
+        status = self._now
+        if status is None or status.state != "running" or status.training or not status.shards:
+            return
+        now = time.monotonic()
+        spent = now - self._began
+        status.rows_per_s_mean = round((status.rows_done - self._rows_before) / max(spent, 1e-3), 2)
+        then, rows = next(
+            entry for entry in self._recent if now - entry[0] <= RECENT_S or entry is self._recent[-1]
+        )
+        status.rows_per_s = round((status.rows_done - rows) / max(now - then, 1e-3), 2)
+        rate = status.rows_per_s or status.rows_per_s_mean
+        status.seconds_left = round((status.rows - status.rows_done) / rate, 1) if rate else None
+
+
+def count_plan(
+    status: StageStatus, plan: Plan, receipts: Mapping[str, Receipt], cameras: Cameras | None
+) -> None:
+    """Add to a status what of a plan is done."""
+    halved = {_whole(name) for name in receipts if "." in name}
+    for shard in plan.shards:
+        if shard.id in receipts:
+            parts, is_done = [receipts[shard.id]], True
+        elif shard.id in halved:
+            left = unsettled(shard, dict(receipts))
+            parts = [receipt for name, receipt in receipts.items() if name.startswith(f"{shard.id}.")]
+            is_done = not left
+        else:
+            continue
+        for receipt in parts:
+            status.add(receipt)
+        status.shards_done += is_done
+        if cameras is not None and is_done:
+            cameras.add(shard)
+    status.halved = len(halved)
+    if cameras is not None:
+        status.cameras, status.cameras_done = cameras.total, cameras.done
+
+
+def add_up(into: dict[str, Any], numbers: Mapping[str, float]) -> None:
+    """Add numbers by name."""
+    for name, number in numbers.items():
+        into[name] = round(into.get(name, 0) + number, 4)
+
+
+def _whole(shard_id: str) -> str:
+    """Id of the plan's shard that a shard is, or is a part of."""
+    return shard_id.partition(".")[0]
