@@ -237,6 +237,9 @@ class Events(Section):
 
 class Publish(Section):
     target: str = Field("locations.gpkg", description="GeoPackage; relative: in the run folder")
+    portal: str | None = Field(
+        None, description="ArcGIS portal, an https:// URL; `camtrap model publish` puts the model there"
+    )
 
     @field_validator("target")
     @classmethod

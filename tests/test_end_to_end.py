@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from support import PATIENCE_S, Processes, command, run_of
 
+from camtrap_batch.model import read_info
 from camtrap_batch.store.schemas import STATUSES, USABLE
 
 pytestmark = pytest.mark.timeout(240)
@@ -88,6 +90,20 @@ def test_feature_layer_holds_what_the_tables_hold(undisturbed: Path) -> None:
     with sqlite3.connect(target) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert run.table("ledger").count_rows() == sum(layers.values())
+
+
+def test_the_model_says_what_made_it_and_has_its_figures(undisturbed: Path) -> None:
+    run = run_of(undisturbed)
+    trained, selection = run.current("model"), run.snapshot("selection")
+    assert trained is not None
+    folder = undisturbed / "run" / "models" / trained.meta["model_id"]
+    origin = read_info(folder).provenance
+    assert (origin["job"], origin["selection_snapshot"]) == ("run", selection.number)
+    assert origin["train"]["arch"] == "resnet18"
+    figures = {"loss.svg", "accuracy.svg", "reliability.svg", "confusion.svg", "batch.svg", "results.svg"}
+    assert figures <= {path.name for path in folder.iterdir()}
+    # The split is by image: there is nothing else that one could have claimed.
+    assert "random_split" not in json.loads((folder / "metrics.json").read_text())
 
 
 def test_report_fetches_nothing(undisturbed: Path) -> None:

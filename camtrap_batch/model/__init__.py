@@ -13,6 +13,8 @@ from camtrap_batch.errors import MissingExtra
 if TYPE_CHECKING:
     from camtrap_batch.model.architectures import check_architecture, known_architectures
     from camtrap_batch.model.config import TrainConfig
+    from camtrap_batch.model.dlpk import describe, write_package
+    from camtrap_batch.model.elsewhere import bring_in
     from camtrap_batch.model.info import ModelInfo, read_info
     from camtrap_batch.model.learner import TrainResult, join, train
     from camtrap_batch.model.package import load_model, save_model
@@ -31,6 +33,9 @@ __all__ = [
     "read_info",
     "load_model",
     "save_model",
+    "bring_in",
+    "write_package",
+    "describe",
     "check_architecture",
     "known_architectures",
 ]
@@ -47,6 +52,9 @@ _MODULES = {
     "read_info": "info",
     "load_model": "package",
     "save_model": "package",
+    "bring_in": "elsewhere",
+    "write_package": "dlpk",
+    "describe": "dlpk",
     "check_architecture": "architectures",
     "known_architectures": "architectures",
 }

@@ -92,7 +92,7 @@ def create_model(arch: str, n_classes: int, weights: str = "none", size: int = 2
     if weights == "imagenet":
         _fit(network, _imagenet(arch, size), f"train.weights: imagenet for {arch}")
     elif weights != "none":
-        _fit(network, _read(Path(weights)), f"train.weights: {weights}")
+        _fit(network, read_state(Path(weights), "train.weights: "), f"train.weights: {weights}")
     return network
 
 
@@ -122,24 +122,68 @@ def head_parameters(network: nn.Module) -> set[str]:
     return {name for name, parameter in network.named_parameters() if id(parameter) in ours}
 
 
+def recipe(arch: str, size: int) -> tuple[str, dict[str, Any]]:
+    """Which library builds a network, "torchvision" or "timm", and with which options beside its classes."""
+    if not _in_torchvision(arch):
+        return "timm", _fixed_size(arch, size)
+    options = dict(_OPTIONS.get(arch, {}))
+    if arch.startswith("vit_"):
+        options["image_size"] = size
+    elif arch.startswith("maxvit"):
+        options["input_size"] = (size, size)
+    return "torchvision", options
+
+
+def read_state(path: Path, what: str = "") -> Mapping[str, torch.Tensor]:
+    """The tensors of a .safetensors file or a torch state dict by name; no code in the file is run.
+
+    A state dict may lie under a key of its own, as training programs keep it beside other things. `what`
+    begins the messages.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it holds anything else than tensors and plain values.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{what}{path}: no such file") from None
+    except Exception as problem:  # a wrong file fails anywhere in zip, pickle or tensor reading
+        # torch's own text advises to load the file as code: not repeated here.
+        raise InputError(
+            f"{what}{path}: not a file of weights ({type(problem).__name__}):"
+            " should be .safetensors, or a torch state dict that holds tensors alone"
+        ) from None
+    for key in _NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping):
+        raise InputError(f"{what}{path}: should hold a state dict, it holds a {type(state).__name__}")
+    return {
+        str(name).removeprefix("module."): value
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
 def _in_torchvision(arch: str) -> bool:
     return arch in torchvision.models.list_models(module=torchvision.models)
 
 
 def _build(arch: str, n_classes: int, size: int) -> nn.Module:
-    if _in_torchvision(arch):
-        options = dict(_OPTIONS.get(arch, {}))
-        if arch.startswith("vit_"):
-            options["image_size"] = size
-        elif arch.startswith("maxvit"):
-            options["input_size"] = (size, size)
+    library, options = recipe(arch, size)
+    if library == "torchvision":
         network: nn.Module = torchvision.models.get_model(
             arch, weights=None, num_classes=n_classes, **options
         )
         return network
     import timm
 
-    return timm.create_model(arch, num_classes=n_classes, **_fixed_size(arch, size))
+    return timm.create_model(arch, num_classes=n_classes, **options)
 
 
 def _fixed_size(arch: str, size: int) -> dict[str, Any]:
@@ -181,34 +225,6 @@ def _imagenet(arch: str, size: int) -> Mapping[str, torch.Tensor]:
         raise InputError(
             f"train.weights: imagenet for {arch} can't be downloaded: {reason}; {remedy}"
         ) from None
-
-
-def _read(path: Path) -> Mapping[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"train.weights: {path}: no such file") from None
-    except Exception as problem:  # a wrong file fails anywhere in zip, pickle or tensor reading
-        # torch's own text advises to load the file as code: not repeated here.
-        raise InputError(
-            f"train.weights: {path}: not a file of weights ({type(problem).__name__}):"
-            " should be .safetensors, or a torch state dict that holds tensors alone"
-        ) from None
-    for key in _NESTED:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping):
-        raise InputError(
-            f"train.weights: {path}: should hold a state dict, it holds a {type(state).__name__}"
-        )
-    return {
-        str(name).removeprefix("module."): value
-        for name, value in state.items()
-        if isinstance(value, torch.Tensor)
-    }
 
 
 def _fit(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:

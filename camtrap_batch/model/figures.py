@@ -101,8 +101,8 @@ def _sheet(title: str, cells: Sequence[_Cell]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
         f' height="{height}" role="img">',
         "<style>text { font: 12px system-ui, sans-serif; fill: #1d2730 } .title { font-size: 15px;"
-        " font-weight: 600 } .wrong { fill: #b3261e; font-weight: 600 } .right { fill: #0a5a4c;"
-        " font-weight: 600 }</style>",
+        " font-weight: 600 } .wrong, .right { font-size: 11px; font-weight: 600; fill: #0a5a4c }"
+        " .wrong { fill: #b3261e }</style>",
         f"<title>{escape(title)}</title>",
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         f'<text class="title" x="{_GAP}" y="24">{escape(title)}</text>',

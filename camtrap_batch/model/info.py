@@ -82,18 +82,33 @@ def read_info(folder: str | Path) -> ModelInfo:
         There is no `model.json`, or it is not one of ours.
     """
     path = Path(folder) / CARD
+    content = read_card(folder)
+    if content.pop("format", None) != FORMAT:
+        raise InputError(f"{path}: should say \"format\": {FORMAT}; another version's file, or not a model's")
+    try:
+        return parse_info(content)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise InputError(f"{path}: not a model's description: {type(problem).__name__}: {problem}") from None
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """What `model.json` holds, whoever wrote it.
+
+    Raises
+    ------
+    InputError
+        There is none, or it is not a JSON object.
+    """
+    path = Path(folder) / CARD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a model folder holds {CARD} and {WEIGHTS}") from None
     except (OSError, ValueError) as problem:
         raise InputError(f"{path}: can't be read as a model's description: {problem}") from None
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise InputError(f"{path}: should say \"format\": {FORMAT}; another version's file, or not a model's")
-    try:
-        return _parse(content)
-    except (KeyError, TypeError, ValueError) as problem:
-        raise InputError(f"{path}: not a model's description: {type(problem).__name__}: {problem}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: should be a JSON object with format, arch, classes, ...")
+    return content
 
 
 def model_id(weights: str, info: ModelInfo) -> str:
@@ -120,7 +135,11 @@ def model_id(weights: str, info: ModelInfo) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _parse(content: dict[str, Any]) -> ModelInfo:
+def parse_info(content: dict[str, Any]) -> ModelInfo:
+    """A `ModelInfo` of the content of a `model.json` without its format.
+
+    Raises KeyError, TypeError or ValueError where something is missing, unknown or of the wrong kind.
+    """
     if unknown := set(content) - {part.name for part in fields(ModelInfo)}:
         raise ValueError(f"unknown key {min(unknown)!r}")
     info = ModelInfo(

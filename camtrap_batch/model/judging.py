@@ -48,7 +48,8 @@ def keep_random_images(samples: Samples, seed: int) -> Samples:
     splits = np.asarray(samples.splits, dtype=object)
     training = samples.of_split("train")
     locations = np.asarray(samples.locations, dtype=object)
-    if set(locations[samples.of_split("valid")]) & set(locations[training]):
+    shared = set(locations[samples.of_split("valid")]) & set(locations[training])
+    if shared - {""}:  # which camera an image without location is of, nobody knows
         return samples
     share = min(_RANDOM_SHARE, _RANDOM_MOST / max(len(training), 1))
     random = np.random.default_rng(seed)

@@ -92,7 +92,7 @@ def bootstrap(
 
     Whole camera locations are drawn with replacement (the cluster bootstrap), since images of one camera are
     alike: drawing images would give intervals much too narrow. See Efron and Tibshirani 1993, An Introduction
-    to the Bootstrap, chapters 8.3 and 13. Always the same draws.
+    to the Bootstrap, chapter 13. Always the same draws.
 
     Parameters
     ----------
@@ -106,7 +106,8 @@ def bootstrap(
     Returns
     -------
     `accuracy`, `balanced_accuracy` and `macro_f1` as [low, high], and `per_class`: label -> `precision`,
-    `recall`, `f1`. None where the images that a figure is made of are from fewer than FEWEST_LOCATIONS.
+    `recall`, `f1`. None where the images that a figure is made of are from fewer than FEWEST_LOCATIONS, and
+    where no draw differs from another, as without a single mistake: then they can't tell.
     """
     n_places, n_classes = int(place.max()) + 1, len(classes)
 
@@ -145,17 +146,19 @@ def bootstrap(
     whole = n_places >= FEWEST_LOCATIONS
     return {
         **{
-            name: [float(bound) for bound in np.percentile(values, _INTERVAL)] if whole else None
+            name: _interval(np.percentile(values, _INTERVAL)) if whole else None
             for name, values in figures.items()
         },
         "per_class": {
-            label: {
-                name: [float(bound) for bound in bounds[name][:, index]] if enough[name][index] else None
-                for name in enough
-            }
+            label: {name: _interval(bounds[name][:, index]) for name in enough}
             for index, label in enumerate(classes)
         },
     }
+
+
+def _interval(bounds: npt.NDArray[np.float64]) -> list[float] | None:
+    low, high = bounds.tolist()
+    return [low, high] if high > low else None
 
 
 def _known(value: float) -> float | None:

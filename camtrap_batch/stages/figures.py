@@ -13,11 +13,11 @@ from camtrap_batch.store.folder import Folder
 
 
 def write_figures(model: Folder) -> None:
-    """Add the charts of its figures to a model folder."""
+    """Add the charts of its figures to a model folder on disk."""
     metrics = json.loads(model.read(METRICS))
     charts = model_figures(metrics, read_numbers(model, HISTORY), read_numbers(model, LR_FIND))
     for name, picture in charts.items():
-        model.write(name, picture.encode())
+        model.local(name).write_text(picture, encoding="utf-8")
 
 
 def read_numbers(folder: Folder, name: str) -> list[dict[str, Any]]:

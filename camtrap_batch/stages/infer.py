@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import time
@@ -9,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from camtrap_batch.model.info import (
     WEIGHTS,
     ModelInfo,
     model_id,
+    read_card,
     read_info,
 )
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
@@ -117,7 +119,7 @@ def location_borders(rows: pa.Table) -> np.ndarray[Any, Any]:
 
 
 def find_model(run: Run, name: str) -> Folder:
-    """The folder of the model that the job names: latest, a model id of this run, or a model folder."""
+    """The folder of the model that the job names: latest, a model id of this run, or a folder of weights."""
     if name == "latest":
         trained = run.current("model")
         if trained is None:
@@ -129,10 +131,25 @@ def find_model(run: Run, name: str) -> Folder:
         return model_folder(run, name)
     elsewhere = Folder(name if "://" in name else os.path.abspath(name))  # noqa: PTH100
     if elsewhere.exists(CARD):
-        return elsewhere
+        return as_model_folder(elsewhere)
     raise InputError(
         f"infer.model: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}"
     )
+
+
+@cache
+def as_model_folder(model: Folder) -> Folder:
+    """A folder of weights with a `model.json`, as a model folder: itself, or, made elsewhere, a copy.
+
+    The copy is kept until the program ends. Making it needs torch on the driver.
+    """
+    if "model_id" in read_card(fetch_model(model)):
+        return model
+    from camtrap_batch.model import bring_in
+
+    scratch = TemporaryDirectory(prefix="camtrap-model-")
+    atexit.register(scratch.cleanup)
+    return Folder(f"{scratch.name}/{bring_in(fetch_model(model), scratch.name).model_id}")
 
 
 def open_model(run: Run, name: str) -> tuple[Folder, ModelInfo]:

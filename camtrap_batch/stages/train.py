@@ -80,6 +80,7 @@ def run(context: Context) -> StageResult:
         selection,
         manifest,
         f"{CHECKPOINTS}/{id_}-",
+        job.name,
     )
 
     def show(event: tuple[float, dict[str, Any]]) -> None:
@@ -127,6 +128,7 @@ class TrainShard:
     selection: Snapshot
     manifest: Snapshot
     checkpoints: str
+    job: str
     divisible: ClassVar[bool] = False
 
     def run(self, shard: Shard, payload: None, worker: str) -> Receipt:
@@ -143,6 +145,11 @@ class TrainShard:
         with TemporaryDirectory() as scratch:
             parent = self.folder.local("models") if self.folder.is_local else Path(scratch)
             provenance = {
+                "job": self.job,
+                "train": self.config.model_dump(mode="json"),
+                "seed": self.seed,
+                "manifest_snapshot": self.manifest.number,
+                "selection_snapshot": self.selection.number,
                 "selection_plan": self.selection.plan_id,
                 "split_by": self.selection.meta["split_by"],
             }

@@ -7,6 +7,7 @@ from camtrap_batch.model.calibration import (
     HIGHEST,
     LOWEST,
     calibrated,
+    cross_calibrated,
     expected_calibration_error,
     fit_temperature,
     reliability,
@@ -74,3 +75,28 @@ def test_reliability_has_every_image_once() -> None:
         assert row["upper"] - row["lower"] == pytest.approx(0.1)
     certain = reliability(np.array([[1.0, 0.0]], np.float32), np.array([0]))
     assert certain[0]["upper"] == 1.0
+
+
+def test_each_camera_gets_the_temperature_of_the_others() -> None:
+    logits, truth = honest(4000)
+    logits[:2000] *= 3  # the first camera's are three times as sure as they should be
+    places = ["a"] * 2000 + ["b"] * 2000
+    probs = cross_calibrated(logits, truth, places)
+    np.testing.assert_allclose(
+        probs[:2000], calibrated(logits[:2000], fit_temperature(logits[2000:], truth[2000:])), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        probs[2000:], calibrated(logits[2000:], fit_temperature(logits[:2000], truth[:2000])), rtol=1e-6
+    )
+    # Fitted on the images themselves, the error of two so different cameras would look smaller.
+    fitted = calibrated(logits, fit_temperature(logits, truth))
+    assert expected_calibration_error(probs, truth) > 2 * expected_calibration_error(fitted, truth)
+
+
+def test_many_cameras_calibrate_as_well_as_all_images() -> None:
+    logits, truth = honest(4000)
+    places = [f"L{number % 40}" for number in range(4000)]
+    probs = cross_calibrated(2 * logits, truth, places)
+    np.testing.assert_allclose(probs, calibrated(2 * logits, 2.0), atol=0.05)
+    one = cross_calibrated(logits, truth, ["a"] * 4000)
+    np.testing.assert_allclose(one, calibrated(logits, fit_temperature(logits, truth)))

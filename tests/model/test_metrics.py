@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from camtrap_batch.model.metrics import evaluate
+from camtrap_batch.model.metrics import bootstrap, evaluate
 
 CLASSES = ["empty", "lion", "tiger", "heron"]
 
@@ -57,3 +57,42 @@ def test_top5_of_more_than_five_classes() -> None:
 def test_nothing_to_judge() -> None:
     with pytest.raises(ValueError, match="no image"):
         evaluate(np.zeros((0, 4), np.float32), np.zeros(0, int), CLASSES, [], None)
+
+
+def test_intervals_are_over_cameras_not_images() -> None:
+    """20 cameras of 50 images, a fifth of the images wrong: four cameras whole, or some everywhere."""
+    truth, place = np.zeros(1000, int), np.arange(1000) // 50
+    whole = bootstrap(np.where(place < 4, 1, 0), truth, ["lion", "tiger"], place)["accuracy"]
+    # The share of wrong cameras among 20 has the standard deviation sqrt(0.2 * 0.8 / 20).
+    assert whole == pytest.approx([0.8 - 1.96 * 0.0894, 0.8 + 1.96 * 0.0894], abs=0.04)
+    scattered = np.random.default_rng(1).random(1000) < 0.2
+    low, high = bootstrap(np.where(scattered, 1, 0), truth, ["lion", "tiger"], place)["accuracy"]
+    assert low < 0.8 < high
+    assert high - low < 0.25 * (whole[1] - whole[0])
+
+
+def test_intervals_of_each_figure_hold_it() -> None:
+    random = np.random.default_rng(0)
+    truth, place = random.integers(0, 4, 2000), random.integers(0, 12, 2000)
+    predicted = np.where(random.random(2000) < 0.7, truth, random.integers(0, 4, 2000))
+    found = evaluate(certain(predicted.tolist()), truth, CLASSES, [f"L{n}" for n in place], None)
+    intervals = found["intervals"]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        low, high = intervals[name]
+        assert low < found[name] < high
+    for label in CLASSES:
+        for name in ("precision", "recall", "f1"):
+            low, high = intervals["per_class"][label][name]
+            assert low < found["per_class"][label][name] < high
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_no_interval_where_too_few_cameras_or_no_mistake_tell() -> None:
+    truth = np.array([0, 0, 0, 1, 1, 1, 0, 1])
+    predicted = np.array([0, 1, 0, 1, 1, 0, 0, 1])
+    place = np.array([0, 0, 1, 1, 1, 2, 2, 2])
+    found = bootstrap(predicted, truth, ["lion", "tiger"], place)
+    assert found["per_class"]["lion"]["recall"] is not None  # at cameras 0, 1, 2
+    assert found["per_class"]["tiger"]["recall"] is None  # at cameras 1 and 2
+    assert bootstrap(predicted, truth, ["lion", "tiger"], place % 2)["accuracy"] is None
+    assert bootstrap(truth, truth, ["lion", "tiger"], place)["accuracy"] is None

@@ -1,0 +1,134 @@
+"""camtrap model: a run's model as a file for other programs, or as a portal item."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import threading
+import uuid
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from camtrap_batch.cli.options import Commands, job_argument
+from camtrap_batch.errors import JobError, UserError
+from camtrap_batch.job import Job
+from camtrap_batch.model.info import CARD, WEIGHTS, ModelInfo
+from camtrap_batch.store.run import Run
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    group = commands.add_parser("model", help="a run's model: export it, publish it to a portal")
+    actions = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    export = actions.add_parser("export", help="write the model for ArcGIS (dlpk) or other programs")
+    job_argument(export)
+    export.add_argument("--to", required=True, choices=("dlpk", "safetensors"), help="kind of file")
+    export.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="a .dlpk file; a .safetensors file, with its description as .json beside it, or a new folder",
+    )
+    _model_option(export)
+    export.set_defaults(call=_export)
+
+    publish = actions.add_parser(
+        "publish", help="add the model to the portal `publish.portal`, or update its item there"
+    )
+    job_argument(publish)
+    publish.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+    _model_option(publish)
+    publish.set_defaults(call=_publish)
+
+
+def _model_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="ID",
+        help="model id of the run, or a model folder (default: infer.model of the job)",
+    )
+
+
+def _export(options: argparse.Namespace, stop: threading.Event) -> int:
+    job = Job.load(options.job, options.assignments)
+    out = Path(options.out)
+    if (used := job.input_at(options.out)) is not None:
+        raise UserError(f"--out {options.out}: is, or is inside, {used}, which a job never changes")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {options.out}: there is no folder {out.absolute().parent}")
+    folder, info = _find(job, options.model)
+    if options.to == "dlpk":
+        _write(out, _package(job, folder), ".dlpk")
+    elif out.suffix == ".safetensors":
+        _write(out, (folder / WEIGHTS).read_bytes(), ".safetensors")
+        _write(out.with_suffix(".json"), (folder / CARD).read_bytes(), ".json")
+    else:
+        _copy(folder, out)
+    print(f"model {info.model_id} ({info.arch}, {len(info.classes)} classes) written to {options.out}")
+    return 0
+
+
+def _publish(options: argparse.Namespace, stop: threading.Event) -> int:
+    job = Job.load(options.job, options.assignments)
+    if job.publish.portal is None:
+        raise JobError("publish.portal: should be the URL of the portal that the model goes to")
+    folder, info = _find(job, options.model)
+    package = _package(job, folder)
+    if options.dry_run:
+        print(f"model {info.model_id}: {len(package):,} bytes would go to {job.publish.portal}")
+        return 0
+    from camtrap_batch.layers.packages import publish_package
+    from camtrap_batch.layers.portal import connect
+    from camtrap_batch.model import describe
+
+    gis = connect(job.publish.portal)
+    with TemporaryDirectory(prefix="camtrap-publish-") as scratch:
+        file = Path(scratch) / f"{job.name}.dlpk"
+        file.write_bytes(package)
+        done = publish_package(gis, file, name=job.name, model_id=info.model_id, summary=describe(info))
+    Run(job).log("model published", model_id=info.model_id, item=done.item_id, portal=job.publish.portal)
+    print(f"model {info.model_id}: item {done.item_id} {'added' if done.added else 'updated'}: {done.url}")
+    return 0
+
+
+def _find(job: Job, name: str | None) -> tuple[Path, ModelInfo]:
+    from camtrap_batch.stages.infer import fetch_model, open_model  # which imports distributed
+
+    folder, info = open_model(Run(job), name or job.infer.model)
+    return fetch_model(folder), info
+
+
+def _package(job: Job, folder: Path) -> bytes:
+    from camtrap_batch.model import write_package
+
+    return write_package(folder, job.name)
+
+
+def _write(out: Path, content: bytes, ending: str) -> None:
+    """A file, whole or not at all."""
+    if out.suffix != ending:
+        raise UserError(f"--out {out}: should end in {ending}")
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder; it should be a file")
+    half_written = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        half_written.write_bytes(content)
+        os.replace(half_written, out)  # noqa: PTH105
+    finally:
+        half_written.unlink(missing_ok=True)
+
+
+def _copy(folder: Path, out: Path) -> None:
+    """The model folder, as `infer.model` takes it; whole or not at all."""
+    if out.exists():
+        raise UserError(
+            f"--out {out}: is there already; name a new folder, or a file that ends in .safetensors"
+        )
+    half_written = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        shutil.copytree(folder, half_written)
+        half_written.rename(out)
+    finally:
+        shutil.rmtree(half_written, ignore_errors=True)

@@ -1,0 +1,117 @@
+"""A Deep Learning Package as a portal item: added once, then updated in place."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camtrap_batch.errors import StageError
+from camtrap_batch.layers.portal import without_secrets
+
+if TYPE_CHECKING:
+    from arcgis.gis import GIS, Item
+
+ITEM_TYPE = "Deep Learning Package"
+_OURS = "camtrap-batch:"  # what our type keywords begin with
+_PART = 10_000_000  # bytes of a part of an upload; the client else keeps what the path's first file needed
+
+
+@dataclass(frozen=True)
+class Published:
+    """The portal item that a package is in now, and whether it was added or updated."""
+
+    item_id: str
+    url: str
+    added: bool
+
+
+def publish_package(gis: GIS, package: Path, *, name: str, model_id: str, summary: str) -> Published:
+    """Put a package into the portal; the item that an earlier call made for `name` gets the new content.
+
+    The item is known by a type keyword that holds `name`; it keeps its title, sharing and folder.
+
+    Parameters
+    ----------
+    gis
+        A signed-in connection that does not send changes twice by itself.
+    package
+        The .dlpk file.
+    name
+        What the model is called; of the user's items, one holds it.
+    model_id
+        Goes into a type keyword.
+    summary
+        A line about the model.
+
+    Raises
+    ------
+    StageError
+        The portal refuses, or holds something else afterwards.
+    """
+    keyword = f"{_OURS}{name}"
+    properties = {
+        "type": ITEM_TYPE,
+        "snippet": summary[:2048],
+        "tags": "camera traps,species,camtrap-batch",
+    }
+    keywords = [keyword, f"{_OURS}model:{model_id}"]
+    try:
+        item = _find(gis, keyword)
+        added = item is None
+        if item is None:
+            item = _add(
+                gis, package, {**properties, "title": name, "typeKeywords": ",".join(keywords)}, keyword
+            )
+        else:
+            kept = [word for word in item.typeKeywords if not word.startswith(_OURS)]
+            _update(item, package, {**properties, "typeKeywords": ",".join([*kept, *keywords])})
+        held = gis.content.get(item.id)
+        size = getattr(held, "size", None)
+    except StageError:
+        raise
+    except Exception as problem:  # the client raises bare Exceptions with the portal's words
+        raise StageError(f"{gis.url}: the package can't be published: {without_secrets(problem)}") from None
+    if held is None or held.type != ITEM_TYPE:
+        raise StageError(f"{gis.url}: item {item.id} is not a {ITEM_TYPE} after publishing; publish again")
+    # A portal that is still working on the file says -1.
+    if isinstance(size, int) and size > 0 and size != package.stat().st_size:
+        raise StageError(
+            f"{gis.url}: item {item.id} holds {size:,} bytes, the package has"
+            f" {package.stat().st_size:,}; publish again"
+        )
+    return Published(item.id, f"{gis.url}/home/item.html?id={item.id}", added)
+
+
+def _add(gis: GIS, package: Path, properties: dict[str, Any], keyword: str) -> Item:
+    # As bytes, because the client leaves a file open where the portal refuses.
+    content = io.BytesIO(package.read_bytes())
+    described = {**properties, "fileName": package.name}
+    try:
+        return gis.content.folders.get().add(described, file=content, upload_file_size=_PART).result()
+    except Exception:
+        # The answer may have been lost after the portal had done it: then the next call would find it.
+        if (found := _find(gis, keyword)) is None:
+            raise
+        _update(found, package, properties)
+        return found
+
+
+def _update(item: Item, package: Path, properties: dict[str, Any]) -> None:
+    if not item.update(properties, data=str(package)):
+        raise StageError(f"item {item.id}: the portal did not take the update")
+
+
+def _find(gis: GIS, keyword: str) -> Item | None:
+    """The oldest of the user's own items with the keyword."""
+    found = {item.id: item for item in _candidates(gis, keyword) if keyword in (item.typeKeywords or [])}
+    return min(found.values(), key=lambda item: (item.created, item.id), default=None)
+
+
+def _candidates(gis: GIS, keyword: str) -> Iterator[Item]:
+    owner = gis.users.me.username
+    yield from gis.content.search(f'owner:"{owner}" AND typekeywords:"{keyword}"', item_type=ITEM_TYPE)
+    # The search index is behind by some seconds or minutes; the folder, where items are added, is not.
+    yield from gis.content.folders.get().list(item_type=ITEM_TYPE)

@@ -1,0 +1,125 @@
+"""A model as a Deep Learning Package (.dlpk), which ArcGIS installs: its definition, weights and function."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from camtrap_batch.model import raster_function
+from camtrap_batch.model.architectures import recipe
+from camtrap_batch.model.info import CARD, METRICS, ModelInfo
+from camtrap_batch.model.package import load_model
+
+FUNCTION = "CamtrapObjectClassifier.py"
+_DATE = (1980, 1, 1, 0, 0, 0)  # of every file in the zip: the same model gives the same bytes
+
+
+def write_package(folder: str | Path, name: str) -> bytes:
+    """The package of a model folder: a flat zip; the same model and name give the same bytes.
+
+    Parameters
+    ----------
+    folder
+        Model folder.
+    name
+        What the model is called in ArcGIS; its files are named after it.
+
+    Raises
+    ------
+    InputError
+        The folder holds no intact model.
+    """
+    folder = Path(folder)
+    network, info = load_model(folder)
+    name = re.sub(r"[^\w.-]+", "_", name)
+    weights = io.BytesIO()
+    torch.save(network.state_dict(), weights)
+    files = {
+        f"{name}.emd": json.dumps(definition(info, name), indent=1, ensure_ascii=False).encode() + b"\n",
+        f"{name}.pth": weights.getvalue(),
+        FUNCTION: Path(raster_function.__file__).read_bytes(),
+        CARD: (folder / CARD).read_bytes(),
+    }
+    if (folder / METRICS).exists():
+        files[METRICS] = (folder / METRICS).read_bytes()
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        for file, content in files.items():
+            # Weights hardly shrink: they are stored as they are.
+            packing = zipfile.ZIP_STORED if file.endswith(".pth") else zipfile.ZIP_DEFLATED
+            entry = zipfile.ZipInfo(file, _DATE)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content, packing)
+    return package.getvalue()
+
+
+def definition(info: ModelInfo, name: str) -> dict[str, Any]:
+    """The Esri model definition (.emd) of a model whose files are called `name`."""
+    library, options = recipe(info.arch, info.size)
+    return {
+        "Framework": "PyTorch",
+        "ModelConfiguration": "CamtrapObjectClassifier",
+        "ModelType": "ObjectClassification",
+        "ModelName": name,
+        "Description": describe(info),
+        "InferenceFunction": FUNCTION,
+        "ModelFile": f"{name}.pth",
+        "ModelFormat": "NCHW",
+        "ExtractBands": [0, 1, 2],
+        "DataRange": [0, 255],
+        "ImageHeight": info.size,
+        "ImageWidth": info.size,
+        "ImageSpaceUsed": "PIXEL_SPACE",
+        "CropSizeFixed": 1,
+        "BlackenAroundFeature": 0,
+        "MetaDataMode": "Imagenet",
+        "Classes": [
+            {"Value": number, "Name": label, "Color": _colour(number, len(info.classes))}
+            for number, label in enumerate(info.classes, 1)
+        ],
+        "ModelParameters": {
+            "backend": "pytorch",
+            "backbone": info.arch,
+            "library": library,
+            "options": options,
+            "size": info.size,
+            "mean": info.mean,
+            "std": info.std,
+            "temperature": info.temperature,
+        },
+        "CamtrapModelId": info.model_id,
+        "CamtrapBatchVersion": info.versions.get("camtrap-batch", version("camtrap-batch")),
+    }
+
+
+def describe(info: ModelInfo) -> str:
+    """A line about a model: what it is, and how good on cameras that it has not seen."""
+    text = f"Camera-trap classifier: {info.arch}, {len(info.classes)} classes, model {info.model_id}."
+    split, figures = _judged(info)
+    if figures:
+        text += (
+            f" On {figures['n_images']:,} images of {figures['n_locations']:,} locations (split {split}):"
+            f" accuracy {figures['accuracy']:.1%}, balanced accuracy {figures['balanced_accuracy']:.1%},"
+            f" calibration error {figures['ece']:.3f}."
+        )
+    return text
+
+
+def _judged(info: ModelInfo) -> tuple[str, Mapping[str, Any]]:
+    split = "test" if info.metrics.get("test") else "valid"
+    figures = info.metrics.get(split) or {}
+    needed = ("n_images", "n_locations", "accuracy", "balanced_accuracy", "ece")
+    return split, figures if all(name in figures for name in needed) else {}
+
+
+def _colour(number: int, of: int) -> list[int]:
+    return [round(255 * part) for part in colorsys.hsv_to_rgb(number / of, 0.65, 0.8)]

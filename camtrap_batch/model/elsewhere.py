@@ -1,0 +1,143 @@
+"""Models that other programs trained: weights beside a `model.json` that says what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from camtrap_batch.errors import InputError, JobError, choices
+from camtrap_batch.model.architectures import (
+    check_architecture,
+    create_model,
+    head_parameters,
+    normalisation,
+    read_state,
+)
+from camtrap_batch.model.info import CARD, FORMAT, ModelInfo, parse_info, read_card
+from camtrap_batch.model.package import save_model
+
+_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_KEYS = (
+    "format", "arch", "classes", "category_ids", "size", "mean", "std", "temperature", "provenance",
+    "versions", "metrics", "weights",
+)  # fmt: skip
+_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
+"""Parts of GoogLeNet and Inception that only training uses."""
+
+
+def bring_in(folder: str | Path, parent: str | Path) -> ModelInfo:
+    """Write weights from elsewhere as a model folder `<parent>/<model id>`.
+
+    Parameters
+    ----------
+    folder
+        Holds a `model.json` with at least `arch` and `classes` (labels, in the order of the outputs), and one
+        file of weights: .safetensors, or a torch state dict. `weights` in `model.json` names the file where
+        there are several. What else `model.json` of a model folder has may be given; without it, the input is
+        224 pixels wide, normalised as the architecture's published weights are, and the temperature is 1.
+    parent
+        Folder of models; made where it is missing.
+
+    Returns
+    -------
+    What is known of the model, with its id.
+
+    Raises
+    ------
+    InputError
+        `model.json` or the weights are not there, are not what they should be, or don't fit each other.
+        A file that would run code is refused.
+    """
+    folder = Path(folder)
+    card = folder / CARD
+    content = read_card(folder)
+    info = _info(card, content)
+    path = _weights_file(folder, content.get("weights"))
+    try:
+        network = create_model(info.arch, len(info.classes), size=info.size)
+    except JobError as problem:
+        raise InputError(f"{card}: {str(problem).removeprefix('train.')}") from None
+    _load(network, read_state(path), f"{path}: not the weights of a {info.arch}", info)
+    return save_model(parent, network, info, info.metrics, [])
+
+
+def _info(card: Path, content: Mapping[str, Any]) -> ModelInfo:
+    for key in content:
+        if key not in _KEYS:
+            raise InputError(f"{card}: unknown key {key!r}; {choices(key, _KEYS)}")
+    if content.get("format", FORMAT) != FORMAT:
+        raise InputError(f'{card}: should say "format": {FORMAT}, or leave it out')
+    for key, what in (("arch", "an architecture of torchvision or timm"), ("classes", "a list of labels")):
+        if not content.get(key):
+            raise InputError(f"{card}: should have {key!r}: {what}")
+    arch, classes = content["arch"], content["classes"]
+    if not isinstance(arch, str):
+        raise InputError(f"{card}: arch should be a name, it is {arch!r}")
+    if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
+        raise InputError(f"{card}: classes should be a list of labels, in the order of the network's outputs")
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise InputError(f"{card}: classes should be two labels or more, all different")
+    try:
+        check_architecture(arch)
+    except JobError as problem:
+        raise InputError(f"{card}: {str(problem).removeprefix('train.')}") from None
+    mean, std = normalisation(arch)
+    described = {key: value for key, value in content.items() if key not in ("format", "weights")}
+    try:
+        info = parse_info(
+            {
+                "category_ids": [[] for _ in classes],
+                "size": 224,
+                "mean": mean,
+                "std": std,
+                "temperature": 1.0,
+                **described,
+                "model_id": "",
+            }
+        )
+    except (KeyError, TypeError, ValueError) as problem:
+        raise InputError(f"{card}: not a model's description: {type(problem).__name__}: {problem}") from None
+    if info.size < 1 or info.temperature <= 0 or min(info.std) <= 0:
+        raise InputError(f"{card}: size, temperature and std should be above 0")
+    return info
+
+
+def _weights_file(folder: Path, name: Any) -> Path:
+    if name is not None:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise InputError(f"{folder / CARD}: weights should be the name of a file beside it, not {name!r}")
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file, which {CARD} names as weights")
+        return folder / name
+    found = sorted(path for path in folder.iterdir() if path.suffix in _ENDINGS)
+    if not found:
+        raise InputError(f"{folder}: no weights beside {CARD}; a file should end in {', '.join(_ENDINGS)}")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"{folder / CARD}: name one file as weights, there are {names}")
+    return found[0]
+
+
+def _load(network: nn.Module, state: Mapping[str, torch.Tensor], what: str, info: ModelInfo) -> None:
+    own, head = network.state_dict(), head_parameters(network)
+    for name, value in own.items():
+        if name not in state:
+            if name.endswith("num_batches_tracked"):
+                continue
+            raise InputError(f"{what}: {name} is not there")
+        if state[name].shape != value.shape:
+            of_classes = f", for the {len(info.classes)} classes in {CARD}" if name in head else ""
+            raise InputError(
+                f"{what}: {name} has shape {tuple(state[name].shape)}, should have"
+                f" {tuple(value.shape)}{of_classes}"
+            )
+        if not torch.isfinite(state[name]).all():
+            raise InputError(f"{what}: {name} holds values that are not finite numbers")
+    for name in state:
+        if name not in own and not name.startswith(_TRAINING_ONLY):
+            raise InputError(f"{what}: it has no {name}")
+    network.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
