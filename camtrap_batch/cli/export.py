@@ -37,8 +37,8 @@ def add(commands: Commands) -> None:
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.model.info import read_info
+    from camtrap_batch.stages.classes import empty_class
     from camtrap_batch.stages.infer import fetch_model, model_folder
-    from camtrap_batch.stages.merge import empty_label
 
     if options.to not in FORMATS:
         raise UserError(f"--to {options.to}: no such format; {choices(options.to, FORMATS)}")
@@ -46,7 +46,7 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     path = check_out(options.to, options.out, job)
     run = Run(job)
     model = fetch_model(model_folder(run, str(run.snapshot("predictions", options.snapshot).inputs["model"])))
-    images = Images(run, options.snapshot, empty=empty_label(job, read_info(model)), stop=stop)
+    images = Images(run, options.snapshot, empty=empty_class(job, read_info(model)), stop=stop)
     written = export(images, options.to, path)
     print("\n".join(written.lines()))
     return 0
