@@ -40,8 +40,8 @@ def add(commands: Commands) -> None:
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.model.info import read_info
+    from camtrap_batch.stages.classes import empty_class
     from camtrap_batch.stages.infer import fetch_model, model_folder
-    from camtrap_batch.stages.merge import empty_label
 
     if options.to not in FORMATS:
         raise UserError(f"--to {options.to}: no such format; {choices(options.to, FORMATS)}")
@@ -53,7 +53,7 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
         empty = source.merged.snapshot.meta["empty"]
     else:
         model = fetch_model(model_folder(run, str(source.predictions.inputs["model"])))
-        empty = empty_label(job, read_info(model))
+        empty = empty_class(job, read_info(model))
     images = Images(run, source, empty=empty, stop=stop)
     written = export(images, options.to, path)
     print("\n".join(written.lines()))

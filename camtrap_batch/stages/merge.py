@@ -27,12 +27,13 @@ from camtrap_batch.events import (
 )
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import ModelInfo, read_info
+from camtrap_batch.stages.classes import empty_class
 from camtrap_batch.stages.context import Context, StageResult, do_on_driver, shard_id
 from camtrap_batch.stages.findings import current_findings
 from camtrap_batch.stages.infer import fetch_model, model_folder, usable_rows
 from camtrap_batch.store import schemas
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import DATE_FINDINGS, EMPTY, NO_EVENT, UNCERTAIN
+from camtrap_batch.store.schemas import DATE_FINDINGS, NO_EVENT, UNCERTAIN
 from camtrap_batch.store.snapshots import Snapshot
 
 VERSION = 3
@@ -58,7 +59,7 @@ def run(context: Context) -> StageResult:
     info = read_info(fetch_model(model_folder(store, model_id)))
     cameras = read_dataset_cameras(job.dataset)
     taxonomy, species = read_rules(job)
-    empty = empty_label(job, info)
+    empty = empty_class(job, info)
     settings = {
         "min_confidence": job.infer.min_confidence,
         "gap_min": job.events.gap_min,
@@ -175,15 +176,6 @@ def frame_rows(frames: pa.Table, sequences: Sequences, events: Events, empty: st
             "no_event": why,
         }
     ).select(schemas.FRAMES.names)
-
-
-def empty_label(job: Job, info: ModelInfo) -> str:
-    """The model's label for: no animal."""
-    wanted = job.select.empty.class_
-    for label, ids in zip(info.classes, info.category_ids, strict=True):
-        if wanted in ids or label.casefold() == str(wanted).casefold():
-            return label
-    return EMPTY
 
 
 def _scores(store: Run, predictions: Snapshot) -> Iterator[pa.RecordBatch]:

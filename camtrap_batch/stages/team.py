@@ -21,7 +21,7 @@ from distributed.comm.addressing import get_address_host
 if TYPE_CHECKING:
     from camtrap_batch.model.team import Alone
 
-_COME_S = 20.0
+_COME_S = 60.0
 """How long workers that are there may take to join: one that is busy is not waited for."""
 
 _POLL_S = 0.1

@@ -142,7 +142,7 @@ def test_heavier_images_are_learnt_better(
     """Discs almost never shown are almost never recognised."""
     even = make(120, 5)
     weights = np.array([0.001 if label == "disc" else 1 for label in even.labels], np.float32)
-    settings = dataclasses.replace(config, size=32, epochs=5)
+    settings = dataclasses.replace(config, size=32, epochs=10)
     result = train(make(120, 5, weights=weights), settings, tmp_path, {})
     recall = {label: row["recall"] for label, row in result.metrics["valid"]["per_class"].items()}
     assert recall["disc"] < min(recall["cross"], recall["frame"])
