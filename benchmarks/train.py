@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for both, as in workers, see camtrap_batch/worker.py
+
 import pandas as pd
 import torch
 from PIL import ImageFile
