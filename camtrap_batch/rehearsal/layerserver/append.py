@@ -1,0 +1,230 @@
+"""Append jobs: many rows from a file or an item, in the background, without a result for each row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from camtrap_batch.rehearsal.layerserver.answers import Json, Refused, is_true, objects, parse, words
+from camtrap_batch.rehearsal.layerserver.attachments import Upload
+from camtrap_batch.rehearsal.layerserver.database import Database
+from camtrap_batch.rehearsal.layerserver.definition import Field, Layer
+from camtrap_batch.rehearsal.layerserver.edits import Edits, RolledBack, apply
+from camtrap_batch.rehearsal.layerserver.faults import Fault
+from camtrap_batch.rehearsal.layerserver.request import Request
+from camtrap_batch.rehearsal.layerserver.site import Site
+
+FORMATS = ("csv", "featureCollection")
+_BATCH = 1000
+_FAILED = "Append failed."
+_LONGITUDES, _LATITUDES = ("longitude", "lon", "x"), ("latitude", "lat", "y")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a job shall do; `matching` is the field by which a row is known, None without upsert."""
+
+    layer: Layer
+    rows: Sequence[Json]
+    matching: Field | None
+    skip_updates: bool
+    skip_inserts: bool
+    update_geometry: bool
+    rollback: bool
+    editor: str
+
+
+def read_source(site: Site, request: Request, uploaded: Callable[[str], Upload]) -> Upload:
+    """What is to be appended: an upload, an item of the portal, or the edits themselves."""
+    if edits := request.text("edits").strip():
+        return Upload("edits.json", "application/json", edits.encode())
+    if upload := request.text("appendUploadId").strip():
+        return uploaded(upload)
+    if item := request.text("appendItemId").strip():
+        with site.database.reading() as db:
+            row = db.execute("SELECT name, content FROM items WHERE id = ?", (item,)).fetchone()
+        if row is None or row[1] is None:
+            raise Refused(400, _FAILED, [f"item '{item}' is not there, or has no file"])
+        return Upload(row[0] or "", "", row[1])
+    raise Refused(400, _FAILED, ["one of 'edits', 'appendUploadId' and 'appendItemId' is needed"])
+
+
+def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: str) -> Plan:
+    """
+    Raises:
+        Refused: the format is not known or not what it says, or the matching field has no unique index.
+    """
+    kind = parameters.get("appendUploadFormat", "")
+    if kind not in FORMATS:
+        raise Refused(400, _FAILED, [f"appendUploadFormat '{kind}' is not one of {', '.join(FORMATS)}"])
+    mappings = {
+        str(entry.get("sourceName", entry.get("source", ""))).lower(): str(entry.get("name"))
+        for entry in objects(parameters.get("fieldMappings", ""), "fieldMappings")
+    }
+    rows = _csv_rows(layer, source.content) if kind == "csv" else _features(source.content)
+    keep = {name.lower() for name in _names(parameters.get("appendFields", ""))}
+    matching: Field | None = None
+    if is_true(parameters.get("upsert", "")):
+        name = parameters.get("upsertMatchingField", "").strip() or layer.oid
+        matching = layer.field(name)
+        unique = {index.fields for index in layer.indexes if index.is_unique}
+        if matching.name not in (layer.oid, layer.globalid) and (matching.name,) not in unique:
+            raise Refused(400, _FAILED, [f"field '{matching.name}' has no unique index"])
+    renamed = [_renamed(row, mappings, keep, matching) for row in rows]
+    return Plan(
+        layer,
+        renamed,
+        matching,
+        is_true(parameters.get("skipUpdates", "")),
+        is_true(parameters.get("skipInserts", "")),
+        parameters.get("updateGeometry", "true").lower() != "false",
+        is_true(parameters.get("rollbackOnFailure", "")),
+        editor,
+    )
+
+
+def run(database: Database, job: str, status: Json, plan: Plan, fault: Fault | None) -> None:
+    """Do the job; its fault `stall` leaves it pending for a while, `error` ends it after `keep` rows."""
+    if fault is not None and fault.kind == "stall":
+        time.sleep(fault.seconds)
+    rows, message = plan.rows, ""
+    if fault is not None and fault.kind == "error":
+        rows, message = rows[: fault.keep], fault.message
+    status = {**status, "status": "Processing"}
+    save_status(database, job, status)
+    failures: list[str] = []
+    done = 0
+    size = max(len(rows), 1) if plan.rollback else _BATCH
+    for start in range(0, len(rows), size):
+        try:
+            with database.writing() as db:
+                applied, refused = _apply(db, plan, rows[start : start + size])
+        except RolledBack as rolled_back:
+            applied, refused = 0, _reasons(rolled_back.results)
+        done += applied
+        failures += refused
+    if failures and not message:
+        message = f"{len(failures)} rows were refused, the first one: {failures[0]}"
+    is_failed = bool(message) and (plan.rollback or not done or fault is not None)
+    status |= {
+        "status": "Failed" if is_failed else "Completed",
+        "recordCount": done,
+        "lastUpdatedTime": int(time.time() * 1000),
+    }
+    save_status(database, job, {**status, "messages": [message]} if message else status)
+
+
+def save_status(database: Database, job: str, status: Json) -> None:
+    with database.writing() as db:
+        db.execute("INSERT OR REPLACE INTO jobs VALUES(?, ?)", (job, json.dumps(status)))
+
+
+def load_status(database: Database, job: str) -> Json:
+    with database.reading() as db:
+        row = db.execute("SELECT status FROM jobs WHERE id = ?", (job,)).fetchone()
+    if row is None:
+        raise Refused(404, "Job not found.", [f"there is no job '{job}'"])
+    found: Json = json.loads(row[0])
+    return found
+
+
+def _apply(db: sqlite3.Connection, plan: Plan, rows: Sequence[Json]) -> tuple[int, list[str]]:
+    """How many rows were applied, and why the others were not."""
+    layer = plan.layer
+    adds: list[Json] = []
+    updates: list[Json] = []
+    if plan.matching is None:
+        adds = list(rows)
+    else:
+        lookup = f'SELECT "{layer.oid}" FROM {layer.table} WHERE {plan.matching.column} = ?'
+        for row in rows:
+            attributes = row.get("attributes") or {}
+            key = next(
+                (v for name, v in attributes.items() if name.lower() == plan.matching.name.lower()), None
+            )
+            found = db.execute(lookup, (key,)).fetchone() if isinstance(key, str | int | float) else None
+            if found is None:
+                adds += [] if plan.skip_inserts else [row]
+            elif not plan.skip_updates:
+                update: Json = {"attributes": {**attributes, layer.oid: found[0]}}
+                if plan.update_geometry and "geometry" in row:
+                    update["geometry"] = row["geometry"]
+                updates.append(update)
+    results = apply(db, layer, Edits(adds, updates, rollback=plan.rollback, editor=plan.editor))
+    reasons = _reasons(results)
+    return len(adds) + len(updates) - len(reasons), reasons
+
+
+def _reasons(results: Mapping[str, list[Json]]) -> list[str]:
+    return [str(r["error"]["description"]) for found in results.values() for r in found if not r["success"]]
+
+
+def _features(content: bytes) -> list[Json]:
+    found = parse(content.decode("utf-8", "replace"), "featureCollection")
+    if isinstance(found, dict) and isinstance(found.get("layers"), list) and found["layers"]:
+        found = found["layers"][0]
+    if isinstance(found, dict) and isinstance(found.get("featureSet"), dict):
+        found = found["featureSet"]
+    if isinstance(found, dict):
+        found = found.get("features")
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise Refused(400, _FAILED, ["the feature collection has no list of features"])
+    return found
+
+
+def _csv_rows(layer: Layer, content: bytes) -> list[Json]:
+    try:
+        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise Refused(400, _FAILED, [f"the file is no CSV in UTF-8: {problem}"]) from None
+    return [_csv_row(layer, row) for row in rows]
+
+
+def _csv_row(layer: Layer, row: Mapping[str, str]) -> Json:
+    """Text becomes what the field of its name takes; a cell that is empty is null."""
+    attributes: Json = {}
+    place: dict[str, float] = {}
+    for name, text in row.items():
+        field = layer.by_name.get((name or "").lower())
+        number = _number(text) if field is None or field.sql_type != "TEXT" else None
+        if field is not None:
+            attributes[name] = (text or None) if number is None else number
+        elif number is not None and (name or "").lower() in (*_LONGITUDES, *_LATITUDES):
+            place["x" if name.lower() in _LONGITUDES else "y"] = number
+        else:
+            attributes[name] = text
+    feature: Json = {"attributes": attributes}
+    if len(place) == 2 and layer.geometry_type is not None:
+        feature["geometry"] = {**place, "spatialReference": {"wkid": 4326}}
+    return feature
+
+
+def _number(text: str | None) -> float | int | None:
+    try:
+        return int(text or "")
+    except ValueError:
+        try:
+            return float(text or "")
+        except ValueError:
+            return None
+
+
+def _renamed(row: Json, mappings: Mapping[str, str], keep: set[str], matching: Field | None) -> Json:
+    attributes = {
+        mappings.get(name.lower(), name): value for name, value in (row.get("attributes") or {}).items()
+    }
+    if keep:
+        wanted = keep | ({matching.name.lower()} if matching else set())
+        attributes = {name: value for name, value in attributes.items() if name.lower() in wanted}
+    return {**row, "attributes": attributes}
+
+
+def _names(text: str) -> list[str]:
+    if text.strip().startswith("["):
+        return [str(name) for name in parse(text, "appendFields")]
+    return words(text)

@@ -1,0 +1,191 @@
+"""The rehearsal server as commands and tests use it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.rehearsal.layerserver import control
+from camtrap_batch.rehearsal.layerserver.accounts import DEFAULT_USERS, Accounts, User
+from camtrap_batch.rehearsal.layerserver.answers import Json
+from camtrap_batch.rehearsal.layerserver.database import Database
+from camtrap_batch.rehearsal.layerserver.definition import DEFAULT_CAPABILITIES, MAX_RECORDS
+from camtrap_batch.rehearsal.layerserver.edits import Edits, apply
+from camtrap_batch.rehearsal.layerserver.faults import Faults
+from camtrap_batch.rehearsal.layerserver.site import Anonymous, Site
+from camtrap_batch.rehearsal.layerserver.tls import server_context
+from camtrap_batch.rehearsal.layerserver.web import WebServer
+
+FIRST_SERVICE = "CameraTraps"
+KRUGER_CAMERAS: tuple[tuple[float, float], ...] = (
+    (3544922.6348, -2774718.7709),
+    (3522933.4897, -2791843.0610),
+    (3550955.0552, -2813053.8294),
+    (3541614.5334, -2845745.6558),
+    (3519430.7940, -2867734.8010),
+)
+"""Five camera traps in Kruger National Park, metres of Web Mercator."""
+
+
+class LayerServer:
+    """An ArcGIS-style portal and feature server on loopback, kept in a folder.
+
+    Args:
+        folder: made when it is not there; holds `layers.sqlite`, `certificate.pem` and `key.pem`.
+        port: 0 takes a free one.
+        users: who may sign in; by default `ranger` (publisher), `warden` (editor) and `visitor` (viewer), all
+            with the password `rehearsal`.
+        token_minutes: how long a token lasts, at most; a fraction is fine.
+        is_online: say of itself that it is ArcGIS Online, not an Enterprise portal.
+
+    A new folder gets the service `CameraTraps` with one point layer of five cameras, without attachments.
+
+    Raises:
+        InputError: the folder can't be used, or the port is taken.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        port: int = 0,
+        users: Mapping[str, User] = DEFAULT_USERS,
+        token_minutes: float = 60.0,
+        is_online: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tls = server_context(self.folder)
+            self._database = Database(self.folder)
+        except OSError as problem:
+            raise InputError(f"{self.folder}: {problem.strerror or problem}") from None
+        self.faults = Faults()
+        self._accounts = Accounts(self._database, users, token_minutes)
+        self._site = Site(self._database, self._accounts, self.faults)
+        self.ca_file: Path | None = tls[1] if tls else None
+        try:
+            self._web = WebServer(port, self._site, is_online, tls[0] if tls else None)
+        except OSError as problem:
+            self._database.close()
+            raise InputError(
+                f"port {port}: {problem.strerror or problem}; --port 0 takes a free one"
+            ) from None
+        self.port: int = self._web.server_port
+        if not self._site.services:
+            self._make_first_service(next(iter(users)))
+
+    # Running ----------------------------------------------------------------------------------------
+
+    def start(self) -> LayerServer:
+        self._web.start()
+        return self
+
+    def close(self) -> None:
+        """Finish what is in flight and stop."""
+        self._web.close()
+        self._database.close()
+
+    def __enter__(self) -> LayerServer:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Addresses --------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Of the portal. The same port speaks TLS, with the certificate in `ca_file`."""
+        return f"http://127.0.0.1:{self.port}/portal"
+
+    def service_url(self, service: str = FIRST_SERVICE) -> str:
+        return f"http://127.0.0.1:{self.port}/server/rest/services/{service}/FeatureServer"
+
+    def layer_url(self, layer: int = 0, service: str = FIRST_SERVICE) -> str:
+        return f"{self.service_url(service)}/{layer}"
+
+    def layer_urls(self) -> dict[str, str]:
+        """Address of every layer and table, by `service/name`."""
+        return {
+            f"{layer.service}/{layer.name}": self.layer_url(layer.id, layer.service)
+            for layer in self._site.layers.values()
+        }
+
+    # Content ----------------------------------------------------------------------------------------
+
+    def create_service(
+        self,
+        name: str,
+        layers: Sequence[Json],
+        *,
+        owner: str | None = None,
+        capabilities: str = DEFAULT_CAPABILITIES,
+        anonymous: Anonymous = "none",
+        max_records: int = MAX_RECORDS,
+    ) -> str:
+        """A new service; returns its address.
+
+        Args:
+            layers: definitions as `addToDefinition` takes them: `name`, `geometryType` (none in a table),
+                `fields`, `indexes`, `hasAttachments`...
+            owner: a user; by default the first one.
+            capabilities: such as `Query` for one that is read only.
+            anonymous: what is allowed without a token: none, read or edit.
+            max_records: rows of a page.
+        """
+        owner = owner or next(iter(self._accounts.users))
+        self._site.create_service(name, layers, owner, capabilities, anonymous, max_records)
+        return self.service_url(name)
+
+    def rows(self, layer: int = 0, service: str = FIRST_SERVICE) -> list[Json]:
+        """Every row by object id: its attributes, and `SHAPE`, its geometry or None."""
+        return control.rows(self._site, service, str(layer))
+
+    def attachments(self, layer: int = 0, service: str = FIRST_SERVICE) -> list[Json]:
+        """Every attachment: id, parent, globalid, name, content_type, size, keywords, content."""
+        return control.attachments(self._site, service, str(layer))
+
+    # Tokens and requests ------------------------------------------------------------------------------
+
+    def token(self, user: str | None = None, minutes: float | None = None) -> str:
+        """A token of a user (by default the first one), good as an API key, too."""
+        return self._accounts.token(user or next(iter(self._accounts.users)), minutes)[0]
+
+    def expire_tokens(self) -> None:
+        """Every token that was given out so far is refused from now on."""
+        self._accounts.expire_tokens()
+
+    def requests(self) -> dict[str, int]:
+        """How many requests there were, by operation, since the start or `reset_requests`."""
+        return self.faults.counts()
+
+    def reset_requests(self) -> None:
+        self.faults.reset_counts()
+
+    def _make_first_service(self, owner: str) -> None:
+        self._site.create_service(
+            FIRST_SERVICE,
+            [
+                {
+                    "id": 0,
+                    "name": FIRST_SERVICE,
+                    "geometryType": "esriGeometryPoint",
+                    "fields": [
+                        {"name": "objectid", "type": "esriFieldTypeOID"},
+                        {"name": "globalid", "type": "esriFieldTypeGlobalID"},
+                    ],
+                }
+            ],
+            owner,
+            anonymous="read",
+        )
+        layer = self._site.layers[FIRST_SERVICE, 0]
+        cameras = [{"geometry": {"x": x, "y": y}} for x, y in KRUGER_CAMERAS]
+        with self._database.writing() as db:
+            apply(db, layer, Edits(cameras, moment_ms=int(time.time() * 1000)))

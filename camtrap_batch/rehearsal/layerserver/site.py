@@ -1,0 +1,314 @@
+"""The services and layers that there are, and every change of their definitions."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from camtrap_batch.rehearsal.layerserver import database as store
+from camtrap_batch.rehearsal.layerserver.accounts import Accounts
+from camtrap_batch.rehearsal.layerserver.answers import Json, Refused, RowRefused
+from camtrap_batch.rehearsal.layerserver.definition import DEFAULT_CAPABILITIES, MAX_RECORDS, Layer
+from camtrap_batch.rehearsal.layerserver.faults import Faults
+
+Anonymous = Literal["none", "read", "edit"]
+_NAME = re.compile(r"\w{1,120}", re.ASCII)
+_FAILED = "Unable to add feature service definition."
+
+
+@dataclass
+class Service:
+    """A feature service; `anonymous` is what someone without a token may do."""
+
+    name: str
+    owner: str
+    item: str
+    capabilities: str = DEFAULT_CAPABILITIES
+    anonymous: Anonymous = "none"
+    max_records: int = MAX_RECORDS
+    description: str = ""
+
+    def properties(self) -> Json:
+        return dict(vars(self))
+
+
+class Site:
+    """What the server serves."""
+
+    def __init__(self, database: store.Database, accounts: Accounts, faults: Faults) -> None:
+        self.database, self.accounts, self.faults = database, accounts, faults
+        self.services: dict[str, Service] = {}
+        self.layers: dict[tuple[str, int], Layer] = {}
+        self.edited_ms: dict[tuple[str, int], int] = {}
+        with database.reading() as db:
+            self.services = {name: Service(**found) for name, found in store.load_services(db).items()}
+            self.layers = {(layer.service, layer.id): layer for layer in store.load_layers(db)}
+
+    # Looking up -------------------------------------------------------------------------------------
+
+    def service(self, name: str) -> Service:
+        """
+        Raises:
+            Refused: there is none of this name.
+        """
+        for known, service in self.services.items():
+            if known.lower() == name.lower():
+                return service
+        raise Refused(404, f"Service {name}/FeatureServer not found", [])
+
+    def layer(self, service: str, number: str) -> Layer:
+        """
+        Raises:
+            Refused: the service has no such layer.
+        """
+        found = self.layers.get((service, int(number))) if number.isdecimal() else None
+        if found is None:
+            raise Refused(400, "Invalid URL", [f"service '{service}' has no layer {number}"])
+        return found
+
+    def layers_of(self, service: str) -> list[Layer]:
+        return [layer for (name, _), layer in sorted(self.layers.items()) if name == service]
+
+    def capabilities(self, layer: Layer) -> str:
+        own = layer.definition.get("capabilities")
+        return str(own) if own else self.services[layer.service].capabilities
+
+    # Services and layers come and go ------------------------------------------------------------------
+
+    def create_service(
+        self,
+        name: str,
+        layers: Sequence[Json],
+        owner: str,
+        capabilities: str = DEFAULT_CAPABILITIES,
+        anonymous: Anonymous = "none",
+        max_records: int = MAX_RECORDS,
+        description: str = "",
+        item: str | None = None,
+    ) -> Service:
+        """A new service, and an item of the portal for it.
+
+        Raises:
+            Refused: the name is taken or none, or a definition is wrong.
+        """
+        if not _NAME.fullmatch(name):
+            raise Refused(400, "Invalid service name", [f"'{name}': letters, digits and _ alone"])
+        if name.lower() in (known.lower() for known in self.services):
+            raise Refused(409, "Service name is not available", [f"there is a service '{name}' already"])
+        service = Service(
+            name, owner, item or uuid.uuid4().hex, capabilities, anonymous, max_records, description
+        )
+        made = self._new_layers(service, layers)
+        with self.database.writing() as db:
+            db.execute("INSERT INTO services VALUES(?, ?)", (name, json.dumps(service.properties())))
+            db.execute(
+                "INSERT INTO items(id, owner, properties) VALUES(?, ?, ?)",
+                (service.item, owner, json.dumps(_item(service))),
+            )
+            for layer in made:
+                self._make(db, layer)
+        self.services[name] = service
+        self.layers.update({(name, layer.id): layer for layer in made})
+        return service
+
+    def delete_service(self, name: str) -> None:
+        service = self.service(name)
+        with self.database.writing() as db:
+            for layer in self.layers_of(service.name):
+                store.drop_layer(db, layer)
+            db.execute("DELETE FROM services WHERE name = ?", (service.name,))
+            db.execute("DELETE FROM items WHERE id = ?", (service.item,))
+        self.layers = {key: layer for key, layer in self.layers.items() if key[0] != service.name}
+        del self.services[service.name]
+
+    def add_layers(self, service: Service, definitions: Sequence[Json]) -> list[Layer]:
+        made = self._new_layers(service, definitions)
+        with self.database.writing() as db:
+            for layer in made:
+                self._make(db, layer)
+        self.layers.update({(service.name, layer.id): layer for layer in made})
+        return made
+
+    def delete_layers(self, service: Service, numbers: Sequence[int]) -> None:
+        gone = [self.layer(service.name, str(number)) for number in numbers]
+        with self.database.writing() as db:
+            for layer in gone:
+                store.drop_layer(db, layer)
+        for layer in gone:
+            del self.layers[layer.service, layer.id]
+
+    def update_service(self, service: Service, changes: Json) -> None:
+        """`updateDefinition` of a service: capabilities, maxRecordCount, description."""
+        properties = service.properties()
+        for key, name in (
+            ("capabilities", "capabilities"),
+            ("maxRecordCount", "max_records"),
+            ("serviceDescription", "description"),
+            ("anonymous", "anonymous"),
+        ):
+            if key in changes:
+                properties[name] = changes[key]
+        changed = Service(**properties)
+        with self.database.writing() as db:
+            db.execute(
+                "UPDATE services SET properties = ? WHERE name = ?",
+                (json.dumps(changed.properties()), service.name),
+            )
+        self.services[service.name] = changed
+
+    # One layer changes --------------------------------------------------------------------------------
+
+    def add_to_layer(self, layer: Layer, changes: Json) -> None:
+        """`addToDefinition` of a layer: fields and indexes are added, the rest is as in an update."""
+        fields, indexes = _objects(changes, "fields"), _objects(changes, "indexes")
+        known = {index.name.lower() for index in layer.indexes}
+        for entry in fields:
+            if str(entry.get("name", "")).lower() in layer.by_name:
+                raise Refused(400, _FAILED, [f"field '{entry.get('name')}' is there already"])
+            if entry.get("nullable") is False and entry.get("defaultValue") is None:
+                reason = (
+                    f"field '{entry.get('name')}' of a layer with rows must be nullable or have a default"
+                )
+                raise Refused(400, _FAILED, [reason])
+        for entry in indexes:
+            if str(entry.get("name", "")).lower() in known:
+                raise Refused(400, _FAILED, [f"index '{entry.get('name')}' is there already"])
+        rest = {key: value for key, value in changes.items() if key not in ("fields", "indexes")}
+        self._change(
+            layer,
+            {
+                **layer.definition,
+                **rest,
+                "fields": [*layer.definition["fields"], *fields],
+                "indexes": [*layer.definition["indexes"], *indexes],
+            },
+        )
+
+    def update_layer(self, layer: Layer, changes: Json) -> None:
+        """`updateDefinition` of a layer: what is given replaces what was; fields keep name and type."""
+        definition = {
+            **layer.definition,
+            **{k: v for k, v in changes.items() if k not in ("fields", "indexes", "id")},
+        }
+        given = {str(entry.get("name", "")).lower(): entry for entry in _objects(changes, "fields")}
+        for name, entry in given.items():
+            old = layer.by_name.get(name)
+            if old is None:
+                raise Refused(
+                    400, _FAILED, [f"there is no field '{entry.get('name')}'; addToDefinition adds one"]
+                )
+            if entry.get("type", old.type) != old.type or entry.get("length", old.length) != old.length:
+                reason = f"field '{old.name}': type and length can't be changed"
+                raise Refused(400, _FAILED, [reason])
+        definition["fields"] = [
+            {**entry, **given.get(entry["name"].lower(), {}), "name": entry["name"]}
+            for entry in definition["fields"]
+        ]
+        self._change(layer, definition)
+
+    def delete_from_layer(self, layer: Layer, changes: Json) -> None:
+        """`deleteFromDefinition` of a layer: fields and indexes."""
+        fields = {str(entry.get("name", "")).lower() for entry in _objects(changes, "fields")}
+        indexes = {str(entry.get("name", "")).lower() for entry in _objects(changes, "indexes")}
+        used = {
+            field.lower()
+            for index in layer.indexes
+            if index.name.lower() not in indexes
+            for field in index.fields
+        }
+        for name in fields:
+            if name not in layer.by_name:
+                raise Refused(400, _FAILED, [f"there is no field '{name}'"])
+            if name in (layer.oid.lower(), layer.globalid.lower()) or name in used:
+                raise Refused(400, _FAILED, [f"field '{name}' can't be deleted: it is a key, or in an index"])
+        if missing := indexes - {index.name.lower() for index in layer.indexes}:
+            raise Refused(400, _FAILED, [f"there is no index '{missing.pop()}'"])
+        definition = dict(layer.definition)
+        definition["fields"] = [f for f in definition["fields"] if f["name"].lower() not in fields]
+        definition["indexes"] = [
+            i for i in definition["indexes"] if str(i.get("name", "")).lower() not in indexes
+        ]
+        self._change(layer, definition)
+
+    def _change(self, old: Layer, definition: Json) -> None:
+        new = Layer(old.service, old.id, definition)
+        if new.geometry_type != old.geometry_type or new.wkid != old.wkid:
+            raise Refused(400, _FAILED, ["geometry type and spatial reference can't be changed"])
+        _check_defaults(new)
+        with self.database.writing() as db:
+            for field in old.fields:
+                if field.name.lower() not in new.by_name:
+                    store.drop_field(db, old, field)
+            for field in new.fields:
+                if field.name.lower() not in old.by_name:
+                    store.add_field(db, new, field)
+            store.set_indexes(db, old, new)
+            store.save_layer(db, new)
+        self.layers[new.service, new.id] = new
+
+    def _make(self, db: sqlite3.Connection, layer: Layer) -> None:
+        store.save_layer(db, layer)
+        bare = Layer(layer.service, layer.id, {**layer.definition, "indexes": []})
+        store.set_indexes(db, bare, layer)
+
+    def _new_layers(self, service: Service, definitions: Sequence[Json]) -> list[Layer]:
+        taken = {number for name, number in self.layers if name == service.name}
+        made = []
+        for definition in definitions:
+            number = definition.get("id")
+            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                number = max(taken, default=-1) + 1
+            if number in taken:
+                raise Refused(400, _FAILED, [f"service '{service.name}' has a layer {number} already"])
+            taken.add(number)
+            layer = Layer(service.name, number, {"maxRecordCount": service.max_records, **definition})
+            _check_defaults(layer)
+            made.append(layer)
+        return made
+
+
+def _check_defaults(layer: Layer) -> None:
+    for field in layer.fields:
+        if field.default is not None:
+            try:
+                field.check(field.default)
+            except RowRefused as refusal:
+                raise Refused(
+                    400, _FAILED, [f"default of field '{field.name}': {refusal.description}"]
+                ) from None
+
+
+def _objects(changes: Json, key: str) -> list[Json]:
+    value = changes.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise Refused(400, _FAILED, [f"'{key}' must be a list of objects"])
+    return value
+
+
+def _item(service: Service) -> Json:
+    now = int(time.time() * 1000)
+    return {
+        "title": service.name,
+        "name": service.name,
+        "type": "Feature Service",
+        "typeKeywords": [
+            "ArcGIS Server",
+            "Data",
+            "Feature Access",
+            "Feature Service",
+            "Hosted Service",
+            "Service",
+        ],
+        "description": service.description,
+        "tags": [],
+        "access": "public" if service.anonymous != "none" else "private",
+        "url": f"/server/rest/services/{service.name}/FeatureServer",
+        "created": now,
+        "modified": now,
+    }
