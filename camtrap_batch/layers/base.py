@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import InputError, StageError
 from camtrap_batch.store.schemas import LEDGER
 
 JOB = "job"
@@ -78,11 +78,13 @@ class Push:
         Deletes, updates and adds, layer by layer. Result and time are null in a dry run.
     unchanged : layer -> rows that were up to date
     notes : for people, what they should know of the layers
+    stopped : why the rest was not sent, such as a token that has expired
     """
 
     edits: pa.Table
     unchanged: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    stopped: StageError | None = None
 
     @property
     def ledger(self) -> pa.Table:

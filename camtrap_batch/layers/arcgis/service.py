@@ -1,0 +1,119 @@
+"""Requests to a feature service over the client's session, and what an answer means.
+
+ArcGIS says no in several ways: an HTTP status, an error inside HTTP 200, an empty answer. What counts is
+whether it is known that nothing was done, and whether asking again may help.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import stamina
+
+from camtrap_batch.errors import InputError, StageError
+from camtrap_batch.layers.arcgis.adapter import SignedOut
+
+_NOT_SIGNED_IN = (401, 403, 498, 499)
+_PASSING = (408, 429, 500, 502, 503, 504)
+_TOO_LARGE = 413
+_TRIES, _LONGEST_S = 6, 120.0
+
+
+class Unknown(StageError):
+    """No answer that says what was done: it may have been done, or not."""
+
+
+class Refused(StageError):
+    """The server has said no to the request as it is.
+
+    Attributes
+    ----------
+    code : ArcGIS's, or the HTTP status
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def is_too_large(self) -> bool:
+        return self.code == _TOO_LARGE
+
+
+class Service:
+    """A portal's session, for reading (repeated where that may help) and for edits (sent once)."""
+
+    def __init__(self, gis: Any) -> None:
+        self.gis = gis
+        self._session = gis.session
+
+    def read(self, url: str, **parameters: Any) -> dict[str, Any]:
+        """The answer to a question, asked up to six times.
+
+        Raises
+        ------
+        Refused, Unknown, SignedOut
+        """
+        answer: dict[str, Any] = _asking(self.send, url, parameters)
+        return answer
+
+    def describe(self, url: str) -> dict[str, Any]:
+        """A layer's or service's definition. Raises InputError where there is none at the URL."""
+        try:
+            return self.read(url)
+        except (Refused, Unknown) as problem:
+            raise InputError(f"{url}: {problem}") from None
+
+    def send(self, url: str, parameters: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> Any:
+        """One POST, never repeated: what the server answers, without an error in it."""
+        from requests.exceptions import RequestException
+
+        form = {"f": "json"} | {
+            name: value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+            for name, value in parameters.items()
+            if value is not None
+        }
+        try:
+            response = self._session.post(url, data=form, files=files)
+            content = response.content
+        except RequestException as problem:
+            raise Unknown(f"no answer ({type(problem).__name__})") from None
+        if response.status_code in _NOT_SIGNED_IN:
+            raise SignedOut(f"{url}: not allowed (HTTP {response.status_code}); sign in again, or ask for it")
+        if response.status_code in _PASSING:
+            raise Unknown(f"HTTP {response.status_code}")
+        if response.status_code >= 400:
+            raise Refused(f"HTTP {response.status_code}", response.status_code)
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            raise Unknown("an answer that is no JSON") from None
+        if not answer:
+            raise Unknown("an empty answer")
+        if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+            raise _error(url, answer["error"])
+        return answer
+
+
+def _may_help(problem: Exception) -> bool:
+    return isinstance(problem, Unknown)
+
+
+_asking = stamina.RetryingCaller(attempts=_TRIES, timeout=_LONGEST_S, wait_initial=0.2, wait_max=10).on(
+    _may_help
+)
+
+
+def _error(url: str, error: Mapping[str, Any]) -> StageError:
+    code = error.get("code")
+    code = code if isinstance(code, int) else 0
+    details = error.get("details") or []
+    details = [details] if isinstance(details, str) else details
+    said = " ".join(" ".join(map(str, [error.get("message") or "", *details])).split()) or f"error {code}"
+    if code in _NOT_SIGNED_IN:
+        return SignedOut(f"{url}: {said} ({code}); sign in again, or ask for the right to it")
+    if code in _PASSING:
+        return Unknown(f"{said} ({code})")
+    return Refused(f"{said} ({code})", code)
