@@ -8,11 +8,19 @@ from urllib.parse import urlsplit, urlunsplit
 from camtrap_batch.errors import StageError
 
 _REPEATED = (429, 500, 502, 503, 504)
+_ANSWER = "camtrap_answer"  # to a request, kept with it
 _SIGNATURES = ("X-Esri-Authorization", "Authorization")
 
 
 class SignedOut(StageError):
     """The token has expired, or is refused: nothing more is sent."""
+
+
+class NotSigned(Exception):
+    """A request that should carry a token has none, and was not sent.
+
+    While one thread renews the token, the client lets others send without it.
+    """
 
 
 def careful_adapter(timeout_s: float, ca_bundle: str | None) -> Any:
@@ -47,11 +55,13 @@ def careful_adapter(timeout_s: float, ca_bundle: str | None) -> Any:
                 request.url = urlunsplit(url._replace(scheme="http"))
             is_signed = any(name in request.headers for name in _SIGNATURES)
             if self.must_be_signed and "/FeatureServer" in url.path and not is_signed:
-                raise SignedOut(
-                    f"{url.netloc}: the token has expired, or is no longer accepted; sign in again, and the "
-                    "same command goes on"
-                )
+                # Whatever a server refuses, the client asks again as nobody: it gets the first answer again.
+                if (first := getattr(request, _ANSWER, None)) is not None:
+                    return first
+                raise NotSigned
             limit = timeout if isinstance(timeout, int | float) and timeout < timeout_s else timeout_s
-            return super().send(request, *args, timeout=limit, **options)
+            answer = super().send(request, *args, timeout=limit, **options)
+            setattr(request, _ANSWER, answer)
+            return answer
 
     return CarefulAdapter()

@@ -134,7 +134,6 @@ def _open(portal: Portal, credentials: dict[str, str]) -> Any:
         "url": portal.url,
         "set_active": False,
         "adapter": {"https://": adapter, "http://": adapter},
-        "timeout": portal.timeout_s,
         "ca_bundles": portal.ca_bundle,
         # It would look for a password in ~/.netrc, and leave out the token for it.
         "trust_env": False,

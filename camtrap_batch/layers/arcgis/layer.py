@@ -26,6 +26,7 @@ AT_ONCE = 4
 X, Y = "geometry: x", "geometry: y"
 WGS_84 = 4326
 _PAGE = 1000
+_TRIES = 4
 _KEYS_AT_ONCE = 200
 _DEGREES = 1e-6  # a tenth of a metre; layers keep their own units, and round
 _RELATIVE = 1e-9
@@ -133,14 +134,13 @@ class RemoteLayer:
             The layer gives fewer rows than it says it has.
         """
         query = f"{self.url}/query"
-        answer = self._service.read(query, where=where, returnIdsOnly="true")
-        ids = sorted(map(int, answer.get("objectIds") or []))
+        ids = self._ids(where)
         wanted = [self.object_id, *(fields or [field.name for field in self.fields])]
         points = self.has_points and with_points
 
         def page(some: list[int]) -> list[dict[str, Any]]:
             left, rows = set(some), []
-            for _ in range(4):
+            for _ in range(_TRIES):
                 answer = self._service.read(
                     query,
                     objectIds=",".join(map(str, sorted(left))),
@@ -153,14 +153,23 @@ class RemoteLayer:
                 if not left:
                     return rows
             # A row may have been deleted in the meantime; else it is there, and is not given.
-            still = self._service.read(query, where=where, returnIdsOnly="true").get("objectIds") or []
-            if left & set(map(int, still)):
+            if left & set(self._ids(where)):
                 raise StageError(f"{self.url}: gives {len(rows)} of {len(some)} rows that it says it has")
             return rows
 
         pages = [ids[start : start + self.page] for start in range(0, len(ids), self.page)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return [row for rows in pool.map(page, pages) for row in rows]
+
+    def _ids(self, where: str) -> list[int]:
+        """Object ids, in order; as many as the layer says there are."""
+        query = f"{self.url}/query"
+        for _ in range(_TRIES):
+            found = self._service.read(query, where=where, returnIdsOnly="true").get("objectIds") or []
+            count = self._service.read(query, where=where, returnCountOnly="true").get("count")
+            if count == len(found):
+                return sorted(map(int, found))
+        raise StageError(f"{self.url}: gives the ids of {len(found)} rows, and says that it has {count}")
 
     def apply(
         self, adds: list[dict[str, Any]], updates: list[dict[str, Any]], deletes: list[int]

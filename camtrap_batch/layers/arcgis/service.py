@@ -7,18 +7,20 @@ whether it is known that nothing was done, and whether asking again may help.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import stamina
 
 from camtrap_batch.errors import InputError, StageError
-from camtrap_batch.layers.arcgis.adapter import SignedOut
+from camtrap_batch.layers.arcgis.adapter import NotSigned, SignedOut
 
 _NOT_SIGNED_IN = (401, 403, 498, 499)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _TOO_LARGE = 413
 _TRIES, _LONGEST_S = 6, 120.0
+_RENEWED_IN_S = 10.0
 
 
 class Unknown(StageError):
@@ -76,7 +78,7 @@ class Service:
             if value is not None
         }
         try:
-            response = self._session.post(url, data=form, files=files)
+            response = self._post(url, form, files)
             content = response.content
         except RequestException as problem:
             raise Unknown(f"no answer ({type(problem).__name__})") from None
@@ -95,6 +97,19 @@ class Service:
         if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
             raise _error(url, answer["error"])
         return answer
+
+    def _post(self, url: str, form: dict[str, str], files: Mapping[str, Any] | None) -> Any:
+        deadline = time.monotonic() + _RENEWED_IN_S
+        while True:
+            try:
+                return self._session.post(url, data=form, files=files)
+            except NotSigned:
+                if time.monotonic() > deadline:
+                    raise SignedOut(
+                        f"{url}: the token has expired, or is no longer accepted; sign in again, and the "
+                        "same command goes on"
+                    ) from None
+                time.sleep(0.1)
 
 
 def _may_help(problem: Exception) -> bool:
