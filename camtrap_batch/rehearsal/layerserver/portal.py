@@ -243,7 +243,7 @@ class Portal:
             "query": request.text("q"),
             "total": len(found),
             "start": start,
-            "num": len(page),
+            "num": number,
             "nextStart": following if following <= len(found) else -1,
             "results": page,
         }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +47,7 @@ class LayerServer:
     A new folder gets the service `CameraTraps` with one point layer of five cameras, without attachments.
 
     Raises:
-        InputError: the folder can't be used, or the port is taken.
+        InputError: the folder can't be used, is served already, or the port is taken.
     """
 
     def __init__(
@@ -57,26 +60,29 @@ class LayerServer:
         is_online: bool = False,
     ) -> None:
         self.folder = Path(folder)
+        self.users = dict(users)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder)
             tls = server_context(self.folder)
             self._database = Database(self.folder)
-        except OSError as problem:
-            raise InputError(f"{self.folder}: {problem.strerror or problem}") from None
+        except (OSError, sqlite3.Error) as problem:
+            reason = problem.strerror if isinstance(problem, OSError) else problem
+            raise InputError(f"{self.folder}: can't be served: {reason}") from None
         self.faults = Faults()
-        self._accounts = Accounts(self._database, users, token_minutes)
+        self._accounts = Accounts(self._database, self.users, token_minutes)
         self._site = Site(self._database, self._accounts, self.faults)
         self.ca_file: Path | None = tls[1] if tls else None
         try:
             self._web = WebServer(port, self._site, is_online, tls[0] if tls else None)
-        except OSError as problem:
+        except (OSError, OverflowError) as problem:
             self._database.close()
-            raise InputError(
-                f"port {port}: {problem.strerror or problem}; --port 0 takes a free one"
-            ) from None
+            os.close(self._lock)
+            reason = problem.strerror if isinstance(problem, OSError) else "there is no such port"
+            raise InputError(f"port {port}: {reason}; 0 takes a free one") from None
         self.port: int = self._web.server_port
         if not self._site.services:
-            self._make_first_service(next(iter(users)))
+            self._make_first_service(next(iter(self.users)))
 
     # Running ----------------------------------------------------------------------------------------
 
@@ -88,6 +94,7 @@ class LayerServer:
         """Finish what is in flight and stop."""
         self._web.close()
         self._database.close()
+        os.close(self._lock)
 
     def __enter__(self) -> LayerServer:
         return self.start()
@@ -139,7 +146,7 @@ class LayerServer:
             anonymous: what is allowed without a token: none, read or edit.
             max_records: rows of a page.
         """
-        owner = owner or next(iter(self._accounts.users))
+        owner = owner or next(iter(self.users))
         self._site.create_service(name, layers, owner, capabilities, anonymous, max_records)
         return self.service_url(name)
 
@@ -155,7 +162,7 @@ class LayerServer:
 
     def token(self, user: str | None = None, minutes: float | None = None) -> str:
         """A token of a user (by default the first one), good as an API key, too."""
-        return self._accounts.token(user or next(iter(self._accounts.users)), minutes)[0]
+        return self._accounts.token(user or next(iter(self.users)), minutes)[0]
 
     def expire_tokens(self) -> None:
         """Every token that was given out so far is refused from now on."""
@@ -189,3 +196,14 @@ class LayerServer:
         cameras = [{"geometry": {"x": x, "y": y}} for x, y in KRUGER_CAMERAS]
         with self._database.writing() as db:
             apply(db, layer, Edits(cameras, moment_ms=int(time.time() * 1000)))
+
+
+def _lock(folder: Path) -> int:
+    """A descriptor that keeps the folder for this server; the system frees it when the process ends."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"{folder}: another server serves this folder") from None
+    return descriptor

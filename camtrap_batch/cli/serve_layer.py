@@ -1,0 +1,42 @@
+"""camtrap serve-layer: the rehearsal server."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from pathlib import Path
+
+from camtrap_batch.cli.options import Commands, whole_number
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    serve = commands.add_parser(
+        "serve-layer",
+        help="a feature server like ArcGIS's on this machine, to rehearse a push; Ctrl-C ends it",
+    )
+    serve.add_argument("folder", metavar="DIR", help="where its layers are kept; made when it is not there")
+    serve.add_argument("--port", type=whole_number, default=0, metavar="N", help="default: a free one")
+    serve.add_argument(
+        "--faults", metavar="FILE", help="JSON list of what shall go wrong, see docs/rehearsal.md"
+    )
+    serve.set_defaults(call=_serve)
+
+
+def _serve(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.rehearsal.layerserver import LayerServer, load_faults
+
+    faults = load_faults(Path(options.faults)) if options.faults else []
+    with LayerServer(Path(options.folder), port=options.port) as server:
+        for fault in faults:
+            server.faults.add(fault)
+        print(f"portal: {server.url}")
+        for name, url in server.layer_urls().items():
+            print(f"layer {name}: {url}")
+        users = ", ".join(f"{name} ({user.role})" for name, user in server.users.items())
+        print(f"users: {users}; password of each: rehearsal")
+        if server.ca_file is not None:
+            print(f"https on the same port, certificate: {server.ca_file}")
+        print("Ctrl-C ends it", flush=True)
+        stop.wait()
+    return 0
