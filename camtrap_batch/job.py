@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -28,6 +29,9 @@ def _place(value: str) -> str:
         raise ValueError(f"{value!r}: should be a path or a URL")
     return value
 
+
+ARCGIS = "arcgis"
+"""The `publish.target` that is no file: layers of a portal."""
 
 Fraction = Annotated[float, Field(ge=0, le=1, strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -208,7 +212,9 @@ class Infer(Section):
         "auto", description="auto: GPU workers where one has a GPU that torch can use, else CPU workers"
     )
     batch: int = Field(64, ge=1, description="images per forward pass")
-    min_confidence: Fraction = Field(0.5, description="a sequence below it is labelled uncertain")
+    min_confidence: Fraction = Field(
+        0.5, description="a sequence below it is uncertain, or has the label of a group (events.taxonomy)"
+    )
     detections: None = Field(None, description="reserved for animal boxes; not used yet")
 
 
@@ -216,16 +222,85 @@ class Events(Section):
     gap_min: float = Field(
         30, gt=0, strict=False, description="minutes from the previous image that end an event"
     )
+    taxonomy: Place | dict[str, dict[str, str]] | None = Field(
+        None,
+        description="label groups: a .csv of label,genus,family,... or {label: {genus: ..., family: ...}}",
+    )
+    species: Place | None = Field(
+        None,
+        description="which species are possible: a .csv of label[,region][,location]; others are set aside",
+    )
+    regions: Place | None = Field(
+        None, description="which cameras are in a region: a .csv of location,region"
+    )
+
+    @model_validator(mode="after")
+    def _regions_of_species(self) -> Events:
+        if self.regions is not None and self.species is None:
+            raise ValueError("regions is there for the regions in `species`: give that key too")
+        return self
 
 
 class Publish(Section):
-    target: str = Field("locations.gpkg", description="GeoPackage; relative: in the run folder")
+    target: str = Field(
+        "locations.gpkg",
+        description="a GeoPackage (.gpkg; relative: in the run folder), or arcgis: layers of a portal",
+    )
+    portal: str = Field(
+        "https://www.arcgis.com", description="ArcGIS Online, or the URL of an Enterprise portal"
+    )
+    cameras: str | None = Field(None, description="URL of the layer for cameras, .../FeatureServer/<number>")
+    events: str | None = Field(None, description="URL of the layer for events")
+    photos: str | None = Field(None, description="URL of the layer for photos")
+    fields: dict[Literal["cameras", "events", "photos"], dict[str, str]] = Field(
+        default_factory=dict,
+        description="names of fields of one's own, such as {photos: {ClassLabel: Species}}",
+    )
+    profile: str | None = Field(
+        None, min_length=1, description="profile to sign in with; default: environment"
+    )
+    anonymous: bool = Field(False, description="push without signing in, to layers that anyone may edit")
+    ca_bundle: Place | None = Field(
+        None, description="file with the certificates of an authority of one's own"
+    )
+    timeout_s: float = Field(60, gt=0, strict=False, description="seconds to wait for an answer")
+
+    @field_validator("portal", "cameras", "events", "photos")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        host = urlsplit(value).hostname
+        if not value.startswith("https://") and not (
+            value.startswith("http://") and host in ("127.0.0.1", "localhost", "::1")
+        ):
+            raise ValueError(
+                f"{shown(value)!r}: should begin with https:// (http:// is for this machine alone)"
+            )
+        if urlsplit(value).query or urlsplit(value).username:
+            raise ValueError(
+                f"{shown(value)!r}: should have neither a user nor a query, which may hold a secret"
+            )
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Publish:
+        for_arcgis = self.model_fields_set - {"target"}
+        if self.target != ARCGIS and any(
+            getattr(self, key) for key in for_arcgis & {"cameras", "events", "photos"}
+        ):
+            raise ValueError(f"layers are for `target: arcgis`; here it is {self.target}")
+        if self.anonymous and self.profile is not None:
+            raise ValueError("give either profile or anonymous")
+        return self
 
     @field_validator("target")
     @classmethod
-    def _geopackage(cls, value: str) -> str:
+    def _target(cls, value: str) -> str:
+        if value == ARCGIS:
+            return value
         if not value.endswith(".gpkg"):
-            raise ValueError(f"{value!r}: should be a file name that ends in .gpkg")
+            raise ValueError(f"{value!r}: should be arcgis, or a file name that ends in .gpkg")
         if "://" in value:
             raise ValueError(
                 f"{value!r}: should be a path; a relative one is in the run folder, also in a bucket"
@@ -305,8 +380,25 @@ class Job(Section):
         infer = job.infer.model_copy(
             update={"model": model if _MODEL_ID.fullmatch(model) else _absolute(model, base)}
         )
+        events = job.events.model_copy(
+            update={
+                key: _absolute(place, base)
+                for key in ("taxonomy", "species", "regions")
+                if isinstance(place := getattr(job.events, key), str)
+            }
+        )
+        publish = job.publish.model_copy(update={"ca_bundle": _absolute(job.publish.ca_bundle, base)})
         output = _absolute(job.output, Path.cwd())
-        job = job.model_copy(update={"dataset": dataset, "train": train, "infer": infer, "output": output})
+        job = job.model_copy(
+            update={
+                "dataset": dataset,
+                "train": train,
+                "infer": infer,
+                "events": events,
+                "publish": publish,
+                "output": output,
+            }
+        )
         _check_places(job, where)
         return job
 
@@ -317,15 +409,24 @@ class Job(Section):
 
     @property
     def target_url(self) -> str:
-        """Path or URL of the GeoPackage."""
+        """Path or URL of the GeoPackage, or of the portal."""
         target = self.publish.target
+        if target == ARCGIS:
+            return self.publish.portal
         return target if Path(target).is_absolute() else f"{self.run_url}/{target}"
 
     def input_at(self, path: str) -> str | None:
         """The key of the input that a path or URL is, or is inside of; None where it is neither."""
-        inputs = {key: getattr(self.dataset, key) for key in ("metadata", "images", "cameras")}
-        found = (key for key, place in inputs.items() if place is not None and _is_inside(path, place))
-        return next((f"dataset.{key}" for key in found), None)
+        inputs = {
+            f"{name}.{key}": getattr(section, key)
+            for name, section, keys in (
+                ("dataset", self.dataset, ("metadata", "images", "cameras")),
+                ("events", self.events, ("taxonomy", "species", "regions")),
+            )
+            for key in keys
+        }
+        places = ((key, place) for key, place in inputs.items() if isinstance(place, str))
+        return next((key for key, place in places if _is_inside(path, place)), None)
 
     def to_yaml(self) -> str:
         """The whole job with its defaults, as a job file; URLs are without the signature they may have."""

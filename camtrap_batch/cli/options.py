@@ -69,4 +69,6 @@ def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -
     with ClusterHandle(spec, lambda address: display.note(f"Dask dashboard: {address}")) as cluster:
         retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
         dry_run = getattr(options, "dry_run", False)
-        yield Context(job, Run(job), cluster, display, stop, dry_run, retry)
+        snapshot = getattr(options, "snapshot", None)
+        prune = getattr(options, "prune", False)
+        yield Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot, prune)

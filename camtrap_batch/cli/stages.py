@@ -16,6 +16,7 @@ from camtrap_batch.cli.options import (
     job_options,
     open_context,
     output_options,
+    whole_number,
 )
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, duration
@@ -48,6 +49,18 @@ def add(commands: Commands) -> None:
         job_options(command)
         if name == "validate":
             _retry_option(command)
+        if name == "publish":
+            command.add_argument(
+                "--snapshot",
+                type=whole_number,
+                metavar="N",
+                help="an earlier result of merge, as camtrap status lists them (default: the current one)",
+            )
+            command.add_argument(
+                "--prune",
+                action="store_true",
+                help="delete this job's rows that are no more from the layers of ArcGIS",
+            )
         command.set_defaults(call=_stage, stage=name)
 
     whole = commands.add_parser(

@@ -15,8 +15,11 @@ from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.stages.findings import current_findings, kind_counts
+from camtrap_batch.store.merged import list_merged
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
+
+_MOST_RESULTS = 10
 
 
 def add(commands: Commands) -> None:
@@ -69,6 +72,13 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
         counts = ", ".join(f"{kind} {n:,}" for kind, n in kind_counts(found).items())
         text = "not made yet; validate makes them" if found is None else counts or "none"
         console.print(f"findings: {text}", highlight=False, soft_wrap=True)
+    merged = list_merged(run)
+    current = run.current("locations")
+    for result in merged[:_MOST_RESULTS]:
+        mark = "current " if current is not None and result.number == current.number else ""
+        console.print(f"results of merge: {mark}{result.describe()}", highlight=False, soft_wrap=True)
+    if len(merged) > _MOST_RESULTS:
+        console.print(f"results of merge: {len(merged) - _MOST_RESULTS} older ones", highlight=False)
     failed = [stage for stage in status if stage.failed]
     for stage in failed:
         for shard, reason in stage.failed.items():

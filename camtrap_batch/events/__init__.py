@@ -10,6 +10,8 @@ from camtrap_batch.events.codes import UNKNOWN_LOCATION
 from camtrap_batch.events.events import Events, find_events
 from camtrap_batch.events.locations import summarise
 from camtrap_batch.events.sequences import BURST_GAP_S, FRAMES, Sequences, combine
+from camtrap_batch.events.species import SpeciesLists, read_species
+from camtrap_batch.events.taxonomy import Taxonomy, make_taxonomy, read_taxonomy
 
 __all__ = [
     "combine",
@@ -20,4 +22,9 @@ __all__ = [
     "Events",
     "summarise",
     "UNKNOWN_LOCATION",
+    "Taxonomy",
+    "make_taxonomy",
+    "read_taxonomy",
+    "SpeciesLists",
+    "read_species",
 ]

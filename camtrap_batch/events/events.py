@@ -40,13 +40,14 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
 
     A new event begins where an image comes more than `gap_min` minutes after the previous image of that label
     at that location, so an animal that stays is one event however long it stays. `schemas.UNCERTAIN` counts
-    as a label of its own. Images without an animal, without a label or without a date belong to no event.
+    as a label of its own, and so does each group. Images without an animal, without a label or without a date
+    belong to no event.
 
     Parameters
     ----------
     frames
-        Images as `combine` labels them (sequences.FRAMES). A column `count`, animals seen in the image, makes
-        the event's count its largest value; without one it is 1.
+        Images as `combine` labels them (sequences.FRAMES). A column `count`, boxes of animals in the image,
+        makes the event's count its largest value; without one it is 1.
     empty
         Label that means: no animal.
     gap_min
@@ -87,6 +88,7 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
         "count": pa.array(np.maximum.reduceat(count, begins) if len(begins) else count),
         "confidence": pa.array(np.maximum.reduceat(confidence, begins) if len(begins) else confidence),
         "best_image_id": images.take(pa.array(image[best])),
+        "rank": one_chunk(seen["rank"]).take(pa.array(first)),
     }
     firsts = images.take(pa.array(image[first]))
     event_id = pa.array(

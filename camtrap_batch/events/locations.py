@@ -20,6 +20,8 @@ from camtrap_batch.events.codes import (
 )
 from camtrap_batch.store.schemas import LOCATIONS, STATUSES, UNCERTAIN, USABLE
 
+_DAY = 86_400_000_000  # microseconds
+
 
 def summarise(
     manifest: pa.Table,
@@ -31,8 +33,9 @@ def summarise(
     model_id: str,
     predictions_snapshot: int,
     run_time: datetime,
+    dubious: pa.Table | None = None,
 ) -> pa.Table:
-    """One row for each location of the manifest, also for those without a usable image.
+    """One row for each location of the manifest or of `cameras`, also for those without a usable image.
 
     Parameters
     ----------
@@ -42,19 +45,25 @@ def summarise(
     sequences, events
         As `combine` and `find_events` make them from the usable images.
     cameras
-        location, longitude, latitude in degrees, WGS 84; each location once. Cameras that the manifest does
-        not know are left out.
+        location, longitude, latitude in degrees, WGS 84; each location once. A camera that the manifest does
+        not know has a row without images.
     empty
         Label that means: no animal.
     model_id, predictions_snapshot, run_time
         Where the labels come from; `run_time` with a time zone.
+    dubious
+        The location of each usable image whose date is a finding; None where findings are not made.
 
     Returns
     -------
     pyarrow.Table
         schemas.LOCATIONS, by location.
     """
-    location, locations = encode_locations(manifest["location"])
+    n_images = manifest.num_rows
+    known = [] if cameras is None else one_chunk(cameras["location"]).cast(pa.string())
+    named = pa.chunked_array([*manifest["location"].cast(pa.string()).chunks, known], pa.string())
+    location, locations = encode_locations(named)
+    location = location[:n_images]
     n = len(locations)
     status = manifest["status"].cast(pa.string())
     time = microseconds(manifest["datetime"])
@@ -69,10 +78,20 @@ def summarise(
     is_species = pc.not_equal(events["label"], UNCERTAIN)
     species = events.filter(is_species)
     uncertain = events.filter(pc.invert(is_species))
-    by_label, richness, top_label = _count_labels(_codes(species, locations), species["label"], n)
+    where = _codes(species, locations)
+    by_label, _, _ = _count_labels(where, species["label"], n)
+    is_group = one_chunk(species["rank"].is_valid()).to_numpy(zero_copy_only=False)
+    ungrouped = species.filter(pa.array(~is_group))
+    _, richness, top_label = _count_labels(where[~is_group], ungrouped["label"], n)
+    hour = one_chunk(pc.hour(species["start"])).to_numpy(zero_copy_only=False).astype(np.int64)
+    activity = np.bincount(where * 24 + hour, minlength=n * 24)
+    days = _count_days(location[is_usable & is_dated], time[is_usable & is_dated], n)
+    n_species = np.bincount(where, minlength=n)
+    rate = 100 * n_species / np.maximum(days, 1)
+    places = _places(locations, cameras)
     columns = {
         "location": locations,
-        **_places(locations, cameras),
+        **places,
         "n_images": np.bincount(location, minlength=n),
         **{
             f"n_{name}": np.bincount(
@@ -92,6 +111,15 @@ def summarise(
         "model_id": pa.repeat(model_id, n),
         "predictions_snapshot": pa.repeat(predictions_snapshot, n),
         "run_time": pa.repeat(pa.scalar(run_time, pa.timestamp("us", tz="UTC")), n),
+        "camera_days": days,
+        "detections_per_100_days": pa.array(rate, mask=days == 0),
+        "activity_by_hour": pa.ListArray.from_arrays(
+            pa.array(np.arange(n + 1) * 24, pa.int32()), pa.array(activity, pa.int32())
+        ),
+        "n_date_findings": pa.nulls(n, pa.int32())
+        if dubious is None
+        else np.bincount(_codes(dubious, locations), minlength=n),
+        "geometry": _points(places["longitude"], places["latitude"]),
     }
     return pa.table(
         {name: pa.array(column).cast(LOCATIONS.field(name).type) for name, column in columns.items()},
@@ -108,6 +136,23 @@ def _places(locations: pa.Array, cameras: pa.Table | None) -> dict[str, pa.Array
         return {name: pa.nulls(len(locations), pa.float64()) for name in ("longitude", "latitude")}
     row = pc.index_in(locations, one_chunk(cameras["location"]))
     return {name: one_chunk(cameras[name]).take(row) for name in ("longitude", "latitude")}
+
+
+def _count_days(location: Ints, time: Ints, n: int) -> Ints:
+    """Different dates, for each location."""
+    day = time // _DAY
+    order = np.lexsort((day, location))
+    is_new = starts_of_groups(location[order], day[order])
+    return np.bincount(location[order][is_new], minlength=n)
+
+
+def _points(longitude: pa.Array, latitude: pa.Array) -> pa.Array:
+    """Points as well-known binary (OGC 06-103r4, clause 8); null where the place is not known."""
+    wkb = np.zeros(len(longitude), [("order", "<u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])
+    wkb["order"], wkb["kind"] = 1, 1
+    wkb["x"], wkb["y"] = (axis.fill_null(0).to_numpy(zero_copy_only=False) for axis in (longitude, latitude))
+    points = pa.Array.from_buffers(pa.binary(wkb.itemsize), len(wkb), [None, pa.py_buffer(wkb.tobytes())])
+    return pc.if_else(pc.and_(longitude.is_valid(), latitude.is_valid()), points.cast(pa.binary()), None)
 
 
 def _count_labels(location: Ints, label: pa.ChunkedArray, n: int) -> tuple[pa.Array, Ints, pa.Array]:

@@ -5,10 +5,16 @@ empty. Hence the rule: frames whose most probable label is not empty, and that a
 sequence, of animals only; where there is none, all frames speak, of everything. The sequence's probabilities
 are the mean of those of the frames that speak. Wildlife Insights labels in the same spirit: a mix of blank
 images and animals is not blank (wildlifeinsights.org, "Identify images in sequence projects").
+
+With a taxonomy, a frame is also sure where a group of its label is probable enough, and a sequence whose
+most probable class is not sure gets the lowest group above it that is. Species that are not on the list of
+the camera's region can't be the label, but they are evidence for the groups above them: SpeciesNet rolls up
+in the same way (Gadot et al. 2024, "To crop or not to crop", IET Computer Vision).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +25,6 @@ from camtrap_batch.events.codes import (
     NO_TIME,
     UNKNOWN_LOCATION,
     Bools,
-    Floats,
     Ints,
     encode,
     encode_locations,
@@ -29,7 +34,10 @@ from camtrap_batch.events.codes import (
     starts_of_groups,
     timestamps,
 )
-from camtrap_batch.store.schemas import SEQUENCES, UNCERTAIN
+from camtrap_batch.events.evidence import Evidence
+from camtrap_batch.events.species import SpeciesLists
+from camtrap_batch.events.taxonomy import Taxonomy
+from camtrap_batch.store.schemas import SEQUENCES
 
 BURST_GAP_S = 60.0
 """Longest gap inside a burst, seconds; that of Wildlife Insights and of MegaDetector's `create_sequences`."""
@@ -43,9 +51,10 @@ FRAMES = pa.schema(
         ("label", pa.string()),
         ("confidence", pa.float32()),
         ("image_confidence", pa.float32()),
+        ("rank", pa.string()),
     ]
 )
-"""Images with the label and the confidence of their sequence.
+"""Images with the label, the confidence and the rank of their sequence.
 
 `image_confidence` is the image's own probability of that label, or of the best guess where it is uncertain.
 """
@@ -59,7 +68,15 @@ class Sequences(NamedTuple):
 
 
 def combine(
-    frames: pa.Table, *, empty: str, min_confidence: float, burst_gap_s: float = BURST_GAP_S
+    frames: pa.Table,
+    *,
+    empty: str,
+    min_confidence: float,
+    burst_gap_s: float = BURST_GAP_S,
+    classes: Sequence[str] | None = None,
+    scores: Iterable[pa.RecordBatch] | None = None,
+    taxonomy: Taxonomy | None = None,
+    species: SpeciesLists | None = None,
 ) -> Sequences:
     """Group images into sequences and give each one label.
 
@@ -71,20 +88,34 @@ def combine(
     ----------
     frames
         Usable images: image_id (unique), location, seq_id, datetime, and from the predictions label,
-        confidence, top5. Classes outside an image's top5 count as probability 0. An image whose top5 is null
-        could not be classified; it belongs to a sequence and has no say in it. A column `count` is passed on.
+        confidence, top5 and, where there is one, probs. An image without a label could not be classified; it
+        belongs to a sequence and has no say in it. A column `count` is passed on.
     empty
         Label that means: no animal.
     min_confidence
-        Probability from which an image speaks for its sequence, and below which a sequence is `UNCERTAIN`.
+        Probability from which an image speaks for its sequence, and below which a sequence is `UNCERTAIN`,
+        or has the label of a group.
     burst_gap_s
         Seconds.
+    classes
+        The model's, in the order of `probs`; default: those in label and top5.
+    scores
+        top5 and probs, batch by batch, in the order of `frames`; default: those in `frames`. `probs` are the
+        calibrated probabilities of all classes; where there are none, classes outside an image's top5, or
+        without one outside its label, count as probability 0.
+    taxonomy, species
+        Groups of classes; the classes that are possible at each location. Default: neither.
 
     Returns
     -------
     Sequences
         A sequence of which no image could be classified has null for label, confidence and best image.
         Between equally probable labels the first in the alphabet wins, between images the smallest image_id.
+
+    Raises
+    ------
+    InputError
+        No class is in the taxonomy, or on a species list.
     """
     location, locations = encode_locations(frames["location"])
     time = microseconds(frames["datetime"])
@@ -97,27 +128,37 @@ def combine(
     start, last = time[first], np.where(time == NO_TIME, -NO_TIME, time)[order]
     end = np.where(start == NO_TIME, NO_TIME, np.maximum.reduceat(last, begins) if len(first) else start)
 
-    best, confidence, own, labels = _weigh(frames, group, order, len(first), empty, min_confidence)
-    label = pc.if_else(
-        pa.array((confidence >= np.float32(min_confidence)) | (best < 0)),
-        labels.take(pa.array(best, mask=best < 0)),
-        UNCERTAIN,
+    evidence = Evidence(
+        frames,
+        scores,
+        classes=classes,
+        empty=empty,
+        min_confidence=min_confidence,
+        taxonomy=taxonomy,
+        species=species,
+        locations=locations.to_pylist(),
     )
+    found = evidence.judge(group, location[first])
+    own = found.own
     best_image = np.lexsort((rank, -own, group))[begins]  # NaN sorts last
     seq_id = pc.coalesce(
         names.take(pa.array(name[first], mask=name[first] < 0)),
         _made_names(locations.to_pylist(), location[first], image_ids, rank[first], name[first] < 0),
     )
+    is_known = found.label.is_valid().to_numpy(zero_copy_only=False)
     sequences = pa.table(
         {
             "seq_id": seq_id,
             "location": locations.take(pa.array(location[first])),
-            "label": label,
-            "confidence": pa.array(confidence, pa.float32(), mask=best < 0),
+            "label": found.label,
+            "confidence": pa.array(found.confidence, pa.float32(), mask=~is_known),
             "n_images": pa.array(np.diff(begins, append=len(group)), pa.int32()),
             "start": timestamps(start),
             "end": timestamps(end),
-            "best_image_id": image_ids.take(pa.array(rank[best_image], mask=best < 0)),
+            "best_image_id": image_ids.take(pa.array(rank[best_image], mask=~is_known)),
+            "rank": found.rank,
+            "set_aside": found.set_aside,
+            "reason": found.reason,
         },
         schema=SEQUENCES,
     )
@@ -128,9 +169,10 @@ def combine(
             "location": locations.take(pa.array(location)),
             "seq_id": seq_id.take(of),
             "datetime": timestamps(time),
-            "label": label.take(of),
+            "label": found.label.take(of),
             "confidence": one_chunk(sequences["confidence"]).take(of),
             "image_confidence": pa.array(own, pa.float32(), mask=np.isnan(own)),
+            "rank": found.rank.take(of),
         },
         schema=FRAMES,
     )
@@ -167,48 +209,3 @@ def _made_names(
         for where, id_ in zip(location[is_nameless].tolist(), ids, strict=True)
     ]
     return pa.array(made, pa.string())
-
-
-def _weigh(
-    frames: pa.Table, group: Ints, order: Ints, n_groups: int, empty: str, min_confidence: float
-) -> tuple[Ints, Floats, Floats, pa.Array]:
-    """Per sequence the best label (-1: none) and its mean probability; per image its own probability of that
-    label (NaN: not classified); the labels that the first of these numbers.
-    """
-    top5 = one_chunk(frames["top5"])
-    is_classified = top5.is_valid().to_numpy(zero_copy_only=False)
-    is_sure = pc.and_(
-        pc.not_equal(frames["label"], empty),
-        pc.greater_equal(frames["confidence"].cast(pa.float32()), pa.scalar(min_confidence, pa.float32())),
-    )
-    speaks = one_chunk(is_sure).fill_null(False).to_numpy(zero_copy_only=False) & is_classified
-    has_animal = np.bincount(group[speaks], minlength=n_groups) > 0
-    speaks = np.where(has_animal[group], speaks, is_classified)
-    n_speaking = np.bincount(group[speaks], minlength=n_groups)
-
-    # Sums of floats depend on the order of their terms: the images' own order makes them the same each time.
-    top5 = top5.take(pa.array(order))
-    entries = top5.flatten()
-    image = np.repeat(order, pc.list_value_length(top5).fill_null(0).to_numpy(zero_copy_only=False))
-    of = group[image]
-    p = entries.field("p").to_numpy(zero_copy_only=False)
-    code, labels = encode(entries.field("label"))
-    counts = speaks[image] & ~(has_animal[of] & (code == labels.index(pa.scalar(empty, pa.string())).as_py()))
-    key = of[counts] * max(len(labels), 1) + code[counts]
-    by_key = np.argsort(key, kind="stable")
-    key, weight = key[by_key], p[counts][by_key].astype(np.float64)
-    begins = np.flatnonzero(starts_of_groups(key))
-    where, what = np.divmod(key[begins], max(len(labels), 1))
-    total = np.add.reduceat(weight, begins) if len(begins) else weight
-    mean = (total / n_speaking[where]).astype(np.float32)
-    ranked = np.lexsort((what, -mean, where))
-    winner = ranked[starts_of_groups(where[ranked])]
-    best = np.full(n_groups, -1, np.int64)
-    best[where[winner]] = what[winner]
-    confidence = np.full(n_groups, np.nan, np.float32)
-    confidence[where[winner]] = mean[winner]
-
-    own = np.where(is_classified, np.float32(0), np.float32(np.nan))
-    is_best = code == best[of]
-    own[image[is_best]] = p[is_best]
-    return best, confidence, own, labels

@@ -32,19 +32,25 @@ _DECIMALS = 6  # of a float32 probability; more would show 0.9 as 0.899999976158
 def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
     """Layer `cameras`: a point for each camera location, with all that schemas.LOCATIONS holds.
 
-    `events_by_label` is text: "lion: 12; heron: 3".
+    Lists are text: `events_by_label` is "lion: 12; heron: 3", `activity_by_hour` "0 0 4 ...".
     """
-    texts = [
-        "; ".join(f"{entry['label']}: {entry['n']}" for entry in entries)
-        for entries in locations["events_by_label"].to_pylist()
-    ]
-    columns = locations.drop_columns(["longitude", "latitude"])
-    at = columns.column_names.index("events_by_label")
-    columns = columns.set_column(at, "events_by_label", pa.array(texts, pa.string()))
+    columns = locations.drop_columns(["longitude", "latitude", "geometry"])
+    texts = {
+        "events_by_label": [
+            "; ".join(f"{entry['label']}: {entry['n']}" for entry in entries)
+            for entries in locations["events_by_label"].to_pylist()
+        ],
+        "activity_by_hour": [
+            None if hours is None else " ".join(map(str, hours))
+            for hours in locations["activity_by_hour"].to_pylist()
+        ],
+    }
+    for name, values in texts.items():
+        columns = columns.set_column(columns.column_names.index(name), name, pa.array(values, pa.string()))
     return LayerRows(
         "cameras",
         "location",
-        _owned(columns, job),
+        _owned(_rounded(columns, "detections_per_100_days"), job),
         locations["longitude"],
         locations["latitude"],
         "Camera locations: images by status, species, events. first and last are local camera time.",

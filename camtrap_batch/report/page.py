@@ -43,18 +43,19 @@ def render(data: ReportData) -> str:
         "model": _model(data),
     }
     headlines = _headlines(data, parts["sightings"], parts["cameras"])
-    html = _environment().get_template("page.html").render(data=data, headlines=headlines, **parts)
+    html = environment().get_template("page.html").render(data=data, headlines=headlines, **parts)
     # a path that is not UTF-8 is a lone surrogate in Python, which no file can hold
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
 @functools.cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with what they may use: filters, names, the style sheet."""
     loader = PackageLoader("camtrap_batch.report")
-    environment = Environment(
+    found = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
+    found.filters |= {
         "count": text.count,
         "number": text.number,
         "percent": text.percent,
@@ -62,12 +63,12 @@ def _environment() -> Environment:
         "hours_minutes": text.hours_minutes,
         "data_url": _data_url,
     }
-    environment.globals |= {
+    found.globals |= {
         "plural": text.plural,
         "STATUSES": STATUSES,
-        "style": Markup(loader.get_source(environment, "style.css")[0]),  # noqa: S704 - a file of ours
+        "style": Markup(loader.get_source(found, "style.css")[0]),  # noqa: S704 - a file of ours
     }
-    return environment
+    return found
 
 
 def _headlines(

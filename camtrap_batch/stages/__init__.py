@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
-from camtrap_batch.job import Job
+from camtrap_batch.job import ARCGIS, Job
 from camtrap_batch.stages.context import ClientSource, Context, GivenClient, StageResult
 from camtrap_batch.store.run import open_run
 
@@ -51,7 +51,7 @@ STAGES: dict[str, Stage] = {
     "infer": Stage("classify every usable image, fanned out over locations", ("predictions",), ("infer",)),
     "merge": Stage(
         "combine frames into sequences, events and locations",
-        ("locations", "sequences", "events"),
+        ("locations", "frames", "sequences", "events"),
         ("events", "infer"),
     ),
     "publish": Stage("push cameras, events and photos to the feature layer", ("ledger",), ("publish",)),
@@ -93,11 +93,18 @@ def reprocess(context: Context) -> Iterator[StageResult]:
             yield StageResult(name, notes=[f"can't be planned yet: {problem}"])
 
 
-def run_stage(job: Job | str | Path, name: str, client: Client, *, retry: Iterable[str] = ()) -> StageResult:
+def run_stage(
+    job: Job | str | Path,
+    name: str,
+    client: Client,
+    *,
+    retry: Iterable[str] = (),
+    snapshot: int | None = None,
+) -> StageResult:
     """What `camtrap NAME JOB` does, on a client of one's own; `job` may be the path of a job file.
 
     Workers that declare no resources take CPU work; `train` needs one that offers GPU=1. `retry` is what
-    `--retry` is to `validate`.
+    `--retry` is to `validate`, `snapshot` what `--snapshot` is to `publish`.
 
     Raises
     ------
@@ -105,7 +112,7 @@ def run_stage(job: Job | str | Path, name: str, client: Client, *, retry: Iterab
         See `camtrap_batch.errors`.
     """
     run = open_run(job)
-    context = Context(run.job, run, GivenClient(client), retry=check_retry(retry))
+    context = Context(run.job, run, GivenClient(client), retry=check_retry(retry), snapshot=snapshot)
     return run_one(context, name)
 
 
@@ -125,8 +132,11 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
         )
     if find_spec("torch") is None or find_spec("fastai") is None:
         raise MissingExtra("train", "training and classifying")
-    if find_spec("pyogrio") is None:
+    if job.publish.target != ARCGIS and find_spec("pyogrio") is None:
         raise MissingExtra("geo", "writing a GeoPackage")
+    from camtrap_batch.stages.merge import read_rules
+
+    read_rules(job)
     if "train" in names and context.run.current("model") is None:
         from camtrap_batch.model import check_architecture
         from camtrap_batch.stages.train import check_weights

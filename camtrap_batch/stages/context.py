@@ -64,6 +64,8 @@ class Context:
     stop : set by Ctrl-C: finish what is in flight, then leave
     dry_run : say what would be done, write nothing
     retry : statuses of images that `validate` tries again, beside `unreadable`, which it always does
+    snapshot : number of the result of `merge` that `publish` pushes; None: the current one
+    prune : `publish` deletes rows of this job that are no more from layers of ArcGIS
     """
 
     job: Job
@@ -73,6 +75,8 @@ class Context:
     stop: threading.Event = field(default_factory=threading.Event)
     dry_run: bool = False
     retry: frozenset[str] = frozenset()
+    snapshot: int | None = None
+    prune: bool = False
 
 
 @dataclass

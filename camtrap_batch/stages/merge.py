@@ -3,113 +3,178 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog import read_dataset_cameras
 from camtrap_batch.errors import BrokenPromise, InputError
-from camtrap_batch.events import Events, Sequences, combine, find_events, summarise
+from camtrap_batch.events import (
+    UNKNOWN_LOCATION,
+    Events,
+    Sequences,
+    SpeciesLists,
+    Taxonomy,
+    combine,
+    find_events,
+    make_taxonomy,
+    read_species,
+    read_taxonomy,
+    summarise,
+)
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import ModelInfo, read_info
 from camtrap_batch.stages.context import Context, StageResult, do_on_driver, shard_id
+from camtrap_batch.stages.findings import current_findings
 from camtrap_batch.stages.infer import fetch_model, model_folder, usable_rows
 from camtrap_batch.store import schemas
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import EMPTY
+from camtrap_batch.store.schemas import DATE_FINDINGS, EMPTY, NO_EVENT, UNCERTAIN
 from camtrap_batch.store.snapshots import Snapshot
 
-VERSION = 2
-TABLES = ("locations", "sequences", "events")
+VERSION = 3
+TABLES = ("locations", "frames", "sequences", "events")
+
+_BATCH = 8192
+_SHOWN = 5
 
 
 def run(context: Context) -> StageResult:
-    """Make the tables `sequences`, `events` and `locations` from `manifest` and `predictions`.
+    """Make the tables `frames`, `sequences`, `events` and `locations` from `manifest` and `predictions`.
 
     Raises
     ------
     InputError
-        There are no predictions yet, or they belong to another manifest.
+        There are no predictions yet, they belong to another manifest, or a file of the section `events` is
+        not there or not what it should be.
     """
     job, store = context.job, context.run
     manifest, predictions = store.snapshot("manifest"), store.snapshot("predictions")
+    findings = current_findings(store)
     model_id = str(predictions.inputs["model"])
+    info = read_info(fetch_model(model_folder(store, model_id)))
     cameras = read_dataset_cameras(job.dataset)
-    what = [job.infer.min_confidence, job.events.gap_min, job.select.empty.class_]
+    taxonomy, species = read_rules(job)
+    empty = empty_label(job, info)
+    settings = {
+        "min_confidence": job.infer.min_confidence,
+        "gap_min": job.events.gap_min,
+        "empty": empty,
+        "taxonomy": taxonomy and {label: list(groups) for label, groups in taxonomy.groups.items()},
+        "species": species and _as_json(species),
+    }
     id_ = shard_id(
         "merge",
         VERSION,
         "locations",
         [schemas.fingerprint(name) for name in TABLES],
-        what,
+        settings,
         cameras.to_pylist() if cameras is not None else None,
         manifest.plan_id,
         predictions.plan_id,
+        findings.plan_id if findings else None,
     )
+    counts: Counter[str] = Counter()
 
     def make() -> dict[str, pa.Table]:
-        labelled = label_frames(store, job)
+        frames = usable_frames(store, predictions)
+        sequences = combine(
+            frames,
+            empty=empty,
+            min_confidence=job.infer.min_confidence,
+            classes=predictions.meta.get("classes", info.classes),
+            scores=_scores(store, predictions),
+            taxonomy=taxonomy,
+            species=species,
+        )
+        events = find_events(sequences.frames, empty=empty, gap_min=job.events.gap_min)
         images = store.table("manifest").to_table(columns=["location", "status", "datetime"])
+        dubious = _dubious(store, findings)
         locations = summarise(
             images,
-            labelled.sequences.sequences,
-            labelled.events.events,
+            sequences.sequences,
+            events.events,
             cameras,
-            empty=labelled.empty,
+            empty=empty,
             model_id=model_id,
             predictions_snapshot=predictions.number,
             run_time=dt.datetime.fromisoformat(predictions.created),
+            dubious=dubious,
         )
+        table = frame_rows(frames, sequences, events, empty)
         if pc.sum(locations["n_images"]).as_py() not in (images.num_rows, None):
             raise BrokenPromise("merge: the locations' images are not the manifest's; nothing was committed")
+        if table["event_id"].null_count != pc.count(table["no_event"]).as_py():
+            raise BrokenPromise("merge: an image is in no event, and nothing says why; nothing was committed")
+        counts.update(_count(table, sequences.sequences, locations, dubious))
         return {
             "locations": locations,
-            "sequences": labelled.sequences.sequences,
-            "events": labelled.events.events,
+            "frames": table,
+            "sequences": sequences.sequences,
+            "events": events.events,
         }
 
     inputs = {"manifest": manifest.number, "predictions": predictions.number, "model": model_id}
-    result = do_on_driver(context, "merge", id_, make, TABLES, inputs=inputs)
+    if findings is not None:
+        inputs["findings"] = findings.number
+    result = do_on_driver(
+        context, "merge", id_, make, TABLES, inputs=inputs, meta=lambda: {**settings, "found": dict(counts)}
+    )
     if not context.dry_run:
-        for name in ("sequences", "events"):
-            result.notes.append(f"{store.snapshot(name).rows:,} {name}")
+        result.notes += _notes(store, taxonomy, info)
     return result
 
 
-class Labelled(NamedTuple):
-    """Usable images with what they were labelled: `frames` as `usable_frames` gives them, in its order."""
-
-    frames: pa.Table
-    sequences: Sequences
-    events: Events
-    empty: str
-
-
-def label_frames(store: Run, job: Job) -> Labelled:
-    """Sequences and events of the current manifest and predictions, with the label of every image."""
-    predictions = store.snapshot("predictions")
-    frames = usable_frames(store, predictions)
-    empty = empty_label(job, read_info(fetch_model(model_folder(store, str(predictions.inputs["model"])))))
-    sequences = combine(frames, empty=empty, min_confidence=job.infer.min_confidence)
-    return Labelled(
-        frames, sequences, find_events(sequences.frames, empty=empty, gap_min=job.events.gap_min), empty
-    )
+def read_rules(job: Job) -> tuple[Taxonomy | None, SpeciesLists | None]:
+    """The job's taxonomy and its species lists. Raises InputError where a file of them is wrong."""
+    events = job.events
+    if isinstance(events.taxonomy, str):
+        taxonomy: Taxonomy | None = read_taxonomy(events.taxonomy)
+    else:
+        taxonomy = make_taxonomy(events.taxonomy) if events.taxonomy is not None else None
+    return taxonomy, read_species(events.species, events.regions) if events.species is not None else None
 
 
 def usable_frames(store: Run, predictions: Snapshot) -> pa.Table:
-    """The usable rows of the manifest with their predictions beside them."""
+    """The usable rows of the manifest with label, confidence and count of their predictions beside them."""
     frames = usable_rows(
         store, ["image_id", "file_name", "location", "seq_id", "frame_num", "datetime", "status"]
     )
-    predicted = store.table("predictions", predictions.number).to_table(
-        columns=["image_id", "label", "confidence", "top5"]
-    )
+    table = store.table("predictions", predictions.number)
+    counts = [name for name in ("n_boxes",) if name in table.schema.names]
+    predicted = table.to_table(columns=["image_id", "label", "confidence", *counts])
     if not predicted["image_id"].equals(frames["image_id"]):
         raise InputError(f"{store.folder.url}: the predictions are of another manifest; run infer first")
-    for name in ("label", "confidence", "top5"):
+    for name in ("label", "confidence"):
         frames = frames.append_column(name, predicted[name])
-    return frames
+    return frames.append_column("count", predicted["n_boxes"]) if counts else frames
+
+
+def frame_rows(frames: pa.Table, sequences: Sequences, events: Events, empty: str) -> pa.Table:
+    """Rows of the table `frames`."""
+    labelled = sequences.frames
+    n = frames.num_rows
+    whys = [
+        labelled["datetime"].is_null(),
+        labelled["label"].is_null(),
+        pc.fill_null(pc.equal(labelled["label"], empty), False),
+    ]
+    why = pc.case_when(
+        pc.make_struct(*(one.combine_chunks() for one in whys)), *(pa.repeat(text, n) for text in NO_EVENT)
+    )
+    return pa.table(
+        {
+            "file_name": frames["file_name"],
+            **{name: labelled[name] for name in ("image_id", "location", "seq_id", "label", "confidence")},
+            "image_confidence": labelled["image_confidence"],
+            "event_id": events.event_id,
+            "count": frames["count"] if "count" in frames.column_names else pa.nulls(n, pa.int32()),
+            "no_event": why,
+        }
+    ).select(schemas.FRAMES.names)
 
 
 def empty_label(job: Job, info: ModelInfo) -> str:
@@ -119,3 +184,94 @@ def empty_label(job: Job, info: ModelInfo) -> str:
         if wanted in ids or label.casefold() == str(wanted).casefold():
             return label
     return EMPTY
+
+
+def _scores(store: Run, predictions: Snapshot) -> Iterator[pa.RecordBatch]:
+    """Probabilities, batch by batch: of many classes they are more than a driver's memory should hold."""
+    table = store.table("predictions", predictions.number)
+    columns = [name for name in ("top5", "probs") if name in table.schema.names]
+    batches: Iterator[pa.RecordBatch] = table.to_batches(
+        columns=columns, batch_size=_BATCH, batch_readahead=2, fragment_readahead=2
+    )
+    return batches
+
+
+def _dubious(store: Run, findings: Snapshot | None) -> pa.Table | None:
+    """Image, location and kinds of the usable images whose date is a finding."""
+    if findings is None:
+        return None
+    found = store.table("findings", findings.number).to_table(
+        columns=["image_id", "location", "kind"], filter=pc.field("kind").isin(DATE_FINDINGS)
+    )
+    usable = usable_rows(store, ["image_id", "status"])["image_id"] if found.num_rows else found["image_id"]
+    found = found.filter(pc.is_in(found["image_id"], usable.combine_chunks()))
+    by_image = found.group_by(["image_id", "location"], use_threads=False).aggregate([("kind", "list")])
+    return by_image.set_column(
+        1, "location", by_image["location"].cast(pa.string()).fill_null(UNKNOWN_LOCATION)
+    )
+
+
+def _count(
+    frames: pa.Table, sequences: pa.Table, locations: pa.Table, dubious: pa.Table | None
+) -> dict[str, int]:
+    """What `_notes` tells of, beside rows."""
+    dated_wrong = Counter(dubious["kind_list"].combine_chunks().flatten().to_pylist() if dubious else ())
+    return {
+        **{why: pc.sum(pc.equal(frames["no_event"], why)).as_py() or 0 for why in NO_EVENT},
+        "uncertain": pc.sum(pc.equal(sequences["label"], UNCERTAIN)).as_py() or 0,
+        "group": pc.count(sequences["rank"]).as_py(),
+        "set aside": pc.count(sequences["set_aside"]).as_py(),
+        "without images": pc.sum(pc.equal(locations["n_images"], 0)).as_py() or 0,
+        **dated_wrong,
+    }
+
+
+def _notes(store: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
+    """What the current tables came to, and whatever is counted apart in them."""
+    locations = store.snapshot("locations")
+    found: dict[str, int] = locations.meta["found"]
+    labelled = [
+        f"{found[key]:,} {text}"
+        for key, text in (
+            ("uncertain", "uncertain"),
+            ("group", "with the label of a group"),
+            ("set aside", "with a species set aside"),
+        )
+        if found[key]
+    ]
+    notes = [
+        f"{store.snapshot('sequences').rows:,} sequences" + (f": {', '.join(labelled)}" if labelled else ""),
+        f"{store.snapshot('events').rows:,} events",
+    ]
+    if found["no date"]:
+        notes.append(f"{found['no date']:,} images without a date are in no event (table frames: no_event)")
+    dates = ", ".join(f"{kind} {found[kind]:,}" for kind in DATE_FINDINGS if found.get(kind))
+    if dates:
+        notes.append(f"dates that may be wrong count as they are (table findings): {dates}")
+    if found["without images"]:
+        rows = store.table("locations").to_table(columns=["location"], filter=pc.field("n_images") == 0)
+        names = rows["location"].to_pylist()
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        notes.append(f"{len(names):,} cameras have no image: {', '.join(names[:_SHOWN])}{more}")
+    if taxonomy is not None:
+        strange = [
+            name for name in info.classes if not taxonomy.above(name) and name != locations.meta["empty"]
+        ]
+        if strange:
+            more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+            notes.append(f"events.taxonomy has no group for {', '.join(strange[:_SHOWN])}{more}")
+    predictions = locations.inputs["predictions"]
+    notes.append(
+        f"snapshot {locations.number}, of predictions {predictions} (camtrap diff, publish --snapshot)"
+    )
+    return notes
+
+
+def _as_json(species: SpeciesLists) -> dict[str, Any]:
+    """The lists as a snapshot keeps them, in an order that is always the same."""
+    return {
+        "everywhere": sorted(species.everywhere),
+        "by_region": {name: sorted(labels) for name, labels in species.by_region.items()},
+        "by_location": {name: sorted(labels) for name, labels in species.by_location.items()},
+        "regions": dict(species.regions),
+    }

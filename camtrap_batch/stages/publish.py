@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from camtrap_batch.job import Job
+from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.job import ARCGIS, Job
 from camtrap_batch.layers import (
     PHOTOS,
     GeoPackageTarget,
@@ -21,16 +26,23 @@ from camtrap_batch.layers import (
     photo_rows,
 )
 from camtrap_batch.stages.context import Context, StageResult
-from camtrap_batch.stages.merge import label_frames
+from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS, USABLE
 from camtrap_batch.store.shards import Plan, Shard, digest
 from camtrap_batch.store.tables import commit_plan, finish_shard
 
+if TYPE_CHECKING:  # the client is installed where there is a portal to push to
+    from camtrap_batch.layers.arcgis import ArcGISTarget, Portal
+
 _SHOWN_CAMERAS = 20
+_SHOWN_FAILURES = 5
 
 
 def run(context: Context) -> StageResult:
     """Push the tables `locations` and `events`, and each classified image; edits go to the `ledger`.
+
+    `context.snapshot` says which result of `merge`; its rows take the place of those that are on the layer.
 
     Raises
     ------
@@ -41,56 +53,156 @@ def run(context: Context) -> StageResult:
     """
     started = time.monotonic()
     store = context.run
-    rows = layer_rows(context)
-    with _local_copy(store, writes=not context.dry_run) as path:
-        push = GeoPackageTarget(path, context.job.name).push(rows, dry_run=context.dry_run)
+    merged = Merged.find(store, context.snapshot)
+    rows = layer_rows(merged, context.job.name)
+    push = (
+        _push_to_portal(context, rows)
+        if context.job.publish.target == ARCGIS
+        else _push_to_file(context, rows)
+    )
     result = StageResult("publish", sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
-    if context.dry_run or push.edits.num_rows == 0:
+    if context.snapshot is not None:
+        result.notes.insert(
+            0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
+        )
+    answered = push.edits.filter(push.edits["result"].is_valid())
+    if context.dry_run or (answered.num_rows == 0 and push.stopped is None):
         return result
-    _keep_ledger(store, push.ledger, started)
-    store.log("pushed", stage="publish", target=store.job.target_url, edits=push.edits.num_rows)
+    if answered.num_rows:
+        _keep_ledger(store, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
+    store.log("pushed", stage="publish", target=store.job.target_url, edits=answered.num_rows)
+    _require_done(push)
+    if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
+        raise Interrupted(
+            f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
+            "the same command goes on"
+        )
     result.shards = result.shards_run = 1
     result.seconds = time.monotonic() - started
     return result
 
 
+def _push_to_file(context: Context, rows: list[LayerRows]) -> Push:
+    with _local_copy(context.run, writes=not context.dry_run) as path:
+        return GeoPackageTarget(path, context.job.name).push(rows, dry_run=context.dry_run)
+
+
+def _push_to_portal(context: Context, rows: list[LayerRows]) -> Push:
+    target = portal_target(context.job)
+    target.prune, target.stop = context.prune, context.stop
+    return target.push(rows, dry_run=context.dry_run)
+
+
+def portal_target(job: Job) -> ArcGISTarget:
+    """The job's layers, signed in to their portal. Raises InputError where none is named."""
+    from camtrap_batch.layers.arcgis import ArcGISTarget, Service, connect
+
+    urls = layer_urls(job)
+    if not urls:
+        raise InputError(
+            "publish: no layer to push to: give publish.cameras, publish.events or publish.photos; "
+            "`camtrap layer create JOB` makes them and prints their URLs"
+        )
+    return ArcGISTarget(Service(connect(portal_of(job))), job.name, urls, job.publish.fields)
+
+
+def portal_of(job: Job) -> Portal:
+    """Where the job signs in."""
+    from camtrap_batch.layers.arcgis import Portal
+
+    publish = job.publish
+    return Portal(publish.portal, publish.profile, publish.anonymous, publish.ca_bundle, publish.timeout_s)
+
+
+def layer_urls(job: Job) -> dict[str, str]:
+    """Layer -> URL, of those that the job names."""
+    named = {layer: getattr(job.publish, layer) for layer in ("cameras", "events", "photos")}
+    return {layer: url for layer, url in named.items() if url is not None}
+
+
+def _require_done(push: Push) -> None:
+    """Raise StageError where the push was stopped, or a row failed."""
+    if push.stopped is not None:
+        raise push.stopped
+    results = push.edits["result"]
+    failed = push.edits.filter(pc.and_(results.is_valid(), pc.not_equal(results, "ok")))
+    if not failed.num_rows:
+        return
+    some = failed.slice(0, _SHOWN_FAILURES).to_pylist()
+    named = "; ".join(f"{row['edit']} {row['key']}: {row['result']}" for row in some)
+    more = f"; and {failed.num_rows - len(some):,} more" if failed.num_rows > len(some) else ""
+    raise StageError(
+        f"publish: {failed.num_rows:,} of {push.edits.num_rows:,} edits failed, the others are done and in the "
+        f"ledger: {named}{more}"
+    )
+
+
 def check_target(job: Job) -> None:
-    """Raise InputError where the target can't be a GeoPackage of ours; in a bucket, only a push can tell."""
+    """Raise InputError where the target can't be pushed to; of a GeoPackage in a bucket, only a push can tell."""
+    if job.publish.target == ARCGIS:
+        portal_target(job).check(empty_rows(job.name))
+        return
     path = Path(job.target_url)
     if Path(job.publish.target).is_absolute() or path.exists():
         GeoPackageTarget(path, job.name).check()
 
 
-def layer_rows(context: Context) -> list[LayerRows]:
-    """What the job has to say on each layer."""
-    store, name = context.run, context.job.name
-    locations = store.table("locations").to_table()
-    labelled = label_frames(store, context.job)
-    frames, sequence = labelled.frames, labelled.sequences.frames
-    model_id = str(store.snapshot("predictions").inputs["model"])
-    photos = {
-        **{
-            column: frames[column]
-            for column in ("image_id", "file_name", "datetime", "status", "label", "confidence")
-        },
-        "location": sequence["location"],
-        "model_id": pa.repeat(model_id, frames.num_rows),
-        "seq_id": sequence["seq_id"],
-        "event_id": labelled.events.event_id,
-    }
+def empty_rows(job: str) -> list[LayerRows]:
+    """The layers' columns, without a row."""
+    locations, events = LOCATIONS.empty_table(), EVENTS.empty_table()
     return [
-        camera_rows(locations, job=name),
-        event_rows(store.table("events").to_table(), locations, job=name),
-        photo_rows(pa.table({column: photos[column] for column in PHOTOS.names}), locations, job=name),
+        camera_rows(locations, job=job),
+        event_rows(events, locations, job=job),
+        photo_rows(PHOTOS.empty_table(), locations, job=job),
     ]
 
 
-def _keep_ledger(store: Run, ledger: pa.Table, started: float) -> None:
+def layer_rows(merged: Merged, job: str) -> list[LayerRows]:
+    """What a result of `merge` has to say on each layer."""
+    locations, frames = merged.table("locations").to_table(), merged.table("frames").to_table()
+    images = merged.table("manifest").to_table(
+        columns=["image_id", "datetime", "status", "utc_offset_minutes"],
+        filter=pc.field("status").cast("string").isin(USABLE),
+    )
+    predictions = merged.table("predictions").to_table(columns=["image_id", "label", "confidence"])
+    for other in (images, predictions):
+        if not other["image_id"].equals(frames["image_id"]):
+            raise InputError(f"{merged.run.folder.url}: {merged.describe()}: not of the images that it names")
+    photos = {
+        **{name: frames[name] for name in ("image_id", "file_name", "location", "seq_id", "event_id")},
+        **{name: images[name] for name in ("datetime", "status")},
+        **{name: predictions[name] for name in ("label", "confidence")},
+        "model_id": pa.repeat(str(merged.snapshot.inputs["model"]), frames.num_rows),
+    }
+    events = merged.table("events").to_table()
+    offset = images["utc_offset_minutes"]
+    of_location = offset.take(_first_known(frames["location"], offset, locations["location"]))
+    of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
+    return [
+        replace(camera_rows(locations, job=job), utc_offset=of_location),
+        replace(event_rows(events, locations, job=job), utc_offset=of_event),
+        replace(
+            photo_rows(pa.table({column: photos[column] for column in PHOTOS.names}), locations, job=job),
+            utc_offset=offset,
+        ),
+    ]
+
+
+def _first_known(
+    location: pa.ChunkedArray, offset: pa.ChunkedArray, wanted: pa.ChunkedArray
+) -> pa.ChunkedArray:
+    """For each of the wanted locations the first row at it whose clock's offset is known."""
+    known = pa.array(np.flatnonzero(offset.is_valid()))
+    place = pc.index_in(wanted, location.take(known).combine_chunks())
+    return pa.chunked_array([known]).take(place)
+
+
+def _keep_ledger(store: Run, ledger: pa.Table, pushed: int, started: float) -> None:
     """Add the edits to the table `ledger`, which only grows."""
     before = store.current("ledger")
     id_ = digest(["publish", before.number if before else 0, ledger["time"][0].as_py().isoformat()])
     shard = Shard(id_, 0, ledger.num_rows)
-    plan = Plan.make("publish", [shard], {"locations": store.snapshot("locations").number})
+    plan = Plan.make("publish", [shard], {"locations": pushed})
     plan.freeze(store.folder)
     receipt = finish_shard(
         store.folder, ("publish", plan.id), shard, {"ledger": ledger}, counts={}, seconds={}, started=started
@@ -109,6 +221,7 @@ def _describe(push: Push) -> list[str]:
         cameras[location or "unknown"] = cameras.get(location or "unknown", 0) + number
     notes = [f"{layer}: {number:,} {edit}s" for (layer, edit), number in totals.items()]
     notes.append(f"{sum(push.unchanged.values()):,} rows are up to date")
+    notes += push.notes
     most = sorted(cameras.items(), key=lambda item: (-item[1], item[0]))
     if most:
         shown = ", ".join(f"{location} {number:,}" for location, number in most[:_SHOWN_CAMERAS])

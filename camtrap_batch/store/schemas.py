@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pyarrow as pa
 
@@ -34,6 +35,14 @@ FINDING_KINDS: dict[str, str] = {
     "size_differs": "width and height are not those that the metadata gives",
 }
 """Kind of a finding -> what it means."""
+
+DATE_FINDINGS: tuple[str, ...] = (
+    "date_before_camera",
+    "date_in_future",
+    "date_out_of_order",
+    "clock_reset",
+)
+"""Kinds of findings that say: the date may be wrong."""
 
 USABLE: tuple[str, ...] = ("ok", "truncated", "damaged")
 """Statuses whose images are trained on and classified unless the job says otherwise."""
@@ -161,24 +170,64 @@ SEQUENCES = _schema(
         "as in the catalog, or made from location and first image where the source has none",
     ),
     ("location", pa.string(), "camera location"),
-    ("label", pa.string(), "the frames' evidence combined; uncertain where below infer.min_confidence"),
+    (
+        "label",
+        pa.string(),
+        "the frames' evidence combined; below infer.min_confidence a group (see rank), or uncertain",
+    ),
     ("confidence", pa.float32(), "probability of the label"),
     ("n_images", pa.int32(), "usable images in the sequence"),
     ("start", _TIME, "local camera time of the first image; null where no image has a date"),
     ("end", _TIME, "local camera time of the last image"),
     ("best_image_id", pa.string(), "image with the highest confidence for the label"),
+    (
+        "rank",
+        pa.string(),
+        "where the label is a group of events.taxonomy: its rank, such as genus; else null",
+    ),
+    (
+        "set_aside",
+        pa.string(),
+        "the most probable class, where the species list of the camera (events.species) does not have it",
+    ),
+    (
+        "reason",
+        pa.string(),
+        "why the label is not the most probable class, with its probability; null where it is",
+    ),
+)
+
+NO_EVENT: dict[str, str] = {
+    "no date": "neither metadata nor EXIF say when it was taken: whether it is independent can't be told",
+    "not classified": "nothing of its sequence could be classified",
+    "empty": "its sequence shows no animal",
+}
+"""Why an image is in no event -> what it means; the first that holds."""
+
+FRAMES = _schema(
+    ("image_id", pa.string(), "as in the catalog; one row for each usable image, in the manifest's order"),
+    ("file_name", pa.string(), "as in the catalog"),
+    ("location", pa.string(), "camera location"),
+    ("seq_id", pa.string(), "sequence it belongs to, as in sequences"),
+    ("event_id", pa.string(), "event it belongs to; null where it belongs to none"),
+    ("label", pa.string(), "its sequence's label; null where nothing of it was classified"),
+    ("confidence", pa.float32(), "its sequence's confidence"),
+    ("image_confidence", pa.float32(), "what the image itself says: its own probability of that label"),
+    ("count", pa.int32(), "animal boxes in the image; null without a detector"),
+    ("no_event", pa.string(), "why it belongs to no event: " + ", ".join(NO_EVENT) + "; null where it does"),
 )
 
 EVENTS = _schema(
     ("event_id", pa.string(), "made from location, label and first image: the same in every run"),
     ("location", pa.string(), "camera location"),
-    ("label", pa.string(), "species, or uncertain"),
+    ("label", pa.string(), "species, group of species (see rank), or uncertain"),
     ("start", _TIME, "local camera time of the first image"),
     ("end", _TIME, "local camera time of the last image"),
     ("n_images", pa.int32(), "images in the event"),
-    ("count", pa.int32(), "animals: the most seen in one frame, or 1"),
+    ("count", pa.int32(), "animals: the most boxes in one frame, or 1"),
     ("confidence", pa.float32(), "highest confidence among the event's sequences"),
     ("best_image_id", pa.string(), "image with the highest confidence for the label"),
+    ("rank", pa.string(), "as in sequences: null for a species"),
 )
 
 _COUNT = pa.struct([("label", pa.string()), ("n", pa.int32())])
@@ -187,7 +236,7 @@ LOCATIONS = _schema(
     ("location", pa.string(), "camera location"),
     ("longitude", pa.float64(), "degrees east, WGS 84; null where the camera's place is not known"),
     ("latitude", pa.float64(), "degrees north, WGS 84"),
-    ("n_images", pa.int32(), "images in the catalog"),
+    ("n_images", pa.int32(), "images in the catalog; 0 for a camera that dataset.cameras alone knows"),
     *((f"n_{status}", pa.int32(), f"images with status {status}") for status in STATUSES),
     ("n_empty", pa.int32(), "usable images in sequences without an animal"),
     ("n_undated", pa.int32(), "usable images without a date; they belong to no event"),
@@ -195,12 +244,40 @@ LOCATIONS = _schema(
     ("last", _TIME, "local camera time of the last usable image"),
     ("n_events", pa.int32(), "events in all"),
     ("n_uncertain", pa.int32(), "those of them that are labelled uncertain"),
-    ("richness", pa.int32(), "different species in the events"),
-    ("events_by_label", pa.list_(_COUNT), "events per species, most frequent first"),
+    ("richness", pa.int32(), "different species in the events; groups of species do not count"),
+    ("events_by_label", pa.list_(_COUNT), "events per species or group, most frequent first"),
     ("top_label", pa.string(), "species with most events; null where there are none"),
     ("model_id", pa.string(), "model that made the predictions"),
     ("predictions_snapshot", pa.int32(), "number of the predictions' snapshot"),
     ("run_time", _UTC, "when the predictions' snapshot was committed"),
+    ("camera_days", pa.int32(), "effort: different dates with a usable image"),
+    (
+        "detections_per_100_days",
+        pa.float64(),
+        "100 (n_events - n_uncertain) / camera_days; null without a camera day",
+    ),
+    (
+        "activity_by_hour",
+        pa.list_(pa.int32()),
+        "24 numbers: events that start in each hour of the day, camera time, without uncertain ones",
+    ),
+    (
+        "n_date_findings",
+        pa.int32(),
+        "usable images whose date is a finding (date_out_of_order, clock_reset, ...); null without findings",
+    ),
+    ("geometry", pa.binary(), "the camera's place as a point, WKB, so that a .parquet file is GeoParquet"),
+).with_metadata(
+    {
+        # GeoParquet 1.0; without a crs it is longitude and latitude in WGS 84 (OGC:CRS84)
+        "geo": json.dumps(
+            {
+                "version": "1.0.0",
+                "primary_column": "geometry",
+                "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}},
+            }
+        )
+    }
 )
 
 LEDGER = _schema(
@@ -220,6 +297,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "findings": FINDINGS,
     "selection": SELECTION,
     "predictions": PREDICTIONS,
+    "frames": FRAMES,
     "sequences": SEQUENCES,
     "events": EVENTS,
     "locations": LOCATIONS,

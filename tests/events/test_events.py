@@ -301,6 +301,11 @@ def reference_label(group: list[Row], min_confidence: float) -> Row:
         "start": min(dates, default=None),
         "end": max(dates, default=None),
         "best_image_id": min(((-row["own"], row["image_id"]) for row in classified), default=(0, None))[1],
+        "rank": None,
+        "set_aside": None,
+        "reason": None
+        if mean is None or -mean >= min_confidence
+        else f"{label} {-mean:.3f} is below {min_confidence:g}",
         "group": group,
     }
 
@@ -331,6 +336,7 @@ def reference_events(sequences: list[Row], gap: timedelta) -> list[Row]:
             "best_image_id": min((-(image[4] if image[4] is not None else -1), image[3]) for image in images)[
                 1
             ],
+            "rank": None,
             "images": {image[3] for image in images},
         }
         for images in events
@@ -435,7 +441,7 @@ def test_locations_without_anything_usable_and_without_a_name() -> None:
     events = find_events(labelled, empty="empty", gap_min=30).events
     manifest = pa.table(
         {
-            "location": ["x", "x", "x", "broken", None],
+            "location": pa.array(["x", "x", "x", "broken", None]),
             "status": pa.array(["ok", "truncated", "corrupt", "missing", "crashed"]).dictionary_encode(),
             "datetime": pa.array([START, None, START + timedelta(days=9), START, None], pa.timestamp("us")),
         }
@@ -443,8 +449,11 @@ def test_locations_without_anything_usable_and_without_a_name() -> None:
     cameras = pa.table({"location": ["elsewhere", "x"], "longitude": [0.0, 31.5], "latitude": [0.0, -24.25]})
     found = summarise(manifest, sequences, events, cameras, empty="empty", **RUN)
     assert found.schema == LOCATIONS
-    broken, unknown, x = found.to_pylist()
-    assert [row["location"] for row in (broken, unknown, x)] == ["broken", UNKNOWN_LOCATION, "x"]
+    broken, elsewhere, unknown, x = found.to_pylist()
+    assert [row["location"] for row in found.to_pylist()] == ["broken", "elsewhere", UNKNOWN_LOCATION, "x"]
+    assert (elsewhere["n_images"], elsewhere["longitude"], elsewhere["camera_days"]) == (0, 0.0, 0)
+    assert (elsewhere["detections_per_100_days"], elsewhere["activity_by_hour"]) == (None, [0] * 24)
+    assert (x["camera_days"], x["detections_per_100_days"], x["activity_by_hour"][20]) == (1, 100.0, 1)
     assert {f"n_{status}": x[f"n_{status}"] for status in STATUSES if x[f"n_{status}"]} == {
         "n_ok": 1,
         "n_truncated": 1,

@@ -73,6 +73,7 @@ def events_table(n: int = 6, label: str = "lion") -> pa.Table:
         "count": [1] * n,
         "confidence": [0.9] * n,
         "best_image_id": ["image 3"] * n,
+        "rank": [None] * n,
     }
     return pa.table(columns).cast(EVENTS)
 

@@ -7,8 +7,9 @@ its fields, its rows, edits of it; `target` pushes a job's rows, each exactly on
 from __future__ import annotations
 
 from camtrap_batch.layers.arcgis.connection import Portal, connect
+from camtrap_batch.layers.arcgis.create import create_layers
 from camtrap_batch.layers.arcgis.layer import RemoteLayer
 from camtrap_batch.layers.arcgis.service import Service
 from camtrap_batch.layers.arcgis.target import ArcGISTarget
 
-__all__ = ["ArcGISTarget", "Portal", "RemoteLayer", "Service", "connect"]
+__all__ = ["ArcGISTarget", "Portal", "RemoteLayer", "Service", "connect", "create_layers"]

@@ -81,11 +81,7 @@ class ArcGISTarget:
         InputError
             A layer is not there, lacks a field or a right, or holds a key of another job.
         """
-        works = [
-            _LayerPush(self, rows, self.urls[rows.layer], dict(self.names.get(rows.layer, {})))
-            for rows in layers
-            if rows.layer in self.urls
-        ]
+        works = self._look(layers)
         for work in works:
             work.plan()
         stopped: StageError | None = None
@@ -101,6 +97,17 @@ class ArcGISTarget:
             [note for work in works for note in work.notes],
             stopped,
         )
+
+    def check(self, layers: Sequence[LayerRows]) -> None:
+        """Raise InputError where a layer is not there, or can't take such rows; nothing is changed."""
+        self._look(layers)
+
+    def _look(self, layers: Sequence[LayerRows]) -> list[_LayerPush]:
+        return [
+            _LayerPush(self, rows, self.urls[rows.layer], dict(self.names.get(rows.layer, {})))
+            for rows in layers
+            if rows.layer in self.urls
+        ]
 
 
 class _LayerPush:

@@ -1,0 +1,73 @@
+"""camtrap diff: what a new model, threshold or event rule changed."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import threading
+from pathlib import Path
+
+from rich.console import Console
+
+from camtrap_batch.cli.options import Commands, job_argument, whole_number
+from camtrap_batch.errors import UserError, choices
+from camtrap_batch.job import Job
+from camtrap_batch.store.run import Run
+
+_ENDINGS = (".csv", ".html")
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser("diff", help="what a new model, threshold or event rule changed")
+    job_argument(parser)
+    parser.add_argument(
+        "--from",
+        dest="before",
+        type=whole_number,
+        metavar="SNAPSHOT",
+        help="number of a result of merge, as camtrap status lists them (default: the one before --to)",
+    )
+    parser.add_argument(
+        "--to",
+        dest="after",
+        type=whole_number,
+        metavar="SNAPSHOT",
+        help="likewise (default: the current one)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="all of it as one .csv or .html file")
+    parser.set_defaults(call=_diff)
+
+
+def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.diff import compare, read_side, read_sides, read_truth, render, tables, write_csv
+
+    job = Job.load(options.job, options.assignments)
+    path = _check_out(options.out, job) if options.out is not None else None
+    run = Run(job)
+    sides = read_sides(run, options.before, options.after)
+    before, after = sides
+    diff = compare(read_side(before), read_side(after), *read_truth(run, sides))
+    console = Console()
+    for part in tables(diff):
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    if path is not None:
+        if path.suffix == ".csv":
+            write_csv(diff, path)
+        else:
+            path.write_text(render(diff, job.name, dt.datetime.now(dt.UTC)), encoding="utf-8")
+        print(f"written to {options.out}")
+    return 0
+
+
+def _check_out(out: str, job: Job) -> Path:
+    path = Path(out)
+    if path.suffix not in _ENDINGS:
+        raise UserError(f"--out {out}: can't write {path.suffix or 'this'}; {choices(path.suffix, _ENDINGS)}")
+    if (used := job.input_at(out)) is not None:
+        raise UserError(f"--out {out}: is, or is inside, {used}, which a job never changes")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UserError(f"--out {out}: is a folder; it should be a file")
+    return path

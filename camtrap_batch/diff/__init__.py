@@ -1,0 +1,24 @@
+"""What a new model, threshold or event rule changed: two results of `merge`, compared before one is pushed.
+
+`sides` reads them from a run folder, `compare` compares them, `page`, `tables` and `csvfile` show the result.
+"""
+
+from __future__ import annotations
+
+from camtrap_batch.diff.compare import Diff, Side, compare
+from camtrap_batch.diff.csvfile import write_csv
+from camtrap_batch.diff.page import render
+from camtrap_batch.diff.sides import read_side, read_sides, read_truth
+from camtrap_batch.diff.tables import tables
+
+__all__ = [
+    "Diff",
+    "Side",
+    "compare",
+    "read_side",
+    "read_sides",
+    "read_truth",
+    "render",
+    "tables",
+    "write_csv",
+]

@@ -1,0 +1,36 @@
+"""A comparison as one HTML file, in the style of the report: it loads nothing and runs no script."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from camtrap_batch.diff.chart import flow_chart
+from camtrap_batch.diff.compare import NOT_CLASSIFIED, Diff
+from camtrap_batch.report.page import environment
+from camtrap_batch.store.schemas import UNCERTAIN
+
+MOST_ROWS = 500
+"""Of a table; the rest is in the CSV file."""
+
+_MOST_LABELS = 30
+"""That a drawing can hold; beyond it the tables have to do."""
+
+
+def render(diff: Diff, job: str, created: dt.datetime) -> str:
+    """The page; `created` with a time zone."""
+    few = len(diff.labels) <= _MOST_LABELS
+    html = (
+        environment()
+        .get_template("diff.html")
+        .render(
+            diff=diff,
+            job=job,
+            created=created,
+            chart=flow_chart(diff.flow) if few and diff.flow else None,
+            changed=[row for row in diff.flow if row.before != row.after],
+            most=MOST_ROWS,
+            no_species=(UNCERTAIN, NOT_CLASSIFIED),
+        )
+    )
+    # a path that is not UTF-8 is a lone surrogate in Python, which no file can hold
+    return html.encode("utf-8", "replace").decode("utf-8")

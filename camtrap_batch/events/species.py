@@ -1,0 +1,139 @@
+"""Which species live where: lists of the possible labels, for everywhere, a region or a camera location."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from camtrap_batch.errors import InputError, choices
+from camtrap_batch.events.codes import Bools
+from camtrap_batch.events.csvfile import read_rows
+from camtrap_batch.events.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True)
+class SpeciesLists:
+    """Labels (in lower case) that are possible.
+
+    Attributes
+    ----------
+    everywhere : at each camera
+    by_region : region -> labels
+    by_location : camera location, * and ? stand for any text and letter -> labels
+    regions : camera location, likewise -> its region
+    where : file, for messages
+    """
+
+    everywhere: frozenset[str]
+    by_region: Mapping[str, frozenset[str]]
+    by_location: Mapping[str, frozenset[str]]
+    regions: Mapping[str, str]
+    where: str = "events.species"
+
+    def at(self, location: str) -> tuple[frozenset[str], str] | None:
+        """The labels possible at a camera, and what the list is of; None where no list says.
+
+        Where some labels hold for regions or cameras alone, a camera that is in none of them has no list.
+        """
+        possible = self.everywhere
+        names: list[str] = []
+        region = next((name for glob, name in self.regions.items() if fnmatchcase(location, glob)), None)
+        if region is not None and region in self.by_region:
+            possible, names = possible | self.by_region[region], [region]
+        for glob, labels in self.by_location.items():
+            if fnmatchcase(location, glob):
+                possible, names = possible | labels, [*names, glob]
+        if not names and (self.by_region or self.by_location):
+            return None
+        return possible, " and ".join(names) or "the job"
+
+
+def read_species(path: str, regions: str | None = None) -> SpeciesLists:
+    """Species lists from a CSV file: `label`, and where it has them `region` and `location`.
+
+    A row without a place holds everywhere. `regions` is a CSV file of `location` and `region`.
+
+    Raises
+    ------
+    InputError
+        A file can't be read, or a region of the list has no camera in `regions`; with line.
+    """
+    of = _read_regions(regions) if regions is not None else {}
+    everywhere: set[str] = set()
+    by_region: dict[str, set[str]] = {}
+    by_location: dict[str, set[str]] = {}
+    for where, row in read_rows(path, "events.species", ("label",))[1]:
+        label, region, location = row["label"].casefold(), row.get("region"), row.get("location")
+        if region and location:
+            raise InputError(f"{where}: names a region and a location (events.species); it should name one")
+        if region:
+            if region not in of.values():
+                hint = choices(region, of.values()) if regions else "give events.regions: location,region"
+                raise InputError(f"{where}: no camera is in region {region!r} (events.species); {hint}")
+            by_region.setdefault(region, set()).add(label)
+        elif location:
+            by_location.setdefault(location, set()).add(label)
+        else:
+            everywhere.add(label)
+    if not (everywhere or by_region or by_location):
+        raise InputError(f"{path}: holds no label (events.species)")
+    return SpeciesLists(
+        frozenset(everywhere),
+        {name: frozenset(labels) for name, labels in by_region.items()},
+        {name: frozenset(labels) for name, labels in by_location.items()},
+        of,
+        path,
+    )
+
+
+def _read_regions(path: str) -> dict[str, str]:
+    regions: dict[str, str] = {}
+    for where, row in read_rows(path, "events.regions", ("location", "region"))[1]:
+        if regions.setdefault(row["location"], row["region"]) != row["region"]:
+            raise InputError(f"{where}: {row['location']!r} has another region further up (events.regions)")
+    return regions
+
+
+def possible_classes(
+    lists: SpeciesLists,
+    locations: Sequence[str],
+    classes: Sequence[str],
+    taxonomy: Taxonomy | None,
+    empty: str,
+) -> tuple[Bools, list[str | None]]:
+    """(locations, classes) whether a class is possible there, and what each list is of (None: no list).
+
+    A class is possible where the list has it or a group above it; `empty` always is.
+
+    Raises
+    ------
+    InputError
+        No class of the model is on any list.
+    """
+    names = [set(taxonomy.names(label)) if taxonomy else {label.casefold()} for label in classes]
+    mask = np.ones((len(locations), len(classes)), np.bool_)
+    of: list[str | None] = []
+    rows: dict[frozenset[str], Bools] = {}
+    for number, location in enumerate(locations):
+        found = lists.at(location)
+        of.append(found[1] if found else None)
+        if found is not None:
+            possible = found[0]
+            if possible not in rows:
+                is_there = [
+                    label == empty or not name.isdisjoint(possible)
+                    for label, name in zip(classes, names, strict=True)
+                ]
+                rows[possible] = np.array(is_there, np.bool_)
+            mask[number] = rows[possible]
+    listed = lists.everywhere.union(*lists.by_region.values(), *lists.by_location.values())
+    if all(name.isdisjoint(listed) for name in names):
+        known = ", ".join(map(repr, classes[:3]))
+        raise InputError(
+            f"{lists.where}: none of the model's classes is in it (events.species); the model has {known}; "
+            f"{choices(classes[0] if classes else '', listed)}"
+        )
+    return mask, of

@@ -1,0 +1,139 @@
+"""Groups of species, as a job gives them: genus, family, ... of each label.
+
+A label that stands for a group itself ("felidae" among the model's classes) is that group: its own
+probability counts to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from camtrap_batch.errors import InputError, choices
+from camtrap_batch.events.codes import Bools, Ints
+from camtrap_batch.events.csvfile import read_rows
+from camtrap_batch.store.schemas import UNCERTAIN
+
+Group = tuple[str, str]
+"""Rank and name of a group, such as ("genus", "panthera")."""
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """The groups above each label, the lowest first. Labels are compared without case."""
+
+    groups: Mapping[str, tuple[Group, ...]]
+    where: str = "events.taxonomy"
+
+    def above(self, label: str) -> tuple[Group, ...]:
+        """The groups that a label belongs to; none where the taxonomy does not have it."""
+        return self.groups.get(label.casefold(), ())
+
+    def names(self, label: str) -> list[str]:
+        """A label and the names of the groups above it, in lower case."""
+        return [label.casefold(), *(name.casefold() for _, name in self.above(label))]
+
+
+def read_taxonomy(path: str) -> Taxonomy:
+    """A taxonomy from a CSV file: a column `label`, then one for each rank, the lowest first.
+
+    A group's cell may be empty.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, or a group is below two others; with line.
+    """
+    header, rows = read_rows(path, "events.taxonomy", ("label",))
+    ranks = [name for name in header if name != "label"]
+    if not ranks:
+        raise InputError(
+            f"{path}:1: no column for a rank (events.taxonomy); it should have some, such as genus,family"
+        )
+    return _taxonomy(
+        ((where, row["label"], [(rank, row[rank]) for rank in ranks]) for where, row in rows), path
+    )
+
+
+def make_taxonomy(content: Mapping[str, Mapping[str, str]], where: str = "events.taxonomy") -> Taxonomy:
+    """A taxonomy from label -> rank -> group, the lowest rank first. Raises as `read_taxonomy` does."""
+    return _taxonomy(
+        ((f"{where}.{label}", label, list(groups.items())) for label, groups in content.items()), where
+    )
+
+
+def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str) -> Taxonomy:
+    groups: dict[str, tuple[Group, ...]] = {}
+    parents: dict[str, str] = {}
+    ranks: dict[str, str] = {}
+    for place, label, given in rows:
+        named = [(rank.strip(), name.strip()) for rank, name in given if name.strip()]
+        chain = tuple((rank, name) for rank, name in named if name.casefold() != label.casefold())
+        if groups.setdefault(label.casefold(), chain) != chain:
+            raise InputError(f"{place}: {label!r} has other groups further up; it should have one line")
+        for rank, name in chain:
+            if name.casefold() in (UNCERTAIN, ""):
+                raise InputError(f"{place}: {rank}: {name!r} can't be the name of a group")
+            if ranks.setdefault(name.casefold(), rank) != rank:
+                raise InputError(
+                    f"{place}: {name!r} is a {rank} here and a {ranks[name.casefold()]} elsewhere; "
+                    "a name should stand for one group"
+                )
+        path = [label, *(name for _, name in chain)]
+        for child, parent in pairwise(path):
+            if parents.setdefault(child.casefold(), parent.casefold()) != parent.casefold():
+                raise InputError(
+                    f"{place}: {child!r} is in {parent!r} here and in {parents[child.casefold()]!r} "
+                    "elsewhere; a group should be in one other"
+                )
+    for start in parents:
+        seen, at = {start}, parents.get(start)
+        while at is not None:
+            if at in seen:
+                raise InputError(f"{where}: {start!r} is above itself (events.taxonomy)")
+            seen.add(at)
+            at = parents.get(at)
+    if not groups:
+        raise InputError(f"{where}: holds no label (events.taxonomy)")
+    return Taxonomy(groups, where)
+
+
+class Tree:
+    """A taxonomy over a model's classes, as arrays.
+
+    Attributes
+    ----------
+    names, ranks : of the groups
+    above : (classes, depth) number of each group above a class, the lowest first, then -1
+    members : (groups, classes) whether a class belongs to a group
+    """
+
+    def __init__(self, classes: Sequence[str], taxonomy: Taxonomy | None) -> None:
+        chains = [taxonomy.above(label) if taxonomy else () for label in classes]
+        self.names: list[str] = []
+        self.ranks: list[str] = []
+        number: dict[str, int] = {}
+        for rank, name in (group for chain in chains for group in chain):
+            if name.casefold() not in number:
+                number[name.casefold()] = len(self.names)
+                self.names.append(name)
+                self.ranks.append(rank)
+        depth = max(map(len, chains), default=0)
+        self.above: Ints = np.full((len(classes), depth), -1, np.int64)
+        self.members: Bools = np.zeros((len(self.names), len(classes)), np.bool_)
+        for code, chain in enumerate(chains):
+            for level, (_, name) in enumerate(chain):
+                self.above[code, level] = number[name.casefold()]
+                self.members[number[name.casefold()], code] = True
+        for code, label in enumerate(classes):
+            if label.casefold() in number:
+                self.members[number[label.casefold()], code] = True
+        if taxonomy is not None and depth == 0:
+            known = ", ".join(map(repr, classes[:3]))
+            raise InputError(
+                f"{taxonomy.where}: none of the model's classes is in it (events.taxonomy); the model has "
+                f"{known}; {choices(classes[0] if classes else '', taxonomy.groups)}"
+            )

@@ -1,0 +1,58 @@
+"""A result of `merge`: the snapshots of its tables that belong together, and those that they were made of.
+
+It goes by the number of its snapshot of `locations`, the last one that `merge` commits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.store import snapshots
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import Table
+
+
+@dataclass(frozen=True)
+class Merged:
+    """`snapshot` is that of locations; its `meta` holds the settings that `merge` went by."""
+
+    run: Run
+    snapshot: Snapshot
+
+    @classmethod
+    def find(cls, run: Run, number: int | None = None) -> Merged:
+        """The result with a number, or the current one. Raises InputError where there is none."""
+        snapshot = run.snapshot("locations", number)
+        if "frames" not in snapshot.inputs:
+            raise InputError(
+                f"{run.folder.url}: snapshot {snapshot.number} of locations was made by an older version, "
+                "without the table frames; it can be read, but not compared or pushed; run merge"
+            )
+        return cls(run, snapshot)
+
+    @property
+    def number(self) -> int:
+        return self.snapshot.number
+
+    def table(self, name: str) -> Table:
+        """A table of this result (locations, frames, sequences, events), or one it was made of."""
+        return self.run.table(name, self.number if name == "locations" else self.snapshot.inputs[name])
+
+    def describe(self) -> str:
+        """For people: what tells it from the others."""
+        meta, inputs = self.snapshot.meta, self.snapshot.inputs
+        rules = [f"gap {meta['gap_min']:g} min", f"min_confidence {meta['min_confidence']:g}"]
+        rules += [name for name in ("taxonomy", "species") if meta[name]]
+        return (
+            f"snapshot {self.number} (of predictions {inputs['predictions']}, model {inputs['model']}, "
+            f"{', '.join(rules)}, {self.snapshot.created[:16].replace('T', ' ')})"
+        )
+
+
+def list_merged(run: Run) -> list[Merged]:
+    """Every result of `merge`, the newest first."""
+    numbers = reversed(snapshots.numbers(run.folder, "locations"))
+    found = (snapshots.load(run.folder, "locations", number) for number in numbers)
+    return [Merged(run, snapshot) for snapshot in found if "frames" in snapshot.inputs]
