@@ -132,13 +132,13 @@ def _require_done(push: Push) -> None:
     named = "; ".join(f"{row['edit']} {row['key']}: {row['result']}" for row in some)
     more = f"; and {failed.num_rows - len(some):,} more" if failed.num_rows > len(some) else ""
     raise StageError(
-        f"publish: {failed.num_rows:,} of {push.edits.num_rows:,} edits failed, the others are done and in the "
-        f"ledger: {named}{more}"
+        f"publish: {failed.num_rows:,} of {push.edits.num_rows:,} edits failed, the others are done: "
+        f"{named}{more}"
     )
 
 
 def check_target(job: Job) -> None:
-    """Raise InputError where the target can't be pushed to; of a GeoPackage in a bucket, only a push can tell."""
+    """Raise InputError where the target can't be pushed to; one in a bucket, only a push can tell."""
     if job.publish.target == ARCGIS:
         portal_target(job).check(empty_rows(job.name))
         return
