@@ -30,6 +30,9 @@ def _place(value: str) -> str:
     return value
 
 
+LAYERS = ("cameras", "events", "photos")
+"""What a job pushes; `publish` has a key with the URL of each."""
+
 ARCGIS = "arcgis"
 """The `publish.target` that is no file: layers of a portal."""
 
@@ -252,7 +255,7 @@ class Publish(Section):
     cameras: str | None = Field(None, description="URL of the layer for cameras, .../FeatureServer/<number>")
     events: str | None = Field(None, description="URL of the layer for events")
     photos: str | None = Field(None, description="URL of the layer for photos")
-    fields: dict[Literal["cameras", "events", "photos"], dict[str, str]] = Field(
+    fields: dict[str, dict[str, str]] = Field(
         default_factory=dict,
         description="names of fields of one's own, such as {photos: {ClassLabel: Species}}",
     )
@@ -285,11 +288,11 @@ class Publish(Section):
 
     @model_validator(mode="after")
     def _one_target(self) -> Publish:
-        for_arcgis = self.model_fields_set - {"target"}
-        if self.target != ARCGIS and any(
-            getattr(self, key) for key in for_arcgis & {"cameras", "events", "photos"}
-        ):
+        if self.target != ARCGIS and (self.cameras or self.events or self.photos):
             raise ValueError(f"layers are for `target: arcgis`; here it is {self.target}")
+        for layer in self.fields:
+            if layer not in LAYERS:
+                raise ValueError(f"fields: no layer {layer!r}; {choices(layer, LAYERS)}")
         if self.anonymous and self.profile is not None:
             raise ValueError("give either profile or anonymous")
         return self

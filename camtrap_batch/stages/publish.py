@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError, Interrupted, StageError
-from camtrap_batch.job import ARCGIS, Job
+from camtrap_batch.job import ARCGIS, LAYERS, Job
 from camtrap_batch.layers import (
     PHOTOS,
     GeoPackageTarget,
@@ -116,7 +116,7 @@ def portal_of(job: Job) -> Portal:
 
 def layer_urls(job: Job) -> dict[str, str]:
     """Layer -> URL, of those that the job names."""
-    named = {layer: getattr(job.publish, layer) for layer in ("cameras", "events", "photos")}
+    named = {layer: getattr(job.publish, layer) for layer in LAYERS}
     return {layer: url for layer, url in named.items() if url is not None}
 
 

@@ -312,7 +312,8 @@ def _once(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows with a key, each key's oldest, and the younger copies of them."""
     seen: set[str] = set()
-    first, copies = [], []
+    first: list[dict[str, Any]] = []
+    copies: list[dict[str, Any]] = []
     for row in sorted(rows, key=lambda row: int(row[remote.object_id])):
         key = row[remote.key]
         if key is None:
