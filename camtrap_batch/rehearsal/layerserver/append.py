@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from camtrap_batch.rehearsal.layerserver.answers import Json, Refused, is_true, objects, parse, words
 from camtrap_batch.rehearsal.layerserver.attachments import Upload
@@ -66,7 +67,8 @@ def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: st
         str(entry.get("sourceName", entry.get("source", ""))).lower(): str(entry.get("name"))
         for entry in objects(parameters.get("fieldMappings", ""), "fieldMappings")
     }
-    rows = _csv_rows(layer, source.content) if kind == "csv" else _features(source.content)
+    read = _csv_rows if kind == "csv" else _features
+    rows = read(layer, source.content, mappings)
     keep = {name.lower() for name in _names(parameters.get("appendFields", ""))}
     matching: Field | None = None
     if is_true(parameters.get("upsert", "")):
@@ -75,10 +77,12 @@ def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: st
         unique = {index.fields for index in layer.indexes if index.is_unique}
         if matching.name not in (layer.oid, layer.globalid) and (matching.name,) not in unique:
             raise Refused(400, _FAILED, [f"field '{matching.name}' has no unique index"])
-    renamed = [_renamed(row, mappings, keep, matching) for row in rows]
+    if keep:
+        keep |= {matching.name.lower()} if matching else set()
+        rows = [_only(row, keep) for row in rows]
     return Plan(
         layer,
-        renamed,
+        rows,
         matching,
         is_true(parameters.get("skipUpdates", "")),
         is_true(parameters.get("skipInserts", "")),
@@ -88,10 +92,11 @@ def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: st
     )
 
 
-def run(database: Database, job: str, status: Json, plan: Plan, fault: Fault | None) -> None:
+def run(site: Site, job: str, status: Json, plan: Plan, fault: Fault | None) -> None:
     """Do the job; its fault `stall` leaves it pending for a while, `error` ends it after `keep` rows."""
+    database = site.database
     if fault is not None and fault.kind == "stall":
-        time.sleep(fault.seconds)
+        site.ending.wait(fault.seconds)
     rows, message = plan.rows, ""
     if fault is not None and fault.kind == "error":
         rows, message = rows[: fault.keep], fault.message
@@ -164,7 +169,7 @@ def _reasons(results: Mapping[str, list[Json]]) -> list[str]:
     return [str(r["error"]["description"]) for found in results.values() for r in found if not r["success"]]
 
 
-def _features(content: bytes) -> list[Json]:
+def _features(layer: Layer, content: bytes, mappings: Mapping[str, str]) -> list[Json]:
     found = parse(content.decode("utf-8", "replace"), "featureCollection")
     if isinstance(found, dict) and isinstance(found.get("layers"), list) and found["layers"]:
         found = found["layers"][0]
@@ -174,15 +179,15 @@ def _features(content: bytes) -> list[Json]:
         found = found.get("features")
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise Refused(400, _FAILED, ["the feature collection has no list of features"])
-    return found
+    return [{**row, "attributes": _renamed(row.get("attributes") or {}, mappings)} for row in found]
 
 
-def _csv_rows(layer: Layer, content: bytes) -> list[Json]:
+def _csv_rows(layer: Layer, content: bytes, mappings: Mapping[str, str]) -> list[Json]:
     try:
         rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
     except (UnicodeDecodeError, csv.Error) as problem:
         raise Refused(400, _FAILED, [f"the file is no CSV in UTF-8: {problem}"]) from None
-    return [_csv_row(layer, row) for row in rows]
+    return [_csv_row(layer, _renamed(row, mappings)) for row in rows]
 
 
 def _csv_row(layer: Layer, row: Mapping[str, str]) -> Json:
@@ -190,14 +195,13 @@ def _csv_row(layer: Layer, row: Mapping[str, str]) -> Json:
     attributes: Json = {}
     place: dict[str, float] = {}
     for name, text in row.items():
-        field = layer.by_name.get((name or "").lower())
+        field = layer.by_name.get(name.lower())
+        axis = "x" if name.lower() in _LONGITUDES else "y" if name.lower() in _LATITUDES else None
         number = _number(text) if field is None or field.sql_type != "TEXT" else None
-        if field is not None:
-            attributes[name] = (text or None) if number is None else number
-        elif number is not None and (name or "").lower() in (*_LONGITUDES, *_LATITUDES):
-            place["x" if name.lower() in _LONGITUDES else "y"] = number
+        if field is None and axis is not None:
+            place |= {} if number is None else {axis: number}
         else:
-            attributes[name] = text
+            attributes[name] = (text or None) if field is None or number is None else number
     feature: Json = {"attributes": attributes}
     if len(place) == 2 and layer.geometry_type is not None:
         feature["geometry"] = {**place, "spatialReference": {"wkid": 4326}}
@@ -214,14 +218,12 @@ def _number(text: str | None) -> float | int | None:
             return None
 
 
-def _renamed(row: Json, mappings: Mapping[str, str], keep: set[str], matching: Field | None) -> Json:
-    attributes = {
-        mappings.get(name.lower(), name): value for name, value in (row.get("attributes") or {}).items()
-    }
-    if keep:
-        wanted = keep | ({matching.name.lower()} if matching else set())
-        attributes = {name: value for name, value in attributes.items() if name.lower() in wanted}
-    return {**row, "attributes": attributes}
+def _renamed(attributes: Mapping[str, Any], mappings: Mapping[str, str]) -> Json:
+    return {mappings.get(str(name).lower(), str(name)): value for name, value in attributes.items()}
+
+
+def _only(row: Json, names: set[str]) -> Json:
+    return {**row, "attributes": {n: value for n, value in row["attributes"].items() if n.lower() in names}}
 
 
 def _names(text: str) -> list[str]:

@@ -534,9 +534,9 @@ class FeatureServer:
         status = {"status": "Pending", "submissionTime": now, "lastUpdatedTime": now, "layerName": layer.name}
         append.save_status(self.site.database, job, status)
         fault = self.site.faults.meet("append.job", request.path)
-        threading.Thread(
-            target=append.run, args=(self.site.database, job, status, plan, fault), daemon=True
-        ).start()
+        thread = threading.Thread(target=append.run, args=(self.site, job, status, plan, fault), daemon=True)
+        self.site.jobs.append(thread)
+        thread.start()
         return {"statusUrl": f"{self._address(service, request)}/jobs/{job}"}
 
     def _job(self, name: str, job: str, request: Request) -> Answer:

@@ -31,7 +31,7 @@ _ITEM_KEYS = (
     "title", "type", "description", "snippet", "access", "url", "culture", "licenseInfo", "accessInformation",
 )  # fmt: skip
 _SEARCHED = ("id", "title", "type", "owner", "access", "tags", "typekeywords")
-_TERM = re.compile(r'(?:(\w+):)?(?:"([^"]*)"|(\S+))')
+_TERM = re.compile(r'(?:(\w+):)?(?:"([^"]*)"|([^\s()]+))')
 
 
 class Portal:
@@ -60,6 +60,10 @@ class Portal:
                 return Operation("oauth2.token", self._oauth_token)
             case ["sharing", "rest", "portals", "self", "isServiceNameAvailable"]:
                 return Operation("isServiceNameAvailable", self._is_name_free)
+            case ["sharing", "rest", "portals", _, "roles"]:
+                return Operation(
+                    "roles", lambda _: {"total": 0, "start": 1, "num": 0, "nextStart": -1, "roles": []}
+                )
             case ["sharing", "rest", "portals", _]:
                 return Operation("self", self._self)
             case ["sharing", "rest", "community", "self"]:
@@ -88,15 +92,16 @@ class Portal:
                 calls: dict[str, Callable[[str, Request], Answer]] = {
                     "update": self._update,
                     "delete": self._delete,
-                    "share": self._share,
                     "addPart": self._add_part,
                     "commit": self._commit,
                     "status": self._status,
                 }
                 if operation in calls:
                     return Operation(f"item.{operation}", partial(calls[operation], item))
-            case ["items", item, "share" | "unshare"]:
-                return Operation("item.share", partial(self._share, item))
+            case ["items", _, "groups"]:
+                return Operation("item.groups", lambda _: {"admin": [], "member": [], "other": []})
+            case ["users", _, "shareItems"]:
+                return Operation("item.share", self._share_items)
             case ["users", _, "items", item]:
                 return Operation("item", partial(self._item_of_user, item))
         return Operation("unknown", no_such_address)
@@ -358,20 +363,29 @@ class Portal:
             db.execute("DELETE FROM items WHERE id = ?", (item,))
         return {"success": True, "itemId": item}
 
-    def _share(self, item: str, request: Request) -> Answer:
+    def _share_items(self, request: Request) -> Answer:
         """Shared with everyone, a service takes from people without a token what its capabilities say."""
         request.posted()
-        properties = self._owned(item, request)
-        is_public = is_true(request.text("everyone"))
-        properties["access"] = "public" if is_public else "org" if is_true(request.text("org")) else "private"
-        with self.site.database.writing() as db:
-            db.execute("UPDATE items SET properties = ? WHERE id = ?", (json.dumps(properties), item))
-        for service in list(self.site.services.values()):
-            if service.item == item:
-                can_edit = "Editing" in service.capabilities
-                anonymous = ("edit" if can_edit else "read") if is_public else "none"
-                self.site.update_service(service, {"anonymous": anonymous})
-        return {"itemId": item, "notSharedWith": []}
+        access = (
+            "public"
+            if is_true(request.text("everyone"))
+            else "org"
+            if is_true(request.text("org"))
+            else "private"
+        )
+        results = []
+        for item in words(request.text("items")):
+            properties = {**self._owned(item, request), "access": access}
+            with self.site.database.writing() as db:
+                db.execute("UPDATE items SET properties = ? WHERE id = ?", (json.dumps(properties), item))
+            for service in list(self.site.services.values()):
+                if service.item == item:
+                    anonymous = "edit" if "Editing" in service.capabilities else "read"
+                    self.site.update_service(
+                        service, {"anonymous": anonymous if access == "public" else "none"}
+                    )
+            results.append({"itemId": item, "success": True, "notSharedWith": []})
+        return {"results": results}
 
     def _owned(self, item: str, request: Request) -> Json:
         """Properties of an item that the user may change."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -45,7 +46,8 @@ class Site:
         self.database, self.accounts, self.faults = database, accounts, faults
         self.services: dict[str, Service] = {}
         self.layers: dict[tuple[str, int], Layer] = {}
-        self.edited_ms: dict[tuple[str, int], int] = {}
+        self.ending = threading.Event()
+        self.jobs: list[threading.Thread] = []
         with database.reading() as db:
             self.services = {name: Service(**found) for name, found in store.load_services(db).items()}
             self.layers = {(layer.service, layer.id): layer for layer in store.load_layers(db)}
@@ -78,6 +80,12 @@ class Site:
     def capabilities(self, layer: Layer) -> str:
         own = layer.definition.get("capabilities")
         return str(own) if own else self.services[layer.service].capabilities
+
+    def end(self, patience_s: float) -> None:
+        """What waits because of a fault goes on at once; jobs are waited for."""
+        self.ending.set()
+        for job in self.jobs:
+            job.join(patience_s)
 
     # Services and layers come and go ------------------------------------------------------------------
 

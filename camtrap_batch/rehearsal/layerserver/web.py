@@ -43,7 +43,6 @@ class WebServer(ThreadingHTTPServer):
         self.site, self.tls = site, tls
         self.feature_server, self.portal = FeatureServer(site), Portal(site, is_online)
         self.control = Control(site)
-        self.ending = threading.Event()
         self._in_flight, self._none_in_flight = 0, threading.Condition()
         self._connections: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
@@ -52,9 +51,9 @@ class WebServer(ThreadingHTTPServer):
         self._thread.start()
 
     def close(self) -> None:
-        self.ending.set()
         self.shutdown()
         self._thread.join()
+        self.site.end(_PATIENCE_S)
         with self._none_in_flight:
             self._none_in_flight.wait_for(lambda: self._in_flight == 0, _PATIENCE_S)
             for connection in list(self._connections):
@@ -163,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
             if fault.kind == "expire":
                 self.server.site.accounts.expire_tokens()
             elif fault.kind == "stall":
-                self.server.ending.wait(fault.seconds)
+                self.server.site.ending.wait(fault.seconds)
             elif self._spoil(fault):
                 return
         answer = self._call(operation, request)
@@ -171,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
             if fault.kind == "expire":
                 self.server.site.accounts.expire_tokens()
             elif fault.kind == "stall":
-                self.server.ending.wait(fault.seconds)
+                self.server.site.ending.wait(fault.seconds)
             elif self._spoil(fault):
                 return
         if fault is not None and fault.kind == "truncate" and isinstance(answer, dict):
@@ -264,7 +263,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         size = max(1, -(-len(content) // _PIECES))
         for start in range(0, len(content), size):
-            self.server.ending.wait(slow.seconds / _PIECES)
+            self.server.site.ending.wait(slow.seconds / _PIECES)
             self.wfile.write(content[start : start + size])
 
 
