@@ -48,8 +48,12 @@ class Database:
         self._lock = threading.Lock()
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._open: list[sqlite3.Connection] = []
-        self._writer = self._connect()
-        self._writer.executescript(_TABLES)
+        try:
+            self._writer = self._connect()
+            self._writer.executescript(_TABLES)
+        except sqlite3.Error:
+            self.close()
+            raise
 
     def close(self) -> None:
         with self._lock:

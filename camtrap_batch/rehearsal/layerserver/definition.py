@@ -31,7 +31,7 @@ EDITOR_FIELDS: Mapping[str, tuple[str, str]] = {
 }
 
 _INNER = ("wkid", "fields", "indexes")
-_NAME = re.compile(r"[^\W\d]\w*")
+_NAME = re.compile(r"[^\W\d_]\w*")
 _LONGEST_NAME, _DEFAULT_LENGTH = 64, 256
 _INTEGERS = {
     "esriFieldTypeSmallInteger": 2**15,
@@ -363,6 +363,10 @@ def _completed(definition: Json) -> Json:
     """The definition with what ArcGIS adds by itself: ids, spatial reference, fields of editor tracking."""
     done: Json = dict(definition)
     done["name"] = str(done.get("name") or "layer")
+    for key in ("fields", "indexes"):
+        entries = done.get(key) or []
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise Refused(400, "Invalid definition", [f"'{key}' must be a list of objects"])
     fields: list[Any] = [dict(entry) for entry in done.get("fields") or []]
     kinds = {entry.get("type"): entry.get("name") for entry in fields}
     if "esriFieldTypeOID" not in kinds:

@@ -27,7 +27,6 @@ from camtrap_batch.rehearsal.layerserver.request import Operation, Request, no_s
 from camtrap_batch.rehearsal.layerserver.site import Service, Site
 
 VERSION = 11.5
-_LARGEST_UPLOAD = 2**31
 _PART_MESSAGE = "Unable to upload."
 
 

@@ -23,7 +23,7 @@ from camtrap_batch.rehearsal.layerserver.answers import (
     words,
 )
 from camtrap_batch.rehearsal.layerserver.request import Operation, Request, no_such_address
-from camtrap_batch.rehearsal.layerserver.site import Site
+from camtrap_batch.rehearsal.layerserver.site import Anonymous, Site
 
 VERSION = "2025.2"
 _LARGEST_PAGE = 10_000
@@ -380,10 +380,8 @@ class Portal:
                 db.execute("UPDATE items SET properties = ? WHERE id = ?", (json.dumps(properties), item))
             for service in list(self.site.services.values()):
                 if service.item == item:
-                    anonymous = "edit" if "Editing" in service.capabilities else "read"
-                    self.site.update_service(
-                        service, {"anonymous": anonymous if access == "public" else "none"}
-                    )
+                    offered: Anonymous = "edit" if "Editing" in service.capabilities else "read"
+                    self.site.set_anonymous(service, offered if access == "public" else "none")
             results.append({"itemId": item, "success": True, "notSharedWith": []})
         return {"results": results}
 

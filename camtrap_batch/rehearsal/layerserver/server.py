@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -61,28 +62,30 @@ class LayerServer:
     ) -> None:
         self.folder = Path(folder)
         self.users = dict(users)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.folder)
-            tls = server_context(self.folder)
-            self._database = Database(self.folder)
-        except (OSError, sqlite3.Error) as problem:
-            reason = problem.strerror if isinstance(problem, OSError) else problem
-            raise InputError(f"{self.folder}: can't be served: {reason}") from None
         self.faults = Faults()
-        self._accounts = Accounts(self._database, self.users, token_minutes)
-        self._site = Site(self._database, self._accounts, self.faults)
-        self.ca_file: Path | None = tls[1] if tls else None
-        try:
-            self._web = WebServer(port, self._site, is_online, tls[0] if tls else None)
-        except (OSError, OverflowError) as problem:
-            self._database.close()
-            os.close(self._lock)
-            reason = problem.strerror if isinstance(problem, OSError) else "there is no such port"
-            raise InputError(f"port {port}: {reason}; 0 takes a free one") from None
-        self.port: int = self._web.server_port
-        if not self._site.services:
-            self._make_first_service(next(iter(self.users)))
+        with ExitStack() as started:  # what was opened is closed again when a later part fails
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                started.callback(os.close, _lock(self.folder))
+                tls = server_context(self.folder)
+                self._database = Database(self.folder)
+                started.callback(self._database.close)
+            except (OSError, sqlite3.Error) as problem:
+                reason = problem.strerror if isinstance(problem, OSError) else problem
+                raise InputError(f"{self.folder}: can't be served: {reason}") from None
+            self._accounts = Accounts(self._database, self.users, token_minutes)
+            self._site = Site(self._database, self._accounts, self.faults)
+            self.ca_file: Path | None = tls[1] if tls else None
+            try:
+                self._web = WebServer(port, self._site, is_online, tls[0] if tls else None)
+                started.callback(self._web.close)
+            except (OSError, OverflowError) as problem:
+                reason = problem.strerror if isinstance(problem, OSError) else "there is no such port"
+                raise InputError(f"port {port}: {reason}; 0 takes a free one") from None
+            self.port: int = self._web.server_port
+            if not self._site.services:
+                self._make_first_service(next(iter(self.users)))
+            self._opened = started.pop_all()
 
     # Running ----------------------------------------------------------------------------------------
 
@@ -92,9 +95,7 @@ class LayerServer:
 
     def close(self) -> None:
         """Finish what is in flight and stop."""
-        self._web.close()
-        self._database.close()
-        os.close(self._lock)
+        self._opened.close()
 
     def __enter__(self) -> LayerServer:
         return self.start()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeVar, cast
 
 from camtrap_batch.rehearsal.layerserver import database as store
 from camtrap_batch.rehearsal.layerserver.accounts import Accounts
@@ -23,7 +24,7 @@ _NAME = re.compile(r"\w{1,120}", re.ASCII)
 _FAILED = "Unable to add feature service definition."
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Service:
     """A feature service; `anonymous` is what someone without a token may do."""
 
@@ -35,8 +36,19 @@ class Service:
     max_records: int = MAX_RECORDS
     description: str = ""
 
-    def properties(self) -> Json:
-        return dict(vars(self))
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _one_at_a_time(method: _Method) -> _Method:
+    """Definitions are changed by one request at a time; readers see the old ones or the new ones."""
+
+    @functools.wraps(method)
+    def locked(self: Site, *arguments: Any, **options: Any) -> Any:
+        with self.changing:
+            return method(self, *arguments, **options)
+
+    return cast(_Method, locked)
 
 
 class Site:
@@ -46,6 +58,7 @@ class Site:
         self.database, self.accounts, self.faults = database, accounts, faults
         self.services: dict[str, Service] = {}
         self.layers: dict[tuple[str, int], Layer] = {}
+        self.changing = threading.RLock()
         self.ending = threading.Event()
         self.jobs: list[threading.Thread] = []
         with database.reading() as db:
@@ -89,6 +102,7 @@ class Site:
 
     # Services and layers come and go ------------------------------------------------------------------
 
+    @_one_at_a_time
     def create_service(
         self,
         name: str,
@@ -114,17 +128,18 @@ class Site:
         )
         made = self._new_layers(service, layers)
         with self.database.writing() as db:
-            db.execute("INSERT INTO services VALUES(?, ?)", (name, json.dumps(service.properties())))
+            db.execute("INSERT INTO services VALUES(?, ?)", (name, json.dumps(asdict(service))))
             db.execute(
                 "INSERT INTO items(id, owner, properties) VALUES(?, ?, ?)",
                 (service.item, owner, json.dumps(_item(service))),
             )
             for layer in made:
                 self._make(db, layer)
-        self.services[name] = service
-        self.layers.update({(name, layer.id): layer for layer in made})
+        self.layers = {**self.layers, **{(name, layer.id): layer for layer in made}}
+        self.services = {**self.services, name: service}
         return service
 
+    @_one_at_a_time
     def delete_service(self, name: str) -> None:
         service = self.service(name)
         with self.database.writing() as db:
@@ -132,48 +147,55 @@ class Site:
                 store.drop_layer(db, layer)
             db.execute("DELETE FROM services WHERE name = ?", (service.name,))
             db.execute("DELETE FROM items WHERE id = ?", (service.item,))
+        self.services = {key: other for key, other in self.services.items() if key != service.name}
         self.layers = {key: layer for key, layer in self.layers.items() if key[0] != service.name}
-        del self.services[service.name]
 
+    @_one_at_a_time
     def add_layers(self, service: Service, definitions: Sequence[Json]) -> list[Layer]:
         made = self._new_layers(service, definitions)
         with self.database.writing() as db:
             for layer in made:
                 self._make(db, layer)
-        self.layers.update({(service.name, layer.id): layer for layer in made})
+        self.layers = {**self.layers, **{(service.name, layer.id): layer for layer in made}}
         return made
 
+    @_one_at_a_time
     def delete_layers(self, service: Service, numbers: Sequence[int]) -> None:
         gone = [self.layer(service.name, str(number)) for number in numbers]
         with self.database.writing() as db:
             for layer in gone:
                 store.drop_layer(db, layer)
-        for layer in gone:
-            del self.layers[layer.service, layer.id]
+        self.layers = {key: layer for key, layer in self.layers.items() if layer not in gone}
 
+    @_one_at_a_time
     def update_service(self, service: Service, changes: Json) -> None:
-        """`updateDefinition` of a service: capabilities, maxRecordCount, description."""
-        properties = service.properties()
-        for key, name in (
-            ("capabilities", "capabilities"),
-            ("maxRecordCount", "max_records"),
-            ("serviceDescription", "description"),
-            ("anonymous", "anonymous"),
-        ):
-            if key in changes:
-                properties[name] = changes[key]
-        changed = Service(**properties)
+        """`updateDefinition` of a service."""
+        names = {
+            "capabilities": "capabilities",
+            "maxRecordCount": "max_records",
+            "serviceDescription": "description",
+        }
+        self._save(replace(service, **{names[key]: value for key, value in changes.items() if key in names}))
+
+    @_one_at_a_time
+    def set_anonymous(self, service: Service, anonymous: Anonymous) -> None:
+        """What someone without a token may do from now on."""
+        self._save(replace(service, anonymous=anonymous))
+
+    def _save(self, service: Service) -> None:
         with self.database.writing() as db:
             db.execute(
                 "UPDATE services SET properties = ? WHERE name = ?",
-                (json.dumps(changed.properties()), service.name),
+                (json.dumps(asdict(service)), service.name),
             )
-        self.services[service.name] = changed
+        self.services = {**self.services, service.name: service}
 
     # One layer changes --------------------------------------------------------------------------------
 
+    @_one_at_a_time
     def add_to_layer(self, layer: Layer, changes: Json) -> None:
         """`addToDefinition` of a layer: fields and indexes are added, the rest is as in an update."""
+        layer = self.layers[layer.service, layer.id]
         fields, indexes = _objects(changes, "fields"), _objects(changes, "indexes")
         known = {index.name.lower() for index in layer.indexes}
         for entry in fields:
@@ -198,8 +220,10 @@ class Site:
             },
         )
 
+    @_one_at_a_time
     def update_layer(self, layer: Layer, changes: Json) -> None:
         """`updateDefinition` of a layer: what is given replaces what was; fields keep name and type."""
+        layer = self.layers[layer.service, layer.id]
         definition = {
             **layer.definition,
             **{k: v for k, v in changes.items() if k not in ("fields", "indexes", "id")},
@@ -220,8 +244,10 @@ class Site:
         ]
         self._change(layer, definition)
 
+    @_one_at_a_time
     def delete_from_layer(self, layer: Layer, changes: Json) -> None:
         """`deleteFromDefinition` of a layer: fields and indexes."""
+        layer = self.layers[layer.service, layer.id]
         fields = {str(entry.get("name", "")).lower() for entry in _objects(changes, "fields")}
         indexes = {str(entry.get("name", "")).lower() for entry in _objects(changes, "indexes")}
         used = {
@@ -258,7 +284,7 @@ class Site:
                     store.add_field(db, new, field)
             store.set_indexes(db, old, new)
             store.save_layer(db, new)
-        self.layers[new.service, new.id] = new
+        self.layers = {**self.layers, (new.service, new.id): new}
 
     def _make(self, db: sqlite3.Connection, layer: Layer) -> None:
         store.save_layer(db, layer)

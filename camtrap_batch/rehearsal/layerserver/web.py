@@ -8,7 +8,6 @@ import socket
 import ssl
 import struct
 import threading
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -51,8 +50,9 @@ class WebServer(ThreadingHTTPServer):
         self._thread.start()
 
     def close(self) -> None:
-        self.shutdown()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self.shutdown()
+            self._thread.join()
         self.site.end(_PATIENCE_S)
         with self._none_in_flight:
             self._none_in_flight.wait_for(lambda: self._in_flight == 0, _PATIENCE_S)
@@ -129,6 +129,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(411, b"", "text/plain")
             return
         body = self.rfile.read(int(length))
+        if len(body) < int(length):  # the client has gone, and half a request is none
+            self.close_connection = True
+            return
         address = urlsplit(self.path)
         parts = [unquote(part) for part in address.path.split("/") if part]
         if parts[:1] == ["rehearsal"] and len(parts) == 2:
@@ -140,9 +143,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             request = self._read(address.path, parts, address.query, body)
         except (HTTPInputError, ValueError) as problem:
-            self._send_answer(
-                Refused(400, "Unable to read the request.", [str(problem)]).body(), None, "json"
-            )
+            self._send_answer(Refused(400, "Unable to read the request.", [str(problem)]).body(), "json")
             return
         operation = self._route(parts, request)
         request.fault = self.server.site.faults.meet(operation.name, address.path)
@@ -157,25 +158,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def _meet(self, operation: Operation, request: Request) -> None:
         """Do what was asked, with the fault before, in place of, or after it."""
-        fault, form = request.fault, request.text("f")
-        if fault is not None and fault.when == "before":
-            if fault.kind == "expire":
-                self.server.site.accounts.expire_tokens()
-            elif fault.kind == "stall":
-                self.server.site.ending.wait(fault.seconds)
-            elif self._spoil(fault):
-                return
+        fault = request.fault
+        if fault is not None and fault.when == "before" and self._happen(fault):
+            return
         answer = self._call(operation, request)
-        if fault is not None and fault.when == "after":
-            if fault.kind == "expire":
-                self.server.site.accounts.expire_tokens()
-            elif fault.kind == "stall":
-                self.server.site.ending.wait(fault.seconds)
-            elif self._spoil(fault):
-                return
+        if fault is not None and fault.when == "after" and self._happen(fault):
+            return
         if fault is not None and fault.kind == "truncate" and isinstance(answer, dict):
             _truncate(answer, fault.keep)
-        self._send_answer(answer, fault if fault is not None and fault.kind == "slow" else None, form)
+        slow = fault if fault is not None and fault.kind == "slow" else None
+        self._send_answer(answer, request.text("f"), slow)
 
     def _call(self, operation: Operation, request: Request) -> Answer:
         try:
@@ -189,21 +181,20 @@ class Handler(BaseHTTPRequestHandler):
                 encode(Refused(500, "the rehearsal server failed", [reason]).body()), "application/json", 500
             )
 
-    def _spoil(self, fault: Fault) -> bool:
-        """Answer as the fault says; False where it is not about the answer."""
+    def _happen(self, fault: Fault) -> bool:
+        """Let it happen; True where the request has got its answer by that, or never will."""
+        if fault.kind == "expire":
+            self.server.site.accounts.expire_tokens()
+        elif fault.kind == "stall":
+            self.server.site.ending.wait(fault.seconds)
         if fault.kind == "http":
             headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-            page = (
-                f"<html><body>{fault.status} {HTTPStatus(fault.status).phrase}</body></html>"
-                if fault.status in _STATUSES
-                else ""
-            )
-            self._send(fault.status, page.encode(), "text/html", headers)
+            self._send(fault.status, f"<p>HTTP error {fault.status}</p>".encode(), "text/html", headers)
         elif fault.kind == "error":
-            self._send_answer(Refused(fault.code or 500, fault.message, fault.details).body(), None, "json")
+            self._send_answer(Refused(fault.code or 500, fault.message, fault.details).body(), "json")
         elif fault.kind == "rollback":
             details = ["Operation rolled back.", *fault.details]
-            self._send_answer(Refused(400, fault.message, details).body(), None, "json")
+            self._send_answer(Refused(400, fault.message, details).body(), "json")
         elif fault.kind == "empty":
             self._send(200, b"", "application/json")
         elif fault.kind == "drop":
@@ -234,7 +225,7 @@ class Handler(BaseHTTPRequestHandler):
         host = self.headers.get("Host") or f"127.0.0.1:{self.server.server_port}"
         return Request(self.command, path, parts, parameters, files, token, f"{scheme}://{host}")
 
-    def _send_answer(self, answer: Answer, slow: Fault | None, form: str) -> None:
+    def _send_answer(self, answer: Answer, form: str, slow: Fault | None = None) -> None:
         if isinstance(answer, Raw):
             self._send(answer.status, answer.content, answer.content_type, answer.headers, slow)
             return
@@ -265,9 +256,6 @@ class Handler(BaseHTTPRequestHandler):
         for start in range(0, len(content), size):
             self.server.site.ending.wait(slow.seconds / _PIECES)
             self.wfile.write(content[start : start + size])
-
-
-_STATUSES = {status.value for status in HTTPStatus}
 
 
 def _truncate(answer: Json, keep: int) -> None:

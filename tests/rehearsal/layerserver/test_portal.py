@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from support_layerserver import CAMERAS, arcgis, camera, sign_in
 
 from camtrap_batch.rehearsal.layerserver import LayerServer, User
@@ -160,6 +162,21 @@ def test_what_is_sent_with_a_bad_token(server: LayerServer, nobody: Any) -> None
         498,
         200,
     ]
+
+
+def test_a_token_ends_by_itself(tmp_path: Path) -> None:
+    with LayerServer(tmp_path, token_minutes=0.005) as server:
+        ask = {"f": "json", "token": server.token()}
+        url = f"{server.url}/sharing/rest/community/self"
+        assert requests.get(url, params=ask).json()["username"] == "ranger"
+        time.sleep(0.4)
+        assert requests.get(url, params=ask).json()["error"]["code"] == 498
+
+
+def test_a_client_that_does_not_trust_the_certificate(server: LayerServer) -> None:
+    with pytest.raises(requests.exceptions.SSLError):
+        requests.get(server.url.replace("http:", "https:"))
+    assert requests.get(f"{server.url}/sharing/rest?f=json").json()["currentVersion"]
 
 
 def test_how_long_a_token_lasts(server: LayerServer, nobody: Any) -> None:
