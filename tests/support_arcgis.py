@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from camtrap_batch.layers import LayerRows
-from camtrap_batch.layers.arcgis import ArcGISTarget, Service
+from camtrap_batch.layers.arcgis import ArcGISTarget
+from camtrap_batch.portal import Service
 from camtrap_batch.rehearsal.layerserver import LayerServer
 
 ODD = ["Günther's zebra", 'a "quoted" cat', "érable 🐆", "", "back\\slash; -- no", "100 %_like"]

@@ -25,7 +25,8 @@ def add(commands: Commands) -> None:
 
 
 def _create(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.layers.arcgis import Service, connect, create_layers
+    from camtrap_batch.layers.arcgis import create_layers
+    from camtrap_batch.portal import Service, connect
     from camtrap_batch.stages.publish import empty_rows, layer_urls, portal_of
 
     job = Job.load(options.job, options.assignments)

@@ -126,9 +126,10 @@ def check_retry(statuses: Iterable[str]) -> frozenset[str]:
 
 def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
     job = context.job
-    if "train" in names and job.dataset.format == "folder":
+    if "train" in names and job.dataset.format in ("folder", "feature-layer"):
         raise JobError(
-            "dataset.format: a folder has no labels to train on; set infer.model to a model folder or id"
+            f"dataset.format: a {job.dataset.format} has no labels to train on; set infer.model to a model "
+            "folder or id"
         )
     if find_spec("torch") is None or find_spec("fastai") is None:
         raise MissingExtra("train", "training and classifying")

@@ -19,7 +19,7 @@ from distributed import Client, get_worker
 
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.fanout import Need, require_workers
-from camtrap_batch.images import ImageRoot
+from camtrap_batch.images import ImageRoot, image_root
 from camtrap_batch.model.info import (
     CARD,
     HISTORY,
@@ -77,7 +77,7 @@ def run(context: Context) -> StageResult:
     work = InferShard(
         store.folder,
         (plan.stage, plan.id),
-        ImageRoot(job.dataset.images, job.dataset.storage_options),
+        image_root(job),
         model,
         info.model_id,
         "cuda" if need == "GPU" else "cpu",

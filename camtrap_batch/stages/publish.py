@@ -25,6 +25,7 @@ from camtrap_batch.layers import (
     event_rows,
     photo_rows,
 )
+from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.stages.context import Context, StageResult
 from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run
@@ -33,7 +34,7 @@ from camtrap_batch.store.shards import Plan, Shard, digest
 from camtrap_batch.store.tables import commit_plan, finish_shard
 
 if TYPE_CHECKING:  # the client is installed where there is a portal to push to
-    from camtrap_batch.layers.arcgis import ArcGISTarget, Portal
+    from camtrap_batch.layers.arcgis import ArcGISTarget
 
 _SHOWN_CAMERAS = 20
 _SHOWN_FAILURES = 5
@@ -95,7 +96,7 @@ def _push_to_portal(context: Context, rows: list[LayerRows]) -> Push:
 
 def portal_target(job: Job) -> ArcGISTarget:
     """The job's layers, signed in to their portal. Raises InputError where none is named."""
-    from camtrap_batch.layers.arcgis import ArcGISTarget, Service, connect
+    from camtrap_batch.layers.arcgis import ArcGISTarget
 
     urls = layer_urls(job)
     if not urls:
@@ -108,10 +109,7 @@ def portal_target(job: Job) -> ArcGISTarget:
 
 def portal_of(job: Job) -> Portal:
     """Where the job signs in."""
-    from camtrap_batch.layers.arcgis import Portal
-
-    publish = job.publish
-    return Portal(publish.portal, publish.profile, publish.anonymous, publish.ca_bundle, publish.timeout_s)
+    return Portal.of(job.publish, "publish")
 
 
 def layer_urls(job: Job) -> dict[str, str]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from distributed import get_worker
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.images import ImageRoot
+from camtrap_batch.images import ImageRoot, image_root
 from camtrap_batch.job import Train
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
 from camtrap_batch.stages.pictures import COLUMNS, read_pictures
@@ -63,7 +63,7 @@ def run(context: Context) -> StageResult:
     work = TrainShard(
         store.folder,
         (plan.stage, plan.id),
-        ImageRoot(job.dataset.images, job.dataset.storage_options),
+        image_root(job),
         config,
         job.select.seed,
         use_thumbnails,

@@ -13,7 +13,6 @@ pytest.importorskip("arcgis", reason="the extra 'arcgis' is not installed")
 from support_runs import predict, run_on_driver, table, write_run
 
 from camtrap_batch.cli import main
-from camtrap_batch.job import LAYERS
 from camtrap_batch.rehearsal.layerserver import LayerServer
 
 LABELS = ("lion", "érable 🐆", "empty")

@@ -8,8 +8,8 @@ from typing import Any
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.layers.arcgis.definition import field_definition, key_index, layer_definition
-from camtrap_batch.layers.arcgis.service import Refused, Service
 from camtrap_batch.layers.base import LayerRows
+from camtrap_batch.portal.service import Refused, Service
 
 _MAX_RECORDS = 2000
 

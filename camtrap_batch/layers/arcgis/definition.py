@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from camtrap_batch.layers.arcgis.layer import WGS_84, kind_of
+from camtrap_batch.layers.arcgis.layer import kind_of
 from camtrap_batch.layers.base import LOCATION, LayerRows
+from camtrap_batch.portal.reading import WGS_84
 
 OBJECT_ID, GLOBAL_ID = "OBJECTID", "GlobalID"
 MOST_DOMAIN_VALUES = 1000

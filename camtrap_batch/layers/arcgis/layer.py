@@ -1,14 +1,9 @@
-"""One layer, or table, of a feature service: its fields, what it holds of a job, edits of it.
-
-Rows are read by object ids that were asked for first, so that a page with fewer rows than asked for is
-noticed; the client's own `query` has given 2,300 of 2,500 rows without an error.
-"""
+"""One layer, or table, that rows are pushed to: its fields, what it holds of a job, edits of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.errors import InputError, StageError
-from camtrap_batch.layers.arcgis.service import Service
+from camtrap_batch.errors import InputError
 from camtrap_batch.layers.base import JOB, LOCATION, LayerRows, row_hashes
+from camtrap_batch.portal.reading import WGS_84, X, Y, look_at, read_features
+from camtrap_batch.portal.service import Service, Unknown
 
-AT_ONCE = 4
-"""Requests in flight."""
-
-X, Y = "geometry: x", "geometry: y"
-WGS_84 = 4326
-_PAGE = 1000
-_TRIES = 4
 _KEYS_AT_ONCE = 200
 _DEGREES = 1e-6  # a tenth of a metre; layers keep their own units, and round
 _RELATIVE = 1e-9
@@ -81,13 +70,11 @@ class RemoteLayer:
     """
 
     def __init__(self, service: Service, url: str, rows: LayerRows, names: dict[str, str]) -> None:
-        self.url = url.rstrip("/")
         self._service = service
-        about = service.describe(self.url)
-        self.has_points = _check_kind(self.url, about)
+        self.info = look_at(service, url)
+        self.url, about = self.info.url, self.info.about
+        self.has_points, self.object_id = self.info.has_points, self.info.object_id
         _check_rights(self.url, about)
-        self.object_id = _object_id(about)
-        self.page = min(int(about.get("maxRecordCount") or _PAGE), _PAGE)
         self.fields = _fields(self.url, about, rows, names)
         self.key = self._field(rows.key)
         self.key_is_unique = any(
@@ -126,50 +113,9 @@ class RemoteLayer:
     def features(
         self, where: str, *, fields: Iterable[str] | None = None, with_points: bool = True
     ) -> list[dict[str, Any]]:
-        """Attributes of the rows, by object id, with longitude and latitude as `X` and `Y`.
-
-        Raises
-        ------
-        StageError
-            The layer gives fewer rows than it says it has.
-        """
-        query = f"{self.url}/query"
-        ids = self._ids(where)
-        wanted = [self.object_id, *(fields or [field.name for field in self.fields])]
-        points = self.has_points and with_points
-
-        def page(some: list[int]) -> list[dict[str, Any]]:
-            left, rows = set(some), []
-            for _ in range(_TRIES):
-                answer = self._service.read(
-                    query,
-                    objectIds=",".join(map(str, sorted(left))),
-                    outFields=",".join(wanted),
-                    returnGeometry="true" if points else "false",
-                    outSR=str(WGS_84) if points else None,
-                )
-                rows += [_row(feature) for feature in answer.get("features") or []]
-                left -= {int(row[self.object_id]) for row in rows}
-                if not left:
-                    return rows
-            # A row may have been deleted in the meantime; else it is there, and is not given.
-            if left & set(self._ids(where)):
-                raise StageError(f"{self.url}: gives {len(rows)} of {len(some)} rows that it says it has")
-            return rows
-
-        pages = [ids[start : start + self.page] for start in range(0, len(ids), self.page)]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return [row for rows in pool.map(page, pages) for row in rows]
-
-    def _ids(self, where: str) -> list[int]:
-        """Object ids, in order; as many as the layer says there are."""
-        query = f"{self.url}/query"
-        for _ in range(_TRIES):
-            found = self._service.read(query, where=where, returnIdsOnly="true").get("objectIds") or []
-            count = self._service.read(query, where=where, returnCountOnly="true").get("count")
-            if count == len(found):
-                return sorted(map(int, found))
-        raise StageError(f"{self.url}: gives the ids of {len(found)} rows, and says that it has {count}")
+        """Attributes of the rows, by object id, as `read_features` gives them."""
+        wanted = fields or [field.name for field in self.fields]
+        return read_features(self._service, self.info, where, wanted, with_points=with_points)
 
     def apply(
         self, adds: list[dict[str, Any]], updates: list[dict[str, Any]], deletes: list[int]
@@ -183,8 +129,6 @@ class RemoteLayer:
         Refused
             The server says no to all of them.
         """
-        from camtrap_batch.layers.arcgis.service import Unknown
-
         answer = self._service.send(
             f"{self.url}/applyEdits",
             {
@@ -315,15 +259,6 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _row(feature: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = dict(feature.get("attributes") or {})
-    point = feature.get("geometry") or {}
-    x, y = point.get("x"), point.get("y")
-    is_point = all(isinstance(value, int | float) and math.isfinite(value) for value in (x, y))
-    row[X], row[Y] = (x, y) if is_point else (None, None)
-    return row
-
-
 def _same(name: str, ours: Any, theirs: Any) -> bool:
     if ours is None or theirs is None:
         return ours is None and theirs is None
@@ -346,18 +281,6 @@ def _outcome(result: dict[str, Any]) -> Outcome:
     )
 
 
-def _check_kind(url: str, about: dict[str, Any]) -> bool:
-    """Whether the layer has points. Raises InputError where it is no layer, or of something else."""
-    kind = about.get("type")
-    if kind not in ("Feature Layer", "Table"):
-        hint = "add the layer's number: .../FeatureServer/0" if "layers" in about else "open it in a browser"
-        raise InputError(f"{url}: is {kind or 'no layer'}; it should be a feature layer or a table; {hint}")
-    geometry = about.get("geometryType") if kind == "Feature Layer" else None
-    if geometry not in (None, "esriGeometryPoint"):
-        raise InputError(f"{url}: holds {geometry}; it should hold esriGeometryPoint")
-    return geometry is not None
-
-
 def _check_rights(url: str, about: dict[str, Any]) -> None:
     can = {word.strip() for word in str(about.get("capabilities") or "").split(",")}
     lacks = [word for word in ("Query", "Create", "Update") if word not in can and "Editing" not in can]
@@ -367,11 +290,6 @@ def _check_rights(url: str, about: dict[str, Any]) -> None:
         raise InputError(
             f"{url}: can't be edited by whoever is signed in (no {', '.join(lacks)}); ask its owner for it"
         )
-
-
-def _object_id(about: dict[str, Any]) -> str:
-    ids = [field["name"] for field in about.get("fields") or [] if field["type"] == "esriFieldTypeOID"]
-    return str(about.get("objectIdField") or (ids[0] if ids else "OBJECTID"))
 
 
 def _fields(url: str, about: dict[str, Any], rows: LayerRows, names: dict[str, str]) -> list[Field]:

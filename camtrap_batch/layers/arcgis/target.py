@@ -19,9 +19,10 @@ from typing import Any, cast
 import pyarrow as pa
 
 from camtrap_batch.errors import InputError, StageError
-from camtrap_batch.layers.arcgis.layer import AT_ONCE, Outcome, RemoteLayer, Sent
-from camtrap_batch.layers.arcgis.service import Refused, Service, Unknown
+from camtrap_batch.layers.arcgis.layer import Outcome, RemoteLayer, Sent
 from camtrap_batch.layers.base import EDITS, LayerRows, Push, plan_edits
+from camtrap_batch.portal.reading import AT_ONCE
+from camtrap_batch.portal.service import Refused, Service, Unknown
 
 BATCH = 250
 """Most rows in one request."""

@@ -14,8 +14,8 @@ pytest.importorskip("arcgis", reason="the extra 'arcgis' is not installed")
 from support_arcgis import Bench
 
 from camtrap_batch.layers import LayerRows
-from camtrap_batch.layers.arcgis import Portal, Service, connect
 from camtrap_batch.layers.arcgis.definition import layer_definition
+from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.rehearsal.layerserver import LayerServer
 
 

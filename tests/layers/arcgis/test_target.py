@@ -14,8 +14,9 @@ from support_arcgis import Bench, event_table
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.layers import LayerRows, Push
-from camtrap_batch.layers.arcgis import ArcGISTarget, Portal, Service, connect, target
+from camtrap_batch.layers.arcgis import ArcGISTarget, target
 from camtrap_batch.layers.arcgis.definition import layer_definition
+from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.rehearsal.layerserver import LayerServer
 
 N = 620

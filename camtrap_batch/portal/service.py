@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import stamina
 
 from camtrap_batch.errors import InputError, StageError
-from camtrap_batch.layers.arcgis.adapter import NotSigned, SignedOut
+from camtrap_batch.portal.adapter import NotSigned, SignedOut
 
 _NOT_SIGNED_IN = (401, 403, 498, 499)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _TOO_LARGE = 413
+_CHUNK = 2**18
 _TRIES, _LONGEST_S = 6, 120.0
 _RENEWED_IN_S = 10.0
 
@@ -58,7 +59,7 @@ class Service:
         ------
         Refused, Unknown, SignedOut
         """
-        answer: dict[str, Any] = _asking(self.send, url, parameters)
+        answer: dict[str, Any] = patiently(self.send, url, parameters)
         return answer
 
     def describe(self, url: str) -> dict[str, Any]:
@@ -98,11 +99,40 @@ class Service:
             raise _error(url, answer["error"])
         return answer
 
+    def fetch(self, url: str, most: int) -> bytes:
+        """The content at an address, asked for once; of more than `most` bytes, the first `most`.
+
+        Raises
+        ------
+        Refused, Unknown, SignedOut
+        """
+        from requests.exceptions import RequestException
+
+        try:
+            with self._signed(url, lambda: self._session.get(url, stream=True)) as response:
+                if response.status_code in _NOT_SIGNED_IN:
+                    raise SignedOut(f"{url}: not allowed (HTTP {response.status_code}); sign in again")
+                if response.status_code in _PASSING:
+                    raise Unknown(f"HTTP {response.status_code}")
+                if response.status_code >= 400:
+                    raise Refused(f"HTTP {response.status_code}", response.status_code)
+                content = bytearray()
+                for part in response.iter_content(_CHUNK):
+                    content += part
+                    if len(content) >= most:
+                        break
+        except RequestException as problem:
+            raise Unknown(f"no answer ({type(problem).__name__})") from None
+        return bytes(content[:most])
+
     def _post(self, url: str, form: dict[str, str], files: Mapping[str, Any] | None) -> Any:
+        return self._signed(url, lambda: self._session.post(url, data=form, files=files))
+
+    def _signed(self, url: str, ask: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + _RENEWED_IN_S
         while True:
             try:
-                return self._session.post(url, data=form, files=files)
+                return ask()
             except NotSigned:
                 if time.monotonic() > deadline:
                     raise SignedOut(
@@ -116,9 +146,21 @@ def _may_help(problem: Exception) -> bool:
     return isinstance(problem, Unknown)
 
 
-_asking = stamina.RetryingCaller(attempts=_TRIES, timeout=_LONGEST_S, wait_initial=0.2, wait_max=10).on(
+patiently = stamina.RetryingCaller(attempts=_TRIES, timeout=_LONGEST_S, wait_initial=0.2, wait_max=10).on(
     _may_help
 )
+"""Calls a function again, up to six times, as long as it raises `Unknown`."""
+
+
+def said_error(content: bytes) -> str | None:
+    """What a server says in place of a file: an error as JSON, in an HTTP 200; None where it is none."""
+    if not content.lstrip().startswith(b'{"error"'):
+        return None
+    try:
+        error = json.loads(content)["error"]
+        return f"{error.get('message') or 'error'} ({error.get('code')})"
+    except (ValueError, AttributeError):
+        return "an error"
 
 
 def _error(url: str, error: Mapping[str, Any]) -> StageError:

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from camtrap_batch.errors import InputError, MissingExtra
+from camtrap_batch.job import SignIn
 
 ONLINE = "https://www.arcgis.com"
 TOKEN, API_KEY = "CAMTRAP_ARCGIS_TOKEN", "CAMTRAP_ARCGIS_API_KEY"
@@ -38,6 +39,7 @@ class Portal:
     anonymous : do not sign in
     ca_bundle : file with the certificates of an authority of one's own
     timeout_s : seconds without a byte after which a request is given up
+    key : of the job file's section that says so, for messages
     """
 
     url: str = ONLINE
@@ -45,6 +47,13 @@ class Portal:
     anonymous: bool = False
     ca_bundle: str | None = None
     timeout_s: float = 60
+    key: str = "publish"
+
+    @classmethod
+    def of(cls, section: SignIn, key: str) -> Portal:
+        """What a section of the job file says."""
+        given = {name: getattr(section, name) for name in SignIn.model_fields}
+        return cls(url=given.pop("portal"), key=key, **given)
 
 
 def is_loopback(url: str) -> bool:
@@ -52,12 +61,16 @@ def is_loopback(url: str) -> bool:
     return (urlsplit(url).hostname or "") in _LOOPBACK
 
 
-def connect(portal: Portal) -> Any:
+def connect(portal: Portal, *layers: str) -> Any:
     """A `arcgis.gis.GIS`, signed in as far as the portal says, that never repeats an edit by itself.
 
     Looks for, in this order: `profile`; a token (CAMTRAP_ARCGIS_TOKEN); an API key (CAMTRAP_ARCGIS_API_KEY);
     a user's name (CAMTRAP_ARCGIS_USERNAME) and password (CAMTRAP_ARCGIS_PASSWORD, or asked for on a
     terminal); an OAuth client (CAMTRAP_ARCGIS_CLIENT_ID and, of an app, CAMTRAP_ARCGIS_CLIENT_SECRET).
+
+    Parameters
+    ----------
+    layers : URLs of layers, for those at http:// on this machine: the client would turn them into https
 
     Raises
     ------
@@ -73,10 +86,10 @@ def connect(portal: Portal) -> Any:
     if not signs_in and not portal.anonymous:
         raise InputError(
             f"{portal.url}: nothing to sign in with: set {TOKEN}, {API_KEY}, {USERNAME} and {PASSWORD}, or "
-            f"{CLIENT_ID} in the environment, name a profile (publish.profile), or allow pushes without "
-            "(publish.anonymous: true)"
+            f"{CLIENT_ID} in the environment, name a profile ({portal.key}.profile), or do without "
+            f"({portal.key}.anonymous: true)"
         )
-    gis = _open(portal, credentials)
+    gis = _open(portal, credentials, layers)
     if signs_in:
         _require_user(gis, portal, credentials)
     return gis
@@ -85,7 +98,7 @@ def connect(portal: Portal) -> Any:
 def _credentials(portal: Portal) -> dict[str, str]:
     environment = os.environ
     if portal.profile is not None:
-        _require_profile(portal.profile)
+        _require_profile(portal)
         return {"profile": portal.profile}
     if token := environment.get(TOKEN):
         return {"token": token}
@@ -104,32 +117,32 @@ def _credentials(portal: Portal) -> dict[str, str]:
     return {}
 
 
-def _require_profile(name: str) -> None:
+def _require_profile(portal: Portal) -> None:
     """The client would make a profile that is not there, with nothing in it."""
+    name = portal.profile
     file = Path.home() / ".arcgisprofile"
     known = configparser.ConfigParser()
     known.read(file)
     if name not in known.sections():
         there = ", ".join(known.sections()) or "none"
-        raise InputError(f"{file}: no profile {name!r} (publish.profile); possible: {there}")
+        raise InputError(f"{file}: no profile {name!r} ({portal.key}.profile); possible: {there}")
 
 
-def _open(portal: Portal, credentials: dict[str, str]) -> Any:
+def _open(portal: Portal, credentials: dict[str, str], layers: Sequence[str]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from arcgis.gis import GIS
 
-    from camtrap_batch.layers.arcgis.adapter import careful_adapter
+    from camtrap_batch.portal.adapter import careful_adapter
 
     if portal.ca_bundle is not None and not Path(portal.ca_bundle).is_file():
-        raise InputError(f"{portal.ca_bundle}: no such file (publish.ca_bundle)")
+        raise InputError(f"{portal.ca_bundle}: no such file ({portal.key}.ca_bundle)")
     adapter = careful_adapter(portal.timeout_s, portal.ca_bundle)
-    if portal.url.startswith("http://"):
-        if not is_loopback(portal.url):
-            raise InputError(
-                f"{portal.url}: http:// is for this machine alone (publish.portal); use https://"
-            )
-        adapter.plain.add(urlsplit(portal.url).netloc)
+    for url in (portal.url, *layers):
+        if url.startswith("http://"):
+            if not is_loopback(url):
+                raise InputError(f"{url}: http:// is for this machine alone; use https://")
+            adapter.plain.add(urlsplit(url).netloc)
     options: dict[str, Any] = {
         "url": portal.url,
         "set_active": False,
@@ -182,11 +195,11 @@ def _why_not(portal: Portal, problem: Exception, credentials: dict[str, str]) ->
 
     if isinstance(problem, SSLError):
         return (
-            f"{portal.url}: its certificate is not trusted (publish.portal); "
-            "set publish.ca_bundle to the file of your authority"
+            f"{portal.url}: its certificate is not trusted ({portal.key}.portal); "
+            f"set {portal.key}.ca_bundle to the file of your authority"
         )
     if isinstance(problem, NotConnected | Timeout):
-        return f"{portal.url}: no portal answers there (publish.portal); is the network up?"
+        return f"{portal.url}: no portal answers there ({portal.key}.portal); is the network up?"
     said = " ".join(str(problem).split()) or type(problem).__name__
     for name, value in credentials.items():
         if name not in ("profile", "username"):
