@@ -320,6 +320,10 @@ class Publish(SignIn):
         description="names of fields of one's own, such as {photos: {ClassLabel: Species}}",
     )
 
+    best_photos: bool = Field(
+        False, description="attach the best photo of each species to its camera on the layer"
+    )
+
     @field_validator("cameras", "events", "photos")
     @classmethod
     def _layer_address(cls, value: str | None) -> str | None:
@@ -327,6 +331,13 @@ class Publish(SignIn):
 
     @model_validator(mode="after")
     def _one_target(self) -> Publish:
+        if (
+            self.best_photos
+            and self.target == ARCGIS
+            and self.cameras is None
+            and (self.events or self.photos)
+        ):
+            raise ValueError("best_photos are attached to cameras: give that layer's URL, too")
         if self.target != ARCGIS and (self.cameras or self.events or self.photos):
             raise ValueError(f"layers are for `target: arcgis`; here it is {self.target}")
         for layer in self.fields:

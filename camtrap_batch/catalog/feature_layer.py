@@ -6,7 +6,7 @@ One feature may have a photo, or many; features at one place are one camera, unl
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -25,6 +25,7 @@ from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.portal.reading import (
     Attachment,
     LayerInfo,
+    Places,
     X,
     Y,
     look_at,
@@ -33,7 +34,6 @@ from camtrap_batch.portal.reading import (
 )
 from camtrap_batch.store.shards import digest
 
-_DECIMALS = 6  # of degrees, a tenth of a metre: places that are the same but for a server's rounding
 _DATES = ("esriFieldTypeDate", "esriFieldTypeString")
 
 
@@ -70,13 +70,7 @@ def read_feature_layer(dataset: Dataset) -> Catalog:
             "`camtrap layer attach JOB --folder DIR` attaches some"
         )
     of = [features[one.parent] for one in photos]
-    places: dict[str, set[tuple[float | None, float | None]]] = {}
-    for feature in features.values():
-        if feature.location is not None:
-            places.setdefault(feature.location, set()).add((feature.longitude, feature.latitude))
-    notes["cameras with features at several places, taken to be at the first"] += sum(
-        len(several) > 1 for several in places.values()
-    )
+    notes["cameras with features at several places, taken to be at the first"] += _at_several(features)
     rows = Rows(
         image_id=[_image_id(layer.url, one) for one in photos],
         file_name=[file_name(one) for one in photos],
@@ -119,6 +113,14 @@ def layer_fingerprint(dataset: Dataset) -> str:
     )
 
 
+def _at_several(features: Mapping[int, _Feature]) -> int:
+    places, of = Places(), defaultdict[str | None, set[str]](set)
+    for number, feature in features.items():
+        if feature.longitude is not None and feature.latitude is not None:
+            of[feature.location].add(places.name(feature.longitude, feature.latitude, str(number)))
+    return sum(len(several) > 1 for several in of.values())
+
+
 def _settings(dataset: Dataset) -> FeatureLayer:
     return dataset.layer or FeatureLayer()
 
@@ -156,7 +158,7 @@ def _features(service: Service, layer: LayerInfo, dataset: Dataset) -> dict[int,
         raise InputError(f"{layer.url}: can't be read (dataset.metadata): {problem}") from None
     rows.sort(key=lambda row: int(row[layer.object_id]))
     features: dict[int, _Feature] = {}
-    first_at: dict[tuple[float, float], str] = {}
+    places = Places()
     for row in rows:
         object_id = int(row[layer.object_id])
         place = _place(layer, object_id, row)
@@ -165,8 +167,8 @@ def _features(service: Service, layer: LayerInfo, dataset: Dataset) -> dict[int,
         else:
             name = str(object_id)
             if place is not None:
-                name = first_at.setdefault(place, name)
-        longitude, latitude = (row[X], row[Y]) if place is not None else (None, None)
+                name = places.name(*place, name)
+        longitude, latitude = place or (None, None)
         when = None if date is None else _date(row.get(date["name"]), dataset.utc_offset)
         features[object_id] = _Feature(name, longitude, latitude, when)
     return features
@@ -198,7 +200,7 @@ def _place(layer: LayerInfo, object_id: int, row: Mapping[str, Any]) -> tuple[fl
             f"{layer.url}: feature {object_id} is at {x:g}, {y:g}, which are no degrees: the server does not "
             "give WGS 84; set the layer's spatial reference right"
         )
-    return round(x, _DECIMALS), round(y, _DECIMALS)
+    return x, y
 
 
 def _date(value: object, utc_offset: str | None) -> str | None:

@@ -1,8 +1,8 @@
 """One image: where it is, what it holds, in which state it is. Knows nothing of Dask.
 
 `root` lists and reads files: of a folder on `disk`, in a `bucket`, on the `web`, of an `archive` in any of
-these, or `attachments` of a feature layer. `kinds` looks at their first bytes, `decode` and `exif` at the rest; `pixels` works on small pictures,
-`judge` puts the verdict on one image together, `reading` judges many.
+these, or `attachments` of a feature layer. `kinds` looks at first bytes, `decode` and `exif` at the rest;
+`pixels` works on small pictures, `judge` puts the verdict on one image together, `reading` judges many.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from camtrap_batch.store.shards import digest
 _NAME = re.compile(r"(\d+)/(\d+)-(\d+)/[^/]+")
 _NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")
 _GONE = (404, 410)
+_LONGEST_ERROR = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,10 @@ class Attachments:
         url = attachment_url(self.url, parent, attachment)
 
         def fetch() -> bytes:
-            content = self._service.fetch(url, size + 1)
-            # The client, too, has kept error messages and pages as if they were the photo.
-            if (said := said_error(content)) is not None:
-                raise Unknown(f"the server sends an error in place of the file: {said}")
+            content = self._service.fetch(url, max(size + 1, _LONGEST_ERROR))
+            # The client keeps error messages as if they were the photo.
+            if (error := said_error(url, content)) is not None:
+                raise error
             if len(content) != size:
                 less = "ends early" if len(content) < size else "goes on"
                 raise Unknown(f"what the server sends {less}: {size} bytes are listed")
@@ -118,6 +119,9 @@ class Attachments:
                 raise FileNotFoundError(errno.ENOENT, "no such attachment") from None
             raise OSError(errno.EIO, str(problem)) from None
         except Unknown as problem:
+            # Some servers send a page, and no error, for what is not there.
+            if attachment not in {one.id for one in self._all([parent])}:
+                raise FileNotFoundError(errno.ENOENT, "no such attachment") from None
             raise OSError(errno.EIO, str(problem)) from None
 
     def _all(self, parents: Sequence[int]) -> list[Attachment]:

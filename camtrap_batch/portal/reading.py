@@ -59,6 +59,25 @@ class Attachment:
     keywords: str
 
 
+class Places:
+    """Names of places; those less than a metre apart are one."""
+
+    _CELL = 1e-5  # degrees
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[int, int], list[tuple[float, float, str]]] = {}
+
+    def name(self, x: float, y: float, default: str) -> str:
+        """The name of the first place at x, y (degrees), `default` where this is the first."""
+        column, row = math.floor(x / self._CELL), math.floor(y / self._CELL)
+        around = [(column + i, row + j) for i in (0, -1, 1) for j in (0, -1, 1)]
+        for there_x, there_y, name in (place for cell in around for place in self._names.get(cell, ())):
+            if math.dist((x, y), (there_x, there_y)) < self._CELL / 2:
+                return name
+        self._names.setdefault((column, row), []).append((x, y, default))
+        return default
+
+
 def look_at(service: Service, url: str) -> LayerInfo:
     """The layer at a URL. Raises InputError where there is none, or one of lines or polygons."""
     url = url.rstrip("/")

@@ -152,15 +152,14 @@ patiently = stamina.RetryingCaller(attempts=_TRIES, timeout=_LONGEST_S, wait_ini
 """Calls a function again, up to six times, as long as it raises `Unknown`."""
 
 
-def said_error(content: bytes) -> str | None:
+def said_error(url: str, content: bytes) -> StageError | None:
     """What a server says in place of a file: an error as JSON, in an HTTP 200; None where it is none."""
     if not content.lstrip().startswith(b'{"error"'):
         return None
     try:
-        error = json.loads(content)["error"]
-        return f"{error.get('message') or 'error'} ({error.get('code')})"
+        return _error(url, json.loads(content)["error"])
     except (ValueError, AttributeError):
-        return "an error"
+        return Unknown("an error in place of the file")
 
 
 def _error(url: str, error: Mapping[str, Any]) -> StageError:

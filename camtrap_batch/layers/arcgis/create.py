@@ -57,7 +57,7 @@ def create_layers(
             number = max(numbers.values(), default=-1) + 1
             definition = layer_definition(rows, number, labels, its)
             del definition["indexes"]
-            _manage(service, home, "addToDefinition", {"layers": [definition]})
+            change_definition(service, home, "addToDefinition", {"layers": [definition]})
             numbers[rows.layer] = number
             done.append(f"{rows.layer}: made as {home}/{number}")
         made[rows.layer] = f"{home}/{numbers[rows.layer]}"
@@ -82,7 +82,7 @@ def _complete(service: Service, url: str, rows: LayerRows, names: dict[str, str]
         field["nullable"] = True
     done = []
     if missing:
-        _manage(service, url, "addToDefinition", {"fields": missing})
+        change_definition(service, url, "addToDefinition", {"fields": missing})
         done.append(f"{rows.layer}: fields added: {', '.join(field['name'] for field in missing)}")
     key = names.get(rows.key, rows.key)
     is_unique = any(
@@ -90,10 +90,10 @@ def _complete(service: Service, url: str, rows: LayerRows, names: dict[str, str]
         for index in about.get("indexes") or []
     )
     if not is_unique:
-        _manage(service, url, "addToDefinition", {"indexes": [key_index(key)]})
+        change_definition(service, url, "addToDefinition", {"indexes": [key_index(key)]})
         done.append(f"{rows.layer}: unique index on {key} added")
     if not about.get("hasAttachments"):
-        _manage(service, url, "updateDefinition", {"hasAttachments": True})
+        change_definition(service, url, "updateDefinition", {"hasAttachments": True})
         done.append(f"{rows.layer}: attachments allowed")
     return done or [f"{rows.layer}: {url} has all that is needed"]
 
@@ -149,7 +149,7 @@ def _make(content: Any, title: str, job: str) -> str:
     return str(item.url)
 
 
-def _manage(service: Service, url: str, operation: str, change: dict[str, Any]) -> None:
+def change_definition(service: Service, url: str, operation: str, change: dict[str, Any]) -> None:
     """Change the definition of a service or a layer, at its address for owners."""
     admin = url.replace("/rest/services/", "/rest/admin/services/", 1)
     try:
