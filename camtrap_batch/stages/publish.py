@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.images import image_root
 from camtrap_batch.job import ARCGIS, LAYERS, Job
 from camtrap_batch.layers import (
     PHOTOS,
@@ -25,19 +28,23 @@ from camtrap_batch.layers import (
     event_rows,
     photo_rows,
 )
+from camtrap_batch.layers.base import LOCATION
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.stages.context import Context, StageResult
+from camtrap_batch.stages.pictures import COLUMNS, read_pictures
 from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS, USABLE
+from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS, UNCERTAIN, USABLE
 from camtrap_batch.store.shards import Plan, Shard, digest
 from camtrap_batch.store.tables import commit_plan, finish_shard
 
 if TYPE_CHECKING:  # the client is installed where there is a portal to push to
-    from camtrap_batch.layers.arcgis import ArcGISTarget
+    from camtrap_batch.layers.arcgis import ArcGISTarget, Photo
 
 _SHOWN_CAMERAS = 20
 _SHOWN_FAILURES = 5
+_NOT_IN_NAMES = re.compile(r"\W+")
+_BEST_NAME = re.compile(r"best_.*_[0-9a-f]{8}\.jpg")
 
 
 def run(context: Context) -> StageResult:
@@ -67,19 +74,22 @@ def run(context: Context) -> StageResult:
             0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
         )
     answered = push.edits.filter(push.edits["result"].is_valid())
-    if context.dry_run or (answered.num_rows == 0 and push.stopped is None):
+    if context.dry_run:
         return result
     if answered.num_rows:
         _keep_ledger(store, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
-    store.log("pushed", stage="publish", target=store.job.target_url, edits=answered.num_rows)
+        store.log("pushed", stage="publish", target=store.job.target_url, edits=answered.num_rows)
     _require_done(push)
     if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
         raise Interrupted(
             f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
             "the same command goes on"
         )
-    result.shards = result.shards_run = 1
-    result.seconds = time.monotonic() - started
+    if context.job.publish.best_photos and context.job.publish.target == ARCGIS:
+        result.notes += _attach_best_photos(context, merged)
+    if answered.num_rows:
+        result.shards = result.shards_run = 1
+        result.seconds = time.monotonic() - started
     return result
 
 
@@ -92,6 +102,60 @@ def _push_to_portal(context: Context, rows: list[LayerRows]) -> Push:
     target = portal_target(context.job)
     target.prune, target.stop = context.prune, context.stop
     return target.push(rows, dry_run=context.dry_run)
+
+
+def _attach_best_photos(context: Context, merged: Merged) -> list[str]:
+    """Attach the best photo of each species to its camera; those that are no more the best are taken away."""
+    from camtrap_batch.layers.arcgis import Attacher
+
+    publish = context.job.publish
+    field = publish.fields.get("cameras", {}).get(LOCATION, LOCATION)
+    url = str(publish.cameras)
+    attacher = Attacher(
+        Service(connect(portal_of(context.job), url)),
+        url,
+        location_field=field,
+        one_feature=True,
+        stop=context.stop,
+    )
+    photos = _best_photos(context, merged)
+    done = attacher.attach(photos) if photos else None
+    gone = attacher.prune(_BEST_NAME, {photo.name for some in photos.values() for photo in some})
+    if done is not None and done.failed:
+        photo, why = next(iter(done.failed.items()))
+        raise StageError(f"publish: {len(done.failed):,} best photos are not attached: {photo}: {why}")
+    attached = done.attached if done is not None else 0
+    return [f"{attached:,} best photos attached, {gone:,} taken away"] if attached or gone else []
+
+
+def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
+    """Camera location -> a photo of each species: of the event that is surest, the best image."""
+    from camtrap_batch.layers.arcgis import Photo
+
+    events = merged.table("events").to_table(
+        columns=["event_id", "location", "label", "confidence", "best_image_id"]
+    )
+    order = [("confidence", "descending"), ("event_id", "ascending")]
+    best: dict[tuple[str, str], str] = {}
+    for event in events.sort_by(order).to_pylist():
+        if event["label"] not in (UNCERTAIN, None) and event["location"] and event["best_image_id"]:
+            best.setdefault((event["location"], event["label"]), event["best_image_id"])
+    wanted = pa.array(sorted(set(best.values())), pa.string())
+    rows = merged.table("manifest").to_table(columns=COLUMNS, filter=pc.field("image_id").isin(wanted))
+    ids = rows["image_id"].to_pylist()
+    pictures = {
+        ids[index]: data
+        for index, data, _ in read_pictures(
+            context.run.folder, image_root(context.job), rows, use_thumbnails=True
+        )
+        if data is not None
+    }
+    photos: dict[str, list[Photo]] = {}
+    for (location, label), image_id in sorted(best.items()):
+        if (data := pictures.get(image_id)) is not None:
+            name = f"best_{_NOT_IN_NAMES.sub('_', label)}_{digest([label, image_id])[:8]}.jpg"
+            photos.setdefault(location, []).append(Photo(name, len(data), partial(bytes, data)))
+    return photos
 
 
 def portal_target(job: Job) -> ArcGISTarget:

@@ -88,6 +88,47 @@ def test_layers_are_made_once_and_a_run_is_pushed_to_them_once(
     assert "applyEdits" not in server.requests()
 
 
+def test_the_best_photo_of_each_species_is_attached_once_and_replaced(
+    job: Path, server: LayerServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load(job.read_text()) | {"name": "best"}
+    (job.parent / "best").symlink_to(job.parent / "run")
+    job.write_text(yaml.safe_dump(content))
+    assert main(["layer", "create", str(job)]) == 0
+    printed = capsys.readouterr().out
+    block = yaml.safe_load(printed[printed.index("publish:") :])
+    del block["publish"]["events"], block["publish"]["photos"]
+    content["publish"] = block["publish"] | {"best_photos": True}
+    job.write_text(yaml.safe_dump(content))
+    for number in range(12):
+        (job.parent / "images" / f"i{number:02}.jpg").write_bytes(b"\xff\xd8\xff" + bytes([number]) * 50)
+    service = block["publish"]["cameras"].split("/")[-3]
+    layer = int(block["publish"]["cameras"].rpartition("/")[2])
+
+    def attached() -> set[tuple[str, str]]:
+        places = {row["OBJECTID"]: row["location"] for row in server.rows(layer, service)}
+        found = [(places[one["parent"]], one["name"]) for one in server.attachments(layer, service)]
+        assert len(found) == len(set(found))
+        return set(found)
+
+    first = run_on_driver(job, "publish")
+    events = table(job, "events")
+    species = {(event["location"], event["label"]) for event in events if event["label"] != "uncertain"}
+    assert any("best photos attached" in note for note in first.notes)
+    assert len(attached()) == len(species) > 1
+    server.reset_requests()
+    run_on_driver(job, "publish")
+    assert not {"addAttachment", "deleteAttachments", "applyEdits"} & set(server.requests())
+
+    before = attached()
+    rows = table(job, "catalog")
+    predict(job, {row["image_id"]: {"lion": 0.5 + n / 100} for n, row in enumerate(rows)}, "b" * 16)
+    run_on_driver(job, "merge")
+    run_on_driver(job, "publish")
+    assert {name.split("_")[1] for _, name in attached()} == {"lion"}
+    assert attached() != before
+
+
 def test_rows_that_fail_are_named_and_kept_in_the_ledger(
     job: Path, server: LayerServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

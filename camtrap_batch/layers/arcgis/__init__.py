@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from camtrap_batch.layers.arcgis.attach import Attacher, photos_in
+from camtrap_batch.layers.arcgis.attach import Attacher, Photo, photos_in
 from camtrap_batch.layers.arcgis.create import create_layers
 from camtrap_batch.layers.arcgis.layer import RemoteLayer
 from camtrap_batch.layers.arcgis.target import ArcGISTarget
 
-__all__ = ["ArcGISTarget", "Attacher", "RemoteLayer", "create_layers", "photos_in"]
+__all__ = ["ArcGISTarget", "Attacher", "Photo", "RemoteLayer", "create_layers", "photos_in"]

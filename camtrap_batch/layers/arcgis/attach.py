@@ -7,9 +7,10 @@ before anything is sent, after every answer that did not come, and at the end.
 from __future__ import annotations
 
 import mimetypes
+import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from camtrap_batch.portal.reading import (
     look_at,
     read_attachments,
     read_features,
+    read_ids,
 )
 from camtrap_batch.portal.service import Refused, Service, Unknown, patiently
 
@@ -208,14 +210,14 @@ class Attacher:
 
         def put(pair: tuple[str, int, Photo]) -> str | None:
             camera, place, photo = pair
-            return None if self._stop.is_set() else self.put(place, photo, f"{_MARK}{camera}")
+            return None if self._stop.is_set() else self._put(place, photo, f"{_MARK}{camera}")
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for (camera, _, photo), reason in zip(pairs, pool.map(put, pairs), strict=True):
                 if reason is not None:
                     done.failed[f"{camera}/{photo.name}"] = reason
 
-    def put(self, parent: int, photo: Photo, keywords: str) -> str | None:
+    def _put(self, parent: int, photo: Photo, keywords: str) -> str | None:
         """Attach a photo to a feature that does not have it; why that was refused, or None.
 
         Where no answer says what was done, None as well: it is to be looked up.
@@ -242,13 +244,27 @@ class Attacher:
         said = error.get("description") or error.get("message") or "no reason given"
         return None if result.get("success") else f"{said} ({error.get('code')})"
 
-    def remove(self, parent: int, attachments: Iterable[Attachment]) -> None:
-        """Take attachments of a feature away. Raises StageError where the server refuses."""
-        ids = ",".join(str(one.id) for one in attachments)
-        self._service.send(f"{self._layer.url}/{parent}/deleteAttachments", {"attachmentIds": ids})
+    def prune(self, named: re.Pattern[str], wanted: Collection[str]) -> int:
+        """Take away what was attached here and has such a name, but for the names wanted; how many.
 
-    def read(self, parents: Sequence[int]) -> list[Attachment]:
-        """What is attached to features."""
+        Raises
+        ------
+        StageError
+            The server refuses.
+        """
+        gone: dict[int, list[Attachment]] = defaultdict(list)
+        for one in self._read(read_ids(self._service, self._layer, "1=1")):
+            is_ours = one.keywords.startswith(_MARK) and named.fullmatch(one.name)
+            if is_ours and one.name not in wanted:
+                gone[one.parent].append(one)
+        for parent, some in gone.items():
+            ids = ",".join(str(one.id) for one in some)
+            self._service.send(f"{self._layer.url}/{parent}/deleteAttachments", {"attachmentIds": ids})
+        return sum(map(len, gone.values()))
+
+    def _read(self, parents: Sequence[int]) -> list[Attachment]:
+        if not self._layer.about.get("hasAttachments"):
+            return []
         return read_attachments(self._service, self._layer, parents)
 
     def _upload(self, name: str, content: bytes) -> str:
@@ -303,7 +319,7 @@ class Attacher:
         """Of each camera, name and size of its photos, and its features without any."""
         everything = sorted({number for own in features.values() for number in own})
         of: dict[int, list[Attachment]] = defaultdict(list)
-        for one in self.read(everything):
+        for one in self._read(everything):
             of[one.parent].append(one)
         given: set[int] = set()
         result: dict[str, tuple[set[tuple[str, int]], list[int]]] = {}
