@@ -240,8 +240,8 @@ class _LayerPush:
             kinds[edit.kind].append(edit)
         adds, updates, deletes = kinds["add"], kinds["update"], kinds["delete"]
         outcomes = self.remote.apply(
-            [self._sent.feature(_row(edit)) for edit in adds],
-            [self._sent.feature(_row(edit), edit.object_id) for edit in updates],
+            self._sent.features(list(map(_row, adds))),
+            self._sent.features(list(map(_row, updates)), [edit.object_id for edit in updates]),
             [int(edit.object_id or 0) for edit in deletes],
         )
         refused: list[tuple[_Edit, Outcome]] = []
@@ -271,7 +271,8 @@ class _LayerPush:
                 if all(int(row[self.remote.object_id]) != edit.object_id for row in rows):
                     edit.settle(OK)
                 continue
-            equal = [row for row in rows if not self._sent.differs(_row(edit), row)]
+            different = self._sent.differences([_row(edit)] * len(rows), rows)
+            equal = [row for number, row in enumerate(rows) if number not in different]
             if equal:
                 edit.settle(OK, min(int(row[self.remote.object_id]) for row in equal))
             elif rows and edit.kind == "add":
@@ -283,16 +284,18 @@ class _LayerPush:
     def _compare(self, stored: Sequence[dict[str, Any]]) -> None:
         """Edits that the server called done and that are not on the layer are not done."""
         held = {row[self.remote.key]: row for row in stored}
-        for edit in self._edits:
-            if edit.result != OK:
-                continue
+        done = [edit for edit in self._edits if edit.result == OK]
+        sent = [edit for edit in done if edit.kind != "delete" and edit.key in held]
+        found = self._sent.differences(list(map(_row, sent)), [held[edit.key] for edit in sent])
+        differs = {id(sent[number]): names for number, names in found.items()}
+        for edit in done:
             row = held.get(edit.key)
             if edit.kind == "delete":
                 if row is not None and int(row[self.remote.object_id]) == edit.object_id:
                     edit.settle("was called deleted, and is still on the layer")
             elif row is None:
                 edit.settle(f"was called done ({edit.kind}), and is not on the layer")
-            elif different := self._sent.differs(_row(edit), row):
+            elif different := differs.get(id(edit)):
                 edit.settle(
                     f"was called done ({edit.kind}), and differs on the layer: {', '.join(different)}"
                 )
