@@ -42,6 +42,8 @@ def careful_adapter(timeout_s: float, ca_bundle: str | None) -> Any:
                 additional_certs=ca_bundle,
                 max_retries=Retry(
                     total=3,
+                    connect=0,
+                    other=0,  # such as a certificate that is not trusted
                     backoff_factor=0.5,
                     status_forcelist=_REPEATED,
                     allowed_methods=frozenset(["GET", "HEAD"]),

@@ -134,10 +134,14 @@ def test_a_fault_in_the_middle_of_a_push(
     require_equal(bench, rows)
 
 
-def test_a_stalled_call_that_is_done_late_adds_nothing_twice(make_bench: Any) -> None:
+def test_a_stalled_call_that_is_done_late_adds_nothing_twice(
+    make_bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = event_table(N)
     bench = make_bench(rows, indexed=False)
-    bench.server.faults.add("stall", "applyEdits", nth=2, seconds=6, when="before")
+    monkeypatch.setenv("CAMTRAP_ARCGIS_TOKEN", bench.server.token("ranger"))
+    bench.service = Service(connect(Portal(bench.server.url, timeout_s=1.5)))
+    bench.server.faults.add("stall", "applyEdits", nth=2, seconds=2.5, when="before")
     push = bench.target().push([rows])
     assert failures(push) == []
     bench.target().push([rows])
