@@ -1,6 +1,6 @@
 """A new event rule on a data set of WCS Camera Traps' size: time and memory of `camtrap merge` and `diff`.
 
-    python benchmarks/merge.py [--images N] [--classes N] [--scratch DIR]
+    python benchmarks/merge.py [--images N] [--classes N] [--shuffled] [--scratch DIR]
 
 Written first: a run folder with a manifest (1,369,991 images, 3,911 locations, 179,579 sequences by `seq_id`,
 as many images again in none, one image in 50 without a date) and predictions of a model with 12 classes.
@@ -44,19 +44,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help=f"default: {IMAGES:,}")
     parser.add_argument("--classes", type=int, default=12, metavar="N", help="of the model (12)")
+    parser.add_argument(
+        "--shuffled", action="store_true", help="images in no order, as some metadata has them"
+    )
     parser.add_argument("--scratch", metavar="DIR", help="on the disk to be used (default: the system's)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch, prefix="merge-") as scratch:
-        return measure(Path(scratch), options.images, options.classes)
+        return measure(Path(scratch), options.images, options.classes, options.shuffled)
 
 
-def measure(folder: Path, images: int, classes: int) -> int:
+def measure(folder: Path, images: int, classes: int, is_shuffled: bool) -> int:
     job = folder / "job.yaml"
     job.write_text(
         f"name: run\noutput: {folder}\n"
         f"dataset: {{format: cct, metadata: none.json, images: {folder}/images}}\n"
     )
-    write_run(open_run(Job.load(job)), images, classes)
+    write_run(open_run(Job.load(job)), images, classes, is_shuffled)
     print(f"{images:,} images, {classes} classes")
     for gap_min, name in ((30, "merge"), (60, "merge, another gap")):
         seconds, peak = ran(folder, "merge", job, "--set", f"events.gap_min={gap_min}")
@@ -84,7 +87,7 @@ def ran(folder: Path, *command: Any) -> tuple[float, float]:
     return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e9
 
 
-def write_run(run: Run, images: int, n_classes: int) -> None:
+def write_run(run: Run, images: int, n_classes: int, is_shuffled: bool) -> None:
     """A run folder of which everything before `merge` is done."""
     names = ["empty", *(f"genus{number // 4} species{number}" for number in range(n_classes - 1))]
     model = ModelInfo(
@@ -99,6 +102,9 @@ def write_run(run: Run, images: int, n_classes: int) -> None:
     )
     run.folder.write(f"models/{MODEL}/model.json", model.to_json().encode())
     manifest, truth = make_manifest(images, n_classes)
+    if is_shuffled:
+        order = np.random.default_rng(_SEED).permutation(images)
+        manifest, truth = manifest.take(pa.array(order)), truth[order]
     commit(run, "validate", {"manifest": lambda start, stop: manifest.slice(start, stop - start)}, images, {})
     rng = np.random.default_rng(_SEED)
 

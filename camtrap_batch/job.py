@@ -300,6 +300,23 @@ class Events(Section):
         None, description="which cameras are in a region: a .csv of location,region"
     )
 
+    @field_validator("taxonomy", mode="before")
+    @classmethod
+    def _file_or_groups(cls, value: Any) -> Any:
+        groups = list(value.values()) if isinstance(value, dict) else []
+        is_text = all(
+            isinstance(name, str) for some in groups if isinstance(some, dict) for name in some.values()
+        )
+        if (
+            not isinstance(value, str | dict | None)
+            or not all(isinstance(some, dict) for some in groups)
+            or not is_text
+        ):
+            raise ValueError(
+                f"{value!r}: should be a .csv file, or groups such as {{panthera leo: {{genus: panthera}}}}"
+            )
+        return value
+
     @model_validator(mode="after")
     def _regions_of_species(self) -> Events:
         if self.regions is not None and self.species is None:
@@ -488,6 +505,11 @@ class Job(Section):
             key: shown(place)
             for key in ("metadata", "images", "cameras")
             if (place := content["dataset"][key])
+        }
+        content["events"] |= {
+            key: shown(place)
+            for key in ("taxonomy", "species", "regions")
+            if isinstance(place := content["events"][key], str)
         }
         return write_yaml(content)
 

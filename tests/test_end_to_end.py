@@ -122,6 +122,31 @@ def test_second_run_changes_no_byte_and_needs_no_cluster(undisturbed: Path) -> N
     assert files_of(undisturbed) == before
 
 
+def test_a_new_gap_redoes_merge_and_what_follows_alone(undisturbed: Path, tmp_path: Path) -> None:
+    """At the address that is given nobody answers."""
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed / "run", folder / "run")
+    (folder / "data").symlink_to(undisturbed / "data")
+    job = yaml.safe_load((undisturbed / "job.yaml").read_text())
+    (folder / "job.yaml").write_text(yaml.safe_dump({**job, "output": str(folder)}))
+    before = run_of(folder).table("events").to_table()
+    done = subprocess.run(
+        command(folder, "reprocess", "--set", "events.gap_min=100000", "--cluster", "tcp://127.0.0.1:1"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stderr.splitlines() if line and line[0] != " "}
+    for stage in ("catalog", "validate", "select", "train", "infer"):
+        assert "nothing to do" in lines[stage]
+    for stage in ("merge", "publish", "report"):
+        assert "nothing to do" not in lines[stage]
+    run = run_of(folder)
+    assert run.table("events").count_rows() < before.num_rows
+    assert run.table("events", 1).to_table().equals(before)
+
+
 def test_a_changed_image_does_its_shard_again_alone(undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
     folder = tmp_path / "copy"

@@ -227,6 +227,22 @@ def test_a_job_does_not_write_where_its_images_are(job_file: Path) -> None:
     assert sorted(job_file.parent.iterdir()) == [images, job_file, link]
 
 
+def test_files_of_the_event_rules_are_input_as_well(job_file: Path) -> None:
+    files = {"taxonomy": "t.csv", "species": "s.csv", "regions": "https://example.org/r.csv?sig=secret"}
+    job = Job.load(job_file, [f"events.{key}={place}" for key, place in files.items()])
+    assert job.events.taxonomy == str(job_file.parent / "t.csv")
+    assert job.input_at(str(job_file.parent / "s.csv")) == "events.species"
+    assert "secret" not in job.to_yaml()
+    groups = {"lion": {"genus": "panthera"}}
+    inline = Job.load(job_file, [f"events.taxonomy={groups}"])
+    assert inline.events.taxonomy == groups
+    assert inline.input_at("lion") is None
+    assert "events.taxonomy: {'lion': 'panthera'}: should be" in wrong(
+        job_file, "events.taxonomy={lion: panthera}"
+    )
+    assert "regions is there for the regions in `species`" in wrong(job_file, "events.regions=r.csv")
+
+
 def test_a_zip_of_images_is_input_as_well(job_file: Path) -> None:
     job = Job.load(job_file, ["dataset.images=photos.zip"])
     zip_file = str(job_file.parent / "photos.zip")

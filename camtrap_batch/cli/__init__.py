@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from camtrap_batch import __version__
-from camtrap_batch.cli import diff, layer, serve_layer, stages, tables
+from camtrap_batch.cli import diff, export, layer, serve_layer, stages, tables
 from camtrap_batch.errors import CamtrapError
 from camtrap_batch.monitor.display import JsonLines
 
-_COMMANDS = (stages, tables, diff, layer, serve_layer)
+_COMMANDS = (stages, tables, export, diff, layer, serve_layer)
 """Modules whose `add(commands)` adds commands, in the order in which `--help` lists them."""
 _INTERRUPTED = 130
 _NO_LOG = logging.NullHandler()

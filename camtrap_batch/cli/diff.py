@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import threading
-from pathlib import Path
 
 from rich.console import Console
 
-from camtrap_batch.cli.options import Commands, job_argument, whole_number
-from camtrap_batch.errors import UserError, choices
+from camtrap_batch.cli.options import Commands, check_out, job_argument, whole_number
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
 
@@ -43,7 +41,7 @@ def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.diff import compare, read_side, read_sides, read_truth, render, tables, write_csv
 
     job = Job.load(options.job, options.assignments)
-    path = _check_out(options.out, job) if options.out is not None else None
+    path = check_out(options.out, job, _ENDINGS) if options.out is not None else None
     run = Run(job)
     sides = read_sides(run, options.before, options.after)
     before, after = sides
@@ -58,16 +56,3 @@ def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
             path.write_text(render(diff, job.name, dt.datetime.now(dt.UTC)), encoding="utf-8")
         print(f"written to {options.out}")
     return 0
-
-
-def _check_out(out: str, job: Job) -> Path:
-    path = Path(out)
-    if path.suffix not in _ENDINGS:
-        raise UserError(f"--out {out}: can't write {path.suffix or 'this'}; {choices(path.suffix, _ENDINGS)}")
-    if (used := job.input_at(out)) is not None:
-        raise UserError(f"--out {out}: is, or is inside, {used}, which a job never changes")
-    if not path.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise UserError(f"--out {out}: is a folder; it should be a file")
-    return path

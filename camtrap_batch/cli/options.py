@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeAlias
 
 from camtrap_batch.cluster import ClusterHandle, load_cluster
+from camtrap_batch.errors import UserError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import make_display
 from camtrap_batch.stages import Context, check_retry
@@ -48,6 +50,20 @@ def job_options(parser: argparse.ArgumentParser) -> None:
     cluster_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     output_options(parser)
+
+
+def check_out(out: str, job: Job, endings: Iterable[str]) -> Path:
+    """The file that `--out` names. Raises UserError where it can't be written, or should not be."""
+    path = Path(out)
+    if path.suffix not in endings:
+        raise UserError(f"--out {out}: can't write {path.suffix or 'this'}; {choices(path.suffix, endings)}")
+    if (used := job.input_at(out)) is not None:
+        raise UserError(f"--out {out}: is, or is inside, {used}, which a job never changes")
+    if path.is_dir():
+        raise UserError(f"--out {out}: is a folder; it should be a file")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {path.parent}")
+    return path
 
 
 def whole_number(text: str) -> int:

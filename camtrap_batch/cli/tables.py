@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import threading
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.options import Commands, job_argument, whole_number
-from camtrap_batch.errors import UserError, choices
+from camtrap_batch.cli.options import Commands, check_out, job_argument, whole_number
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.status import read_status
@@ -89,16 +87,10 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
 def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.outfile import WRITERS, write_out
 
-    ending = Path(options.out).suffix
-    if ending not in WRITERS:
-        raise UserError(f"--out {options.out}: can't write {ending or 'this'}; {choices(ending, WRITERS)}")
     job = Job.load(options.job, options.assignments)
-    if (used := job.input_at(options.out)) is not None:
-        raise UserError(f"--out {options.out}: is, or is inside, {used}, which a job never changes")
-    if Path(options.out).is_dir():
-        raise UserError(f"--out {options.out}: is a folder; it should be a file")
+    path = check_out(options.out, job, WRITERS)
     run = Run(job)
-    rows = write_out(run.table(options.name, options.snapshot), Path(options.out))
+    rows = write_out(run.table(options.name, options.snapshot), path)
     print(f"{rows:,} rows of {options.name} written to {options.out}")
     return 0
 

@@ -7,7 +7,7 @@ that the probabilities of a million images of many classes need not be in memory
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,9 @@ from camtrap_batch.store.schemas import UNCERTAIN
 _ONE = 2.0**40
 _CELLS = 2_000_000
 """Images of a batch times classes."""
+
+_MOST_BYTES = 512 * 2**20
+"""Of probabilities that wait; where there would be more, the table is read several times, in parts."""
 
 _UNSURE = -2
 """Code of a sequence of which neither a class nor a group is probable enough."""
@@ -54,7 +57,7 @@ class Evidence:
     def __init__(
         self,
         frames: pa.Table,
-        scores: Iterable[pa.RecordBatch] | None,
+        scores: Callable[[], Iterable[pa.RecordBatch]] | None,
         *,
         classes: Sequence[str] | None,
         empty: str,
@@ -64,10 +67,10 @@ class Evidence:
         locations: list[str],
     ) -> None:
         self.min_confidence = np.float32(min_confidence)
-        # In the alphabet's order, so that the first of equals is the first in the alphabet.
-        # A detector's labels need not be the model's: where there is no box, an image is empty to any model.
         label = frames["label"].cast(pa.string())
+        # A detector's labels need not be the model's: where there is no box, an image is empty to any model.
         told = {*label.drop_null().unique().to_pylist(), empty}
+        # In the alphabet's order, so that the first of equals is the first in the alphabet.
         self.classes = sorted(told.union(_top5_labels(frames) if classes is None else classes))
         self.names = pa.array(self.classes, pa.string())
         self.empty = self.classes.index(empty)
@@ -81,7 +84,7 @@ class Evidence:
         self.is_classified = one_chunk(label.is_valid()).to_numpy(zero_copy_only=False)
         self.confidence = frames["confidence"].cast(pa.float32()).fill_null(0).to_numpy()
         kept = [name for name in ("label", "top5", "probs") if name in frames.column_names]
-        self.scores = frames.select(kept).to_batches() if scores is None else scores
+        self.scores = frames.select(kept).to_batches if scores is None else scores
 
     def judge(self, group: Ints, location: Ints) -> Found:
         """The labels of the sequences.
@@ -98,8 +101,6 @@ class Evidence:
         confidence, most_p = np.full(n, np.nan, np.float32), np.zeros(n, np.float32)
         own = np.full(len(group), np.nan, np.float32)
         for image, weights in self._whole_sequences(group, n):
-            order = np.argsort(group[image], kind="stable")
-            image, weights = image[order], weights[order]
             begins = np.flatnonzero(starts_of_groups(group[image]))
             size = np.diff(begins, append=len(image))
             here = group[image[begins]]
@@ -131,27 +132,48 @@ class Evidence:
         return self._describe(code, guess, most, confidence, most_p, own, location)
 
     def _whole_sequences(self, group: Ints, n: int) -> Iterator[tuple[Ints, Ints]]:
-        """Images with their probabilities (images, classes); all images of a sequence come at once."""
+        """Images by sequence, with their probabilities (images, classes); each sequence comes at once."""
         last = np.zeros(n, np.int64)
         np.maximum.at(last, group, np.arange(len(group)))
+        # Images that wait for the last one of their sequence: few of a sorted table, most of a shuffled one.
+        closed = np.cumsum(np.bincount(last[group], minlength=len(group)))
+        most = (np.arange(1, len(group) + 1) - closed).max(initial=0)
+        n_passes = 1 + int(most) * len(self.classes) * 8 // _MOST_BYTES
+        for number in range(n_passes):
+            yield from self._one_pass(group, last, group % n_passes == number)
+
+    def _one_pass(self, group: Ints, last: Ints, is_wanted: Bools) -> Iterator[tuple[Ints, Ints]]:
+        """As `_whole_sequences`, for the wanted images."""
         waiting: list[tuple[Ints, Ints]] = []
-        done = 0
+        done = n_open = n_new = 0
         for batch in self._batches():
-            stop = done + batch.num_rows
-            image = np.arange(done, stop)
-            waiting.append((image, self._weights(batch, image)))
-            done = stop
-            image = np.concatenate([some for some, _ in waiting])
-            weights = np.concatenate([some for _, some in waiting])
-            is_whole = last[group[image]] < stop
-            waiting = [(image[~is_whole], weights[~is_whole])]
-            yield image[is_whole], weights[is_whole]
+            wanted = np.flatnonzero(is_wanted[done : done + batch.num_rows])
+            image = done + wanted
+            done += batch.num_rows
+            part = batch if len(wanted) == batch.num_rows else batch.take(pa.array(wanted))
+            waiting.append((image, self._weights(part, image)))
+            n_new += len(image)
+            # Not after each batch: what waits would be copied over and over.
+            if n_new < max(n_open, _CELLS // len(self.classes)) and done < len(group):
+                continue
+            image, weights = (np.concatenate(some) for some in zip(*waiting, strict=True))
+            waiting.clear()
+            is_open = last[group[image]] >= done
+            whole = np.flatnonzero(~is_open)
+            whole = whole[np.argsort(group[image[whole]], kind="stable")]
+            begins = np.flatnonzero(starts_of_groups(group[image[whole]]))
+            # Some sequences at a time: what is worked out of them takes several times their memory.
+            step = max(_CELLS // len(self.classes), 1)
+            for rows in np.split(whole, begins[1:][np.diff(begins[1:] // step, prepend=0) > 0]):
+                yield image[rows], weights[rows]
+            waiting.append((image[is_open], weights[is_open]))
+            n_open, n_new = len(waiting[0][0]), 0
         if done != len(group):
             raise BrokenPromise(f"merge: {len(group)} images have {done} rows of probabilities")
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         most = max(_CELLS // len(self.classes), 256)
-        for batch in self.scores:
+        for batch in self.scores():
             for start in range(0, batch.num_rows, most):
                 yield batch.slice(start, most)
 

@@ -8,13 +8,13 @@ images and animals is not blank (wildlifeinsights.org, "Identify images in seque
 
 With a taxonomy, a frame is also sure where a group of its label is probable enough, and a sequence whose
 most probable class is not sure gets the lowest group above it that is. Species that are not on the list of
-the camera's region can't be the label, but they are evidence for the groups above them: SpeciesNet rolls up
-in the same way (Gadot et al. 2024, "To crop or not to crop", IET Computer Vision).
+the camera's region can't be the label, but they are evidence for the groups above them; SpeciesNet's ensemble
+rolls up in the same spirit (github.com/google/cameratrapai).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +74,7 @@ def combine(
     min_confidence: float,
     burst_gap_s: float = BURST_GAP_S,
     classes: Sequence[str] | None = None,
-    scores: Iterable[pa.RecordBatch] | None = None,
+    scores: Callable[[], Iterable[pa.RecordBatch]] | None = None,
     taxonomy: Taxonomy | None = None,
     species: SpeciesLists | None = None,
 ) -> Sequences:
@@ -100,9 +100,9 @@ def combine(
     classes
         The model's, in the order of `probs`; default: those in label and top5.
     scores
-        top5 and probs, batch by batch, in the order of `frames`; default: those in `frames`. `probs` are the
-        calibrated probabilities of all classes; where there are none, classes outside an image's top5, or
-        without one outside its label, count as probability 0.
+        Gives top5 and probs batch by batch, in the order of `frames`, each time that it is called; default:
+        those in `frames`. `probs` are the calibrated probabilities of all classes; where there are none,
+        classes outside an image's top5, or without one outside its label, count as probability 0.
     taxonomy, species
         Groups of classes; the classes that are possible at each location. Default: neither.
 

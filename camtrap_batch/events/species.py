@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -40,15 +40,27 @@ class SpeciesLists:
         """
         possible = self.everywhere
         names: list[str] = []
-        region = next((name for glob, name in self.regions.items() if fnmatchcase(location, glob)), None)
+        region = next((self.regions[name] for name in _matching(location, self.regions)), None)
         if region is not None and region in self.by_region:
             possible, names = possible | self.by_region[region], [region]
-        for glob, labels in self.by_location.items():
-            if fnmatchcase(location, glob):
-                possible, names = possible | labels, [*names, glob]
+        for name in _matching(location, self.by_location):
+            possible, names = possible | self.by_location[name], [*names, name]
         if not names and (self.by_region or self.by_location):
             return None
         return possible, " and ".join(names) or "the job"
+
+
+def _matching(location: str, names: Mapping[str, object]) -> Iterator[str]:
+    """The names that are a location, or stand for it by * and ?; its own first."""
+    if location in names:
+        yield location
+    for name in names:
+        if (
+            ("*" in name or "?" in name)
+            and fnmatchcase(location, name.replace("[", "[[]"))
+            and name != location
+        ):
+            yield name
 
 
 def read_species(path: str, regions: str | None = None) -> SpeciesLists:

@@ -83,6 +83,8 @@ class ReportData:
         schemas.LOCATIONS and schemas.EVENTS.
     best_photos, worst_mistakes
         The most confident first.
+    n_undated, undated
+        Usable images without a date; some of them: file name, location, label.
     stages
         Dicts with stage, shards, rows, rows_per_s and failed.
     blur_km
@@ -109,6 +111,8 @@ class ReportData:
     events: pa.Table | None = None
     best_photos: list[Example] = field(default_factory=list)
     worst_mistakes: list[Example] = field(default_factory=list)
+    n_undated: int = 0
+    undated: list[tuple[str, str, str | None]] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, int] = field(default_factory=dict)

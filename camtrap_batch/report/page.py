@@ -86,7 +86,7 @@ def _headlines(
         )
     if seen is not None:
         species = [row for row in seen["rows"] if row.is_species]
-        n_uncertain = sum(row.events for row in seen["rows"] if not row.is_species)
+        n_uncertain = sum(row.events for row in seen["rows"] if row.is_uncertain)
         note = f"{n_uncertain:,} of them uncertain" if n_uncertain else ""
         found.append(Headline("Events", text.count(sum(row.events for row in seen["rows"])), note))
         found.append(Headline("Species", text.count(len(species)), "in the events"))
@@ -187,7 +187,9 @@ def _cameras(data: ReportData) -> dict[str, Any] | None:
     if data.locations is None:
         return None
     rows = sightings.camera_rows(data.locations)
-    places = find_places(data.locations, data.blur_km)
+    seen = [] if data.events is None else sightings.species_rows(data.events)
+    groups = frozenset(row.label for row in seen if row.rank is not None)
+    places = find_places(data.locations, data.blur_km, groups)
     return {
         "rows": rows[:MOST_CAMERAS],
         "n_left_out": max(len(rows) - MOST_CAMERAS, 0),
@@ -195,6 +197,11 @@ def _cameras(data: ReportData) -> dict[str, Any] | None:
         "n_places": len(places),
         "n_located": sum(len(place.locations) for place in places),
         "n_all": len(rows),
+        "n_without_images": sum(row.images == 0 for row in rows),
+        "has_effort": any(row.days is not None for row in rows),
+        "n_date_findings": sum(row.get("n_date_findings") or 0 for row in data.locations.to_pylist()),
+        "n_undated": data.n_undated,
+        "undated": data.undated,
     }
 
 

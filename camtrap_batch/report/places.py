@@ -28,9 +28,10 @@ class Place:
     top_label: str | None
 
 
-def find_places(locations: pa.Table, blur_km: float) -> list[Place]:
+def find_places(locations: pa.Table, blur_km: float, groups: frozenset[str] = frozenset()) -> list[Place]:
     """The different points of schemas.LOCATIONS, those with most events first; unknown ones are left out.
 
+    Labels in `groups` are no species: they count as events alone.
     With `blur_km` above 0, they do not depend on where in its cell of that grid a camera stands.
     """
     x, y = (
@@ -43,7 +44,7 @@ def find_places(locations: pa.Table, blur_km: float) -> list[Place]:
     together: dict[tuple[float, float], list[dict[str, Any]]] = {}
     for point, row in zip(zip(x.tolist(), y.tolist(), strict=True), rows, strict=True):
         together.setdefault(point, []).append(row)
-    places = [_place(*point, here) for point, here in together.items()]
+    places = [_place(*point, here, groups) for point, here in together.items()]
     return sorted(places, key=lambda place: (-place.n_events, place.locations))
 
 
@@ -57,11 +58,12 @@ def snap(longitude: Floats, latitude: Floats, blur_km: float) -> tuple[Floats, F
     return np.clip(np.round(longitude / x_step) * x_step, -180, 180), y
 
 
-def _place(longitude: float, latitude: float, rows: list[dict[str, Any]]) -> Place:
+def _place(longitude: float, latitude: float, rows: list[dict[str, Any]], groups: frozenset[str]) -> Place:
     events: Counter[str] = Counter()
     for row in rows:
         for entry in row["events_by_label"] or []:
-            events[entry["label"]] += entry["n"]
+            if entry["label"] not in groups:
+                events[entry["label"]] += entry["n"]
     top = min(events, key=lambda label: (-events[label], label)) if events else None
     names = tuple(sorted(str(row["location"]) for row in rows))
     n_events = sum(row["n_events"] or 0 for row in rows)

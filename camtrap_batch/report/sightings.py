@@ -21,7 +21,10 @@ _DAY = 86_400_000_000  # microseconds
 
 @dataclass(frozen=True)
 class SpeciesRow:
-    """A species; `individuals` sums the animals of its events, `share` is of all events."""
+    """A species, or a group of species, whose `rank` says which; or uncertain events.
+
+    `individuals` sums the animals of its events, `share` is of all events.
+    """
 
     label: str
     events: int
@@ -30,15 +33,20 @@ class SpeciesRow:
     locations: int
     share: float
     confidence: float
+    rank: str | None = None
+
+    @property
+    def is_uncertain(self) -> bool:
+        return self.label == UNCERTAIN
 
     @property
     def is_species(self) -> bool:
-        return self.label != UNCERTAIN
+        return not self.is_uncertain and self.rank is None
 
 
 @dataclass(frozen=True)
 class CameraRow:
-    """A camera location's figures."""
+    """A camera location's figures; `rate` is detections per 100 camera days."""
 
     location: str
     images: int
@@ -50,6 +58,8 @@ class CameraRow:
     top: list[tuple[str, int]]
     first: dt.datetime | None
     last: dt.datetime | None
+    days: int | None = None
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Periods:
 
 
 def species_rows(events: pa.Table) -> list[SpeciesRow]:
-    """The species of schemas.EVENTS, those with most events first; uncertain events last."""
+    """The species of schemas.EVENTS, those with most events first; then groups; uncertain events last."""
     frame = _frame(events)
     rows = [
         SpeciesRow(
@@ -75,10 +85,11 @@ def species_rows(events: pa.Table) -> list[SpeciesRow]:
             int(part["location"].nunique()),
             len(part) / len(frame),
             float(part["confidence"].mean()),
+            part["rank"].iloc[0],
         )
         for label, part in frame.groupby("label")
     ]
-    return sorted(rows, key=lambda row: (not row.is_species, -row.events, row.label))
+    return sorted(rows, key=lambda row: (row.is_uncertain, not row.is_species, -row.events, row.label))
 
 
 def camera_rows(locations: pa.Table) -> list[CameraRow]:
@@ -95,6 +106,8 @@ def camera_rows(locations: pa.Table) -> list[CameraRow]:
             [(str(entry["label"]), int(entry["n"])) for entry in (row["events_by_label"] or [])[:3]],
             row["first"],
             row["last"],
+            row.get("camera_days"),
+            row.get("detections_per_100_days"),
         )
         for row in locations.to_pylist()
     ]
@@ -143,6 +156,8 @@ def _frame(events: pa.Table) -> pd.DataFrame:
     columns = ["label", "location", "start", "n_images", "count", "confidence"]
     frame: pd.DataFrame = events.select(columns).to_pandas()
     frame["label"] = frame["label"].fillna(UNCERTAIN)
+    ranks = events["rank"].to_pylist() if "rank" in events.column_names else [None] * len(frame)
+    frame["rank"] = pd.Series(ranks, dtype=object)
     return frame
 
 

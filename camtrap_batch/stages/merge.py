@@ -86,7 +86,7 @@ def run(context: Context) -> StageResult:
             empty=empty,
             min_confidence=job.infer.min_confidence,
             classes=predictions.meta.get("classes", info.classes),
-            scores=_scores(store, predictions),
+            scores=lambda: _scores(store, predictions),
             taxonomy=taxonomy,
             species=species,
         )
@@ -244,7 +244,7 @@ def _notes(store: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
         f"{store.snapshot('events').rows:,} events",
     ]
     if found["no date"]:
-        notes.append(f"{found['no date']:,} images without a date are in no event (table frames: no_event)")
+        notes.append(f"images without a date, in no event (table frames, no_event): {found['no date']:,}")
     dates = ", ".join(f"{kind} {found[kind]:,}" for kind in DATE_FINDINGS if found.get(kind))
     if dates:
         notes.append(f"dates that may be wrong count as they are (table findings): {dates}")
@@ -252,7 +252,7 @@ def _notes(store: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
         rows = store.table("locations").to_table(columns=["location"], filter=pc.field("n_images") == 0)
         names = rows["location"].to_pylist()
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        notes.append(f"{len(names):,} cameras have no image: {', '.join(names[:_SHOWN])}{more}")
+        notes.append(f"cameras without an image: {len(names):,} ({', '.join(names[:_SHOWN])}{more})")
     if taxonomy is not None:
         strange = [
             name for name in info.classes if not taxonomy.above(name) and name != locations.meta["empty"]

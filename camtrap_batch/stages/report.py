@@ -27,12 +27,23 @@ from camtrap_batch.store.schemas import UNCERTAIN
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import library_versions, open_table
 
-VERSION = 1
+VERSION = 2
 PAGE = "report/index.html"
 
-_TABLES = ("catalog", "manifest", "findings", "selection", "predictions", "sequences", "events", "locations")
+_TABLES = (
+    "catalog",
+    "manifest",
+    "findings",
+    "selection",
+    "predictions",
+    "frames",
+    "sequences",
+    "events",
+    "locations",
+)
 _MOST_BROKEN = 200
 _MOST_PHOTOS = 12
+_MOST_UNDATED = 50
 _MOST_OF_A_KIND, _MOST_SEEN = 6, 5000
 
 
@@ -88,6 +99,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         locations=store.table("locations").to_table() if "locations" in snapshots else None,
         events=store.table("events").to_table() if "events" in snapshots else None,
         best_photos=_best_photos(context) if "events" in snapshots else [],
+        **_undated(store),
         worst_mistakes=_worst_mistakes(context) if {"selection", "predictions"} <= set(snapshots) else [],
         stages=[
             {
@@ -176,6 +188,19 @@ def _splits(store: Run) -> list[tuple[str, int, int, int, int]]:
         (str(label), int(row.train), int(row.valid), int(row.test), int(places[label]))
         for label, row in images.iterrows()
     ]
+
+
+def _undated(store: Run) -> dict[str, Any]:
+    """How many usable images have no date, and some of them."""
+    if store.current("frames") is None:
+        return {}
+    table = store.table("frames")
+    without = pc.field("no_event") == "no date"
+    some = table.head(_MOST_UNDATED, columns=["file_name", "location", "label"], filter=without)
+    return {
+        "n_undated": table.count_rows(filter=without),
+        "undated": [tuple(row.values()) for row in some.to_pylist()],
+    }
 
 
 def _best_photos(context: Context) -> list[Example]:

@@ -31,8 +31,8 @@ class Run:
         Parameters
         ----------
         name : str
-            catalog, manifest, thumbnails, findings, selection, predictions, sequences, events, locations or
-            ledger.
+            catalog, manifest, thumbnails, findings, selection, predictions, frames, sequences, events,
+            locations or ledger.
         snapshot : int, optional
             Number of a snapshot; default: the current one.
 

@@ -139,7 +139,7 @@ IMAGES = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(IMAGES, IMAGES, st.integers(0, 6), st.integers(0, 6))
 def test_any_two_results(
     one: list[tuple[str | None, int]], other: list[tuple[str | None, int]], n: int, m: int

@@ -78,8 +78,8 @@ def test_every_image_is_in_an_event_or_says_why_not(job: Path) -> None:
     assert [frames[name]["event_id"] for name in ("a0", "a1", "a2")] == [events[0]["event_id"]] * 2 + [
         events[1]["event_id"]
     ]
-    assert "1 images without a date are in no event (table frames: no_event)" in notes
-    assert "1 cameras have no image: Z" in notes
+    assert "images without a date, in no event (table frames, no_event): 1" in notes
+    assert "cameras without an image: 1 (Z)" in notes
     assert any(note.startswith("snapshot 1, of predictions 1") for note in notes)
 
 

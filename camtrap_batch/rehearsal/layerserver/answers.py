@@ -62,7 +62,13 @@ def objects(text: str, what: str) -> list[Json]:
     """A parameter that is a JSON array of objects; nothing is an empty one."""
     if not text.strip():
         return []
-    value = parse(text, what)
+    return listed(parse(text, what), what)
+
+
+def listed(value: Any, what: str) -> list[Json]:
+    """A JSON array of objects; null is an empty one."""
+    if value is None:
+        return []
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise Refused(400, f"Invalid '{what}' parameter", [f"'{what}' must be a JSON array of objects"])
     return value

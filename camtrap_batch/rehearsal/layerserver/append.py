@@ -7,18 +7,18 @@ import io
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from camtrap_batch.rehearsal.layerserver.answers import Json, Refused, is_true, objects, parse, words
-from camtrap_batch.rehearsal.layerserver.attachments import Upload
 from camtrap_batch.rehearsal.layerserver.database import Database
 from camtrap_batch.rehearsal.layerserver.definition import Field, Layer
 from camtrap_batch.rehearsal.layerserver.edits import Edits, RolledBack, apply
 from camtrap_batch.rehearsal.layerserver.faults import Fault
-from camtrap_batch.rehearsal.layerserver.request import Request
+from camtrap_batch.rehearsal.layerserver.request import Request, Upload
 from camtrap_batch.rehearsal.layerserver.site import Site
+from camtrap_batch.rehearsal.layerserver.uploads import Uploads
 
 FORMATS = ("csv", "featureCollection")
 _BATCH = 1000
@@ -40,14 +40,14 @@ class Plan:
     editor: str
 
 
-def read_source(site: Site, request: Request, uploaded: Callable[[str], Upload]) -> Upload:
+def read_source(database: Database, request: Request, uploads: Uploads) -> Upload:
     """What is to be appended: an upload, an item of the portal, or the edits themselves."""
     if edits := request.text("edits").strip():
         return Upload("edits.json", "application/json", edits.encode())
     if upload := request.text("appendUploadId").strip():
-        return uploaded(upload)
+        return uploads.uploaded(upload)
     if item := request.text("appendItemId").strip():
-        with site.database.reading() as db:
+        with database.reading() as db:
             row = db.execute("SELECT name, content FROM items WHERE id = ?", (item,)).fetchone()
         if row is None or row[1] is None:
             raise Refused(400, _FAILED, [f"item '{item}' is not there, or has no file"])

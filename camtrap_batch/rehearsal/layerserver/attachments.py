@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import mimetypes
 import sqlite3
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -21,6 +19,7 @@ from camtrap_batch.rehearsal.layerserver.answers import (
     words,
 )
 from camtrap_batch.rehearsal.layerserver.definition import Layer
+from camtrap_batch.rehearsal.layerserver.request import Upload
 from camtrap_batch.rehearsal.layerserver.where import Expression, normal_guid, parse_where
 
 _COLUMNS = {
@@ -32,19 +31,6 @@ _COLUMNS = {
     "content_type": Expression("a.content_type", (), "text"),
     "keywords": Expression("a.keywords", (), "text"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A file that was sent."""
-
-    name: str
-    content_type: str
-    content: bytes
-
-
-def content_type(name: str) -> str:
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 def check_attachments(layer: Layer) -> None:

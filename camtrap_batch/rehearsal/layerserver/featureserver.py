@@ -16,25 +16,27 @@ from camtrap_batch.rehearsal.layerserver.answers import (
     Refused,
     RowRefused,
     is_true,
+    listed,
     numbers,
     objects,
     parse,
+    whole_number,
     words,
 )
 from camtrap_batch.rehearsal.layerserver.definition import EDITING, Layer
 from camtrap_batch.rehearsal.layerserver.edits import Edits, RolledBack, check_right
-from camtrap_batch.rehearsal.layerserver.request import Operation, Request, no_such_address
+from camtrap_batch.rehearsal.layerserver.request import Operation, Request, Upload, no_such_address
 from camtrap_batch.rehearsal.layerserver.site import Service, Site
+from camtrap_batch.rehearsal.layerserver.uploads import Uploads
 
 VERSION = 11.5
-_PART_MESSAGE = "Unable to upload."
 
 
 class FeatureServer:
     """Finds the operation of a path below `/server/rest`."""
 
     def __init__(self, site: Site) -> None:
-        self.site = site
+        self.site, self.uploads = site, Uploads(site.database)
         self._on_layer: dict[str, Callable[[Layer, Request], Answer]] = {
             "query": self._query,
             "applyEdits": self._apply_edits,
@@ -90,7 +92,9 @@ class FeatureServer:
             case ["layers"]:
                 return Operation("service.layers", partial(self._all_layers, name))
             case ["uploads", *more]:
-                return self._route_uploads(name, more)
+                return self.uploads.route(
+                    more, lambda request: self._check_edit(self.site.service(name), request)
+                )
             case ["jobs", job]:
                 return Operation("append.status", partial(self._job, name, job))
             case ["applyEdits"]:
@@ -131,30 +135,6 @@ class FeatureServer:
                 return Operation("definition", on_definition(self._definition))
             case [operation] if operation in self._on_definition:
                 return Operation(operation, on_definition(self._on_definition[operation]))
-        return Operation("unknown", no_such_address)
-
-    def _route_uploads(self, name: str, rest: list[str]) -> Operation:
-        calls: dict[str, Callable[[str, Request], Answer]] = {
-            "uploadPart": self._upload_part,
-            "commit": self._commit,
-            "parts": self._parts,
-            "delete": self._delete_upload,
-        }
-
-        def checked(call: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
-            def answer(request: Request) -> Answer:
-                self._check_edit(self.site.service(name), request)
-                return call(request)
-
-            return answer
-
-        match rest:
-            case ["register"]:
-                return Operation("uploads.register", checked(self._register))
-            case ["upload"]:
-                return Operation("uploads.upload", checked(self._upload))
-            case [item, operation] if operation in calls:
-                return Operation(f"uploads.{operation}", checked(partial(calls[operation], item)))
         return Operation("unknown", no_such_address)
 
     # Rights -----------------------------------------------------------------------------------------
@@ -285,6 +265,8 @@ class FeatureServer:
 
     def _query(self, layer: Layer, request: Request) -> Answer:
         check_right(self.site.capabilities(layer), "Query")
+        if request.text("f") not in ("", "json", "pjson", "html"):
+            raise Refused(400, "Invalid format", [f"f={request.text('f')}: only json is supported"])
         with self.site.database.reading() as db:
             return query.query(db, layer, request.parameters)
 
@@ -367,7 +349,7 @@ class FeatureServer:
         for entry in objects(request.text("edits"), "edits"):
             layer = self.site.layer(service.name, str(entry.get("id")))
             deletes = _keys(",".join(str(key) for key in entry.get("deletes") or []), by_globalid)
-            adds, updates = entry.get("adds") or [], entry.get("updates") or []
+            adds, updates = listed(entry.get("adds"), "adds"), listed(entry.get("updates"), "updates")
             answer.append({"id": layer.id, **self._edit(layer, request, adds, updates, deletes)})
         return {"editedLayers": answer}
 
@@ -389,7 +371,7 @@ class FeatureServer:
 
     def _update_attachment(self, layer: Layer, oid: int, request: Request) -> Answer:
         self._check_attachment_edit(layer, request)
-        number = int(request.text("attachmentId") or -1)
+        number = whole_number(request.text("attachmentId"), "attachmentId")
 
         def update() -> Json:
             with self.site.database.writing() as db:
@@ -435,87 +417,10 @@ class FeatureServer:
         self._check_edit(self.site.services[layer.service], request)
         check_right(self.site.capabilities(layer), "Update")
 
-    def _sent(self, request: Request) -> attachments.Upload | None:
+    def _sent(self, request: Request) -> Upload | None:
         if upload := request.text("uploadId").strip():
-            return self.uploaded(upload)
+            return self.uploads.uploaded(upload)
         return request.files.get("attachment")
-
-    # Uploads ----------------------------------------------------------------------------------------
-
-    def _register(self, request: Request) -> Answer:
-        request.posted()
-        return self._new_upload(request.text("itemName") or "upload")
-
-    def _upload(self, request: Request) -> Answer:
-        request.posted()
-        sent = request.files.get("file")
-        if sent is None:
-            raise Refused(400, _PART_MESSAGE, ["there is no file 'file'"])
-        answer = self._new_upload(sent.name)
-        with self.site.database.writing() as db:
-            item = answer["item"]["itemID"]
-            db.execute("INSERT INTO parts VALUES(?, 1, ?)", (item, sent.content))
-            db.execute("UPDATE uploads SET committed = 1 WHERE id = ?", (item,))
-        answer["item"]["committed"] = True
-        return answer
-
-    def _new_upload(self, name: str) -> Json:
-        item = f"i{uuid.uuid4().hex}"
-        with self.site.database.writing() as db:
-            db.execute("INSERT INTO uploads(id, name) VALUES(?, ?)", (item, name))
-        return {"success": True, "item": _upload_item(item, name, False)}
-
-    def _upload_part(self, item: str, request: Request) -> Answer:
-        request.posted()
-        sent = request.files.get("file")
-        if sent is None:
-            raise Refused(400, _PART_MESSAGE, ["there is no file 'file'"])
-        part = numbers(request.text("partId"), "partId")
-        with self.site.database.writing() as db:
-            row = db.execute("SELECT committed FROM uploads WHERE id = ?", (item,)).fetchone()
-            if row is None or row[0] or len(part) != 1:
-                raise Refused(400, _PART_MESSAGE, [f"upload '{item}' is not one that takes parts"])
-            db.execute("INSERT OR REPLACE INTO parts VALUES(?, ?, ?)", (item, part[0], sent.content))
-        return {"success": True, "partId": part[0]}
-
-    def _parts(self, item: str, request: Request) -> Answer:
-        with self.site.database.reading() as db:
-            rows = db.execute("SELECT part FROM parts WHERE upload = ? ORDER BY part", (item,)).fetchall()
-        return {"parts": [str(part) for (part,) in rows]}
-
-    def _commit(self, item: str, request: Request) -> Answer:
-        request.posted()
-        with self.site.database.writing() as db:
-            there = {part for (part,) in db.execute("SELECT part FROM parts WHERE upload = ?", (item,))}
-            named = numbers(request.text("parts"), "parts")
-            if not there or (named and set(named) != there):
-                reason = f"upload '{item}' has the parts {sorted(there)}, not {named}"
-                raise Refused(400, _PART_MESSAGE, [reason])
-            db.execute("UPDATE uploads SET committed = 1 WHERE id = ?", (item,))
-            (name,) = db.execute("SELECT name FROM uploads WHERE id = ?", (item,)).fetchone()
-        return {"success": True, "item": _upload_item(item, name, True)}
-
-    def _delete_upload(self, item: str, request: Request) -> Answer:
-        request.posted()
-        with self.site.database.writing() as db:
-            db.execute("DELETE FROM parts WHERE upload = ?", (item,))
-            found = db.execute("DELETE FROM uploads WHERE id = ?", (item,)).rowcount
-        return {"status": "success" if found else "error"}
-
-    def uploaded(self, item: str) -> attachments.Upload:
-        """A committed upload.
-
-        Raises:
-            Refused: there is none.
-        """
-        with self.site.database.reading() as db:
-            row = db.execute("SELECT name, committed FROM uploads WHERE id = ?", (item,)).fetchone()
-            if row is None or not row[1]:
-                raise Refused(400, _PART_MESSAGE, [f"upload '{item}' is not there, or not committed"])
-            parts = db.execute("SELECT content FROM parts WHERE upload = ? ORDER BY part", (item,)).fetchall()
-        return attachments.Upload(
-            row[0], attachments.content_type(row[0]), b"".join(part for (part,) in parts)
-        )
 
     # Append -----------------------------------------------------------------------------------------
 
@@ -526,7 +431,7 @@ class FeatureServer:
         check_right(self.site.capabilities(layer), "Create")
         if is_true(request.text("upsert")):
             check_right(self.site.capabilities(layer), "Update")
-        source = append.read_source(self.site, request, self.uploaded)
+        source = append.read_source(self.site.database, request, self.uploads)
         plan = append.plan(layer, request.parameters, source, editor)
         job = uuid.uuid4().hex
         now = int(time.time() * 1000)
@@ -553,8 +458,8 @@ class FeatureServer:
         if layer is not None:
             self.site.add_to_layer(layer, changes)
             return {"success": True}
-        tables = [{"type": "Table", **entry} for entry in changes.get("tables") or []]
-        made = self.site.add_layers(service, [*(changes.get("layers") or []), *tables])
+        tables = [{"type": "Table", **entry} for entry in listed(changes.get("tables"), "tables")]
+        made = self.site.add_layers(service, [*listed(changes.get("layers"), "layers"), *tables])
         rest = {key: value for key, value in changes.items() if key not in ("layers", "tables")}
         self.site.update_service(service, rest)
         kinds: Json = {"layers": [], "tables": []}
@@ -579,8 +484,8 @@ class FeatureServer:
         if layer is not None:
             self.site.delete_from_layer(layer, changes)
         else:
-            gone = [*(changes.get("layers") or []), *(changes.get("tables") or [])]
-            self.site.delete_layers(service, [int(str(entry.get("id"))) for entry in gone])
+            gone = [entry for key in ("layers", "tables") for entry in listed(changes.get(key), key)]
+            self.site.delete_layers(service, [whole_number(str(entry.get("id")), "id") for entry in gone])
         return {"success": True}
 
     def _refresh(self, service: Service, layer: Layer | None, request: Request) -> Answer:
@@ -620,13 +525,3 @@ def _result(request: Request, call: Callable[[], Json]) -> Json:
         return call()
     except RowRefused as refusal:
         return {"objectId": -1, "globalId": None, "success": False, "error": refusal.body()}
-
-
-def _upload_item(item: str, name: str, committed: bool) -> Json:
-    return {
-        "itemID": item,
-        "itemName": name,
-        "description": "",
-        "date": int(time.time() * 1000),
-        "committed": committed,
-    }

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from camtrap_batch.rehearsal.layerserver.answers import Answer, Refused
-from camtrap_batch.rehearsal.layerserver.attachments import Upload
 from camtrap_batch.rehearsal.layerserver.faults import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that was sent."""
+
+    name: str
+    content_type: str
+    content: bytes
 
 
 @dataclass
@@ -49,3 +58,7 @@ class Operation:
 
 def no_such_address(request: Request) -> Answer:
     raise Refused(404, "Not Found", [f"there is nothing at {request.path}"])
+
+
+def content_type(name: str) -> str:
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"

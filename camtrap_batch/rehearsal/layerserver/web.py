@@ -15,12 +15,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tornado.httputil import HTTPFile, HTTPInputError, parse_body_arguments
 
 from camtrap_batch.rehearsal.layerserver.answers import Answer, Json, Raw, Refused, encode
-from camtrap_batch.rehearsal.layerserver.attachments import Upload
 from camtrap_batch.rehearsal.layerserver.control import Control
 from camtrap_batch.rehearsal.layerserver.faults import Fault
 from camtrap_batch.rehearsal.layerserver.featureserver import FeatureServer
 from camtrap_batch.rehearsal.layerserver.portal import Portal
-from camtrap_batch.rehearsal.layerserver.request import Operation, Request, no_such_address
+from camtrap_batch.rehearsal.layerserver.request import Operation, Request, Upload, no_such_address
 from camtrap_batch.rehearsal.layerserver.site import Site
 
 _log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class WebServer(ThreadingHTTPServer):
         self.site, self.tls = site, tls
         self.feature_server, self.portal = FeatureServer(site), Portal(site, is_online)
         self.control = Control(site)
-        self._in_flight, self._none_in_flight = 0, threading.Condition()
+        self._in_flight, self._changed = 0, threading.Condition()
         self._connections: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
 
@@ -54,8 +53,8 @@ class WebServer(ThreadingHTTPServer):
             self.shutdown()
             self._thread.join()
         self.site.end(_PATIENCE_S)
-        with self._none_in_flight:
-            self._none_in_flight.wait_for(lambda: self._in_flight == 0, _PATIENCE_S)
+        with self._changed:
+            self._changed.wait_for(lambda: self._in_flight == 0, _PATIENCE_S)
             for connection in list(self._connections):
                 _end(connection)
         self.server_close()
@@ -64,32 +63,32 @@ class WebServer(ThreadingHTTPServer):
         return self
 
     def busy(self, change: int) -> None:
-        with self._none_in_flight:
+        with self._changed:
             self._in_flight += change
-            self._none_in_flight.notify_all()
+            self._changed.notify_all()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """In the connection's own thread: its first byte says whether TLS is spoken."""
         connection: socket.socket = request
-        with self._none_in_flight:
-            self._connections.add(connection)
         try:
+            self._follow(connection)
             if connection.recv(1, socket.MSG_PEEK) == _TLS_HELLO:
                 if self.tls is None:
                     return
-                with self._none_in_flight:
-                    self._connections.discard(connection)
                 connection = self.tls.wrap_socket(connection, server_side=True)
-                with self._none_in_flight:
-                    self._connections.add(connection)
+                self._follow(connection)
             Handler(connection, client_address, self)
-        except (OSError, ssl.SSLError):  # the client is gone, or does not trust the certificate
+        except OSError:  # the client is gone, or does not trust the certificate
             return
         finally:
-            with self._none_in_flight:
-                self._connections.discard(connection)
+            with self._changed:
+                self._connections -= {request, connection}
             if connection is not request:
                 connection.close()
+
+    def _follow(self, connection: socket.socket) -> None:
+        with self._changed:
+            self._connections.add(connection)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -230,7 +229,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(answer.status, answer.content, answer.content_type, answer.headers, slow)
             return
         content = encode(answer)
-        if form not in ("json", "geojson", "pbf"):  # someone looks at it with a browser
+        if form != "json":  # someone looks at it with a browser
             content = json.dumps(json.loads(content), indent=1, ensure_ascii=False).encode()
         self._send(200, content, "application/json;charset=UTF-8", {}, slow)
 
@@ -264,8 +263,6 @@ def _truncate(answer: Json, keep: int) -> None:
     for key in ("features", "objectIds", "attachmentInfos"):
         if key in answer:
             answer[key] = answer[key][:keep]
-    if "count" in answer:
-        answer["count"] = min(keep, answer["count"])
     for group in answer.get("attachmentGroups", []):
         if "attachmentInfos" in group:
             group["attachmentInfos"], left = group["attachmentInfos"][:keep], keep

@@ -21,7 +21,7 @@ Photo = Callable[..., str]
 def photo(tmp_path: Path) -> Photo:
     def make(name: str = "a.jpg", size: int = 100, letter: bytes = b"a") -> str:
         file = tmp_path / name
-        file.write_bytes(b"\xff\xd8" + letter * (size - 2))
+        file.write_bytes(b"\xff\xd8" + letter * (size - 4) + b"\r\n")
         return str(file)
 
     return make
@@ -53,7 +53,7 @@ def test_add_list_download_update_delete(
     assert Path(file).read_bytes() == Path(photo("löwe.jpg")).read_bytes()
     cameras.attachments.update(oid, info["id"], photo("b.jpg", 50, b"b"))
     (kept,) = server.attachments(0, service)
-    assert (kept["name"], kept["size"], kept["content"]) == ("b.jpg", 50, b"\xff\xd8" + b"b" * 48)
+    assert (kept["name"], kept["size"], kept["content"]) == ("b.jpg", 50, b"\xff\xd8" + b"b" * 46 + b"\r\n")
     cameras.attachments.delete(oid, info["id"])
     assert server.attachments(0, service) == []
 

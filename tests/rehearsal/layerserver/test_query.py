@@ -160,6 +160,7 @@ def test_one_feature_by_its_address(ask: Callable[..., dict[str, Any]]) -> None:
     [
         {},
         {"where": "m = 1"},
+        {"where": "1=1", "f": "pbf"},
         {"where": "1=1", "outFields": "m"},
         {"where": "1=1", "orderByFields": "n SIDEWAYS"},
         {"where": "1=1", "orderByFields": "n; DROP TABLE layers"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -60,7 +62,7 @@ def test_a_kill_loses_no_edit_that_was_acknowledged(tmp_path: Path) -> None:
                     url = f"{address}/server/rest/services/s/FeatureServer/0/applyEdits"
                     try:
                         results = session.post(url, data=form).json()["addResults"]
-                    except requests.ConnectionError:
+                    except requests.RequestException:  # the answer, or the half of it, is no acknowledgement
                         return
                     assert all(result["success"] for result in results)
                     acknowledged.extend(keys)
@@ -189,6 +191,43 @@ def test_readers_do_not_wait_for_a_writer(server: LayerServer, service: str) -> 
         list(threads.map(write, range(4)))
         assert [future.result() for future in reading] == [{0}, {0}]
     assert len(server.rows(0, service)) == 600
+
+
+def test_half_a_request_is_none(server: LayerServer, service: str) -> None:
+    body = f"f=json&adds={quote(json.dumps([camera('a')]))}&rollbackOnFailure=false".encode()
+    head = (
+        f"POST /server/rest/services/{service}/FeatureServer/0/applyEdits HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    for cut, rows in ((5, 0), (0, 1)):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head + body[: len(body) - cut])
+            connection.shutdown(socket.SHUT_WR)
+            assert bool(connection.recv(1000)) == (cut == 0)
+        assert len(server.rows(0, service)) == rows
+
+
+def test_a_request_that_is_not_understood(server: LayerServer, service: str) -> None:
+    url = f"{server.layer_url(0, service)}/applyEdits"
+    broken = requests.post(url, data=b"--x", headers={"Content-Type": "multipart/form-data; boundary=y"})
+    assert broken.json()["error"]["code"] == 400
+    assert requests.get(url, params={"f": "json", "adds": "[]"}).json()["error"]["code"] == 405
+    assert requests.post(url, data={"f": "json", "adds": "{"}).json()["error"]["code"] == 400
+    assert requests.post(url, data={"f": "json", "adds": "[1]"}).json()["error"]["code"] == 400
+    assert requests.post(f"{url}/more").json()["error"]["code"] == 404
+    assert server.rows(0, service) == []
+
+
+def test_the_directory_for_someone_who_looks(server: LayerServer, service: str) -> None:
+    page = requests.get(f"http://127.0.0.1:{server.port}/server/rest/services")
+    assert page.text.count("\n") > 5
+    names = [entry["name"] for entry in page.json()["services"]]
+    assert service in names
+    server.create_service(f"{service}_private", [CAMERAS])
+    again = requests.get(page.url).json()["services"]
+    assert [entry["name"] for entry in again] == names
+    signed_in = requests.get(page.url, params={"token": server.token()}).json()["services"]
+    assert f"{service}_private" in [entry["name"] for entry in signed_in]
 
 
 def test_nothing_but_loopback(server: LayerServer) -> None:

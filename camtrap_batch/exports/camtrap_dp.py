@@ -1,0 +1,578 @@
+"""A Camtrap DP data package of what was predicted: deployments, media, observations.
+
+Format: camtrap-dp.tdwg.org, version 1.0.2. `catalog.camtrap_dp` reads what is written here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import tempfile
+import zipfile
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.events.codes import NO_TIME, Ints, microseconds, short_hash
+from camtrap_batch.exports.csv import no_formula
+from camtrap_batch.exports.images import Block, Images, take
+from camtrap_batch.exports.written import Written
+from camtrap_batch.store.schemas import UNCERTAIN, USABLE
+
+DEPLOYMENTS = (
+    "deploymentID", "locationID", "locationName", "latitude", "longitude", "coordinateUncertainty",
+    "deploymentStart", "deploymentEnd", "setupBy", "cameraID", "cameraModel", "cameraDelay", "cameraHeight",
+    "cameraDepth", "cameraTilt", "cameraHeading", "detectionDistance", "timestampIssues", "baitUse",
+    "featureType", "habitat", "deploymentGroups", "deploymentTags", "deploymentComments",
+)  # fmt: skip
+MEDIA = (
+    "mediaID", "deploymentID", "captureMethod", "timestamp", "filePath", "filePublic", "fileName",
+    "fileMediatype", "exifData", "favorite", "mediaComments",
+)  # fmt: skip
+OBSERVATIONS = (
+    "observationID", "deploymentID", "mediaID", "eventID", "eventStart", "eventEnd", "observationLevel",
+    "observationType", "cameraSetupType", "scientificName", "count", "lifeStage", "sex", "behavior",
+    "individualID", "individualPositionRadius", "individualPositionAngle", "individualSpeed", "bboxX",
+    "bboxY", "bboxWidth", "bboxHeight", "classificationMethod", "classifiedBy", "classificationTimestamp",
+    "classificationProbability", "observationTags", "observationComments",
+)  # fmt: skip
+LEFT_OUT = ("kind", "id", "file_name", "location", "reason")
+"""Columns of the list of what is not in the package."""
+
+_TABLES = {"deployments": DEPLOYMENTS, "media": MEDIA, "observations": OBSERVATIONS}
+_DESCRIPTOR = "datapackage.json"
+_FILES = frozenset({_DESCRIPTOR, *(f"{name}.csv" for name in _TABLES)})
+_TOOL = "camtrap-batch"
+_SCHEMAS = "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2"
+_MISSING = ("", "NA", "NaN", "nan")
+"""Values that the format reads as: none."""
+_REFUSED_PATH = r"^[./~]|\.\.|\n"
+_NUMBERS = ("latitude", "longitude", "classificationProbability")
+_FROM_MANIFEST = (
+    "image_id", "file_name", "location", "deployment", "datetime", "utc_offset_minutes", "status", "format",
+    "camera_make", "camera_model",
+)  # fmt: skip
+_KINDS = {"human": "human", "person": "human", "vehicle": "vehicle", UNCERTAIN: "unknown"}
+_NO_OFFSET = np.iinfo(np.int32).min
+
+
+def list_beside(path: Path) -> Path:
+    """Where the list of what was left out of the package at `path` is written."""
+    return path.with_name(f"{path.name}.left-out.csv")
+
+
+def is_package_of_ours(folder: Path) -> bool:
+    """Whether a folder holds an earlier export, and nothing else."""
+    if {entry.name for entry in folder.iterdir()} != _FILES:
+        return False
+    try:
+        sources = json.loads((folder / _DESCRIPTOR).read_text(encoding="utf-8")).get("sources", [])
+        return any(source.get("title") == _TOOL for source in sources)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def write_camtrap_dp(images: Images, path: Path, left_out: Path) -> Written:
+    """Write the package into the new folder `path`, and to `left_out` a list of what is not in it.
+
+    Raises
+    ------
+    InputError
+        No image can be in it: none has a date, a place and a sound file.
+    """
+    written = Written(path, listed=left_out)
+    deployments = _Deployments(images.doubted_dates())
+    events = _EventTimes(images.merged.events.num_rows)
+    path.mkdir()
+    with ExitStack() as opened:
+        media, observations = (
+            opened.enter_context(_CsvWriter(path / f"{name}.csv", _TABLES[name]))
+            for name in ("media", "observations")
+        )
+        unlisted = opened.enter_context(_CsvWriter(left_out, LEFT_OUT))
+        for block in images.blocks(list(_FROM_MANIFEST)):
+            reasons, why = _reasons(images, block)
+            is_in = reasons < 0
+            _list_images(unlisted, block, reasons, why, written)
+            if not is_in.any():
+                continue
+            rows = block.rows.filter(pa.array(is_in))
+            written.images += rows.num_rows
+            event = images.merged.event[block.start : block.stop][is_in]
+            place = deployments.add(rows)
+            events.add(event, place, rows)
+            media.write(_media(rows, deployments.ids(place)))
+            label, confidence = (part.filter(pa.array(is_in)) for part in (block.label, block.confidence))
+            observations.write(
+                _of_media(images, rows, deployments.ids(place), label, confidence, event, written)
+            )
+        if not written.images:
+            listed = ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common())
+            raise InputError(f"no image can be in a Camtrap DP package: {listed}")
+        _write_events(images, events, deployments, observations, unlisted, written)
+    table = deployments.table(images.merged.locations)
+    with _CsvWriter(path / "deployments.csv", DEPLOYMENTS) as file:
+        file.write(table)
+    descriptor = _descriptor(images, table, written)
+    (path / _DESCRIPTOR).write_text(
+        json.dumps(descriptor, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )
+    written.notes["deployments"] = table.num_rows
+    written.notes["of them with timestampIssues: a date in doubt, or no time zone"] = (
+        deployments.with_issues()
+    )
+    return written
+
+
+def write_zip(images: Images, path: Path, left_out: Path) -> Written:
+    """As `write_camtrap_dp`, all files in one .zip."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.name) as scratch:
+        folder = Path(scratch) / "package"
+        written = write_camtrap_dp(images, folder, left_out)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in sorted(_FILES):
+                archive.write(folder / name, name)
+    return written
+
+
+# --- which images can be in it
+
+
+def _reasons(images: Images, block: Block) -> tuple[Ints, list[str]]:
+    """For each image the number of the reason why it can't be in the package, -1: it can; the reasons.
+
+    Of several the status is told, else the last of `others`.
+    """
+    rows, places = block.rows, images.merged.locations
+    placed = places.filter(pc.and_(pc.is_valid(places["latitude"]), pc.is_valid(places["longitude"])))
+    is_placed = pc.is_in(rows["location"], placed["location"].combine_chunks())
+    status = rows["status"].combine_chunks().dictionary_encode()
+    statuses = status.dictionary.to_pylist()
+    others = [
+        ("without a date", pc.is_null(rows["datetime"])),
+        ("of a location without coordinates", pc.invert(is_placed)),
+        ("without a location", pc.is_null(rows["location"])),
+        ("with a file name that Camtrap DP does not allow", _is_refused(rows["file_name"], _REFUSED_PATH)),
+        ("with an id that Camtrap DP takes for none", _is_refused(rows["image_id"], None)),
+    ]
+    why = [f"with status {name}" for name in statuses] + [text for text, _ in others]
+    found = np.full(rows.num_rows, -1, np.int64)
+    for number, (_, mask) in enumerate(others, len(statuses)):
+        found[np.asarray(mask.to_numpy(), bool)] = number
+    number = status.indices.to_numpy()
+    is_unusable = ~np.isin(number, [i for i, name in enumerate(statuses) if name in USABLE])
+    found[is_unusable] = number[is_unusable]
+    return found, why
+
+
+def _is_refused(texts: pa.ChunkedArray, pattern: str | None) -> pa.ChunkedArray:
+    missing = pc.is_in(pc.utf8_trim_whitespace(texts), pa.array(_MISSING))
+    return missing if pattern is None else pc.or_(missing, pc.match_substring_regex(texts, pattern))
+
+
+def _list_images(file: _CsvWriter, block: Block, reasons: Ints, why: list[str], written: Written) -> None:
+    is_out = reasons >= 0
+    if not is_out.any():
+        return
+    rows = block.rows.filter(pa.array(is_out))
+    text = pa.array(why).take(pa.array(reasons[is_out]))
+    file.write(
+        pa.table(
+            {
+                "kind": pa.repeat("image", rows.num_rows),
+                "id": no_formula(rows["image_id"]),
+                "file_name": no_formula(rows["file_name"]),
+                "location": no_formula(rows["location"]),
+                "reason": text,
+            }
+        )
+    )
+    written.left_out.update(Counter(text.to_pylist()))
+
+
+# --- deployments
+
+
+@dataclass
+class _Deployment:
+    id: str
+    location: str
+    first: tuple[int, int, int] | None = None  # instant in UTC, local time, offset
+    last: tuple[int, int, int] | None = None
+    has_issues: bool = False
+    cameras: set[str | None] = field(default_factory=set)
+
+
+class _Deployments:
+    """Deployments as they are met, and what is known of each when all images are seen.
+
+    Parameters
+    ----------
+    doubted : ids of images whose date may be wrong
+    """
+
+    def __init__(self, doubted: pa.Array) -> None:
+        self._doubted = doubted
+        self._number: dict[tuple[str, str | None], int] = {}
+        self._all: list[_Deployment] = []
+        self._ids = set(_MISSING)
+
+    def add(self, rows: pa.Table) -> Ints:
+        """Take images in; returns the number of each one's deployment."""
+        pairs = pa.table(
+            {name: rows[name].combine_chunks().dictionary_encode() for name in ("location", "deployment")}
+        )
+        where, which = (
+            pairs[name].combine_chunks().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+            for name in ("location", "deployment")
+        )
+        _, first_row, inverse = np.unique(
+            where * (which.max() + 2) + which + 1, return_index=True, return_inverse=True
+        )
+        locations, names = (
+            rows[name].take(pa.array(first_row)).to_pylist() for name in ("location", "deployment")
+        )
+        numbers = np.array([self._number_of(*pair) for pair in zip(locations, names, strict=True)], np.int64)
+        number = numbers[inverse]
+        self._see(number, rows)
+        return number
+
+    def ids(self, number: Ints) -> pa.Array:
+        return pa.array([deployment.id for deployment in self._all], pa.string()).take(pa.array(number))
+
+    def table(self, places: pa.Table) -> pa.Table:
+        """Rows of deployments.csv, by id."""
+        of = {
+            row["location"]: row for row in places.select(["location", "latitude", "longitude"]).to_pylist()
+        }
+        rows = []
+        for deployment in sorted(self._all, key=lambda one: one.id):
+            place = of[deployment.location]
+            times = (deployment.first or (0, 0, 0), deployment.last or (0, 0, 0))
+            start, end = (
+                stamps(np.array([time]), np.array([offset]))[0].as_py() for _, time, offset in times
+            )
+            camera = next(iter(deployment.cameras)) if len(deployment.cameras) == 1 else None
+            rows.append(
+                {
+                    "deploymentID": deployment.id,
+                    "locationID": deployment.location,
+                    "locationName": deployment.location,
+                    "latitude": place["latitude"],
+                    "longitude": place["longitude"],
+                    "deploymentStart": start,
+                    "deploymentEnd": end,
+                    "cameraModel": camera,
+                    "timestampIssues": "true" if deployment.has_issues else "false",
+                }
+            )
+        return pa.Table.from_pylist(rows)
+
+    def with_issues(self) -> int:
+        return sum(deployment.has_issues for deployment in self._all)
+
+    def _number_of(self, location: str, name: str | None) -> int:
+        found = self._number.get((location, name))
+        if found is None:
+            id_ = location if name is None else name
+            if id_.strip() in self._ids:  # of another location, or a word that stands for none
+                id_ = f"{id_}-{short_hash(location, name or '')}"
+            self._ids.add(id_.strip())
+            found = self._number[location, name] = len(self._all)
+            self._all.append(_Deployment(id_, location))
+        return found
+
+    def _see(self, number: Ints, rows: pa.Table) -> None:
+        time, offset = _times(rows)
+        instant = time - np.where(offset == _NO_OFFSET, 0, offset).astype(np.int64) * 60_000_000
+        order = np.lexsort((instant, number))
+        begins = np.flatnonzero(np.diff(number[order], prepend=-1))
+        ends = np.append(begins[1:], len(order)) - 1
+        for first, last in zip(order[begins].tolist(), order[ends].tolist(), strict=True):
+            seen = self._all[number[first]]
+            early, late = ((int(instant[at]), int(time[at]), int(offset[at])) for at in (first, last))
+            seen.first = early if seen.first is None else min(seen.first, early)
+            seen.last = late if seen.last is None else max(seen.last, late)
+        is_doubted = np.asarray(pc.is_in(rows["image_id"], self._doubted).to_numpy(), bool)
+        for one in np.unique(number[is_doubted | (offset == _NO_OFFSET)]).tolist():
+            self._all[one].has_issues = True
+        cameras = pc.binary_join_element_wise(rows["camera_make"], rows["camera_model"], "-").combine_chunks()
+        coded = cameras.dictionary_encode()
+        names = [*coded.dictionary.to_pylist(), None]
+        code = coded.indices.fill_null(len(names) - 1).to_numpy(zero_copy_only=False)
+        for one, camera in {*zip(number.tolist(), code.tolist(), strict=True)}:
+            self._all[one].cameras.add(names[camera])
+
+
+# --- media and observations
+
+
+def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
+    kind = pc.utf8_lower(rows["format"])
+    return pa.table(
+        {
+            "mediaID": rows["image_id"],
+            "deploymentID": deployment,
+            "timestamp": stamps(*_times(rows)),
+            "filePath": rows["file_name"],
+            "filePublic": pa.repeat("false", rows.num_rows),
+            "fileName": pc.replace_substring_regex(rows["file_name"], r"^(?s:.*)/", ""),
+            "fileMediatype": pc.binary_join_element_wise(
+                "image", pc.if_else(pc.equal(kind, "mpo"), "jpeg", kind), "/"
+            ),
+        }
+    )
+
+
+def _of_media(
+    images: Images,
+    rows: pa.Table,
+    deployment: pa.Array,
+    label: pa.Array,
+    confidence: pa.Array,
+    event: npt.NDArray[np.int32],
+    written: Written,
+) -> pa.Table:
+    time = stamps(*_times(rows))
+    written.notes["media that could not be classified, as unclassified"] += label.null_count
+    return pa.table(
+        {
+            "observationID": pc.binary_join_element_wise("media", rows["image_id"], ":"),
+            "deploymentID": deployment,
+            "mediaID": rows["image_id"],
+            "eventID": take(images.merged.events["event_id"].combine_chunks(), event),
+            "eventStart": time,
+            "eventEnd": time,
+            "observationLevel": pa.repeat("media", rows.num_rows),
+            **_observed(images, label, confidence),
+        }
+    )
+
+
+def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str, pa.Array]:
+    """What observations say of labels."""
+    coded = label.dictionary_encode()
+    kinds = [
+        "blank" if images.is_empty(text) else _KINDS.get(text.casefold(), "animal")
+        for text in coded.dictionary.to_pylist()
+    ]
+    kind = pc.fill_null(pa.array(kinds, pa.string()).take(coded.indices), "unclassified")
+    by_machine = pc.is_valid(label)
+    made = _utc(images.snapshot.created)
+    return {
+        "observationType": kind,
+        "scientificName": pc.if_else(pc.equal(kind, "animal"), label, None),
+        "classificationMethod": pc.if_else(by_machine, "machine", None),
+        "classifiedBy": pc.if_else(by_machine, images.model_id, None),
+        "classificationTimestamp": pc.if_else(by_machine, made, None),
+        "classificationProbability": confidence,
+    }
+
+
+class _EventTimes:
+    """For each event: a deployment of its images in the package (-1: none is in it), zones of its times."""
+
+    def __init__(self, number: int) -> None:
+        self.deployment = np.full(number, -1, np.int64)
+        self.start_offset, self.end_offset = (np.full(number, _NO_OFFSET, np.int32) for _ in range(2))
+        self._earliest, self._latest = np.full(number, NO_TIME), np.full(number, -NO_TIME)
+
+    def add(self, event: npt.NDArray[np.int32], deployment: Ints, rows: pa.Table) -> None:
+        time, offset = _times(rows)
+        is_in = event >= 0
+        event, deployment, time, offset = event[is_in], deployment[is_in], time[is_in], offset[is_in]
+        order = np.lexsort((time, event))
+        begins = np.flatnonzero(np.diff(event[order], prepend=-1))
+        first = order[begins]
+        last = order[np.append(begins[1:], len(order))[: len(begins)] - 1]
+        first = first[time[first] < self._earliest[event[first]]]
+        last = last[time[last] > self._latest[event[last]]]
+        self._earliest[event[first]], self._latest[event[last]] = time[first], time[last]
+        self.deployment[event[first]] = deployment[first]
+        self.start_offset[event[first]], self.end_offset[event[last]] = offset[first], offset[last]
+
+
+def _write_events(
+    images: Images,
+    times: _EventTimes,
+    deployments: _Deployments,
+    observations: _CsvWriter,
+    unlisted: _CsvWriter,
+    written: Written,
+) -> None:
+    events = images.merged.events
+    is_in = pa.array(times.deployment >= 0)
+    out = events.filter(pc.invert(is_in))
+    unlisted.write(
+        pa.table(
+            {
+                "kind": pa.repeat("event", out.num_rows),
+                "id": out["event_id"],
+                "location": no_formula(out["location"]),
+                "reason": pa.repeat("all its images are left out", out.num_rows),
+            }
+        )
+    )
+    written.notes["events, as observations of an event"] = events.num_rows - out.num_rows
+    written.notes["events left out with all their images"] = out.num_rows
+    within = events.filter(is_in).combine_chunks()
+    mask = times.deployment >= 0
+    label = within["label"].combine_chunks()
+    observed = _observed(images, label, pc.round(within["confidence"].combine_chunks().cast("float64"), 4))
+    is_counted = pc.is_in(observed["observationType"], pa.array(["animal", "human", "vehicle"]))
+    observations.write(
+        pa.table(
+            {
+                "observationID": pc.binary_join_element_wise("event", within["event_id"], ":"),
+                "deploymentID": deployments.ids(times.deployment[mask]),
+                "eventID": within["event_id"],
+                "eventStart": stamps(microseconds(within["start"]), times.start_offset[mask]),
+                "eventEnd": stamps(microseconds(within["end"]), times.end_offset[mask]),
+                "observationLevel": pa.repeat("event", within.num_rows),
+                "count": pc.if_else(is_counted, within["count"], None),
+                **observed,
+            }
+        )
+    )
+
+
+# --- the descriptor
+
+
+def _descriptor(images: Images, deployments: pa.Table, written: Written) -> dict[str, Any]:
+    """datapackage.json. What a run does not know is the format's most general value; see docs/exports.md."""
+    name = images.run.job.name
+    labels = [
+        label for label in _labels(images) if not images.is_empty(label) and label.casefold() not in _KINDS
+    ]
+    notes = f"Labels are predictions of model {images.model_id}, not of people."
+    if written.left_out:
+        notes += f" {written.left_out.total():,} of {len(images):,} images are not included: "
+        notes += ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common()) + "."
+    return {
+        "resources": [
+            {
+                "name": table,
+                "path": f"{table}.csv",
+                "profile": "tabular-data-resource",
+                "format": "csv",
+                "mediatype": "text/csv",
+                "encoding": "utf-8",
+                "schema": f"{_SCHEMAS}/{table}-table-schema.json",
+            }
+            for table in _TABLES
+        ],
+        "profile": f"{_SCHEMAS}/camtrap-dp-profile.json",
+        "name": re.sub(r"[^a-z0-9._-]", "-", name.lower()),
+        "created": _utc(dt.datetime.now(dt.UTC).isoformat()),
+        "title": name,
+        "description": notes,
+        "contributors": [{"title": _TOOL, "role": "contributor"}],
+        "sources": [{"title": _TOOL, "version": version(_TOOL)}],
+        "project": {
+            "title": name,
+            "samplingDesign": "opportunistic",
+            "captureMethod": ["activityDetection"],
+            "individualAnimals": False,
+            "observationLevel": ["media", "event"],
+        },
+        "spatial": _spatial(deployments),
+        "temporal": {
+            "start": min(text[:10] for text in deployments["deploymentStart"].to_pylist()),
+            "end": max(text[:10] for text in deployments["deploymentEnd"].to_pylist()),
+        },
+        "taxonomic": [{"scientificName": label} for label in labels],
+    }
+
+
+def _labels(images: Images) -> list[str]:
+    """Labels of images and events, ascending."""
+    labels = images.predictions.labels
+    seen = {labels[number] for number in np.unique(images.predictions.label) if number >= 0}
+    return sorted(seen | set(images.merged.events["label"].unique().to_pylist()))
+
+
+def _spatial(deployments: pa.Table) -> dict[str, Any]:
+    """The box that holds all deployments, as GeoJSON; the point, where it is one."""
+    (west, east), (south, north) = (
+        (pc.min(deployments[name]).as_py(), pc.max(deployments[name]).as_py())
+        for name in ("longitude", "latitude")
+    )
+    if west == east and south == north:
+        return {"type": "Point", "coordinates": [west, south]}
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+# --- times and files
+
+
+def stamps(time: Ints, offset: npt.NDArray[np.int32]) -> pa.Array:
+    """Local times as the format has them, to the second, each with its zone.
+
+    Parameters
+    ----------
+    time : microseconds
+    offset : minutes east of UTC; where it is not known, the time gets a Z
+    """
+    texts = pc.strftime(pa.array(time // 1_000_000, pa.timestamp("s")), "%Y-%m-%dT%H:%M:%S")
+    offsets, inverse = np.unique(offset, return_inverse=True)
+    zones = pa.array([_zone(minutes) for minutes in offsets.tolist()], pa.string())
+    return pc.binary_join_element_wise(texts, zones.take(pa.array(inverse)), "")
+
+
+def _zone(minutes: int) -> str:
+    if minutes in (0, _NO_OFFSET):
+        return "Z"
+    hours, rest = divmod(abs(minutes), 60)
+    return f"{'+' if minutes > 0 else '-'}{hours:02}:{rest:02}"
+
+
+def _times(rows: pa.Table) -> tuple[Ints, npt.NDArray[np.int32]]:
+    offset = rows["utc_offset_minutes"].combine_chunks().fill_null(_NO_OFFSET).to_numpy(zero_copy_only=False)
+    return microseconds(rows["datetime"]), np.asarray(offset, np.int32)
+
+
+def _utc(text: str) -> str:
+    """A time with a zone, to the second, as UTC."""
+    return dt.datetime.fromisoformat(text).astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class _CsvWriter:
+    """A CSV file of some columns, of which most stay empty."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
+        kinds = {**dict.fromkeys(_NUMBERS, pa.float64()), "count": pa.int32()}
+        self._schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
+        self._writer = pacsv.CSVWriter(path, self._schema)
+
+    def __enter__(self) -> _CsvWriter:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._writer.close()
+
+    def write(self, table: pa.Table) -> None:
+        n = table.num_rows
+        self._writer.write_table(
+            pa.table(
+                [
+                    table[field.name].cast(field.type)
+                    if field.name in table.column_names
+                    else pa.nulls(n, field.type)
+                    for field in self._schema
+                ],
+                schema=self._schema,
+            )
+        )

@@ -1,0 +1,142 @@
+"""COCO Camera Traps JSON, with predictions as annotations.
+
+Format: github.com/agentmorris/MegaDetector, megadetector/data_management, "COCO Camera Traps format"; a
+prediction's probability is `score`, as in COCO's own results.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from camtrap_batch.events.codes import UNKNOWN_LOCATION
+from camtrap_batch.exports.images import BOX, Block, Images
+from camtrap_batch.exports.jsonfile import encode, write_members
+from camtrap_batch.exports.written import Written
+from camtrap_batch.store import snapshots
+
+_COLUMNS = (
+    "image_id", "file_name", "location", "seq_id", "frame_num", "seq_num_frames", "datetime", "width",
+    "height",
+)  # fmt: skip
+_OPTIONAL = ("seq_id", "frame_num", "seq_num_frames", "datetime")
+_UNNAMED = "animal"
+
+
+def write_cct(images: Images, path: Path) -> Written:
+    """Write every image of the catalog, and an annotation for each label or, where there are any, box."""
+    written = Written(path)
+    boxes = images.detections()
+    labels = set(images.predictions.labels)
+    if boxes is not None:
+        labels |= {_UNNAMED, *boxes.rows["label"].drop_null().to_pylist()}
+    categories = number_categories(labels, _known(images), images.is_empty)
+
+    # Annotations come after the images in the file, and are made with them.
+    with tempfile.TemporaryFile(dir=path.parent) as kept, path.open("wb") as file:
+
+        def records() -> Iterator[bytes]:
+            for block in images.blocks(list(_COLUMNS)):
+                written.images += block.rows.num_rows
+                boxes_of = boxes.of(block) if boxes is not None else {}
+                for record, annotations in _records(block, categories, boxes_of):
+                    written.notes["of them without a label, and so without an annotation"] += not annotations
+                    for annotation in annotations:
+                        kept.write(encode(annotation) + b"\n")
+                    yield encode(record)
+
+        def annotations() -> Iterator[bytes]:
+            kept.seek(0)
+            for line in kept:
+                yield line.rstrip(b"\n")
+
+        info = {
+            "version": "1.0",
+            "description": f"{images.run.job.name}: predictions, not what people saw",
+            "contributor": f"camtrap-batch, model {images.model_id}",
+            "date_created": images.snapshot.created,
+        }
+        listed = [{"id": number, "name": name} for name, number in categories.items()]
+        write_members(
+            file, {"info": info, "categories": listed, "images": records(), "annotations": annotations()}
+        )
+    return written
+
+
+def number_categories(
+    labels: Iterable[str], known: Iterable[tuple[int, str]], is_empty: Any
+) -> dict[str, int]:
+    """Category ids of labels: 0 for no animal, the data set's own for those that it has, and free ones.
+
+    >>> number_categories({"lion", "blank", "oryx"}, [(0, "blank"), (24, "oryx")], "blank".__eq__)
+    {'blank': 0, 'oryx': 24, 'lion': 25}
+    """
+    own: dict[str, int] = {}
+    free = 1
+    for number, name in known:
+        free = max(free, number + 1)
+        if number > 0:
+            own.setdefault(name, number)
+    left = sorted(labels)
+    numbers: dict[str, int] = {}
+    for label in left:
+        if is_empty(label) and 0 not in numbers.values():
+            numbers[label] = 0
+        elif label in own:
+            numbers[label] = own[label]
+    for label in left:
+        if label not in numbers:
+            numbers[label] = free
+            free += 1
+    return dict(sorted(numbers.items(), key=lambda item: item[1]))
+
+
+def _known(images: Images) -> list[tuple[int, str]]:
+    """Categories of the data set that the manifest was made from."""
+    number = int(images.manifest.inputs["catalog"])
+    return [
+        (int(id_), str(name))
+        for id_, name in snapshots.load(images.run.folder, "catalog", number).meta["categories"]
+    ]
+
+
+def _records(
+    block: Block, categories: dict[str, int], boxes: dict[int, list[dict[str, Any]]]
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Each image, and its annotations."""
+    columns = {name: block.rows[name].to_pylist() for name in _COLUMNS if name != "datetime"}
+    columns["datetime"] = block.rows["datetime"].cast("timestamp[s]", safe=False).cast("string").to_pylist()
+    labels, confidences = block.label.to_pylist(), block.confidence.to_pylist()
+    for place, values in enumerate(zip(*columns.values(), strict=True)):
+        row = dict(zip(columns, values, strict=True))
+        id_ = row["image_id"]
+        record = {"id": id_, "file_name": row["file_name"], "location": row["location"] or UNKNOWN_LOCATION}
+        record |= {name: row[name] for name in _OPTIONAL if row[name] is not None}
+        has_size = row["width"] is not None and row["height"] is not None
+        if has_size:
+            record |= {"width": row["width"], "height": row["height"]}
+        if block.predicted[place] < 0:
+            record["corrupt"] = True
+        found = [_box(box, row, categories) for box in boxes.get(place, [])] if has_size else []
+        if not found and labels[place] is not None:
+            found = [{"category_id": categories[labels[place]], "score": confidences[place]}]
+        yield (
+            record,
+            [
+                {"id": f"{id_}_{number}", "image_id": id_, "sequence_level_annotation": False, **annotation}
+                for number, annotation in enumerate(found)
+            ],
+        )
+
+
+def _box(box: dict[str, Any], row: dict[str, Any], categories: dict[str, int]) -> dict[str, Any]:
+    """A box's annotation, in pixels."""
+    scale = (row["width"], row["height"]) * 2
+    label = box["label"]
+    return {
+        "category_id": categories[_UNNAMED if label is None else label],
+        "score": round(float(box["confidence"] if label is None else box["label_confidence"]), 4),
+        "bbox": [round(float(box[name]) * size, 1) for name, size in zip(BOX, scale, strict=True)],
+    }

@@ -1,0 +1,88 @@
+"""One row an image, for spreadsheets and statistics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from camtrap_batch.exports.images import Images, take
+from camtrap_batch.exports.written import Written
+
+_FROM_MANIFEST = (
+    "image_id", "file_name", "location", "deployment", "frame_num", "datetime", "utc_offset_minutes",
+    "status", "detail",
+)  # fmt: skip
+
+COLUMNS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("file_name", pa.string()),
+        ("location", pa.string()),
+        ("deployment", pa.string()),
+        ("latitude", pa.float64()),
+        ("longitude", pa.float64()),
+        ("datetime", pa.string()),
+        ("utc_offset_minutes", pa.int32()),
+        ("status", pa.string()),
+        ("detail", pa.string()),
+        ("label", pa.string()),
+        ("confidence", pa.float64()),
+        ("seq_id", pa.string()),
+        ("frame_num", pa.int32()),
+        ("sequence_label", pa.string()),
+        ("sequence_confidence", pa.float64()),
+        ("event_id", pa.string()),
+        ("model_id", pa.string()),
+    ]
+)
+
+_FORMULA = r"^([=+\-@'\t\r\n])"
+
+
+def write_csv(images: Images, path: Path) -> Written:
+    """Write every image of the catalog, in UTF-8."""
+    written = Written(path)
+    merged = images.merged
+    sequences, events, places = merged.sequences, merged.events, merged.locations
+    with pacsv.CSVWriter(path, COLUMNS) as writer:
+        for block in images.blocks(list(_FROM_MANIFEST)):
+            rows = block.rows
+            here = slice(block.start, block.stop)
+            sequence, event = merged.sequence[here], merged.event[here]
+            place = pc.index_in(rows["location"], places["location"].combine_chunks())
+            made = {
+                **{name: rows[name] for name in _FROM_MANIFEST},
+                "datetime": pc.replace_substring_regex(rows["datetime"].cast(pa.string()), r"\.0+$", ""),
+                "label": block.label,
+                "confidence": block.confidence,
+                "seq_id": take(sequences["seq_id"], sequence),
+                "sequence_label": take(sequences["label"], sequence),
+                "sequence_confidence": pc.round(take(sequences["confidence"], sequence).cast("float64"), 4),
+                "event_id": take(events["event_id"], event),
+                "latitude": places["latitude"].take(place),
+                "longitude": places["longitude"].take(place),
+                "model_id": pa.repeat(images.model_id, rows.num_rows),
+            }
+            writer.write_table(
+                pa.table(
+                    [
+                        no_formula(made[field.name]) if pa.types.is_string(field.type) else made[field.name]
+                        for field in COLUMNS
+                    ],
+                    schema=COLUMNS,
+                )
+            )
+            written.images += rows.num_rows
+            written.notes["of them without a label"] += block.label.null_count
+    return written
+
+
+def no_formula(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Texts that no spreadsheet takes for a formula: ' before each that begins with = + - @ ' or a tab.
+
+    Whoever reads them drops one ' at the beginning, where there is one, and has what was there.
+    """
+    return pc.replace_substring_regex(texts, _FORMULA, r"'\1")

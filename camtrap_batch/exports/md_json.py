@@ -1,0 +1,113 @@
+"""MegaDetector batch results, as Timelapse and MegaDetector's own tools read them.
+
+Format: lila.science/megadetector-output-format, version 1.5.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from camtrap_batch.exports.images import BOX, Block, Images
+from camtrap_batch.exports.jsonfile import encode, write_members
+from camtrap_batch.exports.written import Written
+
+_CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
+_CATEGORY_OF = {name: number for number, name in _CATEGORIES.items()} | {"human": "2"}
+_WHOLE = [0.0, 0.0, 1.0, 1.0]
+_VIDEOS = (".mp4", ".avi", ".mpeg", ".mpg", ".mov", ".mkv", ".flv")
+"""Endings by which MegaDetector's tools take a file for a video, whatever is in it."""
+_NOT_OPENED, _NOT_INFERRED = "image access failure", "inference failure"
+"""What MegaDetector itself writes (FAILURE_IMAGE_OPEN and FAILURE_INFER of its run_detector)."""
+# A whole frame that is not empty is more likely not to be; of boxes, MegaDetector v5's own defaults.
+_THRESHOLDS_WHOLE = {"typical_detection_threshold": 0.5, "conservative_detection_threshold": 0.5}
+_THRESHOLDS_BOXES = {"typical_detection_threshold": 0.2, "conservative_detection_threshold": 0.05}
+
+
+def write_md_json(images: Images, path: Path) -> Written:
+    """Write every image of the catalog; those without a label have a failure."""
+    written = Written(path)
+    boxes = images.detections()
+    labels = set(images.predictions.labels)
+    if boxes is not None:
+        labels |= set(boxes.rows["label"].drop_null().to_pylist())
+    classes = {label: str(number) for number, label in enumerate(sorted(labels))}
+    made = dt.datetime.fromisoformat(images.snapshot.created).strftime("%Y-%m-%d %H:%M:%S")
+    info = {
+        "format_version": "1.5",
+        "detector": "camtrap-batch, whole frames" if boxes is None else "boxes of infer.detections",
+        "detection_completion_time": made,
+        "detector_metadata": _THRESHOLDS_WHOLE if boxes is None else _THRESHOLDS_BOXES,
+        "classifier": f"camtrap-batch {images.model_id}",
+        "classification_completion_time": made,
+    }
+
+    def records() -> Iterator[bytes]:
+        for block in images.blocks(["file_name", "status"]):
+            written.images += block.rows.num_rows
+            boxes_of = boxes.of(block) if boxes is not None else {}
+            for record in _records(images, block, classes, boxes_of):
+                if "failure" in record:
+                    written.notes["of them with a failure: no image that can be opened, or no label"] += 1
+                yield encode(record)
+
+    with path.open("wb") as file:
+        write_members(
+            file,
+            {
+                "info": info,
+                "detection_categories": _CATEGORIES,
+                "classification_categories": {number: label for label, number in classes.items()},
+                "images": records(),
+            },
+        )
+    return written
+
+
+def _records(
+    images: Images, block: Block, classes: dict[str, str], boxes: dict[int, list[dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    columns = (block.rows["file_name"].to_pylist(), block.predicted.tolist(), block.label.to_pylist())
+    for place, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
+        record: dict[str, Any] = {"file": file_name}
+        is_video = file_name.lower().endswith(_VIDEOS)
+        if is_video:
+            record |= {"frame_rate": 1.0, "frames_processed": [0] if label is not None else []}
+        if label is None:
+            yield record | {"detections": None, "failure": _NOT_OPENED if row < 0 else _NOT_INFERRED}
+            continue
+        found = [_box(box, classes) for box in boxes.get(place, [])]
+        if not found and not images.is_empty(label):
+            found = [_whole_frame(images, row, label, classes)]
+        if is_video:
+            found = [detection | {"frame_number": 0} for detection in found]
+        yield record | {"detections": found}
+
+
+def _whole_frame(images: Images, row: int, label: str, classes: dict[str, str]) -> dict[str, Any]:
+    """What the model says of a whole picture."""
+    predictions = images.predictions
+    first, last = predictions.top_begin[row : row + 2]
+    labels = [predictions.labels[code] for code in predictions.top_label[first:last].tolist()]
+    shares = [round(p, 4) for p in predictions.top_p[first:last].tolist()]
+    top = list(zip(labels, shares, strict=True))
+    return {
+        "category": _CATEGORY_OF.get(label.casefold(), "1"),
+        "conf": round(1.0 - sum(p for name, p in top if images.is_empty(name)), 4),
+        "bbox": _WHOLE,
+        "classifications": [[classes[name], p] for name, p in top if p],
+    }
+
+
+def _box(box: dict[str, Any], classes: dict[str, str]) -> dict[str, Any]:
+    category = str(box["category"]).casefold()
+    detection: dict[str, Any] = {
+        "category": category if category in _CATEGORIES else _CATEGORY_OF.get(category, "1"),
+        "conf": round(float(box["confidence"]), 4),
+        "bbox": [round(float(box[name]), 4) for name in BOX],
+    }
+    if box["label"] is not None:
+        detection["classifications"] = [[classes[box["label"]], round(float(box["label_confidence"]), 4)]]
+    return detection

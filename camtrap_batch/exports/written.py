@@ -1,0 +1,36 @@
+"""What an export has to say of itself when it is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Written:
+    """An export: every image of the catalog is among `images` or among those that were left out.
+
+    Attributes
+    ----------
+    path : of the file or the folder
+    images : in it
+    left_out : reason -> images that are not in it
+    listed : file that names each of those
+    notes : number of rows by what else there is to say of them
+    """
+
+    path: Path
+    images: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    listed: Path | None = None
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> list[str]:
+        """For people: what was written, what was not and why."""
+        lines = [f"{self.images:,} images written to {self.path}"]
+        lines += [f"{number:,} {text}" for text, number in self.notes.items() if number]
+        if self.left_out:
+            lines.append(f"images left out: {self.left_out.total():,}, each named in {self.listed}:")
+            lines += [f"  {number:,} {reason}" for reason, number in self.left_out.most_common()]
+        return lines

@@ -1,0 +1,498 @@
+"""Each format: what is in the file, that others' tools take it, and that every image is accounted for."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+import tempfile
+import threading
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from megadetector.data_management.integrity_check_json_db import (
+    IntegrityCheckOptions,
+    integrity_check_json_db,
+)
+from megadetector.postprocessing.validate_batch_results import (
+    ValidateBatchResultsOptions,
+    validate_batch_results,
+)
+from support_exports import MODEL, START, Row, commit, image, predict, write_run
+
+from camtrap_batch.catalog.camtrap_dp import read_camtrap_dp, read_places
+from camtrap_batch.catalog.cct import read_cct
+from camtrap_batch.errors import InputError, Interrupted
+from camtrap_batch.exports import FORMATS, Images, export
+from camtrap_batch.exports.camtrap_dp import list_beside
+from camtrap_batch.exports.cct import number_categories
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.store import schemas
+from camtrap_batch.store.run import Run
+
+SUFFIX = {"md-json": ".json", "csv": ".csv", "cct": ".json", "camtrap-dp": ""}
+DETECTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        *((name, pa.float32()) for name in "xywh"),
+        ("category", pa.string()),
+        ("confidence", pa.float32()),
+        ("label", pa.string()),
+        ("label_confidence", pa.float32()),
+        ("repeat", pa.bool_()),
+    ]
+)
+texts = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=12
+)
+odd = st.one_of(
+    texts, st.sampled_from(["=1+1", "-2", "+x", "@a", "'b", '"q"', "a,b", "l\nm", "🦁,", "NA", "\t"])
+)
+
+
+def a_run(folder: Path) -> Run:
+    """Two cameras that stand somewhere, one that does not, none; every kind of image there is."""
+    rows = [
+        image("i00", 0, "lion", seq_id="s1", frame_num=0, seq_num_frames=2, utc_offset_minutes=120),
+        image("i01", 2, "empty", seq_id="s1", frame_num=1, seq_num_frames=2, utc_offset_minutes=120),
+        image("i02", 3600, "oryx", utc_offset_minutes=120, deployment="d1"),
+        image("i03", 3601, "oryx", utc_offset_minutes=60, deployment="d1", datetime=START.replace(day=20)),
+        image("i04", 7200, "empty", location="B"),
+        image("i05", 7300, "human", location="B", camera_make="Reconyx", camera_model="HF2X"),
+        image("i06", 9000, None, location="B"),
+        image("i07", 9100, "lion", location="C"),
+        image("i08", 9100, "lion", location=None),
+        image("i09", None, "lion"),
+        image("i10", 9200, "lion", status="truncated", file_name="sub/é 🦁,'\"=.jpg"),
+        image("i11", 9300, "lion", file_name="..odd..jpg"),
+        *(
+            image(f"bad{number}", 60, None, status=status, format=None, width=None, height=None)
+            for number, status in enumerate(schemas.STATUSES)
+            if status not in schemas.USABLE
+        ),
+        image(
+            "clip", 60, None, status="not_image", file_name="clip.AVI", format="AVI", width=None, height=None
+        ),
+    ]
+    return write_run(folder, rows)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return a_run(tmp_path_factory.mktemp("formats"))
+
+
+@pytest.fixture(scope="module")
+def images(run: Run) -> Images:
+    return Images(run, empty="empty")
+
+
+@pytest.fixture
+def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
+    """A run with boxes: in the first image one and a repeat, then one without a label, none in the others."""
+    monkeypatch.setitem(schemas.SCHEMAS, "detections", DETECTIONS)
+    labels = {"a": "lion", "b": "lion", "c": "empty", "d": "oryx"}
+    run = write_run(tmp_path, [image(id_, 60 * n, label) for n, (id_, label) in enumerate(labels.items())])
+    box = {"image_id": "a", "x": 0.1, "y": 0.2, "w": 0.3, "h": 0.5, "category": "animal", "confidence": 0.9}
+    rows = [
+        box | {"image_id": "b", "label": None, "repeat": False},
+        box | {"label": "oryx", "label_confidence": 0.75, "repeat": False},
+        box | {"label": "lion", "label_confidence": 0.9, "repeat": True},
+    ]
+    commit(run, "detections", rows, "p1", {})
+    return Images(run, empty="empty")
+
+
+@contextmanager
+def made(rows: list[Row], **options: Any) -> Iterator[tuple[Images, Path]]:
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Images(write_run(Path(scratch), rows, **options), empty="empty"), Path(scratch)
+
+
+def written(images: Images, to: str, folder: Path) -> Path:
+    path = folder / f"out{SUFFIX[to]}"
+    export(images, to, path)
+    return path
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_every_image_is_there_or_counted(to: str, images: Images, run: Run, tmp_path: Path) -> None:
+    found = export(images, to, tmp_path / f"out{SUFFIX[to]}")
+    assert found.images + found.left_out.total() == run.snapshot("catalog").rows == len(images)
+    assert bool(found.left_out) == (to == "camtrap-dp")
+    beside = {list_beside(found.path).name} if to == "camtrap-dp" else set()
+    assert {entry.name for entry in tmp_path.iterdir()} == {found.path.name} | beside
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_blocks_do_not_show(to: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for size in (3, 16_384):
+        monkeypatch.setattr("camtrap_batch.exports.images.BLOCK", size)
+        (folder := tmp_path / str(size)).mkdir()
+        path = written(Images(run, empty="empty"), to, folder)
+        files = [path, list_beside(path), *(path.glob("*.csv") if path.is_dir() else [])]
+        found.append([file.read_bytes() for file in files if file.is_file()])
+    assert found[0] == found[1]
+
+
+# --- MegaDetector
+
+
+def check_md(path: Path, **options: Any) -> dict[str, Any]:
+    chosen = ValidateBatchResultsOptions()
+    for name, value in options.items():
+        setattr(chosen, name, value)
+    found = validate_batch_results(str(path), chosen)["validation_results"]
+    assert not found["errors"]
+    assert not found["warnings"]
+    return {record["file"]: record for record in json.loads(path.read_text(encoding="utf-8"))["images"]}
+
+
+def test_md_json(images: Images, tmp_path: Path) -> None:
+    path = written(images, "md-json", tmp_path)
+    records = check_md(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    names = content["classification_categories"]
+    assert sorted(names.values()) == ["empty", "human", "lion", "oryx"]
+    [lion] = records["i00.jpg"]["detections"]
+    assert (lion["category"], lion["conf"], lion["bbox"]) == ("1", 0.8, [0, 0, 1, 1])
+    assert [[names[id_], p] for id_, p in lion["classifications"]] == [["lion", 0.8], ["empty", 0.2]]
+    [human] = records["i05.jpg"]["detections"]
+    assert content["detection_categories"][human["category"]] == "person"
+    assert human["conf"] == 1.0
+    assert records["i01.jpg"] == {"file": "i01.jpg", "detections": []}
+    assert records["i06.jpg"]["failure"] == "inference failure"
+    failed = [record for record in records.values() if record.get("failure") == "image access failure"]
+    assert len(failed) == len(schemas.STATUSES) - len(schemas.USABLE) + 1
+    assert all(record["detections"] is None for record in failed)
+    assert records["clip.AVI"]["frames_processed"] == []
+    assert MODEL in content["info"]["classifier"]
+
+
+def test_md_json_of_files_that_are_there(tmp_path: Path) -> None:
+    names = ["a b.jpg", "sub/ünï.jpg", "video.mp4"]  # the last one is a JPEG all the same
+    run = write_run(tmp_path, [image(f"i{n}", n, file_name=name) for n, name in enumerate(names)])
+    for name in names:
+        file = tmp_path / "images" / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    path = written(Images(run, empty="empty"), "md-json", tmp_path)
+    records = check_md(path, check_image_existence=True, relative_path_base=str(tmp_path / "images"))
+    assert list(records) == names
+    (tmp_path / "images" / names[0]).unlink()
+    with pytest.raises(AssertionError, match=names[0]):
+        check_md(path, check_image_existence=True, relative_path_base=str(tmp_path / "images"))
+
+
+def test_md_json_opens_in_megadetectors_own_loader(images: Images, tmp_path: Path) -> None:
+    from megadetector.postprocessing.load_api_results import load_api_results
+
+    frame, _ = load_api_results(str(written(images, "md-json", tmp_path)), normalize_paths=True)
+    assert len(frame) == len(images)
+
+
+def test_md_json_with_boxes(boxed: Images, tmp_path: Path) -> None:
+    path = written(boxed, "md-json", tmp_path)
+    records = check_md(path)
+    names = json.loads(path.read_text())["classification_categories"]
+    [box] = records["a.jpg"]["detections"]
+    assert (box["category"], box["conf"], box["bbox"]) == ("1", 0.9, [0.1, 0.2, 0.3, 0.5])
+    assert [[names[id_], p] for id_, p in box["classifications"]] == [["oryx", 0.75]]
+    assert "classifications" not in records["b.jpg"]["detections"][0]
+    assert records["c.jpg"]["detections"] == []
+    assert records["d.jpg"]["detections"][0]["bbox"] == [0, 0, 1, 1]
+
+
+# --- COCO Camera Traps
+
+
+def check_cct(path: Path) -> dict[str, Any]:
+    options = IntegrityCheckOptions()
+    options.verbose = False
+    options.requireInfo = True
+    options.validateBoxes = "error"
+    _, content, problems = integrity_check_json_db(str(path), options)
+    assert not problems["validation_errors"]
+    return content
+
+
+def test_cct(images: Images, tmp_path: Path) -> None:
+    path = written(images, "cct", tmp_path)
+    content = check_cct(path)
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    assert names == {
+        0: "empty",
+        7: "lion",
+        24: "oryx",
+        25: "human",
+    }  # the data set's own ids, where it has them
+    found = {mark["image_id"]: (names[mark["category_id"]], mark["score"]) for mark in content["annotations"]}
+    assert found["i00"] == ("lion", 0.8)
+    assert found["i01"] == ("empty", 0.8)
+    assert len(found) == len(content["annotations"]) == 11
+    by_id = {record["id"]: record for record in content["images"]}
+    assert by_id["i00"]["datetime"] == "2021-04-11 20:00:00"
+    assert (by_id["i00"]["seq_id"], by_id["i00"]["frame_num"], by_id["i00"]["seq_num_frames"]) == ("s1", 0, 2)
+    assert by_id["bad4"]["corrupt"]
+    assert by_id["i08"]["location"] == "unknown"
+    read = read_cct(str(path))
+    rows = {row["image_id"]: row for row in read.table.to_pylist()}
+    assert [label["name"] for label in rows["i02"]["labels"]] == ["oryx"]
+    assert rows["i02"]["datetime"] == START + dt.timedelta(hours=1)
+    assert rows["i10"]["file_name"] == "sub/é 🦁,'\"=.jpg"
+
+
+def test_cct_with_boxes(boxed: Images, tmp_path: Path) -> None:
+    content = check_cct(written(boxed, "cct", tmp_path))
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    marks = {mark["image_id"]: mark for mark in content["annotations"]}
+    assert marks["a"]["bbox"] == [204.8, 307.2, 614.4, 768.0]
+    assert {id_: names[mark["category_id"]] for id_, mark in marks.items()} == {
+        "a": "oryx",
+        "b": "animal",
+        "c": "empty",
+        "d": "oryx",
+    }
+    assert "bbox" not in marks["c"]
+
+
+def test_categories_have_one_id_each() -> None:
+    known = [(0, "lion"), (3, "oryx"), (3, "oryx"), (5, "oryx")]
+    assert number_categories(["blank", "lion", "oryx"], known, "blank".__eq__) == {
+        "blank": 0,
+        "oryx": 3,
+        "lion": 6,
+    }
+
+
+# --- CSV
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    text = io.StringIO(path.read_bytes().decode("utf-8"), newline="")
+    return [
+        {name: value.removeprefix("'") for name, value in row.items()}
+        for row in csv.DictReader(text, strict=True)
+    ]
+
+
+def test_csv(images: Images, tmp_path: Path) -> None:
+    rows = {row["image_id"]: row for row in read_rows(written(images, "csv", tmp_path))}
+    first, second, burst = rows["i00"], rows["i01"], rows["i03"]
+    assert (first["label"], first["confidence"], first["datetime"]) == ("lion", "0.8", "2021-04-11 20:00:00")
+    assert (second["label"], second["sequence_label"]) == ("empty", "lion")
+    assert second["event_id"] == first["event_id"] != ""
+    assert burst["seq_id"].startswith("burst-")
+    assert (first["latitude"], first["longitude"]) == ("-24.25", "31.5")
+    assert rows["i07"]["latitude"] == ""
+    assert (rows["i09"]["datetime"], rows["i09"]["event_id"], rows["i09"]["sequence_label"]) == (
+        "",
+        "",
+        "lion",
+    )
+    assert {row["label"] for row in rows.values() if row["status"] not in schemas.USABLE} == {""}
+    assert rows["i04"]["event_id"] == ""
+    events = images.merged.events
+    counted = Counter(row["event_id"] for row in rows.values() if row["event_id"])
+    assert counted == dict(zip(events["event_id"].to_pylist(), events["n_images"].to_pylist(), strict=True))
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.lists(odd, min_size=1, max_size=20, unique=True), odd)
+def test_csv_of_odd_names(names: list[str], location: str) -> None:
+    rows = [image(f"i{n}", n, name, file_name=name, location=location) for n, name in enumerate(names)]
+    with made(rows) as (images, folder):
+        path = written(images, "csv", folder)
+        found = read_rows(path)
+        assert [row["file_name"] for row in found] == names
+        assert {row["location"] for row in found} == {location}
+        raw = list(csv.reader(io.StringIO(path.read_bytes().decode(), newline="")))
+        numbers = [raw[0].index(name) for name in ("latitude", "longitude")]
+        cells = [cell for row in raw[1:] for at, cell in enumerate(row) if at not in numbers]
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+
+
+# --- Camtrap DP
+
+
+def test_camtrap_dp(images: Images, tmp_path: Path, check_package: Callable[[Path], None]) -> None:
+    path = written(images, "camtrap-dp", tmp_path)
+    check_package(path)
+    tables = {name: read_rows(path / f"{name}.csv") for name in ("deployments", "media", "observations")}
+    assert [row["deploymentID"] for row in tables["deployments"]] == ["A", "B", "d1"]
+    a, b, d1 = tables["deployments"]
+    assert (d1["deploymentStart"], d1["deploymentEnd"]) == (
+        "2021-04-11T21:00:00+02:00",
+        "2021-04-20T20:00:00+01:00",
+    )
+    assert (d1["locationID"], d1["timestampIssues"], b["timestampIssues"]) == ("A", "false", "true")
+    assert (a["longitude"], a["latitude"], b["cameraModel"]) == ("31.5", "-24.25", "")
+    by_medium = {row["mediaID"]: row for row in tables["observations"] if row["observationLevel"] == "media"}
+    assert [by_medium[id_]["observationType"] for id_ in ("i00", "i01", "i05", "i06")] == [
+        "animal", "blank", "human", "unclassified",
+    ]  # fmt: skip
+    assert by_medium["i00"]["scientificName"] == "lion"
+    assert by_medium["i00"]["classificationProbability"] == "0.8"
+    assert {row["classifiedBy"] for row in by_medium.values()} == {MODEL, ""}
+    events = {row["eventID"]: row for row in tables["observations"] if row["observationLevel"] == "event"}
+    of = events[by_medium["i00"]["eventID"]]
+    assert (of["eventStart"], of["eventEnd"]) == ("2021-04-11T20:00:00+02:00", "2021-04-11T20:00:02+02:00")
+    assert (of["count"], of["classificationMethod"]) == ("1", "machine")
+    descriptor = json.loads((path / "datapackage.json").read_text())
+    assert [taxon["scientificName"] for taxon in descriptor["taxonomic"]] == ["lion", "oryx"]
+    assert descriptor["temporal"] == {"start": "2021-04-11", "end": "2021-04-20"}
+
+
+def test_camtrap_dp_names_what_is_left_out(images: Images, tmp_path: Path) -> None:
+    found = export(images, "camtrap-dp", tmp_path / "dp")
+    assert found.listed == tmp_path / "dp.left-out.csv"
+    rows = read_rows(found.listed)
+    reasons = {row["id"]: row["reason"] for row in rows if row["kind"] == "image"}
+    assert reasons["i07"] == "of a location without coordinates"
+    assert reasons["i08"] == "without a location"
+    assert reasons["i09"] == "without a date"
+    assert reasons["i11"] == "with a file name that Camtrap DP does not allow"
+    assert reasons["clip"] == "with status not_image"
+    assert Counter(reasons.values()) == found.left_out
+    left_events = [row["id"] for row in rows if row["kind"] == "event"]
+    assert len(left_events) == found.notes["events left out with all their images"] == 2
+    assert any("1 without a date" in line for line in found.lines())
+    assert (
+        f"{found.left_out.total()} of {len(images)} images" in (tmp_path / "dp/datapackage.json").read_text()
+    )
+
+
+def test_camtrap_dp_is_read_back_the_same(images: Images, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "dp.zip"
+    export(images, "camtrap-dp", path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    (tmp_path / "images").mkdir()
+    read = read_camtrap_dp(str(path), ImageRoot(str(tmp_path / "images"), {}))
+    before = {row["image_id"]: row for row in run.table("manifest").to_table().to_pylist()}
+    labels = {
+        id_: label
+        for block in images.blocks(["image_id"])
+        for id_, label in zip(block.rows["image_id"].to_pylist(), block.label.to_pylist(), strict=True)
+    }
+    rows = read.table.to_pylist()
+    assert len(rows) == 8
+    for row in rows:
+        was = before[row["image_id"]]
+        assert (row["datetime"], row["location"]) == (was["datetime"], was["location"])
+        assert row["file_name"] == was["file_name"]
+        assert row["utc_offset_minutes"] == (was["utc_offset_minutes"] or 0)
+        assert [label["name"] for label in row["labels"]] == [labels[row["image_id"]]] or row[
+            "image_id"
+        ] == "i06"
+    places = {
+        row["location"]: (row["longitude"], row["latitude"]) for row in read_places(str(path)).to_pylist()
+    }
+    assert places == {"A": (31.5, -24.25), "B": (0.0, 51.5)}
+
+
+@settings(deadline=None, max_examples=6, phases=[Phase.generate])  # shrinking one takes minutes
+@given(
+    st.lists(odd, min_size=2, max_size=15, unique_by=str.strip), odd, st.sampled_from([None, -210, 0, 345])
+)
+def test_camtrap_dp_of_odd_names(
+    check_package: Callable[[Path], None], names: list[str], deployment: str, offset: int | None
+) -> None:
+    """Whatever things are called, the package is valid and read back as it was."""
+    rows = [
+        image(name, n, name, file_name=f"f/{name}", location=name, deployment=(deployment, None)[n % 2])
+        | {"utc_offset_minutes": offset}
+        for n, name in enumerate(names)
+    ]
+    rows.append(image("sound", 0, "A"))
+    with made(rows, places=dict.fromkeys([*names, "A"], (1.0, 2.0))) as (images, folder):
+        found = export(images, "camtrap-dp", folder / "dp")
+        assert found.images + found.left_out.total() == len(rows)
+        check_package(folder / "dp")
+        read = read_camtrap_dp(str(folder / "dp"), ImageRoot(str(folder), {})).table.to_pylist()
+        assert len(read) == found.images
+        wanted = {row["image_id"].strip(): row for row in rows}
+        for row in read:
+            was = wanted[row["image_id"]]
+            assert row["datetime"] == was["datetime"]
+            assert row["file_name"] == was["file_name"].strip()
+            assert row["location"] == was["location"].strip()
+            assert [label["name"] for label in row["labels"]] == [was["location"].strip()]
+
+
+def test_camtrap_dp_says_which_dates_are_in_doubt(tmp_path: Path) -> None:
+    rows = [image(location, location=location, utc_offset_minutes=60) for location in "AB"]
+    run = write_run(tmp_path, rows)
+    finding = {"image_id": "B", "kind": "date_in_future"}
+    others = [finding | {"image_id": "A", "kind": "size_differs"}]
+    commit(run, "findings", [finding, *others], "f", {}, meta={"manifest_plan": "m"})
+    commit(run, "findings", [finding | {"image_id": "A"}], "f", {}, meta={"manifest_plan": "another"})
+    export(Images(run, empty="empty"), "camtrap-dp", tmp_path / "dp")
+    issues = {
+        row["deploymentID"]: row["timestampIssues"] for row in read_rows(tmp_path / "dp/deployments.csv")
+    }
+    assert issues == {"A": "false", "B": "true"}
+
+
+def test_interrupted(run: Run, tmp_path: Path) -> None:
+    stop = threading.Event()
+    images = Images(run, empty="empty", stop=stop)
+    stop.set()
+    for to in FORMATS:
+        with pytest.raises(Interrupted):
+            export(images, to, tmp_path / f"out{SUFFIX[to]}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_camtrap_dp_of_nothing(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [image("a", None), image("b", location="C")])
+    (tmp_path / "dp").mkdir()
+    with pytest.raises(
+        InputError, match=r"no image can be .*1 without a date.*1 of a location without coord"
+    ):
+        export(Images(run, empty="empty"), "camtrap-dp", tmp_path / "dp")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"dp", "images", "job.yaml", "runs"}
+
+
+# --- snapshots
+
+
+def test_an_older_snapshot(tmp_path: Path) -> None:
+    rows = [image("a", 0, "lion"), image("b", 1, "lion")]
+    run = write_run(tmp_path, rows)
+    changed: list[Row] = [row | {"probs": {"oryx": 0.9, "lion": 0.1}} for row in rows]
+    assert predict(run, changed) == 2
+    for number, label in ((1, "lion"), (2, "oryx"), (None, "oryx")):
+        found = read_rows(written(Images(run, number, empty="empty"), "csv", tmp_path))
+        assert {(row["label"], row["sequence_label"]) for row in found} == {(label, label)}
+        assert all(row["event_id"] for row in found)
+    with pytest.raises(InputError, match="no snapshot 3 of predictions; there are: 1, 2"):
+        Images(run, 3, empty="empty")
+
+
+def test_predictions_that_were_not_merged(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [image("a")])
+    top = {"image_id": "a", "label": "lion", "confidence": 0.5, "top5": [{"label": "lion", "p": 0.5}]}
+    commit(run, "predictions", [top], "other", {"manifest": 1, "model": MODEL})
+    images = Images(run, empty="empty")
+    check_md(written(images, "md-json", tmp_path))
+    with pytest.raises(InputError, match="snapshot 2 of predictions are there; run merge first"):
+        export(images, "csv", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_predictions_of_other_images(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [image("a"), image("b", 1)])
+    commit(run, "predictions", [{"image_id": "a"}, {"image_id": "x"}], "o", {"manifest": 1, "model": MODEL})
+    with pytest.raises(InputError, match="of other images than the manifest's; run infer first"):
+        Images(run, empty="empty")
