@@ -336,7 +336,6 @@ class Publish(SignIn):
         default_factory=dict,
         description="names of fields of one's own, such as {photos: {ClassLabel: Species}}",
     )
-
     best_photos: bool = Field(
         False, description="attach the best photo of each species to its camera on the layer"
     )
@@ -348,15 +347,10 @@ class Publish(SignIn):
 
     @model_validator(mode="after")
     def _one_target(self) -> Publish:
-        if (
-            self.best_photos
-            and self.target == ARCGIS
-            and self.cameras is None
-            and (self.events or self.photos)
-        ):
-            raise ValueError("best_photos are attached to cameras: give that layer's URL, too")
-        if self.target != ARCGIS and (self.cameras or self.events or self.photos):
+        if self.target != ARCGIS and (self.cameras or self.events or self.photos or self.best_photos):
             raise ValueError(f"layers are for `target: arcgis`; here it is {self.target}")
+        if self.best_photos and self.cameras is None and (self.events or self.photos):
+            raise ValueError("best_photos are attached to cameras: give that layer's URL, too")
         for layer in self.fields:
             if layer not in LAYERS:
                 raise ValueError(f"fields: no layer {layer!r}; {choices(layer, LAYERS)}")

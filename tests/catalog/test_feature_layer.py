@@ -244,7 +244,9 @@ def test_a_layer_that_keeps_rows_back_is_refused(
         ({"layer": {"date_field": "globalid"}}, "field globalid is esriFieldTypeGlobalID"),
         ({"layer": {"profile": "nobody"}}, "give either profile or anonymous"),
         ({"layer": {"profile": "nobody", "anonymous": False}}, "no profile 'nobody' (dataset.layer.profile)"),
-        ({"publish": "https"}, "is inside dataset.metadata, which a job never changes"),
+        ({"publish": {"target": "locations.gpkg", "best_photos": True}}, "layers are for `target: arcgis`"),
+        ({"publish": {"events": "https://h/0", "best_photos": True}}, "give that layer's URL, too"),
+        ({"publish": {}}, "is inside dataset.metadata, which a job never changes"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -257,11 +259,14 @@ def test_bad_input_is_one_line(
 ) -> None:
     path = make_job(tmp_path, server, layers[False])
     content = yaml.safe_load(path.read_text())
-    if change.pop("publish", None):
-        content["publish"] = {"target": "arcgis", "photos": layers[False]}
-    content["dataset"]["layer"] |= change.pop("layer", {})
+    if "publish" in change:
+        publish = change["publish"] or {"photos": layers[False]}
+        content["publish"] = {"target": "arcgis", **publish}
+    content["dataset"]["layer"] |= change.get("layer", {})
     services = server.url.replace("/portal", "/server/rest/services")
-    content["dataset"] |= {key: value.format(service=services) for key, value in change.items()}
+    content["dataset"] |= {
+        key: value.format(service=services) for key, value in change.items() if isinstance(value, str)
+    }
     path.write_text(yaml.safe_dump(content))
     assert main(["catalog", str(path)]) == 2
     error = capsys.readouterr().err
