@@ -20,6 +20,8 @@ from PIL import Image
 
 pytest.importorskip("arcgis", reason="the extra 'arcgis' is not installed")
 
+from support_runs import predict, run_on_driver, table
+
 import camtrap_batch
 from camtrap_batch.catalog import read_catalog, read_dataset_cameras
 from camtrap_batch.cli import main
@@ -177,6 +179,45 @@ def test_photos_are_downloaded_by_the_workers_checked_and_kept(
         assert not path.is_file() or token.encode() not in path.read_bytes(), path
 
 
+def test_from_a_layer_to_layers(
+    tmp_path: Path,
+    server: LayerServer,
+    layers: dict[bool, str],
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CAMTRAP_ARCGIS_TOKEN", server.token("ranger"))
+    job = make_job(tmp_path, server, layers[False], date_field="taken")
+    content = yaml.safe_load(job.read_text())
+    content["publish"] = {"target": "arcgis", "portal": server.url}
+    job.write_text(yaml.safe_dump(content))
+    for stage in ("catalog", "validate"):
+        camtrap_batch.run_stage(job, stage, client)
+    images = {row["image_id"]: int(row["location"]) for row in table(job, "manifest")}
+    predict(job, {image: {("impala", "lion")[camera % 2]: 0.9} for image, camera in images.items()})
+    run_on_driver(job, "merge")
+    assert main(["layer", "create", str(job)]) == 0
+    printed = capsys.readouterr().out
+    content |= yaml.safe_load(printed[printed.index("publish:") :])
+    content["publish"]["best_photos"] = True
+    job.write_text(yaml.safe_dump(content))
+    run_on_driver(job, "publish")
+    name = content["publish"]["cameras"].split("/")[-3]
+    rows = {
+        layer: server.rows(int(content["publish"][layer].rpartition("/")[2]), name)
+        for layer in ("cameras", "photos")
+    }
+    assert [row["location"] for row in rows["cameras"]] == ["1", "2", "3", "4", "5"]
+    assert all(row["SHAPE"] is not None for row in rows["cameras"])
+    assert sorted(row["image_id"] for row in rows["photos"]) == sorted(images)
+    best = [(one["parent"], one["name"].split("_")[1]) for one in server.attachments(0, name)]
+    assert sorted(best) == [(1, "lion"), (2, "impala"), (3, "lion"), (4, "impala"), (5, "lion")]
+    server.reset_requests()
+    run_on_driver(job, "publish")
+    assert not {"applyEdits", "addAttachment"} & set(server.requests())
+
+
 def test_what_keeps_failing_is_unreadable_and_what_is_kept_is_not_asked_for(
     tmp_path: Path, server: LayerServer, layers: dict[bool, str]
 ) -> None:
@@ -264,9 +305,8 @@ def test_bad_input_is_one_line(
         content["publish"] = {"target": "arcgis", **publish}
     content["dataset"]["layer"] |= change.get("layer", {})
     services = server.url.replace("/portal", "/server/rest/services")
-    content["dataset"] |= {
-        key: value.format(service=services) for key, value in change.items() if isinstance(value, str)
-    }
+    places = {key: value for key, value in change.items() if isinstance(value, str)}
+    content["dataset"] |= {key: place.format(service=services) for key, place in places.items()}
     path.write_text(yaml.safe_dump(content))
     assert main(["catalog", str(path)]) == 2
     error = capsys.readouterr().err
