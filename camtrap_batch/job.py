@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -29,6 +30,23 @@ def _place(value: str) -> str:
     return value
 
 
+def _web_address(value: str) -> str:
+    host = urlsplit(value).hostname
+    if not value.startswith("https://") and not (
+        value.startswith("http://") and host in ("127.0.0.1", "localhost", "::1")
+    ):
+        raise ValueError(f"{shown(value)!r}: should begin with https:// (http:// is for this machine alone)")
+    if urlsplit(value).query or urlsplit(value).username:
+        raise ValueError(f"{shown(value)!r}: should have neither a user nor a query, which may hold a secret")
+    return value.rstrip("/")
+
+
+LAYERS = ("cameras", "events", "photos")
+"""What a job pushes; `publish` has a key with the URL of each."""
+
+ARCGIS = "arcgis"
+"""The `publish.target` that is no file: layers of a portal."""
+
 Fraction = Annotated[float, Field(ge=0, le=1, strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Place = Annotated[str, AfterValidator(_place)]
@@ -41,6 +59,43 @@ _INPUTS = {
     "events": ("taxonomy", "species", "regions"),
 }
 """Keys, by section, of what a job reads and never changes; a relative path is from the job file's folder."""
+
+
+class SignIn(Section):
+    """Where and as whom to sign in to a portal of ArcGIS."""
+
+    portal: str = Field(
+        "https://www.arcgis.com", description="ArcGIS Online, or the URL of an Enterprise portal"
+    )
+    profile: str | None = Field(
+        None, min_length=1, description="profile to sign in with; default: environment"
+    )
+    anonymous: bool = Field(False, description="do not sign in: for layers that are open to anyone")
+    ca_bundle: Place | None = Field(
+        None, description="file with the certificates of an authority of one's own"
+    )
+    timeout_s: float = Field(60, gt=0, strict=False, description="seconds to wait for an answer")
+
+    @field_validator("portal")
+    @classmethod
+    def _portal_address(cls, value: str) -> str:
+        return _web_address(value)
+
+    @model_validator(mode="after")
+    def _who(self) -> Self:
+        if self.anonymous and self.profile is not None:
+            raise ValueError("give either profile or anonymous")
+        return self
+
+
+class FeatureLayer(SignIn):
+    location_field: str | None = Field(
+        None,
+        description="field that names the camera location; default: features at one place are one camera",
+    )
+    date_field: str | None = Field(
+        None, description="field with the date of a feature's photos; default: their EXIF"
+    )
 
 
 class Location(Section):
@@ -71,13 +126,20 @@ class Location(Section):
 
 
 class Dataset(Section):
-    format: Literal["cct", "csv", "camtrap-dp", "folder"] = Field(
-        description="cct (COCO Camera Traps JSON), csv (file_name,category_id), camtrap-dp (data package) or "
-        "folder (paths alone)"
+    format: Literal["cct", "csv", "camtrap-dp", "folder", "feature-layer"] = Field(
+        description="cct (COCO Camera Traps JSON), csv (file_name,category_id), camtrap-dp (data package), "
+        "folder (paths alone) or feature-layer (points of ArcGIS with photos attached)"
     )
-    metadata: Place | None = Field(None, description="file or URL, relative to the job file; not for folder")
-    images: Place = Field(
-        description="image root: a folder, an fsspec URL, or a .zip in either; relative to the job file"
+    metadata: Place | None = Field(
+        None, description="file or URL, relative to the job file; a feature layer's URL; not for folder"
+    )
+    images: Place | None = Field(
+        None,
+        description="image root: a folder, an fsspec URL, or a .zip in either, relative to the job file; not "
+        "for feature-layer",
+    )
+    layer: FeatureLayer | None = Field(
+        None, description="feature-layer: how to read it, and where to sign in"
     )
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
@@ -117,6 +179,14 @@ class Dataset(Section):
             raise ValueError(f"format {self.format} needs the key `metadata`: the file that lists the images")
         if self.format == "folder" and self.metadata is not None:
             raise ValueError("format folder reads no metadata file: leave out the key `metadata`")
+        if self.format == "feature-layer":
+            if self.images is not None:
+                raise ValueError("format feature-layer reads attachments: leave out the key `images`")
+            _web_address(str(self.metadata))
+        elif self.images is None:
+            raise ValueError(f"format {self.format} needs the key `images`: where the images are")
+        elif self.layer is not None:
+            raise ValueError(f"layer is for format feature-layer; here it is {self.format}")
         return self
 
 
@@ -298,17 +368,45 @@ class Events(Section):
         return self
 
 
-class Publish(Section):
-    target: str = Field("locations.gpkg", description="GeoPackage; relative: in the run folder")
-    portal: str | None = Field(
-        None, description="ArcGIS portal, an https:// URL; `camtrap model publish` puts the model there"
+class Publish(SignIn):
+    target: str = Field(
+        "locations.gpkg",
+        description="a GeoPackage (.gpkg; relative: in the run folder), or arcgis: layers of a portal",
     )
+    cameras: str | None = Field(None, description="URL of the layer for cameras, .../FeatureServer/<number>")
+    events: str | None = Field(None, description="URL of the layer for events")
+    photos: str | None = Field(None, description="URL of the layer for photos")
+    fields: dict[str, dict[str, str]] = Field(
+        default_factory=dict,
+        description="names of fields of one's own, such as {photos: {ClassLabel: Species}}",
+    )
+    best_photos: bool = Field(
+        False, description="attach the best photo of each species to its camera on the layer"
+    )
+
+    @field_validator("cameras", "events", "photos")
+    @classmethod
+    def _layer_address(cls, value: str | None) -> str | None:
+        return None if value is None else _web_address(value)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Publish:
+        if self.target != ARCGIS and (self.cameras or self.events or self.photos or self.best_photos):
+            raise ValueError(f"layers are for `target: arcgis`; here it is {self.target}")
+        if self.best_photos and self.cameras is None and (self.events or self.photos):
+            raise ValueError("best_photos are attached to cameras: give that layer's URL, too")
+        for layer in self.fields:
+            if layer not in LAYERS:
+                raise ValueError(f"fields: no layer {layer!r}; {choices(layer, LAYERS)}")
+        return self
 
     @field_validator("target")
     @classmethod
-    def _geopackage(cls, value: str) -> str:
+    def _target(cls, value: str) -> str:
+        if value == ARCGIS:
+            return value
         if not value.endswith(".gpkg"):
-            raise ValueError(f"{value!r}: should be a file name that ends in .gpkg")
+            raise ValueError(f"{value!r}: should be arcgis, or a file name that ends in .gpkg")
         if "://" in value:
             raise ValueError(
                 f"{value!r}: should be a path; a relative one is in the run folder, also in a bucket"
@@ -389,6 +487,10 @@ class Job(Section):
             for name, keys in files.items()
             if (section := getattr(job, name))
         }
+        layer = job.dataset.layer or FeatureLayer() if job.dataset.format == "feature-layer" else None
+        layer = _with_bundle(layer, base) if layer is not None else None
+        sections["dataset"] = sections["dataset"].model_copy(update={"layer": layer})
+        sections["publish"] = _with_bundle(job.publish, base)
         job = job.model_copy(update={**sections, "output": _absolute(job.output, Path.cwd())})
         _check_places(job, where)
         return job
@@ -400,8 +502,10 @@ class Job(Section):
 
     @property
     def target_url(self) -> str:
-        """Path or URL of the GeoPackage."""
+        """Path or URL of the GeoPackage, or of the portal."""
         target = self.publish.target
+        if target == ARCGIS:
+            return self.publish.portal
         return target if Path(target).is_absolute() else f"{self.run_url}/{target}"
 
     def input_at(self, path: str) -> str | None:
@@ -424,7 +528,8 @@ class Job(Section):
 
 def _check_places(job: Job, where: str) -> None:
     """Raise JobError where the job would write into its own input, or its run folder can't be a folder."""
-    for key, path in (("output", job.run_url), ("publish.target", job.target_url)):
+    layers = [(f"publish.{layer}", url) for layer in LAYERS if (url := getattr(job.publish, layer))]
+    for key, path in (("output", job.run_url), ("publish.target", job.target_url), *layers):
         if (used := job.input_at(path)) is not None:
             raise JobError(f"{where}: {key}: {path} is inside {used}, which a job never changes")
     scheme = job.run_url.partition("://")[0] if "://" in job.run_url else "file"
@@ -439,6 +544,13 @@ def _check_places(job: Job, where: str) -> None:
         )
         if not there.is_dir():
             raise JobError(f"{where}: output: {there} is a file; the run folder is to be {job.run_url}")
+
+
+_Section = TypeVar("_Section", bound=SignIn)
+
+
+def _with_bundle(section: _Section, base: Path) -> _Section:
+    return section.model_copy(update={"ca_bundle": _absolute(section.ca_bundle, base)})
 
 
 def _is_inside(path: str, folder: str) -> bool:

@@ -1,7 +1,7 @@
 """Readers of whatever describes a data set -> one catalog table.
 
 `cct` reads COCO Camera Traps JSON, `csv` a table of files, `camtrap_dp` a data package, `folder` paths alone,
-`cameras` their places.
+`feature_layer` points of ArcGIS with photos attached; `cameras` reads their places.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from camtrap_batch.catalog.cameras import read_cameras
 from camtrap_batch.catalog.camtrap_dp import package_files, read_camtrap_dp, read_places
 from camtrap_batch.catalog.cct import read_cct
 from camtrap_batch.catalog.csv import read_csv
+from camtrap_batch.catalog.feature_layer import layer_fingerprint, read_feature_layer, read_layer_cameras
 from camtrap_batch.catalog.folder import read_folder
 from camtrap_batch.catalog.paths import location_of_path
 from camtrap_batch.catalog.table import Catalog
@@ -34,13 +35,16 @@ def read_catalog(dataset: Dataset) -> Catalog:
     if dataset.format == "cct":
         return read_cct(str(dataset.metadata), utc_offset=dataset.utc_offset)
     if dataset.format == "camtrap-dp":
-        images = ImageRoot(dataset.images, dataset.storage_options)
+        images = ImageRoot(str(dataset.images), dataset.storage_options)
         return read_camtrap_dp(str(dataset.metadata), images, utc_offset=dataset.utc_offset)
+    if dataset.format == "feature-layer":
+        return read_feature_layer(dataset)
     if dataset.format == "csv":
         catalog = read_csv(str(dataset.metadata), location_of, utc_offset=dataset.utc_offset)
     else:
-        names = ImageRoot(dataset.images, dataset.storage_options).walk()
-        catalog = read_folder(names, location_of, where=shown(dataset.images), utc_offset=dataset.utc_offset)
+        folder = str(dataset.images)
+        names = ImageRoot(folder, dataset.storage_options).walk()
+        catalog = read_folder(names, location_of, where=shown(folder), utc_offset=dataset.utc_offset)
     if how is not None and catalog.table["location"].null_count == catalog.table.num_rows:
         first = catalog.table["file_name"][0].as_py()
         raise InputError(
@@ -54,14 +58,18 @@ def read_dataset_cameras(dataset: Dataset) -> pa.Table | None:
     """Places of a data set's locations, as `read_cameras` gives them; None where nothing has them."""
     if dataset.cameras is not None:
         return read_cameras(dataset.cameras)
+    if dataset.format == "feature-layer":
+        return read_layer_cameras(dataset)
     return read_places(str(dataset.metadata)) if dataset.format == "camtrap-dp" else None
 
 
 def source_fingerprint(dataset: Dataset) -> dict[str, Any]:
     """Tells cheaply that the source is the same as before: size and time of a file, names in a folder."""
     if dataset.format == "folder":
-        names = "\n".join(ImageRoot(dataset.images, dataset.storage_options).walk())
+        names = "\n".join(ImageRoot(str(dataset.images), dataset.storage_options).walk())
         return {"names": hashlib.sha256(names.encode()).hexdigest()}
+    if dataset.format == "feature-layer":
+        return {"layer": layer_fingerprint(dataset)}
     if dataset.format == "camtrap-dp":
         # By which names the image root has the files is part of the catalog.
         files = [_version(path) for path in package_files(str(dataset.metadata))]

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from camtrap_batch import __version__
-from camtrap_batch.cli import diff, export, model, serve_layer, stages, submit, tables
+from camtrap_batch.cli import diff, export, layer, model, serve_layer, stages, submit, tables
 from camtrap_batch.errors import CamtrapError
 from camtrap_batch.monitor.display import JsonLines
 
-_COMMANDS = (stages, tables, export, diff, model, submit, serve_layer)
+_COMMANDS = (stages, tables, export, diff, model, layer, submit, serve_layer)
 """Modules whose `add(commands)` adds commands, in the order in which `--help` lists them."""
 _INTERRUPTED = 130
 _NO_LOG = logging.NullHandler()

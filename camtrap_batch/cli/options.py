@@ -99,7 +99,8 @@ def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -
         retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
         dry_run = getattr(options, "dry_run", False)
         snapshot = getattr(options, "snapshot", None)
-        context = Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot)
+        prune = getattr(options, "prune", False)
+        context = Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot, prune)
         try:
             yield context
         finally:

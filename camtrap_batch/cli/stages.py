@@ -56,6 +56,11 @@ def add(commands: Commands) -> None:
                 metavar="N",
                 help="an earlier result of merge, as camtrap status lists them (default: the current one)",
             )
+            command.add_argument(
+                "--prune",
+                action="store_true",
+                help="delete this job's rows that are no more from the layers of ArcGIS",
+            )
         command.set_defaults(call=_stage, stage=name)
 
     whole = commands.add_parser(

@@ -1,8 +1,9 @@
 """One image: where it is, what it holds, in which state it is. Knows nothing of Dask.
 
-`root` lists and reads files: of a folder on `disk`, in a `bucket`, on the `web`, or of an `archive` in any of
-these. `kinds` looks at their first bytes, `decode` and `exif` at the rest; `pixels` works on small pictures,
-`judge` puts the verdict on one image together, `reading` reads and judges many.
+`root` lists and reads files: of a folder on `disk`, in a `bucket`, on the `web`, of an `archive` in any of
+these, or `attachments` of a feature layer. `kinds` looks at first bytes, `decode` and `exif` at the rest;
+`pixels` works on small pictures, `judge` puts the verdict on one image together, `reading` reads and judges
+many.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from camtrap_batch.images.decode import decode_upright
 from camtrap_batch.images.judge import Limits, Verdict, judge
 from camtrap_batch.images.pixels import Thumbnail
 from camtrap_batch.images.reading import judge_files, read_files
-from camtrap_batch.images.root import ImageRoot
+from camtrap_batch.images.root import ImageRoot, image_root
 from camtrap_batch.images.source import Listing, is_unsafe
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Thumbnail",
     "Verdict",
     "decode_upright",
+    "image_root",
     "is_unsafe",
     "judge",
     "judge_files",

@@ -1,4 +1,6 @@
-"""Where a data set's images are: a folder on disk, a bucket, a web server or a zip file in any of them."""
+"""Where a data set's images are: a folder on disk, a bucket, a web server or a zip file in any of them; or
+attached to the features of a layer.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,17 @@ from typing import Any
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.archive import Archive
+from camtrap_batch.images.attachments import Attachments, Photos
 from camtrap_batch.images.bucket import Bucket
 from camtrap_batch.images.disk import Disk, DiskFile
 from camtrap_batch.images.source import KEY, Listing, Source, is_unsafe, is_utf8
 from camtrap_batch.images.web import Web
+from camtrap_batch.job import Job
+from camtrap_batch.portal import Portal
 from camtrap_batch.remote import family_of, shown
+from camtrap_batch.store.folder import Folder
 
-__all__ = ["ImageRoot", "Listing", "is_unsafe"]
+__all__ = ["ImageRoot", "Listing", "image_root", "is_unsafe"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,14 @@ class ImageRoot:
     Parameters
     ----------
     url : absolute path of a folder or of a .zip file, or fsspec URL of one; `zip://folder::URL` for a folder
-        inside a zip
+        inside a zip; URL of a feature layer where `photos` is given
     storage_options : of the URL's fsspec file system
+    photos : how to get what is attached to the features of a layer
     """
 
     url: str
     storage_options: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    photos: Photos | None = None
 
     @property
     def reads_at_once(self) -> int:
@@ -96,8 +104,19 @@ class ImageRoot:
         return _open(self, os.getpid())
 
 
+def image_root(job: Job) -> ImageRoot:
+    """Where a job's images are."""
+    dataset = job.dataset
+    if dataset.layer is not None:
+        photos = Photos(Portal.of(dataset.layer, "dataset.layer"), Folder(job.run_url))
+        return ImageRoot(str(dataset.metadata), photos=photos)
+    return ImageRoot(str(dataset.images), dataset.storage_options)
+
+
 @lru_cache(maxsize=8)
 def _open(root: ImageRoot, process: int) -> Source:
+    if root.photos is not None:
+        return Attachments(root.url, root.photos)
     url, folder = root.url, ""
     if url.startswith("zip://"):
         folder, chain, url = url.removeprefix("zip://").partition("::")

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import InputError, StageError
 from camtrap_batch.store.schemas import LEDGER
 
 JOB = "job"
@@ -48,6 +48,7 @@ class LayerRows:
     longitude, latitude : float64, degrees, WGS 84
         Null where the place is not known: a row without geometry.
     description : for people who open the layer
+    utc_offset : int32, minutes east of UTC that the row's camera time was in, null where not known
 
     Raises
     ------
@@ -61,6 +62,7 @@ class LayerRows:
     longitude: pa.ChunkedArray
     latitude: pa.ChunkedArray
     description: str = ""
+    utc_offset: pa.ChunkedArray | None = None
 
     def __post_init__(self) -> None:
         require_unique(self.columns[self.key], f"rows for layer {self.layer}: {self.key}")
@@ -75,10 +77,14 @@ class Push:
     edits : EDITS
         Deletes, updates and adds, layer by layer. Result and time are null in a dry run.
     unchanged : layer -> rows that were up to date
+    notes : for people, what they should know of the layers
+    stopped : why the rest was not sent, such as a token that has expired
     """
 
     edits: pa.Table
     unchanged: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    stopped: StageError | None = None
 
     @property
     def ledger(self) -> pa.Table:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
-from camtrap_batch.job import Job
+from camtrap_batch.job import ARCGIS, Job
 from camtrap_batch.stages.context import ClientSource, Context, GivenClient, StageResult
 from camtrap_batch.store.run import open_run
 
@@ -138,13 +138,14 @@ def check_retry(statuses: Iterable[str]) -> frozenset[str]:
 
 def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
     job = context.job
-    if "train" in names and job.dataset.format == "folder":
+    if "train" in names and job.dataset.format in ("folder", "feature-layer"):
         raise JobError(
-            "dataset.format: a folder has no labels to train on; set infer.model to a model folder or id"
+            f"dataset.format: a {job.dataset.format} has no labels to train on; set infer.model to a model "
+            "folder or id"
         )
     if find_spec("torch") is None or find_spec("fastai") is None:
         raise MissingExtra("train", "training and classifying")
-    if find_spec("pyogrio") is None:
+    if job.publish.target != ARCGIS and find_spec("pyogrio") is None:
         raise MissingExtra("geo", "writing a GeoPackage")
     from camtrap_batch.stages.merge import read_rules
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog import Catalog, read_cameras, read_catalog, source_fingerprint
 from camtrap_batch.errors import InputError
-from camtrap_batch.images import ImageRoot
+from camtrap_batch.images import image_root
 from camtrap_batch.job import Job
 from camtrap_batch.stages.classes import check_classes
 from camtrap_batch.stages.context import Context, StageResult, do_on_driver, shard_id
@@ -33,9 +33,11 @@ def run(context: Context) -> StageResult:
     """
     job = context.job
     dataset = job.dataset
-    ImageRoot(dataset.images, dataset.storage_options).check()
+    image_root(job).check()
     cameras = read_cameras(dataset.cameras)["location"] if dataset.cameras is not None else None
     what = dataset.model_dump(mode="json", include={"format", "location", "utc_offset"})
+    if dataset.layer is not None:
+        what["layer"] = dataset.layer.model_dump(mode="json", include={"location_field", "date_field"})
     id_ = shard_id("catalog", VERSION, "catalog", what, source_fingerprint(dataset))
     before = context.run.current("catalog")
     if before is not None and before.inputs.get("shard") == id_:
@@ -46,8 +48,7 @@ def run(context: Context) -> StageResult:
     def make() -> Mapping[str, pa.Table]:
         catalog = read_catalog(dataset)
         if dataset.format in ("folder", "csv"):
-            root = ImageRoot(dataset.images, dataset.storage_options)
-            catalog.table, renamed = keep_ids(context.run, root, catalog.table)
+            catalog.table, renamed = keep_ids(context.run, image_root(job), catalog.table)
             catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
         check_classes(job, catalog.categories)
         _check_cameras(job, cameras, catalog.table)

@@ -68,6 +68,7 @@ class Context:
     dry_run : say what would be done, write nothing
     retry : statuses of images that `validate` tries again, beside `unreadable`, which it always does
     snapshot : number of the result of `merge` that `publish` pushes; None: the current one
+    prune : `publish` deletes rows of this job that are no more from layers of ArcGIS
     """
 
     job: Job
@@ -78,6 +79,7 @@ class Context:
     dry_run: bool = False
     retry: frozenset[str] = frozenset()
     snapshot: int | None = None
+    prune: bool = False
 
     def __post_init__(self) -> None:
         self.progress = Progress(self.job.name, self.run.folder.url)

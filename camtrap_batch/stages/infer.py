@@ -22,7 +22,7 @@ from distributed import Client, get_worker
 from camtrap_batch import phases
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.fanout import Need, require_workers
-from camtrap_batch.images import ImageRoot
+from camtrap_batch.images import ImageRoot, image_root
 from camtrap_batch.model.info import (
     CARD,
     HISTORY,
@@ -87,7 +87,7 @@ def run(context: Context) -> StageResult:
     work = InferShard(
         folder=store.folder,
         plan=("infer", ""),
-        root=ImageRoot(job.dataset.images, job.dataset.storage_options),
+        root=image_root(job),
         model=model,
         model_id=info.model_id,
         batch=settings.batch,

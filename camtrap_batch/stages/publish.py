@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.errors import InputError
-from camtrap_batch.job import Job
+from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.images import image_root
+from camtrap_batch.job import ARCGIS, LAYERS, Job
 from camtrap_batch.layers import (
     PHOTOS,
     GeoPackageTarget,
@@ -22,14 +28,23 @@ from camtrap_batch.layers import (
     event_rows,
     photo_rows,
 )
+from camtrap_batch.layers.base import LOCATION
+from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.stages.context import Context, StageResult
+from camtrap_batch.stages.pictures import COLUMNS, read_pictures
 from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import USABLE
+from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS, UNCERTAIN, USABLE
 from camtrap_batch.store.shards import Plan, Shard, digest
 from camtrap_batch.store.tables import commit_plan, finish_shard
 
+if TYPE_CHECKING:  # the client is installed where there is a portal to push to
+    from camtrap_batch.layers.arcgis import ArcGISTarget, Photo
+
 _SHOWN_CAMERAS = 20
+_SHOWN_FAILURES = 5
+_NOT_IN_NAMES = re.compile(r"\W+")
+_BEST_NAME = re.compile(r"best_.*_[0-9a-f]{8}\.jpg")
 
 
 def run(context: Context) -> StageResult:
@@ -48,34 +63,168 @@ def run(context: Context) -> StageResult:
     store = context.run
     merged = Merged.find(store, context.snapshot)
     rows = layer_rows(merged, context.job.name)
-    with _local_copy(store, writes=not context.dry_run) as path:
-        push = GeoPackageTarget(path, context.job.name).push(rows, dry_run=context.dry_run)
+    push = (
+        _push_to_portal(context, rows)
+        if context.job.publish.target == ARCGIS
+        else _push_to_file(context, rows)
+    )
     result = StageResult("publish", sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
     if context.snapshot is not None:
         result.notes.insert(
             0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
         )
-    if context.dry_run or push.edits.num_rows == 0:
+    answered = push.edits.filter(push.edits["result"].is_valid())
+    if context.dry_run:
         return result
-    _keep_ledger(store, push.ledger, merged.number, started)
-    store.log("pushed", stage="publish", target=store.job.target_url, edits=push.edits.num_rows)
-    result.shards = result.shards_run = 1
-    result.seconds = time.monotonic() - started
+    if answered.num_rows:
+        _keep_ledger(store, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
+        store.log("pushed", stage="publish", target=store.job.target_url, edits=answered.num_rows)
+    _require_done(push)
+    if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
+        raise Interrupted(
+            f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
+            "the same command goes on"
+        )
+    if context.job.publish.best_photos and context.job.publish.target == ARCGIS:
+        result.notes += _attach_best_photos(context, merged)
+    if answered.num_rows:
+        result.shards = result.shards_run = 1
+        result.seconds = time.monotonic() - started
     return result
 
 
+def _push_to_file(context: Context, rows: list[LayerRows]) -> Push:
+    with _local_copy(context.run, writes=not context.dry_run) as path:
+        return GeoPackageTarget(path, context.job.name).push(rows, dry_run=context.dry_run)
+
+
+def _push_to_portal(context: Context, rows: list[LayerRows]) -> Push:
+    target = portal_target(context.job)
+    target.prune, target.stop = context.prune, context.stop
+    return target.push(rows, dry_run=context.dry_run)
+
+
+def _attach_best_photos(context: Context, merged: Merged) -> list[str]:
+    """Attach the best photo of each species to its camera; those that are no more the best are taken away."""
+    from camtrap_batch.layers.arcgis import Attacher
+
+    publish = context.job.publish
+    field = publish.fields.get("cameras", {}).get(LOCATION, LOCATION)
+    url = str(publish.cameras)
+    attacher = Attacher(
+        Service(connect(portal_of(context.job), url)),
+        url,
+        location_field=field,
+        one_feature=True,
+        stop=context.stop,
+    )
+    photos = _best_photos(context, merged)
+    done = attacher.attach(photos) if photos else None
+    gone = attacher.prune(_BEST_NAME, {photo.name for some in photos.values() for photo in some})
+    if done is not None and done.failed:
+        photo, why = next(iter(done.failed.items()))
+        raise StageError(f"publish: {len(done.failed):,} best photos are not attached: {photo}: {why}")
+    attached = done.attached if done is not None else 0
+    return [f"{attached:,} best photos attached, {gone:,} taken away"] if attached or gone else []
+
+
+def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
+    """Camera location -> a photo of each species: of the event that is surest, the best image."""
+    from camtrap_batch.layers.arcgis import Photo
+
+    events = merged.table("events").to_table(
+        columns=["event_id", "location", "label", "confidence", "best_image_id"]
+    )
+    order = [("confidence", "descending"), ("event_id", "ascending")]
+    best: dict[tuple[str, str], str] = {}
+    for event in events.sort_by(order).to_pylist():
+        if event["label"] not in (UNCERTAIN, None) and event["location"] and event["best_image_id"]:
+            best.setdefault((event["location"], event["label"]), event["best_image_id"])
+    wanted = pa.array(sorted(set(best.values())), pa.string())
+    rows = merged.table("manifest").to_table(columns=COLUMNS, filter=pc.field("image_id").isin(wanted))
+    ids = rows["image_id"].to_pylist()
+    pictures = {
+        ids[index]: data
+        for index, data, _ in read_pictures(
+            context.run.folder, image_root(context.job), rows, use_thumbnails=True
+        )
+        if data is not None
+    }
+    photos: dict[str, list[Photo]] = {}
+    for (location, label), image_id in sorted(best.items()):
+        if (data := pictures.get(image_id)) is not None:
+            name = f"best_{_NOT_IN_NAMES.sub('_', label)}_{digest([label, image_id])[:8]}.jpg"
+            photos.setdefault(location, []).append(Photo(name, len(data), partial(bytes, data)))
+    return photos
+
+
+def portal_target(job: Job) -> ArcGISTarget:
+    """The job's layers, signed in to their portal. Raises InputError where none is named."""
+    from camtrap_batch.layers.arcgis import ArcGISTarget
+
+    urls = layer_urls(job)
+    if not urls:
+        raise InputError(
+            "publish: no layer to push to: give publish.cameras, publish.events or publish.photos; "
+            "`camtrap layer create JOB` makes them and prints their URLs"
+        )
+    return ArcGISTarget(Service(connect(portal_of(job))), job.name, urls, job.publish.fields)
+
+
+def portal_of(job: Job) -> Portal:
+    """Where the job signs in."""
+    return Portal.of(job.publish, "publish")
+
+
+def layer_urls(job: Job) -> dict[str, str]:
+    """Layer -> URL, of those that the job names."""
+    named = {layer: getattr(job.publish, layer) for layer in LAYERS}
+    return {layer: url for layer, url in named.items() if url is not None}
+
+
+def _require_done(push: Push) -> None:
+    """Raise StageError where the push was stopped, or a row failed."""
+    if push.stopped is not None:
+        raise push.stopped
+    results = push.edits["result"]
+    failed = push.edits.filter(pc.and_(results.is_valid(), pc.not_equal(results, "ok")))
+    if not failed.num_rows:
+        return
+    some = failed.slice(0, _SHOWN_FAILURES).to_pylist()
+    named = "; ".join(f"{row['edit']} {row['key']}: {row['result']}" for row in some)
+    more = f"; and {failed.num_rows - len(some):,} more" if failed.num_rows > len(some) else ""
+    raise StageError(
+        f"publish: {failed.num_rows:,} of {push.edits.num_rows:,} edits failed, the others are done: "
+        f"{named}{more}"
+    )
+
+
 def check_target(job: Job) -> None:
-    """Raise InputError where the target can't be a GeoPackage of ours; in a bucket, only a push can tell."""
+    """Raise InputError where the target can't be pushed to; one in a bucket, only a push can tell."""
+    if job.publish.target == ARCGIS:
+        portal_target(job).check(empty_rows(job.name))
+        return
     path = Path(job.target_url)
     if Path(job.publish.target).is_absolute() or path.exists():
         GeoPackageTarget(path, job.name).check()
+
+
+def empty_rows(job: str) -> list[LayerRows]:
+    """The layers' columns, without a row."""
+    locations, events = LOCATIONS.empty_table(), EVENTS.empty_table()
+    return [
+        camera_rows(locations, job=job),
+        event_rows(events, locations, job=job),
+        photo_rows(PHOTOS.empty_table(), locations, job=job),
+    ]
 
 
 def layer_rows(merged: Merged, job: str) -> list[LayerRows]:
     """What a result of `merge` has to say on each layer."""
     locations, frames = merged.table("locations").to_table(), merged.table("frames").to_table()
     images = merged.table("manifest").to_table(
-        columns=["image_id", "datetime", "status"], filter=pc.field("status").cast("string").isin(USABLE)
+        columns=["image_id", "datetime", "status", "utc_offset_minutes"],
+        filter=pc.field("status").cast("string").isin(USABLE),
     )
     predictions = merged.table("predictions").to_table(columns=["image_id", "label", "confidence"])
     for other in (images, predictions):
@@ -87,11 +236,27 @@ def layer_rows(merged: Merged, job: str) -> list[LayerRows]:
         **{name: predictions[name] for name in ("label", "confidence")},
         "model_id": pa.repeat(str(merged.snapshot.inputs["model"]), frames.num_rows),
     }
+    events = merged.table("events").to_table()
+    offset = images["utc_offset_minutes"]
+    of_location = offset.take(_first_known(frames["location"], offset, locations["location"]))
+    of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
     return [
-        camera_rows(locations, job=job),
-        event_rows(merged.table("events").to_table(), locations, job=job),
-        photo_rows(pa.table({column: photos[column] for column in PHOTOS.names}), locations, job=job),
+        replace(camera_rows(locations, job=job), utc_offset=of_location),
+        replace(event_rows(events, locations, job=job), utc_offset=of_event),
+        replace(
+            photo_rows(pa.table({column: photos[column] for column in PHOTOS.names}), locations, job=job),
+            utc_offset=offset,
+        ),
     ]
+
+
+def _first_known(
+    location: pa.ChunkedArray, offset: pa.ChunkedArray, wanted: pa.ChunkedArray
+) -> pa.ChunkedArray:
+    """For each of the wanted locations the first row at it whose clock's offset is known."""
+    known = pa.array(np.flatnonzero(offset.is_valid()))
+    place = pc.index_in(wanted, location.take(known).combine_chunks())
+    return pa.chunked_array([known]).take(place)
 
 
 def _keep_ledger(store: Run, ledger: pa.Table, pushed: int, started: float) -> None:
@@ -118,6 +283,7 @@ def _describe(push: Push) -> list[str]:
         cameras[location or "unknown"] = cameras.get(location or "unknown", 0) + number
     notes = [f"{layer}: {number:,} {edit}s" for (layer, edit), number in totals.items()]
     notes.append(f"{sum(push.unchanged.values()):,} rows are up to date")
+    notes += push.notes
     most = sorted(cameras.items(), key=lambda item: (-item[1], item[0]))
     if most:
         shown = ", ".join(f"{location} {number:,}" for location, number in most[:_SHOWN_CAMERAS])

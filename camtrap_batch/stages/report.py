@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.images import ImageRoot
+from camtrap_batch.images import image_root
 from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, METRICS
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.remote import shown
@@ -82,7 +82,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         dataset={
             "format": job.dataset.format,
             "metadata": shown(job.dataset.metadata or "") or None,
-            "images": shown(job.dataset.images),
+            "images": shown(image_root(job).url),
         },
         notes=catalog.meta["notes"] if catalog else {},
         n_images=manifest.rows,
@@ -257,7 +257,7 @@ def _pictures(context: Context, image_ids: list[str]) -> dict[str, _Picture]:
         columns=[*COLUMNS, "location"], filter=pc.field("image_id").isin(pa.array(image_ids, pa.string()))
     )
     rows = rows.filter(rows["thumbnail_file"].is_valid())
-    root = ImageRoot(job.dataset.images, job.dataset.storage_options)
+    root = image_root(job)
     return {
         rows["image_id"][index].as_py(): _Picture(
             data, rows["file_name"][index].as_py(), rows["location"][index].as_py()

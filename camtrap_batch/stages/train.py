@@ -14,7 +14,7 @@ from distributed import get_worker
 
 from camtrap_batch import phases
 from camtrap_batch.errors import CamtrapError, InputError, StageError
-from camtrap_batch.images import ImageRoot
+from camtrap_batch.images import ImageRoot, image_root
 from camtrap_batch.job import Train
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers, shard_id
 from camtrap_batch.stages.figures import write_figures
@@ -75,7 +75,7 @@ def run(context: Context) -> StageResult:
     work = TrainShard(
         store.folder,
         (plan.stage, plan.id),
-        ImageRoot(job.dataset.images, job.dataset.storage_options),
+        image_root(job),
         config,
         job.select.seed,
         use_thumbnails,

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch import phases
 from camtrap_batch.errors import BrokenPromise, InputError
-from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
+from camtrap_batch.images import ImageRoot, Limits, Verdict, image_root, judge_files
 from camtrap_batch.remote import shown
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers
 from camtrap_batch.stages.findings import add_findings
@@ -57,7 +57,7 @@ def _validate(context: Context) -> StageResult:
     job, store = context.job, context.run
     catalog = store.snapshot("catalog")
     rows = open_table(store.folder, catalog).to_table(columns=_FROM_CATALOG)
-    root = ImageRoot(job.dataset.images, job.dataset.storage_options)
+    root = image_root(job)
     root.check()
     listing = root.listing(rows["file_name"].to_pylist())
     if rows.num_rows and not (listing.sizes >= 0).any():

@@ -1,0 +1,219 @@
+"""Points of ArcGIS with photos attached -> catalog, and the places of the cameras.
+
+One feature may have a photo, or many; features at one place are one camera, unless a field says which.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from camtrap_batch.catalog.cameras import CAMERAS
+from camtrap_batch.catalog.dates import offset_minutes
+from camtrap_batch.catalog.folder import IMAGES, VIDEOS
+from camtrap_batch.catalog.table import Catalog, Rows, make_catalog, text
+from camtrap_batch.errors import InputError, StageError, choices
+from camtrap_batch.images.attachments import file_name
+from camtrap_batch.job import Dataset, FeatureLayer
+from camtrap_batch.portal import Portal, Service, connect
+from camtrap_batch.portal.reading import (
+    Attachment,
+    LayerInfo,
+    Places,
+    X,
+    Y,
+    look_at,
+    read_attachments,
+    read_features,
+)
+from camtrap_batch.store.shards import digest
+
+_DATES = ("esriFieldTypeDate", "esriFieldTypeString")
+
+
+@dataclass(frozen=True)
+class _Feature:
+    location: str | None
+    longitude: float | None
+    latitude: float | None
+    date: str | None
+
+
+def read_feature_layer(dataset: Dataset) -> Catalog:
+    """Catalog of the photos attached to a layer.
+
+    Raises
+    ------
+    InputError
+        There is no such layer, it is not one of points, lacks a field, has no photo, or gives fewer rows or
+        attachments than it says it has.
+    """
+    service, layer = _open(dataset)
+    features = _features(service, layer, dataset)
+    notes: Counter[str] = Counter()
+    photos = []
+    for one in _attachments(service, layer, features):
+        kind = one.content_type.partition("/")[0]
+        if kind in ("image", "video") or PurePosixPath(one.name).suffix.lower() in IMAGES | VIDEOS:
+            photos.append(one)
+        else:
+            notes["attachments that are neither image nor video, left out"] += 1
+    if not photos:
+        raise InputError(
+            f"{layer.url}: none of its {len(features):,} features has a photo attached (dataset.metadata); "
+            "`camtrap layer attach JOB --folder DIR` attaches some"
+        )
+    of = [features[one.parent] for one in photos]
+    notes["cameras with features at several places, taken to be at the first"] += _at_several(features)
+    rows = Rows(
+        image_id=[_image_id(layer.url, one) for one in photos],
+        file_name=[file_name(one) for one in photos],
+        location=[feature.location for feature in of],
+        dates=[feature.date for feature in of] if _settings(dataset).date_field else None,
+    )
+    return make_catalog(
+        rows,
+        None,
+        source="feature-layer",
+        where=layer.url,
+        categories=[],
+        notes=notes,
+        utc_offset=dataset.utc_offset,
+    )
+
+
+def read_layer_cameras(dataset: Dataset) -> pa.Table:
+    """Places of the cameras, as `cameras.CAMERAS`: of each, that of its first feature."""
+    service, layer = _open(dataset)
+    places: dict[str, tuple[float, float]] = {}
+    for feature in _features(service, layer, dataset).values():
+        if feature.location is not None and feature.longitude is not None and feature.latitude is not None:
+            places.setdefault(feature.location, (feature.longitude, feature.latitude))
+    longitudes, latitudes = zip(*places.values(), strict=True) if places else ((), ())
+    return pa.table([list(places), list(longitudes), list(latitudes)], schema=CAMERAS)
+
+
+def layer_fingerprint(dataset: Dataset) -> str:
+    """Tells whether features and attachments are the same as before."""
+    service, layer = _open(dataset)
+    features = _features(service, layer, dataset)
+    attachments = _attachments(service, layer, features)
+    return digest(
+        [
+            layer.url,
+            [[parent, *vars(feature).values()] for parent, feature in features.items()],
+            [[one.parent, one.id, one.globalid, one.name, one.size] for one in attachments],
+        ]
+    )
+
+
+def _at_several(features: Mapping[int, _Feature]) -> int:
+    places, of = Places(), defaultdict[str | None, set[str]](set)
+    for number, feature in features.items():
+        if feature.longitude is not None and feature.latitude is not None:
+            of[feature.location].add(places.name(feature.longitude, feature.latitude, str(number)))
+    return sum(len(several) > 1 for several in of.values())
+
+
+def _settings(dataset: Dataset) -> FeatureLayer:
+    return dataset.layer or FeatureLayer()
+
+
+def _open(dataset: Dataset) -> tuple[Service, LayerInfo]:
+    url, settings = str(dataset.metadata), _settings(dataset)
+    service = Service(connect(Portal.of(settings, "dataset.layer"), url))
+    try:
+        layer = look_at(service, url)
+    except StageError as problem:
+        raise InputError(f"{url} (dataset.metadata): {problem}") from None
+    if "Query" not in str(layer.about.get("capabilities") or "Query"):
+        raise InputError(f"{url}: can't be read by whoever is signed in (no Query); ask its owner for it")
+    if not layer.about.get("hasAttachments"):
+        raise InputError(f"{url}: has no attachments (dataset.metadata); `camtrap layer attach` adds photos")
+    return service, layer
+
+
+def _features(service: Service, layer: LayerInfo, dataset: Dataset) -> dict[int, _Feature]:
+    """By object id, in that order."""
+    settings = _settings(dataset)
+    location, date = (
+        None if name is None else _field(layer, name, key)
+        for key, name in (("location_field", settings.location_field), ("date_field", settings.date_field))
+    )
+    if date is not None and date["type"] not in _DATES:
+        raise InputError(
+            f"{layer.url}: field {date['name']} is {date['type']}; it should be {' or '.join(_DATES)} "
+            "(dataset.layer.date_field)"
+        )
+    wanted = [field["name"] for field in (location, date) if field is not None]
+    try:
+        rows = read_features(service, layer, "1=1", wanted)
+    except StageError as problem:
+        raise InputError(f"{layer.url}: can't be read (dataset.metadata): {problem}") from None
+    rows.sort(key=lambda row: int(row[layer.object_id]))
+    features: dict[int, _Feature] = {}
+    places = Places()
+    for row in rows:
+        object_id = int(row[layer.object_id])
+        place = _place(layer, object_id, row)
+        if location is not None:
+            name = text(row.get(location["name"]))
+        else:
+            name = str(object_id)
+            if place is not None:
+                name = places.name(*place, name)
+        longitude, latitude = place or (None, None)
+        when = None if date is None else _date(row.get(date["name"]), dataset.utc_offset)
+        features[object_id] = _Feature(name, longitude, latitude, when)
+    return features
+
+
+def _attachments(service: Service, layer: LayerInfo, features: Mapping[int, _Feature]) -> list[Attachment]:
+    try:
+        found = read_attachments(service, layer, list(features))
+    except StageError as problem:
+        raise InputError(f"{layer.url}: can't be read (dataset.metadata): {problem}") from None
+    return [one for one in found if one.parent in features]
+
+
+def _field(layer: LayerInfo, name: str, key: str) -> dict[str, Any]:
+    fields = {field["name"].lower(): field for field in layer.about.get("fields") or []}
+    if name.lower() not in fields:
+        names = [field["name"] for field in fields.values()]
+        raise InputError(f"{layer.url}: has no field {name!r} (dataset.layer.{key}); {choices(name, names)}")
+    found: dict[str, Any] = fields[name.lower()]
+    return found
+
+
+def _place(layer: LayerInfo, object_id: int, row: Mapping[str, Any]) -> tuple[float, float] | None:
+    x, y = row[X], row[Y]
+    if x is None or y is None:
+        return None
+    if not (-180 <= x <= 180 and -90 <= y <= 90):
+        raise InputError(
+            f"{layer.url}: feature {object_id} is at {x:g}, {y:g}, which are no degrees: the server does not "
+            "give WGS 84; set the layer's spatial reference right"
+        )
+    return x, y
+
+
+def _date(value: object, utc_offset: str | None) -> str | None:
+    """A date as text, in camera time: what a date field holds is UTC."""
+    if value is None:
+        return None
+    if not isinstance(value, int | float):
+        return str(value)
+    zone = utc_offset or "+00:00"
+    minutes = offset_minutes(zone)
+    moment = dt.datetime(1970, 1, 1) + dt.timedelta(milliseconds=value, minutes=minutes)
+    return f"{moment.isoformat(timespec='seconds')}{zone}"
+
+
+def _image_id(url: str, attachment: Attachment) -> str:
+    return attachment.globalid or digest([url, attachment.id])

@@ -1,0 +1,127 @@
+"""camtrap layer: make the layers of a portal that a job is pushed to, attach photos to those it reads."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from collections import Counter
+from pathlib import Path
+
+from camtrap_batch.cli.options import Commands, job_argument
+from camtrap_batch.errors import Interrupted, StageError, UserError
+from camtrap_batch.job import ARCGIS, Job
+from camtrap_batch.layers.base import LOCATION
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import UNCERTAIN
+
+_SHOWN = 5
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    layer = commands.add_parser("layer", help="make layers of a portal, attach photos to their features")
+    actions = layer.add_subparsers(title="actions", metavar="ACTION", required=True)
+    create = actions.add_parser(
+        "create", help="make the layers that the job names no URL for, add to the others what they lack"
+    )
+    job_argument(create)
+    create.set_defaults(call=_create)
+    attach = actions.add_parser("attach", help="attach photos to the features of cameras, each once")
+    job_argument(attach)
+    attach.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="holds a folder for each camera, named by its feature's object id, or by its location where the "
+        "layer has a field for it (default: dataset.images of a job of format folder)",
+    )
+    attach.add_argument(
+        "--layer",
+        metavar="URL",
+        help="layer to attach to (default: the feature layer that the job reads, else publish.cameras)",
+    )
+    attach.add_argument(
+        "--one-feature",
+        action="store_true",
+        help="attach all photos to the camera's own feature, instead of each but the first to a copy of it",
+    )
+    attach.set_defaults(call=_attach)
+
+
+def _create(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.layers.arcgis import create_layers
+    from camtrap_batch.portal import Service, connect
+    from camtrap_batch.stages.publish import empty_rows, layer_urls, portal_of
+
+    job = Job.load(options.job, options.assignments)
+    if job.publish.target != ARCGIS:
+        raise UserError(f"publish.target: is {job.publish.target}; layers are made for `target: arcgis`")
+    urls = layer_urls(job)
+    made, done = create_layers(
+        Service(connect(portal_of(job))),
+        job.name,
+        empty_rows(job.name),
+        _labels(Run(job)),
+        urls,
+        job.publish.fields,
+    )
+    for line in done:
+        print(line)
+    if made != urls:
+        print("for the job file:")
+        print("publish:")
+        print("  target: arcgis")
+        print(f"  portal: {job.publish.portal}")
+        for name, url in made.items():
+            print(f"  {name}: {url}")
+    return 0
+
+
+def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.layers.arcgis import Attacher, photos_in
+    from camtrap_batch.portal import Portal, Service, connect
+
+    job = Job.load(options.job, options.assignments)
+    dataset, publish = job.dataset, job.publish
+    url = options.layer or (dataset.metadata if dataset.layer is not None else publish.cameras)
+    if url is None:
+        raise UserError(
+            "layer attach: no layer to attach to: give --layer URL, or publish.cameras in the job file"
+        )
+    folder = options.folder or (dataset.images if dataset.format == "folder" else None)
+    if folder is None:
+        raise UserError("layer attach: no photos: give --folder DIR, with a folder for each camera")
+    if dataset.layer is not None and url == dataset.metadata:
+        portal, field = Portal.of(dataset.layer, "dataset.layer"), dataset.layer.location_field
+    else:
+        portal = Portal.of(publish, "publish")
+        is_ours = url == publish.cameras
+        field = publish.fields.get("cameras", {}).get(LOCATION, LOCATION) if is_ours else None
+    cameras = photos_in(Path(folder))
+    attacher = Attacher(
+        Service(connect(portal, url)), url, location_field=field, one_feature=options.one_feature, stop=stop
+    )
+    done = attacher.attach(cameras)
+    print(
+        f"{url}: {done.attached:,} photos attached, {done.there:,} were there already, "
+        f"{done.copies:,} features added"
+    )
+    if done.left:
+        raise Interrupted(
+            f"layer attach: interrupted with {done.left:,} photos left; the same command goes on"
+        )
+    if done.failed:
+        some = "; ".join(f"{photo}: {why}" for photo, why in list(done.failed.items())[:_SHOWN])
+        raise StageError(f"layer attach: {len(done.failed):,} photos are not attached: {some}")
+    return 0
+
+
+def _labels(run: Run) -> list[str]:
+    """Labels of the events there are, most frequent first, then the model's."""
+    events = run.current("events")
+    counted: Counter[str] = Counter()
+    if events is not None:
+        counted.update(run.table("events").to_table(columns=["label"])["label"].to_pylist())
+    predictions = run.current("predictions")
+    classes = predictions.meta.get("classes", []) if predictions is not None else []
+    labels = [label for label, _ in counted.most_common()]
+    return list(dict.fromkeys([*labels, *classes, UNCERTAIN])) if labels or classes else []

@@ -1,0 +1,13 @@
+"""A portal of ArcGIS (Online or Enterprise), through the client `arcgis` (the extra 'arcgis').
+
+`connection` signs in; `adapter` sends each edit once, and none without its token; `service` asks a feature
+service and tells what an answer means; `reading` gets all rows and attachments of a layer. Importing this
+imports no client.
+"""
+
+from __future__ import annotations
+
+from camtrap_batch.portal.connection import Portal, connect
+from camtrap_batch.portal.service import Service
+
+__all__ = ["Portal", "Service", "connect"]

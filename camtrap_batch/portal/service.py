@@ -1,0 +1,175 @@
+"""Requests to a feature service over the client's session, and what an answer means.
+
+ArcGIS says no in several ways: an HTTP status, an error inside HTTP 200, an empty answer. What counts is
+whether it is known that nothing was done, and whether asking again may help.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import stamina
+
+from camtrap_batch.errors import InputError, StageError
+from camtrap_batch.portal.adapter import NotSigned, SignedOut
+
+_NOT_SIGNED_IN = (401, 403, 498, 499)
+_PASSING = (408, 429, 500, 502, 503, 504)
+_TOO_LARGE = 413
+_CHUNK = 2**18
+_TRIES, _LONGEST_S = 6, 120.0
+_RENEWED_IN_S = 10.0
+
+
+class Unknown(StageError):
+    """No answer that says what was done: it may have been done, or not."""
+
+
+class Refused(StageError):
+    """The server has said no to the request as it is.
+
+    Attributes
+    ----------
+    code : ArcGIS's, or the HTTP status
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def is_too_large(self) -> bool:
+        return self.code == _TOO_LARGE
+
+
+class Service:
+    """A portal's session, for reading (repeated where that may help) and for edits (sent once)."""
+
+    def __init__(self, gis: Any) -> None:
+        self.gis = gis
+        self._session = gis.session
+
+    def read(self, url: str, **parameters: Any) -> dict[str, Any]:
+        """The answer to a question, asked up to six times.
+
+        Raises
+        ------
+        Refused, Unknown, SignedOut
+        """
+        answer: dict[str, Any] = patiently(self.send, url, parameters)
+        return answer
+
+    def describe(self, url: str) -> dict[str, Any]:
+        """A layer's or service's definition. Raises InputError where there is none at the URL."""
+        try:
+            return self.read(url)
+        except (Refused, Unknown) as problem:
+            raise InputError(f"{url}: {problem}") from None
+
+    def send(self, url: str, parameters: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> Any:
+        """One POST, never repeated: what the server answers, without an error in it."""
+        from requests.exceptions import RequestException
+
+        form = {"f": "json"} | {
+            name: value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+            for name, value in parameters.items()
+            if value is not None
+        }
+        try:
+            response = self._post(url, form, files)
+            content = response.content
+        except RequestException as problem:
+            raise Unknown(f"no answer ({type(problem).__name__})") from None
+        if response.status_code in _NOT_SIGNED_IN:
+            raise SignedOut(f"{url}: not allowed (HTTP {response.status_code}); sign in again, or ask for it")
+        if response.status_code in _PASSING:
+            raise Unknown(f"HTTP {response.status_code}")
+        if response.status_code >= 400:
+            raise Refused(f"HTTP {response.status_code}", response.status_code)
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            raise Unknown("an answer that is no JSON") from None
+        if not answer:
+            raise Unknown("an empty answer")
+        if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+            raise _error(url, answer["error"])
+        return answer
+
+    def fetch(self, url: str, most: int) -> bytes:
+        """The content at an address, asked for once; of more than `most` bytes, the first `most`.
+
+        Raises
+        ------
+        Refused, Unknown, SignedOut
+        """
+        from requests.exceptions import RequestException
+
+        try:
+            with self._signed(url, lambda: self._session.get(url, stream=True)) as response:
+                if response.status_code in _NOT_SIGNED_IN:
+                    raise SignedOut(f"{url}: not allowed (HTTP {response.status_code}); sign in again")
+                if response.status_code in _PASSING:
+                    raise Unknown(f"HTTP {response.status_code}")
+                if response.status_code >= 400:
+                    raise Refused(f"HTTP {response.status_code}", response.status_code)
+                content = bytearray()
+                for part in response.iter_content(_CHUNK):
+                    content += part
+                    if len(content) >= most:
+                        break
+        except RequestException as problem:
+            raise Unknown(f"no answer ({type(problem).__name__})") from None
+        return bytes(content[:most])
+
+    def _post(self, url: str, form: dict[str, str], files: Mapping[str, Any] | None) -> Any:
+        return self._signed(url, lambda: self._session.post(url, data=form, files=files))
+
+    def _signed(self, url: str, ask: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + _RENEWED_IN_S
+        while True:
+            try:
+                return ask()
+            except NotSigned:
+                if time.monotonic() > deadline:
+                    raise SignedOut(
+                        f"{url}: the token has expired, or is no longer accepted; sign in again, and the "
+                        "same command goes on"
+                    ) from None
+                time.sleep(0.1)
+
+
+def _may_help(problem: Exception) -> bool:
+    return isinstance(problem, Unknown)
+
+
+patiently = stamina.RetryingCaller(attempts=_TRIES, timeout=_LONGEST_S, wait_initial=0.2, wait_max=10).on(
+    _may_help
+)
+"""Calls a function again, up to six times, as long as it raises `Unknown`."""
+
+
+def said_error(url: str, content: bytes) -> StageError | None:
+    """What a server says in place of a file: an error as JSON, in an HTTP 200; None where it is none."""
+    if not content.lstrip().startswith(b'{"error"'):
+        return None
+    try:
+        return _error(url, json.loads(content)["error"])
+    except (ValueError, AttributeError):
+        return Unknown("an error in place of the file")
+
+
+def _error(url: str, error: Mapping[str, Any]) -> StageError:
+    code = error.get("code")
+    code = code if isinstance(code, int) else 0
+    details = error.get("details") or []
+    details = [details] if isinstance(details, str) else details
+    said = " ".join(" ".join(map(str, [error.get("message") or "", *details])).split()) or f"error {code}"
+    if code in _NOT_SIGNED_IN:
+        return SignedOut(f"{url}: {said} ({code}); sign in again, or ask for the right to it")
+    if code in _PASSING:
+        return Unknown(f"{said} ({code})")
+    return Refused(f"{said} ({code})", code)

@@ -1,0 +1,59 @@
+"""Rows that are hard on a layer and on the client, and a layer of the rehearsal server to push them to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from camtrap_batch.layers import LayerRows
+from camtrap_batch.layers.arcgis import ArcGISTarget
+from camtrap_batch.portal import Service
+from camtrap_batch.rehearsal.layerserver import LayerServer
+
+ODD = ["Günther's zebra", 'a "quoted" cat', "érable 🐆", "", "back\\slash; -- no", "100 %_like"]
+
+
+def event_table(n: int, *, shift: int = 0) -> LayerRows:
+    """`n` events at 7 cameras, one of them without a place; every 11th without a date."""
+    number = np.arange(n)
+    start = np.datetime64("2021-03-28T01:30:00.123", "us") + number * np.timedelta64(977, "s")
+    columns = pa.table(
+        {
+            "event_id": pa.array([f"event-{i:05}" for i in number]),
+            "location": pa.array([f"C{i % 7}" for i in number]),
+            "label": pa.array([ODD[i % len(ODD)] if i % 5 else f"label {i}" for i in number]),
+            "start": pa.array(start, mask=number % 11 == 3),
+            "n_images": pa.array((number + shift) % 50, pa.int32()),
+            "confidence": pa.array(np.where(number % 13 == 0, np.nan, number / 7)),
+            "best_image_id": pa.array([None if i % 17 == 0 else f"img{i}" for i in number], pa.string()),
+            "job": pa.repeat("test job's", n),
+        }
+    )
+    known = number % 7 != 6
+    return LayerRows(
+        "events",
+        "event_id",
+        columns,
+        pa.chunked_array([pa.array(31.5 + number % 7 / 9, mask=~known)]),
+        pa.chunked_array([pa.array(-24.9 + number % 7 / 11, mask=~known)]),
+        utc_offset=pa.chunked_array([pa.array(np.full(n, 120), pa.int32(), mask=number % 3 == 0)]),
+    )
+
+
+@dataclass
+class Bench:
+    """One layer of the server, and a target for it."""
+
+    server: LayerServer
+    service: Service
+    name: str
+    url: str
+
+    def target(self, **options: Any) -> ArcGISTarget:
+        return ArcGISTarget(self.service, "test job's", {"events": self.url}, **options)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return self.server.rows(0, self.name)
