@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageFile
 
 from camtrap_batch.images.exif import read_exif, read_jpeg_exif, silence_pillow
 from camtrap_batch.images.pixels import Pixels, is_blank, upright
@@ -115,6 +115,7 @@ def decode_jpeg(data: bytes, wanted: int) -> Decoded:
 def decode_other(image: Image.Image, wanted: int) -> Decoded:
     """Decode an image that Pillow has opened, the first of several, as `decode_jpeg` does."""
     silence_pillow()
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library that was imported meanwhile may have set it
     status, detail = "ok", None
     try:
         image.load()

@@ -60,7 +60,11 @@ def run(context: Context) -> StageResult:
     job, store = context.job, context.run
     catalog, manifest = store.snapshot("catalog"), store.snapshot("manifest")
     classes = choose_classes(job, categories_of(catalog.meta))
-    findings = require_findings(store) if job.select.drop else current_findings(store)
+    # Duplicates tie images together, which a split by image does not heed.
+    is_split_by_location = job.select.split.by == "location"
+    findings = current_findings(store) if is_split_by_location else None
+    if job.select.drop:
+        findings = require_findings(store)
     what = job.select.model_dump(mode="json", by_alias=True)
     made_from = [snapshot.plan_id for snapshot in (catalog, manifest, findings) if snapshot]
     id_ = shard_id("select", VERSION, "selection", what, *made_from)
