@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from camtrap_batch.cli.options import Commands, job_argument
-from camtrap_batch.errors import JobError, UserError
+from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import CARD, WEIGHTS, ModelInfo
 from camtrap_batch.store.run import Run
@@ -72,18 +72,16 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
 
 def _publish(options: argparse.Namespace, stop: threading.Event) -> int:
     job = Job.load(options.job, options.assignments)
-    if job.publish.portal is None:
-        raise JobError("publish.portal: should be the URL of the portal that the model goes to")
     folder, info = _find(job, options.model)
     package = _package(job, folder)
     if options.dry_run:
         print(f"model {info.model_id}: {len(package):,} bytes would go to {job.publish.portal}")
         return 0
     from camtrap_batch.layers.packages import publish_package
-    from camtrap_batch.layers.portal import connect
     from camtrap_batch.model import describe
+    from camtrap_batch.portal import Portal, connect
 
-    gis = connect(job.publish.portal)
+    gis = connect(Portal.of(job.publish, "publish"))
     with TemporaryDirectory(prefix="camtrap-publish-") as scratch:
         file = Path(scratch) / f"{job.name}.dlpk"
         file.write_bytes(package)

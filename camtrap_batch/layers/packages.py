@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camtrap_batch.errors import StageError
-from camtrap_batch.layers.portal import without_secrets
+from camtrap_batch.portal import without_secrets
 
 if TYPE_CHECKING:
     from arcgis.gis import GIS, Item

@@ -7,7 +7,7 @@ imports no client.
 
 from __future__ import annotations
 
-from camtrap_batch.portal.connection import Portal, connect
+from camtrap_batch.portal.connection import Portal, connect, without_secrets
 from camtrap_batch.portal.service import Service
 
-__all__ = ["Portal", "Service", "connect"]
+__all__ = ["Portal", "Service", "connect", "without_secrets"]

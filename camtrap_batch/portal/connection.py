@@ -24,6 +24,7 @@ TOKEN, API_KEY = "CAMTRAP_ARCGIS_TOKEN", "CAMTRAP_ARCGIS_API_KEY"
 USERNAME, PASSWORD = "CAMTRAP_ARCGIS_USERNAME", "CAMTRAP_ARCGIS_PASSWORD"
 CLIENT_ID, CLIENT_SECRET = "CAMTRAP_ARCGIS_CLIENT_ID", "CAMTRAP_ARCGIS_CLIENT_SECRET"
 
+_SECRETS = (TOKEN, API_KEY, PASSWORD, CLIENT_SECRET)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ENVIRONMENT = threading.Lock()
 
@@ -96,6 +97,15 @@ def connect(portal: Portal, *layers: str) -> Any:
     if signs_in and not is_app:
         _require_user(gis, portal, credentials)
     return gis
+
+
+def without_secrets(problem: Exception) -> str:
+    """An error's message on one line, without URLs' queries and without what signs in."""
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    for name in _SECRETS:
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    return " ".join(word.partition("?")[0] if "://" in word else word for word in text.split())[:300]
 
 
 def _credentials(portal: Portal) -> dict[str, str]:

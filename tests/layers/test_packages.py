@@ -12,9 +12,10 @@ from support_portal import TOKEN, Portal, serve_portal
 
 pytest.importorskip("arcgis", reason="the extra 'arcgis' is not installed")
 
-from camtrap_batch.errors import InputError, JobError, StageError
+from camtrap_batch.errors import StageError
 from camtrap_batch.layers.packages import Published, publish_package
-from camtrap_batch.layers.portal import connect
+from camtrap_batch.portal import Portal as Where
+from camtrap_batch.portal import connect
 
 pytestmark = pytest.mark.filterwarnings("default")  # the client's own
 
@@ -24,7 +25,7 @@ def served() -> Iterator[tuple[Portal, Any]]:
     """A portal, and a connection to it."""
     with serve_portal() as portal, pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAMTRAP_ARCGIS_TOKEN", TOKEN)
-        yield portal, connect(portal.url)
+        yield portal, connect(Where(portal.url))
 
 
 @pytest.fixture
@@ -102,16 +103,3 @@ def test_what_the_portal_says_comes_out_without_secrets(
         publish(served, package)
     assert TOKEN not in str(refused.value)
     assert portal.items == {}
-
-
-def test_signing_in(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CAMTRAP_ARCGIS_TOKEN", "CAMTRAP_ARCGIS_USERNAME", "CAMTRAP_ARCGIS_PASSWORD"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match="set CAMTRAP_ARCGIS_TOKEN, or"):
-        connect(portal.url)
-    monkeypatch.setenv("CAMTRAP_ARCGIS_TOKEN", "stale-token-of-somebody")
-    with pytest.raises(StageError, match=r"can't sign in: Invalid token") as refused:
-        connect(portal.url)
-    assert "stale-token" not in str(refused.value)
-    with pytest.raises(JobError, match="https:// URL"):
-        connect("http://gis.example.org/portal")
