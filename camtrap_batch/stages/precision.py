@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.errors import Interrupted, ShardsFailed
+from camtrap_batch.errors import Interrupted
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.model.info import OBSERVED
 from camtrap_batch.stages.context import Context, shard_id
@@ -51,8 +51,8 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
 
     Raises
     ------
-    ShardsFailed, Interrupted
-        As a stage does.
+    Interrupted
+        `context.stop` was set.
     """
     from camtrap_batch import fanout
 
@@ -72,9 +72,17 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
     )
     if outcome.interrupted or (not outcome.receipts and not outcome.failed):
         raise Interrupted("infer: interrupted before it began; the same command goes on")
-    for reason in outcome.failed.values():
-        raise ShardsFailed(f"infer: the model could not be tried on {some.num_rows} images: {reason}")
-    found = outcome.receipts[shard.id].result
+    if outcome.failed:
+        # Several copies of the model may be more than a worker's memory holds; one may not.
+        (reason,) = outcome.failed.values()
+        context.display.note(f"infer: in float32, as no faster precision could be tried: {reason}")
+        found: dict[str, Any] = {
+            "precision": "float32",
+            "why_not": {"all others": reason},
+            "check": shard.id,
+        }
+    else:
+        found = outcome.receipts[shard.id].result
     context.run.log("precision chosen", stage="infer", **found)
     return found
 

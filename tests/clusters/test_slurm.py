@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(420)
 
 CLUSTER = {
     "kind": "slurm",
-    "cpu": {"workers": 2, "memory": "1GiB", "partition": "cpu"},
+    "cpu": {"workers": 2, "memory": "2GiB", "partition": "cpu"},
     "gpu": {"workers": 1, "memory": "4GiB", "partition": "gpu", "extra": ["--gres=gpu:1"]},
     "walltime": "00:30:00",
     "driver": {"cores": 1, "memory": "2GiB", "walltime": "01:00:00"},
