@@ -201,6 +201,7 @@ class Sleep:
     plan: tuple[str, str]
     seconds: float
     divisible: ClassVar[bool] = True
+    image_root: ClassVar[None] = None
 
     def run(self, shard: Any, payload: bytes, worker: str) -> Any:
         from camtrap_batch.store.tables import finish_shard
