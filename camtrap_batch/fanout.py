@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 from distributed import Client, Future, get_worker, span
 from distributed.scheduler import KilledWorker
 
-from camtrap_batch import metrics, phases
+from camtrap_batch import metrics, phases, watchdog
 from camtrap_batch.errors import (
     BrokenPromise,
     ClusterError,
@@ -85,11 +85,12 @@ class ShardDone:
 
 @dataclass(frozen=True)
 class ShardLost:
-    """A worker died while it had this shard; `losses` so far."""
+    """A worker died while it had this shard; `losses` so far; `stall` where it stood still at this shard."""
 
     shard: Shard
     worker: str
     losses: int
+    stall: watchdog.Stall | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def fan_out(
     observe: Callable[[Event], None],
     stop: threading.Event,
     wait_s: float = 60,
+    stall_s: float = watchdog.STALL_S,
 ) -> Outcome:
     """Do `shards` on the workers that offer `need`.
 
@@ -171,6 +173,7 @@ def fan_out(
     observe : called on this thread with each event
     stop : once set, nothing more is submitted; what is in flight is waited for
     wait_s : seconds to wait for a first worker that offers `need`, and for one to come back
+    stall_s : seconds without any progress after which a worker is ended, and its shard tried again
 
     Returns
     -------
@@ -187,7 +190,7 @@ def fan_out(
     StorageError, UserError, BrokenPromise
         A task met what no other shard can escape: the disk is full, the model can't be read.
     """
-    return _FanOut(client, plan, work, payload, need, observe, stop, wait_s).run(shards)
+    return _FanOut(client, plan, work, payload, need, observe, stop, wait_s, stall_s).run(shards)
 
 
 def require_workers(client: Client, need: Need, wait_s: float) -> tuple[int, dict[str, float] | None]:
@@ -229,9 +232,12 @@ class _FanOut:
         observe: Callable[[Event], None],
         stop: threading.Event,
         wait_s: float,
+        stall_s: float,
     ) -> None:
         self.client, self.plan, self.work, self.payload = client, plan, work, payload
         self.need, self.observe, self.stop, self.wait_s = need, observe, stop, wait_s
+        self.stall_s = stall_s
+        self.stalls: dict[str, watchdog.Stall] = {}  # by task
         self.outcome = Outcome()
         self.todo: deque[_Attempt] = deque()
         self.alone: deque[_Attempt] = deque()
@@ -258,6 +264,7 @@ class _FanOut:
         for reason in self._unfit_among(self._offering()).values():
             raise ClusterError(reason)
         self.looked_at = self.last_seen = time.monotonic()
+        self.client.subscribe_topic(watchdog.TOPIC, self._note_stall)
         try:
             while self._fill_window() or self.in_flight:
                 ended = self._wait()
@@ -269,7 +276,14 @@ class _FanOut:
         finally:
             # On the way out by an exception: what has not begun shall not begin.
             self.client.cancel([future for future, _ in self.in_flight.values()])
+            if self.client.status == "running":
+                self.client.unsubscribe_topic(watchdog.TOPIC)
         return self.outcome
+
+    def _note_stall(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Called by the client, before the tasks of the worker that ends itself are."""
+        stall = watchdog.Stall(**event[1])
+        self.stalls[stall.key] = stall
 
     def _fill_window(self) -> bool:
         if self.stop.is_set():
@@ -293,6 +307,7 @@ class _FanOut:
                 shard,
                 self.payload(shard),
                 self.sight,
+                self.stall_s,
                 key=key,
                 pure=False,
                 resources=self.resources,
@@ -318,12 +333,8 @@ class _FanOut:
                 if key in self.in_flight:
                     ended.append(self.in_flight.pop(key))
         killed = [(future, attempt) for future, attempt in ended if _is_killed(future)]
-        blamed: dict[str, _Attempt] = {}
-        for future, attempt in killed:
-            death = _lost_worker(future).server_id
-            other = blamed.setdefault(death, attempt)
-            if (attempt.losses, -attempt.number) > (other.losses, -other.number):
-                blamed[death] = attempt
+        by_blame = sorted(killed, key=lambda pair: self._blame(*pair))
+        blamed = {_lost_worker(future).server_id: attempt for future, attempt in by_blame}  # the last one
         others = [(attempt, future) for future, attempt in ended if not _is_killed(future)]
         for future, attempt in killed:
             death = _lost_worker(future).server_id
@@ -332,26 +343,30 @@ class _FanOut:
         self.charged.update(blamed)
         return others
 
-    def _count_loss(self, attempt: _Attempt, future: Future[Any], *, is_blamed: bool) -> None:
-        """Charge a loss to one of the shards that died together; try all of them again.
+    def _blame(self, future: Future[Any], attempt: _Attempt) -> tuple[bool, int, int]:
+        """Of the shards that died together, the greatest is blamed.
 
-        The one with most losses is blamed; among equals the one submitted first, since a worker runs its
-        tasks in that order.
+        It is the one at which the worker stood still, if it did; else the one with most losses; among equals
+        the one submitted first, since a worker runs its tasks in that order.
         """
+        return (str(future.key) in self.stalls, attempt.losses, -attempt.number)
+
+    def _count_loss(self, attempt: _Attempt, future: Future[Any], *, is_blamed: bool) -> None:
+        """Charge a loss to one of the shards that died together; try all of them again."""
         shard, ran_alone = attempt.shard, attempt.must_run_alone
         worker = str(_lost_worker(future).address)
         deaths = future.exception().allowed_failures + 1
+        stall = self.stalls.pop(str(future.key), None)
         future.release()
         if is_blamed:
             attempt.losses += deaths
             attempt.losses_alone += deaths if ran_alone else 0
-        self.observe(ShardLost(shard, worker, attempt.losses))
+        self.observe(ShardLost(shard, worker, attempt.losses, stall))
         if attempt.losses < LOSSES_BEFORE_HALVING:
             (self.todo.appendleft if attempt.is_suspect else self.todo.append)(attempt)
-        elif not self.work.divisible:
-            self._fail(
-                attempt, f"its worker died {attempt.losses} times, the last one was {worker}; out of memory?"
-            )
+        elif not self.work.divisible or (stall is not None and stall.phase == "write"):
+            why = str(stall or "out of memory?")  # where the run folder hangs, no image is to blame
+            self._fail(attempt, f"its worker died {attempt.losses} times, the last one was {worker}; {why}")
         elif shard.rows > 1:
             halves = shard.halves()
             self.observe(ShardHalved(shard, halves))
@@ -469,12 +484,15 @@ class _FanOut:
                 self._turn_away(worker, reason)
 
 
-def _run_shard(work: Work, shard: Shard, payload: Any, sight: Sight) -> Receipt:
+def _run_shard(work: Work, shard: Shard, payload: Any, sight: Sight, stall_s: float) -> Receipt:
     """The task. A shard that was done by a try whose answer got lost is not done again."""
     worker = get_worker()
     # What the worker is at travels with each of its heartbeats.
     worker.metrics.setdefault("camtrap", lambda _: phases.current())
-    with phases.working_on(work.plan[0], shard.id, shard.rows):
+    with (
+        phases.working_on(work.plan[0], shard.id, shard.rows) as doing,
+        watchdog.watched(worker, doing, stall_s),
+    ):
         try:
             return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
         except FileNotFoundError:

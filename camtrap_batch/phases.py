@@ -4,41 +4,57 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass
-class _Doing:
+class Doing:
+    """What a thread is at; `signs` changes with each sign of progress."""
+
     stage: str
     shard: str
     rows: int
     began: float
     phase: str
     phase_began: float
+    signs: int = 0
+
+    def move(self) -> None:
+        """Give a sign of progress; from any thread, since none that gets lost is the only one."""
+        self.signs += 1
 
 
-_doing: dict[int, _Doing] = {}  # by thread
+_doing: dict[int, Doing] = {}  # by thread
 
 
 @contextmanager
-def working_on(stage: str, shard: str, rows: int) -> Iterator[None]:
+def working_on(stage: str, shard: str, rows: int) -> Iterator[Doing]:
     """This thread works on a shard until the block is left."""
     now = time.monotonic()
-    _doing[threading.get_ident()] = _Doing(stage, shard, rows, now, "start", now)
+    doing = _doing[threading.get_ident()] = Doing(stage, shard, rows, now, "start", now)
     try:
-        yield
+        yield doing
     finally:
         _doing.pop(threading.get_ident(), None)
 
 
 def enter(phase: str) -> None:
-    """This thread is in another phase of its shard; without a shard, nothing is noted."""
+    """This thread is in this phase of its shard, and makes progress; without a shard, nothing is noted."""
     doing = _doing.get(threading.get_ident())
-    if doing is not None and doing.phase != phase:
+    if doing is None:
+        return
+    doing.move()
+    if doing.phase != phase:
         doing.phase, doing.phase_began = phase, time.monotonic()
+
+
+def progress() -> Callable[[], None]:
+    """What to call, on any thread, each time that a part of this thread's shard is done; cheap."""
+    doing = _doing.get(threading.get_ident())
+    return doing.move if doing is not None else lambda: None
 
 
 def current() -> list[dict[str, Any]]:

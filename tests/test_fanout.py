@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import dask
 import pyarrow as pa
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
-from camtrap_batch import fanout
+from camtrap_batch import fanout, phases
+from camtrap_batch.cluster import SETTINGS
 from camtrap_batch.errors import ClusterError, StorageError
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import THUMBNAILS
@@ -24,21 +27,36 @@ from camtrap_batch.store.tables import finish_shard
 
 @dataclass(frozen=True)
 class Toy:
-    """Writes the rows' numbers; dies, raises or waits at the rows named."""
+    """Writes the rows' numbers; dies, raises, hangs (the first time only, or always) at the rows named."""
 
     folder: Folder
     plan: tuple[str, str]
     kills: frozenset[int] = frozenset()
     raises: frozenset[int] = frozenset()
     disk_full: frozenset[int] = frozenset()
+    hangs_once: frozenset[int] = frozenset()
+    hangs: frozenset[int] = frozenset()
+    row_s: float = 0.0
+    phase: str = "forward"
     divisible: ClassVar[bool] = True
     image_root: ClassVar[None] = None
 
     def run(self, shard: Shard, payload: Any, worker: str) -> Receipt:
         started = time.monotonic()
         rows = range(shard.start, shard.stop)
-        with Path(f"{self.folder.url}.tries").open("a") as tries:
+        tried = Path(f"{self.folder.url}.tries")
+        is_first = not tried.exists() or shard.id not in tried.read_text()
+        with tried.open("a") as tries:
             tries.write(f"{shard.id}\n")
+        phases.enter(self.phase)
+        move = phases.progress()
+        for row in rows:
+            time.sleep(self.row_s)
+            move()
+            if row in self.hangs or (is_first and row in self.hangs_once):
+                pipe = Path(f"{self.folder.url}.{shard.id}-{time.time_ns()}")
+                os.mkfifo(pipe)
+                pipe.open("wb").close()  # waits for a reader in the system, as on a disk that does not answer
         if self.kills & set(rows):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.raises & set(rows):
@@ -73,7 +91,12 @@ def make_plan(n_shards: int, rows: int) -> Plan:
 
 
 def fan_out(
-    client: Client, plan: Plan, work: Toy, stop: threading.Event | None = None, need: fanout.Need = "CPU"
+    client: Client,
+    plan: Plan,
+    work: Toy,
+    stop: threading.Event | None = None,
+    need: fanout.Need = "CPU",
+    **seconds: float,
 ) -> tuple[fanout.Outcome, list[fanout.Event]]:
     events: list[fanout.Event] = []
     outcome = fanout.fan_out(
@@ -85,7 +108,7 @@ def fan_out(
         need=need,
         observe=events.append,
         stop=stop or threading.Event(),
-        wait_s=20,
+        **{"wait_s": 20, **seconds},
     )
     return outcome, events
 
@@ -129,6 +152,58 @@ def test_shard_that_raises_is_tried_again_and_does_not_end_the_others(client: Cl
     assert "ZeroDivisionError: on purpose" in outcome.failed[plan.shards[2].id]
     assert tries_of(work).count(plan.shards[2].id) == fanout.ERRORS_BEFORE_FAILED
     assert len(outcome.receipts) == 5
+
+
+def test_worker_that_hangs_at_a_shard_is_ended_and_one_that_is_slow_is_not(
+    client: Client, tmp_path: Path
+) -> None:
+    plan = make_plan(4, 6)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), hangs_once=frozenset({15}), row_s=0.2)
+    outcome, events = fan_out(client, plan, work, stall_s=1.0)
+    assert set(outcome.receipts) == {shard.id for shard in plan.shards}
+    lost = [event for event in events if isinstance(event, fanout.ShardLost)]
+    charged = [event for event in lost if event.losses]
+    assert [(event.shard, event.losses) for event in charged] == [(plan.shards[2], 1)]
+    assert str(charged[0].stall) == (
+        "no progress for 1 s in the phase 'forward' (stall_s of the cluster file)"
+    )
+    assert [event.stall for event in lost if not event.losses] == [None] * (len(lost) - 1)
+    # Each took longer than stall_s, at a row after the other.
+    tries = tries_of(work)
+    assert tries.count(plan.shards[2].id) == 2
+    assert len(set(tries)) == len(plan.shards) == len(tries) - 1
+
+
+def test_shard_that_hangs_while_it_is_written_fails_and_blames_no_image(
+    client: Client, tmp_path: Path
+) -> None:
+    plan = make_plan(2, 4)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), hangs=frozenset({0}), phase="write")
+    outcome, events = fan_out(client, plan, work, stall_s=0.5)
+    assert not [event for event in events if isinstance(event, fanout.ShardHalved | fanout.ImageCrashed)]
+    assert list(outcome.receipts) == [plan.shards[1].id]
+    (reason,) = outcome.failed.values()
+    assert re.fullmatch(
+        r"its worker died 3 times, the last one was tcp://\S+; no progress for 0\.5 s in the phase 'write' "
+        r"\(stall_s of the cluster file\)",
+        reason,
+    )
+
+
+def test_worker_that_hangs_in_a_process_of_others_closes_alone(tmp_path: Path) -> None:
+    """As in a notebook: the process is not the worker's to end."""
+    plan = make_plan(4, 2)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), hangs_once=frozenset({3}))
+    with (
+        dask.config.set(SETTINGS),
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        outcome, _ = fan_out(client, plan, work, stall_s=0.5)
+        assert len(client.scheduler_info()["workers"]) == 1
+    assert set(outcome.receipts) == {shard.id for shard in plan.shards}
+    for pipe in tmp_path.glob("run.*-*"):
+        os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))  # let the thread end
 
 
 def test_full_disk_stops_at_once(client: Client, tmp_path: Path) -> None:
@@ -194,8 +269,6 @@ def test_missing_kind_of_worker_fails_with_what_is_there(client: Client) -> None
 
 
 def test_workers_that_declare_nothing_take_cpu_work(tmp_path: Path) -> None:
-    from distributed import LocalCluster
-
     with (
         LocalCluster(
             n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"

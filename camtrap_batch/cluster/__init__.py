@@ -84,6 +84,10 @@ class ClusterHandle:
     def wait_s(self) -> float:
         return self.spec.wait_s
 
+    @property
+    def stall_s(self) -> float:
+        return self.spec.stall_s
+
     def client(self) -> Client:
         """A client of the cluster. Raises ClusterError where it can't be reached."""
         if self._client is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from camtrap_batch.cluster.settings import Tls
+from camtrap_batch.watchdog import STALL_S
 from camtrap_batch.yamlfile import Section
 
 if TYPE_CHECKING:
@@ -93,6 +94,10 @@ class Cluster(Section):
 
     security: Tls | None = Field(None, description="TLS certificates; absent: no encryption")
     wait_s: Wait = Field(60, description="seconds to wait for a worker of a needed kind")
+    stall_s: Wait = Field(
+        STALL_S,
+        description="seconds without progress of its shard after which a worker is ended and replaced",
+    )
 
     @abstractmethod
     def open(self) -> AbstractContextManager[Client]:

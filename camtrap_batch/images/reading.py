@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from camtrap_batch import phases
 from camtrap_batch.images.decode import one_line
 from camtrap_batch.images.judge import Limits, Verdict, judge
 from camtrap_batch.images.kinds import other_kind
@@ -89,7 +90,11 @@ class _Decoder:
     def watch(self) -> list[Verdict]:
         """Run the thread; the verdicts it came to, the last one on the file at which it hangs, if it does."""
         threading.Thread(target=self._work, name="decode", daemon=True).start()
+        move, seen = phases.progress(), 0
         while not self._ended.wait(self._limits.timeout_s / _LOOKS):
+            if len(self._verdicts) > seen:
+                move()
+                seen = len(self._verdicts)
             if self._abandon_where_it_hangs():
                 break
         if self._problem is not None:

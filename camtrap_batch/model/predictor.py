@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from camtrap_batch import phases
 from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.model.crops import Picture, decode_picture
 from camtrap_batch.model.device import Normalise, choose_device, choose_precision, choose_threads
@@ -156,7 +157,7 @@ class Predictor:
 
     def forward(self, pixels: Pixels) -> Iterator[Probabilities]:
         """Calibrated probabilities of squares (n, size, size, 3), in parts of at most `batch`."""
-        start = 0
+        start, move = 0, phases.progress()
         while start < len(pixels):
             part = pixels[start : start + self.batch]
             try:
@@ -169,6 +170,7 @@ class Predictor:
                     torch.cuda.empty_cache()
                 continue
             start += len(part)
+            move()
 
     def _batches(self, pictures: Iterable[Picture], found: list[int | str]) -> Iterator[Pixels]:
         """Squares, `batch` at a time; how many each picture has is added to `found`, or why it has none."""

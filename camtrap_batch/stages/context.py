@@ -30,6 +30,7 @@ from camtrap_batch.store.shards import (
 )
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import commit_plan, finish_shard
+from camtrap_batch.watchdog import STALL_S
 
 if TYPE_CHECKING:  # what needs no cluster does not wait for the import
     from distributed import Client
@@ -38,10 +39,13 @@ if TYPE_CHECKING:  # what needs no cluster does not wait for the import
 
 
 class ClientSource(Protocol):
-    """Opens a cluster at the first call of `client`; `wait_s` as in the cluster file."""
+    """Opens a cluster at the first call of `client`; `wait_s` and `stall_s` as in the cluster file."""
 
     @property
     def wait_s(self) -> float: ...
+
+    @property
+    def stall_s(self) -> float: ...
 
     def client(self) -> Client: ...
 
@@ -52,6 +56,7 @@ class GivenClient:
 
     given: Client
     wait_s: float = 60
+    stall_s: float = STALL_S
 
     def client(self) -> Client:
         return self.given
@@ -80,6 +85,11 @@ class Context:
     retry: frozenset[str] = frozenset()
     snapshot: int | None = None
     prune: bool = False
+
+    @property
+    def stall_s(self) -> float:
+        """Of the cluster file; at least what an image may take to be read and decoded, and as much again."""
+        return max(self.cluster.stall_s, 4 * self.job.validate_.timeout_s)
 
     def __post_init__(self) -> None:
         self.progress = Progress(self.job.name, self.run.folder.url)
@@ -223,6 +233,7 @@ def do_on_workers(
                     observe=lambda event: _observe(context, stage, event),
                     stop=context.stop,
                     wait_s=context.cluster.wait_s,
+                    stall_s=context.stall_s,
                 )
         finally:
             context.display.end()
@@ -268,9 +279,13 @@ def _observe(context: Context, stage: str, event: fanout.Event) -> None:
                 seconds=receipt.seconds,
                 tries=tries,
             )
-        case fanout.ShardLost(shard, worker, losses):
+        case fanout.ShardLost(shard, worker, losses, stall):
             progress.shard_lost(stage)
-            run.log("shard lost", stage=stage, shard=shard.id, worker=worker, losses=losses)
+            reason = {}
+            if stall is not None:
+                display.note(f"{stage}: shard {shard.id} on worker {worker}: {stall}: the worker is ended")
+                reason = {"phase": stall.phase, "stalled_s": stall.seconds}
+            run.log("shard lost", stage=stage, shard=shard.id, worker=worker, losses=losses, **reason)
         case fanout.ShardHalved(shard, halves):
             progress.shard_halved(stage, shard)
             display.note(f"{stage}: shard {shard.id} ({shard.rows} rows) keeps losing its worker: halved")

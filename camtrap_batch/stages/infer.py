@@ -337,9 +337,11 @@ class InferShard:
         phases.enter("read and forward")  # at the same time
         order: list[int] = []
         sources = np.full(rows.num_rows, None, object)
+        move = phases.progress()
 
-        def pictures() -> Iterator[Picture]:
+        def pictures() -> Iterator[Picture]:  # taken on another thread
             for index, picture, source in self.pictures(rows):
+                move()
                 order.append(index)
                 sources[index] = source
                 yield picture

@@ -7,12 +7,14 @@ snapshots made with it.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from camtrap_batch import phases
 from camtrap_batch.errors import Interrupted
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.model.info import OBSERVED
@@ -24,6 +26,7 @@ from camtrap_batch.store.tables import finish_shard
 
 if TYPE_CHECKING:
     from camtrap_batch.fanout import Need
+    from camtrap_batch.model.crops import Picture
     from camtrap_batch.stages.infer import InferShard
 
 VERSION = 1
@@ -69,6 +72,7 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
         observe=lambda _: None,
         stop=context.stop,
         wait_s=context.cluster.wait_s,
+        stall_s=context.stall_s,
     )
     if outcome.interrupted or (not outcome.receipts and not outcome.failed):
         raise Interrupted("infer: interrupted before it began; the same command goes on")
@@ -118,8 +122,14 @@ class CheckPrecision:
 
         started = time.monotonic()
         work = self.work
-        pictures = (picture for _, picture, _ in work.pictures(unpack(payload)))
-        found, observed = choose(work.local_model(), work.device, work.batch, pictures)
+        move = phases.progress()
+
+        def pictures() -> Iterator[Picture]:
+            for _, picture, _ in work.pictures(unpack(payload)):
+                move()
+                yield picture
+
+        found, observed = choose(work.local_model(), work.device, work.batch, pictures())
         if observed is not None:
             work.model.write(OBSERVED, pack_observed(observed))
         return finish_shard(
