@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -22,7 +23,7 @@ from typing import Any
 import psutil
 import pytest
 from distributed import Client
-from support import PATIENCE_S, Processes, receipts, start_driver, tables_of, wait_until
+from support import PATIENCE_S, Processes, command, receipts, start_driver, tables_of, wait_until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -140,6 +141,56 @@ def test_a_worker_that_stalls_is_replaced(
         assert not psutil.pid_exists(stalled), "it would wake up one day and go on with its shard"
     lost = check_validated(folder, undisturbed)
     assert lost
+
+
+HANGS_ONCE = """\
+import os
+
+from camtrap_batch.model.predictor import Predictor
+
+def dask_setup(worker):
+    forward = Predictor._probabilities
+
+    def hanging(*given):
+        try:
+            os.mkfifo({pipe!r})
+        except FileExistsError:
+            return forward(*given)
+        os.open({pipe!r}, os.O_WRONLY)  # waits for a reader that never comes, as for a driver that hangs
+
+    Predictor._probabilities = hanging
+"""
+
+
+def test_a_worker_that_hangs_in_a_forward_pass_is_replaced(
+    job_folder: JobFolder, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Its heart beats on: only the shard stands still."""
+    folder = job_folder("infer")
+    hangs_once, cluster_file = tmp_path / "hangs_once.py", tmp_path / "cluster.yaml"
+    hangs_once.write_text(HANGS_ONCE.format(pipe=str(tmp_path / "pipe")))
+    with started(tmp_path, preloads=(str(hangs_once),), resources=("CPU=1",)) as cluster:
+        cluster_file.write_text(f"kind: address\naddress: {cluster.address}\nstall_s: 2\n")
+        before = cluster.worker_process(0)
+        driven = subprocess.run(
+            # No original is read, so that it does not matter how long one may take.
+            command(folder, "infer", "--cluster", str(cluster_file), "--set", "validate.timeout_s=0.5"),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        assert driven.returncode == 0, driven.stderr
+        assert cluster.worker_process(0) != before
+    check_tables(folder, undisturbed, ("predictions",))
+    lost = check_tries(folder, "infer", "predictions")
+    (line,) = (line for line in driven.stderr.splitlines() if "no progress" in line)
+    said = re.fullmatch(
+        r"infer: shard (\w+) on worker tcp://127\.0\.0\.1:\d+: no progress for 2 s in the phase 'read and "
+        r"forward' \(stall_s of the cluster file\): the worker is ended",
+        line,
+    )
+    assert said, line
+    assert lost[said[1]] == 1
 
 
 def test_a_worker_without_memory_left(
