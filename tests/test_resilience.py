@@ -22,8 +22,12 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from distributed import Client
 from support import PATIENCE_S, Processes, command, receipts, start_driver, tables_of, wait_until
+
+from camtrap_batch.errors import ClusterError
+from camtrap_batch.stages.infer import choose_workers
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -191,6 +195,53 @@ def test_a_worker_that_hangs_in_a_forward_pass_is_replaced(
     )
     assert said, line
     assert lost[said[1]] == 1
+
+
+DIES_WHEN_ASKED = """\
+import os
+import signal
+from pathlib import Path
+
+from camtrap_batch.stages import infer
+
+def dask_setup(worker):
+    has_cuda = infer._has_cuda
+
+    def dying():
+        deaths = Path({deaths!r})
+        left = deaths.read_text()
+        if left == "for good":
+            os.kill(os.getppid(), signal.SIGKILL)  # its nanny
+        elif left == "0":
+            return has_cuda()
+        else:
+            deaths.write_text(str(int(left) - 1))
+        os._exit(1)
+
+    infer._has_cuda = dying
+"""
+
+
+def test_a_gpu_worker_that_dies_when_asked_for_its_device(tmp_path: Path) -> None:
+    dies, deaths = tmp_path / "dies.py", tmp_path / "deaths"
+    dies.write_text(DIES_WHEN_ASKED.format(deaths=str(deaths)))
+    deaths.write_text("9")
+    with (
+        started(tmp_path, preloads=(str(dies),), resources=("GPU=1",)) as cluster,
+        Client(cluster.address) as client,
+    ):
+        client.wait_for_workers(1)
+        with pytest.raises(
+            ClusterError, match=r"died 3 times .* the last one was tcp://127\.0\.0\.1:\d+: see"
+        ):
+            choose_workers(client, "auto", 30)
+        client.wait_for_workers(1, timeout=PATIENCE_S)
+        deaths.write_text("1")
+        assert choose_workers(client, "auto", 30) == ("GPU" if torch.cuda.is_available() else "CPU")
+        assert deaths.read_text() == "0"
+        deaths.write_text("for good")
+        with pytest.raises(ClusterError, match=r"no worker offers GPU=1 after 1 s; there are: no workers"):
+            choose_workers(client, "auto", 1)
 
 
 def test_a_worker_without_memory_left(

@@ -8,6 +8,8 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,10 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client, get_worker
+from distributed import Client, get_worker, wait
+from distributed.scheduler import KilledWorker
 
-from camtrap_batch import phases
-from camtrap_batch.errors import InputError, choices
+from camtrap_batch import phases, watchdog
+from camtrap_batch.errors import ClusterError, ClusterLost, InputError, choices
 from camtrap_batch.fanout import Need, require_workers
 from camtrap_batch.images import ImageRoot, image_root
 from camtrap_batch.model.info import (
@@ -56,6 +59,8 @@ if TYPE_CHECKING:  # torch is loaded on workers alone
 
 VERSION = 2
 _TOP = 5
+_MOST_DEATHS = 3
+_LOOK_AT_WORKERS_S = 5.0
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 _MODEL_FILES = (WEIGHTS, METRICS, HISTORY, LR_FIND, CARD)
 """Of a model folder; the last one says that it is complete."""
@@ -277,7 +282,17 @@ def fetch_model(model: Folder) -> Path:
 
 
 def choose_workers(client: Client, device: Literal["auto", "cpu", "cuda"], wait_s: float) -> Need:
-    """GPU where the job wants it, or leaves it open and a GPU worker has a CUDA device; else CPU."""
+    """GPU where the job wants it, or leaves it open and a GPU worker has a CUDA device; else CPU.
+
+    A GPU worker that dies while it is asked is asked again when it is back.
+
+    Raises
+    ------
+    ClusterError
+        No GPU worker is there or comes back within `wait_s`; or those asked died again and again.
+    ClusterLost
+        The scheduler went away.
+    """
     if device == "cpu":
         return "CPU"
     if device == "cuda":
@@ -286,13 +301,35 @@ def choose_workers(client: Client, device: Literal["auto", "cpu", "cuda"], wait_
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     if not any(worker["resources"].get("GPU") for worker in workers):
         return "CPU"
-    return "GPU" if client.submit(_has_cuda, pure=False, resources={"GPU": 1}).result() else "CPU"
+    for _ in range(_MOST_DEATHS):
+        future = client.submit(_has_cuda, pure=False, resources={"GPU": 1})
+        try:
+            while not future.done():  # the worker may be busy with another job
+                require_workers(client, "GPU", wait_s)
+                with suppress(TimeoutError):
+                    wait(future, timeout=_LOOK_AT_WORKERS_S)
+            return "GPU" if future.result() else "CPU"
+        except KilledWorker as death:
+            worker = str(death.last_worker.address)
+        except CancelledError:
+            raise ClusterLost("the connection to the scheduler is lost: run the same command again") from None
+        except ImportError as problem:
+            raise ClusterError(
+                f"the GPU worker has no torch ({problem}): install the extra 'train' there, or set "
+                "infer.device: cpu"
+            ) from None
+    raise ClusterError(
+        f"the GPU worker died {_MOST_DEATHS} times while it was asked for its CUDA device, the last one was "
+        f"{worker}: see its log, or set infer.device: cpu"
+    )
 
 
 def _has_cuda() -> bool:
-    import torch
+    doing = phases.working_on("infer", "is there a CUDA device?", 0)
+    with doing as looking, watchdog.watched(get_worker(), looking, watchdog.STALL_S):
+        import torch
 
-    return bool(torch.cuda.is_available())
+        return bool(torch.cuda.is_available())
 
 
 @dataclass(frozen=True)
