@@ -170,6 +170,9 @@ class Progress:
                 if "." in name:
                     self._left[_whole(name)] -= receipt.rows
             self._start_clock()
+        # Prometheus sees no growth in a counter that begins at 1.
+        for result in ("done", "lost", "halved", "erred", "failed"):
+            self.totals.add("camtrap_shards", (plan.stage, result), 0)
 
     def shard_done(self, shard: Shard, receipt: Receipt) -> None:
         with self._lock:
