@@ -228,7 +228,7 @@ def test_a_gpu_worker_that_dies_when_asked_for_its_device(tmp_path: Path) -> Non
     deaths.write_text("9")
     with (
         started(tmp_path, preloads=(str(dies),), resources=("GPU=1",)) as cluster,
-        Client(cluster.address) as client,
+        Client(cluster.address, set_as_default=False) as client,
     ):
         client.wait_for_workers(1)
         with pytest.raises(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client, get_worker, wait
+from distributed import Client, get_worker
 from distributed.scheduler import KilledWorker
 
 from camtrap_batch import phases, watchdog
@@ -304,11 +304,10 @@ def choose_workers(client: Client, device: Literal["auto", "cpu", "cuda"], wait_
     for _ in range(_MOST_DEATHS):
         future = client.submit(_has_cuda, pure=False, resources={"GPU": 1})
         try:
-            while not future.done():  # the worker may be busy with another job
-                require_workers(client, "GPU", wait_s)
+            while True:  # it may be busy with another job
                 with suppress(TimeoutError):
-                    wait(future, timeout=_LOOK_AT_WORKERS_S)
-            return "GPU" if future.result() else "CPU"
+                    return "GPU" if future.result(timeout=_LOOK_AT_WORKERS_S) else "CPU"
+                require_workers(client, "GPU", wait_s)
         except KilledWorker as death:
             worker = str(death.last_worker.address)
         except CancelledError:
