@@ -17,6 +17,7 @@ import yaml
 from support import wait_until
 
 from camtrap_batch import open_run
+from camtrap_batch.cli import main
 from camtrap_batch.rehearsal import write_dataset
 from camtrap_batch.store.run import Run
 
@@ -31,7 +32,7 @@ def write_job(folder: Path, images: int = 40, **validate: object) -> Run:
         "validate": {"shard_size": 5, "thumbnails": 64, **validate},
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
-    subprocess.run(camtrap("catalog", folder, "--quiet"), check=True, timeout=60)
+    assert main(["catalog", str(folder / "job.yaml"), "--quiet"]) == 0
     return open_run(folder / "job.yaml")
 
 

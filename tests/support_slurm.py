@@ -7,9 +7,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -75,6 +74,10 @@ class Slurm:
         """Ids of the jobs of a name that run now."""
         return self.ask("squeue", "-h", "-t", "RUNNING", "-n", name, "-o", "%i").split()
 
+    def all_jobs(self, name: str) -> list[str]:
+        """Ids of the jobs of a name, whatever their state."""
+        return self.ask("squeue", "-h", "-t", "all", "-n", name, "-o", "%i").split()
+
     def state(self, job: str) -> str:
         shown = self.ask("scontrol", "show", "job", job)
         return shown.partition("JobState=")[2].split()[0]
@@ -103,6 +106,7 @@ def running_slurm() -> Iterator[Slurm]:
         finally:
             _quietly(slurm, "scancel", "--user=root", "--full", "--signal=KILL")
             _quietly(slurm, "scancel", "--user=root")
+            wait_until(lambda: not _quietly(slurm, "squeue", "-h"), patience=10)
             for pid_file in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
                 _end(folder / pid_file)
 
@@ -125,15 +129,8 @@ def _quietly(slurm: Slurm, *command: str) -> str:
 
 
 def _end(pid_file: Path) -> None:
-    try:
-        pid = int(pid_file.read_text())
-        os.kill(pid, signal.SIGTERM)
-        for _ in range(100):
-            os.kill(pid, 0)
-            time.sleep(0.05)
-        os.kill(pid, signal.SIGKILL)
-    except (FileNotFoundError, ProcessLookupError, ValueError):
-        pass
+    with suppress(FileNotFoundError, ProcessLookupError, ValueError):
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)  # no state is to be saved
 
 
 def _free_ports(number: int) -> list[int]:

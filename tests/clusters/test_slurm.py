@@ -9,16 +9,22 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import pytest
 import yaml
 from support import command, run_of, wait_until
+from support_cluster import write_job
 from support_slurm import Slurm, running_slurm, why_no_slurm
+
+from camtrap_batch import run_stage
+from camtrap_batch.cluster import Slurm as SlurmCluster
+from camtrap_batch.cluster import open_cluster
 
 pytestmark = pytest.mark.timeout(420)
 
 CLUSTER = {
     "kind": "slurm",
-    "cpu": {"workers": 2, "memory": "2GiB", "partition": "cpu"},
+    "cpu": {"workers": 2, "per_job": 2, "memory": "2GiB", "partition": "cpu"},
     "gpu": {"workers": 1, "memory": "4GiB", "partition": "gpu", "extra": ["--gres=gpu:1"]},
     "walltime": "00:30:00",
     "driver": {"cores": 1, "memory": "2GiB", "walltime": "01:00:00"},
@@ -37,7 +43,7 @@ def dask_setup(worker):
 
     def slowly(*given):
         if Path({flag!r}).exists():
-            time.sleep(3)
+            time.sleep(2)
         return run(*given)
 
     ValidateShard.run = slowly
@@ -56,6 +62,16 @@ def slurm() -> Iterator[Slurm]:
         pytest.skip(reason)
     with running_slurm() as slurm:
         yield slurm
+
+
+def slow_python(folder: Path) -> tuple[Path, Path]:
+    """A Python whose workers take 2 s more for a shard, as long as the second file is there."""
+    python, slow = folder / "python", folder / "slow"
+    python.write_text(PYTHON.format(folder=folder, python=sys.executable))
+    python.chmod(0o755)
+    (folder / "slowly.py").write_text(SLOWLY.format(flag=str(slow)))
+    slow.touch()
+    return python, slow
 
 
 def submit(slurm: Slurm, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -77,16 +93,12 @@ def said(output: str, what: str) -> str:
 
 
 def test_submitted_job_survives_a_worker_s_walltime_and_its_own(
-    slurm: Slurm, undisturbed: Path, tmp_path: Path
+    undisturbed: Path, slurm: Slurm, tmp_path: Path
 ) -> None:
     (tmp_path / "data").symlink_to(undisturbed / "data")
     job = yaml.safe_load((undisturbed / "job.yaml").read_text())
     (tmp_path / "job.yaml").write_text(yaml.safe_dump({**job, "output": str(tmp_path)}))
-    python, slow = tmp_path / "python", tmp_path / "slow"
-    python.write_text(PYTHON.format(folder=tmp_path, python=sys.executable))
-    python.chmod(0o755)
-    (tmp_path / "slowly.py").write_text(SLOWLY.format(flag=str(slow)))
-    slow.touch()
+    python, slow = slow_python(tmp_path)
     prologue = ["export DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT=1s"]
     cluster = {**CLUSTER, "python": str(python), "prologue": prologue}
     (tmp_path / "slurm.yaml").write_text(yaml.safe_dump(cluster))
@@ -104,18 +116,21 @@ def test_submitted_job_survives_a_worker_s_walltime_and_its_own(
         assert state in ("PENDING", "RUNNING"), (state, log.read_text())
         return state == "RUNNING"
 
-    # SLURM itself ends one of the two CPU workers, for its time is up; another takes its place.
+    # SLURM itself ends the job with both CPU workers, for its time is up; another takes its place.
     wait_until(lambda: is_running() and receipts() >= 2)
-    ended, other = slurm.jobs("camtrap-cpu")
+    (ended,) = slurm.jobs("camtrap-cpu")
     slurm.ask("scontrol", "update", f"JobId={ended}", "EndTime=now")
-    wait_until(lambda: slurm.state(ended) == "TIMEOUT")
-    wait_until(lambda: len({*slurm.jobs("camtrap-cpu")} - {ended, other}) == 1)
+    wait_until(lambda: slurm.state(ended) == "TIMEOUT")  # SLURM looks every 30 s
+    there = receipts()
+    wait_until(lambda: is_running() and receipts() >= there + 2)
+    assert ended not in slurm.jobs("camtrap-cpu")
 
     # What SLURM sends ahead of the driver's own walltime: it ends in order, is requeued, and goes on.
     done = receipts()
     slurm.ask("scancel", "--batch", "--signal=USR1", driver)
-    wait_until(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", driver))
+    wait_until(lambda: "finishing what is in flight" in log.read_text())
     slow.unlink()
+    wait_until(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", driver))
     assert done <= receipts() < 55
     at_work = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED")
     wait_until(lambda: slurm.state(driver) not in at_work, patience=150)
@@ -133,6 +148,34 @@ def test_submitted_job_survives_a_worker_s_walltime_and_its_own(
         for path in (tmp_path / "run" / "receipts" / "train").glob("*/*.json")
     }
     assert workers == {"gpu-0"}, "trained where --gres=gpu:1 is"
+
+
+def test_workers_leave_in_order_and_others_take_their_place(
+    slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two in each SLURM job, whose walltime is a minute at least; here they leave after some seconds."""
+    leave = ["--lifetime", "4s", "--lifetime-stagger", "1s"]
+    monkeypatch.setattr("camtrap_batch.cluster.slurm.leave_before", lambda walltime: leave)
+    monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
+    run = write_job(tmp_path)
+    spec = {
+        "kind": "slurm",
+        "cpu": CLUSTER["cpu"],
+        "walltime": "00:10:00",
+        "python": str(slow_python(tmp_path)[0]),
+        "logs": str(tmp_path / "logs"),
+        "dashboard": "127.0.0.1:0",
+    }
+    before = set(slurm.all_jobs("camtrap-cpu"))
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
+        open_cluster(SlurmCluster.model_validate(spec)) as client,
+    ):
+        result = run_stage(tmp_path / "job.yaml", "validate", client)
+        assert len({*slurm.all_jobs("camtrap-cpu")} - before) >= 2
+    assert result.rows == run.table("manifest").count_rows()
+    events = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {event["tries"] for event in events if event["event"] == "shard done"} == {1}
 
 
 def test_what_slurm_refuses_is_said_in_a_line(slurm: Slurm, undisturbed: Path, tmp_path: Path) -> None:
