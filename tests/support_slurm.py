@@ -106,7 +106,8 @@ def running_slurm() -> Iterator[Slurm]:
         finally:
             _quietly(slurm, "scancel", "--user=root", "--full", "--signal=KILL")
             _quietly(slurm, "scancel", "--user=root")
-            wait_until(lambda: not _quietly(slurm, "squeue", "-h"), patience=10)
+            with suppress(AssertionError):
+                wait_until(lambda: not _quietly(slurm, "squeue", "-h"), patience=10)
             for pid_file in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
                 _end(folder / pid_file)
 

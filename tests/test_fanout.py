@@ -196,7 +196,9 @@ def test_worker_that_hangs_in_a_process_of_others_closes_alone(tmp_path: Path) -
     work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), hangs_once=frozenset({3}))
     with (
         dask.config.set(SETTINGS),
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         Client(cluster) as client,
     ):
         outcome, _ = fan_out(client, plan, work, stall_s=0.5)

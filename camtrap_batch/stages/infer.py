@@ -324,8 +324,10 @@ def choose_workers(client: Client, device: Literal["auto", "cpu", "cuda"], wait_
 
 
 def _has_cuda() -> bool:
-    doing = phases.working_on("infer", "is there a CUDA device?", 0)
-    with doing as looking, watchdog.watched(get_worker(), looking, watchdog.STALL_S):
+    with (
+        phases.working_on("infer", "is there a CUDA device?", 0) as doing,
+        watchdog.watched(get_worker(), doing, watchdog.STALL_S),
+    ):
         import torch
 
         return bool(torch.cuda.is_available())
