@@ -13,6 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -239,6 +240,8 @@ class _FanOut:
         self.ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.window = 0
         self.submitted = 0
+        # Else a task that failed for the same client before, and that something keeps, would fail again.
+        self.token = uuid.uuid4().hex[:8]
         self.charged: set[str] = set()
         self.known: set[str] = set()
         self.turned_away: set[str] = set()
@@ -285,7 +288,7 @@ class _FanOut:
         """Submit these as one graph, since each graph costs the scheduler as much as several tasks."""
         keys = []
         for attempt in attempts:
-            keys.append(f"{self.plan.stage}-{self.plan.id}-{attempt.shard.id}-{attempt.tries}")
+            keys.append(f"{self.plan.stage}-{self.plan.id}-{attempt.shard.id}-{attempt.tries}-{self.token}")
             attempt.tries += 1
             self.submitted += 1
             attempt.number = self.submitted

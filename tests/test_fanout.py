@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -137,6 +137,17 @@ def test_full_disk_stops_at_once(client: Client, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no space left"):
         fan_out(client, plan, work)
     assert len(tries_of(work)) < 40
+
+
+def test_what_failed_once_runs_when_it_is_asked_for_again(client: Client, tmp_path: Path) -> None:
+    """Also while the client still has the failed task: whoever kept the exception has it."""
+    plan = make_plan(2, 5)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id))
+    with pytest.raises(StorageError) as kept:
+        fan_out(client, plan, replace(work, disk_full=frozenset({3})))
+    outcome, _ = fan_out(client, plan, work)
+    assert len(outcome.receipts) == 2
+    assert str(kept.value) == "no space left"
 
 
 def test_window_bounds_what_is_in_flight(client: Client, tmp_path: Path) -> None:
