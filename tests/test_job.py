@@ -281,4 +281,9 @@ def test_the_target_is_in_the_run_folder_or_absolute(job_file: Path) -> None:
         assert "should be a file name" in wrong(job_file, f"publish.target={target}")
     job = Job.load(job_file)
     assert job.target_url == f"{job.run_url}/locations.gpkg"
+    append = ["publish.append=true"]
+    assert "append is for `target: arcgis`" in wrong(job_file, *append)
+    assert "leave out append, or anonymous" in wrong(
+        job_file, *append, "publish.target=arcgis", "publish.anonymous=true"
+    )
     assert Job.load(job_file, ["publish.target=/x/a.gpkg"]).target_url == "/x/a.gpkg"

@@ -2,8 +2,10 @@
 
 Rows are known by their key. What to do is worked out from what the layer holds now; each batch is sent once,
 and where its outcome is not known, the layer is asked by key what has become of it before anything is sent
-again. Afterwards the layer is read back and compared. Two pushes at a time that add the same row end with
-one of it: by the layer's unique index where it has one, else since both take away the younger copies.
+again. With `append`, adds and updates go by append jobs first, which say nothing of single rows: the layer is
+asked by key, and what a job left undone is sent in batches. Afterwards the layer is read back and compared.
+Two pushes at a time that add the same row end with one of it: by the layer's unique index where it has one,
+else since both take away the younger copies.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Any, cast
 import pyarrow as pa
 
 from camtrap_batch.errors import InputError, StageError
-from camtrap_batch.layers.arcgis.layer import Outcome, RemoteLayer, Sent
+from camtrap_batch.layers.arcgis import append
+from camtrap_batch.layers.arcgis.layer import KEYS_AT_ONCE, Outcome, RemoteLayer, Sent
 from camtrap_batch.layers.base import EDITS, LayerRows, Push, plan_edits
 from camtrap_batch.portal.reading import AT_ONCE
 from camtrap_batch.portal.service import Refused, Service, Unknown
@@ -61,6 +64,7 @@ class ArcGISTarget:
     urls : layer (cameras, events, photos) -> URL; layers without one are not pushed
     names : layer -> column -> name of its field there, where it has another
     prune : delete the job's rows that are no more
+    append : add and update rows by append jobs
     stop : set by Ctrl-C: what is in flight is finished, the rest is left for the next push
     """
 
@@ -69,6 +73,7 @@ class ArcGISTarget:
     urls: Mapping[str, str]
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     prune: bool = False
+    append: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
 
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
@@ -80,7 +85,8 @@ class ArcGISTarget:
         Raises
         ------
         InputError
-            A layer is not there, lacks a field or a right, or holds a key of another job.
+            A layer is not there, lacks a field or a right, takes no append jobs where they are asked for, or
+            holds a key of another job.
         """
         works = self._look(layers)
         for work in works:
@@ -115,6 +121,8 @@ class _LayerPush:
     def __init__(self, target: ArcGISTarget, rows: LayerRows, url: str, names: dict[str, str]) -> None:
         self._target = target
         self.remote = RemoteLayer(target.service, url, rows, names)
+        if target.append:
+            append.require_append(self.remote)
         self._sent: Sent = self.remote.sent(rows)
         self._rows = rows
         self._edits: list[_Edit] = []
@@ -146,7 +154,9 @@ class _LayerPush:
 
     def send(self) -> None:
         """Do the edits, then read the layer back and compare."""
-        self._send(self._edits)
+        if self._target.append:
+            self._append([edit for edit in self._edits if edit.kind != "delete"])
+        self._send([edit for edit in self._edits if edit.result is None])
         if not self._edits or self._target.stop.is_set():
             return
         for _ in range(_ROUNDS):
@@ -191,10 +201,34 @@ class _LayerPush:
     def _removal(self, row: dict[str, Any]) -> _Edit:
         return _Edit("delete", row[self.remote.key], None, int(row[self.remote.object_id]), None, None)
 
+    def _append(self, edits: Sequence[_Edit]) -> None:
+        """Do adds and updates by append jobs, one after the other; those left undone have no result."""
+        size, place, said = append.ROWS, 0, ""
+        while place < len(edits) and not self._target.stop.is_set():
+            some = edits[place : place + size]
+            try:
+                features = self._sent.features(list(map(_row, some)))
+                said = append.run_job(self._target.service, self.remote, features, self._target.stop) or said
+            except Refused as problem:
+                if problem.is_too_large and size > BATCH:
+                    size = max(size // 2, BATCH)
+                    continue
+                said = str(problem)
+            except Unknown as problem:
+                said = str(problem)
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(self._ask_what_is_there, _parts(some, KEYS_AT_ONCE)))
+            place += len(some)
+        left = sum(edit.result is None for edit in edits[:place])
+        if left and not self._target.stop.is_set():
+            self.notes.append(
+                f"{self._rows.layer}: {left:,} rows were not done by append jobs, and are sent by themselves"
+                f"{': ' if said else ''}{said[:200]}"
+            )
+
     def _send(self, edits: Sequence[_Edit]) -> None:
-        batches = [edits[start : start + BATCH] for start in range(0, len(edits), BATCH)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            done = [pool.submit(self._batch, batch) for batch in batches]
+            done = [pool.submit(self._batch, batch) for batch in _parts(edits, BATCH)]
             failures = [failure for future in done if (failure := future.exception())]
         if failures:
             raise failures[0]
@@ -301,6 +335,10 @@ class _LayerPush:
                 )
             else:
                 edit.object_id = int(row[self.remote.object_id])
+
+
+def _parts(edits: Sequence[_Edit], size: int) -> list[Sequence[_Edit]]:
+    return [edits[start : start + size] for start in range(0, len(edits), size)]
 
 
 def _row(edit: _Edit) -> int:

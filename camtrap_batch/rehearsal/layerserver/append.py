@@ -20,7 +20,6 @@ from camtrap_batch.rehearsal.layerserver.request import Request, Upload
 from camtrap_batch.rehearsal.layerserver.site import Site
 from camtrap_batch.rehearsal.layerserver.uploads import Uploads
 
-FORMATS = ("csv", "featureCollection")
 _BATCH = 1000
 _FAILED = "Append failed."
 _LONGITUDES, _LATITUDES = ("longitude", "lon", "x"), ("latitude", "lat", "y")
@@ -61,8 +60,9 @@ def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: st
         Refused: the format is not known or not what it says, or the matching field has no unique index.
     """
     kind = parameters.get("appendUploadFormat", "")
-    if kind not in FORMATS:
-        raise Refused(400, _FAILED, [f"appendUploadFormat '{kind}' is not one of {', '.join(FORMATS)}"])
+    if kind not in layer.append_formats:
+        takes = ", ".join(layer.append_formats) or "nothing"
+        raise Refused(400, _FAILED, [f"appendUploadFormat is '{kind}', the layer takes {takes}"])
     mappings = {
         str(entry.get("sourceName", entry.get("source", ""))).lower(): str(entry.get("name"))
         for entry in objects(parameters.get("fieldMappings", ""), "fieldMappings")
@@ -93,34 +93,41 @@ def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: st
 
 
 def run(site: Site, job: str, status: Json, plan: Plan, fault: Fault | None) -> None:
-    """Do the job; its fault `stall` leaves it pending for a while, `error` ends it after `keep` rows."""
+    """Do the job.
+
+    Its fault `stall` leaves it pending for a while, `error` ends it after `keep` rows, `rows` refuses rows.
+    """
     database = site.database
     if fault is not None and fault.kind == "stall":
         site.ending.wait(fault.seconds)
-    rows, message = plan.rows, ""
-    if fault is not None and fault.kind == "error":
-        rows, message = rows[: fault.keep], fault.message
+    rows, failures, ends_as = plan.rows, list[str](), "Completed"
+    dies = fault is not None and fault.kind == "error"
+    if fault is not None and dies:
+        rows = rows[: fault.keep]
+    elif fault is not None and fault.kind == "rows":
+        taken = [
+            row for number, row in enumerate(rows) if fault.rows is not None and number not in fault.rows
+        ]
+        failures = [fault.message] * (len(rows) - len(taken))
+        rows, ends_as = taken, "CompletedWithErrors"
     status = {**status, "status": "Processing"}
     save_status(database, job, status)
-    failures: list[str] = []
     done = 0
     size = max(len(rows), 1) if plan.rollback else _BATCH
     for start in range(0, len(rows), size):
         try:
             with database.writing() as db:
-                applied, refused = _apply(db, plan, rows[start : start + size])
+                applied, reasons = _apply(db, plan, rows[start : start + size])
         except RolledBack as rolled_back:
-            applied, refused = 0, _reasons(rolled_back.results)
+            applied, reasons = 0, _reasons(rolled_back.results)
         done += applied
-        failures += refused
-    if failures and not message:
-        message = f"{len(failures)} rows were refused, the first one: {failures[0]}"
-    is_failed = bool(message) and (plan.rollback or not done or fault is not None)
-    status |= {
-        "status": "Failed" if is_failed else "Completed",
-        "recordCount": done,
-        "lastUpdatedTime": int(time.time() * 1000),
-    }
+        failures += reasons
+    message = f"{len(failures)} rows were refused, the first one: {failures[0]}" if failures else ""
+    if fault is not None and dies:
+        message = fault.message
+    if dies or (failures and (plan.rollback or not done)):
+        ends_as = "Failed"
+    status |= {"status": ends_as, "recordCount": done, "lastUpdatedTime": int(time.time() * 1000)}
     save_status(database, job, {**status, "messages": [message]} if message else status)
 
 
