@@ -199,6 +199,8 @@ def test_no_secret_is_left_anywhere(
     assert main(["publish", str(job), "--quiet"]) == 2
     monkeypatch.setenv("CAMTRAP_ARCGIS_PASSWORD", "rehearsal")
     assert main(["layer", "create", str(job)]) == 0
+    assert main(["report", str(job)]) == 0
+    assert (job.parent / "run" / "report" / "index.html").is_file()
     said = "".join(capsys.readouterr())
     assert "Passw0rd" not in said
     assert not (job.parent / ".arcgisprofile").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import traceback
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,9 @@ def test_what_is_refused_is_named_without_the_secret(
         Service(connect(Portal(server.url))).describe(server.layer_url())
     assert server.url in str(caught.value) or server.layer_url() in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert SECRET not in f"{caught.value!r} {caplog.text}"
+    told = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in f"{caught.value!r} {caplog.text} {told}"
+    assert SECRET.encode() not in pickle.dumps((caught.value, Portal(server.url)))
 
 
 def test_what_travels_to_a_worker_holds_no_secret(
