@@ -1,6 +1,6 @@
 """Append jobs: thousands of rows in one request, added or updated by their key in the server's own time.
 
-A job says nothing of single rows, so whoever sends one has to look for its rows afterwards. The client's own
+A job says nothing of single rows: whoever sends one has to look for its rows afterwards. The client's own
 `append` waits for ever where a job stays pending, and where it ends with errors.
 """
 
@@ -20,7 +20,7 @@ ROWS = 5_000
 """Most rows in one job."""
 
 _FORMAT = "featureCollection"
-_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _STILL_S = 600.0
 """A job whose status has not changed for so long is not waited for any longer."""
 
@@ -47,7 +47,7 @@ def require_append(layer: RemoteLayer) -> None:
 def run_job(
     service: Service, layer: RemoteLayer, features: Sequence[dict[str, Any]], stop: threading.Event
 ) -> str:
-    """Send rows in one append job and wait until it has ended; what the server says of it, mostly nothing.
+    """Send rows in one append job and wait until it is completed; what the server says of it, mostly nothing.
 
     The same rows may be sent again, whatever has become of them, and by any other way: the layer's unique
     index keeps a job that is late from adding a row that is there.
@@ -55,7 +55,7 @@ def run_job(
     Raises
     ------
     Unknown
-        No answer that says what was done; the job does not get on; or `stop` is set.
+        No answer that says what was done; the job fails, or does not get on; or `stop` is set.
     Refused
         The server says no to all of them.
     """
@@ -77,9 +77,11 @@ def run_job(
     while True:
         status = service.read(url)
         state = str(status.get("status")).lower()
-        if state.startswith(("completed", "failed", "cancel")):
-            said = [*(status.get("messages") or []), *([] if state == "completed" else [state])]
-            return " ".join(map(str, said))
+        said = " ".join(map(str, status.get("messages") or []))
+        if state.startswith("completed"):  # "CompletedWithErrors", too
+            return said
+        if state.startswith(("failed", "cancel")):
+            raise Unknown(f"an append job {state}{f': {said}' if said else ''}")
         if status != before:
             before, since = status, time.monotonic()
         elif time.monotonic() - since > _STILL_S:

@@ -16,9 +16,7 @@ from camtrap_batch.layers.base import JOB, LOCATION, LayerRows, row_hashes
 from camtrap_batch.portal.reading import WGS_84, X, Y, look_at, read_features
 from camtrap_batch.portal.service import Service, Unknown
 
-KEYS_AT_ONCE = 200
-"""Keys in one question."""
-
+_KEYS_AT_ONCE = 200
 _DEGREES = 1e-6  # a tenth of a metre; layers keep their own units, and round
 _RELATIVE = 1e-9
 
@@ -98,8 +96,8 @@ class RemoteLayer:
     def read_keys(self, keys: Sequence[str]) -> list[dict[str, Any]]:
         """The rows with these keys, whosever they are."""
         found: list[dict[str, Any]] = []
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            some = ", ".join(map(quoted, keys[start : start + KEYS_AT_ONCE]))
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            some = ", ".join(map(quoted, keys[start : start + _KEYS_AT_ONCE]))
             found += self.features(f"{self.key} IN ({some})")
         return found
 

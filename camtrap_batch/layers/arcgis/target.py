@@ -3,7 +3,7 @@
 Rows are known by their key. What to do is worked out from what the layer holds now; each batch is sent once,
 and where its outcome is not known, the layer is asked by key what has become of it before anything is sent
 again. With `append`, adds and updates go by append jobs first, which say nothing of single rows: the layer is
-asked by key, and what a job left undone is sent in batches. Afterwards the layer is read back and compared.
+read, and what they left undone is sent in batches. Afterwards the layer is read back and compared.
 Two pushes at a time that add the same row end with one of it: by the layer's unique index where it has one,
 else since both take away the younger copies.
 """
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from camtrap_batch.errors import InputError, StageError
 from camtrap_batch.layers.arcgis import append
-from camtrap_batch.layers.arcgis.layer import KEYS_AT_ONCE, Outcome, RemoteLayer, Sent
+from camtrap_batch.layers.arcgis.layer import Outcome, RemoteLayer, Sent
 from camtrap_batch.layers.base import EDITS, LayerRows, Push, plan_edits
 from camtrap_batch.portal.reading import AT_ONCE
 from camtrap_batch.portal.service import Refused, Service, Unknown
@@ -34,6 +34,7 @@ OK = "ok"
 _TRIES = 6
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
 _ROUNDS = 3
+_MOST_FAILED_JOBS = 3  # in a row; then all that is left goes in batches
 
 
 @dataclass
@@ -203,26 +204,26 @@ class _LayerPush:
 
     def _append(self, edits: Sequence[_Edit]) -> None:
         """Do adds and updates by append jobs, one after the other; those left undone have no result."""
-        size, place, said = append.ROWS, 0, ""
-        while place < len(edits) and not self._target.stop.is_set():
+        size, place, failed, said = append.ROWS, 0, 0, ""
+        while place < len(edits) and failed < _MOST_FAILED_JOBS and not self._target.stop.is_set():
             some = edits[place : place + size]
+            features = self._sent.features(list(map(_row, some)))
             try:
-                features = self._sent.features(list(map(_row, some)))
                 said = append.run_job(self._target.service, self.remote, features, self._target.stop) or said
-            except Refused as problem:
-                if problem.is_too_large and size > BATCH:
+                failed = 0
+            except (Refused, Unknown) as problem:
+                if isinstance(problem, Refused) and problem.is_too_large and size > BATCH:
                     size = max(size // 2, BATCH)
                     continue
-                said = str(problem)
-            except Unknown as problem:
-                said = str(problem)
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(self._ask_what_is_there, _parts(some, KEYS_AT_ONCE)))
+                said, failed = str(problem), failed + 1
             place += len(some)
-        left = sum(edit.result is None for edit in edits[:place])
+        if not edits:
+            return
+        self._settle(edits, self.remote.read_job(self._target.job))
+        left = sum(edit.result is None for edit in edits)
         if left and not self._target.stop.is_set():
             self.notes.append(
-                f"{self._rows.layer}: {left:,} rows were not done by append jobs, and are sent by themselves"
+                f"{self._rows.layer}: {left:,} rows were not done by append jobs, and are sent in batches"
                 f"{': ' if said else ''}{said[:200]}"
             )
 
@@ -295,24 +296,33 @@ class _LayerPush:
         return refused[-1][1].reason
 
     def _ask_what_is_there(self, edits: Sequence[_Edit]) -> None:
-        """Settle the edits that have been done; an add whose row is there and differs becomes an update."""
+        """Settle the edits that have been done, of which it is not known."""
+        self._settle(edits, self.remote.read_keys(sorted({edit.key for edit in edits})))
+
+    def _settle(self, edits: Sequence[_Edit], found: Sequence[dict[str, Any]]) -> None:
+        """Settle the edits that have been done, as the layer's rows with their keys show.
+
+        An add whose row is there and differs becomes an update, an update whose row is gone an add.
+        """
+        id_ = self.remote.object_id
         there: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in self.remote.read_keys(sorted({edit.key for edit in edits})):
+        for row in sorted(found, key=lambda row: int(row[id_])):
             there[row[self.remote.key]].append(row)
+        pairs = [(edit, row) for edit in edits if edit.kind != "delete" for row in there[edit.key]]
+        different = self._sent.differences([_row(edit) for edit, _ in pairs], [row for _, row in pairs])
+        for number, (edit, row) in enumerate(pairs):
+            if number not in different and edit.result is None:  # of copies, the oldest
+                edit.settle(OK, int(row[id_]))
         for edit in edits:
-            rows = there[edit.key]
+            ids = [int(row[id_]) for row in there[edit.key]]
             if edit.kind == "delete":
-                if all(int(row[self.remote.object_id]) != edit.object_id for row in rows):
+                if edit.object_id not in ids:
                     edit.settle(OK)
+            elif edit.result is not None:
                 continue
-            different = self._sent.differences([_row(edit)] * len(rows), rows)
-            equal = [row for number, row in enumerate(rows) if number not in different]
-            if equal:
-                edit.settle(OK, min(int(row[self.remote.object_id]) for row in equal))
-            elif rows and edit.kind == "add":
-                edit.kind = "update"
-                edit.object_id = min(int(row[self.remote.object_id]) for row in rows)
-            elif not rows and edit.kind == "update":
+            elif ids and edit.kind == "add":
+                edit.kind, edit.object_id = "update", ids[0]
+            elif not ids and edit.kind == "update":
                 edit.kind, edit.object_id = "add", None
 
     def _compare(self, stored: Sequence[dict[str, Any]]) -> None:

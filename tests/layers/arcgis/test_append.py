@@ -123,6 +123,22 @@ def test_a_job_that_is_stuck_is_left_alone_and_its_rows_are_sent(
     require_equal(bench, rows)
 
 
+def test_after_three_jobs_that_fail_all_goes_in_batches(
+    make_bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(append, "ROWS", 100)
+    rows = event_table(N)
+    bench = make_bench(rows)
+    bench.server.reset_requests()
+    bench.server.faults.add("http", "append", times=None)
+    push = bench.target(append=True).push([rows])
+    bench.server.faults.clear()
+    assert failures(push) == []
+    assert bench.server.requests()["append"] == 3
+    assert "620 rows were not done by append jobs, and are sent in batches: HTTP 503" in push.notes[0]
+    require_equal(bench, rows)
+
+
 def test_a_refused_row_is_named_with_the_servers_reason(make_bench: Any) -> None:
     rows = event_table(N)
     bench = make_bench(rows)
