@@ -204,22 +204,30 @@ class _LayerPush:
 
     def _append(self, edits: Sequence[_Edit]) -> None:
         """Do adds and updates by append jobs, one after the other; those left undone have no result."""
-        size, place, failed, said = append.ROWS, 0, 0, ""
-        while place < len(edits) and failed < _MOST_FAILED_JOBS and not self._target.stop.is_set():
-            some = edits[place : place + size]
-            features = self._sent.features(list(map(_row, some)))
-            try:
-                said = append.run_job(self._target.service, self.remote, features, self._target.stop) or said
-                failed = 0
-            except (Refused, Unknown) as problem:
-                if isinstance(problem, Refused) and problem.is_too_large and size > BATCH:
-                    size = max(size // 2, BATCH)
-                    continue
-                said, failed = str(problem), failed + 1
-            place += len(some)
         if not edits:
             return
-        self._settle(edits, self.remote.read_job(self._target.job))
+        size, place, failed, said = append.ROWS, 0, 0, ""
+        completed: list[_Edit] = []
+        try:
+            while place < len(edits) and failed < _MOST_FAILED_JOBS and not self._target.stop.is_set():
+                some = edits[place : place + size]
+                features = self._sent.features(list(map(_row, some)))
+                try:
+                    complaint = append.run_job(self._target.service, self.remote, features, self._target.stop)
+                except (Refused, Unknown) as problem:
+                    if isinstance(problem, Refused) and problem.is_too_large and size > BATCH:
+                        size = max(size // 2, BATCH)
+                        continue
+                    said, failed = str(problem), failed + 1
+                else:
+                    said, failed = complaint or said, 0
+                    completed += [] if complaint else some
+                place += len(some)
+            self._settle(edits, self.remote.read_job(self._target.job))
+        except StageError:
+            for edit in completed:  # as far as the server has said; the next push reads the layer
+                edit.settle(OK)
+            raise
         left = sum(edit.result is None for edit in edits)
         if left and not self._target.stop.is_set():
             self.notes.append(

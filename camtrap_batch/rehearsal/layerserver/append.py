@@ -100,16 +100,17 @@ def run(site: Site, job: str, status: Json, plan: Plan, fault: Fault | None) -> 
     database = site.database
     if fault is not None and fault.kind == "stall":
         site.ending.wait(fault.seconds)
-    rows, failures, ends_as = plan.rows, list[str](), "Completed"
-    dies = fault is not None and fault.kind == "error"
-    if fault is not None and dies:
-        rows = rows[: fault.keep]
+    rows, ends_as, message = plan.rows, "Completed", ""
+    failures: list[str] = []
+    if fault is not None and fault.kind == "error":
+        rows, ends_as, message = rows[: fault.keep], "Failed", fault.message
     elif fault is not None and fault.kind == "rows":
-        taken = [
-            row for number, row in enumerate(rows) if fault.rows is not None and number not in fault.rows
-        ]
-        failures = [fault.message] * (len(rows) - len(taken))
-        rows, ends_as = taken, "CompletedWithErrors"
+        refused = range(len(rows)) if fault.rows is None else fault.rows
+        failures = [fault.message for number in refused if number < len(rows)]
+        rows, ends_as = (
+            [row for number, row in enumerate(rows) if number not in refused],
+            "CompletedWithErrors",
+        )
     status = {**status, "status": "Processing"}
     save_status(database, job, status)
     done = 0
@@ -122,11 +123,9 @@ def run(site: Site, job: str, status: Json, plan: Plan, fault: Fault | None) -> 
             applied, reasons = 0, _reasons(rolled_back.results)
         done += applied
         failures += reasons
-    message = f"{len(failures)} rows were refused, the first one: {failures[0]}" if failures else ""
-    if fault is not None and dies:
-        message = fault.message
-    if dies or (failures and (plan.rollback or not done)):
-        ends_as = "Failed"
+    if failures:
+        message = message or f"{len(failures)} rows were refused, the first one: {failures[0]}"
+        ends_as = "Failed" if plan.rollback or not done else ends_as
     status |= {"status": ends_as, "recordCount": done, "lastUpdatedTime": int(time.time() * 1000)}
     save_status(database, job, {**status, "messages": [message]} if message else status)
 
