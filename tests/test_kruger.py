@@ -144,7 +144,7 @@ def test_what_the_job_says_of_each_photo_is_on_the_layers(kruger: Kruger) -> Non
         assert there["location"] == places[row["image_id"]]
     cameras = {row["location"]: row for row in kruger.rows("cameras")}
     assert [cameras[str(number)]["n_images"] for number in range(1, 6)] == list(PHOTOS)
-    for number, place in enumerate(KRUGER_CAMERAS, 1):  # both layers are in Web Mercator, results in WGS 84
+    for number, place in enumerate(KRUGER_CAMERAS, 1):  # in Web Mercator; ours is in WGS 84
         shape = cameras[str(number)]["SHAPE"]
         assert (shape["x"], shape["y"]) == pytest.approx(_degrees(*place), abs=1e-6)
     events = run.table("events").to_table(columns=["event_id", "location", "label"]).to_pylist()
