@@ -1,10 +1,11 @@
 """How fast a push to a feature layer is, and how many requests it takes: ours, and `edit_features` in a loop.
 
-    python benchmarks/publish.py [--cameras 3911] [--events 180000] [--photos 20000] [--plain 20000]
+    python benchmarks/publish.py [--cameras N] [--events N] [--photos N] [--plain N] [--append]
 
 The rehearsal server runs in a process of its own on this machine. Three pushes: everything, nothing changed,
-one camera changed. `--plain` is how many event rows the client's own `edit_features` sends, 250 a call, one
-call after the other, without reading anything back.
+one camera changed. `--append` pushes everything once more, to new layers and by append jobs. `--plain` is how
+many event rows the client's own `edit_features` sends, 250 a call, one call after the other, without reading
+anything back.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=180_000)
     parser.add_argument("--photos", type=int, default=20_000)
     parser.add_argument("--plain", type=int, default=20_000)
+    parser.add_argument("--append", action="store_true")
     options = parser.parse_args()
     sizes = {"cameras": options.cameras, "events": options.events, "photos": options.photos}
     rows = [make_rows(layer, number, options.cameras) for layer, number in sizes.items()]
@@ -55,29 +57,37 @@ def main() -> None:
         try:
             assert server.stdout is not None
             url, os.environ["CAMTRAP_ARCGIS_TOKEN"] = server.stdout.readline().split()
-            measure(url, rows, options.plain)
+            measure(url, rows, options.plain, append=options.append)
         finally:
             server.communicate()
 
 
-def measure(url: str, rows: list[LayerRows], plain: int) -> None:
+def measure(url: str, rows: list[LayerRows], plain: int, *, append: bool) -> None:
     service = Service(connect(Portal(url)))
     urls, _ = create_layers(service, "benchmark", rows, _SPECIES, {}, {})
-    total = sum(layer.columns.num_rows for layer in rows)
     changed = [with_one_change(rows[0]), *rows[1:]]
     for name, layers in (("everything", rows), ("nothing changed", rows), ("one camera changed", changed)):
-        control(url, "DELETE")
-        began = time.monotonic()
-        push = ArcGISTarget(service, "benchmark", urls).push(layers)
-        seconds = time.monotonic() - began
-        bad = sum(result != "ok" for result in push.edits["result"].to_pylist())
-        print(
-            f"{name}: {push.edits.num_rows:,} edits ({bad} failed) of {total:,} rows in {seconds:.1f} s, "
-            f"{total / seconds:,.0f} rows/s; requests: {requests(url)}",
-            flush=True,
-        )
+        measure_push(url, ArcGISTarget(service, "benchmark", urls), layers, name)
+    if append:
+        urls, _ = create_layers(service, "append", rows, _SPECIES, {}, {})
+        target = ArcGISTarget(service, "benchmark", urls, append=True)
+        measure_push(url, target, rows, "everything, by append jobs")
     if plain:
         measure_plain(url, service, rows[1], plain)
+
+
+def measure_push(url: str, target: ArcGISTarget, layers: list[LayerRows], name: str) -> None:
+    total = sum(layer.columns.num_rows for layer in layers)
+    control(url, "DELETE")
+    began = time.monotonic()
+    push = target.push(layers)
+    seconds = time.monotonic() - began
+    bad = sum(result != "ok" for result in push.edits["result"].to_pylist())
+    print(
+        f"{name}: {push.edits.num_rows:,} edits ({bad} failed) of {total:,} rows in {seconds:.1f} s, "
+        f"{total / seconds:,.0f} rows/s; requests: {requests(url)}",
+        flush=True,
+    )
 
 
 def measure_plain(url: str, service: Service, events: LayerRows, number: int) -> None:

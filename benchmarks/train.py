@@ -5,13 +5,15 @@
 Copies of the real photos (../shared/real_images) are validated, which keeps thumbnails, and selected. Then
 the same network learns the same images for one epoch, with the same batch: as `camtrap train` does it, from
 the thumbnails table, and as fastai's documentation has it (`ImageDataLoaders.from_df`, `aug_transforms`, a
-worker a core), from the files. Prints images/s of training and validation together, and the ratio; on a GPU
-also for how much of our epoch the GPU was busy. Ends with 1 where a target is missed.
+worker a core), from the files, each in a process of its own with the settings that it has for its users.
+Prints images/s of training and validation together, and the ratio; on a GPU also for how much of our epoch
+the GPU was busy. Ends with 1 where a target is missed.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -26,7 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for both, as in workers, see camtrap_batch/worker.py
+# As in workers, see camtrap_batch/worker.py; fastai has its own default.
+os.environ.update({} if "--fastai" in sys.argv else {"OMP_WAIT_POLICY": "PASSIVE"})
 
 import pandas as pd
 import torch
@@ -60,7 +63,7 @@ def main(images: int = 600, arch: str = "resnet34", size: int = 224, batch: int 
         job = prepare(Path(scratch), images)
         samples = samples_of(job)
         ours, busy = our_epoch(samples, TrainConfig(arch, "none", size, 1, batch, LR), Path(scratch))
-        theirs = fastai_epoch(samples, job, arch, size, batch, device)
+        theirs = fastai_epoch(samples, job, arch, size, batch, Path(scratch))
     ratio = ours / theirs
     if device.type == "cuda":
         least = GPU_RATIO
@@ -141,37 +144,54 @@ def our_epoch(samples: Samples, config: TrainConfig, folder: Path) -> tuple[floa
     return n_images / seconds, busy.between(ended - seconds, ended)
 
 
-def fastai_epoch(samples: Samples, job: Job, arch: str, size: int, batch: int, device: torch.device) -> float:
-    """Images/s of training and validation, as fastai's documentation has it."""
+def fastai_epoch(samples: Samples, job: Job, arch: str, size: int, batch: int, folder: Path) -> float:
+    """Images/s of training and validation of fastai, in a process of its own."""
+    names = open_run(job).table("catalog").to_pandas(["image_id", "file_name"]).set_index("image_id")
+    frame = pd.DataFrame(
+        {
+            "file": names.loc[list(samples.image_ids), "file_name"].to_numpy(),
+            "label": list(samples.labels),
+            "is_valid": [split == "valid" for split in samples.splits],
+        }
+    )
+    frame.to_csv(folder / "frame.csv", index=False)
+    options = {
+        "folder": str(folder),
+        "images": job.dataset.images,
+        "arch": arch,
+        "size": size,
+        "batch": batch,
+    }
+    settings = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, __file__, "--fastai", json.dumps(options)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=settings)
+    return float(done.stdout)
+
+
+def run_fastai(folder: str, images: str, arch: str, size: int, batch: int) -> None:
+    """An epoch as fastai's documentation has it; prints images/s."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True  # some of the real photos are
+    frame = pd.read_csv(Path(folder) / "frame.csv")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from fastai.vision.all import CrossEntropyLossFlat, ImageDataLoaders, Learner, Resize, aug_transforms
 
-        names = open_run(job).table("catalog").to_pandas(["image_id", "file_name"]).set_index("image_id")
-        frame = pd.DataFrame(
-            {
-                "file": names.loc[list(samples.image_ids), "file_name"].to_numpy(),
-                "label": list(samples.labels),
-                "is_valid": [split == "valid" for split in samples.splits],
-            }
-        )
         loaders = ImageDataLoaders.from_df(
             frame,
-            path=job.dataset.images,
+            path=images,
             valid_col="is_valid",
             item_tfms=Resize(size),
             batch_tfms=aug_transforms(),
             bs=batch,
             num_workers=CORES,
-            device=device,
+            device=choose_device("auto"),
         )
-        network = create_model(arch, len(samples.classes), "none", size)
+        network = create_model(arch, frame["label"].nunique(), "none", size)
         learn = Learner(loaders, network, loss_func=CrossEntropyLossFlat())
         with learn.no_bar(), learn.no_logging():
             began = time.perf_counter()
             learn.fit_one_cycle(1, LR)
-        return len(frame) / (time.perf_counter() - began)
+        print(len(frame) / (time.perf_counter() - began))
 
 
 @dataclass
@@ -211,4 +231,7 @@ def watched_gpu() -> Iterator[Busy]:
 
 if __name__ == "__main__":
     given = sys.argv[1:]
+    if "--fastai" in given:
+        run_fastai(**json.loads(given[1]))
+        sys.exit()
     sys.exit(main(*(int(value) if value.isdecimal() else value for value in given)))  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -245,6 +246,8 @@ class _FanOut:
         self.ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.window = 0
         self.submitted = 0
+        # Else a task that failed for the same client before, and that something keeps, would fail again.
+        self.token = uuid.uuid4().hex[:8]
         self.charged: set[str] = set()
         self.known: set[str] = set()
         self.turned_away: set[str] = set()
@@ -288,32 +291,36 @@ class _FanOut:
     def _fill_window(self) -> bool:
         if self.stop.is_set():
             return False
-        while self.todo and len(self.in_flight) < self.window:
-            self._submit(self.todo.popleft())
+        free = self.window - len(self.in_flight)
+        if next_ones := [self.todo.popleft() for _ in range(min(free, len(self.todo)))]:
+            self._submit(next_ones)
         if self.alone and not self.in_flight:
-            self._submit(self.alone.popleft())
+            self._submit([self.alone.popleft()])
         return bool(self.in_flight)
 
-    def _submit(self, attempt: _Attempt) -> None:
-        shard = attempt.shard
-        key = f"{self.plan.stage}-{self.plan.id}-{shard.id}-{attempt.tries}"
-        attempt.tries += 1
-        self.submitted += 1
-        attempt.number = self.submitted
+    def _submit(self, attempts: list[_Attempt]) -> None:
+        """Submit these as one graph, since each graph costs the scheduler as much as several tasks."""
+        keys = []
+        for attempt in attempts:
+            keys.append(f"{self.plan.stage}-{self.plan.id}-{attempt.shard.id}-{attempt.tries}-{self.token}")
+            attempt.tries += 1
+            self.submitted += 1
+            attempt.number = self.submitted
         with span("camtrap", self.plan.stage):
-            future = self.client.submit(
+            futures = self.client.map(
                 _run_shard,
-                self.work,
-                shard,
-                self.payload(shard),
-                self.sight,
-                self.stall_s,
-                key=key,
+                [attempt.shard for attempt in attempts],
+                [self.payload(attempt.shard) for attempt in attempts],
+                key=keys,
+                work=self.work,
+                sight=self.sight,
+                stall_s=self.stall_s,
                 pure=False,
                 resources=self.resources,
             )
-        self.in_flight[key] = (future, attempt)
-        future.add_done_callback(lambda _, key=key: self.ended.put(key))
+        for key, future, attempt in zip(keys, futures, attempts, strict=True):
+            self.in_flight[key] = (future, attempt)
+            future.add_done_callback(lambda _, key=key: self.ended.put(key))
 
     def _wait(self) -> list[tuple[_Attempt, Future[Any]]]:
         """Tasks that ended, other than by a worker's death; waits for one, but not for long."""
@@ -484,7 +491,7 @@ class _FanOut:
                 self._turn_away(worker, reason)
 
 
-def _run_shard(work: Work, shard: Shard, payload: Any, sight: Sight, stall_s: float) -> Receipt:
+def _run_shard(shard: Shard, payload: Any, *, work: Work, sight: Sight, stall_s: float) -> Receipt:
     """The task. A shard that was done by a try whose answer got lost is not done again."""
     worker = get_worker()
     # What the worker is at travels with each of its heartbeats.

@@ -383,6 +383,10 @@ class Publish(SignIn):
     best_photos: bool = Field(
         False, description="attach the best photo of each species to its camera on the layer"
     )
+    append: bool = Field(
+        False,
+        description="add and update rows by append jobs, thousands at a time: for very large layers",
+    )
 
     @field_validator("cameras", "events", "photos")
     @classmethod
@@ -393,6 +397,10 @@ class Publish(SignIn):
     def _one_target(self) -> Publish:
         if self.target != ARCGIS and (self.cameras or self.events or self.photos or self.best_photos):
             raise ValueError(f"layers are for `target: arcgis`; here it is {self.target}")
+        if self.append and self.target != ARCGIS:
+            raise ValueError(f"append is for `target: arcgis`; here it is {self.target}")
+        if self.append and self.anonymous:
+            raise ValueError("append jobs are for someone who signs in: leave out append, or anonymous")
         if self.best_photos and self.cameras is None and (self.events or self.photos):
             raise ValueError("best_photos are attached to cameras: give that layer's URL, too")
         for layer in self.fields:

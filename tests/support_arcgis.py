@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
-from camtrap_batch.layers import LayerRows
+from camtrap_batch.layers import LayerRows, Push
 from camtrap_batch.layers.arcgis import ArcGISTarget
 from camtrap_batch.portal import Service
 from camtrap_batch.rehearsal.layerserver import LayerServer
@@ -57,3 +59,33 @@ class Bench:
 
     def rows(self) -> list[dict[str, Any]]:
         return self.server.rows(0, self.name)
+
+
+def require_equal(bench: Bench, rows: LayerRows) -> None:
+    """The layer holds exactly these rows, value by value."""
+    held = bench.rows()
+    assert len(held) == rows.columns.num_rows
+    by_key = {row["event_id"]: row for row in held}
+    assert len(by_key) == len(held)
+    offsets = rows.utc_offset.fill_null(0).to_pylist()
+    for row, x, y, minutes in zip(
+        rows.columns.to_pylist(), rows.longitude.to_pylist(), rows.latitude.to_pylist(), offsets, strict=True
+    ):
+        there = by_key[row["event_id"]]
+        for name, value in row.items():
+            if name == "start":
+                ms = pa.scalar(value, pa.timestamp("us")).cast(pa.int64()).as_py() if value else None
+                assert there[name] == (None if ms is None else ms // 1000 - minutes * 60_000)
+            elif isinstance(value, float):
+                assert there[name] is None if math.isnan(value) else there[name] == pytest.approx(value)
+            else:
+                assert there[name] == value, name
+        shape = there["SHAPE"]
+        assert (shape is None) == (x is None)
+        if shape is not None:
+            assert (shape["x"], shape["y"]) == pytest.approx((x, y), abs=1e-7)
+
+
+def failures(push: Push) -> list[str]:
+    """Results of edits that were sent and not done, and None for those that were not sent."""
+    return [result for result in push.edits["result"].to_pylist() if result != "ok"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def test_a_scheduler_file_that_is_none(tmp_path: Path) -> None:
 def test_a_dashboard_that_cannot_be() -> None:
     with pytest.raises(ClusterError, match="no cluster can be started"), open_cluster(Local(dashboard="x y")):
         pass
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # Distributed's first try
+def test_a_dashboard_whose_port_is_taken_has_another() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        spec = Local(cpu=Workers(workers=1), gpu=Workers(workers=0), dashboard=f"127.0.0.1:{port}")
+        with open_cluster(spec) as client:  # a warning is an error here
+            assert client.dashboard_link.startswith("http://127.0.0.1:")
+            assert f":{port}/" not in client.dashboard_link
 
 
 def test_ctrl_c_is_not_for_workers(client: Client) -> None:

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from distributed import Client, LocalCluster
 
-from camtrap_batch import fanout, phases
+from camtrap_batch import fanout, metrics, phases
 from camtrap_batch.cluster import SETTINGS
 from camtrap_batch.errors import ClusterError, StorageError
 from camtrap_batch.store.folder import Folder
@@ -190,8 +190,11 @@ def test_shard_that_hangs_while_it_is_written_fails_and_blames_no_image(
     )
 
 
-def test_worker_that_hangs_in_a_process_of_others_closes_alone(tmp_path: Path) -> None:
+def test_worker_that_hangs_in_a_process_of_others_closes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a notebook: the process is not the worker's to end."""
+    monkeypatch.setattr(metrics, "count_here", lambda receipt: None)  # else for the rest of this process
     plan = make_plan(4, 2)
     work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), hangs_once=frozenset({3}))
     with (
@@ -214,6 +217,17 @@ def test_full_disk_stops_at_once(client: Client, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no space left"):
         fan_out(client, plan, work)
     assert len(tries_of(work)) < 40
+
+
+def test_what_failed_once_runs_when_it_is_asked_for_again(client: Client, tmp_path: Path) -> None:
+    """Also while the client still has the failed task: whoever kept the exception has it."""
+    plan = make_plan(2, 5)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id))
+    with pytest.raises(StorageError) as kept:
+        fan_out(client, plan, replace(work, disk_full=frozenset({3})))
+    outcome, _ = fan_out(client, plan, work)
+    assert len(outcome.receipts) == 2
+    assert str(kept.value) == "no space left"
 
 
 def test_window_bounds_what_is_in_flight(client: Client, tmp_path: Path) -> None:

@@ -276,6 +276,13 @@ def test_a_model_folder_is_relative_to_the_job_file(job_file: Path) -> None:
         assert Job.load(job_file, [f"infer.model={name}"]).infer.model == name
 
 
+def test_append_jobs_are_for_a_portal_that_one_signs_in_to(job_file: Path) -> None:
+    settings = ["publish.append=true"]
+    assert "append is for `target: arcgis`" in wrong(job_file, *settings)
+    settings += ["publish.target=arcgis", "publish.anonymous=true"]
+    assert "leave out append, or anonymous" in wrong(job_file, *settings)
+
+
 def test_the_target_is_in_the_run_folder_or_absolute(job_file: Path) -> None:
     for target in ("../a.gpkg", "deep/a.gpkg"):
         assert "should be a file name" in wrong(job_file, f"publish.target={target}")

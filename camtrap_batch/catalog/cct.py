@@ -6,12 +6,8 @@ counted in the catalog's notes, and only what would lose or confuse images is re
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -19,46 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.catalog.cct_columns import Columns, read_columns
 from camtrap_batch.catalog.jsonfile import read_json
-from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog, text
+from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels, read_times
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import EMPTY
 
-Id = str | int | float
-_INT32 = msgspec.Meta(ge=-(2**31), lt=2**31)
-_MAY_CHANGE = r"^$|^[^!-~]|[^!-~]$"  # texts that are blank, or that something may be stripped of
-Whole = Annotated[int, _INT32]
-Number = Whole | Annotated[float, _INT32]
-
-
-class _Image(msgspec.Struct, gc=False):
-    id: str | int
-    file_name: str
-    location: Id | None = None
-    datetime: str | None = None
-    seq_id: Id | None = None
-    frame_num: Number | None = None
-    seq_num_frames: Number | None = None
-    corrupt: bool | int | str | None = None
-    width: Any = None
-    height: Any = None
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: str | int
-    category_id: Whole
-    count: Number | None = None
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: Whole
-    name: str | None = None
-
-
-class _File(msgspec.Struct, gc=False):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
+_LONGEST_HASHED = 64  # bytes of an id
 
 
 def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
@@ -75,37 +38,23 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
         The file is not there, not JSON, not COCO Camera Traps, has a date that is none, or one id for two
         images or two categories.
     """
-    content = _decode(path)
+    content = _read(path)
     names = _names(content.categories, path)
-    marks = _marks(content.annotations)
-    images = content.images
-    # What its objects take is given back as soon as there are columns of them.
-    del content
-    ids = _ids(_column(images, "id"))
-    # Arrow and NumPy let Python go on meanwhile.
+    images = {name: content.images[name].combine_chunks() for name in content.images.column_names}
+    if not len(images["image_id"]):
+        raise InputError(f"{path}: lists no image (dataset.metadata)")
+    flags, dates = images.pop("corrupt"), images.pop("dates")
     with ThreadPoolExecutor(1) as beside:
-        labelled = beside.submit(_labels, ids, marks, names)
-        columns = Rows(
-            image_id=ids.texts,
-            file_name=pa.array(_column(images, "file_name"), pa.string()),
-            location=_texts(_column(images, "location")),
-            seq_id=_texts(_column(images, "seq_id")),
-            frame_num=pa.array(_column(images, "frame_num"), pa.int32()),
-            seq_num_frames=pa.array(_column(images, "seq_num_frames"), pa.int32()),
-            dates=pa.array(_column(images, "datetime"), pa.string()),
-            width=_column(images, "width"),
-            height=_column(images, "height"),
-        )
-        flags = Counter(_column(images, "corrupt"))
-        del images
-        labels, has_doubles, notes = labelled.result()
-    notes["images flagged corrupt by the metadata; judged by their content"] += sum(
-        number for flag, number in flags.items() if flag in (True, "true", "True")
-    )
-    return make_catalog(
-        columns,
-        labels,
-        source="cct",
+        labelled = beside.submit(_labels, images["image_id"], content.annotations, names)
+        notes: Counter[str] = Counter()
+        times, offsets = read_times(dates, images["image_id"], path, notes)
+        labels, has_doubles, noted = labelled.result()
+    notes.update(noted)
+    notes["images flagged corrupt by the metadata; judged by their content"] += flags.true_count
+    return finish_catalog(
+        {**images, "labels": labels, "source": pa.repeat("cct", len(labels))},
+        times,
+        offsets,
         where=path,
         categories=sorted(names.items()),
         notes=notes,
@@ -114,37 +63,17 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
     )
 
 
-@dataclass
-class _Ids:
-    texts: pa.Array
-    hashes: npt.NDArray[np.int64]
-
-
-@dataclass
-class _Marks:
-    """Annotations: the image's id, the category's, and the number of animals where it is known."""
-
-    image_ids: _Ids
-    category_id: npt.NDArray[np.int64]
-    count: pa.Array
-
-
-def _marks(annotations: list[_Annotation]) -> _Marks:
-    counts = pa.array(_column(annotations, "count"), pa.float64())
-    return _Marks(
-        _ids(_column(annotations, "image_id")),
-        np.asarray(_column(annotations, "category_id"), np.int64),
-        pc.if_else(pc.less(counts, 0), None, pc.trunc(counts)).cast(pa.int32()),
-    )
-
-
-def _labels(ids: _Ids, marks: _Marks, names: dict[int, str]) -> tuple[pa.Array, bool, Counter[str]]:
+def _labels(
+    ids: pa.StringArray, annotations: pa.Table, names: dict[int, str]
+) -> tuple[pa.Array, bool, Counter[str]]:
     """Each row's labels, whether an image id comes twice, and notes; `names` gets what it does not list."""
     notes: Counter[str] = Counter()
-    of_row, of_mark = _numbered(ids, marks.image_ids)
+    of_row, of_mark = _numbered(ids, annotations["image_id"].combine_chunks())
     n_ids = int(of_row.max(initial=-1)) + 1
     known = of_mark < n_ids
-    of_mark, category_ids = of_mark[known], marks.category_id[known]
+    counts = annotations["count"].combine_chunks().filter(pa.array(known))
+    counts = pc.if_else(pc.less(counts, 0), None, pc.trunc(counts)).cast(pa.int32())
+    of_mark, category_ids = of_mark[known], annotations["category_id"].to_numpy()[known]
     notes["annotations without an image, left out"] += int((~known).sum())
     for number in sorted(set(pc.unique(pa.array(category_ids)).to_pylist()) - set(names)):
         names[number] = f"category {number}"
@@ -152,77 +81,68 @@ def _labels(ids: _Ids, marks: _Marks, names: dict[int, str]) -> tuple[pa.Array, 
     doubles = Counter(names.values())
     notes["categories that share their name with another"] += sum(n for n in doubles.values() if n > 1)
     notes["images without an annotation"] += len(of_row) - int(np.count_nonzero(np.bincount(of_mark)))
-    labels = group_labels(of_mark, category_ids, marks.count.filter(pa.array(known)), n_ids, names)
+    labels = group_labels(of_mark, category_ids, counts, n_ids, names)
     # The first row of a double id is kept, and all its rows must agree.
     has_doubles = n_ids < len(of_row)
     return labels.take(pa.array(of_row)) if has_doubles else labels, has_doubles, notes
 
 
-def _numbered(images: _Ids, marked: _Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _numbered(
+    images: pa.StringArray, marked: pa.StringArray
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """A number for each id, from 0 in the order in which they come; highest those that no image has."""
 
-    def encoded(both: pa.Array) -> list[npt.NDArray[np.int64]]:
+    def encoded(both: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         numbers = both.dictionary_encode().indices.to_numpy().astype(np.int64)
-        return np.split(numbers, [len(images.texts)])
+        return numbers[: len(images)], numbers[len(images) :]
 
-    of_row, of_mark = encoded(pa.array(np.concatenate([images.hashes, marked.hashes])))
-    known = of_mark < len(of_row)
-    # As a rule every image has a hash of its own, and these are found in a third of the time of texts.
-    all_differ = of_row.max(initial=-1) + 1 == len(of_row)
-    if not all_differ or not images.texts.take(of_mark[known]).equals(marked.texts.filter(pa.array(known))):
-        of_row, of_mark = encoded(pa.concat_arrays([images.texts, marked.texts]))
-    return of_row, of_mark
+    both = pa.concat_arrays([images, marked])
+    if (hashes := _hashes(both)) is not None:
+        of_row, of_mark = encoded(pa.array(hashes))
+        known = of_mark < len(of_row)
+        # As a rule every image has a hash of its own, and these are found in a third of the time of texts.
+        all_differ = of_row.max(initial=-1) + 1 == len(of_row)
+        if all_differ and images.take(pa.array(of_mark[known])).equals(marked.filter(pa.array(known))):
+            return of_row, of_mark
+    return encoded(both)
 
 
-def _decode(path: str) -> _File:
+def _hashes(texts: pa.StringArray) -> npt.NDArray[np.uint64] | None:
+    """A number for each text, as good as different for different ones; None where they are long."""
+    longest = pc.max(pc.binary_length(texts)).as_py() or 0
+    words = -(-longest // 8)
+    if not 0 < longest <= _LONGEST_HASHED:
+        return None
+    padded = pc.utf8_rpad(texts, width=8 * words, padding="\0")
+    content = np.frombuffer(padded.buffers()[2], np.uint8)
+    if len(content) != len(texts) * 8 * words:  # letters of several bytes
+        return None
+    hashes = np.zeros(len(texts), np.uint64)
+    for word in content.view(np.uint64).reshape(-1, words).T:
+        hashes = (hashes ^ word) * np.uint64(0x9E3779B97F4A7C15)  # 2 ** 64 by the golden ratio
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def _read(path: str) -> Columns:
     data = read_json(path, "dataset.metadata")
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are made, and none becomes garbage
     try:
-        return msgspec.json.decode(data, type=_File)
+        return read_columns(data, path)
     except msgspec.ValidationError as problem:
         raise InputError(f"{path}: not COCO Camera Traps: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InputError(f"{path}: not JSON, or cut off: {problem}") from None
-    finally:
-        if collecting:
-            gc.enable()
 
 
-def _names(categories: list[_Category], path: str) -> dict[int, str]:
+def _names(categories: pa.Table, path: str) -> dict[int, str]:
     names: dict[int, str] = {}
-    for category in categories:
-        name = (category.name or "").strip()
-        if names.setdefault(category.id, name) != name:
+    for number, given in zip(categories["id"].to_pylist(), categories["name"].to_pylist(), strict=True):
+        name = (given or "").strip()
+        if names.setdefault(number, name) != name:
             raise InputError(
-                f"{path}: category id {category.id} stands for {names[category.id]!r} and {name!r}; "
+                f"{path}: category id {number} stands for {names[number]!r} and {name!r}; "
                 "an id should name one category"
             )
     return {
         number: name or (EMPTY if number == 0 else f"category {number}") for number, name in names.items()
     }
-
-
-def _column(objects: list[Any], name: str) -> list[Any]:
-    return list(map(attrgetter(name), objects))
-
-
-def _ids(values: list[str | int]) -> _Ids:
-    try:
-        texts = pa.array(values, pa.string())
-    except pa.ArrowTypeError:  # numbers among them
-        values = list(map(str, values))
-        texts = pa.array(values, pa.string())
-    return _Ids(texts, np.fromiter(map(hash, values), np.int64, len(values)))
-
-
-def _texts(values: list[Id | None]) -> pa.Array:
-    """As `text` has it."""
-    try:
-        written = pa.array(values, pa.string())
-    except pa.ArrowTypeError:  # numbers among them
-        distinct = {value: text(value) for value in set(values)}
-        return pa.array([distinct[value] for value in values], pa.string())
-    if not pc.any(pc.match_substring_regex(written, _MAY_CHANGE)).as_py():
-        return written
-    return pa.array(map(text, values), pa.string())

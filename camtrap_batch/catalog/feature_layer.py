@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from camtrap_batch.catalog.cameras import CAMERAS
+from camtrap_batch.catalog.cct_columns import text
 from camtrap_batch.catalog.dates import offset_minutes
 from camtrap_batch.catalog.folder import IMAGES, VIDEOS
-from camtrap_batch.catalog.table import Catalog, Rows, make_catalog, text
+from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.errors import InputError, StageError, choices
 from camtrap_batch.images.attachments import file_name
 from camtrap_batch.job import Dataset, FeatureLayer

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.catalog.cct_columns import pixels
 from camtrap_batch.catalog.dates import KNOWN_FORMS, NULL_OFFSET, offset_minutes, parse_dates
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import CATALOG
@@ -70,13 +71,8 @@ def make_catalog(
     categories: list[tuple[int, str]],
     notes: Counter[str],
     utc_offset: str | None,
-    no_doubles: bool = False,
 ) -> Catalog:
     """Put a source's columns together; `labels` as `group_labels` gives them.
-
-    Parameters
-    ----------
-    no_doubles : it is known that no two rows have the same image id
 
     Raises
     ------
@@ -86,7 +82,10 @@ def make_catalog(
     n = len(rows.image_id)
     if not n:
         raise InputError(f"{where}: lists no image (dataset.metadata)")
-    times, offsets = _times(rows, where, notes)
+    if rows.dates is None:
+        times, offsets = np.full(n, np.datetime64("NaT"), "datetime64[us]"), np.full(n, NULL_OFFSET, np.int32)
+    else:
+        times, offsets = read_times(pa.array(rows.dates, pa.string()), rows.image_id, where, notes)
     columns = {
         "image_id": pa.array(rows.image_id, pa.string()),
         "file_name": pa.array(rows.file_name, pa.string()),
@@ -108,7 +107,6 @@ def make_catalog(
         categories=categories,
         notes=notes,
         utc_offset=utc_offset,
-        no_doubles=no_doubles,
     )
 
 
@@ -123,14 +121,17 @@ def finish_catalog(
     utc_offset: str | None,
     no_doubles: bool = False,
 ) -> Catalog:
-    """`make_catalog` for columns that are Arrow arrays; times and offsets as `parse_dates` gives them."""
+    """`make_catalog` for columns that are Arrow arrays; times and offsets as `parse_dates` gives them.
+
+    `no_doubles`: it is known that no two rows have the same image id.
+    """
     if utc_offset is not None:
         offsets = np.where(offsets == NULL_OFFSET, np.int32(offset_minutes(utc_offset)), offsets)
     columns["file_name"] = _posix(columns["file_name"], notes)
-    for name in ("width", "height"):
-        columns.setdefault(name, pa.nulls(len(times), pa.int32()))
     columns["datetime"] = pa.array(times, pa.timestamp("us"), from_pandas=True)
     columns["utc_offset_minutes"] = pa.array(offsets, pa.int32(), mask=offsets == NULL_OFFSET)
+    for column in CATALOG:
+        columns.setdefault(column.name, pa.nulls(len(times), column.type))
     table = pa.table(columns).select(CATALOG.names).cast(CATALOG)
     if not no_doubles:
         table = _without_doubles(table, where, notes)
@@ -146,6 +147,23 @@ def finish_catalog(
         notes["images without a date in the metadata"] += no_date
     noted = {text: count for text, count in notes.items() if count}
     return Catalog(pa.table(in_order, schema=table.schema), categories, noted)
+
+
+def read_times(
+    dates: pa.StringArray, image_ids: Texts, where: str, notes: Counter[str]
+) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
+    """Times and offsets as `parse_dates` gives them. Raises InputError where one is no date."""
+    times, offsets, placeholders, strange = parse_dates(dates)
+    if strange:
+        row = strange[0]
+        more = f", and {len(strange) - 1} more such dates" if len(strange) > 1 else ""
+        raise InputError(
+            f"{where}: image {str(image_ids[row])!r}: datetime {dates[row].as_py()!r} is no date "
+            f"that can be read{more}; possible: {KNOWN_FORMS}"
+        )
+    if placeholders:
+        notes[f"dates such as {dates[placeholders[0]].as_py()!r}, taken as no date"] += len(placeholders)
+    return times, offsets
 
 
 def group_labels(
@@ -189,36 +207,6 @@ def group_labels(
     )
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n_images))])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), entries)
-
-
-def text(value: str | float | None) -> str | None:
-    """An id that may be written as a number: 402 and 402.0 are "402"; blank is None."""
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    written = str(value).strip()
-    return written or None
-
-
-def _times(
-    rows: Rows, where: str, notes: Counter[str]
-) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
-    n = len(rows.image_id)
-    if rows.dates is None:
-        return np.full(n, np.datetime64("NaT"), "datetime64[us]"), np.full(n, NULL_OFFSET, np.int32)
-    dates = pa.array(rows.dates, pa.string())
-    times, offsets, placeholders, strange = parse_dates(dates)
-    if strange:
-        row = strange[0]
-        more = f", and {len(strange) - 1} more such dates" if len(strange) > 1 else ""
-        raise InputError(
-            f"{where}: image {str(rows.image_id[row])!r}: datetime {dates[row].as_py()!r} is no date "
-            f"that can be read{more}; possible: {KNOWN_FORMS}"
-        )
-    if placeholders:
-        notes[f"dates such as {dates[placeholders[0]].as_py()!r}, taken as no date"] += len(placeholders)
-    return times, offsets
 
 
 def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Table:
@@ -303,19 +291,4 @@ def _posix(names: pa.Array, notes: Counter[str]) -> pa.Array:
 
 
 def _pixels(values: Sequence[Any] | None, n: int) -> pa.Array:
-    """Widths or heights; null for what can be none: nothing but a check hangs on them."""
-    if values is None:
-        return pa.nulls(n, pa.int32())
-    try:
-        column = pa.array(values, pa.int32())
-    except (pa.ArrowException, OverflowError):
-        column = pa.array([_whole_pixels(value) for value in values], pa.int32())
-    return pc.if_else(pc.greater(column, 0), column, None)
-
-
-def _whole_pixels(value: object) -> int | None:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return int(number) if number.is_integer() and 0 < number < 2**31 else None
+    return pa.nulls(n, pa.int32()) if values is None else pixels(list(values))

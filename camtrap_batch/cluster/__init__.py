@@ -127,6 +127,8 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VersionMismatchWarning)
+            # The link that is shown has the port that was taken instead.
+            warnings.filterwarnings("ignore", r"Port \d+ is already in use")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -6,7 +6,9 @@ import errno
 import itertools
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -19,6 +21,11 @@ from camtrap_batch.images.source import KEY, Listing, are_unsafe
 
 # What a network disk, or a bad cable, may not say the next time.
 _MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET})
+
+# Of a disk across a network, of which each answer takes a while: seconds a file, and in all, waited for.
+_SLOW_S = 50e-6
+_TRIAL_S = 0.2
+_LOOKS_AT_ONCE = 16
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -51,19 +58,33 @@ class Disk:
             raise self._cant_list(self.path, problem) from None
 
     def listing(self, file_names: Sequence[str]) -> Listing:
-        """Each folder is listed, no file is opened."""
+        """Each folder is listed, no file is opened; many at a time where the disk answers slowly."""
         sizes, times = [-1] * len(file_names), [0] * len(file_names)
-        rows = np.flatnonzero(~are_unsafe(file_names)).tolist()
-        rows.sort(key=file_names.__getitem__)
-        for folder, group in itertools.groupby(rows, lambda row: file_names[row].rpartition("/")[0]):
+
+        def look(folder: str, rows: list[int]) -> None:
             start = len(folder) + 1 if folder else 0
-            in_folder = list(group)
-            wanted = {file_names[row][start:]: row for row in in_folder}
+            wanted = {file_names[row][start:]: row for row in rows}
             self._look(folder, wanted, sizes, times)
-            if len(wanted) < len(in_folder):  # a file that several images name
-                for row in in_folder:
+            if len(wanted) < len(rows):  # a file that several images name
+                for row in rows:
                     first = wanted[file_names[row][start:]]
                     sizes[row], times[row] = sizes[first], times[first]
+
+        rows = np.flatnonzero(~are_unsafe(file_names)).tolist()
+        rows.sort(key=file_names.__getitem__)
+        grouped = itertools.groupby(rows, lambda row: file_names[row].rpartition("/")[0])
+        folders = ((folder, list(group)) for folder, group in grouped)
+        waited, looked_at = 0.0, 0
+        for folder, group in folders:
+            began = time.perf_counter() - time.thread_time()
+            look(folder, group)
+            waited += time.perf_counter() - time.thread_time() - began
+            looked_at += len(group)
+            if waited > _TRIAL_S and waited > _SLOW_S * looked_at:
+                break
+        with ThreadPoolExecutor(_LOOKS_AT_ONCE) as beside:  # what is left where the disk is slow
+            while some := list(itertools.islice(folders, 16 * _LOOKS_AT_ONCE)):
+                list(beside.map(look, *zip(*some, strict=True)))
         is_there = np.array(sizes, np.int64) >= 0
         modified = pa.array(times, pa.int64(), mask=~is_there).cast(pa.string()).to_pylist()
         return Listing(np.array(sizes, np.int64), modified)

@@ -7,6 +7,7 @@ import getpass
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from camtrap_batch.errors import InputError, MissingExtra
 from camtrap_batch.job import SignIn
@@ -27,6 +28,11 @@ CLIENT_ID, CLIENT_SECRET = "CAMTRAP_ARCGIS_CLIENT_ID", "CAMTRAP_ARCGIS_CLIENT_SE
 _SECRETS = (TOKEN, API_KEY, PASSWORD, CLIENT_SECRET)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ENVIRONMENT = threading.Lock()
+_NO_ADDRESS = "urn:ietf:wg:oauth:2.0:oob"
+"""Where a browser goes afterwards, of a program that has no web address: it shows a code."""
+
+_user_tokens: dict[tuple[str, str], tuple[str, float]] = {}
+"""Portal and OAuth client -> a user's token, and until when it is good: the code for it is good once."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ def connect(portal: Portal, *layers: str) -> Any:
 
     Looks for, in this order: `profile`; a token (CAMTRAP_ARCGIS_TOKEN); an API key (CAMTRAP_ARCGIS_API_KEY);
     a user's name (CAMTRAP_ARCGIS_USERNAME) and password (CAMTRAP_ARCGIS_PASSWORD, or asked for on a
-    terminal); an OAuth client (CAMTRAP_ARCGIS_CLIENT_ID and, of an app, CAMTRAP_ARCGIS_CLIENT_SECRET).
+    terminal); an OAuth client (CAMTRAP_ARCGIS_CLIENT_ID and, of an app, CAMTRAP_ARCGIS_CLIENT_SECRET; without
+    it the user signs in with a browser, and gives the code that it shows on a terminal).
 
     Parameters
     ----------
@@ -82,6 +89,9 @@ def connect(portal: Portal, *layers: str) -> Any:
     """
     if find_spec("arcgis") is None:
         raise MissingExtra("arcgis", "a feature layer of ArcGIS")
+    for url in (portal.url, *layers):
+        if url.startswith("http://") and not is_loopback(url):
+            raise InputError(f"{url}: http:// is for this machine alone; use https://")
     credentials = {} if portal.anonymous else _credentials(portal)
     signs_in = bool(credentials)
     if not signs_in and not portal.anonymous:
@@ -93,6 +103,8 @@ def connect(portal: Portal, *layers: str) -> Any:
     is_app = "client_secret" in credentials
     if is_app:
         credentials = {"token": _app_token(portal, credentials)}
+    elif "client_id" in credentials:
+        credentials = {"token": _user_token(portal, credentials["client_id"])}
     gis = _open(portal, credentials, layers)
     if signs_in and not is_app:
         _require_user(gis, portal, credentials)
@@ -119,8 +131,8 @@ def _credentials(portal: Portal) -> dict[str, str]:
         return {"api_key": key}
     if username := environment.get(USERNAME):
         password = environment.get(PASSWORD)
-        if password is None and sys.stdin.isatty():
-            password = getpass.getpass(f"password of {username} at {portal.url}: ")
+        if password is None and _has_terminal():
+            password = _ask(f"password of {username} at {portal.url}: ")
         if not password:
             raise InputError(f"{portal.url}: {USERNAME} is set and {PASSWORD} is not")
         return {"username": username, "password": password}
@@ -132,24 +144,65 @@ def _credentials(portal: Portal) -> dict[str, str]:
 
 def _app_token(portal: Portal, credentials: dict[str, str]) -> str:
     """A token for an app. The client would ask for it without a check of certificates, and log the secret."""
+    return _oauth_token(portal, credentials, {"grant_type": "client_credentials"})[0]
+
+
+def _user_token(portal: Portal, client_id: str) -> str:
+    """A token for a user who signs in with a browser; the one of an earlier call, as long as it is good.
+
+    The client would take any certificate here as well, and wait for a code where nobody can give one.
+    """
+    token, good_until = _user_tokens.get((portal.url, client_id), ("", 0.0))
+    if time.monotonic() < good_until:
+        return token
+    if not _has_terminal():
+        raise InputError(
+            f"{portal.url}: {CLIENT_ID} without {CLIENT_SECRET} asks a user for a code, and there is no "
+            f"terminal to ask on: set {CLIENT_SECRET}, or sign in otherwise, such as with {TOKEN}"
+        )
+    wanted = {"client_id": client_id, "response_type": "code", "redirect_uri": _NO_ADDRESS}
+    page = f"{portal.url.rstrip('/')}/sharing/rest/oauth2/authorize?{urlencode(wanted)}"
+    code = _ask(f"sign in with a browser: {page}\nand give the code that it shows: ")
+    if not code:
+        raise InputError(f"{portal.url}: no code was given to sign in with ({CLIENT_ID})")
+    grant = {"grant_type": "authorization_code", "redirect_uri": _NO_ADDRESS}
+    token, seconds = _oauth_token(portal, {"client_id": client_id, "code": code}, grant)
+    _user_tokens[portal.url, client_id] = token, time.monotonic() + seconds
+    return token
+
+
+def _oauth_token(portal: Portal, credentials: dict[str, str], grant: dict[str, str]) -> tuple[str, float]:
+    """A token, and for how many seconds it is good."""
     import requests
 
     _require_bundle(portal)
     try:
         answer = requests.post(
             f"{portal.url.rstrip('/')}/sharing/rest/oauth2/token",
-            data={**credentials, "grant_type": "client_credentials", "f": "json"},
+            data={**credentials, **grant, "f": "json"},
             timeout=portal.timeout_s,
             verify=portal.ca_bundle or True,
         ).json()
     except (requests.RequestException, ValueError) as problem:
         raise InputError(_why_not(portal, problem, credentials)) from None
-    if not isinstance(answer.get("access_token"), str):
+    token, seconds = answer.get("access_token"), answer.get("expires_in")
+    if not isinstance(token, str):
         error = answer.get("error")
         said = error.get("message") if isinstance(error, dict) else None
         raise InputError(_why_not(portal, Exception(said or "no token"), credentials))
-    token: str = answer["access_token"]
-    return token
+    return token, float(seconds) if isinstance(seconds, int | float) else 0.0
+
+
+def _has_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _ask(question: str) -> str:
+    """What is typed on the terminal, without showing it; nothing where it is closed."""
+    try:
+        return getpass.getpass(question).strip()
+    except EOFError:
+        return ""
 
 
 def _require_bundle(portal: Portal) -> None:
@@ -179,8 +232,6 @@ def _open(portal: Portal, credentials: dict[str, str], layers: Sequence[str]) ->
     adapter = careful_adapter(portal.timeout_s, portal.ca_bundle)
     for url in (portal.url, *layers):
         if url.startswith("http://"):
-            if not is_loopback(url):
-                raise InputError(f"{url}: http:// is for this machine alone; use https://")
             adapter.plain.add(urlsplit(url).netloc)
     options: dict[str, Any] = {
         "url": portal.url,

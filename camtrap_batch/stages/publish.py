@@ -168,7 +168,13 @@ def portal_target(job: Job) -> ArcGISTarget:
             "publish: no layer to push to: give publish.cameras, publish.events or publish.photos; "
             "`camtrap layer create JOB` makes them and prints their URLs"
         )
-    return ArcGISTarget(Service(connect(portal_of(job))), job.name, urls, job.publish.fields)
+    return ArcGISTarget(
+        Service(connect(portal_of(job))),
+        job.name,
+        urls,
+        job.publish.fields,
+        append=job.publish.append,
+    )
 
 
 def portal_of(job: Job) -> Portal:

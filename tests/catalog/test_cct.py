@@ -6,10 +6,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from camtrap_batch.catalog import cct_columns
 from camtrap_batch.catalog.cct import read_cct
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import CATALOG
@@ -338,10 +341,75 @@ def test_ids_of_one_hash_are_told_apart(
     path = write(tmp_path / "a.json", images, annotations)
     expected = read_cct(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camtrap_batch.catalog.cct.hash", lambda text: len(text) % hashes, raising=False)
+        patch.setattr(
+            "camtrap_batch.catalog.cct._hashes",
+            lambda texts: np.asarray(pc.binary_length(texts)).astype(np.uint64) % np.uint64(hashes),
+        )
         found = read_cct(path)
     assert found.table.equals(expected.table)
     assert found.notes == expected.notes
+
+
+def test_two_processes_read_what_one_does(tmp_path: Path) -> None:
+    images = [
+        image(f"a{n}", location=n, width=n, seq_id=None if n % 3 else f"s{n}", corrupt=n % 5 == 0)
+        for n in range(40)
+    ]
+    marks = [{"image_id": f"a{n}", "category_id": n % 2} for n in range(7)]
+    path = Path(write(tmp_path / "a.json", images, marks))
+    data = path.read_bytes()
+    found = cct_columns._read_in_two_parts(data, str(path))
+    whole = cct_columns.read_columns(data, str(path))
+    assert found is not None
+    for name in ("images", "annotations", "categories"):
+        assert getattr(found, name).equals(getattr(whole, name))
+    assert whole.images.num_rows == 40
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations"),
+    [
+        pytest.param(2, 60, id="cut among annotations"),
+        pytest.param(0, 0, id="nowhere to cut"),
+    ],
+)
+def test_a_cut_elsewhere_is_none(tmp_path: Path, images: int, annotations: int) -> None:
+    marks = [{"image_id": "a0", "category_id": 1, "file_name": "x", "id": n} for n in range(annotations)]
+    path = Path(write(tmp_path / "a.json", [image(f"a{n}") for n in range(images)], marks))
+    assert cct_columns._read_in_two_parts(path.read_bytes(), str(path)) is None
+
+
+@pytest.mark.parametrize("place", ["in a text", "in an object", "in a second list"])
+def test_what_looks_like_the_end_of_an_image_is_none(tmp_path: Path, place: str) -> None:
+    between = "}, {" * 400
+    odd = {
+        "in a text": {"note": between},
+        "in an object": {"boxes": [{"x": 1}] * 400},
+        "in a second list": {"boxes": [[{"x": 1}] * 400]},
+    }[place]
+    path = Path(write(tmp_path / "a.json", [image("a"), {**image("b"), **odd}, image("c")]))
+    data = path.read_bytes()
+    assert cct_columns._read_in_two_parts(data, str(path)) is None
+    assert cct_columns.read_columns(data, str(path)).images["image_id"].to_pylist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("spoil", ["first part", "second part", "other process"])
+def test_what_two_processes_cannot_read_is_said_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    path = Path(write(tmp_path / "a.json", [image(f"a{n}") for n in range(40)]))
+    content = json.loads(path.read_text())
+    if spoil == "other process":
+        monkeypatch.setattr("camtrap_batch.catalog.cct_columns.sys.executable", "/bin/false")
+    else:
+        content["images"][0 if spoil == "first part" else -1]["datetime"] = 7
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr("camtrap_batch.catalog.cct_columns.LARGE_BYTES", 0)
+    if spoil == "other process":
+        assert read_cct(str(path)).table.num_rows == 40
+    else:
+        with pytest.raises(InputError, match=r"not COCO Camera Traps: .*datetime"):
+            read_cct(str(path))
 
 
 def test_a_zip_file_by_another_name(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,33 @@ def test_listing_opens_no_file(touched: list[str], tmp_path: Path) -> None:
     touched.clear()
     ImageRoot(str(tmp_path)).listing(["a/1.jpg"])
     assert touched == [str(tmp_path / "a")]
+
+
+def test_a_disk_that_answers_slowly_is_asked_by_several_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number:03}/a.jpg" for number in range(120)]
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(bytes(number))
+    threads = set()
+
+    def slowly(path: str) -> Any:
+        threads.add(threading.get_ident())
+        time.sleep(0.001)
+        return scandir(path)
+
+    scandir = os.scandir
+    root = ImageRoot(str(tmp_path))
+    assert root.listing(names).sizes.tolist() == list(range(120))
+    monkeypatch.setattr("camtrap_batch.images.disk._TRIAL_S", 0.01)
+    monkeypatch.setattr(os, "scandir", slowly)
+    assert root.listing([*names, "no/a.jpg", names[7]]).sizes.tolist() == [*range(120), -1, 7]
+    assert len(threads) > 2
+    (tmp_path / "031").rename(tmp_path / "elsewhere")
+    (tmp_path / "031").symlink_to("031")  # of itself
+    with pytest.raises(InputError, match=r"folder '031': can't be listed"):
+        root.listing(names)
 
 
 def test_version_changes_with_the_file(root: ImageRoot) -> None:

@@ -87,6 +87,13 @@ def test_layers_are_made_once_and_a_run_is_pushed_to_them_once(
     assert run_on_driver(job, "publish").shards_run == 0
     assert "applyEdits" not in server.requests()
 
+    predict(job, {row["image_id"]: {"lion": 0.75} for row in photos}, "b" * 16)
+    run_on_driver(job, "merge")
+    run_on_driver(job, "publish", "publish.append=true")
+    assert server.requests()["append"] == 3
+    photos = server.rows(int(block["publish"]["photos"].rpartition("/")[2]), service)
+    assert {(row["ClassLabel"], row["Confidence"]) for row in photos} == {("lion", 0.75)}
+
 
 def test_the_best_photo_of_each_species_is_attached_once_and_replaced(
     job: Path, server: LayerServer, capsys: pytest.CaptureFixture[str]
@@ -192,6 +199,8 @@ def test_no_secret_is_left_anywhere(
     assert main(["publish", str(job), "--quiet"]) == 2
     monkeypatch.setenv("CAMTRAP_ARCGIS_PASSWORD", "rehearsal")
     assert main(["layer", "create", str(job)]) == 0
+    assert main(["report", str(job)]) == 0
+    assert (job.parent / "run" / "report" / "index.html").is_file()
     said = "".join(capsys.readouterr())
     assert "Passw0rd" not in said
     assert not (job.parent / ".arcgisprofile").exists()

@@ -1,7 +1,8 @@
 """Feature layers of ArcGIS Online and Enterprise that results are pushed to.
 
 `layer` is one layer: its fields, its rows, edits of it; `target` pushes a job's rows, each exactly once;
-`create` makes layers by their `definition`; `attach` attaches photos to features.
+`append` sends many of them in one request; `create` makes layers by their `definition`; `attach` attaches
+photos to features.
 """
 
 from __future__ import annotations

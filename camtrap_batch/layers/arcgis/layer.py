@@ -186,6 +186,8 @@ class Sent:
             feature: dict[str, Any] = {"attributes": row}
             if x is not None:
                 feature["geometry"] = {"x": x, "y": y, "spatialReference": {"wkid": WGS_84}}
+            elif object_id is not None and self._layer.has_points:
+                feature["geometry"] = None  # without it the layer keeps the place that it has
             features.append(feature)
         return features
 

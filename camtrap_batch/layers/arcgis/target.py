@@ -2,8 +2,10 @@
 
 Rows are known by their key. What to do is worked out from what the layer holds now; each batch is sent once,
 and where its outcome is not known, the layer is asked by key what has become of it before anything is sent
-again. Afterwards the layer is read back and compared. Two pushes at a time that add the same row end with
-one of it: by the layer's unique index where it has one, else since both take away the younger copies.
+again. With `append`, adds and updates go by append jobs first, which say nothing of single rows: the layer is
+read, and what they left undone is sent in batches. Afterwards the layer is read back and compared.
+Two pushes at a time that add the same row end with one of it: by the layer's unique index where it has one,
+else since both take away the younger copies.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from camtrap_batch.errors import InputError, StageError
+from camtrap_batch.layers.arcgis import append
 from camtrap_batch.layers.arcgis.layer import Outcome, RemoteLayer, Sent
 from camtrap_batch.layers.base import EDITS, LayerRows, Push, plan_edits
 from camtrap_batch.portal.reading import AT_ONCE
@@ -31,6 +34,7 @@ OK = "ok"
 _TRIES = 6
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
 _ROUNDS = 3
+_MOST_FAILED_JOBS = 3  # in a row; then all that is left goes in batches
 
 
 @dataclass
@@ -61,6 +65,7 @@ class ArcGISTarget:
     urls : layer (cameras, events, photos) -> URL; layers without one are not pushed
     names : layer -> column -> name of its field there, where it has another
     prune : delete the job's rows that are no more
+    append : add and update rows by append jobs
     stop : set by Ctrl-C: what is in flight is finished, the rest is left for the next push
     """
 
@@ -69,6 +74,7 @@ class ArcGISTarget:
     urls: Mapping[str, str]
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     prune: bool = False
+    append: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
 
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
@@ -80,7 +86,8 @@ class ArcGISTarget:
         Raises
         ------
         InputError
-            A layer is not there, lacks a field or a right, or holds a key of another job.
+            A layer is not there, lacks a field or a right, takes no append jobs where they are asked for, or
+            holds a key of another job.
         """
         works = self._look(layers)
         for work in works:
@@ -115,6 +122,8 @@ class _LayerPush:
     def __init__(self, target: ArcGISTarget, rows: LayerRows, url: str, names: dict[str, str]) -> None:
         self._target = target
         self.remote = RemoteLayer(target.service, url, rows, names)
+        if target.append:
+            append.require_append(self.remote)
         self._sent: Sent = self.remote.sent(rows)
         self._rows = rows
         self._edits: list[_Edit] = []
@@ -146,7 +155,9 @@ class _LayerPush:
 
     def send(self) -> None:
         """Do the edits, then read the layer back and compare."""
-        self._send(self._edits)
+        if self._target.append:
+            self._append([edit for edit in self._edits if edit.kind != "delete"])
+        self._send([edit for edit in self._edits if edit.result is None])
         if not self._edits or self._target.stop.is_set():
             return
         for _ in range(_ROUNDS):
@@ -191,10 +202,42 @@ class _LayerPush:
     def _removal(self, row: dict[str, Any]) -> _Edit:
         return _Edit("delete", row[self.remote.key], None, int(row[self.remote.object_id]), None, None)
 
+    def _append(self, edits: Sequence[_Edit]) -> None:
+        """Do adds and updates by append jobs, one after the other; those left undone have no result."""
+        if not edits:
+            return
+        size, place, failed, said = append.ROWS, 0, 0, ""
+        completed: list[_Edit] = []
+        try:
+            while place < len(edits) and failed < _MOST_FAILED_JOBS and not self._target.stop.is_set():
+                some = edits[place : place + size]
+                features = self._sent.features(list(map(_row, some)))
+                try:
+                    complaint = append.run_job(self._target.service, self.remote, features, self._target.stop)
+                except (Refused, Unknown) as problem:
+                    if isinstance(problem, Refused) and problem.is_too_large and size > BATCH:
+                        size = max(size // 2, BATCH)
+                        continue
+                    said, failed = str(problem), failed + 1
+                else:
+                    said, failed = complaint or said, 0
+                    completed += [] if complaint else some
+                place += len(some)
+            self._settle(edits, self.remote.read_job(self._target.job))
+        except StageError:
+            for edit in completed:  # as far as the server has said; the next push reads the layer
+                edit.settle(OK)
+            raise
+        left = sum(edit.result is None for edit in edits)
+        if left and not self._target.stop.is_set():
+            self.notes.append(
+                f"{self._rows.layer}: {left:,} rows were not done by append jobs, and are sent in batches"
+                f"{': ' if said else ''}{said[:200]}"
+            )
+
     def _send(self, edits: Sequence[_Edit]) -> None:
-        batches = [edits[start : start + BATCH] for start in range(0, len(edits), BATCH)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            done = [pool.submit(self._batch, batch) for batch in batches]
+            done = [pool.submit(self._batch, batch) for batch in _parts(edits, BATCH)]
             failures = [failure for future in done if (failure := future.exception())]
         if failures:
             raise failures[0]
@@ -261,24 +304,33 @@ class _LayerPush:
         return refused[-1][1].reason
 
     def _ask_what_is_there(self, edits: Sequence[_Edit]) -> None:
-        """Settle the edits that have been done; an add whose row is there and differs becomes an update."""
+        """Settle the edits that have been done, of which it is not known."""
+        self._settle(edits, self.remote.read_keys(sorted({edit.key for edit in edits})))
+
+    def _settle(self, edits: Sequence[_Edit], found: Sequence[dict[str, Any]]) -> None:
+        """Settle the edits that have been done, as the layer's rows with their keys show.
+
+        An add whose row is there and differs becomes an update, an update whose row is gone an add.
+        """
+        id_ = self.remote.object_id
         there: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in self.remote.read_keys(sorted({edit.key for edit in edits})):
+        for row in sorted(found, key=lambda row: int(row[id_])):
             there[row[self.remote.key]].append(row)
+        pairs = [(edit, row) for edit in edits if edit.kind != "delete" for row in there[edit.key]]
+        different = self._sent.differences([_row(edit) for edit, _ in pairs], [row for _, row in pairs])
+        for number, (edit, row) in enumerate(pairs):
+            if number not in different and edit.result is None:  # of copies, the oldest
+                edit.settle(OK, int(row[id_]))
         for edit in edits:
-            rows = there[edit.key]
+            ids = [int(row[id_]) for row in there[edit.key]]
             if edit.kind == "delete":
-                if all(int(row[self.remote.object_id]) != edit.object_id for row in rows):
+                if edit.object_id not in ids:
                     edit.settle(OK)
+            elif edit.result is not None:
                 continue
-            different = self._sent.differences([_row(edit)] * len(rows), rows)
-            equal = [row for number, row in enumerate(rows) if number not in different]
-            if equal:
-                edit.settle(OK, min(int(row[self.remote.object_id]) for row in equal))
-            elif rows and edit.kind == "add":
-                edit.kind = "update"
-                edit.object_id = min(int(row[self.remote.object_id]) for row in rows)
-            elif not rows and edit.kind == "update":
+            elif ids and edit.kind == "add":
+                edit.kind, edit.object_id = "update", ids[0]
+            elif not ids and edit.kind == "update":
                 edit.kind, edit.object_id = "add", None
 
     def _compare(self, stored: Sequence[dict[str, Any]]) -> None:
@@ -301,6 +353,10 @@ class _LayerPush:
                 )
             else:
                 edit.object_id = int(row[self.remote.object_id])
+
+
+def _parts(edits: Sequence[_Edit], size: int) -> list[Sequence[_Edit]]:
+    return [edits[start : start + size] for start in range(0, len(edits), size)]
 
 
 def _row(edit: _Edit) -> int:

@@ -20,7 +20,6 @@ from camtrap_batch.rehearsal.layerserver.request import Request, Upload
 from camtrap_batch.rehearsal.layerserver.site import Site
 from camtrap_batch.rehearsal.layerserver.uploads import Uploads
 
-FORMATS = ("csv", "featureCollection")
 _BATCH = 1000
 _FAILED = "Append failed."
 _LONGITUDES, _LATITUDES = ("longitude", "lon", "x"), ("latitude", "lat", "y")
@@ -61,8 +60,9 @@ def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: st
         Refused: the format is not known or not what it says, or the matching field has no unique index.
     """
     kind = parameters.get("appendUploadFormat", "")
-    if kind not in FORMATS:
-        raise Refused(400, _FAILED, [f"appendUploadFormat '{kind}' is not one of {', '.join(FORMATS)}"])
+    if kind not in layer.append_formats:
+        takes = ", ".join(layer.append_formats) or "nothing"
+        raise Refused(400, _FAILED, [f"appendUploadFormat is '{kind}', the layer takes {takes}"])
     mappings = {
         str(entry.get("sourceName", entry.get("source", ""))).lower(): str(entry.get("name"))
         for entry in objects(parameters.get("fieldMappings", ""), "fieldMappings")
@@ -93,34 +93,40 @@ def plan(layer: Layer, parameters: Mapping[str, str], source: Upload, editor: st
 
 
 def run(site: Site, job: str, status: Json, plan: Plan, fault: Fault | None) -> None:
-    """Do the job; its fault `stall` leaves it pending for a while, `error` ends it after `keep` rows."""
+    """Do the job.
+
+    Its fault `stall` leaves it pending for a while, `error` ends it after `keep` rows, `rows` refuses rows.
+    """
     database = site.database
     if fault is not None and fault.kind == "stall":
         site.ending.wait(fault.seconds)
-    rows, message = plan.rows, ""
+    rows, ends_as, message = plan.rows, "Completed", ""
+    failures: list[str] = []
     if fault is not None and fault.kind == "error":
-        rows, message = rows[: fault.keep], fault.message
+        rows, ends_as, message = rows[: fault.keep], "Failed", fault.message
+    elif fault is not None and fault.kind == "rows":
+        refused = range(len(rows)) if fault.rows is None else fault.rows
+        failures = [fault.message for number in refused if number < len(rows)]
+        rows, ends_as = (
+            [row for number, row in enumerate(rows) if number not in refused],
+            "CompletedWithErrors",
+        )
     status = {**status, "status": "Processing"}
     save_status(database, job, status)
-    failures: list[str] = []
     done = 0
     size = max(len(rows), 1) if plan.rollback else _BATCH
     for start in range(0, len(rows), size):
         try:
             with database.writing() as db:
-                applied, refused = _apply(db, plan, rows[start : start + size])
+                applied, reasons = _apply(db, plan, rows[start : start + size])
         except RolledBack as rolled_back:
-            applied, refused = 0, _reasons(rolled_back.results)
+            applied, reasons = 0, _reasons(rolled_back.results)
         done += applied
-        failures += refused
-    if failures and not message:
-        message = f"{len(failures)} rows were refused, the first one: {failures[0]}"
-    is_failed = bool(message) and (plan.rollback or not done or fault is not None)
-    status |= {
-        "status": "Failed" if is_failed else "Completed",
-        "recordCount": done,
-        "lastUpdatedTime": int(time.time() * 1000),
-    }
+        failures += reasons
+    if failures:
+        message = message or f"{len(failures)} rows were refused, the first one: {failures[0]}"
+        ends_as = "Failed" if plan.rollback or not done else ends_as
+    status |= {"status": ends_as, "recordCount": done, "lastUpdatedTime": int(time.time() * 1000)}
     save_status(database, job, {**status, "messages": [message]} if message else status)
 
 

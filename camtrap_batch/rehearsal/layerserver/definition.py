@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from camtrap_batch.rehearsal.layerserver.answers import Json, Refused, RowRefused
+from camtrap_batch.rehearsal.layerserver.answers import Json, Refused, RowRefused, words
 from camtrap_batch.rehearsal.layerserver.geometry import (
     GEOMETRY_TYPES,
     WEB_MERCATOR,
@@ -21,6 +21,7 @@ from camtrap_batch.rehearsal.layerserver.where import Expression, Kind, normal_g
 
 EDITING = ("Create", "Update", "Delete")
 DEFAULT_CAPABILITIES = "Create,Delete,Query,Update,Editing"
+APPEND_FORMATS = ("csv", "featureCollection")
 MAX_RECORDS = 2000
 GEOMETRY_COLUMNS = ("_shape", "_xmin", "_ymin", "_xmax", "_ymax")
 EDITOR_FIELDS: Mapping[str, tuple[str, str]] = {
@@ -239,6 +240,7 @@ class Layer:
         ]
         self.editors: dict[str, str] = self.definition.get("editFieldsInfo") or {}
         self.has_attachments = self.definition.get("hasAttachments") is True
+        self.append_formats = words(self.definition.get("supportedAppendFormats", ",".join(APPEND_FORMATS)))
         self.max_records = int(self.definition.get("maxRecordCount") or MAX_RECORDS)
         self.columns = {field.name.lower(): Expression(field.column, (), field.kind) for field in self.fields}
 
@@ -320,8 +322,8 @@ class Layer:
             "standardMaxRecordCount": self.max_records,
             "hasStaticData": not can_edit,
             "isDataVersioned": False,
-            "supportsAppend": can_edit,
-            "supportedAppendFormats": "csv,featureCollection" if can_edit else "",
+            "supportsAppend": can_edit and bool(self.append_formats),
+            "supportedAppendFormats": ",".join(self.append_formats) if can_edit else "",
             "supportsRollbackOnFailureParameter": True,
             "supportsApplyEditsWithGlobalIds": True,
             "supportsStatistics": True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ class Portal:
 
     def __init__(self, site: Site, is_online: bool) -> None:
         self.site, self.is_online = site, is_online
+        self._codes: dict[str, str] = {}  # of users who have signed in; each is good once
 
     def route(self, parts: list[str], request: Request) -> Operation:
         """
@@ -56,6 +58,8 @@ class Portal:
                 return Operation("oauth2.authorize", self._authorize)
             case ["sharing", "oauth2", "signin"] | ["sharing", "rest", "oauth2", "signin"]:
                 return Operation("oauth2.signin", self._sign_in)
+            case ["sharing", "rest", "oauth2", "approval"]:
+                return Operation("oauth2.approval", lambda request: _code_page(request.text("code")))
             case ["sharing", "rest", "oauth2", "token"]:
                 return Operation("oauth2.token", self._oauth_token)
             case ["sharing", "rest", "portals", "self", "isServiceNameAvailable"]:
@@ -202,6 +206,11 @@ class Portal:
             name = self.site.accounts.sign_in(request.text("username"), request.text("password"))
         except Refused as refusal:
             return _page({"oauth_state": request.text("oauth_state"), "messages": refusal.details})
+        if asked["response_type"] == "code":
+            code = secrets.token_urlsafe(12)
+            self._codes[code] = name
+            approval = f"{request.base}/portal/sharing/rest/oauth2/approval?{urlencode({'code': code})}"
+            return Raw(b"", "text/html", 302, {"Location": approval})
         token, expires = self.site.accounts.token(name, _minutes(str(asked["expiration"])))
         query = urlencode(
             {
@@ -215,17 +224,27 @@ class Portal:
         return Raw(b"", "text/html", 302, {"Location": f"{asked['redirect_uri']}#{query}"})
 
     def _oauth_token(self, request: Request) -> Answer:
-        """An application signs in with its id and secret: here these are a user's name and password."""
+        """For an application's id and secret (here a user's name and password), or for a user's code."""
         request.posted()
-        if request.text("grant_type") != "client_credentials":
-            raise Refused(400, "unsupported_grant_type", ["only client_credentials"])
-        name = self.site.accounts.sign_in(request.text("client_id"), request.text("client_secret"))
-        token, expires = self.site.accounts.token(name)
-        return {
+        accounts, grant = self.site.accounts, request.text("grant_type")
+        match grant:
+            case "client_credentials":
+                name: str | None = accounts.sign_in(request.text("client_id"), request.text("client_secret"))
+            case "authorization_code":
+                name = self._codes.pop(request.text("code"), None)
+            case "refresh_token":
+                name = accounts.user_of(request.text("refresh_token"))
+            case _:
+                raise Refused(400, "unsupported_grant_type", [f"'{grant}'"])
+        if name is None:
+            raise Refused(400, f"Invalid {grant}", [])
+        token, expires = accounts.token(name)
+        answer = {
             "access_token": token,
             "expires_in": max(1, round(expires / 1000 - time.time())),
             "token_type": "bearer",
         }
+        return answer if grant == "client_credentials" else {**answer, "refresh_token": token}
 
     # Items ------------------------------------------------------------------------------------------
 
@@ -493,6 +512,13 @@ def _page(state: Json) -> Raw:
     )
     # Clients look for the state on a line of its own.
     text = f"<!doctype html>\n<body>\n<script>\nvar oAuthInfo = {script};\n</script>\n{form}\n</body>\n"
+    return Raw(text.encode(), "text/html; charset=utf-8")
+
+
+def _code_page(code: str) -> Raw:
+    """What is shown to a user who has signed in for a program without an address of its own."""
+    shown = html.escape(code)
+    text = f"<!doctype html>\n<title>SUCCESS code={shown}</title>\n<body>\n<code>{shown}</code>\n</body>\n"
     return Raw(text.encode(), "text/html; charset=utf-8")
 
 

@@ -176,6 +176,11 @@ class LayerServer:
     def reset_requests(self) -> None:
         self.faults.reset_counts()
 
+    def wait_for_jobs(self) -> None:
+        """Until every append job has ended, one that is stuck, too."""
+        for job in list(self._site.jobs):
+            job.join()
+
     def _make_first_service(self, owner: str) -> None:
         self._site.create_service(
             FIRST_SERVICE,

@@ -38,12 +38,12 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture
 def make_bench(server: LayerServer, gis: Any) -> Any:
-    def make(rows: LayerRows, *, indexed: bool = True, **options: Any) -> Bench:
+    def make(rows: LayerRows, *, indexed: bool = True, max_records: int = 2000, **definition: Any) -> Bench:
         name = f"bench{next(_NUMBERS)}"
-        definition = layer_definition(rows, 0, [], {})
+        layer = {**layer_definition(rows, 0, [], {}), **definition}
         if not indexed:
-            definition["indexes"] = []
-        server.create_service(name, [definition], **options)
+            layer["indexes"] = []
+        server.create_service(name, [layer], max_records=max_records)
         return Bench(server, Service(gis), name, server.layer_url(0, name))
 
     server.faults.clear()

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import re
+import subprocess
+import sys
+import traceback
+import webbrowser
 from pathlib import Path
 
 import pytest
+import requests
 
 from camtrap_batch.errors import CamtrapError, InputError
 from camtrap_batch.images.attachments import Attachments, Photos
 from camtrap_batch.images.root import ImageRoot
-from camtrap_batch.portal import Portal, Service, connect
+from camtrap_batch.portal import Portal, Service, connect, connection
 from camtrap_batch.rehearsal.layerserver import LayerServer
 from camtrap_batch.store.folder import Folder
 
@@ -44,6 +51,93 @@ def test_an_app(server: LayerServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAMTRAP_ARCGIS_CLIENT_ID", "ranger")
     monkeypatch.setenv("CAMTRAP_ARCGIS_CLIENT_SECRET", "rehearsal")
     assert who(Portal(server.url)) == "ranger"
+
+
+def test_a_client_without_a_secret_and_without_a_terminal(
+    server: LayerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open_new", opened.append)
+    monkeypatch.setenv("CAMTRAP_ARCGIS_CLIENT_ID", "app")
+    with pytest.raises(InputError, match="there is no terminal to ask on: set CAMTRAP_ARCGIS_CLIENT_SECRET"):
+        connect(Portal(server.url))
+    assert opened == []
+
+
+_AT_A_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from camtrap_batch.portal import Portal, Service, connect, connection
+for _ in range(2):
+    gis = connect(Portal(sys.argv[1]))
+    print("signed in as", Service(gis).read(f"{gis.resturl}community/self")["username"], flush=True)
+"""
+
+
+def test_a_user_signs_in_with_a_browser_and_gives_the_code_on_a_terminal(
+    server: LayerServer, tmp_path: Path
+) -> None:
+    ours, its = os.openpty()
+    environment = {
+        **os.environ,
+        "CAMTRAP_ARCGIS_CLIENT_ID": "app",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    line = [sys.executable, "-c", _AT_A_TERMINAL, server.url]
+    with subprocess.Popen(
+        line, stdin=its, stdout=its, stderr=its, env=environment, start_new_session=True
+    ) as process:
+        os.close(its)
+        try:
+            printed = _read_until(ours, b"shows: ")
+            page = re.search(r"http\S+", printed)
+            assert page is not None, printed
+            code = _sign_in_with_a_browser(server, page[0], "warden")
+            os.write(ours, code.encode() + b"\n")
+            printed += _read_until(ours, None)
+        finally:
+            process.kill()
+            os.close(ours)
+    assert printed.count("signed in as warden") == 2
+    assert printed.count("shows: ") == 1
+    assert code not in printed
+
+
+def test_a_code_that_is_not_one(server: LayerServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMTRAP_ARCGIS_CLIENT_ID", "app")
+    monkeypatch.setattr(connection, "_has_terminal", lambda: True)
+    given = iter(["", "not-a-code"])
+    monkeypatch.setattr(connection, "_ask", lambda question: next(given))
+    with pytest.raises(InputError, match="no code was given"):
+        connect(Portal(server.url))
+    with pytest.raises(InputError, match=r"can't sign in \(client id and code\): Invalid authorization_code"):
+        connect(Portal(server.url))
+
+
+def _read_until(terminal: int, end: bytes | None) -> str:
+    """What a program prints up to `end`, or until it has ended."""
+    printed = b""
+    while end is None or end not in printed:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:  # EIO: the other side is closed
+            break
+        if not part:
+            break
+        printed += part
+    return printed.decode()
+
+
+def _sign_in_with_a_browser(server: LayerServer, page: str, user: str) -> str:
+    """The code that the portal shows at last."""
+    form = requests.get(page).text
+    state = re.search(r'name="oauth_state" value="(\w+)"', form)
+    assert state is not None, form
+    filled = {"oauth_state": state[1], "username": user, "password": "rehearsal"}
+    shown = requests.post(f"{server.url}/sharing/oauth2/signin", data=filled).text
+    code = re.search("<code>(.+)</code>", shown)
+    assert code is not None, shown
+    return code[1]
 
 
 def test_an_authority_of_ones_own(server: LayerServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +179,9 @@ def test_what_is_refused_is_named_without_the_secret(
         Service(connect(Portal(server.url))).describe(server.layer_url())
     assert server.url in str(caught.value) or server.layer_url() in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert SECRET not in f"{caught.value!r} {caplog.text}"
+    told = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in f"{caught.value!r} {caplog.text} {told}"
+    assert SECRET.encode() not in pickle.dumps((caught.value, Portal(server.url)))
 
 
 def test_what_travels_to_a_worker_holds_no_secret(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from support_arcgis import Bench, event_table
+from support_arcgis import event_table, failures, require_equal
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.layers import LayerRows, Push
@@ -25,35 +24,6 @@ N = 620
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "_PAUSE_S", 0.01)
-
-
-def require_equal(bench: Bench, rows: LayerRows) -> None:
-    """The layer holds exactly these rows, value by value."""
-    held = bench.rows()
-    assert len(held) == rows.columns.num_rows
-    by_key = {row["event_id"]: row for row in held}
-    assert len(by_key) == len(held)
-    offsets = rows.utc_offset.fill_null(0).to_pylist()
-    for row, x, y, minutes in zip(
-        rows.columns.to_pylist(), rows.longitude.to_pylist(), rows.latitude.to_pylist(), offsets, strict=True
-    ):
-        there = by_key[row["event_id"]]
-        for name, value in row.items():
-            if name == "start":
-                ms = pa.scalar(value, pa.timestamp("us")).cast(pa.int64()).as_py() if value else None
-                assert there[name] == (None if ms is None else ms // 1000 - minutes * 60_000)
-            elif isinstance(value, float):
-                assert there[name] is None if math.isnan(value) else there[name] == pytest.approx(value)
-            else:
-                assert there[name] == value, name
-        shape = there["SHAPE"]
-        assert (shape is None) == (x is None)
-        if shape is not None:
-            assert (shape["x"], shape["y"]) == pytest.approx((x, y), abs=1e-7)
-
-
-def failures(push: Push) -> list[str]:
-    return [result for result in push.edits["result"].to_pylist() if result != "ok"]
 
 
 def test_first_second_and_changed_push(make_bench: Any) -> None:
@@ -81,6 +51,16 @@ def test_first_second_and_changed_push(make_bench: Any) -> None:
     assert bench.server.requests()["applyEdits"] == 1
     require_equal(bench, rows_one)
     assert {row["event_id"]: row["OBJECTID"] for row in bench.rows()} == ids
+
+
+def test_a_place_that_is_no_longer_known_is_taken_away(make_bench: Any) -> None:
+    rows = event_table(20)
+    bench = make_bench(rows)
+    bench.target().push([rows])
+    nowhere = pa.chunked_array([pa.nulls(20, pa.float64())])
+    rows = LayerRows("events", "event_id", rows.columns, nowhere, nowhere, utc_offset=rows.utc_offset)
+    assert failures(bench.target().push([rows])) == []
+    require_equal(bench, rows)
 
 
 def test_dry_run_changes_nothing(make_bench: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support_layerserver import arcgis, camera
+from support_layerserver import CAMERAS, arcgis, camera
 
 from camtrap_batch.rehearsal.layerserver import LayerServer
 
@@ -32,6 +32,17 @@ def append(layer: Any, *features: dict[str, Any], **options: Any) -> tuple[bool,
         edits=collection(*features), upload_format="featureCollection", return_messages=True, **options
     )
     return found
+
+
+def start(server: LayerServer, service: str, gis: Any, *features: dict[str, Any]) -> str:
+    """Begin a job; the address of its status."""
+    form = {
+        "f": "json",
+        "appendUploadFormat": "featureCollection",
+        "edits": json.dumps(collection(*features)),
+    }
+    url: str = gis.session.post(f"{server.layer_url(0, service)}/append", data=form).json()["statusUrl"]
+    return url
 
 
 def test_rows_are_added(server: LayerServer, service: str, cameras: Any) -> None:
@@ -130,17 +141,32 @@ def test_a_job_that_dies_half_way(server: LayerServer, service: str, cameras: An
 
 def test_a_job_that_is_stuck(server: LayerServer, service: str, cameras: Any, gis: Any) -> None:
     server.faults.add("stall", "append.job", seconds=1)
-    form = {
-        "f": "json",
-        "appendUploadFormat": "featureCollection",
-        "edits": json.dumps(collection(camera("a"))),
-    }
-    job = gis.session.post(f"{server.layer_url(0, service)}/append", data=form).json()["statusUrl"]
+    job = start(server, service, gis, camera("a"))
     assert gis.session.get(job, params={"f": "json"}).json()["status"] == "Pending"
     assert server.rows(0, service) == []
-    while gis.session.get(job, params={"f": "json"}).json()["status"] != "Completed":
-        pass
+    server.wait_for_jobs()
+    assert gis.session.get(job, params={"f": "json"}).json()["status"] == "Completed"
     assert [row["key"] for row in server.rows(0, service)] == ["a"]
+
+
+def test_a_job_that_ends_with_errors(server: LayerServer, service: str, gis: Any) -> None:
+    """Not by the client, which would wait for ever."""
+    server.faults.add("rows", "append.job", rows=[1], message="not b")
+    job = start(server, service, gis, *(camera(key) for key in "abc"))
+    server.wait_for_jobs()
+    status = gis.session.get(job, params={"f": "json"}).json()
+    assert (status["status"], status["recordCount"]) == ("CompletedWithErrors", 2)
+    assert status["messages"] == ["1 rows were refused, the first one: not b"]
+    assert [row["key"] for row in server.rows(0, service)] == ["a", "c"]
+
+
+def test_a_layer_that_takes_no_jobs(server: LayerServer, service: str, gis: Any, open_layer: Any) -> None:
+    server.create_service(f"{service}_none", [{**CAMERAS, "supportedAppendFormats": ""}])
+    with pytest.raises(Exception, match="Append is not supported"):
+        append(open_layer(f"{service}_none"), camera("a"))
+    form = {"f": "json", "appendUploadFormat": "csv", "edits": "key\na"}
+    url = f"{server.layer_url(0, f'{service}_none')}/append"
+    assert "takes nothing" in str(gis.session.post(url, data=form).json()["error"])
 
 
 @pytest.mark.parametrize(

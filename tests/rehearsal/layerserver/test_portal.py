@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
 from support_layerserver import CAMERAS, arcgis, camera, sign_in
 
-from camtrap_batch.rehearsal.layerserver import LayerServer, User
+from camtrap_batch.rehearsal.layerserver import LayerServer, User, accounts
 
 OpenLayer = Callable[..., Any]
 
@@ -58,6 +58,32 @@ def test_an_application_signs_in(server: LayerServer, nobody: Any) -> None:
         server.url, token=answer["access_token"], set_active=False, ca_bundles=str(server.ca_file)
     )
     assert by_token.users.me.username == "warden"
+
+
+def test_a_user_signs_in_at_an_applications_page(server: LayerServer) -> None:
+    """The client fills in the forms and takes the code from the title of the last page."""
+    https = server.url.replace("http:", "https:")
+    by_code = arcgis().gis.GIS(
+        https, "warden", "rehearsal", client_id="app", set_active=False, ca_bundles=str(server.ca_file)
+    )
+    assert by_code.users.me.username == "warden"
+
+
+def test_a_code_is_good_once_and_a_token_is_renewed(server: LayerServer, nobody: Any) -> None:
+    rest = f"{server.url}/sharing/rest/oauth2"
+
+    def ask(address: str, **form: str) -> Any:
+        return nobody.session.post(f"{rest}/{address}", data={"f": "json", **form})
+
+    page = ask("authorize", response_type="code", client_id="app").text
+    state = page.partition('name="oauth_state" value="')[2].partition('"')[0]
+    shown = ask("signin", oauth_state=state, username="warden", password="rehearsal").text
+    code = shown.partition("SUCCESS code=")[2].partition("<")[0]
+    first = ask("token", grant_type="authorization_code", code=code).json()
+    assert ask("token", grant_type="authorization_code", code=code).json()["error"]["code"] == 400
+    again = ask("token", grant_type="refresh_token", refresh_token=first["refresh_token"]).json()
+    assert 3500 < again["expires_in"] <= 3600
+    assert ask("token", grant_type="password").json()["error"]["message"] == "unsupported_grant_type"
 
 
 def test_plain_http_and_tls_on_one_port(server: LayerServer, nobody: Any) -> None:
@@ -164,12 +190,15 @@ def test_what_is_sent_with_a_bad_token(server: LayerServer, nobody: Any) -> None
     ]
 
 
-def test_a_token_ends_by_itself(tmp_path: Path) -> None:
-    with LayerServer(tmp_path, token_minutes=0.005) as server:
+def test_a_token_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1.7e9]
+    monkeypatch.setattr(accounts, "time", SimpleNamespace(time=lambda: now[0]))
+    with LayerServer(tmp_path, token_minutes=30) as server:
         ask = {"f": "json", "token": server.token()}
         url = f"{server.url}/sharing/rest/community/self"
+        now[0] += 30 * 60 - 1
         assert requests.get(url, params=ask).json()["username"] == "ranger"
-        time.sleep(0.4)
+        now[0] += 2
         assert requests.get(url, params=ask).json()["error"]["code"] == 498
 
 
