@@ -15,6 +15,7 @@ import dask
 import pyarrow as pa
 import pytest
 from distributed import Client, LocalCluster
+from support import wait_until
 
 from camtrap_batch import fanout, metrics, phases
 from camtrap_batch.cluster import SETTINGS
@@ -208,7 +209,8 @@ def test_worker_that_hangs_in_a_process_of_others_closes_alone(
         assert len(client.scheduler_info()["workers"]) == 1
     assert set(outcome.receipts) == {shard.id for shard in plan.shards}
     for pipe in tmp_path.glob("run.*-*"):
-        os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))  # let the thread end
+        os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+    wait_until(lambda: not phases.current())  # the thread that was left behind has ended
 
 
 def test_full_disk_stops_at_once(client: Client, tmp_path: Path) -> None:
