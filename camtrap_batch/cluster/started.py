@@ -75,13 +75,21 @@ class StartedCluster(SpecCluster):
             owner = next((key for key, spec in self.worker_spec.items() if name in _members(key, spec)), None)
             if owner is not None and owner != name:
                 delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
-                asyncio.get_running_loop().call_later(delay, self._forget_if_gone, owner)
+                job = self.workers.get(owner)
+                asyncio.get_running_loop().call_later(delay, self._forget_if_gone, owner, job)
         super()._update_worker_status(op, msg)  # type: ignore[no-untyped-call]
 
-    def _forget_if_gone(self, owner: str) -> None:
-        """What SpecCluster does for a single worker: one that has ended is started again by `adapt`."""
+    def _forget_if_gone(self, owner: str, job: Any) -> None:
+        """What SpecCluster does for a single worker: one that has ended is started again by `adapt`.
+
+        It is called for each worker that a job loses, and the next job may be waiting under the same name.
+        """
         here = {str(info["name"]) for info in self.scheduler_info["workers"].values()}
-        if owner in self.workers and here.isdisjoint(_members(owner, self.worker_spec.get(owner, {}))):
+        if (
+            job is not None
+            and self.workers.get(owner) is job
+            and here.isdisjoint(_members(owner, self.worker_spec.get(owner, {})))
+        ):
             self._futures.add(asyncio.ensure_future(self.workers.pop(owner).close()))
 
 

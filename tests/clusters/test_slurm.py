@@ -157,7 +157,7 @@ def test_workers_leave_in_order_and_others_take_their_place(
     leave = ["--lifetime", "4s", "--lifetime-stagger", "1s"]
     monkeypatch.setattr("camtrap_batch.cluster.slurm.leave_before", lambda walltime: leave)
     monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
-    run = write_job(tmp_path)
+    run = write_job(tmp_path, images=25)
     spec = {
         "kind": "slurm",
         "cpu": CLUSTER["cpu"],
@@ -168,13 +168,17 @@ def test_workers_leave_in_order_and_others_take_their_place(
     }
     before = set(slurm.all_jobs("camtrap-cpu"))
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "2s"}),
         open_cluster(SlurmCluster.model_validate(spec)) as client,
     ):
         result = run_stage(tmp_path / "job.yaml", "validate", client)
-        assert len({*slurm.all_jobs("camtrap-cpu")} - before) >= 2
+        jobs = sorted({*slurm.all_jobs("camtrap-cpu")} - before, key=int)
+        assert len(jobs) >= 2
     assert result.rows == run.table("manifest").count_rows()
     events = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    for job in jobs[:-1]:
+        said = (tmp_path / "logs" / f"camtrap-cpu-{job}.err").read_text()
+        assert said.count("worker-lifetime-reached") >= 2, f"job {job} was ended before its workers left"
     assert {event["tries"] for event in events if event["event"] == "shard done"} == {1}
 
 
