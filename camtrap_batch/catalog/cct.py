@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
 from camtrap_batch.catalog.jsonfile import read_json
-from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels, read_times
+from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels, read_times, row_order
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import EMPTY
 
@@ -48,6 +48,9 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
         labelled = beside.submit(_labels, images["image_id"], content.annotations, names)
         notes: Counter[str] = Counter()
         times, offsets = read_times(dates, images["image_id"], path, notes)
+        order = row_order(
+            pa.table({**images, "datetime": pa.array(times, pa.timestamp("us"), from_pandas=True)})
+        )
         labels, has_doubles, noted = labelled.result()
     notes.update(noted)
     notes["images flagged corrupt by the metadata; judged by their content"] += flags.true_count
@@ -59,7 +62,7 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
         categories=sorted(names.items()),
         notes=notes,
         utc_offset=utc_offset,
-        no_doubles=not has_doubles,
+        order=None if has_doubles else order,
     )
 
 
@@ -96,31 +99,38 @@ def _numbered(
         numbers = both.dictionary_encode().indices.to_numpy().astype(np.int64)
         return numbers[: len(images)], numbers[len(images) :]
 
-    both = pa.concat_arrays([images, marked])
-    if (hashes := _hashes(both)) is not None:
+    if (hashes := _hashes(images, marked)) is not None:
         of_row, of_mark = encoded(pa.array(hashes))
         known = of_mark < len(of_row)
         # As a rule every image has a hash of its own, and these are found in a third of the time of texts.
         all_differ = of_row.max(initial=-1) + 1 == len(of_row)
         if all_differ and images.take(pa.array(of_mark[known])).equals(marked.filter(pa.array(known))):
             return of_row, of_mark
-    return encoded(both)
+    return encoded(pa.concat_arrays([images, marked]))
 
 
-def _hashes(texts: pa.StringArray) -> npt.NDArray[np.uint64] | None:
+def _hashes(*columns: pa.StringArray) -> npt.NDArray[np.uint64] | None:
     """A number for each text, as good as different for different ones; None where they are long."""
-    longest = pc.max(pc.binary_length(texts)).as_py() or 0
-    words = -(-longest // 8)
-    if not 0 < longest <= _LONGEST_HASHED:
+    lengths = [pc.min_max(pc.binary_length(column)).as_py() for column in columns if len(column)]
+    longest = max((found["max"] for found in lengths), default=0)
+    if longest > _LONGEST_HASHED:
         return None
-    padded = pc.utf8_rpad(texts, width=8 * words, padding="\0")
-    content = np.frombuffer(padded.buffers()[2], np.uint8)
-    if len(content) != len(texts) * 8 * words:  # letters of several bytes
-        return None
-    hashes = np.zeros(len(texts), np.uint64)
-    for word in content.view(np.uint64).reshape(-1, words).T:
-        hashes = (hashes ^ word) * np.uint64(0x9E3779B97F4A7C15)  # 2 ** 64 by the golden ratio
-        hashes ^= hashes >> np.uint64(29)
+    width = max(longest, 8)
+    hashes = np.zeros(sum(map(len, columns)), np.uint64)
+    place = 0
+    for column in columns:
+        if pc.any(pc.not_equal(pc.binary_length(column), width)).as_py():
+            column = pc.utf8_rpad(column, width=width, padding="\0")
+        _, ends, content = column.buffers()
+        first, last = (np.frombuffer(ends, np.int32)[column.offset + end] for end in (0, len(column)))
+        if last - first != width * len(column):  # letters of several bytes
+            return None
+        some = hashes[place : (place := place + len(column))]
+        for at in (*range(0, width - 8, 8), width - 8):
+            word = np.ndarray((len(column),), np.uint64, content, int(first) + at, (width,))
+            some ^= word
+            some *= np.uint64(0x9E3779B97F4A7C15)  # 2 ** 64 by the golden ratio
+            some ^= some >> np.uint64(29)
     return hashes
 
 

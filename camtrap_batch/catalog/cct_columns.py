@@ -1,12 +1,14 @@
-"""Objects of COCO Camera Traps JSON -> Arrow columns, in two processes where the file is large.
+"""Objects of COCO Camera Traps JSON -> Arrow columns.
 
-Millions of Python objects come between the two, one after the other in each process. A large file is cut
-between two images, and a second process takes what follows. It runs this file as a script, so that it starts
-in no time: nothing of the package is imported here.
+A large file is read a piece at a time, cut between two objects: millions of them at once would take more
+memory than their columns, and most of the time to get it. Python makes one object after the other, so that a
+second process takes the second part. It runs this file as a script, and nothing of the package is imported
+here, so that it starts in no time.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import mmap
 import os
@@ -14,31 +16,37 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-LARGE_BYTES = 64_000_000
+PIECE_BYTES = 4_000_000
+FOR_TWO_BYTES = 64_000_000
+"""From this size on there are two processes."""
+
+_FIRST_PART = 0.5  # of the bytes; the second process has to start, and has the annotations, which are cheaper
 
 Id = str | int | float
 _INT32 = msgspec.Meta(ge=-(2**31), lt=2**31)
 Whole = Annotated[int, _INT32]
 Number = Whole | Annotated[float, _INT32]
 
-_MAY_CHANGE = r"^$|^[^!-~]|[^!-~]$"  # texts that are blank, or that something may be stripped of
 _FLAGS = frozenset({True, "true", "True"})
 
 _BETWEEN = re.compile(rb"\}\s*,\s*\{")
 _NEAR = 1_000_000
-# It ends the first part of a file. Where it turns up as the last image, the cut is between two images.
-_MARK = "the last image of the first part"
-_CLOSING = f', {{"id": "{_MARK}", "file_name": ""}}]}}'.encode()
+# It ends a piece of a file. The list that it turns up in is the one that was cut between two of its objects.
+_MARK = "the last one of a piece"
 _OPENING = b'{"images": ['
+_LIST = b"list"
+_CLOSING = f', {{"id": "{_MARK}", "file_name": "", "image_id": "{_MARK}", "category_id": 0}}]}}'.encode()
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -71,11 +79,17 @@ class _File(msgspec.Struct, gc=False):
     categories: list[_Category]
 
 
-class _Part(_File, gc=False):
-    """A part of a file: what of it is elsewhere is empty."""
+class _Piece(msgspec.Struct, gc=False):
+    images: list[_Image] | msgspec.UnsetType = msgspec.UNSET
+    annotations: list[_Annotation] | msgspec.UnsetType = msgspec.UNSET
+    categories: list[_Category] | msgspec.UnsetType = msgspec.UNSET
 
-    annotations: list[_Annotation] = []
-    categories: list[_Category] = []
+
+_CUT: dict[str, msgspec.json.Decoder[Any]] = {
+    "images": msgspec.json.Decoder(list[_Image]),
+    "annotations": msgspec.json.Decoder(list[_Annotation]),
+}
+"""Lists that a file may be cut in."""
 
 
 @dataclass
@@ -94,24 +108,28 @@ class Columns:
     annotations: pa.Table
     categories: pa.Table
 
-    def __add__(self, other: Columns) -> Columns:
-        return Columns(
-            *(
-                pa.concat_tables([getattr(part, name) for part in (self, other)]).combine_chunks()
-                for name in ("images", "annotations", "categories")
-            )
-        )
-
 
 def read_columns(data: bytes | mmap.mmap, path: str) -> Columns:
     """Parse a COCO Camera Traps file; `data` is mapped where `path` is a plain file of this machine.
 
     Raises what msgspec.json.decode does.
     """
-    is_large = isinstance(data, mmap.mmap) and len(data) >= LARGE_BYTES and (os.cpu_count() or 1) > 1
-    if is_large and (both := _read_in_two_parts(data, path)) is not None:
-        return both
-    return _columns(_decode(data, _File))
+    is_mapped = isinstance(data, mmap.mmap)
+    collecting = gc.isenabled()
+    gc.disable()  # millions of small objects are made, and none becomes garbage
+    try:
+        if len(data) < 2 * PIECE_BYTES:
+            return _whole(data)
+        try:
+            if is_mapped and len(data) >= FOR_TWO_BYTES and (os.cpu_count() or 1) > 1:
+                return _join(_read_by_two(data, path))
+            return _join([_columns(piece) for piece in _pieces(data)])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # No place to cut, or something is wrong, and has to be said of the whole file.
+            return _whole(data)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def text(value: str | float | None) -> str | None:
@@ -124,6 +142,9 @@ def text(value: str | float | None) -> str | None:
     return written or None
 
 
+_text = functools.lru_cache(1_000_000)(text)
+
+
 def pixels(values: list[Any]) -> pa.Array:
     """Widths or heights; null for what can be none: nothing but a check hangs on them."""
     try:
@@ -133,82 +154,154 @@ def pixels(values: list[Any]) -> pa.Array:
     return pc.if_else(pc.greater(column, 0), column, None)
 
 
-def _read_in_two_parts(data: bytes | mmap.mmap, path: str) -> Columns | None:
-    """None where it can't be done so; the whole file then has to say why."""
-    middle = len(data) // 2
-    if (cut := _BETWEEN.search(data, middle, middle + _NEAR)) is None:
-        return None
-    # Files, since a pipe would need this process to read and write while it decodes.
+def _whole(data: bytes | mmap.mmap) -> Columns:
+    return Columns(**_columns(msgspec.json.decode(data, type=_File)))
+
+
+def _read_by_two(data: bytes | mmap.mmap, path: str) -> list[dict[str, pa.Table]]:
+    """Tables of all pieces; of those in the second part, from another process."""
+    cut = _cut(data, int(len(data) * _FIRST_PART))
+    if cut is None:
+        raise msgspec.DecodeError("nowhere to cut")
+    # Files, since a pipe would need this process to read and write meanwhile.
     with Path(path).open("rb", buffering=0) as rest, tempfile.TemporaryFile() as answer:
-        rest.seek(cut.end() - 1)
+        rest.seek(cut[1])
         with subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", __file__], stdin=rest, stdout=answer, stderr=subprocess.DEVNULL
         ) as other:
             try:
-                first = _decode(data[: cut.start() + 1] + _CLOSING, _Part)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                parts = [_columns(piece) for piece in _pieces(data, end=cut[0])]
+            except BaseException:
                 other.kill()
-                return None
-            if first.images.pop().id != _MARK:
-                other.kill()
-                return None
-            columns = _columns(first)
-            del first
+                raise
         if other.returncode:
-            return None
+            raise msgspec.DecodeError("not read by the other process")
         with pa.memory_map(f"/dev/fd/{answer.fileno()}") as stream:
-            return columns + Columns(*(pa.ipc.open_stream(stream).read_all() for _ in range(3)))
+            while stream.tell() < stream.size():
+                table = pa.ipc.open_stream(stream).read_all()
+                parts.append({table.schema.metadata[_LIST].decode(): table})
+        return parts
 
 
 def _answer() -> None:
-    """What the second process does."""
-    columns = _columns(_decode(_OPENING + sys.stdin.buffer.read(), _Part))
-    for table in (columns.images, columns.annotations, columns.categories):
-        with pa.ipc.new_stream(sys.stdout.buffer, table.schema) as stream:
-            stream.write_table(table)
+    """What the other process does: tables of a file from an image on."""
+    gc.disable()
+    parts = [_columns(piece) for piece in _pieces(sys.stdin.buffer.read(), opening=_OPENING)]
+    for name in _TABLES:
+        if tables := [part[name] for part in parts if name in part]:
+            table = pa.concat_tables(tables).replace_schema_metadata({_LIST: name})
+            with pa.ipc.new_stream(sys.stdout.buffer, table.schema) as stream:
+                stream.write_table(table)
 
 
-def _decode(data: bytes | mmap.mmap, kind: type[_File]) -> _File:
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are made, and none becomes garbage
-    try:
-        return msgspec.json.decode(data, type=kind)
-    finally:
-        if collecting:
-            gc.enable()
+def _join(parts: list[dict[str, pa.Table]]) -> Columns:
+    tables = {name: [part[name] for part in parts if name in part] for name in _TABLES}
+    if not all(tables.values()):
+        raise msgspec.DecodeError("a list is missing")
+    return Columns(**{name: pa.concat_tables(some).combine_chunks() for name, some in tables.items()})
 
 
-def _columns(content: _File) -> Columns:
-    images, annotations, categories = content.images, content.annotations, content.categories
-    return Columns(
-        pa.table(
-            {
-                "image_id": _ids(_column(images, "id")),
-                "file_name": pa.array(_column(images, "file_name"), pa.string()),
-                "location": _texts(_column(images, "location")),
-                "seq_id": _texts(_column(images, "seq_id")),
-                "dates": pa.array(_column(images, "datetime"), pa.string()),
-                "frame_num": pa.array(_column(images, "frame_num"), pa.int32()),
-                "seq_num_frames": pa.array(_column(images, "seq_num_frames"), pa.int32()),
-                "width": pixels(_column(images, "width")),
-                "height": pixels(_column(images, "height")),
-                "corrupt": pa.array(map(_FLAGS.__contains__, _column(images, "corrupt")), pa.bool_()),
-            }
-        ),
-        pa.table(
-            {
-                "image_id": _ids(_column(annotations, "image_id")),
-                "category_id": pa.array(_column(annotations, "category_id"), pa.int64()),
-                "count": pa.array(_column(annotations, "count"), pa.float64()),
-            }
-        ),
-        pa.table(
-            {
-                "id": pa.array(_column(categories, "id"), pa.int64()),
-                "name": pa.array(_column(categories, "name"), pa.string()),
-            }
-        ),
-    )
+def _pieces(data: bytes | mmap.mmap, *, opening: bytes = b"", end: int | None = None) -> Iterator[_Piece]:
+    """A file, or of one that begins as `opening` says the rest; or what is before `end`, where an image ends.
+
+    A piece that begins or ends outside the lists of images and annotations is a whole file but for what is
+    cut off. In between, what follows up to the next cut is a piece of the same list if it is a list of such
+    objects; else the list has ended. Where the next cut is in no such list, the rest is one piece.
+    """
+    # One place for all pieces: the system would have to find and clear each new one.
+    listed = memoryview(bytearray(PIECE_BYTES + _NEAR + 2))
+    listed[:1] = b"["
+    start = 0
+    with memoryview(data) as whole:
+        while cut := _cut(data, start, end):
+            try:
+                piece = msgspec.json.decode(opening + data[start : cut[0]] + _CLOSING, type=_Piece)
+            except msgspec.DecodeError:
+                break
+            if (name := _take_mark(piece)) is None:
+                break
+            yield piece
+            start = cut[1]
+            while cut := _cut(data, start, end):
+                length = cut[0] - start
+                listed[1 : length + 1], listed[length + 1 : length + 2] = whole[start : cut[0]], b"]"
+                try:
+                    objects = _CUT[name].decode(listed[: length + 2])
+                except msgspec.DecodeError:
+                    break
+                yield _Piece(**{name: objects})
+                start = cut[1]
+            opening = f'{{"{name}": ['.encode()
+    if end is None:
+        yield msgspec.json.decode(opening + data[start:], type=_Piece)
+    else:  # what follows is read as images
+        yield _Piece(images=msgspec.json.decode(b"[" + data[start:end] + b"]", type=list[_Image]))
+        if opening != _OPENING:
+            raise msgspec.DecodeError("cut elsewhere")
+
+
+def _cut(data: bytes | mmap.mmap, start: int, end: int | None = None) -> tuple[int, int] | None:
+    """Where an object ends, and the next one begins, a piece after `start`, and before `end`."""
+    near = start + PIECE_BYTES
+    found = _BETWEEN.search(data, near, near + _NEAR if end is None else min(near + _NEAR, end))
+    return found and (found.start() + 1, found.end() - 1)
+
+
+def _take_mark(piece: _Piece) -> str | None:
+    """Name of the list that was cut, if it was one of those in `_CUT`. The mark is taken out of it."""
+    if piece.images and piece.images[-1].id == _MARK:
+        piece.images.pop()
+        return "images"
+    if piece.annotations and piece.annotations[-1].image_id == _MARK:
+        piece.annotations.pop()
+        return "annotations"
+    return None
+
+
+def _columns(content: _File | _Piece) -> dict[str, pa.Table]:
+    """Tables by the name of the list, for those that are there."""
+    return {
+        name: pa.table(make(objects))
+        for name, make in _TABLES.items()
+        if (objects := getattr(content, name)) is not msgspec.UNSET
+    }
+
+
+def _of_images(images: list[_Image]) -> dict[str, pa.Array]:
+    return {
+        "image_id": _ids(_column(images, "id")),
+        "file_name": pa.array(_column(images, "file_name"), pa.string()),
+        "location": _texts(_column(images, "location")),
+        "seq_id": _texts(_column(images, "seq_id")),
+        "dates": pa.array(_column(images, "datetime"), pa.string()),
+        "frame_num": pa.array(_column(images, "frame_num"), pa.int32()),
+        "seq_num_frames": pa.array(_column(images, "seq_num_frames"), pa.int32()),
+        "width": pixels(_column(images, "width")),
+        "height": pixels(_column(images, "height")),
+        "corrupt": pa.array(map(_FLAGS.__contains__, _column(images, "corrupt")), pa.bool_()),
+    }
+
+
+def _of_annotations(annotations: list[_Annotation]) -> dict[str, pa.Array]:
+    return {
+        "image_id": _ids(_column(annotations, "image_id")),
+        "category_id": pa.array(_column(annotations, "category_id"), pa.int64()),
+        "count": pa.array(_column(annotations, "count"), pa.float64()),
+    }
+
+
+def _of_categories(categories: list[_Category]) -> dict[str, pa.Array]:
+    return {
+        "id": pa.array(_column(categories, "id"), pa.int64()),
+        "name": pa.array(_column(categories, "name"), pa.string()),
+    }
+
+
+_TABLES: dict[str, Callable[[list[Any]], dict[str, pa.Array]]] = {
+    "images": _of_images,
+    "annotations": _of_annotations,
+    "categories": _of_categories,
+}
 
 
 def _column(objects: list[Any], name: str) -> list[Any]:
@@ -227,11 +320,20 @@ def _texts(values: list[Id | None]) -> pa.Array:
     try:
         written = pa.array(values, pa.string())
     except pa.ArrowTypeError:  # numbers among them
-        distinct = {value: text(value) for value in set(values)}
-        return pa.array([distinct[value] for value in values], pa.string())
-    if not pc.any(pc.match_substring_regex(written, _MAY_CHANGE)).as_py():
-        return written
-    return pa.array(map(text, values), pa.string())
+        return pa.array(map(_text, values), pa.string())
+    return written if _are_bare(written) else pa.array(map(_text, values), pa.string())
+
+
+def _are_bare(texts: pa.StringArray) -> bool:
+    """Whether each begins and ends with a visible ASCII character, or is null."""
+    _, offsets, content = texts.buffers()
+    ends = np.frombuffer(offsets, np.int32, len(texts) + 1)
+    is_text = texts.is_valid().to_numpy(zero_copy_only=False)
+    first, last = ends[:-1][is_text], ends[1:][is_text] - 1
+    if (last < first).any():
+        return False
+    letters = np.frombuffer(content or b"", np.uint8)
+    return bool((np.concatenate([letters[first], letters[last]]) - np.uint8(ord("!")) < 94).all())
 
 
 def _whole_pixels(value: object) -> int | None:

@@ -119,11 +119,11 @@ def finish_catalog(
     categories: list[tuple[int, str]],
     notes: Counter[str],
     utc_offset: str | None,
-    no_doubles: bool = False,
+    order: npt.NDArray[np.int64] | None = None,
 ) -> Catalog:
     """`make_catalog` for columns that are Arrow arrays; times and offsets as `parse_dates` gives them.
 
-    `no_doubles`: it is known that no two rows have the same image id.
+    `order`: what `row_order` found, if it is known that no two rows have the same image id.
     """
     if utc_offset is not None:
         offsets = np.where(offsets == NULL_OFFSET, np.int32(offset_minutes(utc_offset)), offsets)
@@ -133,11 +133,11 @@ def finish_catalog(
     for column in CATALOG:
         columns.setdefault(column.name, pa.nulls(len(times), column.type))
     table = pa.table(columns).select(CATALOG.names).cast(CATALOG)
-    if not no_doubles:
+    if order is None:
         table = _without_doubles(table, where, notes)
     with ThreadPoolExecutor(2) as beside:
         files = beside.submit(pc.unique, table["file_name"])
-        rows = pa.array(_order(table))
+        rows = pa.array(row_order(table) if order is None else order)
         in_order = list(beside.map(lambda column: column.take(rows), table.columns))
     if twice := table.num_rows - len(files.result()):
         notes["images whose file another image id has, too"] += twice
@@ -164,6 +164,41 @@ def read_times(
     if placeholders:
         notes[f"dates such as {dates[placeholders[0]].as_py()!r}, taken as no date"] += len(placeholders)
     return times, offsets
+
+
+def row_order(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Row numbers, by location, start of the sequence, sequence, frame, time, image id; nulls last."""
+    # All that comes before the frame is the same for a whole sequence, so that these are sorted first.
+    location, seq_id = (_ranks(table[name]) for name in ("location", "seq_id"))
+    time = np.asarray(table["datetime"].cast(pa.int64()).fill_null(_LAST))
+    sequences = pa.array(location * (seq_id.max() + 1) + seq_id).dictionary_encode()
+    group = sequences.indices.to_numpy().astype(np.int64)
+    # Images without a sequence are not one: each has its own start.
+    alone = np.flatnonzero(table["seq_id"].is_null())
+    group[alone] = len(sequences.dictionary) + np.arange(len(alone))
+    start = np.full(len(sequences.dictionary) + len(alone), _LAST)
+    np.minimum.at(start, group, time)
+    # A row of each; the key that images without a sequence share stays empty, and is of no matter.
+    first = np.zeros(len(start), np.int64)
+    first[group] = np.arange(len(group))
+    keys = (seq_id[first], start, location[first])
+    in_order = np.lexsort(keys)
+    is_next = np.any([np.diff(key[in_order], prepend=-1) != 0 for key in keys], axis=0)
+    rank = np.empty(len(start), np.int64)
+    rank[in_order] = np.cumsum(is_next)
+    frame = table["frame_num"]
+    least, most = (value.as_py() or 0 for value in pc.min_max(frame).values())
+    # At most the number of images times 2 ** 32.
+    place = rank[group] * (most - least + 2) + np.asarray(frame.cast(pa.int64()).fill_null(most + 1)) - least
+    rows = np.argsort(place)
+    is_same = np.diff(place[rows]) == 0
+    ties = np.flatnonzero(np.append(is_same, False) | np.insert(is_same, 0, False))
+    if len(ties):
+        tied = table.select(["datetime", "image_id"]).take(pa.array(rows[ties]))
+        tied = tied.append_column("place", pa.array(place[rows[ties]]))
+        keys_of_ties = [(key, "ascending") for key in ("place", "datetime", "image_id")]
+        rows[ties] = rows[ties][pc.sort_indices(tied, sort_keys=keys_of_ties)]
+    return rows
 
 
 def group_labels(
@@ -226,43 +261,6 @@ def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Tab
             raise InputError(f"{where}: image id {image_id!r} stands for {what}; an id should name one image")
     notes["images listed twice, the same each time"] += table.num_rows - len(kept)
     return table.take(pa.array(kept))
-
-
-def _order(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Row numbers, by location, start of the sequence, sequence, frame, time, image id; nulls last.
-
-    All that comes before the frame is the same for a whole sequence, so that these are sorted first.
-    """
-    location, seq_id = (_ranks(table[name]) for name in ("location", "seq_id"))
-    time = np.asarray(table["datetime"].cast(pa.int64()).fill_null(_LAST))
-    sequences = pa.array(location * (seq_id.max() + 1) + seq_id).dictionary_encode()
-    group = sequences.indices.to_numpy().astype(np.int64)
-    # Images without a sequence are not one: each has its own start.
-    alone = np.flatnonzero(table["seq_id"].is_null())
-    group[alone] = len(sequences.dictionary) + np.arange(len(alone))
-    start = np.full(len(sequences.dictionary) + len(alone), _LAST)
-    np.minimum.at(start, group, time)
-    # A row of each; the key that images without a sequence share stays empty, and is of no matter.
-    first = np.zeros(len(start), np.int64)
-    first[group] = np.arange(len(group))
-    keys = (seq_id[first], start, location[first])
-    in_order = np.lexsort(keys)
-    is_next = np.any([np.diff(key[in_order], prepend=-1) != 0 for key in keys], axis=0)
-    rank = np.empty(len(start), np.int64)
-    rank[in_order] = np.cumsum(is_next)
-    frame = table["frame_num"]
-    least, most = (value.as_py() or 0 for value in pc.min_max(frame).values())
-    # At most the number of images times 2 ** 32.
-    place = rank[group] * (most - least + 2) + np.asarray(frame.cast(pa.int64()).fill_null(most + 1)) - least
-    rows = np.argsort(place)
-    is_same = np.diff(place[rows]) == 0
-    ties = np.flatnonzero(np.append(is_same, False) | np.insert(is_same, 0, False))
-    if len(ties):
-        tied = table.select(["datetime", "image_id"]).take(pa.array(rows[ties]))
-        tied = tied.append_column("place", pa.array(place[rows[ties]]))
-        keys_of_ties = [(key, "ascending") for key in ("place", "datetime", "image_id")]
-        rows[ties] = rows[ties][pc.sort_indices(tied, sort_keys=keys_of_ties)]
-    return rows
 
 
 def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:

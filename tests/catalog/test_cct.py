@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import zipfile
 from pathlib import Path
@@ -343,73 +344,102 @@ def test_ids_of_one_hash_are_told_apart(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "camtrap_batch.catalog.cct._hashes",
-            lambda texts: np.asarray(pc.binary_length(texts)).astype(np.uint64) % np.uint64(hashes),
+            lambda *columns: np.concatenate([pc.binary_length(ids) for ids in columns]) % hashes,
         )
         found = read_cct(path)
     assert found.table.equals(expected.table)
     assert found.notes == expected.notes
 
 
-def test_two_processes_read_what_one_does(tmp_path: Path) -> None:
+def many(n_images: int, n_annotations: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     images = [
         image(f"a{n}", location=n, width=n, seq_id=None if n % 3 else f"s{n}", corrupt=n % 5 == 0)
-        for n in range(40)
+        for n in range(n_images)
     ]
-    marks = [{"image_id": f"a{n}", "category_id": n % 2} for n in range(7)]
-    path = Path(write(tmp_path / "a.json", images, marks))
-    data = path.read_bytes()
-    found = cct_columns._read_in_two_parts(data, str(path))
-    whole = cct_columns.read_columns(data, str(path))
-    assert found is not None
-    for name in ("images", "annotations", "categories"):
-        assert getattr(found, name).equals(getattr(whole, name))
-    assert whole.images.num_rows == 40
+    return images, [{"image_id": f"a{n}", "category_id": n % 2, "count": n} for n in range(n_annotations)]
+
+
+def is_whole(found: cct_columns.Columns, data: bytes) -> bool:
+    whole = cct_columns._whole(data)
+    return all(
+        getattr(found, name).equals(getattr(whole, name)) for name in ("images", "annotations", "categories")
+    )
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cct_columns, "PIECE_BYTES", 300)
 
 
 @pytest.mark.parametrize(
-    ("images", "annotations"),
-    [
-        pytest.param(2, 60, id="cut among annotations"),
-        pytest.param(0, 0, id="nowhere to cut"),
-    ],
+    "order", [*itertools.permutations(["images", "annotations", "categories"]), ("info", "images", "more")]
 )
-def test_a_cut_elsewhere_is_none(tmp_path: Path, images: int, annotations: int) -> None:
-    marks = [{"image_id": "a0", "category_id": 1, "file_name": "x", "id": n} for n in range(annotations)]
-    path = Path(write(tmp_path / "a.json", [image(f"a{n}") for n in range(images)], marks))
-    assert cct_columns._read_in_two_parts(path.read_bytes(), str(path)) is None
+@pytest.mark.usefixtures("small_pieces")
+def test_pieces_are_the_whole(order: tuple[str, ...]) -> None:
+    images, annotations = many(40, 50)
+    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    content |= {"info": {"a": [{"b": 1}, {"b": 2}]}, "more": [{"id": n} for n in range(5)]}
+    data = json.dumps({name: content[name] for name in dict.fromkeys([*order, *content])}, indent=1).encode()
+    pieces = list(cct_columns._pieces(data))
+    assert len(pieces) > 3
+    assert is_whole(cct_columns._join(list(map(cct_columns._columns, pieces))), data)
 
 
-@pytest.mark.parametrize("place", ["in a text", "in an object", "in a second list"])
-def test_what_looks_like_the_end_of_an_image_is_none(tmp_path: Path, place: str) -> None:
-    between = "}, {" * 400
-    odd = {
-        "in a text": {"note": between},
-        "in an object": {"boxes": [{"x": 1}] * 400},
-        "in a second list": {"boxes": [[{"x": 1}] * 400]},
-    }[place]
-    path = Path(write(tmp_path / "a.json", [image("a"), {**image("b"), **odd}, image("c")]))
+@pytest.mark.usefixtures("small_pieces")
+@given(
+    images=st.lists(st.integers(0, 9), max_size=60),
+    annotations=st.lists(st.integers(0, 9), max_size=60),
+    padding=st.text(alphabet='}{, "\\[]', max_size=40),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+def test_what_looks_like_a_cut_is_none(images: list[int], annotations: list[int], padding: str) -> None:
+    """Ends of objects in texts and in objects, as many as there are pieces."""
+    content = {
+        "images": [image(n, note=padding, boxes=[{"x": n}] * n) for n in images],
+        "annotations": [{"image_id": n, "category_id": 1, "boxes": [[{}, {}]] * n} for n in annotations],
+        "categories": CATEGORIES,
+    }
+    data = json.dumps(content).encode()
+    assert is_whole(cct_columns.read_columns(data, "a.json"), data)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_two_processes_read_what_one_does(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "a.json", *many(60, 20)))
     data = path.read_bytes()
-    assert cct_columns._read_in_two_parts(data, str(path)) is None
-    assert cct_columns.read_columns(data, str(path)).images["image_id"].to_pylist() == ["a", "b", "c"]
+    assert is_whole(cct_columns._join(cct_columns._read_by_two(data, str(path))), data)
 
 
-@pytest.mark.parametrize("spoil", ["first part", "second part", "other process"])
-def test_what_two_processes_cannot_read_is_said_by_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("wrong", ["first part", "second part", "cut among annotations", "other process"])
+def test_what_two_processes_cannot_read_is_said_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    path = Path(write(tmp_path / "a.json", [image(f"a{n}") for n in range(40)]))
-    content = json.loads(path.read_text())
-    if spoil == "other process":
+    images, annotations = many(60, 400 if wrong == "cut among annotations" else 20)
+    is_wrong = wrong.endswith("part")
+    if is_wrong:
+        images[3 if wrong == "first part" else -3]["datetime"] = 7
+    path = write(tmp_path / "a.json", images, annotations)
+    monkeypatch.setattr(cct_columns, "FOR_TWO_BYTES", 0)
+    if wrong == "other process":
         monkeypatch.setattr("camtrap_batch.catalog.cct_columns.sys.executable", "/bin/false")
+    if is_wrong:
+        with pytest.raises(InputError, match=r"not COCO Camera Traps: .*images\[\d+\]\.datetime"):
+            read_cct(path)
     else:
-        content["images"][0 if spoil == "first part" else -1]["datetime"] = 7
+        assert read_cct(path).table.num_rows == 60
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("name", ["images", "annotations", "categories"])
+def test_a_list_that_no_piece_has_is_missing(tmp_path: Path, name: str) -> None:
+    images, annotations = many(40, 50)
+    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    del content[name]
+    path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
-    monkeypatch.setattr("camtrap_batch.catalog.cct_columns.LARGE_BYTES", 0)
-    if spoil == "other process":
-        assert read_cct(str(path)).table.num_rows == 40
-    else:
-        with pytest.raises(InputError, match=r"not COCO Camera Traps: .*datetime"):
-            read_cct(str(path))
+    with pytest.raises(InputError, match=f"missing required field `{name}`"):
+        read_cct(str(path))
 
 
 def test_a_zip_file_by_another_name(tmp_path: Path) -> None:
