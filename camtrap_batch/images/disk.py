@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -17,15 +14,11 @@ import pyarrow as pa
 import stamina
 
 from camtrap_batch.errors import InputError
+from camtrap_batch.images.folders import CantList, look_up
 from camtrap_batch.images.source import KEY, Listing, are_unsafe
 
 # What a network disk, or a bad cable, may not say the next time.
 _MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET})
-
-# Of a disk across a network, of which each answer takes a while: seconds a file, and in all, waited for.
-_SLOW_S = 50e-6
-_TRIAL_S = 0.2
-_LOOKS_AT_ONCE = 16
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -59,35 +52,15 @@ class Disk:
 
     def listing(self, file_names: Sequence[str]) -> Listing:
         """Each folder is listed, no file is opened; many at a time where the disk answers slowly."""
-        sizes, times = [-1] * len(file_names), [0] * len(file_names)
-
-        def look(folder: str, rows: list[int]) -> None:
-            start = len(folder) + 1 if folder else 0
-            wanted = {file_names[row][start:]: row for row in rows}
-            self._look(folder, wanted, sizes, times)
-            if len(wanted) < len(rows):  # a file that several images name
-                for row in rows:
-                    first = wanted[file_names[row][start:]]
-                    sizes[row], times[row] = sizes[first], times[first]
-
         rows = np.flatnonzero(~are_unsafe(file_names)).tolist()
         rows.sort(key=file_names.__getitem__)
-        grouped = itertools.groupby(rows, lambda row: file_names[row].rpartition("/")[0])
-        folders = ((folder, list(group)) for folder, group in grouped)
-        waited, looked_at = 0.0, 0
-        for folder, group in folders:
-            began = time.perf_counter() - time.thread_time()
-            look(folder, group)
-            waited += time.perf_counter() - time.thread_time() - began
-            looked_at += len(group)
-            if waited > _TRIAL_S and waited > _SLOW_S * looked_at:
-                break
-        with ThreadPoolExecutor(_LOOKS_AT_ONCE) as beside:  # what is left where the disk is slow
-            while some := list(itertools.islice(folders, 16 * _LOOKS_AT_ONCE)):
-                list(beside.map(look, *zip(*some, strict=True)))
-        is_there = np.array(sizes, np.int64) >= 0
-        modified = pa.array(times, pa.int64(), mask=~is_there).cast(pa.string()).to_pylist()
-        return Listing(np.array(sizes, np.int64), modified)
+        sizes, times = np.full(len(file_names), -1), np.zeros(len(file_names), np.int64)
+        try:
+            sizes[rows], times[rows] = look_up(self.path, [file_names[row] for row in rows])
+        except CantList as wrong:
+            raise self._cant_list(wrong.folder or self.path, wrong.problem) from None
+        modified = pa.array(times, pa.int64(), mask=sizes < 0).cast(pa.string()).to_pylist()
+        return Listing(sizes, modified)
 
     def walk(self) -> Iterator[str]:
         def refuse(problem: OSError) -> None:
@@ -125,25 +98,6 @@ class Disk:
             return _read_up_to(handle, info.st_size if end is None else min(info.st_size, end))
         finally:
             os.close(handle)
-
-    def _look(self, folder: str, wanted: Mapping[str, int], sizes: list[int], times: list[int]) -> None:
-        """Note bytes and modification time of the wanted files of a folder, name -> row."""
-        try:
-            with os.scandir(f"{self.path}/{folder}") as entries:
-                for entry in entries:
-                    row = wanted.get(entry.name)
-                    if row is None:
-                        continue
-                    try:
-                        info = entry.stat()
-                    except OSError:  # a dangling link, or removed since
-                        continue
-                    if stat.S_ISREG(info.st_mode):
-                        sizes[row], times[row] = info.st_size, info.st_mtime_ns
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return
-        except OSError as problem:
-            raise self._cant_list(folder or self.path, problem) from None
 
     def _cant_list(self, where: str, problem: OSError) -> InputError:
         if where != self.path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -73,11 +74,12 @@ def find_all(store: Run, catalog: Snapshot, manifest: Snapshot, near_bits: int) 
         raise BrokenPromise("findings: the manifest's rows are not the catalog's; nothing was committed")
     # Where "the future" begins.
     now = np.datetime64(manifest.created.removesuffix("Z"), "us")
-    found = [find_other_sizes(said.select(_SIZES), files.select(_SIZES)), *find_wrong_dates(files, now)]
+    # Arrow and NumPy let Python go on meanwhile.
+    with ThreadPoolExecutor(1) as beside:
+        duplicates = beside.submit(find_duplicates, files.select(DUPLICATE_COLUMNS), near_bits)
+        found = [find_other_sizes(said.select(_SIZES), files.select(_SIZES)), *find_wrong_dates(files, now)]
+        found += duplicates.result()
     del said
-    # What nothing after them needs is not in memory beside the duplicates, of which there may be many.
-    files = files.select(["image_id", *DUPLICATE_COLUMNS])
-    found += find_duplicates(files, near_bits)
     names = files.select(["image_id", "file_name", "location"])
     del files
     found.sort(key=lambda each: _ORDER.index(each.kind))

@@ -163,7 +163,7 @@ def test_a_disk_that_answers_slowly_is_asked_by_several_threads(
     scandir = os.scandir
     root = ImageRoot(str(tmp_path))
     assert root.listing(names).sizes.tolist() == list(range(120))
-    monkeypatch.setattr("camtrap_batch.images.disk._TRIAL_S", 0.01)
+    monkeypatch.setattr("camtrap_batch.images.folders._TRIAL_S", 0.01)
     monkeypatch.setattr(os, "scandir", slowly)
     assert root.listing([*names, "no/a.jpg", names[7]]).sizes.tolist() == [*range(120), -1, 7]
     assert len(threads) > 2
@@ -171,6 +171,24 @@ def test_a_disk_that_answers_slowly_is_asked_by_several_threads(
     (tmp_path / "031").symlink_to("031")  # of itself
     with pytest.raises(InputError, match=r"folder '031': can't be listed"):
         root.listing(names)
+
+
+@pytest.mark.parametrize("python", [sys.executable, "/bin/false"])
+def test_very_many_files_are_listed_by_two_processes(
+    python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the second one does not get through."""
+    names = [f"é{number % 7}/{number}.jpg" for number in range(50)]
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(number))
+    root = ImageRoot(str(tmp_path))
+    expected = root.listing([*names, "no.jpg", "no/a.jpg", names[-1]])
+    monkeypatch.setattr("camtrap_batch.images.folders.FOR_TWO", 2)
+    monkeypatch.setattr("camtrap_batch.images.folders.sys.executable", python)
+    found = root.listing([*names, "no.jpg", "no/a.jpg", names[-1]])
+    assert found.sizes.tolist() == [*range(50), -1, -1, 49]
+    assert found.modified == expected.modified
 
 
 def test_version_changes_with_the_file(root: ImageRoot) -> None:
