@@ -44,6 +44,7 @@ LOSSES_BEFORE_HALVING = 3
 ERRORS_BEFORE_FAILED = 3
 LOSSES_ALONE_BEFORE_CRASHED = 2
 _UNFIT_BEFORE_GIVING_UP = 20  # one after the other, with no shard done between them
+_SHARDS_OF_A_GRAPH = 64  # with payloads of 30 to 100 kB each
 _POLL_S = 0.5
 _LOOK_AT_WORKERS_S = 5.0
 _LAST_ERRORS_ARRIVE_S = 0.2
@@ -299,7 +300,7 @@ class _FanOut:
         return bool(self.in_flight)
 
     def _submit(self, attempts: list[_Attempt]) -> None:
-        """Submit these as one graph, since each graph costs the scheduler as much as several tasks."""
+        """Submit these in few graphs, since each one costs the scheduler as much as several tasks."""
         keys = []
         for attempt in attempts:
             keys.append(f"{self.plan.stage}-{self.plan.id}-{attempt.shard.id}-{attempt.tries}-{self.token}")
@@ -315,6 +316,7 @@ class _FanOut:
                 work=self.work,
                 sight=self.sight,
                 stall_s=self.stall_s,
+                batch_size=_SHARDS_OF_A_GRAPH,
                 pure=False,
                 resources=self.resources,
             )

@@ -74,12 +74,14 @@ def find_all(store: Run, catalog: Snapshot, manifest: Snapshot, near_bits: int) 
         raise BrokenPromise("findings: the manifest's rows are not the catalog's; nothing was committed")
     # Where "the future" begins.
     now = np.datetime64(manifest.created.removesuffix("Z"), "us")
+    found = [find_other_sizes(said.select(_SIZES), files.select(_SIZES))]
+    del said
+    pa.default_memory_pool().release_unused()  # what reading took
     # Arrow and NumPy let Python go on meanwhile.
     with ThreadPoolExecutor(1) as beside:
         duplicates = beside.submit(find_duplicates, files.select(DUPLICATE_COLUMNS), near_bits)
-        found = [find_other_sizes(said.select(_SIZES), files.select(_SIZES)), *find_wrong_dates(files, now)]
+        found += find_wrong_dates(files, now)
         found += duplicates.result()
-    del said
     names = files.select(["image_id", "file_name", "location"])
     del files
     found.sort(key=lambda each: _ORDER.index(each.kind))

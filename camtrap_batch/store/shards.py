@@ -163,8 +163,11 @@ def settled(shard: Shard, receipts: dict[str, Receipt]) -> list[Receipt] | None:
         return [receipt]
     if shard.rows < 2:
         return None
-    parts = [settled(half, receipts) for half in shard.halves()]
-    return None if None in parts else [receipt for part in parts if part for receipt in part]
+    first, second = shard.halves()
+    # Of a shard that is not begun, not all single images are looked for.
+    if (before := settled(first, receipts)) is None or (after := settled(second, receipts)) is None:
+        return None
+    return before + after
 
 
 def all_settled(plan: Plan, receipts: dict[str, Receipt]) -> list[Receipt]:
