@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec.core import url_to_fs
 
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
 from camtrap_batch.catalog.jsonfile import read_json
@@ -137,7 +139,7 @@ def _hashes(*columns: pa.StringArray) -> npt.NDArray[np.uint64] | None:
 def _read(path: str) -> Columns:
     data = read_json(path, "dataset.metadata")
     try:
-        return read_columns(data, path)
+        return read_columns(data, Path(url_to_fs(path)[1]))
     except msgspec.ValidationError as problem:
         raise InputError(f"{path}: not COCO Camera Traps: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:

@@ -109,19 +109,19 @@ class Columns:
     categories: pa.Table
 
 
-def read_columns(data: bytes | mmap.mmap, path: str) -> Columns:
-    """Parse a COCO Camera Traps file; `data` is mapped where `path` is a plain file of this machine.
+def read_columns(data: bytes | mmap.mmap, path: Path) -> Columns:
+    """Parse a COCO Camera Traps file. Raises what msgspec.json.decode does.
 
-    Raises what msgspec.json.decode does.
+    `path` is that of the file where it is one of this machine, and `data` mapped.
     """
-    is_mapped = isinstance(data, mmap.mmap)
+    has_file = isinstance(data, mmap.mmap) and path.is_file()
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects are made, and none becomes garbage
     try:
         if len(data) < 2 * PIECE_BYTES:
             return _whole(data)
         try:
-            if is_mapped and len(data) >= FOR_TWO_BYTES and (os.cpu_count() or 1) > 1:
+            if has_file and len(data) >= FOR_TWO_BYTES and (os.cpu_count() or 1) > 1:
                 return _join(_read_by_two(data, path))
             return _join([_columns(piece) for piece in _pieces(data)])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -158,13 +158,13 @@ def _whole(data: bytes | mmap.mmap) -> Columns:
     return Columns(**_columns(msgspec.json.decode(data, type=_File)))
 
 
-def _read_by_two(data: bytes | mmap.mmap, path: str) -> list[dict[str, pa.Table]]:
+def _read_by_two(data: bytes | mmap.mmap, path: Path) -> list[dict[str, pa.Table]]:
     """Tables of all pieces; of those in the second part, from another process."""
     cut = _cut(data, int(len(data) * _FIRST_PART))
     if cut is None:
         raise msgspec.DecodeError("nowhere to cut")
     # Files, since a pipe would need this process to read and write meanwhile.
-    with Path(path).open("rb", buffering=0) as rest, tempfile.TemporaryFile() as answer:
+    with path.open("rb", buffering=0) as rest, tempfile.TemporaryFile() as answer:
         rest.seek(cut[1])
         with subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", __file__], stdin=rest, stdout=answer, stderr=subprocess.DEVNULL

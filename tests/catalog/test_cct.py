@@ -400,14 +400,14 @@ def test_what_looks_like_a_cut_is_none(images: list[int], annotations: list[int]
         "categories": CATEGORIES,
     }
     data = json.dumps(content).encode()
-    assert is_whole(cct_columns.read_columns(data, "a.json"), data)
+    assert is_whole(cct_columns.read_columns(data, Path("a.json")), data)
 
 
 @pytest.mark.usefixtures("small_pieces")
 def test_two_processes_read_what_one_does(tmp_path: Path) -> None:
     path = Path(write(tmp_path / "a.json", *many(60, 20)))
     data = path.read_bytes()
-    assert is_whole(cct_columns._join(cct_columns._read_by_two(data, str(path))), data)
+    assert is_whole(cct_columns._join(cct_columns._read_by_two(data, path)), data)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -428,6 +428,15 @@ def test_what_two_processes_cannot_read_is_said_of_the_whole(
             read_cct(path)
     else:
         assert read_cct(path).table.num_rows == 60
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("url", ["{}", "file://{}", "simplecache::file://{}"])
+def test_two_processes_by_any_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    path = write(tmp_path / "a.json", *many(60, 20))
+    expected = read_cct(path)
+    monkeypatch.setattr(cct_columns, "FOR_TWO_BYTES", 0)
+    assert read_cct(url.format(path)).table.equals(expected.table)
 
 
 @pytest.mark.usefixtures("small_pieces")
