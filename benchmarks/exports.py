@@ -1,6 +1,6 @@
 """Exports of a run of WCS Camera Traps' size: seconds, size and peak memory of each format.
 
-    python benchmarks/exports.py [--images N] [--to FORMAT] [--scratch DIR]
+    python benchmarks/exports.py [--boxes] [--images N] [--to FORMAT] [--scratch DIR]
 
 Written first: a run folder of the published shape (1,369,991 images, 3,911 locations, 179,579 sequences), its
 tables through the store's own functions, with top-5 predictions made by chance, and sequences, events and
@@ -37,7 +37,7 @@ from camtrap_batch.store.tables import write_table
 
 LIMIT_GB = 1.0
 MODEL = "0123456789abcdef"
-SHARDS = {"manifest": 500, "predictions": 256}
+SHARDS = {"manifest": 500, "predictions": 256, "detections": 400}
 """Rows of a file, as the stages write them."""
 ENDINGS = {"csv": ".csv", "camtrap-dp": ""}
 NAMES = ["empty", *(f"species {number}" for number in range(1, CATEGORIES))]
@@ -46,6 +46,7 @@ NAMES = ["empty", *(f"species {number}" for number in range(1, CATEGORIES))]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help=f"default: {IMAGES:,}")
+    parser.add_argument("--boxes", action="store_true", help="with those of a detector, too")
     parser.add_argument("--to", choices=FORMATS, help="default: each")
     parser.add_argument("--scratch", metavar="DIR", help="on the disk to be used (default: the system's)")
     options = parser.parse_args()
@@ -54,11 +55,12 @@ def main() -> int:
         with report.timed("run folder written"):
             # In a process of its own: its memory would count as that of the commands it starts.
             if (child := os.fork()) == 0:
-                write_run(folder, options.images)
+                write_run(folder, options.images, boxes=options.boxes)
                 os._exit(0)
             if os.waitpid(child, 0)[1]:
                 raise SystemExit("the run folder could not be written")
-        print(f"{options.images:,} images, {CORES} cores, load {os.getloadavg()[0]:.1f}", flush=True)
+        boxes = ", with boxes" if options.boxes else ""
+        print(f"{options.images:,} images{boxes}, {CORES} cores, load {os.getloadavg()[0]:.1f}", flush=True)
         for to in (options.to,) if options.to else FORMATS:
             measure(report, folder, to)
         return report.end()
@@ -94,7 +96,7 @@ def peak_bytes(usage: resource.struct_rusage) -> int:
     return usage.ru_maxrss * 1024
 
 
-def write_run(folder: Path, n: int) -> None:
+def write_run(folder: Path, n: int, *, boxes: bool) -> None:
     """A run folder with all tables that exports read."""
     (folder / "images").mkdir()
     (folder / "job.yaml").write_text(
@@ -109,7 +111,10 @@ def write_run(folder: Path, n: int) -> None:
     commit(run, "manifest", manifest, {"catalog": 1})
     usable = manifest.filter(pa.compute.is_in(manifest["status"].cast("string"), pa.array(schemas.USABLE)))
     predictions = make_predictions(rng, usable)
-    commit(run, "predictions", predictions, {"manifest": 1, "model": MODEL})
+    made_from: dict[str, object] = {"manifest": 1, "model": MODEL}
+    if boxes:
+        made_from = commit(run, "detections", make_boxes(rng, predictions), made_from)
+    commit(run, "predictions", predictions, made_from, {"detections": {"threshold": 0.2}} if boxes else None)
     card = ModelInfo(
         MODEL,
         "resnet18",
@@ -214,6 +219,30 @@ def make_predictions(rng: np.random.Generator, usable: pa.Table) -> pa.Table:
             "source": pa.repeat("thumbnail", n),
             "status": pa.repeat("ok", n),
             "manifest_snapshot": pa.array(np.ones(n, np.int32)),
+        }
+    )
+
+
+def make_boxes(rng: np.random.Generator, predictions: pa.Table) -> pa.Table:
+    """A box with the image's label where it is not empty, in each image one that is none."""
+    n = predictions.num_rows
+    has_animal = np.asarray(predictions["label"].combine_chunks()) != "empty"
+    image = np.sort(np.concatenate([np.arange(n), np.flatnonzero(has_animal)]))
+    is_first = np.diff(image, prepend=-1) != 0
+    is_animal = has_animal[image] & is_first
+    corner = rng.uniform(0, 0.5, (2, len(image))).astype(np.float32)
+    labels = predictions["label"].combine_chunks().take(pa.array(image))
+    return pa.table(
+        {
+            "image_id": predictions["image_id"].combine_chunks().take(pa.array(image)),
+            "x": corner[0],
+            "y": corner[1],
+            "w": np.full(len(image), 0.25, np.float32),
+            "h": np.full(len(image), 0.25, np.float32),
+            "category": pa.repeat("animal", len(image)),
+            "confidence": np.where(is_animal, 0.9, 0.1).astype(np.float32),
+            "label": pa.compute.if_else(pa.array(is_animal), labels, None),
+            "label_confidence": pa.array(np.full(len(image), 0.8, np.float32), mask=~is_animal),
         }
     )
 
