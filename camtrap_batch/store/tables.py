@@ -142,17 +142,17 @@ def finish_shard(
     attempt = attempt or new_attempt()
     began = time.monotonic()
     phases.enter("write")
-    places = [
-        (name, start, f"tables/{name}/{plan_id}/{shard.id}-{attempt}{f'-{start}' if start else ''}.parquet")
-        for name, table in tables.items()
-        for start in range(0, table.num_rows or 1, _ROWS_OF_A_FILE)
-    ]
-    with ThreadPoolExecutor(_WRITES_AT_ONCE) as pool:
-        written = [
-            pool.submit(write_table, folder, name, path, tables[name].slice(start, _ROWS_OF_A_FILE))
-            for name, start, path in places
-        ]
-        files = tuple(file.result() for file in written)
+    files: tuple[File, ...] = ()
+    for name, table in tables.items():
+        stem = f"tables/{name}/{plan_id}/{shard.id}-{attempt}"
+        if table.num_rows <= _ROWS_OF_A_FILE:
+            files += (write_table(folder, name, f"{stem}.parquet", table),)
+            continue
+        starts = range(0, table.num_rows, _ROWS_OF_A_FILE)
+        paths = [f"{stem}-{start}.parquet" for start in starts]
+        parts = [table.slice(start, _ROWS_OF_A_FILE) for start in starts]
+        with ThreadPoolExecutor(_WRITES_AT_ONCE) as pool:
+            files += tuple(pool.map(functools.partial(write_table, folder, name), paths, parts))
     rows = sum(file.rows for file in files if file.table == files[0].table)
     if files and rows != shard.rows:
         raise BrokenPromise(f"{stage}: shard {shard.id} has {shard.rows} rows in and {rows} rows out")
