@@ -164,6 +164,14 @@ def test_old_snapshots_stay_readable(folder: Folder) -> None:
         snapshots.load(folder, "selection", 7)
 
 
+def test_a_large_table_becomes_several_files(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("camtrap_batch.store.tables._ROWS_OF_A_FILE", 1)
+    plan = make_plan()
+    run(folder, plan)
+    assert read(folder) == rows_of(folder, plan)
+    assert len(snapshots.load(folder, "selection", 1).files) == 6
+
+
 def test_two_drivers_at_once_make_one_result(folder: Folder) -> None:
     plan = make_plan()
     run(folder, plan)
