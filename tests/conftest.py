@@ -12,6 +12,7 @@ import pytest
 import yaml
 from distributed import Client
 from support import Processes, command
+from support_cluster import Started
 from support_s3 import ENVIRONMENT, s3_server
 
 from camtrap_batch.cluster import Local, Workers, open_cluster
@@ -147,3 +148,14 @@ def job_folder(undisturbed: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Started]:
+    """Processes of a cluster, ended with the test."""
+    (tmp_path / "dask").mkdir()
+    started = Started(tmp_path / "dask")
+    try:
+        yield started
+    finally:
+        started.stop()

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,6 @@ from support_cluster import Started, camtrap, write_job
 pytestmark = pytest.mark.timeout(180)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a disk away from a process")
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Started]:
-    (tmp_path / "dask").mkdir()
-    started = Started(tmp_path / "dask")
-    try:
-        yield started
-    finally:
-        started.stop()
 
 
 def validate(folder: Path, address: str, *options: str) -> subprocess.CompletedProcess[str]:

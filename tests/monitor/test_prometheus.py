@@ -29,16 +29,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Started]:
-    (tmp_path / "dask").mkdir()
-    started = Started(tmp_path / "dask")
-    try:
-        yield started
-    finally:
-        started.stop()
-
-
 def scrape_configuration(address: str) -> dict[str, Any]:
     """That of compose.yaml, with the names of its services replaced by ports of this machine."""
     with Client(address, set_as_default=False) as client:
