@@ -1,8 +1,9 @@
 """From the bytes of an image to small pixels, and what the decoder had to say.
 
-JPEG files are decoded once, by libjpeg-turbo, at the smallest scale that still serves: a scaled decode reads
-the whole entropy-coded stream, so it finds every fault that a full one finds, in less than half the time. Its
-warnings, which Pillow swallows, tell `damaged` from `ok`. Everything else goes through Pillow.
+JPEG files are decoded once, at the smallest scale that still serves: a scaled decode reads the whole
+entropy-coded stream, so it finds every fault that a full one finds, in less than half the time. Sound files
+of the usual kind are read by `baseline`; all others by libjpeg-turbo, whose warnings, which Pillow swallows,
+tell `damaged` from `ok`. What is no JPEG goes through Pillow.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import simplejpeg
@@ -85,8 +87,26 @@ def jpeg_header(data: bytes) -> tuple[int, int, str] | None:
     return int(width), int(height), _MODES.get(space, "RGB")
 
 
+@cache
+def prepare() -> None:
+    """Load the compiled part of the decoder, and compile it where this machine never did: some seconds.
+
+    Without this, the first image to be decoded pays for it.
+    """
+    from camtrap_batch.images.baseline import decode_baseline
+
+    decode_baseline(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)), 1)
+
+
 def decode_jpeg(data: bytes, wanted: int) -> Decoded:
     """Decode a JPEG file to `wanted` pixels or a little more on its short side."""
+    from camtrap_batch.images.baseline import decode_baseline  # numba takes half a second to import
+
+    sound = decode_baseline(data, wanted)
+    return _decode_by_libjpeg(data, wanted) if sound is None else Decoded("ok", None, sound)
+
+
+def _decode_by_libjpeg(data: bytes, wanted: int) -> Decoded:
     smallest = {"min_width": wanted, "min_height": wanted}
     try:
         height, width, coded, _ = simplejpeg.decode_jpeg_header(data, strict=False, **smallest)

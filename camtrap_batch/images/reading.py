@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from camtrap_batch import phases
-from camtrap_batch.images.decode import one_line
+from camtrap_batch.images.decode import one_line, prepare
 from camtrap_batch.images.judge import Limits, Verdict, judge
 from camtrap_batch.images.kinds import other_kind
 from camtrap_batch.images.root import ImageRoot, is_unsafe
@@ -42,6 +42,7 @@ def judge_files(
     places : of each file in an archive, as the listing says
     clock : seconds spent waiting for `read`, and in `decode`, are added to it
     """
+    prepare()  # not within the time of an image
     n = len(file_names)
     ahead = _ReadAhead(root, file_names, limits, sizes or [-1] * n, places or [None] * n)
     verdicts: list[Verdict] = []

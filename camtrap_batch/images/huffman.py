@@ -1,0 +1,407 @@
+"""The entropy-coded part of a baseline JPEG, read by compiled loops.
+
+What makes it faster than a decoder: of most coefficients nothing but their number of bits matters here, so
+one look into a table steps over as many codes, with their values, as fit into `LOOK` bits. The lowest
+frequencies alone are kept. A stream is sound or not; what is wrong with one that is not, libjpeg has to say.
+
+ITU-T T.81 (1992): sections F.2.2 (decoding), C (tables of codes), B.1.1.5 (stuffed bytes, restart markers).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+LOOK: Final = 13
+"""Bits looked up at once; tables of this size stay in a core's first cache. More, or fewer, are slower."""
+
+PADDING: Final = 4096
+"""Bytes of zeros after a stream: more than one MCU, 6 blocks of 64 codes of 31 bits, can take."""
+
+_END_OF_BLOCK: Final = 128
+_NOT_IN_TABLE: Final = 1000
+_PEEK: Final = 16  # bits of the longest code
+_EDGE = 928  # of 8192, an eighth of it: the mean of half a wave of cosine, times the square root of 2
+_CORNER = 841  # the same on both axes
+_U64 = np.uint64
+
+
+def _compiled(function: Any) -> Any:
+    """Compile on the first call, free of the GIL, and keep the machine code for later processes."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return njit(nogil=True)(function)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _load(_context: Any, array: Any, place: Any) -> Any:
+    """The 8 bytes of an array of bytes from a place on, as a number with the first byte on top."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = builder.load(_pointer(context, builder, signature, arguments))
+        word.align = 1
+        return builder.bswap(word)
+
+    return types.uint64(array, place), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _store(_context: Any, array: Any, place: Any, _value: Any) -> Any:
+    """Put a number where `_load` would read it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature, arguments)
+        builder.store(builder.bswap(arguments[2]), pointer).align = 1
+        return context.get_dummy_value()
+
+    return types.void(array, place, types.uint64), generate
+
+
+def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
+
+
+@_compiled
+def fill_tables(
+    counts: npt.NDArray[np.uint8],
+    symbols: npt.NDArray[np.uint8],
+    single: npt.NDArray[np.uint16],
+    first: npt.NDArray[np.uint16],
+    many: npt.NDArray[np.uint16],
+    early: npt.NDArray[np.uint32],
+) -> bool:
+    """Tables that a stream's next bits are looked up in; False where the counts are no code.
+
+    Parameters
+    ----------
+    counts : codes of 1 to 16 bits
+    symbols : their meanings, in the order of the codes: a run of zeros (high 4 bits) and a value's bits
+    single : filled, shape (65536,): a code's bits * 256 + its symbol; 0 where no code begins so
+    first : filled, shape (2**LOOK,): the same, for codes of up to `LOOK` bits
+    many : filled, shape (2**LOOK,): coefficients * 32 + bits of all codes, with their values, that fit into
+        `LOOK` bits; 128 coefficients more where the last of them ends its block
+    early : filled, shape (2**LOOK,): of a block's first coefficients after DC, up to the fourth, those that
+        fit into `LOOK` bits. From the top: value + 64 of the fourth, second and first in 7 bits each, the
+        place of the next coefficient in 7, the bits of these codes in 4. 0 where not one fits
+    """
+    code, place = 0, 0
+    for length in range(1, _PEEK + 1):
+        for _ in range(counts[length - 1]):
+            if code >= 1 << length:
+                return False
+            low = code << (_PEEK - length)
+            single[low : low + (1 << (_PEEK - length))] = length << 8 | symbols[place]
+            code += 1
+            place += 1
+        code <<= 1
+    for start in range(1 << LOOK):
+        entry = single[start << (_PEEK - LOOK)]
+        first[start] = entry if entry >> 8 <= LOOK else 0
+        bits, coefficients = 0, 0
+        while True:
+            entry = single[(start << (_PEEK - LOOK) << bits) & 0xFFFF]
+            run, size = (entry & 255) >> 4, entry & 15
+            taken = bits + (entry >> 8) + size
+            if entry == 0 or taken > LOOK:
+                break
+            if size == 0 and run == 0:
+                bits, coefficients = taken, coefficients + _END_OF_BLOCK
+                break
+            if (size == 0 and run < 15) or coefficients + run + 1 > 64:
+                break
+            bits, coefficients = taken, coefficients + run + 1
+        many[start] = (coefficients if bits else _NOT_IN_TABLE) << 5 | bits
+
+        bits, k = 0, 1
+        values = np.zeros(5, np.int64)
+        while k <= 4:
+            entry = single[(start << (_PEEK - LOOK) << bits) & 0xFFFF]
+            run, size = (entry & 255) >> 4, entry & 15
+            taken = bits + (entry >> 8) + size
+            if entry == 0 or taken > LOOK or (size == 0 and 0 < run < 15) or size > 6:
+                break
+            if size == 0 and run == 0:
+                bits, k = taken, 64
+                break
+            if size and k + run <= 4:
+                magnitude = (start >> (LOOK - taken)) & ((1 << size) - 1)
+                values[k + run] = magnitude if magnitude >> (size - 1) else magnitude - (1 << size) + 1
+            bits, k = taken, k + run + 1
+        if bits:
+            early[start] = (
+                (values[4] + 64) << 25 | (values[2] + 64) << 18 | (values[1] + 64) << 11 | k << 4 | bits
+            )
+    return True
+
+
+@_compiled
+def unstuff(
+    data: npt.NDArray[np.uint8], start: int, out: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]
+) -> bool:
+    """Copy the entropy-coded bytes from `start` up to the marker that ends the image.
+
+    Stuffed zeros, fill bytes and restart markers are left out. `ends` is filled with the end of each restart
+    interval in `out`, which has `PADDING` more bytes than `data` from `start` on.
+
+    Returns whether there are as many intervals as `ends` has room for, with each marker where it belongs.
+    """
+    ones, tops = _U64(0x0101010101010101), _U64(0x8080808080808080)
+    at, stop, to = _U64(start), _U64(len(data)), _U64(0)
+    n_intervals = 0
+    while at + _U64(1) < stop:
+        if at + _U64(8) <= stop:
+            word = _load(data, at)
+            if (~word - ones) & word & tops == 0:  # no byte of it is 0xff
+                _store(out, to, word)
+                at += _U64(8)
+                to += _U64(8)
+                continue
+        value, follower = data[at], data[at + _U64(1)]
+        if value != 0xFF or follower == 0:
+            out[to] = value
+            at += _U64(1) if value != 0xFF else _U64(2)
+            to += _U64(1)
+        elif follower == 0xFF:
+            at += _U64(1)
+        elif follower == 0xD0 + (n_intervals & 7) and n_intervals + 1 < len(ends):
+            ends[n_intervals] = to
+            n_intervals += 1
+            at += _U64(2)
+        elif follower == 0xD9 and n_intervals + 1 == len(ends):
+            ends[n_intervals] = to
+            out[to : to + _U64(PADDING)] = 0
+            return True
+        else:
+            return False
+    return False
+
+
+@_compiled
+def read_blocks(
+    stream: npt.NDArray[np.uint8],
+    ends: npt.NDArray[np.int64],
+    interval: int,
+    n_rows: int,
+    n_columns: int,
+    blocks: npt.NDArray[np.int64],
+    dc_single: npt.NDArray[np.uint16],
+    dc_first: npt.NDArray[np.uint16],
+    ac_single: npt.NDArray[np.uint16],
+    ac_first: npt.NDArray[np.uint16],
+    ac_many: npt.NDArray[np.uint16],
+    ac_early: npt.NDArray[np.uint32],
+    coefficients: npt.NDArray[np.int16],
+) -> bool:
+    """Read a stream's blocks and keep the lowest frequencies of each.
+
+    Parameters
+    ----------
+    stream, ends : from `unstuff`
+    interval : MCUs between two restart markers
+    n_rows, n_columns : of MCUs
+    blocks : shape (blocks of an MCU, 5): component; number of its tables; place of the first such block; how
+        far the next one lies; how far the next row of MCUs lies from where the last one ended. It is changed.
+    dc_single, dc_first, ac_single, ac_first, ac_many, ac_early : tables from `fill_tables`, stacked
+    coefficients : filled, shape (1, blocks) with the DC coefficient; or (4, blocks), with those of horizontal
+        and vertical frequency (0, 0), (1, 0), (0, 1) and (1, 1)
+
+    Returns whether the stream is sound: every code is one, and every byte of every interval is used.
+    """
+    keeps_four = len(coefficients) == 4
+    predictions = np.zeros(4, np.int64)
+    at, end = _U64(0), _U64(ends[0]) * _U64(8)  # bits
+    n_intervals, left = 1, interval
+    for _ in range(n_rows):
+        for _ in range(n_columns):
+            if left == 0:
+                if at > end or at + _U64(8) <= end or n_intervals == len(ends):
+                    return False
+                at, end = end, _U64(ends[n_intervals]) * _U64(8)
+                n_intervals, left = n_intervals + 1, interval
+                predictions[:] = 0
+            left -= 1
+            if at > end:
+                return False
+            for number in range(len(blocks)):
+                component, table = blocks[number, 0], blocks[number, 1]
+                place = blocks[number, 2]
+                blocks[number, 2] += blocks[number, 3]
+                word = _load(stream, at >> _U64(3)) << (at & _U64(7))
+                code = dc_first[table, word >> _U64(64 - LOOK)]
+                if code == 0:
+                    code = dc_single[table, word >> _U64(64 - _PEEK)]
+                    if code == 0:
+                        return False
+                length, size = _U64(code >> 8), _U64(code & 15)
+                at += length + size
+                value = predictions[component] + _value(word << length, size)
+                predictions[component] = value
+                coefficients[0, place] = value
+
+                k = _U64(1)
+                if keeps_four:
+                    word = _load(stream, at >> _U64(3)) << (at & _U64(7))
+                    start = _U64(ac_early[table, word >> _U64(64 - LOOK)])
+                    if start != 0:
+                        k = (start >> _U64(4)) & _U64(127)
+                        at += start & _U64(15)
+                        coefficients[1, place] = np.int64((start >> _U64(11)) & _U64(127)) - 64
+                        coefficients[2, place] = np.int64((start >> _U64(18)) & _U64(127)) - 64
+                        coefficients[3, place] = np.int64(start >> _U64(25)) - 64
+                    else:
+                        coefficients[1:, place] = 0
+                    while k <= _U64(4):
+                        word = _load(stream, at >> _U64(3)) << (at & _U64(7))
+                        code = ac_first[table, word >> _U64(64 - LOOK)]
+                        if code == 0:
+                            code = ac_single[table, word >> _U64(64 - _PEEK)]
+                            if code == 0:
+                                return False
+                        length, run, size = _U64(code >> 8), _U64((code >> 4) & 15), _U64(code & 15)
+                        at += length + size
+                        k += run
+                        if size == 0:
+                            if run == 0:
+                                k = _U64(64)
+                                break
+                            if run < 15:
+                                return False
+                        elif k <= _U64(2):
+                            coefficients[k, place] = _value(word << length, size)
+                        elif k == _U64(4):
+                            coefficients[3, place] = _value(word << length, size)
+                        k += _U64(1)
+                while k < _U64(64):
+                    word = _load(stream, at >> _U64(3)) << (at & _U64(7))
+                    step = _U64(0)
+                    for _ in range(4):  # 57 bits of the word, or more, are there
+                        step = _U64(ac_many[table, word >> _U64(64 - LOOK)])
+                        k += step >> _U64(5)
+                        at += step & _U64(31)
+                        word <<= step & _U64(31)
+                        if k >= _U64(64):
+                            break
+                    if k <= _U64(64) or _U64(_END_OF_BLOCK) < k < _U64(_END_OF_BLOCK + 64):
+                        continue
+                    # The last look went too far, or met a code that is too long for the table: back, and
+                    # that code by itself.
+                    k -= step >> _U64(5)
+                    at -= step & _U64(31)
+                    word = _load(stream, at >> _U64(3)) << (at & _U64(7))
+                    code = ac_single[table, word >> _U64(64 - _PEEK)]
+                    run, size = _U64((code >> 4) & 15), _U64(code & 15)
+                    at += _U64(code >> 8) + size
+                    if size == 0 and run == 0 and code != 0:
+                        break
+                    k += run + _U64(1)
+                    if code == 0 or k > _U64(64) or (size == 0 and run < 15):
+                        return False
+        for number in range(len(blocks)):
+            blocks[number, 2] += blocks[number, 4]
+    return bool(at <= end and at + _U64(8) > end and n_intervals == len(ends))
+
+
+@_compiled
+def paint(
+    coefficients: npt.NDArray[np.int16],
+    first: int,
+    steps: npt.NDArray[np.int32],
+    plane: npt.NDArray[np.uint8],
+) -> None:
+    """Turn the coefficients of a component into its samples.
+
+    Parameters
+    ----------
+    coefficients : shape (1, blocks) or (4, blocks), from `read_blocks`
+    first : the component's first block
+    steps : the quantization step of each coefficient
+    plane : filled, shape (rows of blocks, columns of blocks) or twice that on each side
+    """
+    if len(coefficients) == 1:
+        samples, means = plane.reshape(-1), coefficients[0][first:]
+        for place in range(len(samples)):
+            samples[place] = _clamped((np.int32(means[place]) * steps[0] + np.int32(1028)) >> np.int32(3))
+        return
+    n_columns = plane.shape[1] // 2
+    step, step_right = steps[0] << np.int32(10), steps[1] * np.int32(_EDGE)
+    for row in range(len(plane)):
+        samples = plane[row]
+        start = first + row // 2 * n_columns
+        means, rights, belows, boths = (
+            coefficients[0][start:],
+            coefficients[1][start:],
+            coefficients[2][start:],
+            coefficients[3][start:],
+        )
+        sign = np.int32(1 - 2 * (row & 1))
+        step_below, step_both = sign * steps[2] * np.int32(_EDGE), sign * steps[3] * np.int32(_CORNER)
+        for column in range(n_columns):
+            mean = np.int32(means[column]) * step + np.int32(belows[column]) * step_below + np.int32(0x101000)
+            right = np.int32(rights[column]) * step_right + np.int32(boths[column]) * step_both
+            samples[2 * column] = _clamped((mean + right) >> np.int32(13))
+            samples[2 * column + 1] = _clamped((mean - right) >> np.int32(13))
+
+
+@_compiled
+def colour(
+    luma: npt.NDArray[np.uint8],
+    blue: npt.NDArray[np.uint8],
+    red: npt.NDArray[np.uint8],
+    across: int,
+    down: int,
+    pixels: npt.NDArray[np.uint8],
+) -> None:
+    """Fill `pixels`, shape (height, width, 3), with RGB (JFIF 1.02).
+
+    A sample of chroma stands for `across` x `down` of luma. The planes may be larger than the picture.
+    """
+    to_red = np.empty(blue.shape[1] * across, np.int16)
+    to_green, to_blue = np.empty_like(to_red), np.empty_like(to_red)
+    for row in range(len(pixels)):
+        if row % down == 0:
+            cb, cr = blue[row // down], red[row // down]
+            _add_chroma(cb, cr, np.int32(0), np.int32(22970), to_red)
+            _add_chroma(cb, cr, np.int32(-5638), np.int32(-11700), to_green)
+            _add_chroma(cb, cr, np.int32(29032), np.int32(0), to_blue)
+        lights, out = luma[row], pixels[row].reshape(-1)
+        for column in range(pixels.shape[1]):
+            light = np.int32(lights[column])
+            out[3 * column] = _clamped(light + np.int32(to_red[column]))
+            out[3 * column + 1] = _clamped(light + np.int32(to_green[column]))
+            out[3 * column + 2] = _clamped(light + np.int32(to_blue[column]))
+
+
+@_compiled
+def _add_chroma(cb: Any, cr: Any, of_cb: Any, of_cr: Any, out: Any) -> None:
+    """What a row of chroma adds to a channel, by weights in 1/16384, once or twice for each sample."""
+    constant = np.int32(1 << 13) - np.int32(128) * (of_cb + of_cr)
+    if len(out) == len(cb):
+        for column in range(len(cb)):
+            out[column] = (
+                np.int32(cb[column]) * of_cb + np.int32(cr[column]) * of_cr + constant
+            ) >> np.int32(14)
+    else:
+        for column in range(len(cb)):
+            value = (np.int32(cb[column]) * of_cb + np.int32(cr[column]) * of_cr + constant) >> np.int32(14)
+            out[2 * column] = value
+            out[2 * column + 1] = value
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _clamped(value: Any) -> Any:
+    return np.uint8(min(max(value, np.int32(0)), np.int32(255)))
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _value(word: Any, size: Any) -> Any:
+    """The signed value in the top `size` bits of a word (T.81, F.2.2.1: RECEIVE and EXTEND)."""
+    magnitude = np.int64((word >> _U64(1)) >> (_U64(63) - size))
+    is_negative = np.int64(_U64(1) - (word >> _U64(63)))
+    return magnitude - is_negative * np.int64((_U64(1) << size) - _U64(1))
