@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camtrap_batch.images.huffman import LOOK, PADDING, colour, fill_tables, paint, read_blocks, unstuff
+from camtrap_batch.images.huffman import LOOK, PADDING, fill_tables, read_blocks, unstuff
 from camtrap_batch.images.pixels import Pixels
+from camtrap_batch.images.raster import colour, paint
 
 _SOF0, _DHT, _SOS, _DQT, _DRI, _APP0, _APP14, _APP15, _COM = (
     0xC0,
@@ -84,6 +85,7 @@ def decode_baseline(data: bytes, wanted: int) -> Pixels | None:
 
 def _read_header(data: bytes) -> _Header:
     """Read the segments up to the scan; a byte that is not as usual raises."""
+    _expect(data.startswith(b"\xff\xd8"))
     header = _Header()
     at = 2
     while not header.scan:

@@ -13,7 +13,6 @@ import logging
 import math
 import re
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import simplejpeg
@@ -85,17 +84,6 @@ def jpeg_header(data: bytes) -> tuple[int, int, str] | None:
     except (ValueError, KeyError):
         return None
     return int(width), int(height), _MODES.get(space, "RGB")
-
-
-@cache
-def prepare() -> None:
-    """Load the compiled part of the decoder, and compile it where this machine never did: some seconds.
-
-    Without this, the first image to be decoded pays for it.
-    """
-    from camtrap_batch.images.baseline import decode_baseline
-
-    decode_baseline(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)), 1)
 
 
 def decode_jpeg(data: bytes, wanted: int) -> Decoded:

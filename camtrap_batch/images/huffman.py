@@ -17,6 +17,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from camtrap_batch.images.compiled import compiled
+
 LOOK: Final = 13
 """Bits looked up at once; tables of this size stay in a core's first cache. More, or fewer, are slower."""
 
@@ -26,17 +28,7 @@ PADDING: Final = 4096
 _END_OF_BLOCK: Final = 128
 _NOT_IN_TABLE: Final = 1000
 _PEEK: Final = 16  # bits of the longest code
-_EDGE = 928  # of 8192, an eighth of it: the mean of half a wave of cosine, times the square root of 2
-_CORNER = 841  # the same on both axes
 _U64 = np.uint64
-
-
-def _compiled(function: Any) -> Any:
-    """Compile on the first call, free of the GIL, and keep the machine code for later processes."""
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(nogil=True)(function)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -68,7 +60,7 @@ def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     return builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
 
 
-@_compiled
+@compiled
 def fill_tables(
     counts: npt.NDArray[np.uint8],
     symbols: npt.NDArray[np.uint8],
@@ -141,7 +133,7 @@ def fill_tables(
     return True
 
 
-@_compiled
+@compiled
 def unstuff(
     data: npt.NDArray[np.uint8], start: int, out: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]
 ) -> bool:
@@ -183,7 +175,7 @@ def unstuff(
     return False
 
 
-@_compiled
+@compiled
 def read_blocks(
     stream: npt.NDArray[np.uint8],
     ends: npt.NDArray[np.int64],
@@ -306,97 +298,6 @@ def read_blocks(
         for number in range(len(blocks)):
             blocks[number, 2] += blocks[number, 4]
     return bool(at <= end and at + _U64(8) > end and n_intervals == len(ends))
-
-
-@_compiled
-def paint(
-    coefficients: npt.NDArray[np.int16],
-    first: int,
-    steps: npt.NDArray[np.int32],
-    plane: npt.NDArray[np.uint8],
-) -> None:
-    """Turn the coefficients of a component into its samples.
-
-    Parameters
-    ----------
-    coefficients : shape (1, blocks) or (4, blocks), from `read_blocks`
-    first : the component's first block
-    steps : the quantization step of each coefficient
-    plane : filled, shape (rows of blocks, columns of blocks) or twice that on each side
-    """
-    if len(coefficients) == 1:
-        samples, means = plane.reshape(-1), coefficients[0][first:]
-        for place in range(len(samples)):
-            samples[place] = _clamped((np.int32(means[place]) * steps[0] + np.int32(1028)) >> np.int32(3))
-        return
-    n_columns = plane.shape[1] // 2
-    step, step_right = steps[0] << np.int32(10), steps[1] * np.int32(_EDGE)
-    for row in range(len(plane)):
-        samples = plane[row]
-        start = first + row // 2 * n_columns
-        means, rights, belows, boths = (
-            coefficients[0][start:],
-            coefficients[1][start:],
-            coefficients[2][start:],
-            coefficients[3][start:],
-        )
-        sign = np.int32(1 - 2 * (row & 1))
-        step_below, step_both = sign * steps[2] * np.int32(_EDGE), sign * steps[3] * np.int32(_CORNER)
-        for column in range(n_columns):
-            mean = np.int32(means[column]) * step + np.int32(belows[column]) * step_below + np.int32(0x101000)
-            right = np.int32(rights[column]) * step_right + np.int32(boths[column]) * step_both
-            samples[2 * column] = _clamped((mean + right) >> np.int32(13))
-            samples[2 * column + 1] = _clamped((mean - right) >> np.int32(13))
-
-
-@_compiled
-def colour(
-    luma: npt.NDArray[np.uint8],
-    blue: npt.NDArray[np.uint8],
-    red: npt.NDArray[np.uint8],
-    across: int,
-    down: int,
-    pixels: npt.NDArray[np.uint8],
-) -> None:
-    """Fill `pixels`, shape (height, width, 3), with RGB (JFIF 1.02).
-
-    A sample of chroma stands for `across` x `down` of luma. The planes may be larger than the picture.
-    """
-    to_red = np.empty(blue.shape[1] * across, np.int16)
-    to_green, to_blue = np.empty_like(to_red), np.empty_like(to_red)
-    for row in range(len(pixels)):
-        if row % down == 0:
-            cb, cr = blue[row // down], red[row // down]
-            _add_chroma(cb, cr, np.int32(0), np.int32(22970), to_red)
-            _add_chroma(cb, cr, np.int32(-5638), np.int32(-11700), to_green)
-            _add_chroma(cb, cr, np.int32(29032), np.int32(0), to_blue)
-        lights, out = luma[row], pixels[row].reshape(-1)
-        for column in range(pixels.shape[1]):
-            light = np.int32(lights[column])
-            out[3 * column] = _clamped(light + np.int32(to_red[column]))
-            out[3 * column + 1] = _clamped(light + np.int32(to_green[column]))
-            out[3 * column + 2] = _clamped(light + np.int32(to_blue[column]))
-
-
-@_compiled
-def _add_chroma(cb: Any, cr: Any, of_cb: Any, of_cr: Any, out: Any) -> None:
-    """What a row of chroma adds to a channel, by weights in 1/16384, once or twice for each sample."""
-    constant = np.int32(1 << 13) - np.int32(128) * (of_cb + of_cr)
-    if len(out) == len(cb):
-        for column in range(len(cb)):
-            out[column] = (
-                np.int32(cb[column]) * of_cb + np.int32(cr[column]) * of_cr + constant
-            ) >> np.int32(14)
-    else:
-        for column in range(len(cb)):
-            value = (np.int32(cb[column]) * of_cb + np.int32(cr[column]) * of_cr + constant) >> np.int32(14)
-            out[2 * column] = value
-            out[2 * column + 1] = value
-
-
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _clamped(value: Any) -> Any:
-    return np.uint8(min(max(value, np.int32(0)), np.int32(255)))
 
 
 @njit(inline="always")  # type: ignore[untyped-decorator]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
 
+import numpy as np
+import simplejpeg
 from PIL import UnidentifiedImageError
 
 from camtrap_batch.images.decode import decode_jpeg, decode_other, jpeg_header, one_line, open_image
@@ -65,6 +68,15 @@ class Verdict:
     camera_model: str | None = None
     is_night: bool | None = None
     thumbnail: Thumbnail | None = None
+
+
+@cache
+def prepare() -> None:
+    """Load the compiled loops, and compile them where this machine never did, which takes some seconds.
+
+    Without this, the first image would be charged for it.
+    """
+    judge(simplejpeg.encode_jpeg(np.zeros((512, 512, 3), np.uint8)), "black.jpg", Limits(thumbnail=_SMALLEST))
 
 
 def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:

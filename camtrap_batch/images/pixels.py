@@ -90,9 +90,9 @@ def shrink(pixels: Pixels, short_side: int) -> Pixels:
     ratio = min(short_side / min(height, width), _JPEG_LONGEST / max(height, width))
     if ratio >= 1:
         return pixels
-    size = max(1, round(width * ratio)), max(1, round(height * ratio))
-    small = np.asarray(_image(pixels).resize(size, Image.Resampling.BILINEAR))
-    return small if small.ndim == 3 else small[..., None]
+    from camtrap_batch.images.raster import resample  # numba takes half a second to import
+
+    return resample(pixels, max(1, round(height * ratio)), max(1, round(width * ratio)))
 
 
 def make_thumbnail(pixels: Pixels, full_short_side: int, quality: int) -> Thumbnail:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 from camtrap_batch import phases
-from camtrap_batch.images.decode import one_line, prepare
-from camtrap_batch.images.judge import Limits, Verdict, judge
+from camtrap_batch.images.decode import one_line
+from camtrap_batch.images.judge import Limits, Verdict, judge, prepare
 from camtrap_batch.images.kinds import other_kind
 from camtrap_batch.images.root import ImageRoot, is_unsafe
 

@@ -17,6 +17,7 @@ from camtrap_batch.images.pixels import (
     shrink,
     upright,
 )
+from camtrap_batch.images.raster import resample
 from camtrap_batch.store.schemas import MANIFEST
 
 
@@ -152,3 +153,14 @@ def test_thumbnail_looks_like_the_picture(picture: Image.Image) -> None:
 def test_a_picture_too_long_for_a_jpeg_is_reduced_further() -> None:
     thumbnail = make_thumbnail(shrink(night(4, 70_000), 256), 4, 85)
     assert (thumbnail.width, thumbnail.height) == (65_500, 4)
+
+
+@pytest.mark.parametrize("size", [(341, 256), (455, 256), (100, 479), (640, 480), (1, 1), (639, 1)])
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_another_size_is_what_pillow_makes_of_it(
+    picture: Image.Image, size: tuple[int, int], n_channels: int
+) -> None:
+    image = picture if n_channels == 3 else picture.convert("L")
+    expected = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).reshape(size[1], size[0], n_channels)
+    resampled = resample(np.asarray(image).reshape(480, 640, n_channels), size[1], size[0])
+    assert np.abs(resampled.astype(int) - expected).max() <= 1

@@ -1,0 +1,179 @@
+"""Compiled loops over pixels: from coefficients to samples, from luma and chroma to RGB, to another size."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from camtrap_batch.images.compiled import compiled
+from camtrap_batch.images.pixels import Pixels
+
+_EDGE = 928  # of 8192, an eighth of it: the mean of half a wave of cosine, times the square root of 2
+_CORNER = 841  # the same on both axes
+_BITS = 14  # after the point, of weights
+_KEPT = 7  # of them, of what one axis gives to the other
+
+
+@compiled
+def paint(
+    coefficients: npt.NDArray[np.int16],
+    first: int,
+    steps: npt.NDArray[np.int32],
+    plane: npt.NDArray[np.uint8],
+) -> None:
+    """Turn the coefficients of a component into its samples.
+
+    Parameters
+    ----------
+    coefficients : shape (1, blocks) or (4, blocks), from `read_blocks`
+    first : the component's first block
+    steps : the quantization step of each coefficient
+    plane : filled, shape (rows of blocks, columns of blocks) or twice that on each side
+    """
+    if len(coefficients) == 1:
+        samples, means = plane.reshape(-1), coefficients[0][first:]
+        for place in range(len(samples)):
+            samples[place] = _clamped((np.int32(means[place]) * steps[0] + np.int32(1028)) >> np.int32(3))
+        return
+    n_columns = plane.shape[1] // 2
+    step, step_right = steps[0] << np.int32(10), steps[1] * np.int32(_EDGE)
+    for row in range(len(plane)):
+        samples = plane[row]
+        start = first + row // 2 * n_columns
+        means, rights, belows, boths = (
+            coefficients[0][start:],
+            coefficients[1][start:],
+            coefficients[2][start:],
+            coefficients[3][start:],
+        )
+        sign = np.int32(1 - 2 * (row & 1))
+        step_below, step_both = sign * steps[2] * np.int32(_EDGE), sign * steps[3] * np.int32(_CORNER)
+        for column in range(n_columns):
+            mean = np.int32(means[column]) * step + np.int32(belows[column]) * step_below + np.int32(0x101000)
+            right = np.int32(rights[column]) * step_right + np.int32(boths[column]) * step_both
+            samples[2 * column] = _clamped((mean + right) >> np.int32(13))
+            samples[2 * column + 1] = _clamped((mean - right) >> np.int32(13))
+
+
+@compiled
+def colour(
+    luma: npt.NDArray[np.uint8],
+    blue: npt.NDArray[np.uint8],
+    red: npt.NDArray[np.uint8],
+    across: int,
+    down: int,
+    pixels: npt.NDArray[np.uint8],
+) -> None:
+    """Fill `pixels`, shape (height, width, 3), with RGB (JFIF 1.02).
+
+    A sample of chroma stands for `across` x `down` of luma. The planes may be larger than the picture.
+    """
+    to_red = np.empty(blue.shape[1] * across, np.int16)
+    to_green, to_blue = np.empty_like(to_red), np.empty_like(to_red)
+    for row in range(len(pixels)):
+        if row % down == 0:
+            cb, cr = blue[row // down], red[row // down]
+            _add_chroma(cb, cr, np.int32(0), np.int32(22970), to_red)
+            _add_chroma(cb, cr, np.int32(-5638), np.int32(-11700), to_green)
+            _add_chroma(cb, cr, np.int32(29032), np.int32(0), to_blue)
+        lights, out = luma[row], pixels[row].reshape(-1)
+        for column in range(pixels.shape[1]):
+            light = np.int32(lights[column])
+            out[3 * column] = _clamped(light + np.int32(to_red[column]))
+            out[3 * column + 1] = _clamped(light + np.int32(to_green[column]))
+            out[3 * column + 2] = _clamped(light + np.int32(to_blue[column]))
+
+
+@compiled
+def _add_chroma(cb: Any, cr: Any, of_cb: Any, of_cr: Any, out: Any) -> None:
+    """What a row of chroma adds to a channel, once or twice for each sample."""
+    constant = np.int32(1 << (_BITS - 1)) - np.int32(128) * (of_cb + of_cr)
+    if len(out) == len(cb):
+        for column in range(len(cb)):
+            out[column] = (
+                np.int32(cb[column]) * of_cb + np.int32(cr[column]) * of_cr + constant
+            ) >> np.int32(_BITS)
+    else:
+        for column in range(len(cb)):
+            value = (np.int32(cb[column]) * of_cb + np.int32(cr[column]) * of_cr + constant) >> np.int32(
+                _BITS
+            )
+            out[2 * column] = value
+            out[2 * column + 1] = value
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _clamped(value: Any) -> Any:
+    return np.uint8(min(max(value, np.int32(0)), np.int32(255)))
+
+
+def resample(pixels: Pixels, height: int, width: int) -> Pixels:
+    """A picture, grey or RGB, at another size: what Pillow calls BILINEAR, in half of its time.
+
+    Each pixel is a mean, weighted by a triangle as wide as two pixels, of this size or the new one, whichever
+    are the larger.
+    """
+    out = np.empty((height, width, pixels.shape[2]), np.uint8)
+    rows, columns = _weights(pixels.shape[0], height), _weights(pixels.shape[1], width)
+    _resample(np.ascontiguousarray(pixels), *rows, *columns, out)
+    return out
+
+
+@lru_cache(64)
+def _weights(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """For each new pixel, the first one that counts, and weights of it and those after it, 1 together."""
+    scale = size / new_size
+    reach = max(scale, 1.0)
+    centres = (np.arange(new_size) + 0.5) * scale
+    n = min(size, int(np.ceil(2 * reach)) + 1)
+    first = np.clip(np.floor(centres - reach + 0.5).astype(np.int64), 0, size - n)
+    distances = np.abs(first[:, None] + np.arange(n) + 0.5 - centres[:, None]) / reach
+    weights = np.maximum(1 - distances, 0)
+    weights = np.round(weights / weights.sum(axis=1, keepdims=True) * (1 << _BITS)).astype(np.int32)
+    weights[np.arange(new_size), weights.argmax(axis=1)] += (1 << _BITS) - weights.sum(axis=1, dtype=np.int32)
+    return first, weights
+
+
+@compiled
+def _resample(
+    pixels: npt.NDArray[np.uint8],
+    first_rows: npt.NDArray[np.int64],
+    row_weights: npt.NDArray[np.int32],
+    first_columns: npt.NDArray[np.int64],
+    column_weights: npt.NDArray[np.int32],
+    out: npt.NDArray[np.uint8],
+) -> None:
+    height, width, n_channels = out.shape
+    n_samples = pixels.shape[1] * n_channels
+    n_taps = column_weights.shape[1]
+    sums = np.empty(n_samples, np.int32)
+    half, bits = np.int32(1 << (_BITS + _KEPT - 1)), np.int32(_BITS + _KEPT)
+    for y in range(height):
+        sums[:] = 1 << (_BITS - _KEPT - 1)
+        for tap in range(row_weights.shape[1]):
+            row, weight = pixels[first_rows[y] + tap].reshape(-1), row_weights[y, tap]
+            for sample in range(n_samples):
+                sums[sample] += np.int32(row[sample]) * weight
+        for sample in range(n_samples):
+            sums[sample] >>= np.int32(_BITS - _KEPT)
+        for x in range(width):
+            place = np.uint64(first_columns[x] * n_channels)
+            if n_channels == 3:  # all at once: twice as fast
+                red = green = blue = half
+                for tap in range(n_taps):
+                    weight = column_weights[x, tap]
+                    red += sums[place] * weight
+                    green += sums[place + np.uint64(1)] * weight
+                    blue += sums[place + np.uint64(2)] * weight
+                    place += np.uint64(3)
+                out[y, x, 0], out[y, x, 1], out[y, x, 2] = red >> bits, green >> bits, blue >> bits
+            else:
+                grey = half
+                for tap in range(n_taps):
+                    grey += sums[place] * column_weights[x, tap]
+                    place += np.uint64(1)
+                out[y, x, 0] = grey >> bits
