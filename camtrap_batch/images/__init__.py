@@ -3,13 +3,13 @@
 `root` lists and reads files: of a folder on `disk`, in a `bucket`, on the `web`, of an `archive` in any of
 these, or `attachments` of a feature layer. `kinds` looks at first bytes, `decode` and `exif` at the rest;
 `pixels` works on small pictures, `judge` puts the verdict on one image together, `reading` reads and judges
-many.
+many. Most JPEG files go through `baseline`, with the `compiled` loops of `huffman` and `raster`.
 """
 
 from __future__ import annotations
 
 from camtrap_batch.images.decode import decode_upright
-from camtrap_batch.images.judge import Limits, Verdict, judge
+from camtrap_batch.images.judge import Limits, Verdict, judge, prepare
 from camtrap_batch.images.pixels import Thumbnail
 from camtrap_batch.images.reading import judge_files, read_files
 from camtrap_batch.images.root import ImageRoot, image_root
@@ -26,5 +26,6 @@ __all__ = [
     "is_unsafe",
     "judge",
     "judge_files",
+    "prepare",
     "read_files",
 ]

@@ -19,6 +19,7 @@ from camtrap_batch.findings import (
     find_wrong_dates,
     findings_table,
 )
+from camtrap_batch.memory import give_back
 from camtrap_batch.stages.context import Context, do_on_driver, shard_id
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import FINDING_KINDS
@@ -67,8 +68,9 @@ def add_findings(context: Context) -> list[str]:
 
 def find_all(store: Run, catalog: Snapshot, manifest: Snapshot, near_bits: int) -> pa.Table:
     """Every finding in a manifest."""
-    # All at once: the footers of thousands of files take longer to read than the columns.
-    files = open_table(store.folder, manifest).to_table(columns=_FROM_MANIFEST)
+    # All at once: the footers of thousands of files take longer to read than the columns. In one piece: rows
+    # are taken by their numbers, which would be looked up in a chunk for each file.
+    files = open_table(store.folder, manifest).to_table(columns=_FROM_MANIFEST).combine_chunks()
     said = open_table(store.folder, catalog).to_table(columns=["image_id", *_SIZES])
     if not said["image_id"].equals(files["image_id"]):
         raise BrokenPromise("findings: the manifest's rows are not the catalog's; nothing was committed")
@@ -76,7 +78,7 @@ def find_all(store: Run, catalog: Snapshot, manifest: Snapshot, near_bits: int) 
     now = np.datetime64(manifest.created.removesuffix("Z"), "us")
     found = [find_other_sizes(said.select(_SIZES), files.select(_SIZES))]
     del said
-    pa.default_memory_pool().release_unused()  # what reading took
+    give_back()  # what reading took
     # Arrow and NumPy let Python go on meanwhile.
     with ThreadPoolExecutor(1) as beside:
         duplicates = beside.submit(find_duplicates, files.select(DUPLICATE_COLUMNS), near_bits)

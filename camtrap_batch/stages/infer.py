@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -105,13 +105,15 @@ def run(context: Context) -> StageResult:
     is_exact = settings.precision == "float32" or not rows.num_rows
     found = {"precision": "float32"} if is_exact else known_precision(store, work)
     need: Need | None = None
-    if found is None and not context.dry_run:
-        need = choose_workers(context.cluster.client(), settings.device, context.cluster.wait_s)
-        found = check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
+    with ThreadPoolExecutor(1) as pool:
+        cutting = pool.submit(_cut_rows, rows, boxes, settings.shard_size)
+        if found is None and not context.dry_run:
+            need = choose_workers(context.cluster.client(), settings.device, context.cluster.wait_s)
+            found = check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
     if found is None:
         notes.append("the model's fastest precision would be looked for")
         found = {"precision": "auto"}
-    plan = _plan(work, rows, boxes, found["precision"], settings.shard_size, manifest.number)
+    plan = _plan(work, cutting.result(), found["precision"], manifest.number)
     before = store.current("predictions")
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
         need = choose_workers(context.cluster.client(), settings.device, context.cluster.wait_s)
@@ -137,18 +139,20 @@ def run(context: Context) -> StageResult:
     return result
 
 
-def _plan(
-    work: InferShard, rows: pa.Table, boxes: Boxes | None, precision: str, shard_size: int, manifest: int
-) -> Plan:
-    """Shards along camera locations; an id stands for everything that its shard's predictions depend on."""
+def _cut_rows(rows: pa.Table, boxes: Boxes | None, shard_size: int) -> list[tuple[tuple[int, int], str, str]]:
+    """Runs of rows, start and stop, along camera locations, each with hashes of its images and boxes."""
     runs = cut(rows["image_id"].to_pylist(), shard_size, location_borders(rows).tolist())
-    settings = [VERSION, schemas.fingerprint("predictions"), work.model_id, work.use_thumbnails, precision]
     hashes = hash_runs(rows, ["image_id", "sha256"], runs)
     of_boxes = boxes.hashes(runs) if boxes else [""] * len(runs)
-    shards = (
-        Shard(digest(["infer", settings, hash_, more]), *run)
-        for hash_, more, run in zip(hashes, of_boxes, runs, strict=True)
-    )
+    return list(zip(runs, hashes, of_boxes, strict=True))
+
+
+def _plan(
+    work: InferShard, runs: list[tuple[tuple[int, int], str, str]], precision: str, manifest: int
+) -> Plan:
+    """A shard for each run; its id stands for everything that its predictions depend on."""
+    settings = [VERSION, schemas.fingerprint("predictions"), work.model_id, work.use_thumbnails, precision]
+    shards = (Shard(digest(["infer", settings, hash_, more]), *run) for run, hash_, more in runs)
     return Plan.make("infer", shards, {"manifest": manifest, "model": work.model_id})
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from camtrap_batch import phases
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, image_root, judge_files
+from camtrap_batch.memory import give_back
 from camtrap_batch.remote import shown
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers
 from camtrap_batch.stages.findings import add_findings
@@ -49,7 +50,7 @@ def run(context: Context) -> StageResult:
         There is no catalog yet, or the image root is not there, or none of its files.
     """
     result = _validate(context)
-    pa.default_memory_pool().release_unused()  # 0.3 kB an image, which findings would be beside
+    give_back()  # 0.3 kB an image, which findings would be beside
     result.notes += add_findings(context)
     return result
 
