@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from numba import njit
@@ -13,6 +14,14 @@ def compiled(function: Any) -> Any:
     It lies in `__pycache__` beside the module, else in the user's cache, or where NUMBA_CACHE_DIR says.
     """
     try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        dispatcher = njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # none of these can be written
         return njit(nogil=True)(function)
+    keep = dispatcher._cache.save_overload
+
+    def keep_if_there_is_room(*compiled: Any) -> None:
+        with suppress(OSError):  # a full disk or a quota is no fault of the image that is being decoded
+            keep(*compiled)
+
+    dispatcher._cache.save_overload = keep_if_there_is_room
+    return dispatcher

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -233,3 +236,25 @@ def test_pillow_agrees_on_the_colours(encode: Encode) -> None:
     )
     inside = [0, 1, 2, 5, 6, 7]  # Pillow smoothes chroma where two colours meet
     assert np.abs(pixels - expected)[np.ix_(inside, inside)].max() <= 2
+
+
+def test_machine_code_that_can_not_be_kept_is_used_all_the_same(encode: Encode, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encode())
+    script = f"""
+import resource
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+from camtrap_batch.images import Limits, judge
+print(judge(Path({str(tmp_path / "a.jpg")!r}).read_bytes(), "a.jpg", Limits()).status)
+"""
+    cache = tmp_path / "cache"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "ok"
+    assert cache.is_dir()
+    assert max((path.stat().st_size for path in cache.rglob("*") if path.is_file()), default=0) <= 500
