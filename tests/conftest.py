@@ -132,12 +132,8 @@ def forget_connections() -> None:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    cluster = Processes(tmp_path)
-    try:
-        cluster.start()
+    with Processes(tmp_path) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,17 +24,6 @@ from support import (
 )
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    """A scheduler and two CPU workers, all that these stages need."""
-    cluster = Processes(tmp_path, resources=("CPU=1", "CPU=1"))
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 def wait_for_some_shards(folder: Path, stage: str, driver: subprocess.Popen[str], shards: int) -> None:
