@@ -15,7 +15,7 @@ import yaml
 from distributed import Client
 from support import PATIENCE_S, Processes, command, run_of, wait_until
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(420)
 
 
 @pytest.fixture
