@@ -1,5 +1,5 @@
 # make demo   the main job on a synthetic data set, from nothing
-# make test   all tests
+# make test   all tests, two at a time
 # make check  ruff and mypy
 # make bench  every benchmark
 
@@ -17,7 +17,7 @@ demo: .venv/.installed
 	$(BIN)/camtrap demo demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.installed
 	$(BIN)/ruff check .

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 
 
 def main() -> int:
     """Run the command; returns its exit code."""
+    # The search for garbage at the end of Python goes through all that is loaded, for nothing: 0.3 s.
+    atexit.register(gc.freeze)
     try:
         # Imported here: it takes a second or two, in which Ctrl-C may come.
         from camtrap_batch.cli import main as run

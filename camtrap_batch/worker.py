@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
 import signal
 from typing import Any
@@ -17,6 +19,9 @@ async def dask_setup(worker: Any) -> None:
     # times slower (two threads of torch on two cores) as soon as anything else wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _keep_freed_memory()
+    # The search for garbage at the end of Python goes through all that torch and fastai have loaded, for
+    # nothing: 1 to 2 s of a core in each worker, for which the end of the cluster waits.
+    atexit.register(gc.freeze)
 
 
 def _keep_freed_memory() -> None:

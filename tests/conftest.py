@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,6 +26,41 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in workers, see camtra
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+
+
+TOGETHER = ("undisturbed", "trained")
+"""Fixtures that take long to make: pytest-xdist runs all files that name one of them in one process."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """File by file, so that a module's fixtures are made once, but for the files of `TOGETHER`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return group_of(config.rootpath / file) or file
+
+    return Files(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@functools.cache
+def group_of(file: Path) -> str | None:
+    """The first fixture of `TOGETHER` that a test of the file takes."""
+    text = file.read_text()
+    return next((name for name in TOGETHER if re.search(rf"\b{name}: ", text)), None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest first, where processes share the tests, so that none is left with one at the end."""
+
+    def limit(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("timeout")
+        return marker.args[0] if marker else 0.0
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=limit, reverse=True)
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])
@@ -94,12 +132,8 @@ def forget_connections() -> None:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    cluster = Processes(tmp_path)
-    try:
-        cluster.start()
+    with Processes(tmp_path) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture(scope="session")

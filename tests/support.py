@@ -62,17 +62,28 @@ def tables_of(folder: Path) -> dict[str, pa.Table]:
 
 @dataclass
 class Processes:
-    """A scheduler, two CPU workers and a GPU worker, each under a nanny of its own."""
+    """A scheduler, and workers each under a nanny of its own: two CPU workers where nothing else is said."""
 
     folder: Path
     preloads: tuple[str, ...] = ()
-    resources: tuple[str, ...] = ("CPU=1", "CPU=1", "GPU=1")
+    resources: tuple[str, ...] = ("CPU=1", "CPU=1")
     memory: str = "auto"
     settings: dict[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     address: str = ""
     scheduler: subprocess.Popen[bytes] | None = None
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __enter__(self) -> Processes:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
 
     def start(self) -> None:
         file = self.folder / f"scheduler-{len(self.started)}.json"

@@ -214,9 +214,7 @@ def test_a_deadly_image_is_marked_and_an_unsafe_path_never_opened(undisturbed: P
     expected = run_of(undisturbed).table("manifest").to_table(columns=["file_name", "status"]).to_pylist()
     poisonous = [row["file_name"] for row in expected if row["status"] == "ok"][200]
     (tmp_path / "poison.py").write_text(POISON.format(poisonous=poisonous, opened=str(tmp_path / "opened")))
-    cluster = Processes(tmp_path, preloads=(str(tmp_path / "poison.py"),))
-    try:
-        cluster.start()
+    with Processes(tmp_path, preloads=(str(tmp_path / "poison.py"),)) as cluster:
         for stage in ("catalog", "validate"):
             done = subprocess.run(
                 command(folder, stage, "--cluster", cluster.address),
@@ -225,8 +223,6 @@ def test_a_deadly_image_is_marked_and_an_unsafe_path_never_opened(undisturbed: P
                 timeout=2 * PATIENCE_S,
             )
             assert done.returncode == 0, done.stderr
-    finally:
-        cluster.stop()
     found = run_of(folder).table("manifest").to_table(columns=["file_name", "status"]).to_pylist()
     for row in expected:
         if row["file_name"] == poisonous:

@@ -98,12 +98,8 @@ def s3_job(bucket: str, data: Path, write_job: Write) -> Path:
 @pytest.fixture
 def s3_processes(s3_job: Path) -> Iterator[Processes]:
     """Workers that the bucket is open to."""
-    cluster = Processes(s3_job)
-    try:
-        cluster.start()
+    with Processes(s3_job) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 def test_a_run_in_a_bucket_killed_and_continued(
@@ -163,7 +159,10 @@ def everything(folder: Path) -> list[str]:
     return [f"{run.folder.url}/{path}" for path in run.folder.walk()]
 
 
-def test_images_elsewhere_are_the_same_images(data: Path, tmp_path: Path, write_job: Write) -> None:
+def test_images_elsewhere_are_the_same_images(
+    data: Path, tmp_path: Path, write_job: Write, processes: Processes
+) -> None:
+    cluster = ["--cluster", processes.address]
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for path in (data / "images").rglob("*"):
             archive.write(path, Path("photos", path.relative_to(data / "images")))
@@ -175,7 +174,7 @@ def test_images_elsewhere_are_the_same_images(data: Path, tmp_path: Path, write_
             "web": f"{server.url('503x1')}?sig=hush",
         }.items():
             folder = write_job(name, images=images)
-            said = finished(folder, "catalog") + finished(folder, "validate")
+            said = finished(folder, "catalog") + finished(folder, "validate", *cluster)
             manifests[name] = manifest_of(folder)
             assert "hush" not in said
         kept = run_of(folder).folder

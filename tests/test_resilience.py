@@ -16,7 +16,6 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +32,6 @@ pytestmark = pytest.mark.timeout(240)
 
 JobFolder = Callable[..., Path]
 Drive = Callable[[Path, str, Processes], subprocess.Popen[str]]
-
-
-@contextmanager
-def started(folder: Path, **options: Any) -> Iterator[Processes]:
-    """A scheduler and two CPU workers."""
-    cluster = Processes(folder, **{"resources": ("CPU=1", "CPU=1"), **options})
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture
@@ -111,7 +99,7 @@ def test_workers_killed_again_and_again(
     """A worker picked at random dies after every few shards of validate, and early in infer."""
     folder = job_folder("validate", "infer")
     pick = random.Random(7)
-    with started(tmp_path) as cluster:
+    with Processes(tmp_path) as cluster:
         killed = 0
         for stage, table, kills in (("validate", "manifest", 6), ("infer", "predictions", 1)):
             driver = drive(folder, stage, cluster)
@@ -136,7 +124,7 @@ def test_a_worker_that_stalls_is_replaced(
 ) -> None:
     """Stopped, not dead: its connection stays open, but the scheduler hears nothing of it."""
     folder = job_folder("validate")
-    with started(tmp_path, settings={"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "2s"}) as cluster:
+    with Processes(tmp_path, settings={"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "2s"}) as cluster:
         driver = drive(folder, "validate", cluster)
         wait_for_shards(folder, "validate", 6, driver)
         stalled = cluster.worker_process(0)
@@ -173,7 +161,7 @@ def test_a_worker_that_hangs_in_a_forward_pass_is_replaced(
     folder = job_folder("infer")
     hangs_once, cluster_file = tmp_path / "hangs_once.py", tmp_path / "cluster.yaml"
     hangs_once.write_text(HANGS_ONCE.format(pipe=str(tmp_path / "pipe")))
-    with started(tmp_path, preloads=(str(hangs_once),), resources=("CPU=1",)) as cluster:
+    with Processes(tmp_path, preloads=(str(hangs_once),), resources=("CPU=1",)) as cluster:
         cluster_file.write_text(f"kind: address\naddress: {cluster.address}\nstall_s: 2\n")
         before = cluster.worker_process(0)
         driven = subprocess.run(
@@ -227,7 +215,7 @@ def test_a_gpu_worker_that_dies_when_asked_for_its_device(tmp_path: Path) -> Non
     dies.write_text(DIES_WHEN_ASKED.format(deaths=str(deaths)))
     deaths.write_text("9")
     with (
-        started(tmp_path, preloads=(str(dies),), resources=("GPU=1",)) as cluster,
+        Processes(tmp_path, preloads=(str(dies),), resources=("GPU=1",)) as cluster,
         Client(cluster.address, set_as_default=False) as client,
     ):
         client.wait_for_workers(1)
@@ -258,7 +246,7 @@ def test_a_worker_without_memory_left(
         threading.Thread(target=grow, daemon=True).start()
 
     folder = job_folder("validate")
-    with started(tmp_path, memory="500MB") as cluster, Client(cluster.address) as client:
+    with Processes(tmp_path, memory="500MB") as cluster, Client(cluster.address) as client:
         client.wait_for_workers(2)
         victim = cluster.worker_process(0)
         address = next(address for address, pid in client.run(os.getpid).items() if pid == victim)
@@ -276,7 +264,7 @@ def test_interrupted_twice_leaves_at_once(
 ) -> None:
     """What is in flight is not waited for: it can't end, since the workers stand still."""
     folder = job_folder("validate")
-    with started(tmp_path) as cluster:
+    with Processes(tmp_path) as cluster:
         driver = drive(folder, "validate", cluster)
         wait_for_shards(folder, "validate", 6, driver)
         workers = [cluster.worker_process(number) for number in range(2)]
@@ -303,7 +291,7 @@ def test_workers_that_come_late_take_part(
     job_folder: JobFolder, drive: Drive, undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = job_folder("validate")
-    with started(tmp_path, resources=()) as cluster, Client(cluster.address) as client:
+    with Processes(tmp_path, resources=()) as cluster, Client(cluster.address) as client:
         driver = drive(folder, "validate", cluster)
         wait_until(lambda: (folder / "run" / "plans" / "validate").exists())
         assert driver.poll() is None, "it waits for a first worker"

@@ -56,7 +56,7 @@ exec {python} "$@"
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm() -> Iterator[Slurm]:
     if (reason := why_no_slurm()) is not None:
         pytest.skip(reason)

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import yaml
 from distributed import Client
 from support import PATIENCE_S, Processes, command, run_of, wait_until
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(420)
 
 
 @pytest.fixture
@@ -30,6 +31,13 @@ def job_folder(undisturbed: Path, tmp_path: Path) -> Path:
         undisturbed / "run", folder / "run", ignore=shutil.ignore_patterns("train", "models", "model")
     )
     return folder
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    """A scheduler and a GPU worker."""
+    with Processes(tmp_path, resources=("GPU=1",)) as cluster:
+        yield cluster
 
 
 def start_driver(folder: Path, cluster: Processes) -> subprocess.Popen[str]:
@@ -71,11 +79,11 @@ def test_gpu_workers_train_together_and_anything_may_die(job_folder: Path, proce
     folder = job_folder
     processes.add_worker("GPU=1")
     with Client(processes.address, set_as_default=False) as client:
-        client.wait_for_workers(4)
+        client.wait_for_workers(2)
     driver = start_driver(folder, processes)
     wait_for_an_epoch(folder, driver)
     assert "2 GPU workers train together" in notes_of(folder)
-    os.kill(processes.worker_process(3), signal.SIGKILL)
+    os.kill(processes.worker_process(1), signal.SIGKILL)
     wait_until(lambda: any("goes on after epoch" in note for note in notes_of(folder)))
     driver.kill()
     driver.communicate()

@@ -47,6 +47,7 @@ def make_bench(server: LayerServer, gis: Any) -> Any:
         return Bench(server, Service(gis), name, server.layer_url(0, name))
 
     server.faults.clear()
+    server.reset_requests()
     yield make
     server.faults.clear()
 
