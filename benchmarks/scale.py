@@ -56,6 +56,7 @@ dataset:
   images: {folder}/images
 validate:
   thumbnails: {thumbnails}
+  shard_size: 1000  # files are small
 """
 
 

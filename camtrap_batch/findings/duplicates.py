@@ -155,7 +155,7 @@ def _close_in_large(hashes: _Hashes, bits: int) -> tuple[Rows, Rows]:
     """Hashes at most two bits apart have in common a hash that is at most one bit from both."""
     flips = np.r_[np.uint64(0), np.uint64(1) << np.arange(64, dtype=np.uint64)]
     around = (hashes[:, None] ^ flips).ravel()
-    order = np.argsort(around, kind="stable")
+    order = np.argsort(around)
     around, node = around[order], order // len(flips)
     ends = np.flatnonzero(np.r_[around[1:] != around[:-1], True]) + 1
     first, second = _pairs(np.repeat(ends, np.diff(np.r_[0, ends])))

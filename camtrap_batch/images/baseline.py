@@ -21,17 +21,8 @@ from camtrap_batch.images.huffman import LOOK, PADDING, fill_tables, read_blocks
 from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.images.raster import colour, paint
 
-_SOF0, _DHT, _SOS, _DQT, _DRI, _APP0, _APP14, _APP15, _COM = (
-    0xC0,
-    0xC4,
-    0xDA,
-    0xDB,
-    0xDD,
-    0xE0,
-    0xEE,
-    0xEF,
-    0xFE,
-)
+_SOF0, _DHT, _SOS, _DQT, _DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD  # markers of segments
+_APP0, _APP14, _APP15, _COM = 0xE0, 0xEE, 0xEF, 0xFE
 _YCBCR = ((1, 2, 3), (0, 1, 2))
 """Ids of components that stand for luma and chroma."""
 _LARGEST_DC = 11  # bits of a difference of 8-bit samples (T.81, table F.1)
@@ -56,7 +47,6 @@ class _Header:
     width: int = 0
     height: int = 0
     interval: int = 0  # MCUs between restart markers; 0: there are none
-    is_jfif: bool = False
     adobe_transform: int | None = None
     components: list[_Component] = field(default_factory=list)
     tables: list[tuple[int, int]] = field(default_factory=list)  # DC, AC of each component
@@ -115,7 +105,6 @@ def _read_header(data: bytes) -> _Header:
             header.interval = int.from_bytes(body, "big")
         elif marker == _APP0 and body.startswith(b"JFIF\0"):
             _expect(body[5] == 1)
-            header.is_jfif = True
         elif marker == _APP14 and body.startswith(b"Adobe"):
             header.adobe_transform = body[11]
         else:

@@ -218,14 +218,15 @@ def cut(keys: Sequence[str], size: int, borders: Sequence[int] | None = None) ->
     >>> cut(["a", "b", "c"], 10)
     [(0, 3)]
     """
-    weight = np.fromiter((zlib.crc32(key.encode()) for key in keys), np.int64, len(keys))
-    if borders is not None:
-        weight += np.asarray(borders, np.int64) << 32
+    ranks = None if borders is None else np.asarray(borders, np.int64) << 32
     runs: list[tuple[int, int]] = []
     start = 0
     while len(keys) - start > size:
-        first = start + max(1, (size + 1) // 2)
-        stop = first + int(np.argmin(weight[first : start + size + 1]))
+        places = slice(start + max(1, (size + 1) // 2), start + size + 1)
+        weight = np.array([zlib.crc32(key.encode()) for key in keys[places]], np.int64)
+        if ranks is not None:
+            weight += ranks[places]
+        stop = places.start + int(np.argmin(weight))
         runs.append((start, stop))
         start = stop
     if start < len(keys):
