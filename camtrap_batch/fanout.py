@@ -268,7 +268,8 @@ class _FanOut:
         for reason in self._unfit_among(self._offering()).values():
             raise ClusterError(reason)
         self.looked_at = self.last_seen = time.monotonic()
-        self.client.subscribe_topic(watchdog.TOPIC, self._note_stall)
+        # The client keeps the handler also after the end; not this object with it, and what its stage reads.
+        self.client.subscribe_topic(watchdog.TOPIC, partial(_note_stall, self.stalls))
         try:
             while self._fill_window() or self.in_flight:
                 ended = self._wait()
@@ -283,11 +284,6 @@ class _FanOut:
             if self.client.status == "running":
                 self.client.unsubscribe_topic(watchdog.TOPIC)
         return self.outcome
-
-    def _note_stall(self, event: tuple[float, dict[str, Any]]) -> None:
-        """Called by the client, before the tasks of the worker that ends itself are."""
-        stall = watchdog.Stall(**event[1])
-        self.stalls[stall.key] = stall
 
     def _fill_window(self) -> bool:
         if self.stop.is_set():
@@ -509,6 +505,12 @@ def _run_shard(shard: Shard, payload: Any, *, work: Work, sight: Sight, stall_s:
             receipt = work.run(shard, payload, str(worker.name))
         metrics.count_here(receipt)
         return receipt
+
+
+def _note_stall(stalls: dict[str, watchdog.Stall], event: tuple[float, dict[str, Any]]) -> None:
+    """Called by the client, before the tasks of the worker that ends itself are."""
+    stall = watchdog.Stall(**event[1])
+    stalls[stall.key] = stall
 
 
 def _is_killed(future: Future[Any]) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
 import threading
 import time
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -127,6 +129,37 @@ def test_every_shard_runs_once(client: Client, tmp_path: Path) -> None:
     assert not outcome.failed
     workers = {receipt.worker.partition("@")[0] for receipt in outcome.receipts.values()}
     assert workers <= {"cpu-0", "cpu-1"}, "CPU work ran on the GPU worker"
+
+
+def test_the_client_does_not_keep_what_a_stage_has_read(client: Client, tmp_path: Path) -> None:
+    plan = make_plan(4, 5)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id))
+
+    class Rows:
+        """Of a whole data set, some hundred megabytes."""
+
+    def run() -> weakref.ref[Rows]:
+        rows = Rows()
+
+        def payload(shard: Shard) -> None:
+            assert isinstance(rows, Rows)
+
+        fanout.fan_out(
+            client,
+            plan,
+            plan.shards,
+            work,
+            payload,
+            need="CPU",
+            observe=lambda _: None,
+            stop=threading.Event(),
+            wait_s=20,
+        )
+        return weakref.ref(rows)
+
+    rows = run()
+    gc.collect()
+    assert rows() is None
 
 
 def test_image_that_kills_its_worker_is_found_and_the_rest_is_done(client: Client, tmp_path: Path) -> None:
