@@ -30,7 +30,8 @@ MOST_STEPS_BACK = 0.1
 """Files are taken to be numbered in order of time where so many are, and no more than so many go back."""
 
 _Times = npt.NDArray[np.datetime64]
-_NUMBERED = r"^(?P<before>.*?)(?P<number>[0-9]{1,18})\.[^./]*$"
+_NUMBERED = r"(?P<more>[0-9]*?)(?P<number>[0-9]{1,18})\.[^./]*$"
+_EXTENSION = r"\.[^./]*$"
 
 
 def find_wrong_dates(rows: pa.Table, now: np.datetime64) -> tuple[Found, Found, Found, Found]:
@@ -156,13 +157,14 @@ def _resets(rows: pa.Table, times: _Times) -> Found:
     JEITA CP-3461: IMG_0001.JPG).
     """
     parts = pc.extract_regex(rows["file_name"], _NUMBERED)
+    # The expression could catch what is before the number, too, in more than twice the time.
+    before = pc.ascii_rtrim(pc.replace_substring_regex(rows["file_name"], _EXTENSION, ""), "0123456789")
     is_numbered = ~is_null(parts) & ~np.isnat(times)
     files = np.flatnonzero(is_numbered)
     parts = parts.take(pa.array(files)).combine_chunks()
     series = group(
-        rows["location"].take(pa.array(files)),
-        rows["deployment"].take(pa.array(files)),
-        pa.chunked_array([pc.struct_field(parts, "before")]),
+        *(column.take(pa.array(files)) for column in (rows["location"], rows["deployment"], before)),
+        pa.chunked_array([pc.struct_field(parts, "more")]),
     )
     number = pc.struct_field(parts, "number").cast(pa.int64()).to_numpy()
     order = np.lexsort((times[files], number, series))

@@ -59,8 +59,8 @@ class Disk:
             sizes[rows], times[rows] = look_up(self.path, [file_names[row] for row in rows])
         except CantList as wrong:
             raise self._cant_list(wrong.folder or self.path, wrong.problem) from None
-        modified = pa.array(times, pa.int64(), mask=sizes < 0).cast(pa.string()).to_pylist()
-        return Listing(sizes, modified)
+        modified = pa.array(times, pa.int64(), mask=sizes < 0).cast(pa.string())
+        return Listing(sizes, modified.to_numpy(zero_copy_only=False).tolist())
 
     def walk(self) -> Iterator[str]:
         def refuse(problem: OSError) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,29 +25,39 @@ def performance_path(stage: str, plan_id: str) -> str:
 
 
 @contextmanager
-def performance_report(client: Client, run: Run, plan: Plan, stop: threading.Event) -> Iterator[None]:
+def performance_report(
+    client: Client, run: Run, plan: Plan, stop: threading.Event
+) -> Iterator[Callable[[], object]]:
     """Write the report of what runs in the block, of a block that ends with an error as well.
 
-    The scheduler makes it, with bokeh, and does nothing else meanwhile (a second or two). Whatever goes
-    wrong with it is a line in the log; it never ends a job. After Ctrl-C there is none.
+    The scheduler makes it, with bokeh, and does nothing else meanwhile (a second or two). It begins when the
+    function is called that the block is given: once the work is done, so that the rest of the block goes on
+    beside it; at the latest when the block ends. Whatever goes wrong with it is a line in the log; it never
+    ends a job. After Ctrl-C there is none.
     """
     # Not distributed's own context manager: that one writes with fsspec, and raises what it meets.
-    began, problem = time.time(), ""
-    count = 0
+    began, problem, count = time.time(), "", 0
     try:
         count = client.sync(_prepare, client, callback_timeout=_PATIENCE_S)
     except Exception as caught:
         problem = _line(caught)
-    try:
-        yield
-    finally:
-        if not stop.is_set() and client.status == "running":
-            try:
-                if not problem:
-                    _write(client, run, plan, began, count)
-            except Exception as caught:
-                problem = _line(caught)
-            if problem:
+
+    def write() -> None:
+        nonlocal problem
+        if problem or stop.is_set() or client.status != "running":
+            return
+        try:
+            _write(client, run, plan, began, count)
+        except Exception as caught:
+            problem = _line(caught)
+
+    with ThreadPoolExecutor(1) as beside:
+        begin = functools.cache(lambda: beside.submit(write))
+        try:
+            yield begin
+        finally:
+            begin().result()
+            if problem and not stop.is_set():
                 with suppress(Exception):  # the same disk, perhaps; what the block raised says more
                     run.log("no performance report", stage=plan.stage, problem=problem)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -209,20 +210,26 @@ def do_on_workers(
         return StageResult(stage, plan.rows, len(plan.shards), notes=notes)
     plan.freeze(run.folder)
     outcome = fanout.Outcome()
-    if todo:
-        client = context.cluster.client()
-        context.publisher.open(client)
-        context.progress.planned(plan, receipts, locations)
-        counts: dict[str, int] = {}
-        for receipt in receipts.values():
-            for status, rows in receipt.counts.items():
-                counts[status] = counts.get(status, 0) + rows
-        run.log(
-            "stage begins", stage=stage, plan=plan.id, rows=plan.rows, shards=len(plan.shards), todo=len(todo)
-        )
-        context.display.begin(stage, plan.rows, done_rows, counts)
-        try:
-            with performance_report(client, run, plan, context.stop):
+    with ExitStack() as reports:
+        if todo:
+            client = context.cluster.client()
+            context.publisher.open(client)
+            context.progress.planned(plan, receipts, locations)
+            counts: dict[str, int] = {}
+            for receipt in receipts.values():
+                for status, rows in receipt.counts.items():
+                    counts[status] = counts.get(status, 0) + rows
+            run.log(
+                "stage begins",
+                stage=stage,
+                plan=plan.id,
+                rows=plan.rows,
+                shards=len(plan.shards),
+                todo=len(todo),
+            )
+            work_is_done = reports.enter_context(performance_report(client, run, plan, context.stop))
+            context.display.begin(stage, plan.rows, done_rows, counts)
+            try:
                 outcome = fanout.fan_out(
                     client,
                     plan,
@@ -235,10 +242,25 @@ def do_on_workers(
                     wait_s=context.cluster.wait_s,
                     stall_s=context.stall_s,
                 )
-        finally:
-            context.display.end()
-            run.flush_log()
-    receipts |= outcome.receipts
+            finally:
+                context.display.end()
+                run.flush_log()
+            work_is_done()
+        done = _all_done(run, plan, receipts | outcome.receipts, outcome)
+        if settle:
+            plan, done = settle(done)
+        if check:
+            check(done)
+        committed = commit_plan(
+            run.folder, plan, done, tables, inputs=inputs, meta=meta(done) if meta else {}
+        )
+    counts = committed[tables[0]].counts
+    return _finished(context, stage, plan, len(outcome.receipts), counts, committed, started)
+
+
+def _all_done(run: Run, plan: Plan, receipts: dict[str, Receipt], outcome: fanout.Outcome) -> list[Receipt]:
+    """The receipts that cover the plan, in row order; raises where a fan-out left some of it undone."""
+    stage = plan.stage
     if outcome.interrupted:
         left = sum(settled(shard, receipts) is None for shard in plan.shards)
         run.log("interrupted", stage=stage, shards_left=left)
@@ -253,14 +275,7 @@ def do_on_workers(
             f"{stage}: {len(outcome.failed)} of {len(plan.shards)} shards failed, the others are kept: "
             f"{named}{more}"
         )
-    done = all_settled(plan, receipts)
-    if settle:
-        plan, done = settle(done)
-    if check:
-        check(done)
-    committed = commit_plan(run.folder, plan, done, tables, inputs=inputs, meta=meta(done) if meta else {})
-    counts = committed[tables[0]].counts
-    return _finished(context, stage, plan, len(outcome.receipts), counts, committed, started)
+    return all_settled(plan, receipts)
 
 
 def _observe(context: Context, stage: str, event: fanout.Event) -> None:

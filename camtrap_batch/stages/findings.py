@@ -29,12 +29,20 @@ from camtrap_batch.store.tables import open_table
 VERSION = 1
 
 _SIZES = ["width", "height"]
-_FROM_MANIFEST = list(dict.fromkeys(["image_id", *DUPLICATE_COLUMNS, *DATE_COLUMNS, *_SIZES]))
+FROM_MANIFEST = list(dict.fromkeys(["image_id", *DUPLICATE_COLUMNS, *DATE_COLUMNS, *_SIZES]))
+"""Columns of the manifest that findings are made of."""
+
 _ORDER = list(FINDING_KINDS)
 
 
-def add_findings(context: Context) -> list[str]:
-    """Bring the table `findings` up to the current manifest; returns notes for people: the counts by kind."""
+def add_findings(context: Context, files: list[pa.Table]) -> list[str]:
+    """Bring the table `findings` up to the current manifest; returns notes for people: the counts by kind.
+
+    Parameters
+    ----------
+    files : the current manifest's columns `FROM_MANIFEST`, where they are read already; taken out of the
+        list, and let go of on the way
+    """
     job, store = context.job, context.run
     if context.dry_run:
         return []
@@ -44,7 +52,7 @@ def add_findings(context: Context) -> list[str]:
     counts: Counter[str] = Counter()
 
     def make() -> dict[str, pa.Table]:
-        table = find_all(store, catalog, manifest, near_bits)
+        table = find_all(store, catalog, manifest, near_bits, files)
         counts.update(
             {entry["values"]: entry["counts"] for entry in pc.value_counts(table["kind"]).to_pylist()}
         )
@@ -66,11 +74,13 @@ def add_findings(context: Context) -> list[str]:
     return ["findings: " + ", ".join(f"{kind} {n:,}" for kind, n in found.items())] if found else []
 
 
-def find_all(store: Run, catalog: Snapshot, manifest: Snapshot, near_bits: int) -> pa.Table:
-    """Every finding in a manifest."""
-    # All at once: the footers of thousands of files take longer to read than the columns. In one piece: rows
-    # are taken by their numbers, which would be looked up in a chunk for each file.
-    files = open_table(store.folder, manifest).to_table(columns=_FROM_MANIFEST).combine_chunks()
+def find_all(
+    store: Run, catalog: Snapshot, manifest: Snapshot, near_bits: int, read: list[pa.Table]
+) -> pa.Table:
+    """Every finding in a manifest; `read` as the `files` of `add_findings`."""
+    files = read.pop() if read else open_table(store.folder, manifest).to_table(columns=FROM_MANIFEST)
+    # Rows are taken by their numbers, which would be looked up in a chunk for each file.
+    files = files.combine_chunks()
     said = open_table(store.folder, catalog).to_table(columns=["image_id", *_SIZES])
     if not said["image_id"].equals(files["image_id"]):
         raise BrokenPromise("findings: the manifest's rows are not the catalog's; nothing was committed")

@@ -45,7 +45,7 @@ from camtrap_batch.stages.classes import empty_class
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers
 from camtrap_batch.stages.pictures import COLUMNS, read_pictures
 from camtrap_batch.stages.precision import check_precision, known_precision
-from camtrap_batch.stages.rows import hash_runs, pack, unpack
+from camtrap_batch.stages.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
@@ -141,7 +141,7 @@ def run(context: Context) -> StageResult:
 
 def _cut_rows(rows: pa.Table, boxes: Boxes | None, shard_size: int) -> list[tuple[tuple[int, int], str, str]]:
     """Runs of rows, start and stop, along camera locations, each with hashes of its images and boxes."""
-    runs = cut(rows["image_id"].to_pylist(), shard_size, location_borders(rows).tolist())
+    runs = cut(texts(rows["image_id"]), shard_size, location_borders(rows).tolist())
     hashes = hash_runs(rows, ["image_id", "sha256"], runs)
     of_boxes = boxes.hashes(runs) if boxes else [""] * len(runs)
     return list(zip(runs, hashes, of_boxes, strict=True))

@@ -13,6 +13,12 @@ _TOGETHER = 256  # runs whose rows are texts in memory at one time
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
+def texts(column: pa.ChunkedArray) -> list[str]:
+    """The values of a column of strings; a sixth of the time of `to_pylist`."""
+    values: list[str] = column.to_numpy().tolist()
+    return values
+
+
 def pack(table: pa.Table) -> bytes:
     """A few hundred rows as bytes, to travel with a task."""
     sink = pa.BufferOutputStream()

@@ -17,8 +17,8 @@ from camtrap_batch.images import ImageRoot, Limits, Verdict, image_root, judge_f
 from camtrap_batch.memory import give_back
 from camtrap_batch.remote import shown
 from camtrap_batch.stages.context import Context, StageResult, do_on_workers
-from camtrap_batch.stages.findings import add_findings
-from camtrap_batch.stages.rows import hash_runs, pack, unpack
+from camtrap_batch.stages.findings import FROM_MANIFEST, add_findings
+from camtrap_batch.stages.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.stages.tries import Tries
 from camtrap_batch.stages.unchanged import known_verdicts, point_at_known
 from camtrap_batch.store import schemas
@@ -49,19 +49,21 @@ def run(context: Context) -> StageResult:
     InputError
         There is no catalog yet, or the image root is not there, or none of its files.
     """
-    result = _validate(context)
+    files: list[pa.Table] = []
+    result = _validate(context, files)
     give_back()  # 0.3 kB an image, which findings would be beside
-    result.notes += add_findings(context)
+    result.notes += add_findings(context, files)
     return result
 
 
-def _validate(context: Context) -> StageResult:
+def _validate(context: Context, files: list[pa.Table]) -> StageResult:
+    """Of a new manifest, what findings are made of is put into `files`."""
     job, store = context.job, context.run
     catalog = store.snapshot("catalog")
     rows = open_table(store.folder, catalog).to_table(columns=_FROM_CATALOG)
     root = image_root(job)
     root.check()
-    listing = root.listing(rows["file_name"].to_pylist())
+    listing = root.listing(texts(rows["file_name"]))
     if rows.num_rows and not (listing.sizes >= 0).any():
         # A disk that is not mounted, or another folder: no reason to call a whole data set missing.
         raise InputError(
@@ -73,7 +75,7 @@ def _validate(context: Context) -> StageResult:
     limits = Limits(job.validate_.max_pixels, job.validate_.timeout_s, job.validate_.thumbnails)
     # Where the files lie is not part of the work: a data set that was moved is not read again.
     settings = [VERSION, schemas.fingerprint("manifest"), *astuple(limits)]
-    runs = cut(rows["image_id"].to_pylist(), job.validate_.shard_size)
+    runs = cut(texts(rows["image_id"]), job.validate_.shard_size)
     ids = [digest(["validate", settings, hash_]) for hash_ in hash_runs(rows, rows.column_names, runs)]
     manifest = store.current("manifest")
     tries = Tries(store, manifest, context.retry, rows["image_id"], ids, runs)
@@ -91,9 +93,10 @@ def _validate(context: Context) -> StageResult:
 
     def check(receipts: list[Receipt]) -> None:
         """Row by row, the manifest is the catalog."""
-        files = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
-        kept = open_files(store.folder, "manifest", files).to_table(columns=["image_id"])
-        if not kept["image_id"].equals(rows["image_id"]):
+        names = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
+        # All that findings need, at once: the footers of thousands of files take longer than the columns.
+        files.append(open_files(store.folder, "manifest", names).to_table(columns=FROM_MANIFEST))
+        if not files[0]["image_id"].equals(rows["image_id"]):
             raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
 
     return do_on_workers(

@@ -205,6 +205,12 @@ def test_two_cameras_numbers_are_two_series() -> None:
     assert rows_of("clock_reset", right + numbered(hours("2005-01-01", 3), "100/IMG_1{:04}.JPG")) != []
 
 
+def test_of_a_number_that_is_too_long_the_first_digits_are_of_the_name() -> None:
+    right = numbered(hours("2019-05-01", 20), "100/19{:018}.JPG")
+    assert rows_of("clock_reset", right + numbered(hours("2005-01-01", 3), "100/20{:018}.JPG")) == []
+    assert rows_of("clock_reset", right + numbered(hours("2005-01-01", 3), "100/191{:017}.JPG")) != []
+
+
 @pytest.mark.parametrize(
     "dates",
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -172,6 +173,18 @@ def test_status_of_a_stage_that_was_killed_long_ago(tmp_path: Path) -> None:
     file_receipt(run.folder, receipt(plan, plan.shards[0]))
     status = next(status for status in read_status(run) if status.stage == "validate")
     assert (status.state, status.seconds_left) == ("unfinished", None)
+
+
+def test_the_report_is_made_beside_what_comes_after_the_work(client: Client, tmp_path: Path) -> None:
+    run, plan = make_run(tmp_path), make_plan()
+    with performance_report(client, run, plan, threading.Event()) as work_is_done:
+        work_is_done()
+        deadline = time.monotonic() + 30
+        while not run.folder.exists(path := performance_path(plan.stage, plan.id)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        written = run.folder.read(path)
+    assert run.folder.read(path) == written  # once
 
 
 def test_a_report_that_fails_is_a_line_in_the_log(client: Client, tmp_path: Path) -> None:
