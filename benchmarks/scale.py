@@ -263,24 +263,33 @@ def report_losses(
     """The share of the wall-clock that went to anything but shards, and to what.
 
     A receipt can't tell how long it took to file it, which is work on its shard, too: that is measured apart.
+    Before shards are classified one worker checks the precision, and the others load what their first shard
+    would: that is work of theirs, too.
     """
     events = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
     mine = [event for event in events if event.get("stage") == stage]
     done = [event for event in mine if event["event"] == "shard done"]
     filing = seconds_to_file_a_receipt(run_folder)
     work = sum(event["seconds"]["total"] + filing for event in done)
+    check = sum(
+        Receipt.from_json(path.read_bytes()).seconds["total"]
+        for path in run_folder.glob("receipts/precision/*/*.json")
+    ) + sum(second for event in mine for second in event.get("loaded_s", []))
     planned, last, committed = (
         at(next(event for event in reversed(mine) if event["event"] == name)) - began
         for name in ("stage begins", "shard done", "committed")
     )
-    report.target("  share of time lost to other than shards", 1 - work / (seconds * CORES), 0.05, "{:.3f}")
-    for name, lost in (
-        ("start, listing and plan", planned),
+    lost = 1 - (work + check) / (seconds * CORES)
+    report.target("  share of time lost to other than shards", lost, 0.05, "{:.3f}")
+    for name, spent_on in (
+        ("start, listing and plan", planned - check / CORES),
         ("between shards", last - planned - work / CORES),
         ("check and commit", committed - last),
         ("end", seconds - committed),
     ):
-        report.line(f"    {name}", f"{lost:.1f} s, {lost / seconds:.3f}")
+        report.line(f"    {name}", f"{spent_on:.1f} s, {spent_on / seconds:.3f}")
+    if check:
+        report.line("  precision checked, libraries loaded", f"{check:.1f} s of all workers")
     phases = sorted({phase for event in done for phase in event["seconds"]} - {"total"})
     spent = {phase: sum(event["seconds"].get(phase, 0.0) for event in done) for phase in phases}
     shares = ", ".join(f"{phase} {value / work:.2f}" for phase, value in spent.items())

@@ -223,6 +223,20 @@ def require_workers(client: Client, need: Need, wait_s: float) -> tuple[int, dic
     )
 
 
+def submit_to_each(
+    client: Client, need: Need, function: Callable[..., Any], *arguments: Any
+) -> list[Future[Any]]:
+    """A task for each worker that is there now and offers `need`."""
+    try:
+        _, resources = require_workers(client, need, wait_s=0)
+    except ClusterError:
+        return []
+    return [
+        client.submit(function, *arguments, workers=[address], resources=resources, pure=False)
+        for address in _offering(client, need, resources)
+    ]
+
+
 class _FanOut:
     def __init__(
         self,
@@ -265,7 +279,7 @@ class _FanOut:
         self.window = threads * TASKS_PER_THREAD
         self.plan.freeze(self.work.folder)  # each worker has to see it there
         check_scheduler(self.client)
-        for reason in self._unfit_among(self._offering()).values():
+        for reason in self._unfit_among(_offering(self.client, self.need, self.resources)).values():
             raise ClusterError(reason)
         self.looked_at = self.last_seen = time.monotonic()
         # The client keeps the handler also after the end; not this object with it, and what its stage reads.
@@ -438,15 +452,6 @@ class _FanOut:
         self.outcome.failed[attempt.shard.id] = reason
         self.observe(ShardErred(attempt.shard, reason, final=True))
 
-    def _offering(self) -> set[str]:
-        """Addresses of the workers that may be given a shard."""
-        workers = _workers(self.client)
-        return {
-            address
-            for address, info in workers.items()
-            if self.resources is None or info["resources"].get(self.need)
-        }
-
     def _unfit_among(self, workers: set[str]) -> dict[str, str]:
         """Those of `workers` that can't do the work, with the reason; none is looked at twice."""
         new, self.known = workers - self.known, workers
@@ -485,7 +490,9 @@ class _FanOut:
         else:
             self.last_seen = now
             self.window = threads * TASKS_PER_THREAD
-            for worker, reason in self._unfit_among(self._offering()).items():
+            for worker, reason in self._unfit_among(
+                _offering(self.client, self.need, self.resources)
+            ).items():
                 self._turn_away(worker, reason)
 
 
@@ -525,6 +532,15 @@ def _lost_worker(future: Future[Any]) -> Any:
 def _workers(client: Client) -> Mapping[str, dict[str, Any]]:
     workers: Mapping[str, dict[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
     return workers
+
+
+def _offering(client: Client, need: Need, resources: dict[str, float] | None) -> set[str]:
+    """Addresses of the workers that may be given a shard."""
+    return {
+        address
+        for address, info in _workers(client).items()
+        if resources is None or info["resources"].get(need)
+    }
 
 
 def _offers(info: dict[str, Any]) -> str:

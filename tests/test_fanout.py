@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import dask
 import pyarrow as pa
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_worker
 from support import wait_until
 
 from camtrap_batch import fanout, metrics, phases
@@ -129,6 +129,20 @@ def test_every_shard_runs_once(client: Client, tmp_path: Path) -> None:
     assert not outcome.failed
     workers = {receipt.worker.partition("@")[0] for receipt in outcome.receipts.values()}
     assert workers <= {"cpu-0", "cpu-1"}, "CPU work ran on the GPU worker"
+
+
+def test_a_task_for_each_worker_of_a_kind(client: Client) -> None:
+    names = [future.result(timeout=20) for future in fanout.submit_to_each(client, "CPU", _own_name)]
+    assert sorted(names) == ["cpu-0", "cpu-1"]
+
+
+def test_a_task_for_each_of_no_workers() -> None:
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+        assert fanout.submit_to_each(client, "CPU", _own_name) == []
+
+
+def _own_name() -> str:
+    return str(get_worker().name)
 
 
 def test_the_client_does_not_keep_what_a_stage_has_read(client: Client, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +26,8 @@ from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
 from camtrap_batch.store.tables import finish_shard
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from camtrap_batch.fanout import Need
     from camtrap_batch.model.crops import Picture
     from camtrap_batch.stages.infer import InferShard
@@ -62,18 +65,20 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
     some = sample(rows)
     shard = _shard(work, some.num_rows)
     plan = Plan.make(_STAGE, [shard], {"model": work.model_id})
-    outcome = fanout.fan_out(
-        context.cluster.client(),
-        plan,
-        [shard],
-        CheckPrecision(replace(work, plan=(plan.stage, plan.id))),
-        lambda _: pack(some),
-        need=need,
-        observe=lambda _: None,
-        stop=context.stop,
-        wait_s=context.cluster.wait_s,
-        stall_s=context.stall_s,
-    )
+    client = context.cluster.client()
+    with _all_load(client, work, need) as loaded:
+        outcome = fanout.fan_out(
+            client,
+            plan,
+            [shard],
+            CheckPrecision(replace(work, plan=(plan.stage, plan.id))),
+            lambda _: pack(some),
+            need=need,
+            observe=lambda _: None,
+            stop=context.stop,
+            wait_s=context.cluster.wait_s,
+            stall_s=context.stall_s,
+        )
     if outcome.interrupted or (not outcome.receipts and not outcome.failed):
         raise Interrupted("infer: interrupted before it began; the same command goes on")
     if outcome.failed:
@@ -87,8 +92,34 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
         }
     else:
         found = outcome.receipts[shard.id].result
-    context.run.log("precision chosen", stage="infer", **found)
+    context.run.log("precision chosen", stage="infer", **found, loaded_s=loaded)
     return found
+
+
+@contextmanager
+def _all_load(client: Client, work: InferShard, need: Need) -> Iterator[list[float]]:
+    """Meanwhile every worker loads torch and the model's files, for which its first shard would wait.
+
+    Yields the seconds that it took each, once the block has ended. A worker that can't says so by its first
+    shard.
+    """
+    from camtrap_batch import fanout
+
+    futures = fanout.submit_to_each(client, need, _load, work)
+    loaded: list[float] = []
+    try:
+        yield loaded
+        loaded += [future.result() for future in futures if future.status == "finished"]
+    finally:
+        client.cancel(futures)
+
+
+def _load(work: InferShard) -> float:
+    began = time.monotonic()
+    from camtrap_batch.model.package import load_model
+
+    load_model(work.local_model())
+    return round(time.monotonic() - began, 2)
 
 
 def sample(rows: pa.Table) -> pa.Table:
@@ -117,10 +148,10 @@ class CheckPrecision:
         return self.work.image_root
 
     def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
+        started = time.monotonic()  # torch is loaded next, as by the first shard of any worker
         from camtrap_batch.model.agreement import choose
         from camtrap_batch.model.precision import pack_observed
 
-        started = time.monotonic()
         work = self.work
         move = phases.progress()
 

@@ -25,6 +25,7 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.model import ModelInfo, Predictor, save_model
 from camtrap_batch.model.architectures import create_model
 from camtrap_batch.rehearsal import write_dataset
+from camtrap_batch.stages import precision
 from camtrap_batch.store.run import Run
 
 CLASSES = ("empty", "tayassu pecari", "kudu")
@@ -87,6 +88,11 @@ class Job:
     def run(self) -> Run:
         return camtrap_batch.open_run(self.file)
 
+    def precision_chosen(self) -> dict[str, Any]:
+        events = map(json.loads, (self.file.parent / "run" / "log.jsonl").read_text().splitlines())
+        (chosen,) = [event for event in events if event["event"] == "precision chosen"]
+        return dict(chosen)
+
     def rows(self, table: str = "predictions") -> pa.Table:
         return self.run.table(table).to_table()
 
@@ -113,6 +119,28 @@ def test_every_usable_image_has_its_row(validated: Path, tmp_path: Path, local: 
         "1 of the model's 3 classes are no category of the data set: 'kudu'" in note for note in result.notes
     )
     assert job.infer(local).shards_run == 0
+
+
+def test_a_worker_loads_the_model_before_the_precision_is_known(
+    validated: Path, tmp_path: Path, local: Client
+) -> None:
+    job = Job(validated, tmp_path)
+    job.infer(local)
+    assert len(job.precision_chosen()["loaded_s"]) == 1
+
+
+def test_a_worker_that_can_not_load_torch_in_time_is_no_reason_to_stop(
+    validated: Path, tmp_path: Path, local: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(work: Any) -> float:
+        raise ImportError("no torch here")
+
+    monkeypatch.setattr(precision, "_load", fails)
+    job = Job(validated, tmp_path)
+    job.infer(local)
+    chosen = job.precision_chosen()
+    assert chosen["loaded_s"] == []
+    assert chosen["images"] > 0
 
 
 @pytest.fixture(scope="module")
