@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from camtrap_batch.stages.infer import InferShard
 
 VERSION = 1
+_PATIENCE_S = 5.0
 _STAGE = "precision"
 _MOST, _FEWEST, _SHARE = 232, 32, 20
 """Images that are looked at: one of `_SHARE`, so that the check takes a small part of the whole time."""
@@ -100,8 +102,8 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
 def _all_load(client: Client, work: InferShard, need: Need) -> Iterator[list[float]]:
     """Meanwhile every worker loads torch and the model's files, for which its first shard would wait.
 
-    Yields the seconds that it took each, once the block has ended. A worker that can't says so by its first
-    shard.
+    Yields the seconds that it took each that has ended with the block. Where it can't be done, the first
+    shard says why.
     """
     from camtrap_batch import fanout
 
@@ -109,7 +111,9 @@ def _all_load(client: Client, work: InferShard, need: Need) -> Iterator[list[flo
     loaded: list[float] = []
     try:
         yield loaded
-        loaded += [future.result() for future in futures if future.status == "finished"]
+        ask = partial(client.gather, [one for one in futures if one.status == "finished"], asynchronous=True)
+        with suppress(Exception):  # a worker has gone since
+            loaded += client.sync(ask, callback_timeout=_PATIENCE_S)
     finally:
         client.cancel(futures)
 

@@ -51,11 +51,8 @@ def run(context: Context) -> StageResult:
     ClusterError
         No worker holds GPU=1.
     """
-    from camtrap_batch.model import check_architecture
-
     job, store = context.job, context.run
     config = job.train
-    check_architecture(config.arch)
     selection, manifest = store.snapshot("selection"), store.snapshot("manifest")
     check_weights(config.weights)
     use_thumbnails = job.validate_.thumbnails >= config.size
@@ -104,9 +101,14 @@ def run(context: Context) -> StageResult:
     def meta(receipts: list[Receipt]) -> dict[str, Any]:
         return receipts[0].result
 
-    # The topic is listened to only where there is work: asking for the client opens a cluster.
     trained = store.current("model")
-    listening = not context.dry_run and (trained is None or trained.plan_id != plan.id)
+    is_new = trained is None or trained.plan_id != plan.id
+    if is_new:
+        from camtrap_batch.model import check_architecture
+
+        check_architecture(config.arch)  # loads torch
+    # The topic is listened to only where there is work: asking for the client opens a cluster.
+    listening = is_new and not context.dry_run
     if listening:
         context.cluster.client().subscribe_topic(TOPIC, show)
     try:
