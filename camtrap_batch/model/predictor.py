@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from camtrap_batch import phases
 from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.model.crops import Picture, decode_picture
-from camtrap_batch.model.device import Normalise, choose_device, choose_precision, choose_threads
+from camtrap_batch.model.device import Autocast, Normalise, choose_device, choose_precision, choose_threads
 from camtrap_batch.model.info import read_info
 from camtrap_batch.model.package import load_model
 from camtrap_batch.model.precision import Observed, load_observed, make_ready
@@ -53,6 +54,9 @@ class Predictor:
         `precision` says which are possible.
     observed
         For int8: ranges of the network's values; None: those kept with the model.
+    margin
+        What `classify` sees is computed again in float32 where its two most probable classes are less than
+        this apart, so that its label is that of float32. 0: never.
 
     Raises
     ------
@@ -70,6 +74,7 @@ class Predictor:
         batch: int = 64,
         precision: torch.dtype | None = None,
         observed: Observed | None = None,
+        margin: float = 0.0,
     ) -> None:
         self.device = choose_device(device)
         self.threads = choose_threads(threads)
@@ -80,6 +85,14 @@ class Predictor:
         if self.precision == torch.int8 and observed is None:
             observed = load_observed(folder)
         self._network = make_ready(network, self.device, self.precision, observed)
+        self.margin = margin if self.precision != torch.float32 else 0.0
+        self._exact = self._network
+        if self.margin:
+            self._exact = (
+                Autocast(self._network.network, torch.float32)  # of the same weights
+                if isinstance(self._network, Autocast)
+                else make_ready(load_model(folder)[0], self.device, torch.float32)
+            )
         self._normalise = Normalise(self.info.mean, self.info.std, self.device)
         self._lock = threading.Lock()
 
@@ -128,20 +141,22 @@ class Predictor:
         does not decode.
         """
         found: list[int | str] = []  # squares of each picture
-        answers = [np.empty((0, len(self.info.classes)), np.float32)]
+        answers = Answers(self)
         seconds = {"read": 0.0, "forward": 0.0}
         asked = time.perf_counter()
         for pixels in beside(self._batches(pictures, found), _BATCHES_AHEAD):
             got = time.perf_counter()
-            answers.extend(self.forward(pixels))
+            answers.add(pixels)
             seconds["read"] += got - asked
             asked = time.perf_counter()
             seconds["forward"] += asked - got
-        seconds["read"] += time.perf_counter() - asked
+        ended = time.perf_counter()
+        rows = iter(answers.all())
+        seconds["read"] += ended - asked
+        seconds["forward"] += time.perf_counter() - ended
         if clock is not None:
             for phase, spent in seconds.items():
                 clock[phase] = clock.get(phase, 0.0) + spent
-        rows = iter(np.concatenate(answers))
         return [
             item if isinstance(item, str) else np.stack([next(rows) for _ in range(item)]) for item in found
         ]
@@ -155,13 +170,16 @@ class Predictor:
         """What the network is given for squares (n, size, size, 3): float32 (n, 3, size, size)."""
         return self._normalise(torch.from_numpy(pixels))
 
-    def forward(self, pixels: Pixels) -> Iterator[Probabilities]:
-        """Calibrated probabilities of squares (n, size, size, 3), in parts of at most `batch`."""
+    def forward(self, pixels: Pixels, *, exactly: bool = False) -> Iterator[Probabilities]:
+        """Calibrated probabilities of squares (n, size, size, 3), in parts of at most `batch`.
+
+        `exactly`: in float32. `margin` is not looked at.
+        """
         start, move = 0, phases.progress()
         while start < len(pixels):
             part = pixels[start : start + self.batch]
             try:
-                yield self._probabilities(torch.from_numpy(part))
+                yield self._probabilities(torch.from_numpy(part), self._exact if exactly else self._network)
             except RuntimeError as problem:
                 if not _is_out_of_memory(problem) or len(part) == 1:
                     raise
@@ -201,13 +219,59 @@ class Predictor:
                 decoded.append(str(problem))
         return decoded
 
-    def _probabilities(self, pixels: torch.Tensor) -> Probabilities:
+    def _probabilities(self, pixels: torch.Tensor, network: nn.Module) -> Probabilities:
         with self._lock, torch.inference_mode():
             # Of this thread: OpenMP's setting belongs to the thread that made it, and Dask's nanny says 1.
             torch.set_num_threads(self.threads)
-            logits = self._network(self._normalise(pixels))
+            logits = network(self._normalise(pixels))
             probs: Probabilities = torch.softmax(logits / self.info.temperature, 1).cpu().numpy()
         return probs
+
+
+class Answers:
+    """Probabilities of squares, batch after batch; near ties are computed again, as many as make a batch."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._batch = predictor.batch
+        self._answers = [np.empty((0, len(predictor.info.classes)), np.float32)]
+        self._number = 0
+        self._doubtful: list[Pixels] = []
+        self._rows: list[int] = []
+        self._exact: list[Probabilities] = []
+
+    def add(self, pixels: Pixels) -> None:
+        """Compute the next squares."""
+        answers = np.concatenate(list(self._predictor.forward(pixels)))
+        self._answers.append(answers)
+        near = np.flatnonzero(lead(answers) < self._predictor.margin)
+        self._rows += (self._number + near).tolist()
+        self._number += len(answers)
+        if len(near):
+            self._doubtful.append(pixels[near])
+        if sum(map(len, self._doubtful)) >= self._batch:
+            self._settle()
+
+    def all(self) -> Probabilities:
+        """Of all squares, in their order."""
+        answers = np.concatenate(self._answers)
+        self._settle()
+        if self._exact:
+            answers[self._rows] = np.concatenate(self._exact)
+        return answers
+
+    def _settle(self) -> None:
+        if self._doubtful:
+            self._exact += self._predictor.forward(np.concatenate(self._doubtful), exactly=True)
+            self._doubtful = []
+
+
+def lead(answers: Probabilities) -> npt.NDArray[np.float32]:
+    """How far the most probable class of each row is before the next one; 1 where there is no other."""
+    if answers.shape[1] < 2:
+        return np.ones(len(answers), np.float32)
+    top: npt.NDArray[np.float32] = np.partition(answers, -2, axis=1)
+    return top[:, -1] - top[:, -2]
 
 
 def load_predictor(
@@ -216,17 +280,18 @@ def load_predictor(
     threads: int | None = None,
     batch: int = 64,
     precision: torch.dtype | None = None,
+    margin: float = 0.0,
 ) -> Predictor:
     """A `Predictor` that this process keeps: the second call for the same model loads nothing.
 
     Parameters and errors as for `Predictor`.
     """
-    key = (read_info(folder).model_id, device, threads, batch, precision)
+    key = (read_info(folder).model_id, device, threads, batch, precision, margin)
     with _loading:
         if key in _loaded:
             _loaded.move_to_end(key)
         else:
-            _loaded[key] = Predictor(folder, device, threads, batch, precision)
+            _loaded[key] = Predictor(folder, device, threads, batch, precision, margin=margin)
             while len(_loaded) > _KEPT:
                 _loaded.popitem(last=False)
         return _loaded[key]

@@ -103,7 +103,7 @@ def run(context: Context) -> StageResult:
         rules=boxes.rules if boxes else None,
     )
     is_exact = settings.precision == "float32" or not rows.num_rows
-    found = {"precision": "float32"} if is_exact else known_precision(store, work)
+    found: dict[str, Any] | None = {"precision": "float32"} if is_exact else known_precision(store, work)
     need: Need | None = None
     with ThreadPoolExecutor(1) as pool:
         cutting = pool.submit(_cut_rows, rows, boxes, settings.shard_size)
@@ -113,12 +113,13 @@ def run(context: Context) -> StageResult:
     if found is None:
         notes.append("the model's fastest precision would be looked for")
         found = {"precision": "auto"}
-    plan = _plan(work, cutting.result(), found["precision"], manifest.number)
+    work = replace(work, precision=found["precision"], margin=found.get("margin", 0.0))
+    plan = _plan(work, cutting.result())
     before = store.current("predictions")
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
         need = choose_workers(context.cluster.client(), settings.device, context.cluster.wait_s)
     need = need or "CPU"
-    work = replace(work, plan=(plan.stage, plan.id), device=_DEVICE[need], precision=found["precision"])
+    work = replace(work, plan=(plan.stage, plan.id), device=_DEVICE[need])
     meta = {
         "classes": list(info.classes),
         "precision": found,
@@ -147,13 +148,12 @@ def _cut_rows(rows: pa.Table, boxes: Boxes | None, shard_size: int) -> list[tupl
     return list(zip(runs, hashes, of_boxes, strict=True))
 
 
-def _plan(
-    work: InferShard, runs: list[tuple[tuple[int, int], str, str]], precision: str, manifest: int
-) -> Plan:
+def _plan(work: InferShard, runs: list[tuple[tuple[int, int], str, str]]) -> Plan:
     """A shard for each run; its id stands for everything that its predictions depend on."""
-    settings = [VERSION, schemas.fingerprint("predictions"), work.model_id, work.use_thumbnails, precision]
+    computed = [work.precision, work.margin] if work.margin else [work.precision]
+    settings = [VERSION, schemas.fingerprint("predictions"), work.model_id, work.use_thumbnails, *computed]
     shards = (Shard(digest(["infer", settings, hash_, more]), *run) for run, hash_, more in runs)
-    return Plan.make("infer", shards, {"manifest": manifest, "model": work.model_id})
+    return Plan.make("infer", shards, {"manifest": work.manifest, "model": work.model_id})
 
 
 def _wanted(rows: pa.Table) -> list[str]:
@@ -344,6 +344,7 @@ class InferShard:
     Attributes
     ----------
     precision : to compute in, where the worker's hardware can; see `model.precision`
+    margin : between the two most probable classes, under which an image is computed again in float32
     rules : of boxes, where the shard's rows have some
     """
 
@@ -360,6 +361,7 @@ class InferShard:
     rules: Rules | None
     device: Literal["cpu", "cuda"] = "cpu"
     precision: str = "float32"
+    margin: float = 0.0
     divisible: ClassVar[bool] = True
 
     @property
@@ -443,7 +445,9 @@ class InferShard:
         from camtrap_batch.model.precision import possible
 
         precision = possible(self.precision, self.device)
-        return load_predictor(self.local_model(), self.device, self.threads(), self.batch, precision)
+        return load_predictor(
+            self.local_model(), self.device, self.threads(), self.batch, precision, self.margin
+        )
 
     def _shows(self, rows: pa.Table, index: int, boxes: list[Box], size: int) -> bool:
         """Whether the thumbnail has as many pixels of each box as the model wants, or the original has."""

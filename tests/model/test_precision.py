@@ -75,8 +75,9 @@ def test_the_fastest_that_agrees(trained: Trained, samples: Samples) -> None:
     for name, tried in found["tried"].items():
         if name != "float32":
             assert 0 <= tried["same_top1"] <= 1
-    agree = [name for name, tried in found["tried"].items() if tried.get("same_top1", 1) >= 0.995]
+    agree = [name for name, tried in found["tried"].items() if tried.get("again", 0) <= agreement.MOST_AGAIN]
     assert found["precision"] == agree[-1]
+    assert found["margin"] == found["tried"][agree[-1]].get("margin", 0)
     assert observed is None
     if torch.int8 in candidates(CPU):
         assert found["why_not"]["int8"] == "fewer than 232 images to try"
@@ -96,8 +97,9 @@ def test_what_does_not_agree_is_not_taken(
 
     monkeypatch.setattr(agreement, "_classify", classify)
     found, _ = choose(trained[0], "cpu", 16, [Picture(data) for data in samples.jpegs[:30]])
-    assert found["precision"] == "float32"
+    assert (found["precision"], found["margin"]) == ("float32", 0)
     assert found["tried"]["bfloat16"]["same_top1"] < 0.98
+    assert found["tried"]["bfloat16"]["again"] == 1
 
 
 @has_integers
@@ -106,7 +108,7 @@ def test_integers_are_tried_where_there_are_enough_images(
 ) -> None:
     monkeypatch.setattr(agreement, "_FEWEST_FOR_INTEGERS", 60)
     monkeypatch.setattr(agreement, "_WORTH", 100)
-    monkeypatch.setattr(agreement, "SAME_TOP1", 0.9)
+    monkeypatch.setattr(agreement, "MOST_AGAIN", 1)
     monkeypatch.setattr(agreement, "MOST_DIFFERENCE", 0.5)
     found, observed = choose(trained[0], "cpu", 16, [Picture(data) for data in samples.jpegs[:92]])
     assert found["images"] == 60

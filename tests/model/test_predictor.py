@@ -13,6 +13,7 @@ import torch
 from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.model import Predictor, Samples, TrainResult, load_predictor, predictor
 from camtrap_batch.model.device import choose_device, choose_precision, choose_threads
+from camtrap_batch.model.predictor import lead
 
 Trained = tuple[Path, TrainResult, list[dict[str, Any]]]
 CPU = torch.device("cpu")
@@ -51,6 +52,29 @@ def test_batch_size_does_not_matter(trained: Trained, samples: Samples) -> None:
 
 def test_nothing_to_classify(ready: Predictor) -> None:
     assert ready.predict([]).shape == (0, 3)
+
+
+def test_near_ties_are_computed_again_in_float32(trained: Trained, samples: Samples) -> None:
+    def answers(precision: torch.dtype, margin: float = 0.0) -> Any:
+        unsure = Predictor(trained[0], "cpu", 1, 16, precision, margin=margin)
+        unsure.info = dataclasses.replace(unsure.info, temperature=3)
+        return unsure.predict(samples.jpegs)
+
+    exact, short = answers(torch.float32), answers(torch.bfloat16)
+    margin = float(np.median(lead(short)))
+    near = lead(short) < margin
+    assert near.sum() > 64  # several batches
+    assert not np.allclose(short[near], exact[near], atol=1e-6)
+    found = answers(torch.bfloat16, margin)
+    np.testing.assert_array_equal(found[~near], short[~near])
+    np.testing.assert_allclose(found[near], exact[near], atol=1e-6)
+    np.testing.assert_allclose(answers(torch.bfloat16, 1.1), exact, atol=1e-6)
+
+
+def test_how_far_the_first_class_is_ahead() -> None:
+    answers = np.array([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]], np.float32)
+    np.testing.assert_allclose(lead(answers), [0.5, 0], atol=1e-6)
+    assert lead(np.ones((2, 1), np.float32)).tolist() == [1, 1]
 
 
 @pytest.mark.skipif(
