@@ -311,7 +311,7 @@ class Infer(Section):
     )
     precision: Literal["auto", "float32"] = Field(
         "auto",
-        description="auto: the fastest that gives float32's labels on a sample (99.5 %); float32: exact",
+        description="auto: the fastest that gives the labels of float32 (99.5 % of them); float32: exact",
     )
     detections: Place | None = Field(
         None, description="MegaDetector results: file or URL, relative to the job file; crops are classified"
