@@ -141,7 +141,7 @@ class Predictor:
         does not decode.
         """
         found: list[int | str] = []  # squares of each picture
-        answers = Answers(self)
+        answers = _Answers(self)
         seconds = {"read": 0.0, "forward": 0.0}
         asked = time.perf_counter()
         for pixels in beside(self._batches(pictures, found), _BATCHES_AHEAD):
@@ -228,7 +228,7 @@ class Predictor:
         return probs
 
 
-class Answers:
+class _Answers:
     """Probabilities of squares, batch after batch; near ties are computed again, as many as make a batch."""
 
     def __init__(self, predictor: Predictor) -> None:
