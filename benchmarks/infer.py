@@ -8,7 +8,8 @@ image, in one run, with the same model and the same files, the ways taken in tur
 
 - plain fastai: `test_dl` and `get_preds` over the original files, with a loader process for each core
 - `camtrap infer` through Dask over the thumbnails, with a worker for each core, and with one worker
-- the network alone on tensors that lie ready, on all cores: the limit
+- the network alone on tensors that lie ready, on all cores: the limit; where near ties are computed again in
+  float32, with as large a part of that
 
 and once in float32, to count the images whose label differs. With a GPU the same is done on it.
 
@@ -130,7 +131,6 @@ def measure_speed(folder: Path, images: int, rounds: int, epochs: int, width: in
     n = len(usable)
     workers = 1 if on_gpu else CORES
     speeds: dict[str, list[float]] = {}
-    precision = ""
     for number in range(rounds):
         speeds.setdefault("plain fastai", []).append(n / part("fastai", model, folder / "files.txt"))
         for name, count in (("camtrap infer", workers), ("one worker", 1))[: 1 if on_gpu else 2]:
@@ -141,26 +141,19 @@ def measure_speed(folder: Path, images: int, rounds: int, epochs: int, width: in
             )
             speeds.setdefault(name, []).append(n / found["seconds"])
             speeds.setdefault(f"{name}, shards alone", []).append(n / found["in shards"])
-            precision = found["precision"]["precision"]
             if on_gpu:
                 report.target("GPU busy, share not", 1 - found["busy"], 0.15, "{:.3f}")
-        bare = [
-            part("bare", model, precision, processes, threads, batch)
-            for processes, threads in ((1, 1),)
-            if on_gpu
-            for batch in (64, 256)
-        ] or [
-            part("bare", model, precision, processes, threads, batch)
-            for processes, threads in ((CORES, 1), (1, CORES))
-            for batch in (16, 64)
-        ]
-        speeds.setdefault("the limit", []).append(max(bare))
+        chosen = found["precision"]
+        again = chosen["tried"][chosen["precision"]].get("again", 0.0)
+        fast = fastest(found["model"], chosen["precision"], on_gpu)
+        exact_s = again / fastest(found["model"], "float32", on_gpu) if again else 0.0
+        speeds.setdefault("the limit", []).append(1 / (1 / fast + exact_s))
     for name, values in speeds.items():
         report.line(
             f"{name}, images/s", f"{max(values):.1f}  ({', '.join(f'{value:.1f}' for value in values)})"
         )
     best = {name: max(values) for name, values in speeds.items()}
-    report.line("computed in", precision)
+    report.line("computed in", f"{chosen['precision']}, {again:.3f} of it again in float32")
     at_least(report, "end to end, of plain fastai", best["camtrap infer"] / best["plain fastai"], 3)
     at_least(
         report, "shards alone, of the limit", best["camtrap infer, shards alone"] / best["the limit"], 0.85
@@ -214,7 +207,15 @@ def infer(folder: Path, content: dict[str, Any], workers: int, on_gpu: bool) -> 
     at = {event["event"]: np.datetime64(event["time"].rstrip("Z")) for event in events}
     in_shards = float((at["shard done"] - at["stage begins"]) / np.timedelta64(1, "s"))
     precision = run.snapshot("predictions").meta["precision"]
-    return {"seconds": seconds, "in shards": in_shards, "precision": precision, **busy}
+    (model,) = (fresh / "models").iterdir()
+    return {"seconds": seconds, "in shards": in_shards, "precision": precision, "model": model, **busy}
+
+
+def fastest(model: Path, precision: str, on_gpu: bool) -> float:
+    """Images a second of the network alone."""
+    ways = [(1, 1, batch) for batch in (64, 256)] if on_gpu else []
+    ways = ways or [(*how, batch) for how in ((CORES, 1), (1, CORES)) for batch in (16, 64)]
+    return max(part("bare", model, precision, *way) for way in ways)
 
 
 @contextmanager
