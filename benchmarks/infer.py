@@ -7,8 +7,8 @@ The first one draws a synthetic data set, trains a ResNet-34 on it (224 pixels),
 image, in one run, with the same model and the same files, the ways taken in turns:
 
 - plain fastai: `test_dl` and `get_preds` over the original files, with a loader process for each core
-- `camtrap infer` through Dask over the thumbnails, with a worker for each core, and with one worker that has one
-  core, so that it does not decode on another one meanwhile
+- `camtrap infer` through Dask over the thumbnails, with a worker for each core, and with one worker that has
+  one core, so that it does not decode on another one meanwhile
 - the network alone on tensors that lie ready, on all cores: the limit; where near ties are computed again in
   float32, with as large a part of that
 
@@ -216,8 +216,8 @@ def infer(folder: Path, content: dict[str, Any], workers: int, on_gpu: bool) -> 
 
 def keep_to_one_core() -> None:
     core = min(os.sched_getaffinity(0))
-    for thread in os.listdir("/proc/self/task"):
-        os.sched_setaffinity(int(thread), {core})
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
 
 
 def fastest(model: Path, precision: str, on_gpu: bool) -> float:
