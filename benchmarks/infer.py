@@ -137,16 +137,14 @@ def measure_speed(folder: Path, images: int, rounds: int, epochs: int, width: in
         for name, count in (("camtrap infer", workers), ("one worker", 1))[: 1 if on_gpu else 2]:
             began = time.perf_counter()
             found = infer(folder, {**job, "name": f"{name.replace(' ', '-')}-{number}"}, count, on_gpu)
-            print(
-                f"  {name}: {time.perf_counter() - began:.1f} s with the cluster's start, {found}", flush=True
-            )
+            took = time.perf_counter() - began
+            print(f"  {name}: {took:.1f} s with the cluster's start, {found}", flush=True)
             speeds.setdefault(name, []).append(n / found["seconds"])
             speeds.setdefault(f"{name}, shards alone", []).append(n / found["in shards"])
             if on_gpu:
                 report.target("GPU busy, share not", 1 - found["busy"], 0.15, "{:.3f}")
-        chosen = found["precision"]
-        again = chosen["tried"][chosen["precision"]].get("again", 0.0)
-        fast = fastest(found["model"], chosen["precision"], on_gpu)
+        precision, again = found["precision"], found["again"] / n
+        fast = fastest(found["model"], precision, on_gpu)
         exact_s = again / fastest(found["model"], "float32", on_gpu) if again else 0.0
         speeds.setdefault("the limit", []).append(1 / (1 / fast + exact_s))
     for name, values in speeds.items():
@@ -154,7 +152,7 @@ def measure_speed(folder: Path, images: int, rounds: int, epochs: int, width: in
             f"{name}, images/s", f"{max(values):.1f}  ({', '.join(f'{value:.1f}' for value in values)})"
         )
     best = {name: max(values) for name, values in speeds.items()}
-    report.line("computed in", f"{chosen['precision']}, {again:.3f} of it again in float32")
+    report.line("computed in", f"{precision}, {again:.3f} of it again in float32")
     at_least(report, "end to end, of plain fastai", best["camtrap infer"] / best["plain fastai"], 3)
     at_least(
         report, "shards alone, of the limit", best["camtrap infer, shards alone"] / best["the limit"], 0.85
@@ -209,9 +207,16 @@ def infer(folder: Path, content: dict[str, Any], workers: int, on_gpu: bool) -> 
     events = [json.loads(line) for line in (fresh / "log.jsonl").read_text().splitlines()]
     at = {event["event"]: np.datetime64(event["time"].rstrip("Z")) for event in events}
     in_shards = float((at["shard done"] - at["stage begins"]) / np.timedelta64(1, "s"))
-    precision = run.snapshot("predictions").meta["precision"]
+    meta = run.snapshot("predictions").meta
     (model,) = (fresh / "models").iterdir()
-    return {"seconds": seconds, "in shards": in_shards, "precision": precision, "model": model, **busy}
+    return {
+        "seconds": seconds,
+        "in shards": in_shards,
+        "precision": meta["precision"]["precision"],
+        "again": meta["again"],
+        "model": model,
+        **busy,
+    }
 
 
 def keep_to_one_core() -> None:

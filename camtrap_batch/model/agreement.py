@@ -56,7 +56,8 @@ def choose(
     observed
         For int8, what `Predictor` wants.
     """
-    exact = Predictor(folder, device, None, batch, torch.float32)
+    network, _ = load_model(folder)
+    exact = Predictor(folder, device, None, batch, torch.float32, network=network)
     pixels = exact.squares(pictures)
     observing = pixels[:0]
     if len(pixels) >= _OBSERVED + _FEWEST_FOR_INTEGERS:
@@ -76,7 +77,7 @@ def choose(
     ranges: Observed | None = None
     best = 1 / speed if speed else 0.0  # seconds an image, those computed again included
     exact_s = best
-    for precision in reversed(candidates(exact.device)[:-1]) if len(pixels) else []:
+    for precision in reversed(candidates(exact.device)[:-1]) if len(pixels) > 1 else []:
         name = name_of(precision)
         observed: Observed | None = None
         try:
@@ -84,8 +85,8 @@ def choose(
                 if not len(observing):
                     found["why_not"][name] = f"fewer than {_OBSERVED + _FEWEST_FOR_INTEGERS} images to try"
                     continue
-                observed = observe(load_model(folder)[0], exact.network_input(observing), batch)
-            quick = Predictor(folder, device, None, batch, precision, observed)
+                observed = observe(network, exact.network_input(observing), batch)
+            quick = Predictor(folder, device, None, batch, precision, observed, network=network)
             answers, speed = _classify(quick, pixels)
         except (ValueError, RuntimeError, NotImplementedError) as problem:
             found["why_not"][name] = str(problem).partition("\n")[0]
@@ -110,10 +111,10 @@ def choose(
 
 def _classify(predictor: Predictor, pixels: Pixels) -> tuple[Probabilities, float]:
     """Probabilities, and images a second without the first batch, which makes things ready."""
-    if not len(pixels):
+    if len(pixels) < 2:
         return np.empty((0, len(predictor.info.classes)), np.float32), 0.0
-    first = pixels[: max(1, min(predictor.batch, len(pixels) // 4))]
-    list(predictor.forward(first))
+    n_first = max(1, min(predictor.batch, len(pixels) // 4))
+    answers = list(predictor.forward(pixels[:n_first]))
     began = time.perf_counter()
-    answers = np.concatenate(list(predictor.forward(pixels)))
-    return answers, round(len(pixels) / (time.perf_counter() - began), 2)
+    answers += predictor.forward(pixels[n_first:])
+    return np.concatenate(answers), round((len(pixels) - n_first) / (time.perf_counter() - began), 2)

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from camtrap_batch.images import decode_upright
 from camtrap_batch.images.pixels import Pixels
+from camtrap_batch.images.raster import resample
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,9 +47,8 @@ def decode(data: bytes, size: int) -> Pixels:
     ValueError
         Nothing decodes.
     """
-    picture = decode_upright(data, int(size * _MARGIN))
-    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR).convert("RGB"))
+    square = resample(decode_upright(data, int(size * _MARGIN)), size, size)
+    return square if square.shape[2] == 3 else np.repeat(square, 3, axis=2)
 
 
 class Decoder:

@@ -53,7 +53,7 @@ def make_ready(
 
     Parameters
     ----------
-    network : in evaluation mode; it is not to be used otherwise any more
+    network : in evaluation mode; may be made ready again, in another precision
     observed : for int8, what `observe` returned
 
     Raises
@@ -124,13 +124,13 @@ def _fused(network: nn.Module) -> nn.Module:
 
 def _quantised(network: nn.Module, observed: Observed) -> nn.Module:
     with _no_warnings():
-        from torch.ao.quantization.quantize_fx import convert_fx
-
         prepared = _prepared(network, None)
         # Loading makes room for histograms, which are empty before.
         missing = prepared.load_state_dict(dict(observed), strict=False).missing_keys
         if any("activation_post_process" in name for name in missing):
             raise ValueError("the ranges observed are those of another network")
+        from torch.ao.quantization.quantize_fx import convert_fx
+
         try:
             converted: nn.Module = convert_fx(prepared)
         except Exception as problem:
@@ -140,9 +140,11 @@ def _quantised(network: nn.Module, observed: Observed) -> nn.Module:
 
 def _prepared(network: nn.Module, example: torch.Tensor | None) -> Any:
     with _no_warnings():
-        from torch.ao.quantization import get_default_qconfig_mapping
-        from torch.ao.quantization.quantize_fx import prepare_fx
-
+        try:
+            from torch.ao.quantization import get_default_qconfig_mapping
+            from torch.ao.quantization.quantize_fx import prepare_fx
+        except ImportError as problem:  # torch means to give these away to another package
+            raise ValueError(f"can't be computed in int8 by this torch: {problem}") from None
         example = torch.zeros(1, 3, 64, 64) if example is None else example
         try:
             return prepare_fx(copy.deepcopy(network).cpu(), get_default_qconfig_mapping("x86"), (example,))

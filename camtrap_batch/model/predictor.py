@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -16,11 +17,12 @@ import torch
 from torch import nn
 
 from camtrap_batch import phases
-from camtrap_batch.images.pixels import Pixels
+from camtrap_batch.images.pixels import Pixels, make_thumbnail
 from camtrap_batch.model.crops import Picture, decode_picture
 from camtrap_batch.model.device import Autocast, Normalise, choose_device, choose_precision, choose_threads
 from camtrap_batch.model.info import read_info
 from camtrap_batch.model.package import load_model
+from camtrap_batch.model.pixels import decode
 from camtrap_batch.model.precision import Observed, load_observed, make_ready
 from camtrap_batch.model.stream import beside, in_order
 
@@ -32,6 +34,7 @@ _BATCHES_AHEAD = 2
 _OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 _loaded: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
+_preloaded: dict[str, nn.Module] = {}  # of the model that is wanted next, by its id
 _loading = threading.Lock()
 
 
@@ -57,6 +60,8 @@ class Predictor:
     margin
         What `classify` sees is computed again in float32 where its two most probable classes are less than
         this apart, so that its label is that of float32. 0: never.
+    network
+        The folder's, where it is loaded already; several predictors may share it.
 
     Raises
     ------
@@ -75,13 +80,17 @@ class Predictor:
         precision: torch.dtype | None = None,
         observed: Observed | None = None,
         margin: float = 0.0,
+        network: nn.Module | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.threads = choose_threads(threads)
         self.decoders = choose_threads(None) if self.device.type == "cuda" else self.threads
         self.batch = batch
         self.precision = precision or choose_precision(self.device)
-        network, self.info = load_model(folder)
+        if network is None:
+            network, self.info = load_model(folder)
+        else:
+            self.info = read_info(folder)
         if self.precision == torch.int8 and observed is None:
             observed = load_observed(folder)
         self._network = make_ready(network, self.device, self.precision, observed)
@@ -91,7 +100,7 @@ class Predictor:
             self._exact = (
                 Autocast(self._network.network, torch.float32)  # of the same weights
                 if isinstance(self._network, Autocast)
-                else make_ready(load_model(folder)[0], self.device, torch.float32)
+                else make_ready(network, self.device, torch.float32)
             )
         self._normalise = Normalise(self.info.mean, self.info.std, self.device)
         self._lock = threading.Lock()
@@ -120,9 +129,7 @@ class Predictor:
             answers.append(answer)
         return np.concatenate(answers)
 
-    def classify(
-        self, pictures: Iterable[Picture], clock: dict[str, float] | None = None
-    ) -> list[Probabilities | str]:
+    def classify(self, pictures: Iterable[Picture], tally: Tally | None = None) -> list[Probabilities | str]:
         """Calibrated probabilities of whatever each picture says is to be looked at.
 
         Pictures are taken from the iterator, decoded and put together to batches on threads, some batches
@@ -132,8 +139,8 @@ class Predictor:
         ----------
         pictures
             In the order in which they shall be done; reading may take its time.
-        clock
-            Seconds spent waiting for pixels ("read") and in the network ("forward") are added to it.
+        tally
+            What this takes is added to it.
 
         Returns
         -------
@@ -142,21 +149,19 @@ class Predictor:
         """
         found: list[int | str] = []  # squares of each picture
         answers = _Answers(self)
-        seconds = {"read": 0.0, "forward": 0.0}
+        tally = tally or Tally()
         asked = time.perf_counter()
         for pixels in beside(self._batches(pictures, found), _BATCHES_AHEAD):
             got = time.perf_counter()
             answers.add(pixels)
-            seconds["read"] += got - asked
+            tally.read_s += got - asked
             asked = time.perf_counter()
-            seconds["forward"] += asked - got
+            tally.forward_s += asked - got
         ended = time.perf_counter()
         rows = iter(answers.all())
-        seconds["read"] += ended - asked
-        seconds["forward"] += time.perf_counter() - ended
-        if clock is not None:
-            for phase, spent in seconds.items():
-                clock[phase] = clock.get(phase, 0.0) + spent
+        tally.read_s += ended - asked
+        tally.forward_s += time.perf_counter() - ended
+        tally.again += answers.again
         return [
             item if isinstance(item, str) else np.stack([next(rows) for _ in range(item)]) for item in found
         ]
@@ -228,6 +233,15 @@ class Predictor:
         return probs
 
 
+@dataclass
+class Tally:
+    """What classifying took: seconds of waiting for pixels, and in the network; squares computed again."""
+
+    read_s: float = 0.0
+    forward_s: float = 0.0
+    again: int = 0
+
+
 class _Answers:
     """Probabilities of squares, batch after batch; near ties are computed again, as many as make a batch."""
 
@@ -239,6 +253,11 @@ class _Answers:
         self._doubtful: list[Pixels] = []
         self._rows: list[int] = []
         self._exact: list[Probabilities] = []
+
+    @property
+    def again(self) -> int:
+        """How many were near ties."""
+        return len(self._rows)
 
     def add(self, pixels: Pixels) -> None:
         """Compute the next squares."""
@@ -286,15 +305,29 @@ def load_predictor(
 
     Parameters and errors as for `Predictor`.
     """
-    key = (read_info(folder).model_id, device, threads, batch, precision, margin)
+    model_id = read_info(folder).model_id
+    key = (model_id, device, threads, batch, precision, margin)
     with _loading:
         if key in _loaded:
             _loaded.move_to_end(key)
         else:
-            _loaded[key] = Predictor(folder, device, threads, batch, precision, margin=margin)
+            network = _preloaded.pop(model_id, None)
+            _loaded[key] = Predictor(folder, device, threads, batch, precision, None, margin, network)
             while len(_loaded) > _KEPT:
                 _loaded.popitem(last=False)
         return _loaded[key]
+
+
+def preload(folder: str | Path) -> None:
+    """Load what `load_predictor` will want in this process whatever the precision, and the decoder.
+
+    Raises InputError as `Predictor` does.
+    """
+    decode(make_thumbnail(np.zeros((8, 8, 3), np.uint8), 8, 85).jpeg, 8)
+    network, info = load_model(folder)
+    with _loading:
+        _preloaded.clear()
+        _preloaded[info.model_id] = network
 
 
 def _together(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:  # torch is loaded on workers alone
     from camtrap_batch.model.crops import Box, Picture
     from camtrap_batch.model.predictor import Predictor, Probabilities
 
-VERSION = 2
+VERSION = 3
 _TOP = 5
 _MOST_DEATHS = 3
 _LOOK_AT_WORKERS_S = 5.0
@@ -133,7 +133,7 @@ def run(context: Context) -> StageResult:
         work.tables,
         need=need,
         inputs=plan.inputs,
-        meta=lambda _: meta,
+        meta=lambda receipts: {**meta, "again": sum(one.result.get("again", 0) for one in receipts)},
         locations=rows["location"],
     )
     result.notes += notes
@@ -375,9 +375,11 @@ class InferShard:
 
     def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
         started = time.monotonic()
+        from camtrap_batch.model.predictor import Tally
+
         rows = unpack(payload)
         predictor = self._predictor()
-        seconds = {"load": time.monotonic() - started}
+        loaded_s = time.monotonic() - started
         phases.enter("read and forward")  # at the same time
         order: list[int] = []
         sources = np.full(rows.num_rows, None, object)
@@ -390,13 +392,17 @@ class InferShard:
                 sources[index] = source
                 yield picture
 
-        found = predictor.classify(pictures(), seconds)
+        tally = Tally()
+        found = predictor.classify(pictures(), tally)
         answers = {
             index: answer for index, answer in zip(order, found, strict=True) if not isinstance(answer, str)
         }
         for index in set(order) - set(answers):
             sources[index] = None
-        return self._finish(shard, rows, answers, sources, predictor.info.classes, seconds, started, worker)
+        seconds = {"load": loaded_s, "read": tally.read_s, "forward": tally.forward_s}
+        return self._finish(
+            shard, rows, answers, sources, predictor.info.classes, seconds, started, worker, again=tally.again
+        )
 
     def crashed(self, shard: Shard, payload: bytes) -> Receipt:
         rows = unpack(payload)
@@ -467,6 +473,7 @@ class InferShard:
         started: float,
         worker: str,
         without: str = "unreadable",
+        again: int = 0,
     ) -> Receipt:
         """Write the tables of a shard; rows without an answer that want one get the status `without`."""
         probabilities = np.full((rows.num_rows, len(classes)), np.nan, np.float32)
@@ -499,6 +506,7 @@ class InferShard:
             seconds=seconds,
             started=started,
             worker=worker,
+            result={"again": again},
         )
 
 

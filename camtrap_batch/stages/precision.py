@@ -100,7 +100,7 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
 
 @contextmanager
 def _all_load(client: Client, work: InferShard, need: Need) -> Iterator[list[float]]:
-    """Meanwhile every worker loads torch and the model's files, for which its first shard would wait.
+    """Meanwhile every worker loads torch, the decoder and the model, for which its first shard would wait.
 
     Yields the seconds that it took each that has ended with the block. Where it can't be done, the first
     shard says why.
@@ -120,9 +120,9 @@ def _all_load(client: Client, work: InferShard, need: Need) -> Iterator[list[flo
 
 def _load(work: InferShard) -> float:
     began = time.monotonic()
-    from camtrap_batch.model.package import load_model
+    from camtrap_batch.model.predictor import preload
 
-    load_model(work.local_model())
+    preload(work.local_model())
     return round(time.monotonic() - began, 2)
 
 

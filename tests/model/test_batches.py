@@ -15,6 +15,18 @@ CPU = torch.device("cpu")
 NORMALISE = Normalise((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), CPU)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_normalised_channel_by_channel(n: int) -> None:
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
+    normalise = Normalise(mean.tolist(), std.tolist(), CPU)
+    pixels = torch.randint(0, 256, (n, 5, 7, 3), dtype=torch.uint8)
+    right = ((pixels.double() / 255 - mean) / std).permute(0, 3, 1, 2)
+    for change in (None, lambda images: images.contiguous()):  # the second one: not channels last
+        found = normalise(pixels, change)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found.double(), right, rtol=1e-4, atol=1e-5)
+
+
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=60).filter(lambda w: sum(w) > 1), st.integers(0, 99))
 def test_drawn_as_often_as_the_weight_says(weights: list[float], seed: int) -> None:
     drawn = resample(np.array(weights), np.random.default_rng(seed))

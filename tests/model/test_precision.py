@@ -65,8 +65,28 @@ def test_integers_are_the_same_wherever_the_ranges_come_from(
     assert (one == other).all()
     right = exact.predict(samples.jpegs[48:168])
     assert (one.argmax(1) == right.argmax(1)).mean() >= 0.97
+    near = Predictor(trained[0], "cpu", 1, precision=torch.int8, observed=observed, margin=1.1)
+    np.testing.assert_allclose(near.predict(samples.jpegs[48:168]), right, atol=1e-6)
     with pytest.raises(InputError, match=r"int8\.safetensors: can't be read"):
         Predictor(trained[0], "cpu", 1, precision=torch.int8)
+
+
+def test_networks_share_what_was_loaded(trained: Trained, samples: Samples) -> None:
+    network = load_model(trained[0])[0]
+    before = copy.deepcopy(network.state_dict())
+    for precision in candidates(CPU)[::-1]:
+        if precision != torch.int8:
+            shared = Predictor(trained[0], "cpu", 1, precision=precision, network=network)
+            own = Predictor(trained[0], "cpu", 1, precision=precision)
+            assert (shared.predict(samples.jpegs[:8]) == own.predict(samples.jpegs[:8])).all()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_nothing_is_compared_on_fewer_than_two_images(trained: Trained, samples: Samples, n: int) -> None:
+    found, observed = choose(trained[0], "cpu", 16, [Picture(data) for data in samples.jpegs[:n]])
+    assert (found["precision"], found["margin"], found["images"], observed) == ("float32", 0, n, None)
 
 
 def test_the_fastest_that_agrees(trained: Trained, samples: Samples) -> None:

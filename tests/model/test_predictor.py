@@ -12,8 +12,9 @@ import torch
 
 from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.model import Predictor, Samples, TrainResult, load_predictor, predictor
+from camtrap_batch.model.crops import Picture
 from camtrap_batch.model.device import choose_device, choose_precision, choose_threads
-from camtrap_batch.model.predictor import lead
+from camtrap_batch.model.predictor import Tally, lead, preload
 
 Trained = tuple[Path, TrainResult, list[dict[str, Any]]]
 CPU = torch.device("cpu")
@@ -55,17 +56,21 @@ def test_nothing_to_classify(ready: Predictor) -> None:
 
 
 def test_near_ties_are_computed_again_in_float32(trained: Trained, samples: Samples) -> None:
+    tally = Tally()
+
     def answers(precision: torch.dtype, margin: float = 0.0) -> Any:
         unsure = Predictor(trained[0], "cpu", 1, 16, precision, margin=margin)
         unsure.info = dataclasses.replace(unsure.info, temperature=3)
-        return unsure.predict(samples.jpegs)
+        return np.concatenate(unsure.classify((Picture(data) for data in samples.jpegs), tally))
 
     exact, short = answers(torch.float32), answers(torch.bfloat16)
     margin = float(np.median(lead(short)))
     near = lead(short) < margin
     assert near.sum() > 64  # several batches
     assert not np.allclose(short[near], exact[near], atol=1e-6)
+    assert tally.again == 0
     found = answers(torch.bfloat16, margin)
+    assert tally.again == near.sum()
     np.testing.assert_array_equal(found[~near], short[~near])
     np.testing.assert_allclose(found[near], exact[near], atol=1e-6)
     np.testing.assert_allclose(answers(torch.bfloat16, 1.1), exact, atol=1e-6)
@@ -142,9 +147,24 @@ def test_a_process_loads_a_model_once(trained: Trained, monkeypatch: pytest.Monk
     assert len(predictor._loaded) == 2
 
 
+def test_what_was_preloaded_is_loaded_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+    real = predictor.load_model
+    monkeypatch.setattr(predictor, "load_model", lambda folder: loads.append(folder) or real(folder))
+    monkeypatch.setattr(predictor, "_loaded", type(predictor._loaded)())
+    monkeypatch.setattr(predictor, "_preloaded", {})
+    preload(trained[0])
+    load_predictor(trained[0], "cpu", 1)
+    assert loads == [trained[0]]
+    assert predictor._preloaded == {}
+    load_predictor(trained[0], "cpu", 1, batch=2)
+    assert len(loads) == 2
+
+
 def test_no_model(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
-        load_predictor(tmp_path)
+    for load in (load_predictor, preload):
+        with pytest.raises(InputError, match="no such file"):
+            load(tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

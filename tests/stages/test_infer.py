@@ -24,8 +24,9 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.model import ModelInfo, Predictor, save_model
 from camtrap_batch.model.architectures import create_model
+from camtrap_batch.model.device import choose_precision
 from camtrap_batch.rehearsal import write_dataset
-from camtrap_batch.stages import precision
+from camtrap_batch.stages import infer, precision
 from camtrap_batch.store.run import Run
 
 CLASSES = ("empty", "tayassu pecari", "kudu")
@@ -119,6 +120,17 @@ def test_every_usable_image_has_its_row(validated: Path, tmp_path: Path, local: 
         "1 of the model's 3 classes are no category of the data set: 'kudu'" in note for note in result.notes
     )
     assert job.infer(local).shards_run == 0
+
+
+def test_images_computed_again_are_counted(
+    validated: Path, tmp_path: Path, local: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"precision": "bfloat16", "margin": 1.1}
+    monkeypatch.setattr(infer, "check_precision", lambda *_: found)
+    job = Job(validated, tmp_path)
+    job.infer(local)
+    n = 0 if choose_precision(torch.device("cpu")) == torch.float32 else job.rows().num_rows
+    assert job.run.snapshot("predictions").meta["again"] == n
 
 
 def test_a_worker_loads_the_model_before_the_precision_is_known(
