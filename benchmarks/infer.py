@@ -56,7 +56,7 @@ from scale import (
 from camtrap_batch import Job, open_run, run_stage
 from camtrap_batch.cluster import Local, Workers, open_cluster
 
-SIZE, BATCH, SHARD = 224, 64, 64
+SIZE, BATCH = 224, 64
 KEPT = ("catalog", "manifest", "thumbnails", "findings", "selection", "model")
 
 
@@ -105,12 +105,14 @@ def measure_speed(folder: Path, images: int, rounds: int, epochs: int, width: in
         "dataset": {"format": "cct", "metadata": "data/metadata.json", "images": "data/images"},
         "select": {"split": {"by": "random"}},
         "train": {"arch": "resnet34", "weights": "none", "size": SIZE, "epochs": epochs, "lr": 0.002},
-        # Dozens of shards for each worker, as a job has that is worth a cluster.
-        "infer": {"device": "cuda" if on_gpu else "cpu", "batch": BATCH, "shard_size": SHARD},
+        "infer": {"device": "cuda" if on_gpu else "cpu", "batch": BATCH},
     }
     with report.timed("validated and trained"), clients(1 if on_gpu else CORES, gpu=1) as client:
         for stage in ("catalog", "validate") if given else ("catalog", "validate", "select", "train"):
             run_stage(write_job(folder, job), stage, client)
+    if not on_gpu:
+        # Dozens for each worker, as in any job that is worth a cluster: the last ones count for little.
+        job["infer"]["shard_size"] = BATCH
     if given:
         job["infer"]["model"] = given
     base = open_run(write_job(folder, job))

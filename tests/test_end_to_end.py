@@ -122,6 +122,12 @@ def test_report_fetches_nothing(undisturbed: Path) -> None:
     assert all(link.startswith(("#", "data:")) for link in links.found)
 
 
+def test_report_says_what_was_computed_in(undisturbed: Path) -> None:
+    page = (undisturbed / "run" / "report" / "index.html").read_text()
+    precision = run_of(undisturbed).snapshot("predictions").meta["precision"]["precision"]
+    assert f"<dt>Classified in</dt><dd>{precision}" in page
+
+
 def test_second_run_changes_no_byte_and_needs_no_cluster(undisturbed: Path) -> None:
     """At the address that is given nobody answers."""
     before = files_of(undisturbed)

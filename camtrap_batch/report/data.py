@@ -76,6 +76,8 @@ class ReportData:
         "location" or "random"; sequences and locations with images in several splits, and how many there are.
     model
         A model.json, with `training` of its metrics.json.
+    computed_in
+        What the model was computed in to classify, such as "bfloat16".
     metrics
         One split of a metrics.json (model.metrics.evaluate, calibration), with `classes`, `split` and
         `split_by`, and with `random_split` of that metrics.json where it is there.
@@ -114,6 +116,7 @@ class ReportData:
     split_by: str = "location"
     split_across: dict[str, list[int]] = field(default_factory=dict)
     model: dict[str, Any] | None = None
+    computed_in: str | None = None
     metrics: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     lr_find: list[dict[str, float]] = field(default_factory=list)

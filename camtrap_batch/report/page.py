@@ -214,7 +214,7 @@ def _model(data: ReportData) -> dict[str, Any] | None:
         return None
     card = data.model or {}
     return {
-        "card": _card(card),
+        "card": _card(card, data.computed_in),
         "curves": figures.curves(data.history),
         "rate_search": figures.rate_search(data.lr_find, (card.get("training") or {}).get("lr")),
         "batch": data.batch,
@@ -223,7 +223,7 @@ def _model(data: ReportData) -> dict[str, Any] | None:
     }
 
 
-def _card(card: dict[str, Any]) -> list[tuple[str, str]]:
+def _card(card: dict[str, Any], computed_in: str | None) -> list[tuple[str, str]]:
     training = card.get("training") or {}
     size, classes = card.get("size"), card.get("classes")
     found = [
@@ -234,10 +234,11 @@ def _card(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("Training images", text.count(training["images"]) if training.get("images") else None),
         ("Epochs", training.get("epochs")),
         ("Highest learning rate", f"{training['lr']:.2g}" if text.is_known(training.get("lr")) else None),
-        ("Device", training.get("device")),
-        ("Precision", training.get("precision")),
+        ("Trained on", training.get("device")),
+        ("Trained in", training.get("precision")),
         ("Training time, h:mm:ss", text.hours_minutes(training.get("seconds"))),
         ("Temperature of the confidences", text.number(card.get("temperature"))),
+        ("Classified in", computed_in),
     ]
     return [(name, str(value)) for name, value in found if value not in (None, text.UNKNOWN)]
 

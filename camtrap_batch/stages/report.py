@@ -26,7 +26,7 @@ from camtrap_batch.store.schemas import UNCERTAIN
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import library_versions, open_table
 
-VERSION = 2
+VERSION = 3
 PAGE = "report/index.html"
 
 _TABLES = (
@@ -95,6 +95,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         split_by=selected.meta["split_by"] if selected else "location",
         split_across=selected.meta["across"] if selected else {},
         **model,
+        computed_in=_computed_in(predicted) if predicted and predicted.inputs["model"] == model_id else None,
         locations=store.table("locations").to_table() if "locations" in snapshots else None,
         events=store.table("events").to_table() if "events" in snapshots else None,
         best_photos=_best_photos(context) if "events" in snapshots else [],
@@ -116,6 +117,12 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         snapshots=snapshots,
         blur_km=job.report.blur_km,
     )
+
+
+def _computed_in(predicted: Snapshot) -> str:
+    precision: str = predicted.meta["precision"]["precision"]
+    again = predicted.meta.get("again", 0)
+    return f"{precision}; near ties again in float32: {again:,}" if again else precision
 
 
 def _model(store: Run, model_id: str) -> dict[str, Any]:

@@ -112,6 +112,7 @@ def make_report_data(
                 "precision": "bfloat16",
             },
         },
+        "computed_in": "int8; near ties again in float32: 323",
         "metrics": _metrics(rng, labels, places),
         "history": [
             {
