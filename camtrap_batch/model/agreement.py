@@ -2,7 +2,7 @@
 
 A fast way errs by a little, and changes the label of an image whose two most probable classes are about as
 probable. How much it errs is seen on a sample; where the two are closer than that, the image is computed
-again in float32.
+again in the next finer way, in the end in float32.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def choose(
     Returns
     -------
     found
-        precision; margin (see `Predictor`); device; images compared; of each precision tried
-        `same_top1` (part of the images, none computed again), `difference` (mean, of the probabilities),
-        `margin`, `again` (part of the images that are closer) and `images_per_s` (none computed again);
+        precision; steps, precision and margin of each (see `load_predictor`); device; images compared; of
+        each precision tried `same_top1` (part of the images, none computed again), `difference` (mean, of the
+        probabilities), `margin`, `again` (part of the images that are closer) and `images_per_s` (none
+        computed again);
         `why_not` of those that can't be computed.
     observed
         For int8, what `Predictor` wants.
@@ -68,15 +69,15 @@ def choose(
     right, speed = _classify(exact, pixels)
     found: dict[str, Any] = {
         "precision": name_of(torch.float32),
-        "margin": 0.0,
+        "steps": [[name_of(torch.float32), 0.0]],
         "device": exact.device.type,
         "images": len(pixels),
         "tried": {name_of(torch.float32): {"images_per_s": speed}},
         "why_not": {},
     }
     ranges: Observed | None = None
-    best = 1 / speed if speed else 0.0  # seconds an image, those computed again included
-    exact_s = best
+    # Seconds an image of the best so far: the whole, what is computed again included, and the first step.
+    best = first = 1 / speed if speed else 0.0
     for precision in reversed(candidates(exact.device)[:-1]) if len(pixels) > 1 else []:
         name = name_of(precision)
         observed: Observed | None = None
@@ -103,9 +104,11 @@ def choose(
             "images_per_s": speed,
         }
         agrees = again <= MOST_AGAIN and errors.mean() <= MOST_DIFFERENCE
-        seconds = 1 / speed + again * exact_s
+        # What is near in a finer precision is so in this one: it is computed again there as well.
+        seconds = 1 / speed + again * first + (best - first)
         if agrees and (precision != torch.int8 or seconds <= _WORTH * best):
-            found["precision"], found["margin"], ranges, best = name, margin, observed, seconds
+            found["precision"], found["steps"] = name, [[name, margin], *found["steps"]]
+            ranges, best, first = observed, seconds, 1 / speed
     return found, ranges
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from camtrap_batch.model.device import Autocast, Normalise, choose_device, choos
 from camtrap_batch.model.info import read_info
 from camtrap_batch.model.package import load_model
 from camtrap_batch.model.pixels import decode
-from camtrap_batch.model.precision import Observed, load_observed, make_ready
+from camtrap_batch.model.precision import Observed, load_observed, make_ready, name_of
 from camtrap_batch.model.stream import beside, in_order
 
 Probabilities = npt.NDArray[np.float32]
@@ -58,8 +58,10 @@ class Predictor:
     observed
         For int8: ranges of the network's values; None: those kept with the model.
     margin
-        What `classify` sees is computed again in float32 where its two most probable classes are less than
+        What `classify` sees is computed again by `finer` where its two most probable classes are less than
         this apart, so that its label is that of float32. 0: never.
+    finer
+        The same model in a more exact precision; None: in float32.
     network
         The folder's, where it is loaded already; several predictors may share it.
 
@@ -71,6 +73,8 @@ class Predictor:
         "cuda" where there is none.
     """
 
+    _network: nn.Module
+
     def __init__(
         self,
         folder: str | Path,
@@ -80,6 +84,7 @@ class Predictor:
         precision: torch.dtype | None = None,
         observed: Observed | None = None,
         margin: float = 0.0,
+        finer: Predictor | None = None,
         network: nn.Module | None = None,
     ) -> None:
         self.device = choose_device(device)
@@ -93,15 +98,16 @@ class Predictor:
             self.info = read_info(folder)
         if self.precision == torch.int8 and observed is None:
             observed = load_observed(folder)
-        self._network = make_ready(network, self.device, self.precision, observed)
         self.margin = margin if self.precision != torch.float32 else 0.0
-        self._exact = self._network
-        if self.margin:
-            self._exact = (
-                Autocast(self._network.network, torch.float32)  # of the same weights
-                if isinstance(self._network, Autocast)
-                else make_ready(network, self.device, torch.float32)
-            )
+        if self.margin and finer is None:
+            finer = Predictor(folder, device, threads, batch, torch.float32, network=network)
+        self.finer = finer if self.margin else None
+        whole = self.finer._network if self.finer else None
+        self._network = (
+            Autocast(whole.network, self.precision)  # of the same weights
+            if isinstance(whole, Autocast) and self.precision != torch.int8
+            else make_ready(network, self.device, self.precision, observed)
+        )
         self._normalise = Normalise(self.info.mean, self.info.std, self.device)
         self._lock = threading.Lock()
 
@@ -161,7 +167,7 @@ class Predictor:
         rows = iter(answers.all())
         tally.read_s += ended - asked
         tally.forward_s += time.perf_counter() - ended
-        tally.again += answers.again
+        answers.count_again(tally.again)
         return [
             item if isinstance(item, str) else np.stack([next(rows) for _ in range(item)]) for item in found
         ]
@@ -175,16 +181,16 @@ class Predictor:
         """What the network is given for squares (n, size, size, 3): float32 (n, 3, size, size)."""
         return self._normalise(torch.from_numpy(pixels))
 
-    def forward(self, pixels: Pixels, *, exactly: bool = False) -> Iterator[Probabilities]:
+    def forward(self, pixels: Pixels) -> Iterator[Probabilities]:
         """Calibrated probabilities of squares (n, size, size, 3), in parts of at most `batch`.
 
-        `exactly`: in float32. `margin` is not looked at.
+        `margin` is not looked at.
         """
         start, move = 0, phases.progress()
         while start < len(pixels):
             part = pixels[start : start + self.batch]
             try:
-                yield self._probabilities(torch.from_numpy(part), self._exact if exactly else self._network)
+                yield self._probabilities(torch.from_numpy(part))
             except RuntimeError as problem:
                 if not _is_out_of_memory(problem) or len(part) == 1:
                     raise
@@ -224,65 +230,74 @@ class Predictor:
                 decoded.append(str(problem))
         return decoded
 
-    def _probabilities(self, pixels: torch.Tensor, network: nn.Module) -> Probabilities:
+    def _probabilities(self, pixels: torch.Tensor) -> Probabilities:
         with self._lock, torch.inference_mode():
             # Of this thread: OpenMP's setting belongs to the thread that made it, and Dask's nanny says 1.
             torch.set_num_threads(self.threads)
-            logits = network(self._normalise(pixels))
+            logits = self._network(self._normalise(pixels))
             probs: Probabilities = torch.softmax(logits / self.info.temperature, 1).cpu().numpy()
         return probs
 
 
 @dataclass
 class Tally:
-    """What classifying took: seconds of waiting for pixels, and in the network; squares computed again."""
+    """What classifying took.
+
+    Attributes
+    ----------
+    read_s, forward_s
+        Seconds of waiting for pixels, and in the network.
+    again
+        Precision -> how many squares were computed again in it.
+    """
 
     read_s: float = 0.0
     forward_s: float = 0.0
-    again: int = 0
+    again: Counter[str] = field(default_factory=Counter)
 
 
 class _Answers:
-    """Probabilities of squares, batch after batch; near ties are computed again, as many as make a batch."""
+    """Probabilities of squares; near ties are handed on to the finer predictor, as many as make a batch."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._batch = predictor.batch
         self._answers = [np.empty((0, len(predictor.info.classes)), np.float32)]
         self._number = 0
-        self._doubtful: list[Pixels] = []
-        self._rows: list[int] = []
-        self._exact: list[Probabilities] = []
-
-    @property
-    def again(self) -> int:
-        """How many were near ties."""
-        return len(self._rows)
+        self._near: list[int] = []
+        self._waiting: list[Pixels] = []
+        self._finer = _Answers(predictor.finer) if predictor.finer else None
 
     def add(self, pixels: Pixels) -> None:
         """Compute the next squares."""
         answers = np.concatenate(list(self._predictor.forward(pixels)))
         self._answers.append(answers)
         near = np.flatnonzero(lead(answers) < self._predictor.margin)
-        self._rows += (self._number + near).tolist()
+        self._near += (self._number + near).tolist()
         self._number += len(answers)
         if len(near):
-            self._doubtful.append(pixels[near])
-        if sum(map(len, self._doubtful)) >= self._batch:
-            self._settle()
+            self._waiting.append(pixels[near])
+        if sum(map(len, self._waiting)) >= self._batch:
+            self._hand_on()
 
     def all(self) -> Probabilities:
         """Of all squares, in their order."""
         answers = np.concatenate(self._answers)
-        self._settle()
-        if self._exact:
-            answers[self._rows] = np.concatenate(self._exact)
+        if self._finer and self._near:
+            self._hand_on()
+            answers[self._near] = self._finer.all()
         return answers
 
-    def _settle(self) -> None:
-        if self._doubtful:
-            self._exact += self._predictor.forward(np.concatenate(self._doubtful), exactly=True)
-            self._doubtful = []
+    def count_again(self, again: Counter[str]) -> None:
+        """Add how many were near ties."""
+        if self._finer and self._near:
+            again[name_of(self._finer._predictor.precision)] += len(self._near)
+            self._finer.count_again(again)
+
+    def _hand_on(self) -> None:
+        if self._finer and self._waiting:
+            self._finer.add(np.concatenate(self._waiting))
+            self._waiting = []
 
 
 def lead(answers: Probabilities) -> npt.NDArray[np.float32]:
@@ -298,24 +313,50 @@ def load_predictor(
     device: str = "auto",
     threads: int | None = None,
     batch: int = 64,
-    precision: torch.dtype | None = None,
-    margin: float = 0.0,
+    steps: Sequence[tuple[torch.dtype | None, float]] = ((None, 0.0),),
 ) -> Predictor:
     """A `Predictor` that this process keeps: the second call for the same model loads nothing.
 
-    Parameters and errors as for `Predictor`.
+    Parameters
+    ----------
+    folder, device, threads, batch
+        As for `Predictor`.
+    steps
+        Precision and margin of the predictor, of its finer one, and so on.
+
+    Raises
+    ------
+    InputError, JobError
+        As `Predictor` does.
     """
     model_id = read_info(folder).model_id
-    key = (model_id, device, threads, batch, precision, margin)
+    key = (model_id, device, threads, batch, tuple(steps))
     with _loading:
         if key in _loaded:
             _loaded.move_to_end(key)
         else:
             network = _preloaded.pop(model_id, None)
-            _loaded[key] = Predictor(folder, device, threads, batch, precision, None, margin, network)
+            if network is None:
+                network, _ = load_model(folder)
+            _loaded[key] = _in_steps(folder, device, threads, batch, steps, network)
             while len(_loaded) > _KEPT:
                 _loaded.popitem(last=False)
         return _loaded[key]
+
+
+def _in_steps(
+    folder: str | Path,
+    device: str,
+    threads: int | None,
+    batch: int,
+    steps: Sequence[tuple[torch.dtype | None, float]],
+    network: nn.Module,
+) -> Predictor:
+    (precision, margin), *rest = steps
+    finer = None
+    if rest and precision != torch.float32:
+        finer = _in_steps(folder, device, threads, batch, rest, network)
+    return Predictor(folder, device, threads, batch, precision, None, margin, finer, network)
 
 
 def preload(folder: str | Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -113,7 +114,8 @@ def run(context: Context) -> StageResult:
     if found is None:
         notes.append("the model's fastest precision would be looked for")
         found = {"precision": "auto"}
-    work = replace(work, precision=found["precision"], margin=found.get("margin", 0.0))
+    steps = found.get("steps", [[found["precision"], 0.0]])
+    work = replace(work, steps=tuple((precision, margin) for precision, margin in steps))
     plan = _plan(work, cutting.result())
     before = store.current("predictions")
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
@@ -133,7 +135,7 @@ def run(context: Context) -> StageResult:
         work.tables,
         need=need,
         inputs=plan.inputs,
-        meta=lambda receipts: {**meta, "again": sum(one.result.get("again", 0) for one in receipts)},
+        meta=lambda receipts: {**meta, "again": _add_up(receipts)},
         locations=rows["location"],
     )
     result.notes += notes
@@ -150,10 +152,17 @@ def _cut_rows(rows: pa.Table, boxes: Boxes | None, shard_size: int) -> list[tupl
 
 def _plan(work: InferShard, runs: list[tuple[tuple[int, int], str, str]]) -> Plan:
     """A shard for each run; its id stands for everything that its predictions depend on."""
-    computed = [work.precision, work.margin] if work.margin else [work.precision]
-    settings = [VERSION, schemas.fingerprint("predictions"), work.model_id, work.use_thumbnails, *computed]
+    settings = [VERSION, schemas.fingerprint("predictions"), work.model_id, work.use_thumbnails, work.steps]
     shards = (Shard(digest(["infer", settings, hash_, more]), *run) for run, hash_, more in runs)
     return Plan.make("infer", shards, {"manifest": work.manifest, "model": work.model_id})
+
+
+def _add_up(receipts: list[Receipt]) -> dict[str, int]:
+    """Precision -> images computed again in it."""
+    again: Counter[str] = Counter()
+    for receipt in receipts:
+        again.update(receipt.result.get("again", {}))
+    return dict(again)
 
 
 def _wanted(rows: pa.Table) -> list[str]:
@@ -343,8 +352,8 @@ class InferShard:
 
     Attributes
     ----------
-    precision : to compute in, where the worker's hardware can; see `model.precision`
-    margin : between the two most probable classes, under which an image is computed again in float32
+    steps : precision to compute in, where the worker's hardware can (see `model.precision`), and margin
+        between the two most probable classes, under which an image is computed again as the next step says
     rules : of boxes, where the shard's rows have some
     """
 
@@ -360,8 +369,7 @@ class InferShard:
     manifest: int
     rules: Rules | None
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: str = "float32"
-    margin: float = 0.0
+    steps: tuple[tuple[str, float], ...] = (("float32", 0.0),)
     divisible: ClassVar[bool] = True
 
     @property
@@ -438,7 +446,7 @@ class InferShard:
     def local_model(self) -> Path:
         """The model on this machine's disk, with what its precision needs."""
         here = fetch_model(self.model)
-        if self.precision == "int8" and not (here / OBSERVED).exists():
+        if self.steps[0][0] == "int8" and not (here / OBSERVED).exists():
             (here / OBSERVED).write_bytes(self.model.read(OBSERVED))
         return here
 
@@ -450,10 +458,8 @@ class InferShard:
         from camtrap_batch.model import load_predictor
         from camtrap_batch.model.precision import possible
 
-        precision = possible(self.precision, self.device)
-        return load_predictor(
-            self.local_model(), self.device, self.threads(), self.batch, precision, self.margin
-        )
+        steps = [(possible(name, self.device), margin) for name, margin in self.steps]
+        return load_predictor(self.local_model(), self.device, self.threads(), self.batch, steps)
 
     def _shows(self, rows: pa.Table, index: int, boxes: list[Box], size: int) -> bool:
         """Whether the thumbnail has as many pixels of each box as the model wants, or the original has."""
@@ -473,7 +479,7 @@ class InferShard:
         started: float,
         worker: str,
         without: str = "unreadable",
-        again: int = 0,
+        again: Mapping[str, int] = MappingProxyType({}),
     ) -> Receipt:
         """Write the tables of a shard; rows without an answer that want one get the status `without`."""
         probabilities = np.full((rows.num_rows, len(classes)), np.nan, np.float32)
@@ -506,7 +512,7 @@ class InferShard:
             seconds=seconds,
             started=started,
             worker=worker,
-            result={"again": again},
+            result={"again": dict(again)},
         )
 
 

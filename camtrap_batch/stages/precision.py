@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from camtrap_batch.model.crops import Picture
     from camtrap_batch.stages.infer import InferShard
 
-VERSION = 2
+VERSION = 3
 _PATIENCE_S = 5.0
 _STAGE = "precision"
 _MOST, _FEWEST, _SHARE = 232, 32, 20

@@ -121,8 +121,8 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
 
 def _computed_in(predicted: Snapshot) -> str:
     precision: str = predicted.meta["precision"]["precision"]
-    again = predicted.meta.get("again", 0)
-    return f"{precision}; near ties again in float32: {again:,}" if again else precision
+    again = ", ".join(f"{n:,} in {name}" for name, n in predicted.meta.get("again", {}).items())
+    return f"{precision}; near ties again: {again}" if again else precision
 
 
 def _model(store: Run, model_id: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from camtrap_batch.model.precision import (
     candidates,
     load_observed,
     make_ready,
+    name_of,
     observe,
     pack_observed,
     possible,
@@ -86,7 +87,8 @@ def test_networks_share_what_was_loaded(trained: Trained, samples: Samples) -> N
 @pytest.mark.parametrize("n", [0, 1])
 def test_nothing_is_compared_on_fewer_than_two_images(trained: Trained, samples: Samples, n: int) -> None:
     found, observed = choose(trained[0], "cpu", 16, [Picture(data) for data in samples.jpegs[:n]])
-    assert (found["precision"], found["margin"], found["images"], observed) == ("float32", 0, n, None)
+    assert (found["precision"], found["steps"]) == ("float32", [["float32", 0]])
+    assert (found["images"], observed) == (n, None)
 
 
 def test_the_fastest_that_agrees(trained: Trained, samples: Samples) -> None:
@@ -97,7 +99,7 @@ def test_the_fastest_that_agrees(trained: Trained, samples: Samples) -> None:
             assert 0 <= tried["same_top1"] <= 1
     agree = [name for name, tried in found["tried"].items() if tried.get("again", 0) <= agreement.MOST_AGAIN]
     assert found["precision"] == agree[-1]
-    assert found["margin"] == found["tried"][agree[-1]].get("margin", 0)
+    assert found["steps"] == [[name, found["tried"][name].get("margin", 0)] for name in agree[::-1]]
     assert observed is None
     if torch.int8 in candidates(CPU):
         assert found["why_not"]["int8"] == "fewer than 232 images to try"
@@ -117,7 +119,7 @@ def test_what_does_not_agree_is_not_taken(
 
     monkeypatch.setattr(agreement, "_classify", classify)
     found, _ = choose(trained[0], "cpu", 16, [Picture(data) for data in samples.jpegs[:30]])
-    assert (found["precision"], found["margin"]) == ("float32", 0)
+    assert (found["precision"], found["steps"]) == ("float32", [["float32", 0]])
     assert found["tried"]["bfloat16"]["same_top1"] < 0.98
     assert found["tried"]["bfloat16"]["again"] == 1
 
@@ -132,6 +134,10 @@ def test_integers_are_tried_where_there_are_enough_images(
     monkeypatch.setattr(agreement, "MOST_DIFFERENCE", 0.5)
     found, observed = choose(trained[0], "cpu", 16, [Picture(data) for data in samples.jpegs[:92]])
     assert found["images"] == 60
+    assert [name for name, _ in found["steps"]] == [name_of(one) for one in candidates(CPU)]
+    assert [margin for _, margin in found["steps"]][:-1] == [
+        found["tried"][name]["margin"] for name, _ in found["steps"][:-1]
+    ]
     assert found["precision"] == "int8"
     assert observed is not None
 

@@ -89,7 +89,7 @@ def test_whole_page(make_data: MakeData) -> None:
         "C0003",
         "C0001/IMG_0000.JPG",
         "resnet34",
-        "Classified in int8; near ties again in float32: 323",
+        "Classified in int8; near ties again: 464 in bfloat16",
     ):
         assert text in page.text
     assert "Accuracy on unseen cameras" in page.text

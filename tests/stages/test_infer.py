@@ -125,12 +125,13 @@ def test_every_usable_image_has_its_row(validated: Path, tmp_path: Path, local: 
 def test_images_computed_again_are_counted(
     validated: Path, tmp_path: Path, local: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {"precision": "bfloat16", "margin": 1.1}
+    found = {"precision": "bfloat16", "steps": [["bfloat16", 1.1], ["float32", 0]]}
     monkeypatch.setattr(infer, "check_precision", lambda *_: found)
     job = Job(validated, tmp_path)
     job.infer(local)
-    n = 0 if choose_precision(torch.device("cpu")) == torch.float32 else job.rows().num_rows
-    assert job.run.snapshot("predictions").meta["again"] == n
+    is_exact = choose_precision(torch.device("cpu")) == torch.float32
+    again = job.run.snapshot("predictions").meta["again"]
+    assert again == ({} if is_exact else {"float32": job.rows().num_rows})
 
 
 def test_a_worker_loads_the_model_before_the_precision_is_known(
