@@ -119,8 +119,8 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
     )
 
 
-def _computed_in(predicted: Snapshot) -> str:
-    precision: str = predicted.meta["precision"]["precision"]
+def _computed_in(predicted: Snapshot) -> str | None:
+    precision: str | None = predicted.meta.get("precision", {}).get("precision")
     again = ", ".join(f"{n:,} in {name}" for name, n in predicted.meta.get("again", {}).items())
     return f"{precision}; near ties again: {again}" if again else precision
 
