@@ -231,11 +231,11 @@ def drive(scheduler: int, address: str, folder: str, workers: int, shards: int, 
     from distributed import Client
 
     from camtrap_batch import Job
-    from camtrap_batch.fanout import fan_out
+    from camtrap_batch.engine.dask.fanout import fan_out
     from camtrap_batch.monitor.display import Silent
-    from camtrap_batch.stages.context import Context, GivenClient
-    from camtrap_batch.stages.context import _observe as observe
-    from camtrap_batch.stages.rows import pack
+    from camtrap_batch.pipeline.context import Context, GivenClient
+    from camtrap_batch.pipeline.context import _observe as observe
+    from camtrap_batch.pipeline.rows import pack
     from camtrap_batch.store.run import Run
     from camtrap_batch.store.shards import Plan, Shard
 

@@ -34,6 +34,7 @@ from camtrap_batch.store import schemas, snapshots
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import write_table
+from camtrap_batch.vocabulary import USABLE
 
 LIMIT_GB = 1.0
 MODEL = "0123456789abcdef"
@@ -109,7 +110,7 @@ def write_run(folder: Path, n: int, *, boxes: bool) -> None:
     empty = {name: schemas.SCHEMAS[name].empty_table() for name in ("catalog", "events")}
     commit(run, "catalog", empty["catalog"], {}, {"categories": categories})
     commit(run, "manifest", manifest, {"catalog": 1})
-    usable = manifest.filter(pa.compute.is_in(manifest["status"].cast("string"), pa.array(schemas.USABLE)))
+    usable = manifest.filter(pa.compute.is_in(manifest["status"].cast("string"), pa.array(USABLE)))
     predictions = make_predictions(rng, usable)
     made_from: dict[str, object] = {"manifest": 1, "model": MODEL}
     if boxes:

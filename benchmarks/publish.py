@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.layers import LayerRows
-from camtrap_batch.layers.arcgis import ArcGISTarget, create_layers
 from camtrap_batch.portal import Portal, Service, connect
+from camtrap_batch.targets import LayerRows
+from camtrap_batch.targets.arcgis import ArcGISTarget, create_layers
 
 _SERVER = """
 import sys

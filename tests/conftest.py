@@ -124,7 +124,7 @@ def forget_connections() -> None:
     """Let what is opened from now on see the environment as it is now."""
     import s3fs
 
-    from camtrap_batch.images import root
+    from camtrap_batch.images.sources import root
 
     root._open.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from camtrap_batch.layers import LayerRows, Push
-from camtrap_batch.layers.arcgis import ArcGISTarget
 from camtrap_batch.portal import Service
 from camtrap_batch.rehearsal.layerserver import LayerServer
+from camtrap_batch.targets import LayerRows, Push
+from camtrap_batch.targets.arcgis import ArcGISTarget
 
 ODD = ["Günther's zebra", 'a "quoted" cat', "érable 🐆", "", "back\\slash; -- no", "100 %_like"]
 

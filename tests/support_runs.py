@@ -12,9 +12,10 @@ import yaml
 from camtrap_batch import Job, Run, open_run
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.stages import Context, GivenClient, StageResult, run_one
-from camtrap_batch.store.schemas import SCHEMAS, USABLE
+from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.store.shards import Plan, Shard
 from camtrap_batch.store.tables import commit_plan, finish_shard
+from camtrap_batch.vocabulary import USABLE
 
 Row = dict[str, Any]
 

@@ -18,7 +18,7 @@ import yaml
 from support import PATIENCE_S, Processes, command, run_of
 
 from camtrap_batch.model import read_info
-from camtrap_batch.store.schemas import STATUSES, USABLE
+from camtrap_batch.vocabulary import STATUSES, USABLE
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -32,7 +32,7 @@ from camtrap_batch.cli import main
 from camtrap_batch.job import Job
 from camtrap_batch.rehearsal.layerserver import LayerServer, User
 from camtrap_batch.rehearsal.layerserver.server import KRUGER_CAMERAS
-from camtrap_batch.store.schemas import UNCERTAIN
+from camtrap_batch.vocabulary import UNCERTAIN
 
 pytestmark = pytest.mark.timeout(240)
 

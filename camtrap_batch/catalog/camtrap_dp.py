@@ -26,7 +26,7 @@ from camtrap_batch.catalog.dates import NULL_OFFSET, offset_minutes
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, is_unsafe
-from camtrap_batch.store.schemas import EMPTY
+from camtrap_batch.vocabulary import EMPTY
 
 SOURCE = "camtrap-dp"
 BY_EVENT = "camtrap-dp-event"

@@ -21,7 +21,7 @@ from camtrap_batch.catalog.cct_columns import Columns, read_columns
 from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels, read_times, row_order
 from camtrap_batch.errors import InputError
-from camtrap_batch.store.schemas import EMPTY
+from camtrap_batch.vocabulary import EMPTY
 
 _LONGEST_HASHED = 64  # bytes of an id
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
 from camtrap_batch.errors import InputError
-from camtrap_batch.store.schemas import EMPTY
+from camtrap_batch.vocabulary import EMPTY
 
 _NAMES = ("category_name", "category", "label", "species")
 KNOWN = (

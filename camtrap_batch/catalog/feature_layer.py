@@ -20,7 +20,7 @@ from camtrap_batch.catalog.dates import offset_minutes
 from camtrap_batch.catalog.folder import IMAGES, VIDEOS
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.errors import InputError, StageError, choices
-from camtrap_batch.images.attachments import file_name
+from camtrap_batch.images.sources.attachments import file_name
 from camtrap_batch.job import Dataset, FeatureLayer
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.portal.reading import (

@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.model.info import read_info
-    from camtrap_batch.stages.classes import empty_class
+    from camtrap_batch.selection.classes import empty_class
     from camtrap_batch.stages.infer import fetch_model, model_folder
 
     if options.to not in FORMATS:

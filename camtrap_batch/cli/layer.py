@@ -10,9 +10,9 @@ from pathlib import Path
 from camtrap_batch.cli.options import Commands, job_argument
 from camtrap_batch.errors import Interrupted, StageError, UserError
 from camtrap_batch.job import ARCGIS, Job
-from camtrap_batch.layers.base import LOCATION
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import UNCERTAIN
+from camtrap_batch.targets.base import LOCATION
+from camtrap_batch.vocabulary import UNCERTAIN
 
 _SHOWN = 5
 
@@ -48,9 +48,9 @@ def add(commands: Commands) -> None:
 
 
 def _create(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.layers.arcgis import create_layers
     from camtrap_batch.portal import Service, connect
     from camtrap_batch.stages.publish import empty_rows, layer_urls, portal_of
+    from camtrap_batch.targets.arcgis import create_layers
 
     job = Job.load(options.job, options.assignments)
     if job.publish.target != ARCGIS:
@@ -77,8 +77,8 @@ def _create(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.layers.arcgis import Attacher, photos_in
     from camtrap_batch.portal import Portal, Service, connect
+    from camtrap_batch.targets.arcgis import Attacher, photos_in
 
     job = Job.load(options.job, options.assignments)
     dataset, publish = job.dataset, job.publish

@@ -77,9 +77,9 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> int:
     if options.dry_run:
         print(f"model {info.model_id}: {len(package):,} bytes would go to {job.publish.portal}")
         return 0
-    from camtrap_batch.layers.packages import publish_package
     from camtrap_batch.model import describe
     from camtrap_batch.portal import Portal, connect
+    from camtrap_batch.targets.packages import publish_package
 
     gis = connect(Portal.of(job.publish, "publish"))
     with TemporaryDirectory(prefix="camtrap-publish-") as scratch:

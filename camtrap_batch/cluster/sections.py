@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from camtrap_batch.cluster.settings import Tls
-from camtrap_batch.watchdog import STALL_S
+from camtrap_batch.engine.dask.watchdog import STALL_S
 from camtrap_batch.yamlfile import Section
 
 if TYPE_CHECKING:

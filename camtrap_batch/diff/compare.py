@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.store.schemas import UNCERTAIN
+from camtrap_batch.vocabulary import UNCERTAIN
 
 NOT_CLASSIFIED = "not classified"
 """Stands for the label of an image of which nothing could be classified."""

@@ -7,7 +7,7 @@ import datetime as dt
 from camtrap_batch.diff.chart import flow_chart
 from camtrap_batch.diff.compare import NOT_CLASSIFIED, Diff
 from camtrap_batch.report.page import environment
-from camtrap_batch.store.schemas import UNCERTAIN
+from camtrap_batch.vocabulary import UNCERTAIN
 
 MOST_ROWS = 500
 """Of a table; the rest is in the CSV file."""

@@ -39,7 +39,7 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
     """Group the images of a label at a location into events.
 
     A new event begins where an image comes more than `gap_min` minutes after the previous image of that label
-    at that location, so an animal that stays is one event however long it stays. `schemas.UNCERTAIN` counts
+    at that location, so an animal that stays is one event however long it stays. `UNCERTAIN` counts
     as a label of its own, and so does each group. Images without an animal, without a label or without a date
     belong to no event.
 

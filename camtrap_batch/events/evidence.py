@@ -18,7 +18,7 @@ from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.events.codes import Bools, Floats, Ints, one_chunk, starts_of_groups
 from camtrap_batch.events.species import SpeciesLists, possible_classes
 from camtrap_batch.events.taxonomy import Taxonomy, Tree
-from camtrap_batch.store.schemas import UNCERTAIN
+from camtrap_batch.vocabulary import UNCERTAIN
 
 _ONE = 2.0**40
 _CELLS = 2_000_000

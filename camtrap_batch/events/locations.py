@@ -18,7 +18,8 @@ from camtrap_batch.events.codes import (
     starts_of_groups,
     timestamps,
 )
-from camtrap_batch.store.schemas import LOCATIONS, STATUSES, UNCERTAIN, USABLE
+from camtrap_batch.store.schemas import LOCATIONS
+from camtrap_batch.vocabulary import STATUSES, UNCERTAIN, USABLE
 
 _DAY = 86_400_000_000  # microseconds
 

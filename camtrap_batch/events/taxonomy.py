@@ -15,7 +15,7 @@ import numpy as np
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.events.codes import Bools, Ints
 from camtrap_batch.events.csvfile import read_rows
-from camtrap_batch.store.schemas import UNCERTAIN
+from camtrap_batch.vocabulary import UNCERTAIN
 
 Group = tuple[str, str]
 """Rank and name of a group, such as ("genus", "panthera")."""

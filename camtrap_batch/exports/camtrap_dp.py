@@ -28,7 +28,7 @@ from camtrap_batch.events.codes import NO_TIME, Ints, microseconds, short_hash
 from camtrap_batch.exports.csv import no_formula
 from camtrap_batch.exports.images import BOX, Block, Images, take
 from camtrap_batch.exports.written import Written
-from camtrap_batch.store.schemas import UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import UNCERTAIN, USABLE
 
 DEPLOYMENTS = (
     "deploymentID", "locationID", "locationName", "latitude", "longitude", "coordinateUncertainty",

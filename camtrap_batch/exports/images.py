@@ -22,9 +22,9 @@ from camtrap_batch.events.codes import Floats, Ints
 from camtrap_batch.store import snapshots
 from camtrap_batch.store.merged import Merged, list_merged
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import DATE_FINDINGS, EMPTY, USABLE
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import Table
+from camtrap_batch.vocabulary import DATE_FINDINGS, EMPTY, USABLE
 
 BLOCK = 16_384
 """Rows read and written at a time."""

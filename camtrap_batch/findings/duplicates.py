@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.findings.found import NONE, Found, Rows, group, is_null, sentence
-from camtrap_batch.store.schemas import USABLE
+from camtrap_batch.vocabulary import USABLE
 
 FROM_MANIFEST = ["file_name", "location", "status", "sha256", "dhash", "datetime"]
 

@@ -12,8 +12,8 @@ from camtrap_batch.images.decode import decode_upright
 from camtrap_batch.images.judge import Limits, Verdict, judge, prepare
 from camtrap_batch.images.pixels import Thumbnail
 from camtrap_batch.images.reading import judge_files, read_files
-from camtrap_batch.images.root import ImageRoot, image_root
-from camtrap_batch.images.source import Listing, is_unsafe
+from camtrap_batch.images.sources.base import Listing, is_unsafe
+from camtrap_batch.images.sources.root import ImageRoot, image_root
 
 __all__ = [
     "ImageRoot",

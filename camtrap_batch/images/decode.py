@@ -88,7 +88,7 @@ def jpeg_header(data: bytes) -> tuple[int, int, str] | None:
 
 def decode_jpeg(data: bytes, wanted: int) -> Decoded:
     """Decode a JPEG file to `wanted` pixels or a little more on its short side."""
-    from camtrap_batch.images.baseline import decode_baseline  # numba takes half a second to import
+    from camtrap_batch.images.jpeg.baseline import decode_baseline  # numba takes half a second to import
 
     sound = decode_baseline(data, wanted)
     return _decode_by_libjpeg(data, wanted) if sound is None else Decoded("ok", None, sound)

@@ -10,7 +10,7 @@ from camtrap_batch import phases
 from camtrap_batch.images.decode import one_line
 from camtrap_batch.images.judge import Limits, Verdict, judge, prepare
 from camtrap_batch.images.kinds import other_kind
-from camtrap_batch.images.root import ImageRoot, is_unsafe
+from camtrap_batch.images.sources.root import ImageRoot, is_unsafe
 
 MOST_BYTES = 256 * 2**20
 """A file with more bytes is not read to its end."""

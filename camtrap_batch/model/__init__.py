@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from camtrap_batch.model.architectures import check_architecture, known_architectures
     from camtrap_batch.model.config import TrainConfig
     from camtrap_batch.model.dlpk import describe, write_package
-    from camtrap_batch.model.elsewhere import bring_in
+    from camtrap_batch.model.imports import bring_in
     from camtrap_batch.model.info import ModelInfo, read_info
     from camtrap_batch.model.learner import TrainResult, join, train
     from camtrap_batch.model.package import load_model, save_model

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from camtrap_batch.detection.crops import Picture
 from camtrap_batch.images.pixels import Pixels
-from camtrap_batch.model.crops import Picture
 from camtrap_batch.model.package import load_model
 from camtrap_batch.model.precision import Observed, candidates, name_of, observe
 from camtrap_batch.model.predictor import Predictor, Probabilities, lead

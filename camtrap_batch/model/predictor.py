@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from camtrap_batch import phases
+from camtrap_batch.detection.crops import Picture, decode_picture
 from camtrap_batch.images.pixels import Pixels, make_thumbnail
-from camtrap_batch.model.crops import Picture, decode_picture
 from camtrap_batch.model.device import Autocast, Normalise, choose_device, choose_precision, choose_threads
 from camtrap_batch.model.info import read_info
 from camtrap_batch.model.package import load_model

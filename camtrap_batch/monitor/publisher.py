@@ -90,10 +90,9 @@ def register(client: Client) -> None:
     """Put the page on the scheduler, unless it is there. Raises whatever keeps the scheduler from it."""
     import cloudpickle  # a requirement of Dask
 
-    from camtrap_batch import metrics
-    from camtrap_batch.monitor import board
+    from camtrap_batch.engine.dask import board, metrics
 
-    page = (files(__package__) / "page.html").read_text("utf-8")
+    page = (files("camtrap_batch.engine.dask") / "page.html").read_text("utf-8")
     modules = (metrics, board)
     # The scheduler may have another version of this package, or none at all.
     for module in modules:

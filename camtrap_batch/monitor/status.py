@@ -18,9 +18,9 @@ from camtrap_batch.monitor.progress import Cameras, StageStatus, State, count_pl
 from camtrap_batch.stages import STAGES
 from camtrap_batch.store.log import LOG
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import USABLE
 from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
 from camtrap_batch.store.tables import open_files
+from camtrap_batch.vocabulary import USABLE
 
 _RECENT_S = 120.0
 """What the rate now is measured over, and the least time without a sign after which nothing runs."""

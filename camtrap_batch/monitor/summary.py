@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 
 from camtrap_batch.job import ARCGIS
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import FINDING_KINDS, STATUSES
+from camtrap_batch.vocabulary import FINDING_KINDS, STATUSES
 
 _MOST_LOCATIONS = 25
 

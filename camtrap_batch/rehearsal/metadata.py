@@ -16,7 +16,7 @@ from camtrap_batch.rehearsal.faults import OUTSIDE, Fault
 from camtrap_batch.rehearsal.oddities import Oddity
 from camtrap_batch.rehearsal.plan import Camera, Frame, metadata_generator
 from camtrap_batch.rehearsal.species import EMPTY_ID, categories, name_of
-from camtrap_batch.store.schemas import USABLE
+from camtrap_batch.vocabulary import USABLE
 
 EVENT_GAP = timedelta(minutes=30)
 

@@ -14,7 +14,7 @@ from camtrap_batch.report import accuracy, charts, figures, sightings, text
 from camtrap_batch.report.data import ReportData
 from camtrap_batch.report.maps import draw_map
 from camtrap_batch.report.places import find_places
-from camtrap_batch.store.schemas import FINDING_KINDS, STATUSES, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import FINDING_KINDS, STATUSES, UNCERTAIN, USABLE
 
 MOST_CAMERAS = 200
 MOST_FILES = 200

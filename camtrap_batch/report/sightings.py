@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from camtrap_batch.store.schemas import UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import UNCERTAIN, USABLE
 
 _UNITS = (("day", "D", 1.0, 60), ("week", "W", 7.0, 110), ("month", "M", 30.4, 120), ("year", "Y", 365.2, 0))
 """Name, pandas' letter, days, and up to how many of them a chart shows."""

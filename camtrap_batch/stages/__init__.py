@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
 from camtrap_batch.job import ARCGIS, Job
-from camtrap_batch.stages.context import ClientSource, Context, GivenClient, StageResult
+from camtrap_batch.pipeline.context import ClientSource, Context, GivenClient, StageResult
 from camtrap_batch.store.run import open_run
 
 if TYPE_CHECKING:
@@ -166,8 +166,8 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
 
 
 def _check_classes_suffice(context: Context) -> None:
+    from camtrap_batch.selection.classes import choose_classes
     from camtrap_batch.stages.catalog import categories_of
-    from camtrap_batch.stages.classes import choose_classes
 
     chosen = choose_classes(context.job, categories_of(context.run.snapshot("catalog").meta)).ids_by_label
     if len(chosen) < 2:

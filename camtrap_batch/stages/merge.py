@@ -27,14 +27,14 @@ from camtrap_batch.events import (
 )
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import ModelInfo, read_info
-from camtrap_batch.stages.classes import empty_class
-from camtrap_batch.stages.context import Context, StageResult, do_on_driver, shard_id
-from camtrap_batch.stages.findings import current_findings
+from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, shard_id
+from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.infer import fetch_model, model_folder, usable_rows
+from camtrap_batch.stages.validate.findings import current_findings
 from camtrap_batch.store import schemas
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import DATE_FINDINGS, NO_EVENT, UNCERTAIN
 from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, UNCERTAIN
 
 VERSION = 3
 TABLES = ("locations", "frames", "sequences", "events")

@@ -18,8 +18,16 @@ import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError, Interrupted, StageError
 from camtrap_batch.images import image_root
+from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import ARCGIS, LAYERS, Job
-from camtrap_batch.layers import (
+from camtrap_batch.pipeline.context import Context, StageResult
+from camtrap_batch.portal import Portal, Service, connect
+from camtrap_batch.store.merged import Merged
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS
+from camtrap_batch.store.shards import Plan, Shard, digest
+from camtrap_batch.store.tables import commit_plan, finish_shard
+from camtrap_batch.targets import (
     PHOTOS,
     GeoPackageTarget,
     LayerRows,
@@ -28,18 +36,11 @@ from camtrap_batch.layers import (
     event_rows,
     photo_rows,
 )
-from camtrap_batch.layers.base import LOCATION
-from camtrap_batch.portal import Portal, Service, connect
-from camtrap_batch.stages.context import Context, StageResult
-from camtrap_batch.stages.pictures import COLUMNS, read_pictures
-from camtrap_batch.store.merged import Merged
-from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS, UNCERTAIN, USABLE
-from camtrap_batch.store.shards import Plan, Shard, digest
-from camtrap_batch.store.tables import commit_plan, finish_shard
+from camtrap_batch.targets.base import LOCATION
+from camtrap_batch.vocabulary import UNCERTAIN, USABLE
 
 if TYPE_CHECKING:  # the client is installed where there is a portal to push to
-    from camtrap_batch.layers.arcgis import ArcGISTarget, Photo
+    from camtrap_batch.targets.arcgis import ArcGISTarget, Photo
 
 _SHOWN_CAMERAS = 20
 _SHOWN_FAILURES = 5
@@ -106,7 +107,7 @@ def _push_to_portal(context: Context, rows: list[LayerRows]) -> Push:
 
 def _attach_best_photos(context: Context, merged: Merged) -> list[str]:
     """Attach the best photo of each species to its camera; those that are no more the best are taken away."""
-    from camtrap_batch.layers.arcgis import Attacher
+    from camtrap_batch.targets.arcgis import Attacher
 
     publish = context.job.publish
     field = publish.fields.get("cameras", {}).get(LOCATION, LOCATION)
@@ -130,7 +131,7 @@ def _attach_best_photos(context: Context, merged: Merged) -> list[str]:
 
 def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
     """Camera location -> a photo of each species: of the event that is surest, the best image."""
-    from camtrap_batch.layers.arcgis import Photo
+    from camtrap_batch.targets.arcgis import Photo
 
     events = merged.table("events").to_table(
         columns=["event_id", "location", "label", "confidence", "best_image_id"]
@@ -160,7 +161,7 @@ def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
 
 def portal_target(job: Job) -> ArcGISTarget:
     """The job's layers, signed in to their portal. Raises InputError where none is named."""
-    from camtrap_batch.layers.arcgis import ArcGISTarget
+    from camtrap_batch.targets.arcgis import ArcGISTarget
 
     urls = layer_urls(job)
     if not urls:

@@ -11,20 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.images import image_root
+from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, METRICS
 from camtrap_batch.monitor.status import read_status
+from camtrap_batch.pipeline.context import Context, StageResult, shard_id
 from camtrap_batch.remote import shown
 from camtrap_batch.report import Example, Finding, ReportData, render
-from camtrap_batch.stages.context import Context, StageResult, shard_id
-from camtrap_batch.stages.figures import read_numbers
-from camtrap_batch.stages.findings import current_findings, kind_counts
 from camtrap_batch.stages.infer import model_folder
-from camtrap_batch.stages.pictures import COLUMNS, read_pictures
 from camtrap_batch.stages.select import reason_counts
+from camtrap_batch.stages.train.figures import read_numbers
+from camtrap_batch.stages.validate.findings import current_findings, kind_counts
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import UNCERTAIN
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import library_versions, open_table
+from camtrap_batch.vocabulary import UNCERTAIN
 
 VERSION = 3
 PAGE = "report/index.html"

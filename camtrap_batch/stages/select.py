@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from camtrap_batch.errors import JobError, MissingExtra
 from camtrap_batch.job import Select, Split
+from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, shard_id
+from camtrap_batch.selection.classes import Classes, choose_classes
 from camtrap_batch.stages.catalog import categories_of
-from camtrap_batch.stages.classes import Classes, choose_classes
-from camtrap_batch.stages.context import Context, StageResult, do_on_driver, shard_id
-from camtrap_batch.stages.findings import current_findings, require_findings
+from camtrap_batch.stages.validate.findings import current_findings, require_findings
 from camtrap_batch.store.schemas import SELECTION
 from camtrap_batch.store.tables import open_table
 

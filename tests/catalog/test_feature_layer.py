@@ -28,10 +28,10 @@ from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import image_root
 from camtrap_batch.job import Job
-from camtrap_batch.layers.arcgis.attach import Attacher, Photo
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.rehearsal.layerserver import LayerServer
 from camtrap_batch.rehearsal.layerserver.server import KRUGER_CAMERAS
+from camtrap_batch.targets.arcgis.attach import Attacher, Photo
 
 PHOTOS = (5, 5, 7, 6, 8)
 TAKEN = 1_622_505_600_000  # 2021-06-01 00:00 UTC

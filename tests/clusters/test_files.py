@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from camtrap_batch import fitness
 from camtrap_batch.cli import main
 from camtrap_batch.cluster import KINDS, Slurm, kubernetes, load_cluster, settings, slurm, started
+from camtrap_batch.engine.dask import fitness
 from camtrap_batch.errors import ClusterError
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"

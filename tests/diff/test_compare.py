@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from camtrap_batch.diff import Side, compare, render, write_csv
 from camtrap_batch.diff.compare import NOT_CLASSIFIED, NOT_THERE, Diff
-from camtrap_batch.store.schemas import EVENTS, LOCATIONS, UNCERTAIN
+from camtrap_batch.store.schemas import EVENTS, LOCATIONS
+from camtrap_batch.vocabulary import UNCERTAIN
 
 NOON = dt.datetime(2024, 5, 4, 12)
 Image = tuple[str, str | None, str | None]

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from camtrap_batch.events import UNKNOWN_LOCATION, combine, find_events, summarise
 from camtrap_batch.events.sequences import FRAMES
-from camtrap_batch.store.schemas import EVENTS, LOCATIONS, PREDICTIONS, SEQUENCES, STATUSES, UNCERTAIN
+from camtrap_batch.store.schemas import EVENTS, LOCATIONS, PREDICTIONS, SEQUENCES
+from camtrap_batch.vocabulary import STATUSES, UNCERTAIN
 
 START = datetime(2021, 4, 11, 20, 0)
 RUN = {"model_id": "m1", "predictions_snapshot": 3, "run_time": datetime(2026, 1, 2, tzinfo=UTC)}

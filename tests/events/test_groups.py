@@ -23,7 +23,8 @@ from camtrap_batch.events import (
     read_species,
     read_taxonomy,
 )
-from camtrap_batch.store.schemas import PREDICTIONS, UNCERTAIN
+from camtrap_batch.store.schemas import PREDICTIONS
+from camtrap_batch.vocabulary import UNCERTAIN
 
 CATS = {
     "lion": {"genus": "panthera", "family": "felidae", "order": "carnivora"},

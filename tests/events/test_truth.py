@@ -16,7 +16,7 @@ from camtrap_batch.events import combine, find_events, summarise
 from camtrap_batch.rehearsal.faults import choose_faults
 from camtrap_batch.rehearsal.metadata import name_images, write_truth, write_truth_events
 from camtrap_batch.rehearsal.plan import images_per_camera, plan_cameras, plan_frames
-from camtrap_batch.store.schemas import USABLE
+from camtrap_batch.vocabulary import USABLE
 
 Row = dict[str, Any]
 KEY = ("location", "label", "start", "end", "n_images")

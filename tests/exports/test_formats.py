@@ -36,8 +36,8 @@ from camtrap_batch.exports import FORMATS, Images, export
 from camtrap_batch.exports.camtrap_dp import list_beside
 from camtrap_batch.exports.cct import number_categories
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.store import schemas
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import STATUSES, USABLE
 
 SUFFIX = {"md-json": ".json", "csv": ".csv", "cct": ".json", "camtrap-dp": ""}
 texts = st.text(
@@ -65,8 +65,8 @@ def a_run(folder: Path) -> Run:
         image("i11", 9300, "lion", file_name="..odd..jpg"),
         *(
             image(f"bad{number}", 60, None, status=status, format=None, width=None, height=None)
-            for number, status in enumerate(schemas.STATUSES)
-            if status not in schemas.USABLE
+            for number, status in enumerate(STATUSES)
+            if status not in USABLE
         ),
         image(
             "clip", 60, None, status="not_image", file_name="clip.AVI", format="AVI", width=None, height=None
@@ -164,7 +164,7 @@ def test_md_json(images: Images, tmp_path: Path) -> None:
     assert records["i01.jpg"] == {"file": "i01.jpg", "detections": []}
     assert records["i06.jpg"]["failure"] == "inference failure"
     failed = [record for record in records.values() if record.get("failure") == "image access failure"]
-    assert len(failed) == len(schemas.STATUSES) - len(schemas.USABLE) + 1
+    assert len(failed) == len(STATUSES) - len(USABLE) + 1
     assert all(record["detections"] is None for record in failed)
     assert records["clip.AVI"]["frames_processed"] == []
     assert MODEL in content["info"]["classifier"]
@@ -290,7 +290,7 @@ def test_csv(images: Images, tmp_path: Path) -> None:
         "",
         "lion",
     )
-    assert {row["label"] for row in rows.values() if row["status"] not in schemas.USABLE} == {""}
+    assert {row["label"] for row in rows.values() if row["status"] not in USABLE} == {""}
     assert rows["i04"]["event_id"] == ""
     events = images.events
     counted = Counter(row["event_id"] for row in rows.values() if row["event_id"])

@@ -28,7 +28,8 @@ from PIL import Image, PngImagePlugin
 from camtrap_batch.images import Limits, Verdict, judge
 from camtrap_batch.rehearsal.fuzz import spoilt_copies
 from camtrap_batch.stages.validate import manifest_rows
-from camtrap_batch.store.schemas import MANIFEST, STATUSES, USABLE
+from camtrap_batch.store.schemas import MANIFEST
+from camtrap_batch.vocabulary import STATUSES, USABLE
 
 LIMITS = Limits()
 SIGNATURES = [

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from camtrap_batch.detection.crops import Picture
 from camtrap_batch.errors import InputError
 from camtrap_batch.model import Predictor, Samples, TrainResult, agreement, load_model
 from camtrap_batch.model.agreement import choose
-from camtrap_batch.model.crops import Picture
 from camtrap_batch.model.info import OBSERVED
 from camtrap_batch.model.precision import (
     candidates,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from camtrap_batch.detection.crops import Picture
 from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.model import Predictor, Samples, TrainResult, load_predictor, predictor
-from camtrap_batch.model.crops import Picture
 from camtrap_batch.model.device import choose_device, choose_precision, choose_threads
 from camtrap_batch.model.predictor import Tally, lead, preload
 

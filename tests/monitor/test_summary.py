@@ -9,8 +9,8 @@ from rich.console import Console
 from camtrap_batch import Job
 from camtrap_batch.monitor.summary import summary
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import FINDING_KINDS
 from camtrap_batch.store.snapshots import Snapshot, commit
+from camtrap_batch.vocabulary import FINDING_KINDS
 
 
 def printed(run: Run) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, Limits, judge_files
 from camtrap_batch.rehearsal import Rehearsal, write_dataset
-from camtrap_batch.store.schemas import FINDING_KINDS, STATUSES, USABLE
+from camtrap_batch.vocabulary import FINDING_KINDS, STATUSES, USABLE
 
 SMALL: dict[str, Any] = {"cameras": 7, "images": 180, "size": (160, 120)}
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from camtrap_batch.report import Example, Finding, ReportData
-from camtrap_batch.store.schemas import EVENTS, LOCATIONS, STATUSES, UNCERTAIN
+from camtrap_batch.store.schemas import EVENTS, LOCATIONS
+from camtrap_batch.vocabulary import STATUSES, UNCERTAIN
 
 SPECIES = (
     "panthera onca",

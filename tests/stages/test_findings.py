@@ -17,13 +17,14 @@ import camtrap_batch
 from camtrap_batch import Job
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
+from camtrap_batch.pipeline.context import GivenClient
 from camtrap_batch.rehearsal import write_dataset
-from camtrap_batch.stages import Context, findings, run_one
-from camtrap_batch.stages.context import GivenClient
+from camtrap_batch.stages import Context, run_one
+from camtrap_batch.stages.validate import findings
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.gc import collect
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import FINDING_KINDS
+from camtrap_batch.vocabulary import FINDING_KINDS
 
 
 @pytest.fixture(scope="module")

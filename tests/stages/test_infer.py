@@ -26,7 +26,8 @@ from camtrap_batch.model import ModelInfo, Predictor, save_model
 from camtrap_batch.model.architectures import create_model
 from camtrap_batch.model.device import choose_precision
 from camtrap_batch.rehearsal import write_dataset
-from camtrap_batch.stages import infer, precision
+from camtrap_batch.stages import infer
+from camtrap_batch.stages.infer import precision
 from camtrap_batch.store.run import Run
 
 CLASSES = ("empty", "tayassu pecari", "kudu")
@@ -303,7 +304,7 @@ def test_what_is_looked_at_in_a_box(validated: Path, tmp_path: Path, local: Clie
     job = Job(validated, tmp_path, detections="md.json", repeat_frames=0, precision="float32")
     write_detections(job, tmp_path)
     job.infer(local)
-    from camtrap_batch.model.crops import Picture
+    from camtrap_batch.detection.crops import Picture
 
     boxes = job.rows("detections")
     boxes = boxes.filter(boxes["label"].is_valid())

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from camtrap_batch.errors import JobError
 from camtrap_batch.job import Job, Split
+from camtrap_batch.selection.classes import Classes, choose_classes
 from camtrap_batch.stages import select
-from camtrap_batch.stages.classes import Classes, choose_classes
-from camtrap_batch.store.schemas import CATALOG, USABLE
+from camtrap_batch.store.schemas import CATALOG
+from camtrap_batch.vocabulary import USABLE
 
 CATEGORIES = [(0, "empty"), (1, "lion"), (2, "tiger"), (3, "cow"), (7, "lion")]
 CLASSES = Classes({0: "empty", 1: "lion", 2: "tiger", 7: "lion"}, "empty")

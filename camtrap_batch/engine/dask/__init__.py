@@ -1,0 +1,1 @@
+"""Shards over a Dask cluster."""

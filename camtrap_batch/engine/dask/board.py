@@ -1,0 +1,222 @@
+"""The page `/camtrap`, `/camtrap.json` and the metrics of a job, on the scheduler that the job runs on.
+
+A driver registers the `Board` and sends what it knows once a second; of each job, the last state is kept. The
+scheduler may be one that others started, without this package: what is needed there travels with the plugin,
+so that this module uses nothing of the package but `metrics`, which travels as well.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import tornado.web
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from camtrap_batch.engine.dask.metrics import Totals, gauges
+
+NAME = "camtrap"
+OPERATION = "camtrap_state"
+"""What a driver calls of the scheduler, with `state` (text of `Progress.as_record`) and `client` (its id)."""
+
+_MOST_JOBS = 8
+_SECONDS_KEPT = 1.0
+
+
+class Board(SchedulerPlugin):
+    """Keeps the last state of each job, and serves it.
+
+    Parameters
+    ----------
+    page : the HTML of `/camtrap`; `{nonce}` is replaced at each request
+    """
+
+    name = NAME
+    idempotent = True
+
+    def __init__(self, page: str) -> None:
+        self.page = page
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self._made: tuple[float, str, bytes] = (0.0, "", b"")
+
+    async def start(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        self.totals = Totals()
+        scheduler.handlers[OPERATION] = self.receive
+        # Whatever prefix the dashboard has; rules added later are asked before the last one.
+        routes = [
+            (r"(?:/.*)?/camtrap", _PageHandler, {"board": self}),
+            (r"(?:/.*)?/camtrap\.json", _JsonHandler, {"board": self}),
+        ]
+        scheduler.http_application.add_handlers(r".*", routes)
+        self._register_metrics()
+
+    async def close(self) -> None:
+        self._unregister_metrics()
+
+    def remove_client(self, scheduler: Any, client: str) -> None:
+        for job in self.jobs.values():
+            if job["client"] == client and job["driver"] == "connected":
+                job["driver"] = "gone"
+
+    async def receive(self, state: str, client: str, driver: str = "connected") -> None:
+        """Take in what a driver says."""
+        record = json.loads(state)
+        before = self.jobs.pop(record["folder"], None)
+        known = {}
+        if before is not None and before["client"] == client:
+            known = {(name, *labels): number for name, labels, number in before["totals"]}
+        for name, labels, number in record["totals"]:
+            self.totals.add(name, tuple(labels), number - known.get((name, *labels), 0))
+        self.jobs[record["folder"]] = {**record, "client": client, "driver": driver, "received": time.time()}
+        while len(self.jobs) > _MOST_JOBS:
+            del self.jobs[next(iter(self.jobs))]
+        self._made = (0.0, "", b"")
+
+    def as_json(self, name: str = "") -> bytes:
+        """The newest job, or the one of this name or folder; made at most once a second."""
+        now = time.time()
+        made, for_name, data = self._made
+        if for_name == name and now - made < _SECONDS_KEPT:
+            return data
+        data = json.dumps(self.as_record(name), ensure_ascii=False).encode()
+        self._made = (now, name, data)
+        return data
+
+    def as_record(self, name: str = "") -> dict[str, Any]:
+        now = time.time()
+        jobs = [job for job in self.jobs.values() if name in ("", job["job"], job["folder"])]
+        workers = self._workers(now)
+        record: dict[str, Any] = {
+            "job": None, "folder": None, "driver": None, "updated_s": None, "stages": [], "queue": {}
+        }  # fmt: skip
+        if jobs:
+            job = jobs[-1]
+            record = {key: job[key] for key in ("job", "folder", "driver", "stages")}
+            record["updated_s"] = round(now - job["received"], 1)
+            record["queue"] = self._queue(job)
+        others = [job["job"] for job in self.jobs.values() if not jobs or job is not jobs[-1]]
+        return {**record, "workers": workers, "other_jobs": others}
+
+    def collect(self) -> Any:
+        """The counters and gauges of the jobs, as prometheus_client wants them of a collector."""
+        yield from self.totals.collect()
+        job = next(reversed(self.jobs.values()), None)
+        stages = job["stages"] if job else []
+        queue = self._queue(job) if job else {}
+        busy: dict[str, int] = {}
+        for worker in self._workers(time.time()):
+            busy[worker["phase"] or "idle"] = busy.get(worker["phase"] or "idle", 0) + 1
+
+        def each(key: str) -> list[tuple[list[str], float]]:
+            return [([stage["stage"]], stage[key]) for stage in stages if stage["rows"]]
+
+        yield from gauges(
+            {
+                "camtrap_stage_images": ("Images of the stage's plan", ("stage",), each("rows")),
+                "camtrap_stage_images_done": ("Those that are done", ("stage",), each("rows_done")),
+                "camtrap_stage_images_per_second": ("Speed now", ("stage",), each("rows_per_s")),
+                "camtrap_stage_shards": ("Shards of the stage's plan", ("stage",), each("shards")),
+                "camtrap_stage_shards_done": ("Those that are done", ("stage",), each("shards_done")),
+                "camtrap_stage_cameras": ("Locations of the stage's images", ("stage",), each("cameras")),
+                "camtrap_stage_cameras_done": ("Those that are done", ("stage",), each("cameras_done")),
+                "camtrap_queue": (
+                    "Shards of the running stage: waiting at the driver, in flight on the cluster",
+                    ("state",),
+                    [([state], number) for state, number in queue.items()],
+                ),
+                "camtrap_workers": (
+                    "Workers by what they are doing",
+                    ("phase",),
+                    [([phase], number) for phase, number in busy.items()],
+                ),
+            }
+        )
+
+    def _queue(self, job: dict[str, Any]) -> dict[str, int]:
+        """Shards that are left of the running stage: still with the driver, and on the cluster."""
+        running = next((stage for stage in job["stages"] if stage["state"] == "running"), None)
+        if running is None:
+            return {"waiting": 0, "in_flight": 0}
+        prefix = f"{running['stage']}-"
+        in_flight = sum(
+            str(task.key).startswith(prefix)
+            for worker in self.scheduler.workers.values()
+            for task in worker.processing
+        )
+        left = running["shards"] - running["shards_done"]
+        return {"waiting": max(0, left - in_flight), "in_flight": in_flight}
+
+    def _workers(self, now: float) -> list[dict[str, Any]]:
+        """What each worker does, those longest at their shard first."""
+        found = []
+        for worker in self.scheduler.workers.values():
+            # Times are those of the scheduler's clock: the last heartbeat, and what the worker said then.
+            silent = max(0.0, now - worker.last_seen)
+            doing = list(worker.metrics.get(NAME) or ())
+            longest = max(doing, key=lambda entry: entry["seconds"], default=None)
+            offers = ", ".join(f"{name}={number:g}" for name, number in worker.resources.items())
+            found.append(
+                {
+                    "name": str(worker.name),
+                    "address": worker.address,
+                    "offers": offers,
+                    "threads": worker.nthreads,
+                    "status": worker.status.name,
+                    "heard_s": round(silent, 1),
+                    "memory": worker.metrics.get("memory", 0),
+                    "memory_limit": worker.memory_limit,
+                    "shards": len(doing),
+                    "queued": max(0, len(worker.processing) - len(doing)),
+                    "stage": longest["stage"] if longest else None,
+                    "shard": longest["shard"] if longest else None,
+                    "phase": longest["phase"] if longest else None,
+                    "seconds": round(longest["seconds"] + silent, 1) if longest else None,
+                    "phase_seconds": round(longest["phase_seconds"] + silent, 1) if longest else None,
+                }
+            )
+        return sorted(found, key=lambda worker: (-(worker["seconds"] or 0), worker["name"]))
+
+    def _register_metrics(self) -> None:
+        try:
+            from prometheus_client import REGISTRY
+        except ImportError:  # the scheduler has no /metrics then
+            return
+        try:
+            REGISTRY.register(self)
+        except ValueError:  # another scheduler in this process, or a worker, has these names
+            return
+
+    def _unregister_metrics(self) -> None:
+        try:
+            from prometheus_client import REGISTRY
+
+            REGISTRY.unregister(self)
+        except (ImportError, KeyError):
+            return
+
+
+class _Handler(tornado.web.RequestHandler):
+    def initialize(self, board: Board) -> None:
+        self.board = board
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+
+class _PageHandler(_Handler):
+    def get(self) -> None:
+        import secrets
+
+        nonce = secrets.token_urlsafe(16)
+        self.set_header(
+            "Content-Security-Policy",
+            f"default-src 'none'; connect-src 'self'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'",
+        )
+        self.write(self.board.page.replace("{nonce}", nonce))
+
+
+class _JsonHandler(_Handler):
+    def get(self) -> None:
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.write(self.board.as_json(self.get_query_argument("job", "")))

@@ -1,0 +1,1 @@
+"""Sound baseline JPEG files, read at a fraction of their size."""

@@ -1,0 +1,285 @@
+"""Images in a zip file, on a disk or far away: listed from its central directory, read by one read each."""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import io
+import struct
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.images.sources.base import KEY, Blob, Listing, is_hidden, is_unsafe
+from camtrap_batch.remote import plain, shown
+
+PLACE = pa.struct(
+    [("offset", pa.int64()), ("packed", pa.int64()), ("method", pa.int16()), ("crc", pa.int64())]
+)
+"""Where in the zip a file is: of its own header; packed size in bytes; compression method; CRC-32."""
+
+_HEADER = struct.Struct("<4s5H3L2H")  # a local file header, APPNOTE.TXT 4.3.7
+_SLACK = _HEADER.size + 512  # the header, with the name and whatever else stands there: read along
+_UTF8, _ENCRYPTED = 0x800, 0x1
+_NOT_A_ZIP = (
+    zipfile.BadZipFile, NotImplementedError, struct.error, UnicodeError, ValueError, OverflowError, EOFError
+)  # fmt: skip
+
+
+class Archive:
+    """A zip file. A single folder that all its files are in may be left out of file names.
+
+    Parameters
+    ----------
+    url : for messages
+    blob : the zip file
+    folder : inside it, that file names are relative to; "" for all of it
+    """
+
+    def __init__(self, url: str, blob: Blob, folder: str, reads_at_once: int) -> None:
+        self._where, self._blob, self._folder = shown(url), blob, folder.strip("/")
+        self.reads_at_once = reads_at_once
+        self._lock = threading.Lock()
+        self._known: tuple[tuple[int, str], _Index] | None = None
+
+    def check(self) -> None:
+        """Only the end of the zip is read, which says where its directory is."""
+        try:
+            file = _Seekable(self._blob)
+        except FileNotFoundError:
+            raise InputError(f"{self._where}: no such file ({KEY})") from None
+        except OSError as problem:
+            raise self._cant_read(problem) from None
+        if not zipfile.is_zipfile(io.BufferedReader(file, 2**16)):
+            raise self._cant_read(file.failure) if file.failure else self._broken("its end is missing")
+
+    def listing(self, file_names: Sequence[str]) -> Listing:
+        index = self._index()
+        rows = index.find_all(
+            [None if is_unsafe(file_name) else self._folder_and(file_name) for file_name in file_names]
+        )
+        sizes = pc.fill_null(index.sizes.take(rows), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        there = rows.is_valid().to_pylist()
+        crcs, dates = (column.take(rows).to_pylist() for column in (index.crcs, index.dates))
+        modified = [
+            f"{crc:08x} {date}" if is_there else None
+            for crc, date, is_there in zip(crcs, dates, there, strict=True)
+        ]
+        return Listing(sizes, modified, index.places(rows))
+
+    def walk(self) -> Iterator[str]:
+        inside = f"{self._folder}/" if self._folder else ""
+        for name in self._index().names:
+            path = name.as_py()
+            if path.startswith(inside) and not is_hidden(path):
+                yield path[len(inside) :]
+
+    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
+        if place is None:
+            place = self._index_for_reading().find(self._folder_and(file_name))
+        if place is None:
+            raise FileNotFoundError(errno.ENOENT, "no such file in the zip")
+        return self._member(place["offset"], place["packed"], place["method"], place["crc"], end)
+
+    def _member(self, offset: int, packed: int, method: int, crc: int, end: int | None) -> bytes:
+        """The first `end` bytes of a member, unpacked."""
+        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            name = zipfile.compressor_names.get(method, "unknown")  # type: ignore[attr-defined]
+            raise OSError(f"packed by method {method} ({name}) in the zip; possible: stored, deflated")
+        wanted = packed
+        if end is not None:  # deflate adds at most 5 bytes to each 16 KB that it can't make smaller
+            wanted = min(packed, end + (end // 1024 + 64) * (method == zipfile.ZIP_DEFLATED))
+        data = self._blob.read(offset, offset + _SLACK + wanted)
+        if len(data) < _HEADER.size or data[:4] != b"PK\3\4":
+            raise OSError("the zip has no file where its directory says; is it damaged, or has it changed?")
+        _, _, flags, *_, name_bytes, extra_bytes = _HEADER.unpack_from(data)
+        if flags & _ENCRYPTED:
+            raise OSError("is encrypted in the zip")
+        begin = _HEADER.size + name_bytes + extra_bytes
+        if len(data) < begin + wanted:  # a very long name, or the zip ends here
+            data += self._blob.read(offset + len(data), offset + begin + wanted)
+        body = memoryview(data)[begin : begin + wanted]
+        if len(body) < wanted:
+            raise OSError("the zip ends in the middle of it")
+        content, is_whole = (_stored if method == zipfile.ZIP_STORED else _inflated)(body, packed, end)
+        if is_whole and zlib.crc32(content) != crc:
+            raise OSError("fails the zip's own checksum")
+        return content
+
+    def _folder_and(self, file_name: str) -> str:
+        return f"{self._folder}/{file_name}" if self._folder else file_name
+
+    def _index(self) -> _Index:
+        """The zip's directory: read again where the zip is another one than before."""
+        with self._lock:
+            try:
+                version = self._blob.stat()
+                if self._known is not None and self._known[0] == version:
+                    return self._known[1]
+                file = _Seekable(self._blob)
+            except FileNotFoundError:
+                raise InputError(f"{self._where}: no such file ({KEY})") from None
+            except OSError as problem:
+                raise self._cant_read(problem) from None
+            try:
+                index = _Index.of(file)
+            except (OSError, *_NOT_A_ZIP) as problem:
+                # `zipfile` takes a read that fails for a file that ends.
+                raise (
+                    self._cant_read(file.failure) if file.failure else self._broken(plain(problem))
+                ) from None
+            self._known = version, index
+            return index
+
+    def _index_for_reading(self) -> _Index:
+        known = self._known
+        if known is not None:
+            return known[1]
+        try:
+            return self._index()
+        except InputError as problem:
+            raise OSError(str(problem)) from None
+
+    def _cant_read(self, problem: OSError) -> InputError:
+        return InputError(f"{self._where}: can't be read ({KEY}): {plain(problem)}")
+
+    def _broken(self, why: str) -> InputError:
+        return InputError(
+            f"{self._where}: is no whole zip file ({KEY}): {why}; was it copied to its end? `unzip -t` tells"
+        )
+
+
+class _Index:
+    """A zip's directory as columns sorted by name, since a data set may have a million files."""
+
+    def __init__(self, columns: pa.Table, top: str | None) -> None:
+        self.names: pa.Array = columns["name"].combine_chunks()
+        self.sizes: pa.Array = columns["size"].combine_chunks()
+        self.crcs: pa.Array = columns["crc"].combine_chunks()
+        self.dates: pa.Array = columns["date"].combine_chunks()
+        self._places = {field.name: columns[field.name].combine_chunks() for field in PLACE}
+        self._top = top
+
+    @classmethod
+    def of(cls, file: io.RawIOBase) -> _Index:
+        """Read a zip's directory. Raises what `zipfile` raises."""
+        with zipfile.ZipFile(io.BufferedReader(file, 2**20)) as archive:
+            members = {_name(info): info for info in archive.infolist() if not info.is_dir()}
+        infos = members.values()
+        columns = pa.table(
+            {
+                "name": pa.array(members, pa.large_string()),
+                "size": pa.array((info.file_size for info in infos), pa.int64()),
+                "date": pa.array(
+                    "{}-{:02}-{:02}T{:02}:{:02}:{:02}".format(*info.date_time) for info in infos
+                ),
+                "offset": pa.array((info.header_offset for info in infos), pa.int64()),
+                "packed": pa.array((info.compress_size for info in infos), pa.int64()),
+                "method": pa.array((info.compress_type for info in infos), pa.int16()),
+                "crc": pa.array((info.CRC for info in infos), pa.int64()),
+            }
+        )
+        tops = {name.partition("/")[0] if "/" in name else None for name in members if not _is_litter(name)}
+        top = tops.pop() if len(tops) == 1 else None
+        return cls(columns.sort_by("name"), top)
+
+    def find_all(self, names: Sequence[str | None]) -> pa.Array:
+        """Row of each name, null where there is none."""
+        asked = pa.array(names, pa.large_string())
+        rows = pc.index_in(asked, value_set=self.names)
+        if self._top is not None and rows.null_count:
+            kind = pa.large_string()
+            below = pc.binary_join_element_wise(pa.scalar(self._top, kind), asked, pa.scalar("/", kind))
+            rows = pc.coalesce(rows, pc.index_in(below, value_set=self.names))
+        return pc.if_else(asked.is_valid(), rows, pa.scalar(None, pa.int32()))
+
+    def find(self, name: str) -> dict[str, int] | None:
+        """Place of one name."""
+        for path in (name, f"{self._top}/{name}") if self._top is not None else (name,):
+            row = bisect.bisect_left(
+                range(len(self.names)), path, key=lambda place: self.names[place].as_py()
+            )
+            if row < len(self.names) and self.names[row].as_py() == path:
+                return {field: column[row].as_py() for field, column in self._places.items()}
+        return None
+
+    def places(self, rows: pa.Array) -> pa.StructArray:
+        """Places of rows, null where the row is."""
+        columns = [column.take(rows) for column in self._places.values()]
+        return pa.StructArray.from_arrays(columns, fields=list(PLACE), mask=rows.is_null())
+
+
+class _Seekable(io.RawIOBase):
+    """A blob as a file that can be read and sought, for `zipfile`."""
+
+    _MOST = 8 * 2**20
+
+    def __init__(self, blob: Blob) -> None:
+        self._blob, self._at = blob, 0
+        self.failure: OSError | None = None
+        self._size = blob.stat()[0]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, "before the file's begin")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        end = min(self._at + min(len(buffer), self._MOST), self._size)
+        try:
+            data = self._blob.read(self._at, end) if end > self._at else b""
+        except OSError as problem:
+            self.failure = problem
+            raise
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """A member's name: UTF-8 where it can be, also if the zip does not say so, as those of many programs."""
+    if not info.flag_bits & _UTF8 and not info.filename.isascii():
+        try:
+            return info.filename.encode("cp437").decode()
+        except UnicodeError:
+            pass
+    return info.filename
+
+
+def _is_litter(name: str) -> bool:
+    """What the Finder adds to a zip."""
+    return name.startswith("__MACOSX/") or is_hidden(name)
+
+
+def _stored(body: memoryview, packed: int, end: int | None) -> tuple[bytes, bool]:
+    """Content, and whether it is all of it."""
+    return bytes(body), len(body) == packed
+
+
+def _inflated(body: memoryview, packed: int, end: int | None) -> tuple[bytes, bool]:
+    """As `_stored`. However much it would unpack to, it never does beyond `end`."""
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        content = unpacker.decompress(body, 0 if end is None else end)
+    except zlib.error as problem:
+        raise OSError(f"is damaged in the zip: {problem}") from None
+    if not unpacker.eof and (end is None or len(content) < end):
+        raise OSError("is cut off in the zip")
+    return content, unpacker.eof

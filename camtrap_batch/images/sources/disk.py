@@ -1,0 +1,151 @@
+"""Images in a folder on a disk, local or mounted; and one large file there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import stamina
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.images.sources.base import KEY, Listing, are_unsafe
+from camtrap_batch.images.sources.folders import CantList, look_up
+
+# What a network disk, or a bad cable, may not say the next time.
+_MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET})
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+class Disk:
+    """A folder. Symbolic links inside it are followed: it is the user's own.
+
+    Parameters
+    ----------
+    path : absolute
+    """
+
+    reads_at_once = 4
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def check(self) -> None:
+        try:
+            with os.scandir(self.path):
+                pass
+        except FileNotFoundError:
+            raise InputError(f"{self.path}: no such folder ({KEY})") from None
+        except NotADirectoryError:
+            raise InputError(
+                f"{self.path}: is a file ({KEY}); it should be a folder, or a zip file that ends in .zip"
+            ) from None
+        except OSError as problem:
+            raise self._cant_list(self.path, problem) from None
+
+    def listing(self, file_names: Sequence[str]) -> Listing:
+        """Each folder is listed, no file is opened; many at a time where the disk answers slowly."""
+        rows = np.flatnonzero(~are_unsafe(file_names)).tolist()
+        rows.sort(key=file_names.__getitem__)
+        sizes, times = np.full(len(file_names), -1), np.zeros(len(file_names), np.int64)
+        try:
+            sizes[rows], times[rows] = look_up(self.path, [file_names[row] for row in rows])
+        except CantList as wrong:
+            raise self._cant_list(wrong.folder or self.path, wrong.problem) from None
+        modified = pa.array(times, pa.int64(), mask=sizes < 0).cast(pa.string())
+        return Listing(sizes, modified.to_numpy(zero_copy_only=False).tolist())
+
+    def walk(self) -> Iterator[str]:
+        def refuse(problem: OSError) -> None:
+            raise self._cant_list(str(problem.filename or self.path), problem) from None
+
+        above: dict[Path, frozenset[tuple[int, int]]] = {}
+        for where, folders, names in os.walk(self.path, followlinks=True, onerror=refuse):
+            here = Path(where)
+            info = here.stat()
+            folder = info.st_dev, info.st_ino
+            parents = above.get(here.parent, frozenset())
+            if folder in parents:  # a link to a folder that it lies in
+                folders.clear()
+                continue
+            above[here] = parents | {folder}
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inside = here.relative_to(self.path).as_posix()
+            yield from (f"{inside}/{name}".removeprefix("./") for name in names if not name.startswith("."))
+
+    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
+        try:
+            return again(self._read, file_name, end)
+        except NotADirectoryError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file_name) from None
+
+    def _read(self, file_name: str, end: int | None) -> bytes:
+        # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
+        handle = os.open(f"{self.path}/{file_name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            info = os.fstat(handle)
+            if stat.S_ISDIR(info.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file_name)
+            if not stat.S_ISREG(info.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", file_name)
+            return _read_up_to(handle, info.st_size if end is None else min(info.st_size, end))
+        finally:
+            os.close(handle)
+
+    def _cant_list(self, where: str, problem: OSError) -> InputError:
+        if where != self.path:
+            where = f"{self.path}: folder {where!r}"
+        return InputError(f"{where}: can't be listed ({KEY}): {problem.strerror or problem}")
+
+
+class DiskFile:
+    """One large file on a disk."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def stat(self) -> tuple[int, str]:
+        info = Path(self.path).stat()
+        return info.st_size, str(info.st_mtime_ns)
+
+    def read(self, start: int, end: int) -> bytes:
+        return again(self._read, start, end)
+
+    def _read(self, start: int, end: int) -> bytes:
+        handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.lseek(handle, start, os.SEEK_SET)
+            return _read_up_to(handle, end - start)
+        finally:
+            os.close(handle)
+
+
+def again(function: Callable[_P, _T], /, *args: _P.args, **options: _P.kwargs) -> _T:
+    """`function(*args)`, up to four times where a disk says what it may not say the next time."""
+    try:
+        return function(*args, **options)
+    except OSError as problem:
+        if not _may_pass(problem):
+            raise
+    # Only here, since setting it up takes as long as reading a small file.
+    caller = stamina.RetryingCaller(attempts=3, timeout=10, wait_initial=0.1, wait_jitter=0.1)
+    return caller(_may_pass, function, *args, **options)
+
+
+def _may_pass(problem: Exception) -> bool:
+    return isinstance(problem, OSError) and problem.errno in _MAY_PASS
+
+
+def _read_up_to(handle: int, most: int) -> bytes:
+    parts = []
+    while most > 0 and (part := os.read(handle, most)):
+        parts.append(part)
+        most -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,146 @@
+"""Where a data set's images are: a folder on disk, a bucket, a web server or a zip file in any of them; or
+attached to the features of a layer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.images.sources.archive import Archive
+from camtrap_batch.images.sources.attachments import Attachments, Photos
+from camtrap_batch.images.sources.base import KEY, Listing, Source, is_unsafe, is_utf8
+from camtrap_batch.images.sources.bucket import Bucket
+from camtrap_batch.images.sources.disk import Disk, DiskFile
+from camtrap_batch.images.sources.web import Web
+from camtrap_batch.job import Job
+from camtrap_batch.portal import Portal
+from camtrap_batch.remote import family_of, shown
+from camtrap_batch.store.folder import Folder
+
+__all__ = ["ImageRoot", "Listing", "image_root", "is_unsafe"]
+
+
+@dataclass(frozen=True)
+class ImageRoot:
+    """The folder that file names of a catalog are relative to. Nothing in it is ever changed.
+
+    Only URL and options travel to a worker; connections are made once in each process.
+
+    Parameters
+    ----------
+    url : absolute path of a folder or of a .zip file, or fsspec URL of one; `zip://folder::URL` for a folder
+        inside a zip; URL of a feature layer where `photos` is given
+    storage_options : of the URL's fsspec file system
+    photos : how to get what is attached to the features of a layer
+    """
+
+    url: str
+    storage_options: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    photos: Photos | None = None
+
+    @property
+    def reads_at_once(self) -> int:
+        """How many threads may usefully call `read` at once."""
+        return self._source.reads_at_once
+
+    def check(self) -> None:
+        """Raise UserError where the root is not there, is no folder, or can't be listed."""
+        self._source.check()
+
+    def listing(self, file_names: Sequence[str]) -> Listing:
+        """Size and version of each file.
+
+        No file is opened; unsafe paths, and folders on disk without permission, hold nothing. Raises
+        InputError where a folder can't be listed for another reason.
+        """
+        return self._source.listing(file_names)
+
+    def walk(self) -> Iterator[str]:
+        """Every file below the root, sorted by path; hidden files and folders are left out.
+
+        Raises InputError where a folder can't be listed, or a name is not UTF-8.
+        """
+        for file_name in sorted(self._source.walk()):
+            if not is_utf8(file_name):
+                raise InputError(
+                    f"{shown(self.url)}: the file name {os.fsencode(file_name)!r} is not UTF-8 ({KEY}); "
+                    "rename it, for example with convmv"
+                )
+            yield file_name
+
+    def read(self, file_name: str, most: int | None = None, place: Mapping[str, int] | None = None) -> bytes:
+        """The content of a file; of one with more than `most` bytes, one byte more than that.
+
+        What may pass (a busy or failing server, a broken connection) is tried again before this raises. May
+        be called from several threads.
+
+        Parameters
+        ----------
+        place : of an archive, the file's entry in `Listing.places`; without it, the zip's directory is read,
+            once in each process
+
+        Raises
+        ------
+        ValueError
+            The path is unsafe (see `is_unsafe`).
+        OSError
+            It can't be read; FileNotFoundError where it is not there.
+        UserError
+            Nothing can be read: credentials are missing or have expired, the bucket is gone.
+        """
+        if is_unsafe(file_name):
+            raise ValueError(f"{file_name!r} is not a path inside the image root")
+        return self._source.read(file_name, None if most is None else most + 1, place)
+
+    @property
+    def _source(self) -> Source:
+        # A forked process must not use its parent's connections.
+        return _open(self, os.getpid())
+
+
+def image_root(job: Job) -> ImageRoot:
+    """Where a job's images are."""
+    dataset = job.dataset
+    if dataset.layer is not None:
+        photos = Photos(Portal.of(dataset.layer, "dataset.layer"), Folder(job.run_url))
+        return ImageRoot(str(dataset.metadata), photos=photos)
+    return ImageRoot(str(dataset.images), dataset.storage_options)
+
+
+@lru_cache(maxsize=8)
+def _open(root: ImageRoot, process: int) -> Source:
+    if root.photos is not None:
+        return Attachments(root.url, root.photos)
+    url, folder = root.url, ""
+    if url.startswith("zip://"):
+        folder, chain, url = url.removeprefix("zip://").partition("::")
+        if not chain or not url:
+            raise InputError(
+                f"{shown(root.url)} ({KEY}): should be zip://FOLDER::URL, or the zip's URL alone"
+            )
+    is_zip = root.url.startswith("zip://") or url.partition("?")[0].lower().endswith(".zip")
+    if "://" not in url:
+        if is_zip and not Path(url).is_dir():
+            return Archive(root.url, DiskFile(url), folder, Disk.reads_at_once)
+        return Disk(url)
+    where: Web | Bucket = (Web if family_of(url) == "http" else Bucket)(url, root.storage_options)
+    return Archive(root.url, _Far(where), folder, where.reads_at_once) if is_zip else where
+
+
+class _Far:
+    """A zip file that is not on a disk."""
+
+    def __init__(self, where: Web | Bucket) -> None:
+        self._where = where
+
+    def stat(self) -> tuple[int, str]:
+        return self._where.stat()
+
+    def read(self, start: int, end: int) -> bytes:
+        return self._where.part("", start, end)

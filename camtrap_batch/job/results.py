@@ -1,0 +1,89 @@
+"""The sections `infer`, `events` and `report`: from images to what is said of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from camtrap_batch.job.base import Fraction, Place
+from camtrap_batch.yamlfile import Section
+
+
+class Infer(Section):
+    model: Place = Field(
+        "latest", description="latest, a model id of this run, or a model folder, relative to the job file"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: GPU workers where one has a GPU that torch can use, else CPU workers"
+    )
+    batch: int = Field(64, ge=1, description="images per forward pass")
+    min_confidence: Fraction = Field(
+        0.5, description="a sequence below it is uncertain, or has the label of a group (events.taxonomy)"
+    )
+    shard_size: int = Field(
+        256, ge=1, le=10_000, description="most images in one shard, that is in one Dask task"
+    )
+    precision: Literal["auto", "float32"] = Field(
+        "auto",
+        description="auto: the fastest that gives the labels of float32 (99.5 % of them); float32: exact",
+    )
+    detections: Place | None = Field(
+        None, description="MegaDetector results: file or URL, relative to the job file; crops are classified"
+    )
+    detection_threshold: Fraction = Field(0.2, description="a box with less confidence does not count")
+    animal_category: str = Field("animal", description="the detector's category whose boxes are classified")
+    repeat_frames: int = Field(
+        50,
+        ge=0,
+        description="images of a camera with the same box that make it a repeat; 0: none are looked for",
+    )
+    repeat_iou: float = Field(
+        0.9, ge=0.5, le=1, strict=False, description="overlap (intersection over union) of the same box"
+    )
+
+
+class Events(Section):
+    gap_min: float = Field(
+        30, gt=0, strict=False, description="minutes from the previous image that end an event"
+    )
+    taxonomy: Place | dict[str, dict[str, str]] | None = Field(
+        None,
+        description="label groups: a .csv of label,genus,family,... or {label: {genus: ..., family: ...}}",
+    )
+    species: Place | None = Field(
+        None,
+        description="which species are possible: a .csv of label[,region][,location]; others are set aside",
+    )
+    regions: Place | None = Field(
+        None, description="which cameras are in a region: a .csv of location,region"
+    )
+
+    @field_validator("taxonomy", mode="before")
+    @classmethod
+    def _file_or_groups(cls, value: Any) -> Any:
+        groups = list(value.values()) if isinstance(value, dict) else []
+        is_text = all(
+            isinstance(name, str) for some in groups if isinstance(some, dict) for name in some.values()
+        )
+        if (
+            not isinstance(value, str | dict | None)
+            or not all(isinstance(some, dict) for some in groups)
+            or not is_text
+        ):
+            raise ValueError(
+                f"{value!r}: should be a .csv file, or groups such as {{panthera leo: {{genus: panthera}}}}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _regions_of_species(self) -> Events:
+        if self.regions is not None and self.species is None:
+            raise ValueError("regions is there for the regions in `species`: give that key too")
+        return self
+
+
+class Report(Section):
+    blur_km: float = Field(
+        0, ge=0, strict=False, description="round places in the report to a grid of so many km"
+    )

@@ -1,0 +1,1 @@
+"""What a stage is, and how its shards are planned, done and committed."""

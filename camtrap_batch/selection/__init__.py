@@ -1,0 +1,1 @@
+"""Which images to train on: classes, choice, split."""

@@ -1,0 +1,92 @@
+"""catalog: whatever describes the data set, as one row an image. Runs on the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.catalog import Catalog, read_cameras, read_catalog, source_fingerprint
+from camtrap_batch.errors import InputError
+from camtrap_batch.images import image_root
+from camtrap_batch.job import Job
+from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, shard_id
+from camtrap_batch.selection.classes import check_classes
+from camtrap_batch.stages.catalog.renames import keep_ids
+
+VERSION = 1
+
+_MARK = b"# The job as it ran, written by camtrap: edit a copy of this file, not this file.\n"
+
+
+def run(context: Context) -> StageResult:
+    """Read the metadata into the table `catalog`.
+
+    Raises
+    ------
+    InputError
+        Metadata, image root or camera table are not there, or not what they should be.
+    JobError
+        The job selects a class that the metadata does not have.
+    """
+    job = context.job
+    dataset = job.dataset
+    image_root(job).check()
+    cameras = read_cameras(dataset.cameras)["location"] if dataset.cameras is not None else None
+    what = dataset.model_dump(mode="json", include={"format", "location", "utc_offset"})
+    if dataset.layer is not None:
+        what["layer"] = dataset.layer.model_dump(mode="json", include={"location_field", "date_field"})
+    id_ = shard_id("catalog", VERSION, "catalog", what, source_fingerprint(dataset))
+    before = context.run.current("catalog")
+    if before is not None and before.inputs.get("shard") == id_:
+        check_classes(job, categories_of(before.meta))
+        _check_cameras(job, cameras, context.run.table("catalog").to_table(columns=["location"]))
+    read: list[Catalog] = []
+
+    def make() -> Mapping[str, pa.Table]:
+        catalog = read_catalog(dataset)
+        if dataset.format in ("folder", "csv"):
+            catalog.table, renamed = keep_ids(context.run, image_root(job), catalog.table)
+            catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
+        check_classes(job, catalog.categories)
+        _check_cameras(job, cameras, catalog.table)
+        read.append(catalog)
+        return {"catalog": catalog.table}
+
+    def meta() -> dict[str, Any]:
+        return {"categories": read[0].categories, "notes": read[0].notes}
+
+    result = do_on_driver(context, "catalog", id_, make, ("catalog",), inputs={}, meta=meta)
+    if not context.dry_run:
+        save_job(context)
+    result.notes += [f"{count:,} {text}" for text, count in (read[0].notes if read else {}).items()]
+    return result
+
+
+def _check_cameras(job: Job, cameras: pa.ChunkedArray | None, images: pa.Table) -> None:
+    """Raise InputError where the camera table is of other cameras than the images."""
+    if cameras is None:
+        return
+    locations = images["location"].drop_null().unique()
+    if len(locations) and not pc.any(pc.is_in(locations, cameras)).as_py():
+        theirs, ours = (", ".join(map(repr, names[:3].to_pylist())) for names in (locations, cameras))
+        raise InputError(
+            f"{job.dataset.cameras}: none of the images' locations is in it (dataset.cameras); the images "
+            f"have {theirs}, it has {ours}"
+        )
+
+
+def categories_of(meta: dict[str, Any]) -> list[tuple[int, str]]:
+    """The data set's categories, as a catalog snapshot keeps them."""
+    return [(int(number), str(name)) for number, name in meta["categories"]]
+
+
+def save_job(context: Context) -> None:
+    """Keep the job as it ran. A `job.yaml` that is a user's own, there by chance, stays as it is."""
+    text = _MARK + context.job.to_yaml().encode()
+    folder = context.run.folder
+    kept = folder.read("job.yaml") if folder.exists("job.yaml") else _MARK
+    if kept.startswith(_MARK) and kept != text:
+        folder.write("job.yaml", text)

@@ -1,0 +1,195 @@
+"""The images that a selection trains on, read while training: by row group of thumbnails, or as originals."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.images.pictures import COLUMNS
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import open_table
+
+if TYPE_CHECKING:
+    from camtrap_batch.model import Samples
+
+_FOOTERS_AT_ONCE = 16
+_FEWEST_HELD = 8
+_ORIGINALS_A_BLOCK = 256
+_WINDOW = 0.8
+"""Part of what can be held that the order of training uses: the rest is for what is read ahead or judged."""
+
+
+class Pictures(Sequence[bytes]):
+    """Image files' bytes, by place; safe to read from several threads.
+
+    A row group of thumbnails is read whole and held, what of it is wanted, until others need the room: images
+    that are used together should be of few `blocks`. Originals are read one by one, and not held.
+
+    Parameters
+    ----------
+    folder, root
+        Where thumbnails and originals are.
+    rows
+        Of the manifest: `COLUMNS`.
+    use_thumbnails
+        False: originals, whatever there is.
+    budget
+        Memory for thumbnails, in bytes.
+    """
+
+    def __init__(
+        self, folder: Folder, root: ImageRoot, rows: pa.Table, *, use_thumbnails: bool, budget: int
+    ) -> None:
+        self._folder, self._root = folder, root
+        self._names = rows["file_name"].combine_chunks()
+        encoded = rows["thumbnail_file"].combine_chunks().dictionary_encode()
+        self._files: list[str] = encoded.dictionary.to_pylist()
+        file = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
+        if not use_thumbnails:
+            file[:] = -1
+        row = pc.fill_null(rows["thumbnail_row"], 0).to_numpy()
+        self._footers = self._read_footers(np.unique(file[file >= 0]))
+        self._group_file: list[int] = []
+        self._group_number: list[int] = []
+        self._group = np.full(len(file), -1, np.int64)
+        self._wanted: list[npt.NDArray[np.int64]] = []
+        self._place = np.zeros(len(file), np.int64)
+        size = self._assign(file, row)
+        n_groups = len(self._wanted)
+        fits = size <= budget or not n_groups
+        self.held = n_groups if fits else max(_FEWEST_HELD, int(budget / (size / n_groups)))
+        """Row groups that can be held."""
+        self._cache: OrderedDict[int, Future[pa.BinaryArray]] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def blocks(self) -> npt.NDArray[np.int64]:
+        """What is read together, see `Samples.blocks`."""
+        numbers = np.arange(len(self._group)) // _ORIGINALS_A_BLOCK + len(self._wanted)
+        return np.where(self._group < 0, numbers, self._group)
+
+    @property
+    def window(self) -> int:
+        """How many blocks training may have in use."""
+        n_originals = int(np.count_nonzero(self._group < 0))
+        if self.held >= len(self._wanted):
+            return len(self._wanted) + n_originals + 1
+        return max(1, int(self.held * _WINDOW))
+
+    def __len__(self) -> int:
+        return len(self._group)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        group = int(self._group[index])
+        if group < 0:
+            return self._root.read(self._names[index].as_py())
+        data: bytes = self._hold(group)[int(self._place[index])].as_py()
+        return data
+
+    def _read_footers(self, files: npt.NDArray[np.int64]) -> dict[int, pq.FileMetaData]:
+        def read(number: int) -> pq.FileMetaData:
+            with self._folder.open(self._files[number]) as handle:
+                return pq.read_metadata(handle)
+
+        with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+            return dict(zip(files.tolist(), pool.map(read, files.tolist()), strict=True))
+
+    def _assign(self, file: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> float:
+        """Find each image's row group; returns the bytes of all that is wanted of them."""
+        size = 0.0
+        order = np.argsort(file, kind="stable")
+        starts = np.searchsorted(file[order], list(self._footers))
+        ends = np.searchsorted(file[order], list(self._footers), side="right")
+        for (number, footer), start, end in zip(self._footers.items(), starts, ends, strict=True):
+            images = order[start:end]
+            sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            first = np.cumsum([0, *sizes])
+            group_of = np.searchsorted(first, row[images], side="right") - 1
+            for group in np.unique(group_of).tolist():
+                members = images[group_of == group]
+                self._group[members] = len(self._wanted)
+                self._place[members] = np.arange(len(members))
+                self._wanted.append(row[members] - first[group])
+                self._group_file.append(number)
+                self._group_number.append(group)
+                size += footer.row_group(group).total_byte_size * len(members) / sizes[group]
+        return size
+
+    def _hold(self, group: int) -> pa.BinaryArray:
+        with self._lock:
+            found = self._cache.get(group)
+            if found is not None:
+                self._cache.move_to_end(group)
+            else:
+                mine: Future[pa.BinaryArray] = Future()
+                self._cache[group] = mine
+                if len(self._cache) > self.held:
+                    self._cache.popitem(last=False)
+        if found is not None:
+            return found.result()
+        try:
+            mine.set_result(self._read(group))
+        except BaseException as problem:
+            with self._lock:
+                self._cache.pop(group, None)
+            mine.set_exception(problem)
+        return mine.result()
+
+    def _read(self, group: int) -> pa.BinaryArray:
+        number = self._group_file[group]
+        with self._folder.open(self._files[number]) as handle:
+            parquet = pq.ParquetFile(handle, metadata=self._footers[number], pre_buffer=False)
+            jpegs = parquet.read_row_group(self._group_number[group], columns=["jpeg"])["jpeg"]
+            # Copied, so that what is not wanted is not held.
+            return jpegs.combine_chunks().take(pa.array(self._wanted[group]))
+
+
+def read_samples(
+    folder: Folder,
+    root: ImageRoot,
+    selection: Snapshot,
+    manifest: Snapshot,
+    *,
+    use_thumbnails: bool,
+    budget: int,
+) -> Samples:
+    """The selected images, for training; their pixels are read when they are wanted."""
+    from camtrap_batch.model import Samples
+
+    chosen = open_table(folder, selection).to_table(columns=["image_id", "label", "split", "weight"])
+    rows = open_table(folder, manifest).to_table(columns=[*COLUMNS, "location", "is_night"])
+    is_chosen = chosen["label"].is_valid()
+    chosen, rows = chosen.filter(is_chosen), rows.filter(is_chosen)
+    pictures = Pictures(folder, root, rows, use_thumbnails=use_thumbnails, budget=budget)
+    meta: dict[str, Any] = selection.meta
+    return Samples(
+        image_ids=chosen["image_id"].to_pylist(),
+        labels=chosen["label"].to_pylist(),
+        splits=chosen["split"].to_pylist(),
+        weights=chosen["weight"].to_numpy().astype(np.float32),
+        locations=rows["location"].fill_null("").to_pylist(),
+        is_night=pc.fill_null(rows["is_night"], False).to_numpy(),
+        category_ids=meta["ids_by_label"],
+        jpegs=pictures,
+        blocks=pictures.blocks,
+        window=pictures.window,
+    )

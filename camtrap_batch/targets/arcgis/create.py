@@ -1,0 +1,158 @@
+"""Making the layers that a job is pushed to, and adding to existing ones what they lack."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.portal.service import Refused, Service
+from camtrap_batch.targets.arcgis.definition import field_definition, key_index, layer_definition
+from camtrap_batch.targets.base import LayerRows
+
+_MAX_RECORDS = 2000
+
+
+def create_layers(
+    service: Service,
+    job: str,
+    layers: Sequence[LayerRows],
+    labels: Sequence[str],
+    urls: Mapping[str, str],
+    names: Mapping[str, Mapping[str, str]],
+) -> tuple[dict[str, str], list[str]]:
+    """Layers for `layers`: those with a URL get what they lack, the others are made in a hosted service.
+
+    The service is named after the job. One of that name that is the user's own is added to, so that a second
+    call, or one after an interruption, makes nothing twice.
+
+    Parameters
+    ----------
+    labels : species and others, most frequent first; see `layer_definition`
+    urls : layer -> URL, of those that exist
+    names : layer -> column -> field
+
+    Returns
+    -------
+    layer -> URL, of all; and what was done, a line each
+
+    Raises
+    ------
+    InputError
+        The portal does not allow it, or a service of that name is another's.
+    """
+    made, done = dict(urls), []
+    for rows in layers:
+        if rows.layer in urls:
+            done += _complete(service, urls[rows.layer], rows, dict(names.get(rows.layer, {})))
+    new = [rows for rows in layers if rows.layer not in urls]
+    if not new:
+        return made, done
+    home, there = _home(service, job)
+    numbers = {layer["name"]: int(layer["id"]) for layer in there}
+    for rows in new:
+        its = dict(names.get(rows.layer, {}))
+        if rows.layer not in numbers:
+            number = max(numbers.values(), default=-1) + 1
+            definition = layer_definition(rows, number, labels, its)
+            del definition["indexes"]
+            change_definition(service, home, "addToDefinition", {"layers": [definition]})
+            numbers[rows.layer] = number
+            done.append(f"{rows.layer}: made as {home}/{number}")
+        made[rows.layer] = f"{home}/{numbers[rows.layer]}"
+        done += _complete(service, made[rows.layer], rows, its)
+    return made, done
+
+
+def _complete(service: Service, url: str, rows: LayerRows, names: dict[str, str]) -> list[str]:
+    """Add to a layer the fields, the index on the key and the attachments that it lacks."""
+    about = service.describe(url)
+    if about.get("type") not in ("Feature Layer", "Table"):
+        raise InputError(
+            f"{url}: is {about.get('type') or 'no layer'}; it should be .../FeatureServer/<number>"
+        )
+    there = {field["name"].lower() for field in about.get("fields") or []}
+    missing = [
+        field_definition(column, names.get(column.name, column.name), rows.key)
+        for column in rows.columns.schema
+        if names.get(column.name, column.name).lower() not in there
+    ]
+    for field in missing:  # rows that are there already have no value
+        field["nullable"] = True
+    done = []
+    if missing:
+        change_definition(service, url, "addToDefinition", {"fields": missing})
+        done.append(f"{rows.layer}: fields added: {', '.join(field['name'] for field in missing)}")
+    key = names.get(rows.key, rows.key)
+    is_unique = any(
+        index.get("isUnique") and str(index.get("fields", "")).lower() == key.lower()
+        for index in about.get("indexes") or []
+    )
+    if not is_unique:
+        change_definition(service, url, "addToDefinition", {"indexes": [key_index(key)]})
+        done.append(f"{rows.layer}: unique index on {key} added")
+    if not about.get("hasAttachments"):
+        change_definition(service, url, "updateDefinition", {"hasAttachments": True})
+        done.append(f"{rows.layer}: attachments allowed")
+    return done or [f"{rows.layer}: {url} has all that is needed"]
+
+
+def _home(service: Service, job: str) -> tuple[str, list[dict[str, Any]]]:
+    """The job's own hosted service, made where it is not there: its URL, and its layers."""
+    content = service.gis.content
+    title = "camtrap_" + "".join(letter if letter.isalnum() else "_" for letter in job)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        me = service.gis.users.me
+        if me is None:
+            raise InputError("layers can't be made without signing in")
+        found = [
+            item
+            for item in content.search(
+                f'title:"{title}" AND owner:{me.username}', item_type="Feature Service"
+            )
+            if item.title == title
+        ]
+        if found:
+            url = str(found[0].url)
+        elif not content.is_service_name_available(title, "featureService"):
+            raise InputError(
+                f"a service named {title} is there already, and not found among your items; give the URLs of "
+                "its layers in publish.cameras, publish.events and publish.photos, or name the job otherwise"
+            )
+        else:
+            url = _make(content, title, job)
+    return url, list(service.describe(url).get("layers") or [])
+
+
+def _make(content: Any, title: str, job: str) -> str:
+    parameters = {
+        "name": title,
+        "serviceDescription": f"Camera traps of job {job}",
+        "hasStaticData": False,
+        "maxRecordCount": _MAX_RECORDS,
+        "supportedQueryFormats": "JSON",
+        "capabilities": "Query,Editing,Create,Update,Delete,Sync",
+        "spatialReference": {"wkid": 4326},
+        "allowGeometryUpdates": True,
+    }
+    try:
+        item = content.create_service(
+            title, create_params=parameters, tags=["camera traps"], service_type="featureService"
+        )
+    except Exception as problem:  # the client raises bare exceptions
+        said = " ".join(str(problem).split())
+        raise InputError(f"the portal does not make a feature service: {said[:200]}") from None
+    if item is None:
+        raise InputError("the portal does not make a feature service, and does not say why")
+    return str(item.url)
+
+
+def change_definition(service: Service, url: str, operation: str, change: dict[str, Any]) -> None:
+    """Change the definition of a service or a layer, at its address for owners."""
+    admin = url.replace("/rest/services/", "/rest/admin/services/", 1)
+    try:
+        service.send(f"{admin}/{operation}", {operation: change})
+    except Refused as problem:
+        raise InputError(f"{url}: can't be changed ({operation}): {problem}") from None

@@ -1,0 +1,358 @@
+"""One layer, or table, that rows are pushed to: its fields, what it holds of a job, edits of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.portal.reading import WGS_84, X, Y, look_at, read_features
+from camtrap_batch.portal.service import Service, Unknown
+from camtrap_batch.targets.base import JOB, LOCATION, LayerRows, row_hashes
+
+_KEYS_AT_ONCE = 200
+_DEGREES = 1e-6  # a tenth of a metre; layers keep their own units, and round
+_RELATIVE = 1e-9
+
+_TEXT, _DATE = ("esriFieldTypeString",), ("esriFieldTypeDate",)
+_WHOLE = {
+    "esriFieldTypeSmallInteger": 2**15,
+    "esriFieldTypeInteger": 2**31,
+    "esriFieldTypeBigInteger": 2**53,
+}
+_REAL = ("esriFieldTypeDouble", "esriFieldTypeSingle")
+_KINDS: dict[str, tuple[str, ...]] = {
+    "text": _TEXT,
+    "integer": (*_WHOLE, *_REAL),
+    "real": _REAL,
+    "date": _DATE,
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the layer, and the column that goes into it."""
+
+    name: str
+    type: str
+    length: int | None
+    column: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a server says of one edit; `object_id` of an add."""
+
+    done: bool
+    object_id: int | None
+    reason: str
+
+
+class RemoteLayer:
+    """A layer of points, or a table, that has a field for each column of some rows.
+
+    Parameters
+    ----------
+    url : .../FeatureServer/<number>
+    rows : what is to be pushed
+    names : column -> field, for columns whose field has another name
+
+    Raises
+    ------
+    InputError
+        There is no such layer, it holds no points, can't be edited, or lacks a field.
+    """
+
+    def __init__(self, service: Service, url: str, rows: LayerRows, names: dict[str, str]) -> None:
+        self._service = service
+        self.info = look_at(service, url)
+        self.url, about = self.info.url, self.info.about
+        self.has_points, self.object_id = self.info.has_points, self.info.object_id
+        _check_rights(self.url, about)
+        self.fields = _fields(self.url, about, rows, names)
+        self.key = self._field(rows.key)
+        self.key_is_unique = any(
+            index.get("isUnique") and str(index.get("fields", "")).lower() == self.key.lower()
+            for index in about.get("indexes") or []
+        )
+
+    def _field(self, column: str) -> str:
+        return next(field.name for field in self.fields if field.column == column)
+
+    def sent(self, rows: LayerRows) -> Sent:
+        """The rows as this layer gets them."""
+        return Sent(self, rows)
+
+    def read_job(self, job: str) -> list[dict[str, Any]]:
+        """Every row of a job, as `features` returns them."""
+        return self.features(f"{self._field(JOB)} = {quoted(job)}")
+
+    def read_keys(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows with these keys, whosever they are."""
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            some = ", ".join(map(quoted, keys[start : start + _KEYS_AT_ONCE]))
+            found += self.features(f"{self.key} IN ({some})")
+        return found
+
+    def taken(self, job: str) -> list[tuple[str, str | None]]:
+        """(key, job) of every row that has a key and is another job's, or nobody's."""
+        owner = self._field(JOB)
+        where = f"({owner} <> {quoted(job)} OR {owner} IS NULL) AND {self.key} IS NOT NULL"
+        return [
+            (row[self.key], row[owner])
+            for row in self.features(where, fields=[self.key, owner], with_points=False)
+        ]
+
+    def features(
+        self, where: str, *, fields: Iterable[str] | None = None, with_points: bool = True
+    ) -> list[dict[str, Any]]:
+        """Attributes of the rows, by object id, as `read_features` gives them."""
+        wanted = fields or [field.name for field in self.fields]
+        return read_features(self._service, self.info, where, wanted, with_points=with_points)
+
+    def apply(
+        self, adds: list[dict[str, Any]], updates: list[dict[str, Any]], deletes: list[int]
+    ) -> tuple[list[Outcome], list[Outcome], list[Outcome]]:
+        """Send edits once; what the server says of each, in the order given.
+
+        Raises
+        ------
+        Unknown
+            No answer, or one that leaves out some edit.
+        Refused
+            The server says no to all of them.
+        """
+        answer = self._service.send(
+            f"{self.url}/applyEdits",
+            {
+                "adds": adds or None,
+                "updates": updates or None,
+                "deletes": ",".join(map(str, deletes)) or None,
+                "rollbackOnFailure": "false",
+            },
+        )
+        lists = [
+            [_outcome(result) for result in answer.get(name) or []]
+            for name in ("addResults", "updateResults", "deleteResults")
+        ]
+        if list(map(len, lists)) != [len(adds), len(updates), len(deletes)]:
+            raise Unknown("an answer that leaves out some of the edits")
+        return lists[0], lists[1], lists[2]
+
+
+class Sent:
+    """Rows with their values exactly as a layer gets them.
+
+    Attributes
+    ----------
+    values : by field; dates in ms since 1970, UTC; last, longitude and latitude
+    hashes : one for each row
+    notes : what had to be changed so that the layer can take it
+    """
+
+    def __init__(self, layer: RemoteLayer, rows: LayerRows) -> None:
+        self._layer = layer
+        self.notes: list[str] = []
+        columns = {
+            field.name: self._fit(field, rows.columns[field.column], rows.utc_offset)
+            for field in layer.fields
+        }
+        if layer.has_points:
+            x, y = _plain(rows.longitude), _plain(rows.latitude)
+            columns[X], columns[Y] = pc.if_else(y.is_valid(), x, None), pc.if_else(x.is_valid(), y, None)
+        self.values = pa.table(columns)
+        self.hashes = row_hashes(self.values)
+        self.keys: list[str] = self.values[layer.key].to_pylist()
+        self.place = {key: place for place, key in enumerate(self.keys)}
+
+    def features(
+        self, places: Sequence[int], object_ids: Sequence[int | None] | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows as JSON; of updates, with their object ids."""
+        features = []
+        ids = object_ids or [None] * len(places)
+        rows = self.values.take(pa.array(places, pa.int64())).to_pylist()
+        for row, object_id in zip(rows, ids, strict=True):
+            x, y = row.pop(X, None), row.pop(Y, None)
+            if object_id is not None:
+                row[self._layer.object_id] = object_id
+            feature: dict[str, Any] = {"attributes": row}
+            if x is not None:
+                feature["geometry"] = {"x": x, "y": y, "spatialReference": {"wkid": WGS_84}}
+            elif object_id is not None and self._layer.has_points:
+                feature["geometry"] = None  # without it the layer keeps the place that it has
+            features.append(feature)
+        return features
+
+    def differences(self, places: Sequence[int], stored: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
+        """Number of a pair (of a place, and a row on the layer) -> the fields in which they differ."""
+        different: dict[int, list[str]] = {}
+        ours = self.values.take(pa.array(places, pa.int64()))
+        for name in ours.column_names:
+            mine, theirs = ours[name].to_pylist(), [row.get(name) for row in stored]
+            if mine == theirs:  # nearly always, and much faster than one by one
+                continue
+            for number, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+                if not _same(name, a, b):
+                    different.setdefault(number, []).append(name)
+        return different
+
+    def compare(self, stored: Sequence[dict[str, Any]]) -> pa.Table:
+        """What the layer holds of a job, as base.STORED; `row_hash` is that of the row where it is equal."""
+        from camtrap_batch.targets.base import STORED
+
+        layer = self._layer
+        location = layer._field(LOCATION)
+        keys = [row[layer.key] for row in stored]
+        places = [self.place.get(key) for key in keys]
+        known = [number for number, place in enumerate(places) if place is not None]
+        different = self.differences(
+            [place for place in places if place is not None], [stored[number] for number in known]
+        )
+        equal = np.zeros(len(stored), bool)
+        equal[known] = True
+        equal[[known[number] for number in different]] = False
+        hashes = self.hashes.to_pylist()
+        return pa.table(
+            {
+                "key": keys,
+                "row_hash": [
+                    hashes[place] if is_equal and place is not None else "differs"
+                    for place, is_equal in zip(places, equal, strict=True)
+                ],
+                "object_id": [int(row[layer.object_id]) for row in stored],
+                "location": [row.get(location) for row in stored],
+            },
+            schema=STORED,
+        )
+
+    def _fit(self, field: Field, column: pa.ChunkedArray, offsets: pa.ChunkedArray | None) -> pa.Array:
+        values = _plain(column)
+        if field.type in _DATE:
+            return _milliseconds(values, offsets)
+        if field.type in _TEXT:
+            values = values.cast(pa.string())
+            return self._cut(field, values) if field.length else values
+        if field.type in _WHOLE:
+            values = values.cast(pa.int64())
+            most = pc.max(pc.abs(values)).as_py()
+            if most is not None and most >= _WHOLE[field.type]:
+                raise InputError(f"{self._layer.url}: field {field.name} ({field.type}) can't hold {most}")
+            return values
+        values = values.cast(pa.float64())
+        values = pc.if_else(pc.is_finite(values), values, None)
+        # As the layer keeps it, so that it is found equal afterwards.
+        return values.cast(pa.float32()).cast(pa.float64()) if field.type == _REAL[1] else values
+
+    def _cut(self, field: Field, values: pa.Array) -> pa.Array:
+        too_long = pc.greater(pc.utf8_length(values), field.length)
+        if number := pc.sum(too_long.cast(pa.int64())).as_py():
+            if field.name == self._layer.key:
+                raise InputError(
+                    f"{self._layer.url}: field {field.name} holds {field.length} characters, and "
+                    f"{number:,} keys are longer"
+                )
+            self.notes.append(
+                f"{self._layer.url}: {number:,} texts are cut to {field.length} characters in {field.name}"
+            )
+            values = pc.if_else(too_long, pc.utf8_slice_codeunits(values, 0, field.length), values)
+        return values
+
+
+def quoted(text: str) -> str:
+    """A text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _same(name: str, ours: Any, theirs: Any) -> bool:
+    if ours is None or theirs is None:
+        return ours is None and theirs is None
+    if isinstance(ours, float):
+        if not isinstance(theirs, int | float):
+            return False
+        if name in (X, Y):
+            return math.isclose(ours, theirs, rel_tol=0, abs_tol=_DEGREES)
+        return math.isclose(ours, theirs, rel_tol=_RELATIVE, abs_tol=_RELATIVE)
+    return bool(ours == theirs)
+
+
+def _outcome(result: dict[str, Any]) -> Outcome:
+    error = result.get("error") or {}
+    said = " ".join(str(error.get("description") or error.get("message") or "no reason given").split())
+    return Outcome(
+        bool(result.get("success")),
+        None if result.get("objectId") in (None, -1) else int(result["objectId"]),
+        f"{said} ({error['code']})" if "code" in error else said,
+    )
+
+
+def _check_rights(url: str, about: dict[str, Any]) -> None:
+    can = {word.strip() for word in str(about.get("capabilities") or "").split(",")}
+    lacks = [word for word in ("Query", "Create", "Update") if word not in can and "Editing" not in can]
+    if "Query" not in can and "Query" not in lacks:
+        lacks.insert(0, "Query")
+    if lacks:
+        raise InputError(
+            f"{url}: can't be edited by whoever is signed in (no {', '.join(lacks)}); ask its owner for it"
+        )
+
+
+def _fields(url: str, about: dict[str, Any], rows: LayerRows, names: dict[str, str]) -> list[Field]:
+    there = {field["name"].lower(): field for field in about.get("fields") or []}
+    if unknown := sorted(set(names) - set(rows.columns.column_names)):
+        raise InputError(
+            f"publish.fields.{rows.layer}: no column {unknown[0]!r}; possible: "
+            f"{', '.join(rows.columns.column_names)}"
+        )
+    found, missing = [], []
+    for column in rows.columns.schema:
+        name = names.get(column.name, column.name)
+        field = there.get(name.lower())
+        if field is None:
+            missing.append(name)
+            continue
+        wanted = _KINDS[kind_of(column.type)]
+        if field["type"] not in wanted:
+            raise InputError(f"{url}: field {name} is {field['type']}; it should be {' or '.join(wanted)}")
+        if field.get("editable") is False:
+            raise InputError(f"{url}: field {name} can't be edited; choose another (publish.fields)")
+        found.append(Field(field["name"], field["type"], field.get("length"), column.name))
+    if missing:
+        raise InputError(
+            f"{url}: has no field {', '.join(missing)}; `camtrap layer create JOB` adds what is missing, "
+            "publish.fields names fields of one's own"
+        )
+    return found
+
+
+def kind_of(type_: pa.DataType) -> str:
+    """text, integer, real or date."""
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    tests: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+        (pa.types.is_integer, "integer"),
+        (pa.types.is_floating, "real"),
+        (pa.types.is_timestamp, "date"),
+    )
+    return next((kind for test, kind in tests if test(type_)), "text")
+
+
+def _plain(column: pa.ChunkedArray) -> pa.Array:
+    values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _milliseconds(times: pa.Array, offsets: pa.ChunkedArray | None) -> pa.Array:
+    """ms since 1970 in UTC; camera time whose offset is not known is taken as it is."""
+    ms = pc.divide(times.cast(pa.timestamp("us")).cast(pa.int64()), 1000)
+    if times.type.tz is not None or offsets is None:
+        return ms
+    minutes = _plain(offsets).cast(pa.int64()).fill_null(0)
+    return pc.subtract(ms, pc.multiply(minutes, 60_000))

@@ -1,0 +1,228 @@
+"""A GeoPackage file as the target of a push: layers made by GDAL, rows edited in place by SQLite.
+
+Rows are compared with what the file really holds. Where nothing differs, the file is only read. Else all
+edits of all layers are one SQLite transaction, read back before it is committed: whatever happens, the file
+is as before or as it should be. Other layers, fields, styles and rows in the file stay as they are.
+
+Times without a zone are written without one, as GDAL does, and not with the Z that the standard (OGC
+12-128r18) asks for: it would make local camera time UTC to every reader.
+"""
+
+# ruff: noqa: S608 - names in statements are quoted, values are parameters
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+import uuid
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from camtrap_batch.errors import InputError, MissingExtra, StorageError
+from camtrap_batch.targets.base import STORED, LayerRows, Push, acknowledged, plan_edits
+from camtrap_batch.targets.featuretable import FeatureTable, SentRows, has_table
+from camtrap_batch.targets.points import SRS, register_functions
+
+_SQLITE = b"SQLite format 3\x00"
+_BUSY_S = 30.0
+_CACHE_KIB = 128 * 1024  # a million keys go into their index in no order: it should fit
+_GEOMETRY = "geom"
+_LISTS = ("gpkg_contents", "gpkg_geometry_columns", "gpkg_extensions", "gpkg_ogr_contents")
+"""Tables in which a GeoPackage lists its layers; the others refer to the first."""
+
+
+@dataclass(frozen=True)
+class GeoPackageTarget:
+    """A GeoPackage file that a job pushes its layers to.
+
+    Attributes
+    ----------
+    path : of the file; the first push makes it
+    job : owner of the rows; rows of the file that are another's stay as they are
+
+    Raises
+    ------
+    MissingExtra
+        pyogrio or shapely is not installed.
+    """
+
+    path: Path
+    job: str
+
+    def __post_init__(self) -> None:
+        try:
+            import pyogrio  # noqa: F401
+            import shapely  # noqa: F401
+        except ImportError:
+            raise MissingExtra("geo", "publishing to a GeoPackage") from None
+
+    def check(self) -> None:
+        """Raise InputError where something else is at the path, or no folder for it."""
+        if self.path.exists():
+            _require_sqlite(self.path)
+        elif not self.path.parent.is_dir():
+            raise InputError(f"{self.path}: there is no folder {self.path.parent}")
+
+    def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
+        """Bring the layers up to date: add, update and delete rows of this job. A missing layer is made.
+
+        Parameters
+        ----------
+        dry_run
+            Compare only: the same edits, nothing written.
+
+        Raises
+        ------
+        InputError
+            The file is no GeoPackage; a layer in it has other fields, another geometry or another reference
+            system than these rows; a key of theirs is on a row of another job. Nothing was changed.
+        StorageError
+            The file is locked or can't be written, or what was written reads back differently. Nothing was
+            changed.
+        """
+        self.check()
+        sent = [SentRows(rows) for rows in layers]
+        if self.path.exists():
+            return self._edit(self.path, sent, dry_run=dry_run)
+        if dry_run:
+            return self._plan(sent, {})[1]
+        half_written = self.path.with_name(f".{self.path.stem}-{uuid.uuid4().hex[:8]}.gpkg")
+        try:
+            _create(half_written, layers)
+            pushed = self._edit(half_written, sent, dry_run=False)
+            os.replace(half_written, self.path)  # noqa: PTH105
+        except OSError as problem:
+            raise StorageError(f"{self.path}: {problem.strerror or problem}; nothing was written") from None
+        finally:
+            half_written.unlink(missing_ok=True)
+        return pushed
+
+    def _edit(self, path: Path, sent: Sequence[SentRows], *, dry_run: bool) -> Push:
+        try:
+            with closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as db:
+                register_functions(db)
+                db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+                # One transaction from the first look to the last edit; closing without COMMIT undoes it.
+                db.execute("BEGIN")
+                if not (has_table(db, "gpkg_contents") and has_table(db, "gpkg_geometry_columns")):
+                    raise InputError(f"{self.path}: is an SQLite file, but no GeoPackage with features")
+                tables = self._find(db, sent)
+                edits, planned = self._plan(sent, tables)
+                missing = [part.rows for part in sent if part.rows.layer not in tables]
+                if dry_run or not (missing or planned.edits.num_rows):
+                    return planned
+                _add_layers(db, missing)
+                tables = self._find(db, sent)
+                written = []
+                for part, todo in zip(sent, edits, strict=True):
+                    table = tables[part.rows.layer]
+                    written.append(table.write(part, todo))
+                    if todo.num_rows:
+                        table.update_contents()
+                self._verify(sent, tables)
+                db.execute("COMMIT")
+                return Push(acknowledged(pa.concat_tables(written), "ok"), planned.unchanged)
+        except sqlite3.Error as problem:
+            raise StorageError(f"{self.path}: {problem}; nothing was changed") from None
+
+    def _find(self, db: sqlite3.Connection, sent: Sequence[SentRows]) -> dict[str, FeatureTable]:
+        found = {part.rows.layer: FeatureTable.find(db, part, str(self.path)) for part in sent}
+        return {layer: table for layer, table in found.items() if table is not None}
+
+    def _plan(self, sent: Sequence[SentRows], tables: dict[str, FeatureTable]) -> tuple[list[pa.Table], Push]:
+        """The edits of each layer, and all of them."""
+        edits, unchanged = [], {}
+        for part in sent:
+            rows, table = part.rows, tables.get(part.rows.layer)
+            if table is not None:
+                table.require_own(self.job, rows.columns[rows.key])
+            stored = STORED.empty_table() if table is None else table.read(self.job)
+            todo = plan_edits(rows, part.hashes, stored, f"{self.path.name}|layername={rows.layer}")
+            n_deleted = todo["row"].null_count
+            unchanged[rows.layer] = rows.columns.num_rows - (todo.num_rows - n_deleted)
+            edits.append(todo)
+        return edits, Push(pa.concat_tables(edits), unchanged)
+
+    def _verify(self, sent: Sequence[SentRows], tables: dict[str, FeatureTable]) -> None:
+        _, left = self._plan(sent, tables)
+        if left.edits.num_rows:
+            row = left.edits.slice(0, 1).to_pylist()[0]
+            raise StorageError(
+                f"{self.path}: {left.edits.num_rows} rows read back differently than they were sent, such as"
+                f" {row['key']!r} in {row['layer']}; nothing was changed"
+            )
+
+
+def _require_sqlite(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: is a folder; it should be a GeoPackage file")
+    with path.open("rb") as file:
+        if file.read(len(_SQLITE)) != _SQLITE:
+            raise InputError(f"{path}: is not a GeoPackage file; publish to another file")
+
+
+def _create(path: Path, layers: Sequence[LayerRows]) -> None:
+    """Make a GeoPackage with the layers, empty, their keys unique."""
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    for rows in layers:
+        empty = rows.columns.schema.empty_table()
+        try:
+            pyogrio.write_arrow(
+                empty.append_column(_GEOMETRY, pa.array([], pa.binary())),
+                path,
+                layer=rows.layer,
+                driver="GPKG",
+                geometry_name=_GEOMETRY,
+                geometry_type="Point",
+                crs=f"EPSG:{SRS}",
+                layer_options={"DESCRIPTION": rows.description},
+            )
+        except (DataSourceError, DataLayerError) as problem:
+            raise StorageError(f"{path}: {problem}; nothing was written") from None
+    with closing(sqlite3.connect(path)) as db:
+        for rows in layers:
+            db.execute(f'CREATE UNIQUE INDEX "{rows.layer}_{rows.key}" ON "{rows.layer}" ("{rows.key}")')
+
+
+def _add_layers(db: sqlite3.Connection, layers: Sequence[LayerRows]) -> None:
+    """Add empty layers to an open GeoPackage within its transaction: a copy of what GDAL makes elsewhere."""
+    if not layers:
+        return
+    with tempfile.TemporaryDirectory(prefix="camtrap-") as folder:
+        made = Path(folder) / "layers.gpkg"
+        _create(made, layers)
+        with closing(sqlite3.connect(made)) as source:
+            _copy_rows(source, db, "gpkg_spatial_ref_sys", "srs_id", SRS)
+            for name in ("gpkg_extensions", "gpkg_ogr_contents"):
+                if not has_table(db, name):
+                    db.execute(
+                        *source.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+                    )
+            for rows in layers:
+                # Tables first, then what is on them; SQLite itself makes the tables behind a virtual table.
+                statements = source.execute(
+                    "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND (tbl_name = :layer"
+                    " OR name = :index) ORDER BY type != 'table', rowid",
+                    {"layer": rows.layer, "index": f"rtree_{rows.layer}_{_GEOMETRY}"},
+                )
+                for (statement,) in statements:
+                    db.execute(statement)
+                for name in _LISTS:
+                    _copy_rows(source, db, name, "table_name", rows.layer)
+
+
+def _copy_rows(
+    source: sqlite3.Connection, db: sqlite3.Connection, table: str, column: str, value: object
+) -> None:
+    """Copy the rows where `column` is `value`; rows that are there stay."""
+    cursor = source.execute(f'SELECT * FROM "{table}" WHERE "{column}" = ?', (value,))
+    names = [f'"{name}"' for name, *_ in cursor.description]
+    places = ", ".join("?" * len(names))
+    db.executemany(f'INSERT OR IGNORE INTO "{table}" ({", ".join(names)}) VALUES ({places})', cursor)

@@ -1,0 +1,103 @@
+"""The rows of the layers cameras, events and photos, from the job's tables.
+
+Times are local camera time without a zone, as the cameras' clocks show it; run_time alone is UTC.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.targets.base import JOB, LOCATION, LayerRows
+
+PHOTOS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("file_name", pa.string()),
+        ("location", pa.string()),
+        ("datetime", pa.timestamp("us")),
+        ("status", pa.string()),
+        ("label", pa.string()),
+        ("confidence", pa.float32()),
+        ("model_id", pa.string()),
+        ("seq_id", pa.string()),
+        ("event_id", pa.string()),
+    ]
+)
+"""What `photo_rows` needs to know of each image: manifest, prediction, and where the image belongs."""
+
+_DECIMALS = 6  # of a float32 probability; more would show 0.9 as 0.8999999761581421
+
+
+def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
+    """Layer `cameras`: a point for each camera location, with all that schemas.LOCATIONS holds.
+
+    Lists are text: `events_by_label` is "lion: 12; heron: 3", `activity_by_hour` "0 0 4 ...".
+    """
+    columns = locations.drop_columns(["longitude", "latitude", "geometry"])
+    texts = {
+        "events_by_label": [
+            "; ".join(f"{entry['label']}: {entry['n']}" for entry in entries)
+            for entries in locations["events_by_label"].to_pylist()
+        ],
+        "activity_by_hour": [
+            None if hours is None else " ".join(map(str, hours))
+            for hours in locations["activity_by_hour"].to_pylist()
+        ],
+    }
+    for name, values in texts.items():
+        columns = columns.set_column(columns.column_names.index(name), name, pa.array(values, pa.string()))
+    return LayerRows(
+        "cameras",
+        "location",
+        _owned(_rounded(columns, "detections_per_100_days"), job),
+        locations["longitude"],
+        locations["latitude"],
+        "Camera locations: images by status, species, events. first and last are local camera time.",
+    )
+
+
+def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
+    """Layer `events`: schemas.EVENTS, each at the point of its camera (schemas.LOCATIONS)."""
+    longitude, latitude = _points(events[LOCATION], locations)
+    return LayerRows(
+        "events",
+        "event_id",
+        _owned(_rounded(events, "confidence"), job),
+        longitude,
+        latitude,
+        "Independent events of a species at a camera. start and end are local camera time.",
+    )
+
+
+def photo_rows(photos: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
+    """Layer `photos`: each image of `photos` (PHOTOS) at the point of its camera (schemas.LOCATIONS).
+
+    ClassLabel and Confidence are what the model says of this one image; its event has the label of all the
+    evidence.
+    """
+    longitude, latitude = _points(photos[LOCATION], locations)
+    columns = _rounded(photos.select(PHOTOS.names).cast(PHOTOS), "confidence")
+    names = {"label": "ClassLabel", "confidence": "Confidence"}
+    return LayerRows(
+        "photos",
+        "image_id",
+        _owned(columns.rename_columns([names.get(name, name) for name in columns.column_names]), job),
+        longitude,
+        latitude,
+        "Images with the model's label for each alone. datetime is local camera time.",
+    )
+
+
+def _owned(columns: pa.Table, job: str) -> pa.Table:
+    return columns.append_column(JOB, pa.repeat(job, columns.num_rows))
+
+
+def _rounded(table: pa.Table, name: str) -> pa.Table:
+    values = pc.round(table[name].cast(pa.float64()), _DECIMALS)
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+def _points(location: pa.ChunkedArray, locations: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    row = pc.index_in(location, locations[LOCATION].combine_chunks())
+    return locations["longitude"].take(row), locations["latitude"].take(row)

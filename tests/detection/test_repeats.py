@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from camtrap_batch.detection.repeats import find_repeats, overlap
+
+STUMP = np.float32([0.3, 0.4, 0.1, 0.2])
+
+
+def scene(n: int = 300, seed: int = 0) -> tuple[Any, Any, Any, Any]:
+    """A stump in every frame of camera 0, a little elsewhere each time, and animals everywhere."""
+    rng = np.random.default_rng(seed)
+    stumps = STUMP + rng.normal(0, 0.0008, (n, 4))
+    animals = np.concatenate([rng.uniform(0, 0.6, (2 * n, 2)), rng.uniform(0.05, 0.4, (2 * n, 2))], axis=1)
+    boxes = np.concatenate([stumps, animals]).astype(np.float32)
+    camera = np.repeat([0, 0, 1], n)
+    frame = np.concatenate([np.arange(n), np.arange(n), n + np.arange(n)])
+    return camera, frame, boxes, np.arange(3 * n) < n
+
+
+def test_a_stump_is_found_and_animals_are_not() -> None:
+    camera, frame, boxes, is_stump = scene()
+    found = find_repeats(camera, frame, boxes, iou=0.9, min_frames=50)
+    assert (found[is_stump] == 0).all()
+    assert (found[~is_stump] >= 0).sum() <= 3  # animals that stood exactly there
+    assert (find_repeats(camera, frame, boxes, iou=0.9, min_frames=301) == -1).all()
+
+
+def test_another_camera_and_an_unknown_one_have_their_own() -> None:
+    frame = np.arange(90)
+    boxes = np.tile(STUMP, (90, 1))
+    camera = np.repeat([0, 1, -1], 30)
+    found = find_repeats(camera, frame, boxes, iou=0.9, min_frames=30)
+    assert found.tolist() == [0] * 30 + [1] * 30 + [-1] * 30
+    assert (find_repeats(camera, frame, boxes, iou=0.9, min_frames=31) == -1).all()
+
+
+def test_frames_count_not_boxes() -> None:
+    boxes = np.tile(STUMP, (60, 1))
+    found = find_repeats(np.zeros(60, np.int64), np.repeat(np.arange(20), 3), boxes, iou=0.9, min_frames=21)
+    assert (found == -1).all()
+
+
+def test_what_fills_the_frame_is_no_repeat() -> None:
+    boxes = np.tile(np.float32([0, 0.1, 1, 0.9]), (100, 1))
+    found = find_repeats(np.zeros(100, np.int64), np.arange(100), boxes, iou=0.9, min_frames=10)
+    assert (found == -1).all()
+
+
+def test_nothing() -> None:
+    none = np.empty(0, np.int64)
+    assert len(find_repeats(none, none, np.empty((0, 4), np.float32), iou=0.9, min_frames=1)) == 0
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.sampled_from([0.8, 0.9]))
+def test_the_order_of_boxes_does_not_matter(seed: int, iou: float) -> None:
+    camera, frame, boxes, _ = scene(60, seed)
+    order = np.random.default_rng(seed).permutation(len(boxes))
+    found = find_repeats(camera, frame, boxes, iou=iou, min_frames=20)
+    again = find_repeats(camera[order], frame[order], boxes[order], iou=iou, min_frames=20)
+    assert (again == found[order]).all()
+
+
+def test_overlap() -> None:
+    boxes = np.float32([[0.3, 0.4, 0.1, 0.2], [0.35, 0.4, 0.1, 0.2], [0.5, 0.4, 0.1, 0.2], [0.3, 0.4, 0, 0]])
+    assert overlap(boxes, STUMP) == pytest.approx([1, 1 / 3, 0, 0], abs=1e-6)

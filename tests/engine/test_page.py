@@ -1,0 +1,223 @@
+"""The page, its JSON and the metrics, of a real stage on real workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dask.utils import key_split
+from distributed import Client
+from support import PATIENCE_S, wait_until
+from support_cluster import Started
+
+from camtrap_batch import Job, run_stage
+from camtrap_batch.engine.dask.board import Board
+from camtrap_batch.monitor.publisher import page_url
+from camtrap_batch.rehearsal import write_dataset
+
+IMAGES = 60
+WORKERS = {"cpu-0", "cpu-1"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A cluster whose scheduler has a process to itself: a process has one registry of metrics."""
+    started = Started(tmp_path_factory.mktemp("dask"))
+    try:
+        address = started.scheduler("--host", "127.0.0.1")
+        for name in WORKERS:
+            dashboard = ["--host", "127.0.0.1", "--dashboard", "--dashboard-address", ":0"]
+            started.worker(address, "--name", name, *dashboard)
+        with Client(address, set_as_default=False) as client:
+            client.wait_for_workers(len(WORKERS), timeout=PATIENCE_S)
+            yield client
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def validated(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job that was validated on `client`."""
+    folder = tmp_path_factory.mktemp("page")
+    write_dataset(folder / "data", cameras=3, images=IMAGES, size=(160, 120))
+    dataset = {"format": "folder", "images": str(folder / "data/images"), "location": {"level": 1}}
+    job = Job.model_validate(
+        {"name": "page", "output": str(folder), "dataset": dataset, "validate": {"shard_size": 10}}
+    )
+    run_stage(job, "catalog", client)
+    run_stage(job, "validate", client)
+    return job
+
+
+def get(url: str) -> tuple[str, dict[str, str]]:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return answer.read().decode(), dict(answer.headers)
+
+
+def state_of(client: Client) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(get(f"{page_url(client.dashboard_link)}.json")[0])
+    return state
+
+
+def test_json_has_what_the_receipts_say(client: Client, validated: Job) -> None:
+    state = state_of(client)
+    assert (state["job"], state["driver"]) == ("page", "finished")
+    stage = next(stage for stage in state["stages"] if stage["stage"] == "validate")
+    receipts = [
+        json.loads(path.read_text()) for path in Path(validated.run_url).glob("receipts/validate/*/*.json")
+    ]
+    assert stage["state"] == "done"
+    assert stage["rows"] == stage["rows_done"] == sum(receipt["rows"] for receipt in receipts)
+    assert stage["shards"] == stage["shards_done"] == len(receipts)
+    assert stage["cameras"] == stage["cameras_done"] > 1
+    assert sum(stage["counts"].values()) == stage["rows"]
+    for phase in ("read", "decode", "write", "total"):
+        assert stage["seconds"][phase] == pytest.approx(
+            sum(receipt["seconds"].get(phase, 0) for receipt in receipts), abs=0.01
+        )
+    assert {worker["name"] for worker in state["workers"]} == WORKERS
+
+
+def test_page_loads_nothing_from_elsewhere(client: Client, validated: Job) -> None:
+    page, headers = get(page_url(client.dashboard_link))
+    addresses = set(re.findall(r"https?://[^\s\"'`)]+", page))
+    assert addresses == {"http://www.w3.org/2000/svg"}, "the name of a language, not an address"
+    assert "{nonce}" not in page
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; connect-src 'self'")
+    nonce = re.search(r"script-src 'nonce-([^']+)'", policy)
+    assert nonce is not None
+    assert f'<script nonce="{nonce[1]}">' in page
+    assert "innerHTML" not in page
+
+
+def test_metrics_of_scheduler_and_workers_add_up(client: Client, validated: Job) -> None:
+    dashboard = client.dashboard_link.removesuffix("/status")
+    stage = next(stage for stage in state_of(client)["stages"] if stage["stage"] == "validate")
+    theirs: dict[str, float] = {}
+    for address, info in client.scheduler_info(n_workers=-1)["workers"].items():
+        host = address.rpartition("/")[2].rpartition(":")[0]
+        add_counts(theirs, get(f"http://{host}:{info['services']['dashboard']}/metrics")[0])
+    ours = add_counts({}, get(f"{dashboard}/metrics")[0])
+    for status, rows in stage["counts"].items():
+        name = f'camtrap_images_total{{stage="validate",status="{status}"}}'
+        assert ours[name] == rows
+        assert theirs[name] == rows
+    assert ours['camtrap_stage_images_done{stage="validate"}'] == stage["rows"]
+    assert {'camtrap_queue{state="waiting"}', 'camtrap_queue{state="in_flight"}'} <= set(ours)
+
+
+def add_counts(into: dict[str, float], text: str) -> dict[str, float]:
+    for line in text.splitlines():
+        if line.startswith("camtrap_"):
+            name, _, value = line.rpartition(" ")
+            into[name] = into.get(name, 0) + float(value)
+    return into
+
+
+def test_task_names_and_report_name_the_stage(client: Client, validated: Job) -> None:
+    assert key_split("validate-99bc418948f649e3-dafc7b9d2e8b3456.0.1-0") == "validate"
+    reports = list(Path(validated.run_url).glob("performance/*.html"))
+    plans = {path.stem for path in Path(validated.run_url).glob("plans/validate/*.json")}
+    assert {report.stem.removeprefix("validate-") for report in reports} == plans
+    assert "Task Stream" in reports[0].read_text()
+
+
+@pytest.fixture
+def foreign_scheduler(tmp_path: Path) -> Iterator[str]:
+    """Address of a scheduler in whose Python there is no camtrap_batch."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class No:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'camtrap_batch':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, No())\n"
+    )
+    file = tmp_path / "scheduler.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0",
+         "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    with process:
+        try:
+            wait_until(lambda: file.exists() and bool(file.read_text().strip()))
+            yield json.loads(file.read_text())["address"]
+        finally:
+            process.kill()
+
+
+def test_a_scheduler_without_the_package_serves_the_page(foreign_scheduler: str) -> None:
+    from camtrap_batch.monitor.progress import Progress
+    from camtrap_batch.monitor.publisher import Publisher
+
+    with Client(foreign_scheduler, set_as_default=False) as client:
+        with pytest.raises(ModuleNotFoundError):
+            client.run_on_scheduler(__import__, "camtrap_batch")
+        progress = Progress("elsewhere", "/nowhere/run")
+        progress.begin("validate")
+        publisher = Publisher(progress)
+        publisher.open(client)
+        assert publisher.problem is None
+        link = client.dashboard_link
+        state = state_of(client)
+        assert (state["job"], state["driver"]) == ("elsewhere", "connected")
+        assert [stage["state"] for stage in state["stages"]] == ["running"]
+        progress.end("validate", "failed")
+        publisher.close()
+        assert state_of(client)["stages"][0]["state"] == "failed"
+    assert "<title>camtrap</title>" in get(page_url(link))[0]
+
+
+def test_a_driver_that_goes_without_a_word_is_seen(foreign_scheduler: str) -> None:
+    from camtrap_batch.monitor.progress import Progress
+    from camtrap_batch.monitor.publisher import Publisher
+
+    with Client(foreign_scheduler, set_as_default=False) as watcher:
+        with Client(foreign_scheduler, set_as_default=False) as client:
+            Publisher(Progress("gone", "/nowhere/run")).open(client)
+            assert state_of(watcher)["driver"] == "connected"
+        wait_until(lambda: state_of(watcher)["driver"] == "gone")
+
+
+def test_counters_of_a_second_driver_go_on() -> None:
+    """A counter that fell back would be read as a restart, and what was done before counted once more."""
+    import asyncio
+
+    board = Board("")
+    from camtrap_batch.engine.dask.metrics import Totals
+
+    board.totals = Totals()
+
+    def tell(client: str, images: int) -> None:
+        totals = [["camtrap_images", ["validate", "ok"], images]]
+        state = {"job": "j", "folder": "/f", "stages": [], "totals": totals}
+        asyncio.run(board.receive(json.dumps(state), client))
+
+    for client, images in (("a", 10), ("a", 25), ("b", 0), ("b", 5)):
+        tell(client, images)
+    assert board.totals.items() == [("camtrap_images", ["validate", "ok"], 30)]
+
+
+def test_of_many_jobs_the_last_ones_are_kept() -> None:
+    import asyncio
+
+    from camtrap_batch.engine.dask.metrics import Totals
+
+    board = Board("")
+    board.totals = Totals()
+    for number in range(40):
+        state = {"job": f"j{number}", "folder": f"/f{number}", "stages": [], "totals": []}
+        asyncio.run(board.receive(json.dumps(state), "client"))
+    assert list(board.jobs) == [f"/f{number}" for number in range(32, 40)]
