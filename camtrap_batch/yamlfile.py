@@ -6,6 +6,7 @@ Used by `job.py` (what to process) and `cluster` (where to run).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -20,6 +21,16 @@ class Section(pydantic.BaseModel):
     """A block of a YAML file: unknown keys are refused, values are not coerced across kinds."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def variants(cls) -> Iterable[type[Section]]:
+        """Of a section with variants, the section of each: a subclass with the keys that it adds."""
+        return ()
+
+    @classmethod
+    def variant(cls, content: Any) -> type[Section]:
+        """The section that `content` is checked as: of a section with variants, the one that it asks for."""
+        return cls
 
 
 Model = TypeVar("Model", bound=Section)
@@ -145,13 +156,16 @@ def parse(
         place = f"{where}:{at[keys]}" if at[keys] else where
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         dotted = ".".join(map(str, keys))
-        raise error(f"{place}: {dotted}: {_explain(model, keys, found[keys])}{more}") from None
+        raise error(f"{place}: {dotted}: {_explain(model, content, keys, found[keys])}{more}") from None
 
 
 def reference(model: type[Section], prefix: str = "") -> list[tuple[str, str, str]]:
     """Each key of `model`, dotted: (key, default as YAML, description)."""
     rows: list[tuple[str, str, str]] = []
-    for name, field in _fields(model).items():
+    fields = _fields(model)
+    for variant in model.variants():
+        fields = {**fields, **{name: field for name, field in _fields(variant).items() if name not in fields}}
+    for name, field in fields.items():
         inner = section_of(field)
         if inner is not None:
             rows += reference(inner, f"{prefix}{name}.")
@@ -202,16 +216,19 @@ def _line(keys: tuple[str | int, ...], lines: Lines) -> int | None:
     return next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), None)
 
 
-def _explain(model: type[Section], keys: tuple[str | int, ...], problem: dict[str, Any]) -> str:
+def _explain(model: type[Section], content: Any, keys: tuple[str | int, ...], problem: dict[str, Any]) -> str:
     kind, given = problem["type"], problem.get("input")
-    field = _field(model, keys)
+    section, field = _section(model, content, keys[:-1]), None
+    if section is not None and keys:
+        field = _fields(section).get(str(keys[-1]))
     if kind in ("extra_forbidden", "invalid_key"):
-        return f"unknown key; {choices(str(keys[-1]), _known_keys(model, keys[:-1]))}"
+        return f"unknown key; {choices(str(keys[-1]), list(_fields(section)) if section else [])}"
     if kind == "missing":
         return "required, and not there"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        known = _known_keys(model, keys)
-        return f"should be a block of keys ({', '.join(known) or 'any'}), it is {_kind(given)}"
+        inner = _section(model, content, keys)
+        known = ", ".join(_fields(inner)) if inner else ""
+        return f"should be a block of keys ({known or 'any'}), it is {_kind(given)}"
     if kind == "value_error":
         return str(problem["msg"]).removeprefix("Value error, ")
     literals = _literals(field.annotation if field else None)
@@ -222,21 +239,15 @@ def _explain(model: type[Section], keys: tuple[str | int, ...], problem: dict[st
     return f"{given!r}: {str(problem['msg']).removeprefix('Input ')}"
 
 
-def _field(model: type[Section], loc: tuple[str | int, ...]) -> FieldInfo | None:
-    current: type[Section] | None = model
-    field: FieldInfo | None = None
-    for key in loc:
+def _section(model: type[Section], content: Any, keys: tuple[str | int, ...]) -> type[Section] | None:
+    """The section at `keys`, None where it is none."""
+    current: type[Section] | None = model.variant(content)
+    for key in keys:
         field = _fields(current).get(str(key)) if current else None
-        if field is None:
-            break
-        current = section_of(field)
-    return field
-
-
-def _known_keys(model: type[Section], loc: tuple[str | int, ...]) -> list[str]:
-    field = _field(model, loc) if loc else None
-    section = section_of(field) if field else model
-    return list(_fields(section)) if section else []
+        current = section_of(field) if field else None
+        content = content.get(key) if isinstance(content, dict) else None
+        current = current.variant(content) if current else None
+    return current
 
 
 def _fields(section: type[Section]) -> dict[str, FieldInfo]:

@@ -7,26 +7,25 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializeAsAny, field_validator
 
 from camtrap_batch.errors import JobError
 from camtrap_batch.job.base import Place, SignIn
 from camtrap_batch.job.dataset import Dataset, FeatureLayer, Location
 from camtrap_batch.job.images import Findings, Validate
-from camtrap_batch.job.publish import ARCGIS, LAYERS, Publish
+from camtrap_batch.job.publish import Publish
 from camtrap_batch.job.results import Events, Infer, Report
 from camtrap_batch.job.training import Select, Split, Train
 from camtrap_batch.remote import family_of, shown
 from camtrap_batch.yamlfile import Section, override, parse, read_yaml, write_yaml
 
 __all__ = [
-    "ARCGIS",
-    "LAYERS",
     "Dataset",
     "FeatureLayer",
     "Infer",
     "Job",
     "Location",
+    "Publish",
     "Select",
     "SignIn",
     "Split",
@@ -61,7 +60,9 @@ class Job(Section):
     train: Train = Field(default_factory=Train, description="the classifier")
     infer: Infer = Field(default_factory=Infer, description="classifying every usable image")
     events: Events = Field(default_factory=Events, description="when sightings are independent")
-    publish: Publish = Field(default_factory=Publish, description="where the result goes")
+    publish: SerializeAsAny[Publish] = Field(
+        default_factory=lambda: Publish.model_validate({}), description="where the result goes"
+    )
     report: Report = Field(default_factory=Report, description="the HTML report")
 
     @field_validator("name")
@@ -127,11 +128,8 @@ class Job(Section):
 
     @property
     def target_url(self) -> str:
-        """Path or URL of the GeoPackage, or of the portal."""
-        target = self.publish.target
-        if target == ARCGIS:
-            return self.publish.portal
-        return target if Path(target).is_absolute() else f"{self.run_url}/{target}"
+        """Path or URL of what is pushed to: a file, a database, a portal."""
+        return self.publish.address(self.run_url)
 
     def input_at(self, path: str) -> str | None:
         """The key of the input that a path or URL is, or is inside of; None where it is neither."""
@@ -153,8 +151,7 @@ class Job(Section):
 
 def _check_places(job: Job, where: str) -> None:
     """Raise JobError where the job would write into its own input, or its run folder can't be a folder."""
-    layers = [(f"publish.{layer}", url) for layer in LAYERS if (url := getattr(job.publish, layer))]
-    for key, path in (("output", job.run_url), ("publish.target", job.target_url), *layers):
+    for key, path in (("output", job.run_url), *job.publish.written(job.run_url)):
         if (used := job.input_at(path)) is not None:
             raise JobError(f"{where}: {key}: {path} is inside {used}, which a job never changes")
     scheme = job.run_url.partition("://")[0] if "://" in job.run_url else "file"

@@ -22,7 +22,6 @@ from camtrap_batch.errors import InputError, MissingExtra, StorageError
 from camtrap_batch.store.schemas import EVENTS, LOCATIONS
 from camtrap_batch.targets import (
     PHOTOS,
-    GeoPackageTarget,
     LayerRows,
     Push,
     camera_rows,
@@ -32,6 +31,7 @@ from camtrap_batch.targets import (
     photo_rows,
 )
 from camtrap_batch.targets.featuretable import FeatureTable
+from camtrap_batch.targets.geopackage import GeoPackageTarget
 from camtrap_batch.targets.points import register_functions
 from camtrap_batch.vocabulary import STATUSES
 
@@ -165,7 +165,7 @@ def pushed(target: GeoPackageTarget) -> GeoPackageTarget:
 def test_values_come_back_as_sent(target: GeoPackageTarget) -> None:
     push = target.push(layers_of())
     assert kinds(push) == {("cameras", "add"): 4, ("events", "add"): 6, ("photos", "add"): 9}
-    assert set(push.ledger["result"].to_pylist()) == {"ok"}
+    assert set(push.edits["result"].to_pylist()) == {"ok"}
     check_file(target.path)
     assert list(target.path.parent.iterdir()) == [target.path]
 
@@ -201,7 +201,7 @@ def test_values_come_back_as_sent(target: GeoPackageTarget) -> None:
     assert set(photos["Confidence"].dropna()) == {0.7}
     assert photos["event_id"].isna().all()
 
-    ids = {(row["layer"].rpartition("=")[2], row["key"]): row["object_id"] for row in push.ledger.to_pylist()}
+    ids = {(row["layer"].rpartition("=")[2], row["key"]): row["object_id"] for row in push.edits.to_pylist()}
     for layer, key in (("cameras", "location"), ("events", "event_id"), ("photos", "image_id")):
         for fid, name in sql(target.path, f"SELECT fid, {key} FROM {layer}"):
             assert ids[layer, name] == fid
@@ -250,7 +250,7 @@ def test_whatever_is_sent_a_second_push_finds_it(
 def test_second_push_changes_not_one_byte(pushed: GeoPackageTarget) -> None:
     before = state(pushed.path)
     push = pushed.push(layers_of())
-    assert push.edits.num_rows == push.ledger.num_rows == 0
+    assert push.edits.num_rows == 0
     assert push.unchanged == {"cameras": 4, "events": 6, "photos": 9}
     assert state(pushed.path) == before
 

@@ -10,7 +10,7 @@ import mimetypes
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,23 +30,14 @@ from camtrap_batch.portal.reading import (
     read_features,
     read_ids,
 )
-from camtrap_batch.portal.service import Refused, Service, Unknown, patiently
-from camtrap_batch.targets.arcgis.create import change_definition
+from camtrap_batch.portal.service import Refused, Service, Unknown, change_definition, patiently
+from camtrap_batch.targets.base import Photo
 
 _TRIES, _PAUSE_S = 5, 0.5
 _COPIES_AT_ONCE = 250
 _MARK = "camtrap:"  # keywords of what is attached here: whose photo it is
 _ONE_REQUEST, _PART = 9_000_000, 1_000_000  # bytes: ArcGIS Online takes more than 10 MB in parts alone
 _NOT_COPIED = ("esriFieldTypeOID", "esriFieldTypeGlobalID")
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A file to attach."""
-
-    name: str
-    size: int
-    read: Callable[[], bytes]
 
 
 @dataclass
