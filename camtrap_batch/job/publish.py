@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
+from camtrap_batch.errors import UserError
 from camtrap_batch.job.base import SignIn
 from camtrap_batch.registry import registry
 
@@ -45,8 +47,11 @@ class Publish(SignIn):
         return [("publish.target", self.address(run_url))]
 
     @classmethod
-    def variants(cls) -> Iterable[type[Publish]]:
-        return [target.section for target in registry("camtrap_batch.targets").values()]
+    def variants(cls) -> Iterator[type[Publish]]:
+        targets = registry("camtrap_batch.targets")
+        for name in targets:
+            with suppress(UserError):  # a broken package is told of where its target is asked for
+                yield targets[name].section
 
     @classmethod
     def variant(cls, content: Any) -> type[Publish]:

@@ -105,13 +105,13 @@ class GeoPackageTarget(FileTarget):
                 tables = self._find(db, sent)
                 plan = self._plan(sent, tables)
                 missing = [part.rows for part in sent if part.rows.layer not in tables]
-                lacks = any(table.lacking for table in tables.values())
-                if dry_run or not (missing or lacks or plan.push.edits.num_rows):
+                if dry_run or not (missing or plan.push.edits.num_rows):
                     return plan.push
                 if plan.refused:
                     raise StageError(f"{self.path}, layer {plan.refused}")
-                for table in tables.values():
-                    table.add_lacking()
+                for part, todo in zip(sent, plan.edits, strict=True):
+                    if todo.num_rows and part.rows.layer in tables:
+                        tables[part.rows.layer].add_lacking()
                 _add_layers(db, missing)
                 tables = self._find(db, sent)
                 written = []
@@ -136,13 +136,13 @@ class GeoPackageTarget(FileTarget):
             rows, table = part.rows, tables.get(part.rows.layer)
             if table is not None:
                 table.require_own(self.job, rows.columns[rows.key])
-                if table.lacking:
-                    notes.append(f"{rows.layer}: new fields: {', '.join(table.lacking)}")
             stored = STORED.empty_table() if table is None else table.read(self.job)
             todo = plan_edits(rows, part.hashes, stored, f"{self.path.name}|layername={rows.layer}")
             n_deleted = todo["row"].null_count
             unchanged[rows.layer] = rows.columns.num_rows - (todo.num_rows - n_deleted)
             edits.append(todo)
+            if todo.num_rows and table is not None and table.lacking:
+                notes.append(f"{rows.layer}: new fields: {', '.join(table.lacking)}")
             refused = refused or too_many_deleted(rows, todo, stored.num_rows, self.wanted.most_deleted)
         if refused:
             notes.append(f"a push stops here: {refused}")

@@ -91,9 +91,6 @@ class LayerPush:
         self._edits: list[_Edit] = []
         self.unchanged = 0
         self.notes = list(self._sent.notes)
-        if self.remote.lacking:
-            lacking = ", ".join(definition["name"] for definition in self.remote.lacking)
-            self.notes.append(f"{rows.layer}: new fields: {lacking}")
 
     def plan(self) -> str | None:
         """Work out the edits from what the layer holds now; why they must not be done, or None.
@@ -120,6 +117,9 @@ class LayerPush:
             )
             edits = edits[len(stale) :]
         self._edits = [self._removal(row) for row in copies] + edits
+        if self._edits and self.remote.lacking:
+            lacking = ", ".join(definition["name"] for definition in self.remote.lacking)
+            self.notes.append(f"{self._rows.layer}: new fields: {lacking}")
         self.unchanged = self._rows.columns.num_rows - sum(edit.row is not None for edit in edits)
         if not self.remote.key_is_unique:
             self.notes.append(
@@ -127,6 +127,11 @@ class LayerPush:
                 "`camtrap layer create JOB` adds one"
             )
         return refused
+
+    def prepare(self) -> None:
+        """Give the layer the fields that the edits need. Raises InputError where that is not allowed."""
+        if self._edits:
+            self.remote.add_lacking()
 
     def send(self) -> None:
         """Do the edits, then read the layer back and compare."""

@@ -89,7 +89,7 @@ class ArcGISTarget:
             if refused:
                 raise StageError(f"publish: {refused[0]}")
             for work in works:
-                work.remote.add_lacking()
+                work.prepare()
             stopped = self._send(works)
         return Push(
             pa.concat_tables([EDITS.empty_table(), *(work.table() for work in works)]),
