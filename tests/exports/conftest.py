@@ -8,14 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import data_folder
 
 
 @pytest.fixture(scope="session")
 def dp_schemas() -> Path:
-    folder = Path(__file__).resolve().parents[3] / "shared" / "camtrap-dp-1.0.2"
-    if not folder.is_dir():
-        pytest.skip("the Camtrap DP schemas (../shared/camtrap-dp-1.0.2) are not there")
-    return folder
+    return data_folder("camtrap-dp-1.0.2")
 
 
 @pytest.fixture(scope="session")
