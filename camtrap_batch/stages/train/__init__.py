@@ -158,7 +158,7 @@ class TrainShard:
         samples = self._samples()
         read = time.monotonic() - started
         with TemporaryDirectory() as scratch:
-            parent = self.folder.local("models") if self.folder.is_local else Path(scratch)
+            parent = self.folder.make("models") if self.folder.is_local else Path(scratch)
             provenance = {
                 "job": self.job,
                 "train": self.config.model_dump(mode="json"),
