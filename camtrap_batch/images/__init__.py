@@ -13,7 +13,7 @@ from camtrap_batch.images.judge import Limits, Verdict, judge, prepare
 from camtrap_batch.images.pixels import Thumbnail
 from camtrap_batch.images.reading import judge_files, read_files
 from camtrap_batch.images.sources.base import Listing, is_unsafe
-from camtrap_batch.images.sources.root import ImageRoot, image_root
+from camtrap_batch.images.sources.root import ImageRoot
 
 __all__ = [
     "ImageRoot",
@@ -22,7 +22,6 @@ __all__ = [
     "Thumbnail",
     "Verdict",
     "decode_upright",
-    "image_root",
     "is_unsafe",
     "judge",
     "judge_files",

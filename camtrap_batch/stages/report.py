@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.images import image_root
+from camtrap_batch.catalog import image_root
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, METRICS
 from camtrap_batch.monitor.status import read_status

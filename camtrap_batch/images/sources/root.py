@@ -18,12 +18,9 @@ from camtrap_batch.images.sources.base import KEY, Listing, Source, is_unsafe, i
 from camtrap_batch.images.sources.bucket import Bucket
 from camtrap_batch.images.sources.disk import Disk, DiskFile
 from camtrap_batch.images.sources.web import Web
-from camtrap_batch.job import Job
-from camtrap_batch.portal import Portal
 from camtrap_batch.remote import family_of, shown
-from camtrap_batch.store.folder import Folder
 
-__all__ = ["ImageRoot", "Listing", "image_root", "is_unsafe"]
+__all__ = ["ImageRoot", "Listing", "is_unsafe"]
 
 
 @dataclass(frozen=True)
@@ -102,15 +99,6 @@ class ImageRoot:
     def _source(self) -> Source:
         # A forked process must not use its parent's connections.
         return _open(self, os.getpid())
-
-
-def image_root(job: Job) -> ImageRoot:
-    """Where a job's images are."""
-    dataset = job.dataset
-    if dataset.layer is not None:
-        photos = Photos(Portal.of(dataset.layer, "dataset.layer"), Folder(job.run_url))
-        return ImageRoot(str(dataset.metadata), photos=photos)
-    return ImageRoot(str(dataset.images), dataset.storage_options)
 
 
 @lru_cache(maxsize=8)

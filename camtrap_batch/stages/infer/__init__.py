@@ -24,12 +24,13 @@ from distributed import Client, get_worker
 from distributed.scheduler import KilledWorker
 
 from camtrap_batch import phases
+from camtrap_batch.catalog import image_root
 from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
 from camtrap_batch.detection.boxes import Boxes, Look, Rules, find_boxes
 from camtrap_batch.engine.dask import watchdog
 from camtrap_batch.engine.dask.fanout import Need, require_workers
 from camtrap_batch.errors import ClusterError, ClusterLost, InputError, choices
-from camtrap_batch.images import ImageRoot, image_root
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.model.info import (
     CARD,

@@ -13,8 +13,9 @@ import psutil
 from distributed import get_worker
 
 from camtrap_batch import phases
+from camtrap_batch.catalog import image_root
 from camtrap_batch.errors import CamtrapError, InputError, StageError
-from camtrap_batch.images import ImageRoot, image_root
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Train
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers, shard_id
 from camtrap_batch.stages.train.figures import write_figures

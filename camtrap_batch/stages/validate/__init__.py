@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch import phases
+from camtrap_batch.catalog import image_root
 from camtrap_batch.errors import BrokenPromise, InputError
-from camtrap_batch.images import ImageRoot, Limits, Verdict, image_root, judge_files
+from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
 from camtrap_batch.memory import give_back
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
