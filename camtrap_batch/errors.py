@@ -4,15 +4,20 @@ CamtrapError
 ├── UserError              exit code 2: a file or the command line is wrong; nothing was written
 │   ├── JobError               the job file, or a value set with --set
 │   ├── ClusterError           the cluster file, the scheduler's address, a missing kind of worker
-│   │   └── UnfitWorker            a worker with other versions, or one that can't see images or run folder
+│   │   ├── UnfitWorker            a worker with other versions, or one that can't see images or run folder
+│   │   ├── ClusterUnreachable     exit code 3: nobody answers where the cluster should be
+│   │   └── NoWorker               exit code 3: no worker of a needed kind came in time
 │   ├── InputError             metadata, image folder or camera table: not there, or not what it should be
 │   └── MissingExtra           a package of an optional extra is not installed
 ├── StageError             exit code 1: a stage could not be finished
 │   ├── ShardsFailed           some shards failed; the others have receipts
-│   ├── ClusterLost            the scheduler, or every worker of a kind, went away
+│   ├── ClusterLost            exit code 3: the scheduler, or every worker of a kind, went away
+│   ├── WorkersDie             workers die whatever they are given: no image is to blame
 │   └── StorageError           the run folder can't be written: disk full, read-only, no permission
 ├── BrokenPromise          exit code 1: a commit was refused because rows in are not rows out
 └── Interrupted            exit code 130: Ctrl-C; what was in flight has its receipts
+
+Exit code 3 is for what may pass by itself: the same command, later, may succeed.
 
 A message says what was wrong, where (file, key, line) and what would be right, on one line.
 """
@@ -52,6 +57,14 @@ class UnfitWorker(ClusterError):
         return UnfitWorker, (self.address, self.reason)
 
 
+class ClusterUnreachable(ClusterError):
+    exit_code = 3
+
+
+class NoWorker(ClusterError):
+    exit_code = 3
+
+
 class InputError(UserError):
     pass
 
@@ -74,6 +87,10 @@ class ShardsFailed(StageError):
 
 
 class ClusterLost(StageError):
+    exit_code = 3
+
+
+class WorkersDie(StageError):
     pass
 
 

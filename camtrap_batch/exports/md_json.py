@@ -6,13 +6,16 @@ Format: lila.science/megadetector-output-format, version 1.5.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from camtrap_batch.exports.base import Option, Out
 from camtrap_batch.exports.images import BOX, Block, Images
 from camtrap_batch.exports.jsonfile import encode, write_members
 from camtrap_batch.exports.written import Written
+from camtrap_batch.job import Job
+from camtrap_batch.store.outpath import check_file
 
 _CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 _CATEGORY_OF = {name: number for number, name in _CATEGORIES.items()} | {"human": "2"}
@@ -24,6 +27,22 @@ _NOT_OPENED, _NOT_INFERRED = "image access failure", "inference failure"
 # A whole frame that is not empty is more likely not to be; of boxes, MegaDetector v5's own defaults.
 _THRESHOLDS_WHOLE = {"typical_detection_threshold": 0.5, "conservative_detection_threshold": 0.5}
 _THRESHOLDS_BOXES = {"typical_detection_threshold": 0.2, "conservative_detection_threshold": 0.05}
+
+
+class MdJsonExport:
+    name = "md-json"
+    help = "MegaDetector's results, for Timelapse and MegaDetector's own tools"
+    out = "a file that ends in .json"
+    options: tuple[Option, ...] = ()
+
+    def check(self, out: str, job: Job) -> Path:
+        return check_file(out, job, (".json",))
+
+    def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
+        return write_md_json(images, out.path)
+
+
+EXPORT = MdJsonExport()
 
 
 def write_md_json(images: Images, path: Path) -> Written:

@@ -38,7 +38,7 @@ from camtrap_batch.model.judging import REPORT_EVERY_S, Progress, judge, keep_ra
 from camtrap_batch.model.package import save_model
 from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Samples
-from camtrap_batch.model.team import Alone, TeamLost
+from camtrap_batch.model.team import SoloTeam, TeamLost
 from camtrap_batch.store.folder import Folder
 
 with warnings.catch_warnings():
@@ -78,7 +78,7 @@ def train(
     provenance: Mapping[str, Any],
     on_progress: Progress = lambda event: None,
     checkpoints: Checkpoints | None = None,
-    team: Alone | None = None,
+    team: SoloTeam | None = None,
 ) -> TrainResult:
     """Train a classifier and save it as `<folder>/<model id>`.
 
@@ -126,7 +126,7 @@ def train(
     samples.check()
     samples = keep_random_images(samples, config.seed)
     began = time.perf_counter()
-    with _training(samples, config, checkpoints, team or Alone(), on_progress) as training:
+    with _training(samples, config, checkpoints, team or SoloTeam(), on_progress) as training:
         fitted = training.run()
         decoder, normalise, mean, std = training.decoder, training.normalise, training.mean, training.std
         metrics = judge(fitted.model, decoder, samples, fitted.batch, normalise, on_progress)
@@ -162,7 +162,7 @@ def train(
     return TrainResult(saved.model_id, metrics, seconds)
 
 
-def join(samples: Samples, config: TrainConfig, checkpoints: Checkpoints, team: Alone) -> None:
+def join(samples: Samples, config: TrainConfig, checkpoints: Checkpoints, team: SoloTeam) -> None:
     """Take part in the training of a team whose first process calls `train` with the same arguments."""
     samples = keep_random_images(samples, config.seed)
     with _training(samples, config, checkpoints, team, lambda event: None) as training:
@@ -174,7 +174,7 @@ def _training(
     samples: Samples,
     config: TrainConfig,
     checkpoints: Checkpoints | None,
-    team: Alone,
+    team: SoloTeam,
     on_progress: Progress,
 ) -> Iterator[_Training]:
     device = choose_device(config.device)
@@ -211,7 +211,7 @@ class _Training:
         decoder: Decoder,
         device: torch.device,
         checkpoints: Checkpoints,
-        team: Alone,
+        team: SoloTeam,
         on_progress: Progress,
     ) -> None:
         self.samples, self.config, self.decoder, self.device = samples, config, decoder, device
@@ -384,7 +384,9 @@ class _Reporter(Callback):  # type: ignore[misc]
 
     order = 70  # after the Recorder has the batch's and the epoch's figures
 
-    def __init__(self, n_classes: int, check: Callable[[], None], on_progress: Progress, team: Alone) -> None:
+    def __init__(
+        self, n_classes: int, check: Callable[[], None], on_progress: Progress, team: SoloTeam
+    ) -> None:
         self._n_classes = n_classes
         self._check = check
         self.on_progress = on_progress
@@ -617,7 +619,7 @@ class _Together(Callback):  # type: ignore[misc]
 
     order = 5  # before gradients are scaled back
 
-    def __init__(self, team: Alone, reporter: _Reporter) -> None:
+    def __init__(self, team: SoloTeam, reporter: _Reporter) -> None:
         self.team, self._reporter = team, reporter
 
     def after_backward(self) -> None:

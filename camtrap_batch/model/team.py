@@ -1,7 +1,7 @@
 """Several processes that train one model: each takes its part of every batch, gradients are averaged.
 
 The result is that of one process with the same batch, up to rounding and to batch normalisation, which sees a
-part of the batch. `Alone` is the team of one.
+part of the batch. `SoloTeam` is the team of one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def open_store(host: str, port: int | None, wait: dt.timedelta) -> tuple[Any, in
     return store, store.port
 
 
-class Alone:
+class SoloTeam:
     """The team of one process."""
 
     rank, size = 0, 1
@@ -52,7 +52,7 @@ class Alone:
         """Replace running statistics by their mean over all processes."""
 
 
-class Team(Alone):
+class Team(SoloTeam):
     """One of several processes; a context, at whose end the connections are closed.
 
     Parameters

@@ -14,7 +14,7 @@ import torch
 from camtrap_batch.model import Samples, TrainConfig, batches, join, load_model, train
 from camtrap_batch.model.checkpoints import Checkpoints
 from camtrap_batch.model.learner import create_model
-from camtrap_batch.model.team import WAIT, Alone, Team, TeamLost, open_store
+from camtrap_batch.model.team import WAIT, SoloTeam, Team, TeamLost, open_store
 from camtrap_batch.store.folder import Folder
 
 HOST, CPU = "127.0.0.1", torch.device("cpu")
@@ -26,7 +26,7 @@ def in_another_process(work: Callable[..., None], *arguments: Any) -> Any:
     return process
 
 
-def share(team: Alone, values: list[float], weight: float) -> tuple[list[float], list[float], str]:
+def share(team: SoloTeam, values: list[float], weight: float) -> tuple[list[float], list[float], str]:
     layer = torch.nn.Linear(1, 2)
     layer.weight.grad, layer.bias.grad = torch.tensor([[values[0]], [values[1]]]), torch.tensor(values[2:])
     team.average_gradients(list(layer.parameters()), weight)
@@ -62,7 +62,7 @@ def test_gradients_are_averaged_by_weight_and_a_death_is_noticed() -> None:
 
 
 def test_alone_nothing_changes() -> None:
-    gradients, buffers, rate = share(Alone(), [1.0, 2.0, 3.0, 4.0], 2.0)
+    gradients, buffers, rate = share(SoloTeam(), [1.0, 2.0, 3.0, 4.0], 2.0)
     assert (gradients, buffers, rate) == ([1.0, 2.0, 3.0, 4.0], [1.0], "4.0")
 
 

@@ -29,7 +29,7 @@ from camtrap_batch.store.tables import finish_shard, open_table
 if TYPE_CHECKING:
     from camtrap_batch.model import Samples, TrainConfig, TrainResult
     from camtrap_batch.model.checkpoints import Checkpoints
-    from camtrap_batch.model.team import Alone
+    from camtrap_batch.model.team import SoloTeam
 
 VERSION = 3
 TOPIC = "camtrap-train"
@@ -189,7 +189,7 @@ class TrainShard:
             result={"model_id": result.model_id, "empty": self.selection.meta["empty"]},
         )
 
-    def _together(self, train: Callable[[TrainConfig, Checkpoints, Alone], TrainResult]) -> TrainResult:
+    def _together(self, train: Callable[[TrainConfig, Checkpoints, SoloTeam], TrainResult]) -> TrainResult:
         """Train with all GPU workers; after a loss, with those that are left, from the last checkpoint."""
         from camtrap_batch.model.learner import halve, is_out_of_memory
         from camtrap_batch.model.team import TeamLost
@@ -220,7 +220,7 @@ class TrainShard:
                 raise StageError(f"a GPU worker was lost {losses} times in epoch {done + 1}; out of memory?")
             _note(f"a GPU worker was lost: goes on after epoch {done} with those that are there")
 
-    def join(self, team: Alone, batch: int) -> None:
+    def join(self, team: SoloTeam, batch: int) -> None:
         """Another worker's part."""
         from camtrap_batch.model import join
 

@@ -19,7 +19,7 @@ from distributed import Future, get_client, get_worker
 from distributed.comm.addressing import get_address_host
 
 if TYPE_CHECKING:
-    from camtrap_batch.model.team import Alone
+    from camtrap_batch.model.team import SoloTeam
 
 _COME_S = 60.0
 """How long workers that are there may take to join: one that is busy is not waited for."""
@@ -31,7 +31,7 @@ _LAST_WORDS_S = 15.0
 class Joins(Protocol):
     """What the others do: a part of the training, in `team`."""
 
-    def join(self, team: Alone, batch: int) -> None: ...
+    def join(self, team: SoloTeam, batch: int) -> None: ...
 
 
 @dataclass
@@ -52,21 +52,21 @@ class Others:
 
 
 @contextmanager
-def gathered(work: Joins, batch: int) -> Iterator[tuple[Alone, Others]]:
-    """The team of this worker and the other GPU workers that are there; `Alone` where there are none.
+def gathered(work: Joins, batch: int) -> Iterator[tuple[SoloTeam, Others]]:
+    """The team of this worker and the other GPU workers that are there; `SoloTeam` where there are none.
 
     Raises
     ------
     TeamLost
         Within the block: one of them is gone.
     """
-    from camtrap_batch.model.team import WAIT, Alone, Team, open_store
+    from camtrap_batch.model.team import WAIT, SoloTeam, Team, open_store
 
     others = Others()
     me = get_worker().address
     addresses = _other_gpu_workers(me)
     if not addresses:
-        yield Alone(), others
+        yield SoloTeam(), others
         return
     host = get_address_host(me)
     store, port = open_store(host, None, WAIT)
@@ -90,7 +90,7 @@ def gathered(work: Joins, batch: int) -> Iterator[tuple[Alone, Others]]:
         team = [me, *(address for address in here if store.get(f"here/{address}").decode() == device.type)]
         store.set("team", json.dumps(team))
         if len(team) == 1:
-            yield Alone(), others
+            yield SoloTeam(), others
         else:
             with Team(store, 0, len(team), device) as joined:
                 yield joined, others
