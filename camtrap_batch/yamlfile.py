@@ -6,7 +6,8 @@ Used by `job` (what to process) and `cluster` (where to run).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -43,10 +44,16 @@ class OneOf:
     name_of: Callable[[str], str] = str
 
     def sections(self) -> Iterator[tuple[str, type[Section]]]:
-        """Name and section of each variant."""
+        """Name and section of each variant that can be loaded."""
         variants = registry(self.group)
         for name in variants:
-            yield name, variants[name].section
+            with suppress(UserError):  # a package that is broken is told of where its variant is asked for
+                yield name, variants[name].section
+
+    def describe(self) -> str:
+        """What each variant is, for help texts."""
+        variants = registry(self.group)
+        return "; ".join(f"{name}: {_help(variants, name)}" for name in variants)
 
     def section(self, content: Any) -> type[Section] | None:
         """The section that a block of keys names; None where it names none that there is."""
@@ -80,8 +87,11 @@ class OneOf:
     def _without_blanks(self, content: dict[str, Any], section: type[Section]) -> dict[str, Any]:
         """Without keys that are null, and that another variant's section alone has."""
         known = _fields(section)
-        others = {key for _, other in self.sections() for key in _fields(other)} - set(known)
-        return {key: value for key, value in content.items() if value is not None or key not in others}
+        blank = {key for key, value in content.items() if value is None and key not in known}
+        if not blank:
+            return content
+        blank &= {key for _, other in self.sections() for key in _fields(other)}
+        return {key: value for key, value in content.items() if key not in blank}
 
     def variants_with(self, key: str) -> list[str]:
         """The variants whose section has a key."""
@@ -221,6 +231,9 @@ def reference(model: type[Section], prefix: str = "") -> list[tuple[str, str, st
         for section in _sections_of(field):
             for row in reference(section, f"{prefix}{name}."):
                 rows.setdefault(row[0], row)
+        if (one_of := _one_of(field)) is not None:
+            key = f"{prefix}{name}.{one_of.key}"
+            rows[key] = (*rows[key][:2], f"{rows[key][2]}: {one_of.describe()}")
         if section_of(field) is None:
             key = f"{prefix}{name}"
             rows[key] = (key, _default(field), field.description or "")
@@ -253,6 +266,13 @@ def _kinds(annotation: Any) -> Iterator[type[Section]]:
 
 def _one_of(field: FieldInfo) -> OneOf | None:
     return next((mark for mark in field.metadata if isinstance(mark, OneOf)), None)
+
+
+def _help(variants: Mapping[str, Any], name: str) -> str:
+    try:
+        return str(variants[name].help)
+    except UserError as problem:
+        return str(problem)
 
 
 def _default(field: FieldInfo) -> str:

@@ -64,7 +64,7 @@ class Dataset(Section):
     }
     refuses: ClassVar[Mapping[str, str]] = {}
 
-    format: str = Field(description="how the data set is described; see below")
+    format: str = Field(description="how the data set is described")
     metadata: InputPath | None = Field(
         None, description="file or URL, relative to the job file; a feature layer's URL; not for folder"
     )
