@@ -329,12 +329,10 @@ def _explain(model: type[Section], content: Any, keys: tuple[str | int, ...], pr
 def _unknown_key(model: type[Section], content: Any, keys: tuple[str | int, ...]) -> str:
     key = str(keys[-1])
     field = _field(model, content, keys[:-1])
-    if field is not None and (one_of := _one_of(field)) is not None:
-        for name in keys[:-1]:
-            content = content[name]
-        if having := one_of.variants_with(key):
-            names = " or ".join([", ".join(having[:-1]), having[-1]]).removeprefix(" or ")
-            return f"{key} is for {one_of.key} {names}; here it is {content[one_of.key]}"
+    one_of = _one_of(field) if field is not None else None
+    if one_of is not None and (having := one_of.variants_with(key)):
+        names = " or ".join(filter(None, [", ".join(having[:-1]), having[-1]]))
+        return f"{key} is for {one_of.key} {names}; here it is {_inside(content, keys[:-1])[one_of.key]}"
     return f"unknown key; {choices(key, _known_keys(model, content, keys[:-1]))}"
 
 
@@ -351,13 +349,15 @@ def _field(model: type[Section], content: Any, loc: tuple[str | int, ...]) -> Fi
 
 
 def _known_keys(model: type[Section], content: Any, loc: tuple[str | int, ...]) -> list[str]:
-    if not loc:
-        return list(_fields(model))
-    field = _field(model, content, loc)
+    field = _field(model, content, loc) if loc else None
+    section = section_of(field, _inside(content, loc)) if field else model
+    return list(_fields(section)) if section else []
+
+
+def _inside(content: Any, loc: tuple[str | int, ...]) -> Any:
     for key in loc:
         content = content.get(key) if isinstance(content, dict) else None
-    section = section_of(field, content) if field else model
-    return list(_fields(section)) if section else []
+    return content
 
 
 def _fields(section: type[Section]) -> dict[str, FieldInfo]:

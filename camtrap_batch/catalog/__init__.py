@@ -12,23 +12,16 @@ import pyarrow as pa
 from camtrap_batch.catalog.base import READERS, Reader, reader_of
 from camtrap_batch.catalog.cameras import read_cameras
 from camtrap_batch.catalog.table import Catalog
-from camtrap_batch.images import ImageRoot
-from camtrap_batch.job import Dataset, Job
+from camtrap_batch.job import Dataset
 
 __all__ = [
     "READERS",
     "Catalog",
     "Reader",
-    "image_root",
     "read_cameras",
     "read_dataset_cameras",
     "reader_of",
 ]
-
-
-def image_root(job: Job) -> ImageRoot:
-    """Where a job's images are."""
-    return reader_of(job.dataset).images(job.run_url)
 
 
 def read_dataset_cameras(dataset: Dataset) -> pa.Table | None:

@@ -9,7 +9,6 @@ import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -19,7 +18,6 @@ from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cameras import CAMERAS
 from camtrap_batch.catalog.cct_columns import text
 from camtrap_batch.catalog.dates import offset_minutes
-from camtrap_batch.catalog.folder import IMAGES, VIDEOS
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.errors import InputError, StageError, choices
 from camtrap_batch.images import ImageRoot
@@ -39,7 +37,9 @@ from camtrap_batch.portal.reading import (
 )
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import digest
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
+_PHOTOS = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
 _DATES = ("esriFieldTypeDate", "esriFieldTypeString")
 
 
@@ -99,7 +99,7 @@ class FeatureLayerReader(Reader[FeatureLayerDataset]):
 
     def images(self, run_url: str) -> ImageRoot:
         photos = Photos(Portal.of(self.dataset.layer, "dataset.layer"), Folder(run_url))
-        return ImageRoot(str(self.dataset.metadata), photos=photos)
+        return ImageRoot(str(self.dataset.metadata), {"photos": photos}, "attachments")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def read_feature_layer(dataset: FeatureLayerDataset) -> Catalog:
     photos = []
     for one in _attachments(service, layer, features):
         kind = one.content_type.partition("/")[0]
-        if kind in ("image", "video") or PurePosixPath(one.name).suffix.lower() in IMAGES | VIDEOS:
+        if kind in ("image", "video") or ending_of(one.name) in _PHOTOS:
             photos.append(one)
         else:
             notes["attachments that are neither image nor video, left out"] += 1

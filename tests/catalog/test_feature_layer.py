@@ -23,10 +23,11 @@ pytest.importorskip("arcgis", reason="the extra 'arcgis' is not installed")
 from support_runs import predict, run_on_driver, table
 
 import camtrap_batch
-from camtrap_batch.catalog import image_root, read_dataset_cameras, reader_of
+from camtrap_batch.catalog import read_dataset_cameras, reader_of
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Job
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.rehearsal.layerserver import LayerServer
 from camtrap_batch.rehearsal.layerserver.server import KRUGER_CAMERAS

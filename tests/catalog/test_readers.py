@@ -16,11 +16,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from camtrap_batch.catalog import READERS, Reader, image_root, read_dataset_cameras, reader_of
+from camtrap_batch.catalog import READERS, Reader, read_dataset_cameras, reader_of
 from camtrap_batch.catalog.cameras import CAMERAS
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.job import Job
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.store.run import open_run
 from camtrap_batch.store.schemas import CATALOG
 from camtrap_batch.yamlfile import reference

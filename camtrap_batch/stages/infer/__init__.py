@@ -24,7 +24,6 @@ from distributed import Client, get_worker
 from distributed.scheduler import KilledWorker
 
 from camtrap_batch import phases
-from camtrap_batch.catalog import image_root
 from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
 from camtrap_batch.detection.boxes import Boxes, Look, Rules, find_boxes
 from camtrap_batch.engine.dask import watchdog
@@ -45,6 +44,7 @@ from camtrap_batch.model.info import (
     read_info,
 )
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.catalog import categories_of
