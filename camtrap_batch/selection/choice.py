@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from camtrap_batch.selection.classes import Classes
 from camtrap_batch.selection.split import duplicate_pairs, groups_of, split
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SELECTION
+from camtrap_batch.vocabulary import VIDEO_ENDINGS
 
 KEPT = "kept"
 VIDEO = "video"
@@ -29,7 +31,7 @@ REASONS = (KEPT, VIDEO, NO_ANNOTATION, SEVERAL_CLASSES, NOT_CHOSEN, THINNED, OVE
 """Reasons of a selection's rows; beside them `status: ...` for images whose status is not selected, and
 `finding: ...` for those of a kind in `select.drop`."""
 
-_VIDEO = r"\.(avi|mp4|m4v|mov|mkv|mpg|mpeg|wmv|mts|3gp|asf|webm)$"
+_VIDEO = "(" + "|".join(sorted(map(re.escape, VIDEO_ENDINGS))) + ")$"
 _HEAVIEST = 10.0
 _MOST_LINES = 30
 
