@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from camtrap_batch.errors import UserError
 from camtrap_batch.job.base import SignIn
 from camtrap_batch.registry import registry
-
-_TARGET = "locations.gpkg"
+from camtrap_batch.yamlfile import OneOf
 
 
 class Publish(SignIn):
@@ -28,10 +25,7 @@ class Publish(SignIn):
     title: ClassVar[str] = "target"
     form: ClassVar[str] = ""
 
-    target: str = Field(
-        _TARGET,
-        description="a GeoPackage (.gpkg; relative: in the run folder), or arcgis: layers of a portal",
-    )
+    target: str = Field("locations.gpkg", description="what to push to")
 
     @classmethod
     def claims(cls, target: str) -> bool:
@@ -45,40 +39,6 @@ class Publish(SignIn):
     def written(self, run_url: str) -> list[tuple[str, str]]:
         """(key of the job file, path or URL) of all that a push writes to."""
         return [("publish.target", self.address(run_url))]
-
-    @classmethod
-    def variants(cls) -> Iterator[type[Publish]]:
-        targets = registry("camtrap_batch.targets")
-        for name in targets:
-            with suppress(UserError):  # a broken package is told of where its target is asked for
-                yield targets[name].section
-
-    @classmethod
-    def variant(cls, content: Any) -> type[Publish]:
-        if cls is not Publish or not isinstance(content, dict):
-            return cls
-        target = content.get("target", _TARGET)
-        if not isinstance(target, str):
-            return cls
-        targets = registry("camtrap_batch.targets")
-        # One after the other: those of other packages are imported only where none of ours has it.
-        return next((section for name in targets if (section := targets[name].section).claims(target)), cls)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _as_variant(cls, content: Any, handler: ModelWrapValidatorHandler[Publish]) -> Publish:
-        section = cls.variant(content)
-        if section is cls:
-            return handler(content)
-        return section.model_validate(_without_foreign(content, section))
-
-    @field_validator("target")
-    @classmethod
-    def _is_some_target(cls, value: str) -> str:
-        if cls is Publish:
-            forms = [section.form for section in cls.variants()]
-            raise ValueError(f"{value!r}: should be {', or '.join(forms)}")
-        return value
 
 
 class PublishFile(Publish):
@@ -105,17 +65,26 @@ class PublishFile(Publish):
         return value
 
 
-def _without_foreign(content: dict[str, Any], section: type[Publish]) -> dict[str, Any]:
-    """Without the keys of other targets that have their default, as a job file that was written whole has."""
-    kept = dict(content)
-    unknown = [key for key in content if key not in section.model_fields]
-    for other in Publish.variants() if unknown else ():
-        for key in unknown:
-            field = other.model_fields.get(key)
-            if field is None or key not in kept:
-                continue
-            if content[key] != field.get_default(call_default_factory=True):
-                target = content.get("target", _TARGET)
-                raise ValueError(f"{key} is for `target: {other.form}`; here it is {target}")
-            del kept[key]
-    return kept
+@dataclass(frozen=True)
+class OneTarget(OneOf):
+    """The section of the first target in the registry that claims the value of `target`."""
+
+    def name_of(self, value: str) -> str:
+        targets = registry(self.group)
+        # One after the other: those of other packages are imported only where none of ours has it.
+        return next((name for name in targets if targets[name].section.claims(value)), value)
+
+    def refuse(self, value: Any) -> str:
+        forms = [section.form for _, section in self.sections() if issubclass(section, Publish)]
+        return f"{value!r}: should be {', or '.join(forms)}"
+
+
+TARGET = OneTarget("camtrap_batch.targets", "target", "locations.gpkg")
+"""Marks the section of the job file."""
+
+
+def default_publish() -> Publish:
+    """The section of a job file that does not have it."""
+    section = TARGET.section({})
+    assert section is not None and issubclass(section, Publish)  # noqa: S101, PT018 - it is one of ours
+    return section()

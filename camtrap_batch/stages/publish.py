@@ -57,7 +57,10 @@ def run(context: Context) -> StageResult:
     store = context.run
     merged = Merged.find(store, context.snapshot)
     rows = layer_rows(merged, context.job.name)
-    target = target_of(store, Wanted(prune=context.prune, stop=context.stop))
+    # Who pushes an older result has asked for the rows that are new since to go.
+    most_deleted = context.job.limits.deleted if context.snapshot is None else 1.0
+    wanted = Wanted(context.prune, most_deleted, context.stop)
+    target = target_of(store, wanted)
     push = target.push(rows, dry_run=context.dry_run)
     result = StageResult("publish", sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
     if context.snapshot is not None:

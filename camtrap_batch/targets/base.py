@@ -145,9 +145,11 @@ class Target(Protocol):
     Attributes
     ----------
     section : its section of the job file, which also says which values of `publish.target` are its own
+    help : what it is, for help texts
     """
 
     section: ClassVar[type[Publish]]
+    help: ClassVar[str]
 
     @classmethod
     def of(cls, run: Run, wanted: Wanted) -> Self:
@@ -220,7 +222,7 @@ class MakesLayers(Protocol):
 TARGETS: Registry[type[Target]] = Registry(
     "camtrap_batch.targets",
     {
-        "geopackage": "camtrap_batch.targets.geopackage:GeoPackageTarget",
+        ".gpkg": "camtrap_batch.targets.geopackage:GeoPackageTarget",
         "arcgis": "camtrap_batch.targets.arcgis.target:ArcGISTarget",
     },
 )

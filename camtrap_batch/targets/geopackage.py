@@ -59,6 +59,7 @@ class GeoPackageTarget(FileTarget):
     """
 
     section: ClassVar[type[PublishFile]] = PublishGeoPackage
+    help: ClassVar[str] = "a GeoPackage file (a relative path: in the run folder)"
 
     def __post_init__(self) -> None:
         try:

@@ -54,7 +54,7 @@ class GeoPackage(Place):
         self.path = folder / "layers.gpkg"
 
     def target(self, job: str = JOB, **wanted: Any) -> Target:
-        return TARGETS["geopackage"](self.path, job, Wanted(**wanted))  # type: ignore[call-arg]
+        return TARGETS[".gpkg"](self.path, job, Wanted(**wanted))  # type: ignore[call-arg]
 
     def _sql(self, statement: str, *values: object) -> list[dict[str, Any]]:
         with closing(sqlite3.connect(self.path)) as db, db:
@@ -299,6 +299,7 @@ class PublishLines(PublishFile):
 @dataclass(frozen=True)
 class Lines(FileTarget):
     section: ClassVar = PublishLines
+    help: ClassVar = "one line of JSON per row"
 
     def require_kind(self):
         pass
@@ -334,7 +335,7 @@ def camtrap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     (site / "camtrap_lines.py").write_text(_MODULE)
     (info := site / "camtrap_lines-1.0.dist-info").mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: camtrap-lines\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[camtrap_batch.targets]\nlines = camtrap_lines:Lines\n")
+    (info / "entry_points.txt").write_text("[camtrap_batch.targets]\n.jsonl = camtrap_lines:Lines\n")
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         script = (
@@ -368,7 +369,7 @@ def test_a_target_of_another_package(
     assert "a file name that ends in .gpkg" in wrong.stderr
     assert "a file name that ends in .jsonl" in wrong.stderr
     wrong = camtrap("publish", str(job), "--set", "publish.spaces=2")
-    assert "spaces is for `target: a file name that ends in .jsonl`" in wrong.stderr
+    assert "spaces is for `target: .jsonl`; here it is locations.gpkg" in wrong.stderr
     wrong = camtrap("publish", str(job), "--set", "publish.target=m.jsonl", "--set", "publish.spices=2")
     assert "did you mean 'spaces'" in wrong.stderr
     assert "publish.spaces" in camtrap("publish", "--help").stdout

@@ -42,6 +42,7 @@ class ArcGISTarget:
     portal: str = ""
 
     section: ClassVar[type[PublishArcGIS]] = PublishArcGIS
+    help: ClassVar[str] = "layers of a portal of ArcGIS"
 
     @classmethod
     def of(cls, run: Run, wanted: Wanted) -> Self:
