@@ -28,8 +28,8 @@ _MARGIN = 1.5
 than thumbnails of them (mean difference 3.0 of 255 over real photos at 224; at 1.5 it is 1.8, as at 2)."""
 
 _MARGIN_OF_OTHERS = 2.0
-"""The same for models that were evaluated on full decodes. EfficientNet-Lite0 on 24 real photos, confidence
-of timm's top class: mean difference 0.043 at 1, 0.030 at 1.5, 0.010 at 2, 0.011 at 3, 0.002 on full decodes."""
+"""The same for models that were evaluated on full decodes. EfficientNet-Lite0, 24 real photos, confidence of
+timm's top class: mean difference 0.043 at 1, 0.030 at 1.5, 0.010 at 2, 0.011 at 3, 0.002 on full decodes."""
 
 _BAR = 114  # grey of the bars of a letterbox, as detectors have it
 

@@ -252,11 +252,11 @@ def as_model_folder(model: Folder) -> Folder:
     """
     if "model_id" in read_card(fetch_model(model)):
         return model
-    from camtrap_batch.model import bring_in
+    from camtrap_batch.model import import_model
 
     scratch = TemporaryDirectory(prefix="camtrap-model-")
     atexit.register(scratch.cleanup)
-    return Folder(f"{scratch.name}/{bring_in(fetch_model(model), scratch.name).model_id}")
+    return Folder(f"{scratch.name}/{import_model(fetch_model(model), scratch.name).model_id}")
 
 
 def open_model(run: Run, name: str) -> tuple[Folder, ModelInfo]:
