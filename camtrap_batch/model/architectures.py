@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors
 import safetensors.torch
@@ -16,7 +16,7 @@ import torchvision.models
 from torch import nn
 
 from camtrap_batch.errors import InputError, JobError, choices
-from camtrap_batch.images.framing import Framing, Resize
+from camtrap_batch.images.framing import Framing, Interpolation, Resize
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,6 +30,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 _CROP_MODES: dict[str, Resize] = {"center": "crop", "squash": "squash", "border": "letterbox"}
 """timm's names of what `Framing` can do."""
+
+_INTERPOLATION: dict[str, Interpolation] = {name: name for name in get_args(Interpolation)}
 
 _NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs keep the weights in a file that holds more."""
@@ -126,7 +128,7 @@ def evaluation(arch: str, size: int | None = None) -> Evaluation:
             return Evaluation(Framing(size or 224))
         how = weights.transforms()
         cut, resized = int(how.crop_size[0]), int(how.resize_size[0])
-        framing = Framing(size or cut, "crop", cut / resized, how.interpolation.value)
+        framing = Framing(size or cut, "crop", cut / resized, _INTERPOLATION[how.interpolation.value])
         return Evaluation(framing, tuple(how.mean), tuple(how.std))
     import timm
 
@@ -137,7 +139,7 @@ def evaluation(arch: str, size: int | None = None) -> Evaluation:
         size or int(published.input_size[-1]),
         _CROP_MODES[published.crop_mode],
         float(published.crop_pct),
-        "bicubic" if published.interpolation == "random" else published.interpolation,
+        _INTERPOLATION.get(published.interpolation, "bicubic"),  # "random" in training
     )
     return Evaluation(framing, tuple(map(float, published.mean)), tuple(map(float, published.std)))
 

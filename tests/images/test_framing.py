@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +8,11 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from support import data_folder
 
 from camtrap_batch.images.framing import Framing, frame
 
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "real_images"
+REAL = data_folder("real_images")
 ELEPHANTS = REAL / "google-cameratrapai" / "african_elephants.jpg"
 
 

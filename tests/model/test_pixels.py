@@ -3,16 +3,12 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from camtrap_batch.model.pixels import Decoder, ahead
-
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "real_images"
-ELEPHANTS = REAL / "google-cameratrapai" / "african_elephants.jpg"
 
 
 def gradient(width: int = 64, height: int = 48) -> Image.Image:

@@ -29,7 +29,7 @@ from camtrap_batch.detection.boxes import Boxes, Look, Rules, find_boxes
 from camtrap_batch.engine.dask import watchdog
 from camtrap_batch.engine.dask.fanout import Need, require_workers
 from camtrap_batch.errors import ClusterError, ClusterLost, InputError, choices
-from camtrap_batch.images import ImageRoot, image_root
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.model.info import (
     CARD,
@@ -44,6 +44,7 @@ from camtrap_batch.model.info import (
     read_info,
 )
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.catalog import categories_of
