@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog.cct_columns import pixels
 from camtrap_batch.catalog.dates import KNOWN_FORMS, NULL_OFFSET, offset_minutes, parse_dates
+from camtrap_batch.codes import encode
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import CATALOG
 
@@ -265,12 +266,8 @@ def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Tab
 
 def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Each text's place among the distinct ones in their order; null comes after all of them."""
-    encoded = column.combine_chunks().dictionary_encode()
-    distinct = len(encoded.dictionary)
-    rank = np.full(distinct + 1, distinct, np.int64)
-    rank[pc.sort_indices(encoded.dictionary)] = np.arange(distinct)
-    ranks: npt.NDArray[np.int64] = rank[np.asarray(encoded.indices.fill_null(distinct))]
-    return ranks
+    codes, distinct = encode(column)
+    return np.where(codes < 0, len(distinct), codes)
 
 
 def _column(values: Texts | Numbers | None, n: int, kind: pa.DataType) -> pa.Array:

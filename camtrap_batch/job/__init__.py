@@ -13,6 +13,7 @@ from camtrap_batch.errors import JobError
 from camtrap_batch.job.base import Place, SignIn
 from camtrap_batch.job.dataset import Dataset, FeatureLayer, Location
 from camtrap_batch.job.images import Findings, Validate
+from camtrap_batch.job.limits import Limits
 from camtrap_batch.job.publish import ARCGIS, LAYERS, Publish
 from camtrap_batch.job.results import Events, Infer, Report
 from camtrap_batch.job.training import Select, Split, Train
@@ -61,6 +62,7 @@ class Job(Section):
     train: Train = Field(default_factory=Train, description="the classifier")
     infer: Infer = Field(default_factory=Infer, description="classifying every usable image")
     events: Events = Field(default_factory=Events, description="when sightings are independent")
+    limits: Limits = Field(default_factory=Limits, description="where a stage or a push stops")
     publish: Publish = Field(default_factory=Publish, description="where the result goes")
     report: Report = Field(default_factory=Report, description="the HTML report")
 

@@ -155,7 +155,7 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
         check_architecture(job.train.arch)
         check_weights(job.train.weights)
     if job.infer.model != "latest":
-        from camtrap_batch.stages.infer import open_model
+        from camtrap_batch.model.library import open_model
 
         open_model(context.run, job.infer.model)
     from camtrap_batch.stages.publish import check_target
@@ -165,7 +165,7 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
 
 def _check_classes_suffice(context: Context) -> None:
     from camtrap_batch.selection.classes import choose_classes
-    from camtrap_batch.stages.catalog import categories_of
+    from camtrap_batch.store.manifest import categories_of
 
     chosen = choose_classes(context.job, categories_of(context.run.snapshot("catalog").meta)).ids_by_label
     if len(chosen) < 2:

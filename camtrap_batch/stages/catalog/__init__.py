@@ -15,6 +15,7 @@ from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, s
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.selection.classes import check_classes
 from camtrap_batch.stages.catalog.renames import keep_ids
+from camtrap_batch.store.manifest import categories_of
 
 VERSION = 1
 
@@ -76,11 +77,6 @@ def _check_cameras(job: Job, cameras: pa.ChunkedArray | None, images: pa.Table) 
             f"{job.dataset.cameras}: none of the images' locations is in it (dataset.cameras); the images "
             f"have {theirs}, it has {ours}"
         )
-
-
-def categories_of(meta: dict[str, Any]) -> list[tuple[int, str]]:
-    """The data set's categories, as a catalog snapshot keeps them."""
-    return [(int(number), str(name)) for number, name in meta["categories"]]
 
 
 def save_job(context: Context) -> None:
