@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from camtrap_batch.catalog import reader_of
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
 from camtrap_batch.job import ARCGIS, Job
 from camtrap_batch.pipeline.context import ClientSource, Context, GivenClient, StageResult
@@ -136,7 +137,7 @@ def check_retry(statuses: Iterable[str]) -> frozenset[str]:
 
 def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
     job = context.job
-    if "train" in names and job.dataset.format in ("folder", "feature-layer"):
+    if "train" in names and not reader_of(job.dataset).has_labels:
         raise JobError(
             f"dataset.format: a {job.dataset.format} has no labels to train on; set infer.model to a model "
             "folder or id"
