@@ -52,7 +52,7 @@ _MODULES = {
     "read_info": "info",
     "load_model": "package",
     "save_model": "package",
-    "bring_in": "elsewhere",
+    "bring_in": "imports",
     "write_package": "dlpk",
     "describe": "dlpk",
     "check_architecture": "architectures",
