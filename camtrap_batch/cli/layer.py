@@ -77,20 +77,22 @@ def _create(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.catalog.feature_layer import FeatureLayerDataset
     from camtrap_batch.portal import Portal, Service, connect
     from camtrap_batch.targets.arcgis import Attacher, photos_in
 
     job = Job.load(options.job, options.assignments)
     dataset, publish = job.dataset, job.publish
-    url = options.layer or (dataset.metadata if dataset.layer is not None else publish.cameras)
+    is_layer = isinstance(dataset, FeatureLayerDataset)
+    url = options.layer or (dataset.metadata if is_layer else publish.cameras)
     if url is None:
         raise UserError(
             "layer attach: no layer to attach to: give --layer URL, or publish.cameras in the job file"
         )
-    folder = options.folder or (dataset.images if dataset.format == "folder" else None)
+    folder = options.folder or (dataset.images if dataset.metadata is None else None)
     if folder is None:
         raise UserError("layer attach: no photos: give --folder DIR, with a folder for each camera")
-    if dataset.layer is not None and url == dataset.metadata:
+    if isinstance(dataset, FeatureLayerDataset) and url == dataset.metadata:
         portal, field = Portal.of(dataset.layer, "dataset.layer"), dataset.layer.location_field
     else:
         portal = Portal.of(publish, "publish")

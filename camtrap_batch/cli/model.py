@@ -97,7 +97,7 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _find(job: Job, name: str | None) -> tuple[Path, ModelInfo]:
-    from camtrap_batch.stages.infer import fetch_model, open_model  # which imports distributed
+    from camtrap_batch.model.library import fetch_model, open_model
 
     folder, info = open_model(Run(job), name or job.infer.model)
     return fetch_model(folder), info

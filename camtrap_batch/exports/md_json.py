@@ -16,12 +16,11 @@ from camtrap_batch.exports.jsonfile import encode, write_members
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
 from camtrap_batch.store.outpath import check_file
+from camtrap_batch.vocabulary import VIDEO_ENDINGS, ending_of
 
 _CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 _CATEGORY_OF = {name: number for number, name in _CATEGORIES.items()} | {"human": "2"}
 _WHOLE = [0.0, 0.0, 1.0, 1.0]
-_VIDEOS = (".mp4", ".avi", ".mpeg", ".mpg", ".mov", ".mkv", ".flv")
-"""Endings by which MegaDetector's tools take a file for a video, whatever is in it."""
 _NOT_OPENED, _NOT_INFERRED = "image access failure", "inference failure"
 """What MegaDetector itself writes (FAILURE_IMAGE_OPEN and FAILURE_INFER of its run_detector)."""
 # A whole frame that is not empty is more likely not to be; of boxes, MegaDetector v5's own defaults.
@@ -84,7 +83,7 @@ def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[
     columns = (block.rows["file_name"].to_pylist(), block.predicted.tolist(), block.label.to_pylist())
     for place, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
         record: dict[str, Any] = {"file": file_name}
-        is_video = file_name.lower().endswith(_VIDEOS)
+        is_video = ending_of(file_name) in VIDEO_ENDINGS  # as MegaDetector's tools tell one
         if is_video:
             record |= {"frame_rate": 1.0, "frames_processed": [0] if label is not None else []}
         if label is None:

@@ -29,7 +29,7 @@ _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
 """Parts of GoogLeNet and Inception that only training uses."""
 
 
-def bring_in(folder: str | Path, parent: str | Path) -> ModelInfo:
+def import_model(folder: str | Path, parent: str | Path) -> ModelInfo:
     """Write weights from elsewhere as a model folder `<parent>/<model id>`.
 
     Parameters

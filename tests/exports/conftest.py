@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import data_folder
 from support_exports import START, image, images_of, write_run
 
 from camtrap_batch.exports import Images
@@ -17,10 +18,7 @@ from camtrap_batch.vocabulary import STATUSES, USABLE
 
 @pytest.fixture(scope="session")
 def dp_schemas() -> Path:
-    folder = Path(__file__).resolve().parents[3] / "shared" / "camtrap-dp-1.0.2"
-    if not folder.is_dir():
-        pytest.skip("the Camtrap DP schemas (../shared/camtrap-dp-1.0.2) are not there")
-    return folder
+    return data_folder("camtrap-dp-1.0.2")
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,11 @@ from distributed import get_worker
 
 from camtrap_batch import phases
 from camtrap_batch.errors import CamtrapError, InputError, StageError
-from camtrap_batch.images import ImageRoot, image_root
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Train
+from camtrap_batch.model.library import upload_model
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers, shard_id
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.stages.train.figures import write_figures
 from camtrap_batch.stages.train.samples import read_samples
 from camtrap_batch.stages.train.team import gathered
@@ -158,7 +160,7 @@ class TrainShard:
         samples = self._samples()
         read = time.monotonic() - started
         with TemporaryDirectory() as scratch:
-            parent = self.folder.local("models") if self.folder.is_local else Path(scratch)
+            parent = self.folder.make("models") if self.folder.is_local else Path(scratch)
             provenance = {
                 "job": self.job,
                 "train": self.config.model_dump(mode="json"),
@@ -271,12 +273,6 @@ def describe(progress: dict[str, Any]) -> tuple[float, str]:
             parts.append(f"{text} {progress[name]:.3f}")
     parts.append(f"{progress['images_per_s']:.0f} images/s")
     return (epoch - 1 + progress["batch"] / progress["batches"]) / epochs, ", ".join(parts)
-
-
-def upload_model(folder: Folder, model: Path) -> None:
-    """Copy a model folder from the local disk into the run folder."""
-    for file in sorted(model.iterdir()):
-        folder.write(f"models/{model.name}/{file.name}", file.read_bytes())
 
 
 def _note(text: str) -> None:
