@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 
 from camtrap_batch.job import ARCGIS
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import FINDING_KINDS, STATUSES
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES
 
 _MOST_LOCATIONS = 25
 
@@ -40,6 +40,9 @@ def _statuses(run: Run) -> Iterator[RenderableType]:
     yield grid
 
 
+_MEANING = FINDING_KINDS | DEPLOYMENT_FINDINGS
+
+
 def _findings(run: Run) -> Iterator[RenderableType]:
     findings = run.current("findings")
     if findings is None or not findings.rows:
@@ -49,7 +52,7 @@ def _findings(run: Run) -> Iterator[RenderableType]:
     grid.add_column("images", justify="right")
     grid.add_column("what it means", style="dim")
     for kind, n in findings.meta["kinds"].items():
-        grid.add_row(kind, f"{n:,}", FINDING_KINDS[kind])
+        grid.add_row(kind, f"{n:,}", _MEANING[kind])
     yield grid
 
 

@@ -10,7 +10,7 @@ import json
 
 import pyarrow as pa
 
-from camtrap_batch.vocabulary import FINDING_KINDS, NO_EVENT, STATUSES
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, NO_EVENT, STATUSES
 
 _TIME = pa.timestamp("us")
 _LATER, _WIDENED = "later", "widened"  # mark such columns in their field's metadata
@@ -116,7 +116,7 @@ FINDINGS = _schema(
     ("image_id", pa.string(), "as in the catalog"),
     ("file_name", pa.string(), "as in the catalog"),
     ("location", pa.string(), "camera location"),
-    ("kind", pa.string(), "one of: " + ", ".join(FINDING_KINDS)),
+    ("kind", pa.string(), "one of: " + ", ".join([*FINDING_KINDS, *DEPLOYMENT_FINDINGS])),
     (
         "other_image_id",
         pa.string(),

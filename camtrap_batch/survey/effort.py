@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import (
     NO_TIME,
     UNKNOWN_LOCATION,
-    Ints,
     encode_locations,
     microseconds,
     timestamps,
@@ -155,7 +155,7 @@ def working(deployments: pa.Table, counting: Counting = "station") -> dict[str, 
     """
     by_camera: dict[tuple[str, str | None], list[Span]] = {}
     off: dict[tuple[str, str | None], list[Span]] = {}
-    for row in _rows(deployments):
+    for row in as_rows(deployments):
         if row["start"] is None or row["end"] is None:
             continue
         camera = (row["location"], row["camera"])
@@ -175,6 +175,15 @@ def working(deployments: pa.Table, counting: Counting = "station") -> dict[str, 
 def whole_days(start: int, end: int) -> Span:
     """From the midnight before the first photo to the one after the last: each date of theirs is a day."""
     return start // DAY * DAY, (end // DAY + 1) * DAY
+
+
+def bounds(start: int, end: int) -> Span:
+    """First and last moment, not included, of photos that may be of a deployment.
+
+    Noon is taken for a date alone: then photos of that whole day may be.
+    """
+    noon = DAY // 2
+    return start - noon * (start % DAY == noon), end + 1 + noon * (end % DAY == noon)
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
@@ -198,7 +207,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
 def _periods(table: pa.Table, photos: _Photos) -> list[Period]:
     """Periods in the time of the images' clock."""
     found = []
-    for row in _rows(table):
+    for row in as_rows(table):
         shift = 0
         if row["utc_offset_minutes"] is not None:
             clock = photos.offset(row["location"], row["deployment"])
@@ -231,7 +240,7 @@ def _completed(given: Sequence[Period], photos: _Photos, notes: Counter[str]) ->
 def _breaks(outages: pa.Table | None, locations: set[str]) -> dict[str, list[tuple[str | None, int, int]]]:
     """Outages by location: camera (None: all), start, end."""
     found: dict[str, list[tuple[str | None, int, int]]] = {}
-    for row in [] if outages is None else _rows(outages):
+    for row in [] if outages is None else as_rows(outages):
         if row["location"] not in locations:
             raise InputError(
                 f"{row['where']}: location: {row['location']!r} has neither a deployment nor an image "
@@ -298,7 +307,7 @@ class _Photos:
         if NO_TIME in (period.start, period.end):
             return 0
         times = self.times(period)
-        first, last = np.searchsorted(times, (period.start, period.end + 1))
+        first, last = np.searchsorted(times, bounds(period.start, period.end))
         return int(last - first)
 
     def times(self, period: Period) -> Ints:
@@ -379,7 +388,7 @@ def _length(spans: Iterable[Span]) -> int:
     return sum(end - start for start, end in spans)
 
 
-def _rows(table: pa.Table) -> list[dict[str, Any]]:
+def as_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows with times as microseconds."""
     columns = {}
     for field in table.schema:
@@ -401,6 +410,8 @@ __all__ = [
     "Counting",
     "EFFORT",
     "Period",
+    "as_rows",
+    "bounds",
     "effort_by_location",
     "make_deployments",
     "timestamps",

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support_survey import cameras, outages
 
-from camtrap_batch.catalog.cameras import OUTAGES, PERIODS, check_periods, read_outages, read_periods
+from camtrap_batch.catalog.cameras import OUTAGES, PERIODS, check_periods, read_outages
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import DEPLOYMENTS
 from camtrap_batch.survey.effort import effort_by_location, make_deployments, union
@@ -25,7 +26,6 @@ IMAGES = pa.schema(
         ("utc_offset_minutes", pa.int32()),
     ]
 )
-HEADER = "location,latitude,longitude,start,end"
 
 
 def photos(*rows: tuple[str, str] | tuple[str, str, str] | tuple[str, str, str | None, int]) -> pa.Table:
@@ -42,18 +42,6 @@ def photos(*rows: tuple[str, str] | tuple[str, str, str] | tuple[str, str, str |
         ],
         schema=IMAGES,
     )
-
-
-def cameras(folder: Path, *rows: str, header: str = HEADER, **options: Any) -> pa.Table:
-    path = folder / "cameras.csv"
-    path.write_text("\n".join((header, *rows)) + "\n")
-    return read_periods(str(path), **options)
-
-
-def outages(folder: Path, *rows: str, **options: Any) -> pa.Table:
-    path = folder / "outages.csv"
-    path.write_text("\n".join(("location,start,end", *rows)) + "\n")
-    return read_outages(str(path), **options)
 
 
 def days(table: pa.Table, counting: Any = "station") -> dict[str, float]:
