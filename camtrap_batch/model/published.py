@@ -144,12 +144,12 @@ def _published_classes(library: Library, arch: str) -> list[str]:
 
         return list(next(iter(reversed(list(get_model_weights(arch))))).meta["categories"])
     import timm
-    from timm.data import ImageNetInfo
+    import timm.data.imagenet_info
 
     published = timm.get_pretrained_cfg(arch)
     if published is None or published.num_classes != 1000:
         raise InputError(f"timm does not say which classes {arch} has: give --classes FILE")
-    known = ImageNetInfo()
+    known = timm.data.imagenet_info.ImageNetInfo()
     names = [known.index_to_description(number).partition(",")[0] for number in range(1000)]
     twice = Counter(names)
     return [
@@ -176,10 +176,12 @@ def _original(
         transform = next(iter(reversed(list(get_model_weights(arch))))).transforms()
     else:
         import timm
-        from timm.data import create_transform, resolve_model_data_config
+        import timm.data
 
         network = timm.create_model(arch, pretrained=False, num_classes=n_classes)
-        transform = create_transform(**resolve_model_data_config(network), is_training=False)
+        library_data: Any = timm.data
+        settings = library_data.resolve_model_data_config(network)
+        transform = library_data.create_transform(**settings, is_training=False)
     network.load_state_dict(
         {name: state[name] for name in network.state_dict() if name in state}, strict=False
     )
