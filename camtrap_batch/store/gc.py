@@ -17,7 +17,7 @@ from camtrap_batch.store.snapshots import Snapshot
 MIN_AGE_S = 3600.0
 """Seconds for which a file that no snapshot refers to is left alone: a worker may yet file it."""
 
-_OURS = ("snapshots", "receipts", "plans", "lease", "log.jsonl", "log", "job.yaml")
+_OURS = ("snapshots", "receipts", "plans", "lease", "log.jsonl", "log", "job.yaml", "performance")
 
 
 def collect(
