@@ -74,7 +74,7 @@ class Context:
     dry_run : say what would be done, write nothing
     retry : statuses of images that `validate` tries again, beside `unreadable`, which it always does
     snapshot : number of the result of `merge` that `publish` pushes; None: the current one
-    prune : `publish` deletes rows of this job that are no more from layers of ArcGIS
+    prune : `publish` deletes stale rows of this job from targets that otherwise keep them
     """
 
     job: Job
