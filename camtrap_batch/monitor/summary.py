@@ -35,7 +35,7 @@ def _statuses(run: Run) -> Iterator[RenderableType]:
         if manifest.counts.get(status):
             grid.add_row(status, f"{manifest.counts[status]:,}", meaning)
     grid.add_section()
-    grid.add_row("all", f"{manifest.rows:,}", "one row an image in the manifest")
+    grid.add_row("all", f"{manifest.rows:,}", "one row per image in the manifest")
     yield grid
 
 
