@@ -38,7 +38,7 @@ def test_a_push_that_would_delete_much_stops_unless_told(
     merged(tmp_path, 15)
     capsys.readouterr()
     assert main(["publish", str(job), "--dry-run"]) == 0
-    assert "a push stops here" in capsys.readouterr().out
+    assert "a push stops here" in capsys.readouterr().err
     assert main(["publish", str(job), "--quiet"]) == 1
     error = capsys.readouterr().err
     assert "photos: 5 of the 20 rows" in error
