@@ -195,19 +195,20 @@ def standing(corrections: pa.Table, images: pa.Table) -> pa.Table:
     wanted = hashes.filter(pa.array(~unhashed))
     if len(wanted):
         # Renamed images, and copies.
-        rows = np.flatnonzero(pc.is_in(images["sha256"], wanted).to_numpy(zero_copy_only=False))
+        same = np.flatnonzero(pc.is_in(images["sha256"], wanted).to_numpy(zero_copy_only=False))
         copies: dict[str, list[int]] = {}
-        for row, name in zip(rows.tolist(), images["sha256"].take(pa.array(rows)).to_pylist(), strict=True):
-            copies.setdefault(name, []).append(row)
+        for at, name in zip(same.tolist(), images["sha256"].take(pa.array(same)).to_pylist(), strict=True):
+            copies.setdefault(name, []).append(at)
         number = np.flatnonzero(~unhashed)
         found = [
-            (of[at], row)
+            (of[at], copy)
             for at, name in zip(number.tolist(), wanted.to_pylist(), strict=True)
-            for row in copies.get(name, ())
+            for copy in copies.get(name, ())
         ]
         if found:
-            pairs.append((np.array([one for one, _ in found]), np.array([row for _, row in found])))
-    which, row = (np.concatenate(part).astype(np.int64) for part in zip(*pairs, strict=True))
+            pairs.append((np.array([one for one, _ in found]), np.array([copy for _, copy in found])))
+    which = np.concatenate([one for one, _ in pairs]).astype(np.int64)
+    row = np.concatenate([rows for _, rows in pairs]).astype(np.int64)
     keep = _newest(corrections, which, row)
     which, row = which[keep], row[keep]
     return corrections.take(pa.array(which)).append_column("row", pa.array(row, pa.int64()))
