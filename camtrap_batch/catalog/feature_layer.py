@@ -9,7 +9,6 @@ import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +16,6 @@ import pyarrow as pa
 from camtrap_batch.catalog.cameras import CAMERAS
 from camtrap_batch.catalog.cct_columns import text
 from camtrap_batch.catalog.dates import offset_minutes
-from camtrap_batch.catalog.folder import IMAGES, VIDEOS
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.errors import InputError, StageError, choices
 from camtrap_batch.images.sources.attachments import file_name
@@ -34,7 +32,9 @@ from camtrap_batch.portal.reading import (
     read_features,
 )
 from camtrap_batch.store.shards import digest
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
+_PHOTOS = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
 _DATES = ("esriFieldTypeDate", "esriFieldTypeString")
 
 
@@ -61,7 +61,7 @@ def read_feature_layer(dataset: Dataset) -> Catalog:
     photos = []
     for one in _attachments(service, layer, features):
         kind = one.content_type.partition("/")[0]
-        if kind in ("image", "video") or PurePosixPath(one.name).suffix.lower() in IMAGES | VIDEOS:
+        if kind in ("image", "video") or ending_of(one.name) in _PHOTOS:
             photos.append(one)
         else:
             notes["attachments that are neither image nor video, left out"] += 1

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import PurePosixPath
 
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.errors import InputError
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
-IMAGES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2"}
-    | {".heic", ".heif", ".avif", ".dng", ".cr2", ".nef", ".arw"}
-)
-VIDEOS = frozenset(
-    {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".mts", ".3gp", ".asf", ".webm"}
-)
-"""Videos are listed, too, so that the manifest accounts for them; `validate` calls them not_image."""
+_LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # what is not read is accounted for, too
 
 
 def read_folder(
@@ -41,13 +34,13 @@ def read_folder(
     notes: Counter[str] = Counter()
     files: list[str] = []
     for name in names:
-        if PurePosixPath(name).suffix.lower() in IMAGES | VIDEOS:
+        if ending_of(name) in _LISTED:
             files.append(name)
         else:
             notes["files that are neither image nor video, left out"] += 1
     if not files:
         raise InputError(
-            f"{where}: no image in this folder (dataset.images); possible: {' '.join(sorted(IMAGES))}"
+            f"{where}: no image in this folder (dataset.images); possible: {' '.join(sorted(IMAGE_ENDINGS))}"
         )
     rows = Rows(image_id=files, file_name=files, location=[location_of(name) for name in files])
     return make_catalog(

@@ -17,6 +17,7 @@ from types import FrameType
 
 from camtrap_batch import __version__
 from camtrap_batch.cli import diff, export, layer, model, serve_layer, stages, submit, tables
+from camtrap_batch.cli.options import Parser
 from camtrap_batch.errors import CamtrapError
 from camtrap_batch.monitor.display import JsonLines
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="camtrap",
         description="From camera-trap images to species per camera on a feature layer, on a Dask cluster.",
         epilog="exit codes: 0 all done; 1 something failed, see the last lines; "

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import threading
-import uuid
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +12,7 @@ from camtrap_batch.cli.options import Commands, job_argument
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import CARD, WEIGHTS, ModelInfo
+from camtrap_batch.store.outpath import check_file, check_path, replacing
 from camtrap_batch.store.run import Run
 
 
@@ -53,17 +52,23 @@ def _model_option(parser: argparse.ArgumentParser) -> None:
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     job = Job.load(options.job, options.assignments)
-    out = Path(options.out)
-    if (used := job.input_at(options.out)) is not None:
-        raise UserError(f"--out {options.out}: is, or is inside, {used}, which a job never changes")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {options.out}: there is no folder {out.absolute().parent}")
+    if options.to == "dlpk":
+        out = check_file(options.out, job, (".dlpk",))
+    elif options.out.lower().endswith(".safetensors"):
+        out = check_file(options.out, job, (".safetensors",))
+        check_file(str(out.with_suffix(".json")), job, (".json",))
+    else:
+        out = check_path(options.out, job)
+        if out.exists():
+            raise UserError(
+                f"--out {out}: is there already; name a new folder, or a file that ends in .safetensors"
+            )
     folder, info = _find(job, options.model)
     if options.to == "dlpk":
-        _write(out, _package(job, folder), ".dlpk")
-    elif out.suffix == ".safetensors":
-        _write(out, (folder / WEIGHTS).read_bytes(), ".safetensors")
-        _write(out.with_suffix(".json"), (folder / CARD).read_bytes(), ".json")
+        _write(out, _package(job, folder))
+    elif out.suffix.lower() == ".safetensors":
+        _write(out, (folder / WEIGHTS).read_bytes())
+        _write(out.with_suffix(".json"), (folder / CARD).read_bytes())
     else:
         _copy(folder, out)
     print(f"model {info.model_id} ({info.arch}, {len(info.classes)} classes) written to {options.out}")
@@ -92,7 +97,7 @@ def _publish(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _find(job: Job, name: str | None) -> tuple[Path, ModelInfo]:
-    from camtrap_batch.stages.infer import fetch_model, open_model  # which imports distributed
+    from camtrap_batch.stages.infer import fetch_model, open_model
 
     folder, info = open_model(Run(job), name or job.infer.model)
     return fetch_model(folder), info
@@ -104,29 +109,13 @@ def _package(job: Job, folder: Path) -> bytes:
     return write_package(folder, job.name)
 
 
-def _write(out: Path, content: bytes, ending: str) -> None:
+def _write(out: Path, content: bytes) -> None:
     """A file, whole or not at all."""
-    if out.suffix != ending:
-        raise UserError(f"--out {out}: should end in {ending}")
-    if out.is_dir():
-        raise UserError(f"--out {out}: is a folder; it should be a file")
-    half_written = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        half_written.write_bytes(content)
-        os.replace(half_written, out)  # noqa: PTH105
-    finally:
-        half_written.unlink(missing_ok=True)
+    with replacing(out) as staged:
+        staged.write_bytes(content)
 
 
 def _copy(folder: Path, out: Path) -> None:
     """The model folder, as `infer.model` takes it; whole or not at all."""
-    if out.exists():
-        raise UserError(
-            f"--out {out}: is there already; name a new folder, or a file that ends in .safetensors"
-        )
-    half_written = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        shutil.copytree(folder, half_written)
-        half_written.rename(out)
-    finally:
-        shutil.rmtree(half_written, ignore_errors=True)
+    with replacing(out) as staged:
+        shutil.copytree(folder, staged)

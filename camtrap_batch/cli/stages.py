@@ -20,8 +20,9 @@ from camtrap_batch.cli.options import (
 )
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, duration
-from camtrap_batch.stages import RETRIED, STAGES, Context, StageResult, reprocess, run_one
+from camtrap_batch.stages import STAGES, Context, StageResult, reprocess, run_one
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import RETRIED
 from camtrap_batch.yamlfile import reference
 
 

@@ -11,13 +11,14 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.options import Commands, check_out, job_argument, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, whole_number
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.stages.validate.findings import current_findings, kind_counts
 from camtrap_batch.store.merged import list_merged
+from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
 
@@ -132,7 +133,7 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.outfile import WRITERS, write_out
 
     job = Job.load(options.job, options.assignments)
-    path = check_out(options.out, job, WRITERS)
+    path = check_file(options.out, job, WRITERS)
     run = Run(job)
     rows = write_out(run.table(options.name, options.snapshot), path)
     print(f"{rows:,} rows of {options.name} written to {options.out}")

@@ -16,7 +16,7 @@ import pyarrow as pa
 from camtrap_batch.errors import InputError
 from camtrap_batch.monitor.progress import Cameras, StageStatus, State, count_plan
 from camtrap_batch.stages import STAGES
-from camtrap_batch.store.log import LOG
+from camtrap_batch.store.log import read_log
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
 from camtrap_batch.store.tables import open_files
@@ -142,12 +142,8 @@ def _rate(ended: Sequence[tuple[float, float, int]]) -> float:
 
 
 def _read_log(run: Run) -> list[dict[str, Any]]:
-    try:
-        lines = run.folder.read(LOG).splitlines()
-    except FileNotFoundError:
-        return []
     events = []
-    for line in lines:
+    for line in read_log(run.folder).splitlines():
         if b'"event": "shard done"' in line:  # its receipt tells more, and there are thousands
             continue
         try:

@@ -14,6 +14,7 @@ from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra
 from camtrap_batch.job import ARCGIS, Job
 from camtrap_batch.pipeline.context import Context, StageResult
 from camtrap_batch.store.run import open_run
+from camtrap_batch.vocabulary import RETRIED
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -58,9 +59,6 @@ STAGES: dict[str, Stage] = {
     "report": Stage("write the report, one HTML file", (), ("report",)),
 }
 """Stage name -> Stage, in the order in which they run."""
-
-RETRIED = ("unreadable", "missing", "crashed")
-"""Statuses of images that `--retry` can name: what a file's bytes say does not change by asking again."""
 
 _TRAINING = ("select", "train")
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError, Interrupted, StageError
-from camtrap_batch.images import image_root
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import ARCGIS, LAYERS, Job
 from camtrap_batch.pipeline.context import Context, StageResult
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run

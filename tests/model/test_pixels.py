@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from support import data_folder
 
 from camtrap_batch.model.pixels import Decoder, ahead, decode
 
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "real_images"
+REAL = data_folder("real_images")
 ELEPHANTS = REAL / "google-cameratrapai" / "african_elephants.jpg"
 
 
@@ -92,10 +92,9 @@ def test_thumbnail_and_original_look_the_same_to_the_network() -> None:
     assert difference(decode(data, 224), decode(thumbnail, 224)) < 4
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real photos are not on this machine")
 def test_every_real_photo_decodes() -> None:
     photos = [path for path in sorted(REAL.rglob("*")) if path.suffix.lower() == ".jpg"]
-    assert len(photos) >= 20
+    assert len(photos) >= 9
     for photo in photos:
         assert decode(photo.read_bytes(), 64).std() > 5, photo.name
 

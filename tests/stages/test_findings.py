@@ -240,6 +240,6 @@ def test_copies_of_real_photos(real_images: Path, tmp_path: Path, client: Client
     for number, frame in enumerate(frames):
         before = frames[max(0, number - 1)].name
         assert near[f"heron/resaved-{frame.name}"] in (f"heron/{frame.name}", f"heron/{before}")
-    assert sum(name.startswith("heron/2") for name in near) in (2, 3)
+    assert sum(name.startswith("heron/2") for name in near) in (len(frames) // 4, len(frames) // 3)
     for path in undated:  # nothing but the hash tells
         assert near[f"zamba/resaved-{path.name}"].startswith("zamba/")

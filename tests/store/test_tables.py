@@ -46,9 +46,8 @@ def killed_at(step: int, *, after: bool) -> Iterator[list[int]]:
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("replace", "hardlink_to", "unlink", "mkdir"):
-            patch.setattr(Path, name, deadly(getattr(Path, name)))
-        patch.setattr(os, "fsync", deadly(os.fsync))
+        for name in ("replace", "link", "unlink", "mkdir", "fsync"):
+            patch.setattr(os, name, deadly(getattr(os, name)))
         yield steps
 
 

@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 from camtrap_batch.errors import InputError, StageError
 from camtrap_batch.images.sources.base import Listing, empty_listing
@@ -56,6 +57,11 @@ class Attachments:
         self._kept = f"attachments/{digest([self.url])}"
         self._lock = threading.Lock()
         self._connected: Service | None = None
+
+    @classmethod
+    def open(cls, url: str, options: Mapping[str, Any]) -> Self:
+        """Open a layer, with `Photos` in the options."""
+        return cls(url, options["photos"])
 
     def check(self) -> None:
         about = look_at(self._service, self.url).about

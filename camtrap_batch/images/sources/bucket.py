@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.sources.base import (
     KEY,
+    FarFile,
     Listing,
     cant_stat,
     empty_listing,
@@ -48,6 +49,14 @@ class Bucket:
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.url, self.options, self.family = url, options, family_of(url)
+
+    @classmethod
+    def open(cls, url: str, options: Mapping[str, Any]) -> Self:
+        return cls(url, options)
+
+    @classmethod
+    def open_file(cls, url: str, options: Mapping[str, Any]) -> FarFile:
+        return FarFile(cls(url, options))
 
     @property
     def reads_at_once(self) -> int:

@@ -7,13 +7,21 @@ import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
 from fsspec.asyn import sync
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.images.sources.base import KEY, Listing, cant_stat, empty_listing, is_hidden, is_unsafe
+from camtrap_batch.images.sources.base import (
+    KEY,
+    FarFile,
+    Listing,
+    cant_stat,
+    empty_listing,
+    is_hidden,
+    is_unsafe,
+)
 from camtrap_batch.remote import (
     ANSWER_S,
     Refused,
@@ -54,6 +62,14 @@ class Web:
         self.url, self.options = url, options
         base, mark, query = url.partition("?")
         self._base, self._query = base.rstrip("/"), mark + query
+
+    @classmethod
+    def open(cls, url: str, options: Mapping[str, Any]) -> Self:
+        return cls(url, options)
+
+    @classmethod
+    def open_file(cls, url: str, options: Mapping[str, Any]) -> FarFile:
+        return FarFile(cls(url, options))
 
     def check(self) -> None:
         """Any answer will do: a server that lists no folders has none for the root."""

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog import Catalog, read_cameras, read_catalog, source_fingerprint
 from camtrap_batch.errors import InputError
-from camtrap_batch.images import image_root
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, shard_id
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.selection.classes import check_classes
 from camtrap_batch.stages.catalog.renames import keep_ids
 

@@ -25,7 +25,7 @@ from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
 from camtrap_batch.detection.boxes import Boxes, Look, Rules, find_boxes
 from camtrap_batch.engine.base import Need, WorkerContext, choose_workers
 from camtrap_batch.errors import InputError, choices
-from camtrap_batch.images import ImageRoot, image_root
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.model.info import (
     CARD,
@@ -40,6 +40,7 @@ from camtrap_batch.model.info import (
     read_info,
 )
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.catalog import categories_of

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from camtrap_batch import phases
 from camtrap_batch.engine.base import WorkerContext, memory_here
 from camtrap_batch.errors import CamtrapError, InputError, StageError
-from camtrap_batch.images import ImageRoot, image_root
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Train
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers, shard_id
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.stages.train.figures import write_figures
 from camtrap_batch.stages.train.samples import read_samples
 from camtrap_batch.store.folder import Folder
@@ -151,7 +152,7 @@ class TrainShard:
         samples = self._samples(here)
         read = time.monotonic() - started
         with TemporaryDirectory() as scratch:
-            parent = self.folder.local("models") if self.folder.is_local else Path(scratch)
+            parent = self.folder.make("models") if self.folder.is_local else Path(scratch)
             provenance = {
                 "job": self.job,
                 "train": self.config.model_dump(mode="json"),

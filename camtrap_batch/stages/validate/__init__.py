@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from camtrap_batch import phases
 from camtrap_batch.engine.base import WorkerContext
 from camtrap_batch.errors import BrokenPromise, InputError
-from camtrap_batch.images import ImageRoot, Limits, Verdict, image_root, judge_files
+from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
 from camtrap_batch.memory import give_back
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.remote import shown
 from camtrap_batch.stages.validate.findings import FROM_MANIFEST, add_findings

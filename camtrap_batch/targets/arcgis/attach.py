@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from camtrap_batch.catalog.folder import IMAGES
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.portal.reading import (
     AT_ONCE,
@@ -32,6 +31,9 @@ from camtrap_batch.portal.reading import (
 )
 from camtrap_batch.portal.service import Refused, Service, Unknown, patiently
 from camtrap_batch.targets.arcgis.create import change_definition
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, ending_of
+
+_PHOTOS = IMAGE_ENDINGS | RAW_ENDINGS
 
 _TRIES, _PAUSE_S = 5, 0.5
 _COPIES_AT_ONCE = 250
@@ -83,7 +85,7 @@ def photos_in(folder: Path) -> dict[str, list[Photo]]:
     for camera in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         photos: dict[str, Photo] = {}
         for file in sorted(path for path in camera.rglob("*") if path.is_file()):
-            if file.suffix.lower() not in IMAGES or file.name.startswith("."):
+            if ending_of(file.name) not in _PHOTOS or file.name.startswith("."):
                 continue
             name = "_".join(file.relative_to(camera).parts)
             if name in photos:
