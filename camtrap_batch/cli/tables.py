@@ -16,7 +16,7 @@ from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
-from camtrap_batch.stages.validate.findings import current_findings, kind_counts
+from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.merged import list_merged
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.run import Run

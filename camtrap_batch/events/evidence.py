@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.codes import Ints, one_chunk
 from camtrap_batch.errors import BrokenPromise
-from camtrap_batch.events.codes import Bools, Floats, Ints, one_chunk, starts_of_groups
+from camtrap_batch.events.codes import Bools, Floats, starts_of_groups
 from camtrap_batch.events.species import SpeciesLists, possible_classes
 from camtrap_batch.events.taxonomy import Taxonomy, Tree
 from camtrap_batch.vocabulary import UNCERTAIN

@@ -8,16 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.events.codes import (
-    NO_TIME,
-    Ints,
-    encode,
-    encode_locations,
-    microseconds,
-    one_chunk,
-    starts_of_groups,
-    timestamps,
-)
+from camtrap_batch.codes import Ints, encode, one_chunk
+from camtrap_batch.events.codes import NO_TIME, encode_locations, microseconds, starts_of_groups, timestamps
 from camtrap_batch.store.schemas import LOCATIONS
 from camtrap_batch.vocabulary import STATUSES, UNCERTAIN, USABLE
 

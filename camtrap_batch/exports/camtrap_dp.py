@@ -24,8 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError
-from camtrap_batch.events.codes import NO_TIME, Ints, microseconds, short_hash
+from camtrap_batch.events.codes import NO_TIME, microseconds, short_hash
 from camtrap_batch.exports.base import Option, Out
 from camtrap_batch.exports.csv import no_formula
 from camtrap_batch.exports.images import BOX, Block, Images, take

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError, Interrupted
-from camtrap_batch.events.codes import Floats, Ints
+from camtrap_batch.events.codes import Floats
 from camtrap_batch.model.info import CARD, parse_info
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.store import snapshots

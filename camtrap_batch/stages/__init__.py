@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from camtrap_batch.catalog import reader_of
 from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
-from camtrap_batch.job import ARCGIS, Job
+from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context, StageResult
 from camtrap_batch.store.run import open_run
 from camtrap_batch.vocabulary import RETRIED
@@ -139,15 +140,13 @@ def check_retry(statuses: Iterable[str]) -> frozenset[str]:
 
 def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
     job = context.job
-    if "train" in names and job.dataset.format in ("folder", "feature-layer"):
+    if "train" in names and not reader_of(job.dataset).has_labels:
         raise JobError(
             f"dataset.format: a {job.dataset.format} has no labels to train on; set infer.model to a model "
             "folder or id"
         )
     if find_spec("torch") is None or find_spec("fastai") is None:
         raise MissingExtra("train", "training and classifying")
-    if job.publish.target != ARCGIS and find_spec("pyogrio") is None:
-        raise MissingExtra("geo", "writing a GeoPackage")
     from camtrap_batch.stages.merge import read_rules
 
     read_rules(job)
@@ -158,7 +157,7 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
         check_architecture(job.train.arch)
         check_weights(job.train.weights)
     if job.infer.model != "latest":
-        from camtrap_batch.stages.infer import open_model
+        from camtrap_batch.model.library import open_model
 
         open_model(context.run, job.infer.model)
     from camtrap_batch.stages.publish import check_target
@@ -168,7 +167,7 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
 
 def _check_classes_suffice(context: Context) -> None:
     from camtrap_batch.selection.classes import choose_classes
-    from camtrap_batch.stages.catalog import categories_of
+    from camtrap_batch.store.manifest import categories_of
 
     chosen = choose_classes(context.job, categories_of(context.run.snapshot("catalog").meta)).ids_by_label
     if len(chosen) < 2:

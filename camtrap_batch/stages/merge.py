@@ -27,11 +27,11 @@ from camtrap_batch.events import (
 )
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import ModelInfo, read_info
+from camtrap_batch.model.library import fetch_model, model_folder
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, shard_id
 from camtrap_batch.selection.classes import empty_class
-from camtrap_batch.stages.infer import fetch_model, model_folder, usable_rows
-from camtrap_batch.stages.validate.findings import current_findings
 from camtrap_batch.store import schemas
+from camtrap_batch.store.manifest import current_findings, usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, UNCERTAIN

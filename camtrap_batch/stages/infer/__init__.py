@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import hashlib
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,34 +19,21 @@ from camtrap_batch import phases
 from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
 from camtrap_batch.detection.boxes import Boxes, Look, Rules, find_boxes
 from camtrap_batch.engine.base import Need, WorkerContext, choose_workers
-from camtrap_batch.errors import InputError, choices
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
-from camtrap_batch.model.info import (
-    CARD,
-    HISTORY,
-    LR_FIND,
-    METRICS,
-    OBSERVED,
-    WEIGHTS,
-    ModelInfo,
-    model_id,
-    read_card,
-    read_info,
-)
+from camtrap_batch.model.info import OBSERVED, ModelInfo, read_info
+from camtrap_batch.model.library import fetch_model, keep_model, open_model
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.selection.classes import empty_class
-from camtrap_batch.stages.catalog import categories_of
 from camtrap_batch.stages.infer.precision import check_precision, known_precision
 from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.run import Run
+from camtrap_batch.store.manifest import categories_of, usable_rows
 from camtrap_batch.store.schemas import PREDICTIONS
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut, digest
 from camtrap_batch.store.tables import finish_shard
-from camtrap_batch.vocabulary import USABLE
 
 if TYPE_CHECKING:  # torch is loaded on workers alone
     from camtrap_batch.detection.crops import Box, Picture
@@ -60,8 +42,6 @@ if TYPE_CHECKING:  # torch is loaded on workers alone
 VERSION = 3
 _TOP = 5
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
-_MODEL_FILES = (WEIGHTS, METRICS, HISTORY, LR_FIND, CARD)
-"""Of a model folder; the last one says that it is complete."""
 
 
 def run(context: Context) -> StageResult:
@@ -95,7 +75,7 @@ def run(context: Context) -> StageResult:
         model_id=info.model_id,
         batch=settings.batch,
         thumbnail=job.validate_.thumbnails,
-        use_thumbnails=job.validate_.thumbnails >= info.size,
+        use_thumbnails=info.framing.takes_thumbnails(job.validate_.thumbnails),
         timeout_s=job.validate_.timeout_s,
         manifest=manifest.number,
         rules=boxes.rules if boxes else None,
@@ -172,7 +152,12 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
     job, store = context.job, context.run
     notes = []
     kept = job.validate_.thumbnails
-    if 0 < kept < info.size:
+    if kept and not info.framing.is_ours:
+        notes.append(
+            "the original files are read: thumbnails do not hold what the model was evaluated on "
+            f"({info.resize} to {info.framing.side} pixels, {info.interpolation})"
+        )
+    elif 0 < kept < info.size:
         notes.append(
             f"the model sees {info.size} pixels, thumbnails have {kept}: the original files are read; "
             f"validate.thumbnails: {info.size} would be faster"
@@ -195,12 +180,6 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
     return notes
 
 
-def usable_rows(run: Run, columns: list[str]) -> pa.Table:
-    """The manifest's rows that are classified, in its order; `columns` hold status."""
-    rows = run.table("manifest").to_table(columns=columns)
-    return rows.filter(pc.is_in(rows["status"].cast(pa.string()), pa.array(USABLE)))
-
-
 def location_borders(rows: pa.Table) -> np.ndarray[Any, Any]:
     """Rank of a cut before each row: best between locations, else between sequences, else anywhere.
 
@@ -213,82 +192,6 @@ def location_borders(rows: pa.Table) -> np.ndarray[Any, Any]:
     rank[1:][(sequence[1:] != sequence[:-1]) | (sequence[1:] == "")] = 1
     rank[1:][location[1:] != location[:-1]] = 0
     return rank
-
-
-def find_model(run: Run, name: str) -> Folder:
-    """The folder of the model that the job names: latest, a model id of this run, or a folder of weights."""
-    if name == "latest":
-        trained = run.current("model")
-        if trained is None:
-            raise InputError(
-                f"{run.folder.url}: no model is trained yet; run train first, or set infer.model"
-            )
-        name = trained.meta["model_id"]
-    if run.folder.exists(f"models/{name}/{CARD}"):
-        return model_folder(run, name)
-    elsewhere = Folder(name if "://" in name else os.path.abspath(name))  # noqa: PTH100
-    if elsewhere.exists(CARD):
-        return as_model_folder(elsewhere)
-    raise InputError(
-        f"infer.model: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}"
-    )
-
-
-@cache
-def as_model_folder(model: Folder) -> Folder:
-    """A folder of weights with a `model.json`, as a model folder: itself, or, made elsewhere, a copy.
-
-    The copy is kept until the program ends. Making it needs torch on the driver.
-    """
-    if "model_id" in read_card(fetch_model(model)):
-        return model
-    from camtrap_batch.model import bring_in
-
-    scratch = TemporaryDirectory(prefix="camtrap-model-")
-    atexit.register(scratch.cleanup)
-    return Folder(f"{scratch.name}/{bring_in(fetch_model(model), scratch.name).model_id}")
-
-
-def open_model(run: Run, name: str) -> tuple[Folder, ModelInfo]:
-    """The model that the job names, found whole, and what it says of itself."""
-    model = find_model(run, name)
-    info = read_info(fetch_model(model))
-    try:
-        weights = model.read(WEIGHTS)
-    except FileNotFoundError:
-        raise InputError(f"{model.url}/{WEIGHTS}: no such file; a model folder holds it and {CARD}") from None
-    if model_id(hashlib.sha256(weights).hexdigest(), info) != info.model_id:
-        raise InputError(
-            f"{model.url}: {WEIGHTS} or {CARD} was changed since the model was saved; copy the folder again"
-        )
-    return model, info
-
-
-def keep_model(run: Run, model: Folder, model_id: str) -> Folder:
-    """The model in the run folder; one from elsewhere is copied, so that the run stays complete."""
-    kept = model_folder(run, model_id)
-    if not kept.exists(CARD):
-        for name in _MODEL_FILES:
-            if model.exists(name):
-                kept.write(name, model.read(name))
-    return kept
-
-
-def model_folder(run: Run, model_id: str) -> Folder:
-    """Where a run keeps a model."""
-    return Folder(f"{run.folder.url}/models/{model_id}")
-
-
-@cache
-def fetch_model(model: Folder) -> Path:
-    """The model folder on this machine's disk; copied once a process where it is in a bucket."""
-    if model.is_local:
-        return model.local("")
-    here = Path(mkdtemp(prefix="camtrap-model-")) / model.url.rpartition("/")[2]
-    here.mkdir()
-    for name in model.list(""):
-        (here / name).write_bytes(model.read(name))
-    return here
 
 
 def has_cuda() -> bool:
@@ -389,9 +292,10 @@ class InferShard:
             look = Look.at(rows[COLUMN_OF_BOXES].combine_chunks(), self.rules)
             places = look.places()
             wanted = np.union1d(look.whole, np.fromiter(places, np.int64, len(places)))
-            size = read_info(fetch_model(self.model)).size
+            info = read_info(fetch_model(self.model))
             for index, boxes in places.items():
-                use_thumbnails[index] = self._shows(rows, index, boxes, size)
+                shows = self._shows(rows, index, boxes, info.size)
+                use_thumbnails[index] = info.framing.is_ours and shows
         for at, data, source in read_pictures(
             self.folder,
             self.root,

@@ -16,6 +16,7 @@ from camtrap_batch.engine.base import WorkerContext, memory_here
 from camtrap_batch.errors import CamtrapError, InputError, StageError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Train
+from camtrap_batch.model.library import upload_model
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers, shard_id
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.stages.train.figures import write_figures
@@ -268,12 +269,6 @@ def describe(progress: dict[str, Any]) -> tuple[float, str]:
             parts.append(f"{text} {progress[name]:.3f}")
     parts.append(f"{progress['images_per_s']:.0f} images/s")
     return (epoch - 1 + progress["batch"] / progress["batches"]) / epochs, ", ".join(parts)
-
-
-def upload_model(folder: Folder, model: Path) -> None:
-    """Copy a model folder from the local disk into the run folder."""
-    for file in sorted(model.iterdir()):
-        folder.write(f"models/{model.name}/{file.name}", file.read_bytes())
 
 
 def _note(here: WorkerContext, text: str) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.errors import BrokenPromise, InputError
+from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.findings import (
     DATE_COLUMNS,
     DUPLICATE_COLUMNS,
@@ -21,6 +20,7 @@ from camtrap_batch.findings import (
 )
 from camtrap_batch.memory import give_back
 from camtrap_batch.pipeline.context import Context, do_on_driver, shard_id
+from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
@@ -98,27 +98,3 @@ def find_all(
     del files
     found.sort(key=lambda each: _ORDER.index(each.kind))
     return findings_table(found, names)
-
-
-def current_findings(store: Run) -> Snapshot | None:
-    """The findings of the current manifest; None where they are not made yet."""
-    findings, manifest = store.current("findings"), store.current("manifest")
-    if findings is None or manifest is None or findings.meta["manifest_plan"] != manifest.plan_id:
-        return None
-    return findings
-
-
-def kind_counts(findings: Snapshot | None) -> dict[str, int]:
-    """Findings by kind, in the order of `FINDING_KINDS`."""
-    kinds: dict[str, Any] = findings.meta["kinds"] if findings else {}
-    return {kind: int(n) for kind, n in kinds.items()}
-
-
-def require_findings(store: Run) -> Snapshot:
-    """The findings of the current manifest. Raises InputError where they are not made yet."""
-    findings = current_findings(store)
-    if findings is None:
-        raise InputError(
-            f"{store.folder.url}: the table findings is not of the current manifest; run validate first"
-        )
-    return findings
