@@ -27,7 +27,7 @@ from scale import CAMTRAP, CATEGORIES, CORES, IMAGES, LOCATIONS, SEQUENCES, Repo
 
 from camtrap_batch import Job
 from camtrap_batch.events import combine, find_events, summarise
-from camtrap_batch.exports import FORMATS
+from camtrap_batch.exports import EXPORTS
 from camtrap_batch.model.info import CARD, ModelInfo
 from camtrap_batch.stages.merge import frame_rows
 from camtrap_batch.store import schemas, snapshots
@@ -44,11 +44,14 @@ ENDINGS = {"csv": ".csv", "camtrap-dp": ""}
 NAMES = ["empty", *(f"species {number}" for number in range(1, CATEGORIES))]
 
 
+_MEASURED = ("md-json", "camtrap-dp", "csv", "cct")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help=f"default: {IMAGES:,}")
     parser.add_argument("--boxes", action="store_true", help="with those of a detector, too")
-    parser.add_argument("--to", choices=FORMATS, help="default: each")
+    parser.add_argument("--to", choices=list(EXPORTS), help="default: each")
     parser.add_argument("--scratch", metavar="DIR", help="on the disk to be used (default: the system's)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch, prefix="exports-") as scratch:
@@ -62,7 +65,7 @@ def main() -> int:
                 raise SystemExit("the run folder could not be written")
         boxes = ", with boxes" if options.boxes else ""
         print(f"{options.images:,} images{boxes}, {CORES} cores, load {os.getloadavg()[0]:.1f}", flush=True)
-        for to in (options.to,) if options.to else FORMATS:
+        for to in (options.to,) if options.to else _MEASURED:
             measure(report, folder, to)
         return report.end()
 

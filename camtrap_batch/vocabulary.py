@@ -1,21 +1,90 @@
-"""Words that mean the same in every room: statuses, kinds of findings, labels with a meaning."""
+"""Words that mean the same in every room: statuses, kinds of findings, file endings, special labels."""
 
 from __future__ import annotations
 
-STATUSES: dict[str, str] = {
-    "ok": "decodes without a complaint",
-    "truncated": "the header is fine, the stream ends early; what there is decodes, and training may use it",
-    "damaged": "decodes, but the decoder reports corrupt data",
-    "corrupt": "nothing usable decodes",
-    "missing": "no such file under the image root",
-    "empty_file": "zero bytes",
-    "not_image": "a video, HTML, text or anything else that is not a still image",
-    "too_large": "more pixels than the job's limit (a decompression bomb, or a panorama)",
-    "unsafe_path": "the path climbs out of the image root; the file was not opened",
-    "unreadable": "an I/O error that stayed after retries, or no result within the job's time limit",
-    "crashed": "killed the worker that opened it, alone",
-}
-"""Status of an image -> what it means. Every manifest row has exactly one."""
+from enum import StrEnum
+from pathlib import PurePosixPath
+
+USED, TRIED_AGAIN = "used", "tried again"
+"""What is done with images of a status."""
+
+
+class Status(StrEnum):
+    """Status of an image: what it means, and what is done with such images. Every manifest row has one.
+
+    Attributes
+    ----------
+    meaning : for people
+    is_usable : whether such images are trained on and classified, unless the job says otherwise
+    is_retried : whether `--retry` can name it: what a file's bytes say does not change by asking again
+    """
+
+    meaning: str
+    is_usable: bool
+    is_retried: bool
+
+    OK = "ok", "decodes without a complaint", USED
+    TRUNCATED = (
+        "truncated",
+        "the header is fine, the stream ends early; what there is decodes, and training may use it",
+        USED,
+    )
+    DAMAGED = "damaged", "decodes, but the decoder reports corrupt data", USED
+    CORRUPT = "corrupt", "nothing usable decodes"
+    MISSING = "missing", "no such file under the image root", TRIED_AGAIN
+    EMPTY_FILE = "empty_file", "zero bytes"
+    NOT_IMAGE = "not_image", "a video, HTML, text or anything else that is not a still image"
+    TOO_LARGE = "too_large", "more pixels than the job's limit (a decompression bomb, or a panorama)"
+    UNSAFE_PATH = "unsafe_path", "the path climbs out of the image root; the file was not opened"
+    UNREADABLE = (
+        "unreadable",
+        "an I/O error that stayed after retries, or no result within the job's time limit",
+        TRIED_AGAIN,
+    )
+    CRASHED = "crashed", "killed the worker that opened it, alone", TRIED_AGAIN
+
+    def __new__(cls, name: str, meaning: str, use: str = "") -> Status:
+        status = str.__new__(cls, name)
+        status._value_ = name
+        status.meaning, status.is_usable, status.is_retried = meaning, use == USED, use == TRIED_AGAIN
+        return status
+
+
+STATUSES: dict[str, str] = {status.value: status.meaning for status in Status}
+"""Status -> what it means."""
+
+USABLE: tuple[str, ...] = tuple(status.value for status in Status if status.is_usable)
+"""Statuses whose images are trained on and classified unless the job says otherwise."""
+
+RETRIED: tuple[str, ...] = tuple(status.value for status in Status if status.is_retried)
+"""Statuses that `--retry` can name."""
+
+
+IMAGE_ENDINGS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".avif"}
+    | {".heic", ".heif"}
+)
+"""Endings of still images, in lower case. HEIC is listed and not read, as RAW files are."""
+
+RAW_ENDINGS = frozenset(
+    {".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"}
+)
+"""Endings of what a camera's sensor saw, in a format of its maker's own."""
+
+VIDEO_ENDINGS = frozenset(
+    {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".mts", ".m2ts", ".3gp", ".asf"}
+    | {".webm", ".flv"}
+)
+"""Endings of videos."""
+
+
+def ending_of(file_name: str) -> str:
+    """A file name's ending, as the sets of endings have it.
+
+    >>> ending_of("cam1/IMG_0001.JPG"), ending_of("cam.1/README")
+    ('.jpg', '')
+    """
+    return PurePosixPath(file_name).suffix.lower()
 
 
 FINDING_KINDS: dict[str, str] = {
@@ -27,6 +96,16 @@ FINDING_KINDS: dict[str, str] = {
     "clock_reset": "taken after the camera's clock fell back, before it was right again",
     "size_differs": "width and height are not those that the metadata gives",
 }
+"""Kind of a finding about an image -> what it means."""
+
+
+DEPLOYMENT_FINDINGS: dict[str, str] = {
+    "outside_deployment": "taken before the start or after the end of the camera's deployments",
+    "no_images": "a deployment without a usable image",
+    "silence": "21 days of a deployment without an image: dead, full, or knocked over",
+    "no_night_pictures": "none of fifty images of a deployment is of a night",
+    "wrong_clock": "a deployment that begins when no camera can have stood there",
+}
 """Kind of a finding -> what it means."""
 
 
@@ -37,10 +116,6 @@ DATE_FINDINGS: tuple[str, ...] = (
     "clock_reset",
 )
 """Kinds of findings that say: the date may be wrong."""
-
-
-USABLE: tuple[str, ...] = ("ok", "truncated", "damaged")
-"""Statuses whose images are trained on and classified unless the job says otherwise."""
 
 
 UNCERTAIN = "uncertain"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from distributed import Client
-from support import Processes, command
+from support import Processes, command, data_folder
 from support_cluster import Started
 from support_s3 import ENVIRONMENT, s3_server
 
@@ -23,10 +23,6 @@ from camtrap_batch.rehearsal import write_dataset
 from camtrap_batch.store.folder import Folder
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in workers, see camtrap_batch/worker.py
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-SHARED = REPOSITORY.parent / "shared"
-
 
 TOGETHER = ("undisturbed", "trained")
 """Fixtures that take long to make: pytest-xdist runs all files that name one of them in one process."""
@@ -83,20 +79,14 @@ def client() -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def real_images() -> Path:
-    """24 real camera-trap photos with cct.json."""
-    folder = SHARED / "real_images"
-    if not folder.is_dir():
-        pytest.skip("the real photos (../shared/real_images) are not there")
-    return folder
+    """Real camera-trap photos with cct.json: all 24, or in a clone alone nine of them."""
+    return data_folder("real_images")
 
 
 @pytest.fixture(scope="session")
 def camtrap_dp_example() -> Path:
     """The official Camtrap DP example: 423 media of four deployments."""
-    folder = SHARED / "camtrap-dp-1.0.2" / "example"
-    if not folder.is_dir():
-        pytest.skip("the official Camtrap DP example (../shared/camtrap-dp-1.0.2) is not there")
-    return folder
+    return data_folder("camtrap-dp-1.0.2") / "example"
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,13 @@ from camtrap_batch import Job, open_run
 from camtrap_batch.store.run import Run
 
 PATIENCE_S = 90.0
+_BESIDE = Path(__file__).resolve().parents[2] / "shared"
+
+
+def data_folder(name: str) -> Path:
+    """A folder of data from elsewhere: the whole beside the repository, else what is copied into it."""
+    whole = _BESIDE / name
+    return whole if whole.is_dir() else Path(__file__).with_name("data") / name
 
 
 def command(folder: Path, stage: str, *options: str) -> list[str]:

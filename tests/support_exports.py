@@ -11,9 +11,10 @@ import support_runs
 from support_runs import Row, commit, run_on_driver
 
 from camtrap_batch import open_run
-from camtrap_batch.exports import Images, Source
+from camtrap_batch.exports import EXPORTS, Images, Source, Written, write_export
 from camtrap_batch.store.run import Run
 
+FORMATS = tuple(EXPORTS)
 MODEL = "0123456789abcdef"
 START = dt.datetime(2021, 4, 11, 20, 0)
 Places = dict[str, tuple[float, float]]
@@ -80,3 +81,8 @@ def add_boxes(job: Path, boxes: list[Row], threshold: float) -> None:
 
 def images_of(run: Run, number: int | None = None, **options: Any) -> Images:
     return Images(run, Source.find(run, number), empty="empty", **options)
+
+
+def export(images: Images, to: str, path: Path, **options: Any) -> Written:
+    """What `camtrap export --to TO --out PATH` writes."""
+    return write_export(EXPORTS[to], images, path, options)

@@ -19,7 +19,7 @@ from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
 from camtrap_batch.model import ModelInfo, load_model, save_model
 from camtrap_batch.model.architectures import create_model
-from camtrap_batch.stages.infer import open_model
+from camtrap_batch.model.library import open_model
 
 INFO = ModelInfo(
     model_id="",

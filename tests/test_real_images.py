@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import PATIENCE_S
@@ -32,13 +34,18 @@ def run(real_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return open_run(Job.load(JOB, [output, *dataset]))
 
 
-def test_the_cut_off_elephant_is_truncated_and_all_others_are_ok(run: Run) -> None:
+def content(real_images: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((real_images / "cct.json").read_text())
+    return found
+
+
+def test_the_cut_off_elephant_is_truncated_and_all_others_are_ok(run: Run, real_images: Path) -> None:
     rows = run.table("manifest").to_table(columns=["file_name", "status"]).to_pylist()
-    assert len(rows) == 24
+    assert len(rows) == len(content(real_images)["images"])
     assert [row["file_name"] for row in rows if row["status"] == "truncated"] == [
         "google-cameratrapai/african_elephants_truncated_file.jpg"
     ]
-    assert sum(row["status"] == "ok" for row in rows) == 23
+    assert sum(row["status"] == "ok" for row in rows) == len(rows) - 1
 
 
 def test_cameras_and_dates_come_from_exif(run: Run) -> None:
@@ -51,15 +58,16 @@ def test_cameras_and_dates_come_from_exif(run: Run) -> None:
 
 
 def test_the_heron_burst_is_one_sequence_and_one_event(run: Run, real_images: Path) -> None:
-    content = json.loads((real_images / "cct.json").read_text())
-    burst = {image["seq_id"] for image in content["images"] if image["file_name"].startswith("tdwg")}
+    frames = [image for image in content(real_images)["images"] if image["file_name"].startswith("tdwg")]
+    burst = {image["seq_id"] for image in frames}
     sequences = run.table("sequences").to_table().to_pylist()
     herons = [row for row in sequences if row["seq_id"] in burst]
-    assert [row["n_images"] for row in herons] == [10]
+    assert [row["n_images"] for row in herons] == [len(frames)]
     events = run.table("events").to_table().to_pylist()
     there = [event for event in events if event["location"] == herons[0]["location"]]
-    assert [event["n_images"] for event in there] == [10]
-    assert (there[0]["end"] - there[0]["start"]).total_seconds() == 6
+    assert [event["n_images"] for event in there] == [len(frames)]
+    taken = [datetime.fromisoformat(frame["datetime"]) for frame in frames]
+    assert there[0]["end"] - there[0]["start"] == max(taken) - min(taken)
 
 
 def test_report_and_layer_are_there(run: Run) -> None:

@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import PurePosixPath
+from typing import Any, ClassVar, Literal
 
+from camtrap_batch.catalog.base import Reader
+from camtrap_batch.catalog.paths import check_locations, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.errors import InputError
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.job import WithLocation
+from camtrap_batch.remote import shown
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
-IMAGES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2"}
-    | {".heic", ".heif", ".avif", ".dng", ".cr2", ".nef", ".arw"}
-)
-VIDEOS = frozenset(
-    {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".mts", ".3gp", ".asf", ".webm"}
-)
-"""Videos are listed, too, so that the manifest accounts for them; `validate` calls them not_image."""
+_LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # what is not read is accounted for, too
+
+
+class FolderDataset(WithLocation):
+    needs: ClassVar = {"images": "where the images are"}
+    refuses: ClassVar = {
+        "metadata": "format folder reads no metadata file: leave out the key `metadata`",
+    }
+
+    format: Literal["folder"]
+
+
+class FolderReader(Reader[FolderDataset]):
+    section = FolderDataset
+    help = "paths alone"
+    ids_are_paths = True
+
+    @property
+    def has_labels(self) -> bool:
+        return False
+
+    def fingerprint(self) -> dict[str, Any]:
+        names = "\n".join(self._root.walk())
+        return {"names": hashlib.sha256(names.encode()).hexdigest()}
+
+    def read(self) -> Catalog:
+        dataset = self.dataset
+        catalog = read_folder(
+            self._root.walk(),
+            location_finder(dataset.location),
+            where=shown(str(dataset.images)),
+            utc_offset=dataset.utc_offset,
+        )
+        return check_locations(dataset.location, catalog)
+
+    @property
+    def _root(self) -> ImageRoot:
+        return ImageRoot(str(self.dataset.images), self.dataset.storage_options)
 
 
 def read_folder(
@@ -41,13 +78,13 @@ def read_folder(
     notes: Counter[str] = Counter()
     files: list[str] = []
     for name in names:
-        if PurePosixPath(name).suffix.lower() in IMAGES | VIDEOS:
+        if ending_of(name) in _LISTED:
             files.append(name)
         else:
             notes["files that are neither image nor video, left out"] += 1
     if not files:
         raise InputError(
-            f"{where}: no image in this folder (dataset.images); possible: {' '.join(sorted(IMAGES))}"
+            f"{where}: no image in this folder (dataset.images); possible: {' '.join(sorted(IMAGE_ENDINGS))}"
         )
     rows = Rows(image_id=files, file_name=files, location=[location_of(name) for name in files])
     return make_catalog(

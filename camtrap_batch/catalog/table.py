@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog.cct_columns import pixels
 from camtrap_batch.catalog.dates import KNOWN_FORMS, NULL_OFFSET, offset_minutes, parse_dates
+from camtrap_batch.codes import encode
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import CATALOG
 
@@ -68,9 +69,9 @@ def make_catalog(
     *,
     source: str,
     where: str,
-    categories: list[tuple[int, str]],
-    notes: Counter[str],
-    utc_offset: str | None,
+    categories: list[tuple[int, str]] | None = None,
+    notes: Counter[str] | None = None,
+    utc_offset: str | None = None,
 ) -> Catalog:
     """Put a source's columns together; `labels` as `group_labels` gives them.
 
@@ -80,6 +81,7 @@ def make_catalog(
         There is no image; one has a date that is no date; an image id stands for two different images.
     """
     n = len(rows.image_id)
+    notes = Counter() if notes is None else notes
     if not n:
         raise InputError(f"{where}: lists no image (dataset.metadata)")
     if rows.dates is None:
@@ -104,7 +106,7 @@ def make_catalog(
         times,
         offsets,
         where=where,
-        categories=categories,
+        categories=categories or [],
         notes=notes,
         utc_offset=utc_offset,
     )
@@ -265,12 +267,8 @@ def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Tab
 
 def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Each text's place among the distinct ones in their order; null comes after all of them."""
-    encoded = column.combine_chunks().dictionary_encode()
-    distinct = len(encoded.dictionary)
-    rank = np.full(distinct + 1, distinct, np.int64)
-    rank[pc.sort_indices(encoded.dictionary)] = np.arange(distinct)
-    ranks: npt.NDArray[np.int64] = rank[np.asarray(encoded.indices.fill_null(distinct))]
-    return ranks
+    codes, distinct = encode(column)
+    return np.where(codes < 0, len(distinct), codes)
 
 
 def _column(values: Texts | Numbers | None, n: int, kind: pa.DataType) -> pa.Array:

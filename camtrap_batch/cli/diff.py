@@ -8,8 +8,9 @@ import threading
 
 from rich.console import Console
 
-from camtrap_batch.cli.options import Commands, check_out, job_argument, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, whole_number
 from camtrap_batch.job import Job
+from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.run import Run
 
 _ENDINGS = (".csv", ".html")
@@ -41,7 +42,7 @@ def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.diff import compare, read_side, read_sides, read_truth, render, tables, write_csv
 
     job = Job.load(options.job, options.assignments)
-    path = check_out(options.out, job, _ENDINGS) if options.out is not None else None
+    path = check_file(options.out, job, _ENDINGS) if options.out is not None else None
     run = Run(job)
     sides = read_sides(run, options.before, options.after)
     before, after = sides
@@ -50,7 +51,7 @@ def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
     for part in tables(diff):
         console.print(part, highlight=False, soft_wrap=isinstance(part, str))
     if path is not None:
-        if path.suffix == ".csv":
+        if path.suffix.lower() == ".csv":
             write_csv(diff, path)
         else:
             path.write_text(render(diff, job.name, dt.datetime.now(dt.UTC)), encoding="utf-8")

@@ -1,34 +1,29 @@
-"""camtrap export: a run's predictions as a file that other programs read."""
+"""camtrap export: a run's results as files that other programs read."""
 
 from __future__ import annotations
 
 import argparse
 import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from camtrap_batch.cli.options import Commands, job_argument, whole_number
-from camtrap_batch.errors import UserError, choices
-from camtrap_batch.exports import FORMATS, Images, Source, check_out, export
+from camtrap_batch.cli.options import Commands, Parser, job_argument, whole_number
+from camtrap_batch.errors import UserError
+from camtrap_batch.exports import EXPORTS, Images, Option, Source, write_export
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("export", help="predictions for other programs: " + ", ".join(FORMATS))
+    parser = commands.add_parser(
+        "export",
+        help="the result for other programs: data packages, detection histories, spreadsheets, ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     job_argument(parser)
-    parser.add_argument(
-        "--to",
-        required=True,
-        metavar="FORMAT",
-        help="md-json: MegaDetector's results, for Timelapse; camtrap-dp: a data package; csv: one row an "
-        "image; cct: COCO Camera Traps",
-    )
-    parser.add_argument(
-        "--out",
-        required=True,
-        metavar="PATH",
-        help="a file that ends in .json or .csv; for camtrap-dp a folder or a .zip",
-    )
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="what to write, see below")
+    parser.add_argument("--out", required=True, metavar="PATH", help="where to write it")
     parser.add_argument(
         "--snapshot",
         type=whole_number,
@@ -36,25 +31,75 @@ def add(commands: Commands) -> None:
         help="an earlier result of merge, as camtrap status lists them (default: the current predictions)",
     )
     parser.set_defaults(call=_export)
+    parser.late = _add_options
+
+
+def _add_options(parser: Parser, arguments: Sequence[str]) -> None:
+    """The options of the export that `arguments` name; for the help, all exports and what they have."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--to")
+    finder.add_argument("--help", "-h", action="store_true")
+    try:
+        found, _ = finder.parse_known_args(list(arguments))
+    except argparse.ArgumentError:
+        return  # such as --to without a value, of which the parser itself tells
+    try:
+        if found.help:
+            parser.epilog = _describe()
+        if found.to in EXPORTS:
+            group = parser.add_argument_group(f"options of {found.to}")
+            for option in EXPORTS[found.to].options:
+                _add_option(group, option)
+    except UserError as problem:
+        parser.error(str(problem))
+
+
+def _add_option(group: Any, option: Option) -> None:
+    flag, help_ = f"--{option.name}", option.help.replace("%", "%%")
+    if option.metavar is None:
+        group.add_argument(flag, action="store_true", help=help_)
+        return
+    if option.default is not None:
+        help_ += f" (default: {option.default})"
+    group.add_argument(
+        flag, type=_argument(option.parse), default=option.default, metavar=option.metavar, help=help_
+    )
+
+
+def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def argument(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+
+    return argument
+
+
+def _describe() -> str:
+    width = max(map(len, EXPORTS))
+    lines = ["formats:"]
+    for name in EXPORTS:
+        try:
+            export = EXPORTS[name]
+        except UserError as problem:  # of another package: the others can be used all the same
+            lines.append(f"  {name:{width}}  {problem}")
+            continue
+        lines.append(f"  {name:{width}}  {export.help}; --out: {export.out}")
+        lines += [
+            f"  {'':{width}}    --{option.name} {option.metavar or ''}".rstrip() for option in export.options
+        ]
+    lines.append("camtrap export --to FORMAT --help says what the options of one do.")
+    return "\n".join(lines)
 
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.model.info import read_info
-    from camtrap_batch.selection.classes import empty_class
-    from camtrap_batch.stages.infer import fetch_model, model_folder
-
-    if options.to not in FORMATS:
-        raise UserError(f"--to {options.to}: no such format; {choices(options.to, FORMATS)}")
+    export = EXPORTS.choose(options.to, "--to")
     job = Job.load(options.job, options.assignments)
-    path = check_out(options.to, options.out, job)
+    path = export.check(options.out, job)
     run = Run(job)
     source = Source.find(run, options.snapshot)
-    if source.merged is not None:  # whatever the job file says today
-        empty = source.merged.snapshot.meta["empty"]
-    else:
-        model = fetch_model(model_folder(run, str(source.predictions.inputs["model"])))
-        empty = empty_class(job, read_info(model))
-    images = Images(run, source, empty=empty, stop=stop)
-    written = export(images, options.to, path)
+    chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in export.options}
+    written = write_export(export, Images(run, source, stop=stop), path, chosen)
     print("\n".join(written.lines()))
     return 0

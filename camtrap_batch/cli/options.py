@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
-from camtrap_batch.cluster import ClusterHandle, load_cluster
-from camtrap_batch.errors import UserError, choices
+from camtrap_batch.cluster import load_cluster
+from camtrap_batch.engine.opened import ExecutorHandle
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import make_display
-from camtrap_batch.monitor.publisher import page_url
 from camtrap_batch.stages import Context, check_retry
 from camtrap_batch.store.run import Run
 
-if TYPE_CHECKING:
-    from distributed import Client
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+class Parser(argparse.ArgumentParser):
+    """A parser that may add options once it sees what it is given.
+
+    Attributes
+    ----------
+    late : called once with the parser and its arguments, before they are parsed
+    """
+
+    late: Callable[[Parser, Sequence[str]], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.late is not None:
+            late, self.late = self.late, None
+            late(self, sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 """What `add_subparsers` returns."""
 
 
@@ -39,8 +53,9 @@ def job_argument(parser: argparse.ArgumentParser) -> None:
 def cluster_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster",
-        metavar="FILE|ADDRESS",
-        help="cluster file, or a scheduler's address (default: this machine)",
+        metavar="FILE|ADDRESS|inline",
+        help="cluster file, a scheduler's address, or inline: all in this process (default: worker processes "
+        "of this machine)",
     )
 
 
@@ -54,20 +69,6 @@ def job_options(parser: argparse.ArgumentParser) -> None:
     cluster_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     output_options(parser)
-
-
-def check_out(out: str, job: Job, endings: Iterable[str]) -> Path:
-    """The file that `--out` names. Raises UserError where it can't be written, or should not be."""
-    path = Path(out)
-    if path.suffix not in endings:
-        raise UserError(f"--out {out}: can't write {path.suffix or 'this'}; {choices(path.suffix, endings)}")
-    if (used := job.input_at(out)) is not None:
-        raise UserError(f"--out {out}: is, or is inside, {used}, which a job never changes")
-    if path.is_dir():
-        raise UserError(f"--out {out}: is a folder; it should be a file")
-    if not path.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {path.parent}")
-    return path
 
 
 def whole_number(text: str) -> int:
@@ -85,23 +86,9 @@ def describe_keys(rows: list[tuple[str, str, str]]) -> str:
 @contextmanager
 def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -> Iterator[Context]:
     display = make_display(quiet=options.quiet, log_json=options.log_json)
-    spec = load_cluster(options.cluster)
-
-    def announce(client: Client) -> None:
-        display.note(f"Dask dashboard: {client.dashboard_link}")
-        context.publisher.open(client)
-        if context.publisher.problem is None:
-            display.note(f"progress page:  {page_url(client.dashboard_link)}")
-        else:
-            display.note(f"no progress page: {context.publisher.problem}")
-
-    with ClusterHandle(spec, announce) as cluster:
+    with ExecutorHandle(load_cluster(options.cluster)) as cluster:
         retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
         dry_run = getattr(options, "dry_run", False)
         snapshot = getattr(options, "snapshot", None)
         prune = getattr(options, "prune", False)
-        context = Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot, prune)
-        try:
-            yield context
-        finally:
-            context.publisher.close()
+        yield Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot, prune)

@@ -20,8 +20,9 @@ from camtrap_batch.cli.options import (
 )
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, duration
-from camtrap_batch.stages import RETRIED, STAGES, Context, StageResult, reprocess, run_one
+from camtrap_batch.stages import STAGES, Context, StageResult, reprocess, run_one
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import RETRIED
 from camtrap_batch.yamlfile import reference
 
 
@@ -59,7 +60,7 @@ def add(commands: Commands) -> None:
             command.add_argument(
                 "--prune",
                 action="store_true",
-                help="delete this job's rows that are no more from the layers of ArcGIS",
+                help="delete this job's stale rows from the layers of ArcGIS",
             )
         command.set_defaults(call=_stage, stage=name)
 
@@ -113,7 +114,7 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
     with open_context(options, stop, Job.load(write_demo_job(folder))) as context:
         if context.run.current("model") is None:
             # The dashboard is there to be watched from the first stage on.
-            context.cluster.client()
+            context.executor()
         write_demo_data(folder, context.display, stop)
         _run_all(context)
     return 0

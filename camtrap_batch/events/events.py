@@ -8,15 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.events.codes import (
-    NO_TIME,
-    encode,
-    microseconds,
-    one_chunk,
-    short_hash,
-    starts_of_groups,
-    timestamps,
-)
+from camtrap_batch.codes import encode, one_chunk
+from camtrap_batch.events.codes import NO_TIME, microseconds, short_hash, starts_of_groups, timestamps
 from camtrap_batch.store.schemas import EVENTS
 
 

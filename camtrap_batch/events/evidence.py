@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.codes import Ints, one_chunk
 from camtrap_batch.errors import BrokenPromise
-from camtrap_batch.events.codes import Bools, Floats, Ints, one_chunk, starts_of_groups
+from camtrap_batch.events.codes import Bools, Floats, starts_of_groups
 from camtrap_batch.events.species import SpeciesLists, possible_classes
 from camtrap_batch.events.taxonomy import Taxonomy, Tree
 from camtrap_batch.vocabulary import UNCERTAIN
@@ -295,7 +296,7 @@ def _top5_labels(frames: pa.Table) -> list[str]:
 
 
 def _codes(labels: pa.Array | pa.ChunkedArray, names: pa.Array) -> Ints:
-    """Place of each label in `names`; -1 for null."""
+    """Index of each label in `names`; -1 for null."""
     known = pc.index_in(labels, names)
     if known.null_count != labels.null_count:
         strange = labels.filter(pc.and_(pc.is_valid(labels), pc.is_null(known)))[0].as_py()

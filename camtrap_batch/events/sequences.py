@@ -21,15 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.codes import Ints, encode, one_chunk
 from camtrap_batch.events.codes import (
     NO_TIME,
     UNKNOWN_LOCATION,
     Bools,
-    Ints,
-    encode,
     encode_locations,
     microseconds,
-    one_chunk,
     short_hash,
     starts_of_groups,
     timestamps,

@@ -12,8 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError, choices
-from camtrap_batch.events.codes import Bools, Ints
+from camtrap_batch.events.codes import Bools
 from camtrap_batch.events.csvfile import read_rows
 from camtrap_batch.vocabulary import UNCERTAIN
 

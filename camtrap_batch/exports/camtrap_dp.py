@@ -11,6 +11,7 @@ import re
 import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -23,11 +24,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError
-from camtrap_batch.events.codes import NO_TIME, Ints, microseconds, short_hash
+from camtrap_batch.events.codes import NO_TIME, microseconds, short_hash
+from camtrap_batch.exports.base import Option, Out
 from camtrap_batch.exports.csv import no_formula
 from camtrap_batch.exports.images import BOX, Block, Images, take
 from camtrap_batch.exports.written import Written
+from camtrap_batch.job import Job
+from camtrap_batch.store.outpath import check_file, check_folder
 from camtrap_batch.vocabulary import UNCERTAIN, USABLE
 
 DEPLOYMENTS = (
@@ -70,9 +75,41 @@ _KINDS = {"human": "human", "person": "human", "vehicle": "vehicle", UNCERTAIN: 
 _NO_OFFSET = np.iinfo(np.int32).min
 
 
+_LIST = ".left-out.csv"
+"""What the name of the list is, after that of the package."""
+
+
+class CamtrapDpExport:
+    name = "camtrap-dp"
+    help = "a Camtrap DP data package, for GBIF, Agouti, Trapper and camtrapdp in R"
+    out = "a folder, or a file that ends in .zip"
+    options: tuple[Option, ...] = ()
+
+    def check(self, out: str, job: Job) -> Path:
+        if _is_zip(out):
+            path = check_file(out, job, (".zip",))
+        else:
+            path = check_folder(out, job, is_package_of_ours, instead=", or end in .zip")
+        check_file(str(list_beside(path)), job, (".csv",))
+        return path
+
+    def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
+        write = write_zip if _is_zip(out.final.name) else write_camtrap_dp
+        written = write(images, out.path, out.beside(_LIST))
+        written.listed = list_beside(out.final)
+        return written
+
+
+EXPORT = CamtrapDpExport()
+
+
+def _is_zip(out: str) -> bool:
+    return out.lower().endswith(".zip")
+
+
 def list_beside(path: Path) -> Path:
     """Where the list of what was left out of the package at `path` is written."""
-    return path.with_name(f"{path.name}.left-out.csv")
+    return path.with_name(f"{path.name}{_LIST}")
 
 
 def is_package_of_ours(folder: Path) -> bool:

@@ -7,21 +7,40 @@ prediction's probability is `score`, as in COCO's own results.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from camtrap_batch.events.codes import UNKNOWN_LOCATION
+from camtrap_batch.exports.base import Option, Out
 from camtrap_batch.exports.images import BOX, Block, Images
 from camtrap_batch.exports.jsonfile import encode, write_members
 from camtrap_batch.exports.written import Written
+from camtrap_batch.job import Job
 from camtrap_batch.store import snapshots
+from camtrap_batch.store.outpath import check_file
 
 _COLUMNS = (
     "image_id", "file_name", "location", "seq_id", "frame_num", "seq_num_frames", "datetime", "width",
     "height",
 )  # fmt: skip
 _OPTIONAL = ("seq_id", "frame_num", "seq_num_frames", "datetime")
+
+
+class CctExport:
+    name = "cct"
+    help = "COCO Camera Traps JSON, with predictions as annotations"
+    out = "a file that ends in .json"
+    options: tuple[Option, ...] = ()
+
+    def check(self, out: str, job: Job) -> Path:
+        return check_file(out, job, (".json",))
+
+    def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
+        return write_cct(images, out.path)
+
+
+EXPORT = CctExport()
 
 
 def write_cct(images: Images, path: Path) -> Written:

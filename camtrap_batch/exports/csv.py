@@ -1,15 +1,20 @@
-"""One row an image, for spreadsheets and statistics."""
+"""One row per image, for spreadsheets and statistics."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from camtrap_batch.exports.base import Option, Out
 from camtrap_batch.exports.images import Images, take
 from camtrap_batch.exports.written import Written
+from camtrap_batch.job import Job
+from camtrap_batch.store.outpath import check_file
 
 _FROM_MANIFEST = (
     "image_id", "file_name", "location", "deployment", "frame_num", "datetime", "utc_offset_minutes",
@@ -40,6 +45,22 @@ COLUMNS = pa.schema(
 )
 
 _FORMULA = r"^([=+\-@'\t\r\n])"
+
+
+class CsvExport:
+    name = "csv"
+    help = "one row per image, for spreadsheets, R and pandas"
+    out = "a file that ends in .csv"
+    options: tuple[Option, ...] = ()
+
+    def check(self, out: str, job: Job) -> Path:
+        return check_file(out, job, (".csv",))
+
+    def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
+        return write_csv(images, out.path)
+
+
+EXPORT = CsvExport()
 
 
 def write_csv(images: Images, path: Path) -> Written:

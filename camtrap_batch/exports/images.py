@@ -5,6 +5,7 @@ Rows are read in blocks. Of the predictions, numbers alone are held in memory; t
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError, Interrupted
-from camtrap_batch.events.codes import Floats, Ints
+from camtrap_batch.events.codes import Floats
+from camtrap_batch.model.info import CARD, parse_info
+from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.store import snapshots
 from camtrap_batch.store.merged import Merged, list_merged
 from camtrap_batch.store.run import Run
@@ -61,6 +65,21 @@ class Source:
         predictions = run.snapshot("predictions")
         made = (one for one in list_merged(run) if one.snapshot.inputs["predictions"] == predictions.number)
         return cls(predictions, next(made, None))
+
+    def empty(self, run: Run) -> str:
+        """The label that means: no animal. Without a result of merge, as job file and model say today."""
+        if self.merged is not None:
+            return str(self.merged.snapshot.meta["empty"])
+        card = f"models/{self.predictions.inputs['model']}/{CARD}"
+        try:
+            content = json.loads(run.folder.read(card))
+            content.pop("format", None)
+            info = parse_info(content)
+        except FileNotFoundError:
+            raise InputError(f"{run.folder.url}/{card}: no such file; run infer, or merge, first") from None
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            raise InputError(f"{run.folder.url}/{card}: not a model's description: {problem}") from None
+        return empty_class(run.job, info)
 
 
 @dataclass(frozen=True)
@@ -109,31 +128,31 @@ class Images:
     ----------
     run, source
     empty
-        The model's label for: no animal.
+        Label that means: no animal; default: as `Source.empty` finds it.
     stop
         Once it is set, `blocks` raises Interrupted.
-
-    Raises
-    ------
-    InputError
-        The predictions are of other images than their manifest.
     """
 
-    def __init__(self, run: Run, source: Source, *, empty: str, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self, run: Run, source: Source, *, empty: str | None = None, stop: threading.Event | None = None
+    ) -> None:
         self.run = run
         self.snapshot = source.predictions
         self.manifest = run.snapshot("manifest", int(self.snapshot.inputs["manifest"]))
         self.model_id = str(self.snapshot.inputs["model"])
         self._merged = source.merged
-        self._empty = {empty, EMPTY}
+        self._empty = {source.empty(run) if empty is None else empty, EMPTY}
         self._stop = stop or threading.Event()
-        self._predicted, ids = self._usable()
-        self.predictions = self._read_predictions(ids)
         number = self.snapshot.inputs.get(_DETECTIONS)
         self._detections = None if number is None else run.table(_DETECTIONS, number)
 
     def __len__(self) -> int:
-        return len(self._predicted)
+        return len(self._usable[0])
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Raises InputError where they are of other images than their manifest."""
+        return self._read_predictions(self._usable[1])
 
     @property
     def merged(self) -> Merged:
@@ -216,7 +235,7 @@ class Images:
             if "status" in columns:
                 at = rows.schema.get_field_index("status")
                 rows = rows.set_column(at, "status", rows["status"].cast(pa.string()))
-            predicted = self._predicted[start : start + rows.num_rows].astype(np.int64)
+            predicted = self._usable[0][start : start + rows.num_rows].astype(np.int64)
             label = np.where(predicted < 0, -1, _at(self.predictions.label, predicted))
             confidence = _at(self.predictions.confidence, predicted)
             yield Block(
@@ -241,6 +260,7 @@ class Images:
                 return ids.unique()
         return pa.array([], pa.string())
 
+    @cached_property
     def _usable(self) -> tuple[npt.NDArray[np.int32], pa.ChunkedArray]:
         """For each image its place among the usable ones, -1: it is none; ids of those."""
         usable, ids = [], []

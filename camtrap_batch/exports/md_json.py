@@ -6,24 +6,42 @@ Format: lila.science/megadetector-output-format, version 1.5.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from camtrap_batch.exports.base import Option, Out
 from camtrap_batch.exports.images import BOX, Block, Images
 from camtrap_batch.exports.jsonfile import encode, write_members
 from camtrap_batch.exports.written import Written
+from camtrap_batch.job import Job
+from camtrap_batch.store.outpath import check_file
+from camtrap_batch.vocabulary import VIDEO_ENDINGS, ending_of
 
 _CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 _CATEGORY_OF = {name: number for number, name in _CATEGORIES.items()} | {"human": "2"}
 _WHOLE = [0.0, 0.0, 1.0, 1.0]
-_VIDEOS = (".mp4", ".avi", ".mpeg", ".mpg", ".mov", ".mkv", ".flv")
-"""Endings by which MegaDetector's tools take a file for a video, whatever is in it."""
 _NOT_OPENED, _NOT_INFERRED = "image access failure", "inference failure"
 """What MegaDetector itself writes (FAILURE_IMAGE_OPEN and FAILURE_INFER of its run_detector)."""
 # A whole frame that is not empty is more likely not to be; of boxes, MegaDetector v5's own defaults.
 _THRESHOLDS_WHOLE = {"typical_detection_threshold": 0.5, "conservative_detection_threshold": 0.5}
 _THRESHOLDS_BOXES = {"typical_detection_threshold": 0.2, "conservative_detection_threshold": 0.05}
+
+
+class MdJsonExport:
+    name = "md-json"
+    help = "MegaDetector's results, for Timelapse and MegaDetector's own tools"
+    out = "a file that ends in .json"
+    options: tuple[Option, ...] = ()
+
+    def check(self, out: str, job: Job) -> Path:
+        return check_file(out, job, (".json",))
+
+    def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
+        return write_md_json(images, out.path)
+
+
+EXPORT = MdJsonExport()
 
 
 def write_md_json(images: Images, path: Path) -> Written:
@@ -65,7 +83,7 @@ def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[
     columns = (block.rows["file_name"].to_pylist(), block.predicted.tolist(), block.label.to_pylist())
     for place, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
         record: dict[str, Any] = {"file": file_name}
-        is_video = file_name.lower().endswith(_VIDEOS)
+        is_video = ending_of(file_name) in VIDEO_ENDINGS  # as MegaDetector's tools tell one
         if is_video:
             record |= {"frame_rate": 1.0, "frames_processed": [0] if label is not None else []}
         if label is None:

@@ -1,9 +1,9 @@
 """One image: where it is, what it holds, in which state it is. Knows nothing of Dask.
 
-`root` lists and reads files: of a folder on `disk`, in a `bucket`, on the `web`, of an `archive` in any of
-these, or `attachments` of a feature layer. `kinds` looks at first bytes, `decode` and `exif` at the rest;
-`pixels` works on small pictures, `judge` puts the verdict on one image together, `reading` reads and judges
-many. Most JPEG files go through `baseline`, with the `compiled` loops of `huffman` and `raster`.
+`sources` lists and reads files: of a folder on `disk`, in a `bucket`, on the `web`, of an `archive` in any of
+these, or `attachments` of a feature layer; `sources.base` has the table. `kinds` looks at first bytes,
+`decode` and `exif` at the rest; `pixels` works on small pictures, `judge` puts the verdict on one image
+together, `reading` reads and judges many. Most JPEG files go through `jpeg`, with `compiled` loops.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from camtrap_batch.images.judge import Limits, Verdict, judge, prepare
 from camtrap_batch.images.pixels import Thumbnail
 from camtrap_batch.images.reading import judge_files, read_files
 from camtrap_batch.images.sources.base import Listing, is_unsafe
-from camtrap_batch.images.sources.root import ImageRoot, image_root
+from camtrap_batch.images.sources.root import ImageRoot
 
 __all__ = [
     "ImageRoot",
@@ -22,7 +22,6 @@ __all__ = [
     "Thumbnail",
     "Verdict",
     "decode_upright",
-    "image_root",
     "is_unsafe",
     "judge",
     "judge_files",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import functools
 from typing import Any
 
 from numba import njit
@@ -11,17 +11,21 @@ from numba import njit
 def compiled(function: Any) -> Any:
     """Compile on the first call, free of the GIL, and keep the machine code for later processes.
 
-    It lies in `__pycache__` beside the module, else in the user's cache, or where NUMBA_CACHE_DIR says.
+    It lies in `__pycache__` beside the module, else in the user's cache, or where NUMBA_CACHE_DIR says. What
+    other compiled functions call is made with `njit` instead.
     """
     try:
-        dispatcher = njit(nogil=True, cache=True)(function)
+        machine_code = njit(nogil=True, cache=True)(function)
     except RuntimeError:  # none of these can be written
         return njit(nogil=True)(function)
-    keep = dispatcher._cache.save_overload
 
-    def keep_if_there_is_room(*compiled: Any) -> None:
-        with suppress(OSError):  # a full disk or a quota is no fault of the image that is being decoded
-            keep(*compiled)
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        try:
+            return machine_code(*arguments)
+        except OSError:
+            # A full disk or a quota, where the code that has just been made should be kept, is no fault of
+            # the image that is being decoded. These loops do no I/O; the code is there now.
+            return machine_code(*arguments)
 
-    dispatcher._cache.save_overload = keep_if_there_is_room
-    return dispatcher
+    return call

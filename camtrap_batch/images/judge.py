@@ -6,7 +6,6 @@ import datetime as dt
 import hashlib
 from dataclasses import dataclass
 from functools import cache
-from pathlib import PurePosixPath
 
 import numpy as np
 import simplejpeg
@@ -23,11 +22,9 @@ from camtrap_batch.images.pixels import (
     shrink,
     upright,
 )
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, ending_of
 
 _SMALLEST = 32  # pixels wanted on the short side where no thumbnail is: enough for hash, night or day
-_STILL_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp"}
-)
 _NOT_READ = ("HEIF", "CR3")
 _WIDEST = 2**31 - 1  # what the manifest's columns hold
 
@@ -88,7 +85,7 @@ def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
         verdict.status, verdict.format = "not_image", kind
     elif (kind := still_kind(data)) is None:
         # Nothing but the name says that it should be an image, as in a file full of zeros.
-        is_named_still = PurePosixPath(file_name).suffix.lower() in _STILL_SUFFIXES
+        is_named_still = ending_of(file_name) in IMAGE_ENDINGS
         verdict.status = "corrupt" if is_named_still else "not_image"
         verdict.detail = "not a file of any known image format"
     elif kind in _NOT_READ:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from camtrap_batch.model.architectures import check_architecture, known_architectures
     from camtrap_batch.model.config import TrainConfig
     from camtrap_batch.model.dlpk import describe, write_package
-    from camtrap_batch.model.imports import bring_in
+    from camtrap_batch.model.imports import import_model
     from camtrap_batch.model.info import ModelInfo, read_info
     from camtrap_batch.model.learner import TrainResult, join, train
     from camtrap_batch.model.package import load_model, save_model
@@ -33,7 +33,7 @@ __all__ = [
     "read_info",
     "load_model",
     "save_model",
-    "bring_in",
+    "import_model",
     "write_package",
     "describe",
     "check_architecture",
@@ -52,7 +52,7 @@ _MODULES = {
     "read_info": "info",
     "load_model": "package",
     "save_model": "package",
-    "bring_in": "elsewhere",
+    "import_model": "imports",
     "write_package": "dlpk",
     "describe": "dlpk",
     "check_architecture": "architectures",

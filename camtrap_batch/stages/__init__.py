@@ -9,17 +9,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from camtrap_batch.catalog import reader_of
+from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
-from camtrap_batch.job import ARCGIS, Job
-from camtrap_batch.pipeline.context import ClientSource, Context, GivenClient, StageResult
+from camtrap_batch.job import Job
+from camtrap_batch.pipeline.context import Context, StageResult
 from camtrap_batch.store.run import open_run
+from camtrap_batch.vocabulary import RETRIED
 
 if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = [
     "STAGES",
-    "ClientSource",
     "Context",
     "Stage",
     "StageResult",
@@ -58,9 +60,6 @@ STAGES: dict[str, Stage] = {
     "report": Stage("write the report, one HTML file", (), ("report",)),
 }
 """Stage name -> Stage, in the order in which they run."""
-
-RETRIED = ("unreadable", "missing", "crashed")
-"""Statuses of images that `--retry` can name: what a file's bytes say does not change by asking again."""
 
 _TRAINING = ("select", "train")
 
@@ -121,11 +120,14 @@ def run_stage(
         See `camtrap_batch.errors`.
     """
     run = open_run(job)
-    context = Context(run.job, run, GivenClient(client), retry=check_retry(retry), snapshot=snapshot)
+    from camtrap_batch.engine.dask.executor import DaskExecutor
+
+    executor = DaskExecutor(client)
+    context = Context(run.job, run, GivenExecutor(executor), retry=check_retry(retry), snapshot=snapshot)
     try:
         return run_one(context, name)
     finally:
-        context.publisher.close()
+        executor.close()
 
 
 def check_retry(statuses: Iterable[str]) -> frozenset[str]:
@@ -138,15 +140,13 @@ def check_retry(statuses: Iterable[str]) -> frozenset[str]:
 
 def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
     job = context.job
-    if "train" in names and job.dataset.format in ("folder", "feature-layer"):
+    if "train" in names and not reader_of(job.dataset).has_labels:
         raise JobError(
             f"dataset.format: a {job.dataset.format} has no labels to train on; set infer.model to a model "
             "folder or id"
         )
     if find_spec("torch") is None or find_spec("fastai") is None:
         raise MissingExtra("train", "training and classifying")
-    if job.publish.target != ARCGIS and find_spec("pyogrio") is None:
-        raise MissingExtra("geo", "writing a GeoPackage")
     from camtrap_batch.stages.merge import read_rules
 
     read_rules(job)
@@ -157,7 +157,7 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
         check_architecture(job.train.arch)
         check_weights(job.train.weights)
     if job.infer.model != "latest":
-        from camtrap_batch.stages.infer import open_model
+        from camtrap_batch.model.library import open_model
 
         open_model(context.run, job.infer.model)
     from camtrap_batch.stages.publish import check_target
@@ -167,7 +167,7 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
 
 def _check_classes_suffice(context: Context) -> None:
     from camtrap_batch.selection.classes import choose_classes
-    from camtrap_batch.stages.catalog import categories_of
+    from camtrap_batch.store.manifest import categories_of
 
     chosen = choose_classes(context.job, categories_of(context.run.snapshot("catalog").meta)).ids_by_label
     if len(chosen) < 2:

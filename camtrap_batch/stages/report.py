@@ -10,17 +10,16 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.images import image_root
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, METRICS
+from camtrap_batch.model.library import model_folder, read_numbers
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.pipeline.context import Context, StageResult, shard_id
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.remote import shown
 from camtrap_batch.report import Example, Finding, ReportData, render
-from camtrap_batch.stages.infer import model_folder
-from camtrap_batch.stages.select import reason_counts
-from camtrap_batch.stages.train.figures import read_numbers
-from camtrap_batch.stages.validate.findings import current_findings, kind_counts
+from camtrap_batch.selection.choice import reason_counts
+from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import library_versions, open_table
@@ -90,7 +89,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         status_examples=_broken(store),
         finding_counts=kind_counts(findings) if findings else None,
         finding_examples=_findings(context, findings) if findings else [],
-        selection_reasons=reason_counts(context) if selected else {},
+        selection_reasons=reason_counts(store) if selected else {},
         split_counts=selected.meta["by_class"] if selected else {},
         split_by=selected.meta["split_by"] if selected else "location",
         split_across=selected.meta["across"] if selected else {},

@@ -1,16 +1,21 @@
 """Atomic writes and exclusive creation in one folder, on a disk or in a bucket.
 
-Disk: a temporary file in `<folder>/tmp`, fsync, then rename (or hard link, where the first must win).
-Bucket: one PUT, conditional where the first must win. Either way a reader sees a whole file or none.
+Disk: a temporary file beside the target, fsync, then rename (or hard link, where the first must win; where
+the file system has no hard links, exclusive creation). Nothing is written through a symbolic link: each
+folder is opened by the handle of the one above it. Bucket: one PUT, conditional where the first must win.
+Either way a reader sees a whole file or none, but for one that a kill cut off on a file system without hard
+links, which readers take for none.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import io
 import os
+import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,21 +24,35 @@ from typing import Any, BinaryIO
 
 import pyarrow.fs as pafs
 
-from camtrap_batch.errors import CamtrapError, StorageError
+from camtrap_batch.errors import CamtrapError, StorageError, StoreUnreachable
 from camtrap_batch.remote import (
     TRIES,
     explain,
     is_missing,
     is_missing_bucket,
     is_refused,
+    is_transient,
     open_store,
     status_of,
 )
 
 STAGING = "tmp"
-"""Where files are written before they get their name; nothing there is ever read."""
+"""Where earlier versions wrote files before they got their name; nothing there is ever read."""
+
+_STAGED = ".part"
+"""Ending of a file that does not have its name yet; its name begins with a dot."""
 
 _proven: set[str] = set()  # URLs of folders in which, so this process has seen, the first creation wins
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a folder: its path, its bytes, and when it was last written (seconds since 1970, by the clock
+    of the disk or the store; None where that is not told)."""
+
+    path: str
+    bytes: int
+    modified: float | None
 
 
 @dataclass(frozen=True)
@@ -59,12 +78,10 @@ class Folder:
     def write_with(self, path: str, fill: Callable[[BinaryIO], Any]) -> int:
         """As `write`, with the content that `fill` puts into an open binary file; returns its bytes."""
         if self.is_local:
-            target = self.local(path)
-            with self._errors(path), self._staged(fill) as staged:
-                size = staged.stat().st_size
-                target.parent.mkdir(parents=True, exist_ok=True)
-                staged.replace(target)
-                _sync_folder(target.parent)
+            with self._errors(path), self._parent(path) as (parent, name):
+                with _staged(parent, name, fill) as (staged, size):
+                    os.replace(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
+                _sync(parent)
             return size
         buffer = io.BytesIO()
         fill(buffer)
@@ -76,24 +93,30 @@ class Folder:
         """Create a file unless it is there already; False where somebody else was first."""
         if not self.is_local:
             return self._create_in_bucket(path, data)
-        target = self.local(path)
-        with self._errors(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with self._staged(lambda file: file.write(data)) as staged:
-                try:
-                    target.hardlink_to(staged)  # atomic, and fails where the name is taken
-                except FileExistsError:
-                    return False
-                _sync_folder(target.parent)
-            return True
+        with self._errors(path), self._parent(path) as (parent, name):
+            with _staged(parent, name, lambda file: file.write(data)) as (staged, _):
+                is_first = _link(parent, staged, name)
+            if is_first is None:
+                is_first = _create_exclusively(parent, name, data)
+            if is_first:
+                _sync(parent)
+            return is_first
 
     def append(self, path: str, data: bytes) -> None:
         """Add to the end of a file on disk that one process alone writes; all of it or nothing."""
-        target = self.local(path)
-        with self._errors(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("ab", buffering=0) as file:
-                size = file.tell()
+        with self._errors(path), self._parent(path) as (parent, name):
+            try:
+                # A pipe without a reader would let this wait.
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+                handle = os.open(name, flags, 0o666, dir_fd=parent)
+            except OSError as problem:
+                if problem.errno in (errno.ELOOP, errno.ENXIO):
+                    raise StorageError(self._not_a_file(path)) from None
+                raise
+            with open(handle, "ab", buffering=0) as file:  # noqa: PTH123
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    raise StorageError(self._not_a_file(path))
+                size = file.seek(0, os.SEEK_END)
                 try:
                     written = file.write(data)
                     if written < len(data):  # what has room of it; the rest tells why
@@ -101,6 +124,11 @@ class Folder:
                 except OSError:
                     file.truncate(size)
                     raise
+
+    def make(self, path: str) -> Path:
+        """The path on disk of a folder in this one, made where it is missing; not through a symbolic link."""
+        with self._errors(path), self._parent(f"{path}/x"):
+            return self.local(path)
 
     def read(self, path: str) -> bytes:
         """Content of a file. Raises FileNotFoundError."""
@@ -110,15 +138,27 @@ class Folder:
             return bytes(self._fs.cat_file(self._full(path)))
 
     def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Path and content of each file, in order; many at a time where each read is a request."""
+        """Path and content of each file that is there, in order; many at a time where each is a request."""
         paths = list(paths)
         if self.is_local:
-            yield from ((path, self.read(path)) for path in paths)
-        elif paths:
-            with self._errors(""):
-                found = self._fs.cat([self._full(path) for path in paths])
-            by_name = {name.lstrip("/"): data for name, data in found.items()}
-            yield from ((path, by_name[self._full(path).lstrip("/")]) for path in paths)
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    yield path, self.read(path)
+            return
+        if not paths:
+            return
+        with self._errors(""):
+            found = self._fs.cat([self._full(path) for path in paths], on_error="return")
+        by_name = {name.lstrip("/"): data for name, data in found.items()}
+        for path in paths:
+            data = by_name[self._full(path).lstrip("/")]
+            try:
+                with self._errors(path):
+                    if isinstance(data, BaseException):
+                        raise data
+            except FileNotFoundError:
+                continue
+            yield path, data
 
     def open(self, path: str) -> BinaryIO:
         """A file opened for reading, seekable."""
@@ -137,28 +177,65 @@ class Folder:
         """Names of the entries of a folder, sorted; empty where there is no such folder."""
         try:
             if self.is_local:
-                return sorted(entry.name for entry in os.scandir(self.local(path)))
-            with self._errors(path):
-                names = self._fs.ls(self._full(path), detail=False)
+                names = [entry.name for entry in os.scandir(self.local(path))]
+            else:
+                with self._errors(path):
+                    found = self._fs.ls(self._full(path), detail=False)
+                names = [PurePosixPath(name).name for name in found if name.rstrip("/") != self._full(path)]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(PurePosixPath(name).name for name in names if name.rstrip("/") != self._full(path))
+        return sorted(name for name in names if not is_staged(name))
 
     def walk(self, path: str = "") -> Iterator[str]:
-        """Every file below a folder, relative to this one."""
+        """Every file below a folder, relative to this one, without those that do not have their name yet."""
+        return (entry.path for entry in self.entries(path) if not is_staged(entry.path))
+
+    def entries(self, path: str = "") -> Iterator[Entry]:
+        """Every file below a folder, with its size; in a bucket a request for a thousand of them."""
         if self.is_local:
-            root = self.local("")
-            for where, _, names in os.walk(self.local(path)):
-                yield from ((Path(where) / name).relative_to(root).as_posix() for name in sorted(names))
-        else:
-            root_path = self._full("")
-            with self._errors(path):
-                names = self._fs.find(self._full(path))
-            yield from (name.removeprefix(root_path).lstrip("/") for name in names)
+            root = str(self.local(""))
+            for where, folders, names in os.walk(self.local(path)):
+                folders.sort()
+                for name in sorted(names):
+                    full = os.path.join(where, name)  # noqa: PTH118
+                    try:
+                        found = os.stat(full)  # noqa: PTH116
+                    except FileNotFoundError:  # deleted meanwhile, or a symbolic link to nothing
+                        continue
+                    yield Entry(os.path.relpath(full, root), found.st_size, found.st_mtime)
+            return
+        root = self._full("")
+        with self._errors(path):
+            infos = self._fs.find(self._full(path), detail=True)
+        for name, info in infos.items():
+            yield Entry(name.removeprefix(root).lstrip("/"), int(info.get("size") or 0), _modified(info))
+
+    def sizes(self, path: str) -> dict[str, int]:
+        """Bytes of every file below a folder, by path; empty where there is no such folder."""
+        if not self.is_local:
+            return {entry.path: entry.bytes for entry in self.entries(path)}
+        # A fifth of the time of `entries`, of thousands of files.
+        found: dict[str, int] = {}
+        try:
+            for entry in os.scandir(self.local(path)):
+                name = f"{path}/{entry.name}"
+                if entry.is_dir():
+                    found |= self.sizes(name)
+                else:
+                    found[name] = entry.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return found
+        return found
 
     def delete(self, path: str) -> None:
+        """Delete a file, if it is there; not through a symbolic link."""
         if self.is_local:
-            self.local(path).unlink(missing_ok=True)
+            with (
+                suppress(FileNotFoundError),
+                self._errors(path),
+                self._parent(path, make=False) as (parent, name),
+            ):
+                os.unlink(name, dir_fd=parent)
             return
         with suppress(FileNotFoundError), self._errors(path):
             self._fs.rm_file(self._full(path))
@@ -233,19 +310,49 @@ class Folder:
         return f"{self._opened[1]}/{path}".rstrip("/")
 
     @contextmanager
-    def _staged(self, fill: Callable[[BinaryIO], Any]) -> Iterator[Path]:
-        """A complete, synced file under `STAGING`; what is left of it afterwards is removed."""
-        staging = self.local(STAGING)
-        staging.mkdir(parents=True, exist_ok=True)
-        staged = staging / uuid.uuid4().hex
+    def _parent(self, path: str, *, make: bool = True) -> Iterator[tuple[int, str]]:
+        """A handle on the folder that a file is in, made where it is missing, and the file's name in it."""
+        *folders, name = PurePosixPath(path).parts
+        root = self.local("")
+        if make:
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                where = next(
+                    above for above in (root, *root.parents) if above.exists() and not above.is_dir()
+                )
+                raise StorageError(f"{where}: is a file where the run folder should be") from None
+        handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with staged.open("xb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            yield staged
+            for number, folder in enumerate(folders, 1):
+                below = self._step(handle, folder, "/".join(folders[:number]), make=make)
+                os.close(handle)
+                handle = below
+            yield handle, name
         finally:
-            staged.unlink(missing_ok=True)
+            os.close(handle)
+
+    def _step(self, parent: int, name: str, path: str, *, make: bool) -> int:
+        """A handle on a folder inside another one, made where it is missing."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        try:
+            return os.open(name, flags, dir_fd=parent)
+        except FileNotFoundError:
+            if not make:
+                raise
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=parent)
+                _sync(parent)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise StorageError(self._not_a_file(path, "a folder")) from None
+        return os.open(name, flags, dir_fd=parent)
+
+    def _not_a_file(self, path: str, wanted: str = "a file") -> str:
+        is_link = self.local(path).is_symlink()
+        what = "is a symbolic link, and nothing is written through one" if is_link else f"is not {wanted}"
+        return f"{self.url}/{path}: {what}; remove it, or set it right, and run the same command again"
 
     @contextmanager
     def _errors(self, path: str, *, writing: bool = False) -> Iterator[None]:
@@ -257,13 +364,18 @@ class Folder:
             if self.is_local:
                 if isinstance(problem, OSError) and (reason := _FATAL.get(_errno(problem))) is not None:
                     raise StorageError(f"{self.url}: {reason} while writing {path}") from problem
+                if isinstance(problem, OSError) and problem.errno in _GONE:
+                    text = f"{self.url}/{path}: {os.strerror(problem.errno)}; is the disk still there?"
+                    raise StoreUnreachable(text) from problem
                 raise
             missing = is_missing(problem)
             if missing and not writing and not is_missing_bucket(problem):
                 raise FileNotFoundError(
                     errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{path}"
                 ) from None
-            kind = StorageError if missing or is_refused(problem) else OSError
+            kind: type[Exception] = StorageError if missing or is_refused(problem) else OSError
+            if kind is OSError and is_transient(problem):
+                kind = StoreUnreachable
             raise kind(explain(f"{self.url}/{path}".rstrip("/"), problem)) from problem
 
     def __getstate__(self) -> dict[str, str]:
@@ -279,6 +391,80 @@ _FATAL = {
 }
 
 
+_GONE = frozenset({errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH})
+"""What a network disk answers that is not there any more."""
+
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+"""What a file system without hard links answers; exFAT and FAT say that it is not permitted."""
+
+
+def is_staged(path: str) -> bool:
+    """Whether a file does not have its name yet: it is being written, or was when its writer was killed."""
+    return path.endswith(_STAGED) and PurePosixPath(path).name.startswith(".")
+
+
+@contextmanager
+def _staged(parent: int, name: str, fill: Callable[[BinaryIO], Any]) -> Iterator[tuple[str, int]]:
+    """A complete, synced file beside its target, and its bytes; what is left of it afterwards is removed."""
+    staged = f".{name}.{uuid.uuid4().hex[:12]}{_STAGED}"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with open(os.open(staged, flags, 0o666, dir_fd=parent), "wb") as file:  # noqa: PTH123
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+        yield staged, size
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(staged, dir_fd=parent)
+
+
+def _link(parent: int, staged: str, name: str) -> bool | None:
+    """Give a file its name unless that is taken: atomic. None where the file system has no hard links."""
+    try:
+        os.link(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except FileExistsError:
+        return False
+    except OSError as problem:
+        if problem.errno in _NO_LINKS:
+            return None
+        raise
+    return True
+
+
+def _create_exclusively(parent: int, name: str, data: bytes) -> bool:
+    try:
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=parent)
+    except FileExistsError:
+        return False
+    try:
+        with open(handle, "wb") as file:  # noqa: PTH123
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        os.unlink(name, dir_fd=parent)
+        raise
+    return True
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    """When a file in a store was last written; each client has its own word for it."""
+    for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
+        value = info.get(key)
+        if isinstance(value, str):
+            try:
+                value = dt.datetime.fromisoformat(value)
+            except ValueError:
+                continue
+        if isinstance(value, dt.datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return None
+
+
 def _errno(problem: OSError) -> int:
     if problem.errno:
         return problem.errno
@@ -286,9 +472,9 @@ def _errno(problem: OSError) -> int:
     return next((number for number in _FATAL if f"[errno {number}]" in str(problem).lower()), 0)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(folder: int) -> None:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        os.fsync(folder)
+    except OSError as problem:  # some network file systems have that for files alone
+        if problem.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise

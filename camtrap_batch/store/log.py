@@ -1,56 +1,69 @@
-"""The log of a run: a JSON object a line, which the driver alone writes."""
+"""The log of a run: a JSON object a line, which the driver alone writes.
+
+On a disk each line is appended to `log.jsonl`. A bucket has no appending, only whole files: there the log is
+files in `log/`, in the order of their names, of which the last one alone is written again and again, and not
+more than once a second (which is what Google allows). Lines that may wait are held back for 10 s.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.shards import now
 
 LOG = "log.jsonl"
 """Its path in the run folder."""
 
+PARTS = "log"
+"""Folder of its parts, in a bucket; what is there follows `LOG`, which an earlier version wrote."""
+
 _WAIT_S = 10.0
-_MOST_WAIT_S = 60.0
-_BYTES_PER_S = 100_000
+_REWRITE_S = 1.0
+_PART_BYTES = 64 * 1024
 
 
 class Log:
-    """Lines at the end of a file.
+    """Lines at the end of a run's log."""
 
-    On a disk each is appended. A bucket has no appending, only whole files: lines that may wait are held back
-    there for 10 s (for longer where the log has grown, so that writing it takes at most 100 KB/s).
-
-    Parameters
-    ----------
-    path : in `folder`
-    """
-
-    def __init__(self, folder: Folder, path: str) -> None:
-        self._folder, self._path = folder, path
-        self._content: bytes | None = None
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
         self._held: list[bytes] = []
-        self._written = time.monotonic()
+        self._flushed = time.monotonic()
+        # Names in the order of time, and no two drivers with the same.
+        self._name = f"{PARTS}/{now().replace(':', '')}-{os.urandom(3).hex()}"
+        self._part, self._content, self._written = 0, b"", float("-inf")
 
     def add(self, line: bytes, *, may_wait: bool = False) -> None:
         if self._folder.is_local:
-            self._folder.append(self._path, line)
+            self._folder.append(LOG, line)
             return
         self._held.append(line)
-        wait = min(max(_WAIT_S, len(self._content or b"") / _BYTES_PER_S), _MOST_WAIT_S)
-        if not may_wait or time.monotonic() - self._written >= wait:
+        if not may_wait or time.monotonic() - self._flushed >= _WAIT_S:
             self.flush()
 
     def flush(self) -> None:
         """Write what is held back."""
         if not self._held:
             return
-        if self._content is None:
-            try:
-                self._content = self._folder.read(self._path)
-            except FileNotFoundError:
-                self._content = b""
+        is_full = len(self._content) >= _PART_BYTES
+        if self._part == 0 or is_full or time.monotonic() - self._written < _REWRITE_S:
+            self._part, self._content = self._part + 1, b""
         content = self._content + b"".join(self._held)
-        self._folder.write(self._path, content)
+        self._folder.write(f"{self._name}-{self._part:05}.jsonl", content)
         self._content = content
         self._held.clear()
-        self._written = time.monotonic()
+        self._flushed = self._written = time.monotonic()
+
+
+def read_log(folder: Folder) -> bytes:
+    """All lines of a run's log; empty where there is none."""
+    try:
+        lines = folder.read(LOG)
+    except FileNotFoundError:
+        lines = b""
+    if folder.is_local:
+        return lines
+    parts = [f"{PARTS}/{name}" for name in folder.list(PARTS)]
+    return lines + b"".join(data for _, data in folder.read_many(parts))

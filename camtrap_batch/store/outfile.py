@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,28 +10,17 @@ import pyarrow.csv as pacsv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from camtrap_batch.errors import UserError
+from camtrap_batch.store.outpath import replacing
 
 
 def write_out(table: ds.Dataset, path: Path) -> int:
     """Write a dataset to `path`, batch by batch; its ending says how (see `WRITERS`). Returns its rows.
 
     In CSV, lists and structs are JSON text, and binary columns (thumbnails) are left out.
-
-    Raises
-    ------
-    UserError
-        The folder of `path` is not there.
+    `path` is as `outpath.check_file` gives it.
     """
-    if not path.parent.is_dir():
-        raise UserError(f"--out {path}: there is no folder {path.parent}")
-    half_written = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        rows = WRITERS[path.suffix](table, half_written)
-        os.replace(half_written, path)  # noqa: PTH105
-    finally:
-        half_written.unlink(missing_ok=True)
-    return rows
+    with replacing(path) as staged:
+        return WRITERS[path.suffix.lower()](table, staged)
 
 
 def _write_parquet(table: ds.Dataset, path: Path) -> int:

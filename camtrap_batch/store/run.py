@@ -11,7 +11,7 @@ from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.store import schemas, snapshots
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.log import LOG, Log
+from camtrap_batch.store.log import Log
 from camtrap_batch.store.shards import now
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import Table, open_table
@@ -23,7 +23,7 @@ class Run:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.folder = Folder(job.run_url)
-        self._log = Log(self.folder, LOG)
+        self._log = Log(self.folder)
 
     def table(self, name: str, snapshot: int | None = None) -> Table:
         """A table's rows as a pyarrow dataset, with `.to_pandas()` and `.to_dask()` beside.

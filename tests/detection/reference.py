@@ -49,7 +49,7 @@ def open_upright(photo: str) -> Image.Image:
 def enliven(network: nn.Module, images: torch.Tensor) -> None:
     """Weights and statistics with which what a photo shows gets through all layers."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and module.weight.requires_grad:  # one that reads off boxes is fixed
             nn.init.kaiming_normal_(module.weight)
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None

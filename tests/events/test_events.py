@@ -490,14 +490,15 @@ def test_heron_burst_is_one_sequence_and_one_event(real_images: Path) -> None:
         for number, image in enumerate(images)
         if image["seq_id"] == "burst-001"
     ]
-    assert len(rows) == 10
+    assert len(rows) >= 3
+    taken = [row["datetime"] for row in rows]
     for seq_id in ("burst-001", None):  # also without the metadata's word for it
         table = frames_of([row | {"seq_id": seq_id} for row in rows])
         sequences, labelled = combine(table, empty="empty", min_confidence=0.5)
-        assert [(row["label"], row["n_images"]) for row in sequences.to_pylist()] == [("heron", 10)]
+        assert [(row["label"], row["n_images"]) for row in sequences.to_pylist()] == [("heron", len(rows))]
         (event,) = find_events(labelled, empty="empty", gap_min=30).events.to_pylist()
         assert (event["label"], event["n_images"], event["end"] - event["start"]) == (
             "heron",
-            10,
-            timedelta(seconds=6),
+            len(rows),
+            max(taken) - min(taken),
         )

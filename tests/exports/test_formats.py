@@ -7,7 +7,6 @@ import datetime as dt
 import io
 import json
 import tempfile
-import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,14 +25,13 @@ from megadetector.postprocessing.validate_batch_results import (
     ValidateBatchResultsOptions,
     validate_batch_results,
 )
-from support_exports import MODEL, START, add_boxes, image, images_of, predict, write_run
+from support_exports import MODEL, START, add_boxes, export, image, images_of, predict, write_run
 from support_runs import Row, commit, run_on_driver
 
-from camtrap_batch.catalog.camtrap_dp import read_camtrap_dp, read_places
+from camtrap_batch.catalog.camtrap_dp import read_camtrap_dp, read_deployment_sites
 from camtrap_batch.catalog.cct import read_cct
-from camtrap_batch.errors import InputError, Interrupted
-from camtrap_batch.exports import FORMATS, Images, export
-from camtrap_batch.exports.camtrap_dp import list_beside
+from camtrap_batch.errors import InputError
+from camtrap_batch.exports import Images
 from camtrap_batch.exports.cct import number_categories
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.store.run import Run
@@ -46,43 +44,6 @@ texts = st.text(
 odd = st.one_of(
     texts, st.sampled_from(["=1+1", "-2", "+x", "@a", "'b", '"q"', "a,b", "l\nm", "🦁,", "NA", "\t"])
 )
-
-
-def a_run(folder: Path) -> Run:
-    """Two cameras that stand somewhere, one that does not, none; every kind of image there is."""
-    rows = [
-        image("i00", 0, "lion", seq_id="s1", frame_num=0, seq_num_frames=2, utc_offset_minutes=120),
-        image("i01", 2, "empty", seq_id="s1", frame_num=1, seq_num_frames=2, utc_offset_minutes=120),
-        image("i02", 3600, "oryx", utc_offset_minutes=120, deployment="d1"),
-        image("i03", 3601, "oryx", utc_offset_minutes=60, deployment="d1", datetime=START.replace(day=20)),
-        image("i04", 7200, "empty", location="B"),
-        image("i05", 7300, "human", location="B", camera_make="Reconyx", camera_model="HF2X"),
-        image("i06", 9000, None, location="B"),
-        image("i07", 9100, "lion", location="C"),
-        image("i08", 9100, "lion", location=None),
-        image("i09", None, "lion"),
-        image("i10", 9200, "lion", status="truncated", file_name="sub/é 🦁,'\"=.jpg"),
-        image("i11", 9300, "lion", file_name="..odd..jpg"),
-        *(
-            image(f"bad{number}", 60, None, status=status, format=None, width=None, height=None)
-            for number, status in enumerate(STATUSES)
-            if status not in USABLE
-        ),
-        image(
-            "clip", 60, None, status="not_image", file_name="clip.AVI", format="AVI", width=None, height=None
-        ),
-    ]
-    return write_run(folder, rows)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return a_run(tmp_path_factory.mktemp("formats"))
-
-
-@pytest.fixture(scope="module")
-def images(run: Run) -> Images:
-    return images_of(run)
 
 
 @pytest.fixture
@@ -113,27 +74,6 @@ def written(images: Images, to: str, folder: Path) -> Path:
     path = folder / f"out{SUFFIX[to]}"
     export(images, to, path)
     return path
-
-
-@pytest.mark.parametrize("to", FORMATS)
-def test_every_image_is_there_or_counted(to: str, images: Images, run: Run, tmp_path: Path) -> None:
-    found = export(images, to, tmp_path / f"out{SUFFIX[to]}")
-    assert found.images + found.left_out.total() == run.snapshot("catalog").rows == len(images)
-    assert bool(found.left_out) == (to == "camtrap-dp")
-    beside = {list_beside(found.path).name} if to == "camtrap-dp" else set()
-    assert {entry.name for entry in tmp_path.iterdir()} == {found.path.name} | beside
-
-
-@pytest.mark.parametrize("to", FORMATS)
-def test_blocks_do_not_show(to: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
-    for size in (3, 16_384):
-        monkeypatch.setattr("camtrap_batch.exports.images.BLOCK", size)
-        (folder := tmp_path / str(size)).mkdir()
-        path = written(images_of(run), to, folder)
-        files = [path, list_beside(path), *(path.glob("*.csv") if path.is_dir() else [])]
-        found.append([file.read_bytes() for file in files if file.is_file()])
-    assert found[0] == found[1]
 
 
 # --- MegaDetector
@@ -386,7 +326,8 @@ def test_camtrap_dp_is_read_back_the_same(images: Images, run: Run, tmp_path: Pa
             "image_id"
         ] == "i06"
     places = {
-        row["location"]: (row["longitude"], row["latitude"]) for row in read_places(str(path)).to_pylist()
+        row["location"]: (row["longitude"], row["latitude"])
+        for row in read_deployment_sites(str(path)).to_pylist()
     }
     assert places == {"A": (31.5, -24.25), "B": (0.0, 51.5)}
 
@@ -434,16 +375,6 @@ def test_camtrap_dp_says_which_dates_are_in_doubt(tmp_path: Path) -> None:
         row["deploymentID"]: row["timestampIssues"] for row in read_rows(tmp_path / "dp/deployments.csv")
     }
     assert issues == {"A": "false", "B": "true"}
-
-
-def test_interrupted(run: Run, tmp_path: Path) -> None:
-    stop = threading.Event()
-    images = images_of(run, stop=stop)
-    stop.set()
-    for to in FORMATS:
-        with pytest.raises(Interrupted):
-            export(images, to, tmp_path / f"out{SUFFIX[to]}")
-    assert not list(tmp_path.iterdir())
 
 
 def test_camtrap_dp_of_nothing(tmp_path: Path) -> None:
@@ -543,4 +474,5 @@ def test_predictions_of_other_images(tmp_path: Path) -> None:
     inputs = run.snapshot("predictions").inputs
     commit(run, "infer", "predictions", [{"image_id": "a"}, {"image_id": "x"}], inputs)
     with pytest.raises(InputError, match="of other images than the manifest's; run infer first"):
-        images_of(run)
+        export(images_of(run), "md-json", tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()

@@ -11,8 +11,8 @@ from support_exports import image, write_run
 
 from camtrap_batch.cli import main
 from camtrap_batch.errors import UserError
-from camtrap_batch.exports import check_out
-from camtrap_batch.exports.place import replacing
+from camtrap_batch.exports import EXPORTS
+from camtrap_batch.store.outpath import replacing
 from camtrap_batch.store.run import Run
 
 
@@ -48,7 +48,7 @@ def test_refused(run: Run, tmp_path: Path, to: str, out: str, problem: str) -> N
     (tmp_path / "link").symlink_to("mine")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=f"--out .*{out}: {problem}"):
-        check_out(to, out if "://" in out else str(tmp_path / out), run.job)
+        EXPORTS[to].check(out if "://" in out else str(tmp_path / out), run.job)
     assert sorted(tmp_path.rglob("*")) == before
 
 

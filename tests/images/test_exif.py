@@ -109,7 +109,7 @@ def test_broken_exif_is_no_fault_of_the_picture(with_exif: Callable[..., bytes],
 
 def test_exif_of_real_photos(real_images: Path) -> None:
     found = [exif_of(path.read_bytes()) for path in real_images.rglob("*.jpg")]
-    assert sum(fields.taken is not None for fields in found) >= 7
+    assert sum(fields.taken is not None for fields in found) >= 2
 
 
 @pytest.mark.parametrize("length", [*range(60), 700])

@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.model import bring_in, load_model
-from camtrap_batch.model.architectures import create_model
+from camtrap_batch.images.framing import Framing
+from camtrap_batch.model import import_model, load_model
+from camtrap_batch.model.architectures import create_model, evaluation
 
 ARCH = "shufflenet_v2_x0_5"
 CARD = {"arch": ARCH, "classes": ["empty", "lion", "heron"]}
@@ -55,7 +56,7 @@ def test_any_state_dict_becomes_a_model_folder(
     folder: Path, network: torch.nn.Module, name: str, change: Any
 ) -> None:
     write(folder, change(network.state_dict()), name)
-    info = bring_in(folder, folder.parent / "models")
+    info = import_model(folder, folder.parent / "models")
     loaded, found = load_model(folder.parent / "models" / info.model_id)
     assert found == info
     assert info.classes == ("empty", "lion", "heron")
@@ -67,13 +68,13 @@ def test_any_state_dict_becomes_a_model_folder(
 
 def test_the_id_does_not_depend_on_the_kind_of_file(folder: Path, network: torch.nn.Module) -> None:
     write(folder, network.state_dict(), "a.safetensors")
-    one = bring_in(folder, folder.parent / "models").model_id
+    one = import_model(folder, folder.parent / "models").model_id
     write(folder, network.state_dict(), "b.pth", weights="b.pth")
-    assert bring_in(folder, folder.parent / "models").model_id == one
+    assert import_model(folder, folder.parent / "models").model_id == one
     write(
         folder, network.state_dict(), "b.pth", weights="b.pth", temperature=1.5, category_ids=[[0], [90], []]
     )
-    assert bring_in(folder, folder.parent / "models").model_id != one
+    assert import_model(folder, folder.parent / "models").model_id != one
 
 
 def without(state: State, key: str) -> State:
@@ -113,7 +114,7 @@ def test_what_does_not_fit_is_said_on_one_line(
 ) -> None:
     write(folder, change(network.state_dict()), **card)
     with pytest.raises(InputError, match=says) as refused:
-        bring_in(folder, folder.parent / "models")
+        import_model(folder, folder.parent / "models")
     assert "\n" not in str(refused.value)
     assert str(folder) in str(refused.value)
     assert not (folder.parent / "models").exists()
@@ -135,7 +136,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(
         write(folder, {}, "evil.pth")
         write_code(folder / "evil.pth")
         with pytest.raises(InputError, match="state dict that holds tensors alone"):
-            bring_in(folder, tmp_path / "models")
+            import_model(folder, tmp_path / "models")
     assert not (tmp_path / "boom").exists()
     pickle.loads(pickle.dumps(Boom()))  # it would have been run
     assert (tmp_path / "boom").exists()
@@ -145,8 +146,61 @@ def test_which_file_is_asked_where_there_are_several_or_none(folder: Path, netwo
     write(folder, network.state_dict(), "a.safetensors")
     write(folder, network.state_dict(), "b.pth")
     with pytest.raises(InputError, match=r"name one file as weights, there are a\.safetensors, b\.pth"):
-        bring_in(folder, folder.parent / "models")
+        import_model(folder, folder.parent / "models")
     (folder / "a.safetensors").unlink()
     (folder / "b.pth").unlink()
     with pytest.raises(InputError, match=r"no weights beside model\.json"):
-        bring_in(folder, folder.parent / "models")
+        import_model(folder, folder.parent / "models")
+
+
+@pytest.mark.parametrize(
+    ("arch", "framing"),
+    [
+        ("tf_efficientnet_lite0", Framing(224, "crop", 0.875, "bicubic")),
+        ("resnet34", Framing(224, "crop", 224 / 256, "bilinear")),
+        ("resnet50", Framing(224, "crop", 224 / 232, "bilinear")),
+    ],
+)
+def test_a_model_sees_pictures_as_it_was_evaluated(arch: str, framing: Framing) -> None:
+    assert evaluation(arch).framing == framing
+
+
+def test_the_card_says_otherwise(folder: Path, network: torch.nn.Module) -> None:
+    write(folder, network.state_dict(), resize="squash", crop_pct=1, interpolation="bilinear")
+    squashed = import_model(folder, folder.parent / "models")
+    assert squashed.framing == Framing(224)
+    write(folder, network.state_dict())
+    published = import_model(folder, folder.parent / "models")
+    assert published.framing == evaluation(ARCH).framing
+    assert published.model_id != squashed.model_id
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("resize", "crp", "did you mean 'crop'"),
+        ("interpolation", "cubic", "did you mean 'bicubic'"),
+        ("crop_pct", 1.5, "above 0, and 1 or less"),
+        ("antialias", False, "antialias: false is for bilinear"),
+    ],
+)
+def test_a_framing_that_is_not_possible(
+    folder: Path, network: torch.nn.Module, key: str, value: Any, words: str
+) -> None:
+    write(folder, network.state_dict(), **{"interpolation": "bicubic", key: value})
+    with pytest.raises(InputError, match=words):
+        import_model(folder, folder.parent / "models")
+
+
+def test_a_tensor_that_nearly_fits_is_named(folder: Path, network: torch.nn.Module) -> None:
+    state = dict(network.state_dict())
+    state["head.weight"] = state.pop("fc.weight")
+    write(folder, state)
+    with pytest.raises(InputError, match=r"fc\.weight is not there; the nearest .* head\.weight"):
+        import_model(folder, folder.parent / "models")
+
+
+def test_the_class_that_is_there_twice_is_named(folder: Path, network: torch.nn.Module) -> None:
+    write(folder, network.state_dict(), classes=["lion", "empty", "lion"])
+    with pytest.raises(InputError, match="more than once: 'lion'"):
+        import_model(folder, folder.parent / "models")

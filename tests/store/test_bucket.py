@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from support_s3 import ENVIRONMENT
 from camtrap_batch.errors import InputError, StorageError
 from camtrap_batch.store import log as log_module
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.log import Log
+from camtrap_batch.store.log import Log, read_log
 
 
 @pytest.fixture
@@ -223,16 +223,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_the_log_is_not_written_for_each_shard(
-    clock: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder = Folder(f"memory://{tmp_path.name}/run")
-    written: list[int] = []
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Path and bytes of each file that is written."""
+    written: list[tuple[str, int]] = []
     write = Folder.write
     monkeypatch.setattr(
-        Folder, "write", lambda self, path, data: (written.append(len(data)), write(self, path, data))
+        Folder, "write", lambda self, path, data: (written.append((path, len(data))), write(self, path, data))
     )
-    log = Log(folder, "log.jsonl")
+    return written
+
+
+def test_the_log_is_not_written_for_each_shard(
+    clock: list[float], written: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    folder = Folder(f"memory://{tmp_path.name}/run")
+    log = Log(folder)
     log.add(b"begins\n")
     assert len(written) == 1
     for number in range(1000):
@@ -240,35 +246,42 @@ def test_the_log_is_not_written_for_each_shard(
         log.add(b"shard %d\n" % number, may_wait=True)
     assert len(written) == pytest.approx(11, abs=1)
     log.add(b"ends\n")
-    lines = folder.read("log.jsonl").splitlines()
-    assert lines == [b"begins", *(b"shard %d" % number for number in range(1000)), b"ends"]
+    assert read_log(folder).splitlines() == [
+        b"begins",
+        *(b"shard %d" % number for number in range(1000)),
+        b"ends",
+    ]
     log.add(b"one more\n", may_wait=True)
     log.flush()
-    assert folder.read("log.jsonl").endswith(b"ends\none more\n")
+    assert read_log(folder).endswith(b"ends\none more\n")
     before = len(written)
     log.flush()
     assert len(written) == before
 
 
-def test_a_log_goes_on(clock: list[float], s3_folder: Folder) -> None:
-    for number in range(3):
-        log = Log(s3_folder, "log.jsonl")
-        log.add(json.dumps({"run": number}).encode() + b"\n")
-    assert [json.loads(line) for line in s3_folder.read("log.jsonl").splitlines()] == [
-        {"run": number} for number in range(3)
-    ]
-
-
-def test_a_long_log_is_written_less_often(
-    clock: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_line_does_not_write_the_whole_log_again(
+    clock: list[float], written: list[tuple[str, int]], tmp_path: Path
 ) -> None:
+    """Nor the same file twice in a second."""
     folder = Folder(f"memory://{tmp_path.name}/run")
-    folder.write("log.jsonl", b"x" * 20_000_000 + b"\n")
-    log = Log(folder, "log.jsonl")
-    log.add(b"begins\n")
-    clock[0] = 59
-    log.add(b"held back\n", may_wait=True)
-    assert folder.read("log.jsonl").endswith(b"begins\n")
-    clock[0] = 61
-    log.add(b"due\n", may_wait=True)
-    assert folder.read("log.jsonl").endswith(b"begins\nheld back\ndue\n")
+    log, line = Log(folder), b"x" * 999 + b"\n"
+    last: dict[str, float] = {}
+    for number in range(1000):
+        clock[0] += 0.3 if number % 2 else 2
+        log.add(line)
+        path = written[-1][0]
+        assert clock[0] - last.get(path, -1) >= 1
+        last[path] = clock[0]
+    assert read_log(folder) == line * 1000
+    assert max(size for _, size in written) < 70_000
+    assert sum(size for _, size in written) < 40 * 1_000_000
+
+
+def test_the_log_of_an_earlier_version_goes_on(clock: list[float], s3_folder: Folder) -> None:
+    s3_folder.write("log.jsonl", b"0\n")
+    for number in range(1, 4):
+        log = Log(s3_folder)
+        log.add(b"%d\n" % number)
+        time.sleep(0.002)  # drivers follow one another
+    assert read_log(s3_folder) == b"0\n1\n2\n3\n"
+    assert s3_folder.read("log.jsonl") == b"0\n"

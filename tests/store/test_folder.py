@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import resource
+import shutil
 import signal
+import subprocess
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from camtrap_batch.errors import StorageError
-from camtrap_batch.store.folder import STAGING, Folder
+from camtrap_batch.store.folder import Folder
 
 
 def test_write_read_replace(folder: Folder) -> None:
@@ -94,7 +99,7 @@ def test_nothing_is_left_in_staging(tmp_path: Path) -> None:
     folder.write("a", b"1")
     folder.create("b", b"1")
     folder.create("b", b"2")
-    assert folder.list(STAGING) == []
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b"]
 
 
 def test_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
@@ -107,7 +112,134 @@ def test_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="half-way"):
         folder.write_with("a", fill)
     assert folder.read("a") == b"old"
-    assert folder.list(STAGING) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+
+
+def no_links(problem: int) -> Any:
+    def link(*paths: Any, **options: Any) -> None:
+        raise OSError(problem, os.strerror(problem))
+
+    return link
+
+
+@pytest.mark.parametrize("problem", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK])
+def test_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: int
+) -> None:
+    monkeypatch.setattr(os, "link", no_links(problem))
+    test_of_many_creators_one_wins(tmp_path)
+    folder = Folder(str(tmp_path / "run"))
+    assert folder.create("r/1.json", b"first")
+    assert not folder.create("r/1.json", b"second")
+    assert folder.read("r/1.json") == b"first"
+    assert [path.name for path in (tmp_path / "run" / "r").iterdir()] == ["1.json"]
+
+
+def test_without_hard_links_a_full_disk_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", no_links(errno.EPERM))
+    sync, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 2:  # the staged file, then the file itself
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    folder = Folder(str(tmp_path))
+    with pytest.raises(StorageError, match="no space left"):
+        folder.create("receipt", b"1")
+    assert list(tmp_path.iterdir()) == []
+    assert folder.create("receipt", b"1")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+@pytest.mark.parametrize("kind", ["vfat", "exfat"])
+def test_on_a_real_file_system_without_hard_links(tmp_path: Path, kind: str) -> None:
+    image, mounted = tmp_path / "image", tmp_path / "mounted"
+    image.write_bytes(bytes(16 * 2**20))
+    mounted.mkdir()
+    if shutil.which(f"mkfs.{kind}") is None:
+        pytest.skip(f"mkfs.{kind} is not installed")
+    subprocess.run([f"mkfs.{kind}", str(image)], check=True, capture_output=True)
+    done = subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{kind} can't be mounted here: {done.stderr.strip()}")
+    try:
+        test_of_many_creators_one_wins(mounted)
+        folder = Folder(str(mounted / "run"))
+        folder.write("a", b"1")
+        folder.write("a", b"2")
+        assert folder.read("a") == b"2"
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+
+
+CALLS = {
+    "append": lambda folder, path: folder.append(path, b"harm"),
+    "write": lambda folder, path: folder.write(path, b"harm"),
+    "create": lambda folder, path: folder.create(path, b"harm"),
+    "delete": lambda folder, path: folder.delete(path),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("path", ["sub/file", "sub/deeper/file"])
+def test_nothing_is_written_through_a_symbolic_link(tmp_path: Path, name: str, path: str) -> None:
+    """A folder inside the run folder that leads out of it; the run folder itself may be a link."""
+    victim = tmp_path / "elsewhere" / path.removeprefix("sub/")
+    victim.parent.mkdir(parents=True)
+    victim.write_bytes(b"precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "sub").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    folder = Folder(str(tmp_path / "link"))
+    with pytest.raises(StorageError, match=r"link/sub: is a symbolic link.*; remove it"):
+        CALLS[name](folder, path)
+    assert victim.read_bytes() == b"precious"
+    assert [entry.name for entry in victim.parent.iterdir()] == ["file"]
+    CALLS[name](folder, "own/file")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_file_that_is_a_symbolic_link(tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "precious"
+    victim.write_bytes(b"precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").symlink_to(victim)
+    folder = Folder(str(tmp_path / "run"))
+    if name == "append":
+        with pytest.raises(StorageError, match=r"run/file: is a symbolic link"):
+            CALLS[name](folder, "file")
+    else:  # the link is replaced, deleted, or taken for what is there
+        CALLS[name](folder, "file")
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_log_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(StorageError, match="log: is not a file"):
+        Folder(str(tmp_path)).append("log", b"1")
+
+
+def test_a_file_where_the_run_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    for folder in (Folder(str(tmp_path / "run")), Folder(str(tmp_path / "run" / "below"))):
+        with pytest.raises(StorageError, match="run: is a file where the run folder should be"):
+            folder.write("a", b"1")
+
+
+def test_entries_and_sizes(folder: Folder) -> None:
+    before = time.time()
+    folder.write("x/one", b"1")
+    folder.write("x/y/two", b"22")
+    found = list(folder.entries("x"))
+    assert [(entry.path, entry.bytes) for entry in found] == [("x/one", 1), ("x/y/two", 2)]
+    assert all(entry.modified is not None and abs(entry.modified - before) < 60 for entry in found)
+    assert folder.sizes("x") == {"x/one": 1, "x/y/two": 2}
+    assert folder.sizes("nowhere") == {}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Sound baseline JPEG files, at an eighth or a quarter of their size, faster than libjpeg-turbo.
 
+A decoder of our own, since reading every byte of a million files is what `validate` is for: with
+libjpeg-turbo in its place, judging takes 1.27 times as long without thumbnails and 1.46 times with them.
+
 Nearly every file of a camera is one: Huffman coded, sequential, one scan, intact. Such a file is read here,
 by the compiled loops of `huffman`. Whatever is unusual in a file, be it damage or an option that cameras do
 not use, makes the answer None: libjpeg then says what it is. So this module may refuse what libjpeg takes,

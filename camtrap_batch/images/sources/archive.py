@@ -1,4 +1,8 @@
-"""Images in a zip file, on a disk or far away: listed from its central directory, read by one read each."""
+"""Images in a zip file, on a disk or far away: listed from its central directory, read by one read each.
+
+`zipfile` reads the directory. Members are found and read by our own code: one that `zipfile` opens takes two
+reads or three, each a request where the zip is far away, and its objects for a million members 1 GB.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,22 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.images.sources.base import KEY, Blob, Listing, is_hidden, is_unsafe
+from camtrap_batch.images.sources.base import (
+    KEY,
+    Blob,
+    Listing,
+    is_hidden,
+    is_unsafe,
+    scheme_of,
+    source_of,
+)
 from camtrap_batch.remote import plain, shown
 
 PLACE = pa.struct(
@@ -42,11 +55,24 @@ class Archive:
     folder : inside it, that file names are relative to; "" for all of it
     """
 
-    def __init__(self, url: str, blob: Blob, folder: str, reads_at_once: int) -> None:
+    def __init__(self, url: str, blob: Blob, folder: str = "") -> None:
         self._where, self._blob, self._folder = shown(url), blob, folder.strip("/")
-        self.reads_at_once = reads_at_once
+        self.reads_at_once = blob.reads_at_once
         self._lock = threading.Lock()
         self._known: tuple[tuple[int, str], _Index] | None = None
+
+    @classmethod
+    def open(cls, url: str, options: Mapping[str, Any]) -> Self:
+        """Open `zip://FOLDER::URL`, or the path or URL of a zip file."""
+        folder, file = "", url
+        if url.startswith("zip://"):
+            folder, mark, file = url.removeprefix("zip://").partition("::")
+            if not mark or not file:
+                raise InputError(f"{shown(url)} ({KEY}): should be zip://FOLDER::URL, or the zip's URL alone")
+        open_file = getattr(source_of(scheme_of(file)), "open_file", None)
+        if open_file is None:
+            raise InputError(f"{shown(url)} ({KEY}): a zip file can't be read in parts there; copy it first")
+        return cls(url, open_file(file, options), folder)
 
     def check(self) -> None:
         """Only the end of the zip is read, which says where its directory is."""

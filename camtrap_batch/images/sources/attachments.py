@@ -11,13 +11,14 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 from camtrap_batch.errors import InputError, StageError
 from camtrap_batch.images.sources.base import Listing, empty_listing
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.portal.adapter import SignedOut
 from camtrap_batch.portal.reading import Attachment, attachment_url, look_at, read_attachments, read_ids
-from camtrap_batch.portal.service import Refused, Unknown, patiently, said_error
+from camtrap_batch.portal.service import Refused, Unknown, said_error, with_retries
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import digest
 
@@ -56,6 +57,11 @@ class Attachments:
         self._kept = f"attachments/{digest([self.url])}"
         self._lock = threading.Lock()
         self._connected: Service | None = None
+
+    @classmethod
+    def open(cls, url: str, options: Mapping[str, Any]) -> Self:
+        """Open a layer, with `Photos` in the options."""
+        return cls(url, options["photos"])
 
     def check(self) -> None:
         about = look_at(self._service, self.url).about
@@ -111,7 +117,7 @@ class Attachments:
             return content
 
         try:
-            return patiently(fetch)
+            return with_retries(fetch)
         except SignedOut as problem:
             raise InputError(str(problem)) from None
         except Refused as problem:

@@ -1,4 +1,8 @@
-"""What each kind of place that holds images can do, and which file names are let in."""
+"""What each source of images can do, the table of sources by scheme, and which file names are let in.
+
+A source is one module with one class. It is found by the scheme of the image root's URL; a package installed
+beside this one adds another through an entry point of the group `camtrap_batch.sources`, named as its scheme.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError
+from camtrap_batch.registry import Registry
 from camtrap_batch.remote import explain, is_missing, is_missing_bucket
 
 KEY = "dataset.images"
@@ -44,14 +49,26 @@ class Listing:
 
 
 class Source(Protocol):
-    """One kind of place. File names given to it are safe; errors are as those of `ImageRoot`."""
+    """One root, opened. File names given to it are safe; errors are as those of `ImageRoot`."""
+
+    @classmethod
+    def open(cls, url: str, options: Mapping[str, Any]) -> Self:
+        """Open a root. Nothing is asked of it yet.
+
+        Parameters
+        ----------
+        options : the dataset's `storage_options`, or what else a source needs
+        """
 
     @property
-    def reads_at_once(self) -> int: ...
+    def reads_at_once(self) -> int:
+        """How many threads may usefully call `read` at once."""
 
-    def check(self) -> None: ...
+    def check(self) -> None:
+        """Raise UserError where the root is not there, is no folder, is empty, or can't be listed."""
 
-    def listing(self, file_names: Sequence[str]) -> Listing: ...
+    def listing(self, file_names: Sequence[str]) -> Listing:
+        """As `ImageRoot.listing`."""
 
     def walk(self) -> Iterator[str]:
         """As `ImageRoot.walk`, in any order."""
@@ -61,13 +78,72 @@ class Source(Protocol):
 
 
 class Blob(Protocol):
-    """One large file, read in parts."""
+    """One large file, read in parts. A source whose files can be read so has `open_file`, as `open`."""
+
+    @property
+    def reads_at_once(self) -> int: ...
 
     def stat(self) -> tuple[int, str]:
         """Bytes and version. Raises FileNotFoundError, InputError or another OSError."""
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`; fewer where the file ends. Raises OSError."""
+
+
+class _Parts(Protocol):
+    @property
+    def reads_at_once(self) -> int: ...
+
+    def stat(self) -> tuple[int, str]: ...
+
+    def part(self, file_name: str, start: int | None, end: int | None) -> bytes: ...
+
+
+class FarFile:
+    """One large file that a source holds whose URL is the file's own."""
+
+    def __init__(self, source: _Parts) -> None:
+        self._source = source
+
+    @property
+    def reads_at_once(self) -> int:
+        return self._source.reads_at_once
+
+    def stat(self) -> tuple[int, str]:
+        return self._source.stat()
+
+    def read(self, start: int, end: int) -> bytes:
+        return self._source.part("", start, end)
+
+
+_HERE = "camtrap_batch.images.sources"
+SOURCES: Registry[type[Source]] = Registry(
+    "camtrap_batch.sources",
+    {
+        "path": f"{_HERE}.disk:Disk",
+        "zip": f"{_HERE}.archive:Archive",
+        "http": f"{_HERE}.web:Web",
+        "https": f"{_HERE}.web:Web",
+        "attachments": f"{_HERE}.attachments:Attachments",
+        "fsspec": f"{_HERE}.bucket:Bucket",
+    },
+)
+"""Scheme of a URL -> its source. `path`: a path without a scheme; `fsspec`: every scheme that is not here."""
+
+
+def source_of(scheme: str) -> type[Source]:
+    """The source of a scheme."""
+    return SOURCES[scheme if scheme in SOURCES else "fsspec"]
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a path or URL, as `SOURCES` has it.
+
+    >>> scheme_of("/data/photos"), scheme_of("gs://bucket/photos"), scheme_of("https://x.org/photos")
+    ('path', 'gs', 'https')
+    """
+    scheme, mark, _ = url.partition("://")
+    return scheme if mark else "path"
 
 
 def empty_listing(number: int) -> tuple[npt.NDArray[np.int64], list[str | None]]:

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from camtrap_batch.images.sources.folders import CantList, look_up
 
 # What a network disk, or a bad cable, may not say the next time.
 _MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET})
+_OF_THE_SYSTEM = ("lost+found",)
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -37,10 +38,18 @@ class Disk:
     def __init__(self, path: str) -> None:
         self.path = path
 
+    @classmethod
+    def open(cls, url: str, options: Mapping[str, Any]) -> Self:
+        return cls(url)
+
+    @staticmethod
+    def open_file(url: str, options: Mapping[str, Any]) -> DiskFile:
+        return DiskFile(url)
+
     def check(self) -> None:
         try:
-            with os.scandir(self.path):
-                pass
+            with os.scandir(self.path) as entries:
+                is_empty = all(entry.name in _OF_THE_SYSTEM for entry in entries)
         except FileNotFoundError:
             raise InputError(f"{self.path}: no such folder ({KEY})") from None
         except NotADirectoryError:
@@ -49,6 +58,8 @@ class Disk:
             ) from None
         except OSError as problem:
             raise self._cant_list(self.path, problem) from None
+        if is_empty:  # what an unmounted disk leaves behind
+            raise InputError(f"{self.path}: is an empty folder ({KEY}); is the disk mounted?")
 
     def listing(self, file_names: Sequence[str]) -> Listing:
         """Each folder is listed, no file is opened; many at a time where the disk answers slowly."""
@@ -107,6 +118,8 @@ class Disk:
 
 class DiskFile:
     """One large file on a disk."""
+
+    reads_at_once = Disk.reads_at_once
 
     def __init__(self, path: str) -> None:
         self.path = path

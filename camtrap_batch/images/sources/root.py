@@ -1,6 +1,4 @@
-"""Where a data set's images are: a folder on disk, a bucket, a web server or a zip file in any of them; or
-attached to the features of a layer.
-"""
+"""Where a data set's images are, whatever source holds them: found by scheme, opened once in each process."""
 
 from __future__ import annotations
 
@@ -12,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.images.sources.archive import Archive
-from camtrap_batch.images.sources.attachments import Attachments, Photos
-from camtrap_batch.images.sources.base import KEY, Listing, Source, is_unsafe, is_utf8
-from camtrap_batch.images.sources.bucket import Bucket
-from camtrap_batch.images.sources.disk import Disk, DiskFile
-from camtrap_batch.images.sources.web import Web
-from camtrap_batch.job import Job
-from camtrap_batch.portal import Portal
-from camtrap_batch.remote import family_of, shown
-from camtrap_batch.store.folder import Folder
+from camtrap_batch.images.sources.base import (
+    KEY,
+    Listing,
+    Source,
+    is_unsafe,
+    is_utf8,
+    scheme_of,
+    source_of,
+)
+from camtrap_batch.remote import shown
 
-__all__ = ["ImageRoot", "Listing", "image_root", "is_unsafe"]
+__all__ = ["ImageRoot", "Listing", "is_unsafe"]
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,14 @@ class ImageRoot:
     Parameters
     ----------
     url : absolute path of a folder or of a .zip file, or fsspec URL of one; `zip://folder::URL` for a folder
-        inside a zip; URL of a feature layer where `photos` is given
-    storage_options : of the URL's fsspec file system
-    photos : how to get what is attached to the features of a layer
+        inside a zip
+    storage_options : of the URL's fsspec file system, or what else the source is opened with
+    scheme : of the source (see `SOURCES`), where the URL's own does not tell: `attachments` of a layer
     """
 
     url: str
     storage_options: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
-    photos: Photos | None = None
+    scheme: str | None = None
 
     @property
     def reads_at_once(self) -> int:
@@ -104,43 +102,13 @@ class ImageRoot:
         return _open(self, os.getpid())
 
 
-def image_root(job: Job) -> ImageRoot:
-    """Where a job's images are."""
-    dataset = job.dataset
-    if dataset.layer is not None:
-        photos = Photos(Portal.of(dataset.layer, "dataset.layer"), Folder(job.run_url))
-        return ImageRoot(str(dataset.metadata), photos=photos)
-    return ImageRoot(str(dataset.images), dataset.storage_options)
-
-
 @lru_cache(maxsize=8)
 def _open(root: ImageRoot, process: int) -> Source:
-    if root.photos is not None:
-        return Attachments(root.url, root.photos)
-    url, folder = root.url, ""
-    if url.startswith("zip://"):
-        folder, chain, url = url.removeprefix("zip://").partition("::")
-        if not chain or not url:
-            raise InputError(
-                f"{shown(root.url)} ({KEY}): should be zip://FOLDER::URL, or the zip's URL alone"
-            )
-    is_zip = root.url.startswith("zip://") or url.partition("?")[0].lower().endswith(".zip")
-    if "://" not in url:
-        if is_zip and not Path(url).is_dir():
-            return Archive(root.url, DiskFile(url), folder, Disk.reads_at_once)
-        return Disk(url)
-    where: Web | Bucket = (Web if family_of(url) == "http" else Bucket)(url, root.storage_options)
-    return Archive(root.url, _Far(where), folder, where.reads_at_once) if is_zip else where
+    return source_of(root.scheme or _scheme_of(root.url)).open(root.url, root.storage_options)
 
 
-class _Far:
-    """A zip file that is not on a disk."""
-
-    def __init__(self, where: Web | Bucket) -> None:
-        self._where = where
-
-    def stat(self) -> tuple[int, str]:
-        return self._where.stat()
-
-    def read(self, start: int, end: int) -> bytes:
-        return self._where.part("", start, end)
+def _scheme_of(url: str) -> str:
+    """`scheme_of`, but that a zip file is one wherever it lies."""
+    scheme = scheme_of(url)
+    is_zip = url.partition("?")[0].lower().endswith(".zip")
+    return "zip" if is_zip and not (scheme == "path" and Path(url).is_dir()) else scheme

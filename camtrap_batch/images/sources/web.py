@@ -7,13 +7,21 @@ import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
 from fsspec.asyn import sync
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.images.sources.base import KEY, Listing, cant_stat, empty_listing, is_hidden, is_unsafe
+from camtrap_batch.images.sources.base import (
+    KEY,
+    FarFile,
+    Listing,
+    cant_stat,
+    empty_listing,
+    is_hidden,
+    is_unsafe,
+)
 from camtrap_batch.remote import (
     ANSWER_S,
     Refused,
@@ -22,10 +30,10 @@ from camtrap_batch.remote import (
     explain,
     is_transient,
     open_store,
-    patiently,
     patiently_async,
     seconds,
     shown,
+    with_retries,
 )
 
 _ASKED_AT_ONCE = 64
@@ -54,6 +62,14 @@ class Web:
         self.url, self.options = url, options
         base, mark, query = url.partition("?")
         self._base, self._query = base.rstrip("/"), mark + query
+
+    @classmethod
+    def open(cls, url: str, options: Mapping[str, Any]) -> Self:
+        return cls(url, options)
+
+    @classmethod
+    def open_file(cls, url: str, options: Mapping[str, Any]) -> FarFile:
+        return FarFile(cls(url, options))
 
     def check(self) -> None:
         """Any answer will do: a server that lists no folders has none for the root."""
@@ -86,7 +102,7 @@ class Web:
 
     def walk(self) -> Iterator[str]:
         try:
-            paths = patiently(self.url, call, self._fs, "find", f"{self._base}/", on_error="raise")
+            paths = with_retries(self.url, call, self._fs, "find", f"{self._base}/", on_error="raise")
         except FileNotFoundError:
             paths = []
         except Exception as problem:
@@ -111,7 +127,7 @@ class Web:
         """Bytes of a file, from `start` to before `end`; without `start` no part is asked for."""
         address = self._address(file_name)
         try:
-            data: bytes = patiently(self.url, sync, self._fs.loop, self._get, address, start, end)
+            data: bytes = with_retries(self.url, sync, self._fs.loop, self._get, address, start, end)
         except Exception as problem:
             raise as_os_error(self.url, problem) from None
         return data

@@ -2,59 +2,38 @@
 
 from __future__ import annotations
 
-import atexit
-import hashlib
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client, get_worker
-from distributed.scheduler import KilledWorker
 
 from camtrap_batch import phases
 from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
 from camtrap_batch.detection.boxes import Boxes, Look, Rules, find_boxes
-from camtrap_batch.engine.dask import watchdog
-from camtrap_batch.engine.dask.fanout import Need, require_workers
-from camtrap_batch.errors import ClusterError, ClusterLost, InputError, choices
-from camtrap_batch.images import ImageRoot, image_root
+from camtrap_batch.engine.base import Need, WorkerContext, choose_workers
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
-from camtrap_batch.model.info import (
-    CARD,
-    HISTORY,
-    LR_FIND,
-    METRICS,
-    OBSERVED,
-    WEIGHTS,
-    ModelInfo,
-    model_id,
-    read_card,
-    read_info,
-)
+from camtrap_batch.model.info import OBSERVED, ModelInfo, read_info
+from camtrap_batch.model.library import fetch_model, keep_model, open_model
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers
+from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.selection.classes import empty_class
-from camtrap_batch.stages.catalog import categories_of
 from camtrap_batch.stages.infer.precision import check_precision, known_precision
 from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.run import Run
+from camtrap_batch.store.manifest import categories_of, usable_rows
 from camtrap_batch.store.schemas import PREDICTIONS
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut, digest
 from camtrap_batch.store.tables import finish_shard
-from camtrap_batch.vocabulary import USABLE
 
 if TYPE_CHECKING:  # torch is loaded on workers alone
     from camtrap_batch.detection.crops import Box, Picture
@@ -62,11 +41,7 @@ if TYPE_CHECKING:  # torch is loaded on workers alone
 
 VERSION = 3
 _TOP = 5
-_MOST_DEATHS = 3
-_LOOK_AT_WORKERS_S = 5.0
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
-_MODEL_FILES = (WEIGHTS, METRICS, HISTORY, LR_FIND, CARD)
-"""Of a model folder; the last one says that it is complete."""
 
 
 def run(context: Context) -> StageResult:
@@ -100,7 +75,7 @@ def run(context: Context) -> StageResult:
         model_id=info.model_id,
         batch=settings.batch,
         thumbnail=job.validate_.thumbnails,
-        use_thumbnails=job.validate_.thumbnails >= info.size,
+        use_thumbnails=info.framing.takes_thumbnails(job.validate_.thumbnails),
         timeout_s=job.validate_.timeout_s,
         manifest=manifest.number,
         rules=boxes.rules if boxes else None,
@@ -111,7 +86,7 @@ def run(context: Context) -> StageResult:
     with ThreadPoolExecutor(1) as pool:
         cutting = pool.submit(_cut_rows, rows, boxes, settings.shard_size)
         if found is None and not context.dry_run:
-            need = choose_workers(context.cluster.client(), settings.device, context.cluster.wait_s)
+            need = choose_workers(context.executor(), settings.device, has_cuda, "infer.device")
             found = check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
     if found is None:
         notes.append("the model's fastest precision would be looked for")
@@ -121,7 +96,7 @@ def run(context: Context) -> StageResult:
     plan = _plan(work, cutting.result())
     before = store.current("predictions")
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
-        need = choose_workers(context.cluster.client(), settings.device, context.cluster.wait_s)
+        need = choose_workers(context.executor(), settings.device, has_cuda, "infer.device")
     need = need or "CPU"
     work = replace(work, plan=(plan.stage, plan.id), device=_DEVICE[need])
     meta = {
@@ -177,7 +152,12 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
     job, store = context.job, context.run
     notes = []
     kept = job.validate_.thumbnails
-    if 0 < kept < info.size:
+    if kept and not info.framing.is_ours:
+        notes.append(
+            "the original files are read: thumbnails do not hold what the model was evaluated on "
+            f"({info.resize} to {info.framing.side} pixels, {info.interpolation})"
+        )
+    elif 0 < kept < info.size:
         notes.append(
             f"the model sees {info.size} pixels, thumbnails have {kept}: the original files are read; "
             f"validate.thumbnails: {info.size} would be faster"
@@ -200,12 +180,6 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
     return notes
 
 
-def usable_rows(run: Run, columns: list[str]) -> pa.Table:
-    """The manifest's rows that are classified, in its order; `columns` hold status."""
-    rows = run.table("manifest").to_table(columns=columns)
-    return rows.filter(pc.is_in(rows["status"].cast(pa.string()), pa.array(USABLE)))
-
-
 def location_borders(rows: pa.Table) -> np.ndarray[Any, Any]:
     """Rank of a cut before each row: best between locations, else between sequences, else anywhere.
 
@@ -220,132 +194,11 @@ def location_borders(rows: pa.Table) -> np.ndarray[Any, Any]:
     return rank
 
 
-def find_model(run: Run, name: str) -> Folder:
-    """The folder of the model that the job names: latest, a model id of this run, or a folder of weights."""
-    if name == "latest":
-        trained = run.current("model")
-        if trained is None:
-            raise InputError(
-                f"{run.folder.url}: no model is trained yet; run train first, or set infer.model"
-            )
-        name = trained.meta["model_id"]
-    if run.folder.exists(f"models/{name}/{CARD}"):
-        return model_folder(run, name)
-    elsewhere = Folder(name if "://" in name else os.path.abspath(name))  # noqa: PTH100
-    if elsewhere.exists(CARD):
-        return as_model_folder(elsewhere)
-    raise InputError(
-        f"infer.model: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}"
-    )
+def has_cuda() -> bool:
+    """Whether the worker that this runs on has a CUDA device. Raises ImportError where it has no torch."""
+    import torch
 
-
-@cache
-def as_model_folder(model: Folder) -> Folder:
-    """A folder of weights with a `model.json`, as a model folder: itself, or, made elsewhere, a copy.
-
-    The copy is kept until the program ends. Making it needs torch on the driver.
-    """
-    if "model_id" in read_card(fetch_model(model)):
-        return model
-    from camtrap_batch.model import bring_in
-
-    scratch = TemporaryDirectory(prefix="camtrap-model-")
-    atexit.register(scratch.cleanup)
-    return Folder(f"{scratch.name}/{bring_in(fetch_model(model), scratch.name).model_id}")
-
-
-def open_model(run: Run, name: str) -> tuple[Folder, ModelInfo]:
-    """The model that the job names, found whole, and what it says of itself."""
-    model = find_model(run, name)
-    info = read_info(fetch_model(model))
-    try:
-        weights = model.read(WEIGHTS)
-    except FileNotFoundError:
-        raise InputError(f"{model.url}/{WEIGHTS}: no such file; a model folder holds it and {CARD}") from None
-    if model_id(hashlib.sha256(weights).hexdigest(), info) != info.model_id:
-        raise InputError(
-            f"{model.url}: {WEIGHTS} or {CARD} was changed since the model was saved; copy the folder again"
-        )
-    return model, info
-
-
-def keep_model(run: Run, model: Folder, model_id: str) -> Folder:
-    """The model in the run folder; one from elsewhere is copied, so that the run stays complete."""
-    kept = model_folder(run, model_id)
-    if not kept.exists(CARD):
-        for name in _MODEL_FILES:
-            if model.exists(name):
-                kept.write(name, model.read(name))
-    return kept
-
-
-def model_folder(run: Run, model_id: str) -> Folder:
-    """Where a run keeps a model."""
-    return Folder(f"{run.folder.url}/models/{model_id}")
-
-
-@cache
-def fetch_model(model: Folder) -> Path:
-    """The model folder on this machine's disk; copied once a process where it is in a bucket."""
-    if model.is_local:
-        return model.local("")
-    here = Path(mkdtemp(prefix="camtrap-model-")) / model.url.rpartition("/")[2]
-    here.mkdir()
-    for name in model.list(""):
-        (here / name).write_bytes(model.read(name))
-    return here
-
-
-def choose_workers(client: Client, device: Literal["auto", "cpu", "cuda"], wait_s: float) -> Need:
-    """GPU where the job wants it, or leaves it open and a GPU worker has a CUDA device; else CPU.
-
-    A GPU worker that dies while it is asked is asked again when it is back.
-
-    Raises
-    ------
-    ClusterError
-        No GPU worker is there or comes back within `wait_s`; or those asked died again and again.
-    ClusterLost
-        The scheduler went away.
-    """
-    if device == "cpu":
-        return "CPU"
-    if device == "cuda":
-        require_workers(client, "GPU", wait_s)
-        return "GPU"
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    if not any(worker["resources"].get("GPU") for worker in workers):
-        return "CPU"
-    for _ in range(_MOST_DEATHS):
-        future = client.submit(_has_cuda, pure=False, resources={"GPU": 1})
-        try:
-            while True:  # it may be busy with another job
-                with suppress(TimeoutError):
-                    return "GPU" if future.result(timeout=_LOOK_AT_WORKERS_S) else "CPU"
-                require_workers(client, "GPU", wait_s)
-        except KilledWorker as death:
-            worker = str(death.last_worker.address)
-        except CancelledError:
-            raise ClusterLost("the connection to the scheduler is lost: run the same command again") from None
-        except ImportError as problem:
-            raise ClusterError(
-                f"the GPU worker has no torch ({problem}): install the extra 'train' there, or set "
-                "infer.device: cpu"
-            ) from None
-    raise ClusterError(
-        f"the GPU worker died {_MOST_DEATHS} times while it was asked for its CUDA device, the last one was "
-        f"{worker}: see its log, or set infer.device: cpu"
-    )
-
-
-def _has_cuda() -> bool:
-    with (
-        phases.working_on("infer", "is there a CUDA device?", 0) as doing,
-        watchdog.watched(get_worker(), doing, watchdog.STALL_S),
-    ):
-        import torch
-
-        return bool(torch.cuda.is_available())
+    return bool(torch.cuda.is_available())
 
 
 @dataclass(frozen=True)
@@ -383,12 +236,12 @@ class InferShard:
         # Boxes that are small in a thumbnail are cut out of the original.
         return None if self.use_thumbnails and not self.rules else self.root
 
-    def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
+    def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
         started = time.monotonic()
         from camtrap_batch.model.predictor import Tally
 
         rows = unpack(payload)
-        predictor = self._predictor()
+        predictor = self._predictor(here.threads)
         loaded_s = time.monotonic() - started
         phases.enter("read and forward")  # at the same time
         order: list[int] = []
@@ -411,7 +264,15 @@ class InferShard:
             sources[index] = None
         seconds = {"load": loaded_s, "read": tally.read_s, "forward": tally.forward_s}
         return self._finish(
-            shard, rows, answers, sources, predictor.info.classes, seconds, started, worker, again=tally.again
+            shard,
+            rows,
+            answers,
+            sources,
+            predictor.info.classes,
+            seconds,
+            started,
+            here.name,
+            again=tally.again,
         )
 
     def crashed(self, shard: Shard, payload: bytes) -> Receipt:
@@ -431,9 +292,10 @@ class InferShard:
             look = Look.at(rows[COLUMN_OF_BOXES].combine_chunks(), self.rules)
             places = look.places()
             wanted = np.union1d(look.whole, np.fromiter(places, np.int64, len(places)))
-            size = read_info(fetch_model(self.model)).size
+            info = read_info(fetch_model(self.model))
             for index, boxes in places.items():
-                use_thumbnails[index] = self._shows(rows, index, boxes, size)
+                shows = self._shows(rows, index, boxes, info.size)
+                use_thumbnails[index] = info.framing.is_ours and shows
         for at, data, source in read_pictures(
             self.folder,
             self.root,
@@ -452,16 +314,12 @@ class InferShard:
             (here / OBSERVED).write_bytes(self.model.read(OBSERVED))
         return here
 
-    def threads(self) -> int:
-        """Threads of the worker that this runs on."""
-        return int(get_worker().state.nthreads)
-
-    def _predictor(self) -> Predictor:
+    def _predictor(self, threads: int) -> Predictor:
         from camtrap_batch.model import load_predictor
         from camtrap_batch.model.precision import possible
 
         steps = [(possible(name, self.device), margin) for name, margin in self.steps]
-        return load_predictor(self.local_model(), self.device, self.threads(), self.batch, steps)
+        return load_predictor(self.local_model(), self.device, threads, self.batch, steps)
 
     def _shows(self, rows: pa.Table, index: int, boxes: list[Box], size: int) -> bool:
         """Whether the thumbnail has as many pixels of each box as the model wants, or the original has."""

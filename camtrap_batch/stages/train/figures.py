@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from typing import Any
 
 from camtrap_batch.model.info import HISTORY, LR_FIND, METRICS
+from camtrap_batch.model.library import read_numbers
 from camtrap_batch.report.figures import model_figures
 from camtrap_batch.store.folder import Folder
 
@@ -18,11 +16,3 @@ def write_figures(model: Folder) -> None:
     charts = model_figures(metrics, read_numbers(model, HISTORY), read_numbers(model, LR_FIND))
     for name, picture in charts.items():
         model.local(name).write_text(picture, encoding="utf-8")
-
-
-def read_numbers(folder: Folder, name: str) -> list[dict[str, Any]]:
-    """Rows of a CSV file of numbers; none where it is not there."""
-    if not folder.exists(name):
-        return []
-    rows = csv.DictReader(io.StringIO(folder.read(name).decode()))
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, is_unsafe
+from camtrap_batch.images.sources.base import SOURCES
 from camtrap_batch.images.sources.disk import Disk
 
 UNSAFE = [
@@ -68,7 +70,8 @@ def touched() -> Iterator[list[str]]:
     if not getattr(sys, "_is_watched_by_tests", False):
         sys.addaudithook(watch)  # which can't be taken away again
         sys._is_watched_by_tests = True  # type: ignore[attr-defined]
-    fsspec.core.url_to_fs("memory://")  # what it imports is opened, too
+    fsspec.core.url_to_fs("memory://")  # what is imported is opened, too
+    list(SOURCES.values())
     opened.clear()
     is_watched.set()
     yield opened
@@ -393,3 +396,50 @@ def test_travels_to_a_worker_and_keeps_secrets(root: ImageRoot) -> None:
     assert there == root
     assert there.read("b.jpg") == b"bb"
     assert "hush" not in repr(ImageRoot("s3://bucket", {"secret": "hush"}))
+
+
+def test_a_source_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One module and an entry point: its scheme opens it."""
+    (tmp_path / "drawer.py").write_text(
+        "from camtrap_batch.images.sources.disk import Disk\n"
+        "class Drawer(Disk):\n"
+        "    @classmethod\n"
+        "    def open(cls, url, options):\n"
+        "        return cls(options['cupboard'] + '/' + url.removeprefix('drawer://'))\n"
+    )
+    about = tmp_path / "drawer-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: drawer\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[camtrap_batch.sources]\ndrawer = drawer:Drawer\n")
+    photos = tmp_path / "cupboard" / "photos"
+    photos.mkdir(parents=True)
+    (photos / "a.jpg").write_bytes(b"a")
+    program = (
+        "import sys; from camtrap_batch.images import ImageRoot\n"
+        "root = ImageRoot('drawer://photos', {'cupboard': sys.argv[1]})\n"
+        "root.check(); print(list(root.walk()), root.read('a.jpg'))\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "cupboard")],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stderr, done.stdout) == ("", "['a.jpg'] b'a'\n")
+
+
+def test_an_empty_folder_is_no_root(tmp_path: Path) -> None:
+    """As an unmounted disk leaves it, with or without what the system puts on each disk."""
+    for name in ("", "lost+found"):
+        (tmp_path / "mount" / name).mkdir(parents=True)
+        with pytest.raises(InputError, match=r"mount: is an empty folder \(dataset.images\); is the disk"):
+            ImageRoot(str(tmp_path / "mount")).check()
+    (tmp_path / "mount" / "cam1").mkdir()
+    ImageRoot(str(tmp_path / "mount")).check()
+
+
+def test_a_zip_where_files_can_not_be_read_in_parts() -> None:
+    with pytest.raises(InputError, match="can't be read in parts"):
+        ImageRoot("zip://a::attachments://x.zip").check()

@@ -190,7 +190,7 @@ def test_what_travels_to_a_worker_holds_no_secret(
     token = server.token("ranger")
     monkeypatch.setenv("CAMTRAP_ARCGIS_TOKEN", token)
     photos = Photos(Portal(server.url), Folder(str(tmp_path)))
-    root = ImageRoot(server.layer_url(), photos=photos)
+    root = ImageRoot(server.layer_url(), {"photos": photos}, "attachments")
     with pytest.raises(InputError, match="has no attachments"):
         root.check()  # signs in
     assert token.encode() not in pickle.dumps(root)

@@ -1,0 +1,120 @@
+"""What an export is, and which there are.
+
+An export is one module with a class of this protocol and one line in `EXPORTS`; a package that is installed
+beside ours adds one through an entry point of the group `camtrap_batch.exports`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from camtrap_batch.exports.images import Images
+from camtrap_batch.exports.written import Written
+from camtrap_batch.job import Job
+from camtrap_batch.registry import Registry
+from camtrap_batch.store.outpath import replacing
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting of one export: `camtrap export` has it as an option once `--to` names the export.
+
+    Attributes
+    ----------
+    name : such as day1, for --day1; a word each is joined with -
+    help : what it does; the default is added
+    default : its value where it is not given
+    parse : makes the value of what was typed; raises ValueError with what would be right
+    metavar : stands for the value in the help; None for a switch, which takes no value
+    """
+
+    name: str
+    help: str
+    default: Any = None
+    parse: Callable[[str], Any] = str
+    metavar: str | None = "TEXT"
+
+
+class Out:
+    """Where an export writes: hidden names, which take the place of what was there when all is whole.
+
+    Attributes
+    ----------
+    final : what the user asked for
+    path : of the file or the folder to write, which is not there yet
+    """
+
+    def __init__(self, final: Path, names: ExitStack) -> None:
+        self.final, self._names = final, names
+        self.path = names.enter_context(replacing(final))
+
+    def beside(self, ending: str) -> Path:
+        """A file to write beside it: its name will be that of the export and `ending`."""
+        return self._names.enter_context(replacing(self.final.with_name(f"{self.final.name}{ending}")))
+
+
+class Export(Protocol):
+    """A way to write a run's results for other programs.
+
+    Attributes
+    ----------
+    name : what `--to` calls it
+    help : what it is and who reads it, in a few words
+    out : what `--out` names, such as: a file that ends in .csv
+    options : settings of its own
+    """
+
+    name: str
+    help: str
+    out: str
+    options: Sequence[Option]
+
+    def check(self, out: str, job: Job) -> Path:
+        """Where it is to be written. Raises UserError where it may not; see `store.outpath`."""
+        ...
+
+    def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
+        """Write it. Of each image of the catalog the result says that it is in it, or why it is not.
+
+        Parameters
+        ----------
+        options : by name, a value for each of the export's options
+
+        Raises
+        ------
+        InputError
+            Something that it needs was not made yet, or it would hold nothing.
+        """
+        ...
+
+
+EXPORTS: Registry[Export] = Registry(
+    "camtrap_batch.exports",
+    {
+        "md-json": "camtrap_batch.exports.md_json:EXPORT",
+        "camtrap-dp": "camtrap_batch.exports.camtrap_dp:EXPORT",
+        "csv": "camtrap_batch.exports.csv:EXPORT",
+        "cct": "camtrap_batch.exports.cct:EXPORT",
+    },
+)
+
+
+def write_export(
+    export: Export, images: Images, path: Path, options: Mapping[str, Any] | None = None
+) -> Written:
+    """Write an export; what was at `path` stays until the new one is whole.
+
+    Parameters
+    ----------
+    path : as the export's `check` gives it
+    options : by name; those that are not given have their defaults
+    """
+    chosen = {option.name: option.default for option in export.options} | dict(options or {})
+    with ExitStack() as names:
+        written = export.write(images, Out(path, names), chosen)
+    written.path = path
+    return written

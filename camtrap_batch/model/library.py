@@ -1,0 +1,121 @@
+"""The models of a run: found by name, opened whole, kept in the run folder, fetched to this machine."""
+
+from __future__ import annotations
+
+import atexit
+import csv
+import hashlib
+import io
+import os
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
+
+from camtrap_batch.errors import InputError, choices
+from camtrap_batch.model.info import (
+    CARD,
+    HISTORY,
+    LR_FIND,
+    METRICS,
+    WEIGHTS,
+    ModelInfo,
+    model_id,
+    read_card,
+    read_info,
+)
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.run import Run
+
+_MODEL_FILES = (WEIGHTS, METRICS, HISTORY, LR_FIND, CARD)
+"""Of a model folder; the last one says that it is complete."""
+
+
+def find_model(run: Run, name: str) -> Folder:
+    """The folder of the model that the job names: latest, a model id of this run, or a folder of weights."""
+    if name == "latest":
+        trained = run.current("model")
+        if trained is None:
+            raise InputError(
+                f"{run.folder.url}: no model is trained yet; run train first, or set infer.model"
+            )
+        name = trained.meta["model_id"]
+    if run.folder.exists(f"models/{name}/{CARD}"):
+        return model_folder(run, name)
+    outside = Folder(name if "://" in name else os.path.abspath(name))  # noqa: PTH100
+    if outside.exists(CARD):
+        return as_model_folder(outside)
+    raise InputError(
+        f"infer.model: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}"
+    )
+
+
+@cache
+def as_model_folder(model: Folder) -> Folder:
+    """A folder of weights with a `model.json`, as a model folder: itself, or, made elsewhere, a copy.
+
+    The copy is kept until the program ends. Making it needs torch on the driver.
+    """
+    if "model_id" in read_card(fetch_model(model)):
+        return model
+    from camtrap_batch.model import import_model
+
+    scratch = TemporaryDirectory(prefix="camtrap-model-")
+    atexit.register(scratch.cleanup)
+    return Folder(f"{scratch.name}/{import_model(fetch_model(model), scratch.name).model_id}")
+
+
+def open_model(run: Run, name: str) -> tuple[Folder, ModelInfo]:
+    """The model that the job names, found whole, and what it says of itself."""
+    model = find_model(run, name)
+    info = read_info(fetch_model(model))
+    try:
+        weights = model.read(WEIGHTS)
+    except FileNotFoundError:
+        raise InputError(f"{model.url}/{WEIGHTS}: no such file; a model folder holds it and {CARD}") from None
+    if model_id(hashlib.sha256(weights).hexdigest(), info) != info.model_id:
+        raise InputError(
+            f"{model.url}: {WEIGHTS} or {CARD} was changed since the model was saved; copy the folder again"
+        )
+    return model, info
+
+
+def keep_model(run: Run, model: Folder, model_id: str) -> Folder:
+    """The model in the run folder; one from elsewhere is copied, so that the run stays complete."""
+    kept = model_folder(run, model_id)
+    if not kept.exists(CARD):
+        for name in _MODEL_FILES:
+            if model.exists(name):
+                kept.write(name, model.read(name))
+    return kept
+
+
+def model_folder(run: Run, model_id: str) -> Folder:
+    """Where a run keeps a model."""
+    return Folder(f"{run.folder.url}/models/{model_id}")
+
+
+@cache
+def fetch_model(model: Folder) -> Path:
+    """The model folder on this machine's disk; copied once a process where it is in a bucket."""
+    if model.is_local:
+        return model.local("")
+    here = Path(mkdtemp(prefix="camtrap-model-")) / model.url.rpartition("/")[2]
+    here.mkdir()
+    for name in model.list(""):
+        (here / name).write_bytes(model.read(name))
+    return here
+
+
+def upload_model(folder: Folder, model: Path) -> None:
+    """Copy a model folder from the local disk into the run folder."""
+    for file in sorted(model.iterdir()):
+        folder.write(f"models/{model.name}/{file.name}", file.read_bytes())
+
+
+def read_numbers(folder: Folder, name: str) -> list[dict[str, Any]]:
+    """Rows of a CSV file of numbers; none where it is not there."""
+    if not folder.exists(name):
+        return []
+    rows = csv.DictReader(io.StringIO(folder.read(name).decode()))
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]

@@ -1,0 +1,268 @@
+"""Which images to train on, and why not the others: rows of the table `selection`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.codes import encode
+from camtrap_batch.errors import JobError
+from camtrap_batch.job import Select
+from camtrap_batch.selection.classes import Classes
+from camtrap_batch.selection.split import duplicate_pairs, groups_of, split
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import SELECTION
+from camtrap_batch.vocabulary import VIDEO_ENDINGS
+
+KEPT = "kept"
+VIDEO = "video"
+NO_ANNOTATION = "no annotation"
+SEVERAL_CLASSES = "several classes"
+NOT_CHOSEN = "class not chosen"
+THINNED = "empty, thinned out"
+OVER_CLASS = "class over its cap"
+OVER_LOCATION = "location over its cap"
+REASONS = (KEPT, VIDEO, NO_ANNOTATION, SEVERAL_CLASSES, NOT_CHOSEN, THINNED, OVER_CLASS, OVER_LOCATION)
+"""Reasons of a selection's rows; beside them `status: ...` for images whose status is not selected, and
+`finding: ...` for those of a kind in `select.drop`."""
+
+_VIDEO = "(" + "|".join(sorted(map(re.escape, VIDEO_ENDINGS))) + ")$"
+_HEAVIEST = 10.0
+_MOST_LINES = 30
+
+
+def select(
+    rows: pa.Table, statuses: pa.ChunkedArray, classes: Classes, findings: pa.Table | None, how: Select
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The table `selection`, and what its snapshot says of it.
+
+    Parameters
+    ----------
+    rows : of the catalog: image_id, file_name, location, deployment, seq_id, labels
+    statuses : status of each row
+    findings : the table of that name, None where there is none
+    """
+    label, reason = choose(rows, statuses, classes, how.statuses)
+    if findings is not None:
+        drop_found(label, reason, rows["image_id"], findings, how.drop)
+    rng = np.random.default_rng(how.seed)
+    thin_out(label, reason, classes.empty, how.empty.fraction, rng)
+    location = encode(rows["location"])[0]
+    if how.max_per_location is not None:
+        cap(label, reason, location, how.max_per_location, OVER_LOCATION, rng)
+    if how.max_per_class is not None:
+        cap(label, reason, pd.factorize(label)[0], how.max_per_class, OVER_CLASS, rng)
+    kept = np.flatnonzero(label != "")
+    selected = set(label[kept])
+    _require_images(selected, classes, are_named=how.classes is not None)
+    pairs = duplicate_pairs(rows["image_id"], findings)
+    group = groups_of(rows, kept, pairs)
+    side = np.full(len(label), "", object)
+    seed = how.seed if how.split.seed is None else how.split.seed
+    side[kept] = split(label[kept], group, how.split, seed)
+    weight = np.full(len(label), np.nan, np.float32)
+    weight[kept] = balanced_weights(label[kept])
+    table = {
+        "image_id": rows["image_id"],
+        "label": _nullable(label),
+        "split": _nullable(side),
+        "weight": pa.array(weight, from_pandas=True),
+        "reason": pa.array(reason, pa.string()),
+    }
+    meta = {
+        "ids_by_label": {name: ids for name, ids in classes.ids_by_label.items() if name in selected},
+        "empty": classes.empty,
+        "split_by": how.split.by,
+        **count(label[kept], side[kept], location[kept], encode(rows["seq_id"])[0][kept]),
+    }
+    return pa.table(table).cast(SELECTION), meta
+
+
+def reason_counts(run: Run) -> dict[str, int]:
+    """Rows of the current selection by reason, most frequent first."""
+    reasons = run.table("selection").to_table(columns=["reason"])["reason"]
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(reasons).to_pylist()}
+
+
+def choose(
+    rows: pa.Table, statuses: pa.ChunkedArray, classes: Classes, allowed: list[str]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Label ('' where dropped) and reason of each row, before empties are thinned.
+
+    An image counts as empty only where that is all its annotations say; one that shows exactly one chosen
+    species is kept for it, whatever else it shows that was not chosen.
+    """
+    n = rows.num_rows
+    labels = rows["labels"].combine_chunks()
+    annotated = pc.fill_null(pc.list_value_length(labels), 0).to_numpy(zero_copy_only=False) > 0
+    marks = pd.DataFrame(
+        {
+            "row": pc.list_parent_indices(labels).to_numpy(zero_copy_only=False),
+            "category": pc.struct_field(pc.list_flatten(labels), "category_id").to_numpy(
+                zero_copy_only=False
+            ),
+        }
+    )
+    marks["label"] = marks["category"].map(classes.labels)
+    empty_ids = {number for number, label in classes.labels.items() if label == classes.empty}
+    is_empty = marks["category"].isin(empty_ids)
+    species = marks[~is_empty & marks["label"].notna()].drop_duplicates(["row", "label"])
+    label = np.full(n, "", object)
+    label[species["row"]] = species["label"]
+    different = np.bincount(species["row"], minlength=n)
+    only_empty = np.zeros(n, bool)
+    only_empty[marks.loc[is_empty, "row"]] = True
+    only_empty[marks.loc[~is_empty, "row"]] = False
+    label[only_empty] = classes.empty
+    reason = np.full(n, KEPT, object)
+    reason[label == ""] = NOT_CHOSEN
+    reason[different > 1] = SEVERAL_CLASSES
+    reason[~annotated] = NO_ANNOTATION
+    status = statuses.to_numpy(zero_copy_only=False)
+    usable = np.isin(status.astype(str), allowed)
+    reason[~usable] = "status: " + status[~usable]
+    reason[pc.match_substring_regex(rows["file_name"], _VIDEO, ignore_case=True).to_numpy()] = VIDEO
+    label[reason != KEPT] = ""
+    return label, reason
+
+
+def drop_found(
+    label: np.ndarray[Any, Any],
+    reason: np.ndarray[Any, Any],
+    image_ids: pa.ChunkedArray,
+    findings: pa.Table,
+    kinds: list[str],
+) -> None:
+    """Drop the rows that are kept so far and have a finding of one of `kinds`, in place.
+
+    An image with several is dropped for the first of them in `kinds`.
+    """
+    kept = np.flatnonzero(reason == KEPT)
+    ids = image_ids.take(pa.array(kept))
+    for kind in reversed(kinds):
+        found = findings.filter(pc.equal(findings["kind"], kind))["image_id"]
+        dropped = kept[pc.is_in(ids, found).to_numpy()]
+        label[dropped] = ""
+        reason[dropped] = f"finding: {kind}"
+
+
+def thin_out(
+    label: np.ndarray[Any, Any],
+    reason: np.ndarray[Any, Any],
+    empty: str | None,
+    fraction: float,
+    rng: np.random.Generator,
+) -> None:
+    """Keep a random `fraction` of the rows labelled `empty`, in place."""
+    empties = np.flatnonzero(label == empty) if empty is not None else np.array([], int)
+    dropped = rng.permutation(empties)[round(len(empties) * fraction) :]
+    label[dropped] = ""
+    reason[dropped] = THINNED
+
+
+def cap(
+    label: np.ndarray[Any, Any],
+    reason: np.ndarray[Any, Any],
+    codes: np.ndarray[Any, Any],
+    most: int,
+    why: str,
+    rng: np.random.Generator,
+) -> None:
+    """Keep at most `most` random ones of the kept rows of each code, in place; a code below 0 has no cap."""
+    rows = rng.permutation(np.flatnonzero((label != "") & (codes >= 0)))
+    rows = rows[np.argsort(codes[rows], kind="stable")]
+    starts = np.flatnonzero(np.diff(codes[rows], prepend=-1))
+    rank = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
+    dropped = rows[rank >= most]
+    label[dropped] = ""
+    reason[dropped] = why
+
+
+def balanced_weights(label: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Weight of each image so that every class weighs the same in all, none above 10."""
+    index = pd.factorize(label)[0]
+    counts = np.bincount(index)
+    weight = len(label) / (len(counts) * counts)
+    return np.minimum(weight, _HEAVIEST)[index].astype(np.float32)
+
+
+def count(
+    label: np.ndarray[Any, Any],
+    side: np.ndarray[Any, Any],
+    location: np.ndarray[Any, Any],
+    sequence: np.ndarray[Any, Any],
+) -> dict[str, Any]:
+    """What a selection holds; codes of location and sequence are below 0 where they are not known.
+
+    Returns
+    -------
+    `by_class`: label -> split -> images, sequences, locations; `across`: sequences and locations with images
+    in more than one split, and how many there are; `without_location`: images. A sequence is one of a
+    location, as in the table sequences.
+    """
+    # One number for each sequence of a location, NaN where there is none: not counted.
+    burst = np.where(sequence >= 0, sequence + (location + 1.0) * (sequence.max(initial=0) + 1), np.nan)
+    place = np.where(location >= 0, location, np.nan)
+    frame = pd.DataFrame({"label": label, "split": side, "sequence": burst, "location": place})
+    grouped = frame.groupby(["label", "split"])
+    figures = grouped[["sequence", "location"]].nunique()
+    by_class: dict[str, dict[str, list[int]]] = {}
+    counted = pd.concat([grouped.size().rename("images"), figures], axis=1).reset_index()
+    for name, part, n_images, n_sequences, n_locations in counted.itertuples(index=False, name=None):
+        by_class.setdefault(name, {})[part] = [int(n_images), int(n_sequences), int(n_locations)]
+    across = {}
+    for what in ("sequence", "location"):
+        sides = frame.drop_duplicates([what, "split"]).groupby(what).size()
+        across[f"{what}s"] = [int((sides > 1).sum()), len(sides)]
+    return {"by_class": by_class, "across": across, "without_location": int((location < 0).sum())}
+
+
+def describe(meta: dict[str, Any]) -> list[str]:
+    """Lines for people about a selection, from its snapshot's meta."""
+    by_class, across = meta["by_class"], meta["across"]
+    sides = [side for side in ("train", "valid", "test") if any(side in row for row in by_class.values())]
+    cells = [["images/sequences/locations", *sides]]
+    for name in sorted(by_class)[:_MOST_LINES]:
+        cells.append(
+            [name, *("/".join(f"{n:,}" for n in by_class[name].get(side, (0, 0, 0))) for side in sides)]
+        )
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in cells
+    ]
+    if len(by_class) > _MOST_LINES:
+        lines.append(f"and {len(by_class) - _MOST_LINES} more classes: see the report")
+    if meta["split_by"] == "random":
+        lines.append(
+            "split by image, at random: leaky, {} of {} sequences and {} of {} locations are on several "
+            "sides; what it measures is optimistic".format(*across["sequences"], *across["locations"])
+        )
+    elif meta["without_location"]:
+        lines.append(
+            f"{meta['without_location']:,} images have no location: kept together by deployment or sequence; "
+            "that their cameras are not seen in training can't be promised"
+        )
+    return lines
+
+
+def _require_images(selected: set[str], classes: Classes, *, are_named: bool) -> None:
+    # The class without an animal is there by default, not by name.
+    absent = [name for name in classes.ids_by_label if name not in selected and name != classes.empty]
+    if len(selected) < 2:
+        raise JobError(
+            f"select.classes: {len(selected)} classes have usable images; training needs at least 2"
+        )
+    if absent and are_named:
+        raise JobError(f"select.classes: no usable image of: {', '.join(absent)}; leave these classes out")
+
+
+def _nullable(values: np.ndarray[Any, Any]) -> pa.Array:
+    return pa.array(values, pa.string(), mask=values == "")
