@@ -159,27 +159,50 @@ PREDICTIONS = _schema(
     ),
 )
 
-DETECTIONS = _schema(
-    ("image_id", pa.string(), "as in the catalog; images follow one another as in predictions"),
+DETECTED = _schema(
+    ("image_id", pa.string(), "as in the catalog; one row for each usable image, in the manifest's order"),
+    (
+        "status",
+        pa.string(),
+        "ok; else why no boxes are known: unreadable, crashed as in the manifest, or no_result: what others "
+        "found does not have the image",
+    ),
+    ("n_boxes", pa.int32(), "its rows in detections; null where none are known"),
+    ("n_animals", pa.int32(), "those of them of the category detect.animal_category"),
+    ("n_people", pa.int32(), "those of person, people or human"),
+    ("n_vehicles", pa.int32(), "those of vehicle"),
+    ("max_confidence", pa.float32(), "of its surest box; null where it has none"),
+    ("detector_id", pa.string(), "hash of all that the detector's boxes depend on"),
+)
+
+_BOX_COLUMNS: list[tuple[str, pa.DataType, str]] = [
+    ("image_id", pa.string(), "as in the catalog; images follow one another as in detected"),
     ("x", pa.float32(), "left side of the box, as part of the upright image's width"),
     ("y", pa.float32(), "its upper side, as part of the height"),
     ("w", pa.float32(), "its width, as part of the width"),
     ("h", pa.float32(), "its height, as part of the height"),
     ("category", pa.string(), "what the detector calls it: animal, person, vehicle"),
     ("confidence", pa.float32(), "how sure the detector is"),
-    (
-        "label",
-        pa.string(),
-        "most probable class of what is in the box; null where it was not classified: below "
-        "infer.detection_threshold, no animal, or a repeat",
-    ),
-    ("label_confidence", pa.float32(), "calibrated probability of the label"),
+]
+
+BOXES = _schema(*_BOX_COLUMNS)
+
+DETECTIONS = _schema(
+    *_BOX_COLUMNS,
     (
         "repeat",
         pa.int32(),
-        "number of the place where the camera has this box in infer.repeat_frames images or more (a stump); "
+        "number of the place where the camera has this box in detect.repeat.frames images or more (a stump); "
         "null where it is no repeat",
     ),
+)
+
+CROPS = _schema(
+    ("image_id", pa.string(), "as in the catalog; images follow one another as in predictions"),
+    ("box", pa.int32(), "number of the box among the image's rows in detections, from 0"),
+    ("label", pa.string(), "most probable class of what is in the box"),
+    ("confidence", pa.float32(), "calibrated probability of the label"),
+    ("top5", pa.list_(_TOP), "the most probable classes, descending"),
 )
 
 SEQUENCES = _schema(
@@ -380,7 +403,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     "selection": SELECTION,
     "predictions": PREDICTIONS,
     "frames": FRAMES,
+    "detected": DETECTED,
+    "boxes": BOXES,
     "detections": DETECTIONS,
+    "crops": CROPS,
     "sequences": SEQUENCES,
     "events": EVENTS,
     "locations": LOCATIONS,
