@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from camtrap_batch.errors import StageError
-from camtrap_batch.model.architectures import create_model, head_parameters, normalisation
+from camtrap_batch.model.architectures import create_model, evaluation, head_parameters
 from camtrap_batch.model.batches import IGNORED, EvalBatches, TrainBatches
 from camtrap_batch.model.checkpoints import Checkpoint, Checkpoints
 from camtrap_batch.model.config import TrainConfig
@@ -216,7 +216,8 @@ class _Training:
     ) -> None:
         self.samples, self.config, self.decoder, self.device = samples, config, decoder, device
         self.checkpoints, self.team, self.on_progress = checkpoints, team, on_progress
-        self.mean, self.std = normalisation(config.arch)
+        published = evaluation(config.arch)
+        self.mean, self.std = published.mean, published.std
         self.normalise = Normalise(self.mean, self.std, device)
         self.indices = samples.of_split("train")
         self.valid = samples.of_split("valid")[team.rank :: team.size]
