@@ -12,6 +12,7 @@ CamtrapError
 ├── StageError             exit code 1: a stage could not be finished
 │   ├── ShardsFailed           some shards failed; the others have receipts
 │   ├── ClusterLost            exit code 3: the scheduler, or every worker of a kind, went away
+│   ├── ImagesGone             exit code 3: the disk or folder with the images went away meanwhile
 │   ├── WorkersDie             workers die whatever they are given: no image is to blame
 │   └── StorageError           the run folder can't be written: disk full, read-only, no permission
 ├── BrokenPromise          exit code 1: a commit was refused because rows in are not rows out
@@ -87,6 +88,10 @@ class ShardsFailed(StageError):
 
 
 class ClusterLost(StageError):
+    exit_code = 3
+
+
+class ImagesGone(StageError):
     exit_code = 3
 
 

@@ -25,3 +25,13 @@ class Option:
     default: Any = None
     parse: Callable[[str], Any] = str
     metavar: str | None = "TEXT"
+
+
+def whole_number(text: str | int) -> int:
+    """
+    >>> whole_number("12")
+    12
+    """
+    if not str(text).isdecimal():
+        raise ValueError(f"{text!r} should be a whole number")
+    return int(text)

@@ -12,7 +12,7 @@ import pytest
 from camtrap_batch.cli import main
 from camtrap_batch.job import Job
 from camtrap_batch.model import ModelInfo
-from camtrap_batch.stages import STAGES
+from camtrap_batch.pipeline import STAGES
 
 CCT = json.dumps(
     {

@@ -16,6 +16,7 @@ from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
+from camtrap_batch.pipeline import plans
 from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.merged import list_merged
 from camtrap_batch.store.outpath import check_file
@@ -54,7 +55,7 @@ def add(commands: Commands) -> None:
 
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(Job.load(options.job, options.assignments))
-    status = read_status(run)
+    status = read_status(run, plans())
     failed = any(stage.failed for stage in status)
     findings = None
     if run.current("manifest") is not None:

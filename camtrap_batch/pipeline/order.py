@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.errors import InputError, Interrupted, JobError, UserError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
-from camtrap_batch.pipeline.stage import Planned, Stage, StageResult
+from camtrap_batch.pipeline.stage import Planned, Stage, StageOption, StageResult
 from camtrap_batch.registry import Registry
 from camtrap_batch.store.run import open_run
 
@@ -35,9 +35,10 @@ STAGES: Registry[Stage] = Registry(
 
 def plans() -> list[Planned]:
     """What has plans in a run folder: the stages that keep tables, each followed by its parts."""
-    return [
-        each for stage in STAGES.values() for each in ((stage, *stage.parts) if stage.tables else stage.parts)
-    ]
+    found: list[Planned] = []
+    for stage in STAGES.values():
+        found += [stage, *stage.parts] if stage.tables else stage.parts
+    return found
 
 
 def run_one(context: Context, name: str) -> StageResult:
@@ -94,7 +95,7 @@ def run_stage(job: Job | str | Path, name: str, client: Client, **options: Any) 
 
     if name not in STAGES:
         raise JobError(f"no stage {name!r}; {choices(name, STAGES)}")
-    values = given_options(STAGES[name], options)
+    values = parse_options(options, STAGES[name].options)
     run = open_run(job)
     executor = DaskExecutor(client)
     try:
@@ -103,24 +104,28 @@ def run_stage(job: Job | str | Path, name: str, client: Client, **options: Any) 
         executor.close()
 
 
-def given_options(stage: Stage, given: dict[str, Any]) -> dict[str, Any]:
-    """The values of a stage's options from what was typed, or given in Python; None: not given.
+def reprocess_options() -> list[StageOption]:
+    """The options of stages that `camtrap reprocess` has as well."""
+    return [option for stage in STAGES.values() for option in stage.options if option.in_reprocess]
+
+
+def parse_options(given: Mapping[str, Any], known: Iterable[StageOption]) -> dict[str, Any]:
+    """The values of options from what was typed, or given in Python; None: not given.
 
     Raises
     ------
     UserError
         There is no such option, or it can't have this value.
     """
-    known = {option.name: option for option in stage.options}
+    by_name = {option.name: option for option in known}
     values = {}
     for name, value in given.items():
-        option = known.get(name.replace("_", "-"))
+        option = by_name.get(name.replace("_", "-"))
         if option is None:
-            raise UserError(f"{stage.name} has no option {name!r}; {choices(name, known)}")
-        if value is None:
-            continue
-        try:
-            values[option.name] = option.parse(value)
-        except ValueError as problem:
-            raise UserError(f"--{option.name}: {problem}") from None
+            raise UserError(f"no option {name!r}; {choices(name, by_name)}")
+        if value is not None:
+            try:
+                values[option.name] = option.parse(value)
+            except ValueError as problem:
+                raise UserError(f"--{option.name}: {problem}") from None
     return values

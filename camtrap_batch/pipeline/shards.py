@@ -175,7 +175,7 @@ def fan_out(
     need: engine.Need,
     shown: bool = False,
 ) -> engine.Outcome:
-    """Have workers do these shards, the greatest first; `shown`: with a line on the display for each event."""
+    """Have workers do these shards, the greatest first; `shown`: events are shown, logged and counted."""
     executor = context.executor()
 
     def observe(event: engine.Event) -> None:

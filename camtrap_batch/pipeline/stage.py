@@ -11,7 +11,6 @@ status that says so. Further tables may have any number of rows.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -47,7 +46,8 @@ class Planned(Protocol):
     name : of its plans and receipts in the run folder
     version : of the code; another one does all shards again
     tables : what it commits; **the first has one row for each row of the plan**
-    rows_of : the table whose rows are those of the plan, where one is: catalog, or the usable ones of manifest
+    rows_of : the table whose rows are the plan's, where there is one: catalog, or manifest (its usable rows)
+    is_part : it belongs to a stage, and not every job has it
     """
 
     @property
@@ -62,6 +62,9 @@ class Planned(Protocol):
     @property
     def rows_of(self) -> str | None: ...
 
+    @property
+    def is_part(self) -> bool: ...
+
 
 @dataclass(frozen=True)
 class Part:
@@ -71,9 +74,10 @@ class Part:
     version: int
     tables: tuple[TableSpec, ...] = ()
     rows_of: str | None = None
+    is_part: ClassVar[bool] = True
 
 
-class Stage(ABC):
+class Stage(Protocol):
     """One step of a job, as a user knows it: it reads snapshots of tables, and commits tables of its own.
 
     Attributes
@@ -81,7 +85,7 @@ class Stage(ABC):
     name : the command `camtrap NAME JOB`
     help : what it does, in one line
     sections : of the job file, that it reads
-    version, tables, rows_of : see `Planned`
+    version, tables, rows_of, is_part : see `Planned`
     options : of its command alone; `Context.option` has their values
     parts : what it plans beside its own tables
     """
@@ -92,6 +96,7 @@ class Stage(ABC):
     version: ClassVar[int]
     tables: ClassVar[tuple[TableSpec, ...]]
     rows_of: ClassVar[str | None] = None
+    is_part: ClassVar[bool] = False
     options: ClassVar[tuple[StageOption, ...]] = ()
     parts: ClassVar[tuple[Part, ...]] = ()
 
@@ -105,13 +110,15 @@ class Stage(ABC):
         `reprocess` asks every stage before the first one begins: hours of work should not end in a message
         that could have been given at once. It should take seconds, and change nothing.
         """
+        return
 
     def check_catalog(self, context: Context) -> None:
         """As `check`, asked once the catalog is there, before any image is read."""
+        return
 
-    @abstractmethod
     def run(self, context: Context) -> StageResult:
         """Do what is not done yet. Raises CamtrapError."""
+        ...
 
 
 @dataclass(frozen=True)

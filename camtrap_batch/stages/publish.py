@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -16,17 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.errors import InputError, Interrupted, MissingExtra, StageError
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import ARCGIS, LAYERS, Job
-from camtrap_batch.pipeline.context import Context, StageResult
+from camtrap_batch.options import whole_number
+from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.shards import commit_made
+from camtrap_batch.pipeline.stage import Made, Stage, StageOption, StageResult, TableSpec
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS
-from camtrap_batch.store.shards import Plan, Shard, digest
-from camtrap_batch.store.tables import commit_plan, finish_shard
+from camtrap_batch.store.shards import digest
 from camtrap_batch.targets import (
     PHOTOS,
     GeoPackageTarget,
@@ -48,50 +51,81 @@ _NOT_IN_NAMES = re.compile(r"\W+")
 _BEST_NAME = re.compile(r"best_.*_[0-9a-f]{8}\.jpg")
 
 
-def run(context: Context) -> StageResult:
-    """Push the tables `locations` and `events`, and each classified image; edits go to the `ledger`.
+SNAPSHOT = StageOption(
+    "snapshot",
+    "an earlier result of merge, as camtrap status lists them (default: the current one)",
+    parse=whole_number,
+    metavar="N",
+)
+PRUNE = StageOption(
+    "prune",
+    "delete this job's stale rows from layers of ArcGIS",
+    default=False,
+    parse=bool,
+    metavar=None,
+)
 
-    `context.snapshot` says which result of `merge`; its rows take the place of those that are on the layer.
 
-    Raises
-    ------
-    InputError
-        The tables are not there yet, or the target is something else than a layer of ours.
-    StorageError
-        The target can't be written; nothing of it was changed.
-    """
-    started = time.monotonic()
-    store = context.run
-    merged = Merged.find(store, context.snapshot)
-    rows = layer_rows(merged, context.job.name)
-    push = (
-        _push_to_portal(context, rows)
-        if context.job.publish.target == ARCGIS
-        else _push_to_file(context, rows)
-    )
-    result = StageResult("publish", sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
-    if context.snapshot is not None:
-        result.notes.insert(
-            0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
+class PublishStage(Stage):
+    name = "publish"
+    help = "push cameras, events and photos to the feature layer"
+    sections = ("publish",)
+    version = 1
+    tables = (TableSpec("ledger", "each edit that the target has answered"),)
+    options = (SNAPSHOT, PRUNE)
+
+    def check(self, context: Context) -> None:
+        if context.job.publish.target != ARCGIS and find_spec("pyogrio") is None:
+            raise MissingExtra("geo", "writing a GeoPackage")
+        check_target(context.job)
+
+    def run(self, context: Context) -> StageResult:
+        """Push the tables `locations` and `events`, and each classified image; edits go to the `ledger`.
+
+        `--snapshot` says which result of `merge`; its rows take the place of those that are on the layer.
+
+        Raises
+        ------
+        InputError
+            The tables are not there yet, or the target is something else than a layer of ours.
+        StorageError
+            The target can't be written; nothing of it was changed.
+        """
+        started = time.monotonic()
+        run, snapshot = context.run, context.option(SNAPSHOT)
+        merged = Merged.find(run, snapshot)
+        rows = layer_rows(merged, context.job.name)
+        push = (
+            _push_to_portal(context, rows)
+            if context.job.publish.target == ARCGIS
+            else _push_to_file(context, rows)
         )
-    answered = push.edits.filter(push.edits["result"].is_valid())
-    if context.dry_run:
+        result = StageResult(self.name, sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
+        if snapshot is not None:
+            result.notes.insert(
+                0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
+            )
+        answered = push.edits.filter(push.edits["result"].is_valid())
+        if context.dry_run:
+            return result
+        if answered.num_rows:
+            _keep_ledger(run, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
+            run.log("pushed", stage="publish", target=run.job.target_url, edits=answered.num_rows)
+        _require_done(push)
+        if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
+            raise Interrupted(
+                f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
+                "the same command goes on"
+            )
+        if context.job.publish.best_photos and context.job.publish.target == ARCGIS:
+            result.notes += _attach_best_photos(context, merged)
+        if answered.num_rows:
+            result.shards = result.shards_run = 1
+            result.seconds = time.monotonic() - started
         return result
-    if answered.num_rows:
-        _keep_ledger(store, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
-        store.log("pushed", stage="publish", target=store.job.target_url, edits=answered.num_rows)
-    _require_done(push)
-    if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
-        raise Interrupted(
-            f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
-            "the same command goes on"
-        )
-    if context.job.publish.best_photos and context.job.publish.target == ARCGIS:
-        result.notes += _attach_best_photos(context, merged)
-    if answered.num_rows:
-        result.shards = result.shards_run = 1
-        result.seconds = time.monotonic() - started
-    return result
+
+
+STAGE = PublishStage()
 
 
 def _push_to_file(context: Context, rows: list[LayerRows]) -> Push:
@@ -101,7 +135,7 @@ def _push_to_file(context: Context, rows: list[LayerRows]) -> Push:
 
 def _push_to_portal(context: Context, rows: list[LayerRows]) -> Push:
     target = portal_target(context.job)
-    target.prune, target.stop = context.prune, context.stop
+    target.prune, target.stop = context.option(PRUNE), context.stop
     return target.push(rows, dry_run=context.dry_run)
 
 
@@ -266,18 +300,20 @@ def _first_known(
     return pa.chunked_array([known]).take(place)
 
 
-def _keep_ledger(store: Run, ledger: pa.Table, pushed: int, started: float) -> None:
+def _keep_ledger(run: Run, ledger: pa.Table, pushed: int, started: float) -> None:
     """Add the edits to the table `ledger`, which only grows."""
-    before = store.current("ledger")
+    before = run.current("ledger")
     id_ = digest(["publish", before.number if before else 0, ledger["time"][0].as_py().isoformat()])
-    shard = Shard(id_, 0, ledger.num_rows)
-    plan = Plan.make("publish", [shard], {"locations": pushed})
-    plan.freeze(store.folder)
-    receipt = finish_shard(
-        store.folder, ("publish", plan.id), shard, {"ledger": ledger}, counts={}, seconds={}, started=started
-    )
     earlier = before.files if before else ()
-    commit_plan(store.folder, plan, [receipt], ("ledger",), inputs=plan.inputs, prepend=earlier)
+    commit_made(
+        run,
+        STAGE,
+        id_,
+        Made({"ledger": ledger}),
+        inputs={"locations": pushed},
+        started=started,
+        prepend=earlier,
+    )
 
 
 def _describe(push: Push) -> list[str]:

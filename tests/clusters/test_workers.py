@@ -114,6 +114,6 @@ def test_nobody_offers_what_is_needed(started: Started, tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text(f"kind: address\naddress: {started.scheduler('--host', '127.0.0.1')}\nwait_s: 1\n")
     refused = validate(tmp_path, str(file))
-    assert refused.returncode == 2, refused.stderr
+    assert refused.returncode == 3, refused.stderr
     assert "no worker offers CPU=1 after 1 s; there are: no workers at all" in refused.stderr
     assert refused.stderr.count("\n") == 1, refused.stderr

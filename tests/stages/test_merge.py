@@ -12,10 +12,13 @@ from support_runs import Row, commit, predict, run_on_driver, table, write_run
 
 from camtrap_batch import Job, Run, open_run
 from camtrap_batch.cli import main
+from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.errors import InputError
-from camtrap_batch.stages import Context, GivenClient, reprocess
-from camtrap_batch.stages.merge import TABLES
+from camtrap_batch.pipeline import Context, reprocess
+from camtrap_batch.stages.merge import STAGE
 from camtrap_batch.store.merged import Merged, list_merged
+
+TABLES = [table.name for table in STAGE.tables]
 
 START = datetime(2024, 5, 4, 10)
 
@@ -228,4 +231,4 @@ def test_rules_are_read_before_hours_of_work(job: Path) -> None:
     run = Run(loaded)
     nobody: Any = None
     with pytest.raises(InputError, match=r"none.csv: no such file \(events.taxonomy\)"):
-        list(reprocess(Context(loaded, run, GivenClient(nobody))))
+        list(reprocess(Context(loaded, run, GivenExecutor(nobody))))

@@ -8,34 +8,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from camtrap_batch import phases
+from camtrap_batch.engine.base import Need, WorkerContext
 from camtrap_batch.errors import Interrupted
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.model.info import OBSERVED
-from camtrap_batch.pipeline.context import Context, shard_id
+from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.rows import pack, unpack
+from camtrap_batch.pipeline.shards import fan_out
+from camtrap_batch.pipeline.stage import Part, shard_id
+from camtrap_batch.stages.infer.shard import InferShard
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
 from camtrap_batch.store.tables import finish_shard
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from camtrap_batch.detection.crops import Picture
-    from camtrap_batch.engine.dask.fanout import Need
-    from camtrap_batch.stages.infer import InferShard
 
-VERSION = 3
-_PATIENCE_S = 5.0
-_STAGE = "precision"
+PRECISION = Part("precision", 3)
 _MOST, _FEWEST, _SHARE = 232, 32, 20
 """Images that are looked at: one of `_SHARE`, so that the check takes a small part of the whole time."""
 
@@ -46,7 +42,7 @@ def known_precision(run: Run, work: InferShard) -> dict[str, Any] | None:
     current = run.current("predictions")
     if current is not None and (kept := current.meta.get("precision", {})).get("check") == shard.id:
         return dict(kept)
-    receipts = find_receipts(run.folder, Plan.make(_STAGE, [shard], {}))
+    receipts = find_receipts(run.folder, Plan.make(PRECISION.name, [shard], {}))
     return receipts[shard.id].result if shard.id in receipts else None
 
 
@@ -62,25 +58,13 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
     Interrupted
         `context.stop` was set.
     """
-    from camtrap_batch.engine.dask import fanout
-
     some = sample(rows)
     shard = _shard(work, some.num_rows)
-    plan = Plan.make(_STAGE, [shard], {"model": work.model_id})
-    client = context.cluster.client()
-    with _all_load(client, work, need) as loaded:
-        outcome = fanout.fan_out(
-            client,
-            plan,
-            [shard],
-            CheckPrecision(replace(work, plan=(plan.stage, plan.id))),
-            lambda _: pack(some),
-            need=need,
-            observe=lambda _: None,
-            stop=context.stop,
-            wait_s=context.cluster.wait_s,
-            stall_s=context.stall_s,
-        )
+    plan = Plan.make(PRECISION.name, [shard], {"model": work.model_id})
+    # Meanwhile every worker loads what its first shard would wait for; where it can't, that says why.
+    with context.executor().on_each(need, _load, work) as loaded:
+        check = CheckPrecision(replace(work, plan=(plan.stage, plan.id)))
+        outcome = fan_out(context, plan, [shard], check, lambda _: pack(some), need=need)
     if outcome.interrupted or (not outcome.receipts and not outcome.failed):
         raise Interrupted("infer: interrupted before it began; the same command goes on")
     if outcome.failed:
@@ -98,27 +82,8 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
     return found
 
 
-@contextmanager
-def _all_load(client: Client, work: InferShard, need: Need) -> Iterator[list[float]]:
-    """Meanwhile every worker loads torch, the decoder and the model, for which its first shard would wait.
-
-    Yields the seconds that it took each that has ended with the block. Where it can't be done, the first
-    shard says why.
-    """
-    from camtrap_batch.engine.dask import fanout
-
-    futures = fanout.submit_to_each(client, need, _load, work)
-    loaded: list[float] = []
-    try:
-        yield loaded
-        ask = partial(client.gather, [one for one in futures if one.status == "finished"], asynchronous=True)
-        with suppress(Exception):  # a worker has gone since
-            loaded += client.sync(ask, callback_timeout=_PATIENCE_S)
-    finally:
-        client.cancel(futures)
-
-
 def _load(work: InferShard) -> float:
+    """Load torch, the decoder and the model; returns the seconds that it took."""
     began = time.monotonic()
     from camtrap_batch.model.predictor import preload
 
@@ -151,7 +116,7 @@ class CheckPrecision:
     def image_root(self) -> ImageRoot | None:
         return self.work.image_root
 
-    def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
+    def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
         started = time.monotonic()  # torch is loaded next, as by the first shard of any worker
         from camtrap_batch.model.agreement import choose
         from camtrap_batch.model.precision import pack_observed
@@ -175,7 +140,7 @@ class CheckPrecision:
             counts={},
             seconds={},
             started=started,
-            worker=worker,
+            worker=here.name,
             result={**found, "check": shard.id},
         )
 
@@ -185,4 +150,4 @@ class CheckPrecision:
 
 def _shard(work: InferShard, rows: int) -> Shard:
     what = (work.model_id, work.use_thumbnails, work.rules is not None)
-    return Shard(shard_id(_STAGE, VERSION, "predictions", *what), 0, rows)
+    return Shard(shard_id(PRECISION, *what, table="predictions"), 0, rows)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import psutil
-from distributed import get_worker
-
 from camtrap_batch import phases
-from camtrap_batch.errors import CamtrapError, InputError, StageError
+from camtrap_batch.engine.base import WorkerContext, memory_here
+from camtrap_batch.errors import CamtrapError, InputError, MissingExtra, StageError
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.job import Train
+from camtrap_batch.job import Job, Train
 from camtrap_batch.model.library import upload_model
-from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers, shard_id
+from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.shards import Done, do_on_workers
+from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.stages.train.figures import write_figures
 from camtrap_batch.stages.train.samples import read_samples
-from camtrap_batch.stages.train.team import gathered
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import finish_shard, open_table
@@ -32,9 +35,8 @@ if TYPE_CHECKING:
     from camtrap_batch.model.checkpoints import Checkpoints
     from camtrap_batch.model.team import SoloTeam
 
-VERSION = 3
 TOPIC = "camtrap-train"
-"""Dask topic on which a training task tells how far it is."""
+"""What a training tells on this topic is how far it is."""
 
 CHECKPOINTS = "checkpoints"
 """Folder, in the run folder, of trainings that are not committed yet."""
@@ -43,88 +45,115 @@ _MOST_LOSSES = 3
 _LOG_EVERY_S = 30.0  # a sign of life, within long epochs
 
 
-def run(context: Context) -> StageResult:
-    """Train on the table `selection`; the model goes to `models/<model id>` of the run folder.
+class TrainStage(Stage):
+    name = "train"
+    help = "train a classifier on a worker that holds GPU=1"
+    sections = ("train",)
+    version = 3
+    tables = (TableSpec("model", "no rows; its plan has one for each image that is trained on"),)
 
-    Raises
-    ------
-    JobError
-        The architecture is not known, or a class or a split is empty.
-    ClusterError
-        No worker holds GPU=1.
-    """
-    job, store = context.job, context.run
-    config = job.train
-    selection, manifest = store.snapshot("selection"), store.snapshot("manifest")
-    check_weights(config.weights)
-    use_thumbnails = job.validate_.thumbnails >= config.size
-    labels = open_table(store.folder, selection).to_table(columns=["label"])["label"]
+    def applies(self, job: Job) -> bool:
+        return job.infer.model == "latest"
+
+    def check(self, context: Context) -> None:
+        if find_spec("torch") is None or find_spec("fastai") is None:
+            raise MissingExtra("train", "training and classifying")
+        if context.run.current("model") is None:
+            from camtrap_batch.model import check_architecture
+
+            check_architecture(context.job.train.arch)
+            check_weights(context.job.train.weights)
+
+    def run(self, context: Context) -> StageResult:
+        """Train on the table `selection`; the model goes to `models/<model id>` of the run folder.
+
+        Raises
+        ------
+        JobError
+            The architecture is not known, or a class or a split is empty.
+        ClusterError
+            No worker holds GPU=1.
+        """
+        job, run = context.job, context.run
+        check_weights(job.train.weights)
+        work, shard = _work(job, run)
+        inputs = {"selection": work.selection.number, "manifest": work.manifest.number}
+        plan = Plan.make(self.name, [shard], inputs)
+        work = replace(work, plan=(plan.stage, plan.id))
+        trained = run.current("model")
+        is_new = trained is None or trained.plan_id != plan.id
+        if is_new:
+            from camtrap_batch.model import check_architecture
+
+            check_architecture(job.train.arch)  # loads torch
+        with ExitStack() as listening:
+            if is_new and not context.dry_run:  # asking for the executor opens a cluster
+                listening.enter_context(context.executor().listen(TOPIC, _Shown(context)))
+            result = do_on_workers(
+                context, plan, work, lambda _: None, ("model",), need="GPU", finish=_with_result
+            )
+        if not context.dry_run:
+            for name in run.folder.list(CHECKPOINTS):
+                if name.startswith(shard.id):
+                    run.folder.delete(f"{CHECKPOINTS}/{name}")
+        return result
+
+
+STAGE = TrainStage()
+
+
+def _work(job: Job, run: Run) -> tuple[TrainShard, Shard]:
+    """The training, without its plan, and the only shard of that."""
+    selection, manifest = run.snapshot("selection"), run.snapshot("manifest")
+    use_thumbnails = job.validate_.thumbnails >= job.train.size
     id_ = shard_id(
-        "train",
-        VERSION,
-        "model",
-        config.model_dump(mode="json"),
+        STAGE,
+        job.train.model_dump(mode="json"),
         job.select.seed,
         use_thumbnails,
         selection.plan_id,
-        _weights_version(config.weights),
+        _weights_version(job.train.weights),
     )
-    inputs = {"selection": selection.number, "manifest": manifest.number}
-    plan = Plan.make("train", [Shard(id_, 0, len(labels) - labels.null_count)], inputs)
     work = TrainShard(
-        store.folder,
-        (plan.stage, plan.id),
-        image_root(job),
-        config,
-        job.select.seed,
-        use_thumbnails,
-        selection,
-        manifest,
-        f"{CHECKPOINTS}/{id_}-",
-        job.name,
+        folder=run.folder,
+        plan=(STAGE.name, ""),
+        root=image_root(job),
+        config=job.train,
+        seed=job.select.seed,
+        use_thumbnails=use_thumbnails,
+        selection=selection,
+        manifest=manifest,
+        checkpoints=f"{CHECKPOINTS}/{id_}-",
+        job=job.name,
     )
+    labels = open_table(run.folder, selection).to_table(columns=["label"])["label"]
+    return work, Shard(id_, 0, len(labels) - labels.null_count)
 
-    logged = [time.monotonic()]
 
-    def show(event: tuple[float, dict[str, Any]]) -> None:
-        progress = event[1]
+def _with_result(plan: Plan, receipts: list[Receipt]) -> Done:
+    return Done(plan, receipts, receipts[0].result)
+
+
+class _Shown:
+    """Shows what a training tells, and logs some of it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._logged = time.monotonic()
+
+    def __call__(self, progress: dict[str, Any]) -> None:
+        context, run = self._context, self._context.run
         if progress["phase"] == "note":
             context.display.note(f"train: {progress['text']}")
-            store.log("note", stage="train", text=progress["text"])
-        else:
-            context.display.reach(*describe(progress))
-            context.progress.trained("train", progress)
-            if progress["phase"] == "train" and "valid_loss" in progress:
-                store.log("epoch", stage="train", **progress)
-            elif time.monotonic() - logged[0] >= _LOG_EVERY_S:
-                logged[0] = time.monotonic()
-                store.log("training", stage="train", **progress)
-
-    def meta(receipts: list[Receipt]) -> dict[str, Any]:
-        return receipts[0].result
-
-    trained = store.current("model")
-    is_new = trained is None or trained.plan_id != plan.id
-    if is_new:
-        from camtrap_batch.model import check_architecture
-
-        check_architecture(config.arch)  # loads torch
-    # The topic is listened to only where there is work: asking for the client opens a cluster.
-    listening = is_new and not context.dry_run
-    if listening:
-        context.cluster.client().subscribe_topic(TOPIC, show)
-    try:
-        result = do_on_workers(
-            context, plan, work, lambda _: None, ("model",), need="GPU", inputs=inputs, meta=meta
-        )
-        if not context.dry_run:
-            for name in store.folder.list(CHECKPOINTS):
-                if name.startswith(id_):
-                    store.folder.delete(f"{CHECKPOINTS}/{name}")
-        return result
-    finally:
-        if listening:
-            context.cluster.client().unsubscribe_topic(TOPIC)
+            run.log("note", stage="train", text=progress["text"])
+            return
+        context.display.reach(*describe(progress))
+        context.progress.trained("train", progress)
+        if progress["phase"] == "train" and "valid_loss" in progress:
+            run.log("epoch", stage="train", **progress)
+        elif time.monotonic() - self._logged >= _LOG_EVERY_S:
+            self._logged = time.monotonic()
+            run.log("training", stage="train", **progress)
 
 
 @dataclass(frozen=True)
@@ -147,7 +176,7 @@ class TrainShard:
     def image_root(self) -> ImageRoot | None:
         return None if self.use_thumbnails else self.root
 
-    def run(self, shard: Shard, payload: None, worker: str) -> Receipt:
+    def run(self, shard: Shard, payload: None, here: WorkerContext) -> Receipt:
         # Not on the driver, which may have no torch.
         import torch
 
@@ -156,8 +185,8 @@ class TrainShard:
         started = time.monotonic()
         phases.enter("read")
         if not torch.cuda.is_available():
-            _note("the GPU worker has no CUDA device, so training runs on its CPU")
-        samples = self._samples()
+            _note(here, "the GPU worker has no CUDA device, so training runs on its CPU")
+        samples = self._samples(here)
         read = time.monotonic() - started
         with TemporaryDirectory() as scratch:
             parent = self.folder.make("models") if self.folder.is_local else Path(scratch)
@@ -171,9 +200,10 @@ class TrainShard:
                 "split_by": self.selection.meta["split_by"],
             }
             result = self._together(
+                here,
                 lambda config, checkpoints, team: train(
-                    samples, config, parent, provenance, _tell, checkpoints, team
-                )
+                    samples, config, parent, provenance, partial(_tell, here), checkpoints, team
+                ),
             )
             write_figures(Folder(str(parent / result.model_id)))
             if not self.folder.is_local:
@@ -186,11 +216,13 @@ class TrainShard:
             counts={},
             seconds={"read": read},
             started=started,
-            worker=worker,
+            worker=here.name,
             result={"model_id": result.model_id, "empty": self.selection.meta["empty"]},
         )
 
-    def _together(self, train: Callable[[TrainConfig, Checkpoints, SoloTeam], TrainResult]) -> TrainResult:
+    def _together(
+        self, here: WorkerContext, train: Callable[[TrainConfig, Checkpoints, SoloTeam], TrainResult]
+    ) -> TrainResult:
         """Train with all GPU workers; after a loss, with those that are left, from the last checkpoint."""
         from camtrap_batch.model.learner import halve, is_out_of_memory
         from camtrap_batch.model.team import TeamLost
@@ -198,11 +230,11 @@ class TrainShard:
         checkpoints = self._checkpoints()
         batch, losses, epochs = self.config.batch, 0, -1
         while True:
-            with gathered(self, batch) as (team, others):
+            with here.team(self, batch) as (team, others):
                 if team.size > 1:
-                    _note(f"{team.size} GPU workers train together")
+                    _note(here, f"{team.size} GPU workers train together")
                 try:
-                    return train(self._config(batch), checkpoints, team)
+                    return train(self._config(here, batch), checkpoints, team)
                 except (TeamLost, MemoryError, RuntimeError) as problem:
                     cause = others.problem() if isinstance(problem, TeamLost) else problem
                     if team.size == 1 or not (isinstance(problem, TeamLost) or is_out_of_memory(problem)):
@@ -211,7 +243,7 @@ class TrainShard:
                 raise cause
             if cause is not None and is_out_of_memory(cause):
                 batch, text = halve(batch)
-                _note(text)
+                _note(here, text)
                 continue
             before = checkpoints.load()
             done = before.epochs if before else 0
@@ -219,19 +251,19 @@ class TrainShard:
             epochs = done
             if losses > _MOST_LOSSES:
                 raise StageError(f"a GPU worker was lost {losses} times in epoch {done + 1}; out of memory?")
-            _note(f"a GPU worker was lost: goes on after epoch {done} with those that are there")
+            _note(here, f"a GPU worker was lost: goes on after epoch {done} with those that are there")
 
-    def join(self, team: SoloTeam, batch: int) -> None:
+    def join(self, team: SoloTeam, batch: int, here: WorkerContext) -> None:
         """Another worker's part."""
         from camtrap_batch.model import join
 
-        join(self._samples(), self._config(batch), self._checkpoints(), team)
+        join(self._samples(here), self._config(here, batch), self._checkpoints(), team)
 
-    def _config(self, batch: int) -> TrainConfig:
+    def _config(self, here: WorkerContext, batch: int) -> TrainConfig:
         from camtrap_batch.model import TrainConfig
 
         settings = {**self.config.model_dump(), "batch": batch}
-        return TrainConfig(**settings, seed=self.seed, cache_bytes=_memory() // 4)
+        return TrainConfig(**settings, seed=self.seed, cache_bytes=memory_here(here) // 4)
 
     def _checkpoints(self) -> Checkpoints:
         from camtrap_batch.model.checkpoints import Checkpoints
@@ -241,14 +273,14 @@ class TrainShard:
     def crashed(self, shard: Shard, payload: None) -> Receipt:
         raise NotImplementedError("training has no single image to blame")
 
-    def _samples(self) -> Samples:
+    def _samples(self, here: WorkerContext) -> Samples:
         return read_samples(
             self.folder,
             self.root,
             self.selection,
             self.manifest,
             use_thumbnails=self.use_thumbnails,
-            budget=_memory() // 4,
+            budget=memory_here(here) // 4,
         )
 
 
@@ -275,21 +307,14 @@ def describe(progress: dict[str, Any]) -> tuple[float, str]:
     return (epoch - 1 + progress["batch"] / progress["batches"]) / epochs, ", ".join(parts)
 
 
-def _note(text: str) -> None:
-    _tell({"phase": "note", "text": text})
+def _note(here: WorkerContext, text: str) -> None:
+    _tell(here, {"phase": "note", "text": text})
 
 
-def _tell(progress: dict[str, Any]) -> None:
+def _tell(here: WorkerContext, progress: dict[str, Any]) -> None:
     if progress["phase"] != "note":
         phases.enter(progress["phase"])
-    get_worker().log_event(TOPIC, progress)
-
-
-def _memory() -> int:
-    """Bytes that this worker may take."""
-    limit = get_worker().memory_manager.memory_limit
-    available = psutil.virtual_memory().available
-    return min(limit, available) if limit else available
+    here.tell(TOPIC, progress)
 
 
 def _weights_version(weights: str) -> Sequence[int]:
