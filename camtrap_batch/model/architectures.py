@@ -97,7 +97,7 @@ def create_model(arch: str, n_classes: int, weights: str = "none", size: int = 2
         reason = str(problem).strip().splitlines()[0]
         raise JobError(f"train.size: {arch} can't take images of {size} x {size} pixels: {reason}") from None
     if weights == "imagenet":
-        _fit(network, _imagenet(arch, size), f"train.weights: imagenet for {arch}")
+        _fit(network, published_state(arch, size), f"train.weights: imagenet for {arch}")
     elif weights != "none":
         _fit(network, read_state(Path(weights), "train.weights: "), f"train.weights: {weights}")
     return network
@@ -235,7 +235,10 @@ def _try(network: nn.Module, n_classes: int, size: int) -> None:
         raise ValueError(f"the answer has shape {tuple(answer.shape)}")
 
 
-def _imagenet(arch: str, size: int) -> Mapping[str, torch.Tensor]:
+def published_state(
+    arch: str, size: int, what: str = "train.weights: imagenet"
+) -> Mapping[str, torch.Tensor]:
+    """The published weights of a network, downloaded. Raises InputError, beginning with `what`."""
     remedy = "use weights: none, or a FILE of weights"
     try:
         if _in_torchvision(arch):
@@ -255,9 +258,7 @@ def _imagenet(arch: str, size: int) -> Mapping[str, torch.Tensor]:
         raise
     except Exception as problem:  # each library and its HTTP client has its own errors for "no network"
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise InputError(
-            f"train.weights: imagenet for {arch} can't be downloaded: {reason}; {remedy}"
-        ) from None
+        raise InputError(f"{what} for {arch} can't be downloaded: {reason}; {remedy}") from None
 
 
 def _fit(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:

@@ -60,17 +60,31 @@ def import_model(folder: str | Path, parent: str | Path) -> ModelInfo:
     folder = Path(folder)
     card = folder / CARD
     content = read_card(folder)
-    info = _info(card, content)
+    info = describe_model(card, content)
     path = _weights_file(folder, content.get("weights"))
+    return import_state(card, info, read_state(path), str(path), parent)
+
+
+def import_state(
+    card: str | Path, info: ModelInfo, state: Mapping[str, torch.Tensor], where: str, parent: str | Path
+) -> ModelInfo:
+    """Write tensors as a model folder `<parent>/<model id>`; `card` and `where` are for messages.
+
+    Raises InputError where they are not the whole of a network of `info.arch`, with finite numbers.
+    """
     try:
         network = create_model(info.arch, len(info.classes), size=info.size)
     except JobError as problem:
         raise InputError(f"{card}: {str(problem).removeprefix('train.')}") from None
-    _load(network, read_state(path), f"{path}: not the weights of a {info.arch}", info)
+    _load(network, state, f"{where}: not the weights of a {info.arch}", info, card)
     return save_model(parent, network, info, info.metrics, [])
 
 
-def _info(card: Path, content: Mapping[str, Any]) -> ModelInfo:
+def describe_model(card: str | Path, content: Mapping[str, Any]) -> ModelInfo:
+    """What a `model.json` says of a model from elsewhere; what it leaves out is as published.
+
+    Raises InputError, beginning with `card`, where something in it is wrong.
+    """
     for key in content:
         if key not in _KEYS:
             raise InputError(f"{card}: unknown key {key!r}; {choices(key, _KEYS)}")
@@ -133,7 +147,9 @@ def _weights_file(folder: Path, name: Any) -> Path:
     return found[0]
 
 
-def _load(network: nn.Module, state: Mapping[str, torch.Tensor], what: str, info: ModelInfo) -> None:
+def _load(
+    network: nn.Module, state: Mapping[str, torch.Tensor], what: str, info: ModelInfo, card: str | Path
+) -> None:
     own, head = network.state_dict(), head_parameters(network)
     for name, value in own.items():
         if name not in state:
@@ -141,7 +157,7 @@ def _load(network: nn.Module, state: Mapping[str, torch.Tensor], what: str, info
                 continue
             raise InputError(f"{what}: {name} is not there{_nearest(name, value, state, own)}")
         if state[name].shape != value.shape:
-            of_classes = f", for the {len(info.classes)} classes in {CARD}" if name in head else ""
+            of_classes = f", for the {len(info.classes)} classes of {Path(card).name}" if name in head else ""
             raise InputError(
                 f"{what}: {name} has shape {tuple(state[name].shape)}, should have"
                 f" {tuple(value.shape)}{of_classes}"

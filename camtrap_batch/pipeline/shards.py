@@ -30,7 +30,7 @@ from camtrap_batch.store.shards import (
     unsettled,
 )
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import commit_plan, finish_shard
+from camtrap_batch.store.tables import commit_plan, finish_shard, stands
 
 _NAMED = 3  # of the shards that failed
 
@@ -47,15 +47,16 @@ def do_on_driver(
     inputs : snapshots that the tables are made from, table -> number
     """
     started = time.monotonic()
-    name = of.tables[0].name
-    before = context.run.current(name)
-    if before is not None and before.inputs.get("shard") == id_:
-        return _up_to_date(context.run, of.name, before, [table.name for table in of.tables])
+    run, names = context.run, [table.name for table in of.tables]
+    before = run.current(names[0])
+    asked = Plan.make(of.name, [Shard(id_, 0, before.rows if before else 0)], inputs)
+    if before is not None and before.inputs.get("shard") == id_ and stands(run.folder, asked, names):
+        return _up_to_date(run, of.name, before, names)
     made = make()
     if context.dry_run:
-        rows = made.tables[name].num_rows
+        rows = made.tables[names[0]].num_rows
         return StageResult(of.name, rows, 1, notes=[f"{rows:,} rows would be written", *made.notes])
-    return commit_made(context.run, of, id_, made, inputs=inputs, started=started)
+    return commit_made(run, of, id_, made, inputs=inputs, started=started)
 
 
 def commit_made(
@@ -136,10 +137,10 @@ def do_on_workers(
     started = time.monotonic()
     run = context.run
     before = run.current(tables[0])
-    if before is not None and before.plan_id == plan.id:
+    if before is not None and before.plan_id == plan.id and stands(run.folder, plan, tables):
         return _up_to_date(run, plan.stage, before, tables)
     receipts = find_receipts(run.folder, plan)
-    todo = [part for shard in plan.shards for part in unsettled(shard, receipts)]
+    todo = unsettled(plan.shards, receipts)
     if context.dry_run:
         rows = sum(shard.rows for shard in todo)
         notes = [f"{len(todo)} of {len(plan.shards)} shards would run, {rows:,} rows"]

@@ -1,49 +1,40 @@
-"""publish: cameras, events and photos to the feature layer, so that a second push changes nothing."""
+"""publish: cameras, events and photos to the job's target, so that a second push changes nothing."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.errors import InputError, Interrupted, MissingExtra, StageError
+from camtrap_batch.errors import InputError, Interrupted, StageError
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
-from camtrap_batch.job import ARCGIS, LAYERS, Job
+from camtrap_batch.job import Job
 from camtrap_batch.options import whole_number
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import commit_made
 from camtrap_batch.pipeline.stage import Made, Stage, StageOption, StageResult, TableSpec
-from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS
 from camtrap_batch.store.shards import digest
 from camtrap_batch.targets import (
     PHOTOS,
-    GeoPackageTarget,
     LayerRows,
     Push,
+    Wanted,
     camera_rows,
     event_rows,
     photo_rows,
+    target_of,
 )
-from camtrap_batch.targets.base import LOCATION
+from camtrap_batch.targets.base import OK, Photo, TakesPhotos
 from camtrap_batch.vocabulary import UNCERTAIN, USABLE
-
-if TYPE_CHECKING:  # the client is installed where there is a portal to push to
-    from camtrap_batch.targets.arcgis import ArcGISTarget, Photo
 
 _SHOWN_CAMERAS = 20
 _SHOWN_FAILURES = 5
@@ -58,11 +49,7 @@ SNAPSHOT = StageOption(
     metavar="N",
 )
 PRUNE = StageOption(
-    "prune",
-    "delete this job's stale rows from layers of ArcGIS",
-    default=False,
-    parse=bool,
-    metavar=None,
+    "prune", "delete this job's stale rows from the layers of ArcGIS", False, parse=bool, metavar=None
 )
 
 
@@ -75,8 +62,6 @@ class PublishStage(Stage):
     options = (SNAPSHOT, PRUNE)
 
     def check(self, context: Context) -> None:
-        if context.job.publish.target != ARCGIS and find_spec("pyogrio") is None:
-            raise MissingExtra("geo", "writing a GeoPackage")
         check_target(context.job)
 
     def run(self, context: Context) -> StageResult:
@@ -88,20 +73,20 @@ class PublishStage(Stage):
         ------
         InputError
             The tables are not there yet, or the target is something else than a layer of ours.
-        StorageError
-            The target can't be written; nothing of it was changed.
+        StageError
+            The target can't be written, or more of a layer would be deleted than may be; nothing was changed.
+            Or some rows failed.
         """
         started = time.monotonic()
-        run, snapshot = context.run, context.option(SNAPSHOT)
-        merged = Merged.find(run, snapshot)
+        run, number = context.run, context.option(SNAPSHOT)
+        merged = Merged.find(run, number)
         rows = layer_rows(merged, context.job.name)
-        push = (
-            _push_to_portal(context, rows)
-            if context.job.publish.target == ARCGIS
-            else _push_to_file(context, rows)
-        )
+        # Who pushes an older result has asked for the rows that are new since to go.
+        most_deleted = context.job.limits.deleted if number is None else 1.0
+        target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
+        push = target.push(rows, dry_run=context.dry_run)
         result = StageResult(self.name, sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
-        if snapshot is not None:
+        if number is not None:
             result.notes.insert(
                 0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
             )
@@ -117,8 +102,8 @@ class PublishStage(Stage):
                 f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
                 "the same command goes on"
             )
-        if context.job.publish.best_photos and context.job.publish.target == ARCGIS:
-            result.notes += _attach_best_photos(context, merged)
+        if isinstance(target, TakesPhotos) and target.wants_photos:
+            result.notes += target.attach(_best_photos(context, merged), _BEST_NAME)
         if answered.num_rows:
             result.shards = result.shards_run = 1
             result.seconds = time.monotonic() - started
@@ -128,45 +113,8 @@ class PublishStage(Stage):
 STAGE = PublishStage()
 
 
-def _push_to_file(context: Context, rows: list[LayerRows]) -> Push:
-    with _local_copy(context.run, writes=not context.dry_run) as path:
-        return GeoPackageTarget(path, context.job.name).push(rows, dry_run=context.dry_run)
-
-
-def _push_to_portal(context: Context, rows: list[LayerRows]) -> Push:
-    target = portal_target(context.job)
-    target.prune, target.stop = context.option(PRUNE), context.stop
-    return target.push(rows, dry_run=context.dry_run)
-
-
-def _attach_best_photos(context: Context, merged: Merged) -> list[str]:
-    """Attach the best photo of each species to its camera; those that are no more the best are taken away."""
-    from camtrap_batch.targets.arcgis import Attacher
-
-    publish = context.job.publish
-    field = publish.fields.get("cameras", {}).get(LOCATION, LOCATION)
-    url = str(publish.cameras)
-    attacher = Attacher(
-        Service(connect(portal_of(context.job), url)),
-        url,
-        location_field=field,
-        one_feature=True,
-        stop=context.stop,
-    )
-    photos = _best_photos(context, merged)
-    done = attacher.attach(photos) if photos else None
-    gone = attacher.prune(_BEST_NAME, {photo.name for some in photos.values() for photo in some})
-    if done is not None and done.failed:
-        photo, why = next(iter(done.failed.items()))
-        raise StageError(f"publish: {len(done.failed):,} best photos are not attached: {photo}: {why}")
-    attached = done.attached if done is not None else 0
-    return [f"{attached:,} best photos attached, {gone:,} taken away"] if attached or gone else []
-
-
 def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
     """Camera location -> a photo of each species: of the event that is surest, the best image."""
-    from camtrap_batch.targets.arcgis import Photo
-
     events = merged.table("events").to_table(
         columns=["event_id", "location", "label", "confidence", "best_image_id"]
     )
@@ -193,42 +141,12 @@ def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
     return photos
 
 
-def portal_target(job: Job) -> ArcGISTarget:
-    """The job's layers, signed in to their portal. Raises InputError where none is named."""
-    from camtrap_batch.targets.arcgis import ArcGISTarget
-
-    urls = layer_urls(job)
-    if not urls:
-        raise InputError(
-            "publish: no layer to push to: give publish.cameras, publish.events or publish.photos; "
-            "`camtrap layer create JOB` makes them and prints their URLs"
-        )
-    return ArcGISTarget(
-        Service(connect(portal_of(job))),
-        job.name,
-        urls,
-        job.publish.fields,
-        append=job.publish.append,
-    )
-
-
-def portal_of(job: Job) -> Portal:
-    """Where the job signs in."""
-    return Portal.of(job.publish, "publish")
-
-
-def layer_urls(job: Job) -> dict[str, str]:
-    """Layer -> URL, of those that the job names."""
-    named = {layer: getattr(job.publish, layer) for layer in LAYERS}
-    return {layer: url for layer, url in named.items() if url is not None}
-
-
 def _require_done(push: Push) -> None:
     """Raise StageError where the push was stopped, or a row failed."""
     if push.stopped is not None:
         raise push.stopped
     results = push.edits["result"]
-    failed = push.edits.filter(pc.and_(results.is_valid(), pc.not_equal(results, "ok")))
+    failed = push.edits.filter(pc.and_(results.is_valid(), pc.not_equal(results, OK)))
     if not failed.num_rows:
         return
     some = failed.slice(0, _SHOWN_FAILURES).to_pylist()
@@ -241,13 +159,8 @@ def _require_done(push: Push) -> None:
 
 
 def check_target(job: Job) -> None:
-    """Raise InputError where the target can't be pushed to; one in a bucket, only a push can tell."""
-    if job.publish.target == ARCGIS:
-        portal_target(job).check(empty_rows(job.name))
-        return
-    path = Path(job.target_url)
-    if Path(job.publish.target).is_absolute() or path.exists():
-        GeoPackageTarget(path, job.name).check()
+    """Raise UserError where the target can't be pushed to, as far as can be seen before."""
+    target_of(Run(job)).check(empty_rows(job.name))
 
 
 def empty_rows(job: str) -> list[LayerRows]:
@@ -304,16 +217,8 @@ def _keep_ledger(run: Run, ledger: pa.Table, pushed: int, started: float) -> Non
     """Add the edits to the table `ledger`, which only grows."""
     before = run.current("ledger")
     id_ = digest(["publish", before.number if before else 0, ledger["time"][0].as_py().isoformat()])
-    earlier = before.files if before else ()
-    commit_made(
-        run,
-        STAGE,
-        id_,
-        Made({"ledger": ledger}),
-        inputs={"locations": pushed},
-        started=started,
-        prepend=earlier,
-    )
+    made, earlier = Made({"ledger": ledger}), before.files if before else ()
+    commit_made(run, STAGE, id_, made, inputs={"locations": pushed}, started=started, prepend=earlier)
 
 
 def _describe(push: Push) -> list[str]:
@@ -333,21 +238,3 @@ def _describe(push: Push) -> list[str]:
         more = f", and {len(most) - _SHOWN_CAMERAS} cameras more" if len(most) > _SHOWN_CAMERAS else ""
         notes.append(f"edits by camera: {shown}{more}")
     return notes
-
-
-@contextmanager
-def _local_copy(store: Run, *, writes: bool) -> Iterator[Path]:
-    """The GeoPackage as a local file; one in a bucket is fetched, and put back when it was written."""
-    url = store.job.target_url
-    if "://" not in url:
-        yield Path(url)
-        return
-    name = store.job.publish.target
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "layers.gpkg"
-        before = store.folder.read(name) if store.folder.exists(name) else b""
-        if before:
-            path.write_bytes(before)
-        yield path
-        if writes and path.exists() and path.read_bytes() != before:
-            store.folder.write(name, path.read_bytes())

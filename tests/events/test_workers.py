@@ -18,8 +18,6 @@ from camtrap_batch.stages.merge import STAGE
 TABLES = [table.name for table in STAGE.tables]
 
 pytest.importorskip("timm", reason="the extra 'train' is not installed")
-TABLES = [table.name for table in STAGE.tables]
-
 pytestmark = pytest.mark.timeout(240)
 
 

@@ -27,7 +27,7 @@ from camtrap_batch.engine.dask.fitness import Needs, check_scheduler, unfit_work
 from camtrap_batch.engine.visibility import Visibility
 from camtrap_batch.errors import ClusterError, ClusterLost, ImagesGone, NoWorker, UnfitWorker
 from camtrap_batch.monitor import metrics
-from camtrap_batch.store.shards import Plan, Receipt, Shard, receipt_path
+from camtrap_batch.store.shards import Plan, Receipt, Shard, read_receipt, receipt_path
 
 TASKS_PER_THREAD = 3
 _UNFIT_BEFORE_GIVING_UP = 20  # one after the other, with no shard done between them
@@ -342,11 +342,10 @@ def _run_shard(shard: Shard, payload: Any, *, work: Work, needs: Needs, stall_s:
         phases.working_on(work.plan[0], shard.id, shard.rows) as doing,
         watchdog.watched(worker, doing, stall_s),
     ):
-        try:
-            return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
-        except FileNotFoundError:
-            needs.check(worker.address)
-            receipt = work.run(shard, payload, here(worker, needs.visibility))
+        if (done := read_receipt(work.folder, receipt_path(*work.plan, shard.id))) is not None:
+            return done
+        needs.check(worker.address)
+        receipt = work.run(shard, payload, here(worker, needs.visibility))
         metrics.count_here(receipt)
         return receipt
 
