@@ -96,11 +96,15 @@ def commit(run: Run, stage: str, name: str, rows: list[Row], inputs: dict[str, A
     )
 
 
-def run_on_driver(job: Path, stage: str, *assignments: str, **options: Any) -> StageResult:
-    """Do a stage that needs no cluster."""
+def run_on_driver(
+    job: Path, stage: str, *assignments: str, dry_run: bool = False, **options: Any
+) -> StageResult:
+    """Do a stage that needs no cluster; `options` are its own."""
     loaded = Job.load(job, list(assignments))
     nobody: Any = None
-    return run_one(Context(loaded, Run(loaded), GivenExecutor(nobody), **options), stage)
+    return run_one(
+        Context(loaded, Run(loaded), GivenExecutor(nobody), dry_run=dry_run, options=options), stage
+    )
 
 
 def table(job: Path, name: str, snapshot: int | None = None) -> list[Row]:
