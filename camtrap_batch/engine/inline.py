@@ -19,7 +19,7 @@ from camtrap_batch.engine.attempts import Attempt, Attempts
 from camtrap_batch.engine.base import Event, Executor, Need, Outcome, Work, WorkerContext
 from camtrap_batch.engine.visibility import Visibility
 from camtrap_batch.errors import ImagesGone, UnfitWorker
-from camtrap_batch.store.shards import Plan, Receipt, Shard, receipt_path
+from camtrap_batch.store.shards import Plan, Receipt, Shard, read_receipt, receipt_path
 
 if TYPE_CHECKING:
     from camtrap_batch.cluster import Cluster
@@ -130,10 +130,8 @@ class InlineExecutor:
 
 def _run_shard(shard: Shard, payload: Any, work: Work, here: WorkerContext) -> Receipt:
     with phases.working_on(work.plan[0], shard.id, shard.rows):
-        try:
-            return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
-        except FileNotFoundError:
-            return work.run(shard, payload, here)
+        done = read_receipt(work.folder, receipt_path(*work.plan, shard.id))
+        return work.run(shard, payload, here) if done is None else done
 
 
 @contextmanager

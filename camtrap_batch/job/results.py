@@ -19,7 +19,7 @@ class Infer(Section):
         "latest", description="latest, a model id of this run, or a model folder, relative to the job file"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: GPU workers where one has a GPU that torch can use, else CPU workers"
+        "auto", description="auto: GPU workers where one has a GPU that torch can use, otherwise CPU workers"
     )
     batch: int = Field(64, ge=1, description="images per forward pass")
     min_confidence: Fraction = Field(
@@ -50,6 +50,10 @@ class Infer(Section):
 class Events(Section):
     gap_min: float = Field(
         30, gt=0, strict=False, description="minutes from the previous image that end an event"
+    )
+    effort: Literal["station", "cameras"] = Field(
+        "station",
+        description="two cameras at one location: station counts a day once, cameras for each of them",
     )
     taxonomy: InputPath | dict[str, dict[str, str]] | None = Field(
         None,
@@ -83,7 +87,9 @@ class Events(Section):
     @model_validator(mode="after")
     def _regions_of_species(self) -> Events:
         if self.regions is not None and self.species is None:
-            raise ValueError("regions is there for the regions in `species`: give that key too")
+            raise ValueError(
+                "`regions` requires `species`: it says which cameras are in the regions named there"
+            )
         return self
 
 

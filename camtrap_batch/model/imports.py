@@ -176,7 +176,7 @@ def _nearest(
     there: Mapping[str, torch.Tensor],
     known: Mapping[str, torch.Tensor],
 ) -> str:
-    """What is there instead of the tensor `name`: the one of its shape with the likest name."""
+    """What is there instead of the tensor `name`: the tensor of its shape whose name is most alike."""
     free = [other for other in there if other not in known and there[other].shape == value.shape]
     near = difflib.get_close_matches(name, free, n=1, cutoff=0.0)
     return f"; the nearest of its shape {tuple(value.shape)} is {near[0]}" if near else ""

@@ -5,7 +5,7 @@ A model folder holds
 - `model.safetensors`: the network's weights
 - `model.json`: everything else that predictions depend on, where the model came from, how good it is
 - `metrics.json`: the figures in full: per class, per location, confusion, reliability
-- `history.csv`: one row an epoch; `lr_find.csv`: the search for a learning rate, where there was one
+- `history.csv`: one row per epoch; `lr_find.csv`: the search for a learning rate, where there was one
 - `*.svg`: figures for people
 - `int8.safetensors`: ranges of the network's values, where it was found fit to be computed in integers
 

@@ -37,7 +37,7 @@ class Decoder:
     def __init__(self, files: Sequence[bytes], size: int, threads: int, cache_bytes: int = 0) -> None:
         self.size, self._framing = size, Framing(size)
         self.failed: dict[int, str] = {}
-        """Images that could not be read or decoded: place in `files` -> why."""
+        """Images that could not be read or decoded: index in `files` -> why."""
         self._files = files
         # Pages of an empty array are only taken when a picture is written to them.
         room = min(len(files), cache_bytes // (size * size * 3))
@@ -62,24 +62,24 @@ class Decoder:
         batch[cached] = self._cache[indices[cached]]
         todo = np.flatnonzero(~cached)
         parts = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-        for _ in self._pool.map(lambda places: self._fill(batch, indices, places), parts):
+        for _ in self._pool.map(lambda rows: self._fill(batch, indices, rows), parts):
             pass
         good = np.fromiter((index not in self.failed for index in indices.tolist()), bool, len(indices))
         return (indices, batch) if good.all() else (indices[good], batch[good])
 
-    def _fill(self, batch: Pixels, indices: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> None:
-        for place in places.tolist():
-            index = int(indices[place])
+    def _fill(self, batch: Pixels, indices: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
+        for row in rows.tolist():
+            index = int(indices[row])
             if index in self.failed:
                 continue
             try:
-                batch[place] = frame(self._files[index], self._framing)
+                batch[row] = frame(self._files[index], self._framing)
             except (ValueError, OSError) as problem:
                 with self._lock:
                     self.failed[index] = str(problem)
                 continue
             if index < len(self._cached):
-                self._cache[index] = batch[place]
+                self._cache[index] = batch[row]
                 self._cached[index] = True
 
 

@@ -53,7 +53,7 @@ class Predictor:
     batch
         Most images in a forward pass; halved when memory runs out.
     precision
-        What to compute in; None: bfloat16 where the hardware has it, else float16 (GPU) or float32 (CPU).
+        What to compute in; None: bfloat16 where the hardware supports it, otherwise float16 (GPU) or float32.
         `precision` says which are possible.
     observed
         For int8: ranges of the network's values; None: those kept with the model.
@@ -126,12 +126,12 @@ class Predictor:
         Raises
         ------
         ValueError
-            An image does not decode; its place in `jpegs` is named.
+            An image does not decode; its index in `jpegs` is named.
         """
         answers = [np.empty((0, len(self.info.classes)), np.float32)]
-        for place, answer in enumerate(self.classify(Picture(data) for data in jpegs)):
+        for index, answer in enumerate(self.classify(Picture(data) for data in jpegs)):
             if isinstance(answer, str):
-                raise ValueError(f"image {place}: {answer}")
+                raise ValueError(f"image {index}: {answer}")
             answers.append(answer)
         return np.concatenate(answers)
 

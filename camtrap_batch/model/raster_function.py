@@ -120,18 +120,18 @@ class CamtrapObjectClassifier:
         names = [entry["Name"] for entry in self.json_info["Classes"]]
         features: list[dict[str, Any]] = []
         for start in range(0, len(rasters), self.batch_size):
-            places = range(start, min(start + self.batch_size, len(rasters)))
-            squares = np.stack([_square(rasters[place], masks[place], parameters) for place in places])
+            rows = range(start, min(start + self.batch_size, len(rasters)))
+            squares = np.stack([_square(rasters[row], masks[row], parameters) for row in rows])
             confidences, labels = self._classify(squares).max(dim=1)
-            for row, place in enumerate(places):
+            for at, row in enumerate(rows):
                 features.append(
                     {
                         "attributes": {
-                            "OID": place + 1,
-                            "Confidence": float(confidences[row]),
-                            "Label": names[int(labels[row])],
+                            "OID": row + 1,
+                            "Confidence": float(confidences[at]),
+                            "Label": names[int(labels[at])],
                         },
-                        "geometry": {"rings": [_outline(*rasters[place].shape[-2:])]},
+                        "geometry": {"rings": [_outline(*rasters[row].shape[-2:])]},
                     }
                 )
         answer = {

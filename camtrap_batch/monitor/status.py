@@ -16,6 +16,7 @@ import pyarrow as pa
 from camtrap_batch.errors import InputError
 from camtrap_batch.monitor.progress import Cameras, StageStatus, State, count_plan
 from camtrap_batch.notices import say
+from camtrap_batch.store.lease import Holder
 from camtrap_batch.store.log import read_log
 from camtrap_batch.store.records import Unreadable
 from camtrap_batch.store.run import Run
@@ -51,14 +52,22 @@ class Watched(Protocol):
     def is_part(self) -> bool: ...
 
 
-def read_status(run: Run, plans: Iterable[Watched]) -> list[StageStatus]:
-    """The status of each of these, in order; parts of stages are left out as long as they have no plan."""
+def read_status(run: Run, plans: Iterable[Watched], driver: Holder | None = None) -> list[StageStatus]:
+    """The status of each of these, in order; parts of stages are left out as long as they have no plan.
+
+    Parameters
+    ----------
+    driver : who holds the lease of the run folder (see `store.lease.look`); None: an earlier version ran it,
+        which is taken to run as long as there are recent signs of it
+    """
     log = _read_log(run)
-    found = ((watched, _stage_status(run, watched, log)) for watched in plans)
+    found = ((watched, _stage_status(run, watched, log, driver)) for watched in plans)
     return [status for watched, status in found if status.state != "waiting" or not watched.is_part]
 
 
-def _stage_status(run: Run, watched: Watched, log: list[dict[str, Any]]) -> StageStatus:
+def _stage_status(
+    run: Run, watched: Watched, log: list[dict[str, Any]], driver: Holder | None
+) -> StageStatus:
     name = watched.name
     events = [event for event in log if event.get("stage") == name]
     plan = _last_plan(run, name, events)
@@ -71,7 +80,7 @@ def _stage_status(run: Run, watched: Watched, log: list[dict[str, Any]]) -> Stag
     for event in events[begins[-1] if begins else 0 :]:
         _take_in(status, event)
     status.rows_per_s, status.rows_per_s_mean = _rates(receipts.values())
-    status.state = _state(run, plan, watched, events, receipts)
+    status.state = _state(run, plan, watched, events, receipts, driver)
     if status.state == "running" and status.rows_per_s:
         status.seconds_left = round((status.rows - status.rows_done) / status.rows_per_s, 1)
     if status.state != "failed":
@@ -99,6 +108,7 @@ def _state(
     watched: Watched,
     events: Sequence[dict[str, Any]],
     found: Mapping[str, Receipt],
+    driver: Holder | None,
 ) -> State:
     snapshot = run.current(watched.tables[0].name) if watched.tables else None
     if snapshot is not None and snapshot.plan_id == plan.id:
@@ -112,6 +122,10 @@ def _state(
     slowest = max((receipt.seconds.get("total", 0.0) for receipt in receipts), default=0.0)
     if not signs:
         return "unfinished"
+    if driver is not None:
+        # What an earlier driver left unfinished is not what this one is at.
+        is_its_own = bool(events) and _time(events[-1]["time"]) >= _time(driver.since)
+        return "running" if is_its_own and driver.state() == "held" else "unfinished"
     silent = (dt.datetime.now(dt.UTC) - max(map(_time, signs))).total_seconds()
     return "running" if silent < max(_RECENT_S, 3 * slowest) else "unfinished"
 

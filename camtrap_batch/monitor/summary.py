@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table as Grid
 
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import FINDING_KINDS, STATUSES
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES
 
 _MOST_LOCATIONS = 25
 
@@ -35,8 +35,11 @@ def _statuses(run: Run) -> Iterator[RenderableType]:
         if manifest.counts.get(status):
             grid.add_row(status, f"{manifest.counts[status]:,}", meaning)
     grid.add_section()
-    grid.add_row("all", f"{manifest.rows:,}", "one row an image in the manifest")
+    grid.add_row("all", f"{manifest.rows:,}", "one row per image in the manifest")
     yield grid
+
+
+_MEANING = FINDING_KINDS | DEPLOYMENT_FINDINGS
 
 
 def _findings(run: Run) -> Iterator[RenderableType]:
@@ -48,7 +51,7 @@ def _findings(run: Run) -> Iterator[RenderableType]:
     grid.add_column("images", justify="right")
     grid.add_column("what it means", style="dim")
     for kind, n in findings.meta["kinds"].items():
-        grid.add_row(kind, f"{n:,}", FINDING_KINDS[kind])
+        grid.add_row(kind, f"{n:,}", _MEANING[kind])
     yield grid
 
 

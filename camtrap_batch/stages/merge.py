@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import read_dataset_cameras
+from camtrap_batch.catalog import read_dataset_cameras, read_dataset_periods
+from camtrap_batch.codes import one_chunk
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.events import (
     UNKNOWN_LOCATION,
@@ -35,9 +36,13 @@ from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.store import schemas
 from camtrap_batch.store.manifest import current_findings, usable_rows
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import DEPLOYMENTS
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, UNCERTAIN
+from camtrap_batch.survey.checks import check_deployments, check_texts
+from camtrap_batch.survey.effort import Counting, effort_by_location, make_deployments
+from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, UNCERTAIN, USABLE
 
+_FROM_MANIFEST = ("location", "deployment", "status", "datetime", "utc_offset_minutes", "is_night")
 _BATCH = 8192
 _SHOWN = 5
 
@@ -52,6 +57,7 @@ class MergeStage(Stage):
         TableSpec("frames", "each usable image of the manifest"),
         TableSpec("sequences", "each sequence"),
         TableSpec("events", "each event"),
+        TableSpec("deployments", "each deployment of a camera"),
     )
 
     def check(self, context: Context) -> None:
@@ -71,7 +77,7 @@ class MergeStage(Stage):
             context, self, _id(sources), lambda: _merge(context.run, sources), inputs=sources.inputs
         )
         if not context.dry_run:
-            result.notes += _notes(context.run, sources.taxonomy, sources.info)
+            result.notes += [*sources.notes, *_notes(context.run, sources.taxonomy, sources.info)]
         return result
 
 
@@ -87,9 +93,20 @@ class _Sources:
     findings: Snapshot | None
     info: ModelInfo
     cameras: pa.Table | None
+    periods: pa.Table | None
+    outages: pa.Table | None
     taxonomy: Taxonomy | None
     species: SpeciesLists | None
     settings: dict[str, Any]
+    counting: Counting
+    notes: list[str]
+
+    @property
+    def told(self) -> list[list[dict[str, Any]]]:
+        """What somebody wrote down of deployments; a run without is what it was before there were any."""
+        if self.periods is None and self.outages is None:
+            return []
+        return [[] if table is None else table.to_pylist() for table in (self.periods, self.outages)]
 
     @property
     def model_id(self) -> str:
@@ -110,35 +127,43 @@ def _read_sources(context: Context) -> _Sources:
     manifest, predictions = run.snapshot("manifest"), run.snapshot("predictions")
     info = read_info(fetch_model(model_folder(run, str(predictions.inputs["model"]))))
     cameras = read_dataset_cameras(job.dataset)
+    periods, outages, notes = read_dataset_periods(job.dataset)
     taxonomy, species = read_rules(job)
-    settings = {
+    settings: dict[str, Any] = {
         "min_confidence": job.infer.min_confidence,
         "gap_min": job.events.gap_min,
         "empty": empty_class(job, info),
         "taxonomy": taxonomy and {label: list(groups) for label, groups in taxonomy.groups.items()},
         "species": species and _as_json(species),
     }
+    if periods is not None or outages is not None:
+        settings["effort"] = job.events.effort
     return _Sources(
-        manifest,
-        predictions,
-        current_findings(run),
-        info,
-        cameras,
-        taxonomy,
-        species,
-        settings,
+        manifest=manifest,
+        predictions=predictions,
+        findings=current_findings(run),
+        info=info,
+        cameras=cameras,
+        periods=periods,
+        outages=outages,
+        taxonomy=taxonomy,
+        species=species,
+        settings=settings,
+        counting=job.events.effort,
+        notes=notes,
     )
 
 
 def _id(sources: _Sources) -> str:
     return shard_id(
         STAGE,
-        [schemas.fingerprint(table.name) for table in STAGE.tables],
+        [schemas.fingerprint(table.name) for table in STAGE.tables if table.name != "deployments"],
         sources.settings,
         sources.cameras.to_pylist() if sources.cameras is not None else None,
         sources.manifest.plan_id,
         sources.predictions.plan_id,
         sources.findings.plan_id if sources.findings else None,
+        *sources.told,
     )
 
 
@@ -156,7 +181,15 @@ def _merge(run: Run, sources: _Sources) -> Made:
         species=sources.species,
     )
     events = find_events(sequences.frames, empty=empty, gap_min=settings["gap_min"])
-    images = run.table("manifest").to_table(columns=["location", "status", "datetime"])
+    images = run.table("manifest").to_table(columns=["image_id", *_FROM_MANIFEST])
+    deployments, effort = find_effort(
+        images,
+        sequences.frames,
+        sources.periods,
+        sources.outages,
+        empty=empty,
+        counting=sources.counting,
+    )
     dubious = _dubious(run, sources.findings)
     locations = summarise(
         images,
@@ -168,6 +201,7 @@ def _merge(run: Run, sources: _Sources) -> Made:
         predictions_snapshot=predictions.number,
         run_time=dt.datetime.fromisoformat(predictions.created),
         dubious=dubious,
+        effort=effort,
     )
     table = frame_rows(frames, sequences, events, empty)
     _require_all_images(images, locations, table)
@@ -176,6 +210,7 @@ def _merge(run: Run, sources: _Sources) -> Made:
         "frames": table,
         "sequences": sequences.sequences,
         "events": events.events,
+        "deployments": deployments,
     }
     return Made(tables, {**settings, "found": _count(table, sequences.sequences, locations, dubious)})
 
@@ -185,6 +220,34 @@ def _require_all_images(images: pa.Table, locations: pa.Table, frames: pa.Table)
         raise BrokenPromise("merge: the locations' images are not the manifest's; nothing was committed")
     if frames["event_id"].null_count != pc.count(frames["no_event"]).as_py():
         raise BrokenPromise("merge: an image is in no event, and nothing says why; nothing was committed")
+
+
+def find_effort(
+    images: pa.Table,
+    frames: pa.Table,
+    periods: pa.Table | None,
+    outages: pa.Table | None,
+    *,
+    empty: str,
+    counting: Counting,
+) -> tuple[pa.Table, pa.Table | None]:
+    """Rows of the table `deployments`, and the effort of the locations of which somebody wrote them down.
+
+    Parameters
+    ----------
+    images : the manifest's columns `_FROM_MANIFEST`
+    frames : its usable images as `combine` labels them, in the same order
+    """
+    usable = images.filter(pc.is_in(images["status"].cast(pa.string()), pa.array(USABLE)))
+    deployments, _ = make_deployments(usable, periods, outages)
+    is_empty = pc.fill_null(pc.equal(frames["label"], empty), False)
+    checks = check_deployments(deployments, usable, one_chunk(is_empty).to_numpy(zero_copy_only=False))
+    texts = pa.array(check_texts(checks, deployments.num_rows), DEPLOYMENTS.field("checks").type)
+    deployments = deployments.set_column(deployments.column_names.index("checks"), "checks", texts)
+    if periods is None:
+        return deployments, None
+    is_told = pc.is_in(deployments["location"], periods["location"].combine_chunks())
+    return deployments, effort_by_location(deployments.filter(is_told), counting)
 
 
 def read_rules(job: Job) -> tuple[Taxonomy | None, SpeciesLists | None]:

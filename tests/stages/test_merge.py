@@ -54,6 +54,32 @@ def job(tmp_path: Path) -> Path:
     return job
 
 
+def test_effort_of_deployments(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Days in the field, where somebody wrote them down; else dates with an image. It says which."""
+    cameras = job.parent / "cameras.csv"
+    cameras.write_text(
+        "location,latitude,longitude,start,end\n"
+        "A,-24.5,31.25,2024-05-01,2024-05-11 06:00\nZ,-25,31,2024-05-01,\n"
+    )
+    (job.parent / "outages.csv").write_text("location,start,end\nA,2024-05-06,2024-05-07\n")
+    run_on_driver(job, "merge", "dataset.outages=outages.csv")
+    a, b, z = table(job, "locations")
+    assert (a["camera_days"], a["effort_source"]) == (8.75, "cameras")
+    assert a["detections_per_100_days"] == pytest.approx(100 * 2 / 8.75)
+    assert (b["camera_days"], b["effort_source"], b["detections_per_100_days"]) == (0, None, None)
+    assert (z["camera_days"], z["effort_source"]) == (0, None)
+    first, last = table(job, "deployments")
+    assert (first["days"], first["days_out"], first["n_images"], first["source"]) == (8.75, 1.0, 4, "cameras")
+    assert (last["location"], last["days"], last["end"]) == ("Z", None, None)
+    cameras.write_text("location,latitude,longitude,start,end\nA,-24.5,31.25,2024-05-01,2024-04-11\n")
+    with pytest.raises(InputError, match=r"cameras\.csv:2: end: 2024-04-11 12:00 should be after the start"):
+        run_on_driver(job, "merge")
+    cameras.write_text("location,latitude,longitude\nA,-24.5,31.25\n")
+    run_on_driver(job, "merge")
+    a, b = table(job, "locations")
+    assert (a["camera_days"], a["effort_source"]) == (1, "images")
+
+
 def edits(job: Path, layer: str) -> dict[str, Any]:
     query = {
         "photos": "SELECT image_id, ClassLabel FROM photos",
@@ -227,7 +253,7 @@ def test_diff_of_the_command(job: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_rules_are_read_before_hours_of_work(job: Path) -> None:
-    loaded = Job.load(job, ["events.taxonomy=none.csv", f"infer.model={'a' * 16}"])
+    loaded = Job.load(job, ["events.taxonomy=none.csv", "train.arch=resnet18"])
     run = Run(loaded)
     nobody: Any = None
     with pytest.raises(InputError, match=r"none.csv: no such file \(events.taxonomy\)"):

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import Reader, read_cameras, reader_of
-from camtrap_batch.errors import InputError
+from camtrap_batch.catalog import Reader, read_cameras, read_dataset_periods, reader_of
+from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
@@ -41,37 +41,67 @@ class CatalogStage(Stage):
         job, run = context.job, context.run
         image_root(job).check()
         cameras = read_cameras(job.dataset.cameras)["location"] if job.dataset.cameras is not None else None
+        periods, outages, lines = read_dataset_periods(job.dataset)
         reader = reader_of(job.dataset)
         id_ = shard_id(self, reader.settings(), reader.fingerprint())
         before = run.current("catalog")
         if before is not None and before.inputs.get("shard") == id_:
             check_classes(job, categories_of(before.meta))
-            _check_cameras(job, cameras, run.table("catalog").to_table(columns=["location"]))
-        result = do_on_driver(context, self, id_, lambda: _read(context, reader, cameras), inputs={})
+            locations = run.table("catalog").to_table(columns=["location"])["location"]
+            _check_cameras(job, cameras, locations)
+            check_outages(outages, periods, cameras, locations)
+
+        def make() -> Made:
+            made = _read(context, reader)
+            locations = made.tables["catalog"]["location"]
+            _check_cameras(job, cameras, locations)
+            check_outages(outages, periods, cameras, locations)
+            return made
+
+        result = do_on_driver(context, self, id_, make, inputs={})
         if not context.dry_run:
             save_job(context)
+        result.notes = [*lines, *result.notes]
         return result
 
 
 STAGE = CatalogStage()
 
 
-def _read(context: Context, reader: Reader[Any], cameras: pa.ChunkedArray | None) -> Made:
+def _read(context: Context, reader: Reader[Any]) -> Made:
     catalog = reader.read()
     if reader.ids_are_paths:
         catalog.table, renamed = keep_ids(context.run, image_root(context.job), catalog.table)
         catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
     check_classes(context.job, catalog.categories)
-    _check_cameras(context.job, cameras, catalog.table)
     meta = {"categories": catalog.categories, "notes": catalog.notes}
     return Made({"catalog": catalog.table}, meta, [f"{n:,} {text}" for text, n in catalog.notes.items()])
 
 
-def _check_cameras(job: Job, cameras: pa.ChunkedArray | None, images: pa.Table) -> None:
+def check_outages(
+    outages: pa.Table | None,
+    periods: pa.Table | None,
+    cameras: pa.ChunkedArray | None,
+    locations: pa.ChunkedArray,
+) -> None:
+    """Raise InputError where an outage is of a location that neither the images nor the cameras know."""
+    if outages is None:
+        return
+    known = {*locations.unique().to_pylist(), *(() if cameras is None else cameras.to_pylist())}
+    known |= set() if periods is None else set(periods["location"].to_pylist())
+    for row in outages.select(["location", "where"]).to_pylist():
+        if row["location"] not in known:
+            raise InputError(
+                f"{row['where']}: location: {row['location']!r} has neither a camera nor an image "
+                f"(dataset.outages); {choices(row['location'], filter(None, known))}"
+            )
+
+
+def _check_cameras(job: Job, cameras: pa.ChunkedArray | None, of_images: pa.ChunkedArray) -> None:
     """Raise InputError where the camera table is of other cameras than the images."""
     if cameras is None:
         return
-    locations = images["location"].drop_null().unique()
+    locations = of_images.drop_null().unique()
     if len(locations) and not pc.any(pc.is_in(locations, cameras)).as_py():
         theirs, ours = (", ".join(map(repr, names[:3].to_pylist())) for names in (locations, cameras))
         raise InputError(

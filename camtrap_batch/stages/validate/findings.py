@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.catalog import read_dataset_periods
 from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.findings import (
     DATE_COLUMNS,
@@ -25,7 +26,10 @@ from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
-from camtrap_batch.vocabulary import FINDING_KINDS
+from camtrap_batch.survey.checks import FROM_MANIFEST as DEPLOYMENT_COLUMNS
+from camtrap_batch.survey.checks import check_deployments, check_findings
+from camtrap_batch.survey.effort import make_deployments
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, USABLE
 
 FINDINGS = Part("findings", 1, (TableSpec("findings", "each thing that looks wrong with an image"),))
 
@@ -33,7 +37,7 @@ _SIZES = ["width", "height"]
 FROM_MANIFEST = list(dict.fromkeys(["image_id", *DUPLICATE_COLUMNS, *DATE_COLUMNS, *_SIZES]))
 """Columns of the manifest that findings are made of."""
 
-_ORDER = list(FINDING_KINDS)
+_ORDER = [*FINDING_KINDS, *DEPLOYMENT_FINDINGS]
 
 
 def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
@@ -48,18 +52,37 @@ def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
         return []
     catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
     near_bits = context.job.findings.near_bits
-    id_ = shard_id(FINDINGS, near_bits, catalog.plan_id, manifest.plan_id)
+    periods, outages, _ = read_dataset_periods(context.job.dataset)
+    told = [] if periods is None else [[] if one is None else one.to_pylist() for one in (periods, outages)]
+    id_ = shard_id(FINDINGS, near_bits, catalog.plan_id, manifest.plan_id, *told)
 
     def make() -> Made:
         table = find_all(run, catalog, manifest, near_bits, columns)
+        if periods is not None:
+            table = pa.concat_tables([table, find_in_deployments(run, manifest, periods, outages)])
         counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(table["kind"]).to_pylist()}
-        kinds = {kind: counts[kind] for kind in FINDING_KINDS if counts.get(kind)}
+        kinds = {kind: counts[kind] for kind in _ORDER if counts.get(kind)}
         return Made({"findings": table}, {"manifest_plan": manifest.plan_id, "kinds": kinds})
 
     inputs = {"catalog": catalog.number, "manifest": manifest.number}
     do_on_driver(context, FINDINGS, id_, make, inputs=inputs)
     found = kind_counts(current_findings(run))
     return ["findings: " + ", ".join(f"{kind} {n:,}" for kind, n in found.items())] if found else []
+
+
+def find_in_deployments(
+    run: Run, manifest: Snapshot, periods: pa.Table, outages: pa.Table | None
+) -> pa.Table:
+    """What looks wrong in the deployments that somebody wrote down, as rows of the table."""
+    columns = ["image_id", "file_name", "deployment", "status", "utc_offset_minutes", *DEPLOYMENT_COLUMNS]
+    images = open_table(run.folder, manifest).to_table(columns=columns)
+    images = images.filter(pc.is_in(images["status"].cast(pa.string()), pa.array(USABLE)))
+    deployments, _ = make_deployments(images, periods, outages)
+    is_told = pc.is_in(deployments["location"], periods["location"].combine_chunks())
+    deployments = deployments.filter(is_told)
+    checks = check_deployments(deployments, images)
+    checks.sort(key=lambda check: _ORDER.index(check.kind))
+    return check_findings(checks, deployments, images.select(["image_id", "file_name"]))
 
 
 def find_all(
