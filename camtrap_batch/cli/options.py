@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -13,7 +13,8 @@ from camtrap_batch.cluster import load_cluster
 from camtrap_batch.engine.opened import ExecutorHandle
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import make_display
-from camtrap_batch.stages import Context, check_retry
+from camtrap_batch.options import Option
+from camtrap_batch.pipeline import Context
 from camtrap_batch.store.run import Run
 
 
@@ -77,6 +78,15 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def add_option(parser: Any, option: Option, parse: Callable[[str], Any] = str) -> None:
+    """Let a parser, or a group of one, take an option of a variant or a stage."""
+    flag, help_ = f"--{option.name}", option.help.replace("%", "%%")
+    if option.metavar is None:
+        parser.add_argument(flag, action="store_true", default=None, help=help_)
+    else:
+        parser.add_argument(flag, type=parse, metavar=option.metavar, help=help_)
+
+
 def describe_keys(rows: list[tuple[str, str, str]]) -> str:
     width = max(len(f"{key}: {default}") for key, default, _ in rows)
     lines = [f"  {f'{key}: {default}':{min(width, 46)}}  {text}" for key, default, text in rows]
@@ -84,11 +94,11 @@ def describe_keys(rows: list[tuple[str, str, str]]) -> str:
 
 
 @contextmanager
-def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -> Iterator[Context]:
+def open_context(
+    options: argparse.Namespace, stop: threading.Event, job: Job, given: Mapping[str, Any] | None = None
+) -> Iterator[Context]:
+    """What a command's stages are given; `given` are values of their own options."""
     display = make_display(quiet=options.quiet, log_json=options.log_json)
     with ExecutorHandle(load_cluster(options.cluster)) as cluster:
-        retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
         dry_run = getattr(options, "dry_run", False)
-        snapshot = getattr(options, "snapshot", None)
-        prune = getattr(options, "prune", False)
-        yield Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot, prune)
+        yield Context(job, Run(job), cluster, display, stop, dry_run, given or {})

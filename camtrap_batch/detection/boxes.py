@@ -195,10 +195,9 @@ def find_boxes(settings: Detect, run: Run, rows: pa.Table, empty: str) -> Boxes:
         `detect` was not run on this manifest.
     """
     detected, detections = run.snapshot("detected"), run.snapshot("detections")
-    number = run.snapshot("manifest").number
-    if detected.inputs["manifest"] != number or detections.inputs["detected"] != detected.number:
+    if detections.meta.get("of") != detected.plan_id:
         raise InputError(
-            f"{run.folder.url}: the detections are of another manifest than the current one; run detect first"
+            f"{run.folder.url}: the table detections is not of the current boxes; run detect first"
         )
     categories = tuple(detected.meta["categories"])
     of_images = run.table("detected", detected.number).to_table(columns=["image_id", "n_boxes"])

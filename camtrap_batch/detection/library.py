@@ -34,9 +34,7 @@ def open_detector(job: Job, settings: Detect, key: str = "detect") -> Detector:
         It can't be used.
     """
     if settings.results == CATALOG:
-        return CatalogDetector.open(
-            str(job.dataset.metadata), kind=job.dataset.format, key=f"{key}.results"
-        )
+        return CatalogDetector.open(str(job.dataset.metadata), kind=job.dataset.format, key=f"{key}.results")
     if settings.results is not None:
         images = getattr(job.dataset, "images", None)
         return ResultsDetector.open(settings.results, images=images, key=f"{key}.results")

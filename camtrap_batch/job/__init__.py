@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from camtrap_batch.errors import JobError
 from camtrap_batch.job.base import PathOrUrl, SignIn, absolute, from_folder, inputs_of
 from camtrap_batch.job.dataset import Dataset, Location, WithLocation
+from camtrap_batch.job.detect import Detect, Repeat
 from camtrap_batch.job.images import Findings, Validate
 from camtrap_batch.job.limits import Limits
 from camtrap_batch.job.publish import TARGET, Publish, default_publish
@@ -48,6 +49,7 @@ class Job(Section):
     )
     validate_: Validate = Field(default_factory=Validate, alias="validate", description="reading every image")
     findings: Findings = Field(default_factory=Findings, description="what looks wrong in the manifest")
+    detect: Detect | None = Field(None, description="where the boxes of animals come from; absent: no boxes")
     select: Select = Field(default_factory=Select, description="which images to train on")
     train: Train = Field(default_factory=Train, description="the classifier")
     infer: Infer = Field(default_factory=Infer, description="classifying every usable image")
@@ -66,6 +68,12 @@ class Job(Section):
                 f"{value!r}: should be up to 100 letters, digits, dots, _ and -, the first a letter or digit"
             )
         return value
+
+    @model_validator(mode="after")
+    def _one_detector(self) -> Job:
+        if self.detect is not None and self.infer.detections is not None:
+            raise ValueError("infer.detections and detect exclude each other: leave out infer.detections")
+        return self
 
     @classmethod
     def load(cls, path: str | Path, assignments: list[str] | None = None) -> Job:
@@ -102,6 +110,22 @@ class Job(Section):
     def run_url(self) -> str:
         """Path or URL of the run folder."""
         return f"{self.output.rstrip('/')}/{self.name}"
+
+    @property
+    def detection(self) -> tuple[Detect, str] | None:
+        """Where boxes come from, if from anywhere, and the section that says so."""
+        if self.detect is not None:
+            return self.detect, "detect"
+        infer = self.infer
+        if infer.detections is None:
+            return None
+        settings = Detect(
+            results=infer.detections,
+            threshold=infer.detection_threshold,
+            animal_category=infer.animal_category,
+            repeat=Repeat(frames=infer.repeat_frames, iou=infer.repeat_iou),
+        )
+        return settings, "infer"
 
     @property
     def target_url(self) -> str:

@@ -416,13 +416,33 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 """Table name -> Arrow schema."""
 
+_LABELLED_DETECTIONS = _schema(
+    *_BOX_COLUMNS,
+    ("label", pa.string(), "as in crops; null where the box was not classified"),
+    ("label_confidence", pa.float32(), "as in crops"),
+    ("repeat", pa.int32(), "as in detections"),
+)
+
+_EARLIER: dict[str, tuple[pa.Schema, ...]] = {"detections": (_LABELLED_DETECTIONS,)}
+"""Schemas that tables had, and that snapshots in run folders still have."""
+
+
+def schema_of(table: str, fingerprint: str) -> pa.Schema:
+    """The schema of a snapshot: one that the table had earlier, where it is that, or the one it has."""
+    earlier = {_fingerprint(schema): schema for schema in _EARLIER.get(table, ())}
+    return earlier.get(fingerprint, SCHEMAS[table])
+
 
 def fingerprint(table: str) -> str:
     """Hash of a table's column names and types, 16 hexadecimal digits.
 
     Descriptions do not count, nor do columns that were added later (see `_schema`).
     """
-    fields = (field for field in SCHEMAS[table] if _LATER.encode() not in field.metadata)
+    return _fingerprint(SCHEMAS[table])
+
+
+def _fingerprint(schema: pa.Schema) -> str:
+    fields = (field for field in schema if _LATER.encode() not in field.metadata)
     text = ";".join(
         f"{field.name}:{field.metadata.get(_WIDENED.encode(), str(field.type).encode()).decode()}"
         for field in fields

@@ -119,18 +119,24 @@ def _fragment_frame(fragment: ds.Fragment, schema: pa.Schema, columns: list[str]
 
 def open_table(folder: Folder, snapshot: Snapshot) -> Table:
     """The rows of a snapshot as a dataset."""
-    table = open_files(folder, snapshot.table, [file.file for file in snapshot.files])
+    schema = schemas.schema_of(snapshot.table, snapshot.schema)
+    table = open_files(folder, snapshot.table, [file.file for file in snapshot.files], schema)
     table.snapshot = snapshot
     return table
 
 
-def open_files(folder: Folder, name: str, files: Iterable[str]) -> Table:
-    """The rows of some files of a table as a dataset, in their order; it has no snapshot."""
+def open_files(folder: Folder, name: str, files: Iterable[str], schema: pa.Schema | None = None) -> Table:
+    """The rows of some files of a table as a dataset, in their order; it has no snapshot.
+
+    Parameters
+    ----------
+    schema : that they were written with, where it is not the table's
+    """
     # From a disk, to read each file at once takes longer.
     reading = ds.ParquetFragmentScanOptions(pre_buffer=not folder.is_local, page_checksum_verification=True)
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=reading)
     fragments = [parquet.make_fragment(file, folder.arrow) for file in files]
-    table = Table(fragments, schemas.SCHEMAS[name], parquet, folder.arrow)
+    table = Table(fragments, schema or schemas.SCHEMAS[name], parquet, folder.arrow)
     table.folder = folder
     return table
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.detection.base import Detector, KnownDetector, PictureDetector
+from camtrap_batch.detection.base import LEAST, Detector, KnownDetector, PictureDetector
 from camtrap_batch.detection.boxes import make_rules, mark_repeats
 from camtrap_batch.detection.library import keep_detector, open_detector
 from camtrap_batch.detection.tables import to_column, to_tables
@@ -23,6 +23,7 @@ from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
+from camtrap_batch.runtime import Device
 from camtrap_batch.stages.detect.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.detect.shard import DetectShard
 from camtrap_batch.store.manifest import usable_rows
@@ -35,6 +36,8 @@ REPEATS = Part("detections", 1, (TableSpec("detections", "each box that was foun
 _READ = [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"]
 _SENT = [*COLUMNS, "width", "height"]
 """Columns that a worker reads."""
+
+_DEVICE: dict[Need, Device] = {"CPU": "cpu", "GPU": "cuda"}
 
 _FEWEST_TO_CHECK = 400
 """Usable images below which everything is computed in float32: a check would take longer than it saves."""
@@ -150,20 +153,16 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     meta = {"categories": list(detector.categories), "precision": found}
 
     def finish(plan: Plan, receipts: list[Receipt]) -> Done:
-        counts = {name: sum(receipt.result.get(name, 0) for receipt in receipts) for name in ("boxes", "failed")}
-        images = plan.rows - counts["failed"]
-        return Done(
-            plan,
-            receipts,
-            {**meta, "found": {"images": images, "without": counts["failed"], "boxes": counts["boxes"]}},
-            [f"{counts['boxes']:,} boxes in {images:,} images, confidence 0.005 and more"],
-        )
+        boxes, failed = (sum(receipt.result[name] for receipt in receipts) for name in ("boxes", "failed"))
+        found = {"images": plan.rows - failed, "without": failed, "boxes": boxes}
+        note = f"{boxes:,} boxes in {plan.rows - failed:,} images, of confidence {LEAST} and more"
+        return Done(plan, receipts, {**meta, "found": found}, [note])
 
     sent = rows.select(_SENT)
     return do_on_workers(
         context,
         plan,
-        replace(work, plan=(plan.stage, plan.id), device="cuda" if need == "GPU" else "cpu"),
+        replace(work, plan=(plan.stage, plan.id), device=_DEVICE[need]),
         lambda shard: pack(sent.slice(shard.start, shard.rows)),
         [table.name for table in STAGE.tables],
         need=need,
@@ -175,7 +174,9 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
 def _takes_thumbnails(job: Job, detector: PictureDetector) -> bool:
     """Whether thumbnails have all the pixels that the detector sees."""
     fit = getattr(detector, "fit", None)
-    return fit is not None and getattr(detector, "tiles", 1) == 1 and job.validate_.thumbnails >= max(fit.size)
+    return (
+        fit is not None and getattr(detector, "tiles", 1) == 1 and job.validate_.thumbnails >= max(fit.size)
+    )
 
 
 def _plan(work: DetectShard, rows: pa.Table, manifest: Snapshot, shard_size: int) -> Plan:
@@ -199,8 +200,7 @@ def _precision(
     if context.dry_run:
         return None, {"precision": "float32"}
     need = _workers(context, settings)
-    device = "cuda" if need == "GPU" else "cpu"
-    return need, check_precision(context, replace(work, device=device), rows, need)
+    return need, check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
 
 
 def _workers(context: Context, settings: Detect) -> Need:
@@ -233,7 +233,8 @@ def _mark(context: Context, settings: Detect, result: StageResult) -> list[str]:
         marked = boxes.append_column(
             "repeat", pa.array(repeats.number, pa.int32(), mask=np.asarray(repeats.number < 0))
         )
-        return Made({"detections": marked}, {"repeats": {"threshold": settings.threshold, **repeats.meta()}})
+        meta = {"of": detected.plan_id, "repeats": {"threshold": settings.threshold, **repeats.meta()}}
+        return Made({"detections": marked}, meta)
 
     do_on_driver(context, REPEATS, id_, make, inputs={"detected": detected.number})
     return notes

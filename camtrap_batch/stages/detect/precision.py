@@ -101,7 +101,7 @@ class CheckPrecision:
             speeds: dict[str, float] = {}
             for precision in ("float32", fastest):
                 tally = Tally()
-                answers = work.finder(here.threads, precision).find(iter(pictures), tally)  # type: ignore[arg-type]
+                answers = work.finder(here.threads, precision).find(iter(pictures), tally)
                 found[precision] = [one for one in answers if isinstance(one, Found)]
                 speeds[precision] = round(len(pictures) / max(tally.forward_s + tally.read_s, 1e-6), 2)
             agreement = compare(found["float32"], found[fastest])
