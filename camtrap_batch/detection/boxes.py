@@ -59,13 +59,11 @@ class Boxes:
     ----------
     column : a list for each row, see `COLUMN`
     meta : what the snapshot keeps of them: counts, and places where a camera repeats a box
-    notes : the same for people
     """
 
     column: pa.ListArray
     rules: Rules
     meta: dict[str, Any]
-    notes: list[str]
 
     def hashes(self, runs: Sequence[tuple[int, int]]) -> list[str]:
         """For each run of rows (start, stop): a hash of their boxes, and of the rules."""
@@ -158,13 +156,16 @@ def mark_repeats(settings: Detect, rows: pa.Table, lists: pa.ListArray, categori
     return Repeats(repeat, sorted(places, key=lambda place: (-place["images"], place["repeat"])))
 
 
-def make_rules(settings: Detect, categories: Sequence[str], empty: str, key: str = "detect") -> Rules:
+def make_rules(
+    settings: Detect, categories: Sequence[str], empty: str, key: str = "detect", who: str = "the detector"
+) -> Rules:
     """The rules of a job.
 
     Parameters
     ----------
     categories : of the detector
     empty : label of images without an animal
+    key, who : section of the job file, and what it names, for the message
 
     Raises
     ------
@@ -176,7 +177,7 @@ def make_rules(settings: Detect, categories: Sequence[str], empty: str, key: str
     if animal not in wanted:
         known = choices(settings.animal_category, categories)
         raise InputError(
-            f"{key}.animal_category: the detector has no category {settings.animal_category!r}; {known}"
+            f"{key}.animal_category: {who} has no category {settings.animal_category!r}; {known}"
         )
     return Rules(tuple(categories), settings.threshold, wanted.index(animal), empty)
 
@@ -211,7 +212,7 @@ def find_boxes(settings: Detect, run: Run, rows: pa.Table, empty: str) -> Boxes:
     if not pc.all(pc.equal(place, pa.array(np.arange(len(column), dtype=np.int32)))).as_py():
         column = column.take(place.combine_chunks())
     rules = make_rules(settings, categories, empty)
-    return Boxes(column, rules, {**detected.meta["found"], **detections.meta["repeats"]}, [])
+    return Boxes(column, rules, {**detected.meta["found"], **detections.meta["repeats"]})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from camtrap_batch.images.compiled import compiled
 from camtrap_batch.images.decode import JPEG
 from camtrap_batch.images.exif import read_jpeg_exif
 from camtrap_batch.images.pixels import Pixels, upright
-from camtrap_batch.images.raster import resample
 
 GREY = 114
 """Of the frame around a letterboxed picture, as YOLOv5 and all that came from it have it."""
@@ -115,15 +114,43 @@ def put(pixels: Pixels, fit: Fit, place: Place, out: npt.NDArray[np.float32]) ->
     ----------
     out : shape (3, *place.frame), all of it is written: RGB, normalised as `fit` says
     """
-    scale = np.array([1 / (255 * std) for std in fit.std], np.float32)
-    shift = np.array([-mean / std for mean, std in zip(fit.mean, fit.std, strict=True)], np.float32)
+    values = np.arange(256, dtype=np.float32)[None, :] / np.float32(255)
+    values = (values - np.float32(fit.mean)[:, None]) / np.float32(fit.std)[:, None]
     if place.frame != (place.height, place.width):
-        out[:] = (GREY * scale + shift)[:, None, None]
+        out[:] = values[:, GREY, None, None]
     inside = out[:, place.top : place.top + place.height, place.left : place.left + place.width]
     if fit.smooth and pixels.shape[:2] != (place.height, place.width):
-        pixels = resample(pixels, place.height, place.width)
-    rows, columns = _taps(pixels.shape[0], place.height), _taps(pixels.shape[1], place.width)
-    _put(np.ascontiguousarray(pixels), *rows, *columns, scale, shift, inside)
+        rows, columns = _means(pixels.shape[0], place.height), _means(pixels.shape[1], place.width)
+        _put_smooth(np.ascontiguousarray(pixels), *rows, *columns, inside)
+        # Of whole numbers of 0 to 255 a table would do; means of them are normalised as they are.
+        inside /= np.float32(255)
+        inside -= np.float32(fit.mean)[:, None, None]
+        inside /= np.float32(fit.std)[:, None, None]
+        return
+    _put(
+        np.ascontiguousarray(pixels),
+        *_taps(pixels.shape[0], place.height),
+        *_taps(pixels.shape[1], place.width),
+        values,
+        inside,
+    )
+
+
+def _means(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """For each new pixel the first old one that counts, and weights of it and those after it, 1 together.
+
+    A triangle, as wide as two pixels of the coarser size: what torchvision and Pillow call bilinear,
+    antialiased.
+    """
+    step = size / new_size
+    reach = max(step, 1.0)
+    centres = (np.arange(new_size) + 0.5) * step
+    first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    last = np.minimum((centres + reach + 0.5).astype(np.int64), size)
+    n = int((last - first).max())
+    places = first[:, None] + np.arange(n)
+    weights = np.maximum(1 - np.abs(places + 0.5 - centres[:, None]) / reach, 0) * (places < last[:, None])
+    return first, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
@@ -142,8 +169,7 @@ def _put(
     row_weights: npt.NDArray[np.int32],
     columns: npt.NDArray[np.int64],
     column_weights: npt.NDArray[np.int32],
-    scale: npt.NDArray[np.float32],
-    shift: npt.NDArray[np.float32],
+    values: npt.NDArray[np.float32],
     out: Any,
 ) -> None:
     one = np.int32(1 << _BITS)
@@ -154,16 +180,43 @@ def _put(
         upper = one - lower
         for channel in range(3):
             source = 0 if grey else channel
-            line, by, plus = out[channel, y], scale[channel], shift[channel]
+            line, table = out[channel, y], values[channel]
             for x in range(out.shape[2]):
                 left = columns[x]
                 right = min(left + 1, last_column)
-                weight = column_weights[x]
-                first = (
-                    np.int32(above[left, source]) * (one - weight) + np.int32(above[right, source]) * weight
-                )
-                second = (
-                    np.int32(below[left, source]) * (one - weight) + np.int32(below[right, source]) * weight
-                )
-                value = (((upper * (first >> 4)) >> 16) + ((lower * (second >> 4)) >> 16) + 2) >> 2
-                line[x] = np.float32(value) * by + plus
+                second = column_weights[x]
+                first = one - second
+                top = np.int32(above[left, source]) * first + np.int32(above[right, source]) * second
+                bottom = np.int32(below[left, source]) * first + np.int32(below[right, source]) * second
+                line[x] = table[(((upper * (top >> 4)) >> 16) + ((lower * (bottom >> 4)) >> 16) + 2) >> 2]
+
+
+@compiled
+def _put_smooth(
+    pixels: npt.NDArray[np.uint8],
+    first_rows: npt.NDArray[np.int64],
+    row_weights: npt.NDArray[np.float32],
+    first_columns: npt.NDArray[np.int64],
+    column_weights: npt.NDArray[np.float32],
+    out: Any,
+) -> None:
+    width, n_channels = pixels.shape[1], pixels.shape[2]
+    means = np.empty((width, n_channels), np.float32)
+    for y in range(out.shape[1]):
+        means[:] = 0
+        for tap in range(row_weights.shape[1]):
+            weight = row_weights[y, tap]
+            if weight > 0:
+                row = pixels[first_rows[y] + tap]
+                for x in range(width):
+                    for channel in range(n_channels):
+                        means[x, channel] += np.float32(row[x, channel]) * weight
+        for x in range(out.shape[2]):
+            for channel in range(3):
+                source = channel if n_channels == 3 else 0
+                total = np.float32(0)
+                for tap in range(column_weights.shape[1]):
+                    weight = column_weights[x, tap]
+                    if weight > 0:
+                        total += means[first_columns[x] + tap, source] * weight
+                out[channel, y, x] = total

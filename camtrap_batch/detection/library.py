@@ -33,11 +33,12 @@ def open_detector(job: Job, settings: Detect, key: str = "detect") -> Detector:
     InputError
         It can't be used.
     """
+    results = "infer.detections" if key == "infer" else f"{key}.results"  # as it was called before
     if settings.results == CATALOG:
-        return CatalogDetector.open(str(job.dataset.metadata), kind=job.dataset.format, key=f"{key}.results")
+        return CatalogDetector.open(str(job.dataset.metadata), kind=job.dataset.format, key=results)
     if settings.results is not None:
         images = getattr(job.dataset, "images", None)
-        return ResultsDetector.open(settings.results, images=images, key=f"{key}.results")
+        return ResultsDetector.open(settings.results, images=images, key=results)
     path = str(settings.model)
     endings: dict[str, type[PictureDetector]] = {}
     for variant in DETECTORS.values():

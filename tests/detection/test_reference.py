@@ -46,7 +46,6 @@ NETWORKS = [
     ("ultralytics", "yolov9t", "yolov8", {}),
     ("ultralytics", "yolo11n", "yolov8", {}),
     ("ultralytics", "yolo11n+fixed", "yolov8", {}),
-    ("ultralytics", "yolo11n+suppressed", "end2end", {}),
     ("ultralytics", "yolov10n+end2end", "end2end", {}),
     ("ultralytics", "yolo26n+end2end", "end2end", {}),
     ("ultralytics", "rtdetr-l", "rtdetr-top", {}),

@@ -23,6 +23,7 @@ from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
+from camtrap_batch.remote import shown
 from camtrap_batch.runtime import Device
 from camtrap_batch.stages.detect.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.detect.shard import DetectShard
@@ -57,8 +58,7 @@ class DetectStage(Stage):
 
     def check(self, context: Context) -> None:
         if context.job.detection is not None:
-            settings, key = context.job.detection
-            make_rules(settings, open_detector(context.job, settings, key).categories, "", key)
+            _open(context.job, *context.job.detection)
 
     def run(self, context: Context) -> StageResult:
         """Bring the tables `detected` and `detections` up to the current manifest and the job's detector.
@@ -73,8 +73,7 @@ class DetectStage(Stage):
                 "detect: the job names no detector: set detect.model (an ONNX file) or detect.results"
             )
         settings, key = context.job.detection
-        detector = open_detector(context.job, settings, key)
-        make_rules(settings, detector.categories, "", key)
+        detector = _open(context.job, settings, key)
         if isinstance(detector, KnownDetector):
             result = _take(context, settings, detector)
         elif isinstance(detector, PictureDetector):
@@ -89,15 +88,21 @@ class DetectStage(Stage):
 STAGE = DetectStage()
 
 
-def bring_detections(context: Context) -> None:
-    """For a job that has the boxes of others, and no stage `detect` run: take them now, which is cheap.
+def bring_detections(context: Context) -> list[str]:
+    """For a job that has the boxes of others: take them now, if `detect` has not, which is cheap.
 
-    Raises InputError as the stage does.
+    Returns notes for people. Raises InputError as the stage does.
     """
-    if context.job.detection is not None and context.job.detection[0].results is not None:
-        result = STAGE.run(context)
-        for note in result.notes:
-            context.display.note(note)
+    if context.job.detection is None or context.job.detection[0].results is None:
+        return []
+    return STAGE.run(context).notes
+
+
+def _open(job: Job, settings: Detect, key: str) -> Detector:
+    """The job's detector. Raises InputError where it can't be used, or finds no animals."""
+    detector = open_detector(job, settings, key)
+    make_rules(settings, detector.categories, "", key, shown(str(settings.model or settings.results)))
+    return detector
 
 
 def _take(context: Context, settings: Detect, detector: KnownDetector) -> StageResult:

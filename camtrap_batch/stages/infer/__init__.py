@@ -122,13 +122,12 @@ def _read(context: Context) -> _Wanted:
     manifest = run.snapshot("manifest")
     model, info = open_model(run, job.infer.model)
     rows = usable_rows(run, _READ)
-    boxes, boxes_from = None, {}
+    boxes, boxes_from, notes = None, {}, fit_notes(context, info, rows)
     if job.detection is not None:
-        bring_detections(context)
+        notes += bring_detections(context)
         boxes = find_boxes(job.detection[0], run, rows, empty_class(job, info))
         boxes_from = {name: run.snapshot(name).number for name in ("detected", "detections")}
         rows = rows.append_column(COLUMN_OF_BOXES, boxes.column)
-    notes = [*fit_notes(context, info, rows), *(boxes.notes if boxes else [])]
     work = InferShard(
         folder=run.folder,
         plan=(STAGE.name, ""),
