@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
         )
         job_options(command)
         for option in stage.options:
-            add_option(command, option)
+            add_option(command, option, as_typed=True)
         command.set_defaults(call=_stage, stage=name)
 
     whole = commands.add_parser(
@@ -70,7 +70,7 @@ def add(commands: Commands) -> None:
     )
     job_options(whole)
     for option in reprocess_options():
-        add_option(whole, option)
+        add_option(whole, option, as_typed=True)
     whole.set_defaults(call=_reprocess)
 
 
