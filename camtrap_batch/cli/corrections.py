@@ -62,6 +62,8 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             f"{'would be recorded' if options.dry_run else 'recorded'}, of {len(images):,} images; "
             f"{matched.unchanged:,} say what stands already; {len(matched.unmatched):,} match no image"
         )
+        if not rows:
+            print("  nothing in it was said by a person")
         for row in matched.unmatched[:_SHOWN]:
             named = row.event if row.event is not None else " or ".join(row.images[0])
             print(f"  no such image: {named!r} ({row.where})")
@@ -70,7 +72,8 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
         for label, number in matched.unknown_labels.most_common(_SHOWN):
             print(f"  {label!r} is no class or category of the data set: taken as it is, {number:,} times")
         if matched.at_odds:
-            print(f"  on {matched.at_odds:,} images somebody else said something else: the later one counts")
+            on = "1 image" if matched.at_odds == 1 else f"{matched.at_odds:,} images"
+            print(f"  on {on} somebody else said something else: the later one counts")
     if not options.dry_run:
         fold(run)
         run.log("corrections", files=len(read), recorded=recorded)

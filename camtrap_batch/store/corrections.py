@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,8 @@ JOURNAL = "corrections"
 """Folder, in the run folder, of what is not in the table yet."""
 
 Scope = Literal["image", "box", "sequence", "event"]
-SCOPES: tuple[str, ...] = get_args(Scope)
+
+_WIDEST_FIRST = ("event", "sequence", "image", "box")
 
 TRAITS = ("count", "sex", "life_stage", "behaviour", "individual", "comment")
 """What may be said of an animal beside its label."""
@@ -250,9 +251,10 @@ def _read_journal(folder: Folder) -> tuple[list[str], pa.Table]:
 
 
 def _in_order(corrections: pa.Table) -> pa.Table:
-    """The oldest first, each once; those of one decision stay together."""
-    order = [("when", "ascending"), ("decision", "ascending"), ("correction_id", "ascending")]
-    corrections = corrections.sort_by(order)
+    """The oldest first, each once; of one time what is said of less comes later, and so counts."""
+    rank = pc.index_in(corrections["scope"], pa.array(_WIDEST_FIRST))
+    order = [(name, "ascending") for name in ("when", "rank", "decision", "correction_id")]
+    corrections = corrections.append_column("rank", rank).sort_by(order).drop_columns("rank")
     ids = corrections["correction_id"].to_numpy()
     first = np.unique(ids.astype(str), return_index=True)[1] if len(ids) else np.array([], np.int64)
     return corrections.take(pa.array(np.sort(first)))

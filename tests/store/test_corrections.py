@@ -103,6 +103,11 @@ def test_several_species_of_one_decision_stand_together(run: Run) -> None:
     assert labels([said("empty", "b", minutes=5)], now, run)["b"] == ["empty"]
 
 
+def test_of_one_time_what_is_said_of_the_image_counts(run: Run) -> None:
+    told = [said("lion", "a", "b", scope="event", event="e1"), said("hyena", "b")]
+    assert labels(told, images(a="A", b="B"), run) == {"a": ["lion"], "b": ["hyena"]}
+
+
 def test_a_renamed_image_keeps_what_was_said_of_it(run: Run) -> None:
     assert labels([said("lion", "a")], images(z="A"), run) == {"z": ["lion"]}
 
