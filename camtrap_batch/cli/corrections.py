@@ -85,7 +85,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
 def _labels(run: Run) -> tuple[list[str], str]:
     """The labels that the run knows, and the one that means: no animal."""
     from camtrap_batch.selection.classes import choose_classes
-    from camtrap_batch.stages.catalog import categories_of
+    from camtrap_batch.store.manifest import categories_of
     from camtrap_batch.vocabulary import EMPTY
 
     catalog = run.snapshot("catalog")

@@ -180,8 +180,8 @@ def _read_wildlife_insights(path: Path) -> Iterator[Given]:
         if label is None:
             continue
         location = cells.get("location") or ""
-        path = unquote(urlsplit(location).path).lstrip("/") if "://" in location else location
-        names_of_image = (cells.get("image_id"), cells.get("filename"), path)
+        below = unquote(urlsplit(location).path).lstrip("/") if "://" in location else location
+        names_of_image = (cells.get("image_id"), cells.get("filename"), below)
         yield Given(
             where,
             label,

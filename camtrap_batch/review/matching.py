@@ -197,7 +197,7 @@ def _without_what_stands(matched: Matched, before: pa.Table, images: pa.Table) -
     odds: set[str] = set()
     for corrections in by_decision.values():
         first = corrections[0]
-        box = tuple(np.float32(first.box).tolist()) if first.box is not None else None
+        box = tuple(np.array(first.box, np.float32).tolist()) if first.box is not None else None
         says = {_said(correction.as_row()) for correction in corrections}
         if all(stands.get((image, box)) == says for image in first.images):
             matched.unchanged += len(corrections)

@@ -51,7 +51,7 @@ class Correction:
     and `box`.
     """
 
-    label: str
+    label: str | None
     images: tuple[str, ...]
     sha256: tuple[str | None, ...]
     who: str
@@ -180,7 +180,8 @@ def standing(corrections: pa.Table, images: pa.Table) -> pa.Table:
     -------
     The columns of `corrections`, and `row`, the image's number in `images`, by which it is sorted: one row
     for each image, label and box. A decision on a box counts beside that on its image, unless that is newer.
-    An image with the bytes of another has what was said of either.
+    An image with the bytes of another has what was said of either. A decision without a label takes back what
+    stood before it: nothing counts.
     """
     corrections = _in_order(corrections)
     lengths = pc.list_value_length(corrections["images"]).to_numpy()
@@ -212,6 +213,8 @@ def standing(corrections: pa.Table, images: pa.Table) -> pa.Table:
     row = np.concatenate([rows for _, rows in pairs]).astype(np.int64)
     keep = _newest(corrections, which, row)
     which, row = which[keep], row[keep]
+    stands = corrections["label"].is_valid().to_numpy(zero_copy_only=False)[which]
+    which, row = which[stands], row[stands]
     return corrections.take(pa.array(which)).append_column("row", pa.array(row, pa.int64()))
 
 

@@ -124,6 +124,14 @@ def test_copies_share_what_was_said(run: Run) -> None:
     assert labels([said("lion", "a")], images(a="A", copy="A"), run) == {"a": ["lion"], "copy": ["lion"]}
 
 
+def test_taken_back(run: Run) -> None:
+    back = said("x", "a", minutes=1)
+    now = images(a="A")
+    assert labels([said("lion", "a"), dataclasses.replace(back, label=None)], now, run) == {}
+    assert labels([said("lion", "a", minutes=2)], now, run) == {"a": ["lion"]}
+    assert read_corrections(run)["label"].to_pylist() == ["lion", None, "lion"]
+
+
 def test_boxes_beside_their_image(run: Run) -> None:
     left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0)
     told = [
