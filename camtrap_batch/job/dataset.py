@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -82,6 +82,10 @@ class Dataset(Section):
         description="location, latitude, longitude in WGS 84: .csv or .geojson; camtrap-dp has its own",
     )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
+
+    dates: Literal["dmy", "mdy"] | None = Field(
+        None, description="day or month first in dates such as 03/04/2022; default: as other dates tell"
+    )
 
     @field_validator("storage_options")
     @classmethod
