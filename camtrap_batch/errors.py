@@ -13,7 +13,8 @@ CamtrapError
 │   ├── ShardsFailed           some shards failed; the others have receipts
 │   ├── ClusterLost            exit code 3: the scheduler, or every worker of a kind, went away
 │   ├── WorkersDie             workers die whatever they are given: no image is to blame
-│   └── StorageError           the run folder can't be written: disk full, read-only, no permission
+│   ├── StorageError           the run folder can't be written: disk full, read-only, no permission
+│   └── Damaged                a file of the run folder is not what was written
 ├── BrokenPromise          exit code 1: a commit was refused because rows in are not rows out
 └── Interrupted            exit code 130: Ctrl-C; what was in flight has its receipts
 
@@ -96,6 +97,17 @@ class WorkersDie(StageError):
 
 class StorageError(StageError):
     pass
+
+
+class Damaged(StageError):
+    """`file` is the path in the run folder, `fault` what is wrong with it."""
+
+    def __init__(self, url: str, file: str, fault: str) -> None:
+        super().__init__(f"{url}/{file}: {fault}")
+        self.url, self.file, self.fault = url, file, fault
+
+    def __reduce__(self) -> tuple[type[Damaged], tuple[str, str, str]]:
+        return Damaged, (self.url, self.file, self.fault)
 
 
 class BrokenPromise(CamtrapError):

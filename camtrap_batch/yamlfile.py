@@ -36,12 +36,20 @@ class OneOf:
     group : of the registry (see `registry.registry`); each of its variants has its `section`, a subclass of
         the field's
     key : the key of the section that names the variant
-    name_of : the variant's name in a value of that key, where the value says more
+    default : what a section without the key is taken to say; None: it has to say it
     """
 
     group: str
     key: str
-    name_of: Callable[[str], str] = str
+    default: str | None = None
+
+    def name_of(self, value: str) -> str:
+        """Name of the variant that a value of the key asks for, where it says more than the name."""
+        return value
+
+    def refuse(self, value: Any) -> str:
+        """What is wrong with a value of the key that no variant goes by."""
+        return f"{value!r} is not possible; {choices(str(value), registry(self.group))}"
 
     def sections(self) -> Iterator[tuple[str, type[Section]]]:
         """Name and section of each variant that can be loaded."""
@@ -57,7 +65,7 @@ class OneOf:
 
     def section(self, content: Any) -> type[Section] | None:
         """The section that a block of keys names; None where it names none that there is."""
-        name = content.get(self.key) if isinstance(content, dict) else None
+        name = content.get(self.key, self.default) if isinstance(content, dict) else None
         variants = registry(self.group)
         found = self.name_of(name) if isinstance(name, str) else None
         if found is None or found not in variants:
@@ -79,19 +87,22 @@ class OneOf:
         name = value.get(self.key, self)
         kind: str | PydanticCustomError = "missing"
         if name is not self:
-            text = f"{name!r} is not possible; {choices(str(name), registry(self.group))}"
-            kind = PydanticCustomError("value_error", "{text}", {"text": text})
+            kind = PydanticCustomError("value_error", "{text}", {"text": self.refuse(name)})
         wrong = InitErrorDetails(type=kind, loc=(self.key,), input=name)
         raise pydantic.ValidationError.from_exception_data(self.key, [wrong])
 
     def _without_blanks(self, content: dict[str, Any], section: type[Section]) -> dict[str, Any]:
-        """Without keys that are null, and that another variant's section alone has."""
-        known = _fields(section)
-        blank = {key for key, value in content.items() if value is None and key not in known}
-        if not blank:
-            return content
-        blank &= {key for _, other in self.sections() for key in _fields(other)}
-        return {key: value for key, value in content.items() if key not in blank}
+        """Without keys that another variant's section alone has and that are null, or its default.
+
+        A job file that was written whole has them, and stays good when it is given another variant.
+        """
+        foreign = set(content) - set(_fields(section))
+        for _, other in self.sections() if foreign else ():
+            for key in foreign & set(_fields(other)):
+                default = _fields(other)[key].get_default(call_default_factory=True)
+                if content.get(key) in (None, default):
+                    content = {name: value for name, value in content.items() if name != key}
+        return content
 
     def variants_with(self, key: str) -> list[str]:
         """The variants whose section has a key."""
@@ -332,7 +343,8 @@ def _unknown_key(model: type[Section], content: Any, keys: tuple[str | int, ...]
     one_of = _one_of(field) if field is not None else None
     if one_of is not None and (having := one_of.variants_with(key)):
         names = " or ".join(filter(None, [", ".join(having[:-1]), having[-1]]))
-        return f"{key} is for {one_of.key} {names}; here it is {_inside(content, keys[:-1])[one_of.key]}"
+        here = _inside(content, keys[:-1]).get(one_of.key, one_of.default)
+        return f"{key} is for `{one_of.key}: {names}`; here it is {here}"
     return f"unknown key; {choices(key, _known_keys(model, content, keys[:-1]))}"
 
 

@@ -60,7 +60,7 @@ def add(commands: Commands) -> None:
             command.add_argument(
                 "--prune",
                 action="store_true",
-                help="delete this job's rows that are no more from the layers of ArcGIS",
+                help="delete this job's stale rows from the layers of ArcGIS",
             )
         command.set_defaults(call=_stage, stage=name)
 

@@ -14,19 +14,18 @@ from camtrap_batch.job.base import PathOrUrl, SignIn, absolute, from_folder, inp
 from camtrap_batch.job.dataset import Dataset, Location, WithLocation
 from camtrap_batch.job.images import Findings, Validate
 from camtrap_batch.job.limits import Limits
-from camtrap_batch.job.publish import ARCGIS, LAYERS, Publish
+from camtrap_batch.job.publish import TARGET, Publish, default_publish
 from camtrap_batch.job.results import Events, Infer, Report
 from camtrap_batch.job.training import Select, Split, Train
 from camtrap_batch.remote import family_of, shown
 from camtrap_batch.yamlfile import OneOf, Section, override, parse, read_yaml, write_yaml
 
 __all__ = [
-    "ARCGIS",
-    "LAYERS",
     "Dataset",
     "Infer",
     "Job",
     "Location",
+    "Publish",
     "Select",
     "SignIn",
     "Split",
@@ -54,7 +53,9 @@ class Job(Section):
     infer: Infer = Field(default_factory=Infer, description="classifying every usable image")
     events: Events = Field(default_factory=Events, description="when sightings are independent")
     limits: Limits = Field(default_factory=Limits, description="where a stage or a push stops")
-    publish: Publish = Field(default_factory=Publish, description="where the result goes")
+    publish: Annotated[SerializeAsAny[Publish], TARGET] = Field(
+        default_factory=default_publish, description="where the result goes"
+    )
     report: Report = Field(default_factory=Report, description="the HTML report")
 
     @field_validator("name")
@@ -104,11 +105,8 @@ class Job(Section):
 
     @property
     def target_url(self) -> str:
-        """Path or URL of the GeoPackage, or of the portal."""
-        target = self.publish.target
-        if target == ARCGIS:
-            return self.publish.portal
-        return target if Path(target).is_absolute() else f"{self.run_url}/{target}"
+        """Path or URL of what is pushed to: a file, a database, a portal."""
+        return self.publish.address(self.run_url)
 
     def inputs(self) -> dict[str, str]:
         """Dotted key -> path or URL of all that the job reads and never changes."""
@@ -132,8 +130,7 @@ class Job(Section):
 
 def _check_output(job: Job, where: str) -> None:
     """Raise JobError where the job would write into its own input, or its run folder can't be a folder."""
-    layers = [(f"publish.{layer}", url) for layer in LAYERS if (url := getattr(job.publish, layer))]
-    for key, path in (("output", job.run_url), ("publish.target", job.target_url), *layers):
+    for key, path in (("output", job.run_url), *job.publish.written(job.run_url)):
         if (used := job.input_at(path)) is not None:
             raise JobError(f"{where}: {key}: {path} is inside {used}, which a job never changes")
     scheme = job.run_url.partition("://")[0] if "://" in job.run_url else "file"

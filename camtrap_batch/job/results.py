@@ -19,7 +19,7 @@ class Infer(Section):
         "latest", description="latest, a model id of this run, or a model folder, relative to the job file"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: GPU workers where one has a GPU that torch can use, else CPU workers"
+        "auto", description="auto: GPU workers where one has a GPU that torch can use, otherwise CPU workers"
     )
     batch: int = Field(64, ge=1, description="images per forward pass")
     min_confidence: Fraction = Field(
@@ -83,7 +83,9 @@ class Events(Section):
     @model_validator(mode="after")
     def _regions_of_species(self) -> Events:
         if self.regions is not None and self.species is None:
-            raise ValueError("regions is there for the regions in `species`: give that key too")
+            raise ValueError(
+                "`regions` requires `species`: it says which cameras are in the regions named there"
+            )
         return self
 
 

@@ -15,10 +15,12 @@ import pyarrow as pa
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.monitor.progress import Cameras, StageStatus, State, count_plan
+from camtrap_batch.notices import say
 from camtrap_batch.stages import STAGES
 from camtrap_batch.store.log import read_log
+from camtrap_batch.store.records import Unreadable
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
+from camtrap_batch.store.shards import Plan, Receipt, find_receipts
 from camtrap_batch.store.tables import open_files
 from camtrap_batch.vocabulary import USABLE
 
@@ -59,13 +61,13 @@ def _last_plan(run: Run, stage: str, events: Sequence[dict[str, Any]]) -> Plan |
     names = {name.removesuffix(".json") for name in run.folder.list(f"plans/{stage}")}
     last = next((event["plan"] for event in reversed(events) if event.get("plan") in names), None)
     wanted = [last] if last is not None else sorted(names)
-    records = [
-        json.loads(data) for _, data in run.folder.read_many(f"plans/{stage}/{name}.json" for name in wanted)
-    ]
-    if not records:
-        return None
-    newest = max(records, key=lambda record: record["created"])
-    return Plan(stage, newest["id"], newest["inputs"], tuple(Shard(*entry) for entry in newest["shards"]))
+    plans = []
+    for path, data in run.folder.read_many(f"plans/{stage}/{name}.json" for name in wanted):
+        try:
+            plans.append(Plan.from_json(data))
+        except Unreadable as problem:
+            say(f"{run.folder.url}/{path}: {problem}; done without")
+    return max(plans, key=lambda plan: plan.created, default=None)
 
 
 def _state(run: Run, plan: Plan, events: Sequence[dict[str, Any]], receipts: Iterable[Receipt]) -> State:

@@ -31,7 +31,7 @@ from camtrap_batch.store.shards import (
     unsettled,
 )
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import commit_plan, finish_shard
+from camtrap_batch.store.tables import commit_plan, finish_shard, stands
 
 if TYPE_CHECKING:  # what needs no cluster does not wait for the import
     from distributed import Client
@@ -74,7 +74,7 @@ class Context:
     dry_run : say what would be done, write nothing
     retry : statuses of images that `validate` tries again, beside `unreadable`, which it always does
     snapshot : number of the result of `merge` that `publish` pushes; None: the current one
-    prune : `publish` deletes rows of this job that are no more from layers of ArcGIS
+    prune : `publish` deletes stale rows of this job from targets that otherwise keep them
     """
 
     job: Job
@@ -147,7 +147,8 @@ def do_on_driver(
     started = time.monotonic()
     run = context.run
     before = run.current(tables[0])
-    if before is not None and before.inputs.get("shard") == id_:
+    asked = Plan.make(stage, [Shard(id_, 0, before.rows if before else 0)], inputs)
+    if before is not None and before.inputs.get("shard") == id_ and stands(run.folder, asked, tables):
         return _up_to_date(stage, before, run, tables)
     made = make()
     rows = made[tables[0]].num_rows
@@ -199,10 +200,10 @@ def do_on_workers(
     started = time.monotonic()
     run, stage = context.run, plan.stage
     before = run.current(tables[0])
-    if before is not None and before.plan_id == plan.id:
+    if before is not None and before.plan_id == plan.id and stands(run.folder, plan, tables):
         return _up_to_date(stage, before, run, tables)
     receipts = find_receipts(run.folder, plan)
-    todo = [part for shard in plan.shards for part in unsettled(shard, receipts)]
+    todo = unsettled(plan.shards, receipts)
     todo.sort(key=lambda shard: -shard.rows)
     done_rows = plan.rows - sum(shard.rows for shard in todo)
     if context.dry_run:

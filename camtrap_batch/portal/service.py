@@ -152,6 +152,15 @@ patiently = stamina.RetryingCaller(attempts=_TRIES, timeout=_LONGEST_S, wait_ini
 """Calls a function again, up to six times, as long as it raises `Unknown`."""
 
 
+def change_definition(service: Service, url: str, operation: str, change: dict[str, Any]) -> None:
+    """Change the definition of a service or a layer, at its address for owners."""
+    admin = url.replace("/rest/services/", "/rest/admin/services/", 1)
+    try:
+        service.send(f"{admin}/{operation}", {operation: change})
+    except Refused as problem:
+        raise InputError(f"{url}: can't be changed ({operation}): {problem}") from None
+
+
 def said_error(url: str, content: bytes) -> StageError | None:
     """What a server says in place of a file: an error as JSON, in an HTTP 200; None where it is none."""
     if not content.lstrip().startswith(b'{"error"'):

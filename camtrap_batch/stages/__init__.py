@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from camtrap_batch.catalog import reader_of
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
-from camtrap_batch.job import ARCGIS, Job
+from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import ClientSource, Context, GivenClient, StageResult
 from camtrap_batch.store.run import open_run
 from camtrap_batch.vocabulary import RETRIED
@@ -144,8 +144,6 @@ def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
         )
     if find_spec("torch") is None or find_spec("fastai") is None:
         raise MissingExtra("train", "training and classifying")
-    if job.publish.target != ARCGIS and find_spec("pyogrio") is None:
-        raise MissingExtra("geo", "writing a GeoPackage")
     from camtrap_batch.stages.merge import read_rules
 
     read_rules(job)

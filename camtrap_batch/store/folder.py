@@ -137,15 +137,27 @@ class Folder:
             return bytes(self._fs.cat_file(self._full(path)))
 
     def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Path and content of each file, in order; many at a time where each read is a request."""
+        """Path and content of each file that is there, in order; many at a time where each is a request."""
         paths = list(paths)
         if self.is_local:
-            yield from ((path, self.read(path)) for path in paths)
-        elif paths:
-            with self._errors(""):
-                found = self._fs.cat([self._full(path) for path in paths])
-            by_name = {name.lstrip("/"): data for name, data in found.items()}
-            yield from ((path, by_name[self._full(path).lstrip("/")]) for path in paths)
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    yield path, self.read(path)
+            return
+        if not paths:
+            return
+        with self._errors(""):
+            found = self._fs.cat([self._full(path) for path in paths], on_error="return")
+        by_name = {name.lstrip("/"): data for name, data in found.items()}
+        for path in paths:
+            data = by_name[self._full(path).lstrip("/")]
+            try:
+                with self._errors(path):
+                    if isinstance(data, BaseException):
+                        raise data
+            except FileNotFoundError:
+                continue
+            yield path, data
 
     def open(self, path: str) -> BinaryIO:
         """A file opened for reading, seekable."""

@@ -67,6 +67,7 @@ def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
         longitude,
         latitude,
         "Independent events of a species at a camera. start and end are local camera time.",
+        is_derived=True,
     )
 
 

@@ -263,7 +263,7 @@ def test_keys_of_its_section(given: Given, tmp_path: Path) -> None:
     for key, value in (("location", {"level": 0}), ("layer", {"anonymous": True})):
         if key not in READERS[format_].section.model_fields:
             with pytest.raises(
-                JobError, match=rf"dataset\.{key}: {key} is for format .*; here it is {format_}"
+                JobError, match=rf"dataset\.{key}: {key} is for `format: .*`; here it is {format_}"
             ):
                 given.job(tmp_path, **{key: value})
             # As files have it that an earlier version wrote.
@@ -349,7 +349,7 @@ def test_a_reader_of_another_package(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "job.yaml:6: dataset.lists: unknown key; did you mean 'list'?" in done.stderr
     done = camtrap("catalog", format="folder", list="names.txt")
-    assert "dataset.list: list is for format list; here it is folder" in done.stderr
+    assert "dataset.list: list is for `format: list`; here it is folder" in done.stderr
     # One that is broken is in nobody's way but of those who ask for it.
     done = camtrap("catalog", format="broken")
     assert done.returncode == 2

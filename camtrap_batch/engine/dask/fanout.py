@@ -36,7 +36,7 @@ from camtrap_batch.errors import (
 )
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.shards import Plan, Receipt, Shard, receipt_path
+from camtrap_batch.store.shards import Plan, Receipt, Shard, read_receipt, receipt_path
 
 Need = Literal["CPU", "GPU"]
 
@@ -506,11 +506,10 @@ def _run_shard(shard: Shard, payload: Any, *, work: Work, sight: Sight, stall_s:
         phases.working_on(work.plan[0], shard.id, shard.rows) as doing,
         watchdog.watched(worker, doing, stall_s),
     ):
-        try:
-            return Receipt.from_json(work.folder.read(receipt_path(*work.plan, shard.id)))
-        except FileNotFoundError:
-            check_here(worker.address, sight)
-            receipt = work.run(shard, payload, str(worker.name))
+        if (done := read_receipt(work.folder, receipt_path(*work.plan, shard.id))) is not None:
+            return done
+        check_here(worker.address, sight)
+        receipt = work.run(shard, payload, str(worker.name))
         metrics.count_here(receipt)
         return receipt
 

@@ -219,7 +219,7 @@ class Index:
 
 
 class Layer:
-    """A layer or table; made anew when its definition changes."""
+    """A layer or table; rebuilt when its definition changes."""
 
     def __init__(self, service: str, number: int, definition: Json) -> None:
         self.service, self.id = service, number

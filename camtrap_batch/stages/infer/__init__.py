@@ -82,7 +82,7 @@ def run(context: Context) -> StageResult:
         model_id=info.model_id,
         batch=settings.batch,
         thumbnail=job.validate_.thumbnails,
-        use_thumbnails=job.validate_.thumbnails >= info.size,
+        use_thumbnails=info.framing.takes_thumbnails(job.validate_.thumbnails),
         timeout_s=job.validate_.timeout_s,
         manifest=manifest.number,
         rules=boxes.rules if boxes else None,
@@ -159,7 +159,12 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
     job, store = context.job, context.run
     notes = []
     kept = job.validate_.thumbnails
-    if 0 < kept < info.size:
+    if kept and not info.framing.is_ours:
+        notes.append(
+            "the original files are read: thumbnails do not hold what the model was evaluated on "
+            f"({info.resize} to {info.framing.side} pixels, {info.interpolation})"
+        )
+    elif 0 < kept < info.size:
         notes.append(
             f"the model sees {info.size} pixels, thumbnails have {kept}: the original files are read; "
             f"validate.thumbnails: {info.size} would be faster"
@@ -331,9 +336,10 @@ class InferShard:
             look = Look.at(rows[COLUMN_OF_BOXES].combine_chunks(), self.rules)
             places = look.places()
             wanted = np.union1d(look.whole, np.fromiter(places, np.int64, len(places)))
-            size = read_info(fetch_model(self.model)).size
+            info = read_info(fetch_model(self.model))
             for index, boxes in places.items():
-                use_thumbnails[index] = self._shows(rows, index, boxes, size)
+                shows = self._shows(rows, index, boxes, info.size)
+                use_thumbnails[index] = info.framing.is_ours and shows
         for at, data, source in read_pictures(
             self.folder,
             self.root,

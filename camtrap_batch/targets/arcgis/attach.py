@@ -10,7 +10,7 @@ import mimetypes
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +29,8 @@ from camtrap_batch.portal.reading import (
     read_features,
     read_ids,
 )
-from camtrap_batch.portal.service import Refused, Service, Unknown, patiently
-from camtrap_batch.targets.arcgis.create import change_definition
+from camtrap_batch.portal.service import Refused, Service, Unknown, change_definition, patiently
+from camtrap_batch.targets.base import Photo
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, ending_of
 
 _PHOTOS = IMAGE_ENDINGS | RAW_ENDINGS
@@ -40,15 +40,6 @@ _COPIES_AT_ONCE = 250
 _MARK = "camtrap:"  # keywords of what is attached here: whose photo it is
 _ONE_REQUEST, _PART = 9_000_000, 1_000_000  # bytes: ArcGIS Online takes more than 10 MB in parts alone
 _NOT_COPIED = ("esriFieldTypeOID", "esriFieldTypeGlobalID")
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A file to attach."""
-
-    name: str
-    size: int
-    read: Callable[[], bytes]
 
 
 @dataclass

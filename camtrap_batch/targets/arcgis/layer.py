@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.portal.reading import WGS_84, X, Y, look_at, read_features
-from camtrap_batch.portal.service import Service, Unknown
-from camtrap_batch.targets.base import JOB, LOCATION, LayerRows, row_hashes
+from camtrap_batch.portal.service import Service, Unknown, change_definition
+from camtrap_batch.targets.arcgis.definition import field_definition, kind_of
+from camtrap_batch.targets.base import JOB, LOCATION, LayerRows
+from camtrap_batch.targets.edits import STORED, row_hashes
 
 _KEYS_AT_ONCE = 200
 _DEGREES = 1e-6  # a tenth of a metre; layers keep their own units, and round
@@ -55,7 +57,7 @@ class Outcome:
 
 
 class RemoteLayer:
-    """A layer of points, or a table, that has a field for each column of some rows.
+    """A layer of points, or a table, that some rows go to.
 
     Parameters
     ----------
@@ -66,7 +68,13 @@ class RemoteLayer:
     Raises
     ------
     InputError
-        There is no such layer, it holds no points, can't be edited, or lacks a field.
+        There is no such layer, it holds no points, can't be edited, or lacks the fields that say whose a row
+        is.
+
+    Attributes
+    ----------
+    fields : one for each column
+    lacking : definitions of those that the layer does not have yet; nothing is read of them
     """
 
     def __init__(self, service: Service, url: str, rows: LayerRows, names: dict[str, str]) -> None:
@@ -75,7 +83,7 @@ class RemoteLayer:
         self.url, about = self.info.url, self.info.about
         self.has_points, self.object_id = self.info.has_points, self.info.object_id
         _check_rights(self.url, about)
-        self.fields = _fields(self.url, about, rows, names)
+        self.fields, self.lacking = _fields(self.url, about, rows, names)
         self.key = self._field(rows.key)
         self.key_is_unique = any(
             index.get("isUnique") and str(index.get("fields", "")).lower() == self.key.lower()
@@ -84,6 +92,16 @@ class RemoteLayer:
 
     def _field(self, column: str) -> str:
         return next(field.name for field in self.fields if field.column == column)
+
+    def add_lacking(self) -> None:
+        """Give the layer the fields that it lacks. Raises InputError where that is not allowed."""
+        if not self.lacking:
+            return
+        try:
+            change_definition(self._service, self.url, "addToDefinition", {"fields": self.lacking})
+        except InputError as problem:
+            raise InputError(f"{_lacks(self.url, self.lacking)} ({problem})") from None
+        self.lacking = []
 
     def sent(self, rows: LayerRows) -> Sent:
         """The rows as this layer gets them."""
@@ -94,7 +112,7 @@ class RemoteLayer:
         return self.features(f"{self._field(JOB)} = {quoted(job)}")
 
     def read_keys(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows with these keys, whosever they are."""
+        """The rows with these keys, whatever their owner."""
         found: list[dict[str, Any]] = []
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             some = ", ".join(map(quoted, keys[start : start + _KEYS_AT_ONCE]))
@@ -114,7 +132,8 @@ class RemoteLayer:
         self, where: str, *, fields: Iterable[str] | None = None, with_points: bool = True
     ) -> list[dict[str, Any]]:
         """Attributes of the rows, by object id, as `read_features` gives them."""
-        wanted = fields or [field.name for field in self.fields]
+        lacking = {definition["name"] for definition in self.lacking}
+        wanted = fields or [field.name for field in self.fields if field.name not in lacking]
         return read_features(self._service, self.info, where, wanted, with_points=with_points)
 
     def apply(
@@ -206,8 +225,6 @@ class Sent:
 
     def compare(self, stored: Sequence[dict[str, Any]]) -> pa.Table:
         """What the layer holds of a job, as base.STORED; `row_hash` is that of the row where it is equal."""
-        from camtrap_batch.targets.base import STORED
-
         layer = self._layer
         location = layer._field(LOCATION)
         keys = [row[layer.key] for row in stored]
@@ -304,44 +321,40 @@ def _check_rights(url: str, about: dict[str, Any]) -> None:
         )
 
 
-def _fields(url: str, about: dict[str, Any], rows: LayerRows, names: dict[str, str]) -> list[Field]:
+def _fields(
+    url: str, about: dict[str, Any], rows: LayerRows, names: dict[str, str]
+) -> tuple[list[Field], list[dict[str, Any]]]:
+    """The field for each column, and the definitions of those that are not there."""
     there = {field["name"].lower(): field for field in about.get("fields") or []}
     if unknown := sorted(set(names) - set(rows.columns.column_names)):
         raise InputError(
             f"publish.fields.{rows.layer}: no column {unknown[0]!r}; possible: "
             f"{', '.join(rows.columns.column_names)}"
         )
-    found, missing = [], []
+    found, lacking = [], []
     for column in rows.columns.schema:
         name = names.get(column.name, column.name)
         field = there.get(name.lower())
         if field is None:
-            missing.append(name)
-            continue
+            field = {**field_definition(column, name, rows.key), "nullable": True}
+            lacking.append(field)
         wanted = _KINDS[kind_of(column.type)]
         if field["type"] not in wanted:
             raise InputError(f"{url}: field {name} is {field['type']}; it should be {' or '.join(wanted)}")
         if field.get("editable") is False:
             raise InputError(f"{url}: field {name} can't be edited; choose another (publish.fields)")
         found.append(Field(field["name"], field["type"], field.get("length"), column.name))
-    if missing:
-        raise InputError(
-            f"{url}: has no field {', '.join(missing)}; `camtrap layer create JOB` adds what is missing, "
-            "publish.fields names fields of one's own"
-        )
-    return found
+    # A layer without these is not one that a job's rows were ever on.
+    if any(names.get(column, column).lower() not in there for column in (rows.key, LOCATION, JOB)):
+        raise InputError(_lacks(url, lacking))
+    return found, lacking
 
 
-def kind_of(type_: pa.DataType) -> str:
-    """text, integer, real or date."""
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    tests: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
-        (pa.types.is_integer, "integer"),
-        (pa.types.is_floating, "real"),
-        (pa.types.is_timestamp, "date"),
+def _lacks(url: str, fields: Sequence[dict[str, Any]]) -> str:
+    return (
+        f"{url}: has no field {', '.join(field['name'] for field in fields)}; `camtrap layer create JOB` "
+        "adds what is missing, publish.fields names fields of one's own"
     )
-    return next((kind for test, kind in tests if test(type_)), "text")
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
