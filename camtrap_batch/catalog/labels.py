@@ -47,7 +47,7 @@ def one_name_each(labels: Iterable[str], notes: Counter[str]) -> dict[str, str]:
     for key, written in ways.items():
         bare = {text: count for text, count in written.items() if text.casefold() == key}
         if bare:
-            names[key] = max(bare, key=lambda text: (bare[text], text))
+            names[key] = min(bare, key=lambda text: (-bare[text], text))
         else:
             names[key] = next(text for text in written)[: len(key)]
         if len(written) > 1:

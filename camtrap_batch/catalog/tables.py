@@ -104,7 +104,9 @@ class GivenTable:
     def _columns(self, names: Sequence[str]) -> str:
         """Which columns there are, and which one of `names` may have been meant."""
         listed = textwrap.shorten(", ".join(self.columns), 200) or "none"
-        between = f", between {_DELIMITERS[self.delimiter]}," if self.delimiter in _DELIMITERS else ""
+        # Commas are what everybody expects, but the file may not have been meant to be a table.
+        is_plain = self.delimiter is None or (self.delimiter == "," and bool(self.origin))
+        between = "" if is_plain else f", between {_DELIMITERS.get(self.delimiter or '', 'cells')},"
         near = next((hint for name in names if (hint := _did_you_mean(name, self.columns))), "")
         also = f"; it may also be called {', '.join(names[1:])}" if len(names) > 1 else ""
         return f"the columns{between} are: {listed}{near}{also}"
