@@ -8,9 +8,10 @@ attached. `cameras` reads where the cameras stand.
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from camtrap_batch.catalog.base import READERS, Reader, reader_of
-from camtrap_batch.catalog.cameras import read_cameras
+from camtrap_batch.catalog.cameras import PERIODS, check_periods, read_cameras, read_outages, read_periods
 from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.job import Dataset
 
@@ -20,8 +21,37 @@ __all__ = [
     "Reader",
     "read_cameras",
     "read_dataset_cameras",
+    "read_dataset_periods",
     "reader_of",
 ]
+
+
+def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | None, list[str]]:
+    """Deployments and outages of a data set, and what there is to say of them, a line each.
+
+    Of locations that have both, the camera table holds, not the metadata.
+
+    Returns
+    -------
+    periods, outages : cameras.PERIODS and cameras.OUTAGES; None where nobody wrote any down
+
+    Raises
+    ------
+    InputError
+        A time in either file is wrong, an end is before its start, an outage is outside of the deployments.
+    """
+    of_cameras = None if dataset.cameras is None else read_periods(dataset.cameras, dataset.dates)
+    of_source = reader_of(dataset).periods()
+    parts = []
+    if of_cameras is not None:
+        parts.append(of_cameras)
+    if of_source is not None:
+        told = pa.array([], pa.string()) if of_cameras is None else of_cameras["location"].combine_chunks()
+        parts.append(of_source.filter(pc.invert(pc.is_in(of_source["location"], told))))
+    periods = pa.concat_tables(parts) if parts else PERIODS.empty_table()
+    outages = None if dataset.outages is None else read_outages(dataset.outages, dataset.dates)
+    lines = check_periods(periods, outages)
+    return periods if periods.num_rows else None, outages, lines
 
 
 def read_dataset_cameras(dataset: Dataset) -> pa.Table | None:

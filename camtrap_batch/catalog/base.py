@@ -23,7 +23,7 @@ from camtrap_batch.remote import plain, shown
 
 Section = TypeVar("Section", bound=Dataset)
 
-_OF_NO_MATTER = frozenset({"metadata", "images", "storage_options", "cameras"})
+_OF_NO_MATTER = frozenset({"metadata", "images", "storage_options", "cameras", "outages"})
 _ALWAYS_NAMED = frozenset({"format", "location", "utc_offset"})
 
 
@@ -65,6 +65,10 @@ class Reader(Protocol, Generic[Section]):
 
     def cameras(self) -> pa.Table | None:
         """Coordinates of the camera locations, as `cameras.CAMERAS`, where the format itself has them."""
+        return None
+
+    def periods(self) -> pa.Table | None:
+        """Deployments with their start and end, as `cameras.PERIODS`, where the format itself has them."""
         return None
 
     def settings(self) -> dict[str, Any]:

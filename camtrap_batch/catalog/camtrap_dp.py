@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.base import Reader, file_fingerprint
-from camtrap_batch.catalog.cameras import CAMERAS
+from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
 from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
 from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes
@@ -67,6 +67,9 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
 
     def cameras(self) -> pa.Table:
         return read_deployment_sites(str(self.dataset.metadata))
+
+    def periods(self) -> pa.Table:
+        return read_package_periods(str(self.dataset.metadata))
 
 
 def read_camtrap_dp(
@@ -132,6 +135,48 @@ def read_deployment_sites(path: str) -> pa.Table:
         return _coordinates(_deployments(package, notes), notes)
 
 
+def read_package_periods(path: str) -> pa.Table:
+    """When cameras stood at a package's locations, as `cameras.PERIODS`: its deployments.
+
+    An end that is not after its start is none; neither is a time that can't be read.
+    """
+    notes: Counter[str] = Counter()
+    with _opened(path, notes) as package:
+        table = _deployments(package, notes)
+        (start, start_offset), (end, end_offset) = (
+            table.times(name, notes) for name in ("deploymentStart", "deploymentEnd")
+        )
+        (start, end) = (
+            _noon(times, table[name]) for times, name in ((start, "deploymentStart"), (end, "deploymentEnd"))
+        )
+        # Both ends in the clock of the start.
+        known = (start_offset != NULL_OFFSET) & (end_offset != NULL_OFFSET)
+        shift = np.where(known, start_offset.astype(np.int64) - end_offset, 0)
+        end = end + shift.astype("timedelta64[m]")
+        end = np.where(end <= start, np.datetime64("NaT"), end)
+        offset = np.where(start_offset == NULL_OFFSET, end_offset, start_offset)
+        where = [f"{table.where}: deploymentID {id_}" for id_ in table["deploymentID"].to_pylist()]
+        return pa.table(
+            {
+                "location": _locations(table),
+                "camera": table["cameraID"],
+                "deployment": table["deploymentID"],
+                "start": pa.array(start.astype("datetime64[us]"), pa.timestamp("us")),
+                "end": pa.array(end.astype("datetime64[us]"), pa.timestamp("us")),
+                "utc_offset_minutes": pa.array(offset, pa.int32(), mask=offset == NULL_OFFSET),
+                "source": pa.repeat("metadata", len(where)),
+                "where": pa.array(where, pa.string()),
+            },
+            schema=PERIODS,
+        )
+
+
+def _noon(times: npt.NDArray[np.datetime64], texts: pa.ChunkedArray) -> npt.NDArray[np.datetime64]:
+    """A date without a time is noon."""
+    is_date = pc.fill_null(pc.invert(pc.match_substring(texts, ":")), False).to_numpy()
+    return np.where(is_date, times + np.timedelta64(12, "h"), times)
+
+
 def package_files(path: str) -> list[str]:
     """Paths or URLs of the files that a package's catalog is read from."""
     with _opened(path, Counter()) as package:
@@ -156,7 +201,11 @@ def _opened(path: str, notes: Counter[str]) -> Iterator[DataPackage]:
 
 def _deployments(package: DataPackage, notes: Counter[str]) -> Table:
     required = ("deploymentID", "latitude", "longitude")
-    table = package.table("deployments", required, ("locationID", "locationName", "deploymentStart"))
+    table = package.table(
+        "deployments",
+        required,
+        ("locationID", "locationName", "deploymentStart", "deploymentEnd", "cameraID"),
+    )
     return table.distinct("deploymentID", notes)
 
 

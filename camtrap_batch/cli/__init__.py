@@ -18,7 +18,7 @@ from types import FrameType
 from camtrap_batch import __version__
 from camtrap_batch.cli import diff, export, layer, model, serve_layer, stages, submit, tables
 from camtrap_batch.cli.options import Parser
-from camtrap_batch.errors import CamtrapError
+from camtrap_batch.errors import CamtrapError, StoreUnreachable
 from camtrap_batch.monitor.display import JsonLines
 from camtrap_batch.notices import LOGGER
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as problem:  # of a disk or a file system that no stage can do without
         _say(options, f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
-        return 1
+        return problem.exit_code if isinstance(problem, StoreUnreachable) else 1
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -114,7 +114,7 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
     with open_context(options, stop, Job.load(write_demo_job(folder))) as context:
         if context.run.current("model") is None:
             # The dashboard is there to be watched from the first stage on.
-            context.cluster.client()
+            context.executor()
         write_demo_data(folder, context.display, stop)
         _run_all(context)
     return 0

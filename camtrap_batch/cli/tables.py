@@ -16,6 +16,7 @@ from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
+from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.merged import list_merged
 from camtrap_batch.store.outpath import check_file
@@ -49,19 +50,32 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="snapshots to keep of each table (default: all)",
     )
+    gc.add_argument(
+        "--min-age",
+        type=float,
+        default=1.0,
+        metavar="HOURS",
+        help="leave alone what is younger and no snapshot ever referred to (default: 1)",
+    )
     gc.set_defaults(call=_gc)
 
 
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(Job.load(options.job, options.assignments))
-    status = read_status(run)
+    driver = look(run.folder)
+    status = read_status(run, driver)
     failed = any(stage.failed for stage in status)
     findings = None
     if run.current("manifest") is not None:
         found = current_findings(run)
         findings = None if found is None else kind_counts(found)
     if options.json:
-        record = {"job": run.job.name, "folder": run.folder.url, "findings": findings}
+        record = {
+            "job": run.job.name,
+            "folder": run.folder.url,
+            "driver": None if driver is None else {**asdict(driver), "state": driver.state()},
+            "findings": findings,
+        }
         print(json.dumps({**record, "stages": [asdict(stage) for stage in status]}, ensure_ascii=False))
         return 1 if failed else 0
     console = Console()
@@ -70,6 +84,8 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(f"run folder: {run.folder.url}")
+    if driver is not None and (text := _driver(driver)):
+        say(f"driver: {text}")
     console.print(_status_grid(status))
     for stage in status:
         for text in _details(stage):
@@ -86,6 +102,19 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     if len(merged) > _MOST_RESULTS:
         say(f"results of merge: {len(merged) - _MOST_RESULTS} older ones")
     return 1 if failed else 0
+
+
+def _driver(driver: Holder) -> str:
+    """What has become of the driver; empty where it ended as it should."""
+    match driver.state():
+        case "held":
+            return driver.describe()
+        case "gone":
+            return f"{driver.describe()}: it was killed, or its machine went down; the same command goes on"
+        case "silent":
+            return f"{driver.describe()}: nothing was heard of it for {duration(abs(driver.silence_s()))}"
+        case _:
+            return ""
 
 
 def _status_grid(status: list[StageStatus]) -> Grid:
@@ -144,7 +173,9 @@ def _gc(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.gc import collect
 
     run = Run(Job.load(options.job, options.assignments))
-    files, size = collect(run.folder, keep=options.keep, dry_run=options.dry_run)
+    files, size = collect(
+        run.folder, keep=options.keep, dry_run=options.dry_run, min_age_s=options.min_age * 3600
+    )
     verb = "would be deleted" if options.dry_run else "deleted"
     print(f"{files:,} files ({size / 1e6:,.1f} MB) {verb}")
     return 0

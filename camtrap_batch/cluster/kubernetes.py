@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 
 from camtrap_batch.cluster.sections import (
     Adapt,
-    Cluster,
+    DaskCluster,
     Duration,
     Memory,
     Number,
@@ -80,7 +80,7 @@ class TlsSecret(Section):
     secret: str = Field(description="Secret with the keys ca.pem, cert.pem and key.pem")
 
 
-class Kubernetes(Cluster):
+class Kubernetes(DaskCluster):
     kind: Literal["kubernetes"] = Field(description="pods, through the Dask operator")
     image: str = Field(description="container image of every pod, see cluster/Dockerfile")
     namespace: str = Field("default", description="namespace of everything")

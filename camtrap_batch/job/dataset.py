@@ -79,7 +79,14 @@ class Dataset(Section):
     )
     cameras: InputPath | None = Field(
         None,
-        description="location, latitude, longitude in WGS 84: .csv or .geojson; camtrap-dp has its own",
+        description="location, latitude, longitude in WGS 84, and optional start, end: .csv or .geojson; "
+        "camtrap-dp has its own",
+    )
+    outages: InputPath | None = Field(
+        None, description="location, start, end as .csv: when a camera stood there and did not work"
+    )
+    dates: Literal["dmy", "mdy"] | None = Field(
+        None, description="order of day and month in dates that leave it open"
     )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 

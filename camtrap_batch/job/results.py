@@ -51,6 +51,10 @@ class Events(Section):
     gap_min: float = Field(
         30, gt=0, strict=False, description="minutes from the previous image that end an event"
     )
+    effort: Literal["station", "cameras"] = Field(
+        "station",
+        description="two cameras at one location: station counts a day once, cameras for each of them",
+    )
     taxonomy: InputPath | dict[str, dict[str, str]] | None = Field(
         None,
         description="label groups: a .csv of label,genus,family,... or {label: {genus: ..., family: ...}}",

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table as Grid
 
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import FINDING_KINDS, STATUSES
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES
 
 _MOST_LOCATIONS = 25
 
@@ -39,6 +39,9 @@ def _statuses(run: Run) -> Iterator[RenderableType]:
     yield grid
 
 
+_MEANING = FINDING_KINDS | DEPLOYMENT_FINDINGS
+
+
 def _findings(run: Run) -> Iterator[RenderableType]:
     findings = run.current("findings")
     if findings is None or not findings.rows:
@@ -48,7 +51,7 @@ def _findings(run: Run) -> Iterator[RenderableType]:
     grid.add_column("images", justify="right")
     grid.add_column("what it means", style="dim")
     for kind, n in findings.meta["kinds"].items():
-        grid.add_row(kind, f"{n:,}", FINDING_KINDS[kind])
+        grid.add_row(kind, f"{n:,}", _MEANING[kind])
     yield grid
 
 

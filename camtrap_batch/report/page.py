@@ -14,7 +14,7 @@ from camtrap_batch.report import accuracy, charts, figures, sightings, text
 from camtrap_batch.report.data import ReportData
 from camtrap_batch.report.maps import draw_map
 from camtrap_batch.report.points import find_points
-from camtrap_batch.vocabulary import FINDING_KINDS, STATUSES, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES, UNCERTAIN, USABLE
 
 MOST_CAMERAS = 200
 MOST_FILES = 200
@@ -139,7 +139,7 @@ def _findings(data: ReportData) -> dict[str, Any] | None:
     return {
         "kinds": [
             (kind, counts[kind], _share(counts[kind], data.n_images), meaning)
-            for kind, meaning in FINDING_KINDS.items()
+            for kind, meaning in (FINDING_KINDS | DEPLOYMENT_FINDINGS).items()
             if counts.get(kind)
         ],
         "pairs": [(kind, counts.get(kind, 0), shown) for kind, shown in pairs.items() if shown],

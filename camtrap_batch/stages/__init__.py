@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camtrap_batch.catalog import reader_of
+from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
 from camtrap_batch.job import Job
-from camtrap_batch.pipeline.context import ClientSource, Context, GivenClient, StageResult
+from camtrap_batch.pipeline.context import Context, StageResult
 from camtrap_batch.store.run import open_run
 from camtrap_batch.vocabulary import RETRIED
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STAGES",
-    "ClientSource",
     "Context",
     "Stage",
     "StageResult",
@@ -120,11 +120,14 @@ def run_stage(
         See `camtrap_batch.errors`.
     """
     run = open_run(job)
-    context = Context(run.job, run, GivenClient(client), retry=check_retry(retry), snapshot=snapshot)
+    from camtrap_batch.engine.dask.executor import DaskExecutor
+
+    executor = DaskExecutor(client)
+    context = Context(run.job, run, GivenExecutor(executor), retry=check_retry(retry), snapshot=snapshot)
     try:
         return run_one(context, name)
     finally:
-        context.publisher.close()
+        executor.close()
 
 
 def check_retry(statuses: Iterable[str]) -> frozenset[str]:

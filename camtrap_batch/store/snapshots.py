@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from camtrap_batch.errors import Damaged, InputError
 from camtrap_batch.notices import say
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.lease import check_held
 from camtrap_batch.store.records import Unreadable, decode, encode
 from camtrap_batch.store.shards import File, now
 
@@ -56,7 +57,11 @@ class Snapshot:
 
 
 def commit(folder: Folder, snapshot: Snapshot) -> Snapshot:
-    """Write a snapshot under the next free number (whatever number it has) and make it the current one."""
+    """Write a snapshot under the next free number (whatever number it has) and make it the current one.
+
+    Raises LeaseLost where another driver has taken over.
+    """
+    check_held(folder)
     number = max(numbers(folder, snapshot.table), default=0) + 1
     while True:
         snapshot = dataclasses.replace(snapshot, number=number)
