@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from camtrap_batch.catalog.base import Reader, file_fingerprint
 from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
 from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
+from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
 from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes
 from camtrap_batch.errors import InputError
@@ -69,7 +70,7 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
         return read_deployment_sites(str(self.dataset.metadata))
 
     def periods(self) -> pa.Table:
-        return read_package_periods(str(self.dataset.metadata))
+        return read_package_periods(str(self.dataset.metadata), self.dataset.dates)
 
 
 def read_camtrap_dp(
@@ -135,7 +136,7 @@ def read_deployment_sites(path: str) -> pa.Table:
         return _coordinates(_deployments(package, notes), notes)
 
 
-def read_package_periods(path: str) -> pa.Table:
+def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
     """When cameras stood at a package's locations, as `cameras.PERIODS`: its deployments.
 
     An end that is not after its start is none; neither is a time that can't be read.
@@ -143,12 +144,8 @@ def read_package_periods(path: str) -> pa.Table:
     notes: Counter[str] = Counter()
     with _opened(path, notes) as package:
         table = _deployments(package, notes)
-        (start, start_offset), (end, end_offset) = (
-            table.times(name, notes) for name in ("deploymentStart", "deploymentEnd")
-        )
-        (start, end) = (
-            _noon(times, table[name]) for times, name in ((start, "deploymentStart"), (end, "deploymentEnd"))
-        )
+        starts, ends = (table.dates(name, notes, order) for name in ("deploymentStart", "deploymentEnd"))
+        (start, start_offset), (end, end_offset) = ((_noon(dates), dates.offsets) for dates in (starts, ends))
         # Both ends in the clock of the start.
         known = (start_offset != NULL_OFFSET) & (end_offset != NULL_OFFSET)
         shift = np.where(known, start_offset.astype(np.int64) - end_offset, 0)
@@ -171,10 +168,9 @@ def read_package_periods(path: str) -> pa.Table:
         )
 
 
-def _noon(times: npt.NDArray[np.datetime64], texts: pa.ChunkedArray) -> npt.NDArray[np.datetime64]:
-    """A date without a time is noon."""
-    is_date = pc.fill_null(pc.invert(pc.match_substring(texts, ":")), False).to_numpy()
-    return np.where(is_date, times + np.timedelta64(12, "h"), times)
+def _noon(dates: Dates) -> npt.NDArray[np.datetime64]:
+    """Times; a date without a time is noon."""
+    return np.where(dates.date_only, dates.times + np.timedelta64(12, "h"), dates.times)
 
 
 def package_files(path: str) -> list[str]:
@@ -568,6 +564,8 @@ def _spread(of_events: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def _labels(marks: pd.DataFrame, n_media: int, notes: Counter[str]) -> tuple[pa.Array, list[tuple[int, str]]]:
     marks = marks.dropna(subset="name")
+    one = one_name_each(marks["name"], notes)
+    marks = marks.assign(name=marks["name"].map(one))
     # Ids follow the alphabet: the same package gives the same ids.
     species = sorted(set(marks["name"].unique()) - {EMPTY})
     number_of = {EMPTY: 0, **{name: number for number, name in enumerate(species, 1)}}

@@ -21,7 +21,8 @@ from fsspec.core import url_to_fs
 
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
-from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.jsonfile import read_json, why_not_json
+from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.paths import location_finder
 from camtrap_batch.catalog.table import Catalog, dates_of_images, finish_catalog, group_labels, row_order
 from camtrap_batch.dates import Order
@@ -77,7 +78,10 @@ def read_cct(
         or dates as `read_dates` refuses them.
     """
     content = _read(path)
+    notes: Counter[str] = Counter()
     names = _names(content.categories, path)
+    one = one_name_each(names.values(), notes)
+    names = {number: one[name] for number, name in names.items()}
     images = {name: content.images[name].combine_chunks() for name in content.images.column_names}
     if not len(images["image_id"]):
         raise InputError(f"{path}: lists no image (dataset.metadata)")
@@ -86,7 +90,6 @@ def read_cct(
     flags, dates = images.pop("corrupt"), images.pop("dates")
     with ThreadPoolExecutor(1) as beside:
         labelled = beside.submit(_labels, images["image_id"], content.annotations, names)
-        notes: Counter[str] = Counter()
         when = dates_of_images(dates, images["image_id"], path, notes, order)
         by_rank = row_order(
             pa.table({**images, "datetime": pa.array(when.times, pa.timestamp("us"), from_pandas=True)})
@@ -121,7 +124,14 @@ def _labels(
     n_ids = int(of_row.max(initial=-1)) + 1
     known = of_mark < n_ids
     counts = annotations["count"].combine_chunks().filter(pa.array(known))
-    counts = pc.if_else(pc.less(counts, 0), None, pc.trunc(counts)).cast(pa.int32())
+    whole = pc.trunc(counts)
+    notes["annotations whose count is below 0, taken as not counted"] += (
+        pc.sum(pc.less(counts, 0)).as_py() or 0
+    )
+    notes["annotations whose count is no whole number, rounded down"] += (
+        pc.sum(pc.and_(pc.greater(counts, 0), pc.not_equal(whole, counts))).as_py() or 0
+    )
+    counts = pc.if_else(pc.less(counts, 0), None, whole).cast(pa.int32())
     of_mark, category_ids = of_mark[known], annotations["category_id"].to_numpy()[known]
     notes["annotations without an image, left out"] += int((~known).sum())
     for number in sorted(set(pc.unique(pa.array(category_ids)).to_pylist()) - set(names)):
@@ -187,7 +197,7 @@ def _read(path: str) -> Columns:
     except msgspec.ValidationError as problem:
         raise InputError(f"{path}: not COCO Camera Traps: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{path}: not JSON, or cut off: {problem}") from None
+        raise InputError(f"{path}: {why_not_json(data, problem)}") from None
 
 
 def _names(categories: pa.Table, path: str) -> dict[int, str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +30,39 @@ def tidy_names(names: pa.Array, notes: Counter[str], root: str | None = None) ->
     return names
 
 
+class Unmatched(list[str]):
+    """Names that another list does not have; `text` names some, with the nearest there."""
+
+    text: str = ""
+
+
+def unmatched(names: Sequence[str], others: Sequence[str], where: str) -> Unmatched:
+    """The names that are not among `others`.
+
+    >>> unmatched(["CAM03", "CAM4"], ["cam03", "CAM4"], "cameras.csv").text
+    "'CAM03' (there is 'cam03' in cameras.csv)"
+    """
+    known = set(others)
+    found = Unmatched(name for name in names if name not in known)
+    free = {alike(name): name for name in others if name not in set(names)}
+
+    def near(name: str) -> str:
+        same = free.get(alike(name))
+        if same is None:
+            close = difflib.get_close_matches(alike(name), free, n=1, cutoff=0.75)
+            same = free[close[0]] if close else None
+        return f"{name!r}" + (f" (there is {same!r} in {where})" if same is not None else "")
+
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    found.text = ", ".join(map(near, found[:_SHOWN])) + more
+    return found
+
+
+def alike(name: str) -> str:
+    """What names have in common that differ in case, in blanks, or in how accents are encoded."""
+    return unicodedata.normalize("NFC", " ".join(name.split())).casefold()
+
+
 def tidy_name(name: str, root: str | None = None) -> str:
     """`tidy_names` of one name.
 
@@ -40,4 +76,5 @@ def tidy_name(name: str, root: str | None = None) -> str:
     return re.sub(r"([^/:])//+", r"\1/", re.sub(r"(^|/)(?:\./)+", r"\1", name))
 
 
+_SHOWN = 5
 _NOTHING = r"(^|/)\./|[^/:]//"

@@ -85,9 +85,6 @@ class Dataset(Section):
     outages: InputPath | None = Field(
         None, description="location, start, end as .csv: when a camera stood there and did not work"
     )
-    dates: Literal["dmy", "mdy"] | None = Field(
-        None, description="order of day and month in dates that leave it open"
-    )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 
     dates: Literal["dmy", "mdy"] | None = Field(
