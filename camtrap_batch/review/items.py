@@ -7,7 +7,6 @@ so that several may review the same run at a time.
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -211,15 +210,16 @@ class Items:
         ids = self.frames["image_id"].take(pa.array(rows))
         if self.run.current("predictions") is None:
             return []
-        found: Counter[str] = Counter()
+        found: dict[str, float] = {}
         predictions = self.run.table("predictions").to_table(
             columns=["image_id", "top5"], filter=pc.field("image_id").isin(ids.combine_chunks())
         )
         for row in predictions["top5"].to_pylist():
             for entry in row or ():
-                found[entry["label"]] += float(entry["p"])
+                found[entry["label"]] = found.get(entry["label"], 0.0) + float(entry["p"])
         n = max(1, len(rows))
-        return [(label, total / n) for label, total in found.most_common(_LIKELIEST)]
+        ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+        return [(label, total / n) for label, total in ordered[:_LIKELIEST]]
 
     def boxes(self, number: int) -> dict[str, list[dict[str, Any]]]:
         """Image id -> boxes of a sequence's frames, where a detector has found some."""
