@@ -1,8 +1,8 @@
 """How many species there are: what more stations would have found.
 
 Accumulation: the expected number of species at h of m stations, over all choices of them (Mao Tau; Colwell,
-Mao & Chang 2004, Ecology 85: 2717-2727). Chao2: a lower bound of all species from those seen at one and at two
-stations (Chao 1987, Biometrics 43: 783-791), with the variance and the interval of Colwell's EstimateS.
+Mao & Chang 2004, Ecology 85: 2717-2727). Chao2: a lower bound of all species from those seen at one and at
+two stations (Chao 1987, Biometrics 43: 783-791), with the variance and the interval of Colwell's EstimateS.
 """
 
 from __future__ import annotations
