@@ -223,6 +223,7 @@ TARGETS: Registry[type[Target]] = Registry(
     "camtrap_batch.targets",
     {
         ".gpkg": "camtrap_batch.targets.geopackage:GeoPackageTarget",
+        ".parquet": "camtrap_batch.targets.geoparquet:GeoParquetTarget",
         "arcgis": "camtrap_batch.targets.arcgis.target:ArcGISTarget",
     },
 )

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from support_runs import predict, run_on_driver, write_run
 from support_targets import JOB, NAMES, events_table, kinds, layers_of, locations_table, photos_table
@@ -79,6 +81,44 @@ class GeoPackage(Place):
         self._sql("DROP TRIGGER full")
 
 
+class GeoParquet(Place):
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "layers.parquet"
+
+    def target(self, job: str = JOB, **wanted: Any) -> Target:
+        return TARGETS[".parquet"](self.path, job, Wanted(**wanted))  # type: ignore[call-arg]
+
+    def file(self, layer: str) -> Path:
+        return self.path if layer == "cameras" else self.path.with_stem(f"layers_{layer}")
+
+    def rows(self, layer: str) -> dict[str, dict[str, Any]]:
+        return {row[KEYS[layer]]: row for row in pq.read_table(self.file(layer)).to_pylist()}
+
+    def drop(self, layer: str, column: str) -> None:
+        pq.write_table(pq.read_table(self.file(layer)).drop_columns([column]), self.file(layer))
+
+    def disown(self, layer: str, key: str) -> None:
+        table = pq.read_table(self.file(layer))
+        owner = pc.if_else(pc.equal(table[KEYS[layer]], key), None, table["job"])
+        at = table.column_names.index("job")
+        pq.write_table(table.set_column(at, "job", owner), self.file(layer))
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        from camtrap_batch.targets import geoparquet
+
+        write = geoparquet.pq.write_table
+
+        def fail(table: pa.Table, file: Path, **options: Any) -> None:
+            write(table, file, **options)
+            if "photos" in str(file):
+                raise OSError(28, "No space left on device")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(geoparquet.pq, "write_table", fail)
+            yield
+
+
 class ArcGIS(Place):
     server: Any = None
     numbers = itertools.count()
@@ -135,7 +175,7 @@ def _one_server() -> Iterator[None]:
         ArcGIS.server = None
 
 
-@pytest.fixture(params=[GeoPackage, ArcGIS], ids=lambda kind: kind.__name__.lower())
+@pytest.fixture(params=[GeoPackage, GeoParquet, ArcGIS], ids=lambda kind: kind.__name__.lower())
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     made: Place = request.param(tmp_path)
     return made
