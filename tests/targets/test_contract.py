@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from support_postgis import postgis
 from support_runs import predict, run_on_driver, write_run
 from support_targets import JOB, NAMES, events_table, kinds, layers_of, locations_table, photos_table
 
@@ -119,6 +120,49 @@ class GeoParquet(Place):
             yield
 
 
+class PostGIS(Place):
+    numbers = itertools.count()
+
+    def __init__(self, url: str) -> None:
+        self.url, self.schema = url, f"s{next(self.numbers)}"
+        self._sql(f"CREATE SCHEMA {self.schema}")
+
+    def target(self, job: str = JOB, **wanted: Any) -> Target:
+        target: Target = TARGETS["postgresql"](self.url, job, self.schema, Wanted(**wanted))  # type: ignore
+        return target
+
+    def _sql(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        import psycopg
+        from psycopg.rows import dict_row
+
+        with psycopg.connect(self.url, row_factory=dict_row, autocommit=True) as db:
+            cursor = db.execute(statement, values)  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
+
+    def rows(self, layer: str) -> dict[str, dict[str, Any]]:
+        return {row[KEYS[layer]]: row for row in self._sql(f"SELECT * FROM {self.schema}.{layer}")}
+
+    def drop(self, layer: str, column: str) -> None:
+        self._sql(f"ALTER TABLE {self.schema}.{layer} DROP COLUMN {column}")
+
+    def disown(self, layer: str, key: str) -> None:
+        self._sql(f"UPDATE {self.schema}.{layer} SET job = NULL WHERE {KEYS[layer]} = %s", key)
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        # The session is cut off by the server when photos, the last of the layers, are added.
+        self._sql(
+            f"CREATE FUNCTION {self.schema}.cut() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END'"
+        )
+        self._sql(
+            f"CREATE TRIGGER cut BEFORE INSERT ON {self.schema}.photos"
+            f" FOR EACH ROW EXECUTE FUNCTION {self.schema}.cut()"
+        )
+        yield
+        self._sql(f"DROP TRIGGER cut ON {self.schema}.photos")
+
+
 class ArcGIS(Place):
     server: Any = None
     numbers = itertools.count()
@@ -175,8 +219,16 @@ def _one_server() -> Iterator[None]:
         ArcGIS.server = None
 
 
-@pytest.fixture(params=[GeoPackage, GeoParquet, ArcGIS], ids=lambda kind: kind.__name__.lower())
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    with postgis() as url:
+        yield url
+
+
+@pytest.fixture(params=[GeoPackage, GeoParquet, PostGIS, ArcGIS], ids=lambda kind: kind.__name__.lower())
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param is PostGIS:
+        return PostGIS(request.getfixturevalue("database"))
     made: Place = request.param(tmp_path)
     return made
 
