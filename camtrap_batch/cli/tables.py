@@ -20,6 +20,7 @@ from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
+from camtrap_batch.store.identity import check_identity
 from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.merged import Merged, list_merged
@@ -72,6 +73,7 @@ def add(commands: Commands) -> None:
 
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(Job.load(options.job, options.assignments))
+    check_identity(run.folder)
     driver = look(run.folder)
     status = read_status(run, driver)
     failed = any(stage.failed for stage in status)
