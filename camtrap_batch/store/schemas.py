@@ -71,6 +71,8 @@ CATALOG = _schema(
         "reader the row came from: cct, csv, camtrap-dp or folder; camtrap-dp-event: its labels are of its "
         "whole event",
     ),
+    ("date_only", pa.bool_(), "true where the source gives a date without a time of day; else null"),
+    later=("date_only",),
 )
 
 MANIFEST = _schema(
