@@ -247,6 +247,15 @@ EVENTS = _schema(
 
 _COUNT = pa.struct([("label", pa.string()), ("n", pa.int32())])
 
+GEO = json.dumps(
+    {
+        "version": "1.0.0",
+        "primary_column": "geometry",
+        "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}},
+    }
+)
+"""Of a table with points: GeoParquet 1.0; without a crs it is longitude and latitude, OGC:CRS84 (WGS 84)."""
+
 LOCATIONS = _schema(
     ("location", pa.string(), "camera location"),
     ("longitude", pa.float64(), "degrees east, WGS 84; null where the camera's place is not known"),
@@ -295,18 +304,7 @@ LOCATIONS = _schema(
     ("geometry", pa.binary(), "the camera's place as a point, WKB, so that a .parquet file is GeoParquet"),
     later=("effort_source",),
     widened={"camera_days": "int32"},
-).with_metadata(
-    {
-        # GeoParquet 1.0; without a crs it is longitude and latitude in WGS 84 (OGC:CRS84)
-        "geo": json.dumps(
-            {
-                "version": "1.0.0",
-                "primary_column": "geometry",
-                "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}},
-            }
-        )
-    }
-)
+).with_metadata({"geo": GEO})
 
 CORRECTIONS = _schema(
     ("correction_id", pa.string(), "hash of its content: what is read twice is kept once"),
