@@ -33,7 +33,7 @@ dataset: {{format: cct, metadata: cct.json, images: images}}
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "other.jpg").touch()  # a folder without anything is taken for an unmounted disk
+    (tmp_path / "images" / "notes.txt").touch()  # an empty folder is one whose disk is not mounted
     (tmp_path / "cct.json").write_text(CCT)
     path = tmp_path / "job.yaml"
     path.write_text(JOB.format(output=tmp_path / "runs"))

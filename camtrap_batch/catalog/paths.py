@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
+import pyarrow.compute as pc
+
 from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Location
@@ -17,13 +19,28 @@ def location_finder(how: Location | None) -> Callable[[str], str | None]:
 
 
 def check_locations(how: Location | None, catalog: Catalog) -> Catalog:
-    """The catalog. Raises InputError where `dataset.location` finds a location in none of its paths."""
+    """The catalog, with a note of paths that are not so deep as `dataset.location` says.
+
+    Raises InputError where it finds a location in none of the paths.
+    """
     if how is not None and catalog.table["location"].null_count == catalog.table.num_rows:
         first = catalog.table["file_name"][0].as_py()
         raise InputError(
             f"dataset.location: {how.regex or f'level {how.level}'} finds a location in none of the paths, "
             f"such as {first!r}"
         )
+    if how is not None and how.level is not None:
+        names, locations = catalog.table["file_name"], catalog.table["location"]
+        folders = pc.count_substring(names, "/")
+        is_own_folder = pc.equal(locations, pc.replace_substring_regex(names, r"/[^/]*$", ""))
+        is_shallow = pc.and_(pc.less_equal(folders, how.level), is_own_folder)
+        if shallow := pc.sum(is_shallow).as_py():
+            deepest = pc.max(folders).as_py()
+            hint = f"; the deepest is level {deepest - 1}" if deepest <= how.level else ""
+            text = (
+                f"images without a folder level {how.level} in their path: their own folder is the location"
+            )
+            catalog.notes[text + hint] = shallow
     return catalog
 
 

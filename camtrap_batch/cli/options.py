@@ -78,13 +78,34 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def add_option(parser: Any, option: Option, parse: Callable[[str], Any] = str) -> None:
-    """Let a parser, or a group of one, take an option of a variant or a stage."""
+def add_option(group: Any, option: Option, *, as_typed: bool = False) -> None:
+    """Give a parser, or a group of its arguments, an option of a variant or of a stage.
+
+    Parameters
+    ----------
+    as_typed : the value is text, and None where it is not given, for `pipeline.parse_options`
+    """
     flag, help_ = f"--{option.name}", option.help.replace("%", "%%")
     if option.metavar is None:
-        parser.add_argument(flag, action="store_true", default=None, help=help_)
+        group.add_argument(flag, action="store_true", default=None if as_typed else False, help=help_)
+    elif as_typed:
+        group.add_argument(flag, metavar=option.metavar, help=help_)
     else:
-        parser.add_argument(flag, type=parse, metavar=option.metavar, help=help_)
+        if option.default is not None:
+            help_ += f" (default: {option.default})"
+        group.add_argument(
+            flag, type=_argument(option.parse), default=option.default, metavar=option.metavar, help=help_
+        )
+
+
+def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def argument(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+
+    return argument
 
 
 def describe_keys(rows: list[tuple[str, str, str]]) -> str:

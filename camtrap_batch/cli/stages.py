@@ -17,6 +17,7 @@ from camtrap_batch.cli.options import (
     cluster_option,
     describe_keys,
     job_options,
+    load_job,
     open_context,
     output_options,
 )
@@ -59,7 +60,7 @@ def add(commands: Commands) -> None:
         )
         job_options(command)
         for option in stage.options:
-            add_option(command, option)
+            add_option(command, option, as_typed=True)
         command.set_defaults(call=_stage, stage=name)
 
     whole = commands.add_parser(
@@ -70,20 +71,20 @@ def add(commands: Commands) -> None:
     )
     job_options(whole)
     for option in reprocess_options():
-        add_option(whole, option)
+        add_option(whole, option, as_typed=True)
     whole.set_defaults(call=_reprocess)
 
 
 def _stage(options: argparse.Namespace, stop: threading.Event) -> int:
     given = _given(options, STAGES[options.stage].options)
-    with open_context(options, stop, Job.load(options.job, options.assignments), given) as context:
+    with open_context(options, stop, load_job(options), given) as context:
         _print_result(run_one(context, options.stage), context.display)
     return 0
 
 
 def _reprocess(options: argparse.Namespace, stop: threading.Event) -> int:
     given = _given(options, reprocess_options())
-    with open_context(options, stop, Job.load(options.job, options.assignments), given) as context:
+    with open_context(options, stop, load_job(options), given) as context:
         _run_all(context)
     return 0
 

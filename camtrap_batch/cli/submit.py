@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
         "--cluster", required=True, metavar="FILE", help="cluster file of kind slurm or kubernetes"
     )
     for option in reprocess_options():
-        add_option(submit, option)
+        add_option(submit, option, as_typed=True)
     submit.add_argument(
         "--dry-run", action="store_true", help="print the sbatch script or the manifests, submit nothing"
     )

@@ -85,10 +85,11 @@ class Dataset(Section):
     outages: InputPath | None = Field(
         None, description="location, start, end as .csv: when a camera stood there and did not work"
     )
-    dates: Literal["dmy", "mdy"] | None = Field(
-        None, description="order of day and month in dates that leave it open"
-    )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
+
+    dates: Literal["dmy", "mdy"] | None = Field(
+        None, description="day or month first in dates such as 03/04/2022; default: as other dates tell"
+    )
 
     @field_validator("storage_options")
     @classmethod

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, Silent
 from camtrap_batch.monitor.progress import Progress
 from camtrap_batch.options import Option
+from camtrap_batch.store.lease import hold
 from camtrap_batch.store.run import Run
 
 
@@ -37,6 +39,29 @@ class Context:
 
     def __post_init__(self) -> None:
         self.progress = Progress(self.job.name, self.run.folder.url)
+        self._command = ""
+        self._leases: ExitStack | None = None
+
+    @contextmanager
+    def driving(self, command: str) -> Iterator[None]:
+        """The block in which a command works: it gives back what `begin_writing` takes."""
+        if self._leases is not None:  # a stage of `reprocess`
+            yield
+            return
+        with ExitStack() as leases:
+            self._leases, self._command = leases, command
+            try:
+                yield
+            finally:
+                self._leases = None
+
+    def begin_writing(self) -> None:
+        """Take the run folder's lease, unless it is held. Raises LeaseHeld where another driver has it.
+
+        A command that finds its input wrong has not come so far, and leaves no trace.
+        """
+        if self._leases is not None:
+            self._leases.enter_context(hold(self.run.folder, self.job.name, self._command))
 
     def option(self, option: Option) -> Any:
         """The value of a stage's option."""

@@ -51,7 +51,8 @@ def run_one(context: Context, name: str) -> StageResult:
     progress = context.progress
     progress.begin(name)
     try:
-        result = STAGES[name].run(context)
+        with context.driving(name):
+            result = STAGES[name].run(context)
     except BaseException as problem:
         is_interrupted = isinstance(problem, Interrupted | KeyboardInterrupt)
         progress.end(name, "unfinished" if is_interrupted else "failed")
@@ -69,16 +70,17 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     context.progress.expect(stage.name for stage in stages)
     for stage in stages:
         stage.check(context)
-    for number, stage in enumerate(stages):
-        try:
-            if number == 1:  # the first one has made the catalog
-                for other in stages:
-                    other.check_catalog(context)
-            yield run_one(context, stage.name)
-        except InputError as problem:
-            if not context.dry_run:
-                raise
-            yield StageResult(stage.name, notes=[f"can't be planned yet: {problem}"])
+    with context.driving("reprocess"):
+        for number, stage in enumerate(stages):
+            try:
+                if number == 1:  # the first one has made the catalog
+                    for other in stages:
+                        other.check_catalog(context)
+                yield run_one(context, stage.name)
+            except InputError as problem:
+                if not context.dry_run:
+                    raise
+                yield StageResult(stage.name, notes=[f"can't be planned yet: {problem}"])
 
 
 def run_stage(job: Job | str | Path, name: str, client: Client, **options: Any) -> StageResult:

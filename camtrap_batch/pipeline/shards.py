@@ -52,10 +52,13 @@ def do_on_driver(
     asked = Plan.make(of.name, [Shard(id_, 0, before.rows if before else 0)], inputs)
     if before is not None and before.inputs.get("shard") == id_ and stands(run.folder, asked, names):
         return _up_to_date(run, of.name, before, names)
+    if inputs and not context.dry_run:  # all but the catalog, which may find nothing to write of
+        context.begin_writing()
     made = make()
     if context.dry_run:
         rows = made.tables[names[0]].num_rows
         return StageResult(of.name, rows, 1, notes=[f"{rows:,} rows would be written", *made.notes])
+    context.begin_writing()
     return commit_made(run, of, id_, made, inputs=inputs, started=started)
 
 
@@ -145,6 +148,7 @@ def do_on_workers(
         rows = sum(shard.rows for shard in todo)
         notes = [f"{len(todo)} of {len(plan.shards)} shards would run, {rows:,} rows"]
         return StageResult(plan.stage, plan.rows, len(plan.shards), notes=notes)
+    context.begin_writing()
     plan.freeze(run.folder)
     outcome = engine.Outcome()
     with ExitStack() as record:

@@ -84,6 +84,8 @@ class PublishStage(Stage):
         # Who pushes an older result has asked for the rows that are new since to go.
         most_deleted = context.job.limits.deleted if number is None else 1.0
         target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
+        if not context.dry_run:
+            context.begin_writing()
         push = target.push(rows, dry_run=context.dry_run)
         result = StageResult(self.name, sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
         if number is not None:

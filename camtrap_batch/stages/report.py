@@ -64,7 +64,7 @@ class ReportStage(Stage):
         if context.dry_run:
             result.notes.append(f"{PAGE} would be written")
             return result
-        # Nothing is committed: the page says of itself what it was made of.
+        # No lease is needed, and nothing is committed: the page says of itself what it was made of.
         if run.folder.exists(PAGE) and run.folder.read(PAGE).endswith(mark):
             return result
         run.folder.write(PAGE, render(collect(context, snapshots)).encode() + mark)

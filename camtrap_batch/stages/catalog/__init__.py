@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import Reader, read_cameras, read_dataset_periods, reader_of
+from camtrap_batch.catalog import Reader, read_dataset_periods, reader_of
+from camtrap_batch.catalog.cameras import read_camera_names
+from camtrap_batch.catalog.names import unmatched
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
@@ -40,7 +43,7 @@ class CatalogStage(Stage):
         """
         job, run = context.job, context.run
         image_root(job).check()
-        cameras = read_cameras(job.dataset.cameras)["location"] if job.dataset.cameras is not None else None
+        cameras = read_camera_names(job.dataset.cameras) if job.dataset.cameras is not None else None
         periods, outages, lines = read_dataset_periods(job.dataset)
         reader = reader_of(job.dataset)
         id_ = shard_id(self, reader.settings(), reader.fingerprint())
@@ -48,15 +51,15 @@ class CatalogStage(Stage):
         if before is not None and before.inputs.get("shard") == id_:
             check_classes(job, categories_of(before.meta))
             locations = run.table("catalog").to_table(columns=["location"])["location"]
-            _check_cameras(job, cameras, locations)
+            lines += _compare(job, cameras, locations)
             check_outages(outages, periods, cameras, locations)
 
         def make() -> Made:
             made = _read(context, reader)
             locations = made.tables["catalog"]["location"]
-            _check_cameras(job, cameras, locations)
+            compared = _compare(job, cameras, locations)
             check_outages(outages, periods, cameras, locations)
-            return made
+            return replace(made, notes=[*compared, *made.notes])
 
         result = do_on_driver(context, self, id_, make, inputs={})
         if not context.dry_run:
@@ -97,10 +100,13 @@ def check_outages(
             )
 
 
-def _check_cameras(job: Job, cameras: pa.ChunkedArray | None, of_images: pa.ChunkedArray) -> None:
-    """Raise InputError where the camera table is of other cameras than the images."""
+def _compare(job: Job, cameras: pa.ChunkedArray | None, of_images: pa.ChunkedArray) -> list[str]:
+    """Lines about the locations that only the images or only the camera table has.
+
+    Raises InputError where the camera table is of other cameras than the images.
+    """
     if cameras is None:
-        return
+        return []
     locations = of_images.drop_null().unique()
     if len(locations) and not pc.any(pc.is_in(locations, cameras)).as_py():
         theirs, ours = (", ".join(map(repr, names[:3].to_pylist())) for names in (locations, cameras))
@@ -108,6 +114,23 @@ def _check_cameras(job: Job, cameras: pa.ChunkedArray | None, of_images: pa.Chun
             f"{job.dataset.cameras}: none of the images' locations is in it (dataset.cameras); the images "
             f"have {theirs}, it has {ours}"
         )
+    return _camera_lines(job, cameras, of_images)
+
+
+def _camera_lines(job: Job, cameras: pa.ChunkedArray, of_images: pa.ChunkedArray) -> list[str]:
+    """Locations that only the images or only the camera table has, with the nearest in the other."""
+    theirs = of_images.drop_null().unique().to_pylist()
+    ours = cameras.to_pylist()
+    table = str(job.dataset.cameras).rpartition("/")[2]
+    without = unmatched(theirs, ours, table)
+    return [
+        *([f"{len(without):,} locations of images are not in {table}: {without.text}"] if without else []),
+        *(
+            [f"{len(empty):,} cameras of {table} have no image: {empty.text}"]
+            if (empty := unmatched(ours, theirs, "the photos"))
+            else []
+        ),
+    ]
 
 
 def save_job(context: Context) -> None:

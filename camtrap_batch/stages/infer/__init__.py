@@ -155,6 +155,7 @@ def _precision(
         return None, {"precision": "float32"}
     if (known := known_precision(context.run, work)) is not None or context.dry_run:
         return None, known
+    context.begin_writing()
     need = _workers(context)
     return need, check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
 
