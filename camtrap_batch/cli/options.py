@@ -51,6 +51,10 @@ def job_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def load_job(options: argparse.Namespace) -> Job:
+    return Job.load(options.job, options.assignments)
+
+
 def cluster_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster",

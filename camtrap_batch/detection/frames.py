@@ -172,23 +172,29 @@ def _put(
     values: npt.NDArray[np.float32],
     out: Any,
 ) -> None:
-    one = np.int32(1 << _BITS)
-    last_row, last_column, grey = pixels.shape[0] - 1, pixels.shape[1] - 1, pixels.shape[2] == 1
-    for y in range(out.shape[1]):
-        above, below = pixels[rows[y]], pixels[min(rows[y] + 1, last_row)]
+    one, four, two, sixteen = np.int32(1 << _BITS), np.int32(4), np.int32(2), np.int32(16)
+    last_row, last_column, n = pixels.shape[0] - 1, pixels.shape[1] - 1, pixels.shape[2]
+    height, width = out.shape[1], out.shape[2]
+    # Where the two columns of each new one begin in a row, as numbers that need no check for being below 0.
+    lefts, rights = np.empty(width, np.uint64), np.empty(width, np.uint64)
+    for x in range(width):
+        lefts[x] = columns[x] * n
+        rights[x] = min(columns[x] + 1, last_column) * n
+    for y in range(height):
+        above, below = pixels[rows[y]].reshape(-1), pixels[min(rows[y] + 1, last_row)].reshape(-1)
         lower = row_weights[y]
         upper = one - lower
         for channel in range(3):
-            source = 0 if grey else channel
+            source = np.uint64(channel if n == 3 else 0)
             line, table = out[channel, y], values[channel]
-            for x in range(out.shape[2]):
-                left = columns[x]
-                right = min(left + 1, last_column)
+            for x in range(width):
+                left, right = lefts[x] + source, rights[x] + source
                 second = column_weights[x]
                 first = one - second
-                top = np.int32(above[left, source]) * first + np.int32(above[right, source]) * second
-                bottom = np.int32(below[left, source]) * first + np.int32(below[right, source]) * second
-                line[x] = table[(((upper * (top >> 4)) >> 16) + ((lower * (bottom >> 4)) >> 16) + 2) >> 2]
+                top = (np.int32(above[left]) * first + np.int32(above[right]) * second) >> four
+                bottom = (np.int32(below[left]) * first + np.int32(below[right]) * second) >> four
+                blended = ((upper * top) >> sixteen) + ((lower * bottom) >> sixteen) + two
+                line[x] = table[np.uint64(blended >> two)]
 
 
 @compiled

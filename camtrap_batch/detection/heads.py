@@ -78,7 +78,7 @@ def tell_layout(
     _, rows, columns = flat[0]
     cells = _cells(frame)
     # The number of names tells where a grid is of a kind that is not known here.
-    if (columns in cells and rows > 4) or (n_names and rows == 4 + n_names and columns > rows):
+    if columns > rows > 4 and (columns in cells or rows == 4 + (n_names or -1)):
         return "yolov8"
     if (rows in {3 * n for n in cells} and columns > 5) or (
         n_names and columns == 5 + n_names and rows > _MOST_QUERIES
