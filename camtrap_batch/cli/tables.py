@@ -26,7 +26,8 @@ from camtrap_batch.store.merged import Merged, list_merged
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
-from camtrap_batch.survey.tables import DERIVED, derive
+from camtrap_batch.survey.estimates import ESTIMATES
+from camtrap_batch.survey.tables import DERIVED, derive, with_choice
 
 _MOST_RESULTS = 10
 
@@ -41,13 +42,22 @@ def add(commands: Commands) -> None:
     table = commands.add_parser("table", help="one table as one .parquet or .csv file")
     job_argument(table)
     table.add_argument(
-        "name", metavar="NAME", help=", ".join(SCHEMAS) + "; made from these: " + ", ".join(DERIVED)
+        "name",
+        metavar="NAME",
+        help=", ".join(SCHEMAS) + "; made from these: " + ", ".join([*DERIVED, *ESTIMATES]),
     )
     table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
     table.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
-    group = table.add_argument_group("which events count, for " + ", ".join(DERIVED))
+    group = table.add_argument_group("which events count, for " + ", ".join([*DERIVED, *ESTIMATES]))
     for option in COUNTED:
         add_option(group, option)
+    table.add_argument(
+        "--days",
+        type=whole_number,
+        default=7,
+        metavar="N",
+        help="days in an occasion, for occupancy (default: 7)",
+    )
     table.set_defaults(call=_table)
 
     gc = commands.add_parser("gc", help="delete what no snapshot refers to")
@@ -176,11 +186,17 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     path = check_file(options.out, job, WRITERS)
     run = Run(job)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
-    if options.name in DERIVED:
+    if options.name in ESTIMATES:
+        merged = Merged.find(run, options.snapshot)
+        table = ESTIMATES[options.name](merged, counted_of(chosen), options.days)
+        rows = write_out(ds.dataset(with_choice(table, merged, counted_of(chosen))), path)
+    elif options.name in DERIVED:
         table = derive(options.name, Merged.find(run, options.snapshot), counted_of(chosen))
         rows = write_out(ds.dataset(table), path)
     elif options.name not in SCHEMAS:
-        raise InputError(f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED], most=20)}")
+        raise InputError(
+            f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED, *ESTIMATES], most=30)}"
+        )
     else:
         rows = write_out(run.table(options.name, options.snapshot), path)
     print(f"{rows:,} rows of {options.name} written to {options.out}")
