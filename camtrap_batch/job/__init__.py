@@ -100,7 +100,7 @@ class Job(Section):
         job = job.model_copy(update={"output": before if is_moved else there})
         if is_moved:
             job._notes.append(
-                f"{where}: output: the run folder is {job.run_url}, where earlier versions put it, which took "
+                f"{where}: output: the run folder is {job.run_url}, where earlier versions put it, that took "
                 f"output relative to the current folder; to use it from anywhere, move it to {there}"
             )
         _check_output(job, where)
