@@ -2,8 +2,8 @@
 
 `layer_styles` is QGIS's own table ("Save style in database"): a style with `useAsDefault` is applied when the
 layer is opened. `gpkg_data_columns` is the standard's extension Schema (OGC 12-128r18, annex F.9): names of
-fields for people, and what they mean, which GDAL reads from 3.7 on. Both are made for new layers; those of the
-user's own stay.
+fields for people, and what they mean, which GDAL reads from 3.7 on. Both are made for new layers; those of
+the user's own stay.
 """
 
 from __future__ import annotations
