@@ -182,10 +182,16 @@ def stands(folder: Folder, plan: Plan, tables: Iterable[str]) -> bool:
     """
     if redo.is_asked(folder, plan.stage, (shard.id for shard in plan.shards)):
         return False
+    first: Snapshot | None = None
     for name in tables:
         snapshot = snapshots.current(folder, name)
         if snapshot is None:
             continue
+        first = first or snapshot
+        # Those that were committed together belong together.
+        together = first.inputs.get(name)
+        if isinstance(together, int) and snapshot.number < together:
+            return False
         faults = find_faults(folder, snapshot.files)
         if (model := snapshot.meta.get("model_id")) and name == "model":
             faults |= find_lost_model(folder, model)
