@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -220,7 +221,7 @@ def test_check_names_what_is_damaged_and_has_it_made_again(
     assert "the next run does these shards again: 3 of validate" in done.stdout
     done = call(folder, "validate", "--cluster", "inline")
     assert done.returncode == 0, done.stderr
-    assert "3 of 40 shards run now" in done.stderr
+    assert re.search(r"\b3 of \d\d shards run now", done.stderr), done.stderr
     after = receipts(folder, "validate")
     again = {shard_of(flipped), shard_of(zeroed), lost.stem}
     assert {Path(name).stem for name in after if after[name] != before.get(name)} == again
@@ -230,5 +231,5 @@ def test_check_names_what_is_damaged_and_has_it_made_again(
     assert call(folder, "check").returncode == 0
     one = shard_of(manifest.files[0].file)
     done = call(folder, "validate", "--cluster", "inline", "--redo", f"validate:{one[:6]}")
-    assert "1 of 40 shards run now" in done.stderr, done.stderr
+    assert re.search(r"\b1 of \d\d shards run now", done.stderr), done.stderr
     assert call(folder, "validate", "--redo", "validate:nosuch").returncode == 2

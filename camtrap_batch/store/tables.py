@@ -219,7 +219,7 @@ def _damage_named(folder: Folder, files: Sequence[str]) -> Iterator[None]:
         file, fault = _find_damage(folder, files, problem)
         if not file:
             raise
-        raise Damaged(folder.url, file, f"{fault}; {_ADVICE}") from problem
+        raise Damaged(folder.url, file, fault, _ADVICE) from problem
 
 
 def _find_damage(folder: Folder, files: Sequence[str], problem: Exception) -> tuple[str, str]:
