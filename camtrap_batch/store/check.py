@@ -103,6 +103,8 @@ class _Check:
         self.snapshots: dict[tuple[str, int], Snapshot] = {}
         self.receipts: dict[str, Receipt] = {}
         self.entries: dict[str, Entry] = {}
+        self._asked: dict[str, dict[str, set[str]]] = {}
+        self._spoilt: dict[str, list[str]] = {}
 
     def run(self) -> Report:
         # Receipts before the files that they name, which are there first while a job runs.
@@ -224,6 +226,8 @@ class _Check:
                 self._leave_out(used, file.file)
             return
         current = self._current_plans()
+        for stage in {receipt.stage for receipt in receipts} | ({used.stage} if used else set()):
+            self._spoilt.setdefault(stage, []).append(file.file)
         for receipt in receipts:
             if (receipt.stage, receipt.plan_id) in current or used is not None:
                 self._again(receipt.stage, receipt.shard_id, receipt.attempt)
@@ -368,10 +372,6 @@ class _Check:
         for name in names[:1]:
             self._asked.setdefault(snapshot.stage, {}).setdefault(name, set())
 
-    @functools.cached_property
-    def _asked(self) -> dict[str, dict[str, set[str]]]:
-        return {}
-
     def _leave_out(self, snapshot: Snapshot, file: str) -> None:
         newest = snapshots.current(self.folder, snapshot.table)
         if newest is None:
@@ -381,7 +381,8 @@ class _Check:
 
     def _ask(self) -> None:
         for stage, shards in self._asked.items():
-            redo.ask(self.folder, stage, {shard: sorted(attempts) for shard, attempts in shards.items()})
+            attempts = {shard: sorted(found) for shard, found in shards.items()}
+            redo.ask(self.folder, stage, attempts, self._spoilt.get(stage, ()))
 
 
 def _is_json(line: bytes) -> bool:
