@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         help="read everything a run folder holds, and name what is damaged",
         description="Read everything a run folder holds, compare tables with the hashes in their receipts, "
         "and name each fault with its file.",
-        epilog="exit codes: 0 all is well, or was repaired; 1 something is wrong; 3 a driver is at work there",
+        epilog="exit codes: 0 all is well, or was repaired; 1 something is wrong; 3 a driver is at work",
     )
     job_argument(parser)
     parser.add_argument(

@@ -443,7 +443,7 @@ def commit_plan(
             ),
         )
     asked = redo.read(folder, plan.stage)
-    for name, snapshot in committed.items():
+    for snapshot in committed.values():
         _heal(folder, snapshot, done, asked.damaged)
     if asked.shards:
         redo.settle(folder, plan.stage)
