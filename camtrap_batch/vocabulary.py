@@ -126,6 +126,10 @@ EMPTY = "empty"
 """Name given to category 0, no animal, where the metadata gives it none."""
 
 
+PEOPLE: tuple[str, ...] = ("human", "person", "people", "vehicle", "homo sapiens")
+"""Labels, in lower case, of what is no wildlife: people and their vehicles."""
+
+
 NO_EVENT: dict[str, str] = {
     "no date": "neither metadata nor EXIF say when it was taken: whether it is independent can't be told",
     "not classified": "nothing of its sequence could be classified",

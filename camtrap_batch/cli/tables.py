@@ -8,20 +8,26 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 
+import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Table as Grid
 
+from camtrap_batch.cli.export import add_option
 from camtrap_batch.cli.options import Commands, job_argument, whole_number
+from camtrap_batch.errors import InputError, choices
+from camtrap_batch.exports.detection_history import COUNTED, counted_of
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
+from camtrap_batch.store.identity import check_identity
 from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
-from camtrap_batch.store.merged import list_merged
+from camtrap_batch.store.merged import Merged, list_merged
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
+from camtrap_batch.survey.tables import DERIVED, derive
 
 _MOST_RESULTS = 10
 
@@ -35,9 +41,14 @@ def add(commands: Commands) -> None:
 
     table = commands.add_parser("table", help="one table as one .parquet or .csv file")
     job_argument(table)
-    table.add_argument("name", metavar="NAME", help=", ".join(SCHEMAS))
+    table.add_argument(
+        "name", metavar="NAME", help=", ".join(SCHEMAS) + "; made from these: " + ", ".join(DERIVED)
+    )
     table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
     table.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
+    group = table.add_argument_group("which events count, for " + ", ".join(DERIVED))
+    for option in COUNTED:
+        add_option(group, option)
     table.set_defaults(call=_table)
 
     gc = commands.add_parser("gc", help="delete what no snapshot refers to")
@@ -62,6 +73,7 @@ def add(commands: Commands) -> None:
 
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(Job.load(options.job, options.assignments))
+    check_identity(run.folder)
     driver = look(run.folder)
     status = read_status(run, driver)
     failed = any(stage.failed for stage in status)
@@ -164,7 +176,14 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     job = Job.load(options.job, options.assignments)
     path = check_file(options.out, job, WRITERS)
     run = Run(job)
-    rows = write_out(run.table(options.name, options.snapshot), path)
+    chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
+    if options.name in DERIVED:
+        table = derive(options.name, Merged.find(run, options.snapshot), counted_of(chosen))
+        rows = write_out(ds.dataset(table), path)
+    elif options.name not in SCHEMAS:
+        raise InputError(f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED], most=20)}")
+    else:
+        rows = write_out(run.table(options.name, options.snapshot), path)
     print(f"{rows:,} rows of {options.name} written to {options.out}")
     return 0
 

@@ -24,7 +24,7 @@ from camtrap_batch.model.device import Autocast, Normalise, choose_device, choos
 from camtrap_batch.model.info import read_info
 from camtrap_batch.model.package import load_model
 from camtrap_batch.model.precision import Observed, load_observed, make_ready, name_of
-from camtrap_batch.model.stream import beside, in_order
+from camtrap_batch.runtime.stream import beside, in_order
 
 Probabilities = npt.NDArray[np.float32]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context, StageResult
+from camtrap_batch.store.lease import hold
 from camtrap_batch.store.run import open_run
 from camtrap_batch.vocabulary import RETRIED
 
@@ -73,7 +75,8 @@ def run_one(context: Context, name: str) -> StageResult:
     progress = context.progress
     progress.begin(name)
     try:
-        result: StageResult = importlib.import_module(f"{__name__}.{name}").run(context)
+        with _lease(context, name):
+            result: StageResult = importlib.import_module(f"{__name__}.{name}").run(context)
     except BaseException as problem:
         is_interrupted = isinstance(problem, Interrupted | KeyboardInterrupt)
         progress.end(name, "unfinished" if is_interrupted else "failed")
@@ -90,15 +93,23 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     names = [name for name in STAGES if context.job.infer.model == "latest" or name not in _TRAINING]
     context.progress.expect(names)
     _check_before_hours_of_work(context, names)
-    for name in names:
-        try:
-            if name == "validate" and "train" in names:
-                _check_classes_suffice(context)
-            yield run_one(context, name)
-        except InputError as problem:
-            if not context.dry_run:
-                raise
-            yield StageResult(name, notes=[f"can't be planned yet: {problem}"])
+    with _lease(context, "reprocess"):
+        for name in names:
+            try:
+                if name == "validate" and "train" in names:
+                    _check_classes_suffice(context)
+                yield run_one(context, name)
+            except InputError as problem:
+                if not context.dry_run:
+                    raise
+                yield StageResult(name, notes=[f"can't be planned yet: {problem}"])
+
+
+def _lease(context: Context, command: str) -> AbstractContextManager[object]:
+    """The run folder's lease, for what writes into it; a report may be written beside a job."""
+    if context.dry_run or command == "report":
+        return nullcontext()
+    return hold(context.run.folder, context.job.name, command)
 
 
 def run_stage(

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from camtrap_batch.errors import InputError
 from camtrap_batch.store import lease, snapshots
 from camtrap_batch.store.folder import STAGING, Entry, Folder, is_staged
+from camtrap_batch.store.identity import OURS, check_identity
 from camtrap_batch.store.records import Unreadable
 from camtrap_batch.store.shards import Receipt
 from camtrap_batch.store.snapshots import Snapshot
 
 MIN_AGE_S = 3600.0
 """Seconds for which a file that no snapshot refers to is left alone: a worker may yet file it."""
-
-_OURS = ("snapshots", "receipts", "plans", "lease", "log.jsonl", "log", "job.yaml", "performance")
 
 
 def collect(
@@ -49,10 +48,11 @@ def collect(
         The folder is no run folder.
     """
     entries = set(folder.list(""))
-    if entries and entries.isdisjoint(_OURS):
+    if entries and entries.isdisjoint(OURS):
         raise InputError(
-            f"{folder.url}: is no run folder: it has none of {', '.join(_OURS)}; nothing was deleted"
+            f"{folder.url}: is no run folder: it has none of {', '.join(sorted(OURS))}; nothing was deleted"
         )
+    check_identity(folder)
     with nullcontext() if dry_run else lease.hold(folder, "-", "gc"):
         garbage = list(_garbage(folder, _sort_out(folder, keep), time.time() - min_age_s))
         if not dry_run:

@@ -27,6 +27,7 @@ import psutil
 from camtrap_batch.errors import LeaseHeld, LeaseLost, StorageError
 from camtrap_batch.notices import say
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.identity import check_identity, write_identity
 from camtrap_batch.store.records import Unreadable, decode, encode
 from camtrap_batch.store.shards import now
 
@@ -168,7 +169,16 @@ def hold(folder: Folder, job: str, command: str) -> Iterator[Lease]:
 
 
 def take(folder: Folder, job: str, command: str) -> Lease:
-    """Take the lease of a run folder. Raises LeaseHeld where another driver is at work there."""
+    """Take the lease of a run folder.
+
+    Raises
+    ------
+    LeaseHeld
+        Another driver is at work there.
+    InputError
+        The folder is none of ours, or a newer version wrote it.
+    """
+    check_identity(folder)
     watched: Holder | None = None
     while True:
         before = look(folder)
@@ -198,6 +208,7 @@ def take(folder: Folder, job: str, command: str) -> Lease:
             number=number,
         )
         if folder.create(_path(number), encode(holder)):
+            write_identity(folder)
             return Lease(folder, holder)
 
 

@@ -306,6 +306,36 @@ LOCATIONS = _schema(
     }
 )
 
+CORRECTIONS = _schema(
+    ("correction_id", pa.string(), "hash of its content: what is read twice is kept once"),
+    (
+        "decision",
+        pa.string(),
+        "what was decided together: the label, or the labels where several species were seen, of some images",
+    ),
+    ("scope", pa.string(), "what was looked at: image, box, sequence or event"),
+    ("image_id", pa.string(), "the image; of a sequence or an event the first of `images`"),
+    ("event", pa.string(), "id of the sequence or event at that time; null for an image or a box"),
+    ("images", pa.list_(pa.string()), "ids of the images that it is about"),
+    (
+        "sha256",
+        pa.list_(pa.string()),
+        "hash of each image's file: an image is known by it, whatever it is called by now",
+    ),
+    ("box", pa.list_(pa.float32()), "x, y, w, h as parts of the upright picture; null unless scope is box"),
+    ("label", pa.string(), "what a person says is there"),
+    ("count", pa.int32(), "animals; null where nobody counted"),
+    ("sex", pa.string(), "female, male or unknown"),
+    ("life_stage", pa.string(), "adult, subadult, juvenile or unknown"),
+    ("behaviour", pa.string(), "what the animal does"),
+    ("individual", pa.string(), "which individual it is"),
+    ("comment", pa.string(), "for people"),
+    ("who", pa.string(), "who said so"),
+    ("when", _UTC, "when"),
+    ("source", pa.string(), "where it was said: review, csv, timelapse, label-studio, ..."),
+    ("replaces", pa.string(), "decision that stood before for the first of `images`; null where none did"),
+)
+
 _SPAN = pa.struct([("start", _TIME), ("end", _TIME)])
 
 DEPLOYMENTS = _schema(
@@ -354,6 +384,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "sequences": SEQUENCES,
     "events": EVENTS,
     "locations": LOCATIONS,
+    "corrections": CORRECTIONS,
     "deployments": DEPLOYMENTS,
     "ledger": LEDGER,
 }

@@ -410,6 +410,7 @@ __all__ = [
     "Counting",
     "EFFORT",
     "Period",
+    "Span",
     "as_rows",
     "bounds",
     "effort_by_location",

@@ -33,6 +33,9 @@ BATCH = 250
 _TRIES = 6
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
 _ROUNDS = 3
+_MOST_REFUSALS = 40
+"""Requests refused one after the other, after which it is not the rows: one bad row is found in some ten."""
+
 _MOST_FAILED_JOBS = 3  # in a row; then all that is left goes in batches
 
 
@@ -89,6 +92,10 @@ class LayerPush:
         self._sent: Sent = self.remote.sent(rows)
         self._rows = rows
         self._edits: list[_Edit] = []
+        self._refusals, self._refusal = (
+            0,
+            "",
+        )  # requests refused one after the other, and why the last one was
         self.unchanged = 0
         self.notes = list(self._sent.notes)
 
@@ -137,6 +144,8 @@ class LayerPush:
         """Do the edits, then read the layer back and compare."""
         if self._by_append:
             self._append([edit for edit in self._edits if edit.kind != "delete"])
+        else:
+            self._require_shown(next((edit for edit in self._edits if edit.kind == "add"), None))
         self._send([edit for edit in self._edits if edit.result is None])
         if not self._edits or self._stop.is_set():
             return
@@ -149,6 +158,23 @@ class LayerPush:
             self._edits += removals
             self._send(removals)
         self._compare(stored)
+
+    def _require_shown(self, first: _Edit | None) -> None:
+        """Add one row, and see it; raise StageError, with the row taken away, where the layer hides it.
+
+        An append job can do no harm there: it takes a unique index.
+        """
+        if first is None:
+            return
+        self._batch([first])
+        if first.result != OK or first.object_id is None or self.remote.read_keys([first.key]):
+            return
+        self._service.send(f"{self.remote.url}/applyEdits", {"deletes": str(first.object_id)})
+        first.result = None
+        raise StageError(
+            f"{self.remote.url}: does not show a row that it has just taken ({first.key!r}), which is "
+            "deleted again: is it a view, or limited to some rows? push to the layer that holds them all"
+        )
 
     def table(self) -> pa.Table:
         """The edits as base.EDITS."""
@@ -171,13 +197,17 @@ class LayerPush:
         )
 
     def _require_own(self) -> None:
+        ours = self._sent.place
+        if self.remote.key_is_unique:  # which many a database takes to be so in either case
+            ours = {key.lower(): place for key, place in ours.items()}
         for key, owner in self.remote.taken(self._job):
-            if key in self._sent.place:
-                whose = "no job" if owner is None else f"job {owner!r}"
-                raise InputError(
-                    f"{self.remote.url}: {self.remote.key} {key!r} belongs to {whose}, not to job "
-                    f"{self._job!r}; publish to another layer"
-                )
+            if (key.lower() if self.remote.key_is_unique else key) in ours:
+                raise InputError(f"{self.remote.url}: {self._not_ours(key, owner)}")
+
+    def _not_ours(self, key: str, owner: str | None) -> str:
+        whose = "no job" if owner is None else f"job {owner!r}"
+        here = f"not to job {self._job!r}; publish to another layer"
+        return f"{self.remote.key} {key!r} belongs to {whose}, {here}"
 
     def _removal(self, row: dict[str, Any]) -> _Edit:
         return _Edit("delete", row[self.remote.key], None, int(row[self.remote.object_id]), None, None)
@@ -221,26 +251,37 @@ class LayerPush:
             failures = [failure for future in done if (failure := future.exception())]
         if failures:
             raise failures[0]
+        if self._refusals >= _MOST_REFUSALS:
+            left = sum(edit.result is None for edit in self._edits)
+            raise StageError(
+                f"{self.remote.url}: refused {self._refusals} requests one after the other, {left:,} rows "
+                f"are not sent: {self._refusal}"
+            )
 
     def _batch(self, edits: Sequence[_Edit]) -> None:
         """Do some edits, however many tries it takes; each has a result afterwards."""
         if self._stop.is_set():
             return
-        pause, reason = _PAUSE_S, ""
+        pause, rest, reason = _PAUSE_S, 0.0, ""
         left = list(edits)
         for attempt in range(_TRIES):
             if attempt:
-                if self._stop.wait(pause):
+                if self._stop.wait(max(pause, rest)):
                     return
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
+            if self._refusals >= _MOST_REFUSALS:
+                return
             try:
                 reason = self._try(left)
+                self._refusals = 0
             except Unknown as problem:
-                reason = str(problem)
+                reason, rest = str(problem), problem.retry_after_s or 0.0
                 self._ask_what_is_there(left)
             except Refused as problem:
                 # A call that was rolled back says so in this way as well: some of it may be there.
                 reason = str(problem)
+                self._refusals += not problem.is_too_large
+                self._refusal = reason
                 self._ask_what_is_there(left)
                 left = [edit for edit in left if edit.result is None]
                 if len(left) == 1 and not problem.is_too_large:
@@ -290,12 +331,17 @@ class LayerPush:
     def _settle(self, edits: Sequence[_Edit], found: Sequence[dict[str, Any]]) -> None:
         """Settle the edits that have been done, as the layer's rows with their keys show.
 
-        An add whose row is there and differs becomes an update, an update whose row is gone an add.
+        An add whose row is there and differs becomes an update, an update whose row is gone an add; where
+        another job has a row with the key by now, the edit has failed.
         """
-        id_ = self.remote.object_id
+        id_, owner = self.remote.object_id, self.remote.owner
         there: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        foreign: dict[str, str | None] = {}
         for row in sorted(found, key=lambda row: int(row[id_])):
-            there[row[self.remote.key]].append(row)
+            if row[owner] == self._job:
+                there[row[self.remote.key]].append(row)
+            else:
+                foreign[row[self.remote.key]] = row[owner]
         pairs = [(edit, row) for edit in edits if edit.kind != "delete" for row in there[edit.key]]
         different = self._sent.differences([_row(edit) for edit, _ in pairs], [row for _, row in pairs])
         for number, (edit, row) in enumerate(pairs):
@@ -308,6 +354,8 @@ class LayerPush:
                     edit.settle(OK)
             elif edit.result is not None:
                 continue
+            elif not ids and edit.key in foreign:
+                edit.settle(self._not_ours(edit.key, foreign[edit.key]))
             elif ids and edit.kind == "add":
                 edit.kind, edit.object_id = "update", ids[0]
             elif not ids and edit.kind == "update":
