@@ -71,7 +71,7 @@ def test_a_worker_whose_disk_goes_away_leaves_the_work_to_others(started: Starte
 
     def has_done_something(name: str) -> bool:
         receipts = (tmp_path / "run" / "receipts" / "validate").glob("*/*.json")
-        return any(f'"worker":"{name}"' in path.read_text() for path in receipts)
+        return any(f'"worker":"{name}@' in path.read_text() for path in receipts)
 
     with subprocess.Popen(validate, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
         wait_until(lambda: driver.poll() is not None or has_done_something("loses"))
