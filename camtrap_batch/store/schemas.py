@@ -323,7 +323,7 @@ CORRECTIONS = _schema(
         "hash of each image's file: an image is known by it, whatever it is called by now",
     ),
     ("box", pa.list_(pa.float32()), "x, y, w, h as parts of the upright picture; null unless scope is box"),
-    ("label", pa.string(), "what a person says is there"),
+    ("label", pa.string(), "what a person says is there; null: what was said before is taken back"),
     ("count", pa.int32(), "animals; null where nobody counted"),
     ("sex", pa.string(), "female, male or unknown"),
     ("life_stage", pa.string(), "adult, subadult, juvenile or unknown"),
