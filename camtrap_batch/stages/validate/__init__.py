@@ -25,6 +25,7 @@ from camtrap_batch.remote import shown
 from camtrap_batch.stages.validate.findings import FINDINGS, FROM_MANIFEST, add_findings
 from camtrap_batch.stages.validate.retries import RETRY, Retries
 from camtrap_batch.stages.validate.reuse import known_verdicts, point_at_known
+from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
@@ -34,7 +35,7 @@ from camtrap_batch.store.tables import finish_shard, new_attempt, open_files, op
 
 _PLACE = "place"  # of a file in an archive; it is not part of the work
 
-_FROM_CATALOG = [name for name in CATALOG.names if name not in ("labels", "width", "height", "source")]
+_FROM_CATALOG = [name for name in CATALOG.names if name in MANIFEST.names and name not in ("width", "height")]
 _FROM_VERDICT = [
     "status", "detail", "format", "mode", "width", "height", "bytes", "sha256", "dhash",
     "datetime_exif", "camera_make", "camera_model", "is_night",
@@ -90,7 +91,14 @@ class _Validation:
         # Where the files lie is not part of the work: a data set that was moved is not read again.
         self._settings = [*identity(STAGE), *astuple(self._limits)]
         runs = cut(texts(self._rows["image_id"]), job.validate_.shard_size)
-        hashes = hash_runs(self._rows, self._rows.column_names, runs)
+        # A column that the catalog had none of at first counts where it says something.
+        later = set(schemas.later_columns("catalog"))
+        hashed = [
+            name
+            for name in self._rows.column_names
+            if name not in later or self._rows[name].null_count < self._rows.num_rows
+        ]
+        hashes = hash_runs(self._rows, hashed, runs)
         ids = shard_ids(STAGE, astuple(self._limits), ((hash_,) for hash_ in hashes))
         again = context.option(RETRY)
         self._retries = Retries(run, self._manifest, again, self._rows["image_id"], ids, runs)
