@@ -109,7 +109,7 @@ def test_nothing_there_for_status_and_table(job: Path, capsys: pytest.CaptureFix
     assert main(["status", str(job)]) == 0
     assert "waiting" in capsys.readouterr().out
     assert "catalog is not there yet" in refused(capsys, "table", str(job), "catalog", "--out", "x.csv")
-    assert "did you mean .catalog." in refused(capsys, "table", str(job), "catalogue", "--out", "x.csv")
+    assert "did you mean 'catalog'" in refused(capsys, "table", str(job), "catalogue", "--out", "x.csv")
     assert "can't write .xls" in refused(capsys, "table", str(job), "catalog", "--out", "x.xls")
 
 
