@@ -102,7 +102,7 @@ def reprocess(context: Context) -> Iterator[StageResult]:
             except InputError as problem:
                 if not context.dry_run:
                     raise
-                yield StageResult(name, notes=[f"can't be planned yet: {problem}"])
+                yield StageResult(name, notes=[f"how much that is can't be told yet: {problem}"])
 
 
 def _lease(context: Context, command: str) -> AbstractContextManager[object]:
