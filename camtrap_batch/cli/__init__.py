@@ -17,6 +17,7 @@ from types import FrameType
 
 from camtrap_batch import __version__
 from camtrap_batch.cli import (
+    check,
     corrections,
     diff,
     export,
@@ -33,7 +34,7 @@ from camtrap_batch.errors import CamtrapError, StoreUnreachable
 from camtrap_batch.monitor.display import JsonLines
 from camtrap_batch.notices import LOGGER
 
-_COMMANDS = (stages, tables, review, corrections, export, diff, model, layer, submit, serve_layer)
+_COMMANDS = (stages, tables, check, review, corrections, export, diff, model, layer, submit, serve_layer)
 """Modules whose `add(commands)` adds commands, in the order in which `--help` lists them."""
 _INTERRUPTED = 130
 _NO_LOG = logging.NullHandler()

@@ -14,7 +14,9 @@ from camtrap_batch.engine.opened import ExecutorHandle
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import make_display
 from camtrap_batch.stages import Context, check_retry
+from camtrap_batch.store.lease import hold
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import ask_again
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,6 +79,13 @@ def job_options(parser: argparse.ArgumentParser) -> None:
     job_argument(parser)
     cluster_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    parser.add_argument(
+        "--redo",
+        action="append",
+        default=[],
+        metavar="STAGE[:SHARD]",
+        help="do a stage, or a shard of it, again although it is done",
+    )
     output_options(parser)
 
 
@@ -95,9 +104,20 @@ def describe_keys(rows: list[tuple[str, str, str]]) -> str:
 @contextmanager
 def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -> Iterator[Context]:
     display = make_display(quiet=options.quiet, log_json=options.log_json)
+    if getattr(options, "redo", None) and not options.dry_run:
+        _ask_again(options.redo, job)
     with ExecutorHandle(load_cluster(options.cluster)) as cluster:
         retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
         dry_run = getattr(options, "dry_run", False)
         snapshot = getattr(options, "snapshot", None)
         prune = getattr(options, "prune", False)
         yield Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot, prune)
+
+
+def _ask_again(wanted: Sequence[str], job: Job) -> None:
+    """Take the receipts of what is to be done again from what is done."""
+    folder = Run(job).folder
+    with hold(folder, job.name, "--redo"):
+        for text in wanted:
+            stage, _, shard = text.partition(":")
+            ask_again(folder, stage, shard or None)

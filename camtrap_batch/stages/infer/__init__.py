@@ -247,9 +247,10 @@ class InferShard:
         order: list[int] = []
         sources = np.full(rows.num_rows, None, object)
         move = phases.progress()
+        gone: list[str] = []
 
         def pictures() -> Iterator[Picture]:  # taken on another thread
-            for index, picture, source in self.pictures(rows):
+            for index, picture, source in self.pictures(rows, gone):
                 move()
                 order.append(index)
                 sources[index] = source
@@ -260,6 +261,7 @@ class InferShard:
         answers = {
             index: answer for index, answer in zip(order, found, strict=True) if not isinstance(answer, str)
         }
+        here.look_again(gone)
         for index in set(order) - set(answers):
             sources[index] = None
         seconds = {"load": loaded_s, "read": tally.read_s, "forward": tally.forward_s}
@@ -281,8 +283,11 @@ class InferShard:
         classes = read_info(fetch_model(self.model)).classes
         return self._finish(shard, rows, {}, sources, classes, {}, time.monotonic(), "driver", "crashed")
 
-    def pictures(self, rows: pa.Table) -> Iterator[tuple[int, Picture, str]]:
-        """Index, what is looked at, and source of each row; those that can't be read are left out."""
+    def pictures(self, rows: pa.Table, gone: list[str]) -> Iterator[tuple[int, Picture, str]]:
+        """Index, what is looked at, and source of each row.
+
+        Those that can't be read are left out; names of their files are added to `gone`.
+        """
         from camtrap_batch.detection.crops import Picture
 
         use_thumbnails = np.full(rows.num_rows, self.use_thumbnails)
@@ -304,7 +309,9 @@ class InferShard:
             timeout_s=self.timeout_s,
         ):
             index = int(wanted[at])
-            if data is not None:
+            if data is None:
+                gone.append(rows["file_name"][index].as_py())
+            else:
                 yield index, Picture(data, places.get(index)), "crop" if index in places else source
 
     def local_model(self) -> Path:
