@@ -15,7 +15,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from camtrap_batch.exports.base import Option, Out
-from camtrap_batch.exports.camtrap_dp import LEFT_OUT, CsvWriter, list_left_out
+from camtrap_batch.exports.camtrap_dp import LEFT_OUT, CsvWriter, list_images
 from camtrap_batch.exports.images import BOX, Block, Images, take
 from camtrap_batch.exports.jsonfile import encode
 from camtrap_batch.exports.written import Written
@@ -74,10 +74,10 @@ def write_tasks(images: Images, path: Path, left_out: Path, *, prefix: str | Non
     with path.open("wb") as file, CsvWriter(left_out, LEFT_OUT) as unlisted:
         separator = b"[\n"
         for block in images.blocks(_FROM_MANIFEST, boxes=images.has_boxes):
-            is_out = block.predicted < 0
-            status = np.array(block.rows["status"].to_pylist(), object)
-            for name in sorted(set(status[is_out])):
-                list_left_out(unlisted, block, is_out & (status == name), f"with status {name}", written)
+            status = block.rows["status"].combine_chunks().dictionary_encode()
+            why = [f"with status {name}" for name in status.dictionary.to_pylist()]
+            reasons = np.where(block.predicted < 0, status.indices.to_numpy().astype(np.int64), -1)
+            list_images(unlisted, block, reasons, why, written)
             for task in _tasks(images, block, prefix):
                 written.images += 1
                 written.notes["of them without a pre-annotation"] += not task["predictions"]
