@@ -14,12 +14,13 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from camtrap_batch.exports.base import Option, Out
+from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.camtrap_dp import LEFT_OUT, CsvWriter, list_images
 from camtrap_batch.exports.images import BOX, Block, Images, take
 from camtrap_batch.exports.jsonfile import encode
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
+from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.vocabulary import EMPTY
 
