@@ -11,12 +11,12 @@ import numpy as np
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.names import tidy_name
-from camtrap_batch.catalog.paths import check_locations, location_finder
+from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
 from camtrap_batch.catalog.tables import GivenTable, Names, read_table
 from camtrap_batch.dates import Order
 from camtrap_batch.errors import InputError
-from camtrap_batch.job import WithLocation
+from camtrap_batch.job import Label, WithLabel
 from camtrap_batch.vocabulary import EMPTY
 
 COLUMNS: Names = {
@@ -54,7 +54,7 @@ Cells = list[str | None]
 Cell = TypeVar("Cell")
 
 
-class CsvDataset(WithLocation):
+class CsvDataset(WithLabel):
     format: Literal["csv"]
 
 
@@ -67,7 +67,8 @@ class CsvReader(Reader[CsvDataset]):
         dataset = self.dataset
         catalog = read_csv(
             str(dataset.metadata),
-            location_finder(dataset.location),
+            location_finder(dataset.location, dataset.label),
+            dataset.label,
             utc_offset=dataset.utc_offset,
             order=dataset.dates,
             root=dataset.images,
@@ -78,6 +79,7 @@ class CsvReader(Reader[CsvDataset]):
 def read_csv(
     path: str,
     location_of: Callable[[str], str | None],
+    label: Label | None = None,
     *,
     utc_offset: str | None = None,
     order: Order | None = None,
@@ -89,6 +91,7 @@ def read_csv(
     ----------
     path : file or fsspec URL of a table as `tables.read_table` takes it, with columns of `COLUMNS`
     location_of : location from a path, for images without one in the column `location`
+    label : where a path names the species, for a table that has no column for it
     utc_offset : offset of dates that have none of their own, such as "+02:00"
     order : of day and month in dates that leave it open
     root : path or URL that file names may begin with, and are relative to
@@ -144,7 +147,14 @@ def read_csv(
         len(firsts),
         names,
     )
-    notes["images without an annotation"] += len(firsts) - len(np.unique(image))
+    if label is not None:
+        of = next((used[what] for what in ("category_id", "category_name") if what in used), None)
+        if of is not None:
+            raise InputError(f"{path}:1: has the column {of}: leave out dataset.label, or the column")
+        labels, categories = labels_of_paths([files[row] or "" for row in firsts], label, notes)
+        names = dict(categories)
+    else:
+        notes["images without an annotation"] += len(firsts) - len(np.unique(image))
     dates = cells("datetime") if "datetime" in used else _joined(cells("date"), cells("time"), " ")
 
     def first(column: Sequence[Cell]) -> list[Cell]:

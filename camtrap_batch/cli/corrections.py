@@ -9,8 +9,7 @@ import hashlib
 import threading
 from pathlib import Path
 
-from camtrap_batch.cli.options import Commands, job_argument
-from camtrap_batch.job import Job
+from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.store.run import Run
 
 _SHOWN = 10
@@ -39,7 +38,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.review.matching import match
     from camtrap_batch.store.corrections import fold, record
 
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     run = Run(job)
     known, empty = _labels(run)
     read = [(Path(name), *read_given(Path(name))) for name in options.files]

@@ -6,10 +6,9 @@ import argparse
 import threading
 from collections.abc import Sequence
 
-from camtrap_batch.cli.options import Commands, Parser, add_option, job_argument, whole_number
+from camtrap_batch.cli.options import Commands, Parser, add_option, job_argument, load_job, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.exports import EXPORTS, Images, Source, write_export
-from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
 
 
@@ -72,7 +71,7 @@ def _describe() -> str:
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     export = EXPORTS.choose(options.to, "--to")
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     path = export.check(options.out, job)
     run = Run(job)
     source = Source.find(run, options.snapshot)

@@ -15,7 +15,9 @@ from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import make_display
 from camtrap_batch.options import Option
 from camtrap_batch.pipeline import Context
+from camtrap_batch.store.lease import hold
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import ask_again
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,7 +54,12 @@ def job_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_job(options: argparse.Namespace) -> Job:
-    return Job.load(options.job, options.assignments)
+    """The job of the command line; what is to be told of it goes to standard error."""
+    job = Job.load(options.job, options.assignments)
+    if not getattr(options, "log_json", False):
+        for line in job.notes:
+            print(f"camtrap: {line}", file=sys.stderr)
+    return job
 
 
 def cluster_option(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +80,13 @@ def job_options(parser: argparse.ArgumentParser) -> None:
     job_argument(parser)
     cluster_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    parser.add_argument(
+        "--redo",
+        action="append",
+        default=[],
+        metavar="STAGE[:SHARD]",
+        help="do a stage, or a shard of it, again although it is done",
+    )
     output_options(parser)
 
 
@@ -124,6 +138,17 @@ def open_context(
 ) -> Iterator[Context]:
     """What a command's stages are given; `given` are values of their own options."""
     display = make_display(quiet=options.quiet, log_json=options.log_json)
+    if getattr(options, "redo", None) and not options.dry_run:
+        _ask_again(options.redo, job)
     with ExecutorHandle(load_cluster(options.cluster)) as cluster:
         dry_run = getattr(options, "dry_run", False)
         yield Context(job, Run(job), cluster, display, stop, dry_run, given or {})
+
+
+def _ask_again(wanted: Sequence[str], job: Job) -> None:
+    """Take the receipts of what is to be done again from what is done."""
+    folder = Run(job).folder
+    with hold(folder, job.name, "--redo"):
+        for text in wanted:
+            stage, _, shard = text.partition(":")
+            ask_again(folder, stage, shard or None)

@@ -8,7 +8,7 @@ import datetime as dt
 import getpass
 import threading
 
-from camtrap_batch.cli.options import Commands, job_argument, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
 def _review(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.review.items import Items, Wanted
 
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     wanted = Wanted(
         options.label,
         options.camera,

@@ -78,7 +78,7 @@ def add(commands: Commands) -> None:
 def _stage(options: argparse.Namespace, stop: threading.Event) -> int:
     given = _given(options, STAGES[options.stage].options)
     with open_context(options, stop, load_job(options), given) as context:
-        _print_result(run_one(context, options.stage), context.display)
+        _print_result(run_one(context, options.stage), context.display, dry_run=context.dry_run)
     return 0
 
 
@@ -97,7 +97,7 @@ def _given(options: argparse.Namespace, known: Sequence[StageOption]) -> dict[st
 def _run_all(context: Context) -> None:
     began = time.monotonic()
     for result in reprocess(context):
-        _print_result(result, context.display)
+        _print_result(result, context.display, dry_run=context.dry_run)
     if not context.dry_run:
         context.display.note("")
         _print_summary(context.run)
@@ -117,11 +117,16 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
     return 0
 
 
-def _print_result(result: StageResult, display: Display) -> None:
-    what = [f"{result.stage:9} {result.rows:,} rows"]
-    if result.shards > 1:
+def _print_result(result: StageResult, display: Display, *, dry_run: bool) -> None:
+    if dry_run and not result.rows and not result.shards and result.stage in STAGES:
+        what = [f"{result.stage:9} {STAGES[result.stage].help}"]
+    else:
+        what = [f"{result.stage:9} {result.rows:,} rows"]
+    if result.shards > 1 and not dry_run:
         what.append(f"{result.shards_run:,} of {result.shards:,} shards run now")
-    what.append(duration(result.seconds) if result.shards_run else "nothing to do")
+    is_done = bool(result.snapshots) or not result.notes
+    if not dry_run or is_done:
+        what.append(duration(result.seconds) if result.shards_run else "nothing to do")
     statuses = sorted(result.counts.items(), key=lambda item: -item[1])
     if statuses:
         what.append(", ".join(f"{name} {number:,}" for name, number in statuses))

@@ -12,10 +12,9 @@ import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, whole_number
+from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, whole_number
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.exports.detection_history import COUNTED, counted_of
-from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
@@ -82,7 +81,7 @@ def add(commands: Commands) -> None:
 
 
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
-    run = Run(Job.load(options.job, options.assignments))
+    run = Run(load_job(options))
     check_identity(run.folder)
     driver = look(run.folder)
     status = read_status(run, plans(), driver)
@@ -183,7 +182,7 @@ def _details(stage: StageStatus) -> Iterator[str]:
 def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.outfile import WRITERS, write_out
 
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     path = check_file(options.out, job, WRITERS)
     run = Run(job)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
@@ -207,7 +206,7 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
 def _gc(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.gc import collect
 
-    run = Run(Job.load(options.job, options.assignments))
+    run = Run(load_job(options))
     files, size = collect(
         run.folder, keep=options.keep, dry_run=options.dry_run, min_age_s=options.min_age * 3600
     )

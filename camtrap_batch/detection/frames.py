@@ -115,7 +115,8 @@ def put(pixels: Pixels, fit: Fit, place: Place, out: npt.NDArray[np.float32]) ->
     out : shape (3, *place.frame), all of it is written: RGB, normalised as `fit` says
     """
     values = np.arange(256, dtype=np.float32)[None, :] / np.float32(255)
-    values = (values - np.float32(fit.mean)[:, None]) / np.float32(fit.std)[:, None]
+    mean, std = np.array(fit.mean, np.float32), np.array(fit.std, np.float32)
+    values = (values - mean[:, None]) / std[:, None]
     if place.frame != (place.height, place.width):
         out[:] = values[:, GREY, None, None]
     inside = out[:, place.top : place.top + place.height, place.left : place.left + place.width]
@@ -124,8 +125,8 @@ def put(pixels: Pixels, fit: Fit, place: Place, out: npt.NDArray[np.float32]) ->
         _put_smooth(np.ascontiguousarray(pixels), *rows, *columns, inside)
         # Of whole numbers of 0 to 255 a table would do; means of them are normalised as they are.
         inside /= np.float32(255)
-        inside -= np.float32(fit.mean)[:, None, None]
-        inside /= np.float32(fit.std)[:, None, None]
+        inside -= mean[:, None, None]
+        inside /= std[:, None, None]
         return
     _put(
         np.ascontiguousarray(pixels),

@@ -80,7 +80,7 @@ def reprocess(context: Context) -> Iterator[StageResult]:
             except InputError as problem:
                 if not context.dry_run:
                     raise
-                yield StageResult(stage.name, notes=[f"can't be planned yet: {problem}"])
+                yield StageResult(stage.name, notes=[f"how much that is can't be told yet: {problem}"])
 
 
 def run_stage(job: Job | str | Path, name: str, client: Client, **options: Any) -> StageResult:

@@ -12,7 +12,7 @@ from camtrap_batch.catalog.csv import read_csv
 from camtrap_batch.catalog.folder import FolderDataset, read_folder
 from camtrap_batch.catalog.paths import location_of_path
 from camtrap_batch.errors import InputError
-from camtrap_batch.job import Location
+from camtrap_batch.job import Label, Location
 
 BY_FOLDER = location_of_path(0, None)
 
@@ -209,3 +209,29 @@ def test_a_table_of_r_or_of_a_european_spreadsheet(tmp_path: Path) -> None:
     assert catalog.notes["rows that are the same as one further up, left out"] == 1
     assert any("read as Windows-1252" in text for text in catalog.notes)
     assert any("written in several ways" in text for text in catalog.notes)
+
+
+def test_labels_from_paths(tmp_path: Path) -> None:
+    names = [
+        "C1/Vulpes vulpes/a.jpg",
+        "C1/vulpes  vulpes/b.jpg",
+        "C2/Blank/c.jpg",
+        "C2/d.jpg",
+        "C2/Lion/e.jpg",
+    ]
+    how = Label(level=1)
+    catalog = read_folder(names, BY_FOLDER, how, where="images")
+    found = {
+        row["file_name"]: [label["name"] for label in row["labels"]] for row in catalog.table.to_pylist()
+    }
+    assert list(map(found.get, names)) == [["Vulpes vulpes"], ["Vulpes vulpes"], ["empty"], [], ["Lion"]]
+    assert catalog.categories == [(0, "empty"), (1, "Lion"), (2, "Vulpes vulpes")]
+    assert catalog.notes["images without an annotation"] == 1
+    path = csv(tmp_path, "file_name\n" + "\n".join(names))
+    table = read_csv(path, BY_FOLDER, Label(regex="/(?P<label>[^/]+)/[^/]+$", empty=["lion"]))
+    assert table.categories == [(0, "empty"), (1, "Blank"), (2, "Vulpes vulpes")]
+    with pytest.raises(InputError, match=r"dataset.label: level 3 finds a label in none of the paths"):
+        read_folder(names, BY_FOLDER, Label(level=3), where="images")
+    path = csv(tmp_path, "file_name,species\na/b.jpg,lion\n")
+    with pytest.raises(InputError, match=r"a.csv:1: has the column species: leave out dataset.label"):
+        read_csv(path, BY_FOLDER, Label(level=0))

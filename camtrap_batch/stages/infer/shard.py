@@ -96,10 +96,11 @@ class InferShard:
         phases.enter("read and forward")  # at the same time
         order: list[int] = []
         sources = np.full(rows.num_rows, None, object)
+        gone: list[str] = []
         move = phases.progress()
 
         def pictures() -> Iterator[Picture]:  # taken on another thread
-            for index, picture, source in self.pictures(rows):
+            for index, picture, source in self.pictures(rows, gone):
                 move()
                 order.append(index)
                 sources[index] = source
@@ -110,6 +111,7 @@ class InferShard:
         answers = {
             index: answer for index, answer in zip(order, found, strict=True) if not isinstance(answer, str)
         }
+        here.look_again(gone)
         for index in set(order) - set(answers):
             sources[index] = None
         seconds = {"load": loaded_s, "read": tally.read_s, "forward": tally.forward_s}
@@ -122,8 +124,11 @@ class InferShard:
         classes = read_info(fetch_model(self.model)).classes
         return self._finish(shard, rows, Said({}, sources, classes, "crashed"), time.monotonic())
 
-    def pictures(self, rows: pa.Table) -> Iterator[tuple[int, Picture, str]]:
-        """Index, what is looked at, and source of each row; those that can't be read are left out."""
+    def pictures(self, rows: pa.Table, gone: list[str]) -> Iterator[tuple[int, Picture, str]]:
+        """Index, what is looked at, and source of each row.
+
+        Those that can't be read are left out; names of their files are added to `gone`.
+        """
         from camtrap_batch.detection.crops import Picture
 
         use_thumbnails = np.full(rows.num_rows, self.use_thumbnails)
@@ -145,7 +150,9 @@ class InferShard:
             timeout_s=self.timeout_s,
         ):
             index = int(wanted[at])
-            if data is not None:
+            if data is None:
+                gone.append(rows["file_name"][index].as_py())
+            else:
                 yield index, Picture(data, places.get(index)), "crop" if index in places else source
 
     def local_model(self) -> Path:

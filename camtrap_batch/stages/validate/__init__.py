@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from camtrap_batch.remote import shown
 from camtrap_batch.stages.validate.findings import FINDINGS, FROM_MANIFEST, add_findings
 from camtrap_batch.stages.validate.retries import RETRY, Retries
 from camtrap_batch.stages.validate.reuse import known_verdicts, point_at_known
+from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
@@ -34,7 +36,7 @@ from camtrap_batch.store.tables import finish_shard, new_attempt, open_files, op
 
 _PLACE = "place"  # of a file in an archive; it is not part of the work
 
-_FROM_CATALOG = [name for name in CATALOG.names if name not in ("labels", "width", "height", "source")]
+_FROM_CATALOG = [name for name in CATALOG.names if name in MANIFEST.names and name not in ("width", "height")]
 _FROM_VERDICT = [
     "status", "detail", "format", "mode", "width", "height", "bytes", "sha256", "dhash",
     "datetime_exif", "camera_make", "camera_model", "is_night",
@@ -90,7 +92,14 @@ class _Validation:
         # Where the files lie is not part of the work: a data set that was moved is not read again.
         self._settings = [*identity(STAGE), *astuple(self._limits)]
         runs = cut(texts(self._rows["image_id"]), job.validate_.shard_size)
-        hashes = hash_runs(self._rows, self._rows.column_names, runs)
+        # A column that the catalog had none of at first counts where it says something.
+        later = set(schemas.later_columns("catalog"))
+        hashed = [
+            name
+            for name in self._rows.column_names
+            if name not in later or self._rows[name].null_count < self._rows.num_rows
+        ]
+        hashes = hash_runs(self._rows, hashed, runs)
         ids = shard_ids(STAGE, astuple(self._limits), ((hash_,) for hash_ in hashes))
         again = context.option(RETRY)
         self._retries = Retries(run, self._manifest, again, self._rows["image_id"], ids, runs)
@@ -179,6 +188,7 @@ class ValidateShard:
             places=read[_PLACE].to_pylist() if _PLACE in read.column_names else None,
             clock=seconds,
         )
+        here.look_again(gone(read, judged))
         verdicts = known | dict(zip(others, judged, strict=True))
         return self._finish(
             shard, rows, [verdicts[row] for row in range(rows.num_rows)], seconds, started, here.name
@@ -214,6 +224,15 @@ class ValidateShard:
             worker=worker,
             attempt=attempt,
         )
+
+
+def gone(rows: pa.Table, verdicts: Sequence[Verdict]) -> list[str]:
+    """Files that the driver has just listed, and that could not be opened."""
+    return [
+        row["file_name"]
+        for row, verdict in zip(rows.select(["file_name", "listed_bytes"]).to_pylist(), verdicts, strict=True)
+        if verdict.status in ("missing", "unreadable") and row["listed_bytes"] >= 0
+    ]
 
 
 def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) -> pa.Table:
