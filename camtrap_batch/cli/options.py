@@ -7,12 +7,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from camtrap_batch.cluster import load_cluster
 from camtrap_batch.engine.opened import ExecutorHandle
 from camtrap_batch.job import Job
-from camtrap_batch.monitor.display import make_display
+from camtrap_batch.monitor.display import JsonLines, make_display
 from camtrap_batch.stages import Context, check_retry
 from camtrap_batch.store.run import Run
 
@@ -32,6 +32,12 @@ class Parser(argparse.ArgumentParser):
             late, self.late = self.late, None
             late(self, sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if "--log-json" in sys.argv:
+            JsonLines(sys.stderr, None).event("error", text=message)
+            self.exit(2)
+        super().error(message)
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -53,6 +59,7 @@ def job_argument(parser: argparse.ArgumentParser) -> None:
 def load_job(options: argparse.Namespace) -> Job:
     """The job of the command line; what is to be told of it goes to standard error."""
     job = Job.load(options.job, options.assignments)
+    options.job_name = job.name
     if not getattr(options, "log_json", False):
         for line in job.notes:
             print(f"camtrap: {line}", file=sys.stderr)
@@ -94,7 +101,7 @@ def describe_keys(rows: list[tuple[str, str, str]]) -> str:
 
 @contextmanager
 def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -> Iterator[Context]:
-    display = make_display(quiet=options.quiet, log_json=options.log_json)
+    display = make_display(quiet=options.quiet, log_json=options.log_json, job=job.name)
     with ExecutorHandle(load_cluster(options.cluster)) as cluster:
         retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
         dry_run = getattr(options, "dry_run", False)
