@@ -29,8 +29,8 @@ class Publish(SignIn):
 
     public: bool = Field(
         False,
-        description="for anyone to see: places on a grid of report.blur_km (10 km where that is 0), people and "
-        "vehicles left out",
+        description="for anyone to see: places on a grid of report.blur_km (10 km where that is 0), people "
+        "and vehicles left out",
     )
 
     @classmethod
