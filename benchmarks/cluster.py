@@ -203,7 +203,7 @@ class Sleep:
     divisible: ClassVar[bool] = True
     image_root: ClassVar[None] = None
 
-    def run(self, shard: Any, payload: bytes, worker: str) -> Any:
+    def run(self, shard: Any, payload: bytes, here: Any) -> Any:
         from camtrap_batch.store.tables import finish_shard
 
         began = time.monotonic()
@@ -216,7 +216,7 @@ class Sleep:
             counts={"ok": shard.rows},
             seconds={"read": 0.0, "decode": self.seconds},
             started=began,
-            worker=worker,
+            worker=here.name,
         )
 
     def crashed(self, shard: Any, payload: bytes) -> Any:
@@ -231,9 +231,10 @@ def drive(scheduler: int, address: str, folder: str, workers: int, shards: int, 
     from distributed import Client
 
     from camtrap_batch import Job
-    from camtrap_batch.engine.dask.fanout import fan_out
+    from camtrap_batch.engine.base import GivenExecutor
+    from camtrap_batch.engine.dask.executor import DaskExecutor
     from camtrap_batch.monitor.display import Silent
-    from camtrap_batch.pipeline.context import Context, GivenClient
+    from camtrap_batch.pipeline.context import Context
     from camtrap_batch.pipeline.context import _observe as observe
     from camtrap_batch.pipeline.rows import pack
     from camtrap_batch.store.run import Run
@@ -262,15 +263,15 @@ def drive(scheduler: int, address: str, folder: str, workers: int, shards: int, 
     locations = pa.chunked_array([pa.array([f"loc-{n // 350}" for n in range(plan.rows)])])
     with dask.config.set(SETTINGS), Client(address, set_as_default=False) as client:
         client.wait_for_workers(workers)
-        context = Context(run.job, run, GivenClient(client), Silent(), threading.Event())
+        executor = DaskExecutor(client)
+        context = Context(run.job, run, GivenExecutor(executor), Silent(), threading.Event())
         # Of a module that has a name: what belongs to a script travels as code, with each task.
         work = import_module("cluster").Sleep(run.folder, (plan.stage, plan.id), seconds)
-        context.publisher.open(client)
+        executor.publish(context.progress)
         context.progress.planned(plan, {}, locations)
         processes = {"driver": psutil.Process(), "scheduler": psutil.Process(scheduler)}
         began, before = time.perf_counter(), {name: cpu(process) for name, process in processes.items()}
-        outcome = fan_out(
-            client,
+        outcome = executor.fan_out(
             plan,
             plan.shards,
             work,
@@ -281,7 +282,7 @@ def drive(scheduler: int, address: str, folder: str, workers: int, shards: int, 
         )
         spent = {name: cpu(process) - before[name] for name, process in processes.items()}
         spent["wall"] = time.perf_counter() - began
-        context.publisher.close()
+        executor.close()
     if len(outcome.receipts) != shards:
         raise RuntimeError(f"{len(outcome.receipts)} of {shards} shards ran")
     print(json.dumps(spent))

@@ -12,12 +12,17 @@ CamtrapError
 ├── StageError             exit code 1: a stage could not be finished
 │   ├── ShardsFailed           some shards failed; the others have receipts
 │   ├── ClusterLost            exit code 3: the scheduler, or every worker of a kind, went away
+│   ├── ImagesGone             exit code 3: the disk or folder with the images went away meanwhile
 │   ├── WorkersDie             workers die whatever they are given: no image is to blame
-│   └── StorageError           the run folder can't be written: disk full, read-only, no permission
+│   ├── StorageError           the run folder can't be written: disk full, read-only, no permission
+│   ├── Damaged                a file of the run folder is not what was written
+│   ├── LeaseHeld              exit code 3: another driver works on the run folder
+│   └── LeaseLost              exit code 3: this driver stood still for so long that another took over
 ├── BrokenPromise          exit code 1: a commit was refused because rows in are not rows out
 └── Interrupted            exit code 130: Ctrl-C; what was in flight has its receipts
 
-Exit code 3 is for what may pass by itself: the same command, later, may succeed.
+Exit code 3 is for what may pass by itself: the same command, later, may succeed. StoreUnreachable has it
+as well; it is an OSError, so that a task that meets it is tried again.
 
 A message says what was wrong, where (file, key, line) and what would be right, on one line.
 """
@@ -90,12 +95,41 @@ class ClusterLost(StageError):
     exit_code = 3
 
 
+class ImagesGone(StageError):
+    exit_code = 3
+
+
 class WorkersDie(StageError):
     pass
 
 
 class StorageError(StageError):
     pass
+
+
+class StoreUnreachable(OSError):
+    """The run folder's disk or store does not answer, or says that it can't just now."""
+
+    exit_code = 3
+
+
+class Damaged(StageError):
+    """`file` is the path in the run folder, `fault` what is wrong with it."""
+
+    def __init__(self, url: str, file: str, fault: str) -> None:
+        super().__init__(f"{url}/{file}: {fault}")
+        self.url, self.file, self.fault = url, file, fault
+
+    def __reduce__(self) -> tuple[type[Damaged], tuple[str, str, str]]:
+        return Damaged, (self.url, self.file, self.fault)
+
+
+class LeaseHeld(StageError):
+    exit_code = 3
+
+
+class LeaseLost(StageError):
+    exit_code = 3
 
 
 class BrokenPromise(CamtrapError):

@@ -9,6 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+STALL_S = 900.0
+"""Seconds without a sign of progress after which a worker is ended, if the cluster file says nothing else.
+
+More than the 10 minutes for which GPU workers that train together wait for one another.
+"""
+
 
 @dataclass
 class Doing:

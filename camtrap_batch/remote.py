@@ -156,7 +156,7 @@ def call(filesystem: Any, method: str, *args: Any, timeout_s: float | None = Non
     return getattr(filesystem, method)(*args, **options)
 
 
-def patiently(url: str, function: Callable[_P, _T], /, *args: _P.args, **options: _P.kwargs) -> _T:
+def with_retries(url: str, function: Callable[_P, _T], /, *args: _P.args, **options: _P.kwargs) -> _T:
     """`function(*args)`, tried up to `TRIES` times while the reason may pass, with a longer pause each time.
 
     A pause that the server asks for is kept to. Raises what the last try raised.
@@ -170,7 +170,7 @@ def patiently(url: str, function: Callable[_P, _T], /, *args: _P.args, **options
 async def patiently_async(
     url: str, function: Callable[_P, Awaitable[_T]], /, *args: _P.args, **options: _P.kwargs
 ) -> _T:
-    """As `patiently`, for a coroutine."""
+    """As `with_retries`, for a coroutine."""
     family = family_of(url)
     caller = stamina.AsyncRetryingCaller(**_POLICY)
     return await caller(lambda problem: _pause(family, problem), function, *args, **options)

@@ -96,6 +96,16 @@ FINDING_KINDS: dict[str, str] = {
     "clock_reset": "taken after the camera's clock fell back, before it was right again",
     "size_differs": "width and height are not those that the metadata gives",
 }
+"""Kind of a finding about an image -> what it means."""
+
+
+DEPLOYMENT_FINDINGS: dict[str, str] = {
+    "outside_deployment": "taken before the start or after the end of the camera's deployments",
+    "no_images": "a deployment without a usable image",
+    "silence": "21 days of a deployment without an image: dead, full, or knocked over",
+    "no_night_pictures": "none of fifty images of a deployment is of a night",
+    "wrong_clock": "a deployment that begins when no camera can have stood there",
+}
 """Kind of a finding -> what it means."""
 
 
@@ -114,6 +124,10 @@ UNCERTAIN = "uncertain"
 
 EMPTY = "empty"
 """Name given to category 0, no animal, where the metadata gives it none."""
+
+
+PEOPLE: tuple[str, ...] = ("human", "person", "people", "vehicle", "homo sapiens")
+"""Labels, in lower case, of what is no wildlife: people and their vehicles."""
 
 
 NO_EVENT: dict[str, str] = {

@@ -1,25 +1,112 @@
 """YAML files as pydantic models, with errors that name file, line, key and what is possible.
 
-Used by `job.py` (what to process) and `cluster` (where to run).
+Used by `job` (what to process) and `cluster` (where to run).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
 from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from camtrap_batch.errors import UserError, choices
+from camtrap_batch.registry import registry
 
 
 class Section(pydantic.BaseModel):
     """A block of a YAML file: unknown keys are refused, values are not coerced across kinds."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks a field whose section is that of a variant: `Annotated[SerializeAsAny[Base], OneOf(...)]`.
+
+    Attributes
+    ----------
+    group : of the registry (see `registry.registry`); each of its variants has its `section`, a subclass of
+        the field's
+    key : the key of the section that names the variant
+    default : what a section without the key is taken to say; None: it has to say it
+    """
+
+    group: str
+    key: str
+    default: str | None = None
+
+    def name_of(self, value: str) -> str:
+        """Name of the variant that a value of the key asks for, where it says more than the name."""
+        return value
+
+    def refuse(self, value: Any) -> str:
+        """What is wrong with a value of the key that no variant goes by."""
+        return f"{value!r} is not possible; {choices(str(value), registry(self.group))}"
+
+    def sections(self) -> Iterator[tuple[str, type[Section]]]:
+        """Name and section of each variant that can be loaded."""
+        variants = registry(self.group)
+        for name in variants:
+            with suppress(UserError):  # a package that is broken is told of where its variant is asked for
+                yield name, variants[name].section
+
+    def describe(self) -> str:
+        """What each variant is, for help texts."""
+        variants = registry(self.group)
+        return "; ".join(f"{name}: {_help(variants, name)}" for name in variants)
+
+    def section(self, content: Any) -> type[Section] | None:
+        """The section that a block of keys names; None where it names none that there is."""
+        name = content.get(self.key, self.default) if isinstance(content, dict) else None
+        variants = registry(self.group)
+        found = self.name_of(name) if isinstance(name, str) else None
+        if found is None or found not in variants:
+            return None
+        section: type[Section] = variants[found].section
+        return section
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: pydantic.GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._validate, handler(source))
+
+    def _validate(self, value: Any, as_base: Callable[[Any], Any]) -> Any:
+        if not isinstance(value, dict):
+            return as_base(value)
+        section = self.section(value)
+        if section is not None:
+            return section.model_validate(self._without_blanks(value, section))
+        name = value.get(self.key, self)
+        kind: str | PydanticCustomError = "missing"
+        if name is not self:
+            kind = PydanticCustomError("value_error", "{text}", {"text": self.refuse(name)})
+        wrong = InitErrorDetails(type=kind, loc=(self.key,), input=name)
+        raise pydantic.ValidationError.from_exception_data(self.key, [wrong])
+
+    def _without_blanks(self, content: dict[str, Any], section: type[Section]) -> dict[str, Any]:
+        """Without keys that another variant's section alone has and that are null, or its default.
+
+        A job file that was written whole has them, and stays good when it is given another variant.
+        """
+        foreign = set(content) - set(_fields(section))
+        for _, other in self.sections() if foreign else ():
+            for key in foreign & set(_fields(other)):
+                default = _fields(other)[key].get_default(call_default_factory=True)
+                if content.get(key) in (None, default):
+                    content = {name: value for name, value in content.items() if name != key}
+        return content
+
+    def variants_with(self, key: str) -> list[str]:
+        """The variants whose section has a key."""
+        return [name for name, section in self.sections() if key in _fields(section)]
 
 
 Model = TypeVar("Model", bound=Section)
@@ -145,38 +232,66 @@ def parse(
         place = f"{where}:{at[keys]}" if at[keys] else where
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         dotted = ".".join(map(str, keys))
-        raise error(f"{place}: {dotted}: {_explain(model, keys, found[keys])}{more}") from None
+        raise error(f"{place}: {dotted}: {_explain(model, content, keys, found[keys])}{more}") from None
 
 
 def reference(model: type[Section], prefix: str = "") -> list[tuple[str, str, str]]:
-    """Each key of `model`, dotted: (key, default as YAML, description)."""
-    rows: list[tuple[str, str, str]] = []
+    """Each key of `model`, dotted: (key, default as YAML, description); of variants, the keys of all."""
+    rows: dict[str, tuple[str, str, str]] = {}
     for name, field in _fields(model).items():
-        inner = section_of(field)
-        if inner is not None:
-            rows += reference(inner, f"{prefix}{name}.")
-            continue
-        default = field.get_default(call_default_factory=True)
-        shown = (
-            "required"
-            if field.is_required()
-            else write_yaml(
-                default.model_dump() if isinstance(default, Section) else _plain(default),
-                default_flow_style=True,
-            )
-            .removesuffix("\n")
-            .removesuffix("\n...")
-        )
-        rows.append((f"{prefix}{name}", shown, field.description or ""))
-    return rows
+        for section in _sections_of(field):
+            for row in reference(section, f"{prefix}{name}."):
+                rows.setdefault(row[0], row)
+        if (one_of := _one_of(field)) is not None:
+            key = f"{prefix}{name}.{one_of.key}"
+            rows[key] = (*rows[key][:2], f"{rows[key][2]}: {one_of.describe()}")
+        if section_of(field) is None:
+            key = f"{prefix}{name}"
+            rows[key] = (key, _default(field), field.description or "")
+    return list(rows.values())
 
 
-def section_of(field: FieldInfo) -> type[Section] | None:
-    """The Section that a field holds (also as `Section | None`), if it holds one."""
-    for kind in (field.annotation, *get_args(field.annotation)):
+def section_of(field: FieldInfo, content: Any = None) -> type[Section] | None:
+    """The Section that a field holds (also as `Section | None`), if it holds one.
+
+    `content`: what the file has there; it tells which variant's section it is.
+    """
+    if (one_of := _one_of(field)) is not None and (found := one_of.section(content)) is not None:
+        return found
+    return next(_kinds(field.annotation), None)
+
+
+def _sections_of(field: FieldInfo) -> list[type[Section]]:
+    """The section of a field, or, of variants, the base and the section of each."""
+    base = section_of(field)
+    one_of = _one_of(field)
+    others = [section for _, section in one_of.sections()] if one_of is not None else []
+    return [*([base] if base is not None else []), *others]
+
+
+def _kinds(annotation: Any) -> Iterator[type[Section]]:
+    for kind in (annotation, *get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, Section):
-            return kind
-    return None
+            yield kind
+
+
+def _one_of(field: FieldInfo) -> OneOf | None:
+    return next((mark for mark in field.metadata if isinstance(mark, OneOf)), None)
+
+
+def _help(variants: Mapping[str, Any], name: str) -> str:
+    try:
+        return str(variants[name].help)
+    except UserError as problem:
+        return str(problem)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    content = default.model_dump() if isinstance(default, Section) else _plain(default)
+    return write_yaml(content, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
 def _plain(value: Any) -> Any:
@@ -202,15 +317,15 @@ def _line(keys: tuple[str | int, ...], lines: Lines) -> int | None:
     return next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), None)
 
 
-def _explain(model: type[Section], keys: tuple[str | int, ...], problem: dict[str, Any]) -> str:
+def _explain(model: type[Section], content: Any, keys: tuple[str | int, ...], problem: dict[str, Any]) -> str:
     kind, given = problem["type"], problem.get("input")
-    field = _field(model, keys)
+    field = _field(model, content, keys)
     if kind in ("extra_forbidden", "invalid_key"):
-        return f"unknown key; {choices(str(keys[-1]), _known_keys(model, keys[:-1]))}"
+        return _unknown_key(model, content, keys)
     if kind == "missing":
         return "required, and not there"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        known = _known_keys(model, keys)
+        known = _known_keys(model, content, keys)
         return f"should be a block of keys ({', '.join(known) or 'any'}), it is {_kind(given)}"
     if kind == "value_error":
         return str(problem["msg"]).removeprefix("Value error, ")
@@ -222,21 +337,39 @@ def _explain(model: type[Section], keys: tuple[str | int, ...], problem: dict[st
     return f"{given!r}: {str(problem['msg']).removeprefix('Input ')}"
 
 
-def _field(model: type[Section], loc: tuple[str | int, ...]) -> FieldInfo | None:
+def _unknown_key(model: type[Section], content: Any, keys: tuple[str | int, ...]) -> str:
+    key = str(keys[-1])
+    field = _field(model, content, keys[:-1])
+    one_of = _one_of(field) if field is not None else None
+    if one_of is not None and (having := one_of.variants_with(key)):
+        names = " or ".join(filter(None, [", ".join(having[:-1]), having[-1]]))
+        here = _inside(content, keys[:-1]).get(one_of.key, one_of.default)
+        return f"{key} is for `{one_of.key}: {names}`; here it is {here}"
+    return f"unknown key; {choices(key, _known_keys(model, content, keys[:-1]))}"
+
+
+def _field(model: type[Section], content: Any, loc: tuple[str | int, ...]) -> FieldInfo | None:
     current: type[Section] | None = model
     field: FieldInfo | None = None
     for key in loc:
         field = _fields(current).get(str(key)) if current else None
         if field is None:
             break
-        current = section_of(field)
+        content = content.get(key) if isinstance(content, dict) else None
+        current = section_of(field, content)
     return field
 
 
-def _known_keys(model: type[Section], loc: tuple[str | int, ...]) -> list[str]:
-    field = _field(model, loc) if loc else None
-    section = section_of(field) if field else model
+def _known_keys(model: type[Section], content: Any, loc: tuple[str | int, ...]) -> list[str]:
+    field = _field(model, content, loc) if loc else None
+    section = section_of(field, _inside(content, loc)) if field else model
     return list(_fields(section)) if section else []
+
+
+def _inside(content: Any, loc: tuple[str | int, ...]) -> Any:
+    for key in loc:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
 
 
 def _fields(section: type[Section]) -> dict[str, FieldInfo]:

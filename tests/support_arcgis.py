@@ -12,7 +12,7 @@ import pytest
 
 from camtrap_batch.portal import Service
 from camtrap_batch.rehearsal.layerserver import LayerServer
-from camtrap_batch.targets import LayerRows, Push
+from camtrap_batch.targets import LayerRows, Push, Wanted
 from camtrap_batch.targets.arcgis import ArcGISTarget
 
 ODD = ["Günther's zebra", 'a "quoted" cat', "érable 🐆", "", "back\\slash; -- no", "100 %_like"]
@@ -54,8 +54,9 @@ class Bench:
     name: str
     url: str
 
-    def target(self, **options: Any) -> ArcGISTarget:
-        return ArcGISTarget(self.service, "test job's", {"events": self.url}, **options)
+    def target(self, *, append: bool = False, **wanted: Any) -> ArcGISTarget:
+        urls = {"events": self.url}
+        return ArcGISTarget(self.service, "test job's", urls, wanted=Wanted(**wanted), append=append)
 
     def rows(self) -> list[dict[str, Any]]:
         return self.server.rows(0, self.name)

@@ -37,18 +37,25 @@ def image(image_id: str, seconds: float | None = 0, label: str | None = "lion", 
     return row | other
 
 
-def write_run(folder: Path, rows: list[Row], *, places: Places | None = None, **settings: Any) -> Run:
+def write_run(
+    folder: Path,
+    rows: list[Row],
+    *,
+    places: Places | None = None,
+    cameras: str = "cameras.geojson",
+    **settings: Any,
+) -> Run:
     """A run folder with the images of `rows`, whole; its job file is `folder`/job.yaml."""
-    cameras = [
+    features = [
         {"geometry": {"type": "Point", "coordinates": place}, "properties": {"location": location}}
         for location, place in (places or {"A": (31.5, -24.25), "B": (0.0, 51.5)}).items()
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cameras.geojson").write_text(json.dumps({"features": cameras}), encoding="utf-8")
+    (folder / "cameras.geojson").write_text(json.dumps({"features": features}), encoding="utf-8")
     job = support_runs.write_run(
         folder,
         rows,
-        dataset={"cameras": "cameras.geojson"},
+        dataset={"cameras": cameras},
         select={"empty": {"class": "empty"}},
         categories=[[0, "empty"], [7, "lion"], [7, "lion"], [24, "oryx"]],
         **settings,

@@ -10,8 +10,9 @@ import pyarrow as pa
 import yaml
 
 from camtrap_batch import Job, Run, open_run
+from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.model.info import ModelInfo
-from camtrap_batch.stages import Context, GivenClient, StageResult, run_one
+from camtrap_batch.stages import Context, StageResult, run_one
 from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.store.shards import Plan, Shard
 from camtrap_batch.store.tables import commit_plan, finish_shard
@@ -99,7 +100,7 @@ def run_on_driver(job: Path, stage: str, *assignments: str, **options: Any) -> S
     """Do a stage that needs no cluster."""
     loaded = Job.load(job, list(assignments))
     nobody: Any = None
-    return run_one(Context(loaded, Run(loaded), GivenClient(nobody), **options), stage)
+    return run_one(Context(loaded, Run(loaded), GivenExecutor(nobody), **options), stage)
 
 
 def table(job: Path, name: str, snapshot: int | None = None) -> list[Row]:

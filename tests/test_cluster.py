@@ -11,7 +11,8 @@ import pytest
 from distributed import Client
 from support import wait_until
 
-from camtrap_batch.cluster import Adapt, Address, ClusterHandle, Local, Workers, load_cluster, open_cluster
+from camtrap_batch.cluster import Adapt, Address, Local, Workers, load_cluster, open_cluster
+from camtrap_batch.engine.opened import ExecutorHandle
 from camtrap_batch.errors import ClusterError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -66,10 +67,11 @@ def test_local_cluster_is_processes_of_the_kinds_asked_for(client: Client) -> No
 
 
 def test_a_cluster_that_nobody_needs_is_not_opened() -> None:
-    said: list[str] = []
-    with ClusterHandle(Address(address="tcp://127.0.0.1:1"), said.append):
+    spec = Address(address="tcp://127.0.0.1:1", connect_s=0.1)
+    with ExecutorHandle(spec):
         pass
-    assert said == []
+    with ExecutorHandle(spec) as handle, pytest.raises(ClusterError, match="no scheduler answers"):
+        handle.executor()
 
 
 @pytest.mark.parametrize("kind", ["[a]", "{a: 1}", "slurn"])

@@ -240,7 +240,7 @@ def test_files_of_the_event_rules_are_input_as_well(job_file: Path) -> None:
     assert "events.taxonomy: {'lion': 'panthera'}: should be" in wrong(
         job_file, "events.taxonomy={lion: panthera}"
     )
-    assert "regions is there for the regions in `species`" in wrong(job_file, "events.regions=r.csv")
+    assert "`regions` requires `species`" in wrong(job_file, "events.regions=r.csv")
 
 
 def test_a_zip_of_images_is_input_as_well(job_file: Path) -> None:

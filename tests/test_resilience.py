@@ -25,8 +25,10 @@ import torch
 from distributed import Client
 from support import PATIENCE_S, Processes, command, receipts, start_driver, tables_of, wait_until
 
+from camtrap_batch.engine.base import choose_workers
+from camtrap_batch.engine.dask.executor import DaskExecutor
 from camtrap_batch.errors import ClusterError
-from camtrap_batch.stages.infer import choose_workers
+from camtrap_batch.stages.infer import has_cuda
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -193,7 +195,7 @@ from pathlib import Path
 from camtrap_batch.stages import infer
 
 def dask_setup(worker):
-    has_cuda = infer._has_cuda
+    has_cuda = infer.has_cuda
 
     def dying():
         deaths = Path({deaths!r})
@@ -206,7 +208,7 @@ def dask_setup(worker):
             deaths.write_text(str(int(left) - 1))
         os._exit(1)
 
-    infer._has_cuda = dying
+    infer.has_cuda = dying
 """
 
 
@@ -219,17 +221,20 @@ def test_a_gpu_worker_that_dies_when_asked_for_its_device(tmp_path: Path) -> Non
         Client(cluster.address, set_as_default=False) as client,
     ):
         client.wait_for_workers(1)
+        executor = DaskExecutor(client, 30)
         with pytest.raises(
             ClusterError, match=r"died 3 times .* the last one was tcp://127\.0\.0\.1:\d+: see"
         ):
-            choose_workers(client, "auto", 30)
+            choose_workers(executor, "auto", has_cuda, "infer.device")
         client.wait_for_workers(1, timeout=PATIENCE_S)
         deaths.write_text("1")
-        assert choose_workers(client, "auto", 30) == ("GPU" if torch.cuda.is_available() else "CPU")
+        assert choose_workers(executor, "auto", has_cuda, "infer.device") == (
+            "GPU" if torch.cuda.is_available() else "CPU"
+        )
         assert deaths.read_text() == "0"
         deaths.write_text("for good")
         with pytest.raises(ClusterError, match=r"no worker offers GPU=1 after 1 s; there are: no workers"):
-            choose_workers(client, "auto", 1)
+            choose_workers(DaskExecutor(client, 1), "auto", has_cuda, "infer.device")
 
 
 def test_a_worker_without_memory_left(

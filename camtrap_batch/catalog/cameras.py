@@ -1,26 +1,101 @@
-"""Where the cameras stand: a .csv or .geojson with a place for each location."""
+"""What `dataset.cameras` and `dataset.outages` say: where cameras stood, from when to when, and when not.
+
+A .csv with a header or a .geojson with points. A camera that came back has several rows; of two cameras at
+one location, a column `camera` beside `location` tells which is which. docs/effort.md has the columns.
+"""
 
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import io
 import json
-from collections.abc import Iterator
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import fsspec
 import pyarrow as pa
 
+from camtrap_batch.catalog.dates import parse_date
 from camtrap_batch.errors import InputError
 
 CAMERAS = pa.schema([("location", pa.string()), ("longitude", pa.float64()), ("latitude", pa.float64())])
 """Degrees, WGS 84; each location once."""
+
+PERIODS = pa.schema(
+    [
+        ("location", pa.string()),
+        ("camera", pa.string()),
+        ("deployment", pa.string()),
+        ("start", pa.timestamp("us")),
+        ("end", pa.timestamp("us")),
+        ("utc_offset_minutes", pa.int32()),
+        ("source", pa.string()),
+        ("where", pa.string()),
+    ]
+)
+"""Deployments as somebody wrote them down: start and end in local time, null where there is none; the offset
+of that time, null where it is the cameras' own; `source` is metadata or cameras; `where` is file and line."""
+
+OUTAGES = pa.schema(
+    [
+        ("location", pa.string()),
+        ("camera", pa.string()),
+        ("start", pa.timestamp("us")),
+        ("end", pa.timestamp("us")),
+        ("where", pa.string()),
+    ]
+)
+"""When cameras stood there and did not work, local camera time; `camera` is null: all of the location."""
+
+DateOrder = Literal["dmy", "mdy"]
 
 _ALIASES = {
     "location": ("location", "location_id", "locationid", "camera", "name"),
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng", "long"),
 }
+_OPTIONAL = {
+    "start": ("start", "setup", "setup_date", "deployment_start", "deploymentstart"),
+    "end": ("end", "retrieval", "retrieval_date", "deployment_end", "deploymentend"),
+    "camera": ("camera", "camera_id", "cameraid"),
+    "deployment": ("deployment", "deployment_id", "deploymentid"),
+}
+_OUTAGE = {
+    "location": _ALIASES["location"],
+    "start": ("start", "from"),
+    "end": ("end", "to"),
+}
+_CAMERAS_KEY, _OUTAGES_KEY = "dataset.cameras", "dataset.outages"
+_NUMBERS_FIRST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)", re.DOTALL)
+_NOON = dt.timedelta(hours=12)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A row of the camera table.
+
+    Attributes
+    ----------
+    where : file and line, or feature
+    location, longitude, latitude : degrees, WGS 84
+    cells : what else the row says, by the file's own names
+    roles : start, end, camera, deployment -> the name of the cell that has it
+    """
+
+    where: str
+    location: str
+    longitude: float
+    latitude: float
+    cells: Mapping[str, Any]
+    roles: Mapping[str, str]
+
+    def text(self, role: str) -> str | None:
+        """What the row says of start, end, camera or deployment; None where it says nothing."""
+        value = self.cells.get(self.roles.get(role, ""))
+        return None if value is None or not str(value).strip() else str(value).strip()
 
 
 def read_cameras(path: str) -> pa.Table:
@@ -31,25 +106,7 @@ def read_cameras(path: str) -> pa.Table:
     InputError
         The file is not there, lacks a column, or a place is impossible or given twice; with line.
     """
-    try:
-        with fsspec.open(path, "rb") as file:
-            content = file.read().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file (dataset.cameras)") from None
-    except Exception as problem:  # clients of object stores have errors of their own
-        raise InputError(f"{path}: can't be read (dataset.cameras): {problem}") from None
-    read = _geojson if path.lower().endswith((".geojson", ".json")) else _csv
-    places: dict[str, tuple[float, float]] = {}
-    for where, location, longitude, latitude in read(path, content):
-        if not location:
-            raise InputError(f"{where}: location: empty")
-        place = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
-        if places.setdefault(location, place) != place:
-            raise InputError(
-                f"{where}: location {location!r} has another place further up; it should have one"
-            )
-    if not places:
-        raise InputError(f"{path}: holds no camera (dataset.cameras)")
+    places = {site.location: (site.longitude, site.latitude) for site in read_sites(path)}
     return pa.table(
         [
             list(places),
@@ -60,34 +117,194 @@ def read_cameras(path: str) -> pa.Table:
     )
 
 
-Place = tuple[str, str, Any, Any]
+def read_periods(path: str, order: DateOrder | None = None) -> pa.Table:
+    """Deployments of the camera table, as `PERIODS`: a row for each of its rows with a start or an end.
+
+    Parameters
+    ----------
+    order : of day and month in dates that leave it open
+
+    Raises
+    ------
+    InputError
+        As `read_cameras`; or a start or an end is no date, or an end is not after its start.
+    """
+    rows = []
+    for site in read_sites(path):
+        start, end = (_moment(site.where, name, site.text(name), order) for name in ("start", "end"))
+        if start is None and end is None:
+            continue
+        _check_order(site.where, start, end)
+        rows.append(
+            {
+                "location": site.location,
+                "camera": site.text("camera"),
+                "deployment": site.text("deployment"),
+                "start": start,
+                "end": end,
+                "source": "cameras",
+                "where": site.where,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=PERIODS)
 
 
-def _csv(path: str, content: str) -> Iterator[Place]:
+def read_outages(path: str, order: DateOrder | None = None) -> pa.Table:
+    """The file `dataset.outages`, as `OUTAGES`: a .csv of location, start, end and optional camera.
+
+    Raises
+    ------
+    InputError
+        The file is not there, lacks a column, or a start or an end is missing, no date, or out of order.
+    """
+    rows = []
+    content = _read(path, _OUTAGES_KEY)
+    for where, cells in _csv(path, content, _OUTAGES_KEY, _OUTAGE):
+        at = _roles(cells, _OUTAGE)
+        location = str(cells[at["location"]]).strip()
+        if not location:
+            raise InputError(f"{where}: location: empty ({_OUTAGES_KEY})")
+        times = {}
+        for name in ("start", "end"):
+            time = _moment(where, name, str(cells[at[name]]), order)
+            if time is None:
+                raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({_OUTAGES_KEY})")
+            times[name] = time
+        _check_order(where, times["start"], times["end"])
+        camera = _roles(cells, _OPTIONAL).get("camera")
+        of = str(cells[camera]).strip() if camera is not None and camera != at["location"] else ""
+        rows.append({"location": location, "camera": of or None, "where": where, **times})
+    return pa.Table.from_pylist(rows, schema=OUTAGES)
+
+
+def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
+    """A line for each deployment that begins before an earlier one of the same camera has ended.
+
+    Raises
+    ------
+    InputError
+        An outage, or a part of one, is outside the deployments of its location, where these are known.
+    """
+    spans: dict[str, list[dict[str, Any]]] = {}
+    for row in periods.to_pylist():
+        spans.setdefault(row["location"], []).append(row)
+    for row in [] if outages is None else outages.to_pylist():
+        of = [
+            span
+            for span in spans.get(row["location"], [])
+            if row["camera"] is None or row["camera"] == span["camera"]
+        ]
+        if of and not any(
+            (span["start"] is None or span["start"] <= row["start"])
+            and (span["end"] is None or row["end"] <= span["end"])
+            for span in of
+        ):
+            times = "; ".join(f"{_shown(span['start'])} to {_shown(span['end'])}" for span in of[:3])
+            raise InputError(
+                f"{row['where']}: the outage from {_shown(row['start'])} to {_shown(row['end'])} is not "
+                f"within a deployment of {row['location']!r}, which has: {times}"
+            )
+    return list(_overlaps(spans))
+
+
+def read_covariates(path: str) -> pa.Table:
+    """What else the camera table says of each location, as it is written: location, longitude, latitude, ...
+
+    Of a location with several rows the first that says something holds. A column is of numbers where all its
+    values are numbers, else of text.
+    """
+    columns: dict[str, dict[str, Any]] = {}
+    places: dict[str, tuple[float, float]] = {}
+    used = {alias for aliases in _ALIASES.values() for alias in aliases}
+    for site in read_sites(path):
+        places.setdefault(site.location, (site.longitude, site.latitude))
+        for name, value in site.cells.items():
+            if name in used or name in site.roles.values():
+                continue
+            column = columns.setdefault(name, {})
+            if value is not None and str(value).strip():
+                column.setdefault(site.location, value)
+    table: dict[str, list[Any] | pa.Array] = {
+        "location": list(places),
+        "longitude": [longitude for longitude, _ in places.values()],
+        "latitude": [latitude for _, latitude in places.values()],
+    }
+    for name, values in columns.items():
+        table[name] = _column([values.get(location) for location in places])
+    return pa.table(table)
+
+
+def read_sites(path: str) -> list[Site]:
+    """The rows of a camera table. Raises as `read_cameras`."""
+    content = _read(path, _CAMERAS_KEY)
+    if path.lower().endswith((".geojson", ".json")):
+        rows = _geojson(path, content)
+    else:
+        rows = (
+            (where, *_named(cells), cells) for where, cells in _csv(path, content, _CAMERAS_KEY, _ALIASES)
+        )
+    places: dict[str, tuple[float, float]] = {}
+    sites = []
+    for where, location, longitude, latitude, cells in rows:
+        if not location:
+            raise InputError(f"{where}: location: empty")
+        place = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
+        if places.setdefault(location, place) != place:
+            raise InputError(
+                f"{where}: location {location!r} has another place further up; it should have one"
+            )
+        roles = _roles(cells, _OPTIONAL)
+        if roles.get("camera") == _roles(cells, _ALIASES).get("location"):
+            roles.pop("camera", None)  # the column that names the location
+        sites.append(Site(where, location, *place, cells, roles))
+    if not sites:
+        raise InputError(f"{path}: holds no camera (dataset.cameras)")
+    return sites
+
+
+def _read(path: str, key: str) -> str:
+    try:
+        with fsspec.open(path, "rb") as file:
+            content: bytes = file.read()
+        return content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file ({key})") from None
+    except Exception as problem:  # clients of object stores have errors of their own
+        raise InputError(f"{path}: can't be read ({key}): {problem}") from None
+
+
+def _csv(
+    path: str, content: str, key: str, needed: Mapping[str, Iterable[str]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """File and line of each row, and its cells by the lower-case names of the header."""
     lines = csv.reader(io.StringIO(content, newline=""))
     try:
-        yield from _rows(path, lines)
+        header = [name.strip().lower() for name in next(lines, [])]
+        at = _roles(dict.fromkeys(header), needed)
+        for name in needed:
+            if name not in at:
+                raise InputError(
+                    f"{path}:1: no column {name}; the columns are: {', '.join(header) or 'none'}"
+                )
+        last = max(header.index(name) for name in at.values())
+        for row in lines:
+            if any(cell.strip() for cell in row):
+                where = f"{path}:{lines.line_num}"
+                if len(row) <= last:
+                    raise InputError(
+                        f"{where}: {len(row)} values, the first line names {len(header)} columns"
+                    )
+                yield where, dict(zip(header, row, strict=False))
     except csv.Error as problem:
-        raise InputError(f"{path}:{lines.line_num}: not CSV (dataset.cameras): {problem}") from None
+        raise InputError(f"{path}:{lines.line_num}: not CSV ({key}): {problem}") from None
 
 
-def _rows(path: str, lines: Any) -> Iterator[Place]:
-    header = [name.strip().lower() for name in next(lines, [])]
-    at: dict[str, int] = {}
-    for name, aliases in _ALIASES.items():
-        found = next((alias for alias in aliases if alias in header), None)
-        if found is None:
-            raise InputError(f"{path}:1: no column {name}; the columns are: {', '.join(header) or 'none'}")
-        at[name] = header.index(found)
-    for row in lines:
-        if any(cell.strip() for cell in row):
-            where = f"{path}:{lines.line_num}"
-            if len(row) <= max(at.values()):
-                raise InputError(f"{where}: {len(row)} values, the first line names {len(header)} columns")
-            yield where, row[at["location"]].strip(), row[at["longitude"]], row[at["latitude"]]
+def _named(cells: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    at = _roles(cells, _ALIASES)
+    return str(cells[at["location"]]).strip(), cells[at["longitude"]], cells[at["latitude"]]
 
 
-def _geojson(path: str, content: str) -> Iterator[Place]:
+def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
     try:
         features = json.loads(content)["features"]
         for number, feature in enumerate(features):
@@ -101,9 +318,16 @@ def _geojson(path: str, content: str) -> Iterator[Place]:
                     f"{where}: should be a Point, it is {geometry.get('type') or 'without a geometry'}"
                 )
             longitude, latitude, *_ = geometry["coordinates"]
-            yield where, "" if location is None else str(location), longitude, latitude
+            cells = {str(name).strip().lower(): value for name, value in properties.items()}
+            yield where, "" if location is None else str(location), longitude, latitude, cells
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise InputError(f"{path}: not GeoJSON with point features: {problem}") from None
+
+
+def _roles(cells: Mapping[str, Any], aliases: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Role -> the name of its column, for those that are there."""
+    found = {role: next((name for name in names if name in cells), None) for role, names in aliases.items()}
+    return {role: name for role, name in found.items() if name is not None}
 
 
 def _degrees(where: str, name: str, value: Any, most: int) -> float:
@@ -114,3 +338,62 @@ def _degrees(where: str, name: str, value: Any, most: int) -> float:
     if not -most <= degrees <= most:
         raise InputError(f"{where}: {name}: {degrees:g} should be between {-most} and {most}")
     return degrees
+
+
+def _moment(where: str, name: str, text: str | None, order: DateOrder | None) -> dt.datetime | None:
+    """A date or a date with a time; a date alone is noon."""
+    if text is None or not text.strip():
+        return None
+    given = text.strip()
+    if order is not None and (match := _NUMBERS_FIRST.fullmatch(given)):
+        first, _, second, year, rest = match.groups()
+        day, month = (first, second) if order == "dmy" else (second, first)
+        given = f"{year}-{month}-{day}{rest}"
+    try:
+        parsed = parse_date(given)
+    except ValueError:
+        hint = "a date such as 2022-12-31, or with a time, 2022-12-31 09:52:50"
+        if _NUMBERS_FIRST.fullmatch(given) and order is None:
+            hint += "; where day and month can't be told apart, set dataset.dates: dmy or mdy"
+        raise InputError(f"{where}: {name}: {text.strip()!r} should be {hint}") from None
+    if parsed is None:
+        return None
+    return parsed[0] if ":" in text else parsed[0] + _NOON
+
+
+def _check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:
+    if start is not None and end is not None and end <= start:
+        raise InputError(f"{where}: end: {_shown(end)} should be after the start, {_shown(start)}")
+
+
+def _overlaps(spans: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    for location, rows in spans.items():
+        last: dict[str | None, dict[str, Any]] = {}
+        for row in sorted(rows, key=lambda row: (row["start"] is None, row["start"], row["where"])):
+            before = last.get(row["camera"])
+            if (
+                before is not None
+                and None not in (row["start"], before["end"])
+                and row["start"] < before["end"]
+            ):
+                earlier = f"{before['where'].rpartition('/')[2]} ends, {_shown(before['end'])}"
+                yield (
+                    f"{row['where']}: {location!r} has a deployment from {_shown(row['start'])}, before that "
+                    f"of {earlier}: what they share counts once; a column `camera` tells two cameras apart"
+                )
+            if before is None or before["end"] is None or (row["end"] or dt.datetime.max) > before["end"]:
+                last[row["camera"]] = row
+
+
+def _shown(time: dt.datetime | None) -> str:
+    return "open" if time is None else f"{time:%Y-%m-%d %H:%M}"
+
+
+def _column(values: list[Any]) -> pa.Array:
+    def number(value: Any) -> float | None:
+        return None if value is None or str(value).strip() in ("", "NA") else float(value)
+
+    try:
+        return pa.array([number(value) for value in values], pa.float64())
+    except (TypeError, ValueError):
+        return pa.array([None if value is None else str(value).strip() for value in values], pa.string())

@@ -1,4 +1,4 @@
-"""Camtrap DP, a data package of deployments, media and observations -> catalog, and places of cameras.
+"""Camtrap DP, a data package of deployments, media and observations -> catalog, and where cameras stand.
 
 Format: camtrap-dp.tdwg.org, version 1.0. How its terms become columns is told in docs/camtrap_dp.md.
 """
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import numpy as np
@@ -20,12 +20,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.cameras import CAMERAS
+from camtrap_batch.catalog.base import Reader, file_fingerprint
+from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
 from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
 from camtrap_batch.catalog.dates import NULL_OFFSET, offset_minutes
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, is_unsafe
+from camtrap_batch.job import Dataset
 from camtrap_batch.vocabulary import EMPTY
 
 SOURCE = "camtrap-dp"
@@ -41,6 +43,31 @@ _SAMPLE = 200  # media that are looked for, to see by which name a folder holds 
 _SAMPLE_REMOTE = 20
 
 Ints = npt.NDArray[np.int64]
+
+
+class CamtrapDpDataset(Dataset):
+    format: Literal["camtrap-dp"]
+
+
+class CamtrapDpReader(Reader[CamtrapDpDataset]):
+    section = CamtrapDpDataset
+    help = "data package"
+
+    def fingerprint(self) -> dict[str, Any]:
+        # By which names the image root has the files is part of the catalog.
+        files = [file_fingerprint(path) for path in package_files(str(self.dataset.metadata))]
+        return {"files": files, "images": self.dataset.images}
+
+    def read(self) -> Catalog:
+        dataset = self.dataset
+        images = ImageRoot(str(dataset.images), dataset.storage_options)
+        return read_camtrap_dp(str(dataset.metadata), images, utc_offset=dataset.utc_offset)
+
+    def cameras(self) -> pa.Table:
+        return read_deployment_sites(str(self.dataset.metadata))
+
+    def periods(self) -> pa.Table:
+        return read_package_periods(str(self.dataset.metadata))
 
 
 def read_camtrap_dp(path: str, images: ImageRoot, *, utc_offset: str | None = None) -> Catalog:
@@ -61,7 +88,7 @@ def read_camtrap_dp(path: str, images: ImageRoot, *, utc_offset: str | None = No
     notes: Counter[str] = Counter()
     with _opened(path, notes) as package:
         deployments = _deployments(package, notes)
-        _places(deployments, notes)
+        _coordinates(deployments, notes)
         media = _media(package, notes)
         media_deployment = pc.index_in(media["deploymentID"], deployments["deploymentID"].combine_chunks())
         notes["media of a deployment that the package does not list"] += media_deployment.null_count
@@ -94,11 +121,53 @@ def read_camtrap_dp(path: str, images: ImageRoot, *, utc_offset: str | None = No
         )
 
 
-def read_places(path: str) -> pa.Table:
-    """Places of a package's locations, as `cameras.CAMERAS`: where its latest deployment stood."""
+def read_deployment_sites(path: str) -> pa.Table:
+    """Coordinates of a package's locations, as `cameras.CAMERAS`: where its latest deployment stood."""
     notes: Counter[str] = Counter()
     with _opened(path, notes) as package:
-        return _places(_deployments(package, notes), notes)
+        return _coordinates(_deployments(package, notes), notes)
+
+
+def read_package_periods(path: str) -> pa.Table:
+    """When cameras stood at a package's locations, as `cameras.PERIODS`: its deployments.
+
+    An end that is not after its start is none; neither is a time that can't be read.
+    """
+    notes: Counter[str] = Counter()
+    with _opened(path, notes) as package:
+        table = _deployments(package, notes)
+        (start, start_offset), (end, end_offset) = (
+            table.times(name, notes) for name in ("deploymentStart", "deploymentEnd")
+        )
+        (start, end) = (
+            _noon(times, table[name]) for times, name in ((start, "deploymentStart"), (end, "deploymentEnd"))
+        )
+        # Both ends in the clock of the start.
+        known = (start_offset != NULL_OFFSET) & (end_offset != NULL_OFFSET)
+        shift = np.where(known, start_offset.astype(np.int64) - end_offset, 0)
+        end = end + shift.astype("timedelta64[m]")
+        end = np.where(end <= start, np.datetime64("NaT"), end)
+        offset = np.where(start_offset == NULL_OFFSET, end_offset, start_offset)
+        where = [f"{table.where}: deploymentID {id_}" for id_ in table["deploymentID"].to_pylist()]
+        return pa.table(
+            {
+                "location": _locations(table),
+                "camera": table["cameraID"],
+                "deployment": table["deploymentID"],
+                "start": pa.array(start.astype("datetime64[us]"), pa.timestamp("us")),
+                "end": pa.array(end.astype("datetime64[us]"), pa.timestamp("us")),
+                "utc_offset_minutes": pa.array(offset, pa.int32(), mask=offset == NULL_OFFSET),
+                "source": pa.repeat("metadata", len(where)),
+                "where": pa.array(where, pa.string()),
+            },
+            schema=PERIODS,
+        )
+
+
+def _noon(times: npt.NDArray[np.datetime64], texts: pa.ChunkedArray) -> npt.NDArray[np.datetime64]:
+    """A date without a time is noon."""
+    is_date = pc.fill_null(pc.invert(pc.match_substring(texts, ":")), False).to_numpy()
+    return np.where(is_date, times + np.timedelta64(12, "h"), times)
 
 
 def package_files(path: str) -> list[str]:
@@ -125,7 +194,11 @@ def _opened(path: str, notes: Counter[str]) -> Iterator[DataPackage]:
 
 def _deployments(package: DataPackage, notes: Counter[str]) -> Table:
     required = ("deploymentID", "latitude", "longitude")
-    table = package.table("deployments", required, ("locationID", "locationName", "deploymentStart"))
+    table = package.table(
+        "deployments",
+        required,
+        ("locationID", "locationName", "deploymentStart", "deploymentEnd", "cameraID"),
+    )
     return table.distinct("deploymentID", notes)
 
 
@@ -133,7 +206,7 @@ def _locations(deployments: Table) -> pa.ChunkedArray:
     return pc.coalesce(*(deployments[name] for name in ("locationID", "locationName", "deploymentID")))
 
 
-def _places(deployments: Table, notes: Counter[str]) -> pa.Table:
+def _coordinates(deployments: Table, notes: Counter[str]) -> pa.Table:
     latitude = deployments.numbers("latitude", -90, 90, "degrees, between -90 and 90")
     longitude = deployments.numbers("longitude", -180, 180, "degrees, between -180 and 180")
     times, offsets = deployments.times("deploymentStart", notes)
@@ -375,7 +448,7 @@ def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
     counts = table.numbers("count", -most, most, f"a whole number, at most {most}", whole=True)
     return pd.DataFrame(
         {
-            "medium": _places_in(table["mediaID"], media["mediaID"]),
+            "medium": _positions_in(table["mediaID"], media["mediaID"]),
             "deployment": _deployment_numbers(table["deploymentID"], media),
             "event": table["eventID"].to_pandas(),
             "name": species.where(kinds == _ANIMAL, kinds.map(_NAMES)),
@@ -386,10 +459,10 @@ def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
 
 
 def _deployment_numbers(ids: pa.ChunkedArray, media: Table) -> Ints:
-    return _places_in(ids, media["deploymentID"].unique())
+    return _positions_in(ids, media["deploymentID"].unique())
 
 
-def _places_in(values: pa.ChunkedArray, of: pa.Array | pa.ChunkedArray) -> Ints:
+def _positions_in(values: pa.ChunkedArray, of: pa.Array | pa.ChunkedArray) -> Ints:
     """Where each value is in `of`; -1: nowhere."""
     values_of = of.combine_chunks() if isinstance(of, pa.ChunkedArray) else of
     return np.asarray(pc.fill_null(pc.index_in(values, values_of), -1).to_numpy(), np.int64)

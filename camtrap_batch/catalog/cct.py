@@ -7,8 +7,10 @@ counted in the catalog's notes, and only what would lose or confuse images is re
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -17,21 +19,41 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.core import url_to_fs
 
+from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
 from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.paths import location_finder
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels, read_times, row_order
 from camtrap_batch.errors import InputError
+from camtrap_batch.job import WithLocation
 from camtrap_batch.vocabulary import EMPTY
 
 _LONGEST_HASHED = 64  # bytes of an id
 
 
-def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
+class CctDataset(WithLocation):
+    format: Literal["cct"]
+
+
+class CctReader(Reader[CctDataset]):
+    section = CctDataset
+    help = "COCO Camera Traps JSON"
+
+    def read(self) -> Catalog:
+        dataset = self.dataset
+        find = location_finder(dataset.location) if dataset.location is not None else None
+        return read_cct(str(dataset.metadata), find, utc_offset=dataset.utc_offset)
+
+
+def read_cct(
+    path: str, location_of: Callable[[str], str | None] | None = None, *, utc_offset: str | None = None
+) -> Catalog:
     """Read a COCO Camera Traps file.
 
     Parameters
     ----------
     path : file or fsspec URL; `.json`, `.json.gz`, or a `.zip` that holds one `.json`
+    location_of : location from a path, for images whose location the file does not give
     utc_offset : offset of dates that have none of their own, such as "+02:00"
 
     Raises
@@ -45,6 +67,8 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
     images = {name: content.images[name].combine_chunks() for name in content.images.column_names}
     if not len(images["image_id"]):
         raise InputError(f"{path}: lists no image (dataset.metadata)")
+    if location_of is not None and images["location"].null_count:
+        images["location"] = _located(images, location_of)
     flags, dates = images.pop("corrupt"), images.pop("dates")
     with ThreadPoolExecutor(1) as beside:
         labelled = beside.submit(_labels, images["image_id"], content.annotations, names)
@@ -66,6 +90,12 @@ def read_cct(path: str, *, utc_offset: str | None = None) -> Catalog:
         utc_offset=utc_offset,
         order=None if has_doubles else order,
     )
+
+
+def _located(images: dict[str, pa.Array], location_of: Callable[[str], str | None]) -> pa.Array:
+    nowhere = images["location"].is_null()
+    found = map(location_of, images["file_name"].filter(nowhere).to_pylist())
+    return pc.replace_with_mask(images["location"], nowhere, pa.array(found, pa.string()))
 
 
 def _labels(

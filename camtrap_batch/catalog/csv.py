@@ -8,12 +8,16 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import fsspec
 import numpy as np
 
+from camtrap_batch.catalog.base import Reader
+from camtrap_batch.catalog.paths import check_locations, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
 from camtrap_batch.errors import InputError
+from camtrap_batch.job import WithLocation
 from camtrap_batch.vocabulary import EMPTY
 
 _NAMES = ("category_name", "category", "label", "species")
@@ -22,6 +26,22 @@ KNOWN = (
     "seq_num_frames", "datetime", "width", "height",
 )  # fmt: skip
 """Columns that are read; others are left alone. `category`, `label` and `species` mean category_name."""
+
+
+class CsvDataset(WithLocation):
+    format: Literal["csv"]
+
+
+class CsvReader(Reader[CsvDataset]):
+    section = CsvDataset
+    help = "a table of file_name,category_id"
+    ids_are_paths = True
+
+    def read(self) -> Catalog:
+        dataset = self.dataset
+        find = location_finder(dataset.location)
+        catalog = read_csv(str(dataset.metadata), find, utc_offset=dataset.utc_offset)
+        return check_locations(dataset.location, catalog)
 
 
 def read_csv(

@@ -1,6 +1,6 @@
-"""Points of ArcGIS with photos attached -> catalog, and the places of the cameras.
+"""Points of ArcGIS with photos attached -> catalog, and where the cameras stand.
 
-One feature may have a photo, or many; features at one place are one camera, unless a field says which.
+One feature may have a photo, or many; features at one point are one camera, unless a field says which.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
+from pydantic import Field, field_validator
 
+from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cameras import CAMERAS
 from camtrap_batch.catalog.cct_columns import text
 from camtrap_batch.catalog.dates import offset_minutes
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.errors import InputError, StageError, choices
-from camtrap_batch.images.sources.attachments import file_name
-from camtrap_batch.job import Dataset, FeatureLayer
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.images.sources.attachments import Photos, file_name
+from camtrap_batch.job import Dataset, SignIn
+from camtrap_batch.job.base import web_address
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.portal.reading import (
     Attachment,
@@ -31,11 +35,71 @@ from camtrap_batch.portal.reading import (
     read_attachments,
     read_features,
 )
+from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import digest
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
 _PHOTOS = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
 _DATES = ("esriFieldTypeDate", "esriFieldTypeString")
+
+
+class FeatureLayer(SignIn):
+    """The key `layer`: how to read the layer, and where to sign in."""
+
+    location_field: str | None = Field(
+        None,
+        description="field that names the camera location; default: features at one point are one camera",
+    )
+    date_field: str | None = Field(
+        None, description="field with the date of a feature's photos; default: their EXIF"
+    )
+
+
+class FeatureLayerDataset(Dataset):
+    needs: ClassVar = {"metadata": "the layer's URL"}
+    refuses: ClassVar = {"images": "format feature-layer reads attachments: leave out the key `images`"}
+
+    format: Literal["feature-layer"]
+    layer: FeatureLayer = Field(
+        default_factory=FeatureLayer,
+        description="feature-layer: how to read it, and where to sign in",
+    )
+
+    @field_validator("metadata")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return None if value is None else web_address(value)
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def _nothing_said(cls, value: Any) -> Any:
+        return FeatureLayer() if value is None else value
+
+
+class FeatureLayerReader(Reader[FeatureLayerDataset]):
+    section = FeatureLayerDataset
+    help = "points of ArcGIS with photos attached"
+
+    @property
+    def has_labels(self) -> bool:
+        return False
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"layer": layer_fingerprint(self.dataset)}
+
+    def read(self) -> Catalog:
+        return read_feature_layer(self.dataset)
+
+    def cameras(self) -> pa.Table:
+        return read_layer_cameras(self.dataset)
+
+    def settings(self) -> dict[str, Any]:
+        fields = {"location_field", "date_field"}
+        return super().settings() | {"layer": self.dataset.layer.model_dump(mode="json", include=fields)}
+
+    def images(self, run_url: str) -> ImageRoot:
+        photos = Photos(Portal.of(self.dataset.layer, "dataset.layer"), Folder(run_url))
+        return ImageRoot(str(self.dataset.metadata), {"photos": photos}, "attachments")
 
 
 @dataclass(frozen=True)
@@ -46,7 +110,7 @@ class _Feature:
     date: str | None
 
 
-def read_feature_layer(dataset: Dataset) -> Catalog:
+def read_feature_layer(dataset: FeatureLayerDataset) -> Catalog:
     """Catalog of the photos attached to a layer.
 
     Raises
@@ -76,7 +140,7 @@ def read_feature_layer(dataset: Dataset) -> Catalog:
         image_id=[_image_id(layer.url, one) for one in photos],
         file_name=[file_name(one) for one in photos],
         location=[feature.location for feature in of],
-        dates=[feature.date for feature in of] if _settings(dataset).date_field else None,
+        dates=[feature.date for feature in of] if dataset.layer.date_field else None,
     )
     return make_catalog(
         rows,
@@ -89,8 +153,8 @@ def read_feature_layer(dataset: Dataset) -> Catalog:
     )
 
 
-def read_layer_cameras(dataset: Dataset) -> pa.Table:
-    """Places of the cameras, as `cameras.CAMERAS`: of each, that of its first feature."""
+def read_layer_cameras(dataset: FeatureLayerDataset) -> pa.Table:
+    """Coordinates of the cameras, as `cameras.CAMERAS`: of each, those of its first feature."""
     service, layer = _open(dataset)
     places: dict[str, tuple[float, float]] = {}
     for feature in _features(service, layer, dataset).values():
@@ -100,7 +164,7 @@ def read_layer_cameras(dataset: Dataset) -> pa.Table:
     return pa.table([list(places), list(longitudes), list(latitudes)], schema=CAMERAS)
 
 
-def layer_fingerprint(dataset: Dataset) -> str:
+def layer_fingerprint(dataset: FeatureLayerDataset) -> str:
     """Tells whether features and attachments are the same as before."""
     service, layer = _open(dataset)
     features = _features(service, layer, dataset)
@@ -122,12 +186,8 @@ def _at_several(features: Mapping[int, _Feature]) -> int:
     return sum(len(several) > 1 for several in of.values())
 
 
-def _settings(dataset: Dataset) -> FeatureLayer:
-    return dataset.layer or FeatureLayer()
-
-
-def _open(dataset: Dataset) -> tuple[Service, LayerInfo]:
-    url, settings = str(dataset.metadata), _settings(dataset)
+def _open(dataset: FeatureLayerDataset) -> tuple[Service, LayerInfo]:
+    url, settings = str(dataset.metadata), dataset.layer
     service = Service(connect(Portal.of(settings, "dataset.layer"), url))
     try:
         layer = look_at(service, url)
@@ -140,9 +200,9 @@ def _open(dataset: Dataset) -> tuple[Service, LayerInfo]:
     return service, layer
 
 
-def _features(service: Service, layer: LayerInfo, dataset: Dataset) -> dict[int, _Feature]:
+def _features(service: Service, layer: LayerInfo, dataset: FeatureLayerDataset) -> dict[int, _Feature]:
     """By object id, in that order."""
-    settings = _settings(dataset)
+    settings = dataset.layer
     location, date = (
         None if name is None else _field(layer, name, key)
         for key, name in (("location_field", settings.location_field), ("date_field", settings.date_field))

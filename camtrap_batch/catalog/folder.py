@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
 
+from camtrap_batch.catalog.base import Reader
+from camtrap_batch.catalog.paths import check_locations, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.errors import InputError
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.job import WithLocation
+from camtrap_batch.remote import shown
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
 _LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # what is not read is accounted for, too
+
+
+class FolderDataset(WithLocation):
+    needs: ClassVar = {"images": "where the images are"}
+    refuses: ClassVar = {
+        "metadata": "format folder reads no metadata file: leave out the key `metadata`",
+    }
+
+    format: Literal["folder"]
+
+
+class FolderReader(Reader[FolderDataset]):
+    section = FolderDataset
+    help = "paths alone"
+    ids_are_paths = True
+
+    @property
+    def has_labels(self) -> bool:
+        return False
+
+    def fingerprint(self) -> dict[str, Any]:
+        names = "\n".join(self._root.walk())
+        return {"names": hashlib.sha256(names.encode()).hexdigest()}
+
+    def read(self) -> Catalog:
+        dataset = self.dataset
+        catalog = read_folder(
+            self._root.walk(),
+            location_finder(dataset.location),
+            where=shown(str(dataset.images)),
+            utc_offset=dataset.utc_offset,
+        )
+        return check_locations(dataset.location, catalog)
+
+    @property
+    def _root(self) -> ImageRoot:
+        return ImageRoot(str(self.dataset.images), self.dataset.storage_options)
 
 
 def read_folder(

@@ -6,6 +6,26 @@ import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
+from camtrap_batch.catalog.table import Catalog
+from camtrap_batch.errors import InputError
+from camtrap_batch.job import Location
+
+
+def location_finder(how: Location | None) -> Callable[[str], str | None]:
+    """`location_of_path` as the job file's `dataset.location` has it."""
+    return location_of_path(*((how.level, how.regex) if how is not None else (None, None)))
+
+
+def check_locations(how: Location | None, catalog: Catalog) -> Catalog:
+    """The catalog. Raises InputError where `dataset.location` finds a location in none of its paths."""
+    if how is not None and catalog.table["location"].null_count == catalog.table.num_rows:
+        first = catalog.table["file_name"][0].as_py()
+        raise InputError(
+            f"dataset.location: {how.regex or f'level {how.level}'} finds a location in none of the paths, "
+            f"such as {first!r}"
+        )
+    return catalog
+
 
 def location_of_path(level: int | None, regex: str | None) -> Callable[[str], str | None]:
     """A function from a file's path to its camera location; without level and regex: the file's folder.

@@ -69,9 +69,9 @@ def make_catalog(
     *,
     source: str,
     where: str,
-    categories: list[tuple[int, str]],
-    notes: Counter[str],
-    utc_offset: str | None,
+    categories: list[tuple[int, str]] | None = None,
+    notes: Counter[str] | None = None,
+    utc_offset: str | None = None,
 ) -> Catalog:
     """Put a source's columns together; `labels` as `group_labels` gives them.
 
@@ -81,6 +81,7 @@ def make_catalog(
         There is no image; one has a date that is no date; an image id stands for two different images.
     """
     n = len(rows.image_id)
+    notes = Counter() if notes is None else notes
     if not n:
         raise InputError(f"{where}: lists no image (dataset.metadata)")
     if rows.dates is None:
@@ -105,7 +106,7 @@ def make_catalog(
         times,
         offsets,
         where=where,
-        categories=categories,
+        categories=categories or [],
         notes=notes,
         utc_offset=utc_offset,
     )

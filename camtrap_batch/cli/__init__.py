@@ -18,8 +18,9 @@ from types import FrameType
 from camtrap_batch import __version__
 from camtrap_batch.cli import diff, export, layer, model, serve_layer, stages, submit, tables
 from camtrap_batch.cli.options import Parser
-from camtrap_batch.errors import CamtrapError
+from camtrap_batch.errors import CamtrapError, StoreUnreachable
 from camtrap_batch.monitor.display import JsonLines
+from camtrap_batch.notices import LOGGER
 
 _COMMANDS = (stages, tables, export, diff, model, layer, submit, serve_layer)
 """Modules whose `add(commands)` adds commands, in the order in which `--help` lists them."""
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What libraries log ends in a status or in an error of ours; without a handler it would be printed.
     logging.getLogger().addHandler(_NO_LOG)
     try:
-        with _orderly_stop(options, stop):
+        with _notices_told(options), _orderly_stop(options, stop):
             code: int = options.call(options, stop)
             return code
     except CamtrapError as problem:
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as problem:  # of a disk or a file system that no stage can do without
         _say(options, f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
-        return 1
+        return problem.exit_code if isinstance(problem, StoreUnreachable) else 1
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,13 +68,34 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _say(options: argparse.Namespace, text: str) -> None:
+def _say(options: argparse.Namespace, text: str, event: str = "error") -> None:
     """What the command has to say for itself, on one line of standard error."""
     text = " ".join(text.split("\n"))
     if getattr(options, "log_json", False):
-        JsonLines(sys.stderr).event("error", text=text)
+        JsonLines(sys.stderr).event(event, text=text)
     else:
         print(f"camtrap: {text}", file=sys.stderr, flush=True)
+
+
+class _Teller(logging.Handler):
+    """Prints what the package's logger says as the command says what it has to say."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(logging.WARNING)
+        self._options = options
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(self._options, record.getMessage(), "notice")
+
+
+@contextmanager
+def _notices_told(options: argparse.Namespace) -> Iterator[None]:
+    teller = _Teller(options)
+    LOGGER.addHandler(teller)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(teller)
 
 
 @contextmanager

@@ -49,12 +49,13 @@ def _add_options(parser: Parser, arguments: Sequence[str]) -> None:
         if found.to in EXPORTS:
             group = parser.add_argument_group(f"options of {found.to}")
             for option in EXPORTS[found.to].options:
-                _add_option(group, option)
+                add_option(group, option)
     except UserError as problem:
         parser.error(str(problem))
 
 
-def _add_option(group: Any, option: Option) -> None:
+def add_option(group: Any, option: Option) -> None:
+    """Give a parser, or a group of its arguments, an option of an export."""
     flag, help_ = f"--{option.name}", option.help.replace("%", "%%")
     if option.metavar is None:
         group.add_argument(flag, action="store_true", help=help_)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from camtrap_batch.cli.options import Commands, job_argument
 from camtrap_batch.errors import Interrupted, StageError, UserError
-from camtrap_batch.job import ARCGIS, Job
+from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
-from camtrap_batch.targets.base import LOCATION
 from camtrap_batch.vocabulary import UNCERTAIN
 
 _SHOWN = 5
@@ -48,54 +47,50 @@ def add(commands: Commands) -> None:
 
 
 def _create(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.portal import Service, connect
-    from camtrap_batch.stages.publish import empty_rows, layer_urls, portal_of
-    from camtrap_batch.targets.arcgis import create_layers
+    from camtrap_batch.stages.publish import empty_rows
+    from camtrap_batch.targets.base import TARGETS, MakesLayers, target_of
 
     job = Job.load(options.job, options.assignments)
-    if job.publish.target != ARCGIS:
-        raise UserError(f"publish.target: is {job.publish.target}; layers are made for `target: arcgis`")
-    urls = layer_urls(job)
-    made, done = create_layers(
-        Service(connect(portal_of(job))),
-        job.name,
-        empty_rows(job.name),
-        _labels(Run(job)),
-        urls,
-        job.publish.fields,
-    )
+    run = Run(job)
+    target = target_of(run)
+    if not isinstance(target, MakesLayers):
+        makers = [kind.section.form for kind in TARGETS.values() if issubclass(kind, MakesLayers)]
+        raise UserError(
+            f"publish.target: is {job.publish.target}; layers are made for `target: {' or '.join(makers)}`"
+        )
+    made, done = target.create(empty_rows(job.name), _labels(run))
     for line in done:
         print(line)
-    if made != urls:
+    if made:
         print("for the job file:")
         print("publish:")
-        print("  target: arcgis")
-        print(f"  portal: {job.publish.portal}")
-        for name, url in made.items():
-            print(f"  {name}: {url}")
+        for key, value in made.items():
+            print(f"  {key}: {value}")
     return 0
 
 
 def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.catalog.feature_layer import FeatureLayerDataset
     from camtrap_batch.portal import Portal, Service, connect
-    from camtrap_batch.targets.arcgis import Attacher, photos_in
+    from camtrap_batch.targets.arcgis import Attacher, cameras_layer, photos_in
 
     job = Job.load(options.job, options.assignments)
-    dataset, publish = job.dataset, job.publish
-    url = options.layer or (dataset.metadata if dataset.layer is not None else publish.cameras)
+    dataset = job.dataset
+    cameras_url, cameras_field = cameras_layer(job.publish)
+    is_layer = isinstance(dataset, FeatureLayerDataset)
+    url = options.layer or (dataset.metadata if is_layer else cameras_url)
     if url is None:
         raise UserError(
             "layer attach: no layer to attach to: give --layer URL, or publish.cameras in the job file"
         )
-    folder = options.folder or (dataset.images if dataset.format == "folder" else None)
+    folder = options.folder or (dataset.images if dataset.metadata is None else None)
     if folder is None:
         raise UserError("layer attach: no photos: give --folder DIR, with a folder for each camera")
-    if dataset.layer is not None and url == dataset.metadata:
+    if isinstance(dataset, FeatureLayerDataset) and url == dataset.metadata:
         portal, field = Portal.of(dataset.layer, "dataset.layer"), dataset.layer.location_field
     else:
-        portal = Portal.of(publish, "publish")
-        is_ours = url == publish.cameras
-        field = publish.fields.get("cameras", {}).get(LOCATION, LOCATION) if is_ours else None
+        portal = Portal.of(job.publish, "publish")
+        field = cameras_field if url == cameras_url else None
     cameras = photos_in(Path(folder))
     attacher = Attacher(
         Service(connect(portal, url)), url, location_field=field, one_feature=options.one_feature, stop=stop

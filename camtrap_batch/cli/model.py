@@ -1,8 +1,9 @@
-"""camtrap model: a run's model as a file for other programs, or as a portal item."""
+"""camtrap model: published models as model folders; a run's model for other programs, or as a portal item."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -15,11 +16,39 @@ from camtrap_batch.model.info import CARD, WEIGHTS, ModelInfo
 from camtrap_batch.store.outpath import check_file, check_path, replacing
 from camtrap_batch.store.run import Run
 
+_PICTURES, _FEWEST_PICTURES = 24, 2
+
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    group = commands.add_parser("model", help="a run's model: export it, publish it to a portal")
+    group = commands.add_parser(
+        "model", help="import a published model; export a run's model, publish it to a portal"
+    )
     actions = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    published = actions.add_parser(
+        "import", help="write a published model as a folder that infer.model takes, and compare the two"
+    )
+    published.add_argument("library", choices=("timm", "torchvision"), help="where it is from")
+    published.add_argument(
+        "name", help="what the library calls it, such as resnet50 or convnext_tiny.fb_in1k"
+    )
+    published.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="its weights: .safetensors, or a torch state dict (default: those published, downloaded)",
+    )
+    published.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
+    published.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="labels in the order of the outputs, a line each, or a JSON list (default: ImageNet's)",
+    )
+    published.add_argument(
+        "--pictures", metavar="FOLDER", help="photos to compare on (default: some that are drawn)"
+    )
+    published.set_defaults(call=_import)
 
     export = actions.add_parser("export", help="write the model for ArcGIS (dlpk) or other programs")
     job_argument(export)
@@ -48,6 +77,59 @@ def _model_option(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="model id of the run, or a model folder (default: infer.model of the job)",
     )
+
+
+def _import(options: argparse.Namespace, stop: threading.Event) -> int:
+    out = Path(options.out)
+    if out.exists():
+        raise UserError(f"--out {out}: is there already; name a new folder")
+    classes = _read_classes(Path(options.classes)) if options.classes else None
+    with TemporaryDirectory(prefix="camtrap-import-") as scratch:
+        pictures = _read_pictures(Path(options.pictures) if options.pictures else _draw(Path(scratch)))
+        from camtrap_batch.model.published import import_published
+
+        with replacing(out) as staged:
+            weights = Path(options.file) if options.file else None
+            info, compared = import_published(
+                options.library, options.name, weights, classes, scratch, pictures
+            )
+            shutil.copytree(Path(scratch) / info.model_id, staged)
+    print(
+        f"{options.library}'s {options.name}: model {info.model_id}, {len(info.classes):,} classes, written "
+        f"to {out}: {compared}"
+    )
+    return 0
+
+
+def _read_classes(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+    except (OSError, ValueError) as problem:
+        raise UserError(f"--classes {path}: can't be read: {problem}") from None
+    labels = [label.strip() if isinstance(label, str) else label for label in content]
+    for number, label in enumerate(labels, 1):
+        if not isinstance(label, str) or not label:
+            raise UserError(f"--classes {path}: label {number} should be text, it is {label!r}")
+    return labels
+
+
+def _read_pictures(folder: Path) -> list[bytes]:
+    """Some photos of a folder, from all over it."""
+    if not folder.is_dir():
+        raise UserError(f"--pictures {folder}: no such folder")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if len(found) < _FEWEST_PICTURES:
+        raise UserError(
+            f"--pictures {folder}: holds {len(found)} photos; {_FEWEST_PICTURES} or more are needed"
+        )
+    return [path.read_bytes() for path in found[:: max(1, len(found) // _PICTURES)][:_PICTURES]]
+
+
+def _draw(folder: Path) -> Path:
+    from camtrap_batch.rehearsal import write_dataset
+
+    return write_dataset(folder / "drawn", cameras=6, images=_PICTURES, broken=False).images
 
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:

@@ -7,17 +7,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from camtrap_batch.cluster import ClusterHandle, load_cluster
+from camtrap_batch.cluster import load_cluster
+from camtrap_batch.engine.opened import ExecutorHandle
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import make_display
-from camtrap_batch.monitor.publisher import page_url
 from camtrap_batch.stages import Context, check_retry
 from camtrap_batch.store.run import Run
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,8 +53,9 @@ def job_argument(parser: argparse.ArgumentParser) -> None:
 def cluster_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster",
-        metavar="FILE|ADDRESS",
-        help="cluster file, or a scheduler's address (default: this machine)",
+        metavar="FILE|ADDRESS|inline",
+        help="cluster file, a scheduler's address, or inline: all in this process (default: worker processes "
+        "of this machine)",
     )
 
 
@@ -88,23 +86,9 @@ def describe_keys(rows: list[tuple[str, str, str]]) -> str:
 @contextmanager
 def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -> Iterator[Context]:
     display = make_display(quiet=options.quiet, log_json=options.log_json)
-    spec = load_cluster(options.cluster)
-
-    def announce(client: Client) -> None:
-        display.note(f"Dask dashboard: {client.dashboard_link}")
-        context.publisher.open(client)
-        if context.publisher.problem is None:
-            display.note(f"progress page:  {page_url(client.dashboard_link)}")
-        else:
-            display.note(f"no progress page: {context.publisher.problem}")
-
-    with ClusterHandle(spec, announce) as cluster:
+    with ExecutorHandle(load_cluster(options.cluster)) as cluster:
         retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
         dry_run = getattr(options, "dry_run", False)
         snapshot = getattr(options, "snapshot", None)
         prune = getattr(options, "prune", False)
-        context = Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot, prune)
-        try:
-            yield context
-        finally:
-            context.publisher.close()
+        yield Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot, prune)

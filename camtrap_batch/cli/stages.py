@@ -60,7 +60,7 @@ def add(commands: Commands) -> None:
             command.add_argument(
                 "--prune",
                 action="store_true",
-                help="delete this job's rows that are no more from the layers of ArcGIS",
+                help="delete this job's stale rows from the layers of ArcGIS",
             )
         command.set_defaults(call=_stage, stage=name)
 
@@ -114,7 +114,7 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
     with open_context(options, stop, Job.load(write_demo_job(folder))) as context:
         if context.run.current("model") is None:
             # The dashboard is there to be watched from the first stage on.
-            context.cluster.client()
+            context.executor()
         write_demo_data(folder, context.display, stop)
         _run_all(context)
     return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from camtrap_batch.cli.options import Commands, job_argument
 from camtrap_batch.cluster import Kubernetes, Slurm, load_cluster
-from camtrap_batch.cluster.kubernetes import apply, check_places, job_manifests, object_name
+from camtrap_batch.cluster.kubernetes import apply, check_paths, job_manifests, object_name
 from camtrap_batch.cluster.slurm import driver_script, submit_driver
 from camtrap_batch.errors import ClusterError
 from camtrap_batch.job import Job
@@ -71,14 +71,7 @@ def _to_slurm(options: argparse.Namespace, job: Job, spec: Slurm) -> None:
 
 
 def _to_kubernetes(options: argparse.Namespace, job: Job, spec: Kubernetes) -> None:
-    dataset = job.dataset
-    places = {
-        "output": job.output,
-        "dataset.images": dataset.images,
-        "dataset.metadata": dataset.metadata,
-        "dataset.cameras": dataset.cameras,
-    }
-    check_places(spec, places)
+    check_paths(spec, {"output": job.output, **job.inputs()})
     name = object_name(job.name)
     manifests = job_manifests(spec, name, job.to_yaml(), _retry(options))
     if options.dry_run:

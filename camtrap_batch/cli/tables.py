@@ -8,19 +8,26 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 
+import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Table as Grid
 
+from camtrap_batch.cli.export import add_option
 from camtrap_batch.cli.options import Commands, job_argument, whole_number
+from camtrap_batch.errors import InputError, choices
+from camtrap_batch.exports.detection_history import COUNTED, counted_of
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
+from camtrap_batch.store.identity import check_identity
+from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
-from camtrap_batch.store.merged import list_merged
+from camtrap_batch.store.merged import Merged, list_merged
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
+from camtrap_batch.survey.tables import DERIVED, derive
 
 _MOST_RESULTS = 10
 
@@ -34,9 +41,14 @@ def add(commands: Commands) -> None:
 
     table = commands.add_parser("table", help="one table as one .parquet or .csv file")
     job_argument(table)
-    table.add_argument("name", metavar="NAME", help=", ".join(SCHEMAS))
+    table.add_argument(
+        "name", metavar="NAME", help=", ".join(SCHEMAS) + "; made from these: " + ", ".join(DERIVED)
+    )
     table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
     table.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
+    group = table.add_argument_group("which events count, for " + ", ".join(DERIVED))
+    for option in COUNTED:
+        add_option(group, option)
     table.set_defaults(call=_table)
 
     gc = commands.add_parser("gc", help="delete what no snapshot refers to")
@@ -49,19 +61,33 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="snapshots to keep of each table (default: all)",
     )
+    gc.add_argument(
+        "--min-age",
+        type=float,
+        default=1.0,
+        metavar="HOURS",
+        help="leave alone what is younger and no snapshot ever referred to (default: 1)",
+    )
     gc.set_defaults(call=_gc)
 
 
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(Job.load(options.job, options.assignments))
-    status = read_status(run)
+    check_identity(run.folder)
+    driver = look(run.folder)
+    status = read_status(run, driver)
     failed = any(stage.failed for stage in status)
     findings = None
     if run.current("manifest") is not None:
         found = current_findings(run)
         findings = None if found is None else kind_counts(found)
     if options.json:
-        record = {"job": run.job.name, "folder": run.folder.url, "findings": findings}
+        record = {
+            "job": run.job.name,
+            "folder": run.folder.url,
+            "driver": None if driver is None else {**asdict(driver), "state": driver.state()},
+            "findings": findings,
+        }
         print(json.dumps({**record, "stages": [asdict(stage) for stage in status]}, ensure_ascii=False))
         return 1 if failed else 0
     console = Console()
@@ -70,6 +96,8 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(f"run folder: {run.folder.url}")
+    if driver is not None and (text := _driver(driver)):
+        say(f"driver: {text}")
     console.print(_status_grid(status))
     for stage in status:
         for text in _details(stage):
@@ -86,6 +114,19 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     if len(merged) > _MOST_RESULTS:
         say(f"results of merge: {len(merged) - _MOST_RESULTS} older ones")
     return 1 if failed else 0
+
+
+def _driver(driver: Holder) -> str:
+    """What has become of the driver; empty where it ended as it should."""
+    match driver.state():
+        case "held":
+            return driver.describe()
+        case "gone":
+            return f"{driver.describe()}: it was killed, or its machine went down; the same command goes on"
+        case "silent":
+            return f"{driver.describe()}: nothing was heard of it for {duration(abs(driver.silence_s()))}"
+        case _:
+            return ""
 
 
 def _status_grid(status: list[StageStatus]) -> Grid:
@@ -135,7 +176,14 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     job = Job.load(options.job, options.assignments)
     path = check_file(options.out, job, WRITERS)
     run = Run(job)
-    rows = write_out(run.table(options.name, options.snapshot), path)
+    chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
+    if options.name in DERIVED:
+        table = derive(options.name, Merged.find(run, options.snapshot), counted_of(chosen))
+        rows = write_out(ds.dataset(table), path)
+    elif options.name not in SCHEMAS:
+        raise InputError(f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED], most=20)}")
+    else:
+        rows = write_out(run.table(options.name, options.snapshot), path)
     print(f"{rows:,} rows of {options.name} written to {options.out}")
     return 0
 
@@ -144,7 +192,9 @@ def _gc(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.gc import collect
 
     run = Run(Job.load(options.job, options.assignments))
-    files, size = collect(run.folder, keep=options.keep, dry_run=options.dry_run)
+    files, size = collect(
+        run.folder, keep=options.keep, dry_run=options.dry_run, min_age_s=options.min_age * 3600
+    )
     verb = "would be deleted" if options.dry_run else "deleted"
     print(f"{files:,} files ({size / 1e6:,.1f} MB) {verb}")
     return 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from camtrap_batch.cluster.address import Address
 from camtrap_batch.cluster.kubernetes import Kubernetes
 from camtrap_batch.cluster.local import Local
-from camtrap_batch.cluster.sections import Adapt, Cluster, Workers
+from camtrap_batch.cluster.sections import Adapt, Cluster, DaskCluster, Inline, Workers
 from camtrap_batch.cluster.settings import SETTINGS, Tls, tls_settings
 from camtrap_batch.cluster.slurm import Slurm
 from camtrap_batch.cluster.ssh import Ssh
@@ -28,7 +28,8 @@ __all__ = [
     "Adapt",
     "Address",
     "Cluster",
-    "ClusterHandle",
+    "DaskCluster",
+    "Inline",
     "Kubernetes",
     "Local",
     "Slurm",
@@ -39,7 +40,7 @@ __all__ = [
     "open_cluster",
 ]
 
-KINDS: dict[str, type[Cluster]] = {
+KINDS: dict[str, type[DaskCluster]] = {
     "local": Local,
     "address": Address,
     "ssh": Ssh,
@@ -49,7 +50,7 @@ KINDS: dict[str, type[Cluster]] = {
 
 
 def load_cluster(spec: str | None) -> Cluster:
-    """The cluster that `--cluster` names: a cluster file, a scheduler's address, or None for this machine.
+    """What `--cluster` names: a cluster file, a scheduler's address, `inline`, or None for this machine.
 
     Raises
     ------
@@ -58,6 +59,8 @@ def load_cluster(spec: str | None) -> Cluster:
     """
     if spec is None:
         return Local()
+    if spec == "inline":
+        return Inline()
     if "://" in spec:
         return parse(Address, {"kind": "address", "address": spec}, "--cluster", {}, ClusterError)
     path = Path(spec)
@@ -69,41 +72,8 @@ def load_cluster(spec: str | None) -> Cluster:
     return parse(KINDS[kind], content, str(path), lines, ClusterError)
 
 
-class ClusterHandle:
-    """A cluster that is opened when the first stage needs it, and closed at the end.
-
-    `announce` is called once, with the client.
-    """
-
-    def __init__(self, spec: Cluster, announce: Any) -> None:
-        self.spec, self._announce = spec, announce
-        self._stack = ExitStack()
-        self._client: Client | None = None
-
-    @property
-    def wait_s(self) -> float:
-        return self.spec.wait_s
-
-    @property
-    def stall_s(self) -> float:
-        return self.spec.stall_s
-
-    def client(self) -> Client:
-        """A client of the cluster. Raises ClusterError where it can't be reached."""
-        if self._client is None:
-            self._client = self._stack.enter_context(open_cluster(self.spec))
-            self._announce(self._client)
-        return self._client
-
-    def __enter__(self) -> ClusterHandle:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.close()
-
-
 @contextmanager
-def open_cluster(spec: Cluster) -> Iterator[Client]:
+def open_cluster(spec: DaskCluster) -> Iterator[Client]:
     """A client of the cluster that `spec` describes; what was started for it ends with the block."""
     import dask
     import distributed  # noqa: F401 - its defaults, read inside the block, would go with it

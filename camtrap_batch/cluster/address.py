@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from camtrap_batch.cluster.sections import Cluster, Opened, Wait
+from camtrap_batch.cluster.sections import DaskCluster, Opened, Wait
 from camtrap_batch.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _HELLO_S = 3.0  # a Dask server says hello as soon as somebody has connected
 _BETWEEN_TRIES_S = 0.5
 
 
-class Address(Cluster):
+class Address(DaskCluster):
     kind: Literal["address"] = Field("address", description="a cluster that is running already")
     address: str | None = Field(None, description="of its scheduler, such as tcp://host:8786")
     scheduler_file: str | None = Field(None, description="file that its scheduler wrote; instead of address")

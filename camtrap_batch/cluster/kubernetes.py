@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 
 from camtrap_batch.cluster.sections import (
     Adapt,
-    Cluster,
+    DaskCluster,
     Duration,
     Memory,
     Number,
@@ -80,7 +80,7 @@ class TlsSecret(Section):
     secret: str = Field(description="Secret with the keys ca.pem, cert.pem and key.pem")
 
 
-class Kubernetes(Cluster):
+class Kubernetes(DaskCluster):
     kind: Literal["kubernetes"] = Field(description="pods, through the Dask operator")
     image: str = Field(description="container image of every pod, see cluster/Dockerfile")
     namespace: str = Field("default", description="namespace of everything")
@@ -229,15 +229,19 @@ def require_dask_kubernetes() -> None:
         raise MissingExtra("kubernetes", "a cluster file of kind kubernetes")
 
 
-def check_places(spec: Kubernetes, places: Mapping[str, str | None]) -> None:
-    """Raise ClusterError where a path of the job is on none of the volumes; URLs are seen everywhere."""
-    for key, place in places.items():
-        if place is None or "://" in place:
+def check_paths(spec: Kubernetes, paths: Mapping[str, str]) -> None:
+    """Raise ClusterError where a path of the job is on none of the volumes; URLs are seen everywhere.
+
+    `paths`: dotted key of the job file -> path or URL.
+    """
+    for key, given in paths.items():
+        path = given.rpartition("::")[2]
+        if "://" in path:
             continue
-        if not any(PurePosixPath(place).is_relative_to(volume.path) for volume in spec.volumes):
+        if not any(PurePosixPath(path).is_relative_to(volume.path) for volume in spec.volumes):
             mounted = ", ".join(volume.path for volume in spec.volumes) or "none"
             raise ClusterError(
-                f"{key}: {place}: no pod would see it: on no volume of the cluster file; volumes: {mounted}"
+                f"{key}: {path}: no pod would see it: on no volume of the cluster file; volumes: {mounted}"
             )
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from camtrap_batch.cluster.sections import (
     Adapt,
-    Cluster,
+    DaskCluster,
     Duration,
     Opened,
     Workers,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distributed import SpecCluster
 
 
-class Local(Cluster):
+class Local(DaskCluster):
     kind: Literal["local"] = Field("local", description="processes of this machine")
     cpu: Workers = Field(
         default_factory=Workers, description="workers that validate and, without a GPU, classify"

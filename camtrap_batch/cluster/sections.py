@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from camtrap_batch.cluster.settings import Tls
-from camtrap_batch.engine.dask.watchdog import STALL_S
+from camtrap_batch.phases import STALL_S
 from camtrap_batch.yamlfile import Section
 
 if TYPE_CHECKING:
@@ -90,14 +90,29 @@ class Adapt(Section):
 
 
 class Cluster(Section):
-    """A cluster file, of any kind."""
+    """Where to run, of any kind; `executor` names what does shards there (see `engine.base.EXECUTORS`)."""
 
-    security: Tls | None = Field(None, description="TLS certificates; absent: no encryption")
+    executor: ClassVar[str]
+
     wait_s: Wait = Field(60, description="seconds to wait for a worker of a needed kind")
     stall_s: Wait = Field(
         STALL_S,
         description="seconds without progress of its shard after which a worker is ended and replaced",
     )
+
+
+class Inline(Cluster):
+    """This process alone: `--cluster inline`. It needs no file, and no Dask."""
+
+    executor: ClassVar[str] = "inline"
+
+
+class DaskCluster(Cluster):
+    """A cluster file, of any kind."""
+
+    executor: ClassVar[str] = "dask"
+
+    security: Tls | None = Field(None, description="TLS certificates; absent: no encryption")
 
     @abstractmethod
     def open(self) -> AbstractContextManager[Client]:

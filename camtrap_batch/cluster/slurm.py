@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from camtrap_batch.cluster.sections import Adapt, Cluster, Memory, Number, Opened, Threads, Wait
+from camtrap_batch.cluster.sections import Adapt, DaskCluster, Memory, Number, Opened, Threads, Wait
 from camtrap_batch.cluster.settings import SETTINGS, environment, tls_settings
 from camtrap_batch.errors import ClusterError, MissingExtra
 from camtrap_batch.yamlfile import Section
@@ -89,7 +89,7 @@ class Driver(Section):
         return value
 
 
-class Slurm(Cluster):
+class Slurm(DaskCluster):
     kind: Literal["slurm"] = Field(description="workers are SLURM jobs")
     cpu: JobGroup = Field(description="workers that validate and, without a GPU, classify")
     gpu: JobGroup = Field(JobGroup(workers=0), description="workers that hold GPU=1 and train")

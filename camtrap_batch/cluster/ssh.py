@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from camtrap_batch.cluster.sections import (
-    Cluster,
+    DaskCluster,
     Duration,
     MemoryOrAuto,
     Opened,
@@ -52,7 +52,7 @@ class Connect(Section):
         return chosen
 
 
-class Ssh(Cluster):
+class Ssh(DaskCluster):
     kind: Literal["ssh"] = Field(description="machines that are reached through ssh")
     cpu: HostGroup = Field(description="hosts that validate and, without a GPU, classify")
     gpu: HostGroup = Field(default_factory=HostGroup, description="hosts whose workers hold GPU=1 and train")

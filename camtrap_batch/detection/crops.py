@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from camtrap_batch.images import decode_upright
+from camtrap_batch.images.framing import Framing, frame, resize_image
 from camtrap_batch.images.pixels import Pixels
-from camtrap_batch.model.pixels import decode
 
 Box = tuple[float, float, float, float]
 """x, y of the upper left corner, width, height: parts of the upright picture's width and height."""
@@ -26,11 +26,12 @@ class Picture(NamedTuple):
     boxes: Sequence[Box] | None = None
 
 
-def decode_picture(picture: Picture, size: int) -> Pixels:
+def decode_picture(picture: Picture, framing: Framing) -> Pixels:
     """The squares that a model sees of a picture.
 
     A box is widened to a square of its longer side, moved to be inside the frame, and cut off where the
-    frame is smaller: animals keep their shape, and what is around them is seen.
+    frame is smaller: animals keep their shape, and what is around them is seen. It is resized as `framing`
+    says of its filter, to the whole square.
 
     Returns
     -------
@@ -42,15 +43,15 @@ def decode_picture(picture: Picture, size: int) -> Pixels:
         Nothing decodes.
     """
     if picture.boxes is None:
-        return decode(picture.data, size)[None]
+        return frame(picture.data, framing)[None]
+    size = framing.size
     longest = min(max(box[2], box[3], _SMALLEST) for box in picture.boxes)
-    frame = decode_upright(picture.data, min(_MOST_WANTED, int(np.ceil(size / longest))))
-    image = Image.fromarray(frame[..., 0] if frame.shape[2] == 1 else frame)
+    whole = decode_upright(picture.data, min(_MOST_WANTED, int(np.ceil(size / longest))))
+    image = Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole).convert("RGB")
     squares = []
     for box in picture.boxes:
         place = square_around(box, image.width, image.height)
-        small = image.resize((size, size), Image.Resampling.BILINEAR, box=place)
-        squares.append(np.asarray(small.convert("RGB")))
+        squares.append(np.asarray(resize_image(image, (size, size), framing, place)))
     return np.stack(squares)
 
 

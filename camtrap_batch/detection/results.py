@@ -1,13 +1,20 @@
-"""MegaDetector results -> boxes of each image.
+"""Results of detectors that someone else has run -> boxes of each image.
 
-Format: github.com/agentmorris/MegaDetector, "MegaDetector batch output format", versions 1.3 to 1.6.
+- MegaDetector: github.com/agentmorris/MegaDetector, "MegaDetector batch output format", versions 1.3 to 1.6
+- SpeciesNet: github.com/google/cameratrapai, predictions of versions up to 5.0.5, which name no format, and
+  of format 20261015
 """
 
 from __future__ import annotations
 
 import gc
+import hashlib
+import os
 from array import array
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -16,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import shown
 
@@ -28,6 +36,10 @@ BOX = pa.struct(
 is; place in `Detections.categories`."""
 
 _OUTSIDE = 0.02  # how far a box may reach out of its image; it is cut off there
+_ROUNDED = 1e-3  # how far a confidence may be above 1
+_MD_VERSIONS = ("1.3", "1.4", "1.5", "1.6")
+_SPECIESNET_VERSIONS = ("20261015",)
+_WHOLE_IMAGE = "0"  # SpeciesNet's category for a classification of the whole image, which is no box
 
 
 @dataclass(frozen=True)
@@ -37,28 +49,43 @@ class Detections:
     Attributes
     ----------
     images : file_name, posix, each once; boxes, a list of `BOX`, null where the detector failed
-    categories : names of what is detected, such as animal
+    categories : names of what is detected, such as animal, each once
     n_repeated : files that are in the results more than once; the first entry counts
+    unlisted : id of a category that the results do not name -> its boxes, which are no detections
     """
 
     images: pa.Table
     categories: tuple[str, ...]
     n_repeated: int
+    unlisted: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Box(msgspec.Struct, gc=False):
     category: str | int
     conf: float
     bbox: tuple[float, float, float, float]
+    label: str | None = None
 
 
 class _Image(msgspec.Struct, gc=False):
     file: str
     detections: list[_Box] | None = None
+    failure: str | None = None
+
+
+class _Prediction(msgspec.Struct, gc=False):
+    filepath: str
+    detections: list[_Box] | None = None
+    failures: list[str] | None = None
 
 
 class _Info(msgspec.Struct):
-    format_version: str | float
+    format_version: str | float | None = None
+
+
+class _Either(msgspec.Struct):
+    info: _Info | None = None
+    predictions: msgspec.Raw | None = None
 
 
 class _File(msgspec.Struct):
@@ -67,30 +94,38 @@ class _File(msgspec.Struct):
     images: list[msgspec.Raw]  # views of the file: as objects, all boxes would be several times its size
 
 
-def read_detections(path: str) -> Detections:
-    """The boxes in a MegaDetector results file.
+class _SpeciesNet(msgspec.Struct):
+    predictions: list[msgspec.Raw]
+    info: _Info | None = None
+
+
+def read_detections(path: str, key: str = KEY) -> Detections:
+    """The boxes in a results file of MegaDetector or SpeciesNet.
 
     Parameters
     ----------
     path : file or fsspec URL; `.json`, `.json.gz`, or a `.zip` that holds one `.json`
+    key : of the job file, for messages
 
     Raises
     ------
     InputError
         It can't be read, or is something else.
     """
-    data = read_json(path, KEY)
-    where = f"{shown(path)} ({KEY})"
+    return _parse(read_json(path, key), f"{shown(path)} ({key})")
+
+
+def _parse(data: Any, where: str) -> Detections:
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects are made, and none becomes garbage
+    kind = "MegaDetector results"
     try:
-        content = msgspec.json.decode(data, type=_File)
-        if not str(content.info.format_version).startswith("1."):
-            version = content.info.format_version
-            raise InputError(f"{where}: format_version {version!r} can't be read; possible: 1.3 to 1.6")
-        return _columns(content, where)
+        if msgspec.json.decode(data, type=_Either).predictions is not None:
+            kind = "SpeciesNet predictions"
+            return _of_speciesnet(msgspec.json.decode(data, type=_SpeciesNet), where)
+        return _of_megadetector(msgspec.json.decode(data, type=_File), where)
     except msgspec.ValidationError as problem:
-        raise InputError(f"{where}: not MegaDetector results: {problem}") from None
+        raise InputError(f"{where}: not {kind}: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InputError(f"{where}: not JSON, or cut off: {problem}") from None
     finally:
@@ -98,72 +133,151 @@ def read_detections(path: str) -> Detections:
             gc.enable()
 
 
-def match_detections(detections: Detections, file_names: pa.ChunkedArray, path: str) -> pa.Array:
+def match_detections(
+    detections: Detections,
+    file_names: pa.ChunkedArray,
+    path: str,
+    *,
+    images: str | None = None,
+    key: str = KEY,
+) -> pa.Array:
     """The boxes of each file of the catalog: lists of `BOX`, null where the results don't have the file.
+
+    Parameters
+    ----------
+    images : the image root; paths in the results may begin with it
 
     Raises
     ------
     InputError
         None of the files is in the results: they are of other images.
     """
-    known = detections.images["file_name"].combine_chunks()
+    known = _below(detections.images["file_name"].combine_chunks(), images)
     place = pc.index_in(file_names, value_set=known)
     if isinstance(place, pa.ChunkedArray):
         place = place.combine_chunks()
     if len(file_names) and place.null_count == len(place):
         first = repr(known[0].as_py()) if len(known) else "nothing"
         raise InputError(
-            f"{shown(path)} ({KEY}): of other images: none of its {len(known):,} files is in the catalog, "
+            f"{shown(path)} ({key}): of other images: none of its {len(known):,} files is in the catalog, "
             f"which has {file_names[0].as_py()!r} where the results have {first}; both should be relative to "
             "dataset.images"
         )
     return detections.images["boxes"].combine_chunks().take(place)
 
 
-def _columns(content: _File, where: str) -> Detections:
-    ids = {id_: number for number, id_ in enumerate(content.detection_categories)}
+def _below(names: pa.StringArray, images: str | None) -> pa.StringArray:
+    """Names relative to the image root where they begin with it, as given or with its links followed."""
+    if images is None:
+        return names
+    roots = {images, os.path.realpath(images)} if "://" not in images else {images}
+    for root in sorted(roots, key=len, reverse=True):
+        prefix = root.replace("\\", "/").rstrip("/") + "/"
+        names = pc.if_else(pc.starts_with(names, prefix), pc.utf8_slice_codeunits(names, len(prefix)), names)
+    return names
+
+
+def _of_megadetector(content: _File, where: str) -> Detections:
+    _check_version(content.info.format_version, _MD_VERSIONS, where)
     decode = msgspec.json.Decoder(_Image).decode
-    names: list[str] = []
-    failed = bytearray()
-    lengths, categories, numbers = array("i"), array("h"), array("f")
+    columns = _Columns(content.detection_categories)
     for raw in content.images:
         image = decode(raw)
-        names.append(image.file)
-        failed.append(image.detections is None)
-        boxes = image.detections or ()
-        lengths.append(len(boxes))
-        for box in boxes:
-            number = ids.get(str(box.category))
-            if number is None:
-                raise InputError(
-                    f"{where}: {image.file!r} has a box of category {box.category!r}, which is not in "
-                    f"detection_categories: {', '.join(ids) or 'none'}"
-                )
-            categories.append(number)
-            numbers.extend(box.bbox)
-            numbers.append(box.conf)
+        columns.add(image.file, None if image.failure else image.detections)
     content.images.clear()
-    values = np.asarray(numbers, np.float32).reshape(-1, 5)
-    starts = np.cumsum(np.concatenate([[0], np.asarray(lengths, np.int64)]), dtype=np.int64)
-    _check(values, starts, names, where)
-    table = pa.table(
-        {
-            "file_name": pc.replace_substring_regex(
-                pc.replace_substring(pa.array(names, pa.string()), "\\", "/"), r"^(\./)+", ""
-            ),
-            "boxes": pa.ListArray.from_arrays(
-                pa.array(starts, pa.int32()),
-                _boxes(values, np.asarray(categories, np.int16)),
-                mask=pa.array(np.array(failed, np.bool_)),
-            ),
-        }
-    )
-    first = pc.index_in(table["file_name"], value_set=pc.unique(table["file_name"]))
-    distinct = np.unique(first.to_numpy(), return_index=True)[1]
-    n_repeated = table.num_rows - len(distinct)
-    if n_repeated:
-        table = table.take(pa.array(np.sort(distinct)))
-    return Detections(table, tuple(content.detection_categories.values()), n_repeated)
+    return columns.detections(where)
+
+
+def _of_speciesnet(content: _SpeciesNet, where: str) -> Detections:
+    version = content.info.format_version if content.info else None
+    if version is not None:
+        _check_version(version, _SPECIESNET_VERSIONS, where)
+    decode = msgspec.json.Decoder(_Prediction).decode
+    columns = _Columns({"1": "animal", "2": "human", "3": "vehicle"})
+    for raw in content.predictions:
+        image = decode(raw)
+        boxes = None if "DETECTOR" in (image.failures or ()) else image.detections
+        if boxes is not None:
+            boxes = [box for box in boxes if str(box.category) != _WHOLE_IMAGE]
+            columns.name(boxes)
+        columns.add(image.filepath, boxes)
+    content.predictions.clear()
+    return columns.detections(where)
+
+
+def _check_version(version: str | float | None, known: tuple[str, ...], where: str) -> None:
+    if str(version) not in known:
+        possible = f"{known[0]} to {known[-1]}" if len(known) > 1 else f"{known[0]}, or none as before it"
+        raise InputError(f"{where}: format_version {version!r} can't be read; possible: {possible}")
+
+
+class _Columns:
+    """Columns that grow image by image."""
+
+    def __init__(self, categories: Mapping[str, str]) -> None:
+        self._names: list[str] = []
+        self._ids: dict[str, int] = {}
+        for id_, name in categories.items():
+            self._list(id_, name)
+        self._files: list[str] = []
+        self._failed = bytearray()
+        self._lengths, self._categories, self._numbers = array("i"), array("h"), array("f")
+        self._unlisted: Counter[str] = Counter()
+
+    def name(self, boxes: Iterable[_Box]) -> None:
+        """List categories that boxes name themselves."""
+        for box in boxes:
+            if box.label and str(box.category) not in self._ids:
+                self._list(str(box.category), box.label)
+
+    def add(self, file: str, boxes: list[_Box] | None) -> None:
+        """The boxes of one image; None: the detector failed."""
+        number = 0
+        for box in boxes or ():
+            category = self._ids.get(str(box.category))
+            if category is None:
+                self._unlisted[str(box.category)] += 1
+                continue
+            self._categories.append(category)
+            self._numbers.extend(box.bbox)
+            self._numbers.append(box.conf)
+            number += 1
+        self._files.append(file)
+        self._failed.append(boxes is None)
+        self._lengths.append(number)
+
+    def detections(self, where: str) -> Detections:
+        """All of it; raises InputError where a box can't be one."""
+        values = np.asarray(self._numbers, np.float32).reshape(-1, 5)
+        starts = np.cumsum(np.concatenate([[0], np.asarray(self._lengths, np.int64)]), dtype=np.int64)
+        _check(values, starts, self._files, where)
+        table = pa.table(
+            {
+                "file_name": pc.replace_substring_regex(
+                    pc.replace_substring(pa.array(self._files, pa.string()), "\\", "/"), r"^(\./)+", ""
+                ),
+                "boxes": pa.ListArray.from_arrays(
+                    pa.array(starts, pa.int32()),
+                    _boxes(values, np.asarray(self._categories, np.int16)),
+                    mask=pa.array(np.array(self._failed, np.bool_)),
+                ),
+            }
+        )
+        first = pc.index_in(table["file_name"], value_set=pc.unique(table["file_name"]))
+        distinct = np.unique(first.to_numpy(), return_index=True)[1]
+        n_repeated = table.num_rows - len(distinct)
+        if n_repeated:
+            table = table.take(pa.array(np.sort(distinct)))
+        return Detections(table, tuple(self._names), n_repeated, dict(self._unlisted))
+
+    def _list(self, id_: str, name: str) -> None:
+        """Two ids of one name are one category."""
+        known = [other.casefold() for other in self._names]
+        if name.casefold() in known:
+            self._ids[id_] = known.index(name.casefold())
+        else:
+            self._ids[id_] = len(self._names)
+            self._names.append(name)
 
 
 def _check(
@@ -171,7 +285,7 @@ def _check(
 ) -> None:
     x, y, w, h, confidence = values.T
     right = (np.minimum(x, y) >= -_OUTSIDE) & (np.maximum(x + w, y + h) <= 1 + _OUTSIDE)
-    right &= (np.minimum(w, h) >= 0) & (confidence >= 0) & (confidence <= 1)
+    right &= (np.minimum(w, h) >= 0) & (confidence >= 0) & (confidence <= 1 + _ROUNDED)
     if right.all():
         return
     wrong = int(np.argmin(right))
@@ -186,8 +300,77 @@ def _check(
 def _boxes(values: npt.NDArray[np.float32], categories: npt.NDArray[np.int16]) -> pa.StructArray:
     x, y, w, h, confidence = values.T
     left, top = np.clip(x, 0, 1), np.clip(y, 0, 1)
-    columns = (left, top, np.clip(x + w, 0, 1) - left, np.clip(y + h, 0, 1) - top, confidence)
+    columns = (left, top, np.clip(x + w, 0, 1) - left, np.clip(y + h, 0, 1) - top, np.minimum(confidence, 1))
     return pa.StructArray.from_arrays(
         [*(pa.array(column, pa.float32()) for column in columns), pa.array(categories, pa.int16())],
         fields=list(BOX),
     )
+
+
+@dataclass(frozen=True)
+class ResultsDetector:
+    """The results of a detector that someone else has run."""
+
+    path: str
+    detector_id: str
+    detections: Detections
+    images: str | None
+    key: str
+
+    help: ClassVar[str] = "results of MegaDetector (1.3 to 1.6) or SpeciesNet, as .json, .json.gz or .zip"
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return self.detections.categories
+
+    @classmethod
+    def open(cls, path: str, *, images: str | None, key: str = "detect.results") -> ResultsDetector:
+        """Read the results.
+
+        Parameters
+        ----------
+        images : the image root
+
+        Raises
+        ------
+        InputError
+            As `read_detections` does.
+        """
+        data = read_json(path, key)
+        detector_id = hashlib.sha256(data).hexdigest()[:16]
+        return cls(path, detector_id, _parse(data, f"{shown(path)} ({key})"), images, key)
+
+    def match(self, rows: pa.Table) -> Known:
+        found = self.detections
+        names = rows["file_name"]
+        lists = match_detections(found, names, self.path, images=self.images, key=self.key)
+        listed = _below(found.images["file_name"].combine_chunks(), self.images)
+        is_listed = pc.is_in(names, value_set=listed)
+        others = len(listed) - pc.sum(pc.is_in(listed, value_set=names.combine_chunks())).as_py()
+        n, n_known = len(lists), len(lists) - lists.null_count
+        notes = [f"{self.key}: boxes of {n_known:,} of {n:,} images"]
+        if lists.null_count:
+            notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
+        if others:
+            notes.append(f"{self.key}: {others:,} entries are of no usable image of the catalog")
+        if found.n_repeated:
+            notes.append(f"{self.key}: {found.n_repeated:,} entries name a file again; the first one counts")
+        if found.unlisted:
+            ids = ", ".join(repr(id_) for id_ in list(found.unlisted)[:5])
+            count = sum(found.unlisted.values())
+            notes.append(
+                f"{self.key}: {count:,} boxes of categories that are not listed ({ids}) are left out"
+            )
+        meta = {
+            "file": shown(self.path),
+            "images": n_known,
+            "without": lists.null_count,
+            "entries_of_other_images": others,
+            "entries_twice": found.n_repeated,
+            "unlisted": dict(found.unlisted),
+        }
+        why = pc.if_else(is_listed, "unreadable", "no_result")
+        why = pc.if_else(
+            lists.is_valid(), "ok", why.combine_chunks() if isinstance(why, pa.ChunkedArray) else why
+        )
+        return Known(lists, why, meta, notes)

@@ -40,8 +40,8 @@ def _lines(diff: Diff) -> Iterator[tuple[object, ...]]:
                 "",
             )
     for event in diff.events:
-        place = ("", event.start) if event.change == "gained" else (event.start, "")
-        yield "event", event.location, event.label, event.change, *place, event.n_images
+        period = ("", event.start) if event.change == "gained" else (event.start, "")
+        yield "event", event.location, event.label, event.change, *period, event.n_images
     for row, is_class in [*((row, False) for row in diff.accuracy), *((row, True) for row in diff.by_class)]:
         for measure, before, after in accuracy_measures(row):
             name = row.of if is_class else ""

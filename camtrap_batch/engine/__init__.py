@@ -1,1 +1,1 @@
-"""How shards are done: executors, what a worker is told, and what happens on the way."""
+"""Shards over workers: the protocol (`base`), a Dask cluster (`dask`), this very process (`inline`)."""

@@ -70,6 +70,10 @@ def _tell_nobody(topic: str, message: dict[str, Any]) -> None:
     pass
 
 
+def _sees_all(files: Iterable[str]) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class WorkerContext:
     """What a shard's work knows of the worker that it runs on.
@@ -77,9 +81,11 @@ class WorkerContext:
     Attributes
     ----------
     name : of the worker, for receipts
-    threads : shards that the worker may be doing at a time
+    threads : that its share of the machine is worth
     memory : bytes that the worker may take; None: no limit but the machine's
     tell : sends a message (values of JSON) to whoever listens to a topic, see `Executor.listen`
+    look_again : to be called with paths of images that were listed and can't be opened: raises UnfitWorker
+        where it is not the files that are gone but the disk, or the folder, that they are on
     team : the team that trains together, of this worker and those others that can join now, until the block
         is left; in it, `model.team.TeamLost` is raised where one of them is gone
     """
@@ -88,6 +94,7 @@ class WorkerContext:
     threads: int = 1
     memory: int | None = None
     tell: Callable[[str, dict[str, Any]], None] = _tell_nobody
+    look_again: Callable[[Iterable[str]], None] = _sees_all
     team: Callable[[Joins, int], AbstractContextManager[tuple[SoloTeam, Others]]] = work_alone
 
 

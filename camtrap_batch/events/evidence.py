@@ -296,7 +296,7 @@ def _top5_labels(frames: pa.Table) -> list[str]:
 
 
 def _codes(labels: pa.Array | pa.ChunkedArray, names: pa.Array) -> Ints:
-    """Place of each label in `names`; -1 for null."""
+    """Index of each label in `names`; -1 for null."""
     known = pc.index_in(labels, names)
     if known.null_count != labels.null_count:
         strange = labels.filter(pc.and_(pc.is_valid(labels), pc.is_null(known)))[0].as_py()

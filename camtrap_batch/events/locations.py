@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,6 +15,8 @@ from camtrap_batch.store.schemas import LOCATIONS
 from camtrap_batch.vocabulary import STATUSES, UNCERTAIN, USABLE
 
 _DAY = 86_400_000_000  # microseconds
+
+Doubles = npt.NDArray[np.float64]
 
 
 def summarise(
@@ -27,6 +30,7 @@ def summarise(
     predictions_snapshot: int,
     run_time: datetime,
     dubious: pa.Table | None = None,
+    effort: pa.Table | None = None,
 ) -> pa.Table:
     """One row for each location of the manifest or of `cameras`, also for those without a usable image.
 
@@ -46,6 +50,9 @@ def summarise(
         Where the labels come from; `run_time` with a time zone.
     dubious
         The location of each usable image whose date is a finding; None where findings are not made.
+    effort
+        Locations whose deployments are known: location, days in the field, and source of these. Of others the
+        dates with a usable image count.
 
     Returns
     -------
@@ -78,9 +85,11 @@ def summarise(
     _, richness, top_label = _count_labels(where[~is_group], ungrouped["label"], n)
     hour = one_chunk(pc.hour(species["start"])).to_numpy(zero_copy_only=False).astype(np.int64)
     activity = np.bincount(where * 24 + hour, minlength=n * 24)
-    days = _count_days(location[is_usable & is_dated], time[is_usable & is_dated], n)
+    days, source = _effort(
+        locations, _count_days(location[is_usable & is_dated], time[is_usable & is_dated], n), effort
+    )
     n_species = np.bincount(where, minlength=n)
-    rate = 100 * n_species / np.maximum(days, 1)
+    rate = 100 * n_species / np.where(days > 0, days, 1)
     places = _places(locations, cameras)
     columns = {
         "location": locations,
@@ -105,6 +114,7 @@ def summarise(
         "predictions_snapshot": pa.repeat(predictions_snapshot, n),
         "run_time": pa.repeat(pa.scalar(run_time, pa.timestamp("us", tz="UTC")), n),
         "camera_days": days,
+        "effort_source": source,
         "detections_per_100_days": pa.array(rate, mask=days == 0),
         "activity_by_hour": pa.ListArray.from_arrays(
             pa.array(np.arange(n + 1) * 24, pa.int32()), pa.array(activity, pa.int32())
@@ -137,6 +147,20 @@ def _count_days(location: Ints, time: Ints, n: int) -> Ints:
     order = np.lexsort((day, location))
     is_new = starts_of_groups(location[order], day[order])
     return np.bincount(location[order][is_new], minlength=n)
+
+
+def _effort(locations: pa.Array, dates: Ints, effort: pa.Table | None) -> tuple[Doubles, pa.Array]:
+    """Days of each location, and what they rest on."""
+    days = dates.astype(np.float64)
+    source = np.array([None, "images"], object)[(dates > 0).astype(int)]
+    if effort is not None:
+        known = effort.filter(effort["days"].is_valid())
+        row = one_chunk(pc.index_in(locations, one_chunk(known["location"])))
+        is_known = row.is_valid().to_numpy(zero_copy_only=False)
+        rows = row.fill_null(0).to_numpy()[is_known]
+        days[is_known] = known["days"].to_numpy()[rows]
+        source[is_known] = known["source"].to_numpy()[rows]
+    return days, pa.array(source, pa.string())
 
 
 def _points(longitude: pa.Array, latitude: pa.Array) -> pa.Array:

@@ -99,6 +99,7 @@ EXPORTS: Registry[Export] = Registry(
         "camtrap-dp": "camtrap_batch.exports.camtrap_dp:EXPORT",
         "csv": "camtrap_batch.exports.csv:EXPORT",
         "cct": "camtrap_batch.exports.cct:EXPORT",
+        "detection-history": "camtrap_batch.exports.detection_history:EXPORT",
     },
 )
 

@@ -214,6 +214,11 @@ class Images:
                 found.append(box | {"label": box["category"], "label_confidence": box["confidence"]})
         return found
 
+    def check_stop(self) -> None:
+        """Raises Interrupted once the command is to stop."""
+        if self._stop.is_set():
+            raise Interrupted("export: interrupted; nothing was written")
+
     def labels(self) -> set[str]:
         """Every label that images and boxes may have."""
         labels = set(self.predictions.labels)
@@ -230,8 +235,7 @@ class Images:
         detections = _Boxes(self._detections if boxes else None)
         read = list(dict.fromkeys([*columns, "image_id"])) if boxes else columns
         for rows in _blocks(self.run.table("manifest", self.manifest.number), read):
-            if self._stop.is_set():
-                raise Interrupted("export: interrupted; nothing was written")
+            self.check_stop()
             if "status" in columns:
                 at = rows.schema.get_field_index("status")
                 rows = rows.set_column(at, "status", rows["status"].cast(pa.string()))

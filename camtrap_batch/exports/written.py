@@ -18,6 +18,7 @@ class Written:
     left_out : reason -> images that are not in it
     listed : file that names each of those
     notes : number of rows by what else there is to say of them
+    headline : what was written, where it is no list of images
     """
 
     path: Path
@@ -25,10 +26,12 @@ class Written:
     left_out: Counter[str] = field(default_factory=Counter)
     listed: Path | None = None
     notes: Counter[str] = field(default_factory=Counter)
+    headline: str | None = None
 
     def lines(self) -> list[str]:
         """For people: what was written, what was not and why."""
-        lines = [f"{self.images:,} images written to {self.path}"]
+        what = f"{self.images:,} images" if self.headline is None else self.headline
+        lines = [f"{what} written to {self.path}"]
         lines += [f"{number:,} {text}" for text, number in self.notes.items() if number]
         if self.left_out:
             lines.append(f"images left out: {self.left_out.total():,}, each named in {self.listed}:")

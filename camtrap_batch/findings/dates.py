@@ -27,7 +27,7 @@ DAY = np.timedelta64(1, "D")
 
 FEWEST_IN_ORDER = 10
 MOST_STEPS_BACK = 0.1
-"""Files are taken to be numbered in order of time where so many are, and no more than so many go back."""
+"""Files count as numbered in order of time where at least this share is, and at most that share goes back."""
 
 _Times = npt.NDArray[np.datetime64]
 _NUMBERED = r"(?P<more>[0-9]*?)(?P<number>[0-9]{1,18})\.[^./]*$"
@@ -92,9 +92,9 @@ def _before_camera(rows: pa.Table, times: _Times) -> Found:
     return Found("date_before_camera", dated[found], np.full(len(found), NONE), detail)
 
 
-def _model_names(rows: pa.Table, places: Rows) -> pa.Array:
+def _model_names(rows: pa.Table, picked: Rows) -> pa.Array:
     make, model = (
-        pc.fill_null(rows[name].take(pa.array(places)).combine_chunks(), "")
+        pc.fill_null(rows[name].take(pa.array(picked)).combine_chunks(), "")
         for name in ("camera_make", "camera_model")
     )
     names = pc.utf8_trim_whitespace(sentence(make, " ", model))
@@ -173,15 +173,15 @@ def _resets(rows: pa.Table, times: _Times) -> Found:
     falls = np.flatnonzero((np.diff(series) == 0) & (np.diff(time) < -DAY)) + 1
     ends = np.flatnonzero(np.diff(series, append=-1) != 0) + 1
     episodes: list[tuple[int, int]] = []
-    places, firsts = np.unique(np.searchsorted(ends, falls, side="right"), return_index=True)
-    for place, first, last in zip(places, firsts, [*firsts[1:], len(falls)], strict=False):
-        start, end, inside = int(ends[place - 1]) if place else 0, int(ends[place]), falls[first:last]
+    spans, firsts = np.unique(np.searchsorted(ends, falls, side="right"), return_index=True)
+    for span, first, last in zip(spans, firsts, [*firsts[1:], len(falls)], strict=False):
+        start, end, inside = int(ends[span - 1]) if span else 0, int(ends[span]), falls[first:last]
         if end - start >= FEWEST_IN_ORDER and len(inside) <= (end - start) * MOST_STEPS_BACK:
             episodes += _episodes(time, start, end, inside)
     lengths = np.array([stop - fall for fall, stop in episodes], np.int64)
     falls = np.repeat(np.array([fall for fall, _ in episodes], np.int64), lengths)
-    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    found = falls + place
+    frame = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    found = falls + frame
     is_last = np.isin(falls + np.repeat(lengths, lengths), ends)
     detail = sentence(
         moments(time[found]),
@@ -190,7 +190,7 @@ def _resets(rows: pa.Table, times: _Times) -> Found:
         " to ",
         moments(time[falls]),
         "; image ",
-        pa.array(place + 1).cast(pa.string()),
+        pa.array(frame + 1).cast(pa.string()),
         " of ",
         pa.array(np.repeat(lengths, lengths)).cast(pa.string()),
         pc.if_else(pa.array(is_last), " to the last one", " until it is right again"),

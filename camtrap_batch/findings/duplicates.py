@@ -78,12 +78,12 @@ def _exact_detail(rows: pa.Table, location: Rows, copies: Rows, originals: Rows)
     is_same_file = pc.equal(_names(rows, copies), names)
     is_elsewhere = pa.array(location[copies] != location[originals])
     # One text is made for each: where all images are copies, two would take half a gigabyte.
-    place = pc.if_else(is_elsewhere, rows["location"].take(pa.array(originals)).combine_chunks(), "")
+    location = pc.if_else(is_elsewhere, rows["location"].take(pa.array(originals)).combine_chunks(), "")
     return sentence(
         pc.if_else(is_same_file, "the same file is listed under another image id, too", "the same bytes as "),
         pc.if_else(is_same_file, "", names),
         pc.if_else(is_elsewhere, ", which is at another location: ", ""),
-        place,
+        location,
     )
 
 
@@ -93,8 +93,8 @@ def _bits_detail(bits: npt.NDArray[Any]) -> pa.Array:
     return pa.array(texts).take(pa.array(bits))
 
 
-def _names(rows: pa.Table, places: Rows) -> pa.Array:
-    return rows["file_name"].take(pa.array(places)).combine_chunks()
+def _names(rows: pa.Table, picked: Rows) -> pa.Array:
+    return rows["file_name"].take(pa.array(picked)).combine_chunks()
 
 
 def _near(

@@ -61,7 +61,7 @@ def _from_thumbnails(
     folder: Folder, file: str, indices: list[int], places: list[int]
 ) -> Iterator[tuple[int, bytes, Source]]:
     with folder.open(file) as handle:
-        parquet = pq.ParquetFile(handle, pre_buffer=False)
+        parquet = pq.ParquetFile(handle, pre_buffer=False, page_checksum_verification=True)
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         starts: npt.NDArray[Any] = np.cumsum([0, *sizes])
         group_of = np.searchsorted(starts, places, side="right") - 1

@@ -5,57 +5,47 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializeAsAny, field_validator
 
 from camtrap_batch.errors import JobError
-from camtrap_batch.job.base import Place, SignIn
-from camtrap_batch.job.dataset import Dataset, FeatureLayer, Location
+from camtrap_batch.job.base import PathOrUrl, SignIn, absolute, from_folder, inputs_of
+from camtrap_batch.job.dataset import Dataset, Location, WithLocation
 from camtrap_batch.job.images import Findings, Validate
 from camtrap_batch.job.limits import Limits
-from camtrap_batch.job.publish import ARCGIS, LAYERS, Publish
+from camtrap_batch.job.publish import TARGET, Publish, default_publish
 from camtrap_batch.job.results import Events, Infer, Report
 from camtrap_batch.job.training import Select, Split, Train
 from camtrap_batch.remote import family_of, shown
-from camtrap_batch.yamlfile import Section, override, parse, read_yaml, write_yaml
+from camtrap_batch.yamlfile import OneOf, Section, override, parse, read_yaml, write_yaml
 
 __all__ = [
-    "ARCGIS",
-    "LAYERS",
     "Dataset",
-    "FeatureLayer",
     "Infer",
     "Job",
     "Location",
+    "Publish",
     "Select",
     "SignIn",
     "Split",
     "Train",
+    "WithLocation",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-_MODEL_ID = re.compile(r"latest|[0-9a-f]{16}")
-
-
-_INPUTS = {
-    "dataset": ("metadata", "images", "cameras"),
-    "infer": ("detections",),
-    "events": ("taxonomy", "species", "regions"),
-}
-"""Keys, by section, of what a job reads and never changes; a relative path is from the job file's folder."""
 
 
 class Job(Section):
     """A job file, checked. `Job.load` reads one; paths in it are absolute then."""
 
     name: str = Field(description="the run folder is <output>/<name>")
-    output: Place = Field(
+    output: PathOrUrl = Field(
         description="folder or fsspec URL of run folders, relative to where the command runs"
     )
-    dataset: Dataset = Field(description="where metadata and images are")
+    dataset: Annotated[SerializeAsAny[Dataset], OneOf("camtrap_batch.readers", "format")] = Field(
+        description="where metadata and images are"
+    )
     validate_: Validate = Field(default_factory=Validate, alias="validate", description="reading every image")
     findings: Findings = Field(default_factory=Findings, description="what looks wrong in the manifest")
     select: Select = Field(default_factory=Select, description="which images to train on")
@@ -63,7 +53,9 @@ class Job(Section):
     infer: Infer = Field(default_factory=Infer, description="classifying every usable image")
     events: Events = Field(default_factory=Events, description="when sightings are independent")
     limits: Limits = Field(default_factory=Limits, description="where a stage or a push stops")
-    publish: Publish = Field(default_factory=Publish, description="where the result goes")
+    publish: Annotated[SerializeAsAny[Publish], TARGET] = Field(
+        default_factory=default_publish, description="where the result goes"
+    )
     report: Report = Field(default_factory=Report, description="the HTML report")
 
     @field_validator("name")
@@ -101,25 +93,9 @@ class Job(Section):
     ) -> Job:
         """The job in the mapping `content`; relative paths in it are taken from the folder `base`."""
         job = parse(cls, content, where, lines or {}, JobError)
-        files = {
-            name: [key for key in keys if isinstance(getattr(getattr(job, name), key), str)]
-            for name, keys in _INPUTS.items()
-        }
-        if job.train.weights not in ("imagenet", "none"):
-            files["train"] = ["weights"]
-        if not _MODEL_ID.fullmatch(job.infer.model):
-            files["infer"].append("model")
-        sections = {
-            name: section.model_copy(update={key: _absolute(getattr(section, key), base) for key in keys})
-            for name, keys in files.items()
-            if (section := getattr(job, name))
-        }
-        layer = job.dataset.layer or FeatureLayer() if job.dataset.format == "feature-layer" else None
-        layer = _with_bundle(layer, base) if layer is not None else None
-        sections["dataset"] = sections["dataset"].model_copy(update={"layer": layer})
-        sections["publish"] = _with_bundle(job.publish, base)
-        job = job.model_copy(update={**sections, "output": _absolute(job.output, Path.cwd())})
-        _check_places(job, where)
+        job = from_folder(job, base)
+        job = job.model_copy(update={"output": absolute(job.output, Path.cwd())})
+        _check_output(job, where)
         return job
 
     @property
@@ -129,34 +105,32 @@ class Job(Section):
 
     @property
     def target_url(self) -> str:
-        """Path or URL of the GeoPackage, or of the portal."""
-        target = self.publish.target
-        if target == ARCGIS:
-            return self.publish.portal
-        return target if Path(target).is_absolute() else f"{self.run_url}/{target}"
+        """Path or URL of what is pushed to: a file, a database, a portal."""
+        return self.publish.address(self.run_url)
+
+    def inputs(self) -> dict[str, str]:
+        """Dotted key -> path or URL of all that the job reads and never changes."""
+        return dict(inputs_of(self))
 
     def input_at(self, path: str) -> str | None:
         """The key of the input that a path or URL is, or is inside of; None where it is neither."""
-        for name, keys in _INPUTS.items():
-            for key in keys:
-                place = getattr(getattr(self, name), key)
-                if isinstance(place, str) and _is_inside(path, place):
-                    return f"{name}.{key}"
-        return None
+        return next((key for key, url in self.inputs().items() if _is_inside(path, url)), None)
 
     def to_yaml(self) -> str:
         """The whole job with its defaults, as a job file; URLs are without the signature they may have."""
         content = self.model_dump(by_alias=True)
-        for name, keys in _INPUTS.items():
-            section = content[name]
-            section |= {key: shown(section[key]) for key in keys if isinstance(section[key], str)}
+        for key, url in self.inputs().items():
+            *sections, last = key.split(".")
+            section = content
+            for name in sections:
+                section = section[name]
+            section[last] = shown(url)
         return write_yaml(content)
 
 
-def _check_places(job: Job, where: str) -> None:
+def _check_output(job: Job, where: str) -> None:
     """Raise JobError where the job would write into its own input, or its run folder can't be a folder."""
-    layers = [(f"publish.{layer}", url) for layer in LAYERS if (url := getattr(job.publish, layer))]
-    for key, path in (("output", job.run_url), ("publish.target", job.target_url), *layers):
+    for key, path in (("output", job.run_url), *job.publish.written(job.run_url)):
         if (used := job.input_at(path)) is not None:
             raise JobError(f"{where}: {key}: {path} is inside {used}, which a job never changes")
     scheme = job.run_url.partition("://")[0] if "://" in job.run_url else "file"
@@ -173,28 +147,12 @@ def _check_places(job: Job, where: str) -> None:
             raise JobError(f"{where}: output: {there} is a file; the run folder is to be {job.run_url}")
 
 
-_Section = TypeVar("_Section", bound=SignIn)
-
-
-def _with_bundle(section: _Section, base: Path) -> _Section:
-    return section.model_copy(update={"ca_bundle": _absolute(section.ca_bundle, base)})
-
-
 def _is_inside(path: str, folder: str) -> bool:
-    places = (_file_of(place).removeprefix("file://") for place in (path, folder))
-    path, folder = (place if "://" in place else os.path.realpath(place) for place in places)
+    path, folder = (_file_of(url).removeprefix("file://") for url in (path, folder))
+    path, folder = (url if "://" in url else os.path.realpath(url) for url in (path, folder))
     return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
-def _file_of(place: str) -> str:
+def _file_of(url: str) -> str:
     """Of zip://folder::URL, the zip."""
-    return place.partition("::")[2] if place.startswith("zip://") else place
-
-
-def _absolute(path: str | None, base: Path) -> str | None:
-    if path is None or "://" in path.rpartition("::")[2]:
-        return path
-    if path.startswith("zip://"):
-        folder, _, path = path.partition("::")
-        return f"{folder}::{_absolute(path, base)}"
-    return os.path.abspath(base / Path(path).expanduser())  # noqa: PTH100 - keeps the user's symbolic links
+    return url.partition("::")[2] if url.startswith("zip://") else url

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -11,7 +16,7 @@ from camtrap_batch.remote import shown
 from camtrap_batch.yamlfile import Section
 
 
-def _place(value: str) -> str:
+def _path_or_url(value: str) -> str:
     if not value.strip() or "\0" in value or value.rstrip("/").endswith(":"):
         raise ValueError(f"{value!r}: should be a path or a URL")
     return value
@@ -34,8 +39,70 @@ Fraction = Annotated[float, Field(ge=0, le=1, strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-Place = Annotated[str, AfterValidator(_place)]
-"""A path or a URL."""
+PathOrUrl = Annotated[str, AfterValidator(_path_or_url)]
+
+
+@dataclass(frozen=True)
+class Input:
+    """Marks a key with the path or URL of something that the job reads and never changes.
+
+    A relative path is taken from the job file's folder.
+
+    Attributes
+    ----------
+    words : values that are no path
+    """
+
+    words: re.Pattern[str] | None = None
+
+    def is_path(self, value: object) -> bool:
+        return isinstance(value, str) and not (self.words is not None and self.words.fullmatch(value))
+
+
+InputPath = Annotated[PathOrUrl, Input()]
+"""A path or URL of what the job reads: every key that is annotated so is one of `inputs_of`."""
+
+
+def inputs_of(section: Section, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and path or URL of all that a section, and those inside it, read."""
+    for name, field in type(section).model_fields.items():
+        value, key = getattr(section, name), f"{prefix}{field.alias or name}"
+        if isinstance(value, Section):
+            yield from inputs_of(value, f"{key}.")
+        elif _is_input([field.annotation, *field.metadata], value):
+            yield key, value
+
+
+_Section = TypeVar("_Section", bound=Section)
+
+
+def from_folder(section: _Section, base: Path) -> _Section:
+    """The section with each relative path among `inputs_of` taken from the folder `base`."""
+    changed: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            changed[name] = from_folder(value, base)
+        elif _is_input([field.annotation, *field.metadata], value):
+            changed[name] = absolute(value, base)
+    return section.model_copy(update=changed)
+
+
+def absolute(path: str, base: Path) -> str:
+    """A path as an absolute one, relative to `base`; a URL stays as it is."""
+    if "://" in path.rpartition("::")[2]:
+        return path
+    if path.startswith("zip://"):
+        folder, _, path = path.partition("::")
+        return f"{folder}::{absolute(path, base)}"
+    return os.path.abspath(base / Path(path).expanduser())  # noqa: PTH100 - keeps the user's symbolic links
+
+
+def _is_input(annotations: list[Any], value: object) -> bool:
+    return any(
+        mark.is_path(value) if isinstance(mark, Input) else _is_input(list(get_args(mark)), value)
+        for mark in annotations
+    )
 
 
 class SignIn(Section):
@@ -48,7 +115,7 @@ class SignIn(Section):
         None, min_length=1, description="profile to sign in with; default: environment"
     )
     anonymous: bool = Field(False, description="do not sign in: for layers that are open to anyone")
-    ca_bundle: Place | None = Field(
+    ca_bundle: InputPath | None = Field(
         None, description="file with the certificates of an authority of one's own"
     )
     timeout_s: float = Field(60, gt=0, strict=False, description="seconds to wait for an answer")

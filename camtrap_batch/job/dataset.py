@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from camtrap_batch.job.base import Place, SignIn, web_address
+from camtrap_batch.job.base import InputPath
 from camtrap_batch.yamlfile import Section
 
 _SECRET = re.compile(
@@ -17,16 +18,6 @@ _SECRET = re.compile(
 
 
 _NO_SECRETS = (None, "", "anon", "cloud", "google_default", "cache")
-
-
-class FeatureLayer(SignIn):
-    location_field: str | None = Field(
-        None,
-        description="field that names the camera location; default: features at one place are one camera",
-    )
-    date_field: str | None = Field(
-        None, description="field with the date of a feature's photos; default: their EXIF"
-    )
 
 
 class Location(Section):
@@ -57,31 +48,45 @@ class Location(Section):
 
 
 class Dataset(Section):
-    format: Literal["cct", "csv", "camtrap-dp", "folder", "feature-layer"] = Field(
-        description="cct (COCO Camera Traps JSON), csv (file_name,category_id), camtrap-dp (data package), "
-        "folder (paths alone) or feature-layer (points of ArcGIS with photos attached)"
-    )
-    metadata: Place | None = Field(
+    """What all formats have.
+
+    The section of a reader (`camtrap_batch.catalog.base`) names its format, and adds keys of its own.
+
+    Attributes
+    ----------
+    needs : keys that the format can't do without -> what they are for
+    refuses : keys of this class that mean nothing in the format -> why
+    """
+
+    needs: ClassVar[Mapping[str, str]] = {
+        "metadata": "the file that lists the images",
+        "images": "where the images are",
+    }
+    refuses: ClassVar[Mapping[str, str]] = {}
+
+    format: str = Field(description="how the data set is described")
+    metadata: InputPath | None = Field(
         None, description="file or URL, relative to the job file; a feature layer's URL; not for folder"
     )
-    images: Place | None = Field(
+    images: InputPath | None = Field(
         None,
         description="image root: a folder, an fsspec URL, or a .zip in either, relative to the job file; not "
         "for feature-layer",
-    )
-    layer: FeatureLayer | None = Field(
-        None, description="feature-layer: how to read it, and where to sign in"
     )
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
         description="options of the image root's fsspec file system, such as {token: anon}",
     )
-    location: Location | None = Field(
-        None, description="csv and folder: where a path names the camera location"
-    )
-    cameras: Place | None = Field(
+    cameras: InputPath | None = Field(
         None,
-        description="location, latitude, longitude in WGS 84: .csv or .geojson; camtrap-dp has its own",
+        description="location, latitude, longitude in WGS 84, and optional start, end: .csv or .geojson; "
+        "camtrap-dp has its own",
+    )
+    outages: InputPath | None = Field(
+        None, description="location, start, end as .csv: when a camera stood there and did not work"
+    )
+    dates: Literal["dmy", "mdy"] | None = Field(
+        None, description="order of day and month in dates that leave it open"
     )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 
@@ -105,17 +110,17 @@ class Dataset(Section):
         return value
 
     @model_validator(mode="after")
-    def _metadata(self) -> Dataset:
-        if self.format != "folder" and self.metadata is None:
-            raise ValueError(f"format {self.format} needs the key `metadata`: the file that lists the images")
-        if self.format == "folder" and self.metadata is not None:
-            raise ValueError("format folder reads no metadata file: leave out the key `metadata`")
-        if self.format == "feature-layer":
-            if self.images is not None:
-                raise ValueError("format feature-layer reads attachments: leave out the key `images`")
-            web_address(str(self.metadata))
-        elif self.images is None:
-            raise ValueError(f"format {self.format} needs the key `images`: where the images are")
-        elif self.layer is not None:
-            raise ValueError(f"layer is for format feature-layer; here it is {self.format}")
+    def _keys_of_the_format(self) -> Self:
+        for key, why in self.refuses.items():
+            if getattr(self, key) is not None:
+                raise ValueError(why)
+        for key, what in self.needs.items():
+            if getattr(self, key) is None:
+                raise ValueError(f"format {self.format} needs the key `{key}`: {what}")
         return self
+
+
+class WithLocation(Dataset):
+    """A format in which a path may name the camera location."""
+
+    location: Location | None = Field(None, description="where a path names the camera location")

@@ -1,69 +1,61 @@
-"""The section `publish`: where the result goes."""
+"""The section `publish`: where the result goes. What all targets share; each adds its own keys (targets/)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from camtrap_batch.errors import choices
-from camtrap_batch.job.base import SignIn, web_address
-
-LAYERS = ("cameras", "events", "photos")
-"""What a job pushes; `publish` has a key with the URL of each."""
-
-
-ARCGIS = "arcgis"
-"""The `publish.target` that is no file: layers of a portal."""
+from camtrap_batch.job.base import SignIn
+from camtrap_batch.registry import registry
+from camtrap_batch.yamlfile import OneOf
 
 
 class Publish(SignIn):
-    target: str = Field(
-        "locations.gpkg",
-        description="a GeoPackage (.gpkg; relative: in the run folder), or arcgis: layers of a portal",
-    )
-    cameras: str | None = Field(None, description="URL of the layer for cameras, .../FeatureServer/<number>")
-    events: str | None = Field(None, description="URL of the layer for events")
-    photos: str | None = Field(None, description="URL of the layer for photos")
-    fields: dict[str, dict[str, str]] = Field(
-        default_factory=dict,
-        description="names of fields of one's own, such as {photos: {ClassLabel: Species}}",
-    )
-    best_photos: bool = Field(
-        False, description="attach the best photo of each species to its camera on the layer"
-    )
-    append: bool = Field(
-        False,
-        description="add and update rows by append jobs, thousands at a time: for very large layers",
-    )
+    """The keys that every target has; the portal to sign in to is that of `camtrap model publish`, too.
 
-    @field_validator("cameras", "events", "photos")
+    Attributes
+    ----------
+    title : what the target is, for people
+    form : what `target` looks like where it names this target
+    """
+
+    title: ClassVar[str] = "target"
+    form: ClassVar[str] = ""
+
+    target: str = Field("locations.gpkg", description="what to push to")
+
     @classmethod
-    def _layer_address(cls, value: str | None) -> str | None:
-        return None if value is None else web_address(value)
+    def claims(cls, target: str) -> bool:
+        """Whether a value of `target` names this target; the first in the registry that says so has it."""
+        return False
 
-    @model_validator(mode="after")
-    def _one_target(self) -> Publish:
-        if self.target != ARCGIS and (self.cameras or self.events or self.photos or self.best_photos):
-            raise ValueError(f"layers are for `target: arcgis`; here it is {self.target}")
-        if self.append and self.target != ARCGIS:
-            raise ValueError(f"append is for `target: arcgis`; here it is {self.target}")
-        if self.append and self.anonymous:
-            raise ValueError("append jobs are for someone who signs in: leave out append, or anonymous")
-        if self.best_photos and self.cameras is None and (self.events or self.photos):
-            raise ValueError("best_photos are attached to cameras: give that layer's URL, too")
-        for layer in self.fields:
-            if layer not in LAYERS:
-                raise ValueError(f"fields: no layer {layer!r}; {choices(layer, LAYERS)}")
-        return self
+    def address(self, run_url: str) -> str:
+        """Path or URL of what is pushed to, of a job whose run folder is at `run_url`."""
+        return self.target
+
+    def written(self, run_url: str) -> list[tuple[str, str]]:
+        """(key of the job file, path or URL) of all that a push writes to."""
+        return [("publish.target", self.address(run_url))]
+
+
+class PublishFile(Publish):
+    """A target that is a file: by its ending, in the run folder or anywhere on disk."""
+
+    ending: ClassVar[str]
+
+    @classmethod
+    def claims(cls, target: str) -> bool:
+        return target.endswith(cls.ending)
+
+    def address(self, run_url: str) -> str:
+        return self.target if Path(self.target).is_absolute() else f"{run_url}/{self.target}"
 
     @field_validator("target")
     @classmethod
-    def _target(cls, value: str) -> str:
-        if value == ARCGIS:
-            return value
-        if not value.endswith(".gpkg"):
-            raise ValueError(f"{value!r}: should be arcgis, or a file name that ends in .gpkg")
+    def _is_file(cls, value: str) -> str:
         if "://" in value:
             raise ValueError(
                 f"{value!r}: should be a path; a relative one is in the run folder, also in a bucket"
@@ -71,3 +63,28 @@ class Publish(SignIn):
         if not Path(value).is_absolute() and len(Path(value).parts) != 1:
             raise ValueError(f"{value!r}: should be a file name, for the run folder, or an absolute path")
         return value
+
+
+@dataclass(frozen=True)
+class OneTarget(OneOf):
+    """The section of the first target in the registry that claims the value of `target`."""
+
+    def name_of(self, value: str) -> str:
+        targets = registry(self.group)
+        # One after the other: those of other packages are imported only where none of ours has it.
+        return next((name for name in targets if targets[name].section.claims(value)), value)
+
+    def refuse(self, value: Any) -> str:
+        forms = [section.form for _, section in self.sections() if issubclass(section, Publish)]
+        return f"{value!r}: should be {', or '.join(forms)}"
+
+
+TARGET = OneTarget("camtrap_batch.targets", "target", "locations.gpkg")
+"""Marks the section of the job file."""
+
+
+def default_publish() -> Publish:
+    """The section of a job file that does not have it."""
+    section = TARGET.section({})
+    assert section is not None and issubclass(section, Publish)  # noqa: S101, PT018 - it is one of ours
+    return section()

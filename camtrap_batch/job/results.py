@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from camtrap_batch.job.base import Fraction, Place
+from camtrap_batch.job.base import Fraction, Input, InputPath, PathOrUrl
 from camtrap_batch.yamlfile import Section
+
+_NO_FOLDER = re.compile(r"latest|[0-9a-f]{16}")
+"""Values of `infer.model` that name no folder."""
 
 
 class Infer(Section):
-    model: Place = Field(
+    model: Annotated[PathOrUrl, Input(words=_NO_FOLDER)] = Field(
         "latest", description="latest, a model id of this run, or a model folder, relative to the job file"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: GPU workers where one has a GPU that torch can use, else CPU workers"
+        "auto", description="auto: GPU workers where one has a GPU that torch can use, otherwise CPU workers"
     )
     batch: int = Field(64, ge=1, description="images per forward pass")
     min_confidence: Fraction = Field(
@@ -28,7 +32,7 @@ class Infer(Section):
         "auto",
         description="auto: the fastest that gives the labels of float32 (99.5 % of them); float32: exact",
     )
-    detections: Place | None = Field(
+    detections: InputPath | None = Field(
         None, description="MegaDetector results: file or URL, relative to the job file; crops are classified"
     )
     detection_threshold: Fraction = Field(0.2, description="a box with less confidence does not count")
@@ -47,15 +51,19 @@ class Events(Section):
     gap_min: float = Field(
         30, gt=0, strict=False, description="minutes from the previous image that end an event"
     )
-    taxonomy: Place | dict[str, dict[str, str]] | None = Field(
+    effort: Literal["station", "cameras"] = Field(
+        "station",
+        description="two cameras at one location: station counts a day once, cameras for each of them",
+    )
+    taxonomy: InputPath | dict[str, dict[str, str]] | None = Field(
         None,
         description="label groups: a .csv of label,genus,family,... or {label: {genus: ..., family: ...}}",
     )
-    species: Place | None = Field(
+    species: InputPath | None = Field(
         None,
         description="which species are possible: a .csv of label[,region][,location]; others are set aside",
     )
-    regions: Place | None = Field(
+    regions: InputPath | None = Field(
         None, description="which cameras are in a region: a .csv of location,region"
     )
 
@@ -79,7 +87,9 @@ class Events(Section):
     @model_validator(mode="after")
     def _regions_of_species(self) -> Events:
         if self.regions is not None and self.species is None:
-            raise ValueError("regions is there for the regions in `species`: give that key too")
+            raise ValueError(
+                "`regions` requires `species`: it says which cameras are in the regions named there"
+            )
         return self
 
 

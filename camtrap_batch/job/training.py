@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from camtrap_batch.errors import choices
-from camtrap_batch.job.base import Fraction, Place, Seed
+from camtrap_batch.job.base import Fraction, Input, PathOrUrl, Seed
 from camtrap_batch.vocabulary import FINDING_KINDS, USABLE
 from camtrap_batch.yamlfile import Section
+
+_NO_FILE = re.compile("imagenet|none")
+"""Values of `train.weights` that name no file."""
 
 
 class Empty(Section):
@@ -71,7 +75,7 @@ class Select(Section):
 
 class Train(Section):
     arch: str = Field("resnet34", description="any torchvision or timm classification architecture")
-    weights: Place = Field(
+    weights: Annotated[PathOrUrl, Input(words=_NO_FILE)] = Field(
         "imagenet", description="imagenet, none, or a file of weights, relative to the job file"
     )
     size: int = Field(224, ge=32, le=1024, description="side of the model's square input, in pixels")

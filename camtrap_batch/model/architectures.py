@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors
 import safetensors.torch
@@ -15,6 +16,7 @@ import torchvision.models
 from torch import nn
 
 from camtrap_batch.errors import InputError, JobError, choices
+from camtrap_batch.images.framing import Framing, Interpolation, Resize
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,6 +28,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True, "transform_input": True},
     "inception_v3": {"aux_logits": False, "init_weights": True, "transform_input": True},
 }
+_CROP_MODES: dict[str, Resize] = {"center": "crop", "squash": "squash", "border": "letterbox"}
+"""timm's names of what `Framing` can do."""
+
+_INTERPOLATION: dict[str, Interpolation] = {name: name for name in get_args(Interpolation)}
+
 _NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs keep the weights in a file that holds more."""
 
@@ -90,25 +97,51 @@ def create_model(arch: str, n_classes: int, weights: str = "none", size: int = 2
         reason = str(problem).strip().splitlines()[0]
         raise JobError(f"train.size: {arch} can't take images of {size} x {size} pixels: {reason}") from None
     if weights == "imagenet":
-        _fit(network, _imagenet(arch, size), f"train.weights: imagenet for {arch}")
+        _fit(network, published_state(arch, size), f"train.weights: imagenet for {arch}")
     elif weights != "none":
         _fit(network, read_state(Path(weights), "train.weights: "), f"train.weights: {weights}")
     return network
 
 
-def normalisation(arch: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel that a network's published weights were trained with.
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network's published weights were evaluated: `framing`, mean and std per channel (0 to 1)."""
 
-    Of pixel values between 0 and 1; ImageNet's for all of torchvision's networks.
+    framing: Framing
+    mean: tuple[float, ...] = _IMAGENET_MEAN
+    std: tuple[float, ...] = _IMAGENET_STD
+
+
+def evaluation(arch: str, size: int | None = None) -> Evaluation:
+    """What torchvision or timm evaluate a network's published weights with.
+
+    Where neither has weights for it: the whole picture squeezed to 224 pixels, ImageNet's mean and std.
+
+    Parameters
+    ----------
+    size
+        Side of the square, if it is not to be the published one.
     """
     if _in_torchvision(arch):
-        return _IMAGENET_MEAN, _IMAGENET_STD
+        weights = next(iter(reversed(list(torchvision.models.get_model_weights(arch)))), None)
+        if weights is None:
+            return Evaluation(Framing(size or 224))
+        how = weights.transforms()
+        cut, resized = int(how.crop_size[0]), int(how.resize_size[0])
+        framing = Framing(size or cut, "crop", cut / resized, _INTERPOLATION[how.interpolation.value])
+        return Evaluation(framing, tuple(how.mean), tuple(how.std))
     import timm
 
     published = timm.get_pretrained_cfg(arch)
     if published is None:
-        return _IMAGENET_MEAN, _IMAGENET_STD
-    return tuple(map(float, published.mean)), tuple(map(float, published.std))
+        return Evaluation(Framing(size or 224))
+    framing = Framing(
+        size or int(published.input_size[-1]),
+        _CROP_MODES[published.crop_mode],
+        float(published.crop_pct),
+        _INTERPOLATION.get(published.interpolation, "bicubic"),  # "random" in training
+    )
+    return Evaluation(framing, tuple(map(float, published.mean)), tuple(map(float, published.std)))
 
 
 def head_parameters(network: nn.Module) -> set[str]:
@@ -202,7 +235,10 @@ def _try(network: nn.Module, n_classes: int, size: int) -> None:
         raise ValueError(f"the answer has shape {tuple(answer.shape)}")
 
 
-def _imagenet(arch: str, size: int) -> Mapping[str, torch.Tensor]:
+def published_state(
+    arch: str, size: int, what: str = "train.weights: imagenet"
+) -> Mapping[str, torch.Tensor]:
+    """The published weights of a network, downloaded. Raises InputError, beginning with `what`."""
     remedy = "use weights: none, or a FILE of weights"
     try:
         if _in_torchvision(arch):
@@ -222,9 +258,7 @@ def _imagenet(arch: str, size: int) -> Mapping[str, torch.Tensor]:
         raise
     except Exception as problem:  # each library and its HTTP client has its own errors for "no network"
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise InputError(
-            f"train.weights: imagenet for {arch} can't be downloaded: {reason}; {remedy}"
-        ) from None
+        raise InputError(f"{what} for {arch} can't be downloaded: {reason}; {remedy}") from None
 
 
 def _fit(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:

@@ -23,7 +23,7 @@ _CONTRAST, _BRIGHTNESS = 0.25, 38.0  # factor and its inverse; of 255
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG and Pillow have it
 
 IGNORED = -100
-"""In place of a class: the image counts for nothing (torch's default)."""
+"""Instead of a class: the image counts for nothing (torch's default)."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -41,7 +41,7 @@ class TrainBatches:
     decoder
         Where pixels come from.
     indices
-        Shape (n,): the training images' places in the decoder's files.
+        Shape (n,): indices of the training images in the decoder's files.
     truth
         Shape (n,): index of the right class of each.
     weights
@@ -95,16 +95,16 @@ class TrainBatches:
         drawn = resample(self._weights, order)
         if self._blocks is not None:
             drawn = in_window(drawn, self._blocks, self._window, order)
-        mine = [places[self._part :: self._parts] for places in np.array_split(drawn, self._batches)]
-        for places, pixels in load(self._decoder, self._indices, mine):
-            if len(places) < 2:  # batch normalisation can't learn from one image
+        mine = [rows[self._part :: self._parts] for rows in np.array_split(drawn, self._batches)]
+        for rows, pixels in load(self._decoder, self._indices, mine):
+            if len(rows) < 2:  # batch normalisation can't learn from one image
                 if self._parts > 1:
                     # The other processes wait for this one in every step: two images that count for nothing.
                     shape = (2, self._decoder.size, self._decoder.size, 3)
                     yield self._normalise(torch.zeros(shape, dtype=torch.uint8)), torch.tensor([IGNORED] * 2)
                 continue
             images = self._normalise(torch.from_numpy(pixels), lambda images: vary(images, variation))
-            yield images, torch.from_numpy(self._truth[places]).to(images.device)
+            yield images, torch.from_numpy(self._truth[rows]).to(images.device)
 
 
 class EvalBatches:
@@ -129,28 +129,28 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         parts = np.array_split(np.arange(len(self._indices)), self._batches)
-        for places, pixels in load(self._decoder, self._indices, parts):
-            if len(places):
+        for rows, pixels in load(self._decoder, self._indices, parts):
+            if len(rows):
                 images = self._normalise(torch.from_numpy(pixels))
-                yield images, torch.from_numpy(self._truth[places]).to(images.device)
+                yield images, torch.from_numpy(self._truth[rows]).to(images.device)
 
 
 def load(
     decoder: Decoder, indices: npt.NDArray[np.int64], parts: list[npt.NDArray[np.int64]]
 ) -> Iterator[tuple[npt.NDArray[np.int64], Pixels]]:
-    """For each part (places in `indices`): the places that decode, and their pixels; one part ahead."""
+    """For each part (rows in `indices`): those that decode, and their pixels; one part ahead."""
 
-    def work(places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Pixels]:
-        good, pixels = decoder.get(indices[places])
-        if len(good) < len(places):
-            places = places[np.isin(indices[places], good)]
-        return places, pixels
+    def work(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Pixels]:
+        good, pixels = decoder.get(indices[rows])
+        if len(good) < len(rows):
+            rows = rows[np.isin(indices[rows], good)]
+        return rows, pixels
 
     return ahead(work, parts)
 
 
 def resample(weights: npt.NDArray[np.float64], random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """As many places in `weights` as it has, drawn in proportion to it and shuffled.
+    """As many indices of `weights` as it has, drawn in proportion to it and shuffled.
 
     Systematic resampling: one random offset, then equal steps (Douc, Cappé, Moulines 2005, Comparison of
     resampling schemes for particle filtering).
@@ -167,7 +167,7 @@ def resample(weights: npt.NDArray[np.float64], random: np.random.Generator) -> n
 def in_window(
     drawn: npt.NDArray[np.int64], blocks: npt.NDArray[np.int64], window: int, random: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """The same places in another random order, in which about `window` blocks are in use at any time.
+    """The same indices in another random order, in which about `window` blocks are in use at any time.
 
     Blocks begin one after another, in random order; the images of each are spread over the time in which as
     many begin as the window holds. So one block is read at a time, just before it is wanted.

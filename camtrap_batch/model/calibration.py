@@ -1,4 +1,4 @@
-"""Confidences that can be taken at their word: temperature scaling and calibration error.
+"""Confidences that mean what they say: temperature scaling and calibration error.
 
 Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017 (arXiv 1706.04599).
 """
@@ -57,13 +57,13 @@ def cross_calibrated(
     they were new. With one location there is no other: then the temperature is fitted on the images
     themselves, and the calibration error is a little too low.
     """
-    names, place = np.unique(np.asarray(locations, str), return_inverse=True)
+    names, location = np.unique(np.asarray(locations, str), return_inverse=True)
     if len(names) == 1:
         return calibrated(logits, fit_temperature(logits, truth))
     # The largest locations first, one to each fold in turn, so that folds are of about one size.
     fold_of = np.empty(len(names), np.int64)
-    fold_of[np.argsort(-np.bincount(place), kind="stable")] = np.arange(len(names)) % folds
-    fold = fold_of[place]
+    fold_of[np.argsort(-np.bincount(location), kind="stable")] = np.arange(len(names)) % folds
+    fold = fold_of[location]
     probs = np.empty(logits.shape, np.float32)
     for number in np.unique(fold).tolist():
         inside = fold == number
@@ -92,7 +92,7 @@ def reliability(
     confidence = probs.max(axis=1).astype(np.float64)
     right = probs.argmax(axis=1) == truth
     edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     return [
         {
             "lower": float(edges[index]),
@@ -102,7 +102,7 @@ def reliability(
             "accuracy": float(right[inside].mean()),
         }
         for index in range(bins)
-        if (inside := place == index).any()
+        if (inside := bin_of == index).any()
     ]
 
 

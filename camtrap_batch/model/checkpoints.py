@@ -104,7 +104,7 @@ class Checkpoints:
             # torch's own text advises to load the file as code: not repeated here.
             raise StageError(
                 f"{self._folder.url}/{self._prefix}{name}: not a checkpoint ({type(problem).__name__}): "
-                "delete it to begin the training anew"
+                "delete it to start training from the beginning"
             ) from None
         return state
 

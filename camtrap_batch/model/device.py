@@ -27,7 +27,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(device: torch.device) -> torch.dtype:
-    """What autocast computes in: bfloat16 where the hardware has it, else float16 (GPU), float32 (CPU).
+    """What autocast computes in: bfloat16 where the hardware supports it, otherwise float16 (GPU) or float32.
 
     On a CPU without bfloat16 instructions autocast would only emulate it, slower than float32.
     """

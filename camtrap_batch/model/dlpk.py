@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from camtrap_batch.errors import InputError
 from camtrap_batch.model import raster_function
 from camtrap_batch.model.architectures import recipe
 from camtrap_batch.model.info import CARD, METRICS, ModelInfo
@@ -36,10 +37,15 @@ def write_package(folder: str | Path, name: str) -> bytes:
     Raises
     ------
     InputError
-        The folder holds no intact model.
+        The folder holds no intact model, or one that the raster function can't give pictures to.
     """
     folder = Path(folder)
     network, info = load_model(folder)
+    if not info.framing.antialias:
+        raise InputError(
+            f"{folder}: the model was evaluated on pictures resized without antialias, which the raster "
+            "function can't do: export it as safetensors"
+        )
     name = re.sub(r"[^\w.-]+", "_", name)
     weights = io.BytesIO()
     torch.save(network.state_dict(), weights)
@@ -95,10 +101,19 @@ def definition(info: ModelInfo, name: str) -> dict[str, Any]:
             "mean": info.mean,
             "std": info.std,
             "temperature": info.temperature,
+            **_framing(info),
         },
         "CamtrapModelId": info.model_id,
         "CamtrapBatchVersion": info.versions.get("camtrap-batch", version("camtrap-batch")),
     }
+
+
+def _framing(info: ModelInfo) -> dict[str, Any]:
+    """What the raster function has to know where a picture is not squeezed as for models trained here."""
+    how = info.framing
+    if how.is_ours:
+        return {}
+    return {"resize": how.resize, "side": how.side, "interpolation": how.interpolation}
 
 
 def describe(info: ModelInfo) -> str:

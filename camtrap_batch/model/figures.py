@@ -70,10 +70,10 @@ def show_batch(
 
 def show_results(samples: Samples, worst: Sequence[Mapping[str, Any]]) -> str:
     """Truth beside prediction, the worst mistakes first; rows as in metrics.json's `worst`."""
-    place = {image_id: index for index, image_id in enumerate(samples.image_ids)}
+    index_of = {image_id: index for index, image_id in enumerate(samples.image_ids)}
     cells = [
         _Cell(
-            decode_upright(samples.jpegs[place[row["image_id"]]], _WIDTH),
+            decode_upright(samples.jpegs[index_of[row["image_id"]]], _WIDTH),
             [
                 (f"truth: {row['truth']}", ""),
                 (f"predicted: {row['predicted']}", "right" if row["predicted"] == row["truth"] else "wrong"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,8 @@ from camtrap_batch.errors import InputError, JobError, choices
 from camtrap_batch.model.architectures import (
     check_architecture,
     create_model,
+    evaluation,
     head_parameters,
-    normalisation,
     read_state,
 )
 from camtrap_batch.model.info import CARD, FORMAT, ModelInfo, parse_info, read_card
@@ -23,8 +26,9 @@ from camtrap_batch.model.package import save_model
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _KEYS = (
     "format", "arch", "classes", "category_ids", "size", "mean", "std", "temperature", "provenance",
-    "versions", "metrics", "weights",
+    "versions", "metrics", "weights", "resize", "crop_pct", "interpolation", "antialias",
 )  # fmt: skip
+_MOST_NAMED = 3
 _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
 """Parts of GoogLeNet and Inception that only training uses."""
 
@@ -37,8 +41,9 @@ def import_model(folder: str | Path, parent: str | Path) -> ModelInfo:
     folder
         Holds a `model.json` with at least `arch` and `classes` (labels, in the order of the outputs), and one
         file of weights: .safetensors, or a torch state dict. `weights` in `model.json` names the file where
-        there are several. What else `model.json` of a model folder has may be given; without it, the input is
-        224 pixels wide, normalised as the architecture's published weights are, and the temperature is 1.
+        there are several. What else `model.json` of a model folder has may be given; without it, pictures are
+        resized, cut and normalised as the architecture's published weights were evaluated with, and the
+        temperature is 1.
     parent
         Folder of models; made where it is missing.
 
@@ -55,17 +60,31 @@ def import_model(folder: str | Path, parent: str | Path) -> ModelInfo:
     folder = Path(folder)
     card = folder / CARD
     content = read_card(folder)
-    info = _info(card, content)
+    info = describe_model(card, content)
     path = _weights_file(folder, content.get("weights"))
+    return import_state(card, info, read_state(path), str(path), parent)
+
+
+def import_state(
+    card: str | Path, info: ModelInfo, state: Mapping[str, torch.Tensor], where: str, parent: str | Path
+) -> ModelInfo:
+    """Write tensors as a model folder `<parent>/<model id>`; `card` and `where` are for messages.
+
+    Raises InputError where they are not the whole of a network of `info.arch`, with finite numbers.
+    """
     try:
         network = create_model(info.arch, len(info.classes), size=info.size)
     except JobError as problem:
         raise InputError(f"{card}: {str(problem).removeprefix('train.')}") from None
-    _load(network, read_state(path), f"{path}: not the weights of a {info.arch}", info)
+    _load(network, state, f"{where}: not the weights of a {info.arch}", info, card)
     return save_model(parent, network, info, info.metrics, [])
 
 
-def _info(card: Path, content: Mapping[str, Any]) -> ModelInfo:
+def describe_model(card: str | Path, content: Mapping[str, Any]) -> ModelInfo:
+    """What a `model.json` says of a model from elsewhere; what it leaves out is as published.
+
+    Raises InputError, beginning with `card`, where something in it is wrong.
+    """
     for key in content:
         if key not in _KEYS:
             raise InputError(f"{card}: unknown key {key!r}; {choices(key, _KEYS)}")
@@ -79,21 +98,27 @@ def _info(card: Path, content: Mapping[str, Any]) -> ModelInfo:
         raise InputError(f"{card}: arch should be a name, it is {arch!r}")
     if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
         raise InputError(f"{card}: classes should be a list of labels, in the order of the network's outputs")
-    if len(classes) < 2 or len(set(classes)) < len(classes):
-        raise InputError(f"{card}: classes should be two labels or more, all different")
+    if len(classes) < 2:
+        raise InputError(f"{card}: classes should be two labels or more")
+    twice = [label for label, number in Counter(classes).items() if number > 1]
+    if twice:
+        more = f", and {len(twice) - _MOST_NAMED} more" if len(twice) > _MOST_NAMED else ""
+        named = ", ".join(map(repr, twice[:_MOST_NAMED]))
+        raise InputError(f"{card}: classes should be all different; more than once: {named}{more}")
     try:
         check_architecture(arch)
     except JobError as problem:
         raise InputError(f"{card}: {str(problem).removeprefix('train.')}") from None
-    mean, std = normalisation(arch)
     described = {key: value for key, value in content.items() if key not in ("format", "weights")}
+    given = described.get("size")
+    published = evaluation(arch, given if isinstance(given, int) and given > 0 else None)
     try:
         info = parse_info(
             {
                 "category_ids": [[] for _ in classes],
-                "size": 224,
-                "mean": mean,
-                "std": std,
+                **asdict(published.framing),
+                "mean": published.mean,
+                "std": published.std,
                 "temperature": 1.0,
                 **described,
                 "model_id": "",
@@ -122,15 +147,17 @@ def _weights_file(folder: Path, name: Any) -> Path:
     return found[0]
 
 
-def _load(network: nn.Module, state: Mapping[str, torch.Tensor], what: str, info: ModelInfo) -> None:
+def _load(
+    network: nn.Module, state: Mapping[str, torch.Tensor], what: str, info: ModelInfo, card: str | Path
+) -> None:
     own, head = network.state_dict(), head_parameters(network)
     for name, value in own.items():
         if name not in state:
             if name.endswith("num_batches_tracked"):
                 continue
-            raise InputError(f"{what}: {name} is not there")
+            raise InputError(f"{what}: {name} is not there{_nearest(name, value, state, own)}")
         if state[name].shape != value.shape:
-            of_classes = f", for the {len(info.classes)} classes in {CARD}" if name in head else ""
+            of_classes = f", for the {len(info.classes)} classes of {Path(card).name}" if name in head else ""
             raise InputError(
                 f"{what}: {name} has shape {tuple(state[name].shape)}, should have"
                 f" {tuple(value.shape)}{of_classes}"
@@ -139,5 +166,17 @@ def _load(network: nn.Module, state: Mapping[str, torch.Tensor], what: str, info
             raise InputError(f"{what}: {name} holds values that are not finite numbers")
     for name in state:
         if name not in own and not name.startswith(_TRAINING_ONLY):
-            raise InputError(f"{what}: it has no {name}")
+            raise InputError(f"{what}: it has no {name}{_nearest(name, state[name], own, state)}")
     network.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def _nearest(
+    name: str,
+    value: torch.Tensor,
+    there: Mapping[str, torch.Tensor],
+    known: Mapping[str, torch.Tensor],
+) -> str:
+    """What is there instead of the tensor `name`: the tensor of its shape whose name is most alike."""
+    free = [other for other in there if other not in known and there[other].shape == value.shape]
+    near = difflib.get_close_matches(name, free, n=1, cutoff=0.0)
+    return f"; the nearest of its shape {tuple(value.shape)} is {near[0]}" if near else ""

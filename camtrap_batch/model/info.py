@@ -5,7 +5,7 @@ A model folder holds
 - `model.safetensors`: the network's weights
 - `model.json`: everything else that predictions depend on, where the model came from, how good it is
 - `metrics.json`: the figures in full: per class, per location, confusion, reliability
-- `history.csv`: one row an epoch; `lr_find.csv`: the search for a learning rate, where there was one
+- `history.csv`: one row per epoch; `lr_find.csv`: the search for a learning rate, where there was one
 - `*.svg`: figures for people
 - `int8.safetensors`: ranges of the network's values, where it was found fit to be computed in integers
 
@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import InputError, choices
+from camtrap_batch.images.framing import INTERPOLATION, RESIZE, Framing, Interpolation, Resize
 
 FORMAT = 1
 WEIGHTS, CARD, METRICS = "model.safetensors", "model.json", "metrics.json"
@@ -56,6 +57,8 @@ class ModelInfo:
         Libraries it was trained with.
     metrics
         The main figures; all of them are in `metrics.json`.
+    resize, crop_pct, interpolation, antialias
+        How a picture becomes the square, see `images.framing.Framing`.
     """
 
     model_id: str
@@ -69,6 +72,15 @@ class ModelInfo:
     provenance: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    resize: Resize = "squash"
+    crop_pct: float = 1.0
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+
+    @property
+    def framing(self) -> Framing:
+        """How a picture becomes the square that the network sees."""
+        return Framing(self.size, self.resize, self.crop_pct, self.interpolation, self.antialias)
 
     def to_json(self) -> str:
         """The text of `model.json`."""
@@ -121,7 +133,8 @@ def model_id(weights: str, info: ModelInfo) -> str:
     weights
         sha256 of the weights file, hexadecimal.
     info
-        Its architecture, classes, input size, normalisation and temperature count; nothing else does.
+        Its architecture, classes, input size, framing, normalisation and temperature count; nothing else
+        does.
     """
     content = {
         "weights": weights,
@@ -133,6 +146,8 @@ def model_id(weights: str, info: ModelInfo) -> str:
         "std": info.std,
         "temperature": info.temperature,
     }
+    if not info.framing.is_ours:  # ids of models from before there was a choice stay as they are
+        content["framing"] = asdict(info.framing)
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -155,8 +170,20 @@ def parse_info(content: dict[str, Any]) -> ModelInfo:
             "mean": tuple(float(value) for value in content["mean"]),
             "std": tuple(float(value) for value in content["std"]),
             "temperature": float(content["temperature"]),
+            "crop_pct": float(content.get("crop_pct", 1.0)),
+            "antialias": bool(content.get("antialias", True)),
         }
     )
     if len(info.classes) != len(info.category_ids) or len(info.mean) != 3 or len(info.std) != 3:
         raise ValueError("classes and category_ids should be as many, mean and std have 3 values")
+    for key, value, known in (
+        ("resize", info.resize, RESIZE),
+        ("interpolation", info.interpolation, INTERPOLATION),
+    ):
+        if value not in known:
+            raise ValueError(f"{key}: {value!r} is not possible; {choices(str(value), known)}")
+    if not 0 < info.crop_pct <= 1:
+        raise ValueError(f"crop_pct: {info.crop_pct} should be above 0, and 1 or less")
+    if not info.antialias and info.interpolation != "bilinear":
+        raise ValueError(f"antialias: false is for bilinear; interpolation is {info.interpolation}")
     return info

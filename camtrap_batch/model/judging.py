@@ -89,15 +89,15 @@ def judge(
         batches = EvalBatches(decoder, indices, indices, batch, normalise)
         logits, indices = _logits(model, batches, on_progress)
         truth = samples.truth[indices]
-        places = [samples.locations[index] for index in indices.tolist()]
+        locations = [samples.locations[index] for index in indices.tolist()]
         if split == "valid":
             temperature = fit_temperature(logits, truth)
-            probs = cross_calibrated(logits, truth, places)
+            probs = cross_calibrated(logits, truth, locations)
         else:
             probs = calibrated(logits, temperature)
         night = samples.is_night
         figures = {
-            **evaluate(probs, truth, samples.classes, places, None if night is None else night[indices]),
+            **evaluate(probs, truth, samples.classes, locations, None if night is None else night[indices]),
             "ece": expected_calibration_error(probs, truth),
             "ece_uncalibrated": expected_calibration_error(calibrated(logits, 1.0), truth),
         }

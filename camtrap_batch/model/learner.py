@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from camtrap_batch.errors import StageError
-from camtrap_batch.model.architectures import create_model, head_parameters, normalisation
+from camtrap_batch.model.architectures import create_model, evaluation, head_parameters
 from camtrap_batch.model.batches import IGNORED, EvalBatches, TrainBatches
 from camtrap_batch.model.checkpoints import Checkpoint, Checkpoints
 from camtrap_batch.model.config import TrainConfig
@@ -56,7 +56,7 @@ with warnings.catch_warnings():
 LABEL_SMOOTHING = 0.05
 _LR_STEPS = 100
 _LOST = 4.0
-"""So many times the loss of knowing nothing, at an epoch's end: the weights are lost."""
+"""A multiple of the chance-level loss; above it at the end of an epoch, the weights are lost."""
 _OUT_OF_MEMORY = ("CUDA out of memory", "not enough memory", "can't allocate memory")
 _FEW_FAILED, _MOST_FAILED = 3, 0.02
 """How many images, and what part of them, may fail to decode: more is a wrong folder, not a few bad files."""
@@ -116,7 +116,7 @@ def train(
     JobError
         Nothing to train or validate on, an unknown architecture, a device that is not there.
     InputError
-        The given weights can't be had.
+        The given weights are not available.
     StageError
         The loss is lost in the first epoch, too many images don't decode, or memory is too small for two
         images. No model is left behind.
@@ -216,7 +216,8 @@ class _Training:
     ) -> None:
         self.samples, self.config, self.decoder, self.device = samples, config, decoder, device
         self.checkpoints, self.team, self.on_progress = checkpoints, team, on_progress
-        self.mean, self.std = normalisation(config.arch)
+        published = evaluation(config.arch)
+        self.mean, self.std = published.mean, published.std
         self.normalise = Normalise(self.mean, self.std, device)
         self.indices = samples.of_split("train")
         self.valid = samples.of_split("valid")[team.rank :: team.size]
@@ -228,7 +229,7 @@ class _Training:
             try:
                 return self._attempt(batch, notes)
             except (MemoryError, RuntimeError) as problem:
-                # A team begins anew, with a smaller batch, where it is put together.
+                # A team starts again with a smaller batch, where it was put together.
                 if not is_out_of_memory(problem) or self.team.size > 1:
                     raise
             # Here the attempt's tensors are free.

@@ -54,7 +54,7 @@ def evaluate(
         truth, predicted, labels=labels, zero_division=np.nan
     )
     seen = support > 0
-    names, place = np.unique(np.asarray(locations, str), return_inverse=True)
+    names, location = np.unique(np.asarray(locations, str), return_inverse=True)
     top = np.argpartition(probs, -min(5, len(classes)), axis=1)[:, -5:]
     return {
         "n_images": len(truth),
@@ -77,8 +77,8 @@ def evaluate(
         "by_light": {}
         if is_night is None
         else {name: _share(right[is_night == night]) for name, night in (("day", False), ("night", True))},
-        "by_location": {name: _share(right[place == index]) for index, name in enumerate(names.tolist())},
-        "intervals": bootstrap(predicted, truth, classes, place),
+        "by_location": {name: _share(right[location == index]) for index, name in enumerate(names.tolist())},
+        "intervals": bootstrap(predicted, truth, classes, location),
     }
 
 
@@ -86,7 +86,7 @@ def bootstrap(
     predicted: npt.NDArray[np.int64],
     truth: npt.NDArray[np.int64],
     classes: Sequence[str],
-    place: npt.NDArray[np.int64],
+    location: npt.NDArray[np.int64],
 ) -> dict[str, Any]:
     """How far the figures would vary with other cameras: 95 % percentile intervals over locations.
 
@@ -100,7 +100,7 @@ def bootstrap(
         Shape (n,): index of the class predicted, and of the right one.
     classes
         Their labels, in order.
-    place
+    location
         Shape (n,): number of each image's camera location, from 0.
 
     Returns
@@ -109,17 +109,19 @@ def bootstrap(
     `recall`, `f1`. None where the images that a figure is made of are from fewer than FEWEST_LOCATIONS, and
     where no draw differs from another, as without a single mistake: then they can't tell.
     """
-    n_places, n_classes = int(place.max()) + 1, len(classes)
+    n_locations, n_classes = int(location.max()) + 1, len(classes)
 
     def count(kind: npt.NDArray[np.int64], which: npt.NDArray[np.bool_] | None = None) -> _Counts:
-        cells = place * n_classes + kind
-        return np.bincount(cells if which is None else cells[which], minlength=n_places * n_classes).reshape(
-            n_places, n_classes
-        )
+        cells = location * n_classes + kind
+        return np.bincount(
+            cells if which is None else cells[which], minlength=n_locations * n_classes
+        ).reshape(n_locations, n_classes)
 
     hits, support, taken = count(truth, predicted == truth), count(truth), count(predicted)
     random = np.random.default_rng(0)
-    drawn = random.multinomial(n_places, np.full(n_places, 1 / n_places), RESAMPLES).astype(np.float32)
+    drawn = random.multinomial(n_locations, np.full(n_locations, 1 / n_locations), RESAMPLES).astype(
+        np.float32
+    )
     # float32 counts exactly up to 2**24, and is four times as fast.
     hit, true, said = (
         (drawn @ counts.astype(np.float32)).astype(np.float64) for counts in (hits, support, taken)
@@ -143,7 +145,7 @@ def bootstrap(
         "balanced_accuracy": np.where(seen, recall, 0).sum(1) / n_seen,
         "macro_f1": np.where(seen, f1, 0).sum(1) / n_seen,
     }
-    whole = n_places >= FEWEST_LOCATIONS
+    whole = n_locations >= FEWEST_LOCATIONS
     return {
         **{
             name: _interval(np.percentile(values, _INTERVAL)) if whole else None

@@ -127,7 +127,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelInfo]:
     if found != info.model_id:
         raise InputError(
             f"{folder}: {WEIGHTS} or {CARD} was changed: the content's id is {found}, {CARD} says"
-            f" {info.model_id}; copy the folder again or train anew"
+            f" {info.model_id}; copy the folder again, or train again"
         )
     try:
         network = create_model(info.arch, len(info.classes), size=info.size)

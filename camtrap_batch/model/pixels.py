@@ -1,8 +1,4 @@
-"""From an image file's bytes to a model's input: the one way in training and in classifying.
-
-The whole frame is squeezed to a square: a crop would lose the animal at the frame's border, which in
-camera-trap images is a frequent one, and bars would spend a quarter of the pixels on nothing.
-"""
+"""Images for training, decoded on threads as `images.framing` has it, and kept as far as memory goes."""
 
 from __future__ import annotations
 
@@ -14,41 +10,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from camtrap_batch.images import decode_upright
+from camtrap_batch.images.framing import Framing, frame
 from camtrap_batch.images.pixels import Pixels
-from camtrap_batch.images.raster import resample
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CHUNK = 8  # images decoded by one call of a thread: less of the interpreter's lock, still even
-_MARGIN = 1.5
-"""How much larger than the square a JPEG is decoded at least. At 1 the network would see originals otherwise
-than thumbnails of them (mean difference 3.0 of 255 over real photos at 224; at 1.5 it is 1.8, as at 2)."""
-
-
-def decode(data: bytes, size: int) -> Pixels:
-    """The picture in an image file, upright, squeezed to a square.
-
-    Parameters
-    ----------
-    data
-        The file's bytes: a JPEG, or anything else that Pillow reads. A truncated or damaged JPEG gives
-        what there is of it.
-    size
-        Side of the square, in pixels.
-
-    Returns
-    -------
-    Shape (size, size, 3), RGB.
-
-    Raises
-    ------
-    ValueError
-        Nothing decodes.
-    """
-    square = resample(decode_upright(data, int(size * _MARGIN)), size, size)
-    return square if square.shape[2] == 3 else np.repeat(square, 3, axis=2)
 
 
 class Decoder:
@@ -59,7 +27,7 @@ class Decoder:
     files
         Image files' bytes; read from several threads.
     size
-        As for `decode`.
+        Side of the square, in pixels.
     threads
         How many images are decoded at once.
     cache_bytes
@@ -67,9 +35,9 @@ class Decoder:
     """
 
     def __init__(self, files: Sequence[bytes], size: int, threads: int, cache_bytes: int = 0) -> None:
-        self.size = size
+        self.size, self._framing = size, Framing(size)
         self.failed: dict[int, str] = {}
-        """Images that could not be read or decoded: place in `files` -> why."""
+        """Images that could not be read or decoded: index in `files` -> why."""
         self._files = files
         # Pages of an empty array are only taken when a picture is written to them.
         room = min(len(files), cache_bytes // (size * size * 3))
@@ -94,24 +62,24 @@ class Decoder:
         batch[cached] = self._cache[indices[cached]]
         todo = np.flatnonzero(~cached)
         parts = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-        for _ in self._pool.map(lambda places: self._fill(batch, indices, places), parts):
+        for _ in self._pool.map(lambda rows: self._fill(batch, indices, rows), parts):
             pass
         good = np.fromiter((index not in self.failed for index in indices.tolist()), bool, len(indices))
         return (indices, batch) if good.all() else (indices[good], batch[good])
 
-    def _fill(self, batch: Pixels, indices: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> None:
-        for place in places.tolist():
-            index = int(indices[place])
+    def _fill(self, batch: Pixels, indices: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
+        for row in rows.tolist():
+            index = int(indices[row])
             if index in self.failed:
                 continue
             try:
-                batch[place] = decode(self._files[index], self.size)
+                batch[row] = frame(self._files[index], self._framing)
             except (ValueError, OSError) as problem:
                 with self._lock:
                     self.failed[index] = str(problem)
                 continue
             if index < len(self._cached):
-                self._cache[index] = batch[place]
+                self._cache[index] = batch[row]
                 self._cached[index] = True
 
 

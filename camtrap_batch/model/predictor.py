@@ -18,13 +18,13 @@ from torch import nn
 
 from camtrap_batch import phases
 from camtrap_batch.detection.crops import Picture, decode_picture
+from camtrap_batch.images.framing import Framing, frame
 from camtrap_batch.images.pixels import Pixels, make_thumbnail
 from camtrap_batch.model.device import Autocast, Normalise, choose_device, choose_precision, choose_threads
 from camtrap_batch.model.info import read_info
 from camtrap_batch.model.package import load_model
-from camtrap_batch.model.pixels import decode
 from camtrap_batch.model.precision import Observed, load_observed, make_ready, name_of
-from camtrap_batch.model.stream import beside, in_order
+from camtrap_batch.runtime.stream import beside, in_order
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -53,7 +53,7 @@ class Predictor:
     batch
         Most images in a forward pass; halved when memory runs out.
     precision
-        What to compute in; None: bfloat16 where the hardware has it, else float16 (GPU) or float32 (CPU).
+        What to compute in; None: bfloat16 where the hardware supports it, otherwise float16 (GPU) or float32.
         `precision` says which are possible.
     observed
         For int8: ranges of the network's values; None: those kept with the model.
@@ -126,12 +126,12 @@ class Predictor:
         Raises
         ------
         ValueError
-            An image does not decode; its place in `jpegs` is named.
+            An image does not decode; its index in `jpegs` is named.
         """
         answers = [np.empty((0, len(self.info.classes)), np.float32)]
-        for place, answer in enumerate(self.classify(Picture(data) for data in jpegs)):
+        for index, answer in enumerate(self.classify(Picture(data) for data in jpegs)):
             if isinstance(answer, str):
-                raise ValueError(f"image {place}: {answer}")
+                raise ValueError(f"image {index}: {answer}")
             answers.append(answer)
         return np.concatenate(answers)
 
@@ -225,7 +225,7 @@ class Predictor:
         decoded: list[Pixels | str] = []
         for picture in pictures:
             try:
-                decoded.append(decode_picture(picture, self.info.size))
+                decoded.append(decode_picture(picture, self.info.framing))
             except (ValueError, OSError) as problem:
                 decoded.append(str(problem))
         return decoded
@@ -364,7 +364,7 @@ def preload(folder: str | Path) -> None:
 
     Raises InputError as `Predictor` does.
     """
-    decode(make_thumbnail(np.zeros((8, 8, 3), np.uint8), 8, 85).jpeg, 8)
+    frame(make_thumbnail(np.zeros((8, 8, 3), np.uint8), 8, 85).jpeg, Framing(8))
     network, info = load_model(folder)
     with _loading:
         _preloaded.clear()

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 _POLYGON = 4
+_BAR = 114  # grey of the bars of a letterbox
 _INHERIT = 2 | 4 | 8  # pixel type, no data and dimensions, statistics: as the input has them
 
 _FIELDS = [
@@ -115,22 +116,22 @@ class CamtrapObjectClassifier:
         rasters = list(pixelBlocks["rasters_pixels"])
         masks = pixelBlocks.get("rasters_mask")
         masks = [None] * len(rasters) if masks is None else list(masks)
-        size = int(self.json_info["ModelParameters"]["size"])
+        parameters = self.json_info["ModelParameters"]
         names = [entry["Name"] for entry in self.json_info["Classes"]]
         features: list[dict[str, Any]] = []
         for start in range(0, len(rasters), self.batch_size):
-            places = range(start, min(start + self.batch_size, len(rasters)))
-            squares = np.stack([_square(rasters[place], masks[place], size) for place in places])
+            rows = range(start, min(start + self.batch_size, len(rasters)))
+            squares = np.stack([_square(rasters[row], masks[row], parameters) for row in rows])
             confidences, labels = self._classify(squares).max(dim=1)
-            for row, place in enumerate(places):
+            for at, row in enumerate(rows):
                 features.append(
                     {
                         "attributes": {
-                            "OID": place + 1,
-                            "Confidence": float(confidences[row]),
-                            "Label": names[int(labels[row])],
+                            "OID": row + 1,
+                            "Confidence": float(confidences[at]),
+                            "Label": names[int(labels[at])],
                         },
-                        "geometry": {"rings": [_outline(*rasters[place].shape[-2:])]},
+                        "geometry": {"rings": [_outline(*rasters[row].shape[-2:])]},
                     }
                 )
         answer = {
@@ -185,12 +186,8 @@ def _build(parameters: dict[str, Any], n_classes: int) -> torch.nn.Module:
     return network
 
 
-def _square(raster: Any, mask: Any, size: int) -> np.ndarray[Any, Any]:
-    """The whole raster, RGB, squeezed to (size, size, 3): what the network was trained on.
-
-    Halved as often as leaves half as much again as is needed, then resampled: what reading a JPEG file at a
-    reduced scale, as in training, gives.
-    """
+def _square(raster: Any, mask: Any, parameters: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """A raster as the network wants it: RGB, (size, size, 3), resized as its model was evaluated with."""
     pixels = np.array(raster)
     if mask is not None:
         pixels[np.broadcast_to(np.asarray(mask) == 0, pixels.shape)] = 0
@@ -199,6 +196,27 @@ def _square(raster: Any, mask: Any, size: int) -> np.ndarray[Any, Any]:
     if pixels.dtype != np.uint8:
         pixels = np.clip(np.rint(np.nan_to_num(pixels.astype(np.float32))), 0, 255).astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels[:3], 0, -1)))
+    size = int(parameters["size"])
+    if "side" not in parameters:
+        return _squeezed(image, size)
+    side, filter_ = int(parameters["side"]), Image.Resampling[parameters["interpolation"].upper()]
+    if parameters["resize"] == "squash":
+        wanted = (side, side)
+    else:
+        fixed = (min if parameters["resize"] == "crop" else max)(image.size)
+        wanted = (max(1, side * image.width // fixed), max(1, side * image.height // fixed))
+    square = Image.new("RGB", (size, size), (_BAR, _BAR, _BAR))
+    left, top = (round((extent - size) / 2) for extent in wanted)
+    square.paste(image.resize(wanted, filter_), (-left, -top))
+    return np.asarray(square)
+
+
+def _squeezed(image: Image.Image, size: int) -> np.ndarray[Any, Any]:
+    """The whole picture, squeezed to a square: what the models that are trained here have learnt from.
+
+    Halved as often as leaves half as much again as is needed, then resampled: what reading a JPEG file at a
+    reduced scale, as in training, gives.
+    """
     factor = 1
     while factor < 8 and min(-(-side // (2 * factor)) for side in image.size) >= int(1.5 * size):
         factor *= 2

@@ -54,17 +54,17 @@ class Samples:
 
     @property
     def classes(self) -> list[str]:
-        """The labels, sorted: a class is known by its place here."""
+        """The labels, sorted: a class is known by its index here."""
         return sorted(self.category_ids)
 
     @property
     def truth(self) -> npt.NDArray[np.int64]:
-        """Shape (n,): place of each image's label in `classes`."""
-        place = {label: index for index, label in enumerate(self.classes)}
-        return np.fromiter((place[label] for label in self.labels), np.int64, len(self))
+        """Shape (n,): index of each image's label in `classes`."""
+        index_of = {label: index for index, label in enumerate(self.classes)}
+        return np.fromiter((index_of[label] for label in self.labels), np.int64, len(self))
 
     def of_split(self, split: str) -> npt.NDArray[np.int64]:
-        """Places of the images of a split, ascending."""
+        """Indices of the images of a split, ascending."""
         return np.flatnonzero(np.asarray(self.splits, dtype=object) == split)
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.engine.dask.metrics import Totals
+from camtrap_batch.monitor.metrics import Totals
 from camtrap_batch.store.shards import Plan, Receipt, Shard, unsettled
 
 State = Literal["waiting", "running", "unfinished", "failed", "done"]
@@ -270,14 +270,16 @@ def count_plan(
     status: StageStatus, plan: Plan, receipts: Mapping[str, Receipt], cameras: Cameras | None
 ) -> None:
     """Add to a status what of a plan is done."""
-    halved = {_whole(name) for name in receipts if "." in name}
+    halved: dict[str, dict[str, Receipt]] = {}
+    for name, receipt in receipts.items():
+        if "." in name:
+            halved.setdefault(_whole(name), {})[name] = receipt
     for shard in plan.shards:
         if shard.id in receipts:
             parts, is_done = [receipts[shard.id]], True
         elif shard.id in halved:
-            left = unsettled(shard, dict(receipts))
-            parts = [receipt for name, receipt in receipts.items() if name.startswith(f"{shard.id}.")]
-            is_done = not left
+            parts = list(halved[shard.id].values())
+            is_done = not unsettled([shard], halved[shard.id])
         else:
             continue
         for receipt in parts:

@@ -15,10 +15,13 @@ import pyarrow as pa
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.monitor.progress import Cameras, StageStatus, State, count_plan
+from camtrap_batch.notices import say
 from camtrap_batch.stages import STAGES
+from camtrap_batch.store.lease import Holder
 from camtrap_batch.store.log import read_log
+from camtrap_batch.store.records import Unreadable
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
+from camtrap_batch.store.shards import Plan, Receipt, find_receipts
 from camtrap_batch.store.tables import open_files
 from camtrap_batch.vocabulary import USABLE
 
@@ -28,13 +31,19 @@ _RECENT_S = 120.0
 _ENDED: dict[str, State] = {"interrupted": "unfinished", "stage failed": "failed"}
 
 
-def read_status(run: Run) -> list[StageStatus]:
-    """The status of each stage that keeps tables, in order."""
+def read_status(run: Run, driver: Holder | None = None) -> list[StageStatus]:
+    """The status of each stage that keeps tables, in order.
+
+    Parameters
+    ----------
+    driver : who holds the lease of the run folder (see `store.lease.look`); None: an earlier version ran it,
+        which is taken to run as long as there are recent signs of it
+    """
     log = _read_log(run)
-    return [_stage_status(run, name, log) for name, stage in STAGES.items() if stage.tables]
+    return [_stage_status(run, name, log, driver) for name, stage in STAGES.items() if stage.tables]
 
 
-def _stage_status(run: Run, name: str, log: list[dict[str, Any]]) -> StageStatus:
+def _stage_status(run: Run, name: str, log: list[dict[str, Any]], driver: Holder | None) -> StageStatus:
     events = [event for event in log if event.get("stage") == name]
     plan = _last_plan(run, name, events)
     if plan is None:
@@ -46,7 +55,7 @@ def _stage_status(run: Run, name: str, log: list[dict[str, Any]]) -> StageStatus
     for event in events[begins[-1] if begins else 0 :]:
         _take_in(status, event)
     status.rows_per_s, status.rows_per_s_mean = _rates(receipts.values())
-    status.state = _state(run, plan, events, receipts.values())
+    status.state = _state(run, plan, events, receipts.values(), driver)
     if status.state == "running" and status.rows_per_s:
         status.seconds_left = round((status.rows - status.rows_done) / status.rows_per_s, 1)
     if status.state != "failed":
@@ -59,16 +68,22 @@ def _last_plan(run: Run, stage: str, events: Sequence[dict[str, Any]]) -> Plan |
     names = {name.removesuffix(".json") for name in run.folder.list(f"plans/{stage}")}
     last = next((event["plan"] for event in reversed(events) if event.get("plan") in names), None)
     wanted = [last] if last is not None else sorted(names)
-    records = [
-        json.loads(data) for _, data in run.folder.read_many(f"plans/{stage}/{name}.json" for name in wanted)
-    ]
-    if not records:
-        return None
-    newest = max(records, key=lambda record: record["created"])
-    return Plan(stage, newest["id"], newest["inputs"], tuple(Shard(*entry) for entry in newest["shards"]))
+    plans = []
+    for path, data in run.folder.read_many(f"plans/{stage}/{name}.json" for name in wanted):
+        try:
+            plans.append(Plan.from_json(data))
+        except Unreadable as problem:
+            say(f"{run.folder.url}/{path}: {problem}; done without")
+    return max(plans, key=lambda plan: plan.created, default=None)
 
 
-def _state(run: Run, plan: Plan, events: Sequence[dict[str, Any]], receipts: Iterable[Receipt]) -> State:
+def _state(
+    run: Run,
+    plan: Plan,
+    events: Sequence[dict[str, Any]],
+    receipts: Iterable[Receipt],
+    driver: Holder | None,
+) -> State:
     snapshot = run.current(STAGES[plan.stage].tables[0])
     if snapshot is not None and snapshot.plan_id == plan.id:
         return "done"
@@ -79,6 +94,10 @@ def _state(run: Run, plan: Plan, events: Sequence[dict[str, Any]], receipts: Ite
     slowest = max((receipt.seconds.get("total", 0.0) for receipt in receipts), default=0.0)
     if not signs:
         return "unfinished"
+    if driver is not None:
+        # What an earlier driver left unfinished is not what this one is at.
+        is_its_own = bool(events) and _time(events[-1]["time"]) >= _time(driver.since)
+        return "running" if is_its_own and driver.state() == "held" else "unfinished"
     silent = (dt.datetime.now(dt.UTC) - max(map(_time, signs))).total_seconds()
     return "running" if silent < max(_RECENT_S, 3 * slowest) else "unfinished"
 

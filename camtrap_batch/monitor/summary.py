@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.table import Table as Grid
 
-from camtrap_batch.job import ARCGIS
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import FINDING_KINDS, STATUSES
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES
 
 _MOST_LOCATIONS = 25
 
@@ -36,8 +35,11 @@ def _statuses(run: Run) -> Iterator[RenderableType]:
         if manifest.counts.get(status):
             grid.add_row(status, f"{manifest.counts[status]:,}", meaning)
     grid.add_section()
-    grid.add_row("all", f"{manifest.rows:,}", "one row an image in the manifest")
+    grid.add_row("all", f"{manifest.rows:,}", "one row per image in the manifest")
     yield grid
+
+
+_MEANING = FINDING_KINDS | DEPLOYMENT_FINDINGS
 
 
 def _findings(run: Run) -> Iterator[RenderableType]:
@@ -49,7 +51,7 @@ def _findings(run: Run) -> Iterator[RenderableType]:
     grid.add_column("images", justify="right")
     grid.add_column("what it means", style="dim")
     for kind, n in findings.meta["kinds"].items():
-        grid.add_row(kind, f"{n:,}", FINDING_KINDS[kind])
+        grid.add_row(kind, f"{n:,}", _MEANING[kind])
     yield grid
 
 
@@ -111,5 +113,5 @@ def _paths(run: Run) -> Iterator[RenderableType]:
     if run.folder.exists("report/index.html"):
         yield f"report:      {run.folder.url}/report/index.html"
     if run.current("ledger") is not None:
-        name = "portal:     " if run.job.publish.target == ARCGIS else "GeoPackage: "
-        yield f"{name} {run.job.target_url}"
+        title = f"{run.job.publish.title}:"
+        yield f"{title:<12} {run.job.target_url}"

@@ -7,17 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
-from camtrap_batch.engine.dask.performance import performance_report
-from camtrap_batch.engine.dask.watchdog import STALL_S
+from camtrap_batch.engine import base as engine
 from camtrap_batch.errors import Interrupted, ShardsFailed
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, Silent
 from camtrap_batch.monitor.progress import Progress
-from camtrap_batch.monitor.publisher import Publisher
 from camtrap_batch.store import schemas
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import (
@@ -31,36 +29,7 @@ from camtrap_batch.store.shards import (
     unsettled,
 )
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import commit_plan, finish_shard
-
-if TYPE_CHECKING:  # what needs no cluster does not wait for the import
-    from distributed import Client
-
-    from camtrap_batch.engine.dask import fanout
-
-
-class ClientSource(Protocol):
-    """Opens a cluster at the first call of `client`; `wait_s` and `stall_s` as in the cluster file."""
-
-    @property
-    def wait_s(self) -> float: ...
-
-    @property
-    def stall_s(self) -> float: ...
-
-    def client(self) -> Client: ...
-
-
-@dataclass
-class GivenClient:
-    """A client of the caller's own."""
-
-    given: Client
-    wait_s: float = 60
-    stall_s: float = STALL_S
-
-    def client(self) -> Client:
-        return self.given
+from camtrap_batch.store.tables import commit_plan, finish_shard, stands
 
 
 @dataclass
@@ -74,12 +43,12 @@ class Context:
     dry_run : say what would be done, write nothing
     retry : statuses of images that `validate` tries again, beside `unreadable`, which it always does
     snapshot : number of the result of `merge` that `publish` pushes; None: the current one
-    prune : `publish` deletes rows of this job that are no more from layers of ArcGIS
+    prune : `publish` deletes stale rows of this job from targets that otherwise keep them
     """
 
     job: Job
     run: Run
-    cluster: ClientSource
+    cluster: engine.ExecutorSource
     display: Display = field(default_factory=Silent)
     stop: threading.Event = field(default_factory=threading.Event)
     dry_run: bool = False
@@ -87,14 +56,19 @@ class Context:
     snapshot: int | None = None
     prune: bool = False
 
-    @property
-    def stall_s(self) -> float:
-        """Of the cluster file; at least what an image may take to be read and decoded, and as much again."""
-        return max(self.cluster.stall_s, 4 * self.job.validate_.timeout_s)
-
     def __post_init__(self) -> None:
         self.progress = Progress(self.job.name, self.run.folder.url)
-        self.publisher = Publisher(self.progress)
+
+    def executor(self) -> engine.Executor:
+        """What does shards; the first call opens it, and shows where its progress can be watched."""
+        executor = self.cluster.executor()
+        for line in executor.publish(self.progress):
+            self.display.note(line)
+        return executor
+
+    def stall_s(self, executor: engine.Executor) -> float:
+        """Of the cluster file; at least what an image may take to be read and decoded, and as much again."""
+        return max(executor.stall_s, 4 * self.job.validate_.timeout_s)
 
 
 @dataclass
@@ -147,7 +121,8 @@ def do_on_driver(
     started = time.monotonic()
     run = context.run
     before = run.current(tables[0])
-    if before is not None and before.inputs.get("shard") == id_:
+    asked = Plan.make(stage, [Shard(id_, 0, before.rows if before else 0)], inputs)
+    if before is not None and before.inputs.get("shard") == id_ and stands(run.folder, asked, tables):
         return _up_to_date(stage, before, run, tables)
     made = make()
     rows = made[tables[0]].num_rows
@@ -166,11 +141,11 @@ def do_on_driver(
 def do_on_workers(
     context: Context,
     plan: Plan,
-    work: fanout.Work,
+    work: engine.Work,
     payload: Callable[[Shard], Any],
     tables: tuple[str, ...],
     *,
-    need: fanout.Need,
+    need: engine.Need,
     inputs: dict[str, Any],
     check: Callable[[list[Receipt]], None] | None = None,
     settle: Callable[[list[Receipt]], tuple[Plan, list[Receipt]]] | None = None,
@@ -194,26 +169,23 @@ def do_on_workers(
     Interrupted
         `context.stop` was set before all was done.
     """
-    from camtrap_batch.engine.dask import fanout
-
     started = time.monotonic()
     run, stage = context.run, plan.stage
     before = run.current(tables[0])
-    if before is not None and before.plan_id == plan.id:
+    if before is not None and before.plan_id == plan.id and stands(run.folder, plan, tables):
         return _up_to_date(stage, before, run, tables)
     receipts = find_receipts(run.folder, plan)
-    todo = [part for shard in plan.shards for part in unsettled(shard, receipts)]
+    todo = unsettled(plan.shards, receipts)
     todo.sort(key=lambda shard: -shard.rows)
     done_rows = plan.rows - sum(shard.rows for shard in todo)
     if context.dry_run:
         notes = [f"{len(todo)} of {len(plan.shards)} shards would run, {plan.rows - done_rows:,} rows"]
         return StageResult(stage, plan.rows, len(plan.shards), notes=notes)
     plan.freeze(run.folder)
-    outcome = fanout.Outcome()
+    outcome = engine.Outcome()
     with ExitStack() as reports:
         if todo:
-            client = context.cluster.client()
-            context.publisher.open(client)
+            executor = context.executor()
             context.progress.planned(plan, receipts, locations)
             counts: dict[str, int] = {}
             for receipt in receipts.values():
@@ -227,11 +199,10 @@ def do_on_workers(
                 shards=len(plan.shards),
                 todo=len(todo),
             )
-            work_is_done = reports.enter_context(performance_report(client, run, plan, context.stop))
+            work_is_done = reports.enter_context(executor.report(run, plan, context.stop))
             context.display.begin(stage, plan.rows, done_rows, counts)
             try:
-                outcome = fanout.fan_out(
-                    client,
+                outcome = executor.fan_out(
                     plan,
                     todo,
                     work,
@@ -239,8 +210,7 @@ def do_on_workers(
                     need=need,
                     observe=lambda event: _observe(context, stage, event),
                     stop=context.stop,
-                    wait_s=context.cluster.wait_s,
-                    stall_s=context.stall_s,
+                    stall_s=context.stall_s(executor),
                 )
             finally:
                 context.display.end()
@@ -258,7 +228,7 @@ def do_on_workers(
     return _finished(context, stage, plan, len(outcome.receipts), counts, committed, started)
 
 
-def _all_done(run: Run, plan: Plan, receipts: dict[str, Receipt], outcome: fanout.Outcome) -> list[Receipt]:
+def _all_done(run: Run, plan: Plan, receipts: dict[str, Receipt], outcome: engine.Outcome) -> list[Receipt]:
     """The receipts that cover the plan, in row order; raises where a fan-out left some of it undone."""
     stage = plan.stage
     if outcome.interrupted:
@@ -278,12 +248,10 @@ def _all_done(run: Run, plan: Plan, receipts: dict[str, Receipt], outcome: fanou
     return all_settled(plan, receipts)
 
 
-def _observe(context: Context, stage: str, event: fanout.Event) -> None:
-    from camtrap_batch.engine.dask import fanout
-
+def _observe(context: Context, stage: str, event: engine.Event) -> None:
     run, display, progress = context.run, context.display, context.progress
     match event:
-        case fanout.ShardDone(shard, receipt, tries):
+        case engine.ShardDone(shard, receipt, attempts):
             display.advance(shard.rows, receipt.counts)
             progress.shard_done(shard, receipt)
             run.log(
@@ -292,27 +260,27 @@ def _observe(context: Context, stage: str, event: fanout.Event) -> None:
                 shard=shard.id,
                 rows=shard.rows,
                 seconds=receipt.seconds,
-                tries=tries,
+                tries=attempts,
             )
-        case fanout.ShardLost(shard, worker, losses, stall):
+        case engine.ShardLost(shard, worker, losses, stall):
             progress.shard_lost(stage)
             reason = {}
             if stall is not None:
                 display.note(f"{stage}: shard {shard.id} on worker {worker}: {stall}: the worker is ended")
                 reason = {"phase": stall.phase, "stalled_s": stall.seconds}
             run.log("shard lost", stage=stage, shard=shard.id, worker=worker, losses=losses, **reason)
-        case fanout.ShardHalved(shard, halves):
+        case engine.ShardHalved(shard, halves):
             progress.shard_halved(stage, shard)
             display.note(f"{stage}: shard {shard.id} ({shard.rows} rows) keeps losing its worker: halved")
             run.log("shard halved", stage=stage, shard=shard.id, halves=[half.id for half in halves])
-        case fanout.ShardErred(shard, error, final):
+        case engine.ShardErred(shard, error, final):
             progress.shard_erred(stage, shard, error, final=final)
             display.note(f"{stage}: shard {shard.id} {'failed' if final else 'will be tried again'}: {error}")
             run.log("shard failed" if final else "shard erred", stage=stage, shard=shard.id, error=error)
-        case fanout.WorkerTurnedAway(worker, reason):
+        case engine.WorkerTurnedAway(worker, reason):
             display.note(f"{stage}: turned away: {reason}")
             run.log("worker turned away", stage=stage, worker=worker, reason=reason)
-        case fanout.ImageCrashed(shard):
+        case engine.ImageCrashed(shard):
             display.note(f"{stage}: one image (shard {shard.id}) kills its worker: marked crashed")
             run.log("image crashed", stage=stage, shard=shard.id)
 

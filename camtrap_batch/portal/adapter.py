@@ -23,7 +23,7 @@ class NotSigned(Exception):
     """
 
 
-def careful_adapter(timeout_s: float, ca_bundle: str | None) -> Any:
+def no_resend_adapter(timeout_s: float, ca_bundle: str | None) -> Any:
     """An adapter to be mounted through `GIS(adapter=...)`.
 
     The client's own repeats every POST five times, which adds a row up to six times, gives some requests no
@@ -32,7 +32,7 @@ def careful_adapter(timeout_s: float, ca_bundle: str | None) -> Any:
     from arcgis.auth.tools._adapter import EsriTrustStoreAdapter
     from urllib3.util import Retry
 
-    class CarefulAdapter(EsriTrustStoreAdapter):  # type: ignore[misc]
+    class NoResendAdapter(EsriTrustStoreAdapter):  # type: ignore[misc]
         """`plain` holds host and port of servers that speak http: the client turns every URL into https."""
 
         def __init__(self) -> None:
@@ -66,4 +66,4 @@ def careful_adapter(timeout_s: float, ca_bundle: str | None) -> Any:
             setattr(request, _ANSWER, answer)
             return answer
 
-    return CarefulAdapter()
+    return NoResendAdapter()

@@ -226,10 +226,10 @@ def _open(portal: Portal, credentials: dict[str, str], layers: Sequence[str]) ->
         warnings.simplefilter("ignore")
         from arcgis.gis import GIS
 
-    from camtrap_batch.portal.adapter import careful_adapter
+    from camtrap_batch.portal.adapter import no_resend_adapter
 
     _require_bundle(portal)
-    adapter = careful_adapter(portal.timeout_s, portal.ca_bundle)
+    adapter = no_resend_adapter(portal.timeout_s, portal.ca_bundle)
     for url in (portal.url, *layers):
         if url.startswith("http://"):
             adapter.plain.add(urlsplit(url).netloc)

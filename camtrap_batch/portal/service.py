@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import stamina
@@ -22,10 +24,20 @@ _TOO_LARGE = 413
 _CHUNK = 2**18
 _TRIES, _LONGEST_S = 6, 120.0
 _RENEWED_IN_S = 10.0
+_LONGEST_REST_S = 60.0
 
 
 class Unknown(StageError):
-    """No answer that says what was done: it may have been done, or not."""
+    """No answer that says what was done: it may have been done, or not.
+
+    Attributes
+    ----------
+    retry_after_s : seconds that the server asks to be left alone; None: it does not say
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Refused(StageError):
@@ -59,7 +71,7 @@ class Service:
         ------
         Refused, Unknown, SignedOut
         """
-        answer: dict[str, Any] = patiently(self.send, url, parameters)
+        answer: dict[str, Any] = with_retries(self.send, url, parameters)
         return answer
 
     def describe(self, url: str) -> dict[str, Any]:
@@ -86,7 +98,7 @@ class Service:
         if response.status_code in _NOT_SIGNED_IN:
             raise SignedOut(f"{url}: not allowed (HTTP {response.status_code}); sign in again, or ask for it")
         if response.status_code in _PASSING:
-            raise Unknown(f"HTTP {response.status_code}")
+            raise Unknown(f"HTTP {response.status_code}", _retry_after(response))
         if response.status_code >= 400:
             raise Refused(f"HTTP {response.status_code}", response.status_code)
         try:
@@ -98,6 +110,14 @@ class Service:
         if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
             raise _error(url, answer["error"])
         return answer
+
+    def owns(self, item_id: str | None) -> bool:
+        """Whether who is signed in owns a portal's item, or administers the portal."""
+        me = self.gis.users.me
+        if me is None or item_id is None:
+            return False
+        item = self.gis.content.get(item_id)
+        return me.role == "org_admin" or (item is not None and item.owner == me.username)
 
     def fetch(self, url: str, most: int) -> bytes:
         """The content at an address, asked for once; of more than `most` bytes, the first `most`.
@@ -113,7 +133,7 @@ class Service:
                 if response.status_code in _NOT_SIGNED_IN:
                     raise SignedOut(f"{url}: not allowed (HTTP {response.status_code}); sign in again")
                 if response.status_code in _PASSING:
-                    raise Unknown(f"HTTP {response.status_code}")
+                    raise Unknown(f"HTTP {response.status_code}", _retry_after(response))
                 if response.status_code >= 400:
                     raise Refused(f"HTTP {response.status_code}", response.status_code)
                 content = bytearray()
@@ -142,14 +162,37 @@ class Service:
                 time.sleep(0.1)
 
 
-def _may_help(problem: Exception) -> bool:
-    return isinstance(problem, Unknown)
+def _may_help(problem: Exception) -> bool | float:
+    if not isinstance(problem, Unknown):
+        return False
+    return True if problem.retry_after_s is None else problem.retry_after_s
 
 
-patiently = stamina.RetryingCaller(attempts=_TRIES, timeout=_LONGEST_S, wait_initial=0.2, wait_max=10).on(
+def _retry_after(response: Any) -> float | None:
+    """What the header Retry-After says, in seconds (RFC 9110, 10.2.3); at most `_LONGEST_REST_S`."""
+    said = str(response.headers.get("Retry-After") or "").strip()
+    if said.isdecimal():
+        return min(float(said), _LONGEST_REST_S)
+    try:
+        rest_s = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):  # none, without a zone, or no date at all
+        return None
+    return min(max(rest_s, 0.0), _LONGEST_REST_S)
+
+
+with_retries = stamina.RetryingCaller(attempts=_TRIES, timeout=_LONGEST_S, wait_initial=0.2, wait_max=10).on(
     _may_help
 )
 """Calls a function again, up to six times, as long as it raises `Unknown`."""
+
+
+def change_definition(service: Service, url: str, operation: str, change: dict[str, Any]) -> None:
+    """Change the definition of a service or a layer, at its address for owners."""
+    admin = url.replace("/rest/services/", "/rest/admin/services/", 1)
+    try:
+        service.send(f"{admin}/{operation}", {operation: change})
+    except Refused as problem:
+        raise InputError(f"{url}: can't be changed ({operation}): {problem}") from None
 
 
 def said_error(url: str, content: bytes) -> StageError | None:

@@ -33,7 +33,7 @@ class Rehearsal:
         metadata: COCO Camera Traps JSON.
         images: the image root.
         cameras: CSV of location, latitude, longitude (WGS 84).
-        truth: CSV, one row an image: what is drawn and which status must come out (metadata.write_truth).
+        truth: CSV, one row per image: what is drawn and which status must come out (metadata.write_truth).
         truth_events: CSV of location, label, start, end, n_images.
         n_images: rows of the metadata, broken ones included.
     """

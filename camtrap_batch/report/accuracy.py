@@ -41,7 +41,7 @@ def class_rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]
 
 
 def most_frequent_share(metrics: Mapping[str, Any]) -> float | None:
-    """Share of the images that are of the most frequent class: what a model without eyes would reach."""
+    """Share of the images that are of the most frequent class: the accuracy of a majority-class baseline."""
     support = [figures.get("support") or 0 for _, figures in class_rows(metrics)]
     return max(support) / sum(support) if sum(support) else None
 
@@ -80,10 +80,10 @@ def most_confused(metrics: Mapping[str, Any], most: int = 15) -> list[Confusion]
 
 def camera_spread(metrics: Mapping[str, Any], most: int = 10) -> Spread | None:
     """How accuracy differs from camera to camera; None where it is not known."""
-    places = metrics.get("by_location") or {}
+    cameras = metrics.get("by_location") or {}
     rows = [
-        (place or "unknown", int(entry["n"]), float(entry["accuracy"]))
-        for place, entry in places.items()
+        (camera or "unknown", int(entry["n"]), float(entry["accuracy"]))
+        for camera, entry in cameras.items()
         if is_known(entry.get("accuracy"))
     ]
     if not rows:

@@ -132,8 +132,8 @@ def lines(
         parts.append(tag("line", x1=at, x2=at + 22, y1=12, y2=12, **look))
         parts.append(tag("text", line.name, x=at + 27, y=16, class_="tick"))
         at += 40 + text_width(line.name)
-        places = [(frame.x(x), frame.y(float(y or 0))) for x, y in line.points]
-        parts.append(tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places), **look))
+        positions = [(frame.x(x), frame.y(float(y or 0))) for x, y in line.points]
+        parts.append(tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in positions), **look))
         parts += [
             tag(
                 "circle",
@@ -143,8 +143,8 @@ def lines(
                 r=2.6,
                 class_=f"dot c{index + 1}",
             )
-            for point, (x, y) in zip(line.points, places, strict=True)
-            if len(places) <= 40
+            for point, (x, y) in zip(line.points, positions, strict=True)
+            if len(positions) <= 40
         ]
     if mark is not None:
         parts.append(tag("line", x1=frame.x(mark), x2=frame.x(mark), y1=bottom, y2=top, class_="ideal"))
@@ -154,7 +154,8 @@ def lines(
 
 
 def reliability(title: str, description: str, bins: Sequence[dict[str, float]]) -> Markup:
-    """Accuracy over confidence; a point's area is its share of the images, the dashed line is honesty."""
+    """Accuracy over confidence; a point's area is its share of the images, the dashed line is perfect
+    calibration."""
     width, height = _SMALL[0], 300
     left, right, top, bottom = 46, width - 20, 28, height - 38
     frame = Frame(left, top, right, bottom, linear(0, 1, left, right), linear(0, 1, bottom, top))
@@ -239,8 +240,8 @@ def heat_map(title: str, description: str, counts: Sequence[Sequence[int]], name
                     )
                 )
     for index in range(n):
-        place = index * cell
-        parts.append(tag("rect", x=left + place, y=top + place, width=cell, height=cell, class_="diagonal"))
+        offset = index * cell
+        parts.append(tag("rect", x=left + offset, y=top + offset, width=cell, height=cell, class_="diagonal"))
     return picture(title, description, right + 8, bottom + 8, *parts, style=f"width: {right + 8:.0f}px")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from camtrap_batch.report.places import KM_PER_DEGREE, Place
+from camtrap_batch.report.points import KM_PER_DEGREE, MapPoint
 from camtrap_batch.report.svg import Frame, decimals, linear, multiples, nice, picture, tag, text_width
 from camtrap_batch.report.text import plural, shorten
 
@@ -38,15 +38,15 @@ _OTHER, _NOTHING = "other", "hollow"
 
 @dataclass(frozen=True)
 class CameraMap:
-    """A map, and what its marks mean: mark, label and at how many places it stands."""
+    """A map, and what its marks mean: mark, label and at how many points it stands."""
 
     drawing: Markup
     legend: list[tuple[Markup, str, int]]
 
 
-def draw_map(places: Sequence[Place], blur_km: float) -> CameraMap:
-    """A map of at least one place: a mark's area shows its events, shape and colour its top species."""
-    tops = Counter(place.top_label for place in places)
+def draw_map(points: Sequence[MapPoint], blur_km: float) -> CameraMap:
+    """A map of at least one point: a mark's area shows its events, shape and colour its top species."""
+    tops = Counter(point.top_label for point in points)
     n_without = tops.pop(None, 0)
     order = sorted((str(label) for label in tops), key=lambda label: (-tops[label], label))
     looks = {label: index for index, label in enumerate(order[: len(_OUTLINES)])}
@@ -55,40 +55,40 @@ def draw_map(places: Sequence[Place], blur_km: float) -> CameraMap:
         legend.append((_sample(_OTHER), "another species", n_others))
     if n_without:
         legend.append((_sample(_NOTHING), "no event of a species", n_without))
-    return CameraMap(_draw(places, looks, blur_km), legend)
+    return CameraMap(_draw(points, looks, blur_km), legend)
 
 
-def _draw(places: Sequence[Place], looks: dict[str, int], blur_km: float) -> Markup:
-    frame, bounds, units = _view(places, max(_SMALLEST, 4 * blur_km / KM_PER_DEGREE))
-    most = max(place.n_events for place in places)
-    largest = 15.0 if len(places) <= 60 else 10.0 if len(places) <= 500 else 6.0
+def _draw(points: Sequence[MapPoint], looks: dict[str, int], blur_km: float) -> Markup:
+    frame, bounds, units = _view(points, max(_SMALLEST, 4 * blur_km / KM_PER_DEGREE))
+    most = max(point.n_events for point in points)
+    largest = 15.0 if len(points) <= 60 else 10.0 if len(points) <= 500 else 6.0
     circles = [
-        (frame.x(place.longitude), frame.y(place.latitude), _radius(place.n_events, most, largest))
-        for place in places
+        (frame.x(point.longitude), frame.y(point.latitude), _radius(point.n_events, most, largest))
+        for point in points
     ]
     marks = []
-    for place, circle in zip(places, circles, strict=True):
-        look = _NOTHING if place.top_label is None else looks.get(place.top_label, _OTHER)
-        marks.append(_mark(*circle, look, tag("title", _tip(place, exact=not blur_km))))
-    n_cameras = sum(len(place.locations) for place in places)
+    for point, circle in zip(points, circles, strict=True):
+        look = _NOTHING if point.top_label is None else looks.get(point.top_label, _OTHER)
+        marks.append(_mark(*circle, look, tag("title", _tip(point, exact=not blur_km))))
+    n_cameras = sum(len(point.locations) for point in points)
     return picture(
         "Map of the camera locations",
-        f"{plural(n_cameras, 'camera')} at {plural(len(places), 'place')}; a larger mark stands for more "
+        f"{plural(n_cameras, 'camera')} at {plural(len(points), 'place')}; a larger mark stands for more "
         "events. The table of cameras has the figures.",
         _WIDTH,
         frame.bottom + _FOOT,
         _graticule(frame, bounds),
         *marks,
-        *_names(places, circles, frame),
+        *_names(points, circles, frame),
         _scale_bar(frame, bounds, units),
         _sizes(most, largest, frame) if most else Markup(""),
     )
 
 
-def _view(places: Sequence[Place], smallest: float) -> tuple[Frame, tuple[float, ...], float]:
+def _view(points: Sequence[MapPoint], smallest: float) -> tuple[Frame, tuple[float, ...], float]:
     """The map's frame; west, east, south, north; units of the view box per degree of latitude."""
-    longitude = np.array([place.longitude for place in places])
-    latitude = np.array([place.latitude for place in places])
+    longitude = np.array([point.longitude for point in points])
+    latitude = np.array([point.latitude for point in points])
     center, middle = (float(values.min() + values.max()) / 2 for values in (longitude, latitude))
     squeeze = max(math.cos(math.radians(middle)), 0.05)
     across = max(float(np.ptp(longitude)) * squeeze, smallest) * _ROOM
@@ -120,15 +120,15 @@ def _radius(events: int, most: int, largest: float) -> float:
     return 2.5 + (largest - 2.5) * math.sqrt(events / max(most, 1))
 
 
-def _tip(place: Place, *, exact: bool) -> str:
-    names = ", ".join(place.locations[:6])
-    if len(place.locations) > 6:
-        names += f" and {len(place.locations) - 6:,} more"
-    figures = [plural(place.n_events, "event"), plural(place.richness, "species", "species")]
-    if place.top_label:
-        figures.append(f"most {place.top_label}")
+def _tip(point: MapPoint, *, exact: bool) -> str:
+    names = ", ".join(point.locations[:6])
+    if len(point.locations) > 6:
+        names += f" and {len(point.locations) - 6:,} more"
+    figures = [plural(point.n_events, "event"), plural(point.richness, "species", "species")]
+    if point.top_label:
+        figures.append(f"most {point.top_label}")
     if exact:
-        figures.append(f"{_degrees(place.latitude, 'NS', 4)} {_degrees(place.longitude, 'EW', 4)}")
+        figures.append(f"{_degrees(point.latitude, 'NS', 4)} {_degrees(point.longitude, 'EW', 4)}")
     return f"{names}: {', '.join(figures)}"
 
 
@@ -153,14 +153,14 @@ def _graticule(frame: Frame, bounds: tuple[float, ...]) -> Markup:
 
 
 def _names(
-    places: Sequence[Place], circles: Sequence[tuple[float, float, float]], frame: Frame
+    points: Sequence[MapPoint], circles: Sequence[tuple[float, float, float]], frame: Frame
 ) -> list[Markup]:
-    """Names of the places with most events, where they cover neither a mark nor another name."""
+    """Names of the points with most events, where they cover neither a mark nor another name."""
     taken = np.array([(x - r, y - r, x + r, y + r) for x, y, r in circles])
     names = []
-    for place, (x, y, r) in zip(places[:_MOST_TRIED], circles, strict=False):
-        more = f" +{len(place.locations) - 1}" if len(place.locations) > 1 else ""
-        name = shorten(place.locations[0], _LONGEST_NAME) + more
+    for point, (x, y, r) in zip(points[:_MOST_TRIED], circles, strict=False):
+        more = f" +{len(point.locations) - 1}" if len(point.locations) > 1 else ""
+        name = shorten(point.locations[0], _LONGEST_NAME) + more
         width = text_width(name)
         for left, base in (
             (x + r + 3, y + 4),
@@ -211,10 +211,10 @@ def _sizes(most: int, largest: float, frame: Frame) -> Markup:
     return Markup("").join(parts)
 
 
-def _degrees(value: float, letters: str, places: int) -> str:
+def _degrees(value: float, letters: str, digits: int) -> str:
     """
     >>> _degrees(-1.25, "NS", 2), _degrees(0, "EW", 0)
     ('1.25° S', '0°')
     """
-    side = "" if round(value, places) == 0 else " " + letters[value < 0]
-    return f"{abs(value):.{places}f}°{side}"
+    side = "" if round(value, digits) == 0 else " " + letters[value < 0]
+    return f"{abs(value):.{digits}f}°{side}"

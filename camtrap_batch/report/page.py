@@ -13,8 +13,8 @@ from markupsafe import Markup
 from camtrap_batch.report import accuracy, charts, figures, sightings, text
 from camtrap_batch.report.data import ReportData
 from camtrap_batch.report.maps import draw_map
-from camtrap_batch.report.places import find_places
-from camtrap_batch.vocabulary import FINDING_KINDS, STATUSES, UNCERTAIN, USABLE
+from camtrap_batch.report.points import find_points
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES, UNCERTAIN, USABLE
 
 MOST_CAMERAS = 200
 MOST_FILES = 200
@@ -139,7 +139,7 @@ def _findings(data: ReportData) -> dict[str, Any] | None:
     return {
         "kinds": [
             (kind, counts[kind], _share(counts[kind], data.n_images), meaning)
-            for kind, meaning in FINDING_KINDS.items()
+            for kind, meaning in (FINDING_KINDS | DEPLOYMENT_FINDINGS).items()
             if counts.get(kind)
         ],
         "pairs": [(kind, counts.get(kind, 0), shown) for kind, shown in pairs.items() if shown],
@@ -193,13 +193,13 @@ def _cameras(data: ReportData) -> dict[str, Any] | None:
     rows = sightings.camera_rows(data.locations)
     seen = [] if data.events is None else sightings.species_rows(data.events)
     groups = frozenset(row.label for row in seen if row.rank is not None)
-    places = find_places(data.locations, data.blur_km, groups)
+    points = find_points(data.locations, data.blur_km, groups)
     return {
         "rows": rows[:MOST_CAMERAS],
         "n_left_out": max(len(rows) - MOST_CAMERAS, 0),
-        "map": draw_map(places, data.blur_km) if places else None,
-        "n_places": len(places),
-        "n_located": sum(len(place.locations) for place in places),
+        "map": draw_map(points, data.blur_km) if points else None,
+        "n_points": len(points),
+        "n_located": sum(len(point.locations) for point in points),
         "n_all": len(rows),
         "n_without_images": sum(row.images == 0 for row in rows),
         "has_effort": any(row.days is not None for row in rows),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from camtrap_batch.catalog import reader_of
+from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.errors import InputError, Interrupted, JobError, MissingExtra, choices
-from camtrap_batch.job import ARCGIS, Job
-from camtrap_batch.pipeline.context import ClientSource, Context, GivenClient, StageResult
+from camtrap_batch.job import Job
+from camtrap_batch.pipeline.context import Context, StageResult
+from camtrap_batch.store.lease import hold
 from camtrap_batch.store.run import open_run
 from camtrap_batch.vocabulary import RETRIED
 
@@ -20,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STAGES",
-    "ClientSource",
     "Context",
     "Stage",
     "StageResult",
@@ -72,7 +75,8 @@ def run_one(context: Context, name: str) -> StageResult:
     progress = context.progress
     progress.begin(name)
     try:
-        result: StageResult = importlib.import_module(f"{__name__}.{name}").run(context)
+        with _lease(context, name):
+            result: StageResult = importlib.import_module(f"{__name__}.{name}").run(context)
     except BaseException as problem:
         is_interrupted = isinstance(problem, Interrupted | KeyboardInterrupt)
         progress.end(name, "unfinished" if is_interrupted else "failed")
@@ -89,15 +93,23 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     names = [name for name in STAGES if context.job.infer.model == "latest" or name not in _TRAINING]
     context.progress.expect(names)
     _check_before_hours_of_work(context, names)
-    for name in names:
-        try:
-            if name == "validate" and "train" in names:
-                _check_classes_suffice(context)
-            yield run_one(context, name)
-        except InputError as problem:
-            if not context.dry_run:
-                raise
-            yield StageResult(name, notes=[f"can't be planned yet: {problem}"])
+    with _lease(context, "reprocess"):
+        for name in names:
+            try:
+                if name == "validate" and "train" in names:
+                    _check_classes_suffice(context)
+                yield run_one(context, name)
+            except InputError as problem:
+                if not context.dry_run:
+                    raise
+                yield StageResult(name, notes=[f"can't be planned yet: {problem}"])
+
+
+def _lease(context: Context, command: str) -> AbstractContextManager[object]:
+    """The run folder's lease, for what writes into it; a report may be written beside a job."""
+    if context.dry_run or command == "report":
+        return nullcontext()
+    return hold(context.run.folder, context.job.name, command)
 
 
 def run_stage(
@@ -119,11 +131,14 @@ def run_stage(
         See `camtrap_batch.errors`.
     """
     run = open_run(job)
-    context = Context(run.job, run, GivenClient(client), retry=check_retry(retry), snapshot=snapshot)
+    from camtrap_batch.engine.dask.executor import DaskExecutor
+
+    executor = DaskExecutor(client)
+    context = Context(run.job, run, GivenExecutor(executor), retry=check_retry(retry), snapshot=snapshot)
     try:
         return run_one(context, name)
     finally:
-        context.publisher.close()
+        executor.close()
 
 
 def check_retry(statuses: Iterable[str]) -> frozenset[str]:
@@ -136,15 +151,13 @@ def check_retry(statuses: Iterable[str]) -> frozenset[str]:
 
 def _check_before_hours_of_work(context: Context, names: list[str]) -> None:
     job = context.job
-    if "train" in names and job.dataset.format in ("folder", "feature-layer"):
+    if "train" in names and not reader_of(job.dataset).has_labels:
         raise JobError(
             f"dataset.format: a {job.dataset.format} has no labels to train on; set infer.model to a model "
             "folder or id"
         )
     if find_spec("torch") is None or find_spec("fastai") is None:
         raise MissingExtra("train", "training and classifying")
-    if job.publish.target != ARCGIS and find_spec("pyogrio") is None:
-        raise MissingExtra("geo", "writing a GeoPackage")
     from camtrap_batch.stages.merge import read_rules
 
     read_rules(job)

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import read_dataset_cameras
+from camtrap_batch.catalog import read_dataset_cameras, read_dataset_periods
+from camtrap_batch.codes import one_chunk
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.events import (
     UNKNOWN_LOCATION,
@@ -33,12 +34,16 @@ from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.store import schemas
 from camtrap_batch.store.manifest import current_findings, usable_rows
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import DEPLOYMENTS
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, UNCERTAIN
+from camtrap_batch.survey.checks import check_deployments, check_texts
+from camtrap_batch.survey.effort import Counting, effort_by_location, make_deployments
+from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, UNCERTAIN, USABLE
 
 VERSION = 3
-TABLES = ("locations", "frames", "sequences", "events")
+TABLES = ("locations", "frames", "sequences", "events", "deployments")
 
+_FROM_MANIFEST = ("location", "deployment", "status", "datetime", "utc_offset_minutes", "is_night")
 _BATCH = 8192
 _SHOWN = 5
 
@@ -58,25 +63,31 @@ def run(context: Context) -> StageResult:
     model_id = str(predictions.inputs["model"])
     info = read_info(fetch_model(model_folder(store, model_id)))
     cameras = read_dataset_cameras(job.dataset)
+    periods, outages, lines = read_dataset_periods(job.dataset)
     taxonomy, species = read_rules(job)
     empty = empty_class(job, info)
-    settings = {
+    settings: dict[str, Any] = {
         "min_confidence": job.infer.min_confidence,
         "gap_min": job.events.gap_min,
         "empty": empty,
         "taxonomy": taxonomy and {label: list(groups) for label, groups in taxonomy.groups.items()},
         "species": species and _as_json(species),
     }
+    told = []
+    if periods is not None or outages is not None:  # what a run without them holds is what it always was
+        told = [[] if table is None else table.to_pylist() for table in (periods, outages)]
+        settings["effort"] = job.events.effort
     id_ = shard_id(
         "merge",
         VERSION,
         "locations",
-        [schemas.fingerprint(name) for name in TABLES],
+        [schemas.fingerprint(name) for name in TABLES if name != "deployments"],
         settings,
         cameras.to_pylist() if cameras is not None else None,
         manifest.plan_id,
         predictions.plan_id,
         findings.plan_id if findings else None,
+        *told,
     )
     counts: Counter[str] = Counter()
 
@@ -92,7 +103,10 @@ def run(context: Context) -> StageResult:
             species=species,
         )
         events = find_events(sequences.frames, empty=empty, gap_min=job.events.gap_min)
-        images = store.table("manifest").to_table(columns=["location", "status", "datetime"])
+        images = store.table("manifest").to_table(columns=["image_id", *_FROM_MANIFEST])
+        deployments, effort = find_effort(
+            images, sequences.frames, periods, outages, empty=empty, counting=job.events.effort
+        )
         dubious = _dubious(store, findings)
         locations = summarise(
             images,
@@ -104,6 +118,7 @@ def run(context: Context) -> StageResult:
             predictions_snapshot=predictions.number,
             run_time=dt.datetime.fromisoformat(predictions.created),
             dubious=dubious,
+            effort=effort,
         )
         table = frame_rows(frames, sequences, events, empty)
         if pc.sum(locations["n_images"]).as_py() not in (images.num_rows, None):
@@ -116,6 +131,7 @@ def run(context: Context) -> StageResult:
             "frames": table,
             "sequences": sequences.sequences,
             "events": events.events,
+            "deployments": deployments,
         }
 
     inputs = {"manifest": manifest.number, "predictions": predictions.number, "model": model_id}
@@ -124,9 +140,38 @@ def run(context: Context) -> StageResult:
     result = do_on_driver(
         context, "merge", id_, make, TABLES, inputs=inputs, meta=lambda: {**settings, "found": dict(counts)}
     )
+    result.notes += lines
     if not context.dry_run:
         result.notes += _notes(store, taxonomy, info)
     return result
+
+
+def find_effort(
+    images: pa.Table,
+    frames: pa.Table,
+    periods: pa.Table | None,
+    outages: pa.Table | None,
+    *,
+    empty: str,
+    counting: Counting,
+) -> tuple[pa.Table, pa.Table | None]:
+    """Rows of the table `deployments`, and the effort of the locations of which somebody wrote them down.
+
+    Parameters
+    ----------
+    images : the manifest's columns `_FROM_MANIFEST`
+    frames : its usable images as `combine` labels them, in the same order
+    """
+    usable = images.filter(pc.is_in(images["status"].cast(pa.string()), pa.array(USABLE)))
+    deployments, _ = make_deployments(usable, periods, outages)
+    is_empty = pc.fill_null(pc.equal(frames["label"], empty), False)
+    checks = check_deployments(deployments, usable, one_chunk(is_empty).to_numpy(zero_copy_only=False))
+    texts = pa.array(check_texts(checks, deployments.num_rows), DEPLOYMENTS.field("checks").type)
+    deployments = deployments.set_column(deployments.column_names.index("checks"), "checks", texts)
+    if periods is None:
+        return deployments, None
+    is_told = pc.is_in(deployments["location"], periods["location"].combine_chunks())
+    return deployments, effort_by_location(deployments.filter(is_told), counting)
 
 
 def read_rules(job: Job) -> tuple[Taxonomy | None, SpeciesLists | None]:

@@ -1,16 +1,11 @@
-"""publish: cameras, events and photos to the feature layer, so that a second push changes nothing."""
+"""publish: cameras, events and photos to the job's target, so that a second push changes nothing."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +13,9 @@ import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError, Interrupted, StageError
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
-from camtrap_batch.job import ARCGIS, LAYERS, Job
+from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context, StageResult
 from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS
@@ -29,18 +23,16 @@ from camtrap_batch.store.shards import Plan, Shard, digest
 from camtrap_batch.store.tables import commit_plan, finish_shard
 from camtrap_batch.targets import (
     PHOTOS,
-    GeoPackageTarget,
     LayerRows,
     Push,
+    Wanted,
     camera_rows,
     event_rows,
     photo_rows,
+    target_of,
 )
-from camtrap_batch.targets.base import LOCATION
+from camtrap_batch.targets.base import OK, Photo, TakesPhotos
 from camtrap_batch.vocabulary import UNCERTAIN, USABLE
-
-if TYPE_CHECKING:  # the client is installed where there is a portal to push to
-    from camtrap_batch.targets.arcgis import ArcGISTarget, Photo
 
 _SHOWN_CAMERAS = 20
 _SHOWN_FAILURES = 5
@@ -57,18 +49,19 @@ def run(context: Context) -> StageResult:
     ------
     InputError
         The tables are not there yet, or the target is something else than a layer of ours.
-    StorageError
-        The target can't be written; nothing of it was changed.
+    StageError
+        The target can't be written, or more of a layer would be deleted than may be; nothing was changed. Or
+        some rows failed.
     """
     started = time.monotonic()
     store = context.run
     merged = Merged.find(store, context.snapshot)
     rows = layer_rows(merged, context.job.name)
-    push = (
-        _push_to_portal(context, rows)
-        if context.job.publish.target == ARCGIS
-        else _push_to_file(context, rows)
-    )
+    # Who pushes an older result has asked for the rows that are new since to go.
+    most_deleted = context.job.limits.deleted if context.snapshot is None else 1.0
+    wanted = Wanted(context.prune, most_deleted, context.stop)
+    target = target_of(store, wanted)
+    push = target.push(rows, dry_run=context.dry_run)
     result = StageResult("publish", sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
     if context.snapshot is not None:
         result.notes.insert(
@@ -86,53 +79,16 @@ def run(context: Context) -> StageResult:
             f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
             "the same command goes on"
         )
-    if context.job.publish.best_photos and context.job.publish.target == ARCGIS:
-        result.notes += _attach_best_photos(context, merged)
+    if isinstance(target, TakesPhotos) and target.wants_photos:
+        result.notes += target.attach(_best_photos(context, merged), _BEST_NAME)
     if answered.num_rows:
         result.shards = result.shards_run = 1
         result.seconds = time.monotonic() - started
     return result
 
 
-def _push_to_file(context: Context, rows: list[LayerRows]) -> Push:
-    with _local_copy(context.run, writes=not context.dry_run) as path:
-        return GeoPackageTarget(path, context.job.name).push(rows, dry_run=context.dry_run)
-
-
-def _push_to_portal(context: Context, rows: list[LayerRows]) -> Push:
-    target = portal_target(context.job)
-    target.prune, target.stop = context.prune, context.stop
-    return target.push(rows, dry_run=context.dry_run)
-
-
-def _attach_best_photos(context: Context, merged: Merged) -> list[str]:
-    """Attach the best photo of each species to its camera; those that are no more the best are taken away."""
-    from camtrap_batch.targets.arcgis import Attacher
-
-    publish = context.job.publish
-    field = publish.fields.get("cameras", {}).get(LOCATION, LOCATION)
-    url = str(publish.cameras)
-    attacher = Attacher(
-        Service(connect(portal_of(context.job), url)),
-        url,
-        location_field=field,
-        one_feature=True,
-        stop=context.stop,
-    )
-    photos = _best_photos(context, merged)
-    done = attacher.attach(photos) if photos else None
-    gone = attacher.prune(_BEST_NAME, {photo.name for some in photos.values() for photo in some})
-    if done is not None and done.failed:
-        photo, why = next(iter(done.failed.items()))
-        raise StageError(f"publish: {len(done.failed):,} best photos are not attached: {photo}: {why}")
-    attached = done.attached if done is not None else 0
-    return [f"{attached:,} best photos attached, {gone:,} taken away"] if attached or gone else []
-
-
 def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
     """Camera location -> a photo of each species: of the event that is surest, the best image."""
-    from camtrap_batch.targets.arcgis import Photo
-
     events = merged.table("events").to_table(
         columns=["event_id", "location", "label", "confidence", "best_image_id"]
     )
@@ -159,42 +115,12 @@ def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
     return photos
 
 
-def portal_target(job: Job) -> ArcGISTarget:
-    """The job's layers, signed in to their portal. Raises InputError where none is named."""
-    from camtrap_batch.targets.arcgis import ArcGISTarget
-
-    urls = layer_urls(job)
-    if not urls:
-        raise InputError(
-            "publish: no layer to push to: give publish.cameras, publish.events or publish.photos; "
-            "`camtrap layer create JOB` makes them and prints their URLs"
-        )
-    return ArcGISTarget(
-        Service(connect(portal_of(job))),
-        job.name,
-        urls,
-        job.publish.fields,
-        append=job.publish.append,
-    )
-
-
-def portal_of(job: Job) -> Portal:
-    """Where the job signs in."""
-    return Portal.of(job.publish, "publish")
-
-
-def layer_urls(job: Job) -> dict[str, str]:
-    """Layer -> URL, of those that the job names."""
-    named = {layer: getattr(job.publish, layer) for layer in LAYERS}
-    return {layer: url for layer, url in named.items() if url is not None}
-
-
 def _require_done(push: Push) -> None:
     """Raise StageError where the push was stopped, or a row failed."""
     if push.stopped is not None:
         raise push.stopped
     results = push.edits["result"]
-    failed = push.edits.filter(pc.and_(results.is_valid(), pc.not_equal(results, "ok")))
+    failed = push.edits.filter(pc.and_(results.is_valid(), pc.not_equal(results, OK)))
     if not failed.num_rows:
         return
     some = failed.slice(0, _SHOWN_FAILURES).to_pylist()
@@ -207,13 +133,8 @@ def _require_done(push: Push) -> None:
 
 
 def check_target(job: Job) -> None:
-    """Raise InputError where the target can't be pushed to; one in a bucket, only a push can tell."""
-    if job.publish.target == ARCGIS:
-        portal_target(job).check(empty_rows(job.name))
-        return
-    path = Path(job.target_url)
-    if Path(job.publish.target).is_absolute() or path.exists():
-        GeoPackageTarget(path, job.name).check()
+    """Raise UserError where the target can't be pushed to, as far as can be seen before."""
+    target_of(Run(job)).check(empty_rows(job.name))
 
 
 def empty_rows(job: str) -> list[LayerRows]:
@@ -297,21 +218,3 @@ def _describe(push: Push) -> list[str]:
         more = f", and {len(most) - _SHOWN_CAMERAS} cameras more" if len(most) > _SHOWN_CAMERAS else ""
         notes.append(f"edits by camera: {shown}{more}")
     return notes
-
-
-@contextmanager
-def _local_copy(store: Run, *, writes: bool) -> Iterator[Path]:
-    """The GeoPackage as a local file; one in a bucket is fetched, and put back when it was written."""
-    url = store.job.target_url
-    if "://" not in url:
-        yield Path(url)
-        return
-    name = store.job.publish.target
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "layers.gpkg"
-        before = store.folder.read(name) if store.folder.exists(name) else b""
-        if before:
-            path.write_bytes(before)
-        yield path
-        if writes and path.exists() and path.read_bytes() != before:
-            store.folder.write(name, path.read_bytes())

@@ -24,13 +24,14 @@ from typing import Any, BinaryIO
 
 import pyarrow.fs as pafs
 
-from camtrap_batch.errors import CamtrapError, StorageError
+from camtrap_batch.errors import CamtrapError, StorageError, StoreUnreachable
 from camtrap_batch.remote import (
     TRIES,
     explain,
     is_missing,
     is_missing_bucket,
     is_refused,
+    is_transient,
     open_store,
     status_of,
 )
@@ -137,15 +138,27 @@ class Folder:
             return bytes(self._fs.cat_file(self._full(path)))
 
     def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Path and content of each file, in order; many at a time where each read is a request."""
+        """Path and content of each file that is there, in order; many at a time where each is a request."""
         paths = list(paths)
         if self.is_local:
-            yield from ((path, self.read(path)) for path in paths)
-        elif paths:
-            with self._errors(""):
-                found = self._fs.cat([self._full(path) for path in paths])
-            by_name = {name.lstrip("/"): data for name, data in found.items()}
-            yield from ((path, by_name[self._full(path).lstrip("/")]) for path in paths)
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    yield path, self.read(path)
+            return
+        if not paths:
+            return
+        with self._errors(""):
+            found = self._fs.cat([self._full(path) for path in paths], on_error="return")
+        by_name = {name.lstrip("/"): data for name, data in found.items()}
+        for path in paths:
+            data = by_name[self._full(path).lstrip("/")]
+            try:
+                with self._errors(path):
+                    if isinstance(data, BaseException):
+                        raise data
+            except FileNotFoundError:
+                continue
+            yield path, data
 
     def open(self, path: str) -> BinaryIO:
         """A file opened for reading, seekable."""
@@ -351,13 +364,18 @@ class Folder:
             if self.is_local:
                 if isinstance(problem, OSError) and (reason := _FATAL.get(_errno(problem))) is not None:
                     raise StorageError(f"{self.url}: {reason} while writing {path}") from problem
+                if isinstance(problem, OSError) and problem.errno in _GONE:
+                    text = f"{self.url}/{path}: {os.strerror(problem.errno)}; is the disk still there?"
+                    raise StoreUnreachable(text) from problem
                 raise
             missing = is_missing(problem)
             if missing and not writing and not is_missing_bucket(problem):
                 raise FileNotFoundError(
                     errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{path}"
                 ) from None
-            kind = StorageError if missing or is_refused(problem) else OSError
+            kind: type[Exception] = StorageError if missing or is_refused(problem) else OSError
+            if kind is OSError and is_transient(problem):
+                kind = StoreUnreachable
             raise kind(explain(f"{self.url}/{path}".rstrip("/"), problem)) from problem
 
     def __getstate__(self) -> dict[str, str]:
@@ -372,6 +390,9 @@ _FATAL = {
     errno.EPERM: "not permitted",
 }
 
+
+_GONE = frozenset({errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH})
+"""What a network disk answers that is not there any more."""
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 """What a file system without hard links answers; exFAT and FAT say that it is not permitted."""

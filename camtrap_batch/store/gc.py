@@ -2,66 +2,162 @@
 
 from __future__ import annotations
 
-from camtrap_batch.store import snapshots
-from camtrap_batch.store.folder import STAGING, Folder
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.store import lease, snapshots
+from camtrap_batch.store.folder import STAGING, Entry, Folder, is_staged
+from camtrap_batch.store.identity import OURS, check_identity
+from camtrap_batch.store.records import Unreadable
 from camtrap_batch.store.shards import Receipt
+from camtrap_batch.store.snapshots import Snapshot
+
+MIN_AGE_S = 3600.0
+"""Seconds for which a file that no snapshot refers to is left alone: a worker may yet file it."""
 
 
-def collect(folder: Folder, *, keep: int = 0, dry_run: bool = False) -> tuple[int, int]:
+def collect(
+    folder: Folder, *, keep: int = 0, dry_run: bool = False, min_age_s: float = MIN_AGE_S
+) -> tuple[int, int]:
     """Delete files that lost a race, belong to an abandoned plan, or to a snapshot that is not kept.
 
-    Receipts go before the files they name, so that no receipt ever names a file that is gone. Run it while
-    no job works on the run folder: what a running job has not committed yet is garbage to it.
+    Receipts go before the files they name, so that no receipt ever names a file that is gone.
 
     Parameters
     ----------
     keep : snapshots of each table to keep, the newest ones; 0 keeps all. What a kept snapshot reads from
         (the thumbnails of a manifest) is kept as well.
     dry_run : count only
+    min_age_s : age of what no snapshot ever referred to; what only snapshots refer to that are not kept goes
+        whatever its age
 
     Returns
     -------
     (files, bytes) that were, or would be, deleted
+
+    Raises
+    ------
+    LeaseHeld
+        A driver works on the run folder: what it has not committed yet would be garbage.
+    Damaged
+        A snapshot that is to be kept can't be read: what it refers to would be garbage. Nothing is deleted.
+    InputError
+        The folder is no run folder.
     """
-    kept: dict[str, set[int]] = {}
-    for table in folder.list("snapshots"):
-        numbers = snapshots.numbers(folder, table)
-        current = snapshots.current(folder, table)
-        newest = numbers[-keep:] if keep else numbers
-        kept[table] = {*newest, *([current.number] if current else [])}
-    for table in list(kept):
-        for number in kept[table]:
-            for other, wanted in snapshots.load(folder, table, number).inputs.items():
-                if other in kept and isinstance(wanted, int):
-                    kept[other].add(wanted)
-    live: set[str] = set()
-    plans: set[str] = set()
-    garbage: list[str] = []
-    for table in kept:
-        for number in snapshots.numbers(folder, table):
-            if number in kept[table]:
-                snapshot = snapshots.load(folder, table, number)
-                live |= {file.file for file in snapshot.files}
-                plans.add(f"{snapshot.stage}/{snapshot.plan_id}")
-                model = snapshot.meta.get("model_id") or snapshot.inputs.get("model")
-                live |= {f"models/{model}"} if model else set()
-            else:
-                garbage.append(f"snapshots/{table}/{number}.json")
-    for path in folder.walk("receipts"):
+    entries = set(folder.list(""))
+    if entries and entries.isdisjoint(OURS):
+        raise InputError(
+            f"{folder.url}: is no run folder: it has none of {', '.join(sorted(OURS))}; nothing was deleted"
+        )
+    check_identity(folder)
+    with nullcontext() if dry_run else lease.hold(folder, "-", "gc"):
+        garbage = list(_garbage(folder, _sort_out(folder, keep), time.time() - min_age_s))
+        if not dry_run:
+            for entry in garbage:
+                folder.delete(entry.path)
+    return len(garbage), sum(entry.bytes for entry in garbage)
+
+
+@dataclass
+class _Known:
+    """What snapshots refer to.
+
+    `kept` and `dropped` are paths: files of tables, snapshots, folders of models. `plans` made the snapshots
+    that are kept, `dropped_plans` the others.
+    """
+
+    kept: set[str] = field(default_factory=set)
+    dropped: set[str] = field(default_factory=set)
+    plans: set[str] = field(default_factory=set)
+    dropped_plans: set[str] = field(default_factory=set)
+
+
+def _sort_out(folder: Folder, keep: int) -> _Known:
+    """Which snapshots are kept, and what they and the others refer to."""
+    found = {
+        (table, number): snapshots.load(folder, table, number)
+        for table in folder.list("snapshots")
+        for number in snapshots.numbers(folder, table)
+    }
+    kept: set[tuple[str, int]] = set()
+    for table in {table for table, _ in found}:
+        numbers = sorted(number for other, number in found if other == table)
+        kept |= {(table, number) for number in (numbers[-keep:] if keep else numbers)}
+    kept |= {
+        (other, number)
+        for key in list(kept)
+        for other, number in found[key].inputs.items()
+        if isinstance(number, int) and (other, number) in found
+    }
+    known = _Known()
+    for (table, number), snapshot in found.items():
+        if (table, number) in kept:
+            known.kept |= {snapshots.path_of(table, number), *_referred_to(snapshot)}
+            known.plans.add(f"{snapshot.stage}/{snapshot.plan_id}")
+        else:
+            known.dropped |= {snapshots.path_of(table, number), *_referred_to(snapshot)}
+            known.dropped_plans.add(f"{snapshot.stage}/{snapshot.plan_id}")
+    known.dropped -= known.kept
+    known.dropped_plans -= known.plans
+    return known
+
+
+def _referred_to(snapshot: Snapshot) -> set[str]:
+    model = snapshot.meta.get("model_id") or snapshot.inputs.get("model")
+    return {file.file for file in snapshot.files} | ({f"models/{model}"} if model else set())
+
+
+def _garbage(folder: Folder, known: _Known, written_before: float) -> Iterator[Entry]:
+    """What goes, in the order in which it goes."""
+
+    def is_old(entry: Entry) -> bool:
+        return entry.modified is None or entry.modified <= written_before
+
+    def unless_kept(entries: Iterable[Entry], names: dict[str, str] | None = None) -> Iterator[Entry]:
+        """Those that no snapshot refers to by their path, or by the name that `names` has for it."""
+        for entry in entries:
+            name = (names or {}).get(entry.path, entry.path)
+            if name not in known.kept and (name in known.dropped or is_old(entry)):
+                yield entry
+
+    everything = list(folder.entries(""))
+    named = [entry for entry in everything if not is_staged(entry.path)]
+
+    def below(place: str) -> list[Entry]:
+        return [entry for entry in named if entry.path.startswith(f"{place}/")]
+
+    yield from (entry for entry in below("snapshots") if entry.path in known.dropped)
+    yield from _receipts(folder, below("receipts"), known, is_old)
+    for place in ("plans", "performance"):
+        for entry in below(place):
+            plan = entry.path.removeprefix(f"{place}/").rpartition(".")[0]
+            plan = plan if place == "plans" else plan.replace("-", "/", 1)
+            if plan not in known.plans and (
+                place == "performance" or plan in known.dropped_plans or is_old(entry)
+            ):
+                yield entry
+    yield from unless_kept(below("tables"))
+    models = below("models")
+    yield from unless_kept(models, {entry.path: entry.path.rpartition("/")[0] for entry in models})
+    yield from filter(is_old, below("checkpoints"))
+    yield from filter(is_old, below(STAGING))
+    yield from (entry for entry in everything if is_staged(entry.path) and is_old(entry))
+
+
+def _receipts(
+    folder: Folder, entries: list[Entry], known: _Known, is_old: Callable[[Entry], bool]
+) -> Iterator[Entry]:
+    by_path = {entry.path: entry for entry in entries}
+    for path, data in folder.read_many(by_path):
         plan = path.removeprefix("receipts/").rpartition("/")[0]
-        files = {file.file for file in Receipt.from_json(folder.read(path)).files}
-        is_live = files <= live if files else plan in plans
-        if not is_live:
-            garbage.append(path)
-    garbage += [path for path in folder.walk("plans") if path[len("plans/") : -len(".json")] not in plans]
-    garbage += [path for path in folder.walk("tables") if path not in live]
-    reports = {f"performance/{plan.replace('/', '-')}.html" for plan in plans}
-    garbage += [path for path in folder.walk("performance") if path not in reports]
-    garbage += [path for path in folder.walk("models") if path.rpartition("/")[0] not in live]
-    garbage += list(folder.walk("checkpoints"))
-    garbage += list(folder.walk(STAGING))
-    size = sum(folder.size(path) for path in garbage)
-    if not dry_run:
-        for path in garbage:
-            folder.delete(path)
-    return len(garbage), size
+        try:
+            files = {file.file for file in Receipt.from_json(data).files}
+        except Unreadable:  # which counts as none
+            files = {path}
+        is_kept = files <= known.kept if files else plan in known.plans
+        was_dropped = files <= known.kept | known.dropped if files else plan in known.dropped_plans
+        if not is_kept and (was_dropped or is_old(by_path[path])):
+            yield by_path[path]

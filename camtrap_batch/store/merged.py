@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import Damaged, InputError
+from camtrap_batch.notices import say
 from camtrap_batch.store import snapshots
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
@@ -53,6 +54,13 @@ class Merged:
 
 def list_merged(run: Run) -> list[Merged]:
     """Every result of `merge`, the newest first."""
-    numbers = reversed(snapshots.numbers(run.folder, "locations"))
-    found = (snapshots.load(run.folder, "locations", number) for number in numbers)
-    return [Merged(run, snapshot) for snapshot in found if "frames" in snapshot.inputs]
+    found = []
+    for number in reversed(snapshots.numbers(run.folder, "locations")):
+        try:
+            snapshot = snapshots.load(run.folder, "locations", number)
+        except Damaged as problem:
+            say(f"{problem}; done without")
+            continue
+        if "frames" in snapshot.inputs:
+            found.append(Merged(run, snapshot))
+    return found

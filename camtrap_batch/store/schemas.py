@@ -10,16 +10,18 @@ import json
 
 import pyarrow as pa
 
-from camtrap_batch.vocabulary import FINDING_KINDS, NO_EVENT, STATUSES
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, NO_EVENT, STATUSES
 
 _TIME = pa.timestamp("us")
-_LATER = "later"  # marks such a column in its field's metadata
+_LATER, _WIDENED = "later", "widened"  # mark such columns in their field's metadata
 _UTC = pa.timestamp("us", tz="UTC")
 _LABEL = pa.struct([("category_id", pa.int32()), ("name", pa.string()), ("count", pa.int32())])
 _TOP = pa.struct([("label", pa.string()), ("p", pa.float32())])
 
 
-def _schema(*fields: tuple[str, pa.DataType, str], later: tuple[str, ...] = ()) -> pa.Schema:
+def _schema(
+    *fields: tuple[str, pa.DataType, str], later: tuple[str, ...] = (), widened: dict[str, str] | None = None
+) -> pa.Schema:
     """A table's schema.
 
     Parameters
@@ -28,10 +30,15 @@ def _schema(*fields: tuple[str, pa.DataType, str], later: tuple[str, ...] = ()) 
     later : names of columns that a table had none of at first, and whose absence says the same as null. They
         do not count in `fingerprint`, so that the shards of older run folders keep their ids; a column whose
         value for old rows is not null is none of these.
+    widened : column -> its type at first, of which every value is one of the type that it has now. In
+        `fingerprint` the first one counts.
     """
+    marks = {name: {_LATER: ""} for name in later} | {
+        name: {_WIDENED: kind} for name, kind in (widened or {}).items()
+    }
     return pa.schema(
         [
-            pa.field(name, kind, metadata={"description": text} | ({_LATER: ""} if name in later else {}))
+            pa.field(name, kind, metadata={"description": text} | marks.get(name, {}))
             for name, kind, text in fields
         ]
     )
@@ -109,7 +116,7 @@ FINDINGS = _schema(
     ("image_id", pa.string(), "as in the catalog"),
     ("file_name", pa.string(), "as in the catalog"),
     ("location", pa.string(), "camera location"),
-    ("kind", pa.string(), "one of: " + ", ".join(FINDING_KINDS)),
+    ("kind", pa.string(), "one of: " + ", ".join([*FINDING_KINDS, *DEPLOYMENT_FINDINGS])),
     (
         "other_image_id",
         pa.string(),
@@ -256,11 +263,22 @@ LOCATIONS = _schema(
     ("model_id", pa.string(), "model that made the predictions"),
     ("predictions_snapshot", pa.int32(), "number of the predictions' snapshot"),
     ("run_time", _UTC, "when the predictions' snapshot was committed"),
-    ("camera_days", pa.int32(), "effort: different dates with a usable image"),
+    (
+        "camera_days",
+        pa.float64(),
+        "effort: days in the field, from deployments where they are known; else different dates with a "
+        "usable image",
+    ),
     (
         "detections_per_100_days",
         pa.float64(),
         "100 (n_events - n_uncertain) / camera_days; null without a camera day",
+    ),
+    (
+        "effort_source",
+        pa.string(),
+        "what camera_days rests on: metadata, cameras (dataset.cameras) or images, which is too short; null "
+        "where there is neither, and in results of older versions, where it is images",
     ),
     (
         "activity_by_hour",
@@ -273,6 +291,8 @@ LOCATIONS = _schema(
         "usable images whose date is a finding (date_out_of_order, clock_reset, ...); null without findings",
     ),
     ("geometry", pa.binary(), "the camera's place as a point, WKB, so that a .parquet file is GeoParquet"),
+    later=("effort_source",),
+    widened={"camera_days": "int32"},
 ).with_metadata(
     {
         # GeoParquet 1.0; without a crs it is longitude and latitude in WGS 84 (OGC:CRS84)
@@ -284,6 +304,62 @@ LOCATIONS = _schema(
             }
         )
     }
+)
+
+CORRECTIONS = _schema(
+    ("correction_id", pa.string(), "hash of its content: what is read twice is kept once"),
+    (
+        "decision",
+        pa.string(),
+        "what was decided together: the label, or the labels where several species were seen, of some images",
+    ),
+    ("scope", pa.string(), "what was looked at: image, box, sequence or event"),
+    ("image_id", pa.string(), "the image; of a sequence or an event the first of `images`"),
+    ("event", pa.string(), "id of the sequence or event at that time; null for an image or a box"),
+    ("images", pa.list_(pa.string()), "ids of the images that it is about"),
+    (
+        "sha256",
+        pa.list_(pa.string()),
+        "hash of each image's file: an image is known by it, whatever it is called by now",
+    ),
+    ("box", pa.list_(pa.float32()), "x, y, w, h as parts of the upright picture; null unless scope is box"),
+    ("label", pa.string(), "what a person says is there"),
+    ("count", pa.int32(), "animals; null where nobody counted"),
+    ("sex", pa.string(), "female, male or unknown"),
+    ("life_stage", pa.string(), "adult, subadult, juvenile or unknown"),
+    ("behaviour", pa.string(), "what the animal does"),
+    ("individual", pa.string(), "which individual it is"),
+    ("comment", pa.string(), "for people"),
+    ("who", pa.string(), "who said so"),
+    ("when", _UTC, "when"),
+    ("source", pa.string(), "where it was said: review, csv, timelapse, label-studio, ..."),
+    ("replaces", pa.string(), "decision that stood before for the first of `images`; null where none did"),
+)
+
+_SPAN = pa.struct([("start", _TIME), ("end", _TIME)])
+
+DEPLOYMENTS = _schema(
+    ("location", pa.string(), "camera location"),
+    ("deployment", pa.string(), "as the source names it; null where it has no name"),
+    ("camera", pa.string(), "which of several cameras at a location; null where nothing tells them apart"),
+    ("start", _TIME, "setup, local camera time; a date alone is noon; null where it is not known"),
+    ("end", _TIME, "retrieval, likewise"),
+    (
+        "source",
+        pa.string(),
+        "what says so: metadata, cameras (dataset.cameras) or images; images: start, end or both are those "
+        "of the first and last usable image, and the deployment was longer",
+    ),
+    (
+        "days",
+        pa.float64(),
+        "days in which it worked: without outages, and without what an earlier deployment of the camera "
+        "covers; of images: dates from the first to the last; null where it is not known",
+    ),
+    ("days_out", pa.float64(), "days in which it stood there and did not work (dataset.outages)"),
+    ("n_images", pa.int32(), "usable images from start to end"),
+    ("outages", pa.list_(_SPAN), "when it did not work, within the deployment"),
+    ("checks", pa.list_(pa.string()), "what looks wrong in it, for people; empty where nothing does"),
 )
 
 LEDGER = _schema(
@@ -308,6 +384,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "sequences": SEQUENCES,
     "events": EVENTS,
     "locations": LOCATIONS,
+    "corrections": CORRECTIONS,
+    "deployments": DEPLOYMENTS,
     "ledger": LEDGER,
 }
 """Table name -> Arrow schema."""
@@ -319,7 +397,10 @@ def fingerprint(table: str) -> str:
     Descriptions do not count, nor do columns that were added later (see `_schema`).
     """
     fields = (field for field in SCHEMAS[table] if _LATER.encode() not in field.metadata)
-    text = ";".join(f"{field.name}:{field.type}" for field in fields)
+    text = ";".join(
+        f"{field.name}:{field.metadata.get(_WIDENED.encode(), str(field.type).encode()).decode()}"
+        for field in fields
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

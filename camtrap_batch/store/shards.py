@@ -10,15 +10,20 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
 
 import numpy as np
 
 from camtrap_batch.errors import BrokenPromise
+from camtrap_batch.notices import say_all
+from camtrap_batch.store import redo
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.records import Unreadable, decode, encode
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,15 @@ class Plan:
         Snapshots that the stage reads (table -> number), or what else it was made from; for people.
     shards : tuple of Shard
         In the order of the rows of the stage's input.
+    created : str
+        When it was written, in UTC; empty where it was not yet.
     """
 
     stage: str
     id: str
     inputs: dict[str, Any]
     shards: tuple[Shard, ...]
+    created: str = field(default="", compare=False)
 
     @classmethod
     def make(cls, stage: str, shards: Iterable[Shard], inputs: dict[str, Any]) -> Plan:
@@ -79,24 +87,45 @@ class Plan:
         return f"plans/{self.stage}/{self.id}.json"
 
     def freeze(self, folder: Folder) -> None:
-        """Write the plan, if it is not there yet."""
-        if not folder.exists(self.path):
-            record = {
-                **asdict(self),
-                "created": now(),
-                "shards": [[s.id, s.start, s.stop] for s in self.shards],
-            }
-            folder.create(self.path, _encode(record))
+        """Write the plan, if it is not there yet, or can't be read."""
+        data = _encode(
+            {**asdict(self), "created": now(), "shards": [[s.id, s.start, s.stop] for s in self.shards]}
+        )
+        if folder.create(self.path, data):
+            return
+        try:
+            Plan.from_json(folder.read(self.path))
+        except (Unreadable, FileNotFoundError):
+            folder.write(self.path, data)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Plan:
+        """A plan as `freeze` writes it. Raises Unreadable."""
+        record = decode(data, _PlanRecord)
+        shards = tuple(Shard(*entry) for entry in record.shards)
+        return cls(record.stage, record.id, record.inputs, shards, record.created)
+
+
+@dataclass
+class _PlanRecord:
+    stage: str
+    id: str
+    inputs: dict[str, Any]
+    shards: list[tuple[str, int, int]]
+    created: str = ""
 
 
 @dataclass(frozen=True)
 class File:
-    """One Parquet file of a table; `file` is relative to the run folder."""
+    """One Parquet file of a table; `file` is relative to the run folder, `sha256` empty where an earlier
+    version wrote it."""
 
     table: str
     file: str
     rows: int
     bytes: int
+    sha256: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +135,8 @@ class Receipt:
     `counts` are rows by status, `seconds` the wall-clock by phase (read, decode, forward, write, total),
     `result` what the shard made beside rows, `finished` the time in UTC.
     """
+
+    RECORDS: ClassVar = {"files": File}
 
     stage: str
     plan_id: str
@@ -119,45 +150,113 @@ class Receipt:
     attempt: str
     result: dict[str, Any] = field(default_factory=dict)
     finished: str = field(default_factory=lambda: now())
+    more: dict[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
         return receipt_path(self.stage, self.plan_id, self.shard_id)
 
     def to_json(self) -> bytes:
-        return _encode(asdict(self))
+        return encode(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
-        record = json.loads(data)
-        return cls(**{**record, "files": tuple(File(**file) for file in record["files"])})
+        """A receipt as `to_json` writes it. Raises Unreadable."""
+        return decode(data, cls)
 
 
 def file_receipt(folder: Folder, receipt: Receipt) -> Receipt:
-    """Put a receipt into the run folder; the first one of a shard wins and is returned."""
+    """Put a receipt into the run folder; the first one of a shard wins and is returned.
+
+    One that can't be read, or whose files are not whole, is no receipt, and is replaced.
+    """
     if folder.create(receipt.path, receipt.to_json()):
         return receipt
-    return Receipt.from_json(folder.read(receipt.path))
+    # Without hard links, another's may be there before its content is.
+    for wait_s in (0, 0.1, 0.3, 0):
+        if (other := read_receipt(folder, receipt.path)) is not None:
+            return other
+        time.sleep(wait_s)
+    folder.write(receipt.path, receipt.to_json())
+    return receipt
+
+
+def read_receipt(folder: Folder, path: str) -> Receipt | None:
+    """A receipt whose files are whole; None where there is none."""
+    try:
+        receipt = Receipt.from_json(folder.read(path))
+    except (FileNotFoundError, Unreadable):
+        return None
+    for file in receipt.files:
+        try:
+            if folder.size(file.file) != file.bytes:
+                return None
+        except FileNotFoundError:
+            return None
+    return receipt
 
 
 def find_receipts(folder: Folder, plan: Plan) -> dict[str, Receipt]:
     """Receipts of a plan's shards, and of halves of them, by shard id.
 
-    Other plans of the stage are looked through as well: a shard with the same id is the same work.
+    Other plans of the stage are looked through as well: a shard with the same id is the same work. A receipt
+    that can't be read, or whose files are not there with their sizes, is none: what is wrong is told. So is
+    one that was asked to be done again (see `redo`).
     """
     wanted = {shard.id for shard in plan.shards}
-    paths: dict[str, str] = {}
+    again = redo.asked(folder, plan.stage)
+    paths: dict[str, list[str]] = {}
     other_plans = [name for name in folder.list(f"receipts/{plan.stage}") if name != plan.id]
     for plan_id in [plan.id, *other_plans]:
         for name in folder.list(f"receipts/{plan.stage}/{plan_id}"):
             shard_id = name.removesuffix(".json")
             if shard_id.partition(".")[0] in wanted:
-                paths.setdefault(shard_id, receipt_path(plan.stage, plan_id, shard_id))
-    receipts = (Receipt.from_json(data) for _, data in folder.read_many(paths.values()))
-    return {receipt.shard_id: receipt for receipt in receipts}
+                paths.setdefault(shard_id, []).append(receipt_path(plan.stage, plan_id, shard_id))
+    found: dict[str, Receipt] = {}
+    wrong: list[str] = []
+    while paths:
+        read: list[Receipt] = []
+        for path, data in folder.read_many([places[0] for places in paths.values()]):
+            try:
+                receipt = Receipt.from_json(data)
+            except Unreadable as problem:
+                wrong.append(f"{folder.url}/{path}: {problem}; its shard is done again")
+                continue
+            if again.get(receipt.shard_id) == receipt.attempt:
+                folder.delete(path)
+            else:
+                read.append(receipt)
+        faults = find_faults(folder, [file for receipt in read for file in receipt.files])
+        for receipt in read:
+            bad = [f"{file.file}: {faults[file.file]}" for file in receipt.files if file.file in faults]
+            wrong += [f"{folder.url}/{text}; its shard is done again" for text in bad]
+            if not bad:
+                found[receipt.shard_id] = receipt
+        # Where one is of no use, that of another plan may be.
+        paths = {name: places[1:] for name, places in paths.items() if name not in found and places[1:]}
+    say_all(wrong)
+    return found
 
 
-def settled(shard: Shard, receipts: dict[str, Receipt]) -> list[Receipt] | None:
+def find_faults(folder: Folder, files: Collection[File]) -> dict[str, str]:
+    """Those of some files that are not there, or not with their bytes: path -> what is wrong.
+
+    It asks for a listing of each folder that they are in, and for nothing of each file.
+    """
+    there: dict[str, int] = {}
+    for parent in sorted({str(PurePosixPath(file.file).parent) for file in files}):
+        there |= folder.sizes(parent)
+    faults = {}
+    for file in files:
+        size = there.get(file.file)
+        if size is None:
+            faults[file.file] = "is missing"
+        elif size != file.bytes:
+            faults[file.file] = f"has {size:,} bytes instead of {file.bytes:,}"
+    return faults
+
+
+def settled(shard: Shard, receipts: Mapping[str, Receipt]) -> list[Receipt] | None:
     """The receipts that together cover a shard, in row order; None where some of it is not done."""
     if (receipt := receipts.get(shard.id)) is not None:
         return [receipt]
@@ -181,12 +280,20 @@ def all_settled(plan: Plan, receipts: dict[str, Receipt]) -> list[Receipt]:
     return found
 
 
-def unsettled(shard: Shard, receipts: dict[str, Receipt]) -> list[Shard]:
-    """What is left to do of a shard: itself, or those of its halves that an earlier run did not finish."""
-    if settled(shard, receipts) is not None:
-        return []
-    was_halved = any(name.startswith(f"{shard.id}.") for name in receipts)
-    return [part for half in shard.halves() for part in unsettled(half, receipts)] if was_halved else [shard]
+def unsettled(shards: Iterable[Shard], receipts: Mapping[str, Receipt]) -> list[Shard]:
+    """What is left to do of some shards: they themselves, or those halves that no earlier run finished."""
+    begun = {name[:end] for name in receipts for end, letter in enumerate(name) if letter == "."}
+    left: list[Shard] = []
+    pending = list(shards)[::-1]
+    while pending:
+        shard = pending.pop()
+        if shard.id in receipts:
+            continue
+        if shard.id in begun and shard.rows > 1:
+            pending += shard.halves()[::-1]
+        else:
+            left.append(shard)
+    return left
 
 
 def digest(parts: Iterable[Any]) -> str:

@@ -1,16 +1,21 @@
 """Snapshots: what a table is. An explicit list of files, with totals, that never changes once written.
 
-Readers open the files of a snapshot and no others. `CURRENT` names the newest one and is swapped last.
+Readers open the files of a snapshot and no others. The newest snapshot that can be read is the table; numbers
+only grow, so that of two drivers that commit at once neither can set the other back. `CURRENT` names it for
+people and for earlier versions, and is swapped last.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import Damaged, InputError
+from camtrap_batch.notices import say
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.lease import check_held
+from camtrap_batch.store.records import Unreadable, decode, encode
 from camtrap_batch.store.shards import File, now
 
 
@@ -34,6 +39,8 @@ class Snapshot:
         What the stage wants to keep beside the table, such as the data set's categories.
     """
 
+    RECORDS: ClassVar = {"files": File}
+
     table: str
     number: int
     plan_id: str
@@ -46,38 +53,59 @@ class Snapshot:
     schema: str
     meta: dict[str, Any]
     created: str = field(default_factory=now)
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 def commit(folder: Folder, snapshot: Snapshot) -> Snapshot:
-    """Write a snapshot under the next free number (whatever number it has) and make it the current one."""
+    """Write a snapshot under the next free number (whatever number it has) and make it the current one.
+
+    Raises LeaseLost where another driver has taken over.
+    """
+    check_held(folder)
     number = max(numbers(folder, snapshot.table), default=0) + 1
     while True:
-        snapshot = Snapshot(**{**_shallow(snapshot), "number": number})
-        data = json.dumps(asdict(snapshot), ensure_ascii=False, separators=(",", ":")).encode()
-        if folder.create(_path(snapshot.table, number), data):
+        snapshot = dataclasses.replace(snapshot, number=number)
+        if folder.create(path_of(snapshot.table, number), encode(snapshot)):
             break
         number += 1
-    folder.write(f"snapshots/{snapshot.table}/CURRENT", str(number).encode())
+    point_at_newest(folder, snapshot.table)
     return snapshot
 
 
 def current(folder: Folder, table: str) -> Snapshot | None:
-    """The newest snapshot of a table, None where the table was never committed."""
-    try:
-        number = int(folder.read(f"snapshots/{table}/CURRENT"))
-    except FileNotFoundError:
-        return None
-    return load(folder, table, number)
+    """The newest snapshot of a table that can be read, None where there is none.
+
+    What can't be read, or a `CURRENT` that does not hold a number, is told.
+    """
+    there = numbers(folder, table)
+    if there:
+        _check_pointer(folder, table)
+    for number in reversed(there):
+        try:
+            return load(folder, table, number)
+        except Damaged as problem:
+            say(f"{problem}; done without")
+    return None
 
 
 def load(folder: Folder, table: str, number: int) -> Snapshot:
-    """A snapshot by its number. Raises InputError where there is none, naming those there are."""
+    """A snapshot by its number.
+
+    Raises
+    ------
+    InputError
+        There is none; the message names those there are.
+    Damaged
+        It can't be read.
+    """
+    path = path_of(table, number)
     try:
-        record = json.loads(folder.read(_path(table, number)))
+        return decode(folder.read(path), Snapshot)
     except FileNotFoundError:
         there = ", ".join(map(str, numbers(folder, table))) or "none"
         raise InputError(f"{folder.url}: no snapshot {number} of {table}; there are: {there}") from None
-    return Snapshot(**{**record, "files": tuple(File(**file) for file in record["files"])})
+    except Unreadable as problem:
+        raise Damaged(folder.url, path, f"{problem}") from None
 
 
 def numbers(folder: Folder, table: str) -> list[int]:
@@ -86,9 +114,29 @@ def numbers(folder: Folder, table: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def _path(table: str, number: int) -> str:
+def path_of(table: str, number: int) -> str:
     return f"snapshots/{table}/{number}.json"
 
 
-def _shallow(snapshot: Snapshot) -> dict[str, Any]:
-    return {name: getattr(snapshot, name) for name in snapshot.__dataclass_fields__}
+def pointer(table: str) -> str:
+    """Path of the file that names the newest snapshot."""
+    return f"snapshots/{table}/CURRENT"
+
+
+def point_at_newest(folder: Folder, table: str) -> None:
+    """Let `CURRENT` name the newest snapshot, whoever of several drivers comes last."""
+    while True:
+        newest = max(numbers(folder, table))
+        folder.write(pointer(table), str(newest).encode())
+        if max(numbers(folder, table)) == newest:
+            return
+
+
+def _check_pointer(folder: Folder, table: str) -> None:
+    try:
+        text = folder.read(pointer(table))
+    except FileNotFoundError:  # a commit is on its way, or its driver was killed
+        return
+    if not text.strip().isdigit():
+        what = "is empty" if not text.strip() else "does not hold a number"
+        say(f"{folder.url}/{pointer(table)}: {what}; the newest snapshot that can be read is taken")

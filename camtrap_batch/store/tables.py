@@ -7,14 +7,17 @@ shard's receipt; when every shard has one, the snapshots; last of all, `CURRENT`
 from __future__ import annotations
 
 import functools
+import hashlib
 import platform
+import re
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -22,10 +25,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from camtrap_batch import phases
-from camtrap_batch.errors import BrokenPromise, StageError
-from camtrap_batch.store import schemas, snapshots
+from camtrap_batch.errors import BrokenPromise, CamtrapError, Damaged, StageError
+from camtrap_batch.notices import say_all
+from camtrap_batch.store import redo, schemas, snapshots
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.shards import File, Plan, Receipt, Shard, file_receipt
+from camtrap_batch.store.shards import File, Plan, Receipt, Shard, file_receipt, find_faults
 from camtrap_batch.store.snapshots import Snapshot
 
 _ROW_GROUP = {"thumbnails": 256}
@@ -46,10 +50,25 @@ _WRITES_AT_ONCE = 4
 _VERSIONS = ("camtrap-batch", "pyarrow", "pillow", "simplejpeg", "numpy", "torch")
 
 
+_ADVICE = "`camtrap check JOB --repair` finds all that is damaged, and has the next run make it again"
+
+_OF_DAMAGE = re.compile(
+    r"checksum|corrupt|deserializ|magic bytes|end of (?:stream|file)|decompress|zstd|snappy|page header"
+    r"|footer|metadata|invalid|unexpected|malformed|data page|level|dictionary|encod",
+    re.IGNORECASE,
+)
+"""What Arrow says of a file that is not what was written; a store that can't be reached has other words."""
+
+
 class Table(ds.FileSystemDataset):  # type: ignore[misc]
-    """A pyarrow dataset over exactly the files of one snapshot."""
+    """A pyarrow dataset over exactly the files of one snapshot.
+
+    Pages are read with their checksums compared. Where a file is damaged, `to_batches`, `to_table` and
+    `to_pandas` raise Damaged, which names it.
+    """
 
     snapshot: Snapshot
+    folder: Folder
 
     def to_batches(self, columns: Any = None, **options: Any) -> Iterator[pa.RecordBatch]:
         """As a dataset's, the rows in order.
@@ -58,11 +77,16 @@ class Table(ds.FileSystemDataset):  # type: ignore[misc]
         files, which are therefore read some hundreds at a time.
         """
         for some in self._in_parts():
-            yield from some.to_batches(columns=columns, **options)
+            with _damage_named(self.folder, some.files):
+                yield from some.to_batches(columns=columns, **options)
 
     def to_table(self, columns: Any = None, **options: Any) -> pa.Table:
         """As a dataset's, the rows in order; read as `to_batches` does."""
-        return pa.concat_tables([some.to_table(columns=columns, **options) for some in self._in_parts()])
+        parts = []
+        for some in self._in_parts():
+            with _damage_named(self.folder, some.files):
+                parts.append(some.to_table(columns=columns, **options))
+        return pa.concat_tables(parts)
 
     def _in_parts(self) -> Iterator[ds.FileSystemDataset]:
         for start in range(0, max(1, len(self.files)), _FILES_AT_ONCE):
@@ -103,10 +127,134 @@ def open_table(folder: Folder, snapshot: Snapshot) -> Table:
 def open_files(folder: Folder, name: str, files: Iterable[str]) -> Table:
     """The rows of some files of a table as a dataset, in their order; it has no snapshot."""
     # From a disk, to read each file at once takes longer.
-    reading = ds.ParquetFragmentScanOptions(pre_buffer=not folder.is_local)
+    reading = ds.ParquetFragmentScanOptions(pre_buffer=not folder.is_local, page_checksum_verification=True)
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=reading)
     fragments = [parquet.make_fragment(file, folder.arrow) for file in files]
-    return Table(fragments, schemas.SCHEMAS[name], parquet, folder.arrow)
+    table = Table(fragments, schemas.SCHEMAS[name], parquet, folder.arrow)
+    table.folder = folder
+    return table
+
+
+def read_file(folder: Folder, file: str, columns: list[str] | None = None) -> pa.Table:
+    """One file of a table. Raises Damaged, or FileNotFoundError."""
+    with _damage_named(folder, [file]):
+        return pq.read_table(file, columns=columns, filesystem=folder.arrow, page_checksum_verification=True)
+
+
+def read_whole_files(
+    folder: Folder, snapshot: Snapshot, columns: list[str], *, but_shards: Collection[str] = ()
+) -> tuple[pa.Table, list[File]]:
+    """Rows of those files of a snapshot that are as they were written, and these files; the others are told.
+
+    For a stage that makes anew what is damaged, from what is not.
+
+    Parameters
+    ----------
+    but_shards : ids of shards whose files are left out, too
+    """
+    faults = find_faults(folder, snapshot.files)
+    files = [file for file in snapshot.files if file.file not in faults]
+    files = [file for file in files if shard_of(file.file) not in but_shards]
+    while True:
+        try:
+            table = open_files(folder, snapshot.table, [file.file for file in files]).to_table(columns)
+            break
+        except Damaged as problem:
+            faults[problem.file] = problem.fault
+            files = [file for file in files if file.file != problem.file]
+    say_all([f"{folder.url}/{file}: {fault}; done without" for file, fault in faults.items()])
+    return table, files
+
+
+def shard_of(file: str) -> str:
+    """Id of the shard, or the half of one, that wrote a file of a table.
+
+    >>> shard_of("tables/manifest/01/89ab.0-1f2e.parquet"), shard_of("tables/events/01/89ab-1f-35.parquet")
+    ('89ab.0', '89ab')
+    """
+    return file.rpartition("/")[2].partition("-")[0]
+
+
+def stands(folder: Folder, plan: Plan, tables: Iterable[str]) -> bool:
+    """Whether the current snapshots of a plan's tables are whole, and nothing of it is to be done again.
+
+    Files are looked for, not read. What is wrong is told.
+    """
+    if redo.is_asked(folder, plan.stage, (shard.id for shard in plan.shards)):
+        return False
+    for name in tables:
+        snapshot = snapshots.current(folder, name)
+        if snapshot is None:
+            continue
+        faults = find_faults(folder, snapshot.files)
+        if (model := snapshot.meta.get("model_id")) and name == "model":
+            faults |= find_lost_model(folder, model)
+        say_all([f"{folder.url}/{file}: {fault}; it is made again" for file, fault in faults.items()])
+        if faults:
+            return False
+    return True
+
+
+def find_lost_model(folder: Folder, model_id: str) -> dict[str, str]:
+    """What of a model is not there: path -> what is wrong."""
+    there = folder.sizes(f"models/{model_id}")
+    paths = [f"models/{model_id}/{name}" for name in ("model.json", "model.safetensors")]
+    return {path: "is missing" for path in paths if not there.get(path)}
+
+
+@contextmanager
+def _damage_named(folder: Folder, files: Sequence[str]) -> Iterator[None]:
+    """Turn what Arrow says of a damaged file into Damaged, which names it."""
+    try:
+        yield
+    except CamtrapError:
+        raise
+    except (OSError, pa.ArrowException) as problem:
+        file, fault = _find_damage(folder, files, problem)
+        if not file:
+            raise
+        raise Damaged(folder.url, file, f"{fault}; {_ADVICE}") from problem
+
+
+def _find_damage(folder: Folder, files: Sequence[str], problem: Exception) -> tuple[str, str]:
+    """Which of some files is damaged, and how; empty where none is."""
+    there: dict[str, int] = {}
+    for parent in sorted({file.rpartition("/")[0] for file in files}):
+        there |= folder.sizes(parent)
+    for file in files:
+        if file not in there:
+            return file, "is missing"
+    if not isinstance(problem, pa.ArrowInvalid) and not _OF_DAMAGE.search(str(problem)):
+        return "", ""
+    for file in files:
+        if (fault := find_damage(folder, file)) is not None:
+            return file, fault
+    return "", ""
+
+
+def find_damage(folder: Folder, file: str, rows: int | None = None) -> str | None:
+    """What is wrong with a Parquet file, which is read whole, page checksums compared; None if nothing is.
+
+    Parameters
+    ----------
+    rows : that it should have
+    """
+    try:
+        with folder.open(file) as handle:
+            parquet = pq.ParquetFile(handle, page_checksum_verification=True)
+            for group in range(parquet.num_row_groups):
+                parquet.read_row_group(group)
+            found = parquet.metadata.num_rows
+    except FileNotFoundError:
+        return "is missing"
+    except (OSError, pa.ArrowException) as problem:
+        text = " ".join(str(problem).split())
+        if isinstance(problem, OSError) and not _OF_DAMAGE.search(text):
+            raise
+        return f"is damaged ({text[:120]})"
+    if rows is not None and found != rows:
+        return f"has {found:,} rows instead of {rows:,}"
+    return None
 
 
 def finish_shard(
@@ -186,15 +334,18 @@ def new_attempt() -> str:
 def write_table(folder: Folder, name: str, path: str, table: pa.Table) -> File:
     """One Parquet file of a table, complete and checked when this returns."""
     table = table.select(schemas.SCHEMAS[name].names).cast(schemas.SCHEMAS[name])
+    hashed = _Hashed()
 
-    def fill(file: Any) -> None:
+    def fill(file: BinaryIO) -> None:
+        hashed.file = file
         pq.write_table(
             table,
-            file,
+            hashed,
             row_group_size=_ROW_GROUP.get(name, 65_536),
             compression="none" if name == "thumbnails" else "zstd",
             use_dictionary=[column for column in table.column_names if column not in _ALL_DIFFER],
             write_statistics=name != "thumbnails",
+            write_page_checksum=True,
         )
 
     size = folder.write_with(path, fill)
@@ -202,7 +353,28 @@ def write_table(folder: Folder, name: str, path: str, table: pa.Table) -> File:
         rows = pq.ParquetFile(file).metadata.num_rows
     if rows != table.num_rows:
         raise StageError(f"{folder.url}/{path}: {table.num_rows} rows were written, its footer says {rows}")
-    return File(name, path, rows, size)
+    return File(name, path, rows, size, hashed.hash.hexdigest())
+
+
+class _Hashed:
+    """A file that is written from its beginning to its end, and the SHA-256 of what is written."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self.file: BinaryIO | None = None
+
+    def write(self, data: Any) -> int:
+        assert self.file is not None  # noqa: S101
+        self.hash.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        pass  # the folder does, once all is there
+
+    def close(self) -> None:
+        pass
 
 
 def commit_plan(
@@ -226,11 +398,17 @@ def commit_plan(
     Raises
     ------
     BrokenPromise
-        Rows in are not rows out.
+        Rows in are not rows out, or a file of a receipt is not there with its size.
     """
     rows_out = sum(receipt.rows for receipt in done)
     if rows_out != plan.rows:
         raise BrokenPromise(f"{plan.stage}: {plan.rows} rows in, {rows_out} rows out; nothing was committed")
+    faults = find_faults(folder, [file for receipt in done for file in receipt.files])
+    for path, fault in faults.items():
+        raise BrokenPromise(
+            f"{plan.stage}: {folder.url}/{path}: {fault}; nothing was committed, and the same command makes "
+            "it again"
+        )
     counts: dict[str, int] = {}
     for receipt in done:
         for status, rows in receipt.counts.items():
@@ -256,6 +434,8 @@ def commit_plan(
                 meta=meta or {},
             ),
         )
+    if redo.asked(folder, plan.stage):
+        redo.settle(folder, plan.stage)
     return committed
 
 

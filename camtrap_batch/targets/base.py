@@ -1,17 +1,28 @@
-"""What every target shares: the rows of a layer, the edits that bring it up to date, their outcome."""
+"""What a target is: a place that a job's layers are pushed to, where a second push changes nothing.
+
+A new target is a class of the shape of `Target`, with its section of the job file (`job.publish.Publish`), in
+one module; a line in `TARGETS`, or an entry point of the group `camtrap_batch.targets`, adds it.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError, StageError
+from camtrap_batch.job.publish import Publish
+from camtrap_batch.registry import Registry
+from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import LEDGER
+
+LAYERS = ("cameras", "events", "photos")
+"""What a job pushes (see `rows`)."""
 
 JOB = "job"
 """Field of every layer: the job a row belongs to. A push updates and deletes rows of its own job only."""
@@ -19,20 +30,11 @@ JOB = "job"
 LOCATION = "location"
 """Field of every layer: the camera location a row belongs to."""
 
-STORED = pa.schema(
-    [
-        ("key", pa.string()),
-        ("row_hash", pa.string()),
-        ("object_id", pa.int64()),
-        ("location", pa.string()),
-    ]
-)
-"""What a layer holds of this job, as `plan_edits` wants to know it."""
-
 EDITS = pa.schema([*LEDGER, pa.field("location", pa.string()), pa.field("row", pa.int64())])
 """Edits: the ledger's columns, the camera location, and the row's place in LayerRows (null: delete)."""
 
-_BATCH = 65_536
+OK = "ok"
+"""Result of an edit that was done."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class LayerRows:
         Null where the place is not known: a row without geometry.
     description : for people who open the layer
     utc_offset : int32, minutes east of UTC that the row's camera time was in, null where not known
+    is_derived : keys depend on what the model says, so that another model takes rows away and adds others
+        for the same animals; those of one camera that replace each other do not count as deleted
 
     Raises
     ------
@@ -63,6 +67,7 @@ class LayerRows:
     latitude: pa.ChunkedArray
     description: str = ""
     utc_offset: pa.ChunkedArray | None = None
+    is_derived: bool = False
 
     def __post_init__(self) -> None:
         require_unique(self.columns[self.key], f"rows for layer {self.layer}: {self.key}")
@@ -86,93 +91,12 @@ class Push:
     notes: list[str] = field(default_factory=list)
     stopped: StageError | None = None
 
-    @property
-    def ledger(self) -> pa.Table:
-        """The edits as rows of the table ledger."""
-        return self.edits.select(LEDGER.names).cast(LEDGER)
-
     def counts(self) -> list[tuple[str, str, str | None, int]]:
         """(layer, edit, camera location, number of edits), in that order."""
         grouped = self.edits.group_by(["layer", "edit", "location"]).aggregate([([], "count_all")])
         names = ["layer", "edit", "location"]
         rows = grouped.sort_by([(name, "ascending") for name in names]).select([*names, "count_all"])
         return list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
-
-
-def plan_edits(rows: LayerRows, hashes: pa.Array, stored: pa.Table, layer: str) -> pa.Table:
-    """The edits that turn what is stored into `rows`.
-
-    Parameters
-    ----------
-    hashes : of the rows' values as sent, see `row_hashes`
-    stored : STORED
-        What the layer holds of this job.
-    layer : target and layer, for the ledger
-
-    Returns
-    -------
-    pyarrow.Table
-        EDITS: deletes, then updates, then adds, each in the order given. Object ids of adds are null.
-
-    Raises
-    ------
-    InputError
-        The layer holds a key twice.
-    """
-    require_unique(stored["key"], f"{layer}: {rows.key}")
-    keys = rows.columns[rows.key].cast(pa.string())
-    found = pc.index_in(keys, stored["key"].combine_chunks()).combine_chunks()
-    is_there = found.is_valid().to_numpy(zero_copy_only=False)
-    same = pc.equal(stored["row_hash"].combine_chunks().take(found), hashes).fill_null(False)
-    is_same = same.to_numpy(zero_copy_only=False)
-    update, add = np.flatnonzero(is_there & ~is_same), np.flatnonzero(~is_there)
-    sent = pa.array(np.concatenate([update, add]), pa.int64())
-    gone = stored.filter(pc.invert(pc.is_in(stored["key"], keys.combine_chunks())))
-    n_gone, n_sent = gone.num_rows, len(sent)
-    kinds = np.repeat(["delete", "update", "add"], [n_gone, len(update), len(add)])
-    object_ids = stored["object_id"].combine_chunks().take(found.take(sent))
-    columns = {
-        "layer": pa.repeat(layer, n_gone + n_sent),
-        "key": _stack(gone["key"], keys.take(sent)),
-        "row_hash": _stack(gone["row_hash"], hashes.take(sent)),
-        "edit": pa.array(kinds, pa.string()),
-        "object_id": _stack(gone["object_id"], object_ids),
-        "result": pa.nulls(n_gone + n_sent, pa.string()),
-        "time": pa.nulls(n_gone + n_sent, EDITS.field("time").type),
-        "location": _stack(gone["location"], rows.columns[LOCATION].cast(pa.string()).take(sent)),
-        "row": _stack(pa.nulls(n_gone, pa.int64()), sent),
-    }
-    return pa.table(columns, schema=EDITS)
-
-
-def acknowledged(edits: pa.Table, result: str) -> pa.Table:
-    """The edits with the target's answer and the time of it, now."""
-    n = edits.num_rows
-    now = pa.scalar(datetime.now(UTC), EDITS.field("time").type)
-    edits = edits.set_column(
-        edits.column_names.index("result"), EDITS.field("result"), [pa.repeat(result, n)]
-    )
-    return edits.set_column(edits.column_names.index("time"), EDITS.field("time"), [pa.repeat(now, n)])
-
-
-def row_hashes(sent: pa.Table) -> pa.Array:
-    """A hash of each row's values, 32 hexadecimal digits.
-
-    Parameters
-    ----------
-    sent
-        Text and numbers exactly as a target gets them: equal values, and no others, have equal hashes.
-    """
-    hashes: list[str] = []
-    for batch in sent.to_batches(_BATCH):
-        parts: list[pa.Array] = []
-        for column in batch.columns:
-            text = column.cast(pa.string())
-            # The length in front keeps ("a", "bc") apart from ("ab", "c"), and null from any text.
-            parts += [pc.binary_length(text).cast(pa.string()).fill_null("-"), text.fill_null("")]
-        lines = pc.binary_join_element_wise(*parts, "\x1f").cast(pa.binary()).to_pylist()
-        hashes += [hashlib.blake2b(line, digest_size=16).hexdigest() for line in lines]
-    return pa.array(hashes, pa.string())
 
 
 def require_unique(keys: pa.ChunkedArray, what: str) -> None:
@@ -185,7 +109,128 @@ def require_unique(keys: pa.ChunkedArray, what: str) -> None:
         raise InputError(f"{what} {twice!r} is there more than once; it should identify a row")
 
 
-def _stack(first: pa.Array | pa.ChunkedArray, then: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
-    chunks = [*first.chunks] if isinstance(first, pa.ChunkedArray) else [first]
-    chunks += [*then.chunks] if isinstance(then, pa.ChunkedArray) else [then]
-    return pa.chunked_array(chunks)
+@dataclass(frozen=True)
+class Photo:
+    """A file to attach to a row."""
+
+    name: str
+    size: int
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command asks of a push.
+
+    Attributes
+    ----------
+    prune : delete stale rows from targets that otherwise keep them
+    most_deleted : largest part of a layer's rows that may be deleted; a push that would delete more sends
+        nothing
+    stop : set by Ctrl-C: what is in flight is finished, the rest is left for the next push
+    """
+
+    prune: bool = False
+    most_deleted: float = 1.0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Target(Protocol):
+    """A place that a job's rows go to.
+
+    What all targets promise (`tests/targets/test_contract.py`): a second push makes no edit; a changed row is
+    one edit, a stale one a delete; columns that a layer lacks are added to it; rows of other jobs, and of
+    none, stay as they are; after whatever goes wrong in the middle, the next push makes the layer exact.
+
+    Attributes
+    ----------
+    section : its section of the job file, which also says which values of `publish.target` are its own
+    help : what it is, for help texts
+    """
+
+    section: ClassVar[type[Publish]]
+    help: ClassVar[str]
+
+    @classmethod
+    def of(cls, run: Run, wanted: Wanted) -> Self:
+        """The target of a job (`run.job.publish`).
+
+        Raises
+        ------
+        MissingExtra
+            A package that it needs is not installed.
+        InputError
+            It can't be reached.
+        """
+        ...
+
+    def check(self, layers: Sequence[LayerRows]) -> None:
+        """Raise InputError where it can't take rows with the columns of these; nothing is changed."""
+        ...
+
+    def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
+        """Bring the layers up to date; in a dry run, say which edits that takes.
+
+        Raises
+        ------
+        InputError
+            It is not there, or something else than expected; nothing was changed.
+        StageError
+            It can't be changed, or more would be deleted than `Wanted.most_deleted` allows.
+        """
+        ...
+
+    def describe(self) -> str:
+        """For people: what it is, and where."""
+        ...
+
+
+@runtime_checkable
+class TakesPhotos(Protocol):
+    """A target that photos can be attached to."""
+
+    @property
+    def wants_photos(self) -> bool:
+        """The job asks for it."""
+        ...
+
+    def attach(self, photos: Mapping[str, Sequence[Photo]], ours: re.Pattern[str]) -> list[str]:
+        """Attach photos to the cameras at their locations, each once; what was done, a line each.
+
+        Parameters
+        ----------
+        photos : camera location -> its photos
+        ours : name of what earlier pushes attached; what is not among `photos` now is taken away
+        """
+        ...
+
+
+@runtime_checkable
+class MakesLayers(Protocol):
+    """A target whose layers are made by a command of its own, `camtrap layer create`."""
+
+    def create(self, layers: Sequence[LayerRows], labels: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """Make layers, or add what they lack; keys of `publish` to set, and what was done, a line each.
+
+        Parameters
+        ----------
+        labels : species and others, most frequent first
+        """
+        ...
+
+
+TARGETS: Registry[type[Target]] = Registry(
+    "camtrap_batch.targets",
+    {
+        ".gpkg": "camtrap_batch.targets.geopackage:GeoPackageTarget",
+        "arcgis": "camtrap_batch.targets.arcgis.target:ArcGISTarget",
+    },
+)
+"""Name -> target; the first whose section claims the value of `publish.target` is taken."""
+
+
+def target_of(run: Run, wanted: Wanted | None = None) -> Target:
+    """The target that a job names. Raises as `Target.of` does."""
+    section = type(run.job.publish)
+    kind = next(target for target in TARGETS.values() if target.section is section)
+    return kind.of(run, wanted or Wanted())

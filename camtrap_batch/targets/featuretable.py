@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.targets.base import EDITS, JOB, LOCATION, STORED, LayerRows, row_hashes
+from camtrap_batch.targets.base import EDITS, JOB, LOCATION, LayerRows
+from camtrap_batch.targets.edits import STORED, row_hashes
 from camtrap_batch.targets.points import SRS, decode_points, encode_points
 
 _BATCH = 20_000
@@ -48,7 +49,7 @@ class SentRows:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """A layer of points that has all the fields of some rows.
+    """A layer of points that some rows go to.
 
     Attributes
     ----------
@@ -56,6 +57,7 @@ class FeatureTable:
     id_, geometry : names of its primary key and of its geometry
     key : field that identifies a row
     fields : of SentRows.values
+    lacking : fields that it does not have yet -> their types; nothing is read of them
     """
 
     db: sqlite3.Connection
@@ -65,6 +67,7 @@ class FeatureTable:
     geometry: str
     key: str
     fields: pa.Schema
+    lacking: dict[str, str]
 
     @classmethod
     def find(cls, db: sqlite3.Connection, sent: SentRows, file: str) -> FeatureTable | None:
@@ -73,7 +76,8 @@ class FeatureTable:
         Raises
         ------
         InputError
-            There is one with another geometry, another reference system or other fields.
+            There is one with another geometry, another reference system or fields of other types, or
+            without the fields that say which rows are whose.
         """
         rows, where = sent.rows, f"{file}, layer {sent.rows.layer}"
         info = db.execute("SELECT name, upper(type), pk FROM pragma_table_info(?)", (rows.layer,)).fetchall()
@@ -96,18 +100,26 @@ class FeatureTable:
         if len(ids) != 1:
             raise InputError(f"{where}: has no INTEGER primary key; a layer of a GeoPackage needs one")
         there = {name.lower(): type_.partition("(")[0] for name, type_, _ in info}
+        lacking = {}
         for field in rows.columns.schema:
             wanted = _TYPES[_kind(field.type)]
             type_ = there.get(field.name.lower())
             if type_ is None:
-                raise InputError(
-                    f"{where}: has no field {field.name}; add it as {wanted[0]}, or publish to a new file"
-                )
-            if type_ not in wanted:
+                if field.name in (rows.key, JOB, LOCATION):
+                    raise InputError(
+                        f"{where}: has no field {field.name}; add it as {wanted[0]}, or publish to a new file"
+                    )
+                lacking[field.name] = wanted[0]
+            elif type_ not in wanted:
                 raise InputError(
                     f"{where}: field {field.name} is {type_}; it should be {' or '.join(wanted)}"
                 )
-        return cls(db, where, rows.layer, ids[0], geometry, rows.key, sent.values.schema)
+        return cls(db, where, rows.layer, ids[0], geometry, rows.key, sent.values.schema, lacking)
+
+    def add_lacking(self) -> None:
+        """Give the layer the fields that it lacks, empty in the rows that are there."""
+        for name, type_ in self.lacking.items():
+            self.db.execute(f"ALTER TABLE {_quoted(self.name)} ADD COLUMN {_quoted(name)} {type_}")
 
     def read(self, job: str) -> pa.Table:
         """What the layer holds of a job (base.STORED), by object id.
@@ -118,7 +130,8 @@ class FeatureTable:
             A field holds a value of another type.
         """
         names = self.fields.names[:-2]
-        wanted = ", ".join(map(_quoted, [self.id_, self.geometry, *names]))
+        kept = ["NULL" if name in self.lacking else _quoted(name) for name in names]
+        wanted = ", ".join([_quoted(self.id_), _quoted(self.geometry), *kept])
         mine = f"{_quoted(JOB)} = ? AND {_quoted(self.key)} IS NOT NULL ORDER BY {_quoted(self.id_)}"
         parts = [STORED.empty_table()]
         for ids, blobs, *columns in self._select(wanted, mine, job):

@@ -18,14 +18,18 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 
-from camtrap_batch.errors import InputError, MissingExtra, StorageError
-from camtrap_batch.targets.base import STORED, LayerRows, Push, acknowledged, plan_edits
+from camtrap_batch.errors import InputError, MissingExtra, StageError, StorageError
+from camtrap_batch.job.publish import PublishFile
+from camtrap_batch.targets.base import OK, LayerRows, Push
+from camtrap_batch.targets.edits import STORED, acknowledged, plan_edits, too_many_deleted
 from camtrap_batch.targets.featuretable import FeatureTable, SentRows, has_table
+from camtrap_batch.targets.files import FileTarget
 from camtrap_batch.targets.points import SRS, register_functions
 
 _SQLITE = b"SQLite format 3\x00"
@@ -36,14 +40,17 @@ _LISTS = ("gpkg_contents", "gpkg_geometry_columns", "gpkg_extensions", "gpkg_ogr
 """Tables in which a GeoPackage lists its layers; the others refer to the first."""
 
 
-@dataclass(frozen=True)
-class GeoPackageTarget:
-    """A GeoPackage file that a job pushes its layers to.
+class PublishGeoPackage(PublishFile):
+    """The section `publish` of a job with a GeoPackage."""
 
-    Attributes
-    ----------
-    path : of the file; the first push makes it
-    job : owner of the rows; rows of the file that are another's stay as they are
+    title: ClassVar[str] = "GeoPackage"
+    form: ClassVar[str] = "a file name that ends in .gpkg"
+    ending: ClassVar[str] = ".gpkg"
+
+
+@dataclass(frozen=True)
+class GeoPackageTarget(FileTarget):
+    """A GeoPackage file that a job pushes its layers to.
 
     Raises
     ------
@@ -51,8 +58,8 @@ class GeoPackageTarget:
         pyogrio or shapely is not installed.
     """
 
-    path: Path
-    job: str
+    section: ClassVar[type[PublishFile]] = PublishGeoPackage
+    help: ClassVar[str] = "a GeoPackage file (a relative path: in the run folder)"
 
     def __post_init__(self) -> None:
         try:
@@ -61,36 +68,21 @@ class GeoPackageTarget:
         except ImportError:
             raise MissingExtra("geo", "publishing to a GeoPackage") from None
 
-    def check(self) -> None:
-        """Raise InputError where something else is at the path, or no folder for it."""
-        if self.path.exists():
-            _require_sqlite(self.path)
-        elif not self.path.parent.is_dir():
-            raise InputError(f"{self.path}: there is no folder {self.path.parent}")
+    def require_kind(self) -> None:
+        """Raise InputError where what is at the path is no GeoPackage file."""
+        if not self.path.is_file():
+            raise InputError(f"{self.path}: is a folder; it should be a GeoPackage file")
+        with self.path.open("rb") as file:
+            if file.read(len(_SQLITE)) != _SQLITE:
+                raise InputError(f"{self.path}: is not a GeoPackage file; publish to another file")
 
-    def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
-        """Bring the layers up to date: add, update and delete rows of this job. A missing layer is made.
-
-        Parameters
-        ----------
-        dry_run
-            Compare only: the same edits, nothing written.
-
-        Raises
-        ------
-        InputError
-            The file is no GeoPackage; a layer in it has other fields, another geometry or another reference
-            system than these rows; a key of theirs is on a row of another job. Nothing was changed.
-        StorageError
-            The file is locked or can't be written, or what was written reads back differently. Nothing was
-            changed.
-        """
-        self.check()
+    def push_file(self, layers: Sequence[LayerRows], *, dry_run: bool) -> Push:
+        """See `FileTarget.push`."""
         sent = [SentRows(rows) for rows in layers]
         if self.path.exists():
             return self._edit(self.path, sent, dry_run=dry_run)
         if dry_run:
-            return self._plan(sent, {})[1]
+            return self._plan(sent, {}).push
         half_written = self.path.with_name(f".{self.path.stem}-{uuid.uuid4().hex[:8]}.gpkg")
         try:
             _create(half_written, layers)
@@ -112,21 +104,26 @@ class GeoPackageTarget:
                 if not (has_table(db, "gpkg_contents") and has_table(db, "gpkg_geometry_columns")):
                     raise InputError(f"{self.path}: is an SQLite file, but no GeoPackage with features")
                 tables = self._find(db, sent)
-                edits, planned = self._plan(sent, tables)
+                plan = self._plan(sent, tables)
                 missing = [part.rows for part in sent if part.rows.layer not in tables]
-                if dry_run or not (missing or planned.edits.num_rows):
-                    return planned
+                if dry_run or not (missing or plan.push.edits.num_rows):
+                    return plan.push
+                if plan.refused:
+                    raise StageError(f"{self.path}, layer {plan.refused}")
+                for part, todo in zip(sent, plan.edits, strict=True):
+                    if todo.num_rows and part.rows.layer in tables:
+                        tables[part.rows.layer].add_lacking()
                 _add_layers(db, missing)
                 tables = self._find(db, sent)
                 written = []
-                for part, todo in zip(sent, edits, strict=True):
+                for part, todo in zip(sent, plan.edits, strict=True):
                     table = tables[part.rows.layer]
                     written.append(table.write(part, todo))
                     if todo.num_rows:
                         table.update_contents()
                 self._verify(sent, tables)
                 db.execute("COMMIT")
-                return Push(acknowledged(pa.concat_tables(written), "ok"), planned.unchanged)
+                return replace(plan.push, edits=acknowledged(pa.concat_tables(written), OK))
         except sqlite3.Error as problem:
             raise StorageError(f"{self.path}: {problem}; nothing was changed") from None
 
@@ -134,9 +131,8 @@ class GeoPackageTarget:
         found = {part.rows.layer: FeatureTable.find(db, part, str(self.path)) for part in sent}
         return {layer: table for layer, table in found.items() if table is not None}
 
-    def _plan(self, sent: Sequence[SentRows], tables: dict[str, FeatureTable]) -> tuple[list[pa.Table], Push]:
-        """The edits of each layer, and all of them."""
-        edits, unchanged = [], {}
+    def _plan(self, sent: Sequence[SentRows], tables: dict[str, FeatureTable]) -> _Plan:
+        edits, unchanged, notes, refused = [], {}, [], None
         for part in sent:
             rows, table = part.rows, tables.get(part.rows.layer)
             if table is not None:
@@ -146,10 +142,15 @@ class GeoPackageTarget:
             n_deleted = todo["row"].null_count
             unchanged[rows.layer] = rows.columns.num_rows - (todo.num_rows - n_deleted)
             edits.append(todo)
-        return edits, Push(pa.concat_tables(edits), unchanged)
+            if todo.num_rows and table is not None and table.lacking:
+                notes.append(f"{rows.layer}: new fields: {', '.join(table.lacking)}")
+            refused = refused or too_many_deleted(rows, todo, stored.num_rows, self.wanted.most_deleted)
+        if refused:
+            notes.append(f"a push stops here: {refused}")
+        return _Plan(edits, Push(pa.concat_tables(edits), unchanged, notes), refused)
 
     def _verify(self, sent: Sequence[SentRows], tables: dict[str, FeatureTable]) -> None:
-        _, left = self._plan(sent, tables)
+        left = self._plan(sent, tables).push
         if left.edits.num_rows:
             row = left.edits.slice(0, 1).to_pylist()[0]
             raise StorageError(
@@ -158,12 +159,13 @@ class GeoPackageTarget:
             )
 
 
-def _require_sqlite(path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"{path}: is a folder; it should be a GeoPackage file")
-    with path.open("rb") as file:
-        if file.read(len(_SQLITE)) != _SQLITE:
-            raise InputError(f"{path}: is not a GeoPackage file; publish to another file")
+@dataclass(frozen=True)
+class _Plan:
+    """`edits` of each layer; all of them as a push that is not done; why it must not be done, or None."""
+
+    edits: list[pa.Table]
+    push: Push
+    refused: str | None
 
 
 def _create(path: Path, layers: Sequence[LayerRows]) -> None:

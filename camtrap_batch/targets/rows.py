@@ -35,6 +35,10 @@ def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
     Lists are text: `events_by_label` is "lion: 12; heron: 3", `activity_by_hour` "0 0 4 ...".
     """
     columns = locations.drop_columns(["longitude", "latitude", "geometry"])
+    days = pc.round(columns["camera_days"]).cast(pa.int32())  # as layers of older versions have it
+    columns = columns.set_column(columns.column_names.index("camera_days"), "camera_days", days)
+    if columns["effort_source"].null_count == columns.num_rows:  # a result of an older version, and its layer
+        columns = columns.drop_columns(["effort_source"])
     texts = {
         "events_by_label": [
             "; ".join(f"{entry['label']}: {entry['n']}" for entry in entries)
@@ -67,6 +71,7 @@ def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
         longitude,
         latitude,
         "Independent events of a species at a camera. start and end are local camera time.",
+        is_derived=True,
     )
 
 

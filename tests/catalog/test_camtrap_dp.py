@@ -26,7 +26,8 @@ from PIL import Image
 from support import command, run_of
 
 import camtrap_batch
-from camtrap_batch.catalog import Catalog, read_catalog, read_dataset_cameras, source_fingerprint
+from camtrap_batch.catalog import Catalog, read_dataset_cameras, reader_of
+from camtrap_batch.catalog.camtrap_dp import CamtrapDpDataset
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Dataset
 from camtrap_batch.store.schemas import CATALOG
@@ -98,7 +99,7 @@ def write(
 
 
 def dataset(package: Path | str, images: Path | str | None = None, **more: Any) -> Dataset:
-    return Dataset(format="camtrap-dp", metadata=str(package), images=str(images or package), **more)
+    return CamtrapDpDataset(format="camtrap-dp", metadata=str(package), images=str(images or package), **more)
 
 
 def rows_of(catalog: Catalog) -> dict[str, dict[str, Any]]:
@@ -106,7 +107,7 @@ def rows_of(catalog: Catalog) -> dict[str, dict[str, Any]]:
 
 
 def read(package: Path | str, images: Path | str | None = None, **more: Any) -> dict[str, dict[str, Any]]:
-    return rows_of(read_catalog(dataset(package, images, **more)))
+    return rows_of(reader_of(dataset(package, images, **more)).read())
 
 
 def labels(row: dict[str, Any]) -> list[tuple[str, int | None]]:
@@ -117,7 +118,7 @@ def labels(row: dict[str, Any]) -> list[tuple[str, int | None]]:
 
 
 def test_the_official_example(camtrap_dp_example: Path) -> None:
-    catalog = read_catalog(dataset(camtrap_dp_example / "datapackage.json", camtrap_dp_example))
+    catalog = reader_of(dataset(camtrap_dp_example / "datapackage.json", camtrap_dp_example)).read()
     assert catalog.table.schema.equals(CATALOG)
     rows = rows_of(catalog)
     with (camtrap_dp_example / "media.csv").open() as file:
@@ -183,7 +184,7 @@ def test_the_examples_media_are_found_by_url_path_or_name(
     assert agouti["07840dcc"]["file_name"] == "07840dcc-0d99-4ab4-973b-7e4a8e20b56d/file"
     assert agouti["7ab33b3a"]["file_name"] == "media/20210531082538-RCNX0031.JPG"
     photos = real_images / "tdwg-camtrap-dp"
-    catalog = read_catalog(dataset(package, photos))
+    catalog = reader_of(dataset(package, photos)).read()
     there = [row["file_name"] for row in rows_of(catalog).values() if (photos / row["file_name"]).exists()]
     assert sorted(there) == sorted(path.name for path in photos.iterdir())
     assert catalog.notes[f"media that {photos} has by their fileName, not their filePath"] == 10
@@ -216,7 +217,7 @@ def test_columns(tmp_path: Path) -> None:
             deployment("bare", locationID="NA"),
         ],
     )
-    catalog = read_catalog(dataset(package, utc_offset="+01:00"))
+    catalog = reader_of(dataset(package, utc_offset="+01:00")).read()
     rows = rows_of(catalog)
     assert {id_: row["location"] for id_, row in rows.items()} == {
         "a": "L", "b": "by the hill", "c": "bare", "x": None,
@@ -254,7 +255,7 @@ def test_observations_of_media_become_labels(tmp_path: Path) -> None:
             {**seen("h", "Panthera leo"), "observationLevel": "sequence"},
         ],
     )
-    catalog = read_catalog(dataset(package))
+    catalog = reader_of(dataset(package)).read()
     rows = rows_of(catalog)
     assert {id_: labels(row) for id_, row in rows.items()} == {
         "a": [("Panthera leo", 3), ("Equus quagga", None)],
@@ -296,7 +297,7 @@ def test_observations_of_events_hold_for_their_media(tmp_path: Path) -> None:
         ],
         [deployment("d"), deployment("other")],
     )
-    catalog = read_catalog(dataset(package))
+    catalog = reader_of(dataset(package)).read()
     rows = rows_of(catalog)
     assert {id_: labels(row) for id_, row in rows.items() if row["labels"]} == {
         "start": [("Panthera leo", 3)],
@@ -446,7 +447,7 @@ def test_media_with_urls_are_found_by_what_the_folder_has(tmp_path: Path, layout
     images = tmp_path / "images"
     (images / expected[0]).parent.mkdir(parents=True)
     (images / expected[0]).write_bytes(b"x")  # the other one is missing
-    catalog = read_catalog(dataset(package, images))
+    catalog = reader_of(dataset(package, images)).read()
     assert [row["file_name"] for row in rows_of(catalog).values()] == expected
     assert catalog.notes[f"media with a URL as filePath that {images} has by their {by}"] == 2
 
@@ -507,7 +508,7 @@ def test_a_file_a_folder_a_zip(package: Path, tmp_path: Path) -> None:
     with fsspec.open(bucket, "wb") as file:
         file.write((tmp_path / "deep.ZIP").read_bytes())
     assert read(bucket, package) == expected
-    assert len(source_fingerprint(dataset(bucket, package))["files"]) == 1
+    assert len(reader_of(dataset(bucket, package)).fingerprint()["files"]) == 1
 
 
 def test_a_package_on_a_server(package: Path, tmp_path: Path) -> None:
@@ -574,7 +575,7 @@ def test_extra_and_missing_columns_do_not_matter(package: Path) -> None:
         "observationID,deploymentID,observationLevel,observationType,eventStart,eventEnd\n"
     )
     (package / "deployments.csv").write_text("deploymentID,latitude,longitude\nd,,\n")
-    catalog = read_catalog(dataset(package))
+    catalog = reader_of(dataset(package)).read()
     (row,) = rows_of(catalog).values()
     assert (row["file_name"], row["location"], row["labels"]) == ("media/a.jpg", "d", [])
     assert catalog.notes["deployments without coordinates"] == 1
@@ -719,11 +720,11 @@ def test_versions_that_are_read(tmp_path: Path, version: str) -> None:
 
 def test_a_later_version_is_noted(tmp_path: Path) -> None:
     package = write(tmp_path, [medium("a")], profile=PROFILE.format("1.1-dev"))
-    assert read_catalog(dataset(package)).notes["package of Camtrap DP 1.1-dev, read as 1.0"] == 1
+    assert reader_of(dataset(package)).read().notes["package of Camtrap DP 1.1-dev, read as 1.0"] == 1
 
 
 def test_rows_that_are_there_twice(tmp_path: Path) -> None:
-    catalog = read_catalog(
+    catalog = reader_of(
         dataset(
             write(
                 tmp_path,
@@ -734,7 +735,7 @@ def test_rows_that_are_there_twice(tmp_path: Path) -> None:
                 ],
             )
         )
-    )
+    ).read()
     assert labels(rows_of(catalog)["a"]) == [("Lynx", 1)]
     assert catalog.notes["rows with the mediaID of a row before, the same each time"] == 1
     assert catalog.notes["rows with the observationID of a row before, the same each time"] == 1
@@ -783,7 +784,7 @@ def test_places(tmp_path: Path) -> None:
         {"location": "A", "longitude": 31.25, "latitude": 4.0},
         {"location": "B", "longitude": 31.25, "latitude": 3.0},
     ]
-    notes = read_catalog(dataset(package)).notes
+    notes = reader_of(dataset(package)).read().notes
     assert notes["locations whose deployments stand at different places; the latest is taken"] == 1
     assert notes["deployments without coordinates"] == 2
     (tmp_path / "cameras.csv").write_text("location,latitude,longitude\nB,0,0\n")
@@ -796,18 +797,18 @@ def test_places(tmp_path: Path) -> None:
 
 
 def test_a_change_of_any_file_is_noticed(package: Path, tmp_path: Path) -> None:
-    before = source_fingerprint(dataset(package))
-    assert source_fingerprint(dataset(package)) == before
+    before = reader_of(dataset(package)).fingerprint()
+    assert reader_of(dataset(package)).fingerprint() == before
     for name in ("datapackage.json", "deployments.csv", "media.csv", "observations.csv"):
         info = (package / name).stat()
         os.utime(package / name, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000))
-        after = source_fingerprint(dataset(package))
+        after = reader_of(dataset(package)).fingerprint()
         assert after != before, name
         before = after
-    assert source_fingerprint(dataset(package, tmp_path)) != before
+    assert reader_of(dataset(package, tmp_path)).fingerprint() != before
     (package / "observations.csv").unlink()
     with pytest.raises(InputError, match=r"observations.csv: no such file"):
-        source_fingerprint(dataset(package))
+        reader_of(dataset(package)).fingerprint()
 
 
 def test_the_command_reads_a_package_and_reads_it_again_when_it_changed(tmp_path: Path) -> None:

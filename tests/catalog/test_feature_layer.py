@@ -23,7 +23,7 @@ pytest.importorskip("arcgis", reason="the extra 'arcgis' is not installed")
 from support_runs import predict, run_on_driver, table
 
 import camtrap_batch
-from camtrap_batch.catalog import read_catalog, read_dataset_cameras
+from camtrap_batch.catalog import read_dataset_cameras, reader_of
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Job
@@ -122,13 +122,13 @@ def test_cameras_from_points_and_photos_from_attachments(
     tmp_path: Path, server: LayerServer, layers: dict[bool, str], one_feature: bool
 ) -> None:
     dataset = Job.load(make_job(tmp_path, server, layers[one_feature])).dataset
-    catalog = read_catalog(dataset)
+    catalog = reader_of(dataset).read()
     rows = catalog.table.to_pylist()
     assert Counter(row["location"] for row in rows) == {str(n): k for n, k in enumerate(PHOTOS, 1)}
     assert len({row["image_id"] for row in rows}) == 31
     assert {row["source"] for row in rows} == {"feature-layer"}
     assert {row["datetime"] for row in rows} == {None}
-    assert read_catalog(dataset).table.equals(catalog.table)
+    assert reader_of(dataset).read().table.equals(catalog.table)
     cameras = read_dataset_cameras(dataset)
     assert cameras is not None
     by_location = {row["location"]: row for row in cameras.to_pylist()}
@@ -143,7 +143,7 @@ def test_cameras_from_points_and_photos_from_attachments(
     named = Job.load(
         make_job(tmp_path, server, layers[one_feature], location_field="CAMERA", date_field="taken")
     )
-    rows = read_catalog(named.dataset).table.to_pylist()
+    rows = reader_of(named.dataset).read().table.to_pylist()
     assert Counter(row["location"] for row in rows) == {f"K{n}": k for n, k in enumerate(PHOTOS, 1)}
     first = next(row for row in rows if row["location"] == "K1")
     assert first["datetime"].isoformat() == "2021-06-01T02:00:01"
@@ -258,7 +258,7 @@ def test_no_fault_loses_a_row(
     dataset = Job.load(make_job(tmp_path, server, layers[False])).dataset
     details = {"keep": 2, "when": "after"} if kind == "truncate" else {"code": 500} if kind == "error" else {}
     server.faults.add(kind, operation, nth=nth, **details)  # type: ignore[arg-type]
-    assert read_catalog(dataset).table.num_rows == 31
+    assert reader_of(dataset).read().table.num_rows == 31
 
 
 def test_a_layer_that_keeps_rows_back_is_refused(
@@ -267,7 +267,7 @@ def test_a_layer_that_keeps_rows_back_is_refused(
     dataset = Job.load(make_job(tmp_path, server, layers[False])).dataset
     server.faults.add("truncate", "query.ids", times=None, keep=20, when="after")
     with pytest.raises(InputError, match="gives the ids of 20 rows, and says that it has 31"):
-        read_catalog(dataset)
+        reader_of(dataset).read()
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from camtrap_batch.catalog import read_catalog
+from camtrap_batch.catalog import reader_of
 from camtrap_batch.catalog.cameras import read_cameras
 from camtrap_batch.catalog.csv import read_csv
-from camtrap_batch.catalog.folder import read_folder
+from camtrap_batch.catalog.folder import FolderDataset, read_folder
 from camtrap_batch.catalog.paths import location_of_path
 from camtrap_batch.errors import InputError
-from camtrap_batch.job import Dataset, Location
+from camtrap_batch.job import Location
 
 BY_FOLDER = location_of_path(0, None)
 
@@ -159,8 +159,8 @@ def test_a_location_that_no_path_names_is_refused(tmp_path: Path) -> None:
     (tmp_path / "CAM1" / "a.jpg").touch()
 
     def read(regex: str) -> list[str]:
-        dataset = Dataset(format="folder", images=str(tmp_path), location=Location(regex=regex))
-        locations: list[str] = read_catalog(dataset).table["location"].to_pylist()
+        dataset = FolderDataset(format="folder", images=str(tmp_path), location=Location(regex=regex))
+        locations: list[str] = reader_of(dataset).read().table["location"].to_pylist()
         return locations
 
     assert read(r"(CAM\d)") == ["CAM1"]

@@ -45,7 +45,7 @@ def test_a_worker_that_cannot_see_the_images(started: Started, tmp_path: Path) -
     refused = validate(tmp_path, address)
     assert refused.returncode == 2, refused.stderr
     assert refused.stderr.count("\n") == 1, refused.stderr
-    assert f"in {images} (dataset.images)" in refused.stderr
+    assert f"{images}: is an empty folder (dataset.images); is the disk mounted?" in refused.stderr
     assert f"on host {os.uname().nodename} can't see" in refused.stderr
     assert not list((tmp_path / "run" / "receipts" / "validate").glob("*/*"))
 
@@ -82,7 +82,7 @@ def test_of_workers_that_join_late_the_fit_ones_take_part(started: Started, tmp_
         said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 0, said
     assert "turned away: worker tcp://127.0.0.1" in said
-    assert f"in {images} (dataset.images)" in said
+    assert f"{images}: is an empty folder (dataset.images); is the disk mounted?" in said
     rows = run.table("manifest").to_table(columns=["file_name", "status"]).to_pylist()
     assert len(rows) == 200
     assert not [row for row in rows if row["status"] == "missing" and (images / row["file_name"]).exists()]
@@ -114,6 +114,6 @@ def test_nobody_offers_what_is_needed(started: Started, tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text(f"kind: address\naddress: {started.scheduler('--host', '127.0.0.1')}\nwait_s: 1\n")
     refused = validate(tmp_path, str(file))
-    assert refused.returncode == 2, refused.stderr
+    assert refused.returncode == 3, refused.stderr
     assert "no worker offers CPU=1 after 1 s; there are: no workers at all" in refused.stderr
     assert refused.stderr.count("\n") == 1, refused.stderr

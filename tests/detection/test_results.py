@@ -83,11 +83,6 @@ def test_an_entry_twice(tmp_path: Path) -> None:
             {},
             r"not MegaDetector .*bbox",
         ),
-        (
-            [{"file": "a.jpg", "detections": [{**ANIMAL, "category": "7"}]}],
-            {},
-            "category '7', which is not in",
-        ),
         ([{"file_name": "a.jpg"}], {}, "not MegaDetector results: .*`file`"),
         ([], {"version": "2.0"}, "format_version '2.0' can't be read; possible: 1.3 to 1.6"),
         ([], {"detection_categories": None}, "not MegaDetector results"),

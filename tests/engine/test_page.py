@@ -20,7 +20,7 @@ from support_cluster import Started
 
 from camtrap_batch import Job, run_stage
 from camtrap_batch.engine.dask.board import Board
-from camtrap_batch.monitor.publisher import page_url
+from camtrap_batch.engine.dask.publisher import page_url
 from camtrap_batch.rehearsal import write_dataset
 
 IMAGES = 60
@@ -159,8 +159,8 @@ def foreign_scheduler(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_scheduler_without_the_package_serves_the_page(foreign_scheduler: str) -> None:
+    from camtrap_batch.engine.dask.publisher import Publisher
     from camtrap_batch.monitor.progress import Progress
-    from camtrap_batch.monitor.publisher import Publisher
 
     with Client(foreign_scheduler, set_as_default=False) as client:
         with pytest.raises(ModuleNotFoundError):
@@ -181,8 +181,8 @@ def test_a_scheduler_without_the_package_serves_the_page(foreign_scheduler: str)
 
 
 def test_a_driver_that_goes_without_a_word_is_seen(foreign_scheduler: str) -> None:
+    from camtrap_batch.engine.dask.publisher import Publisher
     from camtrap_batch.monitor.progress import Progress
-    from camtrap_batch.monitor.publisher import Publisher
 
     with Client(foreign_scheduler, set_as_default=False) as watcher:
         with Client(foreign_scheduler, set_as_default=False) as client:
@@ -196,7 +196,7 @@ def test_counters_of_a_second_driver_go_on() -> None:
     import asyncio
 
     board = Board("")
-    from camtrap_batch.engine.dask.metrics import Totals
+    from camtrap_batch.monitor.metrics import Totals
 
     board.totals = Totals()
 
@@ -213,7 +213,7 @@ def test_counters_of_a_second_driver_go_on() -> None:
 def test_of_many_jobs_the_last_ones_are_kept() -> None:
     import asyncio
 
-    from camtrap_batch.engine.dask.metrics import Totals
+    from camtrap_batch.monitor.metrics import Totals
 
     board = Board("")
     board.totals = Totals()

@@ -28,7 +28,7 @@ from megadetector.postprocessing.validate_batch_results import (
 from support_exports import MODEL, START, add_boxes, export, image, images_of, predict, write_run
 from support_runs import Row, commit, run_on_driver
 
-from camtrap_batch.catalog.camtrap_dp import read_camtrap_dp, read_places
+from camtrap_batch.catalog.camtrap_dp import read_camtrap_dp, read_deployment_sites
 from camtrap_batch.catalog.cct import read_cct
 from camtrap_batch.errors import InputError
 from camtrap_batch.exports import Images
@@ -326,7 +326,8 @@ def test_camtrap_dp_is_read_back_the_same(images: Images, run: Run, tmp_path: Pa
             "image_id"
         ] == "i06"
     places = {
-        row["location"]: (row["longitude"], row["latitude"]) for row in read_places(str(path)).to_pylist()
+        row["location"]: (row["longitude"], row["latitude"])
+        for row in read_deployment_sites(str(path)).to_pylist()
     }
     assert places == {"A": (31.5, -24.25), "B": (0.0, 51.5)}
 

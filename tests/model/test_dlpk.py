@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from camtrap_batch.errors import InputError
 from camtrap_batch.images import decode_upright
 from camtrap_batch.model import Predictor, Samples, TrainResult, load_model, save_model, write_package
 from camtrap_batch.model.architectures import create_model
@@ -234,3 +235,34 @@ def test_arcgis_learn_finds_the_definition(model: Path, tmp_path: Path) -> None:
     (tmp_path / "shapes.dlpk").write_bytes(write_package(model, "shapes"))
     definition = json.loads(Path(_get_emd_path(tmp_path / "shapes.dlpk")).read_text())
     assert definition["CamtrapModelId"] == model.name
+
+
+@pytest.mark.parametrize("resize", ["crop", "letterbox", "squash"])
+def test_raster_function_sees_what_a_published_model_was_evaluated_on(
+    model: Path, tmp_path: Path, resize: str
+) -> None:
+    network, info = load_model(model)
+    how = dataclasses.replace(info, resize=resize, crop_pct=0.8, interpolation="bicubic")
+    folder = tmp_path / save_model(tmp_path, network, how, {}, []).model_id
+    with zipfile.ZipFile(io.BytesIO(write_package(folder, "theirs"))) as archive:
+        archive.extractall(tmp_path / "installed")
+    function = load(tmp_path / "installed")
+    function.initialize(model=str(tmp_path / "installed" / "theirs.emd"), device=-1)
+    random = np.random.default_rng(2)
+    photos = []
+    for height, width in [(120, 200), (200, 120)]:
+        file = io.BytesIO()
+        Image.fromarray(random.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(file, "PNG")
+        photos.append(file.getvalue())
+    answers = Predictor(folder, "cpu", precision=torch.float32).predict(photos)
+    features = classify(function, [raster_of(photo) for photo in photos])
+    found = [feature["attributes"]["Confidence"] for feature in features]
+    assert found == pytest.approx(answers.max(1).tolist(), abs=1e-4)
+
+
+def test_pictures_that_the_raster_function_can_not_make_are_refused(model: Path, tmp_path: Path) -> None:
+    network, info = load_model(model)
+    how = dataclasses.replace(info, antialias=False)
+    folder = tmp_path / save_model(tmp_path, network, how, {}, []).model_id
+    with pytest.raises(InputError, match="without antialias"):
+        write_package(folder, "theirs")

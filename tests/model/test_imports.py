@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 
 from camtrap_batch.errors import InputError
+from camtrap_batch.images.framing import Framing
 from camtrap_batch.model import import_model, load_model
-from camtrap_batch.model.architectures import create_model
+from camtrap_batch.model.architectures import create_model, evaluation
 
 ARCH = "shufflenet_v2_x0_5"
 CARD = {"arch": ARCH, "classes": ["empty", "lion", "heron"]}
@@ -149,4 +150,57 @@ def test_which_file_is_asked_where_there_are_several_or_none(folder: Path, netwo
     (folder / "a.safetensors").unlink()
     (folder / "b.pth").unlink()
     with pytest.raises(InputError, match=r"no weights beside model\.json"):
+        import_model(folder, folder.parent / "models")
+
+
+@pytest.mark.parametrize(
+    ("arch", "framing"),
+    [
+        ("tf_efficientnet_lite0", Framing(224, "crop", 0.875, "bicubic")),
+        ("resnet34", Framing(224, "crop", 224 / 256, "bilinear")),
+        ("resnet50", Framing(224, "crop", 224 / 232, "bilinear")),
+    ],
+)
+def test_a_model_sees_pictures_as_it_was_evaluated(arch: str, framing: Framing) -> None:
+    assert evaluation(arch).framing == framing
+
+
+def test_the_card_says_otherwise(folder: Path, network: torch.nn.Module) -> None:
+    write(folder, network.state_dict(), resize="squash", crop_pct=1, interpolation="bilinear")
+    squashed = import_model(folder, folder.parent / "models")
+    assert squashed.framing == Framing(224)
+    write(folder, network.state_dict())
+    published = import_model(folder, folder.parent / "models")
+    assert published.framing == evaluation(ARCH).framing
+    assert published.model_id != squashed.model_id
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("resize", "crp", "did you mean 'crop'"),
+        ("interpolation", "cubic", "did you mean 'bicubic'"),
+        ("crop_pct", 1.5, "above 0, and 1 or less"),
+        ("antialias", False, "antialias: false is for bilinear"),
+    ],
+)
+def test_a_framing_that_is_not_possible(
+    folder: Path, network: torch.nn.Module, key: str, value: Any, words: str
+) -> None:
+    write(folder, network.state_dict(), **{"interpolation": "bicubic", key: value})
+    with pytest.raises(InputError, match=words):
+        import_model(folder, folder.parent / "models")
+
+
+def test_a_tensor_that_nearly_fits_is_named(folder: Path, network: torch.nn.Module) -> None:
+    state = dict(network.state_dict())
+    state["head.weight"] = state.pop("fc.weight")
+    write(folder, state)
+    with pytest.raises(InputError, match=r"fc\.weight is not there; the nearest .* head\.weight"):
+        import_model(folder, folder.parent / "models")
+
+
+def test_the_class_that_is_there_twice_is_named(folder: Path, network: torch.nn.Module) -> None:
+    write(folder, network.state_dict(), classes=["lion", "empty", "lion"])
+    with pytest.raises(InputError, match="more than once: 'lion'"):
         import_model(folder, folder.parent / "models")

@@ -6,16 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import simplejpeg
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image, ImageOps
-from support import data_folder
+from PIL import Image
 
-from camtrap_batch.model.pixels import Decoder, ahead, decode
-
-REAL = data_folder("real_images")
-ELEPHANTS = REAL / "google-cameratrapai" / "african_elephants.jpg"
+from camtrap_batch.model.pixels import Decoder, ahead
 
 
 def gradient(width: int = 64, height: int = 48) -> Image.Image:
@@ -28,87 +21,6 @@ def saved(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     file = io.BytesIO()
     picture.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}), **options)
     return file.getvalue()
-
-
-def difference(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(one.astype(float) - other.astype(float)).mean())
-
-
-def test_whole_frame_is_kept() -> None:
-    picture = Image.new("RGB", (300, 100))
-    picture.paste((255, 0, 0), (0, 0, 15, 100))
-    picture.paste((0, 0, 255), (285, 0, 300, 100))
-    pixels = decode(saved(picture), 40)
-    assert pixels.shape == (40, 40, 3)
-    assert pixels.dtype == np.uint8
-    assert pixels[20, 0, 0] > 200
-    assert pixels[20, -1, 2] > 200
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = saved(gradient(), exif=exif.tobytes())
-    with Image.open(io.BytesIO(data)) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
-    assert difference(decode(data, 32), np.asarray(upright)) < 3
-
-
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("PNG", "P"), ("BMP", "RGB")]
-)
-def test_other_kinds_of_file(kind: str, mode: str) -> None:
-    picture = gradient().convert(mode)
-    expected = np.asarray(picture.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR))
-    assert difference(decode(saved(picture, kind), 32), expected) < 6
-
-
-def test_sixteen_bit_is_not_clipped() -> None:
-    values = np.linspace(0, 65535, 64)[None, :].repeat(48, 0).astype(np.uint16)
-    pixels = decode(saved(Image.fromarray(values), "PNG"), 32)
-    assert pixels[16, 0, 0] < 10
-    assert 110 < pixels[16, 16, 0] < 145
-    assert pixels[16, -1, 0] > 245
-
-
-def test_truncated_jpeg_gives_what_there_is() -> None:
-    random = np.random.default_rng(0)
-    data = saved(Image.fromarray(random.integers(0, 255, (240, 320, 3), dtype=np.uint8)))
-    whole, half = decode(data, 64), decode(data[: len(data) // 2], 64)
-    assert difference(whole[:20], half[:20]) < 1
-    assert half[-20:].std() < 1 < whole[-20:].std()
-
-
-@pytest.mark.skipif(not ELEPHANTS.exists(), reason="the real photos are not on this machine")
-def test_thumbnail_and_original_look_the_same_to_the_network() -> None:
-    data = ELEPHANTS.read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
-        scale = 256 / min(image.size)
-        small = image.convert("RGB").resize(
-            [round(side * scale) for side in image.size], Image.Resampling.BOX
-        )
-    thumbnail = simplejpeg.encode_jpeg(np.asarray(small), 85)
-    assert difference(decode(data, 224), decode(thumbnail, 224)) < 4
-
-
-def test_every_real_photo_decodes() -> None:
-    photos = [path for path in sorted(REAL.rglob("*")) if path.suffix.lower() == ".jpg"]
-    assert len(photos) >= 9
-    for photo in photos:
-        assert decode(photo.read_bytes(), 64).std() > 5, photo.name
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=300), st.integers(0, 700), st.booleans())
-def test_only_value_error_whatever_the_bytes(junk: bytes, at: int, jpeg: bool) -> None:
-    whole = saved(gradient(), "JPEG" if jpeg else "PNG")
-    at = min(at, len(whole))
-    try:
-        pixels = decode(whole[:at] + junk + whole[at + len(junk) :], 16)
-    except ValueError:
-        return
-    assert pixels.shape == (16, 16, 3)
 
 
 class Files(Sequence[bytes]):

@@ -16,8 +16,8 @@ from distributed import Client
 
 from camtrap_batch import Job, phases
 from camtrap_batch.cli import main
-from camtrap_batch.engine.dask import metrics
 from camtrap_batch.engine.dask.performance import performance_path, performance_report
+from camtrap_batch.monitor import metrics
 from camtrap_batch.monitor.progress import Cameras, Progress, StageStatus
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.store.gc import collect

@@ -6,11 +6,11 @@ import re
 import pytest
 
 from camtrap_batch.report.maps import draw_map
-from camtrap_batch.report.places import Place
+from camtrap_batch.report.points import MapPoint
 
 
-def place(x: float, y: float, events: int = 5, label: str | None = "lion", name: str = "C1") -> Place:
-    return Place(x, y, (name,), events, 1 if label else 0, label)
+def place(x: float, y: float, events: int = 5, label: str | None = "lion", name: str = "C1") -> MapPoint:
+    return MapPoint(x, y, (name,), events, 1 if label else 0, label)
 
 
 def numbers(pattern: str, text: str) -> list[float]:

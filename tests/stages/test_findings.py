@@ -16,8 +16,9 @@ from PIL import Image
 import camtrap_batch
 from camtrap_batch import Job
 from camtrap_batch.cli import main
+from camtrap_batch.engine.base import GivenExecutor
+from camtrap_batch.engine.dask.executor import DaskExecutor
 from camtrap_batch.errors import InputError
-from camtrap_batch.pipeline.context import GivenClient
 from camtrap_batch.rehearsal import write_dataset
 from camtrap_batch.stages import Context, run_one
 from camtrap_batch.stages.validate import findings
@@ -57,7 +58,7 @@ def job(validated: Path, tmp_path: Path) -> Path:
 
 def do(job: Path, stage: str, client: Client, *assignments: str) -> camtrap_batch.stages.StageResult:
     loaded = Job.load(job, list(assignments))
-    return run_one(Context(loaded, Run(loaded), GivenClient(client)), stage)
+    return run_one(Context(loaded, Run(loaded), GivenExecutor(DaskExecutor(client))), stage)
 
 
 def found_in(run: Run) -> list[dict[str, Any]]:
@@ -121,7 +122,7 @@ def test_a_dry_run_makes_no_findings(job: Path, client: Client) -> None:
     shutil.rmtree(job.parent / "run" / "snapshots" / "findings")
     before = files_of(job.parent)
     loaded = Job.load(job)
-    run_one(Context(loaded, Run(loaded), GivenClient(client), dry_run=True), "validate")
+    run_one(Context(loaded, Run(loaded), GivenExecutor(DaskExecutor(client)), dry_run=True), "validate")
     assert files_of(job.parent) == before
 
 

@@ -12,8 +12,9 @@ from support_runs import Row, commit, predict, run_on_driver, table, write_run
 
 from camtrap_batch import Job, Run, open_run
 from camtrap_batch.cli import main
+from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.errors import InputError
-from camtrap_batch.stages import Context, GivenClient, reprocess
+from camtrap_batch.stages import Context, reprocess
 from camtrap_batch.stages.merge import TABLES
 from camtrap_batch.store.merged import Merged, list_merged
 
@@ -49,6 +50,32 @@ def job(tmp_path: Path) -> Path:
     job = write_run(tmp_path, images(), dataset={"cameras": "cameras.csv"})
     predict(job, LIONS)
     return job
+
+
+def test_effort_of_deployments(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Days in the field, where somebody wrote them down; else dates with an image. It says which."""
+    cameras = job.parent / "cameras.csv"
+    cameras.write_text(
+        "location,latitude,longitude,start,end\n"
+        "A,-24.5,31.25,2024-05-01,2024-05-11 06:00\nZ,-25,31,2024-05-01,\n"
+    )
+    (job.parent / "outages.csv").write_text("location,start,end\nA,2024-05-06,2024-05-07\n")
+    run_on_driver(job, "merge", "dataset.outages=outages.csv")
+    a, b, z = table(job, "locations")
+    assert (a["camera_days"], a["effort_source"]) == (8.75, "cameras")
+    assert a["detections_per_100_days"] == pytest.approx(100 * 2 / 8.75)
+    assert (b["camera_days"], b["effort_source"], b["detections_per_100_days"]) == (0, None, None)
+    assert (z["camera_days"], z["effort_source"]) == (0, None)
+    first, last = table(job, "deployments")
+    assert (first["days"], first["days_out"], first["n_images"], first["source"]) == (8.75, 1.0, 4, "cameras")
+    assert (last["location"], last["days"], last["end"]) == ("Z", None, None)
+    cameras.write_text("location,latitude,longitude,start,end\nA,-24.5,31.25,2024-05-01,2024-04-11\n")
+    with pytest.raises(InputError, match=r"cameras\.csv:2: end: 2024-04-11 12:00 should be after the start"):
+        run_on_driver(job, "merge")
+    cameras.write_text("location,latitude,longitude\nA,-24.5,31.25\n")
+    run_on_driver(job, "merge")
+    a, b = table(job, "locations")
+    assert (a["camera_days"], a["effort_source"]) == (1, "images")
 
 
 def edits(job: Path, layer: str) -> dict[str, Any]:
@@ -228,4 +255,4 @@ def test_rules_are_read_before_hours_of_work(job: Path) -> None:
     run = Run(loaded)
     nobody: Any = None
     with pytest.raises(InputError, match=r"none.csv: no such file \(events.taxonomy\)"):
-        list(reprocess(Context(loaded, run, GivenClient(nobody))))
+        list(reprocess(Context(loaded, run, GivenExecutor(nobody))))

@@ -22,6 +22,25 @@ def test_reference_lists_every_column(table: str) -> None:
     assert rows == [f"| `{name}` | {kind} | {text} |" for name, kind, text in describe(table)]
 
 
+def test_a_column_with_a_wider_type_keeps_the_ids_of_shards(
+    monkeypatch: pytest.MonkeyPatch, folder: Folder
+) -> None:
+    """Old files are read with the new type."""
+    old = schemas._schema(("days", pa.int32(), "days"))
+    new = schemas._schema(("days", pa.float64(), "days"), widened={"days": "int32"})
+    fingerprints = []
+    for schema in (old, new):
+        monkeypatch.setitem(schemas.SCHEMAS, "locations", schema)
+        fingerprints.append(schemas.fingerprint("locations"))
+    assert fingerprints[0] == fingerprints[1]
+    monkeypatch.setitem(schemas.SCHEMAS, "locations", old)
+    write_table(folder, "locations", "old.parquet", pa.table({"days": pa.array([3], pa.int32())}))
+    monkeypatch.setitem(schemas.SCHEMAS, "locations", new)
+    table = open_files(folder, "locations", ["old.parquet"]).to_table()
+    assert table.schema.field("days").type == pa.float64()
+    assert table.to_pylist() == [{"days": 3.0}]
+
+
 def test_a_column_added_later_keeps_the_ids_of_shards(
     monkeypatch: pytest.MonkeyPatch, folder: Folder
 ) -> None:

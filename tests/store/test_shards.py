@@ -75,7 +75,7 @@ def test_settled_and_unsettled_agree_on_what_is_left(data: st.DataObject) -> Non
             parts += part.halves()
         else:
             receipts[part.id] = receipt(part)
-    left = unsettled(shard, receipts)
+    left = unsettled([shard], receipts)
     assert (settled(shard, receipts) is not None) == (not left)
     receipts |= {part.id: receipt(part) for part in left}
     done = settled(shard, receipts)

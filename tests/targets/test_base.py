@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.store.schemas import LEDGER
-from camtrap_batch.targets import LayerRows, Push, plan_edits, row_hashes
-from camtrap_batch.targets.base import EDITS, STORED, acknowledged
+from camtrap_batch.targets import LayerRows, Push
+from camtrap_batch.targets.base import EDITS
+from camtrap_batch.targets.edits import STORED, acknowledged, plan_edits, row_hashes
 
 TEXTS = st.one_of(st.none(), st.text(max_size=4), st.sampled_from(["", "-", "1", "\x1f", "1\x1f", "-\x1f"]))
 FLOATS = st.one_of(st.none(), st.floats(allow_nan=False), st.sampled_from([0.1, 0.1 + 2**-56, 1e16]))
@@ -83,7 +83,7 @@ def test_edits_turn_what_is_stored_into_the_rows(wanted: dict[str, str], before:
     assert kinds == sorted(kinds, key=["delete", "update", "add"].index)
 
 
-def test_push_counts_and_ledger() -> None:
+def test_push_counts_and_answers() -> None:
     edits = plan_edits(
         rows_of(["a", "b"], "x"), pa.array(["1", "2"]), stored_of({"z": "0"}), "f|layername=photos"
     )
@@ -91,10 +91,10 @@ def test_push_counts_and_ledger() -> None:
         ("f|layername=photos", "add", "x", 2),
         ("f|layername=photos", "delete", "a", 1),
     ]
-    ledger = Push(acknowledged(edits, "ok")).ledger
-    assert ledger.schema.equals(LEDGER, check_metadata=True)
-    assert Counter(ledger["result"].to_pylist()) == {"ok": 3}
-    assert ledger["time"].null_count == 0
+    answered = acknowledged(edits, "ok")
+    assert answered.schema == EDITS
+    assert Counter(answered["result"].to_pylist()) == {"ok": 3}
+    assert answered["time"].null_count == 0
     assert edits["time"].null_count == 3
 
 

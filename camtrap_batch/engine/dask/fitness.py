@@ -7,20 +7,17 @@ process looks once more before its own first shard.
 
 from __future__ import annotations
 
-import os
+import asyncio
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from distributed import Client
 from distributed.versions import get_package_info
 
-from camtrap_batch.errors import ClusterError, StorageError, UnfitWorker, UserError
-from camtrap_batch.images import ImageRoot
-from camtrap_batch.remote import shown
-from camtrap_batch.store.folder import Folder
+from camtrap_batch.engine.visibility import Visibility
+from camtrap_batch.errors import ClusterError, UnfitWorker
 
 PACKAGES = (
     "camtrap-batch", "cloudpickle", "dask", "distributed", "msgpack", "numpy", "pandas", "pillow", "pyarrow",
@@ -28,10 +25,7 @@ PACKAGES = (
 )  # fmt: skip
 """What tasks travel with, and what decides on the content of a row."""
 _SCHEDULER_PACKAGES = ("dask", "distributed", "msgpack", "python")
-_SAME_PATH = "it should be there under the same path or URL as here"
 _PATIENCE_S = 60.0
-
-_seen: set[Sight] = set()
 
 
 def check_scheduler(client: Client) -> None:
@@ -42,76 +36,60 @@ def check_scheduler(client: Client) -> None:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What each worker has to see, as the driver sees it.
+class Needs:
+    """What the work needs of a worker: the driver's versions, and what is to be seen."""
 
-    Attributes
-    ----------
-    folder, file : the run folder, and a file in it
-    images : what the work opens images in, if it does
-    entry : a name in that folder, where it is one on a disk: of a disk that is not mounted, an empty folder
-        may be all that is there
-    """
-
-    folder: Folder
-    file: str
-    images: ImageRoot | None
-    entry: str | None
+    visibility: Visibility
+    versions: tuple[tuple[str, str | None], ...]
 
     @classmethod
-    def make(cls, folder: Folder, file: str, images: ImageRoot | None) -> Sight:
-        entry = None
-        if images is not None and Path(images.url).is_dir():
-            with os.scandir(images.url) as entries:
-                entry = next((found.name for found in entries), None)
-        return cls(folder, file, images, entry)
+    def make(cls, visibility: Visibility) -> Needs:
+        return cls(visibility, tuple(get_package_info(PACKAGES).items()))
 
-    def missing(self) -> str:
-        """What can't be seen from this process, with the reason; empty where all can be.
-
-        What was seen once is taken as seen.
-        """
-        if self in _seen:
-            return ""
-        run, root = shown(self.folder.url), shown(self.images.url) if self.images else ""
-        try:
-            if not self.folder.exists(self.file):
-                return f"can't see {self.file} in the run folder {run} (output); {_SAME_PATH}"
-        except (OSError, UserError, StorageError) as problem:
-            return f"can't see the run folder {run} (output): {_reason(problem)}; {_SAME_PATH}"
-        try:
-            if self.images is not None:
-                self.images.check()
-            if self.entry is not None and not os.path.lexists(Path(root, self.entry)):
-                return (
-                    f"can't see {self.entry} in {root} (dataset.images); {_SAME_PATH}; is the disk mounted?"
-                )
-        except (OSError, UserError) as problem:
-            return f"can't see the images: {_reason(problem)}; {_SAME_PATH}"
-        _seen.add(self)
-        return ""
+    def check(self, worker: str) -> None:
+        """Raise UnfitWorker where this process, the worker at that address, is not fit; asked once."""
+        if self in _fit:
+            return
+        if different := differences(dict(self.versions), get_package_info(PACKAGES)):
+            who = f"worker {worker} on host {socket.gethostname()}"
+            raise UnfitWorker(worker, f"{who} {_other_versions(different)}")
+        self.visibility.check(worker)
+        _fit.add(self)
 
 
-def unfit_workers(client: Client, workers: Iterable[str], sight: Sight) -> dict[str, str]:
-    """Which of `workers` (addresses) can't do the work, and why, a line each."""
+_fit: set[Needs] = set()
+
+
+def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> dict[str, str]:
+    """Which of `workers` (addresses) can't do the work, and why, a line each.
+
+    One that does not answer in time is not named: it looks by itself before its own first shard.
+    """
+    addresses = list(workers)
 
     async def ask() -> dict[str, Any]:
-        looks: dict[str, Any] = await client.run(look, sight, workers=list(workers), on_error="return")
-        return looks
+        # Each by itself: one that stands still must not keep the answers of others.
+        asked = {
+            asyncio.ensure_future(
+                client.run(look, needs.visibility, workers=[address], on_error="return")
+            ): address
+            for address in addresses
+        }
+        answered, waiting = await asyncio.wait(asked, timeout=_PATIENCE_S)
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return {asked[one]: one.result().get(asked[one]) for one in answered if one.exception() is None}
 
-    try:
-        looks = client.sync(ask, callback_timeout=_PATIENCE_S)
-    except TimeoutError:  # one of them stalls; before its own first shard, each looks by itself
-        return {}
-    ours = get_package_info(PACKAGES)
+    looks = client.sync(ask)
     unfit = {}
     for address, found in looks.items():
         if isinstance(found, Look):
             who = f"worker {address} on host {found.host}"
-            if different := differences(ours, found.versions):
+            if different := differences(dict(needs.versions), found.versions):
                 unfit[address] = f"{who} {_other_versions(different)}"
-            elif found.blind:
-                unfit[address] = f"{who} {found.blind}"
+            elif found.missing:
+                unfit[address] = f"{who} {found.missing}"
         elif isinstance(found, ImportError | AttributeError):
             unfit[address] = f"worker {address} runs another camtrap-batch than here, or none: {found}"
         # Any other exception: it went away meanwhile.
@@ -120,22 +98,16 @@ def unfit_workers(client: Client, workers: Iterable[str], sight: Sight) -> dict[
 
 @dataclass(frozen=True)
 class Look:
-    """What a worker process says of itself; `blind`: what it can't see, and why, empty where it sees all."""
+    """What a worker process says of itself; `missing`: what it can't see and why, or empty."""
 
     host: str
     versions: dict[str, str | None]
-    blind: str
+    missing: str
 
 
-def look(sight: Sight) -> Look:
+def look(visibility: Visibility) -> Look:
     """Look around, in this process."""
-    return Look(socket.gethostname(), get_package_info(PACKAGES), sight.missing())
-
-
-def check_here(address: str, sight: Sight) -> None:
-    """Raise UnfitWorker where this process, the worker at `address`, can't see what its work needs."""
-    if blind := sight.missing():
-        raise UnfitWorker(address, f"worker {address} on host {socket.gethostname()} {blind}")
+    return Look(socket.gethostname(), get_package_info(PACKAGES), visibility.missing())
 
 
 def differences(
@@ -157,7 +129,3 @@ def _other_versions(different: list[str]) -> str:
 def _version(package: str, versions: Mapping[str, str | None]) -> str:
     version = versions.get(package) or "none"
     return ".".join(version.split(".")[:2]) if package == "python" else version
-
-
-def _reason(problem: Exception) -> str:
-    return (isinstance(problem, OSError) and problem.strerror) or str(problem) or type(problem).__name__

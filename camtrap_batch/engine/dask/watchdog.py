@@ -13,19 +13,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from camtrap_batch import phases
+from camtrap_batch.engine.base import Stall
 
 if TYPE_CHECKING:
     from distributed import Worker
-
-STALL_S = 900.0
-"""Seconds without progress after which a worker is ended, if the cluster file says nothing else.
-
-More than the 10 minutes for which GPU workers that train together wait for one another.
-"""
 
 TOPIC = "camtrap-stalled"
 """Dask topic on which a worker says that it ends itself, as a `Stall`."""
@@ -34,19 +29,6 @@ _LOOKS = 30  # within the time
 _LAST_WORDS_S = 0.5
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Stall:
-    """A task (by its key) that made no progress for `seconds`."""
-
-    key: str
-    worker: str
-    phase: str
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"no progress for {self.seconds:g} s in the phase {self.phase!r} (stall_s of the cluster file)"
 
 
 @contextmanager

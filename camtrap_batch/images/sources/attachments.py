@@ -18,7 +18,7 @@ from camtrap_batch.images.sources.base import Listing, empty_listing
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.portal.adapter import SignedOut
 from camtrap_batch.portal.reading import Attachment, attachment_url, look_at, read_attachments, read_ids
-from camtrap_batch.portal.service import Refused, Unknown, patiently, said_error
+from camtrap_batch.portal.service import Refused, Unknown, said_error, with_retries
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import digest
 
@@ -117,7 +117,7 @@ class Attachments:
             return content
 
         try:
-            return patiently(fetch)
+            return with_retries(fetch)
         except SignedOut as problem:
             raise InputError(str(problem)) from None
         except Refused as problem:

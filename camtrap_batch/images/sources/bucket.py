@@ -30,9 +30,9 @@ from camtrap_batch.remote import (
     is_missing_bucket,
     is_of_the_store,
     open_store,
-    patiently,
     plain,
     shown,
+    with_retries,
 )
 
 _LISTED_AT_ONCE = 32
@@ -44,7 +44,7 @@ class Bucket:
     """A folder in an object store. Listing and reading have a client each.
 
     The client that lists tries each request again by itself, since a folder may take many; for the one that
-    reads, `patiently` does.
+    reads, `with_retries` does.
     """
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
@@ -130,7 +130,7 @@ class Bucket:
         filesystem, root = self._reading
         path = f"{root}/{file_name}" if root and file_name else root or file_name
         try:
-            return bytes(patiently(self.url, _cat, filesystem, path, start, end))
+            return bytes(with_retries(self.url, _cat, filesystem, path, start, end))
         except Exception as problem:
             if is_of_the_store(problem):  # no reason to call every image unreadable
                 raise InputError(explain(self.url, problem, KEY)) from None
@@ -173,7 +173,7 @@ class Bucket:
         filesystem = self._listing[0]
         if self.family == "s3":  # its client has been told to try again
             return call(filesystem, method, path, **options)
-        return patiently(self.url, call, filesystem, method, path, **options)
+        return with_retries(self.url, call, filesystem, method, path, **options)
 
     def _inside(self, path: str) -> str:
         """A file's path relative to the root."""

@@ -30,10 +30,10 @@ from camtrap_batch.remote import (
     explain,
     is_transient,
     open_store,
-    patiently,
     patiently_async,
     seconds,
     shown,
+    with_retries,
 )
 
 _ASKED_AT_ONCE = 64
@@ -102,7 +102,7 @@ class Web:
 
     def walk(self) -> Iterator[str]:
         try:
-            paths = patiently(self.url, call, self._fs, "find", f"{self._base}/", on_error="raise")
+            paths = with_retries(self.url, call, self._fs, "find", f"{self._base}/", on_error="raise")
         except FileNotFoundError:
             paths = []
         except Exception as problem:
@@ -127,7 +127,7 @@ class Web:
         """Bytes of a file, from `start` to before `end`; without `start` no part is asked for."""
         address = self._address(file_name)
         try:
-            data: bytes = patiently(self.url, sync, self._fs.loop, self._get, address, start, end)
+            data: bytes = with_retries(self.url, sync, self._fs.loop, self._get, address, start, end)
         except Exception as problem:
             raise as_os_error(self.url, problem) from None
         return data

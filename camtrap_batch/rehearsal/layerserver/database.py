@@ -118,7 +118,7 @@ def save_layer(db: sqlite3.Connection, layer: Layer) -> None:
     columns = [
         f"{field.column} INTEGER PRIMARY KEY AUTOINCREMENT"
         if field.name == layer.oid
-        else f"{field.column} {field.sql_type}"
+        else f"{field.column} {layer.sql_type(field)}"
         for field in layer.fields
     ]
     columns += [f"{name} {'TEXT' if name == '_shape' else 'REAL'}" for name in GEOMETRY_COLUMNS]
@@ -130,7 +130,7 @@ def save_layer(db: sqlite3.Connection, layer: Layer) -> None:
 
 
 def add_field(db: sqlite3.Connection, layer: Layer, field: Field) -> None:
-    db.execute(f"ALTER TABLE {layer.table} ADD COLUMN {field.column} {field.sql_type}")
+    db.execute(f"ALTER TABLE {layer.table} ADD COLUMN {field.column} {layer.sql_type(field)}")
     if field.default is not None:
         db.execute(f"UPDATE {layer.table} SET {field.column} = ?", (field.check(field.default),))
 

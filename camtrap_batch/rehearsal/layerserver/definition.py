@@ -31,7 +31,7 @@ EDITOR_FIELDS: Mapping[str, tuple[str, str]] = {
     "editorField": ("Editor", "esriFieldTypeString"),
 }
 
-_INNER = ("wkid", "fields", "indexes")
+_INNER = ("wkid", "fields", "indexes", "rehearsal")
 _NAME = re.compile(r"[^\W\d_]\w*")
 _LONGEST_NAME, _DEFAULT_LENGTH = 64, 256
 _INTEGERS = {
@@ -219,7 +219,7 @@ class Index:
 
 
 class Layer:
-    """A layer or table; made anew when its definition changes."""
+    """A layer or table; rebuilt when its definition changes."""
 
     def __init__(self, service: str, number: int, definition: Json) -> None:
         self.service, self.id = service, number
@@ -243,10 +243,21 @@ class Layer:
         self.append_formats = words(self.definition.get("supportedAppendFormats", ",".join(APPEND_FORMATS)))
         self.max_records = int(self.definition.get("maxRecordCount") or MAX_RECORDS)
         self.columns = {field.name.lower(): Expression(field.column, (), field.kind) for field in self.fields}
+        self.view_query = str(self.definition.get("viewDefinitionQuery") or "").strip()
+        ownership = self.definition.get("ownershipBasedAccessControlForFeatures") or {}
+        self.shows_others = not self.editors or ownership.get("allowOthersToQuery") is not False
+        likeness = self.definition.get("rehearsal") or {}
+        self.dates_to_the_second = likeness.get("datesToTheSecond") is True
+        self.ignores_case = likeness.get("ignoresCase") is True
 
     @property
     def table(self) -> str:
         return f'"{self.service}/{self.id}"'
+
+    def sql_type(self, field: Field) -> str:
+        """Type of a field's column; some databases take upper and lower case for the same."""
+        is_like = self.ignores_case and field.kind == "text"
+        return f"{field.sql_type} COLLATE NOCASE" if is_like else field.sql_type
 
     def field(self, name: str) -> Field:
         """

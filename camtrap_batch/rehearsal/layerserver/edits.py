@@ -186,7 +186,10 @@ class _Writer:
             if field_ is None:
                 raise RowRefused(1000, f"There is no field '{name}' in layer '{self.layer.name}'.")
             if field_.is_editable:
-                checked[field_.name] = field_.check(value)
+                kept = field_.check(value)
+                if field_.kind == "date" and isinstance(kept, int) and self.layer.dates_to_the_second:
+                    kept -= kept % 1000
+                checked[field_.name] = kept
         return checked
 
     def _shape(self, geometry: object) -> Sequence[object]:

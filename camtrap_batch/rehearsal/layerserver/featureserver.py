@@ -256,7 +256,8 @@ class FeatureServer:
             (edited_ms,) = db.execute(
                 "SELECT edited_ms FROM layers WHERE service = ? AND id = ?", (layer.service, layer.id)
             ).fetchone()
-        return layer.metadata(self.site.capabilities(layer), found, edited_ms, VERSION)
+        about = layer.metadata(self.site.capabilities(layer), found, edited_ms, VERSION)
+        return {**about, "serviceItemId": self.site.services[layer.service].item}
 
     def _address(self, service: Service, request: Request) -> str:
         return f"{request.base}/server/rest/services/{service.name}/FeatureServer"
@@ -267,8 +268,16 @@ class FeatureServer:
         check_right(self.site.capabilities(layer), "Query")
         if request.text("f") not in ("", "json", "pjson", "html"):
             raise Refused(400, "Invalid format", [f"f={request.text('f')}: only json is supported"])
+        creator = self._only_of(layer, request)
         with self.site.database.reading() as db:
-            return query.query(db, layer, request.parameters)
+            return query.query(db, layer, request.parameters, creator)
+
+    def _only_of(self, layer: Layer, request: Request) -> str | None:
+        """The user whose rows alone are shown, where a layer hides those of others; None: all are."""
+        if layer.shows_others:
+            return None
+        user = self.site.accounts.user_of(request.token)
+        return None if user == self.site.services[layer.service].owner else user or ""
 
     def _feature(self, layer: Layer, oid: int, request: Request) -> Answer:
         check_right(self.site.capabilities(layer), "Query")

@@ -42,13 +42,23 @@ _STATISTICS = {
 _INVALID = "Cannot perform query. Invalid query parameters."
 
 
-def query(db: sqlite3.Connection, layer: Layer, parameters: Mapping[str, str]) -> Json:
-    """Answer a query.
+def query(
+    db: sqlite3.Connection, layer: Layer, parameters: Mapping[str, str], creator: str | None = None
+) -> Json:
+    """Answer a query about the rows that the layer shows; with `creator`, those that this user has added.
 
     Raises:
         Refused: a parameter is not understood.
     """
     condition = _condition(layer, parameters)
+    hidden = [parse_where(layer.view_query, layer.columns)] if layer.view_query else []
+    if creator is not None:
+        mine = layer.field(layer.editors["creatorField"])
+        hidden.append(Expression(f"{mine.column} = ?", (creator,), "truth"))
+    for part in hidden:
+        condition = Expression(
+            f"({condition.sql}) AND ({part.sql})", (*condition.values, *part.values), "truth"
+        )
     if is_true(parameters.get("returnCountOnly", "")):
         return _count(db, layer, parameters, condition)
     if is_true(parameters.get("returnIdsOnly", "")):

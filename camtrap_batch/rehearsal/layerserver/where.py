@@ -1,4 +1,4 @@
-"""The SQL of `where` and `having`: a small, standard part of it, parsed, typed, and written anew for SQLite.
+"""The SQL of `where` and `having`: a small, standard part of it, parsed, typed, and rewritten for SQLite.
 
 Nothing of what was sent reaches SQLite but names of known fields and bound values.
 """

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import Catalog, read_cameras, read_catalog, source_fingerprint
-from camtrap_batch.errors import InputError
+from camtrap_batch.catalog import Catalog, read_cameras, read_dataset_periods, reader_of
+from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, shard_id
 from camtrap_batch.pipeline.images import image_root
@@ -36,23 +36,25 @@ def run(context: Context) -> StageResult:
     dataset = job.dataset
     image_root(job).check()
     cameras = read_cameras(dataset.cameras)["location"] if dataset.cameras is not None else None
-    what = dataset.model_dump(mode="json", include={"format", "location", "utc_offset"})
-    if dataset.layer is not None:
-        what["layer"] = dataset.layer.model_dump(mode="json", include={"location_field", "date_field"})
-    id_ = shard_id("catalog", VERSION, "catalog", what, source_fingerprint(dataset))
+    periods, outages, lines = read_dataset_periods(dataset)
+    reader = reader_of(dataset)
+    id_ = shard_id("catalog", VERSION, "catalog", reader.settings(), reader.fingerprint())
     before = context.run.current("catalog")
     if before is not None and before.inputs.get("shard") == id_:
         check_classes(job, categories_of(before.meta))
-        _check_cameras(job, cameras, context.run.table("catalog").to_table(columns=["location"]))
+        locations = context.run.table("catalog").to_table(columns=["location"])
+        _check_cameras(job, cameras, locations)
+        check_outages(outages, periods, cameras, locations["location"])
     read: list[Catalog] = []
 
     def make() -> Mapping[str, pa.Table]:
-        catalog = read_catalog(dataset)
-        if dataset.format in ("folder", "csv"):
+        catalog = reader.read()
+        if reader.ids_are_paths:
             catalog.table, renamed = keep_ids(context.run, image_root(job), catalog.table)
             catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
         check_classes(job, catalog.categories)
         _check_cameras(job, cameras, catalog.table)
+        check_outages(outages, periods, cameras, catalog.table["location"])
         read.append(catalog)
         return {"catalog": catalog.table}
 
@@ -62,8 +64,28 @@ def run(context: Context) -> StageResult:
     result = do_on_driver(context, "catalog", id_, make, ("catalog",), inputs={}, meta=meta)
     if not context.dry_run:
         save_job(context)
+    result.notes += lines
     result.notes += [f"{count:,} {text}" for text, count in (read[0].notes if read else {}).items()]
     return result
+
+
+def check_outages(
+    outages: pa.Table | None,
+    periods: pa.Table | None,
+    cameras: pa.ChunkedArray | None,
+    locations: pa.ChunkedArray,
+) -> None:
+    """Raise InputError where an outage is of a location that neither the images nor the cameras know."""
+    if outages is None:
+        return
+    known = {*locations.unique().to_pylist(), *(() if cameras is None else cameras.to_pylist())}
+    known |= set() if periods is None else set(periods["location"].to_pylist())
+    for row in outages.select(["location", "where"]).to_pylist():
+        if row["location"] not in known:
+            raise InputError(
+                f"{row['where']}: location: {row['location']!r} has neither a camera nor an image "
+                f"(dataset.outages); {choices(row['location'], filter(None, known))}"
+            )
 
 
 def _check_cameras(job: Job, cameras: pa.ChunkedArray | None, images: pa.Table) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,15 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client, get_worker
-from distributed.scheduler import KilledWorker
 
 from camtrap_batch import phases
 from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
 from camtrap_batch.detection.boxes import Boxes, Look, Rules, find_boxes
-from camtrap_batch.engine.dask import watchdog
-from camtrap_batch.engine.dask.fanout import Need, require_workers
-from camtrap_batch.errors import ClusterError, ClusterLost
+from camtrap_batch.engine.base import Need, WorkerContext, choose_workers
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.model.info import OBSERVED, ModelInfo, read_info
@@ -46,8 +41,6 @@ if TYPE_CHECKING:  # torch is loaded on workers alone
 
 VERSION = 3
 _TOP = 5
-_MOST_DEATHS = 3
-_LOOK_AT_WORKERS_S = 5.0
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 
 
@@ -82,7 +75,7 @@ def run(context: Context) -> StageResult:
         model_id=info.model_id,
         batch=settings.batch,
         thumbnail=job.validate_.thumbnails,
-        use_thumbnails=job.validate_.thumbnails >= info.size,
+        use_thumbnails=info.framing.takes_thumbnails(job.validate_.thumbnails),
         timeout_s=job.validate_.timeout_s,
         manifest=manifest.number,
         rules=boxes.rules if boxes else None,
@@ -93,7 +86,7 @@ def run(context: Context) -> StageResult:
     with ThreadPoolExecutor(1) as pool:
         cutting = pool.submit(_cut_rows, rows, boxes, settings.shard_size)
         if found is None and not context.dry_run:
-            need = choose_workers(context.cluster.client(), settings.device, context.cluster.wait_s)
+            need = choose_workers(context.executor(), settings.device, has_cuda, "infer.device")
             found = check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
     if found is None:
         notes.append("the model's fastest precision would be looked for")
@@ -103,7 +96,7 @@ def run(context: Context) -> StageResult:
     plan = _plan(work, cutting.result())
     before = store.current("predictions")
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
-        need = choose_workers(context.cluster.client(), settings.device, context.cluster.wait_s)
+        need = choose_workers(context.executor(), settings.device, has_cuda, "infer.device")
     need = need or "CPU"
     work = replace(work, plan=(plan.stage, plan.id), device=_DEVICE[need])
     meta = {
@@ -159,7 +152,12 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
     job, store = context.job, context.run
     notes = []
     kept = job.validate_.thumbnails
-    if 0 < kept < info.size:
+    if kept and not info.framing.is_ours:
+        notes.append(
+            "the original files are read: thumbnails do not hold what the model was evaluated on "
+            f"({info.resize} to {info.framing.side} pixels, {info.interpolation})"
+        )
+    elif 0 < kept < info.size:
         notes.append(
             f"the model sees {info.size} pixels, thumbnails have {kept}: the original files are read; "
             f"validate.thumbnails: {info.size} would be faster"
@@ -196,56 +194,11 @@ def location_borders(rows: pa.Table) -> np.ndarray[Any, Any]:
     return rank
 
 
-def choose_workers(client: Client, device: Literal["auto", "cpu", "cuda"], wait_s: float) -> Need:
-    """GPU where the job wants it, or leaves it open and a GPU worker has a CUDA device; else CPU.
+def has_cuda() -> bool:
+    """Whether the worker that this runs on has a CUDA device. Raises ImportError where it has no torch."""
+    import torch
 
-    A GPU worker that dies while it is asked is asked again when it is back.
-
-    Raises
-    ------
-    ClusterError
-        No GPU worker is there or comes back within `wait_s`; or those asked died again and again.
-    ClusterLost
-        The scheduler went away.
-    """
-    if device == "cpu":
-        return "CPU"
-    if device == "cuda":
-        require_workers(client, "GPU", wait_s)
-        return "GPU"
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    if not any(worker["resources"].get("GPU") for worker in workers):
-        return "CPU"
-    for _ in range(_MOST_DEATHS):
-        future = client.submit(_has_cuda, pure=False, resources={"GPU": 1})
-        try:
-            while True:  # it may be busy with another job
-                with suppress(TimeoutError):
-                    return "GPU" if future.result(timeout=_LOOK_AT_WORKERS_S) else "CPU"
-                require_workers(client, "GPU", wait_s)
-        except KilledWorker as death:
-            worker = str(death.last_worker.address)
-        except CancelledError:
-            raise ClusterLost("the connection to the scheduler is lost: run the same command again") from None
-        except ImportError as problem:
-            raise ClusterError(
-                f"the GPU worker has no torch ({problem}): install the extra 'train' there, or set "
-                "infer.device: cpu"
-            ) from None
-    raise ClusterError(
-        f"the GPU worker died {_MOST_DEATHS} times while it was asked for its CUDA device, the last one was "
-        f"{worker}: see its log, or set infer.device: cpu"
-    )
-
-
-def _has_cuda() -> bool:
-    with (
-        phases.working_on("infer", "is there a CUDA device?", 0) as doing,
-        watchdog.watched(get_worker(), doing, watchdog.STALL_S),
-    ):
-        import torch
-
-        return bool(torch.cuda.is_available())
+    return bool(torch.cuda.is_available())
 
 
 @dataclass(frozen=True)
@@ -283,12 +236,12 @@ class InferShard:
         # Boxes that are small in a thumbnail are cut out of the original.
         return None if self.use_thumbnails and not self.rules else self.root
 
-    def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
+    def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
         started = time.monotonic()
         from camtrap_batch.model.predictor import Tally
 
         rows = unpack(payload)
-        predictor = self._predictor()
+        predictor = self._predictor(here.threads)
         loaded_s = time.monotonic() - started
         phases.enter("read and forward")  # at the same time
         order: list[int] = []
@@ -311,7 +264,15 @@ class InferShard:
             sources[index] = None
         seconds = {"load": loaded_s, "read": tally.read_s, "forward": tally.forward_s}
         return self._finish(
-            shard, rows, answers, sources, predictor.info.classes, seconds, started, worker, again=tally.again
+            shard,
+            rows,
+            answers,
+            sources,
+            predictor.info.classes,
+            seconds,
+            started,
+            here.name,
+            again=tally.again,
         )
 
     def crashed(self, shard: Shard, payload: bytes) -> Receipt:
@@ -331,9 +292,10 @@ class InferShard:
             look = Look.at(rows[COLUMN_OF_BOXES].combine_chunks(), self.rules)
             places = look.places()
             wanted = np.union1d(look.whole, np.fromiter(places, np.int64, len(places)))
-            size = read_info(fetch_model(self.model)).size
+            info = read_info(fetch_model(self.model))
             for index, boxes in places.items():
-                use_thumbnails[index] = self._shows(rows, index, boxes, size)
+                shows = self._shows(rows, index, boxes, info.size)
+                use_thumbnails[index] = info.framing.is_ours and shows
         for at, data, source in read_pictures(
             self.folder,
             self.root,
@@ -352,16 +314,12 @@ class InferShard:
             (here / OBSERVED).write_bytes(self.model.read(OBSERVED))
         return here
 
-    def threads(self) -> int:
-        """Threads of the worker that this runs on."""
-        return int(get_worker().state.nthreads)
-
-    def _predictor(self) -> Predictor:
+    def _predictor(self, threads: int) -> Predictor:
         from camtrap_batch.model import load_predictor
         from camtrap_batch.model.precision import possible
 
         steps = [(possible(name, self.device), margin) for name, margin in self.steps]
-        return load_predictor(self.local_model(), self.device, self.threads(), self.batch, steps)
+        return load_predictor(self.local_model(), self.device, threads, self.batch, steps)
 
     def _shows(self, rows: pa.Table, index: int, boxes: list[Box], size: int) -> bool:
         """Whether the thumbnail has as many pixels of each box as the model wants, or the original has."""

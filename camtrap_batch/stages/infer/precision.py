@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from camtrap_batch import phases
+from camtrap_batch.engine.base import Need, WorkerContext
 from camtrap_batch.errors import Interrupted
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.model.info import OBSERVED
@@ -27,14 +26,10 @@ from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
 from camtrap_batch.store.tables import finish_shard
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from camtrap_batch.detection.crops import Picture
-    from camtrap_batch.engine.dask.fanout import Need
     from camtrap_batch.stages.infer import InferShard
 
 VERSION = 3
-_PATIENCE_S = 5.0
 _STAGE = "precision"
 _MOST, _FEWEST, _SHARE = 232, 32, 20
 """Images that are looked at: one of `_SHARE`, so that the check takes a small part of the whole time."""
@@ -62,15 +57,13 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
     Interrupted
         `context.stop` was set.
     """
-    from camtrap_batch.engine.dask import fanout
-
     some = sample(rows)
     shard = _shard(work, some.num_rows)
     plan = Plan.make(_STAGE, [shard], {"model": work.model_id})
-    client = context.cluster.client()
-    with _all_load(client, work, need) as loaded:
-        outcome = fanout.fan_out(
-            client,
+    executor = context.executor()
+    # Meanwhile every worker loads what its first shard would wait for; where it can't, that says why.
+    with executor.on_each(need, _load, work) as loaded:
+        outcome = executor.fan_out(
             plan,
             [shard],
             CheckPrecision(replace(work, plan=(plan.stage, plan.id))),
@@ -78,8 +71,7 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
             need=need,
             observe=lambda _: None,
             stop=context.stop,
-            wait_s=context.cluster.wait_s,
-            stall_s=context.stall_s,
+            stall_s=context.stall_s(executor),
         )
     if outcome.interrupted or (not outcome.receipts and not outcome.failed):
         raise Interrupted("infer: interrupted before it began; the same command goes on")
@@ -98,27 +90,8 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
     return found
 
 
-@contextmanager
-def _all_load(client: Client, work: InferShard, need: Need) -> Iterator[list[float]]:
-    """Meanwhile every worker loads torch, the decoder and the model, for which its first shard would wait.
-
-    Yields the seconds that it took each that has ended with the block. Where it can't be done, the first
-    shard says why.
-    """
-    from camtrap_batch.engine.dask import fanout
-
-    futures = fanout.submit_to_each(client, need, _load, work)
-    loaded: list[float] = []
-    try:
-        yield loaded
-        ask = partial(client.gather, [one for one in futures if one.status == "finished"], asynchronous=True)
-        with suppress(Exception):  # a worker has gone since
-            loaded += client.sync(ask, callback_timeout=_PATIENCE_S)
-    finally:
-        client.cancel(futures)
-
-
 def _load(work: InferShard) -> float:
+    """Load torch, the decoder and the model; returns the seconds that it took."""
     began = time.monotonic()
     from camtrap_batch.model.predictor import preload
 
@@ -151,7 +124,7 @@ class CheckPrecision:
     def image_root(self) -> ImageRoot | None:
         return self.work.image_root
 
-    def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
+    def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
         started = time.monotonic()  # torch is loaded next, as by the first shard of any worker
         from camtrap_batch.model.agreement import choose
         from camtrap_batch.model.precision import pack_observed
@@ -175,7 +148,7 @@ class CheckPrecision:
             counts={},
             seconds={},
             started=started,
-            worker=worker,
+            worker=here.name,
             result={**found, "check": shard.id},
         )
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import psutil
-from distributed import get_worker
-
 from camtrap_batch import phases
+from camtrap_batch.engine.base import WorkerContext, memory_here
 from camtrap_batch.errors import CamtrapError, InputError, StageError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Train
@@ -21,7 +21,6 @@ from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers, 
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.stages.train.figures import write_figures
 from camtrap_batch.stages.train.samples import read_samples
-from camtrap_batch.stages.train.team import gathered
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Plan, Receipt, Shard
 from camtrap_batch.store.snapshots import Snapshot
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 TOPIC = "camtrap-train"
-"""Dask topic on which a training task tells how far it is."""
+"""What a training tells on this topic is how far it is."""
 
 CHECKPOINTS = "checkpoints"
 """Folder, in the run folder, of trainings that are not committed yet."""
@@ -86,8 +85,7 @@ def run(context: Context) -> StageResult:
 
     logged = [time.monotonic()]
 
-    def show(event: tuple[float, dict[str, Any]]) -> None:
-        progress = event[1]
+    def show(progress: dict[str, Any]) -> None:
         if progress["phase"] == "note":
             context.display.note(f"train: {progress['text']}")
             store.log("note", stage="train", text=progress["text"])
@@ -109,22 +107,17 @@ def run(context: Context) -> StageResult:
         from camtrap_batch.model import check_architecture
 
         check_architecture(config.arch)  # loads torch
-    # The topic is listened to only where there is work: asking for the client opens a cluster.
-    listening = is_new and not context.dry_run
-    if listening:
-        context.cluster.client().subscribe_topic(TOPIC, show)
-    try:
+    with ExitStack() as listening:
+        if is_new and not context.dry_run:  # asking for the executor opens a cluster
+            listening.enter_context(context.executor().listen(TOPIC, show))
         result = do_on_workers(
             context, plan, work, lambda _: None, ("model",), need="GPU", inputs=inputs, meta=meta
         )
-        if not context.dry_run:
-            for name in store.folder.list(CHECKPOINTS):
-                if name.startswith(id_):
-                    store.folder.delete(f"{CHECKPOINTS}/{name}")
-        return result
-    finally:
-        if listening:
-            context.cluster.client().unsubscribe_topic(TOPIC)
+    if not context.dry_run:
+        for name in store.folder.list(CHECKPOINTS):
+            if name.startswith(id_):
+                store.folder.delete(f"{CHECKPOINTS}/{name}")
+    return result
 
 
 @dataclass(frozen=True)
@@ -147,7 +140,7 @@ class TrainShard:
     def image_root(self) -> ImageRoot | None:
         return None if self.use_thumbnails else self.root
 
-    def run(self, shard: Shard, payload: None, worker: str) -> Receipt:
+    def run(self, shard: Shard, payload: None, here: WorkerContext) -> Receipt:
         # Not on the driver, which may have no torch.
         import torch
 
@@ -156,8 +149,8 @@ class TrainShard:
         started = time.monotonic()
         phases.enter("read")
         if not torch.cuda.is_available():
-            _note("the GPU worker has no CUDA device, so training runs on its CPU")
-        samples = self._samples()
+            _note(here, "the GPU worker has no CUDA device, so training runs on its CPU")
+        samples = self._samples(here)
         read = time.monotonic() - started
         with TemporaryDirectory() as scratch:
             parent = self.folder.make("models") if self.folder.is_local else Path(scratch)
@@ -171,9 +164,10 @@ class TrainShard:
                 "split_by": self.selection.meta["split_by"],
             }
             result = self._together(
+                here,
                 lambda config, checkpoints, team: train(
-                    samples, config, parent, provenance, _tell, checkpoints, team
-                )
+                    samples, config, parent, provenance, partial(_tell, here), checkpoints, team
+                ),
             )
             write_figures(Folder(str(parent / result.model_id)))
             if not self.folder.is_local:
@@ -186,11 +180,13 @@ class TrainShard:
             counts={},
             seconds={"read": read},
             started=started,
-            worker=worker,
+            worker=here.name,
             result={"model_id": result.model_id, "empty": self.selection.meta["empty"]},
         )
 
-    def _together(self, train: Callable[[TrainConfig, Checkpoints, SoloTeam], TrainResult]) -> TrainResult:
+    def _together(
+        self, here: WorkerContext, train: Callable[[TrainConfig, Checkpoints, SoloTeam], TrainResult]
+    ) -> TrainResult:
         """Train with all GPU workers; after a loss, with those that are left, from the last checkpoint."""
         from camtrap_batch.model.learner import halve, is_out_of_memory
         from camtrap_batch.model.team import TeamLost
@@ -198,11 +194,11 @@ class TrainShard:
         checkpoints = self._checkpoints()
         batch, losses, epochs = self.config.batch, 0, -1
         while True:
-            with gathered(self, batch) as (team, others):
+            with here.team(self, batch) as (team, others):
                 if team.size > 1:
-                    _note(f"{team.size} GPU workers train together")
+                    _note(here, f"{team.size} GPU workers train together")
                 try:
-                    return train(self._config(batch), checkpoints, team)
+                    return train(self._config(here, batch), checkpoints, team)
                 except (TeamLost, MemoryError, RuntimeError) as problem:
                     cause = others.problem() if isinstance(problem, TeamLost) else problem
                     if team.size == 1 or not (isinstance(problem, TeamLost) or is_out_of_memory(problem)):
@@ -211,7 +207,7 @@ class TrainShard:
                 raise cause
             if cause is not None and is_out_of_memory(cause):
                 batch, text = halve(batch)
-                _note(text)
+                _note(here, text)
                 continue
             before = checkpoints.load()
             done = before.epochs if before else 0
@@ -219,19 +215,19 @@ class TrainShard:
             epochs = done
             if losses > _MOST_LOSSES:
                 raise StageError(f"a GPU worker was lost {losses} times in epoch {done + 1}; out of memory?")
-            _note(f"a GPU worker was lost: goes on after epoch {done} with those that are there")
+            _note(here, f"a GPU worker was lost: goes on after epoch {done} with those that are there")
 
-    def join(self, team: SoloTeam, batch: int) -> None:
+    def join(self, team: SoloTeam, batch: int, here: WorkerContext) -> None:
         """Another worker's part."""
         from camtrap_batch.model import join
 
-        join(self._samples(), self._config(batch), self._checkpoints(), team)
+        join(self._samples(here), self._config(here, batch), self._checkpoints(), team)
 
-    def _config(self, batch: int) -> TrainConfig:
+    def _config(self, here: WorkerContext, batch: int) -> TrainConfig:
         from camtrap_batch.model import TrainConfig
 
         settings = {**self.config.model_dump(), "batch": batch}
-        return TrainConfig(**settings, seed=self.seed, cache_bytes=_memory() // 4)
+        return TrainConfig(**settings, seed=self.seed, cache_bytes=memory_here(here) // 4)
 
     def _checkpoints(self) -> Checkpoints:
         from camtrap_batch.model.checkpoints import Checkpoints
@@ -241,14 +237,14 @@ class TrainShard:
     def crashed(self, shard: Shard, payload: None) -> Receipt:
         raise NotImplementedError("training has no single image to blame")
 
-    def _samples(self) -> Samples:
+    def _samples(self, here: WorkerContext) -> Samples:
         return read_samples(
             self.folder,
             self.root,
             self.selection,
             self.manifest,
             use_thumbnails=self.use_thumbnails,
-            budget=_memory() // 4,
+            budget=memory_here(here) // 4,
         )
 
 
@@ -275,21 +271,14 @@ def describe(progress: dict[str, Any]) -> tuple[float, str]:
     return (epoch - 1 + progress["batch"] / progress["batches"]) / epochs, ", ".join(parts)
 
 
-def _note(text: str) -> None:
-    _tell({"phase": "note", "text": text})
+def _note(here: WorkerContext, text: str) -> None:
+    _tell(here, {"phase": "note", "text": text})
 
 
-def _tell(progress: dict[str, Any]) -> None:
+def _tell(here: WorkerContext, progress: dict[str, Any]) -> None:
     if progress["phase"] != "note":
         phases.enter(progress["phase"])
-    get_worker().log_event(TOPIC, progress)
-
-
-def _memory() -> int:
-    """Bytes that this worker may take."""
-    limit = get_worker().memory_manager.memory_limit
-    available = psutil.virtual_memory().available
-    return min(limit, available) if limit else available
+    here.tell(TOPIC, progress)
 
 
 def _weights_version(weights: str) -> Sequence[int]:

@@ -157,7 +157,12 @@ class Pictures(Sequence[bytes]):
     def _read(self, group: int) -> pa.BinaryArray:
         number = self._group_file[group]
         with self._folder.open(self._files[number]) as handle:
-            parquet = pq.ParquetFile(handle, metadata=self._footers[number], pre_buffer=False)
+            parquet = pq.ParquetFile(
+                handle,
+                metadata=self._footers[number],
+                pre_buffer=False,
+                page_checksum_verification=True,
+            )
             jpegs = parquet.read_row_group(self._group_number[group], columns=["jpeg"])["jpeg"]
             # Copied, so that what is not wanted is not held.
             return jpegs.combine_chunks().take(pa.array(self._wanted[group]))

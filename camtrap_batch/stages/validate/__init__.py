@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch import phases
+from camtrap_batch.engine.base import WorkerContext
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
 from camtrap_batch.memory import give_back
@@ -129,7 +130,7 @@ class ValidateShard:
     def image_root(self) -> ImageRoot:
         return self.root
 
-    def run(self, shard: Shard, payload: bytes, worker: str) -> Receipt:
+    def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
         started = time.monotonic()
         rows = unpack(payload)
         seconds: dict[str, float] = {}
@@ -147,7 +148,7 @@ class ValidateShard:
         )
         verdicts = known | dict(zip(others, judged, strict=True))
         return self._finish(
-            shard, rows, [verdicts[row] for row in range(rows.num_rows)], seconds, started, worker
+            shard, rows, [verdicts[row] for row in range(rows.num_rows)], seconds, started, here.name
         )
 
     def crashed(self, shard: Shard, payload: bytes) -> Receipt:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.catalog import read_dataset_periods
 from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.findings import (
     DATE_COLUMNS,
@@ -24,7 +25,10 @@ from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
-from camtrap_batch.vocabulary import FINDING_KINDS
+from camtrap_batch.survey.checks import FROM_MANIFEST as DEPLOYMENT_COLUMNS
+from camtrap_batch.survey.checks import check_deployments, check_findings
+from camtrap_batch.survey.effort import make_deployments
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, USABLE
 
 VERSION = 1
 
@@ -32,7 +36,7 @@ _SIZES = ["width", "height"]
 FROM_MANIFEST = list(dict.fromkeys(["image_id", *DUPLICATE_COLUMNS, *DATE_COLUMNS, *_SIZES]))
 """Columns of the manifest that findings are made of."""
 
-_ORDER = list(FINDING_KINDS)
+_ORDER = [*FINDING_KINDS, *DEPLOYMENT_FINDINGS]
 
 
 def add_findings(context: Context, files: list[pa.Table]) -> list[str]:
@@ -48,11 +52,15 @@ def add_findings(context: Context, files: list[pa.Table]) -> list[str]:
         return []
     catalog, manifest = store.snapshot("catalog"), store.snapshot("manifest")
     near_bits = job.findings.near_bits
-    id_ = shard_id("findings", VERSION, "findings", near_bits, catalog.plan_id, manifest.plan_id)
+    periods, outages, _ = read_dataset_periods(job.dataset)
+    told = [] if periods is None else [[] if one is None else one.to_pylist() for one in (periods, outages)]
+    id_ = shard_id("findings", VERSION, "findings", near_bits, catalog.plan_id, manifest.plan_id, *told)
     counts: Counter[str] = Counter()
 
     def make() -> dict[str, pa.Table]:
         table = find_all(store, catalog, manifest, near_bits, files)
+        if periods is not None:
+            table = pa.concat_tables([table, find_in_deployments(store, manifest, periods, outages)])
         counts.update(
             {entry["values"]: entry["counts"] for entry in pc.value_counts(table["kind"]).to_pylist()}
         )
@@ -67,11 +75,26 @@ def add_findings(context: Context, files: list[pa.Table]) -> list[str]:
         inputs={"catalog": catalog.number, "manifest": manifest.number},
         meta=lambda: {
             "manifest_plan": manifest.plan_id,
-            "kinds": {kind: counts[kind] for kind in FINDING_KINDS if counts[kind]},
+            "kinds": {kind: counts[kind] for kind in _ORDER if counts[kind]},
         },
     )
     found = kind_counts(current_findings(store))
     return ["findings: " + ", ".join(f"{kind} {n:,}" for kind, n in found.items())] if found else []
+
+
+def find_in_deployments(
+    store: Run, manifest: Snapshot, periods: pa.Table, outages: pa.Table | None
+) -> pa.Table:
+    """What looks wrong in the deployments that somebody wrote down, as rows of the table."""
+    columns = ["image_id", "file_name", "deployment", "status", "utc_offset_minutes", *DEPLOYMENT_COLUMNS]
+    images = open_table(store.folder, manifest).to_table(columns=columns)
+    images = images.filter(pc.is_in(images["status"].cast(pa.string()), pa.array(USABLE)))
+    deployments, _ = make_deployments(images, periods, outages)
+    is_told = pc.is_in(deployments["location"], periods["location"].combine_chunks())
+    deployments = deployments.filter(is_told)
+    checks = check_deployments(deployments, images)
+    checks.sort(key=lambda check: _ORDER.index(check.kind))
+    return check_findings(checks, deployments, images.select(["image_id", "file_name"]))
 
 
 def find_all(

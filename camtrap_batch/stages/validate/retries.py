@@ -7,12 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, all_settled, digest, find_receipts, settled
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import open_table
+from camtrap_batch.store.tables import read_file, read_whole_files
 
 
 class Tries:
@@ -91,7 +90,7 @@ class Tries:
     ) -> list[int]:
         if manifest is None or not any(manifest.counts.get(status) for status in {"unreadable", *again}):
             return []
-        known = open_table(self._folder, manifest).to_table(columns=["image_id", "status", "modified"])
+        known, _ = read_whole_files(self._folder, manifest, ["image_id", "status", "modified"])
         status = known["status"].cast(pa.string())
         # What the listing does not show, such as a folder with a picture's name, is seen there if it changes.
         is_listed_fault = pc.and_(pc.equal(status, "unreadable"), known["modified"].is_valid())
@@ -101,5 +100,5 @@ class Tries:
 
     def _statuses(self, receipts: list[Receipt]) -> list[str]:
         files = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
-        tables = [pq.read_table(file, columns=["status"], filesystem=self._folder.arrow) for file in files]
+        tables = [read_file(self._folder, file, ["status"]) for file in files]
         return [status for table in tables for status in table["status"].to_pylist()]

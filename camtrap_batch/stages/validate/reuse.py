@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from camtrap_batch.errors import Damaged
 from camtrap_batch.images import Thumbnail, Verdict
+from camtrap_batch.store import redo
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import THUMBNAILS
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import open_table
+from camtrap_batch.store.tables import read_file, read_whole_files
 
 FILE, ROW = "known_file", "known_row"
 """Columns that say where a row's verdict stands: a manifest file of the run folder, and the row in it."""
@@ -39,7 +40,12 @@ def point_at_known(folder: Folder, manifest: Snapshot, rows: pa.Table, again: Co
     rows : with the columns file_name, listed_bytes and modified
     again : statuses that are not taken from the manifest
     """
-    known = open_table(folder, manifest).to_table(columns=["file_name", "bytes", "modified", "status"])
+    known, files = read_whole_files(
+        folder,
+        manifest,
+        ["file_name", "bytes", "modified", "status"],
+        but_shards=redo.asked(folder, "validate"),
+    )
     place = pc.index_in(rows["file_name"], value_set=known["file_name"].combine_chunks())
     same = pc.and_(
         pc.equal(known["bytes"].take(place), rows["listed_bytes"]),
@@ -47,11 +53,11 @@ def point_at_known(folder: Folder, manifest: Snapshot, rows: pa.Table, again: Co
     )
     is_wanted = pc.invert(pc.is_in(known["status"].take(place).cast(pa.string()), pa.array(sorted(again))))
     holds = pc.fill_null(pc.and_(pc.and_(same, is_wanted), pc.not_equal(rows["modified"], "")), False)
-    sizes = [file.rows for file in manifest.files]
+    sizes = [file.rows for file in files]
     file_of = pa.array(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
     row_of = pa.array(np.arange(sum(sizes)) - np.repeat(np.cumsum([0, *sizes])[:-1], sizes), pa.int32())
     place = pc.if_else(holds, place, pa.scalar(None, pa.int32()))
-    names = pa.array([file.file for file in manifest.files], pa.string())
+    names = pa.array([file.file for file in files], pa.string())
     return rows.append_column(FILE, names.take(file_of.take(place))).append_column(ROW, row_of.take(place))
 
 
@@ -65,18 +71,19 @@ def known_verdicts(folder: Folder, rows: pa.Table) -> dict[int, Verdict]:
             wanted.setdefault(file, []).append((row, place))
     found: dict[int, Verdict] = {}
     for file, _ in Counter({file: len(places) for file, places in wanted.items()}).most_common(_MOST_FILES):
-        found |= _read_verdicts(folder, file, wanted[file])
+        try:
+            found |= _read_verdicts(folder, file, wanted[file])
+        except (Damaged, FileNotFoundError):  # the images tell it again
+            continue
     return found
 
 
 def _read_verdicts(folder: Folder, file: str, wanted: list[tuple[int, int]]) -> dict[int, Verdict]:
     columns = [*_OF_VERDICT, "thumbnail_file", "thumbnail_row"]
-    table = pq.read_table(file, columns=columns, filesystem=folder.arrow)
+    table = read_file(folder, file, columns)
     records = table.take([place for _, place in wanted]).to_pylist()
     thumbnail_files = {record["thumbnail_file"] for record in records} - {None}
-    thumbnails = {
-        name: pq.read_table(name, columns=_OF_THUMBNAIL, filesystem=folder.arrow) for name in thumbnail_files
-    }
+    thumbnails = {name: read_file(folder, name, _OF_THUMBNAIL) for name in thumbnail_files}
     verdicts = {}
     for (row, _), record in zip(wanted, records, strict=True):
         name, place = record.pop("thumbnail_file"), record.pop("thumbnail_row")

@@ -1,15 +1,24 @@
 """Feature layers of ArcGIS Online and Enterprise that results are pushed to.
 
-`layer` is one layer: its fields, its rows, edits of it; `target` pushes a job's rows, each exactly once;
-`append` sends many of them in one request; `create` makes layers by their `definition`; `attach` attaches
-photos to features.
+`section` is what the job file says of them; `target` takes a job's layers together; `layer` is one of them:
+its fields, its rows, edits of it; `push` brings it up to date, each row exactly once; `append` sends many
+rows in one request; `create` makes layers by their `definition`; `attach` attaches photos to features.
 """
 
 from __future__ import annotations
 
-from camtrap_batch.targets.arcgis.attach import Attacher, Photo, photos_in
+from camtrap_batch.targets.arcgis.attach import Attacher, photos_in
 from camtrap_batch.targets.arcgis.create import create_layers
 from camtrap_batch.targets.arcgis.layer import RemoteLayer
+from camtrap_batch.targets.arcgis.section import PublishArcGIS, cameras_layer
 from camtrap_batch.targets.arcgis.target import ArcGISTarget
 
-__all__ = ["ArcGISTarget", "Attacher", "Photo", "RemoteLayer", "create_layers", "photos_in"]
+__all__ = [
+    "ArcGISTarget",
+    "Attacher",
+    "PublishArcGIS",
+    "RemoteLayer",
+    "cameras_layer",
+    "create_layers",
+    "photos_in",
+]

@@ -10,13 +10,13 @@ import mimetypes
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from camtrap_batch.errors import InputError, choices
+from camtrap_batch.errors import InputError, StageError, choices
 from camtrap_batch.portal.reading import (
     AT_ONCE,
     Attachment,
@@ -29,8 +29,8 @@ from camtrap_batch.portal.reading import (
     read_features,
     read_ids,
 )
-from camtrap_batch.portal.service import Refused, Service, Unknown, patiently
-from camtrap_batch.targets.arcgis.create import change_definition
+from camtrap_batch.portal.service import Refused, Service, Unknown, change_definition, with_retries
+from camtrap_batch.targets.base import Photo
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, ending_of
 
 _PHOTOS = IMAGE_ENDINGS | RAW_ENDINGS
@@ -40,15 +40,6 @@ _COPIES_AT_ONCE = 250
 _MARK = "camtrap:"  # keywords of what is attached here: whose photo it is
 _ONE_REQUEST, _PART = 9_000_000, 1_000_000  # bytes: ArcGIS Online takes more than 10 MB in parts alone
 _NOT_COPIED = ("esriFieldTypeOID", "esriFieldTypeGlobalID")
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A file to attach."""
-
-    name: str
-    size: int
-    read: Callable[[], bytes]
 
 
 @dataclass
@@ -165,7 +156,7 @@ class Attacher:
         self._features_of(cameras)
         if not self._layer.about.get("hasAttachments"):
             change = {"hasAttachments": True}
-            patiently(change_definition, self._service, self._layer.url, "updateDefinition", change)
+            with_retries(change_definition, self._service, self._layer.url, "updateDefinition", change)
             self._layer = look_at(self._service, self._layer.url)
         done, before = Attached(), None
         for _ in range(_TRIES):
@@ -186,6 +177,8 @@ class Attacher:
             done.there = sum(map(len, cameras.values())) - before
             done.attached = before - left - len(done.failed)
             if not left or self._stop.is_set():
+                if done.attached:
+                    self._drop_copies(cameras)
                 return done
             self._round(todo, features, {camera: free for camera, (_, free) in there.items()}, done)
         for camera, photos in todo.items():
@@ -260,9 +253,70 @@ class Attacher:
             if is_ours and one.name not in wanted:
                 gone[one.parent].append(one)
         for parent, some in gone.items():
-            ids = ",".join(str(one.id) for one in some)
-            self._service.send(f"{self._layer.url}/{parent}/deleteAttachments", {"attachmentIds": ids})
+            self._detach(parent, [one.id for one in some])
         return sum(map(len, gone.values()))
+
+    def _detach(self, parent: int, ids: Sequence[int]) -> None:
+        """Take attachments away. Raises StageError where one is still there afterwards."""
+        answer = self._service.send(
+            f"{self._layer.url}/{parent}/deleteAttachments", {"attachmentIds": ",".join(map(str, ids))}
+        )
+        results = answer.get("deleteAttachmentResults") or []
+        failed = [result for result in results if not result.get("success")]
+        if not failed and len(results) == len(ids):
+            return
+        # Another run may have taken it away at the same time.
+        left = {one.id: one.name for one in self._read([parent]) if one.id in ids}
+        if left:
+            said = [(result.get("error") or {}).get("description") for result in failed]
+            raise StageError(
+                f"{self._layer.url}: {next(iter(left.values()))} can't be taken away from feature {parent}: "
+                f"{next(filter(None, said), 'no reason given')}"
+            )
+
+    def _drop_copies(self, cameras: Iterable[str]) -> None:
+        """Of photos that another run has attached at the same time, keep the older one of each.
+
+        Whoever comes last sees them all. A feature that was a copy and has no photo left goes as well.
+        """
+        features = self._features_of(cameras)
+        emptied: dict[int, int] = {}
+        attached = self._read(sorted({number for own in features.values() for number in own}))
+        for camera, own in features.items():
+            numbers = set(own)
+            seen: set[tuple[str, int]] = set()
+            spare: dict[int, list[int]] = defaultdict(list)
+            theirs = [one for one in attached if one.parent in numbers and one.keywords == f"{_MARK}{camera}"]
+            for one in sorted(theirs, key=lambda one: one.id):
+                if (one.name, one.size) in seen:
+                    spare[one.parent].append(one.id)
+                seen.add((one.name, one.size))
+            for parent, ids in spare.items():
+                self._detach(parent, ids)
+                if parent != own[0] and len(ids) == sum(one.parent == parent for one in attached):
+                    emptied[parent] = own[0]
+        gone = [number for number, main in emptied.items() if self._is_copy(number, main)]
+        if gone:
+            self._service.send(f"{self._layer.url}/applyEdits", {"deletes": ",".join(map(str, gone))})
+
+    def _is_copy(self, number: int, main: int) -> bool:
+        answer = self._service.read(
+            f"{self._layer.url}/query", objectIds=f"{number},{main}", outFields="*", returnGeometry="true"
+        )
+        found = [
+            ({name: feature["attributes"][name] for name in self._copied}, feature.get("geometry"))
+            for feature in answer.get("features") or []
+        ]
+        return len(found) == 2 and found[0] == found[1]
+
+    @property
+    def _copied(self) -> set[str]:
+        """Fields that a copy of a feature shares with it."""
+        return {
+            entry["name"]
+            for entry in self._layer.about.get("fields") or []
+            if entry["type"] not in _NOT_COPIED and entry.get("editable") is not False
+        }
 
     def _read(self, parents: Sequence[int]) -> list[Attachment]:
         if not self._layer.about.get("hasAttachments"):
@@ -345,11 +399,7 @@ class Attacher:
             f"{self._layer.url}/query", objectIds=str(number), outFields="*", returnGeometry="true"
         )
         feature = answer["features"][0]
-        is_copied = {
-            entry["name"]
-            for entry in self._layer.about.get("fields") or []
-            if entry["type"] not in _NOT_COPIED and entry.get("editable") is not False
-        }
+        is_copied = self._copied
         copy: dict[str, Any] = {
             "attributes": {name: value for name, value in feature["attributes"].items() if name in is_copied}
         }

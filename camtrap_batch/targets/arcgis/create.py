@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.portal.service import Refused, Service
+from camtrap_batch.portal.service import Service, change_definition
 from camtrap_batch.targets.arcgis.definition import field_definition, key_index, layer_definition
 from camtrap_batch.targets.base import LayerRows
 
@@ -147,12 +147,3 @@ def _make(content: Any, title: str, job: str) -> str:
     if item is None:
         raise InputError("the portal does not make a feature service, and does not say why")
     return str(item.url)
-
-
-def change_definition(service: Service, url: str, operation: str, change: dict[str, Any]) -> None:
-    """Change the definition of a service or a layer, at its address for owners."""
-    admin = url.replace("/rest/services/", "/rest/admin/services/", 1)
-    try:
-        service.send(f"{admin}/{operation}", {operation: change})
-    except Refused as problem:
-        raise InputError(f"{url}: can't be changed ({operation}): {problem}") from None

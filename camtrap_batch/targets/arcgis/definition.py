@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from camtrap_batch.portal.reading import WGS_84
-from camtrap_batch.targets.arcgis.layer import kind_of
 from camtrap_batch.targets.base import LOCATION, LayerRows
 
 OBJECT_ID, GLOBAL_ID = "OBJECTID", "GlobalID"
@@ -102,6 +101,18 @@ def field_definition(column: pa.Field, name: str, key: str) -> dict[str, Any]:
     if kind == "text":
         definition["length"] = _LENGTHS.get(column.name, _LENGTH)
     return definition
+
+
+def kind_of(type_: pa.DataType) -> str:
+    """text, integer, real or date."""
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    tests: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+        (pa.types.is_integer, "integer"),
+        (pa.types.is_floating, "real"),
+        (pa.types.is_timestamp, "date"),
+    )
+    return next((kind for test, kind in tests if test(type_)), "text")
 
 
 def key_index(field: str) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.portal.reading import WGS_84, X, Y, look_at, read_features
-from camtrap_batch.portal.service import Service, Unknown
-from camtrap_batch.targets.base import JOB, LOCATION, LayerRows, row_hashes
+from camtrap_batch.portal.service import Service, Unknown, change_definition
+from camtrap_batch.targets.arcgis.definition import field_definition, kind_of
+from camtrap_batch.targets.base import JOB, LOCATION, LayerRows
+from camtrap_batch.targets.edits import STORED, row_hashes
 
 _KEYS_AT_ONCE = 200
 _DEGREES = 1e-6  # a tenth of a metre; layers keep their own units, and round
@@ -26,6 +28,7 @@ _WHOLE = {
     "esriFieldTypeInteger": 2**31,
     "esriFieldTypeBigInteger": 2**53,
 }
+_FILLED = ("esriFieldTypeOID", "esriFieldTypeGlobalID")
 _REAL = ("esriFieldTypeDouble", "esriFieldTypeSingle")
 _KINDS: dict[str, tuple[str, ...]] = {
     "text": _TEXT,
@@ -55,7 +58,7 @@ class Outcome:
 
 
 class RemoteLayer:
-    """A layer of points, or a table, that has a field for each column of some rows.
+    """A layer of points, or a table, that some rows go to.
 
     Parameters
     ----------
@@ -66,7 +69,13 @@ class RemoteLayer:
     Raises
     ------
     InputError
-        There is no such layer, it holds no points, can't be edited, or lacks a field.
+        There is no such layer, it holds no points, can't be edited, may hide what is added to it, wants a
+        value that no column has, or lacks the fields that say whose a row is.
+
+    Attributes
+    ----------
+    fields : one for each column
+    lacking : definitions of those that the layer does not have yet; nothing is read of them
     """
 
     def __init__(self, service: Service, url: str, rows: LayerRows, names: dict[str, str]) -> None:
@@ -74,9 +83,16 @@ class RemoteLayer:
         self.info = look_at(service, url)
         self.url, about = self.info.url, self.info.about
         self.has_points, self.object_id = self.info.has_points, self.info.object_id
+        if not self.has_points:
+            raise InputError(
+                f"{self.url}: is a table, and {rows.layer} have places; it should be a layer of points"
+            )
         _check_rights(self.url, about)
-        self.fields = _fields(self.url, about, rows, names)
-        self.key = self._field(rows.key)
+        _check_shows_all(self.url, about, service)
+        self.fields, self.lacking = _fields(self.url, about, rows, names)
+        _check_required(self.url, about, self.fields)
+        self.dates = {field.name for field in self.fields if field.type in _DATE}
+        self.key, self.owner = self._field(rows.key), self._field(JOB)
         self.key_is_unique = any(
             index.get("isUnique") and str(index.get("fields", "")).lower() == self.key.lower()
             for index in about.get("indexes") or []
@@ -85,16 +101,26 @@ class RemoteLayer:
     def _field(self, column: str) -> str:
         return next(field.name for field in self.fields if field.column == column)
 
+    def add_lacking(self) -> None:
+        """Give the layer the fields that it lacks. Raises InputError where that is not allowed."""
+        if not self.lacking:
+            return
+        try:
+            change_definition(self._service, self.url, "addToDefinition", {"fields": self.lacking})
+        except InputError as problem:
+            raise InputError(f"{_lacks(self.url, self.lacking)} ({problem})") from None
+        self.lacking = []
+
     def sent(self, rows: LayerRows) -> Sent:
         """The rows as this layer gets them."""
         return Sent(self, rows)
 
     def read_job(self, job: str) -> list[dict[str, Any]]:
         """Every row of a job, as `features` returns them."""
-        return self.features(f"{self._field(JOB)} = {quoted(job)}")
+        return self.features(f"{self.owner} = {quoted(job)}")
 
     def read_keys(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows with these keys, whosever they are."""
+        """The rows with these keys, whatever their owner."""
         found: list[dict[str, Any]] = []
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             some = ", ".join(map(quoted, keys[start : start + _KEYS_AT_ONCE]))
@@ -103,7 +129,7 @@ class RemoteLayer:
 
     def taken(self, job: str) -> list[tuple[str, str | None]]:
         """(key, job) of every row that has a key and is another job's, or nobody's."""
-        owner = self._field(JOB)
+        owner = self.owner
         where = f"({owner} <> {quoted(job)} OR {owner} IS NULL) AND {self.key} IS NOT NULL"
         return [
             (row[self.key], row[owner])
@@ -114,7 +140,8 @@ class RemoteLayer:
         self, where: str, *, fields: Iterable[str] | None = None, with_points: bool = True
     ) -> list[dict[str, Any]]:
         """Attributes of the rows, by object id, as `read_features` gives them."""
-        wanted = fields or [field.name for field in self.fields]
+        lacking = {definition["name"] for definition in self.lacking}
+        wanted = fields or [field.name for field in self.fields if field.name not in lacking]
         return read_features(self._service, self.info, where, wanted, with_points=with_points)
 
     def apply(
@@ -171,6 +198,7 @@ class Sent:
         self.hashes = row_hashes(self.values)
         self.keys: list[str] = self.values[layer.key].to_pylist()
         self.place = {key: place for place, key in enumerate(self.keys)}
+        self._require_different_keys()
 
     def features(
         self, places: Sequence[int], object_ids: Sequence[int | None] | None = None
@@ -200,14 +228,12 @@ class Sent:
             if mine == theirs:  # nearly always, and much faster than one by one
                 continue
             for number, (a, b) in enumerate(zip(mine, theirs, strict=True)):
-                if not _same(name, a, b):
+                if not _same(name, a, b, is_date=name in self._layer.dates):
                     different.setdefault(number, []).append(name)
         return different
 
     def compare(self, stored: Sequence[dict[str, Any]]) -> pa.Table:
         """What the layer holds of a job, as base.STORED; `row_hash` is that of the row where it is equal."""
-        from camtrap_batch.targets.base import STORED
-
         layer = self._layer
         location = layer._field(LOCATION)
         keys = [row[layer.key] for row in stored]
@@ -251,8 +277,23 @@ class Sent:
         # As the layer keeps it, so that it is found equal afterwards.
         return values.cast(pa.float32()).cast(pa.float64()) if field.type == _REAL[1] else values
 
+    def _require_different_keys(self) -> None:
+        """Raise InputError where keys differ in case alone: a unique index takes them for the same."""
+        seen: dict[str, str] = {}
+        for key in self.keys:
+            if (other := seen.setdefault(key.lower(), key)) != key:
+                raise InputError(
+                    f"{self._layer.url}: {self._layer.key} {other!r} and {key!r} differ in upper and lower "
+                    "case alone, which is the same to many a layer; rename one of them"
+                )
+
     def _cut(self, field: Field, values: pa.Array) -> pa.Array:
-        too_long = pc.greater(pc.utf8_length(values), field.length)
+        length = cast(int, field.length)
+        # A text has at most twice as many UTF-16 units, which is what a layer counts, as it has characters.
+        doubtful = pc.greater(pc.multiply(pc.utf8_length(values), 2), length).fill_null(False)
+        cut = [_first_units(text, length) for text in values.filter(doubtful).to_pylist()]
+        fitted = pc.replace_with_mask(values, doubtful, pa.array(cut, pa.string()))
+        too_long = pc.not_equal(fitted, values)
         if number := pc.sum(too_long.cast(pa.int64())).as_py():
             if field.name == self._layer.key:
                 raise InputError(
@@ -262,8 +303,12 @@ class Sent:
             self.notes.append(
                 f"{self._layer.url}: {number:,} texts are cut to {field.length} characters in {field.name}"
             )
-            values = pc.if_else(too_long, pc.utf8_slice_codeunits(values, 0, field.length), values)
-        return values
+        return fitted
+
+
+def _first_units(text: str, most: int) -> str:
+    """As much of a text as takes up to `most` UTF-16 units, without half of a surrogate pair."""
+    return text.encode("utf-16-le", "surrogatepass")[: 2 * most].decode("utf-16-le", "ignore")
 
 
 def quoted(text: str) -> str:
@@ -271,9 +316,11 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _same(name: str, ours: Any, theirs: Any) -> bool:
+def _same(name: str, ours: Any, theirs: Any, *, is_date: bool) -> bool:
     if ours is None or theirs is None:
         return ours is None and theirs is None
+    if is_date and isinstance(theirs, int | float) and theirs % 1000 == 0:
+        return bool(abs(ours - theirs) < 1000)  # many databases keep dates to the second
     if isinstance(ours, float):
         if not isinstance(theirs, int | float):
             return False
@@ -304,44 +351,72 @@ def _check_rights(url: str, about: dict[str, Any]) -> None:
         )
 
 
-def _fields(url: str, about: dict[str, Any], rows: LayerRows, names: dict[str, str]) -> list[Field]:
+def _check_shows_all(url: str, about: dict[str, Any], service: Service) -> None:
+    """Raise InputError where rows are hidden from who is signed in: they would be added again and again."""
+    query = str(about.get("viewDefinitionQuery") or about.get("definitionQuery") or "").strip()
+    if query:
+        what = "a view" if about.get("isView") else "a layer"
+        raise InputError(
+            f"{url}: is {what} that shows only rows where {' '.join(query.split())[:200]}: rows that are "
+            "pushed could be hidden; push to the layer that it is a view of, or take its filter away"
+        )
+    ownership = about.get("ownershipBasedAccessControlForFeatures") or {}
+    if ownership.get("allowOthersToQuery") is False and not service.owns(about.get("serviceItemId")):
+        raise InputError(
+            f"{url}: shows everyone their own rows alone (ownership-based access): rows that another account "
+            "has pushed are hidden; sign in as the layer's owner, or let all editors see all features"
+        )
+
+
+def _check_required(url: str, about: dict[str, Any], fields: Sequence[Field]) -> None:
+    """Raise InputError where the layer wants a value for a field that none of ours is for."""
+    ours = {field.name for field in fields}
+    tracking = {str(name) for name in (about.get("editFieldsInfo") or {}).values()}
+    for field in about.get("fields") or []:
+        is_filled = field["type"] in _FILLED or field.get("editable") is False or field["name"] in tracking
+        if is_filled or field["name"] in ours or field.get("nullable") is not False:
+            continue
+        if field.get("defaultValue") is None:
+            raise InputError(
+                f"{url}: field {field['name']} has to have a value in every row, and no column of ours goes "
+                "into it; make it nullable, give it a default, or name the column for it in publish.fields"
+            )
+
+
+def _fields(
+    url: str, about: dict[str, Any], rows: LayerRows, names: dict[str, str]
+) -> tuple[list[Field], list[dict[str, Any]]]:
+    """The field for each column, and the definitions of those that are not there."""
     there = {field["name"].lower(): field for field in about.get("fields") or []}
     if unknown := sorted(set(names) - set(rows.columns.column_names)):
         raise InputError(
             f"publish.fields.{rows.layer}: no column {unknown[0]!r}; possible: "
             f"{', '.join(rows.columns.column_names)}"
         )
-    found, missing = [], []
+    found, lacking = [], []
     for column in rows.columns.schema:
         name = names.get(column.name, column.name)
         field = there.get(name.lower())
         if field is None:
-            missing.append(name)
-            continue
+            field = {**field_definition(column, name, rows.key), "nullable": True}
+            lacking.append(field)
         wanted = _KINDS[kind_of(column.type)]
         if field["type"] not in wanted:
             raise InputError(f"{url}: field {name} is {field['type']}; it should be {' or '.join(wanted)}")
         if field.get("editable") is False:
             raise InputError(f"{url}: field {name} can't be edited; choose another (publish.fields)")
         found.append(Field(field["name"], field["type"], field.get("length"), column.name))
-    if missing:
-        raise InputError(
-            f"{url}: has no field {', '.join(missing)}; `camtrap layer create JOB` adds what is missing, "
-            "publish.fields names fields of one's own"
-        )
-    return found
+    # A layer without these is not one that a job's rows were ever on.
+    if any(names.get(column, column).lower() not in there for column in (rows.key, LOCATION, JOB)):
+        raise InputError(_lacks(url, lacking))
+    return found, lacking
 
 
-def kind_of(type_: pa.DataType) -> str:
-    """text, integer, real or date."""
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    tests: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
-        (pa.types.is_integer, "integer"),
-        (pa.types.is_floating, "real"),
-        (pa.types.is_timestamp, "date"),
+def _lacks(url: str, fields: Sequence[dict[str, Any]]) -> str:
+    return (
+        f"{url}: has no field {', '.join(field['name'] for field in fields)}; `camtrap layer create JOB` "
+        "adds what is missing, publish.fields names fields of one's own"
     )
-    return next((kind for test, kind in tests if test(type_)), "text")
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:

@@ -1,62 +1,25 @@
-"""A push to layers of ArcGIS: each row there exactly once, whatever happens on the way.
-
-Rows are known by their key. What to do is worked out from what the layer holds now; each batch is sent once,
-and where its outcome is not known, the layer is asked by key what has become of it before anything is sent
-again. With `append`, adds and updates go by append jobs first, which say nothing of single rows: the layer is
-read, and what they left undone is sent in batches. Afterwards the layer is read back and compared.
-Two pushes at a time that add the same row end with one of it: by the layer's unique index where it has one,
-else since both take away the younger copies.
-"""
+"""Layers of ArcGIS as the target of a push: a job's layers together, their photos, and making them."""
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict
+import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, cast
+from typing import ClassVar, Self
 
 import pyarrow as pa
 
 from camtrap_batch.errors import InputError, StageError
-from camtrap_batch.portal.reading import AT_ONCE
-from camtrap_batch.portal.service import Refused, Service, Unknown
-from camtrap_batch.targets.arcgis import append
-from camtrap_batch.targets.arcgis.layer import Outcome, RemoteLayer, Sent
-from camtrap_batch.targets.base import EDITS, LayerRows, Push, plan_edits
-
-BATCH = 250
-"""Most rows in one request."""
-
-OK = "ok"
-_TRIES = 6
-_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
-_ROUNDS = 3
-_MOST_FAILED_JOBS = 3  # in a row; then all that is left goes in batches
+from camtrap_batch.portal import Portal, Service, connect
+from camtrap_batch.store.run import Run
+from camtrap_batch.targets.arcgis.attach import Attacher
+from camtrap_batch.targets.arcgis.create import create_layers
+from camtrap_batch.targets.arcgis.push import LayerPush
+from camtrap_batch.targets.arcgis.section import PublishArcGIS
+from camtrap_batch.targets.base import EDITS, LOCATION, LayerRows, Photo, Push, Wanted
 
 
-@dataclass
-class _Edit:
-    """One row's edit and what came of it."""
-
-    kind: str
-    key: str
-    row: int | None
-    object_id: int | None
-    location: str | None
-    row_hash: str | None
-    result: str | None = None
-    time: datetime | None = None
-
-    def settle(self, result: str, object_id: int | None = None) -> None:
-        self.result, self.time = result, datetime.now(UTC)
-        if object_id is not None:
-            self.object_id = object_id
-
-
-@dataclass
+@dataclass(frozen=True)
 class ArcGISTarget:
     """Layers of one portal that a job's rows go to.
 
@@ -64,18 +27,46 @@ class ArcGISTarget:
     ----------
     urls : layer (cameras, events, photos) -> URL; layers without one are not pushed
     names : layer -> column -> name of its field there, where it has another
-    prune : delete the job's rows that are no more
     append : add and update rows by append jobs
-    stop : set by Ctrl-C: what is in flight is finished, the rest is left for the next push
+    wants_photos : the job asks for the best photos to be attached
+    portal : where the service is signed in
     """
 
     service: Service
     job: str
     urls: Mapping[str, str]
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    prune: bool = False
+    wanted: Wanted = field(default_factory=Wanted)
     append: bool = False
-    stop: threading.Event = field(default_factory=threading.Event)
+    wants_photos: bool = False
+    portal: str = ""
+
+    section: ClassVar[type[PublishArcGIS]] = PublishArcGIS
+    help: ClassVar[str] = "layers of a portal of ArcGIS"
+
+    @classmethod
+    def of(cls, run: Run, wanted: Wanted) -> Self:
+        """The job's layers, signed in to their portal. Raises as `connect` does."""
+        publish = run.job.publish
+        assert isinstance(publish, PublishArcGIS)  # noqa: S101 - `target_of` goes by the section
+        return cls(
+            Service(connect(Portal.of(publish, "publish"), *publish.urls.values())),
+            run.job.name,
+            publish.urls,
+            publish.fields,
+            wanted,
+            append=publish.append,
+            wants_photos=publish.best_photos,
+            portal=publish.portal,
+        )
+
+    def describe(self) -> str:
+        """What it is, and where."""
+        return f"{self.section.title} {self.portal}"
+
+    def check(self, layers: Sequence[LayerRows]) -> None:
+        """Raise InputError where no layer is named, or one can't take such rows; nothing is changed."""
+        self._look(layers)
 
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
         """Bring the layers up to date. All are looked at before any is changed.
@@ -86,298 +77,78 @@ class ArcGISTarget:
         Raises
         ------
         InputError
-            A layer is not there, lacks a field or a right, takes no append jobs where they are asked for, or
-            holds a key of another job.
+            No layer is named; one is not there, lacks a right or a field that can't be added, takes no append
+            jobs where they are asked for, or holds a key of another job.
+        StageError
+            More of a layer would be deleted than may be; nothing was sent.
         """
         works = self._look(layers)
-        for work in works:
-            work.plan()
+        refused = [reason for work in works if (reason := work.plan())]
+        notes = [f"a push stops here: {reason}" for reason in refused]
         stopped: StageError | None = None
-        for work in works if not dry_run else []:
-            try:
-                work.send()
-            except StageError as problem:
-                stopped = problem
-                break
+        if not dry_run:
+            if refused:
+                raise StageError(f"publish: {refused[0]}")
+            for work in works:
+                work.prepare()
+            stopped = self._send(works)
         return Push(
             pa.concat_tables([EDITS.empty_table(), *(work.table() for work in works)]),
             {work.remote.url: work.unchanged for work in works},
-            [note for work in works for note in work.notes],
+            [*(note for work in works for note in work.notes), *notes],
             stopped,
         )
 
-    def check(self, layers: Sequence[LayerRows]) -> None:
-        """Raise InputError where a layer is not there, or can't take such rows; nothing is changed."""
-        self._look(layers)
+    def attach(self, photos: Mapping[str, Sequence[Photo]], ours: re.Pattern[str]) -> list[str]:
+        """See `TakesPhotos.attach`."""
+        location = self.names.get("cameras", {}).get(LOCATION, LOCATION)
+        attacher = Attacher(
+            self.service,
+            self.urls["cameras"],
+            location_field=location,
+            one_feature=True,
+            stop=self.wanted.stop,
+        )
+        done = attacher.attach(photos) if photos else None
+        gone = attacher.prune(ours, {photo.name for some in photos.values() for photo in some})
+        if done is not None and done.failed:
+            photo, why = next(iter(done.failed.items()))
+            raise StageError(f"publish: {len(done.failed):,} best photos are not attached: {photo}: {why}")
+        attached = done.attached if done is not None else 0
+        return [f"{attached:,} best photos attached, {gone:,} taken away"] if attached or gone else []
 
-    def _look(self, layers: Sequence[LayerRows]) -> list[_LayerPush]:
+    def create(self, layers: Sequence[LayerRows], labels: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """See `MakesLayers.create`; raises as `create_layers` does."""
+        made, done = create_layers(self.service, self.job, layers, labels, self.urls, self.names)
+        if made == self.urls:
+            return {}, done
+        return {"target": "arcgis", "portal": self.portal, **made}, done
+
+    def _look(self, layers: Sequence[LayerRows]) -> list[LayerPush]:
+        if not self.urls:
+            raise InputError(
+                "publish: no layer to push to: give publish.cameras, publish.events or publish.photos; "
+                "`camtrap layer create JOB` makes them and prints their URLs"
+            )
         return [
-            _LayerPush(self, rows, self.urls[rows.layer], dict(self.names.get(rows.layer, {})))
+            LayerPush(
+                self.service,
+                self.job,
+                rows,
+                self.urls[rows.layer],
+                self.names.get(rows.layer, {}),
+                by_append=self.append,
+                wanted=self.wanted,
+            )
             for rows in layers
             if rows.layer in self.urls
         ]
 
-
-class _LayerPush:
-    def __init__(self, target: ArcGISTarget, rows: LayerRows, url: str, names: dict[str, str]) -> None:
-        self._target = target
-        self.remote = RemoteLayer(target.service, url, rows, names)
-        if target.append:
-            append.require_append(self.remote)
-        self._sent: Sent = self.remote.sent(rows)
-        self._rows = rows
-        self._edits: list[_Edit] = []
-        self.unchanged = 0
-        self.notes = list(self._sent.notes)
-
-    def plan(self) -> None:
-        """Work out the edits from what the layer holds now."""
-        self._require_own()
-        stored, copies = _once(self.remote, self.remote.read_job(self._target.job))
-        plan = plan_edits(self._rows, self._sent.hashes, self._sent.compare(stored), self.remote.url)
-        edits = [
-            _Edit(row["edit"], row["key"], row["row"], row["object_id"], row["location"], row["row_hash"])
-            for row in plan.to_pylist()
-        ]
-        gone = [edit for edit in edits if edit.kind == "delete"]
-        if gone and not self._target.prune:
-            self.notes.append(
-                f"{self._rows.layer}: {len(gone):,} rows of this job are no more; --prune deletes them"
-            )
-            edits = edits[len(gone) :]
-        self._edits = [self._removal(row) for row in copies] + edits
-        self.unchanged = self._rows.columns.num_rows - sum(edit.row is not None for edit in edits)
-        if not self.remote.key_is_unique:
-            self.notes.append(
-                f"{self._rows.layer}: the layer has no unique index on {self.remote.key}; "
-                "`camtrap layer create JOB` adds one"
-            )
-
-    def send(self) -> None:
-        """Do the edits, then read the layer back and compare."""
-        if self._target.append:
-            self._append([edit for edit in self._edits if edit.kind != "delete"])
-        self._send([edit for edit in self._edits if edit.result is None])
-        if not self._edits or self._target.stop.is_set():
-            return
-        for _ in range(_ROUNDS):
-            stored, copies = _once(self.remote, self.remote.read_job(self._target.job))
-            if not copies:
-                break
-            # Another push at the same time has added the same rows.
-            removals = [self._removal(row) for row in copies]
-            self._edits += removals
-            self._send(removals)
-        self._compare(stored)
-
-    def table(self) -> pa.Table:
-        """The edits as base.EDITS."""
-        return pa.Table.from_pylist(
-            [
-                {
-                    "layer": self.remote.url,
-                    "key": edit.key,
-                    "row_hash": edit.row_hash,
-                    "edit": edit.kind,
-                    "object_id": edit.object_id,
-                    "result": edit.result,
-                    "time": edit.time,
-                    "location": edit.location,
-                    "row": edit.row,
-                }
-                for edit in self._edits
-            ],
-            EDITS,
-        )
-
-    def _require_own(self) -> None:
-        for key, owner in self.remote.taken(self._target.job):
-            if key in self._sent.place:
-                whose = "no job" if owner is None else f"job {owner!r}"
-                raise InputError(
-                    f"{self.remote.url}: {self.remote.key} {key!r} belongs to {whose}, not to job "
-                    f"{self._target.job!r}; publish to another layer"
-                )
-
-    def _removal(self, row: dict[str, Any]) -> _Edit:
-        return _Edit("delete", row[self.remote.key], None, int(row[self.remote.object_id]), None, None)
-
-    def _append(self, edits: Sequence[_Edit]) -> None:
-        """Do adds and updates by append jobs, one after the other; those left undone have no result."""
-        if not edits:
-            return
-        size, place, failed, said = append.ROWS, 0, 0, ""
-        completed: list[_Edit] = []
-        try:
-            while place < len(edits) and failed < _MOST_FAILED_JOBS and not self._target.stop.is_set():
-                some = edits[place : place + size]
-                features = self._sent.features(list(map(_row, some)))
-                try:
-                    complaint = append.run_job(self._target.service, self.remote, features, self._target.stop)
-                except (Refused, Unknown) as problem:
-                    if isinstance(problem, Refused) and problem.is_too_large and size > BATCH:
-                        size = max(size // 2, BATCH)
-                        continue
-                    said, failed = str(problem), failed + 1
-                else:
-                    said, failed = complaint or said, 0
-                    completed += [] if complaint else some
-                place += len(some)
-            self._settle(edits, self.remote.read_job(self._target.job))
-        except StageError:
-            for edit in completed:  # as far as the server has said; the next push reads the layer
-                edit.settle(OK)
-            raise
-        left = sum(edit.result is None for edit in edits)
-        if left and not self._target.stop.is_set():
-            self.notes.append(
-                f"{self._rows.layer}: {left:,} rows were not done by append jobs, and are sent in batches"
-                f"{': ' if said else ''}{said[:200]}"
-            )
-
-    def _send(self, edits: Sequence[_Edit]) -> None:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            done = [pool.submit(self._batch, batch) for batch in _parts(edits, BATCH)]
-            failures = [failure for future in done if (failure := future.exception())]
-        if failures:
-            raise failures[0]
-
-    def _batch(self, edits: Sequence[_Edit]) -> None:
-        """Do some edits, however many tries it takes; each has a result afterwards."""
-        if self._target.stop.is_set():
-            return
-        pause, reason = _PAUSE_S, ""
-        left = list(edits)
-        for attempt in range(_TRIES):
-            if attempt:
-                if self._target.stop.wait(pause):
-                    return
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+    def _send(self, works: Sequence[LayerPush]) -> StageError | None:
+        """Send what the layers lack; why the rest was not sent, or None."""
+        for work in works:
             try:
-                reason = self._try(left)
-            except Unknown as problem:
-                reason = str(problem)
-                self._ask_what_is_there(left)
-            except Refused as problem:
-                # A call that was rolled back says so in this way as well: some of it may be there.
-                reason = str(problem)
-                self._ask_what_is_there(left)
-                left = [edit for edit in left if edit.result is None]
-                if len(left) == 1 and not problem.is_too_large:
-                    left[0].settle(reason)
-                elif left:
-                    half = (len(left) + 1) // 2
-                    self._batch(left[:half])
-                    self._batch(left[half:])
-                return
-            left = [edit for edit in left if edit.result is None]
-            if not left:
-                return
-        for edit in left:
-            edit.settle(f"given up after {_TRIES} tries: {reason}")
-
-    def _try(self, edits: Sequence[_Edit]) -> str:
-        """Send edits once and note what the server says of each; the reason of those to be tried again."""
-        kinds: dict[str, list[_Edit]] = defaultdict(list)
-        for edit in edits:
-            kinds[edit.kind].append(edit)
-        adds, updates, deletes = kinds["add"], kinds["update"], kinds["delete"]
-        outcomes = self.remote.apply(
-            self._sent.features(list(map(_row, adds))),
-            self._sent.features(list(map(_row, updates)), [edit.object_id for edit in updates]),
-            [int(edit.object_id or 0) for edit in deletes],
-        )
-        refused: list[tuple[_Edit, Outcome]] = []
-        for some, said in zip((adds, updates, deletes), outcomes, strict=True):
-            for edit, outcome in zip(some, said, strict=True):
-                if outcome.done:
-                    edit.settle(OK, outcome.object_id)
-                else:
-                    refused.append((edit, outcome))
-        if not refused:
-            return ""
-        # A row that is there already, by an earlier try or another push, is refused and yet as it should be.
-        self._ask_what_is_there([edit for edit, _ in refused])
-        for edit, outcome in refused:
-            if edit.result is None and not _was_rolled_back(outcome):
-                edit.settle(outcome.reason)
-        return refused[-1][1].reason
-
-    def _ask_what_is_there(self, edits: Sequence[_Edit]) -> None:
-        """Settle the edits that have been done, of which it is not known."""
-        self._settle(edits, self.remote.read_keys(sorted({edit.key for edit in edits})))
-
-    def _settle(self, edits: Sequence[_Edit], found: Sequence[dict[str, Any]]) -> None:
-        """Settle the edits that have been done, as the layer's rows with their keys show.
-
-        An add whose row is there and differs becomes an update, an update whose row is gone an add.
-        """
-        id_ = self.remote.object_id
-        there: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in sorted(found, key=lambda row: int(row[id_])):
-            there[row[self.remote.key]].append(row)
-        pairs = [(edit, row) for edit in edits if edit.kind != "delete" for row in there[edit.key]]
-        different = self._sent.differences([_row(edit) for edit, _ in pairs], [row for _, row in pairs])
-        for number, (edit, row) in enumerate(pairs):
-            if number not in different and edit.result is None:  # of copies, the oldest
-                edit.settle(OK, int(row[id_]))
-        for edit in edits:
-            ids = [int(row[id_]) for row in there[edit.key]]
-            if edit.kind == "delete":
-                if edit.object_id not in ids:
-                    edit.settle(OK)
-            elif edit.result is not None:
-                continue
-            elif ids and edit.kind == "add":
-                edit.kind, edit.object_id = "update", ids[0]
-            elif not ids and edit.kind == "update":
-                edit.kind, edit.object_id = "add", None
-
-    def _compare(self, stored: Sequence[dict[str, Any]]) -> None:
-        """Edits that the server called done and that are not on the layer are not done."""
-        held = {row[self.remote.key]: row for row in stored}
-        done = [edit for edit in self._edits if edit.result == OK]
-        sent = [edit for edit in done if edit.kind != "delete" and edit.key in held]
-        found = self._sent.differences(list(map(_row, sent)), [held[edit.key] for edit in sent])
-        differs = {id(sent[number]): names for number, names in found.items()}
-        for edit in done:
-            row = held.get(edit.key)
-            if edit.kind == "delete":
-                if row is not None and int(row[self.remote.object_id]) == edit.object_id:
-                    edit.settle("was called deleted, and is still on the layer")
-            elif row is None:
-                edit.settle(f"was called done ({edit.kind}), and is not on the layer")
-            elif different := differs.get(id(edit)):
-                edit.settle(
-                    f"was called done ({edit.kind}), and differs on the layer: {', '.join(different)}"
-                )
-            else:
-                edit.object_id = int(row[self.remote.object_id])
-
-
-def _parts(edits: Sequence[_Edit], size: int) -> list[Sequence[_Edit]]:
-    return [edits[start : start + size] for start in range(0, len(edits), size)]
-
-
-def _row(edit: _Edit) -> int:
-    return cast(int, edit.row)  # only a delete has none
-
-
-def _was_rolled_back(outcome: Outcome) -> bool:
-    return "rolled back" in outcome.reason.lower()
-
-
-def _once(
-    remote: RemoteLayer, rows: list[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows with a key, each key's oldest, and the younger copies of them."""
-    seen: set[str] = set()
-    first: list[dict[str, Any]] = []
-    copies: list[dict[str, Any]] = []
-    for row in sorted(rows, key=lambda row: int(row[remote.object_id])):
-        key = row[remote.key]
-        if key is None:
-            continue
-        (copies if key in seen else first).append(row)
-        seen.add(key)
-    return first, copies
+                work.send()
+            except StageError as problem:
+                return problem
+        return None

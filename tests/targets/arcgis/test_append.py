@@ -19,7 +19,8 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.rehearsal.layerserver import LayerServer
 from camtrap_batch.targets import LayerRows, Push
-from camtrap_batch.targets.arcgis import append, target
+from camtrap_batch.targets.arcgis import append
+from camtrap_batch.targets.arcgis import push as push_
 from camtrap_batch.targets.arcgis.definition import layer_definition
 
 N, ROWS = 620, 300  # three jobs
@@ -29,7 +30,7 @@ N, ROWS = 620, 300  # three jobs
 def _small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(append, "ROWS", ROWS)
     monkeypatch.setattr(append, "_PAUSE_S", 0.02)
-    monkeypatch.setattr(target, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(push_, "_PAUSE_S", 0.01)
 
 
 def with_changes(rows: LayerRows) -> LayerRows:
@@ -50,7 +51,7 @@ def test_first_second_changed_and_pruned_push(make_bench: Any) -> None:
     assert failures(push) == []
     require_equal(bench, rows)
     ids = {row["event_id"]: row["OBJECTID"] for row in bench.rows()}
-    assert {row["key"]: row["object_id"] for row in push.ledger.to_pylist()} == ids
+    assert {row["key"]: row["object_id"] for row in push.edits.to_pylist()} == ids
     assert bench.server.requests()["append"] == 3
     assert "applyEdits" not in bench.server.requests()
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 import yaml
 
 from camtrap_batch.cli import main
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import InputError, StageError
 from camtrap_batch.portal import Service
 from camtrap_batch.rehearsal.layerserver import LayerServer
 from camtrap_batch.rehearsal.layerserver.server import KRUGER_CAMERAS
@@ -169,3 +172,50 @@ def test_the_command(
         assert "no room for it" in said.err
     assert main(["layer", "attach", str(job), "--folder", str(folder)]) == 0
     require_all(server, name, folder)
+
+
+@pytest.mark.parametrize("one_feature", [True, False], ids=["own feature", "copies"])
+def test_photos_attached_twice_at_the_same_time_are_there_once(
+    server: LayerServer,
+    gis: Any,
+    layer: tuple[str, str],
+    folder: Path,
+    one_feature: bool,
+) -> None:
+    name, url = layer
+    both = threading.Barrier(2)
+
+    def run() -> None:
+        photos = photos_in(folder)
+        first = photos["1"][0]
+
+        def read() -> bytes:
+            both.wait(60)  # each has looked at the layer, and neither has attached anything
+            return first.read()
+
+        photos["1"][0] = replace(first, read=read)
+        done = Attacher(Service(gis), url, one_feature=one_feature).attach(photos)
+        assert done.failed == {}
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(run) for _ in range(2)]:
+            future.result()
+    Attacher(Service(gis), url, one_feature=one_feature).attach(photos_in(folder))
+    require_all(server, name, folder, features=5 if one_feature else 31)
+
+
+def test_a_photo_that_can_not_be_taken_away_is_an_error(
+    server: LayerServer,
+    gis: Any,
+    layer: tuple[str, str],
+    folder: Path,
+) -> None:
+    name, url = layer
+    attacher = Attacher(Service(gis), url, one_feature=True)
+    attacher.attach(photos_in(folder))
+    server.faults.add("rows", "deleteAttachments", times=None, message="locked by a sync")
+    with pytest.raises(StageError, match=r"can't be taken away from feature .*locked by a sync"):
+        attacher.prune(re.compile(r"IMG_0\.JPG"), set())
+    server.faults.clear()
+    assert attacher.prune(re.compile(r"IMG_0\.JPG"), set()) == 5
+    assert len(server.attachments(0, name)) == 26

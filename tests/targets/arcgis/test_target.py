@@ -17,7 +17,8 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.rehearsal.layerserver import LayerServer
 from camtrap_batch.targets import LayerRows, Push
-from camtrap_batch.targets.arcgis import ArcGISTarget, target
+from camtrap_batch.targets.arcgis import ArcGISTarget
+from camtrap_batch.targets.arcgis import push as push_
 from camtrap_batch.targets.arcgis.definition import layer_definition
 
 N = 620
@@ -25,7 +26,7 @@ N = 620
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(push_, "_PAUSE_S", 0.01)
 
 
 def test_first_second_and_changed_push(make_bench: Any) -> None:
@@ -36,8 +37,8 @@ def test_first_second_and_changed_push(make_bench: Any) -> None:
     assert failures(push) == []
     require_equal(bench, rows)
     ids = {row["event_id"]: row["OBJECTID"] for row in bench.rows()}
-    ledger = push.ledger.to_pylist()
-    assert {row["key"]: row["object_id"] for row in ledger} == ids
+    edits = push.edits.to_pylist()
+    assert {row["key"]: row["object_id"] for row in edits} == ids
 
     bench.server.reset_requests()
     again = bench.target().push([rows])
@@ -201,7 +202,7 @@ def test_keys_of_another_job_are_not_touched(make_bench: Any) -> None:
     rows = event_table(20)
     bench = make_bench(rows)
     bench.target().push([rows])
-    other = target.ArcGISTarget(bench.service, "other", {"events": bench.url})
+    other = ArcGISTarget(bench.service, "other", {"events": bench.url})
     theirs = rows.columns.set_column(
         rows.columns.column_names.index("job"), "job", [pa.repeat("other", rows.columns.num_rows)]
     )

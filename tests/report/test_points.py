@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camtrap_batch.report import ReportData
-from camtrap_batch.report.places import KM_PER_DEGREE, find_places, snap
+from camtrap_batch.report.points import KM_PER_DEGREE, find_points, snap
 
 degrees = st.tuples(st.floats(-180, 180), st.floats(-90, 90))
 
@@ -48,7 +48,7 @@ def test_cameras_at_one_point_are_one_place(make_data: Callable[..., ReportData]
     table = table.set_column(x, "longitude", pa.array([36.0, 36.0, 36.5, None]))
     y = table.column_names.index("latitude")
     table = table.set_column(y, "latitude", pa.array([1.0, 1.0, 1.0, 1.0]))
-    places = find_places(table, 0)
+    places = find_points(table, 0)
     assert sorted(place.locations for place in places) == [("C0000", "C0001"), ("C0002",)]
     both = next(place for place in places if len(place.locations) == 2)
     assert both.n_events == sum(table["n_events"].to_pylist()[:2])
@@ -59,5 +59,5 @@ def test_not_a_number_is_no_place(make_data: Callable[..., ReportData]) -> None:
     table = make_data(cameras=2).locations
     assert table is not None
     x = table.column_names.index("longitude")
-    places = find_places(table.set_column(x, "longitude", pa.array([float("nan"), 36.0])), 1)
+    places = find_points(table.set_column(x, "longitude", pa.array([float("nan"), 36.0])), 1)
     assert [place.locations for place in places] == [("C0001",)]

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Place:
+class MapPoint:
     """A point (degrees, WGS 84) with the cameras at it: several where they stand or are blurred together."""
 
     longitude: float
@@ -28,7 +28,7 @@ class Place:
     top_label: str | None
 
 
-def find_places(locations: pa.Table, blur_km: float, groups: frozenset[str] = frozenset()) -> list[Place]:
+def find_points(locations: pa.Table, blur_km: float, groups: frozenset[str] = frozenset()) -> list[MapPoint]:
     """The different points of schemas.LOCATIONS, those with most events first; unknown ones are left out.
 
     Labels in `groups` are no species: they count as events alone.
@@ -44,8 +44,8 @@ def find_places(locations: pa.Table, blur_km: float, groups: frozenset[str] = fr
     together: dict[tuple[float, float], list[dict[str, Any]]] = {}
     for point, row in zip(zip(x.tolist(), y.tolist(), strict=True), rows, strict=True):
         together.setdefault(point, []).append(row)
-    places = [_place(*point, here, groups) for point, here in together.items()]
-    return sorted(places, key=lambda place: (-place.n_events, place.locations))
+    points = [_point(*point, here, groups) for point, here in together.items()]
+    return sorted(points, key=lambda point: (-point.n_events, point.locations))
 
 
 def snap(longitude: Floats, latitude: Floats, blur_km: float) -> tuple[Floats, Floats]:
@@ -58,7 +58,7 @@ def snap(longitude: Floats, latitude: Floats, blur_km: float) -> tuple[Floats, F
     return np.clip(np.round(longitude / x_step) * x_step, -180, 180), y
 
 
-def _place(longitude: float, latitude: float, rows: list[dict[str, Any]], groups: frozenset[str]) -> Place:
+def _point(longitude: float, latitude: float, rows: list[dict[str, Any]], groups: frozenset[str]) -> MapPoint:
     events: Counter[str] = Counter()
     for row in rows:
         for entry in row["events_by_label"] or []:
@@ -67,4 +67,4 @@ def _place(longitude: float, latitude: float, rows: list[dict[str, Any]], groups
     top = min(events, key=lambda label: (-events[label], label)) if events else None
     names = tuple(sorted(str(row["location"]) for row in rows))
     n_events = sum(row["n_events"] or 0 for row in rows)
-    return Place(longitude, latitude, names, n_events, len(events), top)
+    return MapPoint(longitude, latitude, names, n_events, len(events), top)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from camtrap_batch.model.stream import beside, in_order
+from camtrap_batch.runtime.stream import beside, in_order
 
 
 def test_items_in_their_order_made_before_they_are_asked_for() -> None:

@@ -90,7 +90,8 @@ def register(client: Client) -> None:
     """Put the page on the scheduler, unless it is there. Raises whatever keeps the scheduler from it."""
     import cloudpickle  # a requirement of Dask
 
-    from camtrap_batch.engine.dask import board, metrics
+    from camtrap_batch.engine.dask import board
+    from camtrap_batch.monitor import metrics
 
     page = (files("camtrap_batch.engine.dask") / "page.html").read_text("utf-8")
     modules = (metrics, board)

@@ -13,12 +13,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from distributed import Future, get_client, get_worker
 from distributed.comm.addressing import get_address_host
 
+from camtrap_batch.engine.base import Joins, Nobody
+
 if TYPE_CHECKING:
+    from distributed import Worker
+
+    from camtrap_batch.engine.visibility import Visibility
     from camtrap_batch.model.team import SoloTeam
 
 _COME_S = 60.0
@@ -28,14 +33,8 @@ _POLL_S = 0.1
 _LAST_WORDS_S = 15.0
 
 
-class Joins(Protocol):
-    """What the others do: a part of the training, in `team`."""
-
-    def join(self, team: SoloTeam, batch: int) -> None: ...
-
-
 @dataclass
-class Others:
+class JoiningWorkers:
     """The tasks of the other workers, by address."""
 
     tasks: dict[str, Future[Any]] = field(default_factory=dict)
@@ -52,8 +51,10 @@ class Others:
 
 
 @contextmanager
-def gathered(work: Joins, batch: int) -> Iterator[tuple[SoloTeam, Others]]:
-    """The team of this worker and the other GPU workers that are there; `SoloTeam` where there are none.
+def gathered(
+    worker: Worker, visibility: Visibility, work: Joins, batch: int
+) -> Iterator[tuple[SoloTeam, JoiningWorkers | Nobody]]:
+    """The team of `worker`, which this runs on, and the other GPU workers that are there.
 
     Raises
     ------
@@ -62,11 +63,11 @@ def gathered(work: Joins, batch: int) -> Iterator[tuple[SoloTeam, Others]]:
     """
     from camtrap_batch.model.team import WAIT, SoloTeam, Team, open_store
 
-    others = Others()
-    me = get_worker().address
+    others = JoiningWorkers()
+    me = worker.address
     addresses = _other_gpu_workers(me)
     if not addresses:
-        yield SoloTeam(), others
+        yield SoloTeam(), Nobody()
         return
     host = get_address_host(me)
     store, port = open_store(host, None, WAIT)
@@ -76,6 +77,7 @@ def gathered(work: Joins, batch: int) -> Iterator[tuple[SoloTeam, Others]]:
             others.tasks[address] = client.submit(
                 _join,
                 work,
+                visibility,
                 batch,
                 host,
                 port,
@@ -98,13 +100,15 @@ def gathered(work: Joins, batch: int) -> Iterator[tuple[SoloTeam, Others]]:
         client.cancel(list(others.tasks.values()))
 
 
-def _join(work: Joins, batch: int, host: str, port: int) -> None:
+def _join(work: Joins, visibility: Visibility, batch: int, host: str, port: int) -> None:
     """The task of another worker."""
+    from camtrap_batch.engine.dask.context import here
     from camtrap_batch.model.team import WAIT, Team, TeamLost, open_store
 
     try:
         store, _ = open_store(host, port, WAIT)
-        me, device = get_worker().address, _device()
+        worker = get_worker()
+        me, device = worker.address, _device()
         store.set(f"here/{me}", device.type)
         team = json.loads(store.get("team"))
     except RuntimeError:  # who asked is gone
@@ -113,13 +117,13 @@ def _join(work: Joins, batch: int, host: str, port: int) -> None:
         return
     try:
         with Team(store, team.index(me), len(team), device) as joined:
-            work.join(joined, batch)
+            work.join(joined, batch, here(worker, visibility))
     except TeamLost:
         # The worker that has the task says so, and asks again.
         return
 
 
-def _wait_for(is_here: Callable[[str], bool], others: Others) -> list[str]:
+def _wait_for(is_here: Callable[[str], bool], others: JoiningWorkers) -> list[str]:
     """Addresses of those that came, in order."""
     deadline = time.monotonic() + _COME_S
     here: set[str] = set()

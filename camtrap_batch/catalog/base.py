@@ -1,0 +1,123 @@
+"""What a format of data sets is: a `Reader`, and the section of the job file that it reads.
+
+To add one, write a class like those in `csv` or `cct` and name it in `READERS`; a package of one's own names
+it in its metadata:
+
+    [project.entry-points."camtrap_batch.readers"]
+    myformat = "my_package:MyReader"
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import fsspec
+import pyarrow as pa
+
+from camtrap_batch.catalog.table import Catalog
+from camtrap_batch.errors import InputError
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.job import Dataset
+from camtrap_batch.registry import Registry
+from camtrap_batch.remote import plain, shown
+
+Section = TypeVar("Section", bound=Dataset)
+
+_OF_NO_MATTER = frozenset({"metadata", "images", "storage_options", "cameras", "outages"})
+_ALWAYS_NAMED = frozenset({"format", "location", "utc_offset"})
+
+
+class Reader(Protocol, Generic[Section]):
+    """Reads data sets of one format; derive from it to have what is the same for most.
+
+    Attributes
+    ----------
+    section : `dataset` in the job file: a `Dataset` whose `format` is a Literal with the format's name; it
+        checks what can be checked without looking at the data set
+    help : what the format is, in a few words
+    ids_are_paths : whether images have no id but their path; then files that were renamed keep their id
+    dataset : the section of the job at hand
+    """
+
+    section: ClassVar[type[Dataset]]
+    help: ClassVar[str]
+    ids_are_paths: ClassVar[bool] = False
+    dataset: Section
+
+    def __init__(self, dataset: Section) -> None:
+        self.dataset = dataset
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the data set may have labels to train on."""
+        return True
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Tells cheaply whether what describes the data set is the same as before; JSON values.
+
+        Raises InputError where it is not there.
+        """
+        return file_fingerprint(str(self.dataset.metadata))
+
+    def read(self) -> Catalog:
+        """The catalog; `table.make_catalog` makes one of columns. Raises InputError, with file and line."""
+        ...
+
+    def cameras(self) -> pa.Table | None:
+        """Coordinates of the camera locations, as `cameras.CAMERAS`, where the format itself has them."""
+        return None
+
+    def periods(self) -> pa.Table | None:
+        """Deployments with their start and end, as `cameras.PERIODS`, where the format itself has them."""
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """The keys that the catalog depends on, besides what `fingerprint` looks at; JSON values.
+
+        A key that is not set is left out, so that adding one to a format changes no catalog that there is.
+        """
+        content = self.dataset.model_dump(mode="json", exclude=set(_OF_NO_MATTER))
+        fields = type(self.dataset).model_fields
+        unset = {
+            key for key in content if getattr(self.dataset, key) == fields[key].get_default()
+        } - _ALWAYS_NAMED
+        return {"location": None, **{key: content[key] for key in content if key not in unset}}
+
+    def images(self, run_url: str) -> ImageRoot:
+        """Where the images are; `run_url` is the run folder, to keep what is asked for only once."""
+        return ImageRoot(str(self.dataset.images), self.dataset.storage_options)
+
+
+READERS: Registry[type[Reader[Any]]] = Registry(
+    "camtrap_batch.readers",
+    {
+        "cct": "camtrap_batch.catalog.cct:CctReader",
+        "csv": "camtrap_batch.catalog.csv:CsvReader",
+        "camtrap-dp": "camtrap_batch.catalog.camtrap_dp:CamtrapDpReader",
+        "folder": "camtrap_batch.catalog.folder:FolderReader",
+        "feature-layer": "camtrap_batch.catalog.feature_layer:FeatureLayerReader",
+    },
+)
+"""Value of `dataset.format` -> its reader."""
+
+
+def reader_of(dataset: Dataset) -> Reader[Any]:
+    """The reader of a job's data set."""
+    return READERS[dataset.format](dataset)
+
+
+def file_fingerprint(path: str) -> dict[str, Any]:
+    """Size and time or checksum of a file or URL. Raises InputError where it is not there, or a folder."""
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(path)
+        info = filesystem.info(inner)
+    except FileNotFoundError:
+        raise InputError(f"{shown(path)}: no such file (dataset.metadata)") from None
+    except Exception as problem:  # clients of object stores have errors of their own
+        raise InputError(f"{shown(path)}: can't be read (dataset.metadata): {plain(problem)}") from None
+    if info.get("type") == "directory":
+        raise InputError(f"{path}: is a folder (dataset.metadata); it should be a file")
+    version = next(
+        (info[key] for key in ("mtime", "ETag", "etag", "LastModified", "updated") if info.get(key)), ""
+    )
+    return {"bytes": info.get("size"), "version": str(version)}

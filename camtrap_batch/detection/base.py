@@ -1,0 +1,183 @@
+"""Detectors: where the boxes in pictures come from.
+
+A detector either looks at pictures, on workers (`PictureDetector`), or knows the boxes of the catalog's files
+already, since someone else's has looked at them (`KnownDetector`). `DETECTORS` has one of each kind by name;
+another package adds its own through an entry point of the group `camtrap_batch.detectors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from camtrap_batch.registry import Registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from camtrap_batch.runtime import Device, Precision
+
+LEAST = 0.005
+"""Confidence below which a box is not kept, as in MegaDetector's results."""
+
+ANIMAL, PERSON, VEHICLE = "animal", "person", "vehicle"
+
+_PEOPLE = ("person", "people", "human")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a detector found in one picture, the surest box first.
+
+    Attributes
+    ----------
+    boxes : (n, 4) float32: x, y of the upper left corner, width, height, as parts of the upright picture's
+    confidence : (n,) float32
+    category : (n,) int16, a place in the detector's `categories`
+    """
+
+    boxes: npt.NDArray[np.float32]
+    confidence: npt.NDArray[np.float32]
+    category: npt.NDArray[np.int16]
+
+    def __len__(self) -> int:
+        return len(self.confidence)
+
+    @classmethod
+    def nothing(cls) -> Found:
+        """No box."""
+        return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int16))
+
+
+@dataclass
+class Tally:
+    """What finding took: seconds of waiting for pictures, and in the network."""
+
+    read_s: float = 0.0
+    forward_s: float = 0.0
+
+
+class Finder(Protocol):
+    """A detector, loaded on a worker."""
+
+    def find(self, pictures: Iterable[bytes], tally: Tally | None = None) -> Iterator[Found | str]:
+        """For each image file's bytes, in order: what is in the picture, or why it does not decode.
+
+        Pictures are taken from the iterator ahead of the network.
+        """
+        ...
+
+
+class Detector(Protocol):
+    """A detector as a job names it, opened and checked. It is pickled, and so holds no network.
+
+    Attributes
+    ----------
+    help : a line for people
+    detector_id : 16 hex digits, of everything that its boxes depend on
+    categories : names of what it finds; a box's category is a place in it
+    """
+
+    help: ClassVar[str]
+
+    @property
+    def detector_id(self) -> str: ...
+
+    @property
+    def categories(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class PictureDetector(Detector, Protocol):
+    """One that looks at pictures."""
+
+    endings: ClassVar[tuple[str, ...]]
+    """Of the file names that `detect.model` gives, such as .onnx; a package's own need not be files."""
+
+    @classmethod
+    def open(cls, path: str, *, size: int | None = None, tiles: int = 1, key: str = "detect.model") -> Any:
+        """The detector in a file.
+
+        Parameters
+        ----------
+        size : side of the pictures it is to see, in pixels; None: what it says of itself
+        tiles : 2: overlapping quarters of large pictures are looked at, too
+        key : of the job file, for messages
+
+        Raises
+        ------
+        InputError
+            It can't be used; the message says why, on one line.
+        """
+        ...
+
+    @property
+    def files(self) -> dict[str, bytes | Path]:
+        """What a run folder keeps of it, by name: contents, or where they are."""
+        ...
+
+    def load(self, folder: Path, device: Device, threads: int, batch: int, precision: Precision) -> Finder:
+        """Make it ready on a worker, where `files` lie in `folder`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """Boxes that are known of a catalog's rows.
+
+    Attributes
+    ----------
+    boxes : for each row a list of `results.BOX`, null where nothing is known of it
+    why : for each row without boxes a status (`unreadable`: the detector failed; `no_result`)
+    meta, notes : for the snapshot, for people
+    """
+
+    boxes: pa.ListArray
+    why: pa.Array
+    meta: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@runtime_checkable
+class KnownDetector(Detector, Protocol):
+    """One whose boxes are known."""
+
+    def match(self, rows: pa.Table) -> Known:
+        """Its boxes of rows of the manifest (image_id, file_name, width, height).
+
+        Raises
+        ------
+        InputError
+            They are of other images.
+        """
+        ...
+
+
+DETECTORS: Registry[type[Detector]] = Registry(
+    "camtrap_batch.detectors",
+    {
+        "onnx": "camtrap_batch.detection.onnx:OnnxDetector",
+        "results": "camtrap_batch.detection.results:ResultsDetector",
+        "catalog": "camtrap_batch.detection.catalog:CatalogDetector",
+    },
+)
+
+
+Meaning = Literal["animal", "person", "vehicle"]
+
+
+def meaning(category: str, animal: str = ANIMAL) -> Meaning | None:
+    """What a detector's category counts as.
+
+    >>> meaning("Human"), meaning("car"), meaning("deer", animal="deer")
+    ('person', None, 'animal')
+    """
+    name = category.strip().casefold()
+    if name == animal.casefold():
+        return "animal"
+    return "person" if name in _PEOPLE else "vehicle" if name == VEHICLE else None

@@ -1,0 +1,268 @@
+"""Boxes that people drew: of COCO Camera Traps annotations and of Camtrap DP observations.
+
+Every such box is sure (confidence 1). What is in it counts as an animal, unless its category says person or
+vehicle. An image without a box is known to have none only where its annotations say so: one that is labelled,
+but not boxed, has no result.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.catalog.datapackage import open_package
+from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.detection.base import ANIMAL, PERSON, VEHICLE, Known, meaning
+from camtrap_batch.detection.results import BOX
+from camtrap_batch.errors import InputError
+from camtrap_batch.remote import shown
+from camtrap_batch.vocabulary import EMPTY
+
+CATEGORIES = (ANIMAL, PERSON, VEHICLE)
+_FORMATS = ("cct", "camtrap-dp")
+_VEHICLES = ("vehicle", "car", "truck", "motorcycle", "bicycle")
+_OUTSIDE = 0.02  # as in results files
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: str | int
+    width: float | None = None
+    height: float | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: str | int
+    category_id: int
+    bbox: list[float] | None = None
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: int
+    name: str | None = None
+
+
+class _Cct(msgspec.Struct, gc=False):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Boxes as the metadata have them.
+
+    Attributes
+    ----------
+    image_id : (n,) str of each box
+    corners : (n, 4) float64: x, y, width, height
+    category : (n,) int16, a place in `CATEGORIES`
+    in_pixels : whether corners are pixels, else parts of the picture
+    sizes : image id -> width and height that the metadata give
+    empty : ids of images of which the metadata say that there is nothing
+    """
+
+    image_id: list[str]
+    corners: npt.NDArray[np.float64]
+    category: npt.NDArray[np.int16]
+    in_pixels: bool
+    sizes: Mapping[str, tuple[float, float]]
+    empty: frozenset[str]
+
+
+@dataclass(frozen=True)
+class CatalogDetector:
+    """The boxes of the data set's own metadata."""
+
+    path: str
+    detector_id: str
+    drawn: Drawn
+
+    help: ClassVar[str] = "the boxes of the metadata: bboxes of COCO Camera Traps and Camtrap DP"
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return CATEGORIES
+
+    @classmethod
+    def open(cls, path: str, *, kind: str, key: str = "detect.results") -> CatalogDetector:
+        """Read the boxes in the metadata of a data set.
+
+        Parameters
+        ----------
+        kind : format of the data set
+
+        Raises
+        ------
+        InputError
+            There are none, or the format knows none.
+        """
+        if kind not in _FORMATS:
+            raise InputError(
+                f"{key}: catalog: metadata of the format {kind} have no boxes; possible with "
+                f"{' and '.join(_FORMATS)}"
+            )
+        drawn = _of_cct(path, key) if kind == "cct" else _of_camtrap_dp(path)
+        if not drawn.image_id:
+            raise InputError(f"{key}: catalog: {shown(path)} has no box (bbox)")
+        hash_ = hashlib.sha256("\n".join(drawn.image_id).encode())
+        hash_.update(drawn.corners.tobytes() + drawn.category.tobytes())
+        return cls(path, hash_.hexdigest()[:16], drawn)
+
+    def match(self, rows: pa.Table) -> Known:
+        drawn = self.drawn
+        ids = rows["image_id"].combine_chunks()
+        row_of = pc.index_in(pa.array(drawn.image_id, pa.string()), value_set=ids)
+        row_of = row_of.fill_null(-1).to_numpy().astype(np.int64)
+        mine = np.flatnonzero(row_of >= 0)
+        order = mine[np.argsort(row_of[mine], kind="stable")]
+        corners, turned = self._in_parts(rows, ids, row_of, order)
+        n = len(ids)
+        lengths = np.bincount(row_of[order], minlength=n)
+        is_empty = pc.is_in(ids, value_set=pa.array(sorted(drawn.empty), pa.string()))
+        is_known = is_empty.to_numpy(zero_copy_only=False) | (lengths > 0)
+        values = pa.StructArray.from_arrays(
+            [
+                *(pa.array(corners[:, number].astype(np.float32)) for number in range(4)),
+                pa.array(np.ones(len(order), np.float32)),
+                pa.array(drawn.category[order]),
+            ],
+            fields=list(BOX),
+        )
+        lists = pa.ListArray.from_arrays(
+            pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values, mask=pa.array(~is_known)
+        )
+        others = len(drawn.image_id) - len(mine)
+        notes = [f"{len(order):,} boxes of the metadata, in {int((lengths > 0).sum()):,} of {n:,} images"]
+        if others:
+            notes.append(f"{others:,} boxes of the metadata are of no usable image")
+        if turned:
+            notes.append(f"{turned:,} boxes are of the picture as EXIF turns it; the metadata's size says so")
+        meta = {"file": shown(self.path), "images": int(is_known.sum()), "without": int((~is_known).sum())}
+        return Known(lists, pc.if_else(pa.array(is_known), "ok", "no_result"), meta, notes)
+
+    def _in_parts(
+        self, rows: pa.Table, ids: pa.StringArray, row_of: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float64], int]:
+        """Boxes as parts of their pictures, inside them; how many are of a picture that EXIF turns.
+
+        Raises InputError where a box is not inside its picture, by pixels that the metadata or the file give.
+        """
+        drawn = self.drawn
+        corners = drawn.corners[order].copy()
+        turned = 0
+        if drawn.in_pixels:
+            width, height = (
+                rows[name].fill_null(0).to_numpy().astype(np.float64)[row_of[order]]
+                for name in ("width", "height")
+            )
+            for number, box in enumerate(order.tolist()):
+                if size := drawn.sizes.get(drawn.image_id[box]):
+                    turned += size == (height[number], width[number]) and size[0] != size[1]
+                    width[number], height[number] = size
+            corners /= np.maximum(np.stack([width, height, width, height], axis=1), 1)
+        left, top = corners[:, 0], corners[:, 1]
+        right, bottom = left + corners[:, 2], top + corners[:, 3]
+        inside = (np.minimum(left, top) >= -_OUTSIDE) & (np.maximum(right, bottom) <= 1 + _OUTSIDE)
+        inside &= np.minimum(corners[:, 2], corners[:, 3]) >= 0
+        if not inside.all():
+            wrong = int(order[np.argmin(inside)])
+            box = ", ".join(f"{value:g}" for value in drawn.corners[wrong])
+            raise InputError(
+                f"{shown(self.path)}: image {drawn.image_id[wrong]!r}: bbox [{box}] is not inside the "
+                "picture; should be x, y, width, height in the upright picture"
+            )
+        left, top = np.clip(left, 0, 1), np.clip(top, 0, 1)
+        width, height = np.clip(right, 0, 1) - left, np.clip(bottom, 0, 1) - top
+        return np.stack([left, top, width, height], axis=1), int(turned)
+
+
+def _of_cct(path: str, key: str) -> Drawn:
+    data = read_json(path, key)
+    collecting = gc.isenabled()
+    gc.disable()  # millions of small objects are made, and none becomes garbage
+    try:
+        content = msgspec.json.decode(data, type=_Cct)
+    except msgspec.ValidationError as problem:
+        raise InputError(f"{path}: not COCO Camera Traps with boxes: {problem} ({key})") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise InputError(f"{path}: not JSON, or cut off: {problem} ({key})") from None
+    finally:
+        if collecting:
+            gc.enable()
+    names = {category.id: (category.name or "").strip() for category in content.categories}
+    empty = {number for number, name in names.items() if number == 0 or name.casefold() == EMPTY}
+    marked = [mark for mark in content.annotations if mark.bbox]
+    for mark in marked:
+        if len(mark.bbox or ()) != 4:
+            raise InputError(
+                f"{path}: image {mark.image_id!r}: bbox has {len(mark.bbox or ())} numbers, not 4"
+            )
+    ids = [str(mark.image_id) for mark in marked]
+    boxed = set(ids)
+    sizes = {
+        str(image.id): (float(image.width), float(image.height))
+        for image in content.images
+        if image.width and image.height and str(image.id) in boxed
+    }
+    labels: dict[str, bool] = {}
+    for mark in content.annotations:
+        name = str(mark.image_id)
+        labels[name] = labels.get(name, True) and mark.category_id in empty
+    return Drawn(
+        ids,
+        np.array([mark.bbox for mark in marked], np.float64).reshape(-1, 4),
+        np.array([_place(names.get(mark.category_id, "")) for mark in marked], np.int16),
+        True,
+        sizes,
+        frozenset(name for name, is_empty in labels.items() if is_empty and name not in boxed),
+    )
+
+
+def _of_camtrap_dp(path: str) -> Drawn:
+    columns = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
+    with open_package(path) as package:
+        table = package.table("observations", ("observationType",), ("mediaID", "scientificName", *columns))
+    numbers = np.stack([_numbers(table[name]) for name in columns], axis=1)
+    of_media = table["mediaID"].to_pylist()
+    kinds = table["observationType"].to_pylist()
+    names = table["scientificName"].to_pylist()
+    is_boxed = ~np.isnan(numbers).any(axis=1) & np.array([bool(name) for name in of_media], bool)
+    boxed = np.flatnonzero(is_boxed).tolist()
+    ids = [of_media[row] for row in boxed]
+    blank = {name for name, kind in zip(of_media, kinds, strict=True) if name and kind == "blank"}
+    return Drawn(
+        ids,
+        numbers[boxed].reshape(-1, 4),
+        np.array([_place(kinds[row] or "", names[row] or "") for row in boxed], np.int16),
+        False,
+        {},
+        frozenset(blank - set(ids)),
+    )
+
+
+def _numbers(column: Any) -> npt.NDArray[np.float64]:
+    return np.array([_number(cell) for cell in column.to_pylist()], np.float64)
+
+
+def _number(cell: str | None) -> float:
+    try:
+        return float(cell) if cell else np.nan
+    except ValueError:
+        return np.nan
+
+
+def _place(*names: str) -> int:
+    """Place in `CATEGORIES` of what a box is of."""
+    words = [name.strip().casefold() for name in names]
+    if any(meaning(word) == PERSON or word == "homo sapiens" for word in words):
+        return 1
+    return 2 if any(word in _VEHICLES for word in words) else 0

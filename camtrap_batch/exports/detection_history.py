@@ -1,0 +1,311 @@
+"""Detection histories for occupancy models: a folder of CSV files, as R's read.csv takes them.
+
+Rows are stations and columns occasions, named as camtrapR's `detectionHistory` names them: unmarked's
+`unmarkedFrameOccu`, spOccupancy and camtrapR's own functions take them as they are.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from camtrap_batch.catalog.cameras import read_covariates
+from camtrap_batch.exports.base import Option, Out
+from camtrap_batch.exports.images import Images
+from camtrap_batch.exports.written import Written
+from camtrap_batch.job import Job
+from camtrap_batch.store.outpath import check_folder
+from camtrap_batch.survey.history import Occasions, Records, find_records, make_occasions
+from camtrap_batch.survey.result import Counted, counting_of, read_deployments
+
+OPTIONS = "options.json"
+EFFORT, COVARIATES, SPECIES = "effort.csv", "site_covariates.csv", "species.csv"
+HISTORY = "detection_history_{}.csv"
+
+_TOOL = "camtrap-batch"
+_VALUES = ("presence", "events", "individuals")
+_LABELS = ("all", "human", "machine")
+_UNSAFE = re.compile(r"[^\w.-]+")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"{text!r} should be a whole number, 1 or more")
+    return int(text)
+
+
+def _day1(text: str) -> str | dt.date:
+    if text in ("survey", "station"):
+        return text
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} should be survey, station or a date such as 2022-12-31") from None
+
+
+def _one_of(*possible: str) -> Any:
+    def parse(text: str) -> str:
+        if text not in possible:
+            raise ValueError(f"{text!r} should be one of {', '.join(possible)}")
+        return text
+
+    return parse
+
+
+def _part(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text!r} should be between 0 and 1")
+    return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+COUNTED = (
+    Option("min-confidence", "an event with less confidence is no record", 0.0, parse=_part, metavar="P"),
+    Option("groups", "groups of species (events.taxonomy) are records, too", False, metavar=None),
+    Option("people", "people and vehicles are records, too", False, metavar=None),
+    Option(
+        "labels",
+        "human, machine: only events labelled by these; or all",
+        "all",
+        parse=_one_of(*_LABELS),
+        metavar="WHOSE",
+    ),
+    Option("species", "names between commas, default: all", parse=_names, metavar="NAME,..."),
+)
+
+
+class DetectionHistoryExport:
+    name = "detection-history"
+    help = "stations by occasions for each species, for camtrapR, unmarked and spOccupancy"
+    out = "a folder"
+    options = (
+        Option("days", "days in an occasion", 7, parse=_positive, metavar="N"),
+        Option(
+            "day1",
+            "first day of the first occasion: survey, station (that of each station) or a date",
+            "station",
+            parse=_day1,
+            metavar="DAY",
+        ),
+        Option("most-days", "leave out what is later than so many days", parse=_positive, metavar="N"),
+        Option("complete", "only occasions in all of whose days a camera worked", False, metavar=None),
+        Option(
+            "values",
+            "presence (1 and 0), or how many events or individuals",
+            "presence",
+            parse=_one_of(*_VALUES),
+            metavar="WHAT",
+        ),
+        *COUNTED,
+    )
+
+    def check(self, out: str, job: Job) -> Path:
+        return check_folder(out, job, _is_ours)
+
+    def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
+        return write_histories(images, out.path, options)
+
+
+EXPORT = DetectionHistoryExport()
+
+
+def write_histories(images: Images, path: Path, options: Mapping[str, Any]) -> Written:
+    """Write the folder.
+
+    Raises
+    ------
+    InputError
+        `merge` was not run, no station's days are known, or an option asks for what is not there.
+    """
+    images.check_stop()
+    merged = images.merged
+    counting = counting_of(merged)
+    counted = counted_of(options)
+    deployments = read_deployments(merged)
+    occasions = make_occasions(
+        deployments,
+        days=options["days"],
+        day1=options["day1"],
+        counting=counting,
+        complete=options["complete"],
+        most_days=options["most-days"],
+    )
+    events = counted.of(images.events)
+    records = find_records(events, occasions, options["values"])
+    path.mkdir()
+    files = _write_histories(images, path, occasions, records)
+    _write_matrix(path / EFFORT, occasions, occasions.effort)
+    counts = {one["values"]: one["counts"] for one in events["label"].value_counts().to_pylist()}
+    table = pa.table(
+        {
+            "species": records.species,
+            "file": [files[name] for name in records.species],
+            "events": [counts[name] for name in records.species],
+            "stations": [
+                len(np.unique(records.station[first:last]))
+                for first, last in zip(records.begin, records.begin[1:], strict=False)
+            ],
+        }
+    )
+    pacsv.write_csv(table, path / SPECIES)
+    pacsv.write_csv(_covariates(images, occasions), path / COVARIATES)
+    sources = _sources(deployments, occasions)
+    (path / OPTIONS).write_text(
+        json.dumps(
+            {
+                "made_by": f"{_TOOL} {version(_TOOL)}",
+                "job": images.run.job.name,
+                "result_of_merge": merged.number,
+                "model": images.model_id,
+                **{name: value for name, value in options.items() if not isinstance(value, dt.date)},
+                "day1": str(options["day1"]),
+                "cameras_at_one_station": counting,
+                "stations": len(occasions.stations),
+                "occasions": occasions.effort.shape[1],
+                "events": events.num_rows,
+                "events_outside_of_effort": records.n_outside,
+                "effort_rests_on": sources,
+            },
+            indent=1,
+            ensure_ascii=False,
+        )
+        + "\n",
+        encoding="utf-8",
+    )
+    written = Written(path, images=len(images))
+    written.headline = (
+        f"detection histories of {len(records.species):,} species at {len(occasions.stations):,} stations in "
+        f"{occasions.effort.shape[1]:,} occasions of {occasions.days} days, from {events.num_rows:,} events"
+    )
+    written.notes[
+        "events when no camera worked by the deployments, or outside of the occasions, left out"
+    ] = records.n_outside
+    written.notes["stations whose effort is that of their photos, and so too short"] = sources.get(
+        "images", 0
+    )
+    return written
+
+
+def counted_of(options: Mapping[str, Any]) -> Counted:
+    """Which events count, by the options `COUNTED`."""
+    return Counted(
+        options["min-confidence"],
+        options["groups"],
+        options["people"],
+        options["labels"],
+        options["species"] or (),
+    )
+
+
+def _write_histories(images: Images, path: Path, occasions: Occasions, records: Records) -> dict[str, str]:
+    """A file for each species; returns their names."""
+    # Most stations have seen most species never: their line is the same in every file.
+    blank = [np.where(np.isnan(row), "NA", "0") for row in occasions.effort]
+    lines = [f"{_quoted(name)},{','.join(row)}" for name, row in zip(occasions.stations, blank, strict=True)]
+    header = ",".join(['""', *map(_quoted, occasions.names)])
+    files: dict[str, str] = {}
+    for number, species in enumerate(records.species):
+        images.check_stop()
+        cells = slice(records.begin[number], records.begin[number + 1])
+        seen: dict[int, dict[int, int]] = {}
+        for station, occasion, value in zip(
+            records.station[cells].tolist(),
+            records.occasion[cells].tolist(),
+            records.value[cells].tolist(),
+            strict=True,
+        ):
+            seen.setdefault(station, {})[occasion] = value
+        here = list(lines)
+        for station, values in seen.items():
+            row = blank[station].astype(object)
+            for occasion, value in values.items():
+                row[occasion] = str(value)
+            here[station] = f"{_quoted(occasions.stations[station])},{','.join(row)}"
+        files[species] = _file_name(species, set(files.values()))
+        (path / files[species]).write_text("\n".join([header, *here]) + "\n", encoding="utf-8")
+    return files
+
+
+def _write_matrix(path: Path, occasions: Occasions, matrix: Any) -> None:
+    header = ",".join(['""', *map(_quoted, occasions.names)])
+    with path.open("w", encoding="utf-8") as file:
+        file.write(header + "\n")
+        for name, row in zip(occasions.stations, matrix.tolist(), strict=True):
+            cells = ",".join("NA" if value != value else f"{value:.10g}" for value in row)
+            file.write(f"{_quoted(name)},{cells}\n")
+
+
+def _covariates(images: Images, occasions: Occasions) -> pa.Table:
+    """Place and covariates of each station, in the order of the histories."""
+    places = {row["location"]: row for row in images.locations.select(_PLACE).to_pylist()}
+    rows = {name: places.get(name, {}) for name in occasions.stations}
+    columns: dict[str, Any] = {
+        "station": list(occasions.stations),
+        "longitude": pa.array([row.get("longitude") for row in rows.values()], pa.float64()),
+        "latitude": pa.array([row.get("latitude") for row in rows.values()], pa.float64()),
+        "camera_days": pa.array(np.nansum(occasions.effort, axis=1)),
+    }
+    if (path := images.run.job.dataset.cameras) is not None:
+        table = read_covariates(path)
+        at = {name: number for number, name in enumerate(table["location"].to_pylist())}
+        order = pa.array([at.get(name) for name in occasions.stations], pa.int64())
+        columns |= {name: table[name].take(order) for name in table.column_names if name not in _PLACE}
+    return pa.table(columns)
+
+
+_PLACE = ["location", "longitude", "latitude"]
+
+
+def _sources(deployments: pa.Table, occasions: Occasions) -> dict[str, int]:
+    """How many stations' effort rests on what; on photos where any of it does."""
+    of: dict[str, str] = {}
+    for location, source in zip(
+        *(deployments[name].to_pylist() for name in ("location", "source")), strict=True
+    ):
+        if of.get(location) != "images":
+            of[location] = source
+    found: dict[str, int] = {}
+    for name in occasions.stations:
+        found[of[name]] = found.get(of[name], 0) + 1
+    return found
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds an earlier export, and nothing else."""
+    names = {entry.name for entry in folder.iterdir()}
+    known = {OPTIONS, EFFORT, COVARIATES, SPECIES}
+    pattern = re.compile(re.escape(HISTORY).replace(r"\{\}", ".+"))
+    if not known <= names or not all(pattern.fullmatch(name) for name in names - known):
+        return False
+    try:
+        made_by = json.loads((folder / OPTIONS).read_text(encoding="utf-8")).get("made_by", "")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return str(made_by).startswith(_TOOL)
+
+
+def _file_name(species: str, taken: set[str]) -> str:
+    plain = _UNSAFE.sub("_", species).strip("._")[:80] or "species"
+    names = (HISTORY.format(plain if number == 1 else f"{plain}_{number}") for number in range(1, 10_000))
+    lowered = {name.lower() for name in taken}
+    return next(name for name in names if name.lower() not in lowered)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'

@@ -1,0 +1,142 @@
+"""ONNX files on CPUs through OpenVINO.
+
+A file is compiled for the shape of each batch that comes: on shapes that are left open OpenVINO takes a tenth
+longer. Of those compiled the last few are kept, since each holds the weights in the layout it wants.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.runtime.base import Array, Device, Precision
+from camtrap_batch.runtime.onnxfile import OnnxInfo
+
+_KEPT = 3  # compiled shapes: upright, wide and tall pictures
+_HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+_OUT_OF_MEMORY = ("bad_alloc", "could not create a memory", "failed to allocate", "out of memory")
+
+
+class OpenVino:
+    """The runtime `openvino`."""
+
+    packages = ("openvino",)
+
+    @classmethod
+    def precisions(cls, device: Device) -> tuple[Precision, ...]:
+        if device != "cpu":
+            return ()
+        able = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        # A CPU that has instructions for short floats says so; others would convert there and back.
+        short: tuple[Precision, ...] = (
+            ("bfloat16",) if "BF16" in able else ("float16",) if "FP16" in able else ()
+        )
+        return (*short, "float32")
+
+    @classmethod
+    def open(
+        cls, path: Path, info: OnnxInfo, device: Device, precision: Precision, threads: int
+    ) -> OpenVinoNetwork:
+        return OpenVinoNetwork(path, info, precision, threads)
+
+
+class OpenVinoNetwork:
+    """A `Network` in OpenVINO."""
+
+    runtime = "openvino"
+    device: Device = "cpu"
+
+    def __init__(self, path: Path, info: OnnxInfo, precision: Precision, threads: int) -> None:
+        self.info, self.precision, self.threads = info, precision, threads
+        self._path = path
+        self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+        self._read()  # an unknown operator is said here, not by the first batch
+
+    def run(self, batch: Array) -> list[Array]:
+        _check_shape(self.info, batch)
+        try:
+            return self._at(batch.shape).run(batch)
+        except RuntimeError as problem:
+            if any(words in str(problem).lower() for words in _OUT_OF_MEMORY):
+                raise MemoryError(f"computing a batch of shape {batch.shape} in OpenVINO") from None
+            raise
+
+    def _at(self, shape: tuple[int, ...]) -> _Compiled:
+        with self._lock:
+            found = self._compiled.pop(shape, None)
+            if found is None:
+                while len(self._compiled) >= _KEPT:
+                    self._compiled.popitem(last=False)
+                found = self._compile(shape)
+            self._compiled[shape] = found
+            return found
+
+    def _compile(self, shape: tuple[int, ...]) -> _Compiled:
+        model = self._read()
+        try:
+            model.reshape(list(shape))
+        except RuntimeError as problem:
+            first = str(problem).strip().splitlines()[-1][:200]
+            raise ValueError(f"the network does not take a batch of shape {shape}: {first}") from None
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            "NUM_STREAMS": self.threads,
+            "INFERENCE_NUM_THREADS": self.threads,
+            # Processes that pin themselves to the first cores would share these.
+            "ENABLE_CPU_PINNING": False,
+            "PERFORMANCE_HINT": "THROUGHPUT",
+        }
+        return _Compiled(_core().compile_model(model, "CPU", settings))
+
+    def _read(self) -> Any:
+        try:
+            return _core().read_model(str(self._path))
+        except RuntimeError as problem:
+            raise InputError(f"{self._path}: OpenVINO can't read it: {_short(problem)}") from None
+
+
+class _Compiled:
+    """A network compiled for one shape, with a request for each thread that uses it."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._free: list[Any] = []
+        self._n_outputs = len(model.outputs)
+
+    def run(self, batch: Array) -> list[Array]:
+        try:
+            request = self._free.pop()
+        except IndexError:
+            request = self._model.create_infer_request()
+        request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
+        outputs = [np.array(request.get_output_tensor(number).data) for number in range(self._n_outputs)]
+        self._free.append(request)
+        return outputs
+
+
+@cache
+def _core() -> Any:
+    from openvino import Core
+
+    return Core()
+
+
+def _check_shape(info: OnnxInfo, batch: Array) -> None:
+    wanted = info.inputs[0].shape
+    if wanted and (
+        len(wanted) != batch.ndim
+        or any(size not in (None, there) for size, there in zip(wanted, batch.shape, strict=True))
+    ):
+        raise ValueError(f"a batch of shape {batch.shape} for the input {info.inputs[0]}")
+
+
+def _short(problem: BaseException) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(problem).__name__)[:200]

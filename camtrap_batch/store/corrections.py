@@ -1,0 +1,258 @@
+"""What people say of images: kept for good, the newest decision counts.
+
+A correction is durable as soon as `record` returns: a small file of the journal `corrections/` in the run
+folder, under a name of its own, so that many can write at a time and none overwrites another. `fold` makes
+the journal part of the table `corrections`, which only grows. Whatever is read twice, or told twice, has the
+same id and is there once.
+
+An image is known by the hash of its file: a correction follows it through renames, a new catalog, another
+model. Where a file was replaced by another picture under the same name, what was said of the old one does not
+hold for the new one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.errors import Damaged
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import CORRECTIONS
+from camtrap_batch.store.shards import Plan, Shard, digest
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import commit_plan, finish_shard
+
+JOURNAL = "corrections"
+"""Folder, in the run folder, of what is not in the table yet."""
+
+Scope = Literal["image", "box", "sequence", "event"]
+SCOPES: tuple[str, ...] = get_args(Scope)
+
+TRAITS = ("count", "sex", "life_stage", "behaviour", "individual", "comment")
+"""What may be said of an animal beside its label."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a person says of some images; attributes as in the table `corrections`.
+
+    Corrections of one decision (several species in an event) have the same `who`, `when`, `scope`, `images`
+    and `box`.
+    """
+
+    label: str
+    images: tuple[str, ...]
+    sha256: tuple[str | None, ...]
+    who: str
+    when: dt.datetime
+    source: str
+    scope: Scope = "image"
+    event: str | None = None
+    box: tuple[float, float, float, float] | None = None
+    count: int | None = None
+    sex: str | None = None
+    life_stage: str | None = None
+    behaviour: str | None = None
+    individual: str | None = None
+    comment: str | None = None
+    replaces: str | None = None
+
+    @property
+    def decision(self) -> str:
+        return digest(
+            [self.scope, self.sha256 if all(self.sha256) else self.images, self.box, self.who, self._when]
+        )
+
+    @property
+    def correction_id(self) -> str:
+        return digest([self.decision, self.label, *(getattr(self, name) for name in TRAITS)])
+
+    @property
+    def _when(self) -> str:
+        return self.when.astimezone(dt.UTC).isoformat(timespec="microseconds")
+
+    def as_row(self) -> dict[str, Any]:
+        """A row of the table `corrections`."""
+        return {
+            "correction_id": self.correction_id,
+            "decision": self.decision,
+            "scope": self.scope,
+            "image_id": self.images[0],
+            "event": self.event,
+            "images": list(self.images),
+            "sha256": list(self.sha256),
+            "box": None if self.box is None else list(self.box),
+            "label": self.label,
+            **{name: getattr(self, name) for name in TRAITS},
+            "who": self.who,
+            "when": self._when,
+            "source": self.source,
+            "replaces": self.replaces,
+        }
+
+
+def record(run: Run, corrections: Sequence[Correction]) -> int:
+    """Keep corrections, durably; returns how many are new. Raises StorageError."""
+    known = set(read_corrections(run)["correction_id"].to_pylist())
+    new = {one.correction_id: one for one in corrections if one.correction_id not in known}
+    if new:
+        write_journal(run.folder, list(new.values()))
+    return len(new)
+
+
+def write_journal(folder: Folder, corrections: Sequence[Correction]) -> str:
+    """Keep corrections, without looking at what is there already; returns the journal's new file."""
+    rows = [one.as_row() for one in corrections]
+    stamp = max(row["when"] for row in rows).replace(":", "").replace("+0000", "Z")
+    path = f"{JOURNAL}/{stamp}-{uuid.uuid4().hex[:12]}.json"
+    folder.write(path, json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n")
+    return path
+
+
+def read_corrections(run: Run) -> pa.Table:
+    """Every correction, of the table and of the journal, once each, the oldest first.
+
+    Raises
+    ------
+    Damaged
+        A file of either can't be read: what people said is not passed over in silence.
+    """
+    parts = [_read_journal(run.folder)[1]]
+    if run.current("corrections") is not None:
+        parts.insert(0, run.table("corrections").to_table())
+    return _in_order(pa.concat_tables(parts))
+
+
+def fold(run: Run) -> Snapshot | None:
+    """Make the journal part of the table; returns the table's snapshot, None where nothing was ever said."""
+    started = time.monotonic()
+    before = run.current("corrections")
+    paths, rows = _read_journal(run.folder)
+    if not paths:
+        return before
+    if before is not None:
+        known = run.table("corrections").to_table(columns=["correction_id"])["correction_id"]
+        rows = rows.filter(pc.invert(pc.is_in(rows["correction_id"], known.combine_chunks())))
+    rows = _in_order(rows)
+    if rows.num_rows:
+        number = before.number if before else 0
+        shard = Shard(digest(["corrections", number, rows["correction_id"].to_pylist()]), 0, rows.num_rows)
+        plan = Plan.make("corrections", [shard], {})
+        plan.freeze(run.folder)
+        receipt = finish_shard(
+            run.folder,
+            ("corrections", plan.id),
+            shard,
+            {"corrections": rows},
+            counts={},
+            seconds={},
+            started=started,
+        )
+        earlier = before.files if before else ()
+        before = commit_plan(
+            run.folder, plan, [receipt], ("corrections",), inputs={"shard": shard.id}, prepend=earlier
+        )["corrections"]
+    for path in paths:
+        run.folder.delete(path)
+    return before
+
+
+def standing(corrections: pa.Table, images: pa.Table) -> pa.Table:
+    """What counts now: for each image the rows of the newest decision on it.
+
+    Parameters
+    ----------
+    corrections : as `read_corrections` gives them
+    images : image_id and sha256 of the images that there are now, such as the manifest's rows
+
+    Returns
+    -------
+    The columns of `corrections`, and `row`, the image's number in `images`, by which it is sorted: one row
+    for each image, label and box. A decision on a box counts beside that on its image, unless that is newer.
+    An image with the bytes of another has what was said of either.
+    """
+    corrections = _in_order(corrections)
+    lengths = pc.list_value_length(corrections["images"]).to_numpy()
+    of = np.repeat(np.arange(corrections.num_rows), lengths)
+    ids = pc.list_flatten(corrections["images"])
+    hashes = pc.list_flatten(corrections["sha256"])
+    by_id = pc.fill_null(pc.index_in(ids, images["image_id"].combine_chunks()), -1).to_numpy()
+    now = images["sha256"].take(pa.array(np.maximum(by_id, 0))) if images.num_rows else hashes
+    is_same = pc.fill_null(pc.equal(now, hashes), False).to_numpy(zero_copy_only=False)
+    unhashed = hashes.is_null().to_numpy(zero_copy_only=False)
+    direct = (by_id >= 0) & (is_same | unhashed)
+    pairs = [(of[direct], by_id[direct])]
+    wanted = hashes.filter(pa.array(~unhashed))
+    if len(wanted):
+        # Renamed images, and copies.
+        same = np.flatnonzero(pc.is_in(images["sha256"], wanted).to_numpy(zero_copy_only=False))
+        copies: dict[str, list[int]] = {}
+        for at, name in zip(same.tolist(), images["sha256"].take(pa.array(same)).to_pylist(), strict=True):
+            copies.setdefault(name, []).append(at)
+        number = np.flatnonzero(~unhashed)
+        found = [
+            (of[at], copy)
+            for at, name in zip(number.tolist(), wanted.to_pylist(), strict=True)
+            for copy in copies.get(name, ())
+        ]
+        if found:
+            pairs.append((np.array([one for one, _ in found]), np.array([copy for _, copy in found])))
+    which = np.concatenate([one for one, _ in pairs]).astype(np.int64)
+    row = np.concatenate([rows for _, rows in pairs]).astype(np.int64)
+    keep = _newest(corrections, which, row)
+    which, row = which[keep], row[keep]
+    return corrections.take(pa.array(which)).append_column("row", pa.array(row, pa.int64()))
+
+
+def _newest(corrections: pa.Table, which: np.ndarray[Any, Any], row: np.ndarray[Any, Any]) -> Any:
+    """Of pairs of correction and image, the indices of those that count, sorted by image."""
+    decision, box = corrections["decision"].to_pylist(), corrections["box"].to_pylist()
+    last: dict[tuple[int, tuple[float, ...] | None], tuple[int, str]] = {}
+    for one, image in zip(which.tolist(), row.tolist(), strict=True):
+        target = (image, tuple(box[one]) if box[one] is not None else None)
+        if target not in last or one >= last[target][0]:
+            last[target] = (one, decision[one])
+    kept = []
+    seen: set[tuple[int, int]] = set()
+    for at, (one, image) in enumerate(zip(which.tolist(), row.tolist(), strict=True)):
+        area = tuple(box[one]) if box[one] is not None else None
+        whole = last.get((image, None))
+        is_older = area is not None and whole is not None and whole[0] > last[image, area][0]
+        if decision[one] == last[image, area][1] and not is_older and (one, image) not in seen:
+            seen.add((one, image))
+            kept.append(at)
+    indices = np.array(kept, np.int64)
+    return indices[np.lexsort((which[indices], row[indices]))]
+
+
+def _read_journal(folder: Folder) -> tuple[list[str], pa.Table]:
+    paths = [f"{JOURNAL}/{name}" for name in folder.list(JOURNAL) if name.endswith(".json")]
+    rows: list[dict[str, Any]] = []
+    read: list[str] = []
+    for path, data in folder.read_many(paths):
+        try:
+            rows += [{**row, "when": dt.datetime.fromisoformat(row["when"])} for row in json.loads(data)]
+        except (ValueError, TypeError, KeyError, UnicodeDecodeError) as problem:
+            fault = f"what people said can't be read in it ({problem}): mend it, or move it away"
+            raise Damaged(folder.url, path, fault) from None
+        read.append(path)
+    return read, pa.Table.from_pylist(rows, CORRECTIONS)
+
+
+def _in_order(corrections: pa.Table) -> pa.Table:
+    """The oldest first, each once; those of one decision stay together."""
+    order = [("when", "ascending"), ("decision", "ascending"), ("correction_id", "ascending")]
+    corrections = corrections.sort_by(order)
+    ids = corrections["correction_id"].to_numpy()
+    first = np.unique(ids.astype(str), return_index=True)[1] if len(ids) else np.array([], np.int64)
+    return corrections.take(pa.array(np.sort(first)))

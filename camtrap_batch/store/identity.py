@@ -1,0 +1,75 @@
+"""Whether a folder is a run folder, and one that this version can read.
+
+`format.json` says which format a run folder has; one without it was made by a version before there were any,
+and has the first. A field more in some record is no new format: it is kept (see `records`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from camtrap_batch.errors import Damaged, InputError
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.records import Unreadable, decode, encode
+
+FORMAT = 1
+"""Grows when a version could not read, or would spoil, what another has written."""
+
+OURS = frozenset(
+    {"snapshots", "receipts", "plans", "lease", "log.jsonl", "log", "job.yaml", "performance", "redo"}
+    | {"format.json", "tables"}
+)
+"""What a run folder has and hardly any other folder."""
+
+_ALSO_OURS = frozenset({"models", "checkpoints", "attachments", "report", "tmp"})
+
+_PATH = "format.json"
+
+
+@dataclass
+class _Identity:
+    format: int
+    written_by: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def check_identity(folder: Folder) -> bool:
+    """Whether there is a run folder already, which this version can read.
+
+    Raises
+    ------
+    InputError
+        It was written by a newer version, or is a folder with other things.
+    Damaged
+        `format.json` can't be read.
+    """
+    try:
+        found = decode(folder.read(_PATH), _Identity)
+    except FileNotFoundError:
+        entries = folder.list("")
+        if entries and not (OURS | _ALSO_OURS).intersection(entries):
+            some = ", ".join(entries[:3]) + (", ..." if len(entries) > 3 else "")
+            raise InputError(
+                f"{folder.url}: is no run folder (it holds {some}); choose another output or name in the job "
+                "file"
+            ) from None
+        return bool(entries)
+    except Unreadable as problem:
+        raise Damaged(folder.url, _PATH, f"{problem}; `camtrap check JOB --repair` writes it again") from None
+    if found.format > FORMAT:
+        raise InputError(
+            f"{folder.url}/{_PATH}: written by a newer camtrap-batch ({found.written_by or 'unknown'}, "
+            f"format {found.format}; this one knows {FORMAT}); install that version, or choose another output"
+        )
+    return True
+
+
+def write_identity(folder: Folder, *, anew: bool = False) -> None:
+    """Say which format the run folder has, where nothing says so yet."""
+    data = encode(_Identity(FORMAT, version("camtrap-batch")))
+    if anew:
+        folder.write(_PATH, data)
+    elif not folder.exists(_PATH):
+        folder.create(_PATH, data)

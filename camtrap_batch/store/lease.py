@@ -1,0 +1,283 @@
+"""Who works on a run folder: one driver at a time, which tells the others that it is still there.
+
+`lease/<n>.json` is made by exclusive creation, on a disk as in a bucket: whoever makes the greatest number
+holds the lease, and writes the time into it every few seconds. One that was given back, or whose holder is
+gone, is followed by the next number, so that no two can take the same one. A holder on this machine is gone
+when its process is; one elsewhere when nothing was heard of it for two minutes, by the clocks of both, and
+nothing is heard while one waits for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from camtrap_batch.errors import LeaseHeld, LeaseLost, StorageError
+from camtrap_batch.notices import say
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.identity import check_identity, write_identity
+from camtrap_batch.store.records import Unreadable, decode, encode
+from camtrap_batch.store.shards import now
+
+BEAT_S = 10.0
+"""Seconds between two signs of life."""
+LAPSE_S = 120.0
+"""Seconds without one after which a holder on another machine is taken for gone."""
+
+_FOLDER = "lease"
+
+State = Literal["free", "held", "gone", "silent"]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, or held it.
+
+    Attributes
+    ----------
+    id : of this lease
+    host, machine, pid, started : the process: its machine's name and identity, when it began (s since 1970)
+    job, command : what it does
+    since, beat : when the lease was taken, and the last sign of life, in UTC
+    released : whether it was given back
+    """
+
+    id: str
+    host: str
+    machine: str
+    pid: int
+    started: float
+    job: str
+    command: str
+    since: str
+    beat: str
+    released: bool = False
+    number: int = 0
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def state(self, lapse_s: float = LAPSE_S) -> State:
+        """Whether its holder is there: `silent` is one elsewhere of which nothing was heard for long."""
+        if self.released:
+            return "free"
+        if self.machine == _machine():
+            return "held" if _is_alive(self.pid, self.started) else "gone"
+        return "held" if 0 <= self.silence_s() < lapse_s else "silent"
+
+    def silence_s(self) -> float:
+        """Seconds since the last sign of life, by this machine's clock."""
+        return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(self.beat)).total_seconds()
+
+    def describe(self) -> str:
+        """For people.
+
+        >>> Holder("", "node7", "", 81, 0, "wcs", "infer", "2026-11-30T08:00:00.000Z", "", True).describe()
+        'infer of job wcs, process 81 on node7, since 2026-11-30 08:00:00 UTC'
+        """
+        since = self.since[:19].replace("T", " ")
+        return f"{self.command} of job {self.job}, process {self.pid} on {self.host}, since {since} UTC"
+
+
+class Lease:
+    """A lease that this process holds; a thread keeps it alive until `release`.
+
+    `lost` is set where another has taken it over: this process stood still for too long.
+    """
+
+    def __init__(self, folder: Folder, holder: Holder) -> None:
+        self.folder, self.holder = folder, holder
+        self.lost = threading.Event()
+        self.thread = threading.get_ident()
+        self._ended = threading.Event()
+        self._beating = threading.Thread(target=self._beat, name="camtrap-lease", daemon=True)
+        self._beating.start()
+
+    def check(self) -> None:
+        """Raise LeaseLost where another has it."""
+        if not self.lost.is_set() and _newest_number(self.folder) > self.holder.number:
+            self.lost.set()
+        if self.lost.is_set():
+            raise LeaseLost(
+                f"{self.folder.url}: another driver has taken over, since nothing was heard of this one for "
+                "too long; nothing more is committed by this one"
+            )
+
+    def release(self) -> None:
+        """Give it back."""
+        self._ended.set()
+        self._beating.join()
+        # A disk that is full, or a store that is gone, has been told of already.
+        with suppress(OSError, StorageError):
+            if self.lost.is_set() or _newest_number(self.folder) > self.holder.number:
+                return
+            self._write(released=True)
+            for number in _numbers(self.folder):
+                if number < self.holder.number:
+                    self.folder.delete(_path(number))
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            with suppress(OSError, StorageError):  # the next one is a few seconds later
+                if _newest_number(self.folder) > self.holder.number:
+                    self.lost.set()
+                    return
+                self._write()
+
+    def _write(self, *, released: bool = False) -> None:
+        self.holder = dataclasses.replace(self.holder, beat=now(), released=released)
+        self.folder.write(_path(self.holder.number), encode(self.holder))
+
+
+_held: dict[str, Lease] = {}
+_guard = threading.Lock()
+
+
+@contextmanager
+def hold(folder: Folder, job: str, command: str) -> Iterator[Lease]:
+    """Hold the lease of a run folder; where this thread holds it already, that is all.
+
+    Raises
+    ------
+    LeaseHeld
+        Another driver is at work there.
+    """
+    if (mine := _mine(folder)) is not None:
+        if mine.thread != threading.get_ident():
+            raise LeaseHeld(_refusal(folder, mine.holder))
+        yield mine
+        return
+    lease = take(folder, job, command)
+    with _guard:
+        _held[folder.url] = lease
+    try:
+        yield lease
+    finally:
+        with _guard:
+            del _held[folder.url]
+        lease.release()
+
+
+def take(folder: Folder, job: str, command: str) -> Lease:
+    """Take the lease of a run folder.
+
+    Raises
+    ------
+    LeaseHeld
+        Another driver is at work there.
+    InputError
+        The folder is none of ours, or a newer version wrote it.
+    """
+    check_identity(folder)
+    watched: Holder | None = None
+    while True:
+        before = look(folder)
+        state = before.state(LAPSE_S) if before is not None else "free"
+        if before is not None and (state == "held" or (watched and before != watched)):
+            raise LeaseHeld(_refusal(folder, before))
+        if before is not None and state == "silent" and watched is None:
+            # Its clock, or this one, may be wrong.
+            say(
+                f"{folder.url}: nothing was heard of {before.describe()} for {before.silence_s():.0f} s; it "
+                f"is given {2 * BEAT_S:.0f} s more to show that it is there"
+            )
+            watched = before
+            threading.Event().wait(2 * BEAT_S)
+            continue
+        number = (before.number if before is not None else _newest_number(folder)) + 1
+        holder = Holder(
+            id=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            machine=_machine(),
+            pid=os.getpid(),
+            started=_started(os.getpid()),
+            job=job,
+            command=command,
+            since=now(),
+            beat=now(),
+            number=number,
+        )
+        if folder.create(_path(number), encode(holder)):
+            write_identity(folder)
+            return Lease(folder, holder)
+
+
+def look(folder: Folder) -> Holder | None:
+    """Who holds the lease of a run folder, or held it last; None where none was ever taken."""
+    for number in reversed(_numbers(folder)):
+        try:
+            return dataclasses.replace(decode(folder.read(_path(number)), Holder), number=number)
+        except FileNotFoundError:
+            continue
+        except Unreadable as problem:
+            say(f"{folder.url}/{_path(number)}: {problem}; done without")
+    return None
+
+
+def check_held(folder: Folder) -> None:
+    """Raise LeaseLost where this process has lost the lease of a folder; nothing where it never had one."""
+    if (mine := _mine(folder)) is not None:
+        mine.check()
+
+
+def _mine(folder: Folder) -> Lease | None:
+    with _guard:
+        mine = _held.get(folder.url)
+    return mine if mine is not None and mine.holder.pid == os.getpid() else None
+
+
+def _refusal(folder: Folder, holder: Holder) -> str:
+    heard = "" if holder.machine == _machine() else f", last heard of {holder.silence_s():.0f} s ago"
+    return (
+        f"{folder.url}: another driver is at work here: {holder.describe()}{heard}; wait until it has ended, "
+        "or stop it, and run the same command again"
+    )
+
+
+def _numbers(folder: Folder) -> list[int]:
+    names = (name.removesuffix(".json") for name in folder.list(_FOLDER))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _newest_number(folder: Folder) -> int:
+    return max(_numbers(folder), default=0)
+
+
+def _path(number: int) -> str:
+    return f"{_FOLDER}/{number}.json"
+
+
+@cache
+def _machine() -> str:
+    """What tells where a process id means the same: the machine since it was started, and the container."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115
+    return "/".join(parts)
+
+
+def _started(pid: int) -> float:
+    return float(psutil.Process(pid).create_time())
+
+
+def _is_alive(pid: int, started: float) -> bool:
+    """Whether this very process runs, not another that got its number."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 2 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

@@ -1,0 +1,85 @@
+"""JSON records of a run folder: every value is checked when one is read, and what is not known is kept.
+
+A record that an older version wrote may lack fields that have a default; one of a newer version may have
+more, which are found in `more` and written back with the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, TypeVar
+
+import msgspec
+
+_T = TypeVar("_T")
+
+_MORE = "more"
+
+
+class Unreadable(ValueError):
+    """A record that is cut off, is no JSON, or lacks what it should hold; the text says which."""
+
+
+def encode(record: Any) -> bytes:
+    """A data class as JSON."""
+    return json.dumps(as_dict(record), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def as_dict(record: Any) -> dict[str, Any]:
+    """A data class as JSON holds it: its fields, then those in `more`, those of its records alike."""
+    found = {}
+    for field in dataclasses.fields(record):
+        if field.name == _MORE:
+            continue
+        value = getattr(record, field.name)
+        if isinstance(value, tuple):
+            value = [as_dict(part) if dataclasses.is_dataclass(part) else part for part in value]
+        found[field.name] = value
+    return {**found, **getattr(record, _MORE, {})}
+
+
+def decode(data: bytes, kind: type[_T]) -> _T:
+    """A record of a data class. Raises Unreadable.
+
+    >>> @dataclasses.dataclass
+    ... class Point:
+    ...     x: int
+    ...     more: dict[str, Any] = dataclasses.field(default_factory=dict)
+    >>> decode(b'{"x": 1, "color": "red"}', Point)
+    Point(x=1, more={'color': 'red'})
+    >>> decode(b'{"x": 1, "colo', Point)
+    Traceback (most recent call last):
+    camtrap_batch.store.records.Unreadable: is cut off
+    """
+    if not data:
+        raise Unreadable("is empty")
+    try:
+        record = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        is_short = "truncated" in str(problem)
+        raise Unreadable("is cut off" if is_short else f"is no JSON: {problem}") from None
+    return convert(record, kind)
+
+
+def convert(record: Any, kind: type[_T]) -> _T:
+    """A record of a data class from what JSON says. Raises Unreadable."""
+    try:
+        made = msgspec.convert(_sorted_out(record, kind), kind)
+    except msgspec.ValidationError as problem:
+        raise Unreadable(f"is not what it should be: {problem}") from None
+    return made
+
+
+def _sorted_out(record: Any, kind: Any) -> Any:
+    """What a data class has no field for, in `more`; and so in the lists of records in it."""
+    if not isinstance(record, dict):
+        return record
+    fields = {field.name for field in dataclasses.fields(kind)}
+    known = {name: value for name, value in record.items() if name in fields and name != _MORE}
+    for name, inner in getattr(kind, "RECORDS", {}).items():
+        if isinstance(known.get(name), list):
+            known[name] = [_sorted_out(part, inner) for part in known[name]]
+    if _MORE in fields and len(known) < len(record):
+        known[_MORE] = {name: value for name, value in record.items() if name not in known}
+    return known

@@ -1,0 +1,422 @@
+"""Deployments and effort: when a camera stood where, and for how many days it worked.
+
+A period is what metadata or the camera table say of a deployment; a location without one has the period of
+its photos, which is too short: before the first photo and after the last one the camera stood there, too. A
+date without a time is noon, so that the days of setup and retrieval count half each, as in camtrapR since
+version 2.1; times count exactly. Outages are taken off, and what two deployments of one camera have in common
+counts once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from camtrap_batch.codes import Ints
+from camtrap_batch.errors import InputError
+from camtrap_batch.events.codes import (
+    NO_TIME,
+    UNKNOWN_LOCATION,
+    encode_locations,
+    microseconds,
+    timestamps,
+)
+from camtrap_batch.store.schemas import DEPLOYMENTS
+
+DAY = 86_400_000_000
+"""Microseconds."""
+
+SILENCE_DAYS = 21
+"""A camera without a photo for longer is taken to be dead, full or knocked over; without any other word of
+it, it is taken to have been away."""
+
+FROM_IMAGES = "images"
+
+Counting = Literal["station", "cameras"]
+"""How cameras that work at one location at the same time count: once, or each."""
+
+Span = tuple[int, int]
+
+
+class Period(NamedTuple):
+    """What is known of one deployment; times in microseconds, camera time, `NO_TIME` where not known."""
+
+    location: str
+    camera: str | None
+    deployment: str | None
+    start: int
+    end: int
+    source: str
+
+
+EFFORT = pa.schema([("location", pa.string()), ("days", pa.float64()), ("source", pa.string())])
+"""Effort of each location, ascending; `source` is metadata, cameras, or images where any of it rests on
+photos; days and source are null where nothing is known."""
+
+
+def make_deployments(
+    images: pa.Table, periods: pa.Table | None = None, outages: pa.Table | None = None
+) -> tuple[pa.Table, Counter[str]]:
+    """The table `deployments`, and what there is to say of it.
+
+    Parameters
+    ----------
+    images
+        Usable images: location, deployment, datetime, and utc_offset_minutes where it is known.
+    periods
+        catalog.cameras.PERIODS: what metadata or the camera table say. Times with an offset become those of
+        the images' clock, where that is known.
+    outages
+        catalog.cameras.OUTAGES
+
+    Returns
+    -------
+    pyarrow.Table
+        schemas.DEPLOYMENTS, by location and start. A deployment without an end (the camera still stands
+        there) has that of its last image, and the source images.
+
+    Raises
+    ------
+    InputError
+        An outage of a location that neither images nor periods have.
+    """
+    notes: Counter[str] = Counter()
+    photos = _Photos(images)
+    given = [] if periods is None else _periods(periods, photos)
+    told = {period.location for period in given}
+    found = [*_completed(given, photos, notes), *photos.periods(told)]
+    found.sort(key=lambda one: (one.location, one.start, one.end, one.deployment or "", one.camera or ""))
+    breaks = _breaks(outages, {*told, *photos.names})
+    rows = []
+    covered: dict[tuple[str, str | None], list[Span]] = {}
+    for period in found:
+        camera = (period.location, period.camera)
+        row: dict[str, Any] = {
+            "location": period.location,
+            "deployment": period.deployment,
+            "camera": period.camera,
+            "start": None if period.start == NO_TIME else period.start,
+            "end": None if period.end == NO_TIME else period.end,
+            "source": period.source,
+            "n_images": photos.count(period),
+            "outages": [],
+        }
+        if NO_TIME not in (period.start, period.end):
+            span = whole_days(period.start, period.end) if period.source == FROM_IMAGES else period[3:5]
+            off = [
+                clipped
+                for of, *times in breaks.get(period.location, [])
+                if of in (None, period.camera) and (clipped := _clip((times[0], times[1]), span))
+            ]
+            own = _without([span], covered.get(camera, []))
+            if own != [span]:
+                notes["deployments of a camera that stood there already: what they share counts once"] += 1
+            covered.setdefault(camera, []).append(span)
+            worked = _without(own, off)
+            row |= {
+                "days": _length(worked) / DAY,
+                "days_out": (_length(own) - _length(worked)) / DAY,
+                "outages": [{"start": first, "end": last} for first, last in union(off)],
+            }
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=DEPLOYMENTS), notes
+
+
+def effort_by_location(deployments: pa.Table, counting: Counting = "station") -> pa.Table:
+    """Days that cameras worked at each location of the table `deployments`, as `EFFORT`.
+
+    Parameters
+    ----------
+    counting : station: a time in which several cameras work counts once; cameras: for each of them
+    """
+    days: dict[str, float | None] = {}
+    for location, spans in working(deployments, counting).items():
+        days[location] = _length(spans) / DAY
+    sources: dict[str, str] = {}
+    for row in deployments.select(["location", "source", "days"]).to_pylist():
+        if row["days"] is None:
+            days.setdefault(row["location"], None)
+        elif sources.get(row["location"]) != FROM_IMAGES:
+            sources[row["location"]] = row["source"]
+    names = sorted(days)
+    return pa.table(
+        [names, [days[name] for name in names], [sources.get(name) for name in names]], schema=EFFORT
+    )
+
+
+def working(deployments: pa.Table, counting: Counting = "station") -> dict[str, list[Span]]:
+    """For each location the spans in which a camera worked, in microseconds, ascending by their start.
+
+    Where cameras count each, spans of several of them overlap.
+    """
+    by_camera: dict[tuple[str, str | None], list[Span]] = {}
+    off: dict[tuple[str, str | None], list[Span]] = {}
+    for row in as_rows(deployments):
+        if row["start"] is None or row["end"] is None:
+            continue
+        camera = (row["location"], row["camera"])
+        times = (row["start"], row["end"])
+        span = whole_days(*times) if row["source"] == FROM_IMAGES else times
+        by_camera.setdefault(camera, []).append(span)
+        off.setdefault(camera, []).extend((gap["start"], gap["end"]) for gap in row["outages"] or ())
+    found: dict[str, list[Span]] = {}
+    for camera, spans in by_camera.items():
+        found.setdefault(camera[0], []).extend(_without(union(spans), off[camera]))
+    return {
+        location: union(spans) if counting == "station" else sorted(spans)
+        for location, spans in found.items()
+    }
+
+
+def whole_days(start: int, end: int) -> Span:
+    """From the midnight before the first photo to the one after the last: each date of theirs is a day."""
+    return start // DAY * DAY, (end // DAY + 1) * DAY
+
+
+def bounds(start: int, end: int) -> Span:
+    """First and last moment, not included, of photos that may be of a deployment.
+
+    Noon is taken for a date alone: then photos of that whole day may be.
+    """
+    noon = DAY // 2
+    return start - noon * (start % DAY == noon), end + 1 + noon * (end % DAY == noon)
+
+
+def union(spans: Iterable[Span]) -> list[Span]:
+    """Spans without what they have in common, ascending.
+
+    >>> union([(5, 9), (1, 3), (2, 4), (9, 10)])
+    [(1, 4), (5, 10)]
+    """
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        elif end > start:
+            found.append((start, end))
+    return found
+
+
+# --- periods
+
+
+def _periods(table: pa.Table, photos: _Photos) -> list[Period]:
+    """Periods in the time of the images' clock."""
+    found = []
+    for row in as_rows(table):
+        shift = 0
+        if row["utc_offset_minutes"] is not None:
+            clock = photos.offset(row["location"], row["deployment"])
+            if clock is not None:
+                shift = (clock - row["utc_offset_minutes"]) * 60_000_000
+        start, end = (NO_TIME if row[name] is None else row[name] + shift for name in ("start", "end"))
+        found.append(Period(row["location"], row["camera"], row["deployment"], start, end, row["source"]))
+    return found
+
+
+def _completed(given: Sequence[Period], photos: _Photos, notes: Counter[str]) -> Iterable[Period]:
+    """Periods of which both ends are known, from photos where nobody wrote one down."""
+    for period in given:
+        if NO_TIME not in (period.start, period.end):
+            yield period
+            continue
+        first, last = photos.ends(period)
+        if first != NO_TIME:
+            notes["deployments without a start or an end, which is that of their first or last image"] += 1
+            start = first if period.start == NO_TIME else period.start
+            end = last if period.end == NO_TIME else period.end
+            yield period._replace(start=start, end=max(start, end), source=FROM_IMAGES)
+        else:
+            notes[
+                "deployments without a start or an end, and without an image: their days are not known"
+            ] += 1
+            yield period
+
+
+def _breaks(outages: pa.Table | None, locations: set[str]) -> dict[str, list[tuple[str | None, int, int]]]:
+    """Outages by location: camera (None: all), start, end."""
+    found: dict[str, list[tuple[str | None, int, int]]] = {}
+    for row in [] if outages is None else as_rows(outages):
+        if row["location"] not in locations:
+            raise InputError(
+                f"{row['where']}: location: {row['location']!r} has neither a deployment nor an image "
+                "(dataset.outages)"
+            )
+        found.setdefault(row["location"], []).append((row["camera"], row["start"], row["end"]))
+    return found
+
+
+class _Photos:
+    """Times of photos, sorted by location, deployment and time."""
+
+    def __init__(self, images: pa.Table) -> None:
+        location, names = encode_locations(images["location"])
+        self.names: list[str] = names.to_pylist()
+        deployment, ids = _encoded(images["deployment"])
+        self._ids: list[str | None] = [*ids, None]
+        time = microseconds(images["datetime"])
+        used = np.flatnonzero(time != NO_TIME)
+        order = used[np.lexsort((time[used], deployment[used], location[used]))]
+        self._time, self._location = time[order], location[order]
+        self._deployment = deployment[order]
+        self._code = {name: number for number, name in enumerate(self.names)}
+        self._code_of_id = {name: number for number, name in enumerate(self._ids)}
+        self._offsets = _offsets(images, location, deployment)
+
+    def periods(self, told: set[str]) -> Iterable[Period]:
+        """From the first to the last photo, for each location but those of `told`.
+
+        Each deployment that the source names is a period; where it names none, a silence ends one.
+        """
+        if not len(self._time):
+            return
+        is_first = np.ones(len(self._time), bool)
+        is_new = (np.diff(self._location) != 0) | (np.diff(self._deployment) != 0)
+        is_silent = (np.diff(self._time) > SILENCE_DAYS * DAY) & (self._deployment[1:] == len(self._ids) - 1)
+        is_first[1:] = is_new | is_silent
+        begins = np.flatnonzero(is_first)
+        ends = np.append(begins[1:], len(self._time)) - 1
+        for first, last in zip(begins.tolist(), ends.tolist(), strict=True):
+            name = self.names[self._location[first]]
+            if name not in told and name != UNKNOWN_LOCATION:
+                yield Period(
+                    name,
+                    None,
+                    self._ids[self._deployment[first]],
+                    int(self._time[first]),
+                    int(self._time[last]),
+                    FROM_IMAGES,
+                )
+
+    def ends(self, period: Period) -> Span:
+        """First and last photo that may be of a period; NO_TIME where there is none."""
+        times = self.times(period)
+        early, late = period.start, period.end
+        if early != NO_TIME:
+            times = times[times >= early]
+        if late != NO_TIME:
+            times = times[times <= late]
+        return (int(times[0]), int(times[-1])) if len(times) else (NO_TIME, NO_TIME)
+
+    def count(self, period: Period) -> int:
+        """Photos of its location, or of its deployment where photos name one, within a period."""
+        if NO_TIME in (period.start, period.end):
+            return 0
+        times = self.times(period)
+        first, last = np.searchsorted(times, bounds(period.start, period.end))
+        return int(last - first)
+
+    def times(self, period: Period) -> Ints:
+        """Times of the photos of a period's deployment; of its location where no photo names that."""
+        code = self._code.get(period.location)
+        if code is None:
+            return self._time[:0]
+        first, last = np.searchsorted(self._location, (code, code + 1))
+        if period.deployment is not None and period.deployment in self._code_of_id:
+            of = self._code_of_id[period.deployment]
+            here = self._deployment[first:last]
+            begin, end = np.searchsorted(here, (of, of + 1))
+            if end > begin:
+                return self._time[first + begin : first + end]
+        return np.sort(self._time[first:last])
+
+    def offset(self, location: str, deployment: str | None) -> int | None:
+        """What the clock of most photos showed, in minutes east of UTC; None where nobody knows."""
+        found = self._offsets.get((location, deployment))
+        return self._offsets.get((location, None)) if found is None else found
+
+
+def _offsets(images: pa.Table, location: Ints, deployment: Ints) -> dict[tuple[str, str | None], int]:
+    if "utc_offset_minutes" not in images.column_names:
+        return {}
+    names = encode_locations(images["location"])[1].to_pylist()
+    ids = _encoded(images["deployment"])[1]
+    offset = images["utc_offset_minutes"].combine_chunks()
+    is_known = offset.is_valid().to_numpy(zero_copy_only=False)
+    value = offset.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    found: dict[tuple[str, str | None], int] = {}
+    for of in (np.full(len(location), len(ids), np.int64), deployment):
+        keys, counts = np.unique(np.column_stack([location, of, value])[is_known], axis=0, return_counts=True)
+        best: dict[tuple[str, str | None], int] = {}
+        for (where, which, minutes), number in zip(keys.tolist(), counts.tolist(), strict=True):
+            key = (names[where], ids[which] if which < len(ids) else None)
+            if number > best.get(key, 0):
+                best[key], found[key] = number, minutes
+    return found
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
+    """Numbers of texts in no order; of null the one after the last."""
+    coded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    ids = coded.dictionary.to_pylist()
+    return np.asarray(coded.indices.fill_null(len(ids)).to_numpy(zero_copy_only=False), np.int64), ids
+
+
+# --- spans
+
+
+def _clip(span: Span, to: Span) -> Span | None:
+    start, end = max(span[0], to[0]), min(span[1], to[1])
+    return (start, end) if end > start else None
+
+
+def _without(spans: Iterable[Span], off: Iterable[Span]) -> list[Span]:
+    """Spans without what is in `off`.
+
+    >>> _without([(0, 10)], [(8, 12), (2, 3)])
+    [(0, 2), (3, 8)]
+    """
+    gaps = union(off)
+    found: list[Span] = []
+    for start, end in spans:
+        for gap in gaps:
+            if gap[1] <= start or gap[0] >= end:
+                continue
+            if gap[0] > start:
+                found.append((start, gap[0]))
+            start = max(start, gap[1])
+        if end > start:
+            found.append((start, end))
+    return found
+
+
+def _length(spans: Iterable[Span]) -> int:
+    return sum(end - start for start, end in spans)
+
+
+def as_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows with times as microseconds."""
+    columns = {}
+    for field in table.schema:
+        column = table[field.name]
+        if pa.types.is_timestamp(field.type):
+            column = column.cast(pa.timestamp("us")).cast(pa.int64())
+        elif field.name == "outages":
+            column = column.cast(_OUTAGES)
+        columns[field.name] = column.to_pylist()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+_OUTAGES = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64())]))
+
+__all__ = [
+    "DAY",
+    "FROM_IMAGES",
+    "SILENCE_DAYS",
+    "Counting",
+    "EFFORT",
+    "Period",
+    "Span",
+    "as_rows",
+    "bounds",
+    "effort_by_location",
+    "make_deployments",
+    "timestamps",
+    "union",
+    "whole_days",
+    "working",
+]

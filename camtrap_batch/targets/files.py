@@ -1,0 +1,103 @@
+"""Targets that are one file: on disk, or in the bucket that the run folder is in."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, Self
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.job.publish import PublishFile
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.run import Run
+from camtrap_batch.targets.base import LayerRows, Push, Wanted
+
+
+@dataclass(frozen=True)
+class FileTarget:
+    """A file that a job pushes its layers to.
+
+    Attributes
+    ----------
+    path : of the file; the first push makes it
+    job : owner of the rows; rows of the file that are another's stay as they are
+    bucket : the run folder where the file is in it, at `path`, and not on disk; else None
+    in_run : the file is in the run folder, which a job makes
+    """
+
+    path: Path
+    job: str
+    wanted: Wanted = field(default_factory=Wanted)
+    bucket: Folder | None = None
+    in_run: bool = False
+
+    section: ClassVar[type[PublishFile]]
+
+    @classmethod
+    def of(cls, run: Run, wanted: Wanted) -> Self:
+        """The file that `publish.target` names."""
+        name = Path(run.job.publish.target)
+        in_run = not name.is_absolute()
+        is_remote = in_run and not run.folder.is_local
+        path = name if is_remote else Path(run.job.target_url)
+        return cls(path, run.job.name, wanted, run.folder if is_remote else None, in_run)
+
+    def describe(self) -> str:
+        """What it is, and where."""
+        where = self.path if self.bucket is None else f"{self.bucket.url}/{self.path}"
+        return f"{self.section.title} {where}"
+
+    def check(self, layers: Sequence[LayerRows] = ()) -> None:
+        """Raise InputError where something else is at the path, or no folder for it; in a bucket, pass."""
+        if self.bucket is not None:
+            return
+        if self.path.exists():
+            self.require_kind()
+        elif not self.in_run and not self.path.parent.is_dir():
+            raise InputError(f"{self.path}: there is no folder {self.path.parent}")
+
+    def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
+        """Bring the layers up to date: add, update and delete rows of this job. What is missing is made.
+
+        A file in a bucket is fetched, and put back when it has changed.
+
+        Parameters
+        ----------
+        dry_run
+            Compare only: the same edits, nothing written.
+
+        Raises
+        ------
+        InputError
+            The file is something else; a layer in it has fields of other types, another geometry or another
+            reference system than these rows; a key of theirs is on a row of another job. Nothing was changed.
+        StageError
+            More of a layer would be deleted than may be. Nothing was changed.
+        StorageError
+            The file is locked or can't be written, or what was written reads back differently. Nothing was
+            changed.
+        """
+        if self.bucket is None:
+            self.check(layers)
+            return self.push_file(layers, dry_run=dry_run)
+        name = str(self.path)
+        with TemporaryDirectory(prefix="camtrap-") as scratch:
+            path = Path(scratch) / f"layers{self.path.suffix}"
+            before = self.bucket.read(name) if self.bucket.exists(name) else b""
+            if before:
+                path.write_bytes(before)
+            push = replace(self, path=path, bucket=None).push(layers, dry_run=dry_run)
+            if not dry_run and path.exists() and (after := path.read_bytes()) != before:
+                self.bucket.write(name, after)
+            return push
+
+    @abstractmethod
+    def require_kind(self) -> None:
+        """Raise InputError where what is at the path is no such file."""
+
+    @abstractmethod
+    def push_file(self, layers: Sequence[LayerRows], *, dry_run: bool) -> Push:
+        """`push`, for a file on disk."""

@@ -1,0 +1,136 @@
+"""`camtrap export --to detection-history`: files that R reads, and what they were made by."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from support_exports import START, image, write_run
+
+from camtrap_batch.cli import main
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two stations with deployments, one of which comes back; lions, people, and a doubtful oryx."""
+    (tmp_path / "cameras.csv").write_text(
+        "location,latitude,longitude,start,end,habitat,altitude\n"
+        "A,-24.25,31.5,2021-04-11,2021-04-21,forest,410\n"
+        "A,-24.25,31.5,2021-05-02,2021-05-04,,\n"
+        "B,51.5,0,2021-04-12,2021-04-22,,\n"
+    )
+    rows = [
+        image("a0", 0, "lion"),
+        image("a1", 60, "lion"),
+        image("a2", 9 * DAY, "lion"),
+        image("a3", 15 * DAY, "lion"),  # between deployments
+        image("b0", 2 * DAY, "human", location="B"),
+        image("b1", 8 * DAY, "oryx", location="B", probs={"oryx": 0.6, "lion": 0.4}),
+    ]
+    write_run(tmp_path, rows, cameras="cameras.csv")
+    return tmp_path
+
+
+def export(folder: Path, *options: str) -> Path:
+    out = folder / "histories"
+    command = ["export", str(folder / "job.yaml"), "--to", "detection-history", "--out", str(out), *options]
+    assert main(command) == 0
+    return out
+
+
+def read(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = export(folder)
+    assert {path.name for path in out.iterdir()} == {
+        "detection_history_lion.csv",
+        "detection_history_oryx.csv",
+        "effort.csv",
+        "site_covariates.csv",
+        "species.csv",
+        "options.json",
+    }
+    assert read(out / "detection_history_lion.csv") == [
+        ["", "o1", "o2", "o3", "o4"],
+        ["A", "1", "1", "NA", "0"],
+        ["B", "0", "0", "NA", "NA"],
+    ]
+    assert read(out / "effort.csv") == [
+        ["", "o1", "o2", "o3", "o4"],
+        ["A", "6.5", "3.5", "NA", "2"],
+        ["B", "6.5", "3.5", "NA", "NA"],
+    ]
+    header, *sites = read(out / "site_covariates.csv")
+    assert header == ["station", "longitude", "latitude", "camera_days", "habitat", "altitude"]
+    assert sites == [["A", "31.5", "-24.25", "12", "forest", "410"], ["B", "0", "51.5", "10", "", ""]]
+    assert read(out / "species.csv")[1] == ["lion", "detection_history_lion.csv", "3", "1"]
+    options = json.loads((out / "options.json").read_text())
+    assert (options["days"], options["day1"], options["people"]) == (7, "station", False)
+    assert (options["events_outside_of_effort"], options["effort_rests_on"]) == (1, {"cameras": 2})
+    said = capsys.readouterr().out
+    assert "detection histories of 2 species at 2 stations in 4 occasions of 7 days, from 4 events" in said
+    assert "1 events when no camera worked by the deployments" in said
+
+
+def test_options(folder: Path) -> None:
+    out = export(
+        folder,
+        "--days",
+        "5",
+        "--day1",
+        "2021-04-12",
+        "--values",
+        "events",
+        "--min-confidence",
+        "0.7",
+        "--people",
+    )
+    assert {path.stem for path in out.glob("detection_history_*")} == {
+        "detection_history_lion",
+        "detection_history_human",
+    }
+    assert read(out / "detection_history_human.csv")[2] == ["B", "1", "0", "0", "NA", "NA"]
+    assert json.loads((out / "options.json").read_text())["min-confidence"] == 0.7
+    out = export(folder, "--species", "oryx")  # over the earlier one
+    assert {path.stem for path in out.glob("detection_history_*")} == {"detection_history_oryx"}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--days", "0"], "'0' should be a whole number, 1 or more"),
+        (["--day1", "spring"], "'spring' should be survey, station or a date"),
+        (["--values", "many"], "'many' should be one of presence, events, individuals"),
+        (["--min-confidence", "7"], "'7' should be between 0 and 1"),
+    ],
+)
+def test_options_that_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], problem: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        export(folder, *options)
+    assert ended.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_species_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", str(folder / "job.yaml"), "--to", "detection-history", "--out", str(folder / "x")]
+    assert main([*command, "--species", "lyon"]) == 2
+    assert "no event has the label 'lyon'; did you mean 'lion'?" in capsys.readouterr().err
+    assert not (folder / "x").exists()
+
+
+def test_from_photos_alone_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, [image("a", 0), image("b", 9 * DAY, "oryx")])
+    out = export(tmp_path)
+    assert read(out / "effort.csv")[1] == ["A", "7", "3"]
+    assert json.loads((out / "options.json").read_text())["effort_rests_on"] == {"images": 1}
+    assert "1 stations whose effort is that of their photos, and so too short" in capsys.readouterr().out
+    assert START.date().isoformat() == "2021-04-11"

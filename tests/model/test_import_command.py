@@ -1,0 +1,140 @@
+"""camtrap model import: what is written answers as the library's own network does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from camtrap_batch.cli import main
+from camtrap_batch.images.framing import Framing
+from camtrap_batch.model import load_model, read_info
+from camtrap_batch.model.architectures import Evaluation, create_model
+from camtrap_batch.rehearsal import write_dataset
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos to compare on."""
+    return write_dataset(tmp_path_factory.mktemp("drawn"), cameras=6, images=24, broken=False).images
+
+
+@pytest.fixture(scope="module")
+def undecided(drawn: Path) -> dict[str, torch.Tensor]:
+    """A network of three classes that sees something else in each photo, and is not sure of it."""
+    torch.manual_seed(1)
+    network = create_model("shufflenet_v2_x0_5", 3).eval()
+    transform: Any = torchvision.models.get_model_weights("shufflenet_v2_x0_5").DEFAULT.transforms()
+    head, network.fc = network.fc, torch.nn.Identity()
+    with torch.inference_mode():
+        photos = torch.stack([transform(Image.open(path)) for path in sorted(drawn.rglob("*.jpg"))])
+        features = network(photos)
+        shift, scale = features.mean(0), features.std(0) + 1e-9
+        head.weight /= scale
+        head.bias -= head.weight @ shift
+        answers = torch.softmax(head(features), 1)
+    assert len(set(answers.argmax(1).tolist())) > 1
+    assert answers.max(1).values.median() < 0.99
+    network.fc = head
+    return network.state_dict()
+
+
+@pytest.fixture
+def weights(undecided: dict[str, torch.Tensor], tmp_path: Path) -> Path:
+    torch.save(undecided, tmp_path / "theirs.pth")
+    (tmp_path / "labels.txt").write_text("empty\nlion\nheron\n")
+    return tmp_path / "theirs.pth"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert main(["model", "import", *options]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_a_network_of_torchvision(
+    weights: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, out = tmp_path / "labels.txt", tmp_path / "model"
+    options = ["torchvision", "shufflenet_v2_x0_5", str(weights), "--classes", str(labels), "--out", str(out)]
+    assert main(["model", "import", *options, "--pictures", str(drawn)]) == 0
+    network, info = load_model(out)
+    assert info.classes == ("empty", "lion", "heron")
+    assert (info.resize, round(info.crop_pct, 3), info.interpolation) == ("crop", 0.875, "bilinear")
+    assert info.provenance["library"] == "torchvision"
+    assert torch.equal(network.state_dict()["fc.weight"], torch.load(weights)["fc.weight"])
+    text = capsys.readouterr().out
+    assert info.model_id in text
+    assert re.search(r"the original's top class on 2[34] of 24 pictures, confidence 0\.0[0-2]", text)
+    assert "is there already" in refused(capsys, *options)
+
+
+def test_a_name_that_both_libraries_have_is_timms_where_it_is_asked_for(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(2)
+    torch.save(timm.create_model("resnet18", pretrained=False).state_dict(), tmp_path / "theirs.pth")
+    out = tmp_path / "model"
+    assert main(["model", "import", "timm", "resnet18", str(tmp_path / "theirs.pth"), "--out", str(out)]) == 0
+    info = read_info(out)
+    assert info.arch == f"resnet18.{timm.get_pretrained_cfg('resnet18').tag}"
+    assert info.interpolation == timm.get_pretrained_cfg("resnet18").interpolation
+    assert len(set(info.classes)) == 1000
+    assert info.classes[0] == "tench"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "shufflenet_v2_x0_6"}, "did you mean 'shufflenet_v2_x0_5'"),
+        ({"labels": "lion\nlion\nheron"}, "more than once: 'lion'"),
+        ({"labels": "lion\nheron"}, "fc.weight has shape (3, 1024), should have (2, 1024)"),
+        ({"labels": "lion\n\nheron"}, "label 2 should be text"),
+        ({"labels": "[1, 2]"}, "label 1 should be text, it is 1"),
+        ({"file": "nothing.pth"}, "no such file"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_writes_nothing(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "labels.txt").write_text(change.get("labels", "empty\nlion\nheron"))
+    line = refused(
+        capsys,
+        "torchvision",
+        change.get("name", "shufflenet_v2_x0_5"),
+        str(tmp_path / change.get("file", weights.name)),
+        "--classes",
+        str(tmp_path / "labels.txt"),
+        "--out",
+        str(tmp_path / "model"),
+    )
+    assert words in line
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_import_that_answers_otherwise_is_refused(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    # As it was before: every picture squeezed, whatever the network was evaluated with.
+    monkeypatch.setattr(
+        "camtrap_batch.model.imports.evaluation",
+        lambda arch, size=None: Evaluation(Framing(64)),
+    )
+    line = refused(
+        capsys,
+        "torchvision",
+        "shufflenet_v2_x0_5",
+        str(weights),
+        "--classes",
+        str(tmp_path / "labels.txt"),
+        "--out",
+        str(tmp_path / "model"),
+    )
+    assert "does not answer as the original does" in line
+    assert not (tmp_path / "model").exists()

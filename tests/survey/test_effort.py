@@ -1,0 +1,255 @@
+"""Days in the field: what setup, retrieval, outages, overlaps and photos make of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support_survey import cameras, outages
+
+from camtrap_batch.catalog.cameras import OUTAGES, PERIODS, check_periods, read_outages
+from camtrap_batch.errors import InputError
+from camtrap_batch.store.schemas import DEPLOYMENTS
+from camtrap_batch.survey.effort import effort_by_location, make_deployments, union
+
+IMAGES = pa.schema(
+    [
+        ("location", pa.string()),
+        ("deployment", pa.string()),
+        ("datetime", pa.timestamp("us")),
+        ("utc_offset_minutes", pa.int32()),
+    ]
+)
+
+
+def photos(*rows: tuple[str, str] | tuple[str, str, str] | tuple[str, str, str | None, int]) -> pa.Table:
+    """Of location, time, and optional deployment and offset."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "location": row[0],
+                "datetime": dt.datetime.fromisoformat(row[1]),
+                "deployment": row[2] if len(row) > 2 else None,
+                "utc_offset_minutes": row[3] if len(row) > 3 else None,
+            }
+            for row in rows
+        ],
+        schema=IMAGES,
+    )
+
+
+def days(table: pa.Table, counting: Any = "station") -> dict[str, float]:
+    effort = effort_by_location(table, counting)
+    return dict(zip(effort["location"].to_pylist(), effort["days"].to_pylist(), strict=True))
+
+
+def test_camtrapr_sample_stations(tmp_path: Path) -> None:
+    """camtrapR's `data(camtraps)`: setup and retrieval count half a day each, and so do an outage's ends.
+
+    Its surveyReport gives 42 trap nights for StationA and counts StationC's outage from the midnight before;
+    by the rule that a date alone is noon, 5 days of 43 are out.
+    """
+    periods = cameras(
+        tmp_path,
+        "StationA,1,1,02/04/2009,14/05/2009",
+        "StationB,1,2,03/04/2009,16/05/2009",
+        "StationC,1,3,04/04/2009,17/05/2009",
+        order="dmy",
+    )
+    off = outages(tmp_path, "StationC,12/05/2009,17/05/2009", order="dmy")
+    assert check_periods(periods, off) == []
+    table, notes = make_deployments(photos(), periods, off)
+    assert not notes
+    assert table.schema == DEPLOYMENTS
+    assert days(table) == {"StationA": 42, "StationB": 43, "StationC": 38}
+    assert table["days_out"].to_pylist() == [0, 0, 5]
+    assert table["source"].to_pylist() == ["cameras"] * 3
+    assert table["start"][0].as_py() == dt.datetime(2009, 4, 2, 12)
+
+
+def test_times_count_exactly(tmp_path: Path) -> None:
+    table, _ = make_deployments(photos(), cameras(tmp_path, "A,0,0,2021-03-01 06:00,2021-03-03 18:00:00"))
+    assert days(table) == {"A": 2.5}
+
+
+def test_a_camera_that_came_back_and_one_that_saw_nothing(tmp_path: Path) -> None:
+    periods = cameras(
+        tmp_path,
+        "A,0,0,2021-03-01,2021-03-11",
+        "A,0,0,2021-06-01,2021-06-03",
+        "B,1,0,2021-03-01,2021-03-31",
+    )
+    table, _ = make_deployments(photos(("A", "2021-03-04 08:00")), periods)
+    assert days(table) == {"A": 12, "B": 30}
+    assert table["n_images"].to_pylist() == [1, 0, 0]
+
+
+def test_overlaps_of_one_camera_count_once(tmp_path: Path) -> None:
+    periods = cameras(tmp_path, "A,0,0,2021-03-01,2021-03-11", "A,0,0,2021-03-06,2021-03-16")
+    table, notes = make_deployments(photos(), periods)
+    assert table["days"].to_pylist() == [10, 5]
+    for counting in ("station", "cameras"):
+        assert days(table, counting) == {"A": 15}
+    assert notes == {"deployments of a camera that stood there already: what they share counts once": 1}
+    [line] = check_periods(periods, None)
+    assert line.startswith(f"{tmp_path}/cameras.csv:3: 'A' has a deployment from 2021-03-06 12:00")
+
+
+def test_two_cameras_at_a_station(tmp_path: Path) -> None:
+    periods = cameras(
+        tmp_path,
+        "A,left,0,0,2021-03-01,2021-03-11",
+        "A,right,0,0,2021-03-06,2021-03-16",
+        header="location,camera,latitude,longitude,start,end",
+    )
+    assert check_periods(periods, None) == []
+    table, _ = make_deployments(photos(), periods)
+    assert table["days"].to_pylist() == [10, 10]
+    assert days(table, "station") == {"A": 15}
+    assert days(table, "cameras") == {"A": 20}
+
+
+def test_an_outage_of_one_of_two_cameras(tmp_path: Path) -> None:
+    periods = cameras(
+        tmp_path,
+        "A,left,0,0,2021-03-01,2021-03-11",
+        "A,right,0,0,2021-03-01,2021-03-11",
+        header="location,camera,latitude,longitude,start,end",
+    )
+    (tmp_path / "outages.csv").write_text("location,camera,start,end\nA,left,2021-03-05,2021-03-07\n")
+    table, _ = make_deployments(photos(), periods, read_outages(str(tmp_path / "outages.csv")))
+    assert days(table, "station") == {"A": 10}
+    assert days(table, "cameras") == {"A": 18}
+
+
+def test_outages_that_overlap_count_once(tmp_path: Path) -> None:
+    periods = cameras(tmp_path, "A,0,0,2021-03-01,2021-03-11")
+    off = outages(tmp_path, "A,2021-03-03,2021-03-06", "A,2021-03-05,2021-03-07")
+    table, _ = make_deployments(photos(), periods, off)
+    assert (table["days"][0].as_py(), table["days_out"][0].as_py()) == (6, 4)
+
+
+def test_from_photos_where_nothing_is_given(tmp_path: Path) -> None:
+    """Each date from the first to the last photo is a day; a long silence ends a period; it says so."""
+    seen = photos(
+        ("A", "2021-03-01 23:00"),
+        ("A", "2021-03-05 01:00"),
+        ("A", "2021-05-01 10:00"),
+        ("B", "2021-03-01 10:00", "first"),
+        ("B", "2021-05-01 10:00", "first"),
+    )
+    table, _ = make_deployments(seen)
+    assert table["days"].to_pylist() == [5, 1, 62]
+    assert table["source"].to_pylist() == ["images"] * 3
+    assert table["deployment"].to_pylist() == [None, None, "first"]
+    assert table["n_images"].to_pylist() == [2, 1, 2]
+    effort = effort_by_location(table)
+    assert effort["days"].to_pylist() == [6, 62]
+    assert effort["source"].to_pylist() == ["images", "images"]
+
+
+def test_no_end_yet(tmp_path: Path) -> None:
+    """The camera still stands there: its last photo is what is known, and the figure says so."""
+    periods = cameras(tmp_path, "A,0,0,2021-03-01 00:00,", "B,1,0,2021-03-01,")
+    table, notes = make_deployments(photos(("A", "2021-03-04 08:00")), periods)
+    assert table["source"].to_pylist() == ["images", "cameras"]
+    assert table["days"].to_pylist() == [4, None]
+    effort = effort_by_location(table)
+    assert effort["source"].to_pylist() == ["images", None]
+    assert len(notes) == 2
+
+
+def test_zones() -> None:
+    """Periods in UTC, images in the time of the camera's clock."""
+    period = {
+        "location": "A",
+        "deployment": "d1",
+        "start": dt.datetime(2021, 3, 1, 22),
+        "end": dt.datetime(2021, 3, 2, 22),
+        "utc_offset_minutes": 0,
+        "source": "metadata",
+    }
+    periods = pa.Table.from_pylist([period], schema=PERIODS)
+    table, _ = make_deployments(photos(("A", "2021-03-02 00:30", "d1", 120)), periods)
+    assert table["start"][0].as_py() == dt.datetime(2021, 3, 2, 0)
+    assert table["n_images"][0].as_py() == 1
+    table, _ = make_deployments(photos(("A", "2021-03-02 00:30", "d1")), periods)
+    assert table["start"][0].as_py() == dt.datetime(2021, 3, 1, 22)
+
+
+@pytest.mark.parametrize(
+    ("rows", "off", "problem"),
+    [
+        (
+            ["A,0,0,2021-03-11,2021-03-01"],
+            [],
+            r"cameras\.csv:2: end: 2021-03-01 12:00 should be after the start",
+        ),
+        (["A,0,0,2021-03-01,soon"], [], r"cameras\.csv:2: end: 'soon' should be a date such as"),
+        (["A,0,0,01/02/2021,2021-03-01"], [], r"cameras\.csv:2: start: .* set dataset\.dates: dmy or mdy"),
+        (["A,,0,2021-03-01,2021-03-11"], [], r"cameras\.csv:2: latitude: '' should be degrees"),
+        (
+            ["A,0,0,2021-03-01,2021-03-11"],
+            ["A,2021-03-10,2021-03-12"],
+            r"outages\.csv:2: the outage from 2021-03-10 12:00 to 2021-03-12 12:00 is not within a "
+            r"deployment of 'A', which has: 2021-03-01 12:00 to 2021-03-11 12:00",
+        ),
+        (["A,0,0,2021-03-01,2021-03-11"], ["A,2021-03-10,"], r"outages\.csv:2: end: empty"),
+        (
+            ["A,0,0,2021-03-01,2021-03-11"],
+            ["A,2021-03-10,2021-03-09"],
+            r"outages\.csv:2: end: .* should be after",
+        ),
+        (
+            ["A,0,0,2021-03-01,2021-03-11"],
+            ["X,2021-03-10,2021-03-11"],
+            r"outages\.csv:2: location: 'X' has neither",
+        ),
+    ],
+)
+def test_refused(tmp_path: Path, rows: list[str], off: list[str], problem: str) -> None:
+    def read() -> None:
+        periods = cameras(tmp_path, *rows)
+        breaks = outages(tmp_path, *off)
+        check_periods(periods, breaks)
+        make_deployments(photos(), periods, breaks)
+
+    with pytest.raises(InputError, match=problem) as refused:
+        read()
+    assert "\n" not in str(refused.value)
+
+
+spans = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), min_size=1, max_size=6)
+
+
+@given(spans, spans)
+def test_days_are_those_that_a_clock_would_count(
+    stood: list[tuple[int, int]], off: list[tuple[int, int]]
+) -> None:
+    """Hour by hour: a camera works where some deployment covers the hour and no outage does."""
+    start = dt.datetime(2021, 1, 1)
+    hour = dt.timedelta(hours=1)
+
+    def table(rows: list[tuple[int, int]], schema: pa.Schema) -> pa.Table:
+        made = [{"location": "A", "start": start + a * hour, "end": start + (a + n) * hour} for a, n in rows]
+        if "source" in schema.names:
+            made = [row | {"source": "cameras"} for row in made]
+        return pa.Table.from_pylist(made, schema=schema)
+
+    found, _ = make_deployments(photos(), table(stood, PERIODS), table(off, OUTAGES))
+    covered = {h for a, n in stood for h in range(a, a + n)} - {h for a, n in off for h in range(a, a + n)}
+    assert days(found)["A"] == pytest.approx(len(covered) / 24)
+    assert sum(found["days"].to_pylist()) == pytest.approx(len(covered) / 24)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50))))
+def test_union(some: list[tuple[int, int]]) -> None:
+    found = union(some)
+    assert {h for a, b in found for h in range(a, b)} == {h for a, b in some for h in range(a, b)}
+    assert all(one[1] < two[0] for one, two in itertools.pairwise(found))

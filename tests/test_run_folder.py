@@ -1,0 +1,189 @@
+"""The command on run folders that are held, damaged, foreign or newer: one line, and what helps."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support import Processes, receipts, run_of, start_driver, tables_of, wait_until
+from support_runs import predict, run_on_driver, write_run
+
+from camtrap_batch.cli import main
+from camtrap_batch.store import snapshots
+
+pytestmark = pytest.mark.timeout(240)
+
+JobFolder = Callable[..., Path]
+
+
+@dataclass
+class Done:
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def call(folder: Path, name: str, *options: str) -> Done:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([name, str(folder / "job.yaml"), *options])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def refused(folder: Path, name: str, *options: str, code: int) -> str:
+    """The one line that a command ends with."""
+    done = call(folder, name, *options)
+    assert done.returncode == code, (done.returncode, done.stderr)
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def images(number: int = 6) -> list[dict[str, object]]:
+    return [{"image_id": f"i{n}", "location": "a", "truth": "lion"} for n in range(number)]
+
+
+@pytest.fixture
+def merged(tmp_path: Path) -> Path:
+    """Folder of a job of which everything before `merge` is done, and merge."""
+    job = write_run(tmp_path, images())
+    predict(job, {f"i{n}": {"lion": 0.9, "empty": 0.1} for n in range(6)})
+    run_on_driver(job, "merge")
+    return tmp_path
+
+
+def test_a_second_driver_and_gc_leave_a_running_job_alone(
+    job_folder: JobFolder, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = job_folder("validate")
+    with Processes(tmp_path) as cluster:
+        driver = start_driver(folder, "validate", cluster)
+        try:
+            wait_until(lambda: len(receipts(folder, "validate")) >= 3)
+            workers = [cluster.worker_process(number) for number in range(2)]
+            for worker in workers:
+                os.kill(worker, signal.SIGSTOP)  # so that it is still at work
+            for name in ("validate", "reprocess", "gc"):
+                line = refused(folder, name, code=3)
+                assert f"another driver is at work here: validate of job run, process {driver.pid} on" in line
+            status = json.loads(call(folder, "status", "--json").stdout)
+            assert status["driver"]["state"] == "held"
+            assert status["driver"]["pid"] == driver.pid
+            assert state_of(status, "validate") == "running"
+            driver.kill()
+            driver.communicate()
+            said = call(folder, "status").stdout
+            assert f"process {driver.pid}" in said
+            assert "it was killed" in said
+            status = json.loads(call(folder, "status", "--json").stdout)
+            assert status["driver"]["state"] == "gone"
+            assert state_of(status, "validate") == "unfinished", "at once, not after two minutes"
+            for worker in workers:
+                os.kill(worker, signal.SIGCONT)
+            again = start_driver(folder, "validate", cluster)
+            _, errors = again.communicate(timeout=90)
+            assert again.returncode == 0, errors
+        finally:
+            driver.kill()
+            driver.communicate()
+    assert tables_of(folder)["manifest"].equals(tables_of(undisturbed)["manifest"])
+    assert json.loads(call(folder, "status", "--json").stdout)["driver"]["state"] == "free"
+
+
+def state_of(status: dict[str, list[dict[str, object]]], stage: str) -> object:
+    return next(entry["state"] for entry in status["stages"] if entry["stage"] == stage)
+
+
+def test_a_log_that_is_a_symbolic_link(merged: Path) -> None:
+    victim = merged / "victim"
+    victim.write_text("precious\n")
+    (merged / "run" / "log.jsonl").unlink()
+    (merged / "run" / "log.jsonl").symlink_to(victim)
+    line = refused(merged, "merge", "--set", "events.gap_min=7", code=1)
+    assert f"{merged}/run/log.jsonl: is a symbolic link" in line
+    assert victim.read_text() == "precious\n"
+
+
+@pytest.mark.parametrize("name", ["merge", "status", "gc"])
+def test_a_run_folder_of_a_newer_version(merged: Path, name: str) -> None:
+    (merged / "run" / "format.json").write_text('{"format": 7, "written_by": "9.1", "new": 1}')
+    line = refused(merged, name, code=2)
+    assert f"{merged}/run/format.json: written by a newer camtrap-batch (9.1, format 7" in line
+
+
+@pytest.mark.parametrize("name", ["merge", "status", "gc"])
+def test_a_foreign_folder(tmp_path: Path, name: str) -> None:
+    write_run(tmp_path, images())
+    (tmp_path / "run").rename(tmp_path / "before")
+    (tmp_path / "run" / "photos").mkdir(parents=True)
+    (tmp_path / "run" / "photos" / "a.jpg").write_bytes(b"1")
+    assert f"{tmp_path}/run: is no run folder" in refused(tmp_path, name, code=2)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["photos"]
+
+
+def test_flipped_bytes_stop_merge_and_name_the_file(merged: Path) -> None:
+    run = run_of(merged)
+    file = run.snapshot("manifest").files[0].file
+    path = run.folder.local(file)
+    data = bytearray(path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+    line = refused(merged, "merge", "--set", "events.gap_min=7", code=1)
+    assert line.startswith(f"camtrap: {path}: is damaged (")
+    assert "`camtrap check JOB --repair`" in line
+    assert run.snapshot("events").number == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("snapshots/locations/CURRENT", b""),
+        ("snapshots/locations/1.json", b'{"table": "loca'),
+        ("plans/merge/*.json", b"{"),
+        ("receipts/merge/*/*.json", b""),
+    ],
+)
+@pytest.mark.parametrize("name", ["merge", "status", "table"])
+def test_a_damaged_record_is_named_and_done_without(
+    merged: Path, name: str, path: str, content: bytes
+) -> None:
+    (found,) = (merged / "run").glob(path)
+    found.write_bytes(content)
+    options = ["locations", "--out", str(merged / "out.csv")] if name == "table" else []
+    done = call(merged, name, *options)
+    is_of_use = not (name == "table" and path.endswith("1.json"))
+    assert done.returncode == (0 if is_of_use else 2), done.stderr
+    # merge looks at receipts where something is to be done, and a table at its snapshots alone.
+    if "snapshots" in path or name == "status":
+        assert f"{found}: is " in done.stderr
+    if name == "merge":
+        assert snapshots.current(run_of(merged).folder, "locations") is not None
+
+
+def test_old_tables_without_checksums_are_read(merged: Path) -> None:
+    """As an earlier version wrote them: no hash, no lease, no format."""
+    run = run_of(merged)
+    for path in [*run.folder.walk("receipts"), *run.folder.walk("snapshots")]:
+        if path.endswith(".json"):
+            record = json.loads(run.folder.read(path))
+            for file in record["files"]:
+                del file["sha256"]
+            run.folder.write(path, json.dumps(record).encode())
+    before = time.time_ns()
+    for path in ("format.json", *run.folder.walk("lease")):
+        run.folder.delete(path)
+    done = call(merged, "merge")
+    assert done.returncode == 0
+    assert "nothing to do" in done.stderr
+    assert all(
+        path.stat().st_mtime_ns < before for path in (merged / "run" / "tables").rglob("*") if path.is_file()
+    )
