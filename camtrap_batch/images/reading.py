@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from camtrap_batch import phases
 from camtrap_batch.images.decode import one_line
@@ -15,6 +15,10 @@ from camtrap_batch.images.sources.root import ImageRoot, is_unsafe
 MOST_BYTES = 256 * 2**20
 """A file with more bytes is not read to its end."""
 
+MOST_ABANDONED = 4
+"""A process in which so many decodes go on that were given up should be ended: each may hold 1 GB."""
+
+_NOT_THERE = ("missing", "unreadable")
 _BYTES_AHEAD = 64 * 2**20
 _AHEAD_PER_READER = 2
 _TYPICAL_BYTES = 2**20  # of a file whose size the listing does not know
@@ -30,17 +34,21 @@ def judge_files(
     sizes: Sequence[int] | None = None,
     places: Sequence[dict[str, int] | None] | None = None,
     clock: dict[str, float],
+    look_again: Callable[[Iterable[str]], None] | None = None,
 ) -> list[Verdict]:
     """A verdict for each file, in order.
 
     As many files are read ahead as the root takes at once, and as fit into 64 MiB. Neither a read nor a
-    decode that hangs holds up the others for longer than `limits.timeout_s`: its thread is left behind.
+    decode that hangs holds up the others for longer than `limits.timeout_s`: its thread is left behind, and
+    counted (see `abandoned`) as long as it goes on.
 
     Parameters
     ----------
     sizes : bytes of each file as the listing says, 0 or less where it does not know
     places : of each file in an archive, as the listing says
     clock : seconds spent waiting for `read`, and in `decode`, are added to it
+    look_again : called with the files that the listing found and that can't be read now; what it raises is
+        raised: it may not be the files that are gone, but the disk that they are on
     """
     prepare()  # not within the time of an image
     n = len(file_names)
@@ -54,21 +62,56 @@ def judge_files(
                 clock[phase] = clock.get(phase, 0.0) + seconds
     finally:
         ahead.close()
+    if look_again is not None and sizes is not None:
+        judged = zip(file_names, sizes, verdicts, strict=True)
+        gone = [name for name, size, verdict in judged if size > 0 and verdict.status in _NOT_THERE]
+        if gone:
+            look_again(gone)
     return verdicts
 
 
-def read_files(root: ImageRoot, file_names: Sequence[str], limits: Limits) -> Iterator[bytes | Verdict]:
+def read_files(
+    root: ImageRoot,
+    file_names: Sequence[str],
+    limits: Limits,
+    look_again: Callable[[Iterable[str]], None] | None = None,
+) -> Iterator[bytes | Verdict]:
     """The bytes of each file, in order, or the verdict where there are none; read ahead as in `judge_files`.
 
-    Raises what reading raised that is no fault of a single file: credentials that are missing, say.
+    Raises what reading raised that is no fault of a single file: credentials that are missing, say; and after
+    the last one, where some can't be read, what `look_again` raises.
     """
     n = len(file_names)
     ahead = _ReadAhead(root, file_names, limits, [-1] * n, [None] * n)
+    gone = []
     try:
         for place in range(n):
-            yield ahead.take(place)
+            content = ahead.take(place)
+            if isinstance(content, Verdict) and content.status in _NOT_THERE:
+                gone.append(file_names[place])
+            yield content
     finally:
         ahead.close()
+    if gone and look_again is not None:
+        look_again(gone)
+
+
+def abandoned() -> int:
+    """How many decodes go on in this process that were given up."""
+    return _abandoned.count
+
+
+class _Count:
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self, number: int) -> None:
+        with self._lock:
+            self.count += number
+
+
+_abandoned = _Count()
 
 
 class _Decoder:
@@ -107,6 +150,7 @@ class _Decoder:
             if self._began is None or (spent := time.perf_counter() - self._began) < self._limits.timeout_s:
                 return False
             self._is_abandoned = True
+            _abandoned.add(1)
             self.clock["decode"] += spent
             detail = f"not decoded within {self._limits.timeout_s:g} s"
             self._verdicts.append(Verdict("unreadable", detail, bytes=self._bytes))
@@ -127,6 +171,7 @@ class _Decoder:
                 del content
                 with self._lock:
                     if self._is_abandoned:
+                        _abandoned.add(-1)
                         return
                     self._began = None
                     self._verdicts.append(verdict)

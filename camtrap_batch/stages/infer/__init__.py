@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -249,7 +249,7 @@ class InferShard:
         move = phases.progress()
 
         def pictures() -> Iterator[Picture]:  # taken on another thread
-            for index, picture, source in self.pictures(rows):
+            for index, picture, source in self.pictures(rows, here.look_again):
                 move()
                 order.append(index)
                 sources[index] = source
@@ -281,8 +281,15 @@ class InferShard:
         classes = read_info(fetch_model(self.model)).classes
         return self._finish(shard, rows, {}, sources, classes, {}, time.monotonic(), "driver", "crashed")
 
-    def pictures(self, rows: pa.Table) -> Iterator[tuple[int, Picture, str]]:
-        """Index, what is looked at, and source of each row; those that can't be read are left out."""
+    def pictures(
+        self, rows: pa.Table, look_again: Callable[[Iterable[str]], None] | None = None
+    ) -> Iterator[tuple[int, Picture, str]]:
+        """Index, what is looked at, and source of each row; those that can't be read are left out.
+
+        Parameters
+        ----------
+        look_again : called in the end with originals that can't be read; what it raises is raised
+        """
         from camtrap_batch.detection.crops import Picture
 
         use_thumbnails = np.full(rows.num_rows, self.use_thumbnails)
@@ -302,6 +309,7 @@ class InferShard:
             rows.take(pa.array(wanted)),
             use_thumbnails=use_thumbnails[wanted],
             timeout_s=self.timeout_s,
+            look_again=look_again,
         ):
             index = int(wanted[at])
             if data is not None:

@@ -145,6 +145,7 @@ class ValidateShard:
             sizes=read["listed_bytes"].to_pylist(),
             places=read[_PLACE].to_pylist() if _PLACE in read.column_names else None,
             clock=seconds,
+            look_again=here.look_again,
         )
         verdicts = known | dict(zip(others, judged, strict=True))
         return self._finish(
