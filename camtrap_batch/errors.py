@@ -13,6 +13,7 @@ CamtrapError
 │   ├── ShardsFailed           some shards failed; the others have receipts
 │   ├── ClusterLost            exit code 3: the scheduler, or every worker of a kind, went away
 │   ├── ImagesGone             exit code 3: the disk or folder with the images went away meanwhile
+│   ├── TargetUnreachable      exit code 3: what results are pushed to does not answer
 │   ├── WorkersDie             workers die whatever they are given: no image is to blame
 │   ├── StorageError           the run folder can't be written: disk full, read-only, no permission
 │   ├── Damaged                a file of the run folder is not what was written
@@ -92,6 +93,10 @@ class ShardsFailed(StageError):
 
 
 class ClusterLost(StageError):
+    exit_code = 3
+
+
+class TargetUnreachable(StageError):
     exit_code = 3
 
 

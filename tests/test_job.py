@@ -43,14 +43,30 @@ def wrong(path: Path, *assignments: str) -> str:
     return message.replace(str(path), "job.yaml")
 
 
-def test_paths_are_taken_from_the_job_file_and_output_from_here(job_file: Path) -> None:
+def test_paths_are_taken_from_the_job_file(job_file: Path) -> None:
     job = Job.load(job_file)
     assert job.dataset.metadata == str(job_file.parent / "a.json")
     assert job.dataset.images == str(job_file.parent / "images")
-    assert job.run_url == str(Path.cwd() / "runs" / "x")
+    assert job.run_url == str(job_file.parent / "runs" / "x")
     remote = Job.load(job_file, ["dataset.images=gs://bucket/folder", "output=s3://bucket/runs"])
     assert remote.dataset.images == "gs://bucket/folder"
     assert remote.run_url == "s3://bucket/runs/x"
+
+
+def test_a_run_folder_where_an_earlier_version_put_it_is_found(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert Job.load(job_file).run_url == str(job_file.parent / "runs" / "x")
+    (elsewhere / "runs" / "x" / "plans").mkdir(parents=True)
+    job = Job.load(job_file)
+    assert job.run_url == str(elsewhere / "runs" / "x")
+    assert len(job.notes) == 1
+    assert f"move it to {job_file.parent / 'runs'}" in job.notes[0]
+    (job_file.parent / "runs" / "x" / "plans").mkdir(parents=True)
+    job = Job.load(job_file)
+    assert (job.run_url, job.notes) == (str(job_file.parent / "runs" / "x"), [])
 
 
 def test_set_overrides_one_key(job_file: Path) -> None:
@@ -165,6 +181,7 @@ def test_the_demo_in_the_package_is_the_job_of_the_repository() -> None:
     embedded = yaml.safe_load((REPOSITORY / "camtrap_batch" / "rehearsal" / "demo.yaml").read_text())
     for key in ("metadata", "images", "cameras"):
         assert ours["dataset"].pop(key) == f"../demo/{embedded['dataset'].pop(key)}"
+    assert ours.pop("output") == f"../demo/{embedded.pop('output')}"
     assert ours == embedded
 
 

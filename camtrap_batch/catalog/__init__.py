@@ -19,6 +19,7 @@ __all__ = [
     "READERS",
     "Catalog",
     "Reader",
+    "read_camera_names",
     "read_cameras",
     "read_dataset_cameras",
     "read_dataset_periods",

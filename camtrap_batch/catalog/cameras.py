@@ -6,19 +6,18 @@ one location, a column `camera` beside `location` tells which is which. docs/eff
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 
-from camtrap_batch.catalog.dates import parse_date
+from camtrap_batch.catalog.tables import GivenTable, is_missing, number, read_table
+from camtrap_batch.dates import Order, is_date_only, parse_date, parse_dates
 from camtrap_batch.errors import InputError
 
 CAMERAS = pa.schema([("location", pa.string()), ("longitude", pa.float64()), ("latitude", pa.float64())])
@@ -50,8 +49,6 @@ OUTAGES = pa.schema(
 )
 """When cameras stood there and did not work, local camera time; `camera` is null: all of the location."""
 
-DateOrder = Literal["dmy", "mdy"]
-
 _ALIASES = {
     "location": ("location", "location_id", "locationid", "camera", "name"),
     "latitude": ("latitude", "lat"),
@@ -80,33 +77,37 @@ class Site:
     Attributes
     ----------
     where : file and line, or feature
-    location, longitude, latitude : degrees, WGS 84
+    location, longitude, latitude : degrees, WGS 84; None where both cells are empty
     cells : what else the row says, by the file's own names
     roles : start, end, camera, deployment -> the name of the cell that has it
     """
 
     where: str
     location: str
-    longitude: float
-    latitude: float
+    longitude: float | None
+    latitude: float | None
     cells: Mapping[str, Any]
     roles: Mapping[str, str]
 
     def text(self, role: str) -> str | None:
         """What the row says of start, end, camera or deployment; None where it says nothing."""
         value = self.cells.get(self.roles.get(role, ""))
-        return None if value is None or not str(value).strip() else str(value).strip()
+        return None if value is None or is_missing(str(value)) else str(value).strip()
 
 
 def read_cameras(path: str) -> pa.Table:
-    """Places of camera locations, as `CAMERAS`.
+    """Coordinates of camera locations, as `CAMERAS`; without locations that have none.
 
     Raises
     ------
     InputError
-        The file is not there, lacks a column, or a place is impossible or given twice; with line.
+        The file is not there, lacks a column, or coordinates are impossible or given twice; with line.
     """
-    places = {site.location: (site.longitude, site.latitude) for site in read_sites(path)}
+    places = {
+        site.location: (site.longitude, site.latitude)
+        for site in read_sites(path)
+        if site.latitude is not None
+    }
     return pa.table(
         [
             list(places),
@@ -117,7 +118,12 @@ def read_cameras(path: str) -> pa.Table:
     )
 
 
-def read_periods(path: str, order: DateOrder | None = None) -> pa.Table:
+def read_camera_names(path: str) -> pa.ChunkedArray:
+    """The locations of a camera table, also those without coordinates. Raises as `read_cameras`."""
+    return pa.chunked_array([list(dict.fromkeys(site.location for site in read_sites(path)))], pa.string())
+
+
+def read_periods(path: str, order: Order | None = None) -> pa.Table:
     """Deployments of the camera table, as `PERIODS`: a row for each of its rows with a start or an end.
 
     Parameters
@@ -130,7 +136,9 @@ def read_periods(path: str, order: DateOrder | None = None) -> pa.Table:
         As `read_cameras`; or a start or an end is no date, or an end is not after its start.
     """
     rows = []
-    for site in read_sites(path):
+    sites = read_sites(path)
+    order = _order_of_dates(([site.text(name) for site in sites] for name in ("start", "end")), order)
+    for site in sites:
         start, end = (_moment(site.where, name, site.text(name), order) for name in ("start", "end"))
         if start is None and end is None:
             continue
@@ -149,7 +157,7 @@ def read_periods(path: str, order: DateOrder | None = None) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PERIODS)
 
 
-def read_outages(path: str, order: DateOrder | None = None) -> pa.Table:
+def read_outages(path: str, order: Order | None = None) -> pa.Table:
     """The file `dataset.outages`, as `OUTAGES`: a .csv of location, start, end and optional camera.
 
     Raises
@@ -158,22 +166,23 @@ def read_outages(path: str, order: DateOrder | None = None) -> pa.Table:
         The file is not there, lacks a column, or a start or an end is missing, no date, or out of order.
     """
     rows = []
-    content = _read(path, _OUTAGES_KEY)
-    for where, cells in _csv(path, content, _OUTAGES_KEY, _OUTAGE):
-        at = _roles(cells, _OUTAGE)
-        location = str(cells[at["location"]]).strip()
+    table = read_table(path, _OUTAGES_KEY, _names(_OUTAGE, _OPTIONAL))
+    at = table.require(_OUTAGE)
+    order = _order_of_dates((table.columns[at[name]] for name in ("start", "end")), order)
+    for where, cells in table.rows():
+        location = cells[at["location"]]
         if not location:
             raise InputError(f"{where}: location: empty ({_OUTAGES_KEY})")
         times = {}
         for name in ("start", "end"):
-            time = _moment(where, name, str(cells[at[name]]), order)
+            time = _moment(where, name, cells[at[name]], order)
             if time is None:
                 raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({_OUTAGES_KEY})")
             times[name] = time
         _check_order(where, times["start"], times["end"])
         camera = _roles(cells, _OPTIONAL).get("camera")
-        of = str(cells[camera]).strip() if camera is not None and camera != at["location"] else ""
-        rows.append({"location": location, "camera": of or None, "where": where, **times})
+        of = cells[camera] if camera is not None and camera != at["location"] else None
+        rows.append({"location": location, "camera": of, "where": where, **times})
     return pa.Table.from_pylist(rows, schema=OUTAGES)
 
 
@@ -214,7 +223,7 @@ def read_covariates(path: str) -> pa.Table:
     values are numbers, else of text.
     """
     columns: dict[str, dict[str, Any]] = {}
-    places: dict[str, tuple[float, float]] = {}
+    places: dict[str, tuple[float | None, float | None]] = {}
     used = {alias for aliases in _ALIASES.values() for alias in aliases}
     for site in read_sites(path):
         places.setdefault(site.location, (site.longitude, site.latitude))
@@ -236,19 +245,20 @@ def read_covariates(path: str) -> pa.Table:
 
 def read_sites(path: str) -> list[Site]:
     """The rows of a camera table. Raises as `read_cameras`."""
-    content = _read(path, _CAMERAS_KEY)
     if path.lower().endswith((".geojson", ".json")):
-        rows = _geojson(path, content)
+        rows = _geojson(path, _read(path, _CAMERAS_KEY))
     else:
-        rows = (
-            (where, *_named(cells), cells) for where, cells in _csv(path, content, _CAMERAS_KEY, _ALIASES)
-        )
-    places: dict[str, tuple[float, float]] = {}
+        rows = _of_table(read_table(path, _CAMERAS_KEY, _names(_ALIASES, _OPTIONAL)))
+    places: dict[str, tuple[float | None, float | None]] = {}
     sites = []
     for where, location, longitude, latitude, cells in rows:
         if not location:
             raise InputError(f"{where}: location: empty")
-        place = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
+        place: tuple[float | None, float | None] = (None, None)
+        if (
+            longitude is not None or latitude is not None
+        ):  # a camera whose coordinates are still to be filled in
+            place = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
         if places.setdefault(location, place) != place:
             raise InputError(
                 f"{where}: location {location!r} has another place further up; it should have one"
@@ -273,42 +283,33 @@ def _read(path: str, key: str) -> str:
         raise InputError(f"{path}: can't be read ({key}): {problem}") from None
 
 
-def _csv(
-    path: str, content: str, key: str, needed: Mapping[str, Iterable[str]]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """File and line of each row, and its cells by the lower-case names of the header."""
-    lines = csv.reader(io.StringIO(content, newline=""))
-    try:
-        header = [name.strip().lower() for name in next(lines, [])]
-        at = _roles(dict.fromkeys(header), needed)
-        for name in needed:
-            if name not in at:
-                raise InputError(
-                    f"{path}:1: no column {name}; the columns are: {', '.join(header) or 'none'}"
-                )
-        last = max(header.index(name) for name in at.values())
-        for row in lines:
-            if any(cell.strip() for cell in row):
-                where = f"{path}:{lines.line_num}"
-                if len(row) <= last:
-                    raise InputError(
-                        f"{where}: {len(row)} values, the first line names {len(header)} columns"
-                    )
-                yield where, dict(zip(header, row, strict=False))
-    except csv.Error as problem:
-        raise InputError(f"{path}:{lines.line_num}: not CSV ({key}): {problem}") from None
+def _names(*roles: Mapping[str, Iterable[str]]) -> list[str]:
+    return [name for role in roles for names in role.values() for name in names]
 
 
-def _named(cells: Mapping[str, Any]) -> tuple[str, Any, Any]:
-    at = _roles(cells, _ALIASES)
-    return str(cells[at["location"]]).strip(), cells[at["longitude"]], cells[at["latitude"]]
+def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
+    at = table.require(_ALIASES)
+    for where, cells in table.rows():
+        yield where, cells[at["location"]] or "", cells[at["longitude"]], cells[at["latitude"]], dict(cells)
+
+
+def _order_of_dates(columns: Iterable[list[str | None]], order: Order | None) -> Order | None:
+    """The order of day and month that the job gives, else that of the dates that tell, if it is one."""
+    found: set[Order] = set()
+    for texts in columns:
+        dates = parse_dates(texts)
+        if dates.day_first is not None:
+            found.add("dmy")
+        if dates.month_first is not None:
+            found.add("mdy")
+    return order or (found.pop() if len(found) == 1 else None)
 
 
 def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
     try:
         features = json.loads(content)["features"]
-        for number, feature in enumerate(features):
-            where = f"{path}: features[{number}]"
+        for place, feature in enumerate(features):
+            where = f"{path}: features[{place}]"
             properties = feature.get("properties") or {}
             given = (properties.get(alias) for alias in (*_ALIASES["location"], "id"))
             location = next((value for value in given if value is not None), feature.get("id"))
@@ -331,26 +332,21 @@ def _roles(cells: Mapping[str, Any], aliases: Mapping[str, Iterable[str]]) -> di
 
 
 def _degrees(where: str, name: str, value: Any, most: int) -> float:
-    try:
-        degrees = float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: {name}: {value!r} should be degrees") from None
+    degrees = number(str(value)) if value is not None and not isinstance(value, bool) else None
+    if degrees is None:
+        raise InputError(f"{where}: {name}: {value if value is not None else ''!r} should be degrees")
     if not -most <= degrees <= most:
         raise InputError(f"{where}: {name}: {degrees:g} should be between {-most} and {most}")
     return degrees
 
 
-def _moment(where: str, name: str, text: str | None, order: DateOrder | None) -> dt.datetime | None:
+def _moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
     """A date or a date with a time; a date alone is noon."""
     if text is None or not text.strip():
         return None
     given = text.strip()
-    if order is not None and (match := _NUMBERS_FIRST.fullmatch(given)):
-        first, _, second, year, rest = match.groups()
-        day, month = (first, second) if order == "dmy" else (second, first)
-        given = f"{year}-{month}-{day}{rest}"
     try:
-        parsed = parse_date(given)
+        parsed = parse_date(given, order)
     except ValueError:
         hint = "a date such as 2022-12-31, or with a time, 2022-12-31 09:52:50"
         if _NUMBERS_FIRST.fullmatch(given) and order is None:
@@ -358,7 +354,7 @@ def _moment(where: str, name: str, text: str | None, order: DateOrder | None) ->
         raise InputError(f"{where}: {name}: {text.strip()!r} should be {hint}") from None
     if parsed is None:
         return None
-    return parsed[0] if ":" in text else parsed[0] + _NOON
+    return parsed[0] + _NOON if is_date_only(given) else parsed[0]
 
 
 def _check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:
@@ -391,7 +387,7 @@ def _shown(time: dt.datetime | None) -> str:
 
 def _column(values: list[Any]) -> pa.Array:
     def number(value: Any) -> float | None:
-        return None if value is None or str(value).strip() in ("", "NA") else float(value)
+        return None if value is None or is_missing(str(value)) else float(value)
 
     try:
         return pa.array([number(value) for value in values], pa.float64())

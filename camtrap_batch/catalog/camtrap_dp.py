@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 from camtrap_batch.catalog.base import Reader, file_fingerprint
 from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
 from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
-from camtrap_batch.catalog.dates import NULL_OFFSET, offset_minutes
+from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
+from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, is_unsafe
 from camtrap_batch.job import Dataset
@@ -61,16 +62,20 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
     def read(self) -> Catalog:
         dataset = self.dataset
         images = ImageRoot(str(dataset.images), dataset.storage_options)
-        return read_camtrap_dp(str(dataset.metadata), images, utc_offset=dataset.utc_offset)
+        return read_camtrap_dp(
+            str(dataset.metadata), images, utc_offset=dataset.utc_offset, order=dataset.dates
+        )
 
     def cameras(self) -> pa.Table:
         return read_deployment_sites(str(self.dataset.metadata))
 
     def periods(self) -> pa.Table:
-        return read_package_periods(str(self.dataset.metadata))
+        return read_package_periods(str(self.dataset.metadata), self.dataset.dates)
 
 
-def read_camtrap_dp(path: str, images: ImageRoot, *, utc_offset: str | None = None) -> Catalog:
+def read_camtrap_dp(
+    path: str, images: ImageRoot, *, utc_offset: str | None = None, order: Order | None = None
+) -> Catalog:
     """Read a Camtrap DP data package; each of its media is a row.
 
     Parameters
@@ -78,12 +83,14 @@ def read_camtrap_dp(path: str, images: ImageRoot, *, utc_offset: str | None = No
     path : datapackage.json, the folder that holds it, or a .zip of the package; a path or fsspec URL
     images : where the files are; looked at to see by which name, see docs/camtrap_dp.md
     utc_offset : offset of timestamps that have none of their own, such as "+02:00"
+    order : of day and month in dates that leave it open
 
     Raises
     ------
     InputError
         The package is not there, lacks a table or a column, is of another version, or has a value that can't
-        be, with file and line; or its media are not to be found in the image root.
+        be, with file and line, where more than a few rows are so; or its media are not to be found in the
+        image root.
     """
     notes: Counter[str] = Counter()
     with _opened(path, notes) as package:
@@ -93,12 +100,13 @@ def read_camtrap_dp(path: str, images: ImageRoot, *, utc_offset: str | None = No
         media_deployment = pc.index_in(media["deploymentID"], deployments["deploymentID"].combine_chunks())
         notes["media of a deployment that the package does not list"] += media_deployment.null_count
         file_names = _file_names(media, images, notes)
-        times, offsets = media.times("timestamp", notes)
-        instants = _instants(times, offsets, utc_offset)
-        found = _observed(package, media, deployments, instants, utc_offset, notes)
+        dates = media.dates("timestamp", notes, order)
+        table = _observations(package, media, deployments, notes)
+        clock = _Clock(dates, table, utc_offset, notes, order)
+        found = _observed(media, table, clock, notes)
         # Within a second, media of a deployment are in the order of their file names, as the format has it.
         names = pc.coalesce(media["fileName"], media["filePath"]).to_pandas()
-        frames, n_frames = _frames(found.sequence, instants, names)
+        frames, n_frames = _frames(found.sequence, clock.media, names)
         columns = {
             "image_id": media["mediaID"],
             "file_name": file_names,
@@ -112,12 +120,12 @@ def read_camtrap_dp(path: str, images: ImageRoot, *, utc_offset: str | None = No
         }
         return finish_catalog(
             columns,
-            times,
-            offsets,
+            replace(dates, offsets=clock.offsets),
             where=media.where,
             categories=found.categories,
             notes=notes,
             utc_offset=utc_offset,
+            root=images.url,
         )
 
 
@@ -128,7 +136,7 @@ def read_deployment_sites(path: str) -> pa.Table:
         return _coordinates(_deployments(package, notes), notes)
 
 
-def read_package_periods(path: str) -> pa.Table:
+def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
     """When cameras stood at a package's locations, as `cameras.PERIODS`: its deployments.
 
     An end that is not after its start is none; neither is a time that can't be read.
@@ -136,12 +144,8 @@ def read_package_periods(path: str) -> pa.Table:
     notes: Counter[str] = Counter()
     with _opened(path, notes) as package:
         table = _deployments(package, notes)
-        (start, start_offset), (end, end_offset) = (
-            table.times(name, notes) for name in ("deploymentStart", "deploymentEnd")
-        )
-        (start, end) = (
-            _noon(times, table[name]) for times, name in ((start, "deploymentStart"), (end, "deploymentEnd"))
-        )
+        starts, ends = (table.dates(name, notes, order) for name in ("deploymentStart", "deploymentEnd"))
+        (start, start_offset), (end, end_offset) = ((_noon(dates), dates.offsets) for dates in (starts, ends))
         # Both ends in the clock of the start.
         known = (start_offset != NULL_OFFSET) & (end_offset != NULL_OFFSET)
         shift = np.where(known, start_offset.astype(np.int64) - end_offset, 0)
@@ -164,10 +168,9 @@ def read_package_periods(path: str) -> pa.Table:
         )
 
 
-def _noon(times: npt.NDArray[np.datetime64], texts: pa.ChunkedArray) -> npt.NDArray[np.datetime64]:
-    """A date without a time is noon."""
-    is_date = pc.fill_null(pc.invert(pc.match_substring(texts, ":")), False).to_numpy()
-    return np.where(is_date, times + np.timedelta64(12, "h"), times)
+def _noon(dates: Dates) -> npt.NDArray[np.datetime64]:
+    """Times; a date without a time is noon."""
+    return np.where(dates.date_only, dates.times + np.timedelta64(12, "h"), dates.times)
 
 
 def package_files(path: str) -> list[str]:
@@ -209,7 +212,8 @@ def _locations(deployments: Table) -> pa.ChunkedArray:
 def _coordinates(deployments: Table, notes: Counter[str]) -> pa.Table:
     latitude = deployments.numbers("latitude", -90, 90, "degrees, between -90 and 90")
     longitude = deployments.numbers("longitude", -180, 180, "degrees, between -180 and 180")
-    times, offsets = deployments.times("deploymentStart", notes)
+    dates = deployments.dates("deploymentStart", notes)
+    times, offsets = dates.times, dates.offsets
     places = pd.DataFrame(
         {
             "location": _locations(deployments).to_numpy(),
@@ -357,28 +361,77 @@ class _Observed:
     categories: list[tuple[int, str]]
 
 
-def _observed(
-    package: DataPackage,
-    media: Table,
-    deployments: Table,
-    instants: npt.NDArray[np.datetime64],
-    utc_offset: str | None,
-    notes: Counter[str],
-) -> _Observed:
+def _observations(package: DataPackage, media: Table, deployments: Table, notes: Counter[str]) -> Table:
     required = (
         "observationID", "deploymentID", "observationLevel", "observationType", "eventStart", "eventEnd",
     )  # fmt: skip
     optional = ("mediaID", "eventID", "scientificName", "count")
     table = package.table("observations", required, optional).distinct("observationID", notes)
-    table = _of_what_is_there(table, media, deployments, notes)
+    return _of_what_is_there(table, media, deployments, notes)
+
+
+def _is_of_event(observations: Table) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.equal(observations["observationLevel"], "event").to_numpy(), np.bool_)
+
+
+class _Clock:
+    """Times of media and of observed events on one line, to tell which media are in which event.
+
+    Where both tables have time zones, or neither, that is UTC. Where only one has them, it is what the clocks
+    showed, and the other table's times are taken to be in the same zone.
+
+    Attributes
+    ----------
+    media : (n,) datetime64[s] of the media
+    start, end : of the observations of events; an event without an end ends when it starts
+    """
+
+    def __init__(
+        self,
+        media: Dates,
+        observations: Table,
+        utc_offset: str | None,
+        notes: Counter[str],
+        order: Order | None,
+    ) -> None:
+        of_events = observations.where_true(_is_of_event(observations))
+        starts, ends = (of_events.dates(name, notes, order) for name in ("eventStart", "eventEnd"))
+        self._offsets = media.offsets
+        self._of_events = starts.offsets
+        self._is_shared = False
+        has_zone = [(dates.offsets[~np.isnat(dates.times)] != NULL_OFFSET) for dates in (media, starts)]
+        if utc_offset is None and all(map(len, has_zone)) and has_zone[0].any() != has_zone[1].any():
+            both = (dates.times.astype("datetime64[s]") for dates in (media, starts, ends))
+            self.media, self.start, end = both
+            self._is_shared = not has_zone[0].any()
+            which, other = ("observations", "media") if self._is_shared else ("media", "observations")
+            notes[f"times of {other} without a time zone, taken to be in that of the {which}"] += int(
+                (~np.isnat((media if self._is_shared else starts).times)).sum()
+            )
+        else:
+            self.media, self.start, end = (
+                _instants(dates.times, dates.offsets, utc_offset) for dates in (media, starts, ends)
+            )
+        self.end = np.where(np.isnat(end), self.start, end)
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int32]:
+        """Offsets of the media: where only events have some, that of the last event that began before."""
+        known = np.flatnonzero((self._of_events != NULL_OFFSET) & ~np.isnat(self.start))
+        if not self._is_shared or not len(known):
+            return self._offsets
+        known = known[np.argsort(self.start[known], kind="stable")]
+        before = np.searchsorted(self.start[known], self.media, side="right") - 1
+        found = self._of_events[known][np.clip(before, 0, len(known) - 1)]
+        return np.where(np.isnat(self.media), self._offsets, found)
+
+
+def _observed(media: Table, table: Table, clock: _Clock, notes: Counter[str]) -> _Observed:
     marks = _marks(table, media, notes)
-    is_event = pc.equal(table["observationLevel"], "event").to_numpy()
+    is_event = _is_of_event(table)
     of_media, of_events = marks[~is_event], marks[is_event]
-    start, end = (
-        _instants(*table.where_true(is_event).times(name, notes), utc_offset)
-        for name in ("eventStart", "eventEnd")
-    )
-    of_events = of_events.assign(start=start, end=np.where(np.isnat(end), start, end))
+    start, instants = clock.start, clock.media
+    of_events = of_events.assign(start=start, end=clock.end)
     notes["observations of an event without a time or an eventID, left out"] += int(
         (np.isnat(start) & of_events["event"].isna()).sum()
     )
@@ -403,6 +456,10 @@ def _observed(
     named = named.merge(spans.reset_index(), on=["deployment", "event"])
     pairs = pd.concat([inside[~is_judged[inside["medium"]]], named[["span", "medium"]]]).drop_duplicates()
     spread = _spread(of_events, pairs)
+    is_timed = ~np.isnat(of_events["start"].to_numpy()) | of_events["event"].notna().to_numpy()
+    notes["observations of events that no medium is in, left out"] += int(
+        (is_timed & ~of_events["span"].isin(pairs["span"]).to_numpy()).sum()
+    )
     labels, categories = _labels(pd.concat([of_media[[*spread.columns]], spread]), n, notes)
     is_spread = np.isin(np.arange(n), spread["medium"])
     return _Observed(
@@ -507,6 +564,8 @@ def _spread(of_events: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def _labels(marks: pd.DataFrame, n_media: int, notes: Counter[str]) -> tuple[pa.Array, list[tuple[int, str]]]:
     marks = marks.dropna(subset="name")
+    one = one_name_each(marks["name"], notes)
+    marks = marks.assign(name=marks["name"].map(one))
     # Ids follow the alphabet: the same package gives the same ids.
     species = sorted(set(marks["name"].unique()) - {EMPTY})
     number_of = {EMPTY: 0, **{name: number for number, name in enumerate(species, 1)}}

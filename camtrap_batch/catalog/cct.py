@@ -21,9 +21,11 @@ from fsspec.core import url_to_fs
 
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
-from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.jsonfile import read_json, why_not_json
+from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.paths import location_finder
-from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels, read_times, row_order
+from camtrap_batch.catalog.table import Catalog, dates_of_images, finish_catalog, group_labels, row_order
+from camtrap_batch.dates import Order
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import WithLocation
 from camtrap_batch.vocabulary import EMPTY
@@ -42,11 +44,22 @@ class CctReader(Reader[CctDataset]):
     def read(self) -> Catalog:
         dataset = self.dataset
         find = location_finder(dataset.location) if dataset.location is not None else None
-        return read_cct(str(dataset.metadata), find, utc_offset=dataset.utc_offset)
+        return read_cct(
+            str(dataset.metadata),
+            find,
+            utc_offset=dataset.utc_offset,
+            order=dataset.dates,
+            root=dataset.images,
+        )
 
 
 def read_cct(
-    path: str, location_of: Callable[[str], str | None] | None = None, *, utc_offset: str | None = None
+    path: str,
+    location_of: Callable[[str], str | None] | None = None,
+    *,
+    utc_offset: str | None = None,
+    order: Order | None = None,
+    root: str | None = None,
 ) -> Catalog:
     """Read a COCO Camera Traps file.
 
@@ -55,15 +68,20 @@ def read_cct(
     path : file or fsspec URL; `.json`, `.json.gz`, or a `.zip` that holds one `.json`
     location_of : location from a path, for images whose location the file does not give
     utc_offset : offset of dates that have none of their own, such as "+02:00"
+    order : of day and month in dates that leave it open
+    root : path or URL that file names may begin with, and are relative to
 
     Raises
     ------
     InputError
-        The file is not there, not JSON, not COCO Camera Traps, has a date that is none, or one id for two
-        images or two categories.
+        The file is not there, not JSON, not COCO Camera Traps, has one id for two images or two categories,
+        or dates as `read_dates` refuses them.
     """
     content = _read(path)
+    notes: Counter[str] = Counter()
     names = _names(content.categories, path)
+    one = one_name_each(names.values(), notes)
+    names = {number: one[name] for number, name in names.items()}
     images = {name: content.images[name].combine_chunks() for name in content.images.column_names}
     if not len(images["image_id"]):
         raise InputError(f"{path}: lists no image (dataset.metadata)")
@@ -72,23 +90,22 @@ def read_cct(
     flags, dates = images.pop("corrupt"), images.pop("dates")
     with ThreadPoolExecutor(1) as beside:
         labelled = beside.submit(_labels, images["image_id"], content.annotations, names)
-        notes: Counter[str] = Counter()
-        times, offsets = read_times(dates, images["image_id"], path, notes)
-        order = row_order(
-            pa.table({**images, "datetime": pa.array(times, pa.timestamp("us"), from_pandas=True)})
+        when = dates_of_images(dates, images["image_id"], path, notes, order)
+        by_rank = row_order(
+            pa.table({**images, "datetime": pa.array(when.times, pa.timestamp("us"), from_pandas=True)})
         )
         labels, has_doubles, noted = labelled.result()
     notes.update(noted)
     notes["images flagged corrupt by the metadata; judged by their content"] += flags.true_count
     return finish_catalog(
         {**images, "labels": labels, "source": pa.repeat("cct", len(labels))},
-        times,
-        offsets,
+        when,
         where=path,
         categories=sorted(names.items()),
         notes=notes,
         utc_offset=utc_offset,
-        order=None if has_doubles else order,
+        root=root,
+        order=None if has_doubles else by_rank,
     )
 
 
@@ -107,7 +124,14 @@ def _labels(
     n_ids = int(of_row.max(initial=-1)) + 1
     known = of_mark < n_ids
     counts = annotations["count"].combine_chunks().filter(pa.array(known))
-    counts = pc.if_else(pc.less(counts, 0), None, pc.trunc(counts)).cast(pa.int32())
+    whole = pc.trunc(counts)
+    notes["annotations whose count is below 0, taken as not counted"] += (
+        pc.sum(pc.less(counts, 0)).as_py() or 0
+    )
+    notes["annotations whose count is no whole number, rounded down"] += (
+        pc.sum(pc.and_(pc.greater(counts, 0), pc.not_equal(whole, counts))).as_py() or 0
+    )
+    counts = pc.if_else(pc.less(counts, 0), None, whole).cast(pa.int32())
     of_mark, category_ids = of_mark[known], annotations["category_id"].to_numpy()[known]
     notes["annotations without an image, left out"] += int((~known).sum())
     for number in sorted(set(pc.unique(pa.array(category_ids)).to_pylist()) - set(names)):
@@ -173,7 +197,7 @@ def _read(path: str) -> Columns:
     except msgspec.ValidationError as problem:
         raise InputError(f"{path}: not COCO Camera Traps: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{path}: not JSON, or cut off: {problem}") from None
+        raise InputError(f"{path}: {why_not_json(data, problem)}") from None
 
 
 def _names(categories: pa.Table, path: str) -> dict[int, str]:

@@ -1,34 +1,60 @@
-"""A table of images, `file_name,category_id` at least, -> catalog."""
+"""A table of images -> catalog: a row for each file, or for each annotation of one. docs/csv.md."""
 
 from __future__ import annotations
 
-import csv
-import io
-import textwrap
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
-import fsspec
 import numpy as np
 
 from camtrap_batch.catalog.base import Reader
-from camtrap_batch.catalog.paths import check_locations, location_finder
+from camtrap_batch.catalog.labels import one_name_each
+from camtrap_batch.catalog.names import tidy_name
+from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
+from camtrap_batch.catalog.tables import GivenTable, Names, read_table
+from camtrap_batch.dates import Order
 from camtrap_batch.errors import InputError
-from camtrap_batch.job import WithLocation
+from camtrap_batch.job import Label, WithLabel
 from camtrap_batch.vocabulary import EMPTY
 
-_NAMES = ("category_name", "category", "label", "species")
-KNOWN = (
-    "file_name", "category_id", *_NAMES, "count", "image_id", "location", "deployment", "seq_id", "frame_num",
-    "seq_num_frames", "datetime", "width", "height",
-)  # fmt: skip
-"""Columns that are read; others are left alone. `category`, `label` and `species` mean category_name."""
+COLUMNS: Names = {
+    "file_name": ("file_name", "filename", "file", "file_path", "filepath", "path"),
+    "folder": ("relativepath", "relative_path", "directory", "folder"),
+    "category_id": ("category_id",),
+    "category_name": (
+        "category_name",
+        "category",
+        "label",
+        "species",
+        "scientific_name",
+        "scientificname",
+    ),
+    "count": ("count",),
+    "image_id": ("image_id",),
+    "location": ("location", "location_id", "locationid", "station", "station_id"),
+    "deployment": ("deployment",),
+    "seq_id": ("seq_id",),
+    "frame_num": ("frame_num",),
+    "seq_num_frames": ("seq_num_frames",),
+    "datetime": ("datetime", "date_time", "timestamp", "datetimeoriginal"),
+    "date": ("date",),
+    "time": ("time",),
+    "width": ("width",),
+    "height": ("height",),
+}
+"""What is read -> the names that its column may have; other columns are left alone."""
+
+_KEY = "dataset.metadata"
+_OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height")
+"""In which rows of one image may differ; a width may be that of an animal's box."""
+
+Cells = list[str | None]
+Cell = TypeVar("Cell")
 
 
-class CsvDataset(WithLocation):
+class CsvDataset(WithLabel):
     format: Literal["csv"]
 
 
@@ -39,43 +65,81 @@ class CsvReader(Reader[CsvDataset]):
 
     def read(self) -> Catalog:
         dataset = self.dataset
-        find = location_finder(dataset.location)
-        catalog = read_csv(str(dataset.metadata), find, utc_offset=dataset.utc_offset)
+        catalog = read_csv(
+            str(dataset.metadata),
+            location_finder(dataset.location),
+            dataset.label,
+            utc_offset=dataset.utc_offset,
+            order=dataset.dates,
+            root=dataset.images,
+        )
         return check_locations(dataset.location, catalog)
 
 
 def read_csv(
-    path: str, location_of: Callable[[str], str | None], *, utc_offset: str | None = None
+    path: str,
+    location_of: Callable[[str], str | None],
+    label: Label | None = None,
+    *,
+    utc_offset: str | None = None,
+    order: Order | None = None,
+    root: str | None = None,
 ) -> Catalog:
     """Read a table of images; several rows of one file are several annotations of it.
 
     Parameters
     ----------
-    path : file or fsspec URL; UTF-8, comma separated, the first line names the columns (see `KNOWN`)
+    path : file or fsspec URL of a table as `tables.read_table` takes it, with columns of `COLUMNS`
     location_of : location from a path, for images without one in the column `location`
+    label : where a path names the species, for a table that has no column for it
+    utc_offset : offset of dates that have none of their own, such as "+02:00"
+    order : of day and month in dates that leave it open
+    root : path or URL that file names may begin with, and are relative to
 
     Raises
     ------
     InputError
         The file is not there, has no column file_name, or a value that can't be; with line and column.
     """
-    table = _read(path)
-    columns = table.columns
-    file_names = columns["file_name"]
-    if "" in file_names:
-        raise InputError(f"{table.at(file_names.index(''))}: file_name: empty")
-    given_ids = columns.get("image_id", file_names)
-    ids = [image_id or file for image_id, file in zip(given_ids, file_names, strict=True)]
-    place: dict[str, int] = {}
+    table = read_table(path, _KEY, [name for names in COLUMNS.values() for name in names])
+    used = {what: name for what, names in COLUMNS.items() if (name := table.name_of(names))}
+    table.require({"file_name": COLUMNS["file_name"]})
+    table.require_cells([used["file_name"]])
+    notes = table.notes
+    kept = _without_repeats(table, notes)
+
+    def cells(what: str) -> Cells:
+        column = table.columns.get(used.get(what, ""))
+        return [None] * len(kept) if column is None else [column[row] for row in kept]
+
+    def whole(what: str) -> list[int | None]:
+        numbers = table.whole(used.get(what, what))
+        return [numbers[row] for row in kept]
+
+    def at(row: int) -> str:
+        return table.at(kept[row])
+
+    files: Cells = [tidy_name(name or "", root) for name in _joined(cells("folder"), cells("file_name"), "/")]
+    ids = [image_id or file or "" for image_id, file in zip(cells("image_id"), files, strict=True)]
+    number: dict[str, int] = {}
+    for image_id in ids:
+        number.setdefault(image_id, len(number))
+    firsts: list[int] = []
     for row, image_id in enumerate(ids):
-        place.setdefault(image_id, row)
-    firsts = list(place.values())
-    _require_agreement(table, ids, place)
-    names, category_ids = _categories(table)
-    marked = [row for row, number in enumerate(category_ids) if number is not None]
-    position = {image_id: number for number, image_id in enumerate(place)}
-    image = np.asarray([position[ids[row]] for row in marked], np.int64)
-    counts = table.integers("count")
+        if number[image_id] == len(firsts):
+            firsts.append(row)
+    first_of = [firsts[number[image_id]] for image_id in ids]
+    for what in used:
+        if what not in _OF_ANNOTATIONS:
+            _require_agreement(
+                used[what], files if what == "file_name" else cells(what), first_of, table, kept
+            )
+    names, category_ids = _categories(
+        whole("category_id") if "category_id" in used else None, cells("category_name"), at, notes
+    )
+    marked = [row for row, category in enumerate(category_ids) if category is not None]
+    image = np.asarray([number[ids[row]] for row in marked], np.int64)
+    counts = whole("count")
     labels = group_labels(
         image,
         np.asarray([category_ids[row] for row in marked], np.int64),
@@ -83,31 +147,34 @@ def read_csv(
         len(firsts),
         names,
     )
-    notes = Counter({"images without an annotation": len(firsts) - len(np.unique(image))})
+    if label is not None:
+        of = next((used[what] for what in ("category_id", "category_name") if what in used), None)
+        if of is not None:
+            raise InputError(f"{path}:1: has the column {of}: leave out dataset.label, or the column")
+        labels, categories = labels_of_paths([files[row] or "" for row in firsts], label, notes)
+        names = dict(categories)
+    else:
+        notes["images without an annotation"] += len(firsts) - len(np.unique(image))
+    dates = cells("datetime") if "datetime" in used else _joined(cells("date"), cells("time"), " ")
 
-    def text(name: str) -> list[str | None]:
-        column = columns.get(name)
-        return [(column[row] or None) if column else None for row in firsts]
-
-    def whole(name: str) -> list[int | None]:
-        column = table.integers(name)
+    def first(column: Sequence[Cell]) -> list[Cell]:
         return [column[row] for row in firsts]
 
-    files = [file_names[row] for row in firsts]
     return make_catalog(
         Rows(
-            image_id=list(place),
-            file_name=files,
+            image_id=list(number),
+            file_name=first(files),
             location=[
-                given or location_of(file) for given, file in zip(text("location"), files, strict=True)
+                given or location_of(file or "")
+                for given, file in zip(first(cells("location")), first(files), strict=True)
             ],
-            deployment=text("deployment"),
-            seq_id=text("seq_id"),
-            frame_num=whole("frame_num"),
-            seq_num_frames=whole("seq_num_frames"),
-            dates=text("datetime"),
-            width=text("width"),
-            height=text("height"),
+            deployment=first(cells("deployment")),
+            seq_id=first(cells("seq_id")),
+            frame_num=first(whole("frame_num")),
+            seq_num_frames=first(whole("seq_num_frames")),
+            dates=first(dates),
+            width=first(cells("width")),
+            height=first(cells("height")),
         ),
         labels,
         source="csv",
@@ -115,99 +182,67 @@ def read_csv(
         categories=sorted(names.items()),
         notes=notes,
         utc_offset=utc_offset,
+        order=order,
+        at=lambda row: at(firsts[row]),
     )
 
 
-@dataclass(frozen=True)
-class _Table:
-    """The known columns, and the line of the file that each row stands on."""
-
-    path: str
-    columns: dict[str, list[str]]
-    lines: list[int]
-
-    def at(self, row: int) -> str:
-        return f"{self.path}:{self.lines[row]}"
-
-    def integers(self, name: str) -> list[int | None]:
-        numbers: list[int | None] = []
-        for row, cell in enumerate(self.columns.get(name, [""] * len(self.lines))):
-            try:
-                value = float(cell) if cell else None
-                if value is not None and not (value.is_integer() and abs(value) < 2**31):
-                    raise ValueError
-            except (ValueError, OverflowError):
-                raise InputError(
-                    f"{self.at(row)}: {name}: {cell!r} should be a whole number, at most {2**31 - 1}"
-                ) from None
-            numbers.append(None if value is None else int(value))
-        return numbers
+def _joined(first: Cells, then: Cells, between: str) -> Cells:
+    """Two columns as one; the second alone where the first has nothing, and the first alone likewise."""
+    return [
+        f"{a.rstrip(between)}{between}{b}" if a and b else a or b for a, b in zip(first, then, strict=True)
+    ]
 
 
-def _read(path: str) -> _Table:
-    try:
-        with fsspec.open(path, "rb") as file:
-            data = file.read()
-        lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        header = [name.strip() for name in next(lines, [])]
-        rows = [(lines.line_num, row) for row in lines]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file (dataset.metadata)") from None
-    except Exception as problem:  # clients of object stores have errors of their own
-        raise InputError(f"{path}: can't be read as CSV in UTF-8 (dataset.metadata): {problem}") from None
-    if "file_name" not in header:
-        found = textwrap.shorten(", ".join(header), 200) or "none"
-        raise InputError(f"{path}:1: no column file_name; the columns, between commas, are: {found}")
-    if twice := [name for name, number in Counter(header).items() if number > 1 and name in KNOWN]:
-        raise InputError(f"{path}:1: the column {twice[0]} is there twice")
-    kept = [(number, row) for number, row in rows if any(cell.strip() for cell in row)]
-    for number, row in kept:
-        if len(row) != len(header):
-            raise InputError(
-                f"{path}:{number}: {len(row)} values, the first line names {len(header)} columns"
-            )
-    columns = {name: [row[at].strip() for _, row in kept] for at, name in enumerate(header) if name in KNOWN}
-    return _Table(path, columns, [number for number, _ in kept])
+def _without_repeats(table: GivenTable, notes: Counter[str]) -> list[int]:
+    """Rows that are not, word for word, one further up: what was pasted twice does not add up."""
+    seen: set[tuple[str | None, ...]] = set()
+    kept = []
+    for row, cells in enumerate(zip(*table.columns.values(), strict=True)):
+        if cells not in seen:
+            seen.add(cells)
+            kept.append(row)
+    notes["rows that are the same as one further up, left out"] += len(table) - len(kept)
+    return kept
 
 
-def _categories(table: _Table) -> tuple[dict[int, str], list[int | None]]:
+def _categories(
+    numbers: list[int | None] | None, given: Cells, at: Callable[[int], str], notes: Counter[str]
+) -> tuple[dict[int, str], list[int | None]]:
     """Names of the categories, and the category of each row, None where the row is not annotated."""
-    given = next((table.columns[name] for name in _NAMES if name in table.columns), None)
-    if "category_id" in table.columns:
-        numbers = table.integers("category_id")
-        names: dict[int, str] = {}
-        for row, number in enumerate(numbers):
-            if number is None:
+    one = one_name_each((name for name in given if name), notes)
+    named = [one[name] if name else None for name in given]
+    if numbers is not None:
+        names: dict[int, str | None] = {}
+        for row, (category, name) in enumerate(zip(numbers, named, strict=True)):
+            if category is None:
                 continue
-            name = given[row] if given else ""
-            if name and names.get(number, name) not in ("", name):
+            if name and names.get(category, name) not in (None, name):
                 raise InputError(
-                    f"{table.at(row)}: category_id {number} is {name!r} here, {names[number]!r} further up; "
+                    f"{at(row)}: category_id {category} is {name!r} here, {names[category]!r} further up; "
                     "an id should name one category"
                 )
-            names[number] = names.get(number) or name
-        blank = {number: EMPTY if number == 0 else str(number) for number in names}
-        return {number: name or blank[number] for number, name in names.items()}, numbers
-    if given is None:
-        return {}, [None] * len(table.lines)
+            names[category] = names.get(category) or name
+        without = [row for row, category in enumerate(numbers) if category is None and named[row]]
+        if without:
+            notes[f"rows with a name and no category_id, not annotated: {at(without[0])}"] += len(without)
+        return {
+            category: name or (EMPTY if category == 0 else str(category)) for category, name in names.items()
+        }, numbers
     # Ids follow the alphabet: the same table gives the same ids.
-    species = sorted({name for name in given if name and name.casefold() != EMPTY})
-    number_of = {name: number for number, name in enumerate(species, 1)}
-    has_empty = any(name.casefold() == EMPTY for name in given)
-    ids = [0 if name.casefold() == EMPTY else number_of.get(name) for name in given]
-    return {**({0: EMPTY} if has_empty else {}), **{number: name for name, number in number_of.items()}}, ids
+    species = sorted({name for name in named if name and name.casefold() != EMPTY})
+    number_of = {name: category for category, name in enumerate(species, 1)}
+    ids = [None if name is None else 0 if name.casefold() == EMPTY else number_of[name] for name in named]
+    return {**({0: EMPTY} if 0 in ids else {}), **{id_: name for name, id_ in number_of.items()}}, ids
 
 
-def _require_agreement(table: _Table, ids: list[str], place: dict[str, int]) -> None:
+def _require_agreement(
+    name: str, column: Cells, first_of: list[int], table: GivenTable, kept: list[int]
+) -> None:
     """Rows of one image differ in their annotation alone."""
-    for name, column in table.columns.items():
-        # A width may be that of an animal's box: such a table is read, too.
-        if name in (*_NAMES, "category_id", "count", "width", "height"):
-            continue
-        for row, image_id in enumerate(ids):
-            first = place[image_id]
-            if column[row] != column[first]:
-                raise InputError(
-                    f"{table.at(row)}: {name}: {column[row]!r} differs from line {table.lines[first]}, "
-                    f"{column[first]!r}, for the same image"
-                )
+    for row, first in enumerate(first_of):
+        if column[row] != column[first]:
+            raise InputError(
+                f"{table.at(kept[row])}: {name}: {column[row] or ''!r} differs from line "
+                f"{table.lines[kept[first]]}, {column[first] or ''!r}, for the same image"
+            )

@@ -31,7 +31,8 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression
 from pyarrow import csv as arrow_csv
 
-from camtrap_batch.catalog.dates import KNOWN_FORMS, parse_dates
+from camtrap_batch.catalog.jsonfile import why_not_json
+from camtrap_batch.dates import Dates, Order, read_dates
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import is_unsafe
 
@@ -239,22 +240,10 @@ class Table:
             raise InputError(f"{self.at(row)}: {column}: {texts[row].as_py()!r} should be {what}")
         return np.asarray(values, np.float64)
 
-    def times(
-        self, column: str, notes: Counter[str]
-    ) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
-        """A column of dates, as `parse_dates` gives them. InputError where one is no date."""
+    def dates(self, column: str, notes: Counter[str], order: Order | None = None) -> Dates:
+        """A column of dates. Raises InputError as `read_dates` does."""
         texts = self[column].combine_chunks()
-        times, offsets, placeholders, strange = parse_dates(texts)
-        if strange:
-            first = texts[strange[0]].as_py()
-            raise InputError(
-                f"{self.at(strange[0])}: {column}: {first!r} is no date that can be read; "
-                f"possible: {KNOWN_FORMS}"
-            )
-        if placeholders:
-            first = texts[placeholders[0]].as_py()
-            notes[f"dates such as {first!r}, taken as no date"] += len(placeholders)
-        return times, offsets
+        return read_dates(texts, lambda row: f"{self.at(row)}: {column}:", notes, order)
 
 
 @dataclass(frozen=True)
@@ -463,7 +452,7 @@ def _decode(package: DataPackage) -> dict[str, Any]:
     try:
         content = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{package.where}: not JSON, or cut off: {problem}") from None
+        raise InputError(f"{package.where}: {why_not_json(data, problem)}") from None
     if not isinstance(content, dict):
         raise InputError(f"{package.where}: should be an object with resources (a data package)")
     return content

@@ -17,8 +17,8 @@ from pydantic import Field, field_validator
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cameras import CAMERAS
 from camtrap_batch.catalog.cct_columns import text
-from camtrap_batch.catalog.dates import offset_minutes
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
+from camtrap_batch.dates import offset_minutes
 from camtrap_batch.errors import InputError, StageError, choices
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.sources.attachments import Photos, file_name

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 from camtrap_batch.catalog.base import Reader
-from camtrap_batch.catalog.paths import check_locations, location_finder
+from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.job import WithLocation
+from camtrap_batch.job import Label, WithLabel
 from camtrap_batch.remote import shown
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
 _LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # what is not read is accounted for, too
 
 
-class FolderDataset(WithLocation):
+class FolderDataset(WithLabel):
     needs: ClassVar = {"images": "where the images are"}
     refuses: ClassVar = {
         "metadata": "format folder reads no metadata file: leave out the key `metadata`",
@@ -35,7 +35,7 @@ class FolderReader(Reader[FolderDataset]):
 
     @property
     def has_labels(self) -> bool:
-        return False
+        return self.dataset.label is not None
 
     def fingerprint(self) -> dict[str, Any]:
         names = "\n".join(self._root.walk())
@@ -46,6 +46,7 @@ class FolderReader(Reader[FolderDataset]):
         catalog = read_folder(
             self._root.walk(),
             location_finder(dataset.location),
+            dataset.label,
             where=shown(str(dataset.images)),
             utc_offset=dataset.utc_offset,
         )
@@ -59,6 +60,7 @@ class FolderReader(Reader[FolderDataset]):
 def read_folder(
     names: Iterable[str],
     location_of: Callable[[str], str | None],
+    label: Label | None = None,
     *,
     where: str,
     utc_offset: str | None = None,
@@ -69,6 +71,7 @@ def read_folder(
     ----------
     names : posix paths relative to the image root
     location_of : location from a path
+    label : where a path names the species
 
     Raises
     ------
@@ -87,6 +90,13 @@ def read_folder(
             f"{where}: no image in this folder (dataset.images); possible: {' '.join(sorted(IMAGE_ENDINGS))}"
         )
     rows = Rows(image_id=files, file_name=files, location=[location_of(name) for name in files])
+    labels, categories = labels_of_paths(files, label, notes) if label is not None else (None, [])
     return make_catalog(
-        rows, None, source="folder", where=where, categories=[], notes=notes, utc_offset=utc_offset
+        rows,
+        labels,
+        source="folder",
+        where=where,
+        categories=categories,
+        notes=notes,
+        utc_offset=utc_offset,
     )

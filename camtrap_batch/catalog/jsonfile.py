@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import mmap
+import re
 import zipfile
 import zlib
 from typing import Any
@@ -56,6 +57,18 @@ def read_json(path: str, key: str) -> bytes | mmap.mmap:
         raise InputError(f"{path}: damaged zip file: {problem}") from None
     except (RuntimeError, NotImplementedError) as problem:  # encrypted, or packed in a way Python can't
         raise InputError(f"{path}: can't be unpacked: {problem}") from None
+
+
+def why_not_json(data: bytes | mmap.mmap, problem: Exception) -> str:
+    """What to say of a file that msgspec can't parse: some programs write numbers that JSON does not have."""
+    found = re.search(rb"[:\[,]\s*(-?Infinity|NaN)\b", data)
+    if found is not None and "malformed" in str(problem):
+        line = data[: found.start(1)].count(b"\n") + 1
+        return (
+            f"not JSON, or cut off: line {line} has {found[1].decode()}, which JSON does not have; "
+            "it should be null"
+        )
+    return f"not JSON, or cut off: {problem}"
 
 
 def _is_plain(file: Any) -> bool:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
-from camtrap_batch.catalog.table import Catalog
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.catalog.labels import one_name_each
+from camtrap_batch.catalog.table import Catalog, group_labels
 from camtrap_batch.errors import InputError
-from camtrap_batch.job import Location
+from camtrap_batch.job import Label, Location
+from camtrap_batch.vocabulary import EMPTY
 
 
 def location_finder(how: Location | None) -> Callable[[str], str | None]:
@@ -16,24 +23,81 @@ def location_finder(how: Location | None) -> Callable[[str], str | None]:
     return location_of_path(*((how.level, how.regex) if how is not None else (None, None)))
 
 
+def label_finder(how: Label) -> Callable[[str], str | None]:
+    """A function from a file's path to the label that `dataset.label` finds in it, else None.
+
+    >>> label_finder(Label(level=1))("CAM1/Vulpes vulpes/a.jpg")
+    'Vulpes vulpes'
+    """
+    search = location_of_path(how.level, how.regex, "label")
+    if how.level is None:
+        return search
+    level = how.level
+    return lambda path: search(path) if path.count("/") > level else None
+
+
+def labels_of_paths(
+    files: Sequence[str], how: Label, notes: Counter[str]
+) -> tuple[pa.Array, list[tuple[int, str]]]:
+    """The column `labels` and the categories that `dataset.label` finds in paths.
+
+    Raises InputError where it finds none at all.
+    """
+    found = list(map(label_finder(how), files))
+    if not any(found):
+        raise InputError(
+            f"dataset.label: {how.regex or f'level {how.level}'} finds a label in none of the paths, such as "
+            f"{files[0]!r}"
+        )
+    one = one_name_each((name for name in found if name), notes)
+    nothing = {name.casefold() for name in how.empty}
+    names = [None if not name else EMPTY if one[name].casefold() in nothing else one[name] for name in found]
+    species = {name for name in names if name is not None and name != EMPTY}
+    # Ids follow the alphabet: the same paths give the same ids.
+    number_of = {name: number for number, name in enumerate(sorted(species), 1)} | {EMPTY: 0}
+    labelled = [row for row, name in enumerate(names) if name is not None]
+    ids = np.array([number_of[str(names[row])] for row in labelled], np.int64)
+    categories = sorted((number, name) for name, number in number_of.items() if number or 0 in ids)
+    notes["images without an annotation"] += len(files) - len(labelled)
+    rows = np.array(labelled, np.int64)
+    return group_labels(rows, ids, [None] * len(rows), len(files), dict(categories)), categories
+
+
 def check_locations(how: Location | None, catalog: Catalog) -> Catalog:
-    """The catalog. Raises InputError where `dataset.location` finds a location in none of its paths."""
+    """The catalog, with a note of paths that are not so deep as `dataset.location` says.
+
+    Raises InputError where it finds a location in none of the paths.
+    """
     if how is not None and catalog.table["location"].null_count == catalog.table.num_rows:
         first = catalog.table["file_name"][0].as_py()
         raise InputError(
             f"dataset.location: {how.regex or f'level {how.level}'} finds a location in none of the paths, "
             f"such as {first!r}"
         )
+    if how is not None and how.level is not None:
+        names, locations = catalog.table["file_name"], catalog.table["location"]
+        folders = pc.count_substring(names, "/")
+        is_own_folder = pc.equal(locations, pc.replace_substring_regex(names, r"/[^/]*$", ""))
+        is_shallow = pc.and_(pc.less_equal(folders, how.level), is_own_folder)
+        if shallow := pc.sum(is_shallow).as_py():
+            deepest = pc.max(folders).as_py()
+            hint = f"; the deepest is level {deepest - 1}" if deepest <= how.level else ""
+            text = (
+                f"images without a folder level {how.level} in their path: their own folder is the location"
+            )
+            catalog.notes[text + hint] = shallow
     return catalog
 
 
-def location_of_path(level: int | None, regex: str | None) -> Callable[[str], str | None]:
+def location_of_path(
+    level: int | None, regex: str | None, group_name: str = "location"
+) -> Callable[[str], str | None]:
     """A function from a file's path to its camera location; without level and regex: the file's folder.
 
     Parameters
     ----------
     level : which folder of the path, 0 = the first; a file that is not so deep belongs to its own folder
-    regex : searched in the path; its group `location`, else its first group; no match: None
+    regex : searched in the path; its group `group_name`, else its first group; no match: None
 
     >>> location_of_path(0, None)("CAM1/2020/a.jpg")
     'CAM1'
@@ -42,7 +106,7 @@ def location_of_path(level: int | None, regex: str | None) -> Callable[[str], st
     """
     if regex is not None:
         pattern = re.compile(regex)
-        group: int | str = "location" if "location" in pattern.groupindex else 1
+        group: int | str = group_name if group_name in pattern.groupindex else 1
 
         def search(path: str) -> str | None:
             match = pattern.search(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.cct_columns import pixels
-from camtrap_batch.catalog.dates import KNOWN_FORMS, NULL_OFFSET, offset_minutes, parse_dates
+from camtrap_batch.catalog.names import tidy_names
 from camtrap_batch.codes import encode
+from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes, read_dates
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import CATALOG
 
@@ -72,22 +73,32 @@ def make_catalog(
     categories: list[tuple[int, str]] | None = None,
     notes: Counter[str] | None = None,
     utc_offset: str | None = None,
+    order: Order | None = None,
+    root: str | None = None,
+    at: Callable[[int], str] | None = None,
 ) -> Catalog:
-    """Put a source's columns together; `labels` as `group_labels` gives them.
+    """Put a source's columns together.
+
+    Parameters
+    ----------
+    labels : as `group_labels` gives them; None: there are none
+    source : for the column of that name
+    where : the file or URL, for messages
+    categories, notes : as in `Catalog`
+    utc_offset : of dates that have none of their own, such as "+02:00"
+    order : of day and month in dates that leave it open
+    root : path or URL that file names may begin with, and are relative to
+    at : file and line of a row, for messages; default: `where` and the image's id
 
     Raises
     ------
     InputError
-        There is no image; one has a date that is no date; an image id stands for two different images.
+        There is no image; an image id stands for two different images; or dates are as `read_dates` has it.
     """
     n = len(rows.image_id)
     notes = Counter() if notes is None else notes
     if not n:
         raise InputError(f"{where}: lists no image (dataset.metadata)")
-    if rows.dates is None:
-        times, offsets = np.full(n, np.datetime64("NaT"), "datetime64[us]"), np.full(n, NULL_OFFSET, np.int32)
-    else:
-        times, offsets = read_times(pa.array(rows.dates, pa.string()), rows.image_id, where, notes)
     columns = {
         "image_id": pa.array(rows.image_id, pa.string()),
         "file_name": pa.array(rows.file_name, pa.string()),
@@ -103,37 +114,39 @@ def make_catalog(
     }
     return finish_catalog(
         columns,
-        times,
-        offsets,
+        dates_of_images(_column(rows.dates, n, pa.string()), rows.image_id, where, notes, order, at),
         where=where,
         categories=categories or [],
         notes=notes,
         utc_offset=utc_offset,
+        root=root,
     )
 
 
 def finish_catalog(
     columns: dict[str, Any],
-    times: npt.NDArray[np.datetime64],
-    offsets: npt.NDArray[np.int32],
+    dates: Dates,
     *,
     where: str,
     categories: list[tuple[int, str]],
     notes: Counter[str],
     utc_offset: str | None,
+    root: str | None = None,
     order: npt.NDArray[np.int64] | None = None,
 ) -> Catalog:
-    """`make_catalog` for columns that are Arrow arrays; times and offsets as `parse_dates` gives them.
+    """`make_catalog` for columns that are Arrow arrays.
 
     `order`: what `row_order` found, if it is known that no two rows have the same image id.
     """
+    offsets = dates.offsets
     if utc_offset is not None:
         offsets = np.where(offsets == NULL_OFFSET, np.int32(offset_minutes(utc_offset)), offsets)
-    columns["file_name"] = _posix(columns["file_name"], notes)
-    columns["datetime"] = pa.array(times, pa.timestamp("us"), from_pandas=True)
+    columns["file_name"] = tidy_names(columns["file_name"], notes, root)
+    columns["datetime"] = pa.array(dates.times, pa.timestamp("us"), from_pandas=True)
+    columns["date_only"] = pa.array(dates.date_only, mask=~dates.date_only)
     columns["utc_offset_minutes"] = pa.array(offsets, pa.int32(), mask=offsets == NULL_OFFSET)
     for column in CATALOG:
-        columns.setdefault(column.name, pa.nulls(len(times), column.type))
+        columns.setdefault(column.name, pa.nulls(len(offsets), column.type))
     table = pa.table(columns).select(CATALOG.names).cast(CATALOG)
     if order is None:
         table = _without_doubles(table, where, notes)
@@ -151,21 +164,20 @@ def finish_catalog(
     return Catalog(pa.table(in_order, schema=table.schema), categories, noted)
 
 
-def read_times(
-    dates: pa.StringArray, image_ids: Texts, where: str, notes: Counter[str]
-) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
-    """Times and offsets as `parse_dates` gives them. Raises InputError where one is no date."""
-    times, offsets, placeholders, strange = parse_dates(dates)
-    if strange:
-        row = strange[0]
-        more = f", and {len(strange) - 1} more such dates" if len(strange) > 1 else ""
-        raise InputError(
-            f"{where}: image {str(image_ids[row])!r}: datetime {dates[row].as_py()!r} is no date "
-            f"that can be read{more}; possible: {KNOWN_FORMS}"
-        )
-    if placeholders:
-        notes[f"dates such as {dates[placeholders[0]].as_py()!r}, taken as no date"] += len(placeholders)
-    return times, offsets
+def dates_of_images(
+    texts: pa.StringArray,
+    image_ids: Texts,
+    where: str,
+    notes: Counter[str],
+    order: Order | None = None,
+    at: Callable[[int], str] | None = None,
+) -> Dates:
+    """The dates of a source's images. Raises InputError as `read_dates` does."""
+
+    def place(row: int) -> str:
+        return f"{at(row) if at is not None else f'{where}: image {str(image_ids[row])!r}'}: datetime"
+
+    return read_dates(texts, place, notes, order)
 
 
 def row_order(table: pa.Table) -> npt.NDArray[np.int64]:
@@ -273,17 +285,6 @@ def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
 def _column(values: Texts | Numbers | None, n: int, kind: pa.DataType) -> pa.Array:
     return pa.nulls(n, kind) if values is None else pa.array(values, kind)
-
-
-def _posix(names: pa.Array, notes: Counter[str]) -> pa.Array:
-    has_backslash = pc.match_substring(names, "\\")
-    if not pc.any(has_backslash).as_py():
-        return names
-    is_windows = pc.and_not(has_backslash, pc.match_substring(names, "/"))
-    if changed := pc.sum(is_windows).as_py():
-        notes["file names with backslashes, read as /"] += changed
-        names = pc.if_else(is_windows, pc.replace_substring(names, "\\", "/"), names)
-    return names
 
 
 def _pixels(values: Sequence[Any] | None, n: int) -> pa.Array:

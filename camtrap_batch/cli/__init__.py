@@ -16,13 +16,24 @@ from contextlib import contextmanager
 from types import FrameType
 
 from camtrap_batch import __version__
-from camtrap_batch.cli import diff, export, layer, model, serve_layer, stages, submit, tables
+from camtrap_batch.cli import (
+    corrections,
+    diff,
+    export,
+    layer,
+    model,
+    review,
+    serve_layer,
+    stages,
+    submit,
+    tables,
+)
 from camtrap_batch.cli.options import Parser
 from camtrap_batch.errors import CamtrapError, StoreUnreachable
 from camtrap_batch.monitor.display import JsonLines
 from camtrap_batch.notices import LOGGER
 
-_COMMANDS = (stages, tables, export, diff, model, layer, submit, serve_layer)
+_COMMANDS = (stages, tables, review, corrections, export, diff, model, layer, submit, serve_layer)
 """Modules whose `add(commands)` adds commands, in the order in which `--help` lists them."""
 _INTERRUPTED = 130
 _NO_LOG = logging.NullHandler()

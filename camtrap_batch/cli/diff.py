@@ -8,8 +8,7 @@ import threading
 
 from rich.console import Console
 
-from camtrap_batch.cli.options import Commands, job_argument, whole_number
-from camtrap_batch.job import Job
+from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.run import Run
 
@@ -41,7 +40,7 @@ def add(commands: Commands) -> None:
 def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.diff import compare, read_side, read_sides, read_truth, render, tables, write_csv
 
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     path = check_file(options.out, job, _ENDINGS) if options.out is not None else None
     run = Run(job)
     sides = read_sides(run, options.before, options.after)

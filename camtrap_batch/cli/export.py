@@ -7,10 +7,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from camtrap_batch.cli.options import Commands, Parser, job_argument, whole_number
+from camtrap_batch.cli.options import Commands, Parser, job_argument, load_job, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.exports import EXPORTS, Images, Option, Source, write_export
-from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
 
 
@@ -96,7 +95,7 @@ def _describe() -> str:
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     export = EXPORTS.choose(options.to, "--to")
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     path = export.check(options.out, job)
     run = Run(job)
     source = Source.find(run, options.snapshot)

@@ -7,9 +7,8 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from camtrap_batch.cli.options import Commands, job_argument
+from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.errors import Interrupted, StageError, UserError
-from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import UNCERTAIN
 
@@ -50,7 +49,7 @@ def _create(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.stages.publish import empty_rows
     from camtrap_batch.targets.base import TARGETS, MakesLayers, target_of
 
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     run = Run(job)
     target = target_of(run)
     if not isinstance(target, MakesLayers):
@@ -74,7 +73,7 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.portal import Portal, Service, connect
     from camtrap_batch.targets.arcgis import Attacher, cameras_layer, photos_in
 
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     dataset = job.dataset
     cameras_url, cameras_field = cameras_layer(job.publish)
     is_layer = isinstance(dataset, FeatureLayerDataset)

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from camtrap_batch.cli.options import Commands, job_argument
+from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import CARD, WEIGHTS, ModelInfo
@@ -133,7 +133,7 @@ def _draw(folder: Path) -> Path:
 
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     if options.to == "dlpk":
         out = check_file(options.out, job, (".dlpk",))
     elif options.out.lower().endswith(".safetensors"):
@@ -158,7 +158,7 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _publish(options: argparse.Namespace, stop: threading.Event) -> int:
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     folder, info = _find(job, options.model)
     package = _package(job, folder)
     if options.dry_run:

@@ -50,6 +50,15 @@ def job_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def load_job(options: argparse.Namespace) -> Job:
+    """The job of the command line; what is to be told of it goes to standard error."""
+    job = Job.load(options.job, options.assignments)
+    if not getattr(options, "log_json", False):
+        for line in job.notes:
+            print(f"camtrap: {line}", file=sys.stderr)
+    return job
+
+
 def cluster_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster",

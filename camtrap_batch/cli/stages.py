@@ -14,6 +14,7 @@ from camtrap_batch.cli.options import (
     cluster_option,
     describe_keys,
     job_options,
+    load_job,
     open_context,
     output_options,
     whole_number,
@@ -85,13 +86,13 @@ def _retry_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _stage(options: argparse.Namespace, stop: threading.Event) -> int:
-    with open_context(options, stop, Job.load(options.job, options.assignments)) as context:
+    with open_context(options, stop, load_job(options)) as context:
         _print_result(run_one(context, options.stage), context.display)
     return 0
 
 
 def _reprocess(options: argparse.Namespace, stop: threading.Event) -> int:
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     with open_context(options, stop, job) as context:
         _run_all(context)
     return 0

@@ -9,7 +9,7 @@ import socket
 import threading
 from pathlib import Path
 
-from camtrap_batch.cli.options import Commands, job_argument
+from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.cluster import Kubernetes, Slurm, load_cluster
 from camtrap_batch.cluster.kubernetes import apply, check_paths, job_manifests, object_name
 from camtrap_batch.cluster.slurm import driver_script, submit_driver
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 
 def _submit(options: argparse.Namespace, stop: threading.Event) -> int:
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     check_retry(filter(None, options.retry.replace(" ", "").split(",")))
     spec = load_cluster(options.cluster)
     if isinstance(spec, Slurm):

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from camtrap_batch.cli.export import add_option
-from camtrap_batch.cli.options import Commands, job_argument, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.exports.detection_history import COUNTED, counted_of
-from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
@@ -27,7 +26,8 @@ from camtrap_batch.store.merged import Merged, list_merged
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
-from camtrap_batch.survey.tables import DERIVED, derive
+from camtrap_batch.survey.estimates import ESTIMATES
+from camtrap_batch.survey.tables import DERIVED, derive, with_choice
 
 _MOST_RESULTS = 10
 
@@ -42,13 +42,22 @@ def add(commands: Commands) -> None:
     table = commands.add_parser("table", help="one table as one .parquet or .csv file")
     job_argument(table)
     table.add_argument(
-        "name", metavar="NAME", help=", ".join(SCHEMAS) + "; made from these: " + ", ".join(DERIVED)
+        "name",
+        metavar="NAME",
+        help=", ".join(SCHEMAS) + "; made from these: " + ", ".join([*DERIVED, *ESTIMATES]),
     )
     table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
     table.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
-    group = table.add_argument_group("which events count, for " + ", ".join(DERIVED))
+    group = table.add_argument_group("which events count, for " + ", ".join([*DERIVED, *ESTIMATES]))
     for option in COUNTED:
         add_option(group, option)
+    table.add_argument(
+        "--days",
+        type=whole_number,
+        default=7,
+        metavar="N",
+        help="days in an occasion, for occupancy (default: 7)",
+    )
     table.set_defaults(call=_table)
 
     gc = commands.add_parser("gc", help="delete what no snapshot refers to")
@@ -72,7 +81,7 @@ def add(commands: Commands) -> None:
 
 
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
-    run = Run(Job.load(options.job, options.assignments))
+    run = Run(load_job(options))
     check_identity(run.folder)
     driver = look(run.folder)
     status = read_status(run, driver)
@@ -173,15 +182,21 @@ def _details(stage: StageStatus) -> Iterator[str]:
 def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.outfile import WRITERS, write_out
 
-    job = Job.load(options.job, options.assignments)
+    job = load_job(options)
     path = check_file(options.out, job, WRITERS)
     run = Run(job)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
-    if options.name in DERIVED:
+    if options.name in ESTIMATES:
+        merged = Merged.find(run, options.snapshot)
+        table = ESTIMATES[options.name](merged, counted_of(chosen), options.days)
+        rows = write_out(ds.dataset(with_choice(table, merged, counted_of(chosen))), path)
+    elif options.name in DERIVED:
         table = derive(options.name, Merged.find(run, options.snapshot), counted_of(chosen))
         rows = write_out(ds.dataset(table), path)
     elif options.name not in SCHEMAS:
-        raise InputError(f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED], most=20)}")
+        raise InputError(
+            f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED, *ESTIMATES], most=30)}"
+        )
     else:
         rows = write_out(run.table(options.name, options.snapshot), path)
     print(f"{rows:,} rows of {options.name} written to {options.out}")
@@ -191,7 +206,7 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
 def _gc(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.gc import collect
 
-    run = Run(Job.load(options.job, options.assignments))
+    run = Run(load_job(options))
     files, size = collect(
         run.folder, keep=options.keep, dry_run=options.dry_run, min_age_s=options.min_age * 3600
     )

@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from camtrap_batch.catalog.labels import label_key
+from camtrap_batch.catalog.tables import read_table
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.events.codes import Bools
-from camtrap_batch.events.csvfile import read_rows
-from camtrap_batch.events.taxonomy import Taxonomy
+from camtrap_batch.events.taxonomy import LABEL, Taxonomy
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _matching(location: str, names: Mapping[str, object]) -> Iterator[str]:
 def read_species(path: str, regions: str | None = None) -> SpeciesLists:
     """Species lists from a CSV file: `label`, and where it has them `region` and `location`.
 
-    A row without a place holds everywhere. `regions` is a CSV file of `location` and `region`.
+    A row without either holds everywhere. `regions` is a CSV file of `location` and `region`.
 
     Raises
     ------
@@ -77,8 +78,12 @@ def read_species(path: str, regions: str | None = None) -> SpeciesLists:
     everywhere: set[str] = set()
     by_region: dict[str, set[str]] = {}
     by_location: dict[str, set[str]] = {}
-    for where, row in read_rows(path, "events.species", ("label",))[1]:
-        label, region, location = row["label"].casefold(), row.get("region"), row.get("location")
+    table = read_table(path, "events.species", ("label", "region", "location"))
+    columns = table.require({"label": LABEL})
+    table.require_cells(columns.values())
+    for where, row in table.rows():
+        label = label_key(row[columns["label"]] or "")
+        region, location = row.get("region"), row.get("location")
         if region and location:
             raise InputError(f"{where}: names a region and a location (events.species); it should name one")
         if region:
@@ -103,9 +108,13 @@ def read_species(path: str, regions: str | None = None) -> SpeciesLists:
 
 def _read_regions(path: str) -> dict[str, str]:
     regions: dict[str, str] = {}
-    for where, row in read_rows(path, "events.regions", ("location", "region"))[1]:
-        if regions.setdefault(row["location"], row["region"]) != row["region"]:
-            raise InputError(f"{where}: {row['location']!r} has another region further up (events.regions)")
+    table = read_table(path, "events.regions", ("location", "region"))
+    table.require({"location": ("location",), "region": ("region",)})
+    table.require_cells(("location", "region"))
+    for where, row in table.rows():
+        location, region = str(row["location"]), str(row["region"])
+        if regions.setdefault(location, region) != region:
+            raise InputError(f"{where}: {location!r} has another region further up (events.regions)")
     return regions
 
 
@@ -125,7 +134,7 @@ def possible_classes(
     InputError
         No class of the model is on any list.
     """
-    names = [set(taxonomy.names(label)) if taxonomy else {label.casefold()} for label in classes]
+    names = [set(taxonomy.names(label)) if taxonomy else {label_key(label)} for label in classes]
     mask = np.ones((len(locations), len(classes)), np.bool_)
     of: list[str | None] = []
     rows: dict[frozenset[str], Bools] = {}

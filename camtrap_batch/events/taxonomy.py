@@ -12,11 +12,15 @@ from itertools import pairwise
 
 import numpy as np
 
+from camtrap_batch.catalog.labels import label_key, tidy_label
+from camtrap_batch.catalog.tables import read_table
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.events.codes import Bools
-from camtrap_batch.events.csvfile import read_rows
 from camtrap_batch.vocabulary import UNCERTAIN
+
+LABEL = ("label", "species", "scientific_name", "scientificname")
+"""Names of the column with the label."""
 
 Group = tuple[str, str]
 """Rank and name of a group, such as ("genus", "panthera")."""
@@ -24,18 +28,18 @@ Group = tuple[str, str]
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """The groups above each label, the lowest first. Labels are compared without case."""
+    """The groups above each label, the lowest first. Labels are compared as `labels.label_key` has them."""
 
     groups: Mapping[str, tuple[Group, ...]]
     where: str = "events.taxonomy"
 
     def above(self, label: str) -> tuple[Group, ...]:
         """The groups that a label belongs to; none where the taxonomy does not have it."""
-        return self.groups.get(label.casefold(), ())
+        return self.groups.get(label_key(label), ())
 
     def names(self, label: str) -> list[str]:
         """A label and the names of the groups above it, in lower case."""
-        return [label.casefold(), *(name.casefold() for _, name in self.above(label))]
+        return [label_key(label), *(name.casefold() for _, name in self.above(label))]
 
 
 def read_taxonomy(path: str) -> Taxonomy:
@@ -48,14 +52,20 @@ def read_taxonomy(path: str) -> Taxonomy:
     InputError
         The file can't be read, or a group is below two others; with line.
     """
-    header, rows = read_rows(path, "events.taxonomy", ("label",))
-    ranks = [name for name in header if name != "label"]
+    table = read_table(path, "events.taxonomy", LABEL)
+    column = table.require({"label": LABEL})["label"]
+    table.require_cells([column])
+    ranks = [name for name in table.columns if name != column]
     if not ranks:
         raise InputError(
             f"{path}:1: no column for a rank (events.taxonomy); it should have some, such as genus,family"
         )
     return _taxonomy(
-        ((where, row["label"], [(rank, row[rank]) for rank in ranks]) for where, row in rows), path
+        (
+            (where, row[column] or "", [(rank, row[rank] or "") for rank in ranks])
+            for where, row in table.rows()
+        ),
+        path,
     )
 
 
@@ -71,9 +81,10 @@ def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str) -> Taxon
     parents: dict[str, str] = {}
     ranks: dict[str, str] = {}
     for place, label, given in rows:
-        named = [(rank.strip(), name.strip()) for rank, name in given if name.strip()]
-        chain = tuple((rank, name) for rank, name in named if name.casefold() != label.casefold())
-        if groups.setdefault(label.casefold(), chain) != chain:
+        key = label_key(label)
+        named = [(rank.strip(), tidy_label(name)) for rank, name in given if name.strip()]
+        chain = tuple((rank, name) for rank, name in named if name.casefold() != key)
+        if groups.setdefault(key, chain) != chain:
             raise InputError(f"{place}: {label!r} has other groups further up; it should have one line")
         for rank, name in chain:
             if name.casefold() in (UNCERTAIN, ""):
@@ -83,7 +94,7 @@ def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str) -> Taxon
                     f"{place}: {name!r} is a {rank} here and a {ranks[name.casefold()]} elsewhere; "
                     "a name should stand for one group"
                 )
-        path = [label, *(name for _, name in chain)]
+        path = [key, *(name for _, name in chain)]
         for child, parent in pairwise(path):
             if parents.setdefault(child.casefold(), parent.casefold()) != parent.casefold():
                 raise InputError(

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, field_validator
 
 from camtrap_batch.errors import JobError
 from camtrap_batch.job.base import PathOrUrl, SignIn, absolute, from_folder, inputs_of
-from camtrap_batch.job.dataset import Dataset, Location, WithLocation
+from camtrap_batch.job.dataset import Dataset, Label, Location, WithLabel, WithLocation
 from camtrap_batch.job.images import Findings, Validate
 from camtrap_batch.job.limits import Limits
 from camtrap_batch.job.publish import TARGET, Publish, default_publish
@@ -24,12 +24,14 @@ __all__ = [
     "Dataset",
     "Infer",
     "Job",
+    "Label",
     "Location",
     "Publish",
     "Select",
     "SignIn",
     "Split",
     "Train",
+    "WithLabel",
     "WithLocation",
 ]
 
@@ -40,9 +42,7 @@ class Job(Section):
     """A job file, checked. `Job.load` reads one; paths in it are absolute then."""
 
     name: str = Field(description="the run folder is <output>/<name>")
-    output: PathOrUrl = Field(
-        description="folder or fsspec URL of run folders, relative to where the command runs"
-    )
+    output: PathOrUrl = Field(description="folder or fsspec URL of run folders, relative to the job file")
     dataset: Annotated[SerializeAsAny[Dataset], OneOf("camtrap_batch.readers", "format")] = Field(
         description="where metadata and images are"
     )
@@ -57,6 +57,7 @@ class Job(Section):
         default_factory=default_publish, description="where the result goes"
     )
     report: Report = Field(default_factory=Report, description="the HTML report")
+    _notes: list[str] = PrivateAttr(default_factory=list)
 
     @field_validator("name")
     @classmethod
@@ -94,9 +95,21 @@ class Job(Section):
         """The job in the mapping `content`; relative paths in it are taken from the folder `base`."""
         job = parse(cls, content, where, lines or {}, JobError)
         job = from_folder(job, base)
-        job = job.model_copy(update={"output": absolute(job.output, Path.cwd())})
+        there, before = (absolute(job.output, folder) for folder in (base, Path.cwd()))
+        is_moved = not _is_run_folder(f"{there}/{job.name}") and _is_run_folder(f"{before}/{job.name}")
+        job = job.model_copy(update={"output": before if is_moved else there})
+        if is_moved:
+            job._notes.append(
+                f"{where}: output: the run folder is {job.run_url}, where earlier versions put it, that took "
+                f"output relative to the current folder; to use it from anywhere, move it to {there}"
+            )
         _check_output(job, where)
         return job
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be told of how the job file was understood, a line each."""
+        return list(self._notes)
 
     @property
     def run_url(self) -> str:
@@ -145,6 +158,12 @@ def _check_output(job: Job, where: str) -> None:
         )
         if not there.is_dir():
             raise JobError(f"{where}: output: {there} is a file; the run folder is to be {job.run_url}")
+
+
+def _is_run_folder(path: str) -> bool:
+    return "://" not in path and any(
+        (Path(path) / name).exists() for name in ("plans", "snapshots", "job.yaml")
+    )
 
 
 def _is_inside(path: str, folder: str) -> bool:

@@ -20,16 +20,14 @@ _SECRET = re.compile(
 _NO_SECRETS = (None, "", "anon", "cloud", "google_default", "cache")
 
 
-class Location(Section):
-    level: int | None = Field(
-        None, ge=0, description="folder level that names the camera location, 0 = the first"
-    )
-    regex: str | None = Field(
-        None, description="regular expression on the path; group `location`, else the first"
-    )
+class _PartOfPath(Section):
+    level: int | None = Field(None, ge=0, description="folder level that names it, 0 = the first")
+    regex: str | None = Field(None, description="regular expression on the path")
+
+    what: ClassVar[str]
 
     @model_validator(mode="after")
-    def _one(self) -> Location:
+    def _one(self) -> Self:
         if (self.level is None) == (self.regex is None):
             raise ValueError("give either level or regex")
         return self
@@ -43,8 +41,31 @@ class Location(Section):
             except re.error as problem:
                 raise ValueError(f"{value!r} is not a regular expression: {problem}") from None
             if not groups:
-                raise ValueError(f"{value!r} has no group; put the location's part in (?P<location>...)")
+                raise ValueError(f"{value!r} has no group; put the {cls.what}'s part in (?P<{cls.what}>...)")
         return value
+
+
+class Location(_PartOfPath):
+    what: ClassVar[str] = "location"
+
+    level: int | None = Field(
+        None, ge=0, description="folder level that names the camera location, 0 = the first"
+    )
+    regex: str | None = Field(
+        None, description="regular expression on the path; group `location`, else the first"
+    )
+
+
+class Label(_PartOfPath):
+    what: ClassVar[str] = "label"
+
+    level: int | None = Field(None, ge=0, description="folder level that names the species, 0 = the first")
+    regex: str | None = Field(
+        None, description="regular expression on the path; group `label`, else the first"
+    )
+    empty: list[str] = Field(
+        ["empty", "blank"], description="names, in upper or lower case, that mean: no animal"
+    )
 
 
 class Dataset(Section):
@@ -85,10 +106,11 @@ class Dataset(Section):
     outages: InputPath | None = Field(
         None, description="location, start, end as .csv: when a camera stood there and did not work"
     )
-    dates: Literal["dmy", "mdy"] | None = Field(
-        None, description="order of day and month in dates that leave it open"
-    )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
+
+    dates: Literal["dmy", "mdy"] | None = Field(
+        None, description="day or month first in dates such as 03/04/2022; default: as other dates tell"
+    )
 
     @field_validator("storage_options")
     @classmethod
@@ -124,3 +146,11 @@ class WithLocation(Dataset):
     """A format in which a path may name the camera location."""
 
     location: Location | None = Field(None, description="where a path names the camera location")
+
+
+class WithLabel(WithLocation):
+    """A format in which a path may also name the species."""
+
+    label: Label | None = Field(
+        None, description="where a path names the species that people sorted it under; default: nowhere"
+    )

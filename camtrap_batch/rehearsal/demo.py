@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from importlib.resources import files
@@ -33,8 +32,7 @@ def write_demo_job(folder: Path) -> Path:
     job = folder / "demo.yaml"
     if not job.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        text = files("camtrap_batch.rehearsal").joinpath("demo.yaml").read_text()
-        job.write_text(text.replace("output: demo/runs", f"output: {json.dumps(str(folder / 'runs'))}"))
+        job.write_text(files("camtrap_batch.rehearsal").joinpath("demo.yaml").read_text())
     return job
 
 

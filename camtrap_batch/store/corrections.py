@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,8 @@ JOURNAL = "corrections"
 """Folder, in the run folder, of what is not in the table yet."""
 
 Scope = Literal["image", "box", "sequence", "event"]
-SCOPES: tuple[str, ...] = get_args(Scope)
+
+_WIDEST_FIRST = ("event", "sequence", "image", "box")
 
 TRAITS = ("count", "sex", "life_stage", "behaviour", "individual", "comment")
 """What may be said of an animal beside its label."""
@@ -50,7 +51,7 @@ class Correction:
     and `box`.
     """
 
-    label: str
+    label: str | None
     images: tuple[str, ...]
     sha256: tuple[str | None, ...]
     who: str
@@ -179,7 +180,8 @@ def standing(corrections: pa.Table, images: pa.Table) -> pa.Table:
     -------
     The columns of `corrections`, and `row`, the image's number in `images`, by which it is sorted: one row
     for each image, label and box. A decision on a box counts beside that on its image, unless that is newer.
-    An image with the bytes of another has what was said of either.
+    An image with the bytes of another has what was said of either. A decision without a label takes back what
+    stood before it: nothing counts.
     """
     corrections = _in_order(corrections)
     lengths = pc.list_value_length(corrections["images"]).to_numpy()
@@ -211,6 +213,8 @@ def standing(corrections: pa.Table, images: pa.Table) -> pa.Table:
     row = np.concatenate([rows for _, rows in pairs]).astype(np.int64)
     keep = _newest(corrections, which, row)
     which, row = which[keep], row[keep]
+    stands = corrections["label"].is_valid().to_numpy(zero_copy_only=False)[which]
+    which, row = which[stands], row[stands]
     return corrections.take(pa.array(which)).append_column("row", pa.array(row, pa.int64()))
 
 
@@ -250,9 +254,10 @@ def _read_journal(folder: Folder) -> tuple[list[str], pa.Table]:
 
 
 def _in_order(corrections: pa.Table) -> pa.Table:
-    """The oldest first, each once; those of one decision stay together."""
-    order = [("when", "ascending"), ("decision", "ascending"), ("correction_id", "ascending")]
-    corrections = corrections.sort_by(order)
+    """The oldest first, each once; of one time what is said of less comes later, and so counts."""
+    rank = pc.index_in(corrections["scope"], pa.array(_WIDEST_FIRST))
+    order = [(name, "ascending") for name in ("when", "rank", "decision", "correction_id")]
+    corrections = corrections.append_column("rank", rank).sort_by(order).drop_columns("rank")
     ids = corrections["correction_id"].to_numpy()
     first = np.unique(ids.astype(str), return_index=True)[1] if len(ids) else np.array([], np.int64)
     return corrections.take(pa.array(np.sort(first)))

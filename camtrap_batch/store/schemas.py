@@ -71,6 +71,8 @@ CATALOG = _schema(
         "reader the row came from: cct, csv, camtrap-dp or folder; camtrap-dp-event: its labels are of its "
         "whole event",
     ),
+    ("date_only", pa.bool_(), "true where the source gives a date without a time of day; else null"),
+    later=("date_only",),
 )
 
 MANIFEST = _schema(
@@ -245,6 +247,15 @@ EVENTS = _schema(
 
 _COUNT = pa.struct([("label", pa.string()), ("n", pa.int32())])
 
+GEO = json.dumps(
+    {
+        "version": "1.0.0",
+        "primary_column": "geometry",
+        "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}},
+    }
+)
+"""Of a table with points: GeoParquet 1.0; without a crs it is longitude and latitude, OGC:CRS84 (WGS 84)."""
+
 LOCATIONS = _schema(
     ("location", pa.string(), "camera location"),
     ("longitude", pa.float64(), "degrees east, WGS 84; null where the camera's place is not known"),
@@ -293,18 +304,7 @@ LOCATIONS = _schema(
     ("geometry", pa.binary(), "the camera's place as a point, WKB, so that a .parquet file is GeoParquet"),
     later=("effort_source",),
     widened={"camera_days": "int32"},
-).with_metadata(
-    {
-        # GeoParquet 1.0; without a crs it is longitude and latitude in WGS 84 (OGC:CRS84)
-        "geo": json.dumps(
-            {
-                "version": "1.0.0",
-                "primary_column": "geometry",
-                "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}},
-            }
-        )
-    }
-)
+).with_metadata({"geo": GEO})
 
 CORRECTIONS = _schema(
     ("correction_id", pa.string(), "hash of its content: what is read twice is kept once"),
@@ -323,7 +323,7 @@ CORRECTIONS = _schema(
         "hash of each image's file: an image is known by it, whatever it is called by now",
     ),
     ("box", pa.list_(pa.float32()), "x, y, w, h as parts of the upright picture; null unless scope is box"),
-    ("label", pa.string(), "what a person says is there"),
+    ("label", pa.string(), "what a person says is there; null: what was said before is taken back"),
     ("count", pa.int32(), "animals; null where nobody counted"),
     ("sex", pa.string(), "female, male or unknown"),
     ("life_stage", pa.string(), "adult, subadult, juvenile or unknown"),

@@ -184,8 +184,12 @@ DERIVED: Mapping[str, Callable[[Merged, Counted], pa.Table]] = {
 
 
 def derive(name: str, merged: Merged, counted: Counted) -> pa.Table:
-    """A table of `DERIVED`; which events count stands in its schema's metadata, too."""
-    table = DERIVED[name](merged, counted)
+    """A table of `DERIVED`, with `with_choice`."""
+    return with_choice(DERIVED[name](merged, counted), merged, counted)
+
+
+def with_choice(table: pa.Table, merged: Merged, counted: Counted) -> pa.Table:
+    """A table whose schema's metadata say of which result it is, and which events count."""
     metadata = {"result_of_merge": str(merged.number), "counted": json.dumps(counted.as_json())}
     return table.replace_schema_metadata(metadata)
 

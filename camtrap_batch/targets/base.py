@@ -223,6 +223,8 @@ TARGETS: Registry[type[Target]] = Registry(
     "camtrap_batch.targets",
     {
         ".gpkg": "camtrap_batch.targets.geopackage:GeoPackageTarget",
+        ".parquet": "camtrap_batch.targets.geoparquet:GeoParquetTarget",
+        "postgresql": "camtrap_batch.targets.postgis:PostGISTarget",
         "arcgis": "camtrap_batch.targets.arcgis.target:ArcGISTarget",
     },
 )

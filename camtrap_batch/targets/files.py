@@ -1,4 +1,4 @@
-"""Targets that are one file: on disk, or in the bucket that the run folder is in."""
+"""Targets that are files: on disk, or in the bucket that the run folder is in."""
 
 from __future__ import annotations
 
@@ -83,16 +83,22 @@ class FileTarget:
         if self.bucket is None:
             self.check(layers)
             return self.push_file(layers, dry_run=dry_run)
-        name = str(self.path)
         with TemporaryDirectory(prefix="camtrap-") as scratch:
-            path = Path(scratch) / f"layers{self.path.suffix}"
-            before = self.bucket.read(name) if self.bucket.exists(name) else b""
-            if before:
-                path.write_bytes(before)
-            push = replace(self, path=path, bucket=None).push(layers, dry_run=dry_run)
-            if not dry_run and path.exists() and (after := path.read_bytes()) != before:
-                self.bucket.write(name, after)
+            local = replace(self, path=Path(scratch) / self.path.name, bucket=None, in_run=False)
+            pairs = list(zip(map(str, self.files()), local.files(), strict=True))
+            before = {name: self.bucket.read(name) for name, _ in pairs if self.bucket.exists(name)}
+            for name, file in pairs:
+                if name in before:
+                    file.write_bytes(before[name])
+            push = local.push(layers, dry_run=dry_run)
+            for name, file in pairs if not dry_run else []:
+                if file.exists() and (after := file.read_bytes()) != before.get(name):
+                    self.bucket.write(name, after)
             return push
+
+    def files(self) -> list[Path]:
+        """All the files that the target is."""
+        return [self.path]
 
     @abstractmethod
     def require_kind(self) -> None:

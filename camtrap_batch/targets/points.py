@@ -1,4 +1,4 @@
-"""Points as GeoPackage geometries, and the SQL functions that a GeoPackage's spatial index calls.
+"""Points as geometries of files, and the SQL functions that a GeoPackage's spatial index calls.
 
 StandardGeoPackageBinary (OGC 12-128r18, clause 2.1.3): "GP", version, flags (bit 0: little endian, bits 1 to
 3: kind of envelope, bit 4: empty), srs_id, envelope, WKB.
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 SRS = 4326
 """EPSG code of WGS 84, which all our layers are in."""
@@ -38,6 +39,38 @@ def decode_points(blobs: Sequence[object]) -> tuple[pa.Array, pa.Array]:
     points = shapely.from_wkb(np.array([_wkb(blob) for blob in blobs], object), on_invalid="ignore")
     x, y = (pa.array(get(points), pa.float64(), from_pandas=True) for get in (shapely.get_x, shapely.get_y))
     return x, y
+
+
+_WKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])
+"""A point as well-known binary, little endian (OGC 06-103r4, clause 8)."""
+
+
+def encode_wkb(x: pa.ChunkedArray, y: pa.ChunkedArray) -> pa.Array:
+    """Points as WKB, from longitudes and latitudes; null where either is null."""
+    known = pc.and_(x.is_valid(), y.is_valid()).to_numpy()
+    points = np.zeros(int(known.sum()), _WKB)
+    points["order"], points["kind"] = 1, 1
+    points["x"] = x.filter(pa.array(known)).to_numpy()
+    points["y"] = y.filter(pa.array(known)).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(known)]).astype(np.int32) * _WKB.itemsize
+    valid = pa.array(known).buffers()[1]
+    return pa.Array.from_buffers(
+        pa.binary(), len(known), [valid, pa.py_buffer(offsets), pa.py_buffer(points.tobytes())]
+    )
+
+
+def decode_wkb(geometry: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    """Longitudes and latitudes of WKB; null where there is none, or another than such a point."""
+    is_point = pc.equal(pc.binary_length(geometry), _WKB.itemsize).fill_null(False).to_numpy()
+    blobs = b"".join(geometry.filter(pa.array(is_point)).to_pylist())
+    points = np.frombuffer(blobs, _WKB)
+    is_right = (points["order"] == 1) & (points["kind"] == 1)
+    columns = []
+    for side in ("x", "y"):
+        values, there = np.zeros(len(is_point)), np.zeros(len(is_point), bool)
+        values[is_point], there[is_point] = points[side], is_right
+        columns.append(pa.array(values, mask=~there))
+    return columns[0], columns[1]
 
 
 def register_functions(db: sqlite3.Connection) -> None:

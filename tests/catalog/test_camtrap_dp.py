@@ -606,8 +606,8 @@ GOOD = "a,d,2020-01-01T10:00:00Z,media/a.jpg,true,,image/jpeg,,\n"
         ),
         (
             "media.csv",
-            MEDIA_HEADER + GOOD + "\n" + GOOD.replace("a,d", "b,d").replace("-01T", "-32T"),
-            r"media.csv:4: timestamp: '2020-01-32T10:00:00Z' is no date that can be read; possible: ",
+            MEDIA_HEADER + GOOD.replace("-01T", "-32T"),
+            r"media.csv:2: timestamp: '2020-01-32T10:00:00Z' is no date that can be read; possible: ",
         ),
         (
             "media.csv",
@@ -870,3 +870,43 @@ def test_places_reach_the_locations_without_a_camera_file(
     (location,) = run_of(tmp_path).table("locations").to_table().to_pylist()
     assert (location["location"], location["latitude"], location["longitude"]) == ("here", -24.5, 31.25)
     assert location["n_images"] == 6
+
+
+def test_one_medium_does_not_refuse_a_package(tmp_path: Path) -> None:
+    package = write(tmp_path / "p", [medium("a"), medium("b", at="2020-01-32T10:00:00Z"), medium("c", at="")])
+    catalog = reader_of(dataset(package)).read()
+    assert catalog.table["datetime"].null_count == 2
+    noted = [text for text in catalog.notes if "can't be read, taken as no date" in text]
+    assert len(noted) == 1
+    assert "media.csv:3: timestamp: '2020-01-32T10:00:00Z'" in noted[0]
+
+
+def event(start: str, end: str, **more: Any) -> dict[str, Any]:
+    of = {"deploymentID": "d", "observationLevel": "event", "observationType": "animal", "eventID": "e"}
+    return {**of, "eventStart": start, "eventEnd": end, "scientificName": "Lynx lynx", **more}
+
+
+@pytest.mark.parametrize("zone_of", ["media", "observations"])
+def test_where_one_table_alone_has_a_time_zone_clocks_are_compared(tmp_path: Path, zone_of: str) -> None:
+    media_zone, event_zone = ("+02:00", "") if zone_of == "media" else ("", "+02:00")
+    package = write(
+        tmp_path / "p",
+        [
+            medium("a", at=f"2020-06-01T10:00:05{media_zone}"),
+            medium("b", at=f"2020-06-01T12:00:05{media_zone}"),
+        ],
+        [event(f"2020-06-01T10:00:00{event_zone}", f"2020-06-01T10:00:10{event_zone}")],
+    )
+    catalog = reader_of(dataset(package)).read()
+    rows = {row["image_id"]: row for row in catalog.table.to_pylist()}
+    assert [label["name"] for label in rows["a"]["labels"]] == ["Lynx lynx"]
+    assert rows["b"]["labels"] == []
+    assert {row["utc_offset_minutes"] for row in rows.values()} == {120}
+    assert any("without a time zone, taken to be in that of the" in text for text in catalog.notes)
+
+
+def test_observations_of_events_that_no_medium_is_in_are_counted(tmp_path: Path) -> None:
+    times = ("2021-06-01T10:00:00Z", "2021-06-01T10:00:10Z")
+    package = write(tmp_path / "p", [medium("a")], [event(*times), event(*times, eventID="f")])
+    notes = reader_of(dataset(package)).read().notes
+    assert notes["observations of events that no medium is in, left out"] == 2

@@ -457,3 +457,32 @@ def test_a_zip_file_by_another_name(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.json", "w") as archive:
         archive.write(plain, "a.json")
     assert read_cct(str(tmp_path / "b.json")).table.equals(read_cct(str(plain)).table)
+
+
+def test_counts_that_are_none_are_said(tmp_path: Path) -> None:
+    images = [{"id": name, "file_name": f"{name}.jpg"} for name in "abc"]
+    marks = [
+        {"image_id": name, "category_id": 1, "count": count}
+        for name, count in zip("abc", (2.5, -1, 3), strict=True)
+    ]
+    catalog = read_cct(write(tmp_path / "a.json", images, marks))
+    assert [row["labels"][0]["count"] for row in catalog.table.to_pylist()] == [2, None, 3]
+    assert catalog.notes["annotations whose count is no whole number, rounded down"] == 1
+    assert catalog.notes["annotations whose count is below 0, taken as not counted"] == 1
+
+
+def test_json_with_nan_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"images": [],\n "annotations": [{"image_id": "a", "category_id": 1, "count": NaN}]}')
+    with pytest.raises(InputError, match=r"a.json: not JSON.*: line 2 has NaN, which JSON does not have"):
+        read_cct(str(path))
+
+
+def test_location_from_the_path_where_the_file_has_none(tmp_path: Path) -> None:
+    images = [{"id": "a", "file_name": "C1/a.jpg"}, {"id": "b", "file_name": "C2/b.jpg", "location": 7}]
+    path = write(tmp_path / "a.json", images, [])
+    table = read_cct(path, lambda name: name[:2]).table
+    assert dict(zip(*(table[name].to_pylist() for name in ("image_id", "location")), strict=True)) == {
+        "a": "C1",
+        "b": "7",
+    }

@@ -12,7 +12,7 @@ from camtrap_batch.catalog.csv import read_csv
 from camtrap_batch.catalog.folder import FolderDataset, read_folder
 from camtrap_batch.catalog.paths import location_of_path
 from camtrap_batch.errors import InputError
-from camtrap_batch.job import Location
+from camtrap_batch.job import Label, Location
 
 BY_FOLDER = location_of_path(0, None)
 
@@ -82,7 +82,11 @@ def test_widths_and_heights_of_images_or_of_boxes(tmp_path: Path) -> None:
         ("file_name,category_id\n,1\n", r"a.csv:2: file_name: empty"),
         ("file_name,location\na.jpg,x\na.jpg,y\n", r"a.csv:3: location: 'y' differs from line 2, 'x'"),
         ("file_name,datetime\na.jpg,tomorrow\n", r"datetime 'tomorrow' is no date"),
-        ("file_name;category_id\na.jpg;1\n", r"a.csv:1: no column file_name; .*: file_name;category_id"),
+        ("name;category_id\na;1\n", r"a.csv:1: no column file_name; .* semicolons, are: name, category_id"),
+        ("file-name-x,species\na,1\n", r"no column file_name; .*; did you mean 'file_name_x'"),
+        ('file_name,species\n"a.jpg,lion\nb.jpg,\n', r"a.csv:2: not CSV .*: a quote that is not closed"),
+        ("file_name;count\na.jpg;2,5\n", r"a.csv:2: count: '2,5' should be a whole number"),
+        ("file_name,count\nNA,1\n", r"a.csv:2: file_name: empty"),
         ("file_name,category_id\n", r"a.csv: lists no image"),
         ("file_name,category_id\na.jpg,3000000000\n", r"a.csv:2: category_id: '3000000000' should be"),
         ("file_name,count\na.jpg,1e30\n", r"a.csv:2: count: '1e30' should be"),
@@ -166,3 +170,68 @@ def test_a_location_that_no_path_names_is_refused(tmp_path: Path) -> None:
     assert read(r"(CAM\d)") == ["CAM1"]
     with pytest.raises(InputError, match=r"dataset.location: .*none of the paths, such as 'CAM1/a.jpg'"):
         read(r"(station\d)")
+
+
+def test_a_level_that_no_path_has_is_said(tmp_path: Path) -> None:
+    for name in ("C1", "C2"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "a.jpg").touch()
+    dataset = FolderDataset(format="folder", images=str(tmp_path / "photos"), location=Location(level=1))
+    text = "images without a folder level 1 in their path: their own folder is the location"
+    text += "; the deepest is level 0"
+    assert reader_of(dataset).read().notes[text] == 2
+    dataset = FolderDataset(format="folder", images=str(tmp_path / "photos"), location=Location(level=0))
+    assert not any("folder level" in text for text in reader_of(dataset).read().notes)
+
+
+def test_a_table_of_r_or_of_a_european_spreadsheet(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    text = (
+        "FileName;Station;Species;DateTimeOriginal;Count\n"
+        "./CAM1/a.jpg;Süd;Vulpes vulpes;03/04/2022 9:52;2\n"
+        "CAM1/a.jpg;Süd;Meles meles;03/04/2022 9:52;NA\n"
+        "CAM1/b.jpg;NA;vulpes  vulpes (Linnaeus, 1758);31/03/2022 10:00;1\n"
+        "CAM1/b.jpg;NA;vulpes  vulpes (Linnaeus, 1758);31/03/2022 10:00;1\n"
+        f"{tmp_path}/CAM1/c.jpg;NA;NA;NA;NA\n"
+    )
+    path.write_bytes(text.encode("cp1252"))
+    catalog = read_csv(str(path), BY_FOLDER, root=str(tmp_path))
+    rows = {row["file_name"]: row for row in catalog.table.to_pylist()}
+    assert list(rows) == ["CAM1/b.jpg", "CAM1/c.jpg", "CAM1/a.jpg"]
+    assert [rows[name]["location"] for name in rows] == ["CAM1", "CAM1", "Süd"]
+    found = {(name, label["name"], label["count"]) for name, row in rows.items() for label in row["labels"]}
+    assert found == {
+        ("CAM1/a.jpg", "Vulpes vulpes", 2),
+        ("CAM1/a.jpg", "Meles meles", None),
+        ("CAM1/b.jpg", "Vulpes vulpes", 1),
+    }
+    assert rows["CAM1/a.jpg"]["datetime"].isoformat() == "2022-04-03T09:52:00"
+    assert catalog.notes["rows that are the same as one further up, left out"] == 1
+    assert any("read as Windows-1252" in text for text in catalog.notes)
+    assert any("written in several ways" in text for text in catalog.notes)
+
+
+def test_labels_from_paths(tmp_path: Path) -> None:
+    names = [
+        "C1/Vulpes vulpes/a.jpg",
+        "C1/vulpes  vulpes/b.jpg",
+        "C2/Blank/c.jpg",
+        "C2/d.jpg",
+        "C2/Lion/e.jpg",
+    ]
+    how = Label(level=1)
+    catalog = read_folder(names, BY_FOLDER, how, where="images")
+    found = {
+        row["file_name"]: [label["name"] for label in row["labels"]] for row in catalog.table.to_pylist()
+    }
+    assert list(map(found.get, names)) == [["Vulpes vulpes"], ["Vulpes vulpes"], ["empty"], [], ["Lion"]]
+    assert catalog.categories == [(0, "empty"), (1, "Lion"), (2, "Vulpes vulpes")]
+    assert catalog.notes["images without an annotation"] == 1
+    path = csv(tmp_path, "file_name\n" + "\n".join(names))
+    table = read_csv(path, BY_FOLDER, Label(regex="/(?P<label>[^/]+)/[^/]+$", empty=["lion"]))
+    assert table.categories == [(0, "empty"), (1, "Blank"), (2, "Vulpes vulpes")]
+    with pytest.raises(InputError, match=r"dataset.label: level 3 finds a label in none of the paths"):
+        read_folder(names, BY_FOLDER, Label(level=3), where="images")
+    path = csv(tmp_path, "file_name,species\na/b.jpg,lion\n")
+    with pytest.raises(InputError, match=r"a.csv:1: has the column species: leave out dataset.label"):
+        read_csv(path, BY_FOLDER, Label(level=0))

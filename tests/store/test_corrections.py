@@ -103,6 +103,11 @@ def test_several_species_of_one_decision_stand_together(run: Run) -> None:
     assert labels([said("empty", "b", minutes=5)], now, run)["b"] == ["empty"]
 
 
+def test_of_one_time_what_is_said_of_the_image_counts(run: Run) -> None:
+    told = [said("lion", "a", "b", scope="event", event="e1"), said("hyena", "b")]
+    assert labels(told, images(a="A", b="B"), run) == {"a": ["lion"], "b": ["hyena"]}
+
+
 def test_a_renamed_image_keeps_what_was_said_of_it(run: Run) -> None:
     assert labels([said("lion", "a")], images(z="A"), run) == {"z": ["lion"]}
 
@@ -117,6 +122,14 @@ def test_an_image_that_has_no_hash_is_known_by_its_name(run: Run) -> None:
 
 def test_copies_share_what_was_said(run: Run) -> None:
     assert labels([said("lion", "a")], images(a="A", copy="A"), run) == {"a": ["lion"], "copy": ["lion"]}
+
+
+def test_taken_back(run: Run) -> None:
+    back = said("x", "a", minutes=1)
+    now = images(a="A")
+    assert labels([said("lion", "a"), dataclasses.replace(back, label=None)], now, run) == {}
+    assert labels([said("lion", "a", minutes=2)], now, run) == {"a": ["lion"]}
+    assert read_corrections(run)["label"].to_pylist() == ["lion", None, "lion"]
 
 
 def test_boxes_beside_their_image(run: Run) -> None:

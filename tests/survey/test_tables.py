@@ -81,6 +81,64 @@ def test_station_species(folder: Path) -> None:
     assert [float(row["events_per_100_trap_nights"]) for row in rows] == [20, 5, 5]
 
 
+def test_estimates(folder: Path) -> None:
+    """Three stations are too few for anything: empty figures, and why."""
+    lion, oryx = table(folder, "occupancy")
+    assert (lion["label"], lion["stations"], lion["days_per_occasion"]) == ("lion", "3", "7")
+    assert float(lion["naive_occupancy"]) == pytest.approx(2 / 3)
+    assert lion["remark"].startswith("3 stations: fewer than 10; detected at 2 stations")
+    assert (oryx["occupancy"], oryx["remark"]) == (
+        "",
+        "not fitted: no station has two detections: detection can't be told from occupancy",
+    )
+    assert table(folder, "occupancy", "--days", "1")[0]["days_per_occasion"] == "1"
+    assert [row["remark"] for row in table(folder, "activity")] == ["fewer than 20 events"] * 2
+    [pair] = table(folder, "overlap")
+    assert (pair["label"], pair["other"], pair["remark"]) == (
+        "lion",
+        "oryx",
+        "one of them has fewer than 20 events",
+    )
+    [row] = table(folder, "richness")
+    assert (row["observed"], row["remark"]) == ("2", "not estimated: fewer than 5 stations")
+    assert table(folder, "accumulation") == []
+
+
+def test_estimates_of_more(tmp_path: Path) -> None:
+    """Twelve stations; lions at eight of them, at night, and oryx at day."""
+    rows = []
+    for number in range(12):
+        name = f"S{number:02}"
+        rows += [
+            image(f"{name}-{day}", day * DAY + 900 * number + 600 * day, "lion", location=name)
+            for day in range(9)
+            if number < 8
+        ]
+        rows += [
+            image(f"{name}o{day}", day * DAY + 16 * 3600, "oryx", location=name)
+            for day in range(10)
+            if number % 2
+        ]
+        rows += [image(f"{name}e{day}", day * DAY, "empty", location=name) for day in (0, 10)]
+    (tmp_path / "job").mkdir()
+    folder = tmp_path / "job"
+    places = {f"S{number:02}": (float(number), 1.0) for number in range(12)}
+    write_run(folder, rows, places=places)
+    lion, _ = table(folder, "occupancy")
+    assert float(lion["occupancy"]) == pytest.approx(8 / 12, abs=0.05)
+    assert float(lion["occupancy_low"]) < 8 / 12 < float(lion["occupancy_high"])
+    assert lion["effort_source"] == "images"
+    curve = [row for row in table(folder, "activity") if row["label"] == "lion"]
+    assert len(curve) == 48
+    assert float(max(curve, key=lambda row: float(row["density"]))["hour"]) == pytest.approx(21.5, abs=1.5)
+    assert sum(float(row["density"]) for row in curve) / 2 == pytest.approx(1, abs=0.02)
+    [pair] = table(folder, "overlap")
+    assert float(pair["overlap"]) < 0.2
+    [row] = table(folder, "richness")
+    assert (row["observed"], float(row["chao2"])) == ("2", 2.0)
+    assert float(table(folder, "accumulation")[-1]["species"]) == pytest.approx(2)
+
+
 def test_parquet_says_what_counted(folder: Path) -> None:
     out = folder / "species.parquet"
     command = ["table", str(folder / "job.yaml"), "species", "--out", str(out), "--min-confidence", "0.7"]

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from support_postgis import postgis
 from support_runs import predict, run_on_driver, write_run
 from support_targets import JOB, NAMES, events_table, kinds, layers_of, locations_table, photos_table
 
@@ -79,6 +82,87 @@ class GeoPackage(Place):
         self._sql("DROP TRIGGER full")
 
 
+class GeoParquet(Place):
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "layers.parquet"
+
+    def target(self, job: str = JOB, **wanted: Any) -> Target:
+        return TARGETS[".parquet"](self.path, job, Wanted(**wanted))  # type: ignore[call-arg]
+
+    def file(self, layer: str) -> Path:
+        return self.path if layer == "cameras" else self.path.with_stem(f"layers_{layer}")
+
+    def rows(self, layer: str) -> dict[str, dict[str, Any]]:
+        return {row[KEYS[layer]]: row for row in pq.read_table(self.file(layer)).to_pylist()}
+
+    def drop(self, layer: str, column: str) -> None:
+        pq.write_table(pq.read_table(self.file(layer)).drop_columns([column]), self.file(layer))
+
+    def disown(self, layer: str, key: str) -> None:
+        table = pq.read_table(self.file(layer))
+        owner = pc.if_else(pc.equal(table[KEYS[layer]], key), None, table["job"])
+        at = table.column_names.index("job")
+        pq.write_table(table.set_column(at, "job", owner), self.file(layer))
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        from camtrap_batch.targets import geoparquet
+
+        write = geoparquet.pq.write_table
+
+        def fail(table: pa.Table, file: Path, **options: Any) -> None:
+            write(table, file, **options)
+            if "photos" in str(file):
+                raise OSError(28, "No space left on device")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(geoparquet.pq, "write_table", fail)
+            yield
+
+
+class PostGIS(Place):
+    numbers = itertools.count()
+
+    def __init__(self, url: str) -> None:
+        self.url, self.schema = url, f"s{next(self.numbers)}"
+        self._sql(f"CREATE SCHEMA {self.schema}")
+
+    def target(self, job: str = JOB, **wanted: Any) -> Target:
+        target: Target = TARGETS["postgresql"](self.url, job, self.schema, Wanted(**wanted))  # type: ignore
+        return target
+
+    def _sql(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        import psycopg
+        from psycopg.rows import dict_row
+
+        with psycopg.connect(self.url, row_factory=dict_row, autocommit=True) as db:
+            cursor = db.execute(statement, values)  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
+
+    def rows(self, layer: str) -> dict[str, dict[str, Any]]:
+        return {row[KEYS[layer]]: row for row in self._sql(f"SELECT * FROM {self.schema}.{layer}")}
+
+    def drop(self, layer: str, column: str) -> None:
+        self._sql(f"ALTER TABLE {self.schema}.{layer} DROP COLUMN {column}")
+
+    def disown(self, layer: str, key: str) -> None:
+        self._sql(f"UPDATE {self.schema}.{layer} SET job = NULL WHERE {KEYS[layer]} = %s", key)
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        # The session is cut off by the server when photos, the last of the layers, are added.
+        self._sql(
+            f"CREATE FUNCTION {self.schema}.cut() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END'"
+        )
+        self._sql(
+            f"CREATE TRIGGER cut BEFORE INSERT ON {self.schema}.photos"
+            f" FOR EACH ROW EXECUTE FUNCTION {self.schema}.cut()"
+        )
+        yield
+        self._sql(f"DROP TRIGGER cut ON {self.schema}.photos")
+
+
 class ArcGIS(Place):
     server: Any = None
     numbers = itertools.count()
@@ -135,8 +219,16 @@ def _one_server() -> Iterator[None]:
         ArcGIS.server = None
 
 
-@pytest.fixture(params=[GeoPackage, ArcGIS], ids=lambda kind: kind.__name__.lower())
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    with postgis() as url:
+        yield url
+
+
+@pytest.fixture(params=[GeoPackage, GeoParquet, PostGIS, ArcGIS], ids=lambda kind: kind.__name__.lower())
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param is PostGIS:
+        return PostGIS(request.getfixturevalue("database"))
     made: Place = request.param(tmp_path)
     return made
 

@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import Catalog, read_cameras, read_dataset_periods, reader_of
+from camtrap_batch.catalog import Catalog, read_dataset_periods, reader_of
+from camtrap_batch.catalog.cameras import read_camera_names
+from camtrap_batch.catalog.names import unmatched
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, shard_id
@@ -35,7 +37,7 @@ def run(context: Context) -> StageResult:
     job = context.job
     dataset = job.dataset
     image_root(job).check()
-    cameras = read_cameras(dataset.cameras)["location"] if dataset.cameras is not None else None
+    cameras = read_camera_names(dataset.cameras) if dataset.cameras is not None else None
     periods, outages, lines = read_dataset_periods(dataset)
     reader = reader_of(dataset)
     id_ = shard_id("catalog", VERSION, "catalog", reader.settings(), reader.fingerprint())
@@ -44,6 +46,7 @@ def run(context: Context) -> StageResult:
         check_classes(job, categories_of(before.meta))
         locations = context.run.table("catalog").to_table(columns=["location"])
         _check_cameras(job, cameras, locations)
+        lines += _camera_lines(job, cameras, locations)
         check_outages(outages, periods, cameras, locations["location"])
     read: list[Catalog] = []
 
@@ -54,6 +57,7 @@ def run(context: Context) -> StageResult:
             catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
         check_classes(job, catalog.categories)
         _check_cameras(job, cameras, catalog.table)
+        lines.extend(_camera_lines(job, cameras, catalog.table))
         check_outages(outages, periods, cameras, catalog.table["location"])
         read.append(catalog)
         return {"catalog": catalog.table}
@@ -99,6 +103,24 @@ def _check_cameras(job: Job, cameras: pa.ChunkedArray | None, images: pa.Table) 
             f"{job.dataset.cameras}: none of the images' locations is in it (dataset.cameras); the images "
             f"have {theirs}, it has {ours}"
         )
+
+
+def _camera_lines(job: Job, cameras: pa.ChunkedArray | None, images: pa.Table) -> list[str]:
+    """Locations that only the images or only the camera table has, with the nearest in the other."""
+    if cameras is None:
+        return []
+    theirs = images["location"].drop_null().unique().to_pylist()
+    ours = cameras.to_pylist()
+    table = str(job.dataset.cameras).rpartition("/")[2]
+    without = unmatched(theirs, ours, table)
+    return [
+        *([f"{len(without):,} locations of images are not in {table}: {without.text}"] if without else []),
+        *(
+            [f"{len(empty):,} cameras of {table} have no image: {empty.text}"]
+            if (empty := unmatched(ours, theirs, "the photos"))
+            else []
+        ),
+    ]
 
 
 def save_job(context: Context) -> None:

@@ -1,0 +1,58 @@
+"""Names of species as people write them -> one name for each."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+# Behind a genus, a species or a subspecies: (Linnaeus, 1758) or Linnaeus, 1758.
+_AUTHOR = re.compile(
+    r"(?P<name>[^\W\d_][\w-]*(?: [a-z][a-z-]+){0,2}),? "
+    r"(?:\([^\W\d_][^()]*\d{4}\)|[^\W\d_a-z][^()\d]*\d{4}|\(?L\.\)?)"
+)
+_SHOWN = 3
+
+
+def tidy_label(text: str) -> str:
+    """A label with single blanks, none around it.
+
+    >>> tidy_label(" Vulpes\\xa0 vulpes")
+    'Vulpes vulpes'
+    """
+    return " ".join(text.split())
+
+
+def label_key(text: str) -> str:
+    """What two ways of writing a label have in common: without case, author and year.
+
+    >>> label_key("Vulpes vulpes (Linnaeus, 1758)"), label_key("Lion 2")
+    ('vulpes vulpes', 'lion 2')
+    """
+    text = tidy_label(text)
+    match = _AUTHOR.fullmatch(text)
+    return (match["name"] if match else text).casefold()
+
+
+def one_name_each(labels: Iterable[str], notes: Counter[str]) -> dict[str, str]:
+    """Each way of writing a label -> the name that it gets: without author, written as most often.
+
+    `labels` may come many times; what is written in several ways is said in `notes`.
+    """
+    counts = Counter(labels)
+    ways: dict[str, Counter[str]] = {}
+    for text, count in counts.items():
+        ways.setdefault(label_key(text), Counter())[tidy_label(text)] += count
+    names: dict[str, str] = {}
+    for key, written in ways.items():
+        bare = {text: count for text, count in written.items() if text.casefold() == key}
+        if bare:
+            names[key] = min(bare, key=lambda text: (-bare[text], text))
+        else:
+            names[key] = next(text for text in written)[: len(key)]
+        if len(written) > 1:
+            others = sorted(set(written) - {names[key]})
+            more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+            listed = ", ".join(map(repr, others[:_SHOWN]))
+            notes[f"label written in several ways, taken to be {names[key]!r}: {listed}{more}"] += 1
+    return {text: names[label_key(text)] for text in counts}

@@ -1,0 +1,80 @@
+"""File names as metadata give them -> as the image root has them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def tidy_names(names: pa.Array, notes: Counter[str], root: str | None = None) -> pa.Array:
+    """Names with / between folders, relative to `root`, and without what says nothing: ./ and a double //."""
+    has_backslash = pc.match_substring(names, "\\")
+    if pc.any(has_backslash).as_py():
+        is_windows = pc.and_not(has_backslash, pc.match_substring(names, "/"))
+        if changed := pc.sum(is_windows).as_py():
+            notes["file names with backslashes, read as /"] += changed
+            names = pc.if_else(is_windows, pc.replace_substring(names, "\\", "/"), names)
+    above = f"{root.rstrip('/')}/" if root else ""
+    if above and pc.any(is_below := pc.starts_with(names, above)).as_py():
+        names = pc.if_else(is_below, pc.utf8_slice_codeunits(names, len(above)), names)
+    is_odd = pc.match_substring_regex(names, _NOTHING)
+    if pc.any(is_odd).as_py():
+        names = pc.if_else(is_odd, pc.replace_substring_regex(names, r"(^|/)(?:\./)+", r"\1"), names)
+        names = pc.if_else(is_odd, pc.replace_substring_regex(names, r"([^/:])//+", r"\1/"), names)
+    return names
+
+
+class Unmatched(list[str]):
+    """Names that another list does not have; `text` names some, with the nearest there."""
+
+    text: str = ""
+
+
+def unmatched(names: Sequence[str], others: Sequence[str], where: str) -> Unmatched:
+    """The names that are not among `others`.
+
+    >>> unmatched(["CAM03", "CAM4"], ["cam03", "CAM4"], "cameras.csv").text
+    "'CAM03' (there is 'cam03' in cameras.csv)"
+    """
+    known = set(others)
+    found = Unmatched(name for name in names if name not in known)
+    free = {alike(name): name for name in others if name not in set(names)}
+
+    def near(name: str) -> str:
+        same = free.get(alike(name))
+        if same is None:
+            close = difflib.get_close_matches(alike(name), free, n=1, cutoff=0.75)
+            same = free[close[0]] if close else None
+        return f"{name!r}" + (f" (there is {same!r} in {where})" if same is not None else "")
+
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    found.text = ", ".join(map(near, found[:_SHOWN])) + more
+    return found
+
+
+def alike(name: str) -> str:
+    """What names have in common that differ in case, in blanks, or in how accents are encoded."""
+    return unicodedata.normalize("NFC", " ".join(name.split())).casefold()
+
+
+def tidy_name(name: str, root: str | None = None) -> str:
+    """`tidy_names` of one name.
+
+    >>> tidy_name("./cam1//a.jpg"), tidy_name("/data/cam1/a.jpg", "/data")
+    ('cam1/a.jpg', 'cam1/a.jpg')
+    """
+    if root and name.startswith(f"{root.rstrip('/')}/"):
+        name = name[len(root.rstrip("/")) + 1 :]
+    if "\\" in name and "/" not in name:
+        name = name.replace("\\", "/")
+    return re.sub(r"([^/:])//+", r"\1/", re.sub(r"(^|/)(?:\./)+", r"\1", name))
+
+
+_SHOWN = 5
+_NOTHING = r"(^|/)\./|[^/:]//"

@@ -1,0 +1,342 @@
+"""Tables that people give: metadata, cameras, taxonomy, species lists, corrections. The rules are the same.
+
+A table is text with a header line (.csv, .tsv, .txt) or the first sheet of an Excel workbook (.xlsx). What a
+spreadsheet or R makes of one is read: commas, semicolons, tabs or bars between cells, UTF-8, UTF-16 or
+Windows-1252, decimal commas, and the words in `MISSING` for a cell without a value. docs/csv.md has it all.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import datetime as dt
+import io
+import itertools
+import textwrap
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+
+from camtrap_batch.errors import InputError, choices
+from camtrap_batch.remote import plain, shown
+
+MISSING = frozenset(
+    {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
+)
+"""What stands in a cell that has no value: of spreadsheets, R and Python."""
+
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_LOOKED_AT = 50  # records, to tell what is between cells
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_OLE = b"\xd0\xcf\x11\xe0"  # what .xls begins with
+_FIELD_LIMIT = 131_072  # of Python's reader, for one cell
+
+Names = Mapping[str, Sequence[str]]
+"""What a column is for -> the names that it may have, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class GivenTable:
+    """A table as text.
+
+    Attributes
+    ----------
+    path : for messages
+    key : of the job file, which names the table, for messages
+    columns : name in lower case, with _ for blanks -> n cells; None where there is no value
+    lines : of each row, where it begins in the file; of a workbook, its row
+    delimiter : what is between cells; None in a workbook
+    notes : what was odd -> how often
+    """
+
+    path: str
+    key: str
+    columns: dict[str, list[str | None]]
+    lines: list[int]
+    delimiter: str | None = None
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def at(self, row: int) -> str:
+        """File and line of a row."""
+        return f"{self.path}:{self.lines[row]}"
+
+    @property
+    def origin(self) -> str:
+        """The key that names the table, for messages, where the file alone does not tell."""
+        return "" if self.key.startswith("dataset.") else f" ({self.key})"
+
+    def rows(self) -> Iterator[tuple[str, dict[str, str | None]]]:
+        """File and line of each row, and its cells."""
+        for row in range(len(self)):
+            yield self.at(row), {name: cells[row] for name, cells in self.columns.items()}
+
+    def name_of(self, names: Sequence[str]) -> str | None:
+        """The first of some names that is one of a column."""
+        return next((name for name in names if name in self.columns), None)
+
+    def require(self, needed: Names) -> dict[str, str]:
+        """What a column is for -> its name. Raises InputError where a column of `needed` is not there."""
+        found: dict[str, str] = {}
+        for what, names in needed.items():
+            name = self.name_of(names)
+            if name is None:
+                raise InputError(f"{self.path}:1: no column {what}{self.origin}; {self._columns(names)}")
+            found[what] = name
+        return found
+
+    def require_cells(self, columns: Iterable[str]) -> None:
+        """Raise InputError where a cell that must not be empty is."""
+        for name in columns:
+            if None in (cells := self.columns[name]):
+                raise InputError(f"{self.at(cells.index(None))}: {name}: empty{self.origin}")
+
+    def _columns(self, names: Sequence[str]) -> str:
+        """Which columns there are, and which one of `names` may have been meant."""
+        listed = textwrap.shorten(", ".join(self.columns), 200) or "none"
+        # Commas are what everybody expects, but the file may not have been meant to be a table.
+        is_plain = self.delimiter is None or (self.delimiter == "," and bool(self.origin))
+        between = "" if is_plain else f", between {_DELIMITERS.get(self.delimiter or '', 'cells')},"
+        near = next((hint for name in names if (hint := _did_you_mean(name, self.columns))), "")
+        also = f"; it may also be called {', '.join(names[1:])}" if len(names) > 1 else ""
+        return f"the columns{between} are: {listed}{near}{also}"
+
+    def whole(self, name: str) -> list[int | None]:
+        """A column of whole numbers. Raises InputError where one is none."""
+        numbers: list[int | None] = []
+        for row, cell in enumerate(self.columns.get(name, [None] * len(self))):
+            value = None if cell is None else number(cell)
+            if cell is not None and (value is None or not value.is_integer() or abs(value) >= 2**31):
+                raise InputError(
+                    f"{self.at(row)}: {name}: {cell!r} should be a whole number, at most {2**31 - 1}"
+                )
+            numbers.append(None if value is None else int(value))
+        return numbers
+
+
+def read_table(path: str, key: str, expected: Iterable[str] = ()) -> GivenTable:
+    """Read a table from a file or an fsspec URL.
+
+    Parameters
+    ----------
+    key : of the job file, which names it, for messages
+    expected : names of columns that it may have; they help to tell what is between cells
+
+    Raises
+    ------
+    InputError
+        It is not there, is no table, has a row that can't be split, or a column twice; with line.
+    """
+    data = _read(path, key)
+    notes: Counter[str] = Counter()
+    delimiter = None
+    if data.startswith(b"PK\x03\x04"):
+        records = _sheet(path, key, data, notes)
+    elif data.startswith(_OLE):
+        raise InputError(f"{shown(path)}: a workbook of old Excel ({key}); save it as .xlsx or .csv")
+    else:
+        text, delimiter, skipped = _delimited(decode(path, key, data, notes), expected)
+        records = _split(text, delimiter, path, key, skipped)
+    return _table(GivenTable(shown(path), key, {}, [], delimiter, notes), records, set(expected))
+
+
+def decode(path: str, key: str, data: bytes, notes: Counter[str]) -> str:
+    """Bytes as text: UTF-8 or UTF-16, else Windows-1252, with a note. Raises InputError for no text."""
+    for mark, encoding in _BOMS:
+        if data.startswith(mark):
+            try:
+                return data[len(mark) :].decode(encoding)
+            except UnicodeDecodeError as problem:
+                raise InputError(
+                    f"{shown(path)}: can't be read as {encoding.upper()} ({key}): {problem}"
+                ) from None
+    if b"\0" in data[:4096]:
+        for encoding, zeros in (("utf-16-le", data[1:400:2]), ("utf-16-be", data[:400:2])):
+            if zeros and not any(zeros[: len(zeros) // 2 * 2 or 1]):
+                return data.decode(encoding, "replace")
+        raise InputError(f"{shown(path)}: is no text ({key}); it should be a .csv or .xlsx table")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", "replace")
+        notes[f"table that is not UTF-8, read as Windows-1252 (Latin-1): {shown(path)}"] += 1
+        return text
+
+
+def number(text: str) -> float | None:
+    """A number, also with a decimal comma; None where it is none.
+
+    >>> number("2,5"), number("-24.5"), number("1e3"), number("lion")
+    (2.5, -24.5, 1000.0, None)
+    """
+    text = text.strip()
+    if text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if abs(value) < float("inf") else None
+
+
+def is_missing(cell: str | None) -> bool:
+    """Whether a cell has no value."""
+    return cell is None or cell.strip() in MISSING
+
+
+def column_name(text: str) -> str:
+    """A header's cell as columns are named: lower case, _ for blanks and hyphens."""
+    return "_".join(text.replace("-", " ").replace("\xa0", " ").split()).casefold()
+
+
+def _read(path: str, key: str) -> bytes:
+    try:
+        with fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None) as file:
+            data: bytes = file.read()
+    except FileNotFoundError:
+        raise InputError(f"{shown(path)}: no such file ({key})") from None
+    except Exception as problem:  # clients of object stores have errors of their own
+        raise InputError(f"{shown(path)}: can't be read ({key}): {plain(problem)}") from None
+    return data
+
+
+def _delimited(text: str, expected: Iterable[str]) -> tuple[str, str, int]:
+    """The text, what is between its cells, and how many lines were taken off that said so."""
+    first, _, rest = text.partition("\n")
+    said = first.strip().strip('"')
+    if said.lower().startswith("sep=") and len(said) <= 5:  # as Excel has it
+        return rest, said[4:] or "\t", 1
+    return text, _delimiter(text, expected), 0
+
+
+def _split(text: str, delimiter: str, path: str, key: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1 + skipped
+    try:
+        for record in reader:
+            if any(cell.strip() for cell in record):
+                yield line, record
+            line = reader.line_num + 1 + skipped
+    except csv.Error as problem:
+        why = "a quote that is not closed" if "unexpected end" in str(problem) else str(problem)
+        raise InputError(f"{shown(path)}:{line}: not CSV ({key}): {why}") from None
+
+
+def _delimiter(text: str, expected: Iterable[str]) -> str:
+    """What is between cells: what leaves most expected names in the header, else makes most cells."""
+    expected = set(expected)
+
+    def score(delimiter: str) -> tuple[int, int, int]:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            records = [record for record in itertools.islice(reader, _LOOKED_AT) if any(record)]
+        except csv.Error:
+            return 0, 0, 0
+        if not records:
+            return 0, 0, 0
+        header = [column_name(cell) for cell in records[0]]
+        alike = sum(len(record) == len(header) for record in records)
+        return len(expected & set(header)), alike * (len(header) > 1), len(header)
+
+    scores = {delimiter: score(delimiter) for delimiter in _DELIMITERS}
+    return max(_DELIMITERS, key=lambda delimiter: scores[delimiter])
+
+
+def _table(empty: GivenTable, records: Iterator[tuple[int, list[str]]], expected: set[str]) -> GivenTable:
+    path, origin = empty.path, empty.origin
+    first_line, header = next(records, (1, []))
+    names = [column_name(cell) for cell in header]
+    while names and not names[-1]:
+        names.pop()
+    for name, times in Counter(names).items():
+        if times > 1 and name and (name in expected or not expected):
+            raise InputError(
+                f"{path}:{first_line}: the column {name} is there twice{origin}; the columns are: "
+                f"{', '.join(names)}"
+            )
+    lines: list[int] = []
+    rows: list[list[str | None]] = []
+    for line, record in records:
+        if any(cell.strip() for cell in record[len(names) :]) or len(record) < len(names):
+            raise InputError(
+                f"{path}:{line}: {len(record)} values{origin}, the first line names {len(names)} columns"
+                + _hint(record, len(names))
+            )
+        lines.append(line)
+        rows.append([None if is_missing(cell) else cell.strip() for cell in record[: len(names)]])
+    columns: dict[str, list[str | None]] = {}
+    for at, name in enumerate(names):
+        if name:
+            columns.setdefault(name, [row[at] for row in rows])
+    return GivenTable(path, empty.key, columns, lines, empty.delimiter, empty.notes)
+
+
+def _hint(record: Sequence[str], n_columns: int) -> str:
+    numeric = sum(cell.strip().lstrip("-").isdigit() for cell in record)
+    if len(record) > n_columns and numeric >= 2 * (len(record) - n_columns):
+        return "; where commas are decimal, quote the numbers or put semicolons between cells"
+    return ""
+
+
+def _did_you_mean(name: str, columns: Iterable[str]) -> str:
+    hint = choices(name, columns)
+    return f"; {hint.partition(' possible:')[0]}" if hint.startswith("did you mean") else ""
+
+
+def _sheet(path: str, key: str, data: bytes, notes: Counter[str]) -> Iterator[tuple[int, list[str]]]:
+    """Row and cells of the first sheet of a workbook that is not empty."""
+    import openpyxl  # takes a quarter of a second
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            is_workbook = "xl/workbook.xml" in archive.namelist()
+        if not is_workbook:
+            raise InputError(
+                f"{shown(path)}: is a zip file, no table ({key}); it should be a .csv or .xlsx table"
+            )
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        sheets = [(sheet.title, list(_cells(sheet))) for sheet in book.worksheets]
+    except InputError:
+        raise
+    except Exception as problem:  # openpyxl raises whatever it meets in a broken file
+        raise InputError(f"{shown(path)}: can't be read as an Excel workbook ({key}): {problem}") from None
+    full = [(title, rows) for title, rows in sheets if rows]
+    if len(full) > 1:
+        notes[f"sheets of {shown(path)} beside the first, {full[0][0]!r}, left alone"] += len(full) - 1
+    rows = full[0][1] if full else []
+    width = max((len(cells) for _, cells in rows[:1]), default=0)
+    for line, cells in rows:
+        yield line, cells + [""] * (width - len(cells))
+
+
+def _cells(sheet: Any) -> Iterator[tuple[int, list[str]]]:
+    for number_, row in enumerate(sheet.iter_rows(), 1):
+        cells = [_cell_text(cell) for cell in row]
+        while cells and not cells[-1]:
+            cells.pop()
+        if cells:
+            yield number_, cells
+
+
+def _cell_text(cell: Any) -> str:
+    value = cell.value
+    if value is None:
+        return ""
+    if isinstance(value, dt.datetime):
+        has_time = value.time() != dt.time() or "h" in str(cell.number_format).lower()
+        return value.isoformat(" ", "seconds") if has_time else value.date().isoformat()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

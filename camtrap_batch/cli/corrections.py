@@ -1,0 +1,110 @@
+"""camtrap corrections: labels that people gave elsewhere, read into a run."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import getpass
+import hashlib
+import threading
+from pathlib import Path
+
+from camtrap_batch.cli.options import Commands, job_argument, load_job
+from camtrap_batch.store.run import Run
+
+_SHOWN = 10
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "corrections",
+        help="read labels that people gave elsewhere: Timelapse, Label Studio, Camtrap DP, ..., CSV",
+    )
+    job_argument(parser)
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="what was exported there; your own table: columns label and image_id, file_name or event",
+    )
+    parser.add_argument("--who", help="who gave them, where the file does not tell (default: you)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be recorded, write nothing")
+    parser.set_defaults(call=_corrections)
+
+
+def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.review.given import read_given
+    from camtrap_batch.review.matching import match
+    from camtrap_batch.store.corrections import fold, record
+
+    job = load_job(options)
+    run = Run(job)
+    known, empty = _labels(run)
+    read = [(Path(name), *read_given(Path(name))) for name in options.files]
+    recorded = 0
+    for path, kind, rows in read:
+        matched = match(
+            run,
+            rows,
+            known_labels=known,
+            empty=empty,
+            who=options.who or _user(),
+            when=dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC),
+            source=f"{kind}:{_content(path)}",
+        )
+        if not options.dry_run:
+            recorded += record(run, matched.corrections)
+        images = {image for correction in matched.corrections for image in correction.images}
+        print(
+            f"{path} ({kind}): {len(rows):,} labels; {len(matched.corrections):,} "
+            f"{'would be recorded' if options.dry_run else 'recorded'}, of {len(images):,} images; "
+            f"{matched.unchanged:,} say what stands already; {len(matched.unmatched):,} match no image"
+        )
+        if not rows:
+            print("  nothing in it was said by a person")
+        for row in matched.unmatched[:_SHOWN]:
+            named = row.event if row.event is not None else " or ".join(row.images[0])
+            print(f"  no such image: {named!r} ({row.where})")
+        if len(matched.unmatched) > _SHOWN:
+            print(f"  ... and {len(matched.unmatched) - _SHOWN:,} more")
+        for label, number in matched.unknown_labels.most_common(_SHOWN):
+            print(f"  {label!r} is no class or category of the data set: taken as it is, {number:,} times")
+        if matched.at_odds:
+            on = "1 image" if matched.at_odds == 1 else f"{matched.at_odds:,} images"
+            print(f"  on {on} somebody else said something else: the later one counts")
+    if not options.dry_run:
+        fold(run)
+        run.log("corrections", files=len(read), recorded=recorded)
+        if recorded:
+            print("`camtrap merge` makes them count")
+    return 0
+
+
+def _labels(run: Run) -> tuple[list[str], str]:
+    """The labels that the run knows, and the one that means: no animal."""
+    from camtrap_batch.selection.classes import choose_classes
+    from camtrap_batch.store.manifest import categories_of
+    from camtrap_batch.vocabulary import EMPTY
+
+    catalog = run.snapshot("catalog")
+    categories = categories_of(catalog.meta)
+    predictions = run.current("predictions")
+    classes = list(predictions.meta.get("classes", [])) if predictions else []
+    empty = choose_classes(run.job, categories).empty if categories else None
+    return [*(name for _, name in categories), *classes], empty or EMPTY
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
+
+
+def _content(path: Path) -> str:
+    """Stands for what a file, or a folder of files, holds: 12 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*.csv")) if path.is_dir() else [path]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

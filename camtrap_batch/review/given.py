@@ -1,0 +1,413 @@
+"""Labels that people gave elsewhere, in files of Timelapse, Label Studio and others, or in a table.
+
+A reader turns a file into `Given` rows, each with where it stands in the file. It does not know the job:
+`matching` finds the images.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from camtrap_batch.catalog.tables import GivenTable, read_table
+from camtrap_batch.dates import parse_date
+from camtrap_batch.errors import InputError
+from camtrap_batch.store.corrections import TRAITS
+
+Box = tuple[float, float, float, float]
+
+Names = tuple[str, ...]
+"""What an image may be known by, the surest first: its id, its path, the end of its path."""
+
+_YES = frozenset({"1", "true", "yes"})
+_SEX = {"f": "female", "m": "male"}
+_NO_ANIMAL = "empty"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one row of a file says.
+
+    Attributes
+    ----------
+    where : file and line, for messages
+    label : as it is written there; "empty" where the file says so in a way of its own
+    images : the images that it is about; none where it names an event of this project
+    event : id of an event or a sequence; None where it is about single images
+    box : x, y, w, h as parts of the picture
+    when : when it was said; None where the file does not tell
+    more : count, sex, life_stage, ... as far as they are given
+    """
+
+    where: str
+    label: str
+    images: tuple[Names, ...] = ()
+    event: str | None = None
+    box: Box | None = None
+    who: str | None = None
+    when: dt.datetime | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file: what it is called, and how it is told from others and read."""
+
+    name: str
+    is_like: Callable[[Path], bool]
+    read: Callable[[Path], Iterator[Given]]
+
+
+def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Given]]:
+    """The format of a file, and what its rows say.
+
+    Raises
+    ------
+    InputError
+        The file is not there, is of no known format, or has a row that can't be read, with its line.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    for known in FORMATS:
+        if known.name == format_name or (format_name is None and known.is_like(path)):
+            return known.name, list(known.read(path))
+    raise InputError(
+        f"{path}: not a file with labels that is known; it should be a table with the columns label and "
+        "image_id, file_name or event, a Timelapse CSV (RelativePath, File), a Label Studio export (JSON), "
+        "a Camtrap DP package, or images.csv of Wildlife Insights"
+    )
+
+
+# A table of one's own
+
+
+_OWN = {
+    "image": ("image_id", "file_name", "file", "path"),
+    "event": ("event", "event_id", "seq_id", "sequence"),
+    "label": ("label", "species", "scientific_name", "category"),
+}
+
+
+def _is_table(path: Path, *needed: Sequence[str]) -> bool:
+    """Whether a file is a table that has one of each of these names among its columns."""
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".xlsx"):
+        return False
+    columns = read_table(str(path), "corrections").columns
+    return all(any(name in columns for name in names) for names in needed)
+
+
+def _read_own(path: Path) -> Iterator[Given]:
+    table = read_table(str(path), "corrections")
+    label, image, event = (table.name_of(_OWN[what]) for what in ("label", "image", "event"))
+    if label is None:
+        table.require({"label": _OWN["label"]})
+    for row, (where, cells) in enumerate(table.rows()):
+        about_image = cells[image] if image else None
+        about_event = cells[event] if event and about_image is None else None
+        if cells[str(label)] is None:
+            continue
+        if about_image is None and about_event is None:
+            raise InputError(f"{where}: names neither an image (image_id, file_name) nor an event")
+        yield Given(
+            where,
+            str(cells[str(label)]),
+            images=((about_image,),) if about_image is not None else (),
+            event=about_event,
+            who=cells.get("who"),
+            when=_time(table, row, "when"),
+            more=_traits(table, row, {name: name for name in TRAITS}),
+        )
+
+
+# Timelapse
+
+
+_TIMELAPSE = {
+    "label": ("species", "label", "animal", "taxon", "scientific_name", "common_name"),
+    "count": ("count", "number", "total", "num_animals"),
+    "sex": ("sex",),
+    "life_stage": ("life_stage", "lifestage", "age"),
+    "behaviour": ("behaviour", "behavior", "activity"),
+    "individual": ("individual", "individual_id", "animal_id"),
+    "comment": ("comment", "comments", "note", "notes"),
+    "who": ("analyst", "observer", "reviewer", "classified_by", "who"),
+}
+_TIMELAPSE_EMPTY = ("empty", "is_empty", "no_animal", "nothing")
+
+
+def _read_timelapse(path: Path) -> Iterator[Given]:
+    """Rows with a label; those without one were not looked at. Columns are those of a template."""
+    table = read_table(str(path), "corrections")
+    found = {what: name for what, names in _TIMELAPSE.items() if (name := table.name_of(names))}
+    empty = table.name_of(_TIMELAPSE_EMPTY)
+    if "label" not in found:
+        table.require({"label": _TIMELAPSE["label"]})
+    for row, (where, cells) in enumerate(table.rows()):
+        label = cells[found["label"]]
+        if label is None and empty and (cells[empty] or "").casefold() in _YES:
+            label = _NO_ANIMAL
+        if label is None or cells["file"] is None:
+            continue
+        folder = (cells["relativepath"] or "").replace("\\", "/").strip("/")
+        yield Given(
+            where,
+            label,
+            images=((f"{folder}/{cells['file']}" if folder else str(cells["file"]),),),
+            who=cells[found["who"]] if "who" in found else None,
+            more=_traits(table, row, {what: name for what, name in found.items() if what in TRAITS}),
+        )
+
+
+# Wildlife Insights
+
+
+def _read_wildlife_insights(path: Path) -> Iterator[Given]:
+    """images.csv of a data download: a row for each object that was identified in an image."""
+    table = read_table(str(path), "corrections")
+    for row, (where, cells) in enumerate(table.rows()):
+        by = cells.get("identified_by")
+        if by is not None and by.casefold() in _MACHINES:
+            continue
+        names = (cells.get("genus"), cells.get("species"))
+        label = " ".join(names) if all(names) else cells.get("common_name") or cells.get("genus")  # type: ignore[arg-type]
+        if (cells.get("is_blank") or "").casefold() in _YES or (label or "").casefold() == "blank":
+            label = _NO_ANIMAL
+        if label is None:
+            continue
+        location = cells.get("location") or ""
+        below = unquote(urlsplit(location).path).lstrip("/") if "://" in location else location
+        names_of_image = (cells.get("image_id"), cells.get("filename"), below)
+        yield Given(
+            where,
+            label,
+            images=(tuple(name for name in names_of_image if name),),
+            who=by,
+            when=_time(table, row, "identified_on"),
+            more=_traits(
+                table,
+                row,
+                {
+                    "count": "number_of_objects",
+                    "sex": "sex",
+                    "life_stage": "age",
+                    "individual": "individual_id",
+                    "comment": "individual_animal_notes",
+                },
+            ),
+        )
+
+
+_MACHINES = frozenset({"computer vision", "speciesnet", "cv", "megadetector"})
+
+
+# Camtrap DP
+
+
+def _is_package(path: Path) -> bool:
+    return path.is_dir() or path.name == "datapackage.json" or path.suffix.lower() == ".zip"
+
+
+_DP_COLUMNS = {
+    "observations": (
+        "observationLevel", "observationType", "mediaID", "deploymentID", "eventID", "eventStart", "eventEnd",
+        "scientificName", "count", "sex", "lifeStage", "behavior", "individualID", "observationComments",
+        "classificationMethod", "classifiedBy", "classificationTimestamp", "bboxX", "bboxY", "bboxWidth",
+        "bboxHeight",
+    ),
+    "media": ("mediaID", "deploymentID", "timestamp", "filePath"),
+}  # fmt: skip
+_DP_TRAITS = {
+    "count": "count",
+    "sex": "sex",
+    "life_stage": "lifeStage",
+    "behaviour": "behavior",
+    "individual": "individualID",
+    "comment": "observationComments",
+}
+
+
+def _read_camtrap_dp(path: Path) -> Iterator[Given]:
+    """What people observed (classificationMethod human) in media, or in events: the media of their time."""
+    from camtrap_batch.catalog.datapackage import open_package
+
+    with open_package(str(path)) as package:
+        read = {
+            name: package.table(name, (), columns).data.select(columns).to_pylist()
+            for name, columns in _DP_COLUMNS.items()
+        }
+    names = {row["mediaID"]: (row["mediaID"], row["filePath"]) for row in read["media"]}
+    taken: dict[str, list[tuple[dt.datetime, str]]] = {}
+    for row in read["media"]:
+        if (moment := _moment(row["timestamp"])) is not None:
+            taken.setdefault(row["deploymentID"], []).append((moment, row["mediaID"]))
+    for line, row in enumerate(read["observations"], 2):
+        where = f"{path}: observations, line {line}"
+        if (row["classificationMethod"] or "human") != "human":
+            continue
+        label = {"blank": _NO_ANIMAL, "animal": row["scientificName"]}.get(
+            row["observationType"], row["observationType"]
+        )
+        if label in (None, "unknown", "unclassified"):
+            continue
+        media = [row["mediaID"]]
+        if row["mediaID"] is None:
+            start, end = _moment(row["eventStart"]), _moment(row["eventEnd"])
+            if start is None or end is None:
+                raise InputError(f"{where}: eventStart, eventEnd: should be times where mediaID is empty")
+            media = [name for at, name in sorted(taken.get(row["deploymentID"], ())) if start <= at <= end]
+        box = tuple(_part(row[f"bbox{side}"], where) for side in ("X", "Y", "Width", "Height"))
+        yield Given(
+            where,
+            str(label),
+            images=tuple(names.get(name, (name,)) for name in media),
+            event=row["eventID"] if row["mediaID"] is None else None,
+            box=None if None in box else box,  # type: ignore[arg-type]
+            who=row["classifiedBy"],
+            when=_moment(row["classificationTimestamp"]),
+            more=_clean({what: row[name] for what, name in _DP_TRAITS.items()}, where),
+        )
+
+
+# Label Studio
+
+
+def _is_label_studio(path: Path) -> bool:
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return file.read(1024).lstrip().startswith("[")
+
+
+def _read_label_studio(path: Path) -> Iterator[Given]:
+    """Tasks with annotations, as Label Studio exports them (JSON, not JSON-MIN)."""
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path}: can't be read as JSON: {problem}") from None
+    for number, task in enumerate(tasks, 1):
+        where = f"{path}: task {task.get('id', number) if isinstance(task, dict) else number}"
+        if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+            raise InputError(
+                f"{where}: should be an object with data and annotations, as Label Studio writes it"
+            )
+        data = task["data"]
+        known = (data.get("image_id"), data.get("file_name"), _file_of(str(data.get("image", ""))))
+        image = tuple(str(name) for name in known if name)
+        for annotation in task.get("annotations") or ():
+            if annotation.get("was_cancelled"):
+                continue
+            by = annotation.get("completed_by")
+            who = by.get("email") if isinstance(by, dict) else None if by is None else str(by)
+            when = _moment(annotation.get("updated_at") or annotation.get("created_at"))
+            yield from _label_studio_labels(annotation.get("result") or (), where, image, who, when)
+
+
+def _label_studio_labels(
+    results: Sequence[dict[str, Any]], where: str, image: Names, who: str | None, when: dt.datetime | None
+) -> Iterator[Given]:
+    counts = [
+        result["value"]["number"]
+        for result in results
+        if result.get("type") == "number" and "value" in result
+    ]
+    more = {"count": int(counts[0])} if len(counts) == 1 else {}
+    for result in results:
+        kind, value = result.get("type"), result.get("value") or {}
+        if kind == "choices":
+            for label in value.get("choices") or ():
+                yield Given(where, str(label), (image,), who=who, when=when, more=more)
+        elif kind == "taxonomy":
+            for way in value.get("taxonomy") or ():
+                yield Given(where, str(way[-1]), (image,), who=who, when=when, more=more)
+        elif kind == "rectanglelabels":
+            x, y, w, h = (float(value[side]) / 100 for side in ("x", "y", "width", "height"))
+            for label in value.get("rectanglelabels") or ():
+                yield Given(where, str(label), (image,), box=(x, y, w, h), who=who, when=when)
+
+
+def _file_of(address: str) -> str:
+    """The file that a URL or a local path of Label Studio's stands for."""
+    parts = urlsplit(address)
+    if parts.query.startswith("d="):  # /data/local-files/?d=folder/file.jpg
+        return unquote(parts.query[2:])
+    return unquote(parts.path).lstrip("/")
+
+
+FORMATS = (
+    Format("timelapse", lambda path: _is_table(path, ("relativepath",), ("file",)), _read_timelapse),
+    Format(
+        "wildlife-insights",
+        lambda path: _is_table(
+            path, ("deployment_id",), ("is_blank", "wi_taxon_id"), ("location", "filename")
+        ),
+        _read_wildlife_insights,
+    ),
+    Format("csv", lambda path: _is_table(path, _OWN["label"], (*_OWN["image"], *_OWN["event"])), _read_own),
+    Format("camtrap-dp", _is_package, _read_camtrap_dp),
+    Format("label-studio", _is_label_studio, _read_label_studio),
+)
+"""In the order in which a file is tried."""
+
+
+def _traits(table: GivenTable, row: int, names: dict[str, str]) -> dict[str, Any]:
+    return _clean(
+        {what: table.columns[name][row] for what, name in names.items() if name in table.columns},
+        table.at(row),
+    )
+
+
+def _clean(given: dict[str, Any], where: str) -> dict[str, Any]:
+    """Traits without those that are not given; counts as whole numbers."""
+    more = {what: value for what, value in given.items() if value not in (None, "")}
+    if "count" in more:
+        try:
+            count = float(more["count"])
+            if count < 0 or not count.is_integer():
+                raise ValueError
+        except ValueError:
+            raise InputError(
+                f"{where}: count: {more['count']!r} should be a whole number, 0 or more"
+            ) from None
+        more["count"] = int(count)
+    for what in ("sex", "life_stage"):
+        if what in more:
+            more[what] = _SEX.get(str(more[what]).casefold(), str(more[what]).casefold())
+    return more
+
+
+def _time(table: GivenTable, row: int, name: str) -> dt.datetime | None:
+    cell = table.columns[name][row] if name in table.columns else None
+    if cell is None:
+        return None
+    moment = _moment(cell)
+    if moment is None:
+        raise InputError(
+            f"{table.at(row)}: {name}: {cell!r} should be a date and time, such as 2026-11-30 14:05"
+        )
+    return moment
+
+
+def _moment(text: str | None) -> dt.datetime | None:
+    """A moment; one without an offset is taken as UTC."""
+    if not text:
+        return None
+    try:
+        found = parse_date(str(text))
+    except ValueError:
+        return None
+    if found is None:
+        return None
+    time, offset = found
+    return (time - dt.timedelta(minutes=offset or 0)).replace(tzinfo=dt.UTC)
+
+
+def _part(value: str | None, where: str) -> float | None:
+    try:
+        return None if value in (None, "") else float(str(value))
+    except ValueError:
+        raise InputError(f"{where}: {value!r} should be a number between 0 and 1") from None

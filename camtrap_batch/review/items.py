@@ -1,0 +1,358 @@
+"""What is looked at: the sequences of a run, their frames, and what is known of them.
+
+Tables are read once, as columns; a sequence is a number. What people said is read again before each decision,
+so that several may review the same run at a time.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.codes import Ints, encode, one_chunk
+from camtrap_batch.errors import InputError
+from camtrap_batch.review.order import Evidence
+from camtrap_batch.store.corrections import TRAITS, Correction, read_corrections, standing, write_journal
+from camtrap_batch.store.manifest import categories_of
+from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import EMPTY, UNCERTAIN
+
+_FRAMES = ["image_id", "file_name", "seq_id", "event_id", "label", "image_confidence"]
+_MANIFEST = ["image_id", "sha256", "datetime", "is_night", "thumbnail_file", "thumbnail_row"]
+_LIKELIEST = 5
+_LEAST_EVIDENCE = 0.02
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which sequences are asked for; None: whatever.
+
+    Attributes
+    ----------
+    label, camera : as in the tables
+    least, most : confidence
+    first, last : dates
+    is_night : whether its first frame is taken in infrared light
+    state : open, done, uncertain, disagree
+    text : in the label or the camera's name
+    """
+
+    label: str | None = None
+    camera: str | None = None
+    least: float | None = None
+    most: float | None = None
+    first: dt.date | None = None
+    last: dt.date | None = None
+    is_night: bool | None = None
+    state: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a person decided on a sequence."""
+
+    decision: str
+    who: str
+    when: dt.datetime
+    labels: tuple[dict[str, Any], ...] = field(default_factory=tuple)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "decision": self.decision,
+            "who": self.who,
+            "when": self.when.isoformat(timespec="seconds"),
+            "labels": list(self.labels),
+        }
+
+
+class AtOdds(Exception):
+    """Somebody else decided meanwhile: sequence -> what they said."""
+
+    def __init__(self, said: dict[int, Said]) -> None:
+        super().__init__(f"{len(said)} sequences were decided by somebody else")
+        self.said = said
+
+
+class Items:
+    """The sequences of a run's current result of `merge`.
+
+    Raises
+    ------
+    InputError
+        There is no such result yet.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        sequences = run.table("sequences").to_table()
+        if not sequences.num_rows:
+            raise InputError(f"{run.folder.url}: there is no sequence to look at")
+        self.seq_id = one_chunk(sequences["seq_id"])
+        self.location = one_chunk(sequences["location"])
+        self.label = one_chunk(sequences["label"])
+        self.start = one_chunk(sequences["start"])
+        self.confidence = _numbers(sequences["confidence"])
+        self.rank = one_chunk(sequences["rank"])
+        self.n_images = _numbers(sequences["n_images"]).astype(int)
+        frames = run.table("frames").to_table(columns=_FRAMES)
+        manifest = run.table("manifest").to_table(columns=_MANIFEST)
+        rows = pc.index_in(one_chunk(frames["image_id"]), one_chunk(manifest["image_id"]))
+        self.frames = frames
+        self.images = manifest.take(rows)
+        self._of = pc.fill_null(pc.index_in(one_chunk(frames["seq_id"]), self.seq_id), -1).to_numpy()
+        self._by_sequence = np.argsort(self._of, kind="stable")
+        self._starts = np.searchsorted(self._of[self._by_sequence], np.arange(len(self) + 1))
+        first = self._by_sequence[np.minimum(self._starts[:-1], len(self._of) - 1)]
+        night = one_chunk(self.images["is_night"]).take(pa.array(first))
+        self.is_night = pc.fill_null(night, False).to_numpy(zero_copy_only=False)
+        self.said: dict[int, Said] = {}
+        self.read_what_was_said()
+
+    def __len__(self) -> int:
+        return len(self.seq_id)
+
+    def frames_of(self, number: int) -> Ints:
+        """Rows of `frames` and `images` of a sequence, in their order."""
+        rows: Ints = self._by_sequence[self._starts[number] : self._starts[number + 1]]
+        return rows
+
+    @cached_property
+    def empty(self) -> str:
+        """The label that means: no animal."""
+        found: str = self.run.snapshot("locations").meta.get("empty") or EMPTY
+        return found
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Every label that there may be: classes, categories, those seen; sorted."""
+        found = set(self.label.drop_null().unique().to_pylist()) - {UNCERTAIN}
+        if (predictions := self.run.current("predictions")) is not None:
+            found.update(predictions.meta.get("classes") or ())
+        if (catalog := self.run.current("catalog")) is not None:
+            found.update(name for _, name in categories_of(catalog.meta))
+        return sorted(found | {self.empty, "person"}, key=str.casefold)
+
+    @cached_property
+    def truth(self) -> pa.Array:
+        """What the metadata say of each sequence: the label of its frames, where they have just one."""
+        catalog = self.run.table("catalog").to_table(columns=["image_id", "labels"])
+        names: list[str | None] = [None] * len(self)
+        labels = one_chunk(catalog["labels"])
+        some = pc.list_element(labels.filter(pc.greater(pc.list_value_length(labels), 0)), 0)
+        ids = one_chunk(catalog["image_id"]).filter(pc.greater(pc.list_value_length(labels), 0))
+        if not len(ids):
+            return pa.array(names, pa.string())
+        row = pc.fill_null(pc.index_in(one_chunk(self.frames["image_id"]), ids), -1).to_numpy()
+        code, texts = encode(pc.struct_field(some, "name"))
+        of_frame = np.where(row >= 0, code[np.maximum(row, 0)], -1)
+        ordered = of_frame[self._by_sequence]
+        for number in np.flatnonzero(np.diff(self._starts)).tolist():
+            here = ordered[self._starts[number] : self._starts[number + 1]]
+            here = np.unique(here[here >= 0])
+            animals = [text for text in texts.take(pa.array(here)).to_pylist() if text != self.empty]
+            if len(animals) == 1 or (not animals and len(here)):
+                names[number] = animals[0] if animals else self.empty
+        return pa.array(names, pa.string())
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """For orders: the label's confidence, and what else the frames may show."""
+        sequence, species, probability = self._likely()
+        groups = self.rank.is_valid().to_numpy(zero_copy_only=False)
+        special = pc.fill_null(pc.is_in(self.label, pa.array([self.empty, UNCERTAIN])), True)
+        return Evidence(
+            self.location,
+            self.label,
+            self.confidence,
+            ~groups & ~special.to_numpy(zero_copy_only=False),
+            sequence,
+            species,
+            probability,
+        )
+
+    def _likely(self) -> tuple[Ints, pa.Array, npt.NDArray[np.float64]]:
+        """Sequence, class and mean probability, of the frames' likeliest classes; not of empties."""
+        nothing = np.array([], np.int64), pa.array([], pa.string()), np.array([], np.float64)
+        if self.run.current("predictions") is None:
+            return nothing
+        predictions = self.run.table("predictions").to_table(columns=["image_id", "top5"])
+        top = one_chunk(predictions["top5"])
+        frame = pc.fill_null(
+            pc.index_in(one_chunk(predictions["image_id"]), one_chunk(self.frames["image_id"])), -1
+        ).to_numpy()
+        of = np.where(frame >= 0, self._of[np.maximum(frame, 0)], -1)
+        lengths = pc.fill_null(pc.list_value_length(top), 0).to_numpy()
+        flat = pc.list_flatten(top)
+        sequence = np.repeat(of, lengths)
+        code, texts = encode(pc.struct_field(flat, "label"))
+        p = _numbers(pc.struct_field(flat, "p"))
+        keep = (sequence >= 0) & (code >= 0)
+        key, index = np.unique(sequence[keep] * len(texts) + code[keep], return_inverse=True)
+        total = np.bincount(index, p[keep], len(key))
+        number, which = key // max(1, len(texts)), key % max(1, len(texts))
+        mean = total / np.maximum(1, np.diff(self._starts))[number]
+        is_empty = np.isin(which, np.flatnonzero([text == self.empty for text in texts.to_pylist()]))
+        kept = (mean >= _LEAST_EVIDENCE) & ~is_empty
+        return number[kept], texts.take(pa.array(which[kept])), mean[kept]
+
+    def likeliest(self, number: int) -> list[tuple[str, float]]:
+        """The classes that a sequence most probably shows, with their probability."""
+        rows = self.frames_of(number)
+        ids = self.frames["image_id"].take(pa.array(rows))
+        if self.run.current("predictions") is None:
+            return []
+        found: dict[str, float] = {}
+        predictions = self.run.table("predictions").to_table(
+            columns=["image_id", "top5"], filter=pc.field("image_id").isin(ids.combine_chunks())
+        )
+        for row in predictions["top5"].to_pylist():
+            for entry in row or ():
+                found[entry["label"]] = found.get(entry["label"], 0.0) + float(entry["p"])
+        n = max(1, len(rows))
+        ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+        return [(label, total / n) for label, total in ordered[:_LIKELIEST]]
+
+    def boxes(self, number: int) -> dict[str, list[dict[str, Any]]]:
+        """Image id -> boxes of a sequence's frames, where a detector has found some."""
+        if self.run.current("detections") is None:
+            return {}
+        ids = self.frames["image_id"].take(pa.array(self.frames_of(number)))
+        columns = ["image_id", "x", "y", "w", "h", "category", "confidence"]
+        found: dict[str, list[dict[str, Any]]] = {}
+        table = self.run.table("detections").to_table(
+            columns=columns, filter=pc.field("image_id").isin(ids.combine_chunks())
+        )
+        for row in table.to_pylist():
+            found.setdefault(row.pop("image_id"), []).append(row)
+        return found
+
+    def select(self, wanted: Wanted) -> npt.NDArray[np.bool_]:
+        """Which sequences are as wanted, (n,)."""
+        keep = np.ones(len(self), bool)
+
+        def only(condition: Any) -> None:
+            found = condition if isinstance(condition, np.ndarray) else pc.fill_null(condition, False)
+            keep[:] &= found if isinstance(found, np.ndarray) else found.to_numpy(zero_copy_only=False)
+
+        if wanted.label is not None:
+            only(pc.equal(self.label, wanted.label))
+        if wanted.camera is not None:
+            only(pc.equal(self.location, wanted.camera))
+        if wanted.least is not None:
+            only(np.nan_to_num(self.confidence) >= wanted.least)
+        if wanted.most is not None:
+            only(np.nan_to_num(self.confidence) <= wanted.most)
+        if wanted.first is not None:
+            begin = dt.datetime.combine(wanted.first, dt.time())
+            only(pc.greater_equal(self.start, pa.scalar(begin, self.start.type)))
+        if wanted.last is not None:
+            after = dt.datetime.combine(wanted.last, dt.time()) + dt.timedelta(days=1)
+            only(pc.less(self.start, pa.scalar(after, self.start.type)))
+        if wanted.is_night is not None:
+            only(self.is_night == wanted.is_night)
+        if wanted.state == "uncertain":
+            only(pc.equal(self.label, UNCERTAIN))
+        if wanted.state == "disagree":
+            only(pc.not_equal(self.truth, self.label))
+        if wanted.state in ("open", "done"):
+            done = np.zeros(len(self), bool)
+            done[list(self.said)] = True
+            only(done == (wanted.state == "done"))
+        if wanted.text:
+            in_label = pc.match_substring(self.label, wanted.text, ignore_case=True)
+            in_camera = pc.match_substring(self.location, wanted.text, ignore_case=True)
+            only(pc.or_kleene(pc.fill_null(in_label, False), pc.fill_null(in_camera, False)))
+        return keep
+
+    def read_what_was_said(self) -> None:
+        """Bring `said` up to what has been said by now, here and elsewhere."""
+        images = pa.table({"image_id": self.frames["image_id"], "sha256": self.images["sha256"]})
+        rows = standing(read_corrections(self.run), images)
+        found: dict[int, dict[str, Any]] = {}
+        for row in rows.to_pylist():
+            number = int(self._of[row["row"]])
+            before = found.get(number)
+            if number < 0 or (before is not None and before["when"] > row["when"]):
+                continue
+            if before is None or before["decision"] != row["decision"]:
+                before = found[number] = {
+                    "decision": row["decision"], "who": row["who"], "when": row["when"], "labels": {},
+                }  # fmt: skip
+            more = {name: row[name] for name in TRAITS if row[name] is not None}
+            before["labels"][row["label"]] = {"label": row["label"], **more}
+        self.said = {
+            number: Said(one["decision"], one["who"], one["when"], tuple(one["labels"].values()))
+            for number, one in found.items()
+        }
+
+    def decide(
+        self,
+        numbers: Sequence[int],
+        labels: Iterable[dict[str, Any]],
+        who: str,
+        seen: dict[int, str | None] | None = None,
+    ) -> None:
+        """Keep, durably, what a person says of some sequences; no label takes back what was said.
+
+        Parameters
+        ----------
+        labels : label and, where they are known, the traits of each species that is there
+        seen : sequence -> the decision that the person saw there; None: do not look
+
+        Raises
+        ------
+        AtOdds
+            Somebody else decided on one of them since; nothing is kept.
+        """
+        self.read_what_was_said()
+        if seen is not None:
+            others = {
+                number: said
+                for number in numbers
+                if (said := self.said.get(number)) is not None
+                and said.decision != seen.get(number)
+                and said.who != who
+            }
+            if others:
+                raise AtOdds(others)
+        now = dt.datetime.now(dt.UTC)
+        given = list(labels) or [{"label": None}]
+        corrections = []
+        for number in numbers:
+            rows = pa.array(self.frames_of(number))
+            before = self.said.get(number)
+            for one in given:
+                corrections.append(
+                    Correction(
+                        images=tuple(self.frames["image_id"].take(rows).to_pylist()),
+                        sha256=tuple(self.images["sha256"].take(rows).to_pylist()),
+                        who=who,
+                        when=now,
+                        source="review",
+                        scope="sequence",
+                        event=self.seq_id[number].as_py(),
+                        replaces=before.decision if before else None,
+                        **one,
+                    )
+                )
+        write_journal(self.run.folder, corrections)
+        for number in numbers:
+            self.said.pop(number, None)
+            if given[0]["label"] is not None:
+                decision = next(
+                    one.decision for one in corrections if one.event == self.seq_id[number].as_py()
+                )
+                self.said[number] = Said(decision, who, now, tuple(given))
+
+
+def _numbers(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    return np.asarray(one_chunk(column).cast(pa.float64()).to_numpy(zero_copy_only=False))

@@ -1,0 +1,259 @@
+"""camtrap corrections: files of other programs, read into a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support_exports import image, run_on_driver, write_run
+
+from camtrap_batch.cli import main
+from camtrap_batch.store.corrections import fold, read_corrections, standing
+from camtrap_batch.store.run import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Six photos of two cameras; two files have the same name."""
+    rows = [
+        image("i1", 0, file_name="camA/DCIM/IMG_1.JPG", sha256="a1"),
+        image("i2", 5, file_name="camA/DCIM/IMG_2.JPG", sha256="a2"),
+        image("i3", 9000, "oryx", file_name="camA/DCIM/IMG_3.JPG", sha256="a3"),
+        image("i4", 0, location="B", file_name="camB/DCIM/IMG_1.JPG", sha256="b1"),
+        image("i5", 5, location="B", file_name="camB/DCIM/IMG_5.JPG", sha256="b5"),
+        image("i6", 9000, "empty", location="B", file_name="camB/Ünïcode 6.jpg", sha256=None),
+    ]
+    run = write_run(tmp_path, rows)
+    run_on_driver(tmp_path / "job.yaml", "merge")
+    return run
+
+
+def read(run: Run, tmp_path: Path, *files: Path, code: int = 0, options: tuple[str, ...] = ()) -> None:
+    arguments = ["corrections", str(tmp_path / "job.yaml"), *map(str, files), *options]
+    assert main(arguments) == code
+
+
+def stands(run: Run) -> dict[str, list[str]]:
+    """Image -> labels that count."""
+    images = run.table("manifest").to_table(columns=["image_id", "sha256"])
+    found: dict[str, list[str]] = {}
+    for row in standing(read_corrections(run), images).to_pylist():
+        found.setdefault(images["image_id"][row["row"]].as_py(), []).append(row["label"])
+    return {name: sorted(labels) for name, labels in sorted(found.items())}
+
+
+def table(run: Run, *columns: str) -> list[tuple[Any, ...]]:
+    rows = run.table("corrections").to_table().to_pylist()
+    return sorted((tuple(row[name] for name in columns) for row in rows), key=str)
+
+
+def test_a_table_of_ones_own(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "ours.csv"
+    file.write_text(
+        "file_name;Label;count;sex;when;who\n"
+        "camA/DCIM/IMG_1.JPG;LION;2;F;2026-11-30 14:05;ada\n"
+        "IMG_5.JPG;Blank;;NA;;\n"
+        "nowhere.jpg;lion;;;;\n"
+        "IMG_1.JPG;lion;;;;\n"
+    )
+    read(run, tmp_path, file, options=("--who", "ben"))
+    assert stands(run) == {"i1": ["lion"], "i5": ["empty"]}
+    assert table(run, "image_id", "count", "sex", "who") == [
+        ("i1", 2, "female", "ada"),
+        ("i5", None, None, "ben"),
+    ]
+    text = capsys.readouterr().out
+    assert "4 labels; 2 recorded, of 2 images; 0 say what stands already; 2 match no image" in text
+    assert f"no such image: 'nowhere.jpg' ({file}:4)" in text
+    assert f"no such image: 'IMG_1.JPG' ({file}:5)" in text  # two cameras have one: it is not guessed
+
+
+def test_read_twice_changes_nothing_also_under_another_name(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "ours.csv"
+    file.write_text("image_id,label\ni1,leopard\ni4,leopard\n")
+    read(run, tmp_path, file)
+    number = run.snapshot("corrections").number
+    read(run, tmp_path, file)
+    other = tmp_path / "copy.csv"
+    other.write_bytes(file.read_bytes())
+    read(run, tmp_path, other)
+    assert run.snapshot("corrections").number == number
+    assert stands(run) == {"i1": ["leopard"], "i4": ["leopard"]}
+
+
+def test_an_old_file_read_again_does_not_undo_what_was_said_since(run: Run, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    old.write_text("image_id,label\ni1,leopard\n")
+    read(run, tmp_path, old)
+    new.write_text("image_id,label,when\ni1,lion,2099-01-01\n")
+    read(run, tmp_path, new)
+    copied = tmp_path / "again.csv"
+    copied.write_bytes(old.read_bytes())
+    read(run, tmp_path, copied)
+    assert stands(run) == {"i1": ["lion"]}
+
+
+def test_an_event_and_a_sequence(run: Run, tmp_path: Path) -> None:
+    event = run.table("frames").to_table().to_pylist()[0]
+    file = tmp_path / "events.csv"
+    file.write_text(f"event,label,count\n{event['event_id']},lion,3\n")
+    read(run, tmp_path, file)
+    assert stands(run) == {"i1": ["lion"], "i2": ["lion"]}
+    assert table(run, "scope", "event", "images", "sha256") == [
+        ("event", event["event_id"], ["i1", "i2"], ["a1", "a2"])
+    ]
+
+
+def test_two_people_at_odds(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for who, label, when in (("ada", "lion", "2026-01-02"), ("ben", "leopard", "2026-01-03")):
+        file = tmp_path / f"{who}.csv"
+        file.write_text(f"image_id,label,who,when\ni1,{label},{who},{when}\n")
+        read(run, tmp_path, file)
+    assert "on 1 image somebody else said something else: the later one" in capsys.readouterr().out
+    assert stands(run) == {"i1": ["leopard"]}
+    rows = run.table("corrections").to_table().to_pylist()
+    assert [(row["who"], row["label"]) for row in rows] == [("ada", "lion"), ("ben", "leopard")]
+    assert rows[1]["replaces"] == rows[0]["decision"]
+
+
+def test_a_label_of_no_list_is_taken_and_said(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "ours.csv"
+    file.write_text("image_id,label\ni1,Panthera  pardus\ni2,Homo sapiens\n")
+    read(run, tmp_path, file)
+    assert stands(run) == {"i1": ["Panthera pardus"], "i2": ["person"]}
+    text = capsys.readouterr().out
+    assert "'Panthera pardus' is no class or category of the data set: taken as it is, 1 times" in text
+    assert "'person' is no class" not in text
+
+
+def test_timelapse(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "TimelapseData.csv"
+    file.write_text(
+        "RootFolder,File,RelativePath,DateTime,DeleteFlag,Species,Count,Sex,Age,Comments,Empty,Analyst\n"
+        r"cards,IMG_1.JPG,camA\DCIM,2021-04-11 20:00:00,false,lion,2,Male,Adult,by the pool,false,ada"
+        "\n"
+        r"cards,IMG_1.JPG,camB\DCIM,2021-04-11 20:00:00,false,,,,,,true,ada"
+        "\n"
+        r"cards,IMG_2.JPG,camA\DCIM,2021-04-11 20:00:05,false,,,,,,false,"
+        "\n"
+    )
+    read(run, tmp_path, file)
+    assert stands(run) == {"i1": ["lion"], "i4": ["empty"]}
+    assert table(run, "image_id", "count", "sex", "life_stage", "comment", "who")[0] == (
+        "i1", 2, "male", "adult", "by the pool", "ada",
+    )  # fmt: skip
+
+
+def test_label_studio(run: Run, tmp_path: Path) -> None:
+    box = {"x": 10, "y": 20, "width": 30, "height": 40, "rectanglelabels": ["lion"]}
+    tasks = [
+        {
+            "id": 1,
+            "data": {"image": "/data/local-files/?d=cards/camA/DCIM/IMG_2.JPG"},
+            "annotations": [
+                {
+                    "completed_by": {"email": "ada@example.org"},
+                    "updated_at": "2026-11-30T10:00:00.000000Z",
+                    "result": [
+                        {"type": "choices", "value": {"choices": ["oryx", "lion"]}, "from_name": "species"},
+                        {"type": "rectanglelabels", "value": box, "from_name": "box", "to_name": "image"},
+                    ],
+                },
+                {"was_cancelled": True, "result": [{"type": "choices", "value": {"choices": ["empty"]}}]},
+            ],
+        },
+        {"id": 2, "data": {"image": "https://example.org/camB/DCIM/IMG_5.JPG?token=x"}, "annotations": []},
+    ]
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(tasks))
+    read(run, tmp_path, file)
+    assert stands(run) == {"i2": ["lion", "lion", "oryx"]}
+    rows = table(run, "scope", "label", "who")
+    assert ("box", "lion", "ada@example.org") in rows
+    (box_row,) = [row for row in run.table("corrections").to_table().to_pylist() if row["scope"] == "box"]
+    assert box_row["box"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_wildlife_insights(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "images.csv"
+    file.write_text(
+        "project_id,deployment_id,image_id,filename,location,is_blank,identified_by,wi_taxon_id,genus,species,"
+        "common_name,number_of_objects,sex,age\n"
+        "1,A,w-1,IMG_2.JPG,gs://bucket/camA/DCIM/IMG_2.JPG,0,Ada,x,Panthera,leo,Lion,2,Female,Juvenile\n"
+        "1,B,w-2,IMG_5.JPG,gs://bucket/camB/DCIM/IMG_5.JPG,1,Ada,x,,,Blank,1,,\n"
+        "1,A,w-3,IMG_3.JPG,gs://bucket/camA/DCIM/IMG_3.JPG,0,Computer vision,x,Oryx,beisa,Oryx,1,,\n"
+    )
+    read(run, tmp_path, file)
+    assert stands(run) == {"i2": ["Panthera leo"], "i5": ["empty"]}
+    assert table(run, "image_id", "count", "sex", "life_stage")[0] == ("i2", 2, "female", "juvenile")
+
+
+def test_camtrap_dp_observations_of_people(run: Run, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    resources = [{"name": name, "path": f"{name}.csv"} for name in ("deployments", "media", "observations")]
+    (package / "datapackage.json").write_text(json.dumps({"resources": resources}))
+    (package / "deployments.csv").write_text("deploymentID,latitude,longitude\nA,1,2\n")
+    (package / "media.csv").write_text(
+        "mediaID,deploymentID,timestamp,filePath\n"
+        "i1,A,2021-04-11T20:00:00Z,media/IMG_1.JPG\n"
+        "m2,A,2021-04-11T20:00:05Z,camA/DCIM/IMG_2.JPG\n"
+        "m3,A,2021-04-11T22:30:00Z,camA/DCIM/IMG_3.JPG\n"
+    )
+    (package / "observations.csv").write_text(
+        "observationID,deploymentID,mediaID,eventID,eventStart,eventEnd,observationLevel,observationType,"
+        "scientificName,count,sex,classificationMethod,classifiedBy,classificationTimestamp\n"
+        "o1,A,,e9,2021-04-11T20:00:00Z,2021-04-11T20:00:30Z,event,animal,lion,2,male,human,Ada,2026-01-01T00:00:00Z\n"
+        "o2,A,m3,,,,media,blank,,,,human,Ada,2026-01-01T00:00:00Z\n"
+        "o3,A,i1,,,,media,animal,oryx,1,,machine,a model,2026-02-01T00:00:00Z\n"
+    )
+    read(run, tmp_path, package)
+    assert stands(run) == {"i1": ["lion"], "i2": ["lion"], "i3": ["empty"]}
+    assert ("event", "e9", 2, "male", "Ada") in table(run, "scope", "event", "count", "sex", "who")
+
+
+def test_our_own_camtrap_dp_comes_back(run: Run, tmp_path: Path) -> None:
+    assert (
+        main(["export", str(tmp_path / "job.yaml"), "--to", "camtrap-dp", "--out", str(tmp_path / "dp")]) == 0
+    )
+    observations = tmp_path / "dp" / "observations.csv"
+    observations.write_text(observations.read_text().replace('"machine"', '"human"'))
+    read(run, tmp_path, tmp_path / "dp")
+    assert stands(run)["i1"] == ["lion"]
+    assert stands(run)["i3"] == ["oryx"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("none.csv", None, "no such file"),
+        ("other.csv", "a,b\n1,2\n", "not a file with labels that is known"),
+        ("ours.csv", "image_id,label\nx1,lion\nx2,lion\n", "none of the file's 2 rows is about an image"),
+        ("ours.csv", "image_id,label,count\ni1,lion,many\n", "ours.csv:2: count: 'many' should be a whole"),
+        ("ours.csv", "image_id,label,when\ni1,lion,soon\n", "ours.csv:2: when: 'soon' should be a date"),
+        ("ours.csv", "image_id,label\n,lion\n", "ours.csv:2: names neither an image"),
+        ("tasks.json", "[1, 2]", "task 1: should be an object"),
+        ("tasks.json", "[{", "can't be read as JSON"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_records_nothing(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    read(run, tmp_path, tmp_path / name, code=2)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+    assert fold(run) is None
+
+
+def test_dry_run_writes_nothing(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "ours.csv"
+    file.write_text("image_id,label\ni1,leopard\n")
+    read(run, tmp_path, file, options=("--dry-run",))
+    assert "1 would be recorded" in capsys.readouterr().out
+    assert fold(run) is None

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from camtrap_batch.dates import NULL_OFFSET, Order, is_date_only, parse_date, parse_dates, read_dates
+from camtrap_batch.errors import InputError
+
+AT = dt.datetime(2022, 12, 31, 9, 52, 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2022-12-31 09:52:50", (AT, None)),
+        ("2022-12-31T09:52:50", (AT, None)),
+        ("2022-12-31T09:52:50Z", (AT, 0)),
+        ("2022-12-31T09:52:50+02:00", (AT, 120)),
+        ("2022-12-31 09:52:50.123 -0330", (AT, -210)),
+        ("2022:12:31 09:52:50", (AT, None)),
+        ("2022/12/31 9:52:50", (AT, None)),
+        ("12/31/2022 9:52", (AT.replace(second=0), None)),
+        ("12/31/2022 9:52:50 PM", (AT.replace(hour=21), None)),
+        ("31-12-2022 09:52:50", (AT, None)),
+        ("31.12.2022 09:52:50", (AT, None)),
+        ("03.04.2022 09:52", (dt.datetime(2022, 4, 3, 9, 52), None)),
+        ("2022-12-31", (dt.datetime(2022, 12, 31), None)),
+        ("31/12/2022", (dt.datetime(2022, 12, 31), None)),
+        ("2022:12:31 09:52:50 PM", (AT.replace(hour=21), None)),
+        ("2022-12-31 12:52:50 a.m.", (AT.replace(hour=0), None)),
+        ("12/31/2022 9:52:50 PM +02:00", (AT.replace(hour=21), 120)),
+        ("31/12/2022T09:52:50Z", (AT, 0)),
+    ],
+)
+def test_known_forms(text: str, expected: tuple[dt.datetime, int | None]) -> None:
+    assert parse_date(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["unknown", "N/A", "0000-00-00 00:00:00", "0000:00:00 00:00:00", "0001-01-01 00:00:00"]
+)
+def test_placeholders_mean_no_date(text: str) -> None:
+    assert parse_date(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yesterday",
+        "2022-13-01 00:00:00",
+        "2022-02-30",
+        "now",
+        "2022-12-31T09:52:50+99:00",
+        "03/04/2022 9:52",
+        "12",
+        "2022-12-31 25:00",
+        "2022-12-31 14:00 AM",
+        "12.31.2022",
+        "2022:12:31 09:52:50 PM PM",
+    ],
+)
+def test_what_is_no_date_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any message: the caller writes it
+        parse_date(text)
+    dates = parse_dates([text])
+    assert [*dates.strange, *dates.undecided] == [0]
+
+
+@given(st.lists(st.one_of(st.none(), st.datetimes(dt.datetime(1950, 1, 1), dt.datetime(2100, 1, 1)))))
+def test_a_column_is_parsed_as_its_cells_are(dates: list[dt.datetime | None]) -> None:
+    texts = [date and f"{date:%Y-%m-%d %H:%M:%S}" for date in dates]
+    found = parse_dates(texts)
+    times, offsets, placeholders, strange = found.times, found.offsets, found.placeholders, found.strange
+    expected = [
+        np.datetime64(date.replace(microsecond=0)) if date else np.datetime64("NaT") for date in dates
+    ]
+    assert [str(time) for time in times.astype("datetime64[s]")] == [
+        str(time.astype("datetime64[s]")) for time in expected
+    ]
+    assert (offsets == NULL_OFFSET).all()
+    assert placeholders == strange == []
+
+
+def test_rows_of_odd_dates_are_told() -> None:
+    texts = [
+        "2022-12-31 09:52:50",
+        "unknown",
+        None,
+        "soon",
+        "2022-12-31T09:52:50+02:00",
+        "0000-00-00 00:00:00",
+    ]
+    dates = parse_dates([*texts, ""])
+    times, offsets, placeholders, strange = dates.times, dates.offsets, dates.placeholders, dates.strange
+    assert np.isnat(times).tolist() == [False, True, True, True, False, True, True]
+    assert (placeholders, strange) == ([1, 5], [3])
+    assert offsets[4] == 120
+
+
+@pytest.mark.parametrize(
+    ("others", "order", "expected"),
+    [
+        (["31/05/2022 9:52"], None, "2022-04-03"),
+        (["04/31/2022 9:52", "04/13/2022"], None, "2022-03-04"),  # no date, but its order is plain
+        (["04/13/2022"], None, "2022-03-04"),
+        (["03.04.2022", "2022-04-03"], "mdy", "2022-03-04"),  # between dots the day is first anyway
+        ([], "dmy", "2022-04-03"),
+        ([], "mdy", "2022-03-04"),
+    ],
+)
+def test_day_and_month_as_the_other_dates_have_it(
+    others: list[str], order: Order | None, expected: str | None
+) -> None:
+    dates = parse_dates(["03/04/2022", *others], order)
+    assert not dates.undecided
+    assert dates.date_only[0]
+    if expected is not None:
+        assert str(dates.times[0])[:10] == expected
+    for text, time in zip(others, dates.times[1:].tolist(), strict=True):
+        if text == "03.04.2022":
+            assert time == dt.datetime(2022, 4, 3)
+
+
+def read(*texts: str | None, order: Order | None = None) -> tuple[list[dt.datetime | None], Counter[str]]:
+    notes: Counter[str] = Counter()
+    dates = read_dates(pa.array(texts, pa.string()), lambda row: f"a.csv:{row + 2}: datetime", notes, order)
+    return dates.times.tolist(), notes
+
+
+def test_a_column_that_does_not_tell_is_asked_about_without_offering_what_it_has() -> None:
+    with pytest.raises(InputError) as caught:
+        read("2022-01-01 00:00:00", "03/04/2022 9:52", "05/05/2022 9:52")
+    message = str(caught.value)
+    assert message == (
+        "a.csv:3: datetime '03/04/2022 9:52': day or month first? no date of this column tells; set "
+        "dataset.dates to dmy or mdy"
+    )
+    times, _ = read("03/04/2022 9:52", "05/05/2022 9:52", order="mdy")
+    assert times == [dt.datetime(2022, 3, 4, 9, 52), dt.datetime(2022, 5, 5, 9, 52)]
+
+
+def test_a_column_that_mixes_orders_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"a.csv:3: .* '31/12/2022' is written day first, but a.csv:2: .*month"
+    ):
+        read("12/30/2022", "31/12/2022")
+    with pytest.raises(InputError, match=r"a.csv:2: datetime '12/30/2022' is not dmy, as dataset.dates says"):
+        read("12/30/2022", "01/02/2022", order="dmy")
+
+
+def test_a_date_that_can_not_be_read_is_a_row_without_one_up_to_a_part() -> None:
+    times, notes = read("2022-01-01 00:00:00", "soon", None)
+    assert times == [dt.datetime(2022, 1, 1), None, None]
+    assert notes == {"dates that can't be read, taken as no date: a.csv:3: datetime 'soon'": 1}
+    good = ["2022-01-01 00:00:00"] * 57
+    assert read(*good, "soon", "later", "2022-13-01")[1].total() == 3  # of 60: one in twenty
+    with pytest.raises(InputError, match=r"a.csv:59: .* 'soon' is no date that can be read, and 3 more"):
+        read(*good, "soon", "later", "2022-13-01", "2022-02-30")
+    with pytest.raises(InputError, match=r"a.csv:2: .* 'soon' is no date that can be read; possible: 2022"):
+        read("soon", None)
+
+
+def test_a_date_alone_is_no_midnight() -> None:
+    dates = parse_dates(["2022-12-31", "2022-12-31 00:00:00", "31/12/2022", None, "unknown"])
+    assert dates.date_only.tolist() == [True, False, True, False, False]
+    assert [is_date_only(text) for text in ("31.12.2022", "31.12.2022 0:00", "x")] == [True, False, False]
+    assert read("2022-12-31", "2022-12-31")[1] == {"dates without a time of day": 2}
+
+
+two_digits = st.integers(0, 61).map("{:02}".format)
+shaped = st.builds(
+    "{}-{}-{}{}{}:{}:{}{}".format,
+    st.sampled_from(["2020", "2021", "1900", "1899", "2999", "0000", "9999", "20"]),
+    st.sampled_from(["01", "02", "04", "12", "00", "13", "2"]),
+    st.sampled_from(["01", "28", "29", "30", "31", "00", "32", "7"]),
+    st.sampled_from([" ", "T", "  ", ""]),
+    two_digits,
+    two_digits,
+    two_digits,
+    st.sampled_from(["", "Z", "+02:00", "-0330", "+14:59", "+15:00", "+02:60", ".5", "\n", " Z", "z"]),
+)
+
+
+@given(st.lists(st.one_of(st.none(), shaped, st.sampled_from(["", " ", "now", "unknown"])), max_size=20))
+def test_a_column_of_odd_dates_is_parsed_as_its_cells_are(texts: list[str | None]) -> None:
+    found = parse_dates(texts)
+    times, offsets, placeholders, strange = found.times, found.offsets, found.placeholders, found.strange
+    for row, text in enumerate(texts):
+        is_placeholder = is_strange = False
+        time, offset = np.datetime64("NaT"), NULL_OFFSET
+        if text is not None and text.strip():
+            try:
+                parsed = parse_date(text)
+            except ValueError:
+                is_strange = True
+            else:
+                is_placeholder = parsed is None
+                if parsed is not None:
+                    time = np.datetime64(parsed[0], "us")
+                    offset = NULL_OFFSET if parsed[1] is None else parsed[1]
+        assert (row in placeholders, row in strange) == (is_placeholder, is_strange)
+        assert (str(times[row]), offsets[row]) == (str(time), offset)
