@@ -23,7 +23,7 @@ from camtrap_batch.remote import plain, shown
 
 Section = TypeVar("Section", bound=Dataset)
 
-_OF_NO_MATTER = frozenset({"metadata", "images", "storage_options", "cameras", "outages"})
+_OF_NO_MATTER = frozenset({"metadata", "images", "storage_options", "cameras", "outages", "about"})
 _ALWAYS_NAMED = frozenset({"format", "location", "utc_offset"})
 
 

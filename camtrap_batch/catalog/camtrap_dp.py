@@ -93,7 +93,7 @@ def read_camtrap_dp(
         image root.
     """
     notes: Counter[str] = Counter()
-    with _opened(path, notes) as package:
+    with opened_package(path, notes) as package:
         deployments = _deployments(package, notes)
         _coordinates(deployments, notes)
         media = _media(package, notes)
@@ -132,7 +132,7 @@ def read_camtrap_dp(
 def read_deployment_sites(path: str) -> pa.Table:
     """Coordinates of a package's locations, as `cameras.CAMERAS`: where its latest deployment stood."""
     notes: Counter[str] = Counter()
-    with _opened(path, notes) as package:
+    with opened_package(path, notes) as package:
         return _coordinates(_deployments(package, notes), notes)
 
 
@@ -142,7 +142,7 @@ def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
     An end that is not after its start is none; neither is a time that can't be read.
     """
     notes: Counter[str] = Counter()
-    with _opened(path, notes) as package:
+    with opened_package(path, notes) as package:
         table = _deployments(package, notes)
         starts, ends = (table.dates(name, notes, order) for name in ("deploymentStart", "deploymentEnd"))
         (start, start_offset), (end, end_offset) = ((_noon(dates), dates.offsets) for dates in (starts, ends))
@@ -175,12 +175,12 @@ def _noon(dates: Dates) -> npt.NDArray[np.datetime64]:
 
 def package_files(path: str) -> list[str]:
     """Paths or URLs of the files that a package's catalog is read from."""
-    with _opened(path, Counter()) as package:
+    with opened_package(path, Counter()) as package:
         return package.files(_TABLES)
 
 
 @contextmanager
-def _opened(path: str, notes: Counter[str]) -> Iterator[DataPackage]:
+def opened_package(path: str, notes: Counter[str]) -> Iterator[DataPackage]:
     with open_package(path) as package:
         profile = str(package.descriptor.get("profile") or package.descriptor.get("$schema") or "")
         if (version := _VERSION.search(profile)) is not None:

@@ -78,7 +78,12 @@ def open_cluster(spec: DaskCluster) -> Iterator[Client]:
     import dask
     import distributed  # noqa: F401 - its defaults, read inside the block, would go with it
 
-    with dask.config.set({**SETTINGS, **tls_settings(spec.security)}), _quiet(), spec.open() as client:
+    with (
+        spec.secured() as secured,
+        dask.config.set({**SETTINGS, **tls_settings(secured.security)}),
+        _quiet(),
+        secured.open() as client,
+    ):
         yield client
 
 

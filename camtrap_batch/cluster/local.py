@@ -12,9 +12,9 @@ from pydantic import Field
 
 from camtrap_batch.cluster.sections import (
     Adapt,
-    DaskCluster,
     Duration,
     Opened,
+    OwnCluster,
     Workers,
     lifetime_arguments,
 )
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from distributed import SpecCluster
 
 
-class Local(DaskCluster):
+_LOOPBACK = "127.0.0.1"
+
+
+class Local(OwnCluster):
     kind: Literal["local"] = Field("local", description="processes of this machine")
     cpu: Workers = Field(
         default_factory=Workers, description="workers that validate and, without a GPU, classify"
@@ -34,7 +37,7 @@ class Local(DaskCluster):
         None, description="time after which a worker process leaves in order and is started anew, such as 6h"
     )
     dashboard: str = Field(
-        ":8787", description="address of the Dask dashboard; another port where it is taken"
+        "127.0.0.1:8787", description="address of the Dask dashboard; another port where it is taken"
     )
 
     @contextmanager
@@ -67,7 +70,9 @@ class Local(DaskCluster):
                     "nthreads": group.threads,
                     "memory_limit": share if group.memory == "auto" else parse_bytes(group.memory),
                     "resources": {name: group.threads if name == "CPU" else 1},
+                    "host": _LOOPBACK,
                     "dashboard": False,
+                    "dashboard_address": f"{_LOOPBACK}:0",
                     "silence_logs": logging.CRITICAL,
                     **lifetime_arguments(self.lifetime, restart=True),
                 },
@@ -79,7 +84,7 @@ class Local(DaskCluster):
             "cls": Scheduler,
             "options": {
                 "dashboard_address": self.dashboard,
-                "host": "127.0.0.1",
+                "host": _LOOPBACK,
                 "protocol": "tls://" if self.security else "tcp://",
             },
         }

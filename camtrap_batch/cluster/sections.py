@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -114,6 +115,11 @@ class DaskCluster(Cluster):
 
     security: Tls | None = Field(None, description="TLS certificates; absent: no encryption")
 
+    @contextmanager
+    def secured(self) -> Iterator[Self]:
+        """This cluster as it is opened: one that we start has certificates, at least for its own life."""
+        yield self
+
     @abstractmethod
     def open(self) -> AbstractContextManager[Client]:
         """A client of the cluster; what was started for it ends with the block.
@@ -123,6 +129,28 @@ class DaskCluster(Cluster):
 
 
 Opened = Iterator["Client"]
+
+
+class OwnCluster(DaskCluster):
+    """A cluster that we start ourselves. Nobody else gets in."""
+
+    security: Tls | None = Field(
+        None, description="TLS certificates; absent: one that is made for this cluster, and goes with it"
+    )
+
+    @contextmanager
+    def secured(self) -> Iterator[Self]:
+        if self.security is not None:
+            yield self
+            return
+        from camtrap_batch.cluster.certificates import temporary_certificate
+
+        with temporary_certificate(self.private_folder()) as tls:
+            yield self.model_copy(update={"security": tls})
+
+    def private_folder(self) -> Path | None:
+        """Where that certificate is kept; None: where this machine keeps temporary files."""
+        return None
 
 
 def lifetime_arguments(lifetime: str | None, *, restart: bool) -> dict[str, str | bool]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from camtrap_batch.cluster.sections import Adapt, DaskCluster, Memory, Number, Opened, Threads, Wait
+from camtrap_batch.cluster.sections import Adapt, Memory, Number, Opened, OwnCluster, Threads, Wait
 from camtrap_batch.cluster.settings import SETTINGS, environment, tls_settings
 from camtrap_batch.errors import ClusterError, MissingExtra
 from camtrap_batch.yamlfile import Section
@@ -89,7 +89,7 @@ class Driver(Section):
         return value
 
 
-class Slurm(DaskCluster):
+class Slurm(OwnCluster):
     kind: Literal["slurm"] = Field(description="workers are SLURM jobs")
     cpu: JobGroup = Field(description="workers that validate and, without a GPU, classify")
     gpu: JobGroup = Field(JobGroup(workers=0), description="workers that hold GPU=1 and train")
@@ -106,7 +106,7 @@ class Slurm(DaskCluster):
     interface: str | None = Field(None, description="network interface that nodes share, such as ib0")
     logs: str = Field("slurm-logs", description="folder for what the jobs print")
     local_directory: str | None = Field(None, description="scratch folder on the nodes; absent: Dask's")
-    dashboard: str = Field(":8787", description="address of the dashboard on the driver's node")
+    dashboard: str = Field("127.0.0.1:8787", description="address of the dashboard on the driver's node")
     wait_s: Wait = Field(3600, description="seconds to wait in SLURM's queue for a worker of a needed kind")
 
     @model_validator(mode="after")
@@ -124,6 +124,9 @@ class Slurm(DaskCluster):
         require_sbatch()
         with client_of(self._start, "SLURM starts no workers") as client:
             yield client
+
+    def private_folder(self) -> Path:
+        return Path(self.logs).absolute()  # nodes share it
 
     def _start(self) -> SpecCluster:
         from distributed import Scheduler
@@ -168,7 +171,8 @@ class Slurm(DaskCluster):
                     "interface": self.interface,
                     "death_timeout": _DEATH_TIMEOUT_S,
                     "worker_extra_args": [
-                        "--resources", f"{name}={resource}", "--no-dashboard", *leave_before(self.walltime),
+                        "--resources", f"{name}={resource}", "--no-dashboard",
+                        "--dashboard-address", "127.0.0.1:0", *leave_before(self.walltime),
                     ],
                 },
             }  # fmt: skip

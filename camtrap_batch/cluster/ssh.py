@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator
 
 from camtrap_batch.cluster.sections import (
-    DaskCluster,
     Duration,
     MemoryOrAuto,
     Opened,
+    OwnCluster,
     Threads,
     lifetime_arguments,
 )
@@ -23,6 +26,9 @@ from camtrap_batch.yamlfile import Section
 
 if TYPE_CHECKING:
     from distributed import SpecCluster
+
+# In a folder that nobody else can open, nor has made; it may be the one of this machine itself.
+_KEEP = "umask 077; mkdir {folder} 2>/dev/null; [ -O {folder} ] && cat > {folder}/{file}"
 
 
 class HostGroup(Section):
@@ -52,7 +58,7 @@ class Connect(Section):
         return chosen
 
 
-class Ssh(DaskCluster):
+class Ssh(OwnCluster):
     kind: Literal["ssh"] = Field(description="machines that are reached through ssh")
     cpu: HostGroup = Field(description="hosts that validate and, without a GPU, classify")
     gpu: HostGroup = Field(default_factory=HostGroup, description="hosts whose workers hold GPU=1 and train")
@@ -62,7 +68,7 @@ class Ssh(DaskCluster):
     lifetime: Duration | None = Field(
         None, description="time after which a worker process leaves in order and is started anew, such as 6h"
     )
-    dashboard: str = Field(":8787", description="address of the dashboard on the scheduler's host")
+    dashboard: str = Field("127.0.0.1:8787", description="address of the dashboard on the scheduler's host")
 
     @field_validator("cpu")
     @classmethod
@@ -75,15 +81,68 @@ class Ssh(DaskCluster):
     def open(self) -> Opened:
         from camtrap_batch.cluster.started import client_of
 
-        if find_spec("asyncssh") is None:
-            raise MissingExtra("ssh", "a cluster file of kind ssh")
+        require_asyncssh()
+        self._check_files()
+        with client_of(self._start, self._cant_start()) as client:
+            yield client
+
+    @contextmanager
+    def secured(self) -> Iterator[Self]:
+        with super().secured() as secured:
+            if self.security is not None or secured.security is None:
+                yield secured
+                return
+            require_asyncssh()
+            self._check_files()
+            file = Path(secured.security.key)
+            self._on_hosts(
+                _KEEP.format(folder=shlex.quote(str(file.parent)), file=file.name), file.read_bytes()
+            )
+            try:
+                yield secured
+            finally:
+                with suppress(ClusterError):  # a host that went away
+                    self._on_hosts(f"rm -rf {shlex.quote(str(file.parent))}", b"")
+
+    def _check_files(self) -> None:
         for file in [*self.connect.client_keys, self.connect.known_hosts]:
             if file is not None and not Path(file).expanduser().is_file():
                 raise ClusterError(f"{file}: no such file (connect)")
+
+    def private_folder(self) -> Path:
+        return Path("/tmp")  # noqa: S108 - on each host; the folder in it is new, and ours alone
+
+    def _on_hosts(self, command: str, given: bytes) -> None:
+        """Run a command of the shell on each host. Raises ClusterError where one fails."""
+        import asyncssh
+
+        from camtrap_batch.cluster.started import reason_of
+
+        hosts = sorted({self._scheduler_host(), *self.cpu.hosts, *self.gpu.hosts})
+
+        async def run(host: str) -> None:
+            try:
+                async with asyncssh.connect(host, **self.connect.options()) as connection:
+                    await connection.run(command, input=given, encoding=None, check=True)
+            except asyncssh.ProcessError as problem:
+                raise ClusterError(
+                    f"{self._cant_start()}: {host} can't keep a certificate: exit code {problem.code}"
+                ) from None
+            except (OSError, asyncssh.Error) as problem:
+                raise ClusterError(f"{self._cant_start()}: {reason_of(problem)}") from None
+
+        async def run_all() -> None:
+            await asyncio.gather(*(run(host) for host in hosts))
+
+        with ThreadPoolExecutor(1) as pool:  # this thread may have a loop that runs, as in a notebook
+            pool.submit(asyncio.run, run_all()).result()
+
+    def _scheduler_host(self) -> str:
+        return self.scheduler or self.cpu.hosts[0]
+
+    def _cant_start(self) -> str:
         hosts = ", ".join([*self.cpu.hosts, *self.gpu.hosts])
-        wrong = f"no cluster can be started through ssh on {hosts} (port {self.connect.port})"
-        with client_of(self._start, wrong) as client:
-            yield client
+        return f"no cluster can be started through ssh on {hosts} (port {self.connect.port})"
 
     def _start(self) -> SpecCluster:
         from distributed.deploy.ssh import Scheduler, Worker
@@ -105,6 +164,7 @@ class Ssh(DaskCluster):
                         "memory_limit": group.memory,
                         "resources": {name: group.threads if name == "CPU" else 1},
                         "dashboard": False,
+                        "dashboard_address": "127.0.0.1:0",
                         **lifetime_arguments(self.lifetime, restart=True),
                     },
                 },
@@ -116,7 +176,7 @@ class Ssh(DaskCluster):
             "cls": Scheduler,
             "options": {
                 **common,
-                "address": self.scheduler or self.cpu.hosts[0],
+                "address": self._scheduler_host(),
                 "kwargs": {
                     "dashboard_address": self.dashboard,
                     "protocol": "tls://" if self.security else "tcp://",
@@ -124,3 +184,8 @@ class Ssh(DaskCluster):
             },
         }
         return StartedCluster(workers, scheduler, keep=False)
+
+
+def require_asyncssh() -> None:
+    if find_spec("asyncssh") is None:
+        raise MissingExtra("ssh", "a cluster file of kind ssh")

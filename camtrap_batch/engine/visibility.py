@@ -100,8 +100,9 @@ class Visibility:
         _refuse(worker, self.missing())
 
     def check_again(self, worker: str, files: Iterable[str]) -> None:
-        """As `check`, after `files` could not be opened."""
-        _refuse(worker, self.missing_now(files))
+        """As `check`, where `files` could not be opened; without any, nothing is looked at."""
+        if names := list(files):
+            _refuse(worker, self.missing_now(names))
 
 
 def _refuse(worker: str, missing: str) -> None:

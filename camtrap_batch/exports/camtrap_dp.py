@@ -11,29 +11,33 @@ import re
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from camtrap_batch.catalog.camtrap_dp import SOURCE
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError
-from camtrap_batch.events.codes import NO_TIME, microseconds, short_hash
+from camtrap_batch.events.codes import NO_TIME, Bools, microseconds, short_hash
 from camtrap_batch.exports.base import Option, Out
 from camtrap_batch.exports.csv import no_formula
 from camtrap_batch.exports.images import BOX, Block, Images, take
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
 from camtrap_batch.store.outpath import check_file, check_folder
-from camtrap_batch.vocabulary import UNCERTAIN, USABLE
+from camtrap_batch.survey.effort import FROM_IMAGES, as_rows
+from camtrap_batch.survey.result import read_deployments
+from camtrap_batch.vocabulary import PEOPLE, UNCERTAIN, USABLE
 
 DEPLOYMENTS = (
     "deploymentID", "locationID", "locationName", "latitude", "longitude", "coordinateUncertainty",
@@ -55,11 +59,13 @@ OBSERVATIONS = (
 LEFT_OUT = ("kind", "id", "file_name", "location", "reason")
 """Columns of the list of what is not in the package."""
 
-_TABLES = {"deployments": DEPLOYMENTS, "media": MEDIA, "observations": OBSERVATIONS}
+TABLES = {"deployments": DEPLOYMENTS, "media": MEDIA, "observations": OBSERVATIONS}
 _DESCRIPTOR = "datapackage.json"
-_FILES = frozenset({_DESCRIPTOR, *(f"{name}.csv" for name in _TABLES)})
-_TOOL = "camtrap-batch"
+_FILES = frozenset({_DESCRIPTOR, *(f"{name}.csv" for name in TABLES)})
+TOOL = "camtrap-batch"
 _SCHEMAS = "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2"
+PROFILE = f"{_SCHEMAS}/camtrap-dp-profile.json"
+SHOWS_PEOPLE = "that show people (--without-people)"
 _MISSING = ("", "NA", "NaN", "nan")
 """Values that the format reads as: none."""
 _REFUSED_PATH = r"^[./~]|\.\.|\n"
@@ -67,7 +73,7 @@ _BBOX = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
 _NUMBERS = ("latitude", "longitude", *_BBOX, "classificationProbability")
 _RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species", "subspecies")
 _COUNTED = pa.array(["animal", "human", "vehicle"])
-_FROM_MANIFEST = (
+FROM_MANIFEST = (
     "image_id", "file_name", "location", "deployment", "datetime", "utc_offset_minutes", "status", "format",
     "camera_make", "camera_model",
 )  # fmt: skip
@@ -79,11 +85,76 @@ _LIST = ".left-out.csv"
 """What the name of the list is, after that of the package."""
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What a package is to be like.
+
+    Attributes
+    ----------
+    without_people : media that show people are left out
+    decimals : of coordinates; None: as they are
+    about : members of datapackage.json that the job gives
+    """
+
+    without_people: bool = False
+    decimals: int | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, images: Images, options: Mapping[str, Any]) -> Rules:
+        """By the options of the export, and the job's `dataset.about`."""
+        path = images.run.job.dataset.about
+        about = {} if path is None else read_about(path)
+        return cls(options["without-people"], options["coordinate-decimals"], about)
+
+
+def read_about(path: str) -> dict[str, Any]:
+    """The file `dataset.about`: JSON with members for the description of data packages.
+
+    Raises InputError where it can't be read, or has members that follow from the data.
+    """
+    try:
+        with fsspec.open(path, "rb") as file:
+            content = json.loads(file.read())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file (dataset.about)") from None
+    except Exception as problem:  # clients of object stores have errors of their own
+        raise InputError(f"{path}: can't be read (dataset.about): {problem}") from None
+    if not isinstance(content, dict):
+        raise InputError(f'{path}: should be a JSON object such as {{"contributors": [...]}} (dataset.about)')
+    for name in content:
+        if name in _FROM_DATA:
+            raise InputError(f"{path}: {name}: follows from the data, and can't be given (dataset.about)")
+    return content
+
+
+_FROM_DATA = ("resources", "profile", "$schema", "created", "spatial", "temporal", "taxonomic", "sources")
+
+
+def _decimals(text: str) -> int:
+    if not text.isdecimal() or int(text) > 8:
+        raise ValueError(f"{text!r} should be a whole number, at most 8")
+    return int(text)
+
+
 class CamtrapDpExport:
     name = "camtrap-dp"
     help = "a Camtrap DP data package, for GBIF, Agouti, Trapper and camtrapdp in R"
     out = "a folder, or a file that ends in .zip"
-    options: tuple[Option, ...] = ()
+    options = (
+        Option(
+            "without-people",
+            "leave out media that show people, and what was observed of them",
+            False,
+            metavar=None,
+        ),
+        Option(
+            "coordinate-decimals",
+            "round coordinates to so many decimals (2: about a kilometre)",
+            parse=_decimals,
+            metavar="N",
+        ),
+    )
 
     def check(self, out: str, job: Job) -> Path:
         if _is_zip(out):
@@ -94,8 +165,9 @@ class CamtrapDpExport:
         return path
 
     def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
-        write = write_zip if _is_zip(out.final.name) else write_camtrap_dp
-        written = write(images, out.path, out.beside(_LIST))
+        rules = Rules.of(images, options)
+        write = write_zip if _is_zip(out.final.name) else write_package
+        written = write(images, out.path, out.beside(_LIST), rules)
         written.listed = list_beside(out.final)
         return written
 
@@ -114,16 +186,31 @@ def list_beside(path: Path) -> Path:
 
 def is_package_of_ours(folder: Path) -> bool:
     """Whether a folder holds an earlier export, and nothing else."""
-    if {entry.name for entry in folder.iterdir()} != _FILES:
+    names = {str(entry.relative_to(folder)) for entry in folder.rglob("*") if not entry.is_dir()}
+    if not names >= _FILES:
         return False
     try:
-        sources = json.loads((folder / _DESCRIPTOR).read_text(encoding="utf-8")).get("sources", [])
-        return any(source.get("title") == _TOOL for source in sources)
-    except (OSError, ValueError, AttributeError):
+        descriptor = json.loads((folder / _DESCRIPTOR).read_text(encoding="utf-8"))
+        if not any(source.get("title") == TOOL for source in descriptor.get("sources", [])):
+            return False
+        paths = [resource.get("path", []) for resource in descriptor["resources"]]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return False
+    listed = {name for path in paths for name in ([path] if isinstance(path, str) else path)}
+    return names <= {*_FILES, *listed}
 
 
-def write_camtrap_dp(images: Images, path: Path, left_out: Path) -> Written:
+def write_package(images: Images, path: Path, left_out: Path, rules: Rules) -> Written:
+    """As `write_camtrap_dp`; where the data set is a package itself, that one whole, with ours added."""
+    dataset = images.run.job.dataset
+    if dataset.format != SOURCE:
+        return write_camtrap_dp(images, path, left_out, rules)
+    from camtrap_batch.exports.camtrap_dp_source import write_whole  # which is made of this module's parts
+
+    return write_whole(images, path, left_out, str(dataset.metadata), rules)
+
+
+def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | None = None) -> Written:
     """Write the package into the new folder `path`, and to `left_out` a list of what is not in it.
 
     Raises
@@ -131,19 +218,20 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path) -> Written:
     InputError
         No image can be in it: none has a date, a place and a sound file.
     """
+    rules = rules or Rules()
     written = Written(path, listed=left_out)
-    deployments = _Deployments(images.doubted_dates())
+    deployments = _Deployments(images.doubted_dates(), _Given.of(images))
     taxa: set[str] = set()
-    events = _EventTimes(images.events.num_rows)
+    events = EventTimes(images.events.num_rows)
     path.mkdir()
     with ExitStack() as opened:
         media, observations = (
-            opened.enter_context(_CsvWriter(path / f"{name}.csv", _TABLES[name]))
+            opened.enter_context(CsvWriter(path / f"{name}.csv", TABLES[name]))
             for name in ("media", "observations")
         )
-        unlisted = opened.enter_context(_CsvWriter(left_out, LEFT_OUT))
-        for block in images.blocks(list(_FROM_MANIFEST), boxes=images.has_boxes):
-            reasons, why = _reasons(images, block)
+        unlisted = opened.enter_context(CsvWriter(left_out, LEFT_OUT))
+        for block in images.blocks(list(FROM_MANIFEST), boxes=images.has_boxes):
+            reasons, why = _reasons(images, block, without_people=rules.without_people)
             is_in = reasons < 0
             _list_images(unlisted, block, reasons, why, written)
             if not is_in.any():
@@ -156,22 +244,19 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path) -> Written:
             media.write(_media(rows, deployments.ids(place)))
             label = block.label.filter(pa.array(is_in))
             written.notes["media that could not be classified, as unclassified"] += label.null_count
-            seen = _seen(images, block, np.flatnonzero(is_in))
-            written.notes["observations of a box"] += pc.count(seen["bboxX"]).as_py()
-            table = _of_media(images, rows, deployments.ids(place), event, seen)
+            what = seen(images, block, np.flatnonzero(is_in))
+            written.notes["observations of a box"] += pc.count(what["bboxX"]).as_py()
+            table = of_media(images, rows, deployments.ids(place), event, what)
             taxa.update(table["scientificName"].drop_null().unique().to_pylist())
             observations.write(table)
         if not written.images:
             listed = ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common())
             raise InputError(f"no image can be in a Camtrap DP package: {listed}")
-        taxa |= _write_events(images, events, deployments, observations, unlisted, written)
-    table = deployments.table(images.locations)
-    with _CsvWriter(path / "deployments.csv", DEPLOYMENTS) as file:
+        taxa |= write_events(images, events, deployments, observations, unlisted, written)
+    table = rounded(deployments.table(images.locations), rules.decimals)
+    with CsvWriter(path / "deployments.csv", DEPLOYMENTS) as file:
         file.write(table)
-    descriptor = _descriptor(images, table, taxa, written)
-    (path / _DESCRIPTOR).write_text(
-        json.dumps(descriptor, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-    )
+    write_descriptor(path, described(_descriptor(images, table, taxa, written), rules))
     written.notes["deployments"] = table.num_rows
     written.notes["of them with timestampIssues: a date in doubt, or no time zone"] = (
         deployments.with_issues()
@@ -179,21 +264,22 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path) -> Written:
     return written
 
 
-def write_zip(images: Images, path: Path, left_out: Path) -> Written:
-    """As `write_camtrap_dp`, all files in one .zip."""
+def write_zip(images: Images, path: Path, left_out: Path, rules: Rules) -> Written:
+    """As `write_package`, all files in one .zip."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.name) as scratch:
         folder = Path(scratch) / "package"
-        written = write_camtrap_dp(images, folder, left_out)
+        written = write_package(images, folder, left_out, rules)
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in sorted(_FILES):
-                archive.write(folder / name, name)
+            for file in sorted(folder.rglob("*")):
+                if not file.is_dir():
+                    archive.write(file, file.relative_to(folder).as_posix())
     return written
 
 
 # --- which images can be in it
 
 
-def _reasons(images: Images, block: Block) -> tuple[Ints, list[str]]:
+def _reasons(images: Images, block: Block, *, without_people: bool) -> tuple[Ints, list[str]]:
     """For each image the number of the reason why it can't be in the package, -1: it can; the reasons.
 
     Of several the status is told, else the last of `others`.
@@ -210,6 +296,8 @@ def _reasons(images: Images, block: Block) -> tuple[Ints, list[str]]:
         ("with a file name that Camtrap DP does not allow", _is_refused(rows["file_name"], _REFUSED_PATH)),
         ("with an id that Camtrap DP takes for none", _is_refused(rows["image_id"], None)),
     ]
+    if without_people:
+        others.append((SHOWS_PEOPLE, pa.array(shows_people(images, block))))
     why = [f"with status {name}" for name in statuses] + [text for text, _ in others]
     found = np.full(rows.num_rows, -1, np.int64)
     for number, (_, mask) in enumerate(others, len(statuses)):
@@ -220,12 +308,27 @@ def _reasons(images: Images, block: Block) -> tuple[Ints, list[str]]:
     return found, why
 
 
+def shows_people(images: Images, block: Block) -> Bools:
+    """Whether an image's label, or a box of it that counts, is of people or their vehicles."""
+    found = pc.fill_null(pc.is_in(pc.utf8_lower(block.label), pa.array(PEOPLE)), False)
+    shown = np.array(found.to_numpy(zero_copy_only=False), bool)
+    for place, boxes in block.boxes.items():
+        if any(str(box["label"]).casefold() in PEOPLE for box in images.counting(boxes)):
+            shown[place] = True
+    return shown
+
+
 def _is_refused(texts: pa.ChunkedArray, pattern: str | None) -> pa.ChunkedArray:
     missing = pc.is_in(pc.utf8_trim_whitespace(texts), pa.array(_MISSING))
     return missing if pattern is None else pc.or_(missing, pc.match_substring_regex(texts, pattern))
 
 
-def _list_images(file: _CsvWriter, block: Block, reasons: Ints, why: list[str], written: Written) -> None:
+def list_left_out(file: CsvWriter, block: Block, mask: Bools, why: str, written: Written) -> None:
+    """List the images of a block where `mask` is true as left out."""
+    _list_images(file, block, np.where(mask, 0, -1), [why], written)
+
+
+def _list_images(file: CsvWriter, block: Block, reasons: Ints, why: list[str], written: Written) -> None:
     is_out = reasons >= 0
     if not is_out.any():
         return
@@ -252,10 +355,53 @@ def _list_images(file: _CsvWriter, block: Block, reasons: Ints, why: list[str], 
 class _Deployment:
     id: str
     location: str
+    name: str | None
     first: tuple[int, int, int] | None = None  # instant in UTC, local time, offset
     last: tuple[int, int, int] | None = None
     has_issues: bool = False
     cameras: set[str | None] = field(default_factory=set)
+
+
+class _Given:
+    """Deployments that somebody wrote down, with their true start and end."""
+
+    def __init__(self, deployments: pa.Table) -> None:
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        for row in as_rows(deployments):
+            if row["source"] != FROM_IMAGES and None not in (row["start"], row["end"]):
+                day = str(np.datetime64(row["start"], "us").astype("datetime64[D]"))
+                parts = (row["location"], row["camera"], day)
+                row["name"] = row["deployment"] or "-".join(part for part in parts if part)
+                self._rows.setdefault(row["location"], []).append(row)
+
+    @classmethod
+    def of(cls, images: Images) -> _Given:
+        return cls(read_deployments(images.merged))
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Location and name of each."""
+        for location, rows in self._rows.items():
+            for row in rows:
+                yield location, row["name"]
+
+    def row(self, location: str, name: str | None) -> dict[str, Any] | None:
+        return next((row for row in self._rows.get(location, []) if row["name"] == name), None)
+
+    def named(self, rows: pa.Table) -> pa.Table:
+        """Images, each with the name of the deployment that it was taken in, or of the nearest in time."""
+        if not self._rows:
+            return rows
+        location, time = rows["location"].to_pylist(), microseconds(rows["datetime"]).tolist()
+        names = rows["deployment"].to_pylist()
+        for number, (where, when) in enumerate(zip(location, time, strict=True)):
+            known = self._rows.get(where)
+            if not known or any(row["name"] == names[number] for row in known):
+                continue
+            nearest = min(known, key=lambda row: max(row["start"] - when, when - row["end"], 0))
+            names[number] = nearest["name"]
+        return rows.set_column(
+            rows.column_names.index("deployment"), "deployment", pa.array(names, pa.string())
+        )
 
 
 class _Deployments:
@@ -266,14 +412,15 @@ class _Deployments:
     doubted : ids of images whose date may be wrong
     """
 
-    def __init__(self, doubted: pa.Array) -> None:
-        self._doubted = doubted
+    def __init__(self, doubted: pa.Array, given: _Given) -> None:
+        self._doubted, self._given = doubted, given
         self._number: dict[tuple[str, str | None], int] = {}
         self._all: list[_Deployment] = []
         self._ids = set(_MISSING)
 
     def add(self, rows: pa.Table) -> Ints:
         """Take images in; returns the number of each one's deployment."""
+        rows = self._given.named(rows)
         pairs = pa.table(
             {name: rows[name].combine_chunks().dictionary_encode() for name in ("location", "deployment")}
         )
@@ -300,10 +447,16 @@ class _Deployments:
         of = {
             row["location"]: row for row in places.select(["location", "latitude", "longitude"]).to_pylist()
         }
+        for location, name in self._given.names():  # those that saw nothing, too
+            if of.get(location, {}).get("latitude") is not None:
+                self._number_of(location, name)
         rows = []
         for deployment in sorted(self._all, key=lambda one: one.id):
             place = of[deployment.location]
-            times = (deployment.first or (0, 0, 0), deployment.last or (0, 0, 0))
+            known = self._given.row(deployment.location, deployment.name)
+            times = [deployment.first or (0, 0, _NO_OFFSET), deployment.last or (0, 0, _NO_OFFSET)]
+            if known is not None:
+                times = [(0, known[name], times[at][2]) for at, name in enumerate(("start", "end"))]
             start, end = (
                 stamps(np.array([time]), np.array([offset]))[0].as_py() for _, time, offset in times
             )
@@ -317,6 +470,7 @@ class _Deployments:
                     "longitude": place["longitude"],
                     "deploymentStart": start,
                     "deploymentEnd": end,
+                    "cameraID": None if known is None else known["camera"],
                     "cameraModel": camera,
                     "timestampIssues": "true" if deployment.has_issues else "false",
                 }
@@ -334,7 +488,7 @@ class _Deployments:
                 id_ = f"{id_}-{short_hash(location, name or '')}"
             self._ids.add(id_.strip())
             found = self._number[location, name] = len(self._all)
-            self._all.append(_Deployment(id_, location))
+            self._all.append(_Deployment(id_, location, name))
         return found
 
     def _see(self, number: Ints, rows: pa.Table) -> None:
@@ -379,7 +533,7 @@ def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
     )
 
 
-def _seen(images: Images, block: Block, places: Ints) -> pa.Table:
+def seen(images: Images, block: Block, places: Ints) -> pa.Table:
     """What is seen in images: of each its boxes, or where there are none its label.
 
     Columns are the image's number in `places`, a prefix of the observation's id, label, confidence, box.
@@ -416,7 +570,7 @@ def _seen(images: Images, block: Block, places: Ints) -> pa.Table:
     )
 
 
-def _of_media(images: Images, rows: pa.Table, deployment: pa.Array, event: Ints, seen: pa.Table) -> pa.Table:
+def of_media(images: Images, rows: pa.Table, deployment: pa.Array, event: Ints, seen: pa.Table) -> pa.Table:
     image = seen["image"].combine_chunks()
     time, ids = stamps(*_times(rows)).take(image), rows["image_id"].take(image)
     observed = _observed(images, seen["label"].combine_chunks(), seen["confidence"].combine_chunks())
@@ -445,7 +599,7 @@ def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str
     ]
     kind = pc.fill_null(pa.array(kinds, pa.string()).take(coded.indices), "unclassified")
     by_machine = pc.is_valid(label)
-    made = _utc(images.snapshot.created)
+    made = utc(images.snapshot.created)
     return {
         "observationType": kind,
         "scientificName": pc.if_else(pc.equal(kind, "animal"), label, None),
@@ -456,7 +610,15 @@ def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str
     }
 
 
-class _EventTimes:
+class HasIds(Protocol):
+    """Deployments that have numbers."""
+
+    def ids(self, number: Ints) -> pa.Array:
+        """The id of each number."""
+        ...
+
+
+class EventTimes:
     """For each event: a deployment of its images in the package (-1: none is in it), zones of its times."""
 
     def __init__(self, number: int) -> None:
@@ -479,12 +641,12 @@ class _EventTimes:
         self.start_offset[event[first]], self.end_offset[event[last]] = offset[first], offset[last]
 
 
-def _write_events(
+def write_events(
     images: Images,
-    times: _EventTimes,
-    deployments: _Deployments,
-    observations: _CsvWriter,
-    unlisted: _CsvWriter,
+    times: EventTimes,
+    deployments: HasIds,
+    observations: CsvWriter,
+    unlisted: CsvWriter,
     written: Written,
 ) -> set[str]:
     """Returns the names that are in them."""
@@ -528,6 +690,56 @@ def _write_events(
 # --- the descriptor
 
 
+def write_descriptor(path: Path, descriptor: Mapping[str, Any]) -> None:
+    """datapackage.json in the folder `path`."""
+    text = json.dumps(descriptor, ensure_ascii=False, indent=2) + "\n"
+    (path / _DESCRIPTOR).write_text(text, encoding="utf-8")
+
+
+def described(descriptor: dict[str, Any], rules: Rules) -> dict[str, Any]:
+    """A descriptor with what the job says of the project, and how coordinates were rounded."""
+    about = dict(rules.about)
+    if isinstance(about.get("project"), dict) and isinstance(descriptor.get("project"), dict):
+        about["project"] = descriptor["project"] | about["project"]
+    found = descriptor | about
+    if rules.decimals is not None:
+        found["coordinatePrecision"] = round(10.0**-rules.decimals, rules.decimals)
+    return found
+
+
+def rounded(deployments: pa.Table, decimals: int | None) -> pa.Table:
+    """Rows of deployments.csv with their coordinates, numbers or text, rounded; others as they are."""
+    if decimals is None:
+        return deployments
+    for name in ("latitude", "longitude"):
+        column = deployments[name]
+        found = pc.round(column.cast(pa.float64()), decimals)
+        at = deployments.column_names.index(name)
+        deployments = deployments.set_column(at, name, found.cast(column.type))
+    return deployments
+
+
+def resources() -> list[dict[str, Any]]:
+    """The three tables, as a descriptor lists them."""
+    return [
+        {
+            "name": table,
+            "path": f"{table}.csv",
+            "profile": "tabular-data-resource",
+            "format": "csv",
+            "mediatype": "text/csv",
+            "encoding": "utf-8",
+            "schema": f"{_SCHEMAS}/{table}-table-schema.json",
+        }
+        for table in TABLES
+    ]
+
+
+def source() -> dict[str, str]:
+    """What a descriptor says of us."""
+    return {"title": TOOL, "version": version(TOOL)}
+
+
 def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: Written) -> dict[str, Any]:
     """datapackage.json. What a run does not know is the format's most general value; see docs/exports.md."""
     name = images.run.job.name
@@ -536,25 +748,14 @@ def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: 
         notes += f" {written.left_out.total():,} of {len(images):,} images are not included: "
         notes += ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common()) + "."
     return {
-        "resources": [
-            {
-                "name": table,
-                "path": f"{table}.csv",
-                "profile": "tabular-data-resource",
-                "format": "csv",
-                "mediatype": "text/csv",
-                "encoding": "utf-8",
-                "schema": f"{_SCHEMAS}/{table}-table-schema.json",
-            }
-            for table in _TABLES
-        ],
-        "profile": f"{_SCHEMAS}/camtrap-dp-profile.json",
+        "resources": resources(),
+        "profile": PROFILE,
         "name": re.sub(r"[^a-z0-9._-]", "-", name.lower()),
-        "created": _utc(dt.datetime.now(dt.UTC).isoformat()),
+        "created": utc(dt.datetime.now(dt.UTC).isoformat()),
         "title": name,
         "description": notes,
-        "contributors": [{"title": _TOOL, "role": "contributor"}],
-        "sources": [{"title": _TOOL, "version": version(_TOOL)}],
+        "contributors": [{"title": TOOL, "role": "contributor"}],
+        "sources": [source()],
         "project": {
             "title": name,
             "samplingDesign": "opportunistic",
@@ -567,11 +768,11 @@ def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: 
             "start": min(text[:10] for text in deployments["deploymentStart"].to_pylist()),
             "end": max(text[:10] for text in deployments["deploymentEnd"].to_pylist()),
         },
-        "taxonomic": _taxonomic(images, taxa),
+        "taxonomic": taxonomic(images, taxa),
     }
 
 
-def _taxonomic(images: Images, taxa: set[str]) -> list[dict[str, str]]:
+def taxonomic(images: Images, taxa: set[str]) -> list[dict[str, str]]:
     """The species and groups that are observed, with what the taxonomy of `merge` says of them."""
     chains = images.merged.snapshot.meta["taxonomy"] or {}
     groups = {
@@ -631,20 +832,21 @@ def _times(rows: pa.Table) -> tuple[Ints, npt.NDArray[np.int32]]:
     return microseconds(rows["datetime"]), np.asarray(offset, np.int32)
 
 
-def _utc(text: str) -> str:
+def utc(text: str) -> str:
     """A time with a zone, to the second, as UTC."""
     return dt.datetime.fromisoformat(text).astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class _CsvWriter:
+class CsvWriter:
     """A CSV file of some columns, of which most stay empty."""
 
-    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
-        kinds = {**dict.fromkeys(_NUMBERS, pa.float64()), "count": pa.int32()}
+    def __init__(self, path: Path, columns: tuple[str, ...], *, as_text: bool = False) -> None:
+        """`as_text`: numbers that are given as text stay as they are written."""
+        kinds = {} if as_text else {**dict.fromkeys(_NUMBERS, pa.float64()), "count": pa.int32()}
         self._schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
         self._writer = pacsv.CSVWriter(path, self._schema)
 
-    def __enter__(self) -> _CsvWriter:
+    def __enter__(self) -> CsvWriter:
         return self
 
     def __exit__(self, *problem: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,6 @@ def read_pictures(
     *,
     use_thumbnails: bool | npt.NDArray[np.bool_],
     timeout_s: float = Limits.timeout_s,
-    look_again: Callable[[Iterable[str]], None] | None = None,
 ) -> Iterator[tuple[int, bytes | None, Source]]:
     """Index in `rows`, JPEG (or other image file) and source of each row.
 
@@ -38,7 +37,6 @@ def read_pictures(
     ----------
     use_thumbnails : whether thumbnails will do, of all rows or of each (n,)
     timeout_s : most seconds for one original
-    look_again : called in the end with originals that can't be read; what it raises is raised
     """
     wanted = np.broadcast_to(use_thumbnails, rows.num_rows)
     files = rows["thumbnail_file"].to_pylist()
@@ -54,7 +52,7 @@ def read_pictures(
         yield from _from_thumbnails(folder, file, indices, [places[index] for index in indices])
     if originals:
         names: list[str] = rows["file_name"].take(pa.array(originals)).to_pylist()
-        contents = read_files(root, names, Limits(timeout_s=timeout_s), look_again)
+        contents = read_files(root, names, Limits(timeout_s=timeout_s))
         for index, content in zip(originals, contents, strict=True):
             yield index, content if isinstance(content, bytes) else None, "original"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from camtrap_batch import phases
 from camtrap_batch.images.decode import one_line
@@ -18,7 +18,6 @@ MOST_BYTES = 256 * 2**20
 MOST_ABANDONED = 4
 """A process in which so many decodes go on that were given up should be ended: each may hold 1 GB."""
 
-_NOT_THERE = ("missing", "unreadable")
 _BYTES_AHEAD = 64 * 2**20
 _AHEAD_PER_READER = 2
 _TYPICAL_BYTES = 2**20  # of a file whose size the listing does not know
@@ -34,7 +33,6 @@ def judge_files(
     sizes: Sequence[int] | None = None,
     places: Sequence[dict[str, int] | None] | None = None,
     clock: dict[str, float],
-    look_again: Callable[[Iterable[str]], None] | None = None,
 ) -> list[Verdict]:
     """A verdict for each file, in order.
 
@@ -47,8 +45,6 @@ def judge_files(
     sizes : bytes of each file as the listing says, 0 or less where it does not know
     places : of each file in an archive, as the listing says
     clock : seconds spent waiting for `read`, and in `decode`, are added to it
-    look_again : called with the files that the listing found and that can't be read now; what it raises is
-        raised: it may not be the files that are gone, but the disk that they are on
     """
     prepare()  # not within the time of an image
     n = len(file_names)
@@ -62,38 +58,21 @@ def judge_files(
                 clock[phase] = clock.get(phase, 0.0) + seconds
     finally:
         ahead.close()
-    if look_again is not None and sizes is not None:
-        judged = zip(file_names, sizes, verdicts, strict=True)
-        gone = [name for name, size, verdict in judged if size > 0 and verdict.status in _NOT_THERE]
-        if gone:
-            look_again(gone)
     return verdicts
 
 
-def read_files(
-    root: ImageRoot,
-    file_names: Sequence[str],
-    limits: Limits,
-    look_again: Callable[[Iterable[str]], None] | None = None,
-) -> Iterator[bytes | Verdict]:
+def read_files(root: ImageRoot, file_names: Sequence[str], limits: Limits) -> Iterator[bytes | Verdict]:
     """The bytes of each file, in order, or the verdict where there are none; read ahead as in `judge_files`.
 
-    Raises what reading raised that is no fault of a single file: credentials that are missing, say; and after
-    the last one, where some can't be read, what `look_again` raises.
+    Raises what reading raised that is no fault of a single file: credentials that are missing, say.
     """
     n = len(file_names)
     ahead = _ReadAhead(root, file_names, limits, [-1] * n, [None] * n)
-    gone = []
     try:
         for place in range(n):
-            content = ahead.take(place)
-            if isinstance(content, Verdict) and content.status in _NOT_THERE:
-                gone.append(file_names[place])
-            yield content
+            yield ahead.take(place)
     finally:
         ahead.close()
-    if gone and look_again is not None:
-        look_again(gone)
 
 
 def abandoned() -> int:

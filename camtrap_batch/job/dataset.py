@@ -106,6 +106,9 @@ class Dataset(Section):
     outages: InputPath | None = Field(
         None, description="location, start, end as .csv: when a camera stood there and did not work"
     )
+    about: InputPath | None = Field(
+        None, description="contributors, licenses, project, ... of data packages that are exported: a .json"
+    )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 
     dates: Literal["dmy", "mdy"] | None = Field(

@@ -7,7 +7,10 @@ part of the batch. `SoloTeam` is the team of one.
 from __future__ import annotations
 
 import datetime as dt
+import os
+import socket
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 import torch
@@ -25,11 +28,26 @@ class TeamLost(Exception):
 
 
 def open_store(host: str, port: int | None, wait: dt.timedelta) -> tuple[Any, int]:
-    """Where a team meets: the store of a process at `host`, and its port; opened here without a `port`."""
-    store = dist.TCPStore(  # type: ignore[attr-defined]
-        host, port or 0, is_master=port is None, wait_for_workers=False, timeout=wait
-    )
-    return store, store.port
+    """Where a team meets: the store of a process at `host`, and its port; opened here without a `port`.
+
+    By itself the store would listen on every interface, to anybody; here it does at `host` alone.
+    """
+    if port is not None:
+        return _store(host, port, wait, is_master=False), port
+    listening = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    port = listening.getsockname()[1]
+    return _store(host, port, wait, is_master=True, master_listen_fd=listening.detach()), port
+
+
+def use_interface_of(host: str) -> None:
+    """Have the connections of a team that meets at this machine's loopback address stay there."""
+    if ip_address(host).is_loopback:
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+
+
+def _store(host: str, port: int, wait: dt.timedelta, **more: Any) -> Any:
+    return dist.TCPStore(host, port, wait_for_workers=False, timeout=wait, **more)  # type: ignore[attr-defined]
 
 
 class SoloTeam:

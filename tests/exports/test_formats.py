@@ -358,7 +358,7 @@ def test_camtrap_dp_of_odd_names(
             assert row["datetime"] == was["datetime"]
             assert row["file_name"] == was["file_name"].strip()
             assert row["location"] == was["location"].strip()
-            assert [label["name"] for label in row["labels"]] == [was["location"].strip()]
+            assert [label["name"] for label in row["labels"]] == [" ".join(was["location"].split())]
 
 
 def test_camtrap_dp_says_which_dates_are_in_doubt(tmp_path: Path) -> None:
@@ -476,3 +476,26 @@ def test_predictions_of_other_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="of other images than the manifest's; run infer first"):
         export(images_of(run), "md-json", tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
+
+
+def test_camtrap_dp_has_the_true_start_and_end(tmp_path: Path, check_package: Callable[[Path], None]) -> None:
+    """Where somebody wrote them down; a deployment that saw nothing is one, too."""
+    (tmp_path / "cameras.csv").write_text(
+        "location,latitude,longitude,start,end,camera_id\n"
+        "A,-24.25,31.5,2021-04-01,2021-04-21 08:00,left\n"
+        "A,-24.25,31.5,2021-05-01,2021-05-04,left\n"
+        "B,51.5,0,2021-04-12,2021-04-22,\n"
+    )
+    rows = [image("a", utc_offset_minutes=120), image("b", 22 * 86_400, utc_offset_minutes=120)]
+    run = write_run(tmp_path, rows, cameras="cameras.csv")
+    path = written(images_of(run), "camtrap-dp", tmp_path)
+    check_package(path)
+    table = read_rows(path / "deployments.csv")
+    assert [(row["deploymentID"], row["deploymentStart"], row["deploymentEnd"]) for row in table] == [
+        ("A-left-2021-04-01", "2021-04-01T12:00:00+02:00", "2021-04-21T08:00:00+02:00"),
+        ("A-left-2021-05-01", "2021-05-01T12:00:00+02:00", "2021-05-04T12:00:00+02:00"),
+        ("B-2021-04-12", "2021-04-12T12:00:00Z", "2021-04-22T12:00:00Z"),
+    ]
+    assert {row["cameraID"] for row in table} == {"left", ""}
+    media = {row["mediaID"]: row["deploymentID"] for row in read_rows(path / "media.csv")}
+    assert media == {"a": "A-left-2021-04-01", "b": "A-left-2021-05-01"}

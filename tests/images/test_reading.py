@@ -6,13 +6,13 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from PIL import PngImagePlugin
 
-from camtrap_batch.errors import InputError, UnfitWorker
+from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, abandoned, judge, judge_files, reading
 
 LIMITS = Limits()
@@ -327,35 +327,6 @@ def test_many_at_once_get_the_verdicts_of_each_alone(root: ImageRoot, encode: Ca
     for thread in threads:
         thread.join()
     assert results == [alone * 2] * 3
-
-
-def test_a_listed_file_that_is_gone_makes_the_caller_look_again(root: ImageRoot) -> None:
-    names = ["a/1.jpg", "a/2.jpg", "no.jpg", "a/3.jpg"]
-    sizes = root.listing(names).sizes.tolist()
-    for name in names[:2]:
-        Path(root.url, name).unlink()
-    asked: list[list[str]] = []
-    verdicts = judge_files(
-        root, names, LIMITS, sizes=sizes, clock={}, look_again=lambda gone: asked.append(list(gone))
-    )
-    assert asked == [["a/1.jpg", "a/2.jpg"]]  # and not the one that never was there
-    assert [verdict.status for verdict in verdicts] == ["missing", "missing", "missing", "ok"]
-    judge_files(root, names[3:], LIMITS, sizes=sizes[3:], clock={}, look_again=asked.append)
-    assert len(asked) == 1
-
-
-def test_what_looking_again_raises_ends_the_work(root: ImageRoot) -> None:
-    def gone(files: Iterable[str]) -> None:
-        raise UnfitWorker("tcp://x", f"the disk is gone, with {list(files)}")
-
-    Path(root.url, "a/1.jpg").unlink()
-    with pytest.raises(UnfitWorker, match="gone, with"):
-        judge_files(root, ["a/1.jpg"], LIMITS, sizes=[10], clock={}, look_again=gone)
-    contents = reading.read_files(root, ["a/1.jpg", "a/2.jpg"], LIMITS, gone)
-    assert isinstance(next(contents), Verdict)
-    assert isinstance(next(contents), bytes)
-    with pytest.raises(UnfitWorker, match="gone, with"):
-        next(contents)
 
 
 def test_decodes_that_were_given_up_are_counted_until_they_end(

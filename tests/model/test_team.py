@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -59,6 +60,15 @@ def test_gradients_are_averaged_by_weight_and_a_death_is_noticed() -> None:
         process.join()
         with pytest.raises(TeamLost):
             team.add(torch.ones(1))
+
+
+def test_a_team_meets_where_nobody_else_can_listen() -> None:
+    store, port = open_store(HOST, None, WAIT)
+    mine = [one.laddr for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"]
+    assert [address.ip for address in mine if address.port == port] == [HOST]
+    store.set("met", "here")
+    other, _ = open_store(HOST, port, WAIT)
+    assert other.get("met") == b"here"
 
 
 def test_alone_nothing_changes() -> None:

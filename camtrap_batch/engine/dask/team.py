@@ -61,7 +61,7 @@ def gathered(
     TeamLost
         Within the block: one of them is gone.
     """
-    from camtrap_batch.model.team import WAIT, SoloTeam, Team, open_store
+    from camtrap_batch.model.team import WAIT, SoloTeam, Team, open_store, use_interface_of
 
     others = JoiningWorkers()
     me = worker.address
@@ -70,6 +70,7 @@ def gathered(
         yield SoloTeam(), Nobody()
         return
     host = get_address_host(me)
+    use_interface_of(host)
     store, port = open_store(host, None, WAIT)
     client = get_client()
     try:
@@ -103,8 +104,9 @@ def gathered(
 def _join(work: Joins, visibility: Visibility, batch: int, host: str, port: int) -> None:
     """The task of another worker."""
     from camtrap_batch.engine.dask.context import here
-    from camtrap_batch.model.team import WAIT, Team, TeamLost, open_store
+    from camtrap_batch.model.team import WAIT, Team, TeamLost, open_store, use_interface_of
 
+    use_interface_of(host)
     try:
         store, _ = open_store(host, port, WAIT)
         worker = get_worker()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -247,9 +247,10 @@ class InferShard:
         order: list[int] = []
         sources = np.full(rows.num_rows, None, object)
         move = phases.progress()
+        gone: list[str] = []
 
         def pictures() -> Iterator[Picture]:  # taken on another thread
-            for index, picture, source in self.pictures(rows, here.look_again):
+            for index, picture, source in self.pictures(rows, gone):
                 move()
                 order.append(index)
                 sources[index] = source
@@ -260,6 +261,7 @@ class InferShard:
         answers = {
             index: answer for index, answer in zip(order, found, strict=True) if not isinstance(answer, str)
         }
+        here.look_again(gone)
         for index in set(order) - set(answers):
             sources[index] = None
         seconds = {"load": loaded_s, "read": tally.read_s, "forward": tally.forward_s}
@@ -281,14 +283,10 @@ class InferShard:
         classes = read_info(fetch_model(self.model)).classes
         return self._finish(shard, rows, {}, sources, classes, {}, time.monotonic(), "driver", "crashed")
 
-    def pictures(
-        self, rows: pa.Table, look_again: Callable[[Iterable[str]], None] | None = None
-    ) -> Iterator[tuple[int, Picture, str]]:
-        """Index, what is looked at, and source of each row; those that can't be read are left out.
+    def pictures(self, rows: pa.Table, gone: list[str]) -> Iterator[tuple[int, Picture, str]]:
+        """Index, what is looked at, and source of each row.
 
-        Parameters
-        ----------
-        look_again : called in the end with originals that can't be read; what it raises is raised
+        Those that can't be read are left out; names of their files are added to `gone`.
         """
         from camtrap_batch.detection.crops import Picture
 
@@ -309,10 +307,11 @@ class InferShard:
             rows.take(pa.array(wanted)),
             use_thumbnails=use_thumbnails[wanted],
             timeout_s=self.timeout_s,
-            look_again=look_again,
         ):
             index = int(wanted[at])
-            if data is not None:
+            if data is None:
+                gone.append(rows["file_name"][index].as_py())
+            else:
                 yield index, Picture(data, places.get(index)), "crop" if index in places else source
 
     def local_model(self) -> Path:

@@ -132,12 +132,15 @@ class CheckPrecision:
         work = self.work
         move = phases.progress()
 
+        gone: list[str] = []
+
         def pictures() -> Iterator[Picture]:
-            for _, picture, _ in work.pictures(unpack(payload)):
+            for _, picture, _ in work.pictures(unpack(payload), gone):
                 move()
                 yield picture
 
         found, observed = choose(work.local_model(), work.device, work.batch, pictures())
+        here.look_again(gone)
         if observed is not None:
             work.model.write(OBSERVED, pack_observed(observed))
         return finish_shard(

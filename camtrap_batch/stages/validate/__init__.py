@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, ClassVar
 
@@ -145,8 +146,8 @@ class ValidateShard:
             sizes=read["listed_bytes"].to_pylist(),
             places=read[_PLACE].to_pylist() if _PLACE in read.column_names else None,
             clock=seconds,
-            look_again=here.look_again,
         )
+        here.look_again(gone(read, judged))
         verdicts = known | dict(zip(others, judged, strict=True))
         return self._finish(
             shard, rows, [verdicts[row] for row in range(rows.num_rows)], seconds, started, here.name
@@ -182,6 +183,15 @@ class ValidateShard:
             worker=worker,
             attempt=attempt,
         )
+
+
+def gone(rows: pa.Table, verdicts: Sequence[Verdict]) -> list[str]:
+    """Files that the driver has just listed, and that could not be opened."""
+    return [
+        row["file_name"]
+        for row, verdict in zip(rows.select(["file_name", "listed_bytes"]).to_pylist(), verdicts, strict=True)
+        if verdict.status in ("missing", "unreadable") and row["listed_bytes"] >= 0
+    ]
 
 
 def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) -> pa.Table:

@@ -1,0 +1,215 @@
+"""A data package whole: what came in comes back out, with our observations beside those of the package.
+
+Every row of the package's deployments, media and observations is written as it is, cell by cell, and every
+member of its description; observations that an earlier export of ours had added are replaced by today's.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import re
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.catalog.camtrap_dp import opened_package
+from camtrap_batch.catalog.datapackage import DataPackage
+from camtrap_batch.codes import Ints
+from camtrap_batch.errors import InputError
+from camtrap_batch.exports import camtrap_dp as ours
+from camtrap_batch.exports.images import Images
+from camtrap_batch.exports.written import Written
+from camtrap_batch.vocabulary import USABLE
+
+_OURS = r"^(media|box:\d+|event):"
+"""What ids of observations begin with that we add; `classifiedBy` is a model id then."""
+_MODEL = r"^[0-9a-f]{16}$"
+
+
+def write_whole(images: Images, path: Path, left_out: Path, source: str, rules: ours.Rules) -> Written:
+    """Write the package into the new folder `path`, and to `left_out` a list of what is not in it.
+
+    Parameters
+    ----------
+    source : the package that the data set is, as `dataset.metadata` names it
+
+    Raises
+    ------
+    InputError
+        The package has changed since the catalog was read from it.
+    """
+    written = Written(path, listed=left_out)
+    notes: Counter[str] = Counter()
+    path.mkdir()
+    with opened_package(source, notes) as package, ExitStack() as opened:
+        tables = {name: package.table(name, (), columns).data for name, columns in ours.TABLES.items()}
+        writers = {
+            name: opened.enter_context(ours.CsvWriter(path / f"{name}.csv", columns, as_text=True))
+            for name, columns in ours.TABLES.items()
+        }
+        unlisted = opened.enter_context(ours.CsvWriter(left_out, ours.LEFT_OUT))
+        people = _with_people(images, tables) if rules.without_people else pa.array([], pa.string())
+        media = _without(tables["media"], "mediaID", people)
+        observations = _of_source(tables["observations"], people, rules, written)
+        deployments = ours.rounded(tables["deployments"], rules.decimals)
+        writers["deployments"].write(deployments)
+        writers["media"].write(media)
+        writers["observations"].write(observations)
+        taxa = _add_ours(images, tables, people, writers["observations"], unlisted, written)
+        files = _copy_others(package, path)
+        descriptor = _descriptor(images, package.descriptor, taxa, files, written, rules)
+    ours.write_descriptor(path, descriptor)
+    written.notes["deployments of the package, as they were"] = deployments.num_rows
+    written.notes["media of the package, as they were"] = media.num_rows
+    written.notes["observations of the package, as they were"] = observations.num_rows
+    return written
+
+
+def _add_ours(
+    images: Images,
+    tables: dict[str, pa.Table],
+    people: pa.Array,
+    observations: ours.CsvWriter,
+    unlisted: ours.CsvWriter,
+    written: Written,
+) -> set[str]:
+    """Write what the model says of media and events; returns the names that it has."""
+    ids = tables["media"]["mediaID"].combine_chunks()
+    deployments = _Deployments(tables["deployments"]["deploymentID"])
+    events = ours.EventTimes(images.events.num_rows)
+    taxa: set[str] = set()
+    for block in images.blocks(list(ours.FROM_MANIFEST), boxes=images.has_boxes):
+        is_known = pc.is_in(block.rows["image_id"], ids)
+        if not pc.all(is_known).as_py():
+            name = block.rows["image_id"].filter(pc.invert(is_known))[0].as_py()
+            raise InputError(
+                f"{images.run.job.dataset.metadata}: no medium {name!r}, which the catalog has from it: the "
+                "package has changed since; run catalog again"
+            )
+        shows_people = np.asarray(pc.is_in(block.rows["image_id"], people).to_numpy(), bool)
+        ours.list_left_out(unlisted, block, shows_people, ours.SHOWS_PEOPLE, written)
+        written.images += int((~shows_people).sum())
+        # A medium that is no picture, or has no date, is in the package, and nothing is said of it.
+        status = pc.is_in(block.rows["status"], pa.array(USABLE))
+        is_in = np.asarray(pc.and_(status, pc.is_valid(block.rows["datetime"])).to_numpy(), bool)
+        is_in &= ~shows_people
+        if not is_in.any():
+            continue
+        rows = block.rows.filter(pa.array(is_in))
+        event = images.event[block.predicted[is_in]]
+        number = deployments.add(rows)
+        events.add(event, number, rows)
+        seen = ours.seen(images, block, np.flatnonzero(is_in))
+        table = ours.of_media(images, rows, deployments.ids(number), event, seen)
+        taxa.update(table["scientificName"].drop_null().unique().to_pylist())
+        observations.write(table)
+        written.notes["observations added, of media"] += table.num_rows
+    return taxa | ours.write_events(images, events, deployments, observations, unlisted, written)
+
+
+class _Deployments:
+    """The package's own deployments, by number."""
+
+    def __init__(self, ids: pa.ChunkedArray) -> None:
+        self._ids = ids.combine_chunks()
+
+    def add(self, rows: pa.Table) -> Ints:
+        """The number of each row's deployment."""
+        found = pc.index_in(rows["deployment"].cast(pa.string()), self._ids).combine_chunks()
+        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+
+    def ids(self, number: Ints) -> pa.Array:
+        return self._ids.take(pa.array(number, mask=number < 0))
+
+
+def _of_source(table: pa.Table, people: pa.Array, rules: ours.Rules, written: Written) -> pa.Table:
+    """The package's observations, without those that an earlier export of ours added."""
+    is_ours = pc.and_(
+        pc.fill_null(pc.match_substring_regex(table["observationID"], _OURS), False),
+        pc.fill_null(pc.match_substring_regex(table["classifiedBy"], _MODEL), False),
+    )
+    # What could not be classified has no model's id, and its own form.
+    is_unclassified = pc.and_(
+        pc.fill_null(pc.match_substring_regex(table["observationID"], _OURS), False),
+        pc.fill_null(pc.equal(table["observationType"], "unclassified"), False),
+    )
+    is_ours = pc.or_(is_ours, is_unclassified)
+    written.notes["observations of an earlier export, which today's replace"] = pc.sum(is_ours).as_py() or 0
+    table = table.filter(pc.invert(is_ours))
+    if rules.without_people:
+        is_human = pc.fill_null(pc.equal(table["observationType"], "human"), False)
+        table = _without(table.filter(pc.invert(is_human)), "mediaID", people)
+    return table
+
+
+def _with_people(images: Images, tables: dict[str, pa.Table]) -> pa.Array:
+    """Ids of media that show people, as the package's observations or the model say."""
+    observations = tables["observations"]
+    is_human = pc.fill_null(pc.equal(observations["observationType"], "human"), False)
+    found = set(observations.filter(is_human)["mediaID"].drop_null().to_pylist())
+    # An observation of an event is of all its media.
+    events = observations.filter(is_human)["eventID"].drop_null()
+    of_events = pc.is_in(observations["eventID"], events.combine_chunks())
+    found |= set(observations.filter(of_events)["mediaID"].drop_null().to_pylist()) if len(events) else set()
+    for block in images.blocks(["image_id"], boxes=images.has_boxes):
+        found |= set(block.rows["image_id"].filter(pa.array(ours.shows_people(images, block))).to_pylist())
+    return pa.array(sorted(found), pa.string())
+
+
+def _without(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
+    if not len(values):
+        return table
+    return table.filter(pc.invert(pc.is_in(table[column], values)))
+
+
+def _copy_others(package: DataPackage, path: Path) -> list[dict[str, Any]]:
+    """Tables and files of the package that are none of Camtrap DP's; copied where they lie in it."""
+    found = []
+    for resource in package.descriptor.get("resources", []):
+        if not isinstance(resource, dict) or resource.get("name") in ours.TABLES:
+            continue
+        found.append(resource)
+        paths = resource.get("path", [])
+        for name in [paths] if isinstance(paths, str) else paths:
+            if "://" in name:
+                continue
+            target = path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with package.opened(name, None, "datapackage.json") as file:
+                target.write_bytes(file.read())
+    return found
+
+
+def _descriptor(
+    images: Images,
+    source: dict[str, Any],
+    taxa: set[str],
+    others: list[dict[str, Any]],
+    written: Written,
+    rules: ours.Rules,
+) -> dict[str, Any]:
+    """The package's description, with what was added."""
+    found = copy.deepcopy(source)
+    found["resources"] = [*ours.resources(), *others]
+    found["profile"] = ours.PROFILE
+    found.pop("$schema", None)
+    found["created"] = ours.utc(dt.datetime.now(dt.UTC).isoformat())
+    sources = found.get("sources") or []
+    found["sources"] = [one for one in sources if one.get("title") != ours.TOOL] + [ours.source()]
+    project = found.get("project")
+    if isinstance(project, dict):
+        levels = project.get("observationLevel") or []
+        levels = [levels] if isinstance(levels, str) else levels
+        project["observationLevel"] = list(dict.fromkeys([*levels, "media", "event"]))
+    known = {str(one.get("scientificName", "")).casefold() for one in found.get("taxonomic") or []}
+    added = [one for one in ours.taxonomic(images, taxa) if one["scientificName"].casefold() not in known]
+    found["taxonomic"] = [*(found.get("taxonomic") or []), *added]
+    if "name" in found:
+        found["name"] = re.sub(r"[^a-z0-9._/-]", "-", str(found["name"]).lower())
+    return ours.described(found, rules)
