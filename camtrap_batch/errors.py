@@ -119,14 +119,14 @@ class StoreUnreachable(OSError):
 
 
 class Damaged(StageError):
-    """`file` is the path in the run folder, `fault` what is wrong with it."""
+    """`file` is the path in the run folder, `fault` what is wrong with it, `advice` what helps."""
 
-    def __init__(self, url: str, file: str, fault: str) -> None:
-        super().__init__(f"{url}/{file}: {fault}")
-        self.url, self.file, self.fault = url, file, fault
+    def __init__(self, url: str, file: str, fault: str, advice: str = "") -> None:
+        super().__init__(f"{url}/{file}: {fault}" + (f"; {advice}" if advice else ""))
+        self.url, self.file, self.fault, self.advice = url, file, fault, advice
 
-    def __reduce__(self) -> tuple[type[Damaged], tuple[str, str, str]]:
-        return Damaged, (self.url, self.file, self.fault)
+    def __reduce__(self) -> tuple[type[Damaged], tuple[str, str, str, str]]:
+        return Damaged, (self.url, self.file, self.fault, self.advice)
 
 
 class LeaseHeld(StageError):

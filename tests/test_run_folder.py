@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from support_runs import predict, run_on_driver, write_run
 
 from camtrap_batch.cli import main
 from camtrap_batch.store import snapshots
+from camtrap_batch.store.tables import shard_of
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -187,3 +190,46 @@ def test_old_tables_without_checksums_are_read(merged: Path) -> None:
     assert all(
         path.stat().st_mtime_ns < before for path in (merged / "run" / "tables").rglob("*") if path.is_file()
     )
+
+
+def test_check_names_what_is_damaged_and_has_it_made_again(
+    job_folder: JobFolder, undisturbed: Path, tmp_path: Path
+) -> None:
+    """A manifest, the thumbnails of another shard, a receipt of a third; validate does these three again."""
+    folder = job_folder()
+    run = run_of(folder)
+    shutil.rmtree(folder / "run" / "models")
+    shutil.copytree(undisturbed / "run" / "models", folder / "run" / "models")
+    done = call(folder, "check")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("MB read: all is well\n")
+    manifest, thumbnails = run.snapshot("manifest"), run.snapshot("thumbnails")
+    flipped, zeroed = manifest.files[1].file, thumbnails.files[3].file
+    (lost,) = run.folder.local("receipts/validate").glob(f"*/{shard_of(manifest.files[5].file)}.json")
+    data = bytearray(run.folder.read(flipped))
+    data[300] ^= 4
+    run.folder.local(flipped).write_bytes(data)
+    run.folder.local(zeroed).write_bytes(bytes(thumbnails.files[3].bytes))
+    lost.write_bytes(lost.read_bytes()[:50])
+    done = call(folder, "check")
+    assert done.returncode == 1
+    for path in (str(run.folder.local(flipped)), str(run.folder.local(zeroed)), str(lost)):
+        assert sum(line.startswith(f"{path}: is ") for line in done.stdout.splitlines()) == 1, done.stdout
+    before = receipts(folder, "validate")
+    done = call(folder, "check", "--repair")
+    assert done.returncode == 0, done.stdout
+    assert "the next run does these shards again: 3 of validate" in done.stdout
+    done = call(folder, "validate", "--cluster", "inline")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\b3 of \d\d shards run now", done.stderr), done.stderr
+    after = receipts(folder, "validate")
+    again = {shard_of(flipped), shard_of(zeroed), lost.stem}
+    assert {Path(name).stem for name in after if after[name] != before.get(name)} == again
+    found, expected = tables_of(folder), tables_of(undisturbed)
+    for name in ("manifest", "thumbnails"):
+        assert found[name].equals(expected[name])
+    assert call(folder, "check").returncode == 0
+    one = shard_of(manifest.files[0].file)
+    done = call(folder, "validate", "--cluster", "inline", "--redo", f"validate:{one[:6]}")
+    assert re.search(r"\b1 of \d\d shards run now", done.stderr), done.stderr
+    assert call(folder, "validate", "--redo", "validate:nosuch").returncode == 2

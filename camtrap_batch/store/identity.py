@@ -57,7 +57,9 @@ def check_identity(folder: Folder) -> bool:
             ) from None
         return bool(entries)
     except Unreadable as problem:
-        raise Damaged(folder.url, _PATH, f"{problem}; `camtrap check JOB --repair` writes it again") from None
+        raise Damaged(
+            folder.url, _PATH, str(problem), "`camtrap check JOB --repair` writes it again"
+        ) from None
     if found.format > FORMAT:
         raise InputError(
             f"{folder.url}/{_PATH}: written by a newer camtrap-batch ({found.written_by or 'unknown'}, "

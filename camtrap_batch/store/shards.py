@@ -13,13 +13,14 @@ import json
 import time
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
 
-from camtrap_batch.errors import BrokenPromise
+from camtrap_batch.errors import BrokenPromise, InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.store import redo
 from camtrap_batch.store.folder import Folder
@@ -222,7 +223,7 @@ def find_receipts(folder: Folder, plan: Plan) -> dict[str, Receipt]:
             except Unreadable as problem:
                 wrong.append(f"{folder.url}/{path}: {problem}; its shard is done again")
                 continue
-            if again.get(receipt.shard_id) == receipt.attempt:
+            if receipt.attempt in again.get(receipt.shard_id, ()):
                 folder.delete(path)
             else:
                 read.append(receipt)
@@ -236,6 +237,57 @@ def find_receipts(folder: Folder, plan: Plan) -> dict[str, Receipt]:
         paths = {name: places[1:] for name, places in paths.items() if name not in found and places[1:]}
     say_all(wrong)
     return found
+
+
+def ask_again(folder: Folder, stage: str, shard: str | None = None) -> int:
+    """Have a stage, or a shard of it, done again by its next run; returns the number of its receipts.
+
+    Parameters
+    ----------
+    shard : id of a shard of the stage's last plan, or its beginning; None: all of them
+
+    Raises
+    ------
+    InputError
+        Nothing of the stage, or no such shard, has been done.
+    """
+    plan = last_plan(folder, stage)
+    if plan is None:
+        done = folder.list("plans")
+        raise InputError(f"{folder.url}: nothing of {stage!r} was done yet; {choices(stage, done)}")
+    ids = [each.id for each in plan.shards if shard is None or each.id.startswith(shard.partition(".")[0])]
+    if shard is not None and len(ids) != 1:
+        what = f"{len(ids)} shards begin so" if ids else choices(shard, (each.id for each in plan.shards), 3)
+        raise InputError(f"{folder.url}: no shard {shard!r} in the last plan of {stage}: {what}")
+    attempts: dict[str, list[str]] = {}
+    wanted = set(ids)
+    paths = [
+        receipt_path(stage, plan_id, name.removesuffix(".json"))
+        for plan_id in folder.list(f"receipts/{stage}")
+        for name in folder.list(f"receipts/{stage}/{plan_id}")
+        if name.removesuffix(".json").partition(".")[0] in wanted
+    ]
+    for _, data in folder.read_many(paths):
+        with suppress(Unreadable):  # which counts as none
+            receipt = Receipt.from_json(data)
+            attempts.setdefault(receipt.shard_id, []).append(receipt.attempt)
+    if shard is not None and "." in shard:  # a half
+        attempts = {name: found for name, found in attempts.items() if name.startswith(shard)}
+    redo.ask(folder, stage, attempts)
+    return len(attempts)
+
+
+def last_plan(folder: Folder, stage: str) -> Plan | None:
+    """The newest plan of a stage that can be read; what can't be is told."""
+    plans: list[Plan] = []
+    wrong: list[str] = []
+    for path, data in folder.read_many(f"plans/{stage}/{name}" for name in folder.list(f"plans/{stage}")):
+        try:
+            plans.append(Plan.from_json(data))
+        except Unreadable as problem:
+            wrong.append(f"{folder.url}/{path}: {problem}; done without")
+    say_all(wrong)
+    return max(plans, key=lambda plan: plan.created, default=None)
 
 
 def find_faults(folder: Folder, files: Collection[File]) -> dict[str, str]:

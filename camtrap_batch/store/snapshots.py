@@ -55,6 +55,11 @@ class Snapshot:
     created: str = field(default_factory=now)
     more: dict[str, Any] = field(default_factory=dict)
 
+    def with_files(self, files: tuple[File, ...]) -> Snapshot:
+        """The same with other files, and totals of theirs."""
+        rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
+        return dataclasses.replace(self, files=files, rows=rows, bytes=size, created=now())
+
 
 def commit(folder: Folder, snapshot: Snapshot) -> Snapshot:
     """Write a snapshot under the next free number (whatever number it has) and make it the current one.

@@ -6,6 +6,7 @@ shard's receipt; when every shard has one, the snapshots; last of all, `CURRENT`
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import platform
@@ -29,6 +30,7 @@ from camtrap_batch.errors import BrokenPromise, CamtrapError, Damaged, StageErro
 from camtrap_batch.notices import say_all
 from camtrap_batch.store import redo, schemas, snapshots
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.records import encode
 from camtrap_batch.store.shards import File, Plan, Receipt, Shard, file_receipt, find_faults
 from camtrap_batch.store.snapshots import Snapshot
 
@@ -182,10 +184,16 @@ def stands(folder: Folder, plan: Plan, tables: Iterable[str]) -> bool:
     """
     if redo.is_asked(folder, plan.stage, (shard.id for shard in plan.shards)):
         return False
+    first: Snapshot | None = None
     for name in tables:
         snapshot = snapshots.current(folder, name)
         if snapshot is None:
             continue
+        first = first or snapshot
+        # Those that were committed together belong together.
+        together = first.inputs.get(name)
+        if isinstance(together, int) and snapshot.number < together:
+            return False
         faults = find_faults(folder, snapshot.files)
         if (model := snapshot.meta.get("model_id")) and name == "model":
             faults |= find_lost_model(folder, model)
@@ -213,7 +221,7 @@ def _damage_named(folder: Folder, files: Sequence[str]) -> Iterator[None]:
         file, fault = _find_damage(folder, files, problem)
         if not file:
             raise
-        raise Damaged(folder.url, file, f"{fault}; {_ADVICE}") from problem
+        raise Damaged(folder.url, file, fault, _ADVICE) from problem
 
 
 def _find_damage(folder: Folder, files: Sequence[str], problem: Exception) -> tuple[str, str]:
@@ -434,9 +442,49 @@ def commit_plan(
                 meta=meta or {},
             ),
         )
-    if redo.asked(folder, plan.stage):
+    asked = redo.read(folder, plan.stage)
+    for snapshot in committed.values():
+        _heal(folder, snapshot, done, asked.damaged)
+    if asked.shards:
         redo.settle(folder, plan.stage)
     return committed
+
+
+def _heal(folder: Folder, committed: Snapshot, done: Sequence[Receipt], damaged: Collection[str]) -> None:
+    """Let earlier snapshots of a table list the new files of a shard instead of those that were damaged.
+
+    A shard's id stands for what its rows depend on: they are the same rows. What was made of an earlier
+    snapshot goes on naming it.
+    """
+    earlier = [number for number in snapshots.numbers(folder, committed.table) if number < committed.number]
+    new: dict[str, list[File]] = {}
+    for receipt in done:
+        for file in receipt.files:
+            if file.table == committed.table:
+                new.setdefault(receipt.shard_id, []).append(file)
+    for number in reversed(earlier):
+        try:
+            snapshot = snapshots.load(folder, committed.table, number)
+        except Damaged:
+            continue
+        if not damaged and snapshot.plan_id != committed.plan_id:
+            continue  # no plan is committed twice unless something was wrong
+        faults = {*find_faults(folder, snapshot.files), *damaged}
+        # Of a shard, tables name one another's files: all of them are replaced.
+        spoilt = {shard_of(file) for file in faults}
+        files: list[File] = []
+        for file in snapshot.files:
+            shard = shard_of(file.file)
+            if shard not in spoilt or shard not in new:
+                files.append(file)
+            elif new[shard][0] not in files:
+                files += new[shard]
+        healed = tuple(files)
+        if healed != snapshot.files and sum(file.rows for file in healed) == snapshot.rows:
+            folder.write(
+                snapshots.path_of(committed.table, number),
+                encode(dataclasses.replace(snapshot, files=healed, bytes=sum(file.bytes for file in healed))),
+            )
 
 
 @functools.cache

@@ -263,7 +263,7 @@ def test_a_plan_that_cant_be_read_is_written_again(folder: Folder) -> None:
 def test_what_is_asked_is_done_again_once(folder: Folder, told: Callable[[], list[str]]) -> None:
     plan = make_plan()
     before = find_receipts(folder, plan)
-    redo.ask(folder, "select", {"v1s1": before["v1s1"].attempt, "gone": "x"})
+    redo.ask(folder, "select", {"v1s1": [before["v1s1"].attempt], "gone": ["x"]})
     assert not stands(folder, plan, TABLES)
     assert unsettled(plan.shards, find_receipts(folder, plan)) == [plan.shards[1]]
     run(folder, plan, even_if_current=True)

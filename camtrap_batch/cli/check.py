@@ -1,0 +1,73 @@
+"""camtrap check: read everything a run folder holds."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import threading
+
+from camtrap_batch.cli.options import Commands, job_argument
+from camtrap_batch.errors import InputError
+from camtrap_batch.job import Job
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.run import Run
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "check",
+        help="read everything a run folder holds, and name what is damaged",
+        description="Read everything a run folder holds, compare tables with the hashes in their receipts, "
+        "and name each fault with its file.",
+        epilog="exit codes: 0 all is well, or was repaired; 1 something is wrong; 3 a driver is at work",
+    )
+    job_argument(parser)
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="have the next run make again exactly what is damaged; put right at once what needs no run",
+    )
+    parser.set_defaults(call=_check)
+
+
+def _check(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.store.check import check
+
+    run = Run(Job.load(options.job, options.assignments))
+    report = check(run.folder, repair=options.repair, model_fault=_model_fault)
+    for fault in report.faults:
+        print(f"{run.folder.url}/{fault.file}: {fault.what}" + (f"; {fault.then}" if fault.then else ""))
+    print(f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB read: {_verdict(len(report.faults))}")
+    if report.is_sound:
+        return 0
+    shards = ", ".join(f"{len(shards):,} of {stage}" for stage, shards in sorted(report.again.items()))
+    if not options.repair:
+        print("camtrap check JOB --repair does what stands after each semicolon")
+        return 1
+    if shards:
+        print(f"the next run does these shards again: {shards}")
+    by_hand = [fault for fault in report.faults if fault.counts and fault.then.startswith(("remove", "copy"))]
+    return 1 if by_hand else 0
+
+
+def _verdict(faults: int) -> str:
+    return "all is well" if not faults else f"{faults:,} fault{'s' if faults > 1 else ''}"
+
+
+def _model_fault(model: Folder) -> str | None:
+    """What is wrong with a model's folder; a network in ONNX is its own identity."""
+    from camtrap_batch.model.info import CARD, WEIGHTS, model_id, read_info
+    from camtrap_batch.model.library import fetch_model
+
+    if not model.exists(CARD):
+        return None if any(name.endswith(".onnx") for name in model.list("")) else f"has no {CARD}"
+    try:
+        info = read_info(fetch_model(model))
+        found = model_id(hashlib.sha256(model.read(WEIGHTS)).hexdigest(), info)
+    except FileNotFoundError:
+        return f"has no {WEIGHTS}"
+    except InputError as problem:
+        return f"{CARD} is damaged ({problem})"
+    expected = model.url.rpartition("/")[2]
+    return None if found == expected else f"is damaged: its content is that of a model {found}"
