@@ -96,9 +96,9 @@ def _validate(context: Context, files: list[pa.Table]) -> StageResult:
 
     def check(receipts: list[Receipt]) -> None:
         """Row by row, the manifest is the catalog."""
-        names = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
+        written = [file for receipt in receipts for file in receipt.files if file.table == "manifest"]
         # All that findings need, at once: the footers of thousands of files take longer than the columns.
-        files.append(open_files(store.folder, "manifest", names).to_table(columns=FROM_MANIFEST))
+        files.append(open_files(store.folder, "manifest", written).to_table(columns=FROM_MANIFEST))
         if not files[0]["image_id"].equals(rows["image_id"]):
             raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
 
