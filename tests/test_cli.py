@@ -13,7 +13,7 @@ import pytest
 from camtrap_batch.cli import main
 from camtrap_batch.job import Job
 from camtrap_batch.model import ModelInfo
-from camtrap_batch.stages import STAGES
+from camtrap_batch.pipeline import STAGES
 
 CCT = json.dumps(
     {
@@ -54,7 +54,7 @@ def test_help_of_a_stage_teaches_its_keys(stage: str, capsys: pytest.CaptureFixt
         main([stage, "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for block in STAGES[stage].keys:
+    for block in STAGES[stage].sections:
         assert f"{block}." in text
     assert "--cluster" in text
 
@@ -109,7 +109,9 @@ def test_nothing_there_for_status_and_table(job: Path, capsys: pytest.CaptureFix
     assert main(["status", str(job)]) == 0
     assert "waiting" in capsys.readouterr().out
     assert "catalog is not there yet" in refused(capsys, "table", str(job), "catalog", "--out", "x.csv")
-    assert "possible: catalog, " in refused(capsys, "table", str(job), "catalogue", "--out", "x.csv")
+    assert "did you mean 'catalog'? possible: " in refused(
+        capsys, "table", str(job), "catalogue", "--out", "x.csv"
+    )
     assert "can't write .xls" in refused(capsys, "table", str(job), "catalog", "--out", "x.xls")
 
 
@@ -261,3 +263,48 @@ def test_what_needs_no_cluster_imports_none() -> None:
     code = "import sys, camtrap_batch.cli, camtrap_batch.stages.catalog; print('distributed' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
+
+
+def test_help_is_grouped_and_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for arguments in ((), ("help",)):
+        assert main(arguments) == 0
+        texts.append(capsys.readouterr().out)
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert texts == [capsys.readouterr().out] * 2
+    lines = texts[0].splitlines()
+    assert lines.index("begin:") < lines.index("run a job:") < lines.index("see what came of it:")
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert sorted(listed) == sorted(set(listed))
+    assert {"init", "demo", "status", "submit", *STAGES} <= set(listed)
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "catalog"])
+    assert ended.value.code == 0
+    assert "usage: camtrap catalog" in capsys.readouterr().out
+
+
+def test_words_that_were_meant_otherwise(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told_of(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        return capsys.readouterr().err.strip()
+
+    assert "no command 'catlog'; did you mean 'catalog'? possible: catalog, " in told_of("catlog")
+    told = told_of("catalog", str(job), "--set", "train.epochs", "3")
+    assert told == "camtrap: --set train.epochs: should be KEY=VALUE: --set train.epochs=3"
+    told = told_of("catalog", str(job), "--set", "train.epochs")
+    assert "should be KEY=VALUE: --set train.epochs=VALUE" in told
+
+
+def test_a_first_dry_run_says_what_each_stage_will_do(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = ("--set", "train.weights=none")
+    assert main(["reprocess", str(job), "--dry-run", *weights]) == 0
+    told = "".join(capsys.readouterr())
+    assert "nothing to do" not in told
+    for name, stage in STAGES.items():
+        if name != "catalog":
+            assert f"{name:9} {stage.help}" in told
+    assert "rows would be written" in told

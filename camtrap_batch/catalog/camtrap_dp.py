@@ -456,10 +456,12 @@ def _observed(media: Table, table: Table, clock: _Clock, notes: Counter[str]) ->
     named = named.merge(spans.reset_index(), on=["deployment", "event"])
     pairs = pd.concat([inside[~is_judged[inside["medium"]]], named[["span", "medium"]]]).drop_duplicates()
     spread = _spread(of_events, pairs)
+    # Events that some medium is in, also one that was judged by itself.
+    met = _inside(spans, events["deployment"].to_numpy(), instants, np.ones(n, bool))["span"]
+    ours = events.dropna(subset="event").merge(spans.reset_index(), on=["deployment", "event"])["span"]
     is_timed = ~np.isnat(of_events["start"].to_numpy()) | of_events["event"].notna().to_numpy()
-    notes["observations of events that no medium is in, left out"] += int(
-        (is_timed & ~of_events["span"].isin(pairs["span"]).to_numpy()).sum()
-    )
+    is_met = of_events["span"].isin({*met, *ours}).to_numpy()
+    notes["observations of events that no medium is in, left out"] += int((is_timed & ~is_met).sum())
     labels, categories = _labels(pd.concat([of_media[[*spread.columns]], spread]), n, notes)
     is_spread = np.isin(np.arange(n), spread["medium"])
     return _Observed(

@@ -67,7 +67,7 @@ class CsvReader(Reader[CsvDataset]):
         dataset = self.dataset
         catalog = read_csv(
             str(dataset.metadata),
-            location_finder(dataset.location),
+            location_finder(dataset.location, dataset.label),
             dataset.label,
             utc_offset=dataset.utc_offset,
             order=dataset.dates,

@@ -45,7 +45,7 @@ class FolderReader(Reader[FolderDataset]):
         dataset = self.dataset
         catalog = read_folder(
             self._root.walk(),
-            location_finder(dataset.location),
+            location_finder(dataset.location, dataset.label),
             dataset.label,
             where=shown(str(dataset.images)),
             utc_offset=dataset.utc_offset,

@@ -18,9 +18,27 @@ from camtrap_batch.job import Label, Location
 from camtrap_batch.vocabulary import EMPTY
 
 
-def location_finder(how: Location | None) -> Callable[[str], str | None]:
-    """`location_of_path` as the job file's `dataset.location` has it."""
-    return location_of_path(*((how.level, how.regex) if how is not None else (None, None)))
+def location_finder(how: Location | None, label: Label | None = None) -> Callable[[str], str | None]:
+    """`location_of_path` as the job file's `dataset.location` has it.
+
+    Without one, a file's folder is its location, but for the level that names the species.
+    """
+    if how is not None:
+        return location_of_path(how.level, how.regex)
+    folder = location_of_path(None, None)
+    if label is None or label.level is None:
+        return folder
+    level = label.level
+
+    def others(path: str) -> str | None:
+        parts = path.split("/")
+        return (
+            folder("/".join([*parts[:level], *parts[level + 1 :]]))
+            if len(parts) > level + 1
+            else folder(path)
+        )
+
+    return others
 
 
 def label_finder(how: Label) -> Callable[[str], str | None]:

@@ -21,6 +21,7 @@ from camtrap_batch.cli import (
     corrections,
     diff,
     export,
+    init,
     layer,
     model,
     review,
@@ -29,21 +30,58 @@ from camtrap_batch.cli import (
     submit,
     tables,
 )
-from camtrap_batch.cli.options import Parser
-from camtrap_batch.errors import CamtrapError, StoreUnreachable
+from camtrap_batch.cli.options import Commands, Parser
+from camtrap_batch.errors import CamtrapError, StoreUnreachable, UserError, choices
 from camtrap_batch.monitor.display import JsonLines
 from camtrap_batch.notices import LOGGER
 
-_COMMANDS = (stages, tables, check, review, corrections, export, diff, model, layer, submit, serve_layer)
+_COMMANDS = (
+    init,
+    stages,
+    tables,
+    check,
+    review,
+    corrections,
+    export,
+    diff,
+    model,
+    layer,
+    submit,
+    serve_layer,
+)
 """Modules whose `add(commands)` adds commands, in the order in which `--help` lists them."""
+
+_GROUPS = {
+    "begin": ("init", "demo"),
+    "run a job": (
+        "reprocess", "catalog", "validate", "detect", "select", "train", "infer", "merge", "publish",
+        "report",
+    ),
+    "see what came of it": ("status", "table", "check", "diff"),
+    "check and correct labels": ("review", "corrections"),
+    "give results and models away": ("export", "layer", "model"),
+    "clusters, upkeep, rehearsal": ("submit", "gc", "serve-layer"),
+}  # fmt: skip
+"""Commands by what one wants to do; one that is in no group is listed under the last."""
 _INTERRUPTED = 130
 _NO_LOG = logging.NullHandler()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     parser = make_parser()
-    options = parser.parse_args(arguments)
+    if not given or given == ["help"]:
+        parser.print_help()
+        return 0
+    if given[0] == "help":
+        given = [*given[1:], "--help"]
+    try:
+        _check_words(parser, given)
+    except UserError as problem:
+        print(f"camtrap: {problem}", file=sys.stderr)
+        raise SystemExit(problem.exit_code) from None  # as the parser itself does
+    options = parser.parse_args(given)
     stop = threading.Event()
     # What libraries log ends in a status or in an error of ours; without a handler it would be printed.
     logging.getLogger().addHandler(_NO_LOG)
@@ -65,19 +103,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return problem.exit_code if isinstance(problem, StoreUnreachable) else 1
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(
+def make_parser() -> _MainParser:
+    parser = _MainParser(
         prog="camtrap",
         description="From camera-trap images to species per camera on a feature layer, on a Dask cluster.",
         epilog="exit codes: 0 all done; 1 something failed, see the last lines; "
         "2 the command or a file is wrong; 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"camtrap-batch {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for module in _COMMANDS:
         module.add(commands)
+    parser.commands = commands
     return parser
+
+
+class _MainParser(Parser):
+    """The parser of `camtrap`, whose help lists the commands by what one wants to do."""
+
+    commands: Commands
+
+    def format_help(self) -> str:
+        about = {action.dest: action.help or "" for action in self.commands._get_subactions()}
+        grouped = {title: [name for name in names if name in about] for title, names in _GROUPS.items()}
+        listed = {name for names in grouped.values() for name in names}
+        last = list(grouped.values())[-1]
+        last.extend(name for name in about if name not in listed)
+        width = max(map(len, about))
+        lines = [
+            "usage: camtrap COMMAND ...        camtrap COMMAND --help tells more of one",
+            "",
+            str(self.description),
+        ]
+        for title, names in grouped.items():
+            if names:
+                lines += ["", f"{title}:", *(f"  {name:{width}}  {about[name]}" for name in names)]
+        return "\n".join([*lines, "", str(self.epilog), ""])
+
+
+def _check_words(parser: _MainParser, given: Sequence[str]) -> None:
+    """Raise UserError, with what would be right, where the parser's own message would not help."""
+    known = list(parser.commands.choices)
+    command = given[0]
+    if not command.startswith("-") and command not in known:
+        raise UserError(f"no command {command!r}; {choices(command, known, len(known))}")
+    for at, word in enumerate(given[:-1]):
+        if word == "--set" and "=" not in given[at + 1] and not given[at + 1].startswith("-"):
+            key, value = given[at + 1], next(iter(given[at + 2 : at + 3]), "")
+            if not value or value.startswith("-"):
+                value = "VALUE"
+            raise UserError(f"--set {key}: should be KEY=VALUE: --set {key}={value}")
 
 
 def _say(options: argparse.Namespace, text: str, event: str = "error") -> None:

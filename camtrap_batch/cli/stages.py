@@ -5,25 +5,35 @@ from __future__ import annotations
 import argparse
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from camtrap_batch.cli.options import (
     Commands,
+    add_option,
     cluster_option,
     describe_keys,
     job_options,
     load_job,
     open_context,
     output_options,
-    whole_number,
 )
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, duration
-from camtrap_batch.stages import STAGES, Context, StageResult, reprocess, run_one
+from camtrap_batch.pipeline import (
+    STAGES,
+    Context,
+    StageOption,
+    StageResult,
+    parse_options,
+    reprocess,
+    reprocess_options,
+    run_one,
+)
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import RETRIED
 from camtrap_batch.yamlfile import reference
 
 
@@ -40,7 +50,7 @@ def add(commands: Commands) -> None:
     demo.set_defaults(call=_demo)
 
     for name, stage in STAGES.items():
-        keys = [row for row in reference(Job) if row[0].partition(".")[0] in stage.keys]
+        keys = [row for row in reference(Job) if row[0].partition(".")[0] in stage.sections]
         command = commands.add_parser(
             name,
             help=stage.help,
@@ -49,20 +59,8 @@ def add(commands: Commands) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         job_options(command)
-        if name == "validate":
-            _retry_option(command)
-        if name == "publish":
-            command.add_argument(
-                "--snapshot",
-                type=whole_number,
-                metavar="N",
-                help="an earlier result of merge, as camtrap status lists them (default: the current one)",
-            )
-            command.add_argument(
-                "--prune",
-                action="store_true",
-                help="delete this job's stale rows from the layers of ArcGIS",
-            )
+        for option in stage.options:
+            add_option(command, option, as_typed=True)
         command.set_defaults(call=_stage, stage=name)
 
     whole = commands.add_parser(
@@ -72,36 +70,34 @@ def add(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     job_options(whole)
-    _retry_option(whole)
+    for option in reprocess_options():
+        add_option(whole, option, as_typed=True)
     whole.set_defaults(call=_reprocess)
 
 
-def _retry_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--retry",
-        default="",
-        metavar="STATUS[,STATUS]",
-        help=f"open images with these statuses once more: {', '.join(RETRIED)} (unreadable: always done)",
-    )
-
-
 def _stage(options: argparse.Namespace, stop: threading.Event) -> int:
-    with open_context(options, stop, load_job(options)) as context:
-        _print_result(run_one(context, options.stage), context.display)
+    given = _given(options, STAGES[options.stage].options)
+    with open_context(options, stop, load_job(options), given) as context:
+        _print_result(run_one(context, options.stage), context.display, dry_run=context.dry_run)
     return 0
 
 
 def _reprocess(options: argparse.Namespace, stop: threading.Event) -> int:
-    job = load_job(options)
-    with open_context(options, stop, job) as context:
+    given = _given(options, reprocess_options())
+    with open_context(options, stop, load_job(options), given) as context:
         _run_all(context)
     return 0
+
+
+def _given(options: argparse.Namespace, known: Sequence[StageOption]) -> dict[str, Any]:
+    typed = {option.name: getattr(options, option.name.replace("-", "_")) for option in known}
+    return parse_options(typed, known)
 
 
 def _run_all(context: Context) -> None:
     began = time.monotonic()
     for result in reprocess(context):
-        _print_result(result, context.display)
+        _print_result(result, context.display, dry_run=context.dry_run)
     if not context.dry_run:
         context.display.note("")
         _print_summary(context.run)
@@ -121,11 +117,16 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
     return 0
 
 
-def _print_result(result: StageResult, display: Display) -> None:
-    what = [f"{result.stage:9} {result.rows:,} rows"]
-    if result.shards > 1:
+def _print_result(result: StageResult, display: Display, *, dry_run: bool) -> None:
+    if dry_run and not result.rows and not result.shards and result.stage in STAGES:
+        what = [f"{result.stage:9} {STAGES[result.stage].help}"]
+    else:
+        what = [f"{result.stage:9} {result.rows:,} rows"]
+    if result.shards > 1 and not dry_run:
         what.append(f"{result.shards_run:,} of {result.shards:,} shards run now")
-    what.append(duration(result.seconds) if result.shards_run else "nothing to do")
+    is_done = bool(result.snapshots) or not result.notes
+    if not dry_run or is_done:
+        what.append(duration(result.seconds) if result.shards_run else "nothing to do")
     statuses = sorted(result.counts.items(), key=lambda item: -item[1])
     if statuses:
         what.append(", ".join(f"{name} {number:,}" for name, number in statuses))

@@ -29,11 +29,12 @@ from camtrap_batch.catalog.camtrap_dp import SOURCE
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import NO_TIME, Bools, microseconds, short_hash
-from camtrap_batch.exports.base import Option, Out
+from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.csv import no_formula
 from camtrap_batch.exports.images import BOX, Block, Images, take
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
+from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_file, check_folder
 from camtrap_batch.survey.effort import FROM_IMAGES, as_rows
 from camtrap_batch.survey.result import read_deployments

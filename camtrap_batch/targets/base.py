@@ -47,6 +47,7 @@ class LayerRows:
     key : field that identifies a row, text
     columns : attributes, among them the key, `JOB` and `LOCATION`
         Text, integers, floating point numbers and timestamps; without a time zone they are local camera time.
+        A field's metadata may say what it means (`fields.described`).
     longitude, latitude : float64, degrees, WGS 84
         Null where the place is not known: a row without geometry.
     description : for people who open the layer

@@ -31,6 +31,7 @@ from camtrap_batch.targets.edits import STORED, acknowledged, plan_edits, too_ma
 from camtrap_batch.targets.featuretable import FeatureTable, SentRows, has_table
 from camtrap_batch.targets.files import FileTarget
 from camtrap_batch.targets.points import SRS, register_functions
+from camtrap_batch.targets.styles import add_style, name_fields
 
 _SQLITE = b"SQLite format 3\x00"
 _BUSY_S = 30.0
@@ -113,6 +114,7 @@ class GeoPackageTarget(FileTarget):
                 for part, todo in zip(sent, plan.edits, strict=True):
                     if todo.num_rows and part.rows.layer in tables:
                         tables[part.rows.layer].add_lacking()
+                        name_fields(db, part.rows, list(tables[part.rows.layer].lacking))
                 _add_layers(db, missing)
                 tables = self._find(db, sent)
                 written = []
@@ -188,9 +190,16 @@ def _create(path: Path, layers: Sequence[LayerRows]) -> None:
             )
         except (DataSourceError, DataLayerError) as problem:
             raise StorageError(f"{path}: {problem}; nothing was written") from None
-    with closing(sqlite3.connect(path)) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         for rows in layers:
             db.execute(f'CREATE UNIQUE INDEX "{rows.layer}_{rows.key}" ON "{rows.layer}" ("{rows.key}")')
+            _dress(db, rows)
+
+
+def _dress(db: sqlite3.Connection, rows: LayerRows) -> None:
+    """What makes a new layer pleasant to open."""
+    add_style(db, rows, _GEOMETRY)
+    name_fields(db, rows)
 
 
 def _add_layers(db: sqlite3.Connection, layers: Sequence[LayerRows]) -> None:
@@ -218,6 +227,7 @@ def _add_layers(db: sqlite3.Connection, layers: Sequence[LayerRows]) -> None:
                     db.execute(statement)
                 for name in _LISTS:
                     _copy_rows(source, db, name, "table_name", rows.layer)
+                _dress(db, rows)
 
 
 def _copy_rows(

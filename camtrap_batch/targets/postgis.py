@@ -26,6 +26,7 @@ from camtrap_batch.remote import shown
 from camtrap_batch.store.run import Run
 from camtrap_batch.targets.base import JOB, LOCATION, OK, LayerRows, Push, Wanted
 from camtrap_batch.targets.edits import STORED, acknowledged, plan_edits, row_hashes, too_many_deleted
+from camtrap_batch.targets.fields import meaning_of
 from camtrap_batch.targets.points import SRS
 
 if TYPE_CHECKING:
@@ -418,13 +419,13 @@ class _Table:
             self.db.execute(
                 self._sql("ALTER TABLE {table} ADD COLUMN {name} {type}", name=Identifier(name), type=type_)
             )
-            about = (self.sent.rows.columns.schema.field(name).metadata or {}).get(b"description")
+            about = meaning_of(self.sent.rows.columns.schema.field(name))
             if about:
                 self.db.execute(
                     self._sql(
                         "COMMENT ON COLUMN {table}.{name} IS {about}",
                         name=Identifier(name),
-                        about=Literal(about.decode()),
+                        about=Literal(about),
                     )
                 )
 

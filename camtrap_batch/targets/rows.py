@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.targets.base import JOB, LOCATION, LayerRows
+from camtrap_batch.targets.fields import described
 
 PHOTOS = pa.schema(
     [
@@ -95,7 +96,7 @@ def photo_rows(photos: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
 
 
 def _owned(columns: pa.Table, job: str) -> pa.Table:
-    return columns.append_column(JOB, pa.repeat(job, columns.num_rows))
+    return described(columns.append_column(JOB, pa.repeat(job, columns.num_rows)))
 
 
 def _rounded(table: pa.Table, name: str) -> pa.Table:

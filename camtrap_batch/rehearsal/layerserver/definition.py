@@ -112,6 +112,7 @@ class Field:
             "name": self.name,
             "type": self.type,
             "alias": self.definition.get("alias") or self.name,
+            "description": self.definition.get("description"),
             "sqlType": "sqlTypeOther",
             "nullable": self.is_nullable,
             "editable": self.is_editable,

@@ -21,6 +21,7 @@ def create_layers(
     labels: Sequence[str],
     urls: Mapping[str, str],
     names: Mapping[str, Mapping[str, str]],
+    utc_offset: str | None = None,
 ) -> tuple[dict[str, str], list[str]]:
     """Layers for `layers`: those with a URL get what they lack, the others are made in a hosted service.
 
@@ -32,6 +33,7 @@ def create_layers(
     labels : species and others, most frequent first; see `layer_definition`
     urls : layer -> URL, of those that exist
     names : layer -> column -> field
+    utc_offset : of the cameras' clocks, such as "+02:00"; see `layer_definition`
 
     Returns
     -------
@@ -55,7 +57,7 @@ def create_layers(
         its = dict(names.get(rows.layer, {}))
         if rows.layer not in numbers:
             number = max(numbers.values(), default=-1) + 1
-            definition = layer_definition(rows, number, labels, its)
+            definition = layer_definition(rows, number, labels, its, utc_offset)
             del definition["indexes"]
             change_definition(service, home, "addToDefinition", {"layers": [definition]})
             numbers[rows.layer] = number
@@ -92,10 +94,29 @@ def _complete(service: Service, url: str, rows: LayerRows, names: dict[str, str]
     if not is_unique:
         change_definition(service, url, "addToDefinition", {"indexes": [key_index(key)]})
         done.append(f"{rows.layer}: unique index on {key} added")
+    plain = _without_alias(rows, names, about)
+    if plain:
+        change_definition(service, url, "updateDefinition", {"fields": plain})
+        done.append(f"{rows.layer}: aliases and descriptions of {len(plain)} fields added")
     if not about.get("hasAttachments"):
         change_definition(service, url, "updateDefinition", {"hasAttachments": True})
         done.append(f"{rows.layer}: attachments allowed")
     return done or [f"{rows.layer}: {url} has all that is needed"]
+
+
+def _without_alias(rows: LayerRows, names: dict[str, str], about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of fields that have no alias but their name, ours; an alias of the user's own stays."""
+    there: dict[str, dict[str, Any]] = {field["name"].lower(): field for field in about.get("fields") or []}
+    changed = []
+    for column in rows.columns.schema:
+        wanted = field_definition(column, names.get(column.name, column.name), rows.key)
+        field = there.get(wanted["name"].lower())
+        if field is None or field.get("alias") not in (None, "", field["name"]):
+            continue
+        if wanted["alias"] != field["name"]:
+            change = {"name": field["name"], "type": field["type"]}
+            changed.append(change | {key: wanted[key] for key in ("alias", "description") if key in wanted})
+    return changed
 
 
 def _home(service: Service, job: str) -> tuple[str, list[dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,24 +10,40 @@ import pyarrow as pa
 
 from camtrap_batch.portal.reading import WGS_84
 from camtrap_batch.targets.base import LOCATION, LayerRows
+from camtrap_batch.targets.fields import COLOURS, LABELS, alias_of, meaning_of
 
 OBJECT_ID, GLOBAL_ID = "OBJECTID", "GlobalID"
 MOST_DOMAIN_VALUES = 1000
 
 _TYPES = {"real": "esriFieldTypeDouble", "date": "esriFieldTypeDate", "text": "esriFieldTypeString"}
+_ZONES = {
+    "-11:00": "UTC-11", "-10:00": "Hawaiian Standard Time", "-09:00": "UTC-09", "-08:00": "UTC-08",
+    "-07:00": "US Mountain Standard Time", "-06:00": "Central America Standard Time",
+    "-05:00": "SA Pacific Standard Time", "-04:00": "SA Western Standard Time",
+    "-03:00": "SA Eastern Standard Time", "-02:00": "UTC-02", "-01:00": "Cape Verde Standard Time",
+    "+00:00": "UTC", "+01:00": "W. Central Africa Standard Time", "+02:00": "South Africa Standard Time",
+    "+03:00": "E. Africa Standard Time", "+04:00": "Arabian Standard Time",
+    "+04:30": "Afghanistan Standard Time", "+05:00": "West Asia Standard Time",
+    "+05:30": "India Standard Time", "+05:45": "Nepal Standard Time", "+06:00": "Bangladesh Standard Time",
+    "+06:30": "Myanmar Standard Time", "+07:00": "SE Asia Standard Time",
+    "+08:00": "Singapore Standard Time", "+09:00": "Tokyo Standard Time",
+    "+09:30": "AUS Central Standard Time", "+10:00": "E. Australia Standard Time",
+    "+11:00": "Central Pacific Standard Time", "+12:00": "UTC+12", "+13:00": "UTC+13",
+}  # fmt: skip
+"""Offset -> a Windows time zone that has it all year (Unicode CLDR, windowsZones)."""
+
 _LENGTHS = {"file_name": 1000, "events_by_label": 4000, "reason": 1000}
 _LENGTH = 255
+_UTC = "time in UTC (that of the camera where its offset is not known)"
 _TIMES = {"cameras": ("first", "last"), "events": ("start", "end"), "photos": ("datetime", None)}
-_LABELS = {"cameras": "top_label", "events": "label", "photos": "ClassLabel"}
-_COLOURS = (
-    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178),
-    (213, 94, 0), (204, 121, 167), (120, 120, 120), (148, 103, 189), (140, 86, 75),
-)  # fmt: skip
-"""Of symbols; the first seven are told apart by colour-blind people (Okabe and Ito 2008)."""
 
 
 def layer_definition(
-    rows: LayerRows, number: int, labels: Sequence[str], names: dict[str, str]
+    rows: LayerRows,
+    number: int,
+    labels: Sequence[str],
+    names: dict[str, str],
+    utc_offset: str | None = None,
 ) -> dict[str, Any]:
     """A layer of points for `rows`, with a unique index on the key, time, popup, and symbols by species.
 
@@ -35,8 +52,9 @@ def layer_definition(
     number : of the layer in its service
     labels : species and other labels, most frequent first; they make the domain and the symbols
     names : column -> field, where it has another name
+    utc_offset : of the cameras' clocks, such as "+02:00": the zone in which dates are shown
     """
-    label = names.get(_LABELS[rows.layer], _LABELS[rows.layer])
+    label = names.get(LABELS[rows.layer], LABELS[rows.layer])
     start, end = _TIMES[rows.layer]
     fields = [
         field_definition(column, names.get(column.name, column.name), rows.key)
@@ -53,7 +71,7 @@ def layer_definition(
         "id": number,
         "name": rows.layer,
         "type": "Feature Layer",
-        "description": rows.description,
+        "description": in_utc(rows.description),
         "geometryType": "esriGeometryPoint",
         "spatialReference": {"wkid": WGS_84},
         "extent": {"xmin": -180, "ymin": -90, "xmax": 180, "ymax": 90, "spatialReference": {"wkid": WGS_84}},
@@ -80,6 +98,7 @@ def layer_definition(
             "endTimeField": names.get(end, end) if end else None,
             "timeReference": {"timeZone": "UTC", "respectsDaylightSaving": False},
         },
+        **preferred_time(utc_offset),
         "drawingInfo": {"renderer": _renderer(label, labels)},
         "popupInfo": _popup(rows, names),
     }  # fmt: skip
@@ -90,10 +109,13 @@ def field_definition(column: pa.Field, name: str, key: str) -> dict[str, Any]:
     kind = kind_of(column.type)
     definition: dict[str, Any] = {
         "name": name,
-        "alias": name,
+        "alias": alias_of(column.name),
         "editable": True,
         "nullable": column.name != key,
     }
+    if meaning := meaning_of(column):
+        meaning = in_utc(meaning) if kind == "date" else meaning
+        definition["description"] = json.dumps({"value": meaning, "fieldValueType": ""})
     if kind == "integer":
         is_big = column.type.bit_width > 32
         return definition | {"type": "esriFieldTypeBigInteger" if is_big else "esriFieldTypeInteger"}
@@ -115,6 +137,22 @@ def kind_of(type_: pa.DataType) -> str:
     return next((kind for test, kind in tests if test(type_)), "text")
 
 
+def in_utc(text: str) -> str:
+    """A description of a layer or field whose times are camera time, as ArcGIS gets them."""
+    return text.replace("local camera time", _UTC)
+
+
+def preferred_time(utc_offset: str | None) -> dict[str, Any]:
+    """The part of a definition that says in which zone dates are shown; nothing where it is not known.
+
+    ArcGIS names zones as Windows does; for each offset, here, one without daylight saving.
+    """
+    zone = _ZONES.get(utc_offset or "")
+    if zone is None:
+        return {}
+    return {"preferredTimeReference": {"timeZone": zone, "respectsDaylightSaving": False}}
+
+
 def key_index(field: str) -> dict[str, Any]:
     """With it, a row that is added twice comes back as an error, and not as a second feature."""
     return {
@@ -127,7 +165,7 @@ def key_index(field: str) -> dict[str, Any]:
 
 
 def _renderer(label: str, labels: Sequence[str]) -> dict[str, Any]:
-    shown = list(dict.fromkeys(labels))[: len(_COLOURS)]
+    shown = list(dict.fromkeys(labels))[: len(COLOURS)]
     return {
         "type": "uniqueValue",
         "field1": label,
@@ -135,7 +173,7 @@ def _renderer(label: str, labels: Sequence[str]) -> dict[str, Any]:
         "defaultLabel": "other",
         "uniqueValueInfos": [
             {"value": text, "label": text, "symbol": _symbol(colour)}
-            for text, colour in zip(shown, _COLOURS, strict=False)
+            for text, colour in zip(shown, COLOURS, strict=False)
         ],
     }
 
@@ -155,7 +193,7 @@ def _popup(rows: LayerRows, names: dict[str, str]) -> dict[str, Any]:
     return {
         "title": f"{{{title}}}",
         "fieldInfos": [
-            {"fieldName": names.get(name, name), "label": name.replace("_", " "), "visible": True}
+            {"fieldName": names.get(name, name), "label": alias_of(name), "visible": True}
             for name in rows.columns.column_names
         ],
         "popupElements": [{"type": "fields"}, {"type": "attachments", "displayType": "auto"}],

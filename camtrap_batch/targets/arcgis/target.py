@@ -30,6 +30,7 @@ class ArcGISTarget:
     append : add and update rows by append jobs
     wants_photos : the job asks for the best photos to be attached
     portal : where the service is signed in
+    utc_offset : of the cameras' clocks, such as "+02:00", where the job says it
     """
 
     service: Service
@@ -40,6 +41,7 @@ class ArcGISTarget:
     append: bool = False
     wants_photos: bool = False
     portal: str = ""
+    utc_offset: str | None = None
 
     section: ClassVar[type[PublishArcGIS]] = PublishArcGIS
     help: ClassVar[str] = "layers of a portal of ArcGIS"
@@ -58,6 +60,7 @@ class ArcGISTarget:
             append=publish.append,
             wants_photos=publish.best_photos,
             portal=publish.portal,
+            utc_offset=run.job.dataset.utc_offset,
         )
 
     def describe(self) -> str:
@@ -119,7 +122,9 @@ class ArcGISTarget:
 
     def create(self, layers: Sequence[LayerRows], labels: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         """See `MakesLayers.create`; raises as `create_layers` does."""
-        made, done = create_layers(self.service, self.job, layers, labels, self.urls, self.names)
+        made, done = create_layers(
+            self.service, self.job, layers, labels, self.urls, self.names, self.utc_offset
+        )
         if made == self.urls:
             return {}, done
         return {"target": "arcgis", "portal": self.portal, **made}, done

@@ -1,0 +1,362 @@
+"""A look at what somebody has, to say what it is and which job file would read it (`camtrap init`).
+
+Nothing is decided for good: where folders may mean one thing or the other, `Found` has the levels to choose
+from and a guess.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+import msgspec
+import numpy as np
+
+from camtrap_batch.catalog.csv import COLUMNS
+from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.names import tidy_name
+from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.errors import InputError
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.images.exif import read_jpeg_exif
+from camtrap_batch.remote import plain, shown
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
+
+_SAMPLE = 40  # images whose EXIF is looked at, and names that are looked for
+_HEADER_BYTES = 65_536
+_SHOWN = 4
+_DCIM = re.compile(r"DCIM|MISC|\d{3}[A-Z0-9_]{5}|\d{3}MEDIA|(SD|card|disk|usb)[ _-]?\d*", re.IGNORECASE)
+_DATE = re.compile(r"\d{4}([-_.]?\d{2}([-_.]?\d{2})?)?|\d{2}[-_.]\d{2}[-_.]\d{4}")
+_BINOMIAL = re.compile(r"[A-Z]?[a-z]{3,}[ _][a-z]{3,}([ _][a-z]{3,})?")
+_CAMERA = re.compile(r".*\d|.*(cam|site|station|loc|trap|plot|grid)", re.IGNORECASE)
+_NOTHING = frozenset({"empty", "blank", "nothing", "no animal", "animal", "person", "human", "vehicle"})
+_NOTHING_BUT_NAMES = re.compile(r"[^\W\d_]+([ _-][^\W\d_]+){0,3}")
+
+
+@dataclass(frozen=True)
+class Level:
+    """A folder level of the images' paths: 0 = the first below the image root.
+
+    Attributes
+    ----------
+    names : of its folders, the one with most images first
+    n_images : images that lie below one
+    """
+
+    number: int
+    names: list[str]
+    n_images: int
+
+    def __str__(self) -> str:
+        more = f", ... ({len(self.names):,})" if len(self.names) > _SHOWN else ""
+        return ", ".join(self.names[:_SHOWN]) + more
+
+
+@dataclass
+class Found:
+    """What was found.
+
+    Attributes
+    ----------
+    dataset : the section `dataset` of a job file, as far as it is known
+    lines : what was found, for people, one thing per line
+    levels : folder levels, where paths are all that tells camera and species
+    camera, species : the levels that are likeliest, None: none is
+    results : path or URL of detections, where that is what was looked at
+    """
+
+    dataset: dict[str, Any]
+    lines: list[str]
+    levels: list[Level] = field(default_factory=list)
+    camera: int | None = None
+    species: int | None = None
+    results: str | None = None
+
+
+def look(target: str) -> Found:
+    """Look at a folder, a file or a URL; a path may be relative.
+
+    Raises
+    ------
+    InputError
+        There is nothing, or nothing that a job could read; with what would be.
+    """
+    path = urlsplit(target).path if "://" in target else target
+    if re.search(r"/(Feature|Map)Server(/\d+)?/?$", path):
+        return Found(
+            {"format": "feature-layer", "metadata": target.rstrip("/")},
+            [f"a feature layer: {shown(target)}; its photos are read when the job runs"],
+        )
+    if "://" not in target:
+        target = os.path.abspath(Path(target).expanduser())  # noqa: PTH100 - keeps the user's symbolic links
+        if not os.path.lexists(target):
+            raise InputError(f"{target}: no such file or folder (camtrap init)")
+    name = path.lower().rstrip("/")
+    if name.endswith((".json", ".json.gz")):
+        return _of_json(target)
+    if name.endswith((".csv", ".tsv", ".txt", ".xlsx", ".csv.gz")):
+        return _of_table(target)
+    if name.endswith(".zip"):
+        return _of_zip(target)
+    if "://" not in target and Path(target).is_file():
+        raise InputError(
+            f"{target}: is neither images nor a list of them; possible: a folder, .zip, .json, .csv, .xlsx, "
+            "a bucket or a feature layer (camtrap init)"
+        )
+    return _of_folder(target)
+
+
+def _of_folder(target: str) -> Found:
+    descriptor = f"{target.rstrip('/')}/datapackage.json"
+    if _exists(descriptor):
+        return _of_json(descriptor)
+    names = list(ImageRoot(target).walk())
+    found = _of_names(target, names)
+    lists = [name for name in names if "/" not in name and ending_of(name) in (".json", ".csv", ".xlsx")]
+    found.lines += [
+        f"{name} lies beside the images; if it lists them: camtrap init {shown(target).rstrip('/')}/{name}"
+        for name in lists[:_SHOWN]
+    ]
+    return found
+
+
+def _of_names(target: str, names: Sequence[str]) -> Found:
+    kinds = Counter(ending_of(name) for name in names)
+    images = [name for name in names if ending_of(name) in IMAGE_ENDINGS | RAW_ENDINGS]
+    videos = [name for name in names if ending_of(name) in VIDEO_ENDINGS]
+    if not images and not videos:
+        raise InputError(f"{shown(target)}: no image below it (camtrap init); is it the right folder?")
+    n_other = len(names) - len(images) - len(videos)
+    endings = ", ".join(f"{kind} {number:,}" for kind, number in kinds.most_common(_SHOWN))
+    lines = [
+        f"{len(images):,} images"
+        + (f", {len(videos):,} video{'s' * (len(videos) > 1)}" if videos else "")
+        + f" ({endings})",
+        *([f"{n_other:,} other files, which are left out"] if n_other else []),
+        _dates(ImageRoot(target), images),
+    ]
+    levels = _levels([*images, *videos])
+    camera, species = _guess(levels, len(images) + len(videos))
+    return Found({"format": "folder", "images": target}, lines, levels, camera, species)
+
+
+def _levels(names: Iterable[str]) -> list[Level]:
+    counts: list[Counter[str]] = []
+    for name in names:
+        for at, part in enumerate(name.split("/")[:-1]):
+            if at == len(counts):
+                counts.append(Counter())
+            counts[at][part] += 1
+    return [
+        Level(at, [name for name, _ in count.most_common()], count.total()) for at, count in enumerate(counts)
+    ]
+
+
+def _guess(levels: list[Level], n_images: int) -> tuple[int | None, int | None]:
+    """The levels of cameras and of species, as their names make likely."""
+
+    def part(level: Level, like: re.Pattern[str]) -> float:
+        return sum(bool(like.fullmatch(name)) for name in level.names) / len(level.names)
+
+    def is_of_species(level: Level) -> bool:
+        words = [name.replace("_", " ").casefold() for name in level.names]
+        known = sum(word in _NOTHING for word in words)
+        likely = part(level, _BINOMIAL) >= 0.5 or (known and part(level, _NOTHING_BUT_NAMES) >= 0.8)
+        return bool(likely) and part(level, _DATE) == 0
+
+    open_levels = [
+        level
+        for level in levels
+        if part(level, _DCIM) < 0.5 and part(level, _DATE) < 0.5 and level.n_images > 0.5 * n_images
+    ]
+    species = next((level for level in open_levels if is_of_species(level)), None)
+    rest = [level for level in open_levels if level is not species]
+    several = [level for level in rest if len(level.names) > 1]
+    named = [level for level in several if part(level, _CAMERA) >= 0.5]
+    camera = next(iter(named or several or rest), None)
+    return (camera.number if camera else None), (species.number if species else None)
+
+
+def _dates(root: ImageRoot, images: Sequence[str]) -> str:
+    jpegs = [name for name in images if ending_of(name) in (".jpg", ".jpeg")]
+    if not jpegs:
+        return "dates: not looked for (no JPEG)"
+    sample = [jpegs[at] for at in np.unique(np.linspace(0, len(jpegs) - 1, _SAMPLE).astype(int))]
+    taken: list[dt.datetime] = []
+    cameras: Counter[str] = Counter()
+    for name in sample:
+        try:
+            fields = read_jpeg_exif(root.read(name, most=_HEADER_BYTES))
+        except (OSError, ValueError):
+            continue
+        if fields.taken is not None:
+            taken.append(fields.taken)
+        if fields.make or fields.model:
+            cameras[" ".join(filter(None, (fields.make, fields.model)))] += 1
+    made = f"; taken with {', '.join(name for name, _ in cameras.most_common(2))}" if cameras else ""
+    if not taken:
+        return f"dates: none of {len(sample)} images looked at has one in its EXIF{made}"
+    return (
+        f"dates: {len(taken)} of {len(sample)} images looked at have one in their EXIF, "
+        f"{min(taken):%Y-%m-%d} to {max(taken):%Y-%m-%d}{made}"
+    )
+
+
+class _Named(msgspec.Struct):
+    file: str | None = None
+    file_name: str | None = None
+
+
+class _Listed(msgspec.Struct):
+    images: list[_Named]
+
+
+class _Predicted(msgspec.Struct):
+    filepath: str
+
+
+class _Predictions(msgspec.Struct):
+    predictions: list[_Predicted]
+
+
+def _of_json(target: str) -> Found:
+    data = read_json(target, "camtrap init")
+
+    def has(key: str) -> bool:
+        return data.find(f'"{key}"'.encode()) >= 0
+
+    if has("resources"):
+        base = target.rpartition("/")[0]
+        return Found(
+            {"format": "camtrap-dp", "metadata": target, "images": base},
+            [f"a Camtrap DP data package: {shown(target)}"],
+        )
+    is_results = has("detection_categories") or (has("detections") and not has("annotations"))
+    try:
+        if has("predictions") and not has("images"):
+            names = [one.filepath for one in msgspec.json.decode(data, type=_Predictions).predictions]
+        else:
+            listed = msgspec.json.decode(data, type=_Listed).images
+            names = [name for one in listed if (name := one.file if is_results else one.file_name)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise InputError(f"{shown(target)}: no list of images (camtrap init): {problem}") from None
+    if not names:
+        raise InputError(f"{shown(target)}: lists no image (camtrap init)")
+    root, line = _root_of(target, names)
+    if is_results or not has("images"):
+        found = _of_results(target, names, root)
+        found.lines.append(line)
+        return found
+    labelled = "with labels of people" if has("annotations") else "without labels"
+    lines = [f"a COCO Camera Traps file of {len(names):,} images, {labelled}", line]
+    return Found({"format": "cct", "metadata": target, "images": root}, lines)
+
+
+def _of_results(target: str, names: list[str], root: str) -> Found:
+    below = [tidy_name(name, root) for name in names]
+    levels = _levels(below)
+    camera, _ = _guess(levels, len(below))
+    lines = [f"results of a detector for {len(names):,} images"]
+    return Found({"format": "folder", "images": root}, lines, levels, camera, None, target)
+
+
+def _of_table(target: str) -> Found:
+    table = read_table(target, "camtrap init", [name for names in COLUMNS.values() for name in names])
+    used = {what: name for what, names in COLUMNS.items() if (name := table.name_of(names))}
+    column = table.require({"file_name": COLUMNS["file_name"]})["file_name"]
+    files = [name for name in table.columns[column] if name]
+    if "folder" in used:
+        folders = table.columns[used["folder"]]
+        files = [f"{a}/{b}" if a else b for a, b in zip(folders, table.columns[column], strict=True) if b]
+    if not files:
+        raise InputError(f"{shown(target)}: lists no image (camtrap init)")
+    root, line = _root_of(target, files)
+    read = ", ".join(used.values())
+    left = [name for name in table.columns if name not in used.values()]
+    lines = [
+        f"a table of {len(table):,} rows; columns that are read: {read}",
+        *([f"columns that are left alone: {', '.join(left)}"] if left else []),
+        line,
+        *table.notes,
+    ]
+    found = Found({"format": "csv", "metadata": target, "images": root}, lines)
+    if "location" not in used:
+        found.levels = _levels(tidy_name(name, root) for name in files)
+        found.camera, found.species = _guess(found.levels, len(files))
+    if {"category_id", "category_name"} & set(used):
+        found.species = None
+    return found
+
+
+def _of_zip(target: str) -> Found:
+    names = list(ImageRoot(target).walk())
+    packages = [name for name in names if name.rpartition("/")[2] == "datapackage.json"]
+    if packages:
+        inside = packages[0].rpartition("/")[0]
+        root = f"zip://{inside}::{target}" if inside else target
+        return Found(
+            {"format": "camtrap-dp", "metadata": target, "images": root},
+            [f"a Camtrap DP data package in a zip: {shown(target)}"],
+        )
+    if not any(ending_of(name) in IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS for name in names):
+        if any(ending_of(name) == ".json" for name in names):
+            return _of_json(target)
+        raise InputError(f"{shown(target)}: holds neither images nor metadata (camtrap init)")
+    return _of_names(target, names)
+
+
+def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
+    """The folder that listed names are relative to, as far as a sample of them is found; and a line."""
+    sample = [names[at] for at in np.unique(np.linspace(0, len(names) - 1, _SAMPLE).astype(int))]
+    base = target.rpartition("/")[0] or "."
+    if all(name.startswith("/") or "://" in name for name in sample):
+        common = os.path.commonpath([name.partition("://")[2] or name for name in sample])
+        scheme = sample[0].partition("://")[0] + "://" if "://" in sample[0] else ""
+        if "." in common.rpartition("/")[2]:
+            common = common.rpartition("/")[0]
+        return f"{scheme}{common}", "file names are absolute; their common folder is the image root"
+    candidates = [base, f"{base}/images", f"{base}/photos", f"{base}/data"]
+    if "://" not in base:
+        folder = Path(base)
+        candidates += sorted(str(entry) for entry in folder.iterdir() if entry.is_dir())[:50]
+        candidates += [str(folder.parent)]
+        candidates += sorted(str(entry) for entry in folder.glob("*.zip"))[:10]
+    best, most = base, 0
+    for candidate in dict.fromkeys(candidates):
+        there = _n_there(candidate, [tidy_name(name) for name in sample])
+        if there > most:
+            best, most = candidate, there
+        if there == len(sample):
+            break
+    if not most:
+        return best, (
+            f"where the images are could not be told: none of {len(sample)} looked for is beside the file; "
+            "set dataset.images"
+        )
+    return best, f"images: {most} of {len(sample)} looked for are in {shown(best)}"
+
+
+def _n_there(root: str, names: Sequence[str]) -> int:
+    try:
+        return int((ImageRoot(root).listing(list(names)).sizes >= 0).sum())
+    except (OSError, InputError):
+        return 0
+
+
+def _exists(path: str) -> bool:
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(path)
+        return bool(filesystem.exists(inner))
+    except Exception as problem:  # clients of object stores have errors of their own
+        raise InputError(f"{shown(path)}: can't be read (camtrap init): {plain(problem)}") from None
+
+
+__all__ = ["Found", "Level", "look"]

@@ -1,0 +1,239 @@
+"""camtrap init: from what somebody has to a job file that runs as it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from camtrap_batch.cli import main
+from camtrap_batch.job import Job
+from camtrap_batch.store.run import open_run
+
+
+def photo(path: Path, taken: str | None = "2020:05:01 10:00:00") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    if taken is not None:
+        exif.get_ifd(0x8769)[0x9003] = taken
+    Image.new("RGB", (40, 30), (len(path.name), 99, 20)).save(path, "JPEG", exif=exif)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    return here
+
+
+@pytest.fixture
+def stations(tmp_path: Path) -> Path:
+    for station in ("ST1", "ST2", "ST3"):
+        for species in ("Vulpes vulpes", "Meles meles", "blank"):
+            photo(tmp_path / "photos" / station / "DCIM" / species / "a.jpg")
+    return tmp_path / "photos"
+
+
+def init(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
+    assert main(["init", *map(str, arguments)]) == code
+    told = capsys.readouterr()
+    return told.out if code == 0 else told.err
+
+
+def runs(job: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    """The rows of the catalog that the job file gives, as it is."""
+    assert main(["catalog", str(job)]) == 0
+    capsys.readouterr()
+    rows: list[dict[str, object]] = open_run(job).table("catalog").to_table().to_pylist()
+    return rows
+
+
+def test_folders_of_cameras_and_species(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = init(capsys, stations)
+    assert "9 images (.jpg 9)" in told
+    assert "9 of 9 images looked at have one in their EXIF, 2020-05-01 to 2020-05-01" in told
+    assert "folder level 1: DCIM" in told
+    assert "9 images of 3 camera locations, 3 labels" in told
+    text = (here / "photos.yaml").read_text()
+    assert len(text.splitlines()) <= 12
+    assert all("  # " in line for line in text.splitlines()[1:] if line.strip() not in ("dataset:",))
+    content = yaml.safe_load(text)
+    assert content["dataset"] == {
+        "format": "folder",
+        "images": "../photos",
+        "location": {"level": 0},
+        "label": {"level": 2},
+        "cameras": "cameras.csv",
+    }
+    assert (here / "cameras.csv").read_text().splitlines() == [
+        "location,latitude,longitude",
+        "ST1,,",
+        "ST2,,",
+        "ST3,,",
+    ]
+    rows = runs(here / "photos.yaml", capsys)
+    assert {(row["location"], *(label["name"] for label in row["labels"])) for row in rows} == {  # type: ignore[attr-defined]
+        (station, name)
+        for station in ("ST1", "ST2", "ST3")
+        for name in ("Vulpes vulpes", "Meles meles", "empty")
+    }
+
+
+def test_what_it_would_guess_wrong_is_said_by_options(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init(capsys, stations, "--location", "none", "--label", "2", "--name", "mine", "--out", "job.yaml")
+    content = yaml.safe_load((here / "job.yaml").read_text())
+    assert content["name"] == "mine"
+    assert "location" not in content["dataset"]
+    assert "is there already" in init(capsys, stations, "--out", "job.yaml", code=2)
+    assert "possible: 0, 1, 2, none" in init(capsys, stations, "--location", "7", code=2)
+    assert "one or the other" in init(capsys, stations, "--location", "2", "--label", "2", code=2)
+    assert "is among the images" in init(capsys, stations, "--out", stations / "x.yaml", code=2)
+
+
+def test_it_asks_on_a_terminal(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(["nine", "1", ""])
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return next(answers)
+
+    monkeypatch.setattr("builtins.input", answer)
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    init(capsys, stations)
+    assert asked == [
+        *["which folder level names the camera? 0, 1, 2, none [0] "] * 2,
+        "which folder level names the species? 0, 1, 2, none [2] ",
+    ]
+    assert yaml.safe_load((here / "photos.yaml").read_text())["dataset"]["location"] == {"level": 1}
+
+
+def test_species_folders_alone_have_no_camera(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for species in ("fox", "badger", "empty"):
+        photo(tmp_path / "sorted" / species / "a.jpg")
+    init(capsys, tmp_path / "sorted")
+    content = yaml.safe_load((here / "sorted.yaml").read_text())
+    assert content["dataset"]["label"] == {"level": 0}
+    assert content["select"] == {"split": {"by": "random"}}
+    assert not (here / "cameras.csv").exists()
+    assert {row["location"] for row in runs(here / "sorted.yaml", capsys)} == {None}
+
+
+def test_a_card_as_it_comes_out_of_a_camera(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = tmp_path / "card"
+    for number, folder in enumerate(
+        ("Kamera 1/DCIM/100RECNX", "Kamera 1/DCIM/101RECNX", "Kamera 2/DCIM/100RECNX")
+    ):
+        photo(card / folder / f"RCNX000{number}.JPG", None)
+    (card / "Kamera 1" / "DCIM" / "100RECNX" / "RCNX0009.AVI").write_bytes(b"RIFF....AVI ")
+    (card / "Thumbs.db").write_bytes(b"x")
+    monkeypatch.chdir(card)
+    told = init(capsys)
+    assert "3 images, 1 video (" in told
+    assert "1 other files, which are left out" in told
+    assert "none of 3 images looked at has one in its EXIF" in told
+    # Beside the card, since a job writes nothing among its images.
+    job = tmp_path / "card.yaml"
+    assert {row["location"] for row in runs(job, capsys)} == {"Kamera 1", "Kamera 2"}
+    assert "# infer:" in job.read_text()
+    assert "once infer.model names a trained model" in told
+
+
+def test_a_coco_file_and_results_of_a_detector(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [path.relative_to(stations).as_posix() for path in sorted(stations.rglob("*.jpg"))]
+    cct = {
+        "images": [{"id": name, "file_name": name} for name in names],
+        "annotations": [{"image_id": name, "category_id": 1} for name in names],
+        "categories": [{"id": 1, "name": "x"}],
+    }
+    (stations.parent / "a.json").write_text(json.dumps(cct))
+    assert "images: 9 of 9 looked for are in" in init(capsys, stations.parent / "a.json")
+    assert yaml.safe_load((here / "a.yaml").read_text())["dataset"]["images"] == "../photos"
+    assert len(runs(here / "a.yaml", capsys)) == 9
+    results = {
+        "info": {"format_version": "1.3"},
+        "detection_categories": {"1": "animal"},
+        "images": [{"file": name, "detections": []} for name in names],
+    }
+    (stations.parent / "md.json").write_text(json.dumps(results))
+    assert "results of a detector for 9 images" in init(capsys, stations.parent / "md.json")
+    job = Job.load(here / "md.yaml")
+    assert str(stations.parent / "md.json") in job.inputs().values()
+    assert len(runs(here / "md.yaml", capsys)) == 9
+
+
+def test_a_table_and_a_zip(here: Path, stations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [path.relative_to(stations).as_posix() for path in sorted(stations.rglob("*.jpg"))]
+    rows = "".join(f"{name};NA;{name.split('/')[2]}\n" for name in names)
+    (stations / "list.csv").write_text(f"File;Comment;Species\n{rows}")
+    told = init(capsys, stations / "list.csv")
+    assert "columns that are read: file, species" in told
+    assert "columns that are left alone: comment" in told
+    assert {row["location"] for row in runs(here / "list.yaml", capsys)} == {"ST1", "ST2", "ST3"}
+    with zipfile.ZipFile(stations.parent / "photos.zip", "w") as archive:
+        for name in names:
+            archive.write(stations / name, name)
+    init(capsys, stations.parent / "photos.zip")
+    assert len(runs(here / "photos.yaml", capsys)) == 9
+
+
+def test_a_data_package(
+    here: Path, camtrap_dp_example: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    told = init(capsys, camtrap_dp_example)
+    assert "a Camtrap DP data package" in told
+    assert "423 images of 4 camera locations" in told
+    assert not (here / "cameras.csv").exists()
+    assert Job.load(here / "example.yaml").dataset.format == "camtrap-dp"
+
+
+def test_real_photos_sorted_by_species(
+    here: Path, real_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cct = json.loads((real_images / "cct.json").read_text())
+    names = {category["id"]: category["name"] for category in cct["categories"]}
+    labels = {mark["image_id"]: names[mark["category_id"]] for mark in cct["annotations"]}
+    for number, image in enumerate(cct["images"]):
+        folder = tmp_path / "sorted" / f"station {number % 3}" / labels.get(image["id"], "unsorted")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(real_images / image["file_name"], folder / f"{number}.jpg")
+    init(capsys, tmp_path / "sorted")
+    rows = runs(here / "sorted.yaml", capsys)
+    assert len(rows) == len(cct["images"])
+    assert {row["location"] for row in rows} == {"station 0", "station 1", "station 2"}
+
+
+def test_what_is_nothing_of_the_kind(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    (tmp_path / "b.csv").write_text("x,y\n1,2\n")
+    (tmp_path / "c.pdf").write_text("x")
+    for name, message in (
+        ("nowhere", "no such file or folder"),
+        ("empty", "no image below it"),
+        ("a.json", "no list of images"),
+        ("b.csv", "no column file_name"),
+        ("c.pdf", "is neither images nor a list of them"),
+    ):
+        told = init(capsys, tmp_path / name, code=2)
+        assert message in told
+        assert len(told.strip().splitlines()) == 1
+    assert list(here.iterdir()) == []
