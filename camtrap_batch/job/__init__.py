@@ -59,6 +59,7 @@ class Job(Section):
         default_factory=default_publish, description="where the result goes"
     )
     report: Report = Field(default_factory=Report, description="the HTML report")
+    notify: str | None = Field(None, description="URL that gets JSON by POST when a job ends")
     _notes: list[str] = PrivateAttr(default_factory=list)
 
     @field_validator("name")
@@ -75,6 +76,13 @@ class Job(Section):
         if self.detect is not None and self.infer.detections is not None:
             raise ValueError("infer.detections and detect exclude each other: leave out infer.detections")
         return self
+
+    @field_validator("notify")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://")):
+            raise ValueError(f"{shown(value)!r}: should be a URL that begins with https:// or http://")
+        return value
 
     @classmethod
     def load(cls, path: str | Path, assignments: list[str] | None = None) -> Job:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
-from camtrap_batch.report.points import snap
+from camtrap_batch.survey.grid import snap
 from camtrap_batch.vocabulary import PEOPLE
 
 BLUR_KM = 10.0
