@@ -7,12 +7,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from camtrap_batch.cluster import load_cluster
 from camtrap_batch.engine.opened import ExecutorHandle
 from camtrap_batch.job import Job
-from camtrap_batch.monitor.display import make_display
+from camtrap_batch.monitor.display import JsonLines, make_display
 from camtrap_batch.options import Option
 from camtrap_batch.pipeline import Context
 from camtrap_batch.store.lease import hold
@@ -36,6 +36,12 @@ class Parser(argparse.ArgumentParser):
             late(self, sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
+    def error(self, message: str) -> NoReturn:
+        if "--log-json" in sys.argv:
+            JsonLines(sys.stderr, None).event("error", text=message)
+            self.exit(2)
+        super().error(message)
+
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 """What `add_subparsers` returns."""
@@ -56,6 +62,7 @@ def job_argument(parser: argparse.ArgumentParser) -> None:
 def load_job(options: argparse.Namespace) -> Job:
     """The job of the command line; what is to be told of it goes to standard error."""
     job = Job.load(options.job, options.assignments)
+    options.job_name = job.name
     if not getattr(options, "log_json", False):
         for line in job.notes:
             print(f"camtrap: {line}", file=sys.stderr)
@@ -137,7 +144,7 @@ def open_context(
     options: argparse.Namespace, stop: threading.Event, job: Job, given: Mapping[str, Any] | None = None
 ) -> Iterator[Context]:
     """What a command's stages are given; `given` are values of their own options."""
-    display = make_display(quiet=options.quiet, log_json=options.log_json)
+    display = make_display(quiet=options.quiet, log_json=options.log_json, job=job.name)
     if getattr(options, "redo", None) and not options.dry_run:
         _ask_again(options.redo, job)
     with ExecutorHandle(load_cluster(options.cluster)) as cluster:

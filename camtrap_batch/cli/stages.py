@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from camtrap_batch.cli.options import (
     open_context,
     output_options,
 )
+from camtrap_batch.errors import CamtrapError
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, duration
+from camtrap_batch.monitor.notify import notify
 from camtrap_batch.pipeline import (
     STAGES,
     Context,
@@ -33,7 +36,9 @@ from camtrap_batch.pipeline import (
     reprocess_options,
     run_one,
 )
+from camtrap_batch.remote import shown
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import now
 from camtrap_batch.yamlfile import reference
 
 
@@ -96,12 +101,54 @@ def _given(options: argparse.Namespace, known: Sequence[StageOption]) -> dict[st
 
 def _run_all(context: Context) -> None:
     began = time.monotonic()
-    for result in reprocess(context):
-        _print_result(result, context.display, dry_run=context.dry_run)
+    with _end_told(context) as results:
+        for result in reprocess(context):
+            results.append(result)
+            _print_result(result, context.display, dry_run=context.dry_run)
     if not context.dry_run:
         context.display.note("")
         _print_summary(context.run)
         context.display.note(f"done in {duration(time.monotonic() - began)}")
+
+
+@contextmanager
+def _end_told(context: Context) -> Iterator[list[StageResult]]:
+    """Tell the URL of `notify` how the block ended, with the results that were put into the list."""
+    began, results = time.monotonic(), list[StageResult]()
+    code, problem = 0, None
+    try:
+        yield results
+    except CamtrapError as caught:
+        code, problem = caught.exit_code, str(caught)
+        raise
+    except KeyboardInterrupt:
+        code, problem = 130, "stopped at once"
+        raise
+    except BaseException as caught:
+        code, problem = 1, f"{type(caught).__name__}: {caught}"
+        raise
+    finally:
+        if context.job.notify is not None and not context.dry_run:
+            record = {
+                "job": context.job.name,
+                "run_folder": shown(context.run.folder.url),
+                "ended": now(),
+                "exit_code": code,
+                "problem": problem,
+                "seconds": round(time.monotonic() - began, 1),
+                "stages": [
+                    {
+                        "stage": result.stage,
+                        "rows": result.rows,
+                        "shards_run": result.shards_run,
+                        "seconds": round(result.seconds, 1),
+                        "counts": result.counts,
+                    }
+                    for result in results
+                ],
+            }
+            if (untold := notify(context.job.notify, record)) is not None:
+                context.display.note(untold)
 
 
 def _demo(options: argparse.Namespace, stop: threading.Event) -> int:

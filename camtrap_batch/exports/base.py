@@ -80,6 +80,9 @@ EXPORTS: Registry[Export] = Registry(
         "csv": "camtrap_batch.exports.csv:EXPORT",
         "cct": "camtrap_batch.exports.cct:EXPORT",
         "detection-history": "camtrap_batch.exports.detection_history:EXPORT",
+        "speciesnet": "camtrap_batch.exports.speciesnet:EXPORT",
+        "timelapse": "camtrap_batch.exports.timelapse:EXPORT",
+        "label-studio": "camtrap_batch.exports.label_studio:EXPORT",
     },
 )
 

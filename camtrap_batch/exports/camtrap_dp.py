@@ -234,7 +234,7 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
         for block in images.blocks(list(FROM_MANIFEST), boxes=images.has_boxes):
             reasons, why = _reasons(images, block, without_people=rules.without_people)
             is_in = reasons < 0
-            _list_images(unlisted, block, reasons, why, written)
+            list_images(unlisted, block, reasons, why, written)
             if not is_in.any():
                 continue
             rows = block.rows.filter(pa.array(is_in))
@@ -326,10 +326,11 @@ def _is_refused(texts: pa.ChunkedArray, pattern: str | None) -> pa.ChunkedArray:
 
 def list_left_out(file: CsvWriter, block: Block, mask: Bools, why: str, written: Written) -> None:
     """List the images of a block where `mask` is true as left out."""
-    _list_images(file, block, np.where(mask, 0, -1), [why], written)
+    list_images(file, block, np.where(mask, 0, -1), [why], written)
 
 
-def _list_images(file: CsvWriter, block: Block, reasons: Ints, why: list[str], written: Written) -> None:
+def list_images(file: CsvWriter, block: Block, reasons: Ints, why: list[str], written: Written) -> None:
+    """List the images of a block that are left out: those whose reason, a place in `why`, is not -1."""
     is_out = reasons >= 0
     if not is_out.any():
         return

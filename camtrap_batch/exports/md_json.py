@@ -1,6 +1,6 @@
 """MegaDetector batch results, as Timelapse and MegaDetector's own tools read them.
 
-Format: lila.science/megadetector-output-format, version 1.5.
+Format: lila.science/megadetector-output-format, version 1.6.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def write_md_json(images: Images, path: Path) -> Written:
     classes = {label: str(number) for number, label in enumerate(sorted(images.labels()))}
     made = dt.datetime.fromisoformat(images.snapshot.created).strftime("%Y-%m-%d %H:%M:%S")
     info = {
-        "format_version": "1.5",
+        "format_version": "1.6",
         "detector": "camtrap-batch, whole frames" if not images.has_boxes else "boxes of infer.detections",
         "detection_completion_time": made,
         "detector_metadata": _THRESHOLDS_BOXES if images.has_boxes else _THRESHOLDS_WHOLE,

@@ -13,8 +13,9 @@ from PIL import UnidentifiedImageError
 
 from camtrap_batch.images.decode import decode_jpeg, decode_other, jpeg_header, one_line, open_image
 from camtrap_batch.images.exif import read_exif, read_jpeg_exif
-from camtrap_batch.images.kinds import other_kind, still_kind
+from camtrap_batch.images.kinds import NOT_READ, other_kind, still_kind
 from camtrap_batch.images.pixels import (
+    Pixels,
     Thumbnail,
     difference_hash,
     is_greyscale,
@@ -25,7 +26,6 @@ from camtrap_batch.images.pixels import (
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, ending_of
 
 _SMALLEST = 32  # pixels wanted on the short side where no thumbnail is: enough for hash, night or day
-_NOT_READ = ("HEIF", "CR3")
 _WIDEST = 2**31 - 1  # what the manifest's columns hold
 
 
@@ -88,7 +88,7 @@ def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
         is_named_still = ending_of(file_name) in IMAGE_ENDINGS
         verdict.status = "corrupt" if is_named_still else "not_image"
         verdict.detail = "not a file of any known image format"
-    elif kind in _NOT_READ:
+    elif kind in NOT_READ:
         verdict.status, verdict.format = "not_image", kind
         verdict.detail = "a still image of a kind that is not read; convert it to JPEG"
     else:
@@ -101,6 +101,18 @@ def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
             verdict.status, verdict.detail = "corrupt", "its header can't be read"
         except Exception as problem:  # decoders raise whatever they like; a file's content can't end a job
             verdict.status, verdict.detail = "corrupt", one_line(problem)
+    return verdict
+
+
+def judge_frame(pixels: Pixels, kind: str, limits: Limits) -> Verdict:
+    """The verdict on a frame of a video of that kind, decoded and upright, shape (height, width, 3).
+
+    A frame has no bytes of its own: its hash is that of its pixels.
+    """
+    height, width = pixels.shape[:2]
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    verdict = Verdict("ok", format=kind, mode="RGB", width=width, height=height, sha256=digest)
+    _look_at(verdict, pixels, min(width, height), limits)
     return verdict
 
 
@@ -127,9 +139,13 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
     verdict.status, verdict.detail = decoded.status, decoded.detail
     if decoded.pixels is None:
         return
-    pixels = upright(decoded.pixels, exif.orientation)
+    _look_at(verdict, upright(decoded.pixels, exif.orientation), min(width, height), limits)
+
+
+def _look_at(verdict: Verdict, pixels: Pixels, full_short_side: int, limits: Limits) -> None:
+    """What is kept of upright pixels."""
     if limits.thumbnail:
         pixels = shrink(pixels, limits.thumbnail)
-        verdict.thumbnail = make_thumbnail(pixels, min(width, height), limits.quality)
+        verdict.thumbnail = make_thumbnail(pixels, full_short_side, limits.quality)
     verdict.dhash = difference_hash(pixels)
     verdict.is_night = is_greyscale(pixels)

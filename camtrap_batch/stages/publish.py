@@ -34,6 +34,7 @@ from camtrap_batch.targets import (
     target_of,
 )
 from camtrap_batch.targets.base import OK, Photo, TakesPhotos
+from camtrap_batch.targets.public import BLUR_KM, is_people, public_locations, without_metadata
 from camtrap_batch.vocabulary import UNCERTAIN, USABLE
 
 _SHOWN_CAMERAS = 20
@@ -80,7 +81,7 @@ class PublishStage(Stage):
         started = time.monotonic()
         run, number = context.run, context.option(SNAPSHOT)
         merged = Merged.find(run, number)
-        rows = layer_rows(merged, context.job.name)
+        rows = layer_rows(merged, context.job)
         # Who pushes an older result has asked for the rows that are new since to go.
         most_deleted = context.job.limits.deleted if number is None else 1.0
         target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
@@ -120,6 +121,13 @@ def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
     events = merged.table("events").to_table(
         columns=["event_id", "location", "label", "confidence", "best_image_id"]
     )
+    is_public = context.job.publish.public
+    if is_public:
+        frames = merged.table("frames").to_table(columns=["image_id", "label"])
+        predictions = merged.table("predictions").to_table(columns=["label"])
+        people = frames["image_id"].filter(_shows_people(merged, frames, predictions))
+        is_shown = pc.invert(pc.is_in(events["best_image_id"], people.combine_chunks()))
+        events = events.filter(pc.and_(is_shown, pc.invert(is_people(events["label"]))))
     order = [("confidence", "descending"), ("event_id", "ascending")]
     best: dict[tuple[str, str], str] = {}
     for event in events.sort_by(order).to_pylist():
@@ -129,8 +137,8 @@ def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
     rows = merged.table("manifest").to_table(columns=COLUMNS, filter=pc.field("image_id").isin(wanted))
     ids = rows["image_id"].to_pylist()
     pictures = {
-        ids[index]: data
-        for index, data, _ in read_pictures(
+        ids[index]: without_metadata(data) if is_public and source == "original" else data
+        for index, data, source in read_pictures(
             context.run.folder, image_root(context.job), rows, use_thumbnails=True
         )
         if data is not None
@@ -175,8 +183,9 @@ def empty_rows(job: str) -> list[LayerRows]:
     ]
 
 
-def layer_rows(merged: Merged, job: str) -> list[LayerRows]:
-    """What a result of `merge` has to say on each layer."""
+def layer_rows(merged: Merged, settings: Job) -> list[LayerRows]:
+    """What a result of `merge` has to say on each layer; to the public, where the job says so."""
+    job = settings.name
     locations, frames = merged.table("locations").to_table(), merged.table("frames").to_table()
     images = merged.table("manifest").to_table(
         columns=["image_id", "datetime", "status", "utc_offset_minutes"],
@@ -196,14 +205,29 @@ def layer_rows(merged: Merged, job: str) -> list[LayerRows]:
     offset = images["utc_offset_minutes"]
     of_location = offset.take(_first_known(frames["location"], offset, locations["location"]))
     of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
+    table = pa.table({column: photos[column] for column in PHOTOS.names})
+    if settings.publish.public:
+        locations = public_locations(locations, events, settings.report.blur_km or BLUR_KM)
+        is_shown = pc.invert(is_people(events["label"]))
+        events, of_event = events.filter(is_shown), of_event.filter(is_shown)
+        is_shown = pc.invert(_shows_people(merged, frames, predictions))
+        table, offset = table.filter(is_shown), offset.filter(is_shown)
     return [
         replace(camera_rows(locations, job=job), utc_offset=of_location),
         replace(event_rows(events, locations, job=job), utc_offset=of_event),
-        replace(
-            photo_rows(pa.table({column: photos[column] for column in PHOTOS.names}), locations, job=job),
-            utc_offset=offset,
-        ),
+        replace(photo_rows(table, locations, job=job), utc_offset=offset),
     ]
+
+
+def _shows_people(merged: Merged, frames: pa.Table, predictions: pa.Table) -> pa.ChunkedArray:
+    """Whether each usable image shows people: by its own label, its sequence's, or a box of a detector."""
+    shows = pc.or_(is_people(predictions["label"]), is_people(frames["label"]))
+    if merged.run.current("detections") is None:
+        return shows
+    boxes = merged.run.table("detections").to_table(columns=["image_id", "category", "confidence"])
+    sure = pc.greater_equal(boxes["confidence"], merged.run.job.infer.detection_threshold)
+    people = boxes.filter(pc.and_(is_people(boxes["category"]), sure))["image_id"]
+    return pc.or_(shows, pc.is_in(frames["image_id"], people.combine_chunks()))
 
 
 def _first_known(
