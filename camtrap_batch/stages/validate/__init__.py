@@ -79,7 +79,7 @@ def _validate(context: Context, files: list[pa.Table]) -> StageResult:
     # Where the files lie is not part of the work: a data set that was moved is not read again.
     settings = [VERSION, schemas.fingerprint("manifest"), *astuple(limits)]
     runs = cut(texts(rows["image_id"]), job.validate_.shard_size)
-    ids = [digest(["validate", settings, hash_]) for hash_ in hash_runs(rows, rows.column_names, runs)]
+    ids = [digest(["validate", settings, *hashes]) for hashes in _hashes(rows, runs)]
     manifest = store.current("manifest")
     tries = Tries(store, manifest, context.retry, rows["image_id"], ids, runs)
     inputs = {"catalog": catalog.number}
@@ -194,6 +194,23 @@ def gone(rows: pa.Table, verdicts: Sequence[Verdict]) -> list[str]:
     ]
 
 
+def _hashes(rows: pa.Table, runs: Sequence[tuple[int, int]]) -> list[list[str]]:
+    """What stands for the rows of each run: a second hash where some have a date without a time of day.
+
+    So do shards of before there was a column for it keep their ids.
+    """
+    hashes = [
+        [hash_]
+        for hash_ in hash_runs(rows, [name for name in rows.column_names if name != "date_only"], runs)
+    ]
+    if rows["date_only"].null_count < rows.num_rows:
+        some = hash_runs(rows, ["image_id", "date_only"], runs)
+        for (start, stop), hash_, found in zip(runs, some, hashes, strict=True):
+            if rows["date_only"].slice(start, stop - start).null_count < stop - start:
+                found.append(hash_)
+    return hashes
+
+
 def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) -> pa.Table:
     """The manifest's rows of a shard, from the catalog's (with the listing's `modified`) and the verdicts."""
     columns: dict[str, Any] = {name: rows[name] for name in _FROM_CATALOG}
@@ -202,12 +219,22 @@ def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) 
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         columns[name] = pa.array([getattr(verdict, name) for verdict in verdicts], plain)
     columns["modified"] = rows["modified"]
-    dated = rows["datetime"].combine_chunks()
-    columns["datetime"] = pc.coalesce(dated, columns["datetime_exif"])
+    dated, by_exif = rows["datetime"].combine_chunks(), columns["datetime_exif"]
+    date_only = rows["date_only"].combine_chunks()
+    # EXIF knows the time of a date that the metadata give without one.
+    is_same_day = pc.equal(pc.floor_temporal(by_exif, unit="day"), pc.floor_temporal(dated, unit="day"))
+    is_timed = pc.fill_null(pc.and_(date_only, is_same_day), False)
+    from_catalog = pc.and_not(dated.is_valid(), is_timed)
+    columns["datetime"] = pc.if_else(from_catalog, dated, by_exif)
+    columns["date_only"] = pc.if_else(from_catalog, date_only, None)
     columns["datetime_source"] = pc.if_else(
-        dated.is_valid(),
+        from_catalog,
         "catalog",
-        pc.if_else(columns["datetime_exif"].is_valid(), "exif", pa.scalar(None, pa.string())),
+        pc.if_else(by_exif.is_valid(), "exif", pa.scalar(None, pa.string())),
+    )
+    offsets = pa.array([verdict.exif_offset_minutes for verdict in verdicts], pa.int32())
+    columns["utc_offset_minutes"] = pc.coalesce(
+        rows["utc_offset_minutes"].combine_chunks(), pc.if_else(from_catalog, None, offsets)
     )
     kept = [verdict.thumbnail is not None for verdict in verdicts]
     columns["thumbnail_file"] = pa.array(
