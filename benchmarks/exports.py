@@ -26,10 +26,9 @@ import pyarrow as pa
 from scale import CAMTRAP, CATEGORIES, CORES, IMAGES, LOCATIONS, SEQUENCES, Report, divide, hex_ids
 
 from camtrap_batch import Job
-from camtrap_batch.events import combine, find_events, summarise
+from camtrap_batch.events import combine, find_events, frame_rows, summarise
 from camtrap_batch.exports import EXPORTS
 from camtrap_batch.model.info import CARD, ModelInfo
-from camtrap_batch.stages.merge import frame_rows
 from camtrap_batch.store import schemas, snapshots
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from camtrap_batch.job import Job
-    from camtrap_batch.stages import run_stage
+    from camtrap_batch.pipeline import run_stage
     from camtrap_batch.store.run import Run, open_run
 
 __all__ = ["Job", "Run", "open_run", "run_stage", "__version__"]
 
 __version__ = version("camtrap-batch")
 
-_WHERE = {"Job": "job", "run_stage": "stages", "Run": "store.run", "open_run": "store.run"}
+_WHERE = {"Job": "job", "run_stage": "pipeline", "Run": "store.run", "open_run": "store.run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import yaml
 from camtrap_batch import Job, Run, open_run
 from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.model.info import ModelInfo
-from camtrap_batch.stages import Context, StageResult, run_one
+from camtrap_batch.pipeline import Context, StageResult, run_one
 from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.store.shards import Plan, Shard
 from camtrap_batch.store.tables import commit_plan, finish_shard
@@ -96,11 +96,15 @@ def commit(run: Run, stage: str, name: str, rows: list[Row], inputs: dict[str, A
     )
 
 
-def run_on_driver(job: Path, stage: str, *assignments: str, **options: Any) -> StageResult:
-    """Do a stage that needs no cluster."""
+def run_on_driver(
+    job: Path, stage: str, *assignments: str, dry_run: bool = False, **options: Any
+) -> StageResult:
+    """Do a stage that needs no cluster; `options` are its own."""
     loaded = Job.load(job, list(assignments))
     nobody: Any = None
-    return run_one(Context(loaded, Run(loaded), GivenExecutor(nobody), **options), stage)
+    return run_one(
+        Context(loaded, Run(loaded), GivenExecutor(nobody), dry_run=dry_run, options=options), stage
+    )
 
 
 def table(job: Path, name: str, snapshot: int | None = None) -> list[Row]:

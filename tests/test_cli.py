@@ -6,14 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from camtrap_batch.cli import main
 from camtrap_batch.job import Job
 from camtrap_batch.model import ModelInfo
-from camtrap_batch.stages import STAGES
+from camtrap_batch.pipeline import STAGES
 
 CCT = json.dumps(
     {
@@ -54,7 +58,7 @@ def test_help_of_a_stage_teaches_its_keys(stage: str, capsys: pytest.CaptureFixt
         main([stage, "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for block in STAGES[stage].keys:
+    for block in STAGES[stage].sections:
         assert f"{block}." in text
     assert "--cluster" in text
 
@@ -224,6 +228,71 @@ def test_every_line_of_log_json_is_json(job: Path, capsys: pytest.CaptureFixture
     line = json.loads(refused(capsys, "catalog", str(job), "--log-json"))
     assert line["event"] == "error"
     assert "no such file" in line["text"]
+
+
+def test_log_json_names_the_job_and_has_no_traceback(
+    job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["catalog", str(job), "--log-json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert lines
+    assert {line["job"] for line in lines} == {"run"}
+
+    def fault(*_: object) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("something old", stacklevel=1)
+        thread = threading.Thread(target=lambda: 1 / 0, name="beside")
+        thread.start()
+        thread.join()
+        raise LookupError("a fault of ours")
+
+    monkeypatch.setattr("camtrap_batch.cli.stages.run_one", fault)
+    assert main(["catalog", str(job), "--log-json"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    texts = [json.loads(line)["text"] for line in said if json.loads(line)["event"] == "error"]
+    assert texts[0] == "ZeroDivisionError: division by zero in the thread beside"
+    assert texts[1].startswith("LookupError: a fault of ours (")
+    assert {json.loads(line)["job"] for line in said} == {"run"}
+
+    monkeypatch.setattr("sys.argv", ["camtrap", "catalog", "--log-json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert json.loads(capsys.readouterr().err)["event"] == "error"
+
+
+def test_the_end_of_a_job_is_told(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[dict[str, Any]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (job.parent / "cct.json").unlink()
+        url = f"http://127.0.0.1:{server.server_port}/hooks/secret"
+        assert main(["reprocess", str(job), "--quiet", "--cluster", "inline", "--set", f"notify={url}"]) == 2
+        assert main(["reprocess", str(job), "--dry-run", "--set", f"notify={url}"]) in (0, 2)
+        server.shutdown()
+    (record,) = told
+    assert (record["job"], record["exit_code"], record["stages"]) == ("run", 2, [])
+    assert "cct.json: no such file" in record["problem"]
+    capsys.readouterr()
+    # Nobody listens any more: a line, without what is secret in the address, and the same exit code.
+    assert main(["reprocess", str(job), "--cluster", "inline", "--set", f"notify={url}"]) == 2
+    said = capsys.readouterr().err
+    assert "notify: 127.0.0.1: the end of the job could not be told: " in said
+    assert "secret" not in said
+    assert "notify: 'ftp://x': should be a URL that begins with" in refused(
+        capsys, "reprocess", str(job), "--set", "notify=ftp://x"
+    )
 
 
 def test_a_file_system_that_fails_is_one_line(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

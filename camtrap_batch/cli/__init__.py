@@ -1,7 +1,8 @@
 """The `camtrap` command: parse, call a stage, print.
 
 Exit codes: 0 all done; 1 something failed that must not (the last line says what); 2 the command, the job
-file or the cluster file is wrong; 130 interrupted.
+file or the cluster file is wrong; 3 what may pass by itself (no worker came, nobody answers, another driver
+is at work): try again; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What libraries log ends in a status or in an error of ours; without a handler it would be printed.
     logging.getLogger().addHandler(_NO_LOG)
     try:
-        with _notices_told(options), _orderly_stop(options, stop):
+        with _notices_told(options), _no_other_lines(options), _orderly_stop(options, stop):
             code: int = options.call(options, stop)
             return code
     except CamtrapError as problem:
@@ -101,6 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as problem:  # of a disk or a file system that no stage can do without
         _say(options, f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
         return problem.exit_code if isinstance(problem, StoreUnreachable) else 1
+    except Exception as problem:
+        if not getattr(options, "log_json", False):
+            raise
+        _say(options, f"{type(problem).__name__}: {problem} ({_where(problem)})")  # a fault of ours
+        return 1
 
 
 def make_parser() -> _MainParser:
@@ -108,7 +114,7 @@ def make_parser() -> _MainParser:
         prog="camtrap",
         description="From camera-trap images to species per camera on a feature layer, on a Dask cluster.",
         epilog="exit codes: 0 all done; 1 something failed, see the last lines; "
-        "2 the command or a file is wrong; 130 interrupted",
+        "2 the command or a file is wrong; 3 what may pass by itself: try again; 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"camtrap-batch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
@@ -159,9 +165,17 @@ def _say(options: argparse.Namespace, text: str, event: str = "error") -> None:
     """What the command has to say for itself, on one line of standard error."""
     text = " ".join(text.split("\n"))
     if getattr(options, "log_json", False):
-        JsonLines(sys.stderr).event(event, text=text)
+        JsonLines(sys.stderr, getattr(options, "job_name", None)).event(event, text=text)
     else:
         print(f"camtrap: {text}", file=sys.stderr, flush=True)
+
+
+def _where(problem: BaseException) -> str:
+    """The line of code at which an exception began."""
+    trace = problem.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
 
 
 class _Teller(logging.Handler):
@@ -183,6 +197,26 @@ def _notices_told(options: argparse.Namespace) -> Iterator[None]:
         yield
     finally:
         LOGGER.removeHandler(teller)
+
+
+@contextmanager
+def _no_other_lines(options: argparse.Namespace) -> Iterator[None]:
+    """With --log-json: neither a warning nor the traceback of a thread between the lines of JSON."""
+    if not getattr(options, "log_json", False):
+        yield
+        return
+
+    def tell(given: threading.ExceptHookArgs) -> None:
+        where = f" in the thread {given.thread.name}" if given.thread else ""
+        _say(options, f"{given.exc_type.__name__}: {given.exc_value}{where}")
+
+    before, threading.excepthook = threading.excepthook, tell
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        threading.excepthook = before
 
 
 @contextmanager

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from camtrap_batch.cli.options import Commands, Parser, job_argument, load_job, whole_number
+from camtrap_batch.cli.options import Commands, Parser, add_option, job_argument, load_job, whole_number
 from camtrap_batch.errors import UserError
-from camtrap_batch.exports import EXPORTS, Images, Option, Source, write_export
+from camtrap_batch.exports import EXPORTS, Images, Source, write_export
 from camtrap_batch.store.run import Run
 
 
@@ -51,29 +50,6 @@ def _add_options(parser: Parser, arguments: Sequence[str]) -> None:
                 add_option(group, option)
     except UserError as problem:
         parser.error(str(problem))
-
-
-def add_option(group: Any, option: Option) -> None:
-    """Give a parser, or a group of its arguments, an option of an export."""
-    flag, help_ = f"--{option.name}", option.help.replace("%", "%%")
-    if option.metavar is None:
-        group.add_argument(flag, action="store_true", help=help_)
-        return
-    if option.default is not None:
-        help_ += f" (default: {option.default})"
-    group.add_argument(
-        flag, type=_argument(option.parse), default=option.default, metavar=option.metavar, help=help_
-    )
-
-
-def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def argument(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as problem:
-            raise argparse.ArgumentTypeError(str(problem)) from None
-
-    return argument
 
 
 def _describe() -> str:

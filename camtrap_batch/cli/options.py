@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from camtrap_batch.cluster import load_cluster
 from camtrap_batch.engine.opened import ExecutorHandle
 from camtrap_batch.job import Job
-from camtrap_batch.monitor.display import make_display
-from camtrap_batch.stages import Context, check_retry
+from camtrap_batch.monitor.display import JsonLines, make_display
+from camtrap_batch.options import Option
+from camtrap_batch.pipeline import Context
 from camtrap_batch.store.lease import hold
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import ask_again
@@ -35,6 +36,12 @@ class Parser(argparse.ArgumentParser):
             late(self, sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
+    def error(self, message: str) -> NoReturn:
+        if "--log-json" in sys.argv:
+            JsonLines(sys.stderr, None).event("error", text=message)
+            self.exit(2)
+        super().error(message)
+
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 """What `add_subparsers` returns."""
@@ -55,6 +62,7 @@ def job_argument(parser: argparse.ArgumentParser) -> None:
 def load_job(options: argparse.Namespace) -> Job:
     """The job of the command line; what is to be told of it goes to standard error."""
     job = Job.load(options.job, options.assignments)
+    options.job_name = job.name
     if not getattr(options, "log_json", False):
         for line in job.notes:
             print(f"camtrap: {line}", file=sys.stderr)
@@ -95,6 +103,36 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def add_option(group: Any, option: Option, *, as_typed: bool = False) -> None:
+    """Give a parser, or a group of its arguments, an option of a variant or of a stage.
+
+    Parameters
+    ----------
+    as_typed : the value is text, and None where it is not given, for `pipeline.parse_options`
+    """
+    flag, help_ = f"--{option.name}", option.help.replace("%", "%%")
+    if option.metavar is None:
+        group.add_argument(flag, action="store_true", default=None if as_typed else False, help=help_)
+    elif as_typed:
+        group.add_argument(flag, metavar=option.metavar, help=help_)
+    else:
+        if option.default is not None:
+            help_ += f" (default: {option.default})"
+        group.add_argument(
+            flag, type=_argument(option.parse), default=option.default, metavar=option.metavar, help=help_
+        )
+
+
+def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def argument(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+
+    return argument
+
+
 def describe_keys(rows: list[tuple[str, str, str]]) -> str:
     width = max(len(f"{key}: {default}") for key, default, _ in rows)
     lines = [f"  {f'{key}: {default}':{min(width, 46)}}  {text}" for key, default, text in rows]
@@ -102,16 +140,16 @@ def describe_keys(rows: list[tuple[str, str, str]]) -> str:
 
 
 @contextmanager
-def open_context(options: argparse.Namespace, stop: threading.Event, job: Job) -> Iterator[Context]:
-    display = make_display(quiet=options.quiet, log_json=options.log_json)
+def open_context(
+    options: argparse.Namespace, stop: threading.Event, job: Job, given: Mapping[str, Any] | None = None
+) -> Iterator[Context]:
+    """What a command's stages are given; `given` are values of their own options."""
+    display = make_display(quiet=options.quiet, log_json=options.log_json, job=job.name)
     if getattr(options, "redo", None) and not options.dry_run:
         _ask_again(options.redo, job)
     with ExecutorHandle(load_cluster(options.cluster)) as cluster:
-        retry = check_retry(filter(None, getattr(options, "retry", "").replace(" ", "").split(",")))
         dry_run = getattr(options, "dry_run", False)
-        snapshot = getattr(options, "snapshot", None)
-        prune = getattr(options, "prune", False)
-        yield Context(job, Run(job), cluster, display, stop, dry_run, retry, snapshot, prune)
+        yield Context(job, Run(job), cluster, display, stop, dry_run, given or {})
 
 
 def _ask_again(wanted: Sequence[str], job: Job) -> None:

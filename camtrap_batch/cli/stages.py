@@ -5,25 +5,40 @@ from __future__ import annotations
 import argparse
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from camtrap_batch.cli.options import (
     Commands,
+    add_option,
     cluster_option,
     describe_keys,
     job_options,
     load_job,
     open_context,
     output_options,
-    whole_number,
 )
+from camtrap_batch.errors import CamtrapError
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, duration
-from camtrap_batch.stages import STAGES, Context, StageResult, reprocess, run_one
+from camtrap_batch.monitor.notify import notify
+from camtrap_batch.pipeline import (
+    STAGES,
+    Context,
+    StageOption,
+    StageResult,
+    parse_options,
+    reprocess,
+    reprocess_options,
+    run_one,
+)
+from camtrap_batch.remote import shown
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import RETRIED
+from camtrap_batch.store.shards import now
 from camtrap_batch.yamlfile import reference
 
 
@@ -40,7 +55,7 @@ def add(commands: Commands) -> None:
     demo.set_defaults(call=_demo)
 
     for name, stage in STAGES.items():
-        keys = [row for row in reference(Job) if row[0].partition(".")[0] in stage.keys]
+        keys = [row for row in reference(Job) if row[0].partition(".")[0] in stage.sections]
         command = commands.add_parser(
             name,
             help=stage.help,
@@ -49,20 +64,8 @@ def add(commands: Commands) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         job_options(command)
-        if name == "validate":
-            _retry_option(command)
-        if name == "publish":
-            command.add_argument(
-                "--snapshot",
-                type=whole_number,
-                metavar="N",
-                help="an earlier result of merge, as camtrap status lists them (default: the current one)",
-            )
-            command.add_argument(
-                "--prune",
-                action="store_true",
-                help="delete this job's stale rows from the layers of ArcGIS",
-            )
+        for option in stage.options:
+            add_option(command, option, as_typed=True)
         command.set_defaults(call=_stage, stage=name)
 
     whole = commands.add_parser(
@@ -72,40 +75,80 @@ def add(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     job_options(whole)
-    _retry_option(whole)
+    for option in reprocess_options():
+        add_option(whole, option, as_typed=True)
     whole.set_defaults(call=_reprocess)
 
 
-def _retry_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--retry",
-        default="",
-        metavar="STATUS[,STATUS]",
-        help=f"open images with these statuses once more: {', '.join(RETRIED)} (unreadable: always done)",
-    )
-
-
 def _stage(options: argparse.Namespace, stop: threading.Event) -> int:
-    with open_context(options, stop, load_job(options)) as context:
+    given = _given(options, STAGES[options.stage].options)
+    with open_context(options, stop, load_job(options), given) as context:
         _print_result(run_one(context, options.stage), context.display, dry_run=context.dry_run)
     return 0
 
 
 def _reprocess(options: argparse.Namespace, stop: threading.Event) -> int:
-    job = load_job(options)
-    with open_context(options, stop, job) as context:
+    given = _given(options, reprocess_options())
+    with open_context(options, stop, load_job(options), given) as context:
         _run_all(context)
     return 0
 
 
+def _given(options: argparse.Namespace, known: Sequence[StageOption]) -> dict[str, Any]:
+    typed = {option.name: getattr(options, option.name.replace("-", "_")) for option in known}
+    return parse_options(typed, known)
+
+
 def _run_all(context: Context) -> None:
     began = time.monotonic()
-    for result in reprocess(context):
-        _print_result(result, context.display, dry_run=context.dry_run)
+    with _end_told(context) as results:
+        for result in reprocess(context):
+            results.append(result)
+            _print_result(result, context.display, dry_run=context.dry_run)
     if not context.dry_run:
         context.display.note("")
         _print_summary(context.run)
         context.display.note(f"done in {duration(time.monotonic() - began)}")
+
+
+@contextmanager
+def _end_told(context: Context) -> Iterator[list[StageResult]]:
+    """Tell the URL of `notify` how the block ended, with the results that were put into the list."""
+    began, results = time.monotonic(), list[StageResult]()
+    code, problem = 0, None
+    try:
+        yield results
+    except CamtrapError as caught:
+        code, problem = caught.exit_code, str(caught)
+        raise
+    except KeyboardInterrupt:
+        code, problem = 130, "stopped at once"
+        raise
+    except BaseException as caught:
+        code, problem = 1, f"{type(caught).__name__}: {caught}"
+        raise
+    finally:
+        if context.job.notify is not None and not context.dry_run:
+            record = {
+                "job": context.job.name,
+                "run_folder": shown(context.run.folder.url),
+                "ended": now(),
+                "exit_code": code,
+                "problem": problem,
+                "seconds": round(time.monotonic() - began, 1),
+                "stages": [
+                    {
+                        "stage": result.stage,
+                        "rows": result.rows,
+                        "shards_run": result.shards_run,
+                        "seconds": round(result.seconds, 1),
+                        "counts": result.counts,
+                    }
+                    for result in results
+                ],
+            }
+            if (untold := notify(context.job.notify, record)) is not None:
+                context.display.note(untold)
 
 
 def _demo(options: argparse.Namespace, stop: threading.Event) -> int:

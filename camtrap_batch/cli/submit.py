@@ -9,13 +9,13 @@ import socket
 import threading
 from pathlib import Path
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job
+from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job
 from camtrap_batch.cluster import Kubernetes, Slurm, load_cluster
 from camtrap_batch.cluster.kubernetes import apply, check_paths, job_manifests, object_name
 from camtrap_batch.cluster.slurm import driver_script, submit_driver
 from camtrap_batch.errors import ClusterError
 from camtrap_batch.job import Job
-from camtrap_batch.stages import check_retry
+from camtrap_batch.pipeline import parse_options, reprocess_options
 from camtrap_batch.yamlfile import write_yaml
 
 
@@ -28,7 +28,8 @@ def add(commands: Commands) -> None:
     submit.add_argument(
         "--cluster", required=True, metavar="FILE", help="cluster file of kind slurm or kubernetes"
     )
-    submit.add_argument("--retry", default="", metavar="STATUS[,STATUS]", help="as of `reprocess`")
+    for option in reprocess_options():
+        add_option(submit, option, as_typed=True)
     submit.add_argument(
         "--dry-run", action="store_true", help="print the sbatch script or the manifests, submit nothing"
     )
@@ -37,7 +38,8 @@ def add(commands: Commands) -> None:
 
 def _submit(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
-    check_retry(filter(None, options.retry.replace(" ", "").split(",")))
+    typed = {option.name: getattr(options, option.name) for option in reprocess_options()}
+    parse_options(typed, reprocess_options())
     spec = load_cluster(options.cluster)
     if isinstance(spec, Slurm):
         _to_slurm(options, job, spec)
@@ -54,7 +56,7 @@ def _submit(options: argparse.Namespace, stop: threading.Event) -> int:
 def _to_slurm(options: argparse.Namespace, job: Job, spec: Slurm) -> None:
     files = [str(Path(options.job).absolute()), "--cluster", str(Path(options.cluster).absolute())]
     settings = [part for assignment in options.assignments for part in ("--set", assignment)]
-    script = driver_script(spec, job.name, ["reprocess", *files, *settings, *_retry(options)])
+    script = driver_script(spec, job.name, ["reprocess", *files, *settings, *_passed_on(options)])
     if options.dry_run:
         print(script, end="")
         return
@@ -73,7 +75,7 @@ def _to_slurm(options: argparse.Namespace, job: Job, spec: Slurm) -> None:
 def _to_kubernetes(options: argparse.Namespace, job: Job, spec: Kubernetes) -> None:
     check_paths(spec, {"output": job.output, **job.inputs()})
     name = object_name(job.name)
-    manifests = job_manifests(spec, name, job.to_yaml(), _retry(options))
+    manifests = job_manifests(spec, name, job.to_yaml(), _passed_on(options))
     if options.dry_run:
         print("---\n".join(write_yaml(manifest) for manifest in manifests), end="")
         return
@@ -88,8 +90,15 @@ def _to_kubernetes(options: argparse.Namespace, job: Job, spec: Kubernetes) -> N
     print(f"cancel     {kubectl} delete {' '.join(_ids(manifests))}   (what is finished is kept)")
 
 
-def _retry(options: argparse.Namespace) -> list[str]:
-    return ["--retry", options.retry] if options.retry else []
+def _passed_on(options: argparse.Namespace) -> list[str]:
+    """The options of `reprocess` as they were typed."""
+    typed = {option.name: getattr(options, option.name) for option in reprocess_options()}
+    return [
+        part
+        for name, value in typed.items()
+        if value
+        for part in ([f"--{name}"] if value is True else [f"--{name}", value])
+    ]
 
 
 def _ids(manifests: list[dict[str, dict[str, str]]]) -> list[str]:

@@ -12,13 +12,13 @@ import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.export import add_option
-from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
+from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, whole_number
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.exports.detection_history import COUNTED, counted_of
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
+from camtrap_batch.pipeline import plans
 from camtrap_batch.store.identity import check_identity
 from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
@@ -84,7 +84,7 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(load_job(options))
     check_identity(run.folder)
     driver = look(run.folder)
-    status = read_status(run, driver)
+    status = read_status(run, plans(), driver)
     failed = any(stage.failed for stage in status)
     findings = None
     if run.current("manifest") is not None:

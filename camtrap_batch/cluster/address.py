@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from camtrap_batch.cluster.sections import DaskCluster, Opened, Wait
-from camtrap_batch.errors import ClusterError
+from camtrap_batch.errors import ClusterError, ClusterUnreachable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -77,7 +77,7 @@ def connect(address: str, timeout_s: float) -> Client:
         return Client(address, security=security, timeout=timeout_s, set_as_default=False)
     except (OSError, TimeoutError, ValueError, RuntimeError) as problem:
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise ClusterError(f"no scheduler answers at {address}: {reason}") from None
+        raise ClusterUnreachable(f"no scheduler answers at {address}: {reason}") from None
 
 
 def _say_hello(address: str, security: Any, timeout_s: float) -> None:
@@ -100,7 +100,7 @@ def _say_hello(address: str, security: Any, timeout_s: float) -> None:
         except (OSError, OverflowError) as problem:
             if time.monotonic() + _BETWEEN_TRIES_S >= deadline or isinstance(problem, socket.gaierror):
                 reason = problem.strerror or str(problem) if isinstance(problem, OSError) else str(problem)
-                raise ClusterError(f"no scheduler answers at {address}: {reason}") from None
+                raise ClusterUnreachable(f"no scheduler answers at {address}: {reason}") from None
         time.sleep(_BETWEEN_TRIES_S)
 
 
@@ -155,7 +155,7 @@ def _read_address(scheduler_file: Path, wait_s: float) -> str:
     deadline = time.monotonic() + wait_s
     while not scheduler_file.exists():
         if time.monotonic() >= deadline:
-            raise ClusterError(f"{scheduler_file}: no such file after {wait_s:.0f} s (scheduler_file)")
+            raise ClusterUnreachable(f"{scheduler_file}: no such file after {wait_s:.0f} s (scheduler_file)")
         time.sleep(0.2)
     try:
         return str(json.loads(scheduler_file.read_text())["address"])

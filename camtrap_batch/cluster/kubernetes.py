@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +29,7 @@ from camtrap_batch.cluster.sections import (
     lifetime_arguments,
 )
 from camtrap_batch.cluster.settings import SETTINGS, environment, tls_paths
-from camtrap_batch.errors import ClusterError, MissingExtra
+from camtrap_batch.errors import ClusterError, ClusterUnreachable, MissingExtra
 from camtrap_batch.yamlfile import Section, write_yaml
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _TLS_FOLDER = "/etc/camtrap/tls"
 _JOB_FOLDER = "/etc/camtrap/job"
 _LONGEST_NAME = 44  # with what the operator and this module add, a label has room for it
 _GRACE_S = 120
+_DELETED_S, _POLL_S = 300.0, 0.5
 _ROUTES, _API_ROUTE = "distributed.scheduler.http.routes", "distributed.http.scheduler.api"
 _LABELS = {"app.kubernetes.io/part-of": "camtrap-batch"}
 
@@ -202,26 +204,67 @@ def job_manifests(
 
 
 def apply(manifests: Sequence[dict[str, Any]]) -> None:
-    """Make the objects. Raises ClusterError where Kubernetes can't be reached, or refuses one."""
+    """Make the objects; what an earlier driver of the same job left behind is deleted first.
+
+    Raises
+    ------
+    ClusterError
+        A driver of this job is at work, or Kubernetes refuses an object.
+    ClusterUnreachable
+        Kubernetes does not answer, or does not get rid of the old objects.
+    """
     require_dask_kubernetes()
     import httpx
     import kr8s
     from kr8s.objects import object_from_spec
 
-    for manifest in manifests:
-        what = f"{manifest['kind']} {manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
-        try:
+    what = "its API"
+    try:
+        _clear(manifests)
+        for manifest in manifests:
+            what = f"{manifest['kind']} {manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
             object_from_spec(manifest, allow_unknown_type=True).create()
-        except kr8s.ServerError as problem:
-            raise ClusterError(f"Kubernetes refuses {what}: {problem}") from None
-        except (
-            kr8s.APITimeoutError,
-            kr8s.ConnectionClosedError,
-            httpx.HTTPError,
-            OSError,
-            ValueError,
-        ) as problem:
-            raise ClusterError(f"no Kubernetes cluster can be reached: {problem}") from None
+    except kr8s.ServerError as problem:
+        raise ClusterError(f"Kubernetes refuses {what}: {problem}") from None
+    except (
+        kr8s.APITimeoutError,
+        kr8s.ConnectionClosedError,
+        httpx.HTTPError,
+        OSError,
+        ValueError,
+    ) as problem:
+        raise ClusterUnreachable(f"no Kubernetes cluster can be reached: {problem}") from None
+
+
+def _clear(manifests: Sequence[dict[str, Any]]) -> None:
+    """Delete the objects of an earlier driver of the same job, unless it is at work."""
+    from kr8s import NotFoundError
+    from kr8s.objects import Pod, object_from_spec
+
+    for manifest in manifests:
+        if manifest["kind"] == "DaskJob":
+            name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
+            driver = Pod({"metadata": {"name": f"{name}-runner", "namespace": namespace}})
+            with suppress(NotFoundError):
+                driver.refresh()
+                found: dict[str, Any] = dict(driver.raw)
+                if (phase := found.get("status", {}).get("phase")) in ("Pending", "Running"):
+                    raise ClusterError(
+                        f"DaskJob {namespace}/{name} is there already, and its driver is {phase.lower()}; "
+                        f"to end it: kubectl -n {namespace} delete daskjob/{name}"
+                    )
+    # With the job goes what the operator made for it.
+    old = [object_from_spec(manifest, allow_unknown_type=True) for manifest in reversed(manifests)]
+    there = [one for one in old if one.exists()]
+    for one in there:
+        with suppress(NotFoundError):
+            one.delete(propagation_policy="Foreground")
+    deadline = time.monotonic() + _DELETED_S
+    while there := [one for one in there if one.exists()]:
+        if time.monotonic() >= deadline:
+            names = ", ".join(f"{one.kind} {one.name}" for one in there)
+            raise ClusterUnreachable(f"Kubernetes has not deleted {names} in {_DELETED_S:.0f} s; try again")
+        time.sleep(_POLL_S)
 
 
 def require_dask_kubernetes() -> None:

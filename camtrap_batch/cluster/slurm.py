@@ -165,9 +165,9 @@ class Slurm(OwnCluster):
                     "job_name": f"camtrap-{name.lower()}",
                     "job_extra_directives": group.extra,
                     "job_script_prologue": [*self.prologue, *self._exports()],
-                    "log_directory": shlex.quote(str(Path(self.logs).absolute())),
+                    "log_directory": str(Path(self.logs).absolute()),
                     "python": shlex.quote(self.python or sys.executable),
-                    "local_directory": self.local_directory,
+                    "local_directory": shlex.quote(self.local_directory) if self.local_directory else None,
                     "interface": self.interface,
                     "death_timeout": _DEATH_TIMEOUT_S,
                     "worker_extra_args": [
@@ -208,11 +208,12 @@ def driver_script(spec: Slurm, job_name: str, command: Sequence[str]) -> str:
     driver = spec.driver
     from dask.utils import parse_bytes
 
+    log = f"{_percent(Path(spec.logs).absolute())}/camtrap-{job_name}-%j.log"
     options = [
         f"--job-name=camtrap-{job_name}",
-        f"--output={Path(spec.logs).absolute()}/camtrap-{job_name}-%j.log",
+        f"--output={shlex.quote(log)}",  # sbatch takes quotes in these lines as a shell does
         "--open-mode=append",
-        f"--chdir={Path.cwd()}",
+        f"--chdir={shlex.quote(str(Path.cwd()))}",
         "--ntasks=1",
         f"--cpus-per-task={driver.cores}",
         f"--mem={math.ceil(parse_bytes(driver.memory) / 2**20)}M",
@@ -241,6 +242,11 @@ def driver_script(spec: Slurm, job_name: str, command: Sequence[str]) -> str:
             "",
         ]
     )
+
+
+def _percent(path: Path) -> str:
+    """A path as sbatch takes it where %j stands for the job's number."""
+    return str(path).replace("%", "%%")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
+from typing import Any
+
 from dask_jobqueue.slurm import SLURMJob
 from distributed.core import Status
 
 
 class WorkerJob(SLURMJob):
-    """A SLURMJob that says how it ended: `SpecCluster` asks, where not all could be started."""
+    """A SLURMJob that says how it ended: `SpecCluster` asks, where not all could be started.
+
+    Paths of its logs may have spaces in them; sbatch takes quotes as a shell does, and `%%` for `%`.
+    """
+
+    def __init__(self, *args: Any, log_directory: str, **options: Any) -> None:
+        super().__init__(*args, log_directory=log_directory, **options)  # type: ignore[no-untyped-call]
+        escaped = log_directory.replace("%", "%%")
+        lines = str(self.job_header).splitlines()
+        for number, line in enumerate(lines):
+            if line.startswith(("#SBATCH -e ", "#SBATCH -o ")):
+                option, path = line[:11], line[11:]
+                lines[number] = option + shlex.quote(path.replace(log_directory, escaped, 1))
+        self.job_header = "\n".join(lines)
 
     async def start(self) -> None:
         try:

@@ -85,7 +85,7 @@ class _Info(msgspec.Struct):
 
 class _Either(msgspec.Struct):
     info: _Info | None = None
-    predictions: msgspec.Raw | None = None
+    predictions: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _File(msgspec.Struct):
@@ -120,7 +120,7 @@ def _parse(data: Any, where: str) -> Detections:
     gc.disable()  # millions of small objects are made, and none becomes garbage
     kind = "MegaDetector results"
     try:
-        if msgspec.json.decode(data, type=_Either).predictions is not None:
+        if bytes(msgspec.json.decode(data, type=_Either).predictions) != b"null":
             kind = "SpeciesNet predictions"
             return _of_speciesnet(msgspec.json.decode(data, type=_SpeciesNet), where)
         return _of_megadetector(msgspec.json.decode(data, type=_File), where)

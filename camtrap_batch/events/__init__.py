@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from camtrap_batch.events.codes import UNKNOWN_LOCATION
 from camtrap_batch.events.events import Events, find_events
+from camtrap_batch.events.frames import frame_rows
 from camtrap_batch.events.locations import summarise
 from camtrap_batch.events.sequences import BURST_GAP_S, FRAMES, Sequences, combine
 from camtrap_batch.events.species import SpeciesLists, read_species
@@ -20,6 +21,7 @@ __all__ = [
     "BURST_GAP_S",
     "find_events",
     "Events",
+    "frame_rows",
     "summarise",
     "UNKNOWN_LOCATION",
     "Taxonomy",

@@ -6,37 +6,17 @@ beside ours adds one through an entry point of the group `camtrap_batch.exports`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from camtrap_batch.exports.images import Images
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
+from camtrap_batch.options import Option
 from camtrap_batch.registry import Registry
 from camtrap_batch.store.outpath import replacing
-
-
-@dataclass(frozen=True)
-class Option:
-    """A setting of one export: `camtrap export` has it as an option once `--to` names the export.
-
-    Attributes
-    ----------
-    name : such as day1, for --day1; a word each is joined with -
-    help : what it does; the default is added
-    default : its value where it is not given
-    parse : makes the value of what was typed; raises ValueError with what would be right
-    metavar : stands for the value in the help; None for a switch, which takes no value
-    """
-
-    name: str
-    help: str
-    default: Any = None
-    parse: Callable[[str], Any] = str
-    metavar: str | None = "TEXT"
 
 
 class Out:
@@ -100,6 +80,9 @@ EXPORTS: Registry[Export] = Registry(
         "csv": "camtrap_batch.exports.csv:EXPORT",
         "cct": "camtrap_batch.exports.cct:EXPORT",
         "detection-history": "camtrap_batch.exports.detection_history:EXPORT",
+        "speciesnet": "camtrap_batch.exports.speciesnet:EXPORT",
+        "timelapse": "camtrap_batch.exports.timelapse:EXPORT",
+        "label-studio": "camtrap_batch.exports.label_studio:EXPORT",
     },
 )
 

@@ -29,11 +29,12 @@ from camtrap_batch.catalog.camtrap_dp import SOURCE
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import NO_TIME, Bools, microseconds, short_hash
-from camtrap_batch.exports.base import Option, Out
+from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.csv import no_formula
 from camtrap_batch.exports.images import BOX, Block, Images, take
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
+from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_file, check_folder
 from camtrap_batch.survey.effort import FROM_IMAGES, as_rows
 from camtrap_batch.survey.result import read_deployments
@@ -233,7 +234,7 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
         for block in images.blocks(list(FROM_MANIFEST), boxes=images.has_boxes):
             reasons, why = _reasons(images, block, without_people=rules.without_people)
             is_in = reasons < 0
-            _list_images(unlisted, block, reasons, why, written)
+            list_images(unlisted, block, reasons, why, written)
             if not is_in.any():
                 continue
             rows = block.rows.filter(pa.array(is_in))
@@ -325,10 +326,11 @@ def _is_refused(texts: pa.ChunkedArray, pattern: str | None) -> pa.ChunkedArray:
 
 def list_left_out(file: CsvWriter, block: Block, mask: Bools, why: str, written: Written) -> None:
     """List the images of a block where `mask` is true as left out."""
-    _list_images(file, block, np.where(mask, 0, -1), [why], written)
+    list_images(file, block, np.where(mask, 0, -1), [why], written)
 
 
-def _list_images(file: CsvWriter, block: Block, reasons: Ints, why: list[str], written: Written) -> None:
+def list_images(file: CsvWriter, block: Block, reasons: Ints, why: list[str], written: Written) -> None:
+    """List the images of a block that are left out: those whose reason, a place in `why`, is not -1."""
     is_out = reasons >= 0
     if not is_out.any():
         return

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from camtrap_batch.events.codes import UNKNOWN_LOCATION
-from camtrap_batch.exports.base import Option, Out
+from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import BOX, Block, Images
 from camtrap_batch.exports.jsonfile import encode, write_members
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
+from camtrap_batch.options import Option
 from camtrap_batch.store import snapshots
 from camtrap_batch.store.outpath import check_file
 

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from camtrap_batch.exports.base import Option, Out
+from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import Images, take
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
+from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_file
 
 _FROM_MANIFEST = (

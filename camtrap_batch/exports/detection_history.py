@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from camtrap_batch.catalog.cameras import read_covariates
-from camtrap_batch.exports.base import Option, Out
+from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import Images
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
+from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_folder
 from camtrap_batch.survey.history import Occasions, Records, find_records, make_occasions
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments

@@ -164,6 +164,16 @@ class Images:
             )
         return self._merged
 
+    @property
+    def has_merged(self) -> bool:
+        """Whether `merge` was run on these predictions."""
+        return self._merged is not None
+
+    @property
+    def taxonomy(self) -> dict[str, list[list[str]]]:
+        """Label in lower case -> rank and name of each group above it, as `merge` knew them."""
+        return {} if self._merged is None else self._merged.snapshot.meta.get("taxonomy") or {}
+
     @cached_property
     def frames(self) -> pa.Table:
         """seq_id, event_id, label and confidence of the table `frames`: a row for each prediction."""

@@ -1,6 +1,6 @@
 """MegaDetector batch results, as Timelapse and MegaDetector's own tools read them.
 
-Format: lila.science/megadetector-output-format, version 1.5.
+Format: lila.science/megadetector-output-format, version 1.6.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from camtrap_batch.exports.base import Option, Out
+from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import BOX, Block, Images
 from camtrap_batch.exports.jsonfile import encode, write_members
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
+from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.vocabulary import VIDEO_ENDINGS, ending_of
 
@@ -50,7 +51,7 @@ def write_md_json(images: Images, path: Path) -> Written:
     classes = {label: str(number) for number, label in enumerate(sorted(images.labels()))}
     made = dt.datetime.fromisoformat(images.snapshot.created).strftime("%Y-%m-%d %H:%M:%S")
     info = {
-        "format_version": "1.5",
+        "format_version": "1.6",
         "detector": "camtrap-batch, whole frames" if not images.has_boxes else "boxes of infer.detections",
         "detection_completion_time": made,
         "detector_metadata": _THRESHOLDS_BOXES if images.has_boxes else _THRESHOLDS_WHOLE,

@@ -11,16 +11,18 @@ from __future__ import annotations
 from camtrap_batch.images.decode import decode_upright
 from camtrap_batch.images.judge import Limits, Verdict, judge, prepare
 from camtrap_batch.images.pixels import Thumbnail
-from camtrap_batch.images.reading import judge_files, read_files
+from camtrap_batch.images.reading import MOST_ABANDONED, abandoned, judge_files, read_files
 from camtrap_batch.images.sources.base import Listing, is_unsafe
 from camtrap_batch.images.sources.root import ImageRoot
 
 __all__ = [
     "ImageRoot",
+    "MOST_ABANDONED",
     "Limits",
     "Listing",
     "Thumbnail",
     "Verdict",
+    "abandoned",
     "decode_upright",
     "is_unsafe",
     "judge",

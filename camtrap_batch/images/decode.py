@@ -18,8 +18,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile
 
+from camtrap_batch.images.cost import refuse_jpeg, refuse_other
 from camtrap_batch.images.exif import read_exif, read_jpeg_exif, silence_pillow
-from camtrap_batch.images.pixels import Pixels, is_blank, upright
+from camtrap_batch.images.jpeg.frame import read_frame
+from camtrap_batch.images.libtiff import hear_libtiff
+from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, is_blank, upright
 
 JPEG = b"\xff\xd8"
 """What every JPEG file begins with."""
@@ -31,7 +34,9 @@ _CUT_OFF = ("premature end of jpeg file", "truncated", "unexpected end of file",
 _MODES = {"Gray": "L", "CMYK": "CMYK", "YCCK": "CMYK"}
 _SPACES = {"Gray": ("GRAY", 1), "CMYK": ("CMYK", 4), "YCCK": ("CMYK", 4)}
 _BLOCK = 2 * 16 * 16  # pixels that are rubbish where a JPEG stream ends: its last block, or two
-_STRIP_PIXELS = 2**22
+_TILE_PIXELS = 2**20
+_MANY_PIXELS = 2**24
+_MOST_DRAFT = 8  # times that Pillow's JPEG decoder reduces
 
 # Each image's size is held against the job's own limit before anything is decoded; Pillow's, which is global
 # and lower, would refuse images that a job allows.
@@ -91,7 +96,13 @@ def decode_jpeg(data: bytes, wanted: int) -> Decoded:
     from camtrap_batch.images.jpeg.baseline import decode_baseline  # numba takes half a second to import
 
     sound = decode_baseline(data, wanted)
-    return _decode_by_libjpeg(data, wanted) if sound is None else Decoded("ok", None, sound)
+    if sound is not None:
+        return Decoded("ok", None, sound)
+    frame = read_frame(data)
+    refusal = None if frame is None else refuse_jpeg(frame, len(data))
+    if refusal is not None:
+        return Decoded(*refusal, None)
+    return _decode_by_libjpeg(data, wanted)
 
 
 def _decode_by_libjpeg(data: bytes, wanted: int) -> Decoded:
@@ -122,22 +133,27 @@ def _decode_by_libjpeg(data: bytes, wanted: int) -> Decoded:
 
 def decode_other(image: Image.Image, wanted: int) -> Decoded:
     """Decode an image that Pillow has opened, the first of several, as `decode_jpeg` does."""
+    if (refusal := refuse_other(image, _bytes_of(image))) is not None:
+        return Decoded(*refusal, None)
     silence_pillow()
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library that was imported meanwhile may have set it
     status, detail = "ok", None
-    try:
-        image.load()
-    except MemoryError:
-        raise
-    except Exception as problem:
-        status, detail = _blame(problem)
-        # Without tiles left to decode, Pillow hands out what it has. (Its own switch for truncated files
-        # is global, and other threads decode, too.)
-        image.tile = []  # type: ignore[attr-defined]
+    with hear_libtiff() as said:
         try:
             image.load()
-        except Exception:
-            return Decoded("corrupt", detail, None)
+        except MemoryError:
+            raise
+        except Exception as problem:
+            status, detail = _blame(problem)
+            # Without tiles left to decode, Pillow hands out what it has. (Its own switch for truncated files
+            # is global, and other threads decode, too.)
+            image.tile = []  # type: ignore[attr-defined]
+            try:
+                image.load()
+            except Exception:
+                return Decoded("corrupt", detail, None)
+    if status == "ok" and said:
+        status, detail = _blame(OSError(said[0]))
     pixels = _shrink(image, wanted)
     if status != "ok" and is_blank(pixels):
         return Decoded("corrupt", detail, None)
@@ -153,15 +169,24 @@ def one_line(problem: BaseException) -> str:
 def _decode_odd_jpeg(data: bytes, wanted: int, refusal: Exception) -> Decoded:
     """A JPEG file that libjpeg-turbo's plain interface refuses, for its colour sampling for example.
 
-    Pillow may decode it, but without a word about damage; and a damaged header is likelier than a camera
-    with a sampling of its own. So it is never `ok`.
+    Pillow may decode it, but without a word about damage. So it is `ok` where our own reader, which goes over
+    every byte, calls it sound; else not, since a damaged header is likelier than an odd progressive file.
     """
+    from camtrap_batch.images.jpeg.baseline import is_sound_baseline
+
     try:
-        decoded = decode_other(open_image(data), wanted)
+        image = open_image(data)
+        reduced = max(1, min(min(image.size) // wanted, _MOST_DRAFT))
+        image.draft(None, (image.width // reduced, image.height // reduced))
+        decoded = decode_other(image, wanted)
     except Exception:
         decoded = Decoded("corrupt", None, None)
-    status = "damaged" if decoded.status == "ok" else decoded.status
-    return Decoded(status, one_line(refusal), decoded.pixels)
+    if decoded.status != "ok":
+        return Decoded(decoded.status, one_line(refusal), decoded.pixels)
+    if is_sound_baseline(data):
+        return decoded
+    detail = "its colour sampling is unusual" if isinstance(refusal, KeyError) else one_line(refusal)
+    return Decoded("damaged", detail, decoded.pixels)
 
 
 def _blame(problem: Exception) -> tuple[str, str]:
@@ -171,20 +196,40 @@ def _blame(problem: Exception) -> tuple[str, str]:
 
 
 def _shrink(image: Image.Image, wanted: int) -> Pixels:
-    """RGB or grey pixels, `wanted` or up to three times as many on the short side.
+    """RGB or grey pixels, `wanted` or up to three times as many on the short side, fewer of a thin picture.
 
-    Strip by strip, so that a large image does not need its size several times over.
+    Tile by tile, so that a large image does not need its size several times over.
     """
-    factor = max(1, min(image.size) // (2 * wanted))
-    rows = factor * max(1, _STRIP_PIXELS // (image.width * factor))
+    across, down = _factors(image.size, wanted)
+    columns = across * max(1, min(-(-image.width // across), _TILE_PIXELS // (across * down)))
+    rows = down * max(1, _TILE_PIXELS // (columns * down))
     highest = _highest(image)
-    strips = []
+    bands = []
     for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        small = _eight_bit(strip, highest)
-        strips.append(np.asarray(small.reduce(factor) if factor > 1 else small))
-    pixels = np.concatenate(strips)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+        tiles = []
+        for left in range(0, image.width, columns):
+            box = left, top, min(left + columns, image.width), min(top + rows, image.height)
+            small = _eight_bit(image.crop(box), highest)
+            tile = np.asarray(small.reduce((across, down)) if across * down > 1 else small)
+            tiles.append(tile if tile.ndim == 3 else tile[..., None])
+        bands.append(np.concatenate(tiles, axis=1) if len(tiles) > 1 else tiles[0])
+    return np.concatenate(bands)
+
+
+def _factors(size: tuple[int, int], wanted: int) -> tuple[int, int]:
+    """How many columns and rows become one, for `_shrink`."""
+    factor = max(1, min(size) // (2 * wanted))
+    if size[0] * size[1] <= _MANY_PIXELS * factor * factor:
+        return factor, factor
+    # Long and thin: what will be left of it, by `pixels.shrink`, has a limit on its long side.
+    ratio = min(1.0, wanted / min(size), JPEG_LONGEST / max(size))
+    across, down = (max(1, side // max(1, round(side * ratio))) for side in size)
+    return across, down
+
+
+def _bytes_of(image: Image.Image) -> int:
+    file = getattr(image, "fp", None)
+    return file.getbuffer().nbytes if isinstance(file, io.BytesIO) else 0
 
 
 def _highest(image: Image.Image) -> float:
@@ -207,4 +252,9 @@ def _eight_bit(image: Image.Image, highest: float) -> Image.Image:
 
 def _from_cmyk(pixels: Pixels) -> Pixels:
     """Adobe's JPEG files hold CMYK inverted: 255 is no ink."""
-    return np.asarray((pixels[..., :3].astype(np.uint16) * pixels[..., 3:] // 255).astype(np.uint8))
+    colours = np.empty((*pixels.shape[:2], 3), np.uint8)
+    rows = max(1, _TILE_PIXELS // pixels.shape[1])
+    for top in range(0, len(pixels), rows):
+        some = pixels[top : top + rows]
+        colours[top : top + rows] = some[..., :3].astype(np.uint16) * some[..., 3:] // 255
+    return colours

@@ -13,7 +13,7 @@ from PIL import UnidentifiedImageError
 
 from camtrap_batch.images.decode import decode_jpeg, decode_other, jpeg_header, one_line, open_image
 from camtrap_batch.images.exif import read_exif, read_jpeg_exif
-from camtrap_batch.images.kinds import other_kind, still_kind
+from camtrap_batch.images.kinds import NOT_READ, other_kind, still_kind
 from camtrap_batch.images.pixels import (
     Thumbnail,
     difference_hash,
@@ -25,7 +25,6 @@ from camtrap_batch.images.pixels import (
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, ending_of
 
 _SMALLEST = 32  # pixels wanted on the short side where no thumbnail is: enough for hash, night or day
-_NOT_READ = ("HEIF", "CR3")
 _WIDEST = 2**31 - 1  # what the manifest's columns hold
 
 
@@ -89,7 +88,7 @@ def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
         is_named_still = ending_of(file_name) in IMAGE_ENDINGS
         verdict.status = "corrupt" if is_named_still else "not_image"
         verdict.detail = "not a file of any known image format"
-    elif kind in _NOT_READ:
+    elif kind in NOT_READ:
         verdict.status, verdict.format = "not_image", kind
         verdict.detail = "a still image of a kind that is not read; convert it to JPEG"
     else:

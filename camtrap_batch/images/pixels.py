@@ -12,12 +12,16 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 """Shape (height, width, 3) RGB, or (height, width, 1) grey."""
 
+JPEG_LONGEST = 65_500
+"""libjpeg's limit for a side, in pixels."""
+
 _SAMPLE = 48  # rows and columns that are enough to tell most pictures
+_THINNEST = 4  # times as long as wide: of what is longer, no more of the long side is sampled
+_AT_ONCE = 2**18  # pixels
 _BLANK_RANGE = 2
 _NIGHT_TOP, _NIGHT_BOTTOM = 0.10, 0.85
 _NIGHT_CHROMA = 14
 _NIGHT_SHARE = 0.985
-_JPEG_LONGEST = 65_500  # libjpeg's limit for a side
 _TURNS = {  # EXIF orientation (CIPA DC-008, tag 274) -> quarter turns to the left after a mirror
     2: (True, 0),
     3: (False, 2),
@@ -52,11 +56,13 @@ def is_blank(pixels: Pixels, spared: float = 0) -> bool:
 
     As many pixels as `spared`, but no more than a tenth, may differ.
     """
-    step = max(1, min(pixels.shape[:2]) // _SAMPLE)
-    if step > 1 and not is_blank(pixels[::step, ::step], np.inf):
+    down, across = _steps(pixels)
+    if down * across > 1 and not is_blank(np.ascontiguousarray(pixels[::down, ::across]), np.inf):
         return False  # what the sample shows, the whole picture does
-    flat = np.median(pixels, axis=(0, 1))
-    differing = np.count_nonzero(np.abs(pixels - flat).max(axis=2) > _BLANK_RANGE)
+    rows = max(1, _AT_ONCE // pixels.shape[1])
+    strips = [pixels[top : top + rows] for top in range(0, len(pixels), rows)]
+    flat = np.array([_median(strips, channel) for channel in range(pixels.shape[2])], np.float32)
+    differing = sum(np.count_nonzero(np.abs(strip - flat).max(axis=2) > _BLANK_RANGE) for strip in strips)
     return bool(differing <= min(spared, pixels[..., 0].size / 10))
 
 
@@ -67,10 +73,10 @@ def is_greyscale(pixels: Pixels) -> bool:
     """
     if pixels.shape[2] == 1:
         return True
-    step = max(1, min(pixels.shape[:2]) // _SAMPLE)
+    down, across = _steps(pixels)
     height = pixels.shape[0]
     top, bottom = int(height * _NIGHT_TOP), max(1, int(height * _NIGHT_BOTTOM))
-    middle = pixels[top:bottom:step, ::step].astype(np.int16)
+    middle = pixels[top:bottom:down, ::across].astype(np.int16)
     chroma = _from_median(middle[..., 0] - middle[..., 1]) + _from_median(middle[..., 1] - middle[..., 2])
     return bool(np.count_nonzero(chroma <= _NIGHT_CHROMA) >= _NIGHT_SHARE * chroma.size)
 
@@ -87,7 +93,7 @@ def difference_hash(pixels: Pixels) -> int:
 def shrink(pixels: Pixels, short_side: int) -> Pixels:
     """Reduce a picture to `short_side` pixels on its short side; a smaller one keeps its size."""
     height, width = pixels.shape[:2]
-    ratio = min(short_side / min(height, width), _JPEG_LONGEST / max(height, width))
+    ratio = min(short_side / min(height, width), JPEG_LONGEST / max(height, width))
     if ratio >= 1:
         return pixels
     from camtrap_batch.images.raster import resample  # numba takes half a second to import
@@ -104,6 +110,24 @@ def make_thumbnail(pixels: Pixels, full_short_side: int, quality: int) -> Thumbn
     else:
         jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")
     return Thumbnail(jpeg, width, height, min(height, width) / full_short_side)
+
+
+def _steps(pixels: Pixels) -> tuple[int, int]:
+    """From one sampled row, and column, to the next."""
+    height, width = pixels.shape[:2]
+    least = max(1, min(height, width) // _SAMPLE)
+    return max(least, height // (_SAMPLE * _THINNEST)), max(least, width // (_SAMPLE * _THINNEST))
+
+
+def _median(strips: list[Pixels], channel: int) -> float:
+    """The median of a channel, the mean of two where the number of its values is even."""
+    counts = np.zeros(256, np.int64)
+    for strip in strips:
+        counts += np.bincount(strip[..., channel].ravel(), minlength=256)
+    below = counts.cumsum()
+    n = int(below[-1])
+    low, high = np.searchsorted(below, [(n - 1) // 2, n // 2], side="right")
+    return float(low + high) / 2
 
 
 def _image(pixels: Pixels) -> Image.Image:

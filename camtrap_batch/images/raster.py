@@ -18,6 +18,7 @@ from camtrap_batch.images.pixels import Pixels
 _EDGE = 928  # of 8192, an eighth of it: the mean of half a wave of cosine, times the square root of 2
 _CORNER = 841  # the same on both axes
 _BITS = 14  # after the point, of weights
+_USUAL_SIDE = 8192  # pixels; tables for such sides are kept, 64 kB each
 _KEPT = 7  # of them, of what one axis gives to the other
 
 
@@ -126,9 +127,12 @@ def resample(pixels: Pixels, height: int, width: int) -> Pixels:
     return out
 
 
-@lru_cache(64)
 def _weights(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """For each new pixel, the first one that counts, and weights of it and those after it, 1 together."""
+    return (_kept_weights if size <= _USUAL_SIDE else _make_weights)(size, new_size)
+
+
+def _make_weights(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     scale = size / new_size
     reach = max(scale, 1.0)
     centres = (np.arange(new_size) + 0.5) * scale
@@ -139,6 +143,9 @@ def _weights(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArr
     weights = np.round(weights / weights.sum(axis=1, keepdims=True) * (1 << _BITS)).astype(np.int32)
     weights[np.arange(new_size), weights.argmax(axis=1)] += (1 << _BITS) - weights.sum(axis=1, dtype=np.int32)
     return first, weights
+
+
+_kept_weights = lru_cache(64)(_make_weights)
 
 
 @compiled

@@ -15,6 +15,9 @@ from camtrap_batch.images.sources.root import ImageRoot, is_unsafe
 MOST_BYTES = 256 * 2**20
 """A file with more bytes is not read to its end."""
 
+MOST_ABANDONED = 4
+"""A process in which so many decodes go on that were given up should be ended: each may hold 1 GB."""
+
 _BYTES_AHEAD = 64 * 2**20
 _AHEAD_PER_READER = 2
 _TYPICAL_BYTES = 2**20  # of a file whose size the listing does not know
@@ -34,7 +37,8 @@ def judge_files(
     """A verdict for each file, in order.
 
     As many files are read ahead as the root takes at once, and as fit into 64 MiB. Neither a read nor a
-    decode that hangs holds up the others for longer than `limits.timeout_s`: its thread is left behind.
+    decode that hangs holds up the others for longer than `limits.timeout_s`: its thread is left behind, and
+    counted (see `abandoned`) as long as it goes on.
 
     Parameters
     ----------
@@ -69,6 +73,24 @@ def read_files(root: ImageRoot, file_names: Sequence[str], limits: Limits) -> It
             yield ahead.take(place)
     finally:
         ahead.close()
+
+
+def abandoned() -> int:
+    """How many decodes go on in this process that were given up."""
+    return _abandoned.count
+
+
+class _Count:
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self, number: int) -> None:
+        with self._lock:
+            self.count += number
+
+
+_abandoned = _Count()
 
 
 class _Decoder:
@@ -107,6 +129,7 @@ class _Decoder:
             if self._began is None or (spent := time.perf_counter() - self._began) < self._limits.timeout_s:
                 return False
             self._is_abandoned = True
+            _abandoned.add(1)
             self.clock["decode"] += spent
             detail = f"not decoded within {self._limits.timeout_s:g} s"
             self._verdicts.append(Verdict("unreadable", detail, bytes=self._bytes))
@@ -127,6 +150,7 @@ class _Decoder:
                 del content
                 with self._lock:
                     if self._is_abandoned:
+                        _abandoned.add(-1)
                         return
                     self._began = None
                     self._verdicts.append(verdict)

@@ -57,6 +57,7 @@ class Job(Section):
         default_factory=default_publish, description="where the result goes"
     )
     report: Report = Field(default_factory=Report, description="the HTML report")
+    notify: str | None = Field(None, description="URL that gets JSON by POST when a job ends")
     _notes: list[str] = PrivateAttr(default_factory=list)
 
     @field_validator("name")
@@ -66,6 +67,13 @@ class Job(Section):
             raise ValueError(
                 f"{value!r}: should be up to 100 letters, digits, dots, _ and -, the first a letter or digit"
             )
+        return value
+
+    @field_validator("notify")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://")):
+            raise ValueError(f"{shown(value)!r}: should be a URL that begins with https:// or http://")
         return value
 
     @classmethod

@@ -27,6 +27,12 @@ class Publish(SignIn):
 
     target: str = Field("locations.gpkg", description="what to push to")
 
+    public: bool = Field(
+        False,
+        description="for anyone to see: places on a grid of report.blur_km (10 km where that is 0), people "
+        "and vehicles left out",
+    )
+
     @classmethod
     def claims(cls, target: str) -> bool:
         """Whether a value of `target` names this target; the first in the registry that says so has it."""

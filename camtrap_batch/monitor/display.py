@@ -180,10 +180,10 @@ class Plain(_Counting):
 
 
 class JsonLines(_Counting):
-    """One JSON object a line, for programs."""
+    """One JSON object a line, for programs; each has the job's name, or null where it is not known."""
 
-    def __init__(self, file: TextIO) -> None:
-        self.file = file
+    def __init__(self, file: TextIO, job: str | None) -> None:
+        self.file, self.job = file, job
 
     def begin(self, stage: str, rows: int, done: int, counts: dict[str, int], unit: str = "images") -> None:
         super().begin(stage, rows, done, counts, unit)
@@ -211,14 +211,14 @@ class JsonLines(_Counting):
         self.event("note", text=text)
 
     def event(self, name: str, **details: Any) -> None:
-        line = json.dumps({"time": now(), "event": name, **details}, ensure_ascii=False)
+        line = json.dumps({"time": now(), "job": self.job, "event": name, **details}, ensure_ascii=False)
         print(line, file=self.file, flush=True)
 
 
-def make_display(*, quiet: bool, log_json: bool) -> Display:
-    """The display that suits the options and what standard error is."""
+def make_display(*, quiet: bool, log_json: bool, job: str | None = None) -> Display:
+    """The display that suits the options and what standard error is, of the job with this name."""
     if log_json:
-        return JsonLines(sys.stderr)
+        return JsonLines(sys.stderr, job)
     if quiet:
         return Silent()
     console = Console(stderr=True)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.monitor.progress import Cameras, StageStatus, State, count_plan
 from camtrap_batch.notices import say
-from camtrap_batch.stages import STAGES
 from camtrap_batch.store.lease import Holder
 from camtrap_batch.store.log import read_log
 from camtrap_batch.store.records import Unreadable
@@ -31,8 +30,30 @@ _RECENT_S = 120.0
 _ENDED: dict[str, State] = {"interrupted": "unfinished", "stage failed": "failed"}
 
 
-def read_status(run: Run, driver: Holder | None = None) -> list[StageStatus]:
-    """The status of each stage that keeps tables, in order.
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class Watched(Protocol):
+    """What has plans: a stage, or a part of one (see `pipeline.stage.Planned`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tables(self) -> Sequence[Named]:
+        """The first one is committed when a plan is done; a plan without any is when all its shards are."""
+
+    @property
+    def rows_of(self) -> str | None: ...
+
+    @property
+    def is_part(self) -> bool: ...
+
+
+def read_status(run: Run, plans: Iterable[Watched], driver: Holder | None = None) -> list[StageStatus]:
+    """The status of each of these, in order; parts of stages are left out as long as they have no plan.
 
     Parameters
     ----------
@@ -40,22 +61,26 @@ def read_status(run: Run, driver: Holder | None = None) -> list[StageStatus]:
         which is taken to run as long as there are recent signs of it
     """
     log = _read_log(run)
-    return [_stage_status(run, name, log, driver) for name, stage in STAGES.items() if stage.tables]
+    found = ((watched, _stage_status(run, watched, log, driver)) for watched in plans)
+    return [status for watched, status in found if status.state != "waiting" or not watched.is_part]
 
 
-def _stage_status(run: Run, name: str, log: list[dict[str, Any]], driver: Holder | None) -> StageStatus:
+def _stage_status(
+    run: Run, watched: Watched, log: list[dict[str, Any]], driver: Holder | None
+) -> StageStatus:
+    name = watched.name
     events = [event for event in log if event.get("stage") == name]
     plan = _last_plan(run, name, events)
     if plan is None:
         return StageStatus(name)
     receipts = find_receipts(run.folder, plan)
     status = StageStatus(name, rows=plan.rows, shards=len(plan.shards))
-    count_plan(status, plan, receipts, _cameras(run, plan))
+    count_plan(status, plan, receipts, _cameras(run, plan, watched.rows_of))
     begins = [number for number, event in enumerate(events) if event["event"] == "stage begins"]
     for event in events[begins[-1] if begins else 0 :]:
         _take_in(status, event)
     status.rows_per_s, status.rows_per_s_mean = _rates(receipts.values())
-    status.state = _state(run, plan, events, receipts.values(), driver)
+    status.state = _state(run, plan, watched, events, receipts, driver)
     if status.state == "running" and status.rows_per_s:
         status.seconds_left = round((status.rows - status.rows_done) / status.rows_per_s, 1)
     if status.state != "failed":
@@ -80,16 +105,19 @@ def _last_plan(run: Run, stage: str, events: Sequence[dict[str, Any]]) -> Plan |
 def _state(
     run: Run,
     plan: Plan,
+    watched: Watched,
     events: Sequence[dict[str, Any]],
-    receipts: Iterable[Receipt],
+    found: Mapping[str, Receipt],
     driver: Holder | None,
 ) -> State:
-    snapshot = run.current(STAGES[plan.stage].tables[0])
+    snapshot = run.current(watched.tables[0].name) if watched.tables else None
     if snapshot is not None and snapshot.plan_id == plan.id:
+        return "done"
+    if not watched.tables and all(shard.id in found for shard in plan.shards):
         return "done"
     if events and events[-1]["event"] in _ENDED:
         return _ENDED[events[-1]["event"]]
-    receipts = list(receipts)
+    receipts = list(found.values())
     signs = [receipt.finished for receipt in receipts] + [event["time"] for event in events[-1:]]
     slowest = max((receipt.seconds.get("total", 0.0) for receipt in receipts), default=0.0)
     if not signs:
@@ -113,9 +141,8 @@ def _take_in(status: StageStatus, event: dict[str, Any]) -> None:
             status.trained(event)
 
 
-def _cameras(run: Run, plan: Plan) -> Cameras | None:
+def _cameras(run: Run, plan: Plan, made_of: str | None) -> Cameras | None:
     """The cameras of a plan's rows, as long as the table is there that it was made from."""
-    made_of = {"validate": "catalog", "infer": "manifest"}.get(plan.stage)
     number = plan.inputs.get(made_of) if made_of else None
     if made_of is None or not isinstance(number, int):
         return None

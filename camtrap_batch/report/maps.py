@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from camtrap_batch.report.points import KM_PER_DEGREE, MapPoint
+from camtrap_batch.report.points import MapPoint
 from camtrap_batch.report.svg import Frame, decimals, linear, multiples, nice, picture, tag, text_width
 from camtrap_batch.report.text import plural, shorten
+from camtrap_batch.survey.grid import KM_PER_DEGREE
 
 _WIDTH, _LOWEST, _HIGHEST = 800.0, 300.0, 620.0
 _LEFT, _TOP, _FOOT = 1.0, 1.0, 62.0

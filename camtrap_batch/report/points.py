@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-KM_PER_DEGREE = 111.195
-"""Of latitude, on a sphere of 6,371 km radius."""
-
-Floats = npt.NDArray[np.float64]
+from camtrap_batch.survey.grid import snap
 
 
 @dataclass(frozen=True)
@@ -46,16 +42,6 @@ def find_points(locations: pa.Table, blur_km: float, groups: frozenset[str] = fr
         together.setdefault(point, []).append(row)
     points = [_point(*point, here, groups) for point, here in together.items()]
     return sorted(points, key=lambda point: (-point.n_events, point.locations))
-
-
-def snap(longitude: Floats, latitude: Floats, blur_km: float) -> tuple[Floats, Floats]:
-    """Degrees, moved to the nearest crossing of a grid of `blur_km`; as they are where that is 0."""
-    if blur_km <= 0:
-        return longitude, latitude
-    step = min(blur_km / KM_PER_DEGREE, 90.0)
-    y = np.clip(np.round(latitude / step) * step, -90, 90)
-    x_step = np.minimum(step / np.maximum(np.cos(np.radians(y)), 1e-6), 180.0)
-    return np.clip(np.round(longitude / x_step) * x_step, -180, 180), y
 
 
 def _point(longitude: float, latitude: float, rows: list[dict[str, Any]], groups: frozenset[str]) -> MapPoint:

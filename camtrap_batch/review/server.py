@@ -29,6 +29,7 @@ import tornado.netutil
 import tornado.web
 from PIL import Image
 
+from camtrap_batch.codes import Ints
 from camtrap_batch.errors import CamtrapError, UserError
 from camtrap_batch.images import ImageRoot, decode_upright
 from camtrap_batch.images.pictures import read_pictures
@@ -42,6 +43,7 @@ _PAGE_SIZE = 60
 _PHOTO_SIDE = 1600
 _MOST_BODY = 2**20
 _CACHED = 400
+_LISTS = 32
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,36 @@ class Reviewing:
         self.tokens: set[str] = set()
         self.pool = ThreadPoolExecutor(4, thread_name_prefix="review")
         self.lock = threading.Lock()
-        self._ranked: dict[str, Any] = {}
+        self._ranked: dict[str, Ints] = {}
+        self._lists: OrderedDict[str, Ints] = OrderedDict()
         self._pictures: OrderedDict[tuple[int, bool], bytes] = OrderedDict()
 
-    def list(self, order: Order, wanted: Wanted, start: int) -> dict[str, Any]:
-        """A page of sequences in an order, those that are as wanted."""
+    def list(self, order: Order, wanted: Wanted, start: int, name: str) -> dict[str, Any]:
+        """A page of the sequences that are as wanted, in an order; those that were looked at come last.
+
+        Parameters
+        ----------
+        start : where the page begins
+        name : of the list that it is a page of, as the first page told it: a list stays as it is while its
+            sequences are looked at
+        """
+        numbers = self._lists.get(name)
+        if numbers is None:
+            name, numbers = secrets.token_hex(8), self._listed(order, wanted)
+            with self.lock:
+                self._lists[name] = numbers
+                while len(self._lists) > _LISTS:
+                    self._lists.popitem(last=False)
+        some = numbers[start : start + _PAGE_SIZE]
+        return {
+            "name": name,
+            "total": len(numbers),
+            "start": start,
+            "done": int(np.isin(numbers, list(self.items.said)).sum()) if self.items.said else 0,
+            "items": [self.describe(int(number)) for number in some],
+        }
+
+    def _listed(self, order: Order, wanted: Wanted) -> Ints:
         if order not in self._ranked:
             needs_truth = order == "disagree"
             truth = self.items.truth if needs_truth else pa.nulls(len(self.items), pa.string())
@@ -77,13 +104,8 @@ class Reviewing:
         numbers = numbers[self.items.select(wanted)[numbers]]
         if self.n is not None:
             numbers = numbers[: self.n]
-        some = numbers[start : start + _PAGE_SIZE]
-        return {
-            "total": len(numbers),
-            "start": start,
-            "done": int(np.isin(numbers, list(self.items.said)).sum()) if self.items.said else 0,
-            "items": [self.describe(int(number)) for number in some],
-        }
+        is_done = np.isin(numbers, list(self.items.said))
+        return np.concatenate([numbers[~is_done], numbers[is_done]])
 
     def describe(self, number: int) -> dict[str, Any]:
         """A sequence in short."""
@@ -260,7 +282,6 @@ class _Page(_Handler):
                 self.reviewing.sessions.add(session)
                 secure = self.request.protocol == "https"
                 self.set_cookie(_COOKIE, session, httponly=True, samesite="Strict", secure=secure, path="/")
-                self.set_status(303)
                 # Not a redirect by header: a cookie that is SameSite=Strict would not come with it.
                 nonce = self._policy()
                 self.finish(f'<!doctype html><script nonce="{nonce}">location.replace("/")</script>')
@@ -313,7 +334,8 @@ class _List(_Handler):
             raise tornado.web.HTTPError(400)
         wanted = _wanted({key: self.get_query_argument(key) for key in self.request.query_arguments})
         start = int(self.get_query_argument("start", "0"))
-        self.answer(await self.beside(self.reviewing.list, order, wanted, start))
+        name = self.get_query_argument("name", "")
+        self.answer(await self.beside(self.reviewing.list, order, wanted, start, name))
 
 
 class _Item(_Handler):

@@ -1,10 +1,11 @@
-"""merge: frames into sequences, sequences into events, events into one row a location. Runs on the driver."""
+"""merge: frames into sequences, sequences into events, events into one row per location, on the driver."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -15,12 +16,11 @@ from camtrap_batch.codes import one_chunk
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.events import (
     UNKNOWN_LOCATION,
-    Events,
-    Sequences,
     SpeciesLists,
     Taxonomy,
     combine,
     find_events,
+    frame_rows,
     make_taxonomy,
     read_species,
     read_taxonomy,
@@ -29,7 +29,9 @@ from camtrap_batch.events import (
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import ModelInfo, read_info
 from camtrap_batch.model.library import fetch_model, model_folder
-from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, shard_id
+from camtrap_batch.pipeline.context import Context
+from camtrap_batch.pipeline.shards import do_on_driver
+from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.store import schemas
 from camtrap_batch.store.manifest import current_findings, usable_rows
@@ -40,110 +42,184 @@ from camtrap_batch.survey.checks import check_deployments, check_texts
 from camtrap_batch.survey.effort import Counting, effort_by_location, make_deployments
 from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, UNCERTAIN, USABLE
 
-VERSION = 3
-TABLES = ("locations", "frames", "sequences", "events", "deployments")
-
 _FROM_MANIFEST = ("location", "deployment", "status", "datetime", "utc_offset_minutes", "is_night")
 _BATCH = 8192
 _SHOWN = 5
 
 
-def run(context: Context) -> StageResult:
-    """Make the tables `frames`, `sequences`, `events` and `locations` from `manifest` and `predictions`.
+class MergeStage(Stage):
+    name = "merge"
+    help = "combine frames into sequences, events and locations"
+    sections = ("events", "infer")
+    version = 3
+    tables = (
+        TableSpec("locations", "each camera location"),
+        TableSpec("frames", "each usable image of the manifest"),
+        TableSpec("sequences", "each sequence"),
+        TableSpec("events", "each event"),
+        TableSpec("deployments", "each deployment of a camera"),
+    )
 
-    Raises
-    ------
-    InputError
-        There are no predictions yet, they belong to another manifest, or a file of the section `events` is
-        not there or not what it should be.
-    """
-    job, store = context.job, context.run
-    manifest, predictions = store.snapshot("manifest"), store.snapshot("predictions")
-    findings = current_findings(store)
-    model_id = str(predictions.inputs["model"])
-    info = read_info(fetch_model(model_folder(store, model_id)))
+    def check(self, context: Context) -> None:
+        read_rules(context.job)
+
+    def run(self, context: Context) -> StageResult:
+        """Make `frames`, `sequences`, `events` and `locations` from `manifest` and `predictions`.
+
+        Raises
+        ------
+        InputError
+            There are no predictions yet, they belong to another manifest, or a file of the section `events`
+            is not there or not what it should be.
+        """
+        sources = _read_sources(context)
+        result = do_on_driver(
+            context, self, _id(sources), lambda: _merge(context.run, sources), inputs=sources.inputs
+        )
+        if not context.dry_run:
+            result.notes += [*sources.notes, *_notes(context.run, sources.taxonomy, sources.info)]
+        return result
+
+
+STAGE = MergeStage()
+
+
+@dataclass
+class _Sources:
+    """What is merged, and by which rules; `settings` is what a result says of these."""
+
+    manifest: Snapshot
+    predictions: Snapshot
+    findings: Snapshot | None
+    info: ModelInfo
+    cameras: pa.Table | None
+    periods: pa.Table | None
+    outages: pa.Table | None
+    taxonomy: Taxonomy | None
+    species: SpeciesLists | None
+    settings: dict[str, Any]
+    counting: Counting
+    notes: list[str]
+
+    @property
+    def told(self) -> list[list[dict[str, Any]]]:
+        """What somebody wrote down of deployments; a run without is what it was before there were any."""
+        if self.periods is None and self.outages is None:
+            return []
+        return [[] if table is None else table.to_pylist() for table in (self.periods, self.outages)]
+
+    @property
+    def model_id(self) -> str:
+        return str(self.predictions.inputs["model"])
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        numbers = {
+            "manifest": self.manifest.number,
+            "predictions": self.predictions.number,
+            "model": self.model_id,
+        }
+        return numbers | ({"findings": self.findings.number} if self.findings is not None else {})
+
+
+def _read_sources(context: Context) -> _Sources:
+    job, run = context.job, context.run
+    manifest, predictions = run.snapshot("manifest"), run.snapshot("predictions")
+    info = read_info(fetch_model(model_folder(run, str(predictions.inputs["model"]))))
     cameras = read_dataset_cameras(job.dataset)
-    periods, outages, lines = read_dataset_periods(job.dataset)
+    periods, outages, notes = read_dataset_periods(job.dataset)
     taxonomy, species = read_rules(job)
-    empty = empty_class(job, info)
     settings: dict[str, Any] = {
         "min_confidence": job.infer.min_confidence,
         "gap_min": job.events.gap_min,
-        "empty": empty,
+        "empty": empty_class(job, info),
         "taxonomy": taxonomy and {label: list(groups) for label, groups in taxonomy.groups.items()},
         "species": species and _as_json(species),
     }
-    told = []
-    if periods is not None or outages is not None:  # what a run without them holds is what it always was
-        told = [[] if table is None else table.to_pylist() for table in (periods, outages)]
+    if periods is not None or outages is not None:
         settings["effort"] = job.events.effort
-    id_ = shard_id(
-        "merge",
-        VERSION,
-        "locations",
-        [schemas.fingerprint(name) for name in TABLES if name != "deployments"],
-        settings,
-        cameras.to_pylist() if cameras is not None else None,
-        manifest.plan_id,
-        predictions.plan_id,
-        findings.plan_id if findings else None,
-        *told,
+    return _Sources(
+        manifest=manifest,
+        predictions=predictions,
+        findings=current_findings(run),
+        info=info,
+        cameras=cameras,
+        periods=periods,
+        outages=outages,
+        taxonomy=taxonomy,
+        species=species,
+        settings=settings,
+        counting=job.events.effort,
+        notes=notes,
     )
-    counts: Counter[str] = Counter()
 
-    def make() -> dict[str, pa.Table]:
-        frames = usable_frames(store, predictions)
-        sequences = combine(
-            frames,
-            empty=empty,
-            min_confidence=job.infer.min_confidence,
-            classes=predictions.meta.get("classes", info.classes),
-            scores=lambda: _scores(store, predictions),
-            taxonomy=taxonomy,
-            species=species,
-        )
-        events = find_events(sequences.frames, empty=empty, gap_min=job.events.gap_min)
-        images = store.table("manifest").to_table(columns=["image_id", *_FROM_MANIFEST])
-        deployments, effort = find_effort(
-            images, sequences.frames, periods, outages, empty=empty, counting=job.events.effort
-        )
-        dubious = _dubious(store, findings)
-        locations = summarise(
-            images,
-            sequences.sequences,
-            events.events,
-            cameras,
-            empty=empty,
-            model_id=model_id,
-            predictions_snapshot=predictions.number,
-            run_time=dt.datetime.fromisoformat(predictions.created),
-            dubious=dubious,
-            effort=effort,
-        )
-        table = frame_rows(frames, sequences, events, empty)
-        if pc.sum(locations["n_images"]).as_py() not in (images.num_rows, None):
-            raise BrokenPromise("merge: the locations' images are not the manifest's; nothing was committed")
-        if table["event_id"].null_count != pc.count(table["no_event"]).as_py():
-            raise BrokenPromise("merge: an image is in no event, and nothing says why; nothing was committed")
-        counts.update(_count(table, sequences.sequences, locations, dubious))
-        return {
-            "locations": locations,
-            "frames": table,
-            "sequences": sequences.sequences,
-            "events": events.events,
-            "deployments": deployments,
-        }
 
-    inputs = {"manifest": manifest.number, "predictions": predictions.number, "model": model_id}
-    if findings is not None:
-        inputs["findings"] = findings.number
-    result = do_on_driver(
-        context, "merge", id_, make, TABLES, inputs=inputs, meta=lambda: {**settings, "found": dict(counts)}
+def _id(sources: _Sources) -> str:
+    return shard_id(
+        STAGE,
+        [schemas.fingerprint(table.name) for table in STAGE.tables if table.name != "deployments"],
+        sources.settings,
+        sources.cameras.to_pylist() if sources.cameras is not None else None,
+        sources.manifest.plan_id,
+        sources.predictions.plan_id,
+        sources.findings.plan_id if sources.findings else None,
+        *sources.told,
     )
-    result.notes += lines
-    if not context.dry_run:
-        result.notes += _notes(store, taxonomy, info)
-    return result
+
+
+def _merge(run: Run, sources: _Sources) -> Made:
+    settings, predictions = sources.settings, sources.predictions
+    empty = settings["empty"]
+    frames = usable_frames(run, predictions)
+    sequences = combine(
+        frames,
+        empty=empty,
+        min_confidence=settings["min_confidence"],
+        classes=predictions.meta.get("classes", sources.info.classes),
+        scores=lambda: _scores(run, predictions),
+        taxonomy=sources.taxonomy,
+        species=sources.species,
+    )
+    events = find_events(sequences.frames, empty=empty, gap_min=settings["gap_min"])
+    images = run.table("manifest").to_table(columns=["image_id", *_FROM_MANIFEST])
+    deployments, effort = find_effort(
+        images,
+        sequences.frames,
+        sources.periods,
+        sources.outages,
+        empty=empty,
+        counting=sources.counting,
+    )
+    dubious = _dubious(run, sources.findings)
+    locations = summarise(
+        images,
+        sequences.sequences,
+        events.events,
+        sources.cameras,
+        empty=empty,
+        model_id=sources.model_id,
+        predictions_snapshot=predictions.number,
+        run_time=dt.datetime.fromisoformat(predictions.created),
+        dubious=dubious,
+        effort=effort,
+    )
+    table = frame_rows(frames, sequences, events, empty)
+    _require_all_images(images, locations, table)
+    tables = {
+        "locations": locations,
+        "frames": table,
+        "sequences": sequences.sequences,
+        "events": events.events,
+        "deployments": deployments,
+    }
+    return Made(tables, {**settings, "found": _count(table, sequences.sequences, locations, dubious)})
+
+
+def _require_all_images(images: pa.Table, locations: pa.Table, frames: pa.Table) -> None:
+    if pc.sum(locations["n_images"]).as_py() not in (images.num_rows, None):
+        raise BrokenPromise("merge: the locations' images are not the manifest's; nothing was committed")
+    if frames["event_id"].null_count != pc.count(frames["no_event"]).as_py():
+        raise BrokenPromise("merge: an image is in no event, and nothing says why; nothing was committed")
 
 
 def find_effort(
@@ -184,48 +260,24 @@ def read_rules(job: Job) -> tuple[Taxonomy | None, SpeciesLists | None]:
     return taxonomy, read_species(events.species, events.regions) if events.species is not None else None
 
 
-def usable_frames(store: Run, predictions: Snapshot) -> pa.Table:
+def usable_frames(run: Run, predictions: Snapshot) -> pa.Table:
     """The usable rows of the manifest with label, confidence and count of their predictions beside them."""
     frames = usable_rows(
-        store, ["image_id", "file_name", "location", "seq_id", "frame_num", "datetime", "status"]
+        run, ["image_id", "file_name", "location", "seq_id", "frame_num", "datetime", "status"]
     )
-    table = store.table("predictions", predictions.number)
+    table = run.table("predictions", predictions.number)
     counts = [name for name in ("n_boxes",) if name in table.schema.names]
     predicted = table.to_table(columns=["image_id", "label", "confidence", *counts])
     if not predicted["image_id"].equals(frames["image_id"]):
-        raise InputError(f"{store.folder.url}: the predictions are of another manifest; run infer first")
+        raise InputError(f"{run.folder.url}: the predictions are of another manifest; run infer first")
     for name in ("label", "confidence"):
         frames = frames.append_column(name, predicted[name])
     return frames.append_column("count", predicted["n_boxes"]) if counts else frames
 
 
-def frame_rows(frames: pa.Table, sequences: Sequences, events: Events, empty: str) -> pa.Table:
-    """Rows of the table `frames`."""
-    labelled = sequences.frames
-    n = frames.num_rows
-    whys = [
-        labelled["datetime"].is_null(),
-        labelled["label"].is_null(),
-        pc.fill_null(pc.equal(labelled["label"], empty), False),
-    ]
-    why = pc.case_when(
-        pc.make_struct(*(one.combine_chunks() for one in whys)), *(pa.repeat(text, n) for text in NO_EVENT)
-    )
-    return pa.table(
-        {
-            "file_name": frames["file_name"],
-            **{name: labelled[name] for name in ("image_id", "location", "seq_id", "label", "confidence")},
-            "image_confidence": labelled["image_confidence"],
-            "event_id": events.event_id,
-            "count": frames["count"] if "count" in frames.column_names else pa.nulls(n, pa.int32()),
-            "no_event": why,
-        }
-    ).select(schemas.FRAMES.names)
-
-
-def _scores(store: Run, predictions: Snapshot) -> Iterator[pa.RecordBatch]:
+def _scores(run: Run, predictions: Snapshot) -> Iterator[pa.RecordBatch]:
     """Probabilities, batch by batch: of many classes they are more than a driver's memory should hold."""
-    table = store.table("predictions", predictions.number)
+    table = run.table("predictions", predictions.number)
     columns = [name for name in ("top5", "probs") if name in table.schema.names]
     batches: Iterator[pa.RecordBatch] = table.to_batches(
         columns=columns, batch_size=_BATCH, batch_readahead=2, fragment_readahead=2
@@ -233,14 +285,14 @@ def _scores(store: Run, predictions: Snapshot) -> Iterator[pa.RecordBatch]:
     return batches
 
 
-def _dubious(store: Run, findings: Snapshot | None) -> pa.Table | None:
+def _dubious(run: Run, findings: Snapshot | None) -> pa.Table | None:
     """Image, location and kinds of the usable images whose date is a finding."""
     if findings is None:
         return None
-    found = store.table("findings", findings.number).to_table(
+    found = run.table("findings", findings.number).to_table(
         columns=["image_id", "location", "kind"], filter=pc.field("kind").isin(DATE_FINDINGS)
     )
-    usable = usable_rows(store, ["image_id", "status"])["image_id"] if found.num_rows else found["image_id"]
+    usable = usable_rows(run, ["image_id", "status"])["image_id"] if found.num_rows else found["image_id"]
     found = found.filter(pc.is_in(found["image_id"], usable.combine_chunks()))
     by_image = found.group_by(["image_id", "location"], use_threads=False).aggregate([("kind", "list")])
     return by_image.set_column(
@@ -263,9 +315,9 @@ def _count(
     }
 
 
-def _notes(store: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
+def _notes(run: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
     """What the current tables came to, and whatever is counted apart in them."""
-    locations = store.snapshot("locations")
+    locations = run.snapshot("locations")
     found: dict[str, int] = locations.meta["found"]
     labelled = [
         f"{found[key]:,} {text}"
@@ -277,8 +329,8 @@ def _notes(store: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
         if found[key]
     ]
     notes = [
-        f"{store.snapshot('sequences').rows:,} sequences" + (f": {', '.join(labelled)}" if labelled else ""),
-        f"{store.snapshot('events').rows:,} events",
+        f"{run.snapshot('sequences').rows:,} sequences" + (f": {', '.join(labelled)}" if labelled else ""),
+        f"{run.snapshot('events').rows:,} events",
     ]
     if found["no date"]:
         notes.append(f"images without a date, in no event (table frames, no_event): {found['no date']:,}")
@@ -286,7 +338,7 @@ def _notes(store: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
     if dates:
         notes.append(f"dates that may be wrong count as they are (table findings): {dates}")
     if found["without images"]:
-        rows = store.table("locations").to_table(columns=["location"], filter=pc.field("n_images") == 0)
+        rows = run.table("locations").to_table(columns=["location"], filter=pc.field("n_images") == 0)
         names = rows["location"].to_pylist()
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         notes.append(f"cameras without an image: {len(names):,} ({', '.join(names[:_SHOWN])}{more})")

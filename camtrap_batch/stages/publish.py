@@ -14,13 +14,15 @@ import pyarrow.compute as pc
 from camtrap_batch.errors import InputError, Interrupted, StageError
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
-from camtrap_batch.pipeline.context import Context, StageResult
+from camtrap_batch.options import whole_number
+from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.shards import commit_made
+from camtrap_batch.pipeline.stage import Made, Stage, StageOption, StageResult, TableSpec
 from camtrap_batch.store.merged import Merged
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS
-from camtrap_batch.store.shards import Plan, Shard, digest
-from camtrap_batch.store.tables import commit_plan, finish_shard
+from camtrap_batch.store.shards import digest
 from camtrap_batch.targets import (
     PHOTOS,
     LayerRows,
@@ -32,6 +34,7 @@ from camtrap_batch.targets import (
     target_of,
 )
 from camtrap_batch.targets.base import OK, Photo, TakesPhotos
+from camtrap_batch.targets.public import BLUR_KM, is_people, public_locations, without_metadata
 from camtrap_batch.vocabulary import UNCERTAIN, USABLE
 
 _SHOWN_CAMERAS = 20
@@ -40,51 +43,77 @@ _NOT_IN_NAMES = re.compile(r"\W+")
 _BEST_NAME = re.compile(r"best_.*_[0-9a-f]{8}\.jpg")
 
 
-def run(context: Context) -> StageResult:
-    """Push the tables `locations` and `events`, and each classified image; edits go to the `ledger`.
+SNAPSHOT = StageOption(
+    "snapshot",
+    "an earlier result of merge, as camtrap status lists them (default: the current one)",
+    parse=whole_number,
+    metavar="N",
+)
+PRUNE = StageOption(
+    "prune", "delete this job's stale rows from the layers of ArcGIS", False, parse=bool, metavar=None
+)
 
-    `context.snapshot` says which result of `merge`; its rows take the place of those that are on the layer.
 
-    Raises
-    ------
-    InputError
-        The tables are not there yet, or the target is something else than a layer of ours.
-    StageError
-        The target can't be written, or more of a layer would be deleted than may be; nothing was changed. Or
-        some rows failed.
-    """
-    started = time.monotonic()
-    store = context.run
-    merged = Merged.find(store, context.snapshot)
-    rows = layer_rows(merged, context.job.name)
-    # Who pushes an older result has asked for the rows that are new since to go.
-    most_deleted = context.job.limits.deleted if context.snapshot is None else 1.0
-    wanted = Wanted(context.prune, most_deleted, context.stop)
-    target = target_of(store, wanted)
-    push = target.push(rows, dry_run=context.dry_run)
-    result = StageResult("publish", sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
-    if context.snapshot is not None:
-        result.notes.insert(
-            0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
-        )
-    answered = push.edits.filter(push.edits["result"].is_valid())
-    if context.dry_run:
+class PublishStage(Stage):
+    name = "publish"
+    help = "push cameras, events and photos to the feature layer"
+    sections = ("publish",)
+    version = 1
+    tables = (TableSpec("ledger", "each edit that the target has answered"),)
+    options = (SNAPSHOT, PRUNE)
+
+    def check(self, context: Context) -> None:
+        check_target(context.job)
+
+    def run(self, context: Context) -> StageResult:
+        """Push the tables `locations` and `events`, and each classified image; edits go to the `ledger`.
+
+        `--snapshot` says which result of `merge`; its rows take the place of those that are on the layer.
+
+        Raises
+        ------
+        InputError
+            The tables are not there yet, or the target is something else than a layer of ours.
+        StageError
+            The target can't be written, or more of a layer would be deleted than may be; nothing was changed.
+            Or some rows failed.
+        """
+        started = time.monotonic()
+        run, number = context.run, context.option(SNAPSHOT)
+        merged = Merged.find(run, number)
+        rows = layer_rows(merged, context.job)
+        # Who pushes an older result has asked for the rows that are new since to go.
+        most_deleted = context.job.limits.deleted if number is None else 1.0
+        target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
+        if not context.dry_run:
+            context.begin_writing()
+        push = target.push(rows, dry_run=context.dry_run)
+        result = StageResult(self.name, sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
+        if number is not None:
+            result.notes.insert(
+                0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
+            )
+        answered = push.edits.filter(push.edits["result"].is_valid())
+        if context.dry_run:
+            return result
+        if answered.num_rows:
+            _keep_ledger(run, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
+            run.log("pushed", stage="publish", target=run.job.target_url, edits=answered.num_rows)
+        _require_done(push)
+        if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
+            raise Interrupted(
+                f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
+                "the same command goes on"
+            )
+        if isinstance(target, TakesPhotos) and target.wants_photos:
+            result.notes += target.attach(_best_photos(context, merged), _BEST_NAME)
+        if answered.num_rows:
+            result.shards = result.shards_run = 1
+            result.seconds = time.monotonic() - started
         return result
-    if answered.num_rows:
-        _keep_ledger(store, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
-        store.log("pushed", stage="publish", target=store.job.target_url, edits=answered.num_rows)
-    _require_done(push)
-    if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
-        raise Interrupted(
-            f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
-            "the same command goes on"
-        )
-    if isinstance(target, TakesPhotos) and target.wants_photos:
-        result.notes += target.attach(_best_photos(context, merged), _BEST_NAME)
-    if answered.num_rows:
-        result.shards = result.shards_run = 1
-        result.seconds = time.monotonic() - started
-    return result
+
+
+STAGE = PublishStage()
 
 
 def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
@@ -92,6 +121,13 @@ def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
     events = merged.table("events").to_table(
         columns=["event_id", "location", "label", "confidence", "best_image_id"]
     )
+    is_public = context.job.publish.public
+    if is_public:
+        frames = merged.table("frames").to_table(columns=["image_id", "label"])
+        predictions = merged.table("predictions").to_table(columns=["label"])
+        people = frames["image_id"].filter(_shows_people(merged, frames, predictions))
+        is_shown = pc.invert(pc.is_in(events["best_image_id"], people.combine_chunks()))
+        events = events.filter(pc.and_(is_shown, pc.invert(is_people(events["label"]))))
     order = [("confidence", "descending"), ("event_id", "ascending")]
     best: dict[tuple[str, str], str] = {}
     for event in events.sort_by(order).to_pylist():
@@ -101,8 +137,8 @@ def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
     rows = merged.table("manifest").to_table(columns=COLUMNS, filter=pc.field("image_id").isin(wanted))
     ids = rows["image_id"].to_pylist()
     pictures = {
-        ids[index]: data
-        for index, data, _ in read_pictures(
+        ids[index]: without_metadata(data) if is_public and source == "original" else data
+        for index, data, source in read_pictures(
             context.run.folder, image_root(context.job), rows, use_thumbnails=True
         )
         if data is not None
@@ -147,8 +183,9 @@ def empty_rows(job: str) -> list[LayerRows]:
     ]
 
 
-def layer_rows(merged: Merged, job: str) -> list[LayerRows]:
-    """What a result of `merge` has to say on each layer."""
+def layer_rows(merged: Merged, settings: Job) -> list[LayerRows]:
+    """What a result of `merge` has to say on each layer; to the public, where the job says so."""
+    job = settings.name
     locations, frames = merged.table("locations").to_table(), merged.table("frames").to_table()
     images = merged.table("manifest").to_table(
         columns=["image_id", "datetime", "status", "utc_offset_minutes"],
@@ -168,14 +205,29 @@ def layer_rows(merged: Merged, job: str) -> list[LayerRows]:
     offset = images["utc_offset_minutes"]
     of_location = offset.take(_first_known(frames["location"], offset, locations["location"]))
     of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
+    table = pa.table({column: photos[column] for column in PHOTOS.names})
+    if settings.publish.public:
+        locations = public_locations(locations, events, settings.report.blur_km or BLUR_KM)
+        is_shown = pc.invert(is_people(events["label"]))
+        events, of_event = events.filter(is_shown), of_event.filter(is_shown)
+        is_shown = pc.invert(_shows_people(merged, frames, predictions))
+        table, offset = table.filter(is_shown), offset.filter(is_shown)
     return [
         replace(camera_rows(locations, job=job), utc_offset=of_location),
         replace(event_rows(events, locations, job=job), utc_offset=of_event),
-        replace(
-            photo_rows(pa.table({column: photos[column] for column in PHOTOS.names}), locations, job=job),
-            utc_offset=offset,
-        ),
+        replace(photo_rows(table, locations, job=job), utc_offset=offset),
     ]
+
+
+def _shows_people(merged: Merged, frames: pa.Table, predictions: pa.Table) -> pa.ChunkedArray:
+    """Whether each usable image shows people: by its own label, its sequence's, or a box of a detector."""
+    shows = pc.or_(is_people(predictions["label"]), is_people(frames["label"]))
+    if merged.run.current("detections") is None:
+        return shows
+    boxes = merged.run.table("detections").to_table(columns=["image_id", "category", "confidence"])
+    sure = pc.greater_equal(boxes["confidence"], merged.run.job.infer.detection_threshold)
+    people = boxes.filter(pc.and_(is_people(boxes["category"]), sure))["image_id"]
+    return pc.or_(shows, pc.is_in(frames["image_id"], people.combine_chunks()))
 
 
 def _first_known(
@@ -187,18 +239,12 @@ def _first_known(
     return pa.chunked_array([known]).take(place)
 
 
-def _keep_ledger(store: Run, ledger: pa.Table, pushed: int, started: float) -> None:
+def _keep_ledger(run: Run, ledger: pa.Table, pushed: int, started: float) -> None:
     """Add the edits to the table `ledger`, which only grows."""
-    before = store.current("ledger")
+    before = run.current("ledger")
     id_ = digest(["publish", before.number if before else 0, ledger["time"][0].as_py().isoformat()])
-    shard = Shard(id_, 0, ledger.num_rows)
-    plan = Plan.make("publish", [shard], {"locations": pushed})
-    plan.freeze(store.folder)
-    receipt = finish_shard(
-        store.folder, ("publish", plan.id), shard, {"ledger": ledger}, counts={}, seconds={}, started=started
-    )
-    earlier = before.files if before else ()
-    commit_plan(store.folder, plan, [receipt], ("ledger",), inputs=plan.inputs, prepend=earlier)
+    made, earlier = Made({"ledger": ledger}), before.files if before else ()
+    commit_made(run, STAGE, id_, made, inputs={"locations": pushed}, started=started, prepend=earlier)
 
 
 def _describe(push: Push) -> list[str]:

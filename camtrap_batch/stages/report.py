@@ -14,8 +14,10 @@ from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, METRICS
 from camtrap_batch.model.library import model_folder, read_numbers
 from camtrap_batch.monitor.status import read_status
-from camtrap_batch.pipeline.context import Context, StageResult, shard_id
+from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.order import plans
+from camtrap_batch.pipeline.stage import Stage, StageResult, shard_id
 from camtrap_batch.remote import shown
 from camtrap_batch.report import Example, Finding, ReportData, render
 from camtrap_batch.selection.choice import reason_counts
@@ -25,7 +27,6 @@ from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import library_versions, open_table
 from camtrap_batch.vocabulary import UNCERTAIN
 
-VERSION = 3
 PAGE = "report/index.html"
 
 _TABLES = (
@@ -45,38 +46,48 @@ _MOST_UNDATED = 50
 _MOST_OF_A_KIND, _MOST_SEEN = 6, 5000
 
 
-def run(context: Context) -> StageResult:
-    """Write `report/index.html`. Raises InputError where not even the manifest is there."""
-    started = time.monotonic()
-    store = context.run
-    store.snapshot("manifest")
-    snapshots = {name: found.number for name in _TABLES if (found := store.current(name)) is not None}
-    id_ = shard_id("report", VERSION, "html", snapshots, context.job.to_yaml())
-    mark = f"<!-- {id_} -->".encode()
-    result = StageResult("report", shards=1)
-    if context.dry_run:
-        result.notes.append(f"{PAGE} would be written")
+class ReportStage(Stage):
+    name = "report"
+    help = "write the report, one HTML file"
+    sections = ("report",)
+    version = 3
+    tables = ()
+
+    def run(self, context: Context) -> StageResult:
+        """Write `report/index.html`. Raises InputError where not even the manifest is there."""
+        started = time.monotonic()
+        run = context.run
+        run.snapshot("manifest")
+        snapshots = {name: found.number for name in _TABLES if (found := run.current(name)) is not None}
+        mark = f"<!-- {shard_id(self, snapshots, context.job.to_yaml(), table='html')} -->".encode()
+        result = StageResult(self.name, shards=1)
+        if context.dry_run:
+            result.notes.append(f"{PAGE} would be written")
+            return result
+        # No lease is needed, and nothing is committed: the page says of itself what it was made of.
+        if run.folder.exists(PAGE) and run.folder.read(PAGE).endswith(mark):
+            return result
+        run.folder.write(PAGE, render(collect(context, snapshots)).encode() + mark)
+        result.shards_run, result.seconds = 1, time.monotonic() - started
         return result
-    if store.folder.exists(PAGE) and store.folder.read(PAGE).endswith(mark):
-        return result
-    store.folder.write(PAGE, render(collect(context, snapshots)).encode() + mark)
-    result.shards_run, result.seconds = 1, time.monotonic() - started
-    return result
+
+
+STAGE = ReportStage()
 
 
 def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
     """All that the report shows, from the run's tables."""
-    job, store = context.job, context.run
-    manifest, findings = store.snapshot("manifest"), current_findings(store)
-    catalog, selected = store.current("catalog"), store.current("selection")
-    trained = store.current("model") if job.infer.model == "latest" else None
-    predicted = store.current("predictions")
+    job, run = context.job, context.run
+    manifest, findings = run.snapshot("manifest"), current_findings(run)
+    catalog, selected = run.current("catalog"), run.current("selection")
+    trained = run.current("model") if job.infer.model == "latest" else None
+    predicted = run.current("predictions")
     model_id = trained.meta["model_id"] if trained else predicted.inputs["model"] if predicted else None
-    model = _model(store, model_id) if model_id else {}
+    model = _model(run, model_id) if model_id else {}
     return ReportData(
         job_name=job.name,
         created=dt.datetime.now(dt.UTC),
-        run_folder=store.folder.url,
+        run_folder=run.folder.url,
         job_yaml=job.to_yaml(),
         dataset={
             "format": job.dataset.format,
@@ -86,19 +97,19 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         notes=catalog.meta["notes"] if catalog else {},
         n_images=manifest.rows,
         status_counts=manifest.counts,
-        status_examples=_broken(store),
+        status_examples=_broken(run),
         finding_counts=kind_counts(findings) if findings else None,
         finding_examples=_findings(context, findings) if findings else [],
-        selection_reasons=reason_counts(store) if selected else {},
+        selection_reasons=reason_counts(run) if selected else {},
         split_counts=selected.meta["by_class"] if selected else {},
         split_by=selected.meta["split_by"] if selected else "location",
         split_across=selected.meta["across"] if selected else {},
         **model,
         computed_in=_computed_in(predicted) if predicted and predicted.inputs["model"] == model_id else None,
-        locations=store.table("locations").to_table() if "locations" in snapshots else None,
-        events=store.table("events").to_table() if "events" in snapshots else None,
+        locations=run.table("locations").to_table() if "locations" in snapshots else None,
+        events=run.table("events").to_table() if "events" in snapshots else None,
         best_photos=_best_photos(context) if "events" in snapshots else [],
-        **_undated(store),
+        **_undated(run),
         worst_mistakes=_worst_mistakes(context) if {"selection", "predictions"} <= set(snapshots) else [],
         detections=predicted.meta.get("detections") if predicted else None,
         stages=[
@@ -109,7 +120,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
                 "rows_per_s": status.rows_per_s,
                 "failed": len(status.failed),
             }
-            for status in read_status(store)
+            for status in read_status(run, plans())
             if status.shards
         ],
         versions=library_versions(),
@@ -124,9 +135,9 @@ def _computed_in(predicted: Snapshot) -> str | None:
     return f"{precision}; near ties again: {again}" if again else precision
 
 
-def _model(store: Run, model_id: str) -> dict[str, Any]:
+def _model(run: Run, model_id: str) -> dict[str, Any]:
     """What a report says of the model: its card, its figures on the split to be judged by, its history."""
-    folder = model_folder(store, model_id)
+    folder = model_folder(run, model_id)
     card = json.loads(folder.read(CARD))
     figures = json.loads(folder.read(METRICS)) if folder.exists(METRICS) else {}
     judged = figures.get("test") or figures.get("valid")
@@ -146,9 +157,9 @@ def _model(store: Run, model_id: str) -> dict[str, Any]:
     }
 
 
-def _broken(store: Run) -> list[tuple[str, str, str | None, str | None]]:
+def _broken(run: Run) -> list[tuple[str, str, str | None, str | None]]:
     """Status, file name, location and detail of images that are not ok: some of each status."""
-    rows = store.table("manifest").to_table(columns=["status", "file_name", "location", "detail"])
+    rows = run.table("manifest").to_table(columns=["status", "file_name", "location", "detail"])
     frame = rows.filter(pc.not_equal(rows["status"].cast(pa.string()), "ok")).to_pandas()
     statuses = max(1, frame["status"].nunique())
     some = frame.groupby("status", sort=False, observed=True).head(max(1, _MOST_BROKEN // statuses))
@@ -184,11 +195,11 @@ def _findings(context: Context, snapshot: Snapshot) -> list[Finding]:
     ]
 
 
-def _undated(store: Run) -> dict[str, Any]:
+def _undated(run: Run) -> dict[str, Any]:
     """How many usable images have no date, and some of them."""
-    if store.current("frames") is None:
+    if run.current("frames") is None:
         return {}
-    table = store.table("frames")
+    table = run.table("frames")
     without = pc.field("no_event") == "no date"
     some = table.head(_MOST_UNDATED, columns=["file_name", "location", "label"], filter=without)
     return {
@@ -216,10 +227,10 @@ def _best_photos(context: Context) -> list[Example]:
 
 def _worst_mistakes(context: Context) -> list[Example]:
     """Images of held-out splits whose label is wrong, the most confident first."""
-    store = context.run
-    truth = store.table("selection").to_table(columns=["image_id", "label", "split"])
+    run = context.run
+    truth = run.table("selection").to_table(columns=["image_id", "label", "split"])
     held_out = truth.filter(pc.is_in(truth["split"], pa.array(["valid", "test"]))).to_pandas()
-    predicted = store.table("predictions").to_table(columns=["image_id", "label", "confidence"]).to_pandas()
+    predicted = run.table("predictions").to_table(columns=["image_id", "label", "confidence"]).to_pandas()
     both = held_out.merge(predicted, on="image_id", suffixes=("_truth", ""))
     wrong = both[both["label"] != both["label_truth"]].dropna(subset=["label"])
     worst = wrong.sort_values("confidence", ascending=False).head(_MOST_PHOTOS)
@@ -258,8 +269,8 @@ class _Picture(NamedTuple):
 
 def _pictures(context: Context, image_ids: list[str]) -> dict[str, _Picture]:
     """Thumbnails by image id, as far as there are any: originals are too large for a page."""
-    job, store = context.job, context.run
-    rows = store.table("manifest").to_table(
+    job, run = context.job, context.run
+    rows = run.table("manifest").to_table(
         columns=[*COLUMNS, "location"], filter=pc.field("image_id").isin(pa.array(image_ids, pa.string()))
     )
     rows = rows.filter(rows["thumbnail_file"].is_valid())
@@ -268,6 +279,6 @@ def _pictures(context: Context, image_ids: list[str]) -> dict[str, _Picture]:
         rows["image_id"][index].as_py(): _Picture(
             data, rows["file_name"][index].as_py(), rows["location"][index].as_py()
         )
-        for index, data, _ in read_pictures(store.folder, root, rows, use_thumbnails=True)
+        for index, data, _ in read_pictures(run.folder, root, rows, use_thumbnails=True)
         if data is not None
     }

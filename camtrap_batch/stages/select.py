@@ -2,57 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pyarrow as pa
-
-from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, shard_id
+from camtrap_batch.catalog import reader_of
+from camtrap_batch.errors import JobError
+from camtrap_batch.job import Job
+from camtrap_batch.pipeline.context import Context
+from camtrap_batch.pipeline.shards import do_on_driver
+from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.choice import describe, reason_counts, select
-from camtrap_batch.selection.classes import choose_classes
+from camtrap_batch.selection.classes import Classes, choose_classes
 from camtrap_batch.store.manifest import categories_of, current_findings, require_findings
+from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
 
-VERSION = 2
 
+class SelectStage(Stage):
+    name = "select"
+    help = "choose the images to train on, and say why not the others"
+    sections = ("select",)
+    version = 2
+    tables = (TableSpec("selection", "each image of the catalog"),)
 
-def run(context: Context) -> StageResult:
-    """Choose training images from `catalog` and `manifest` into the table `selection`.
+    def applies(self, job: Job) -> bool:
+        return job.infer.model == "latest"
 
-    Raises
-    ------
-    JobError
-        A chosen class has no usable image, or too few locations to be split by location; a split is empty.
-    """
-    job, store = context.job, context.run
-    catalog, manifest = store.snapshot("catalog"), store.snapshot("manifest")
-    classes = choose_classes(job, categories_of(catalog.meta))
-    # Duplicates tie images together, which a split by image does not heed.
-    is_split_by_location = job.select.split.by == "location"
-    findings = current_findings(store) if is_split_by_location else None
-    if job.select.drop:
-        findings = require_findings(store)
-    what = job.select.model_dump(mode="json", by_alias=True)
-    made_from = [snapshot.plan_id for snapshot in (catalog, manifest, findings) if snapshot]
-    id_ = shard_id("select", VERSION, "selection", what, *made_from)
-    meta: dict[str, Any] = {}
+    def check(self, context: Context) -> None:
+        dataset = context.job.dataset
+        if not reader_of(dataset).has_labels:
+            raise JobError(
+                f"dataset.format: a {dataset.format} has no labels to train on; set infer.model to a model "
+                "folder or id"
+            )
 
-    def make() -> dict[str, pa.Table]:
-        rows = open_table(store.folder, catalog).to_table(
-            columns=["image_id", "file_name", "location", "deployment", "seq_id", "labels"]
+    def check_catalog(self, context: Context) -> None:
+        categories = categories_of(context.run.snapshot("catalog").meta)
+        chosen = choose_classes(context.job, categories).ids_by_label
+        if len(chosen) < 2:
+            raise JobError(
+                f"select.classes: {', '.join(chosen) or 'none'}: training needs at least 2 classes; choose "
+                "more, or set infer.model"
+            )
+
+    def run(self, context: Context) -> StageResult:
+        """Choose training images from `catalog` and `manifest` into the table `selection`.
+
+        Raises
+        ------
+        JobError
+            A chosen class has no usable image, or too few locations to be split by location; a split is
+            empty.
+        """
+        job, run = context.job, context.run
+        catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
+        classes = choose_classes(job, categories_of(catalog.meta))
+        # Duplicates tie images together, which a split by image does not heed.
+        findings = current_findings(run) if job.select.split.by == "location" else None
+        if job.select.drop:
+            findings = require_findings(run)
+        sources = {"catalog": catalog, "manifest": manifest} | ({"findings": findings} if findings else {})
+        what = job.select.model_dump(mode="json", by_alias=True)
+        id_ = shard_id(self, what, *(snapshot.plan_id for snapshot in sources.values()))
+        result = do_on_driver(
+            context,
+            self,
+            id_,
+            lambda: _select(context, classes, catalog, manifest, findings),
+            inputs={name: snapshot.number for name, snapshot in sources.items()},
         )
-        statuses = open_table(store.folder, manifest).to_table(columns=["status"])["status"]
-        found = open_table(store.folder, findings).to_table() if findings else None
-        table, more = select(rows, statuses.cast(pa.string()), classes, found, job.select)
-        meta.update(more)
-        return {"selection": table}
+        if not context.dry_run:
+            result.counts = reason_counts(run)
+            result.notes = describe(run.snapshot("selection").meta)
+        return result
 
-    inputs = {"catalog": catalog.number, "manifest": manifest.number}
-    if findings is not None:
-        inputs["findings"] = findings.number
-    result = do_on_driver(context, "select", id_, make, ("selection",), inputs=inputs, meta=lambda: meta)
-    if not context.dry_run:
-        result.counts = reason_counts(store)
-        meta = store.snapshot("selection").meta
-    if meta:
-        result.notes += describe(meta)
-    return result
+
+STAGE = SelectStage()
+
+
+def _select(
+    context: Context, classes: Classes, catalog: Snapshot, manifest: Snapshot, findings: Snapshot | None
+) -> Made:
+    folder = context.run.folder
+    rows = open_table(folder, catalog).to_table(
+        columns=["image_id", "file_name", "location", "deployment", "seq_id", "labels"]
+    )
+    statuses = open_table(folder, manifest).to_table(columns=["status"])["status"]
+    found = open_table(folder, findings).to_table() if findings else None
+    table, meta = select(rows, statuses.cast("string"), classes, found, context.job.select)
+    return Made({"selection": table}, meta, describe(meta))

@@ -412,6 +412,11 @@ def fingerprint(table: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def later_columns(table: str) -> list[str]:
+    """Names of the columns that a table had none of at first."""
+    return [field.name for field in SCHEMAS[table] if _LATER.encode() in field.metadata]
+
+
 def describe(table: str) -> list[tuple[str, str, str]]:
     """Name, type and description of each column of `table`."""
     return [

@@ -100,6 +100,7 @@ class GeoPackageTarget(FileTarget):
             with closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as db:
                 register_functions(db)
                 db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+                db.execute("PRAGMA secure_delete = ON")  # what is made public holds nothing of what was not
                 # One transaction from the first look to the last edit; closing without COMMIT undoes it.
                 db.execute("BEGIN")
                 if not (has_table(db, "gpkg_contents") and has_table(db, "gpkg_geometry_columns")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import shlex
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -97,6 +98,46 @@ def test_submit_prints_the_driver_s_script(tmp_path: Path, capsys: pytest.Captur
     assert "#SBATCH --requeue\n" in script
     assert f"reprocess '{job}' --cluster {CLUSTER}/slurm.yaml --set validate.thumbnails=0 " in script
     assert not list(tmp_path.glob("slurm-logs"))
+
+
+def test_paths_with_spaces_in_scripts_for_slurm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch takes quotes in its lines as a shell does."""
+    here = tmp_path / "it's 100% mine"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / "job.yaml").write_text(
+        "name: mine\noutput: runs\ndataset: {format: folder, images: p, location: {level: 0}}\n"
+    )
+    content = yaml.safe_load((CLUSTER / "slurm.yaml").read_text())
+    (here / "slurm.yaml").write_text(yaml.safe_dump({**content, "local_directory": str(here / "scratch")}))
+    assert main(["submit", "job.yaml", "--cluster", "slurm.yaml", "--dry-run"]) == 0
+    driver = options_of(capsys.readouterr().out)
+    escaped = str(here).replace("%", "%%")
+    assert f"--output={escaped}/slurm-logs/camtrap-mine-%j.log" in driver
+    assert f"--chdir={here}" in driver
+
+    loaded = load_cluster("slurm.yaml")
+    assert isinstance(loaded, Slurm)
+    spec = loaded.worker_specs()["gpu-0"]
+    script = spec["cls"]("tcp://node1:8786", name="gpu-0", **spec["options"]).job_script()
+    worker = options_of(script)
+    assert worker[worker.index("-o") + 1] == f"{escaped}/slurm-logs/camtrap-gpu-%J.out"
+    assert worker[worker.index("-e") + 1] == f"{escaped}/slurm-logs/camtrap-gpu-%J.err"
+    command = shlex.split(script.splitlines()[-1] or script.splitlines()[-2])
+    assert command[command.index("--local-directory") + 1] == str(here / "scratch")
+    assert sorted(path.name for path in here.iterdir()) == ["job.yaml", "slurm-logs", "slurm.yaml"]
+
+
+def options_of(script: str) -> list[str]:
+    """Words of the lines for sbatch."""
+    return [
+        word
+        for line in script.splitlines()
+        if line.startswith("#SBATCH ")
+        for word in shlex.split(line.removeprefix("#SBATCH "))
+    ]
 
 
 @pytest.mark.parametrize("kind", ["local", "address", "ssh"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jsonschema
 import pytest
@@ -161,10 +164,130 @@ def test_submit(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     assert main([*command, "--dry-run", "--set", "dataset.images=/home/me/photos"]) == 2
     assert "dataset.images: /home/me/photos: no pod would see it" in capsys.readouterr().err
 
-    assert main(command) == 2
+    assert main(command) == 3
     said = capsys.readouterr().err
     assert "no Kubernetes cluster can be reached" in said
     assert said.count("\n") == 1, said
+
+
+class Api(BaseHTTPRequestHandler):
+    """Of a Kubernetes API, what making, looking at and deleting objects needs."""
+
+    objects: ClassVar[dict[str, dict[str, Any]]] = {}
+    log: ClassVar[list[str]] = []
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, code: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def not_found(self) -> None:
+        self.answer(404, {"kind": "Status", "message": "not found", "code": 404})
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0].rstrip("/")
+        if path == "/version":
+            self.answer(200, {"major": "1", "minor": "31", "gitVersion": "v1.31.0"})
+        elif path in self.objects:
+            self.answer(200, self.objects[path])
+        else:
+            self.not_found()
+
+    def do_POST(self) -> None:
+        made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        path = f"{self.path.partition('?')[0]}/{made['metadata']['name']}"
+        if path in self.objects:
+            self.answer(409, {"kind": "Status", "message": f"{path} already exists", "code": 409})
+            return
+        self.objects[path] = made
+        self.log.append(f"POST {made['kind']}")
+        self.answer(201, made)
+
+    def do_DELETE(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        gone = self.objects.pop(self.path.partition("?")[0], None)
+        if gone is None:
+            self.not_found()
+            return
+        self.log.append(f"DELETE {gone['kind']}")
+        self.answer(200, {"kind": "Status", "status": "Success"})
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Api]]:
+    """A server to which the environment leads."""
+    Api.objects, Api.log = {}, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "camtrap"}}],
+        "current-context": "x",
+    }
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    yield Api
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_job_is_submitted_again_after_its_driver_was_lost(
+    api: type[Api], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.yaml").write_text(JOB)
+    command = ["submit", str(tmp_path / "job.yaml"), "--cluster", str(CLUSTER / "kubernetes.yaml")]
+    assert main(command) == 0, capsys.readouterr().err
+    first = dict(api.objects)
+    kinds = [manifest["kind"] for manifest in first.values()]
+    assert kinds == ["ConfigMap", "DaskJob", "DaskWorkerGroup", "DaskAutoscaler"]
+
+    runner = "/api/v1/namespaces/camtrap/pods/camtrap-wcs-threatened-runner"
+    api.objects[runner] = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "camtrap-wcs-threatened-runner", "namespace": "camtrap"},
+        "status": {"phase": "Running"},
+    }
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "DaskJob camtrap/camtrap-wcs-threatened is there already, and its driver is running" in said
+    assert said.count("\n") == 1, said
+    assert api.log == [f"POST {kind}" for kind in kinds]
+
+    del api.objects[runner]  # its node went away
+    (tmp_path / "job.yaml").write_text(JOB + "validate: {timeout_s: 7}\n")
+    assert main(command) == 0, capsys.readouterr().err
+    assert api.log[4:] == [f"DELETE {kind}" for kind in reversed(kinds)] + [f"POST {kind}" for kind in kinds]
+    assert list(api.objects) == list(first)
+    (files,) = (one for one in api.objects.values() if one["kind"] == "ConfigMap")
+    assert "timeout_s: 7" in files["data"]["job.yaml"]
+
+
+def test_who_may_speak_to_the_pods() -> None:
+    """Pods of the cluster and the operator; a Prometheus only from a namespace that is labelled for it."""
+    policy = yaml.safe_load((CLUSTER / "kubernetes" / "network.yaml").read_text())
+    everything, metrics = policy["spec"]["ingress"]
+    assert "ports" not in everything
+    assert metrics["from"] == [{"namespaceSelector": {"matchLabels": {"camtrap-batch/metrics": "allowed"}}}]
+    assert [port["port"] for port in metrics["ports"]] == [8787, 8788]
+    pods = [spec for manifest in cluster_manifests(spec(), "camtrap")[:1] for spec in [manifest["spec"]]]
+    ports = {
+        port["containerPort"]
+        for group in (pods[0]["scheduler"]["spec"], pods[0]["worker"]["spec"])
+        for container in group["containers"]
+        for port in container["ports"]
+        if port["name"] == "http-dashboard"
+    }
+    assert ports == {8787, 8788}
 
 
 def test_tls_is_for_submitted_drivers_alone() -> None:

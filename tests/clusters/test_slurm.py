@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -180,6 +181,21 @@ def test_workers_leave_in_order_and_others_take_their_place(
         said = (tmp_path / "logs" / f"camtrap-cpu-{job}.err").read_text()
         assert said.count("worker-lifetime-reached") >= 2, f"job {job} was ended before its workers left"
     assert {event["tries"] for event in events if event["event"] == "shard done"} == {1}
+
+
+def test_a_folder_with_a_space(slurm: Slurm, tmp_path: Path) -> None:
+    """The driver's job ends at once, for its job file is gone; its log says so, where it was announced."""
+    folder = tmp_path / "my cameras"
+    folder.mkdir()
+    write_job(folder)
+    (folder / "slurm.yaml").write_text(yaml.safe_dump(CLUSTER))
+    shutil.rmtree(folder / "data")
+    submitted = submit(slurm, folder)
+    assert submitted.returncode == 0, submitted.stderr
+    driver, log = said(submitted.stdout, "SLURM job"), Path(said(submitted.stdout, "log"))
+    assert log.parent == folder / "slurm-logs"
+    wait_until(lambda: slurm.state(driver) not in ("PENDING", "RUNNING", "COMPLETING"))
+    assert "camtrap: " in log.read_text()
 
 
 def test_what_slurm_refuses_is_said_in_a_line(slurm: Slurm, undisturbed: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,6 +190,33 @@ def test_a_driver_that_goes_without_a_word_is_seen(foreign_scheduler: str) -> No
             Publisher(Progress("gone", "/nowhere/run")).open(client)
             assert state_of(watcher)["driver"] == "connected"
         wait_until(lambda: state_of(watcher)["driver"] == "gone")
+        page = get(watcher.dashboard_link.replace("/status", "/metrics"))[0]
+        assert 'camtrap_driver{job_name="gone",state="gone"} 1.0' in page
+
+
+def test_a_driver_of_which_nothing_is_heard_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine lost the network: the connection never ends."""
+    import asyncio
+
+    from camtrap_batch.engine.dask import board as module
+    from camtrap_batch.monitor.metrics import Totals
+
+    board = Board("")
+    board.totals, board.scheduler = Totals(), SimpleNamespace(workers={})
+    state = {"job": "j", "folder": "/f", "stages": [], "totals": []}
+    asyncio.run(board.receive(json.dumps(state), "client"))
+
+    def drivers() -> dict[str, float]:
+        (family,) = (one for one in board.collect() if one.name == "camtrap_driver")
+        return {sample.labels["state"]: sample.value for sample in family.samples}
+
+    assert board.as_record()["driver"] == "connected"
+    assert drivers() == {"connected": 1, "finished": 0, "gone": 0}
+    monkeypatch.setattr(module, "_SILENT_S", -1.0)
+    assert board.as_record()["driver"] == "gone"
+    assert drivers() == {"connected": 0, "finished": 0, "gone": 1}
+    asyncio.run(board.receive(json.dumps(state), "client", "finished"))
+    assert board.as_record()["driver"] == "finished"
 
 
 def test_counters_of_a_second_driver_go_on() -> None:

@@ -13,7 +13,9 @@ import camtrap_batch
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.rehearsal import write_dataset
 from camtrap_batch.rehearsal.species import SELECTED
-from camtrap_batch.stages.merge import TABLES
+from camtrap_batch.stages.merge import STAGE
+
+TABLES = [table.name for table in STAGE.tables]
 
 pytest.importorskip("timm", reason="the extra 'train' is not installed")
 pytestmark = pytest.mark.timeout(240)

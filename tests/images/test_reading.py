@@ -13,7 +13,7 @@ import pytest
 from PIL import PngImagePlugin
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.images import ImageRoot, Limits, Verdict, judge, judge_files, reading
+from camtrap_batch.images import ImageRoot, Limits, Verdict, abandoned, judge, judge_files, reading
 
 LIMITS = Limits()
 IMPATIENT = Limits(timeout_s=0.4)
@@ -327,3 +327,23 @@ def test_many_at_once_get_the_verdicts_of_each_alone(root: ImageRoot, encode: Ca
     for thread in threads:
         thread.join()
     assert results == [alone * 2] * 3
+
+
+def test_decodes_that_were_given_up_are_counted_until_they_end(
+    root: ImageRoot, monkeypatch: pytest.MonkeyPatch, released: threading.Event
+) -> None:
+    def hanging(data: bytes, file_name: str, limits: Limits) -> Verdict:
+        if file_name != "a/2.jpg":
+            released.wait()
+        return judge(data, file_name, limits)
+
+    monkeypatch.setattr(reading, "judge", hanging)
+    assert abandoned() == 0
+    statuses = [verdict.status for verdict in judged(root, ["a/1.jpg", "a/2.jpg", "a/3.jpg"], IMPATIENT)]
+    assert statuses == ["unreadable", "ok", "unreadable"]
+    assert abandoned() == 2
+    released.set()
+    until = time.monotonic() + 10
+    while abandoned() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert abandoned() == 0

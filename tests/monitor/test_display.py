@@ -46,11 +46,12 @@ def test_live_line_shows_rows_on_a_terminal() -> None:
 
 def test_json_lines_are_json() -> None:
     file = io.StringIO()
-    display = JsonLines(file)
+    display = JsonLines(file, "cameras")
     display.begin("validate", 10, 0, {})
     display.advance(4, {"ok": 4})
     display.note('a "note"')
     display.end()
     events = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert {event["job"] for event in events} == {"cameras"}
     assert [event["event"] for event in events] == ["begin", "advance", "note", "end"]
     assert (events[1]["done"], events[1]["rows"], events[1]["counts"]) == (4, 10, {"ok": 4})

@@ -20,6 +20,7 @@ from camtrap_batch.engine.dask.performance import performance_path, performance_
 from camtrap_batch.monitor import metrics
 from camtrap_batch.monitor.progress import Cameras, Progress, StageStatus
 from camtrap_batch.monitor.status import read_status
+from camtrap_batch.pipeline import plans
 from camtrap_batch.store.gc import collect
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, file_receipt
@@ -143,7 +144,7 @@ def test_status_of_a_stage_that_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
     for shard, end in zip(plan.shards, ends, strict=False):
         file_receipt(run.folder, receipt(plan, shard, end.isoformat(), seconds=10.0))
     run.log("shard lost", stage="validate", shard="s7", worker="tcp://w", losses=1)
-    status = next(status for status in read_status(run) if status.stage == "validate")
+    status = next(status for status in read_status(run, plans()) if status.stage == "validate")
     assert (status.state, status.rows_done, status.shards_done, status.lost) == ("running", 500, 5, 1)
     assert status.rows_per_s == pytest.approx(400 / 20, rel=0.01)
     assert status.rows_per_s_mean == pytest.approx(500 / 30, rel=0.01)
@@ -172,7 +173,7 @@ def test_status_of_a_stage_that_was_killed_long_ago(tmp_path: Path) -> None:
     plan = make_plan()
     plan.freeze(run.folder)
     file_receipt(run.folder, receipt(plan, plan.shards[0]))
-    status = next(status for status in read_status(run) if status.stage == "validate")
+    status = next(status for status in read_status(run, plans()) if status.stage == "validate")
     assert (status.state, status.seconds_left) == ("unfinished", None)
 
 

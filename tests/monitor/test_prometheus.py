@@ -117,3 +117,16 @@ def test_the_configuration_is_one_that_prometheus_takes() -> None:
         ["promtool", "check", "config", COMPOSE / "prometheus.yaml"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_alerts_are_raised_when_they_should_be(tmp_path: Path) -> None:
+    tests = (Path(__file__).parent / "alerts_test.yaml").read_text()
+    (tmp_path / "tests.yaml").write_text(tests.replace("ALERTS", str(COMPOSE / "alerts.yaml")))
+    done = subprocess.run(
+        ["promtool", "test", "rules", tmp_path / "tests.yaml"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    named = {
+        rule["alert"] for rule in yaml.safe_load((COMPOSE / "alerts.yaml").read_text())["groups"][0]["rules"]
+    }
+    assert all(f"alertname: {name}" in tests for name in named)

@@ -16,9 +16,9 @@ import pytest
 
 import camtrap_batch.report
 from camtrap_batch.report import Example, Finding, ReportData, render
-from camtrap_batch.report.points import snap
 from camtrap_batch.report.text import UNKNOWN
 from camtrap_batch.store.schemas import EVENTS, LOCATIONS
+from camtrap_batch.survey.grid import snap
 from camtrap_batch.vocabulary import FINDING_KINDS
 
 MakeData = Callable[..., ReportData]

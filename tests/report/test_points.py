@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camtrap_batch.report import ReportData
-from camtrap_batch.report.points import KM_PER_DEGREE, find_points, snap
+from camtrap_batch.report.points import find_points
+from camtrap_batch.survey.grid import KM_PER_DEGREE, snap
 
 degrees = st.tuples(st.floats(-180, 180), st.floats(-90, 90))
 

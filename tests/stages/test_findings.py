@@ -19,8 +19,8 @@ from camtrap_batch.cli import main
 from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.engine.dask.executor import DaskExecutor
 from camtrap_batch.errors import InputError
+from camtrap_batch.pipeline import Context, StageResult, run_one
 from camtrap_batch.rehearsal import write_dataset
-from camtrap_batch.stages import Context, run_one
 from camtrap_batch.stages.validate import findings
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.gc import collect
@@ -56,7 +56,7 @@ def job(validated: Path, tmp_path: Path) -> Path:
     return tmp_path / "job.yaml"
 
 
-def do(job: Path, stage: str, client: Client, *assignments: str) -> camtrap_batch.stages.StageResult:
+def do(job: Path, stage: str, client: Client, *assignments: str) -> StageResult:
     loaded = Job.load(job, list(assignments))
     return run_one(Context(loaded, Run(loaded), GivenExecutor(DaskExecutor(client))), stage)
 

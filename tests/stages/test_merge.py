@@ -14,9 +14,11 @@ from camtrap_batch import Job, Run, open_run
 from camtrap_batch.cli import main
 from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.errors import InputError
-from camtrap_batch.stages import Context, reprocess
-from camtrap_batch.stages.merge import TABLES
+from camtrap_batch.pipeline import Context, reprocess
+from camtrap_batch.stages.merge import STAGE
 from camtrap_batch.store.merged import Merged, list_merged
+
+TABLES = [table.name for table in STAGE.tables]
 
 START = datetime(2024, 5, 4, 10)
 
@@ -251,7 +253,7 @@ def test_diff_of_the_command(job: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_rules_are_read_before_hours_of_work(job: Path) -> None:
-    loaded = Job.load(job, ["events.taxonomy=none.csv", f"infer.model={'a' * 16}"])
+    loaded = Job.load(job, ["events.taxonomy=none.csv", "train.arch=resnet18"])
     run = Run(loaded)
     nobody: Any = None
     with pytest.raises(InputError, match=r"none.csv: no such file \(events.taxonomy\)"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,30 @@ def test_a_few_deletions_and_an_older_result_need_no_word(tmp_path: Path) -> Non
     assert photos(tmp_path) == 17
     assert main(["publish", str(job), "--quiet", "--snapshot", "1"]) == 0
     assert photos(tmp_path) == 8
+
+
+def test_a_public_push_has_neither_exact_places_nor_people(tmp_path: Path) -> None:
+    cameras = tmp_path / "cameras.csv"
+    cameras.write_text("location,latitude,longitude\nC0,-24.123456,31.654321\nC1,-24.5,31.5\n")
+    rows = [{"image_id": f"i{n}", "location": f"C{n % 2}"} for n in range(8)]
+    for number, row in enumerate(rows):
+        row["datetime"] = datetime(2021, 6, 1 + number)
+    job = write_run(tmp_path, rows, dataset={"cameras": "cameras.csv"})
+    predict(job, {f"i{n}": {"human" if n in (2, 3) else "lion": 0.9} for n in range(8)})
+    run_on_driver(job, "merge")
+    assert main(["publish", str(job), "--quiet"]) == 0
+    path = tmp_path / "run" / "locations.gpkg"
+    assert b"human" in path.read_bytes()
+    public = ["--set", "publish.public=true", "--set", "limits.deleted=1"]
+    assert main(["publish", str(job), "--quiet", *public]) == 0
+    exact = [struct.pack("<d", value) for value in (-24.123456, 31.654321)]
+    content = path.read_bytes()
+    assert not any(value in content for value in exact)
+    with closing(sqlite3.connect(path)) as db:
+        assert photos(tmp_path) == 6
+        assert db.execute("SELECT DISTINCT label FROM events").fetchall() == [("lion",)]
+        text = " ".join(str(row) for row in db.execute("SELECT * FROM cameras").fetchall())
+    assert "human" not in text
+    before = path.read_bytes()
+    assert main(["publish", str(job), "--quiet", *public]) == 0
+    assert path.read_bytes() == before

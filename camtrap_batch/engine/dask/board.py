@@ -21,6 +21,7 @@ OPERATION = "camtrap_state"
 """What a driver calls of the scheduler, with `state` (text of `Progress.as_record`) and `client` (its id)."""
 
 _MOST_JOBS = 8
+_SILENT_S = 60.0  # a driver that has sent nothing for so long is taken for gone; it sends once a second
 _SECONDS_KEPT = 1.0
 
 
@@ -93,7 +94,8 @@ class Board(SchedulerPlugin):
         }  # fmt: skip
         if jobs:
             job = jobs[-1]
-            record = {key: job[key] for key in ("job", "folder", "driver", "stages")}
+            record = {key: job[key] for key in ("job", "folder", "stages")}
+            record["driver"] = _driver(job, now)
             record["updated_s"] = round(now - job["received"], 1)
             record["queue"] = self._queue(job)
         others = [job["job"] for job in self.jobs.values() if not jobs or job is not jobs[-1]]
@@ -112,8 +114,25 @@ class Board(SchedulerPlugin):
         def each(key: str) -> list[tuple[list[str], float]]:
             return [([stage["stage"]], stage[key]) for stage in stages if stage["rows"]]
 
+        now = time.time()
+        drivers = [
+            ([each_job["job"], state], float(_driver(each_job, now) == state))
+            for each_job in self.jobs.values()
+            for state in ("connected", "finished", "gone")
+        ]
+        silent = [([each_job["job"]], now - each_job["received"]) for each_job in self.jobs.values()]
         yield from gauges(
             {
+                "camtrap_driver": (
+                    "1 for what the job's driver is: connected, finished, or gone without a word",
+                    ("job_name", "state"),
+                    drivers,
+                ),
+                "camtrap_driver_silent_seconds": (
+                    "Seconds since the job's driver said something",
+                    ("job_name",),
+                    silent,
+                ),
                 "camtrap_stage_images": ("Images of the stage's plan", ("stage",), each("rows")),
                 "camtrap_stage_images_done": ("Those that are done", ("stage",), each("rows_done")),
                 "camtrap_stage_images_per_second": ("Speed now", ("stage",), each("rows_per_s")),
@@ -195,6 +214,13 @@ class Board(SchedulerPlugin):
             REGISTRY.unregister(self)
         except (ImportError, KeyError):
             return
+
+
+def _driver(job: dict[str, Any], now: float) -> str:
+    """connected, finished, or gone: its connection ended without a last word, or nothing comes of it."""
+    if job["driver"] == "connected" and now - job["received"] > _SILENT_S:
+        return "gone"
+    return str(job["driver"])
 
 
 class _Handler(tornado.web.RequestHandler):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from distributed import Client, Future, get_worker, span
+from distributed import Client, Future, Worker, get_worker, span
 from distributed.scheduler import KilledWorker
 
 from camtrap_batch import phases
@@ -26,6 +26,7 @@ from camtrap_batch.engine.dask.context import here
 from camtrap_batch.engine.dask.fitness import Needs, check_scheduler, unfit_workers
 from camtrap_batch.engine.visibility import Visibility
 from camtrap_batch.errors import ClusterError, ClusterLost, ImagesGone, NoWorker, UnfitWorker
+from camtrap_batch.images import MOST_ABANDONED, abandoned
 from camtrap_batch.monitor import metrics
 from camtrap_batch.store.shards import Plan, Receipt, Shard, read_receipt, receipt_path
 
@@ -347,7 +348,15 @@ def _run_shard(shard: Shard, payload: Any, *, work: Work, needs: Needs, stall_s:
         needs.check(worker.address)
         receipt = work.run(shard, payload, here(worker, needs.visibility))
         metrics.count_here(receipt)
+        _renew_where_decodes_hang(worker)
         return receipt
+
+
+def _renew_where_decodes_hang(worker: Worker) -> None:
+    """Threads that decode on can't be ended but with their process: its nanny starts another in its place."""
+    if (n := abandoned()) >= MOST_ABANDONED and worker.nanny:
+        why = f"{n} decodes that were given up go on in this process"
+        worker.loop.add_callback(worker.close_gracefully, restart=True, reason=why)
 
 
 def _note_stall(stalls: dict[str, Stall], event: tuple[float, dict[str, Any]]) -> None:

@@ -15,19 +15,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import mul
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from camtrap_batch.images.jpeg.huffman import LOOK, PADDING, fill_tables, read_blocks, unstuff
-from camtrap_batch.images.pixels import Pixels
+from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels
 from camtrap_batch.images.raster import colour, paint
 
 _SOF0, _DHT, _SOS, _DQT, _DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD  # markers of segments
 _APP0, _APP14, _APP15, _COM = 0xE0, 0xEE, 0xEF, 0xFE
 _YCBCR = ((1, 2, 3), (0, 1, 2))
 """Ids of components that stand for luma and chroma."""
+_LARGEST_SAMPLING, _MOST_BLOCKS = 4, 10  # of a component; of an MCU (T.81, B.2.2 and B.2.3)
 _LARGEST_DC = 11  # bits of a difference of 8-bit samples (T.81, table F.1)
 _SCALES = (1, 2)  # pixels of the reduced picture for the 8 of a block's side
 _ZIGZAG = [0, 1, 2, 4]  # where the lowest frequencies are, in the order of `read_blocks`
@@ -51,6 +53,8 @@ class _Header:
     height: int = 0
     interval: int = 0  # MCUs between restart markers; 0: there are none
     adobe_transform: int | None = None
+    across: int = 0  # the largest sampling factors
+    down: int = 0
     components: list[_Component] = field(default_factory=list)
     tables: list[tuple[int, int]] = field(default_factory=list)  # DC, AC of each component
     quantization: dict[int, bytes] = field(default_factory=dict)
@@ -71,9 +75,31 @@ def decode_baseline(data: bytes, wanted: int) -> Pixels | None:
     try:
         header = _read_header(data)
         scale = next((s for s in _SCALES if -(-min(header.width, header.height) * s // 8) >= wanted), None)
-        return None if scale is None else _read_pixels(data, header, scale)
+        if scale is None or not _is_usual(header):
+            return None
+        coefficients = _read_coefficients(data, header, scale)
+        return None if coefficients is None else _make_pixels(header, scale, coefficients)
     except (_Unusual, IndexError, KeyError):  # of bytes, tables or components that are not there
         return None
+
+
+def is_sound_baseline(data: bytes) -> bool:
+    """Whether it is surely a sound baseline JPEG, its colours sampled in whatever way libjpeg takes."""
+    try:
+        header = _read_header(data)
+        for component in header.components:
+            _expect(header.across % component.across == 0 and header.down % component.down == 0)
+            _expect(component.quantization in header.quantization)
+        return _read_coefficients(data, header, 1) is not None
+    except (_Unusual, IndexError, KeyError):
+        return False
+
+
+def _is_usual(header: _Header) -> bool:
+    """Whether there is luma alone, or chroma of as many samples, half or a quarter."""
+    first, *others = header.components
+    factors = first.across in (1, 2) and first.down in (1, 2)
+    return factors and all((other.across, other.down) == (1, 1) for other in others)
 
 
 def _read_header(data: bytes) -> _Header:
@@ -83,9 +109,10 @@ def _read_header(data: bytes) -> _Header:
     at = 2
     while not header.scan:
         is_marker, marker = data[at] == 0xFF, data[at + 1]
-        body = data[at + 4 : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        body = data[at + 4 : at + 2 + length]
         at += 4 + len(body)
-        if not is_marker or at >= len(data):
+        if not is_marker or length < 2 or at >= len(data):
             raise _Unusual
         if marker == _SOS:
             _read_scan(header, body)
@@ -123,13 +150,17 @@ def _read_frame(header: _Header, body: bytes) -> None:
         _Component(id_, sampling >> 4, sampling & 15, table)
         for id_, sampling, table in zip(body[6::3], body[7::3], body[8::3], strict=True)
     ]
-    first, *others = header.components
-    _expect(header.height > 0 and header.width > 0 and first.across in (1, 2) and first.down in (1, 2))
-    if others:  # luma, and chroma of as many samples, half or a quarter
-        _expect(all((other.across, other.down) == (1, 1) for other in others))
+    _expect(0 < header.height <= JPEG_LONGEST and 0 < header.width <= JPEG_LONGEST)
+    across = [component.across for component in header.components]
+    down = [component.down for component in header.components]
+    _expect(min(across + down) >= 1 and max(across + down) <= _LARGEST_SAMPLING)
+    header.across, header.down = max(across), max(down)
+    if n == 3:
+        _expect(sum(map(mul, across, down)) <= _MOST_BLOCKS)
         _expect(tuple(component.id for component in header.components) in _YCBCR)
     else:  # an MCU of a single component is a block, whatever its sampling (T.81, A.2.2)
-        header.components = [replace(first, across=1, down=1)]
+        header.components = [replace(header.components[0], across=1, down=1)]
+        header.across = header.down = 1
 
 
 def _read_scan(header: _Header, body: bytes) -> None:
@@ -146,10 +177,16 @@ def _expect(is_usual: bool) -> None:
         raise _Unusual
 
 
-def _read_pixels(data: bytes, header: _Header, scale: int) -> Pixels | None:
-    luma = header.components[0]
-    n_columns, n_rows = -(-header.width // (8 * luma.across)), -(-header.height // (8 * luma.down))
+def _sizes(header: _Header) -> tuple[int, int, list[int]]:
+    """MCUs across and down, and blocks of each component."""
+    n_columns, n_rows = -(-header.width // (8 * header.across)), -(-header.height // (8 * header.down))
     sizes = [n_columns * n_rows * component.across * component.down for component in header.components]
+    return n_columns, n_rows, sizes
+
+
+def _read_coefficients(data: bytes, header: _Header, scale: int) -> npt.NDArray[np.int16] | None:
+    """The lowest frequencies of each block, from `read_blocks`; None where the stream is not sound."""
+    n_columns, n_rows, sizes = _sizes(header)
     if 2 * sum(sizes) > 8 * (len(data) - header.scan):  # no block takes less than two bits
         return None
 
@@ -163,9 +200,13 @@ def _read_pixels(data: bytes, header: _Header, scale: int) -> Pixels | None:
     )
     coefficients = np.empty((scale * scale, sum(sizes)), np.int16)
     blocks = _blocks(header, n_columns, sizes)
-    if not read_blocks(stream, ends, interval, n_rows, n_columns, blocks, *tables, coefficients):
-        return None
+    is_sound = read_blocks(stream, ends, interval, n_rows, n_columns, blocks, *tables, coefficients)
+    return coefficients if is_sound else None
 
+
+def _make_pixels(header: _Header, scale: int, coefficients: npt.NDArray[np.int16]) -> Pixels:
+    n_columns, n_rows, sizes = _sizes(header)
+    luma = header.components[0]
     planes = []
     for number, component in enumerate(header.components):
         first = sum(sizes[:number])

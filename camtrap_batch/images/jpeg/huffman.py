@@ -23,10 +23,11 @@ LOOK: Final = 13
 """Bits looked up at once; tables of this size stay in a core's first cache. More, or fewer, are slower."""
 
 PADDING: Final = 4096
-"""Bytes of zeros after a stream: more than one MCU, 6 blocks of 64 codes of 31 bits, can take."""
+"""Bytes of zeros after a stream: more than one MCU, 10 blocks of 64 codes of 31 bits, can take."""
 
 _END_OF_BLOCK: Final = 128
 _NOT_IN_TABLE: Final = 1000
+_LARGEST_PREDICTION: Final = 2**30  # a row of MCUs adds less than as much again
 _PEEK: Final = 16  # bits of the longest code
 _U64 = np.uint64
 
@@ -85,13 +86,15 @@ def fill_tables(
     """
     code, place = 0, 0
     for length in range(1, _PEEK + 1):
+        if code + counts[length - 1] > 1 << length:
+            return False
         for _ in range(counts[length - 1]):
-            if code >= 1 << length:
-                return False
             low = code << (_PEEK - length)
             single[low : low + (1 << (_PEEK - length))] = length << 8 | symbols[place]
             code += 1
             place += 1
+        if counts[length - 1] > 0 and code >= 1 << length:  # ones alone are no code (T.81, annex C)
+            return False
         code <<= 1
     for start in range(1 << LOOK):
         entry = single[start << (_PEEK - LOOK)]
@@ -297,6 +300,9 @@ def read_blocks(
                         return False
         for number in range(len(blocks)):
             blocks[number, 2] += blocks[number, 4]
+        for component in range(len(predictions)):  # beyond 32 bits libjpeg gives up
+            if abs(predictions[component]) > _LARGEST_PREDICTION:
+                return False
     return bool(at <= end and at + _U64(8) > end and n_intervals == len(ends))
 
 

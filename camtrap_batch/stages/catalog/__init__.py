@@ -1,76 +1,84 @@
-"""catalog: whatever describes the data set, as one row an image. Runs on the driver."""
+"""catalog: whatever describes the data set, as one row per image. Runs on the driver."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import Catalog, read_dataset_periods, reader_of
+from camtrap_batch.catalog import Reader, read_dataset_periods, reader_of
 from camtrap_batch.catalog.cameras import read_camera_names
 from camtrap_batch.catalog.names import unmatched
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Job
-from camtrap_batch.pipeline.context import Context, StageResult, do_on_driver, shard_id
+from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.shards import do_on_driver
+from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.classes import check_classes
 from camtrap_batch.stages.catalog.renames import keep_ids
 from camtrap_batch.store.manifest import categories_of
 
-VERSION = 1
-
 _MARK = b"# The job as it ran, written by camtrap: edit a copy of this file, not this file.\n"
 
 
-def run(context: Context) -> StageResult:
-    """Read the metadata into the table `catalog`.
+class CatalogStage(Stage):
+    name = "catalog"
+    help = "read what describes the data set, one row per image"
+    sections = ("dataset",)
+    version = 1
+    tables = (TableSpec("catalog", "each image that the metadata name, or that lies in the folder"),)
 
-    Raises
-    ------
-    InputError
-        Metadata, image root or camera table are not there, or not what they should be.
-    JobError
-        The job selects a class that the metadata does not have.
-    """
-    job = context.job
-    dataset = job.dataset
-    image_root(job).check()
-    cameras = read_camera_names(dataset.cameras) if dataset.cameras is not None else None
-    periods, outages, lines = read_dataset_periods(dataset)
-    reader = reader_of(dataset)
-    id_ = shard_id("catalog", VERSION, "catalog", reader.settings(), reader.fingerprint())
-    before = context.run.current("catalog")
-    if before is not None and before.inputs.get("shard") == id_:
-        check_classes(job, categories_of(before.meta))
-        locations = context.run.table("catalog").to_table(columns=["location"])
-        _check_cameras(job, cameras, locations)
-        lines += _camera_lines(job, cameras, locations)
-        check_outages(outages, periods, cameras, locations["location"])
-    read: list[Catalog] = []
+    def run(self, context: Context) -> StageResult:
+        """Read the metadata into the table `catalog`.
 
-    def make() -> Mapping[str, pa.Table]:
-        catalog = reader.read()
-        if reader.ids_are_paths:
-            catalog.table, renamed = keep_ids(context.run, image_root(job), catalog.table)
-            catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
-        check_classes(job, catalog.categories)
-        _check_cameras(job, cameras, catalog.table)
-        lines.extend(_camera_lines(job, cameras, catalog.table))
-        check_outages(outages, periods, cameras, catalog.table["location"])
-        read.append(catalog)
-        return {"catalog": catalog.table}
+        Raises
+        ------
+        InputError
+            Metadata, image root or camera table are not there, or not what they should be.
+        JobError
+            The job selects a class that the metadata does not have.
+        """
+        job, run = context.job, context.run
+        image_root(job).check()
+        cameras = read_camera_names(job.dataset.cameras) if job.dataset.cameras is not None else None
+        periods, outages, lines = read_dataset_periods(job.dataset)
+        reader = reader_of(job.dataset)
+        id_ = shard_id(self, reader.settings(), reader.fingerprint())
+        before = run.current("catalog")
+        if before is not None and before.inputs.get("shard") == id_:
+            check_classes(job, categories_of(before.meta))
+            locations = run.table("catalog").to_table(columns=["location"])["location"]
+            lines += _compare(job, cameras, locations)
+            check_outages(outages, periods, cameras, locations)
 
-    def meta() -> dict[str, Any]:
-        return {"categories": read[0].categories, "notes": read[0].notes}
+        def make() -> Made:
+            made = _read(context, reader)
+            locations = made.tables["catalog"]["location"]
+            compared = _compare(job, cameras, locations)
+            check_outages(outages, periods, cameras, locations)
+            return replace(made, notes=[*compared, *made.notes])
 
-    result = do_on_driver(context, "catalog", id_, make, ("catalog",), inputs={}, meta=meta)
-    if not context.dry_run:
-        save_job(context)
-    result.notes += lines
-    result.notes += [f"{count:,} {text}" for text, count in (read[0].notes if read else {}).items()]
-    return result
+        result = do_on_driver(context, self, id_, make, inputs={})
+        if not context.dry_run:
+            save_job(context)
+        result.notes = [*lines, *result.notes]
+        return result
+
+
+STAGE = CatalogStage()
+
+
+def _read(context: Context, reader: Reader[Any]) -> Made:
+    catalog = reader.read()
+    if reader.ids_are_paths:
+        catalog.table, renamed = keep_ids(context.run, image_root(context.job), catalog.table)
+        catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
+    check_classes(context.job, catalog.categories)
+    meta = {"categories": catalog.categories, "notes": catalog.notes}
+    return Made({"catalog": catalog.table}, meta, [f"{n:,} {text}" for text, n in catalog.notes.items()])
 
 
 def check_outages(
@@ -92,24 +100,26 @@ def check_outages(
             )
 
 
-def _check_cameras(job: Job, cameras: pa.ChunkedArray | None, images: pa.Table) -> None:
-    """Raise InputError where the camera table is of other cameras than the images."""
+def _compare(job: Job, cameras: pa.ChunkedArray | None, of_images: pa.ChunkedArray) -> list[str]:
+    """Lines about the locations that only the images or only the camera table has.
+
+    Raises InputError where the camera table is of other cameras than the images.
+    """
     if cameras is None:
-        return
-    locations = images["location"].drop_null().unique()
+        return []
+    locations = of_images.drop_null().unique()
     if len(locations) and not pc.any(pc.is_in(locations, cameras)).as_py():
         theirs, ours = (", ".join(map(repr, names[:3].to_pylist())) for names in (locations, cameras))
         raise InputError(
             f"{job.dataset.cameras}: none of the images' locations is in it (dataset.cameras); the images "
             f"have {theirs}, it has {ours}"
         )
+    return _camera_lines(job, cameras, of_images)
 
 
-def _camera_lines(job: Job, cameras: pa.ChunkedArray | None, images: pa.Table) -> list[str]:
+def _camera_lines(job: Job, cameras: pa.ChunkedArray, of_images: pa.ChunkedArray) -> list[str]:
     """Locations that only the images or only the camera table has, with the nearest in the other."""
-    if cameras is None:
-        return []
-    theirs = images["location"].drop_null().unique().to_pylist()
+    theirs = of_images.drop_null().unique().to_pylist()
     ours = cameras.to_pylist()
     table = str(job.dataset.cameras).rpartition("/")[2]
     without = unmatched(theirs, ours, table)

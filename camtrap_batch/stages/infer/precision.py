@@ -19,18 +19,19 @@ from camtrap_batch.engine.base import Need, WorkerContext
 from camtrap_batch.errors import Interrupted
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.model.info import OBSERVED
-from camtrap_batch.pipeline.context import Context, shard_id
+from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.rows import pack, unpack
+from camtrap_batch.pipeline.shards import fan_out
+from camtrap_batch.pipeline.stage import Part, shard_id
+from camtrap_batch.stages.infer.shard import InferShard
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
 from camtrap_batch.store.tables import finish_shard
 
 if TYPE_CHECKING:
     from camtrap_batch.detection.crops import Picture
-    from camtrap_batch.stages.infer import InferShard
 
-VERSION = 3
-_STAGE = "precision"
+PRECISION = Part("precision", 3)
 _MOST, _FEWEST, _SHARE = 232, 32, 20
 """Images that are looked at: one of `_SHARE`, so that the check takes a small part of the whole time."""
 
@@ -41,7 +42,7 @@ def known_precision(run: Run, work: InferShard) -> dict[str, Any] | None:
     current = run.current("predictions")
     if current is not None and (kept := current.meta.get("precision", {})).get("check") == shard.id:
         return dict(kept)
-    receipts = find_receipts(run.folder, Plan.make(_STAGE, [shard], {}))
+    receipts = find_receipts(run.folder, Plan.make(PRECISION.name, [shard], {}))
     return receipts[shard.id].result if shard.id in receipts else None
 
 
@@ -59,20 +60,11 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
     """
     some = sample(rows)
     shard = _shard(work, some.num_rows)
-    plan = Plan.make(_STAGE, [shard], {"model": work.model_id})
-    executor = context.executor()
+    plan = Plan.make(PRECISION.name, [shard], {"model": work.model_id})
     # Meanwhile every worker loads what its first shard would wait for; where it can't, that says why.
-    with executor.on_each(need, _load, work) as loaded:
-        outcome = executor.fan_out(
-            plan,
-            [shard],
-            CheckPrecision(replace(work, plan=(plan.stage, plan.id))),
-            lambda _: pack(some),
-            need=need,
-            observe=lambda _: None,
-            stop=context.stop,
-            stall_s=context.stall_s(executor),
-        )
+    with context.executor().on_each(need, _load, work) as loaded:
+        check = CheckPrecision(replace(work, plan=(plan.stage, plan.id)))
+        outcome = fan_out(context, plan, [shard], check, lambda _: pack(some), need=need)
     if outcome.interrupted or (not outcome.receipts and not outcome.failed):
         raise Interrupted("infer: interrupted before it began; the same command goes on")
     if outcome.failed:
@@ -161,4 +153,4 @@ class CheckPrecision:
 
 def _shard(work: InferShard, rows: int) -> Shard:
     what = (work.model_id, work.use_thumbnails, work.rules is not None)
-    return Shard(shard_id(_STAGE, VERSION, "predictions", *what), 0, rows)
+    return Shard(shard_id(PRECISION, *what, table="predictions"), 0, rows)

@@ -5,23 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from camtrap_batch import phases
 from camtrap_batch.engine.base import WorkerContext, memory_here
-from camtrap_batch.errors import CamtrapError, InputError, StageError
+from camtrap_batch.errors import CamtrapError, InputError, MissingExtra, StageError
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.job import Train
+from camtrap_batch.job import Job, Train
 from camtrap_batch.model.library import upload_model
-from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers, shard_id
+from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.shards import Done, do_on_workers
+from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.stages.train.figures import write_figures
 from camtrap_batch.stages.train.samples import read_samples
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import finish_shard, open_table
@@ -31,7 +35,6 @@ if TYPE_CHECKING:
     from camtrap_batch.model.checkpoints import Checkpoints
     from camtrap_batch.model.team import SoloTeam
 
-VERSION = 3
 TOPIC = "camtrap-train"
 """What a training tells on this topic is how far it is."""
 
@@ -42,82 +45,115 @@ _MOST_LOSSES = 3
 _LOG_EVERY_S = 30.0  # a sign of life, within long epochs
 
 
-def run(context: Context) -> StageResult:
-    """Train on the table `selection`; the model goes to `models/<model id>` of the run folder.
+class TrainStage(Stage):
+    name = "train"
+    help = "train a classifier on a worker that holds GPU=1"
+    sections = ("train",)
+    version = 3
+    tables = (TableSpec("model", "no rows; its plan has one for each image that is trained on"),)
 
-    Raises
-    ------
-    JobError
-        The architecture is not known, or a class or a split is empty.
-    ClusterError
-        No worker holds GPU=1.
-    """
-    job, store = context.job, context.run
-    config = job.train
-    selection, manifest = store.snapshot("selection"), store.snapshot("manifest")
-    check_weights(config.weights)
-    use_thumbnails = job.validate_.thumbnails >= config.size
-    labels = open_table(store.folder, selection).to_table(columns=["label"])["label"]
+    def applies(self, job: Job) -> bool:
+        return job.infer.model == "latest"
+
+    def check(self, context: Context) -> None:
+        if find_spec("torch") is None or find_spec("fastai") is None:
+            raise MissingExtra("train", "training and classifying")
+        if context.run.current("model") is None:
+            from camtrap_batch.model import check_architecture
+
+            check_architecture(context.job.train.arch)
+            check_weights(context.job.train.weights)
+
+    def run(self, context: Context) -> StageResult:
+        """Train on the table `selection`; the model goes to `models/<model id>` of the run folder.
+
+        Raises
+        ------
+        JobError
+            The architecture is not known, or a class or a split is empty.
+        ClusterError
+            No worker holds GPU=1.
+        """
+        job, run = context.job, context.run
+        check_weights(job.train.weights)
+        work, shard = _work(job, run)
+        inputs = {"selection": work.selection.number, "manifest": work.manifest.number}
+        plan = Plan.make(self.name, [shard], inputs)
+        work = replace(work, plan=(plan.stage, plan.id))
+        trained = run.current("model")
+        is_new = trained is None or trained.plan_id != plan.id
+        if is_new:
+            from camtrap_batch.model import check_architecture
+
+            check_architecture(job.train.arch)  # loads torch
+        with ExitStack() as listening:
+            if is_new and not context.dry_run:  # asking for the executor opens a cluster
+                listening.enter_context(context.executor().listen(TOPIC, _Shown(context)))
+            result = do_on_workers(
+                context, plan, work, lambda _: None, ("model",), need="GPU", finish=_with_result
+            )
+        if not context.dry_run:
+            for name in run.folder.list(CHECKPOINTS):
+                if name.startswith(shard.id):
+                    run.folder.delete(f"{CHECKPOINTS}/{name}")
+        return result
+
+
+STAGE = TrainStage()
+
+
+def _work(job: Job, run: Run) -> tuple[TrainShard, Shard]:
+    """The training, without its plan, and the only shard of that."""
+    selection, manifest = run.snapshot("selection"), run.snapshot("manifest")
+    use_thumbnails = job.validate_.thumbnails >= job.train.size
     id_ = shard_id(
-        "train",
-        VERSION,
-        "model",
-        config.model_dump(mode="json"),
+        STAGE,
+        job.train.model_dump(mode="json"),
         job.select.seed,
         use_thumbnails,
         selection.plan_id,
-        _weights_version(config.weights),
+        _weights_version(job.train.weights),
     )
-    inputs = {"selection": selection.number, "manifest": manifest.number}
-    plan = Plan.make("train", [Shard(id_, 0, len(labels) - labels.null_count)], inputs)
     work = TrainShard(
-        store.folder,
-        (plan.stage, plan.id),
-        image_root(job),
-        config,
-        job.select.seed,
-        use_thumbnails,
-        selection,
-        manifest,
-        f"{CHECKPOINTS}/{id_}-",
-        job.name,
+        folder=run.folder,
+        plan=(STAGE.name, ""),
+        root=image_root(job),
+        config=job.train,
+        seed=job.select.seed,
+        use_thumbnails=use_thumbnails,
+        selection=selection,
+        manifest=manifest,
+        checkpoints=f"{CHECKPOINTS}/{id_}-",
+        job=job.name,
     )
+    labels = open_table(run.folder, selection).to_table(columns=["label"])["label"]
+    return work, Shard(id_, 0, len(labels) - labels.null_count)
 
-    logged = [time.monotonic()]
 
-    def show(progress: dict[str, Any]) -> None:
+def _with_result(plan: Plan, receipts: list[Receipt]) -> Done:
+    return Done(plan, receipts, receipts[0].result)
+
+
+class _Shown:
+    """Shows what a training tells, and logs some of it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._logged = time.monotonic()
+
+    def __call__(self, progress: dict[str, Any]) -> None:
+        context, run = self._context, self._context.run
         if progress["phase"] == "note":
             context.display.note(f"train: {progress['text']}")
-            store.log("note", stage="train", text=progress["text"])
-        else:
-            context.display.reach(*describe(progress))
-            context.progress.trained("train", progress)
-            if progress["phase"] == "train" and "valid_loss" in progress:
-                store.log("epoch", stage="train", **progress)
-            elif time.monotonic() - logged[0] >= _LOG_EVERY_S:
-                logged[0] = time.monotonic()
-                store.log("training", stage="train", **progress)
-
-    def meta(receipts: list[Receipt]) -> dict[str, Any]:
-        return receipts[0].result
-
-    trained = store.current("model")
-    is_new = trained is None or trained.plan_id != plan.id
-    if is_new:
-        from camtrap_batch.model import check_architecture
-
-        check_architecture(config.arch)  # loads torch
-    with ExitStack() as listening:
-        if is_new and not context.dry_run:  # asking for the executor opens a cluster
-            listening.enter_context(context.executor().listen(TOPIC, show))
-        result = do_on_workers(
-            context, plan, work, lambda _: None, ("model",), need="GPU", inputs=inputs, meta=meta
-        )
-    if not context.dry_run:
-        for name in store.folder.list(CHECKPOINTS):
-            if name.startswith(id_):
-                store.folder.delete(f"{CHECKPOINTS}/{name}")
-    return result
+            run.log("note", stage="train", text=progress["text"])
+            return
+        context.display.reach(*describe(progress))
+        context.progress.trained("train", progress)
+        if progress["phase"] == "train" and "valid_loss" in progress:
+            run.log("epoch", stage="train", **progress)
+        elif time.monotonic() - self._logged >= _LOG_EVERY_S:
+            self._logged = time.monotonic()
+            run.log("training", stage="train", **progress)
 
 
 @dataclass(frozen=True)

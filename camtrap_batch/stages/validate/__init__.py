@@ -16,55 +16,136 @@ from camtrap_batch import phases
 from camtrap_batch.engine.base import WorkerContext
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
-from camtrap_batch.memory import give_back
-from camtrap_batch.pipeline.context import Context, StageResult, do_on_workers
+from camtrap_batch.memory import Handover, release_memory
+from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
+from camtrap_batch.pipeline.shards import Done, do_on_workers
+from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, identity, shard_ids
 from camtrap_batch.remote import shown
-from camtrap_batch.stages.validate.findings import FROM_MANIFEST, add_findings
-from camtrap_batch.stages.validate.retries import Tries
+from camtrap_batch.stages.validate.findings import FINDINGS, FROM_MANIFEST, add_findings
+from camtrap_batch.stages.validate.retries import RETRY, Retries
 from camtrap_batch.stages.validate.reuse import known_verdicts, point_at_known
 from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
-from camtrap_batch.store.shards import Plan, Receipt, Shard, cut, digest
+from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import finish_shard, new_attempt, open_files, open_table
-
-VERSION = 3
 
 _PLACE = "place"  # of a file in an archive; it is not part of the work
 
-_FROM_CATALOG = [name for name in CATALOG.names if name not in ("labels", "width", "height", "source")]
+_FROM_CATALOG = [name for name in CATALOG.names if name in MANIFEST.names and name not in ("width", "height")]
 _FROM_VERDICT = [
     "status", "detail", "format", "mode", "width", "height", "bytes", "sha256", "dhash",
     "datetime_exif", "camera_make", "camera_model", "is_night",
 ]  # fmt: skip
 
 
-def run(context: Context) -> StageResult:
-    """Read every image of the catalog into the tables `manifest` and `thumbnails`.
+class ValidateStage(Stage):
+    name = "validate"
+    help = "open every image once: status, size, hashes, EXIF, thumbnail; then what looks wrong"
+    sections = ("validate", "findings")
+    version = 3
+    tables = (
+        TableSpec("manifest", "each image of the catalog"),
+        TableSpec("thumbnails", "each image that decodes"),
+    )
+    rows_of = "catalog"
+    options = (RETRY,)
+    parts = (FINDINGS,)
 
-    An image that was `unreadable` is tried again by the next run, and one with a status of `context.retry`;
-    where that changes nothing, the tables keep the content, and the plan id, that they had.
+    def run(self, context: Context) -> StageResult:
+        """Read every image of the catalog into the tables `manifest` and `thumbnails`; then `findings`.
 
-    Raises
-    ------
-    InputError
-        There is no catalog yet, or the image root is not there, or none of its files.
+        An image that was `unreadable` is tried again by the next run, and one with a status that `--retry`
+        names; where that changes nothing, the tables keep the content, and the plan id, that they had.
+
+        Raises
+        ------
+        InputError
+            There is no catalog yet, or the image root is not there, or none of its files.
+        """
+        validation = _Validation(context)
+        result = validation.run()
+        columns = validation.columns
+        del validation
+        release_memory()  # 0.3 kB an image, which findings would be beside
+        result.notes += add_findings(context, columns)
+        return result
+
+
+STAGE = ValidateStage()
+
+
+class _Validation:
+    """What this run's shards are of, what each is told, and what is committed of them."""
+
+    def __init__(self, context: Context) -> None:
+        job, run = context.job, context.run
+        self._context, self._again = context, frozenset({"unreadable"}) | context.option(RETRY)
+        self._catalog, self._manifest = run.snapshot("catalog"), run.current("manifest")
+        self._root = image_root(job)
+        self._rows, self._places = _listed(run, self._catalog, self._root)
+        self._limits = Limits(job.validate_.max_pixels, job.validate_.timeout_s, job.validate_.thumbnails)
+        # Where the files lie is not part of the work: a data set that was moved is not read again.
+        self._settings = [*identity(STAGE), *astuple(self._limits)]
+        runs = cut(texts(self._rows["image_id"]), job.validate_.shard_size)
+        # A column that the catalog had none of at first counts where it says something.
+        later = set(schemas.later_columns("catalog"))
+        hashed = [
+            name
+            for name in self._rows.column_names
+            if name not in later or self._rows[name].null_count < self._rows.num_rows
+        ]
+        hashes = hash_runs(self._rows, hashed, runs)
+        ids = shard_ids(STAGE, astuple(self._limits), ((hash_,) for hash_ in hashes))
+        again = context.option(RETRY)
+        self._retries = Retries(run, self._manifest, again, self._rows["image_id"], ids, runs)
+        self.columns: Handover[pa.Table] = Handover()
+        """Of a new manifest, what findings are made of."""
+
+    def run(self) -> StageResult:
+        folder = self._context.run.folder
+        plan = Plan.make(STAGE.name, self._retries.shards(), {"catalog": self._catalog.number})
+        return do_on_workers(
+            self._context,
+            plan,
+            ValidateShard(folder, (plan.stage, plan.id), self._root, self._limits),
+            lambda shard: pack(self._told.slice(shard.start, shard.rows)),
+            ("manifest", "thumbnails") if self._limits.thumbnail else ("manifest",),
+            need="CPU",
+            finish=self._finish,
+            locations=self._rows["location"],
+        )
+
+    @functools.cached_property
+    def _told(self) -> pa.Table:
+        """What workers are told of each image."""
+        rows = self._rows if self._places is None else self._rows.append_column(_PLACE, self._places)
+        if self._manifest is None or self._manifest.meta.get("settings") != self._settings:
+            return rows
+        return point_at_known(self._context.run.folder, self._manifest, rows, self._again)
+
+    def _finish(self, plan: Plan, receipts: list[Receipt]) -> Done:
+        plan, receipts = self._retries.settle(plan, receipts)
+        files = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
+        # All that findings need, at once: the footers of thousands of files take longer than the columns.
+        table = open_files(self._context.run.folder, "manifest", files)
+        columns = table.to_table(columns=FROM_MANIFEST)
+        if not columns["image_id"].equals(self._rows["image_id"]):
+            raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
+        self.columns.give(columns)
+        return Done(plan, receipts, {"settings": self._settings, "tries": self._retries.record()})
+
+
+def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.Array | None]:
+    """The catalog's rows with size and version of each file, and where in an archive it lies, if in one.
+
+    Raises InputError where the image root is not there, or none of its files.
     """
-    files: list[pa.Table] = []
-    result = _validate(context, files)
-    give_back()  # 0.3 kB an image, which findings would be beside
-    result.notes += add_findings(context, files)
-    return result
-
-
-def _validate(context: Context, files: list[pa.Table]) -> StageResult:
-    """Of a new manifest, what findings are made of is put into `files`."""
-    job, store = context.job, context.run
-    catalog = store.snapshot("catalog")
-    rows = open_table(store.folder, catalog).to_table(columns=_FROM_CATALOG)
-    root = image_root(job)
+    rows = open_table(run.folder, catalog).to_table(columns=_FROM_CATALOG)
     root.check()
     listing = root.listing(texts(rows["file_name"]))
     if rows.num_rows and not (listing.sizes >= 0).any():
@@ -74,47 +155,7 @@ def _validate(context: Context, files: list[pa.Table]) -> StageResult:
             f"(dataset.images): no {rows['file_name'][0].as_py()!r}"
         )
     rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))
-    rows = rows.append_column("modified", pa.array(listing.modified, pa.string()))
-    limits = Limits(job.validate_.max_pixels, job.validate_.timeout_s, job.validate_.thumbnails)
-    # Where the files lie is not part of the work: a data set that was moved is not read again.
-    settings = [VERSION, schemas.fingerprint("manifest"), *astuple(limits)]
-    runs = cut(texts(rows["image_id"]), job.validate_.shard_size)
-    ids = [digest(["validate", settings, *hashes]) for hashes in _hashes(rows, runs)]
-    manifest = store.current("manifest")
-    tries = Tries(store, manifest, context.retry, rows["image_id"], ids, runs)
-    inputs = {"catalog": catalog.number}
-    plan = Plan.make("validate", tries.shards(), inputs)
-    tables = ("manifest", "thumbnails") if limits.thumbnail else ("manifest",)
-    work = ValidateShard(store.folder, (plan.stage, plan.id), root, limits)
-
-    @functools.cache
-    def payload_rows() -> pa.Table:
-        with_places = rows if listing.places is None else rows.append_column(_PLACE, listing.places)
-        if manifest is None or manifest.meta.get("settings") != settings:
-            return with_places
-        return point_at_known(store.folder, manifest, with_places, {"unreadable", *context.retry})
-
-    def check(receipts: list[Receipt]) -> None:
-        """Row by row, the manifest is the catalog."""
-        names = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
-        # All that findings need, at once: the footers of thousands of files take longer than the columns.
-        files.append(open_files(store.folder, "manifest", names).to_table(columns=FROM_MANIFEST))
-        if not files[0]["image_id"].equals(rows["image_id"]):
-            raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
-
-    return do_on_workers(
-        context,
-        plan,
-        work,
-        lambda shard: pack(payload_rows().slice(shard.start, shard.rows)),
-        tables,
-        need="CPU",
-        inputs=inputs,
-        check=check,
-        settle=lambda done: tries.settle(plan, done),
-        meta=lambda _: {"settings": settings, "tries": tries.record()},
-        locations=rows["location"],
-    )
+    return rows.append_column("modified", pa.array(listing.modified, pa.string())), listing.places
 
 
 @dataclass(frozen=True)
@@ -192,23 +233,6 @@ def gone(rows: pa.Table, verdicts: Sequence[Verdict]) -> list[str]:
         for row, verdict in zip(rows.select(["file_name", "listed_bytes"]).to_pylist(), verdicts, strict=True)
         if verdict.status in ("missing", "unreadable") and row["listed_bytes"] >= 0
     ]
-
-
-def _hashes(rows: pa.Table, runs: Sequence[tuple[int, int]]) -> list[list[str]]:
-    """What stands for the rows of each run: a second hash where some have a date without a time of day.
-
-    So do shards of before there was a column for it keep their ids.
-    """
-    hashes = [
-        [hash_]
-        for hash_ in hash_runs(rows, [name for name in rows.column_names if name != "date_only"], runs)
-    ]
-    if rows["date_only"].null_count < rows.num_rows:
-        some = hash_runs(rows, ["image_id", "date_only"], runs)
-        for (start, stop), hash_, found in zip(runs, some, hashes, strict=True):
-            if rows["date_only"].slice(start, stop - start).null_count < stop - start:
-                found.append(hash_)
-    return hashes
 
 
 def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,8 +18,10 @@ from camtrap_batch.findings import (
     find_wrong_dates,
     findings_table,
 )
-from camtrap_batch.memory import give_back
-from camtrap_batch.pipeline.context import Context, do_on_driver, shard_id
+from camtrap_batch.memory import Handover, release_memory
+from camtrap_batch.pipeline.context import Context
+from camtrap_batch.pipeline.shards import do_on_driver
+from camtrap_batch.pipeline.stage import Made, Part, TableSpec, shard_id
 from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
@@ -30,7 +31,7 @@ from camtrap_batch.survey.checks import check_deployments, check_findings
 from camtrap_batch.survey.effort import make_deployments
 from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, USABLE
 
-VERSION = 1
+FINDINGS = Part("findings", 1, (TableSpec("findings", "each thing that looks wrong with an image"),))
 
 _SIZES = ["width", "height"]
 FROM_MANIFEST = list(dict.fromkeys(["image_id", *DUPLICATE_COLUMNS, *DATE_COLUMNS, *_SIZES]))
@@ -39,55 +40,42 @@ FROM_MANIFEST = list(dict.fromkeys(["image_id", *DUPLICATE_COLUMNS, *DATE_COLUMN
 _ORDER = [*FINDING_KINDS, *DEPLOYMENT_FINDINGS]
 
 
-def add_findings(context: Context, files: list[pa.Table]) -> list[str]:
+def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
     """Bring the table `findings` up to the current manifest; returns notes for people: the counts by kind.
 
     Parameters
     ----------
-    files : the current manifest's columns `FROM_MANIFEST`, where they are read already; taken out of the
-        list, and let go of on the way
+    columns : the manifest's columns `FROM_MANIFEST`, where they have just been read
     """
-    job, store = context.job, context.run
+    run = context.run
     if context.dry_run:
         return []
-    catalog, manifest = store.snapshot("catalog"), store.snapshot("manifest")
-    near_bits = job.findings.near_bits
-    periods, outages, _ = read_dataset_periods(job.dataset)
+    catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
+    near_bits = context.job.findings.near_bits
+    periods, outages, _ = read_dataset_periods(context.job.dataset)
     told = [] if periods is None else [[] if one is None else one.to_pylist() for one in (periods, outages)]
-    id_ = shard_id("findings", VERSION, "findings", near_bits, catalog.plan_id, manifest.plan_id, *told)
-    counts: Counter[str] = Counter()
+    id_ = shard_id(FINDINGS, near_bits, catalog.plan_id, manifest.plan_id, *told)
 
-    def make() -> dict[str, pa.Table]:
-        table = find_all(store, catalog, manifest, near_bits, files)
+    def make() -> Made:
+        table = find_all(run, catalog, manifest, near_bits, columns)
         if periods is not None:
-            table = pa.concat_tables([table, find_in_deployments(store, manifest, periods, outages)])
-        counts.update(
-            {entry["values"]: entry["counts"] for entry in pc.value_counts(table["kind"]).to_pylist()}
-        )
-        return {"findings": table}
+            table = pa.concat_tables([table, find_in_deployments(run, manifest, periods, outages)])
+        counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(table["kind"]).to_pylist()}
+        kinds = {kind: counts[kind] for kind in _ORDER if counts.get(kind)}
+        return Made({"findings": table}, {"manifest_plan": manifest.plan_id, "kinds": kinds})
 
-    do_on_driver(
-        context,
-        "findings",
-        id_,
-        make,
-        ("findings",),
-        inputs={"catalog": catalog.number, "manifest": manifest.number},
-        meta=lambda: {
-            "manifest_plan": manifest.plan_id,
-            "kinds": {kind: counts[kind] for kind in _ORDER if counts[kind]},
-        },
-    )
-    found = kind_counts(current_findings(store))
+    inputs = {"catalog": catalog.number, "manifest": manifest.number}
+    do_on_driver(context, FINDINGS, id_, make, inputs=inputs)
+    found = kind_counts(current_findings(run))
     return ["findings: " + ", ".join(f"{kind} {n:,}" for kind, n in found.items())] if found else []
 
 
 def find_in_deployments(
-    store: Run, manifest: Snapshot, periods: pa.Table, outages: pa.Table | None
+    run: Run, manifest: Snapshot, periods: pa.Table, outages: pa.Table | None
 ) -> pa.Table:
     """What looks wrong in the deployments that somebody wrote down, as rows of the table."""
     columns = ["image_id", "file_name", "deployment", "status", "utc_offset_minutes", *DEPLOYMENT_COLUMNS]
-    images = open_table(store.folder, manifest).to_table(columns=columns)
+    images = open_table(run.folder, manifest).to_table(columns=columns)
     images = images.filter(pc.is_in(images["status"].cast(pa.string()), pa.array(USABLE)))
     deployments, _ = make_deployments(images, periods, outages)
     is_told = pc.is_in(deployments["location"], periods["location"].combine_chunks())
@@ -98,20 +86,26 @@ def find_in_deployments(
 
 
 def find_all(
-    store: Run, catalog: Snapshot, manifest: Snapshot, near_bits: int, read: list[pa.Table]
+    run: Run,
+    catalog: Snapshot,
+    manifest: Snapshot,
+    near_bits: int,
+    columns: Handover[pa.Table],
 ) -> pa.Table:
-    """Every finding in a manifest; `read` as the `files` of `add_findings`."""
-    files = read.pop() if read else open_table(store.folder, manifest).to_table(columns=FROM_MANIFEST)
+    """Every finding in a manifest; `columns` as of `add_findings`."""
+    files = columns.take()
+    if files is None:
+        files = open_table(run.folder, manifest).to_table(columns=FROM_MANIFEST)
     # Rows are taken by their numbers, which would be looked up in a chunk for each file.
     files = files.combine_chunks()
-    said = open_table(store.folder, catalog).to_table(columns=["image_id", *_SIZES])
+    said = open_table(run.folder, catalog).to_table(columns=["image_id", *_SIZES])
     if not said["image_id"].equals(files["image_id"]):
         raise BrokenPromise("findings: the manifest's rows are not the catalog's; nothing was committed")
     # Where "the future" begins.
     now = np.datetime64(manifest.created.removesuffix("Z"), "us")
     found = [find_other_sizes(said.select(_SIZES), files.select(_SIZES))]
     del said
-    give_back()  # what reading took
+    release_memory()  # what reading took
     # Arrow and NumPy let Python go on meanwhile.
     with ThreadPoolExecutor(1) as beside:
         duplicates = beside.submit(find_duplicates, files.select(DUPLICATE_COLUMNS), near_bits)

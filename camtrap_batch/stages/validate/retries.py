@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.errors import JobError, choices
+from camtrap_batch.pipeline.stage import StageOption
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, all_settled, digest, find_receipts, settled
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import read_file, read_whole_files
+from camtrap_batch.vocabulary import RETRIED
 
 
-class Tries:
+def parse_statuses(given: str | Iterable[str]) -> frozenset[str]:
+    """The statuses in `--retry STATUS[,STATUS]`. Raises JobError where one can't be tried again."""
+    if isinstance(given, str):
+        given = filter(None, given.replace(" ", "").split(","))
+    statuses = frozenset(given)
+    for status in sorted(statuses - set(RETRIED)):
+        raise JobError(f"--retry: {status!r} is not tried again; {choices(status, RETRIED)}")
+    return statuses
+
+
+RETRY = StageOption(
+    "retry",
+    f"open images with these statuses once more: {', '.join(RETRIED)} (unreadable: always done)",
+    default=frozenset(),
+    parse=parse_statuses,
+    metavar="STATUS[,STATUS]",
+    in_reprocess=True,
+)
+
+
+class Retries:
     """How often shards were done again because of images with some status; kept with the manifest.
 
     A shard that is tried again needs an id, and so a receipt, of its own: that of the shard, and the number
@@ -31,14 +54,14 @@ class Tries:
 
     def __init__(
         self,
-        store: Run,
+        run: Run,
         manifest: Snapshot | None,
         again: Collection[str],
         image_ids: pa.ChunkedArray,
         ids: Sequence[str],
         runs: Sequence[tuple[int, int]],
     ) -> None:
-        self._folder, self._ids, self._runs = store.folder, ids, runs
+        self._folder, self._ids, self._runs = run.folder, ids, runs
         kept = manifest.meta.get("tries", {}) if manifest is not None else {}
         self._before: dict[str, int] = kept.get("used", {})
         self._last: dict[str, int] = dict(kept.get("last", {}))

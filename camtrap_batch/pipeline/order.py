@@ -1,0 +1,133 @@
+"""The stages of a job in their order, and the ways to run them: one, or all that a job has a use for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camtrap_batch.engine.base import GivenExecutor
+from camtrap_batch.errors import InputError, Interrupted, JobError, UserError, choices
+from camtrap_batch.job import Job
+from camtrap_batch.pipeline.context import Context
+from camtrap_batch.pipeline.stage import Planned, Stage, StageOption, StageResult
+from camtrap_batch.registry import Registry
+from camtrap_batch.store.run import open_run
+
+if TYPE_CHECKING:  # what needs no cluster does not wait for the import
+    from distributed import Client
+
+STAGES: Registry[Stage] = Registry(
+    "camtrap_batch.stages",
+    {
+        "catalog": "camtrap_batch.stages.catalog:STAGE",
+        "validate": "camtrap_batch.stages.validate:STAGE",
+        "select": "camtrap_batch.stages.select:STAGE",
+        "train": "camtrap_batch.stages.train:STAGE",
+        "infer": "camtrap_batch.stages.infer:STAGE",
+        "merge": "camtrap_batch.stages.merge:STAGE",
+        "publish": "camtrap_batch.stages.publish:STAGE",
+        "report": "camtrap_batch.stages.report:STAGE",
+    },
+)
+"""Stage by name, in the order in which they run; those of other packages come last."""
+
+
+def plans() -> list[Planned]:
+    """What has plans in a run folder: the stages that keep tables, each followed by its parts."""
+    found: list[Planned] = []
+    for stage in STAGES.values():
+        found += [stage, *stage.parts] if stage.tables else stage.parts
+    return found
+
+
+def run_one(context: Context, name: str) -> StageResult:
+    """Do one stage. Raises CamtrapError; JobError where there is no such stage."""
+    if name not in STAGES:
+        raise JobError(f"no stage {name!r}; {choices(name, STAGES)}")
+    if context.stop.is_set():
+        raise Interrupted(f"{name}: interrupted before it began; the same command goes on")
+    progress = context.progress
+    progress.begin(name)
+    try:
+        with context.driving(name):
+            result = STAGES[name].run(context)
+    except BaseException as problem:
+        is_interrupted = isinstance(problem, Interrupted | KeyboardInterrupt)
+        progress.end(name, "unfinished" if is_interrupted else "failed")
+        raise
+    progress.end(name, "done", result.rows, result.shards, result.counts)
+    return result
+
+
+def reprocess(context: Context) -> Iterator[StageResult]:
+    """Do every stage in order that the job has a use for; each does only what is not done yet.
+
+    What a stage can find wrong at once is said before the first one begins (see `Stage.check`).
+    """
+    stages = [stage for stage in STAGES.values() if stage.applies(context.job)]
+    context.progress.expect(stage.name for stage in stages)
+    for stage in stages:
+        stage.check(context)
+    with context.driving("reprocess"):
+        for number, stage in enumerate(stages):
+            try:
+                if number == 1:  # the first one has made the catalog
+                    for other in stages:
+                        other.check_catalog(context)
+                yield run_one(context, stage.name)
+            except InputError as problem:
+                if not context.dry_run:
+                    raise
+                yield StageResult(stage.name, notes=[f"how much that is can't be told yet: {problem}"])
+
+
+def run_stage(job: Job | str | Path, name: str, client: Client, **options: Any) -> StageResult:
+    """What `camtrap NAME JOB` does, on a client of one's own; `job` may be the path of a job file.
+
+    Workers that declare no resources take CPU work; `train` needs one that offers GPU=1. `options` are those
+    of the stage's command, such as `retry` of validate (an iterable of statuses) or `snapshot` of publish.
+
+    Raises
+    ------
+    CamtrapError
+        See `camtrap_batch.errors`.
+    """
+    from camtrap_batch.engine.dask.executor import DaskExecutor
+
+    if name not in STAGES:
+        raise JobError(f"no stage {name!r}; {choices(name, STAGES)}")
+    values = parse_options(options, STAGES[name].options)
+    run = open_run(job)
+    executor = DaskExecutor(client)
+    try:
+        return run_one(Context(run.job, run, GivenExecutor(executor), options=values), name)
+    finally:
+        executor.close()
+
+
+def reprocess_options() -> list[StageOption]:
+    """The options of stages that `camtrap reprocess` has as well."""
+    return [option for stage in STAGES.values() for option in stage.options if option.in_reprocess]
+
+
+def parse_options(given: Mapping[str, Any], known: Iterable[StageOption]) -> dict[str, Any]:
+    """The values of options from what was typed, or given in Python; None: not given.
+
+    Raises
+    ------
+    UserError
+        There is no such option, or it can't have this value.
+    """
+    by_name = {option.name: option for option in known}
+    values = {}
+    for name, value in given.items():
+        option = by_name.get(name.replace("_", "-"))
+        if option is None:
+            raise UserError(f"no option {name!r}; {choices(name, by_name)}")
+        if value is not None:
+            try:
+                values[option.name] = option.parse(value)
+            except ValueError as problem:
+                raise UserError(f"--{option.name}: {problem}") from None
+    return values

@@ -1,0 +1,197 @@
+"""What a stage is, what it makes and comes to, and the ids of its shards.
+
+A stage is one module of `camtrap_batch.stages` with a class of this protocol, and one line in
+`camtrap_batch.pipeline.order`. Its work is a *plan*: rows, cut into *shards*. Each shard leaves a receipt, so
+that nothing is done twice, and when all are there the driver commits *snapshots* of the stage's tables.
+
+One rule holds a job together, and is checked with each shard and at each commit: **the first table of a stage
+has one row for each row of its plan**. No image gets lost, whatever is wrong with it: it has a row, with a
+status that says so. Further tables may have any number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+
+from camtrap_batch.job import Job
+from camtrap_batch.options import Option
+from camtrap_batch.pipeline.context import Context
+from camtrap_batch.store import schemas
+from camtrap_batch.store.shards import digest
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table as a stage promises it.
+
+    Attributes
+    ----------
+    name : of a schema in `store.schemas`; or `model`, whose snapshots have no files
+    rows : what it has rows for
+    """
+
+    name: str
+    rows: str
+
+
+class Planned(Protocol):
+    """What has plans of its own: a stage, or a part of one.
+
+    Attributes
+    ----------
+    name : of its plans and receipts in the run folder
+    version : of the code; another one does all shards again
+    tables : what it commits; **the first has one row for each row of the plan**
+    rows_of : the table whose rows are the plan's, where there is one: catalog, or manifest (its usable rows)
+    is_part : it belongs to a stage, and not every job has it
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def tables(self) -> tuple[TableSpec, ...]: ...
+
+    @property
+    def rows_of(self) -> str | None: ...
+
+    @property
+    def is_part(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Work within a stage that is planned, and shown by `camtrap status`, for itself."""
+
+    name: str
+    version: int
+    tables: tuple[TableSpec, ...] = ()
+    rows_of: str | None = None
+    is_part: ClassVar[bool] = True
+
+
+class Stage(Protocol):
+    """One step of a job, as a user knows it: it reads snapshots of tables, and commits tables of its own.
+
+    Attributes
+    ----------
+    name : the command `camtrap NAME JOB`
+    help : what it does, in one line
+    sections : of the job file, that it reads
+    version, tables, rows_of, is_part : see `Planned`
+    options : of its command alone; `Context.option` has their values
+    parts : what it plans beside its own tables
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    sections: ClassVar[tuple[str, ...]]
+    version: ClassVar[int]
+    tables: ClassVar[tuple[TableSpec, ...]]
+    rows_of: ClassVar[str | None] = None
+    is_part: ClassVar[bool] = False
+    options: ClassVar[tuple[StageOption, ...]] = ()
+    parts: ClassVar[tuple[Part, ...]] = ()
+
+    def applies(self, job: Job) -> bool:
+        """Whether this job has any use for it: `reprocess` leaves out those that it has none for."""
+        return True
+
+    def check(self, context: Context) -> None:
+        """Raise CamtrapError where it is clear before anything is done that this stage can't succeed.
+
+        `reprocess` asks every stage before the first one begins: hours of work should not end in a message
+        that could have been given at once. It should take seconds, and change nothing.
+        """
+        return
+
+    def check_catalog(self, context: Context) -> None:
+        """As `check`, asked once the catalog is there, before any image is read."""
+        return
+
+    def run(self, context: Context) -> StageResult:
+        """Do what is not done yet. Raises CamtrapError."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageOption(Option):
+    """An option of a stage's command; `in_reprocess`: `camtrap reprocess` has it as well."""
+
+    in_reprocess: bool = False
+
+
+@dataclass
+class Made:
+    """What a stage has made on the driver.
+
+    Attributes
+    ----------
+    tables : name -> rows, for each of the stage's tables
+    meta : what is kept in their snapshots, beside the rows
+    notes : for people, a line each
+    """
+
+    tables: Mapping[str, pa.Table]
+    meta: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class StageResult:
+    """What a stage came to.
+
+    Attributes
+    ----------
+    rows, shards : of the whole plan
+    shards_run : done by this call; the others had receipts
+    counts : rows by status
+    snapshots : table -> number of its snapshot now
+    notes : for people, a line each
+    """
+
+    stage: str
+    rows: int = 0
+    shards: int = 0
+    shards_run: int = 0
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    snapshots: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def shard_id(of: Planned, *depends_on: Any, table: str | None = None) -> str:
+    """Id of the only shard of a plan: a hash of name, version, schema, and what the work depends on.
+
+    Parameters
+    ----------
+    depends_on : JSON values; the same ones are the same work, in any run of this job
+    table : whose schema counts; default: the first of `of`
+    """
+    return digest([of.name, *identity(of, table), *depends_on])
+
+
+def shard_ids(of: Planned, settings: Iterable[Any], inputs: Iterable[Iterable[Any]]) -> list[str]:
+    """Ids of the shards of a plan, in order.
+
+    Parameters
+    ----------
+    settings : what all of them depend on, JSON values
+    inputs : what each of them depends on besides: hashes of its rows
+    """
+    # Nested otherwise than in `shard_id`: run folders hold ids of both kinds.
+    common = [*identity(of), *settings]
+    return [digest([of.name, common, *parts]) for parts in inputs]
+
+
+def identity(of: Planned, table: str | None = None) -> list[Any]:
+    """Version and schema, on which every shard depends; a schema of no table is its name."""
+    name = table or of.tables[0].name
+    return [of.version, schemas.fingerprint(name) if name in schemas.SCHEMAS else name]

@@ -1,0 +1,320 @@
+"""The review page in a real browser, by keyboard; its server under requests of others."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import wait_until
+from support_exports import image, run_on_driver, write_run
+
+from camtrap_batch.cli import main
+from camtrap_batch.images.pixels import make_thumbnail
+from camtrap_batch.store.corrections import read_corrections
+from camtrap_batch.store.run import Run
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+SEQUENCES = 230
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of many sequences at three cameras; every photo is there as a file."""
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("review")
+    rows = []
+    for number in range(SEQUENCES):
+        label = ("lion", "oryx", "empty")[number % 3]
+        name = f"i{number:03}"
+        rows.append(
+            image(
+                name,
+                7200 * number,
+                label,
+                location="AB"[number % 2],
+                seq_id=f"s{number:03}",
+                sha256=f"h{number}",
+            )
+        )
+    write_run(folder, rows)
+    jpeg = make_thumbnail(np.full((48, 64, 3), 120, np.uint8), 48, 85).jpeg
+    for row in rows:
+        (folder / "images" / f"{row['image_id']}.jpg").write_bytes(jpeg)
+    run_on_driver(folder / "job.yaml", "merge")
+    return folder
+
+
+@pytest.fixture
+def job(folder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(folder, tmp_path / "job")
+    path = tmp_path / "job" / "job.yaml"
+    path.write_text(path.read_text().replace(str(folder), str(tmp_path / "job")))
+    return path
+
+
+@contextmanager
+def served(job: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """The command, and the links that it prints."""
+    command = [sys.executable, "-m", "camtrap_batch", "review", str(job), "--who", "ada", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        links: list[str] = []
+        people = int(options[options.index("--people") + 1]) if "--people" in options else 1
+        for line in process.stdout:
+            links += re.findall(r"https?://\S+", line)
+            if len(links) == people:
+                break
+        assert len(links) == people, line
+        try:
+            yield process, links
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("no browser: chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=BROWSER, args=OPTIONS)
+        yield found
+        found.close()
+
+
+def open_page(browser: Any, link: str) -> tuple[Any, list[str]]:
+    context = browser.new_context(viewport={"width": 1300, "height": 800})
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if "127.0.0.1" not in request.url else None)
+    page.goto(link)
+    page.wait_for_selector("body[data-ready]")
+    return page, wrong
+
+
+def decided(page: Any) -> int:
+    return int(re.findall(r"(\d+) looked at", page.inner_text("#count"))[0])
+
+
+def until(page: Any, condition: str) -> None:
+    """Wait for JavaScript to be true; the page's policy forbids that the page itself evaluates text."""
+    wait_until(lambda: bool(page.evaluate(condition)))
+
+
+def looked_at(page: Any, number: int) -> None:
+    """Wait for what was said to be kept, and the next sequence to show."""
+    until(
+        page,
+        f"document.getElementById('count').textContent.includes(' {number} looked') && !state.busy"
+        " && (!state.detail || state.detail.number === state.items[state.at].number)",
+    )
+
+
+def press(page: Any, key: str, times: int = 1) -> None:
+    """Press a key that decides."""
+    for _ in range(times):
+        before = decided(page)
+        page.keyboard.press(key)
+        looked_at(page, before + 1)
+
+
+def rows_of(job: Path) -> list[dict[str, Any]]:
+    from camtrap_batch import open_run
+
+    return read_corrections(open_run(job)).to_pylist()
+
+
+def test_two_hundred_decisions_by_keyboard_a_reload_and_a_kill(job: Path, browser: Any) -> None:
+    with served(job) as (process, (link,)):
+        page, wrong = open_page(browser, link)
+        press(page, "Enter", 60)
+        page.reload()
+        page.wait_for_selector("body[data-ready]")
+        assert decided(page) == 60
+        press(page, "e", 40)
+        assert wrong == []
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        page.keyboard.press("p")
+        until(page, "document.getElementById('note').textContent.startsWith('Not kept')")
+        assert len(rows_of(job)) == 100
+    with served(job) as (_, (link,)):
+        page, wrong = open_page(browser, link)
+        assert decided(page) == 100
+        press(page, "1", 60)
+        press(page, "p", 40)
+        assert wrong == []
+    rows = rows_of(job)
+    assert len(rows) == 200
+    assert len({row["event"] for row in rows}) == 200
+    labels = [row["label"] for row in rows]
+    assert (labels.count("person"), {row["who"] for row in rows}) == (40, {"ada"})
+    assert main(["table", str(job), "corrections", "--out", str(job.parent / "c.csv")]) == 0
+
+
+def test_undo_several_species_counts_and_many_at_once(job: Path, browser: Any) -> None:
+    with served(job, "--order", "least-sure") as (_, (link,)):
+        page, wrong = open_page(browser, link)
+        press(page, "e")
+        page.keyboard.press("z")
+        looked_at(page, 0)
+        page.keyboard.press("a")
+        page.fill("#search", "oryx")
+        page.click("#traits summary")
+        page.fill("#t-count", "4")
+        page.click("#add")
+        page.click("#accept")
+        looked_at(page, 1)
+        page.locator("#rows input").nth(3).check()
+        page.locator("#rows input").nth(4).check()
+        page.keyboard.press("p")
+        looked_at(page, 3)
+        assert wrong == []
+    rows = rows_of(job)
+    assert [row["label"] for row in rows[:2]] == ["empty", None]
+    both = [row for row in rows if row["decision"] == rows[2]["decision"]]
+    assert sorted((row["label"], row["count"] or 0) for row in both)[-1] == ("oryx", 4)
+    assert len(both) == 2
+    assert [row["label"] for row in rows[4:]] == ["person", "person"]
+
+
+def test_two_people_do_not_overwrite_each_other(job: Path, browser: Any) -> None:
+    with served(job, "--people", "2") as (_, links):
+        (ada, _), (ben, _) = (open_page(browser, link) for link in links)
+        ben.fill("#who", "ben")
+        ben.evaluate("document.activeElement.blur()")
+        press(ada, "e")
+        asked: list[str] = []
+        ben.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+        ben.keyboard.press("p")
+        until(ben, "document.getElementById('said').textContent.startsWith('ada said empty')")
+        assert "ada: empty" in asked[0]
+    assert [row["label"] for row in rows_of(job)] == ["empty"]
+
+
+def test_the_page_fits_a_phone_and_has_names_for_all_that_can_be_pressed(job: Path, browser: Any) -> None:
+    with served(job) as (_, (link,)):
+        page, _ = open_page(browser, link)
+        for width in (390, 768, 1400):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        nameless = page.evaluate(
+            "[...document.querySelectorAll('button, input, select')].filter(e => !e.innerText?.trim() && "
+            "!e.getAttribute('aria-label') && !e.labels?.length).map(e => e.outerHTML)"
+        )
+        assert nameless == []
+
+
+def ask(link: str, path: str, **headers: str) -> int:
+    request = urllib.request.Request(re.sub(r"/\?.*", path, link), headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as problem:
+        return problem.code
+
+
+def test_only_who_has_a_link_gets_in_and_a_link_is_good_once(job: Path) -> None:
+    with served(job) as (_, (link,)):
+        paths = ("/api/start", "/api/list", "/api/item/0", "/photo/0", "/thumb/0", "/")
+        assert {ask(link, path) for path in paths} == {403}
+        assert ask(link, "/api/start", Cookie="camtrap_review=x") == 403
+        with urllib.request.urlopen(link, timeout=20) as answer:
+            cookie = answer.headers["Set-Cookie"].partition(";")[0]
+            assert "HttpOnly" in answer.headers["Set-Cookie"]
+            assert "SameSite=Strict" in answer.headers["Set-Cookie"]
+        assert ask(link, "/api/start", Cookie=cookie) == 200
+        assert ask(link, "/photo/0", Cookie=cookie) == 200
+        assert ask(link, "/photo/99999", Cookie=cookie) == 404
+        assert ask(link, "/api/item/99999", Cookie=cookie) == 404
+        assert ask(link, "/api/list?least=x", Cookie=cookie) == 400
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(link, timeout=20)
+        # A page elsewhere whose name was made to lead here.
+        assert ask(link, "/api/start", Cookie=cookie, Host="evil.example:80") == 403
+        body = json.dumps({"numbers": [0], "labels": [{"label": "lion"}], "who": "eve"}).encode()
+        url = re.sub(r"/\?.*", "/api/decide", link)
+        with pytest.raises(urllib.error.HTTPError, match="403"):  # a form elsewhere can't set the header
+            urllib.request.urlopen(urllib.request.Request(url, body, {"Cookie": cookie}), timeout=20)
+        mine = {"Cookie": cookie, "X-Camtrap-Review": "1"}
+        for wrong in (b"{", b"{}", body.replace(b"[0]", b"[99999]"), body.replace(b"eve", b" ")):
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                urllib.request.urlopen(urllib.request.Request(url, wrong, mine), timeout=20)
+        assert rows_of(job) == []
+
+
+def test_the_list_alone(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = job.parent / "list.csv"
+    assert (
+        main(["review", str(job), "--order", "least-sure", "--n", "5", "--label", "lion", "--out", str(out)])
+        == 0
+    )
+    lines = out.read_text().splitlines()
+    assert len(lines) == 6
+    assert all('"lion"' in line or ",lion," in line for line in lines[1:])
+    assert "5 sequences written" in capsys.readouterr().out
+
+
+def run(job: Path, *options: str) -> tuple[int, str]:
+    """Exit code, and the one line of what is wrong; a browser has this process's event loop."""
+    command = [sys.executable, "-m", "camtrap_batch", "review", str(job), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    (line,) = done.stderr.strip().splitlines()
+    return done.returncode, line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--address", "0.0.0.0"], "give --tls-cert and --tls-key"),
+        (["--tls-cert", "x.pem"], "give both, or neither"),
+        (["--tls-cert", "x.pem", "--tls-key", "y.pem"], "can't be used"),
+        (["--out", "list.txt"], ".csv"),
+    ],
+)
+def test_what_can_not_be_is_one_line(job: Path, options: list[str], words: str) -> None:
+    code, line = run(job, *options)
+    assert (code, words in line) == (2, True)
+
+
+def test_without_a_result_of_merge(tmp_path: Path) -> None:
+    write_run(tmp_path, [image("i1")])
+    code, line = run(tmp_path / "job.yaml", "--set", f"output={tmp_path / 'other'}")
+    assert (code, "the table sequences is not there yet" in line) == (2, True)
+
+
+def test_what_is_said_is_undone_by_nothing_else(job: Path) -> None:
+    from camtrap_batch import open_run
+    from camtrap_batch.review.items import AtOdds, Items
+
+    found: Run = open_run(job)
+    one, other = Items(found), Items(found)
+    one.decide([0, 1], [{"label": "lion", "count": 2}], "ada", {0: None, 1: None})
+    with pytest.raises(AtOdds) as odds:
+        other.decide([1, 2], [{"label": "empty"}], "ben", {1: None, 2: None})
+    assert list(odds.value.said) == [1]
+    assert odds.value.said[1].labels == ({"label": "lion", "count": 2},)
+    other.decide([1], [{"label": "empty"}], "ben", {1: other.said[1].decision})
+    assert Items(found).said[1].labels == ({"label": "empty"},)
+    assert len(rows_of(job)) == 3
