@@ -130,7 +130,7 @@ class _Validation:
 
     def _finish(self, plan: Plan, receipts: list[Receipt]) -> Done:
         plan, receipts = self._retries.settle(plan, receipts)
-        files = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
+        files = [file for receipt in receipts for file in receipt.files if file.table == "manifest"]
         # All that findings need, at once: the footers of thousands of files take longer than the columns.
         table = open_files(self._context.run.folder, "manifest", files)
         columns = table.to_table(columns=FROM_MANIFEST)
