@@ -268,12 +268,22 @@ def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) 
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         columns[name] = pa.array([getattr(verdict, name) for verdict in verdicts], plain)
     columns["modified"] = rows["modified"]
-    dated = rows["datetime"].combine_chunks()
-    columns["datetime"] = pc.coalesce(dated, columns["datetime_exif"])
+    dated, by_exif = rows["datetime"].combine_chunks(), columns["datetime_exif"]
+    date_only = rows["date_only"].combine_chunks()
+    # EXIF knows the time of a date that the metadata give without one.
+    is_same_day = pc.equal(pc.floor_temporal(by_exif, unit="day"), pc.floor_temporal(dated, unit="day"))
+    is_timed = pc.fill_null(pc.and_(date_only, is_same_day), False)
+    from_catalog = pc.and_not(dated.is_valid(), is_timed)
+    columns["datetime"] = pc.if_else(from_catalog, dated, by_exif)
+    columns["date_only"] = pc.if_else(from_catalog, date_only, None)
     columns["datetime_source"] = pc.if_else(
-        dated.is_valid(),
+        from_catalog,
         "catalog",
-        pc.if_else(columns["datetime_exif"].is_valid(), "exif", pa.scalar(None, pa.string())),
+        pc.if_else(by_exif.is_valid(), "exif", pa.scalar(None, pa.string())),
+    )
+    offsets = pa.array([verdict.exif_offset_minutes for verdict in verdicts], pa.int32())
+    columns["utc_offset_minutes"] = pc.coalesce(
+        rows["utc_offset_minutes"].combine_chunks(), pc.if_else(from_catalog, None, offsets)
     )
     kept = [verdict.thumbnail is not None for verdict in verdicts]
     columns["thumbnail_file"] = pa.array(
