@@ -12,6 +12,7 @@ from pathlib import Path
 from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job
 from camtrap_batch.cluster import Kubernetes, Slurm, load_cluster
 from camtrap_batch.cluster.kubernetes import apply, check_paths, job_manifests, object_name
+from camtrap_batch.cluster.settings import is_loopback
 from camtrap_batch.cluster.slurm import driver_script, submit_driver
 from camtrap_batch.errors import ClusterError
 from camtrap_batch.job import Job
@@ -64,10 +65,13 @@ def _to_slurm(options: argparse.Namespace, job: Job, spec: Slurm) -> None:
     port = spec.dashboard.rpartition(":")[2]
     login = f"{getpass.getuser()}@{socket.gethostname()}"
     node = f"$(ssh {login} squeue -h -o %B -j {submitted.job_id})"
+    tunnel = f"ssh -N -L {port}:{node}:{port} {login}"
+    if is_loopback(spec.dashboard):
+        tunnel = f"ssh -N -J {login} -L {port}:localhost:{port} {getpass.getuser()}@{node}"
     print(f"SLURM job  {submitted.job_id}")
     print(f"log        {submitted.log}")
     print(f"status     camtrap status {shlex.quote(options.job)}, or squeue -j {submitted.job_id}")
-    print(f"dashboard  once it runs, from your own machine: ssh -N -L {port}:{node}:{port} {login}")
+    print(f"dashboard  once it runs, from your own machine: {tunnel}")
     print(f"           then http://localhost:{port}/status; the log names the port, should it be another")
     print(f"cancel     scancel {submitted.job_id}   (what is finished is kept)")
 
