@@ -94,7 +94,7 @@ MANIFEST = _schema(
     ("datetime_exif", _TIME, "EXIF DateTimeOriginal, local camera time"),
     ("datetime", _TIME, "local camera time: the catalog's, else EXIF's"),
     ("datetime_source", pa.string(), "catalog or exif; null where there is no date"),
-    ("utc_offset_minutes", pa.int32(), "as in the catalog"),
+    ("utc_offset_minutes", pa.int32(), "as in the catalog, else EXIF's, where the date is EXIF's"),
     ("camera_make", pa.string(), "EXIF Make"),
     ("camera_model", pa.string(), "EXIF Model"),
     ("is_night", pa.bool_(), "the picture is greyscale: taken in infrared light"),
@@ -104,6 +104,8 @@ MANIFEST = _schema(
         "file of the thumbnails table, relative to the run folder; null where none is kept",
     ),
     ("thumbnail_row", pa.int32(), "row in thumbnail_file"),
+    ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; else null"),
+    later=("date_only",),
 )
 
 THUMBNAILS = _schema(
@@ -266,6 +268,12 @@ EVENTS = _schema(
     ("confidence", pa.float32(), "highest confidence among the event's sequences"),
     ("best_image_id", pa.string(), "image with the highest confidence for the label"),
     ("rank", pa.string(), "as in sequences: null for a species"),
+    (
+        "date_only",
+        pa.bool_(),
+        "true where an image of it has no time of day: else null",
+    ),
+    later=("date_only",),
 )
 
 _COUNT = pa.struct([("label", pa.string()), ("n", pa.int32())])

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
 from camtrap_batch.detection.boxes import Boxes, find_boxes
@@ -19,7 +20,13 @@ from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.library import keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+<<<<<<< HEAD
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
+=======
+from camtrap_batch.pipeline.lost import LOST, count_lost, require_few_lost
+from camtrap_batch.pipeline.retries import Retries
+from camtrap_batch.pipeline.rows import hash_runs, pack, texts
+>>>>>>> main
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_ids
 from camtrap_batch.selection.classes import empty_class
@@ -27,7 +34,10 @@ from camtrap_batch.stages.detect import bring_detections
 from camtrap_batch.stages.infer.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.infer.shard import InferShard
 from camtrap_batch.store.manifest import categories_of, usable_rows
-from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import Plan, Receipt, cut
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import read_whole_files
 
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 _READ = [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"]
@@ -51,8 +61,14 @@ class InferStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Classify the usable images of the manifest into the table `predictions`.
 
+<<<<<<< HEAD
         Where the job has boxes (see the stage `detect`), it is the animals in them that are classified; what
         the model says of each is kept in the table `crops`.
+=======
+        Where the job names a detector's results, it is the animals in them that are classified, and every
+        box is kept in the table `detections`. Images that could not be read, or that killed their worker,
+        are tried again by the next run.
+>>>>>>> main
 
         Raises
         ------
@@ -71,11 +87,17 @@ class InferStage(Stage):
         steps = found.get("steps", [[found["precision"], 0.0]])
         work = replace(work, steps=tuple((precision, margin) for precision, margin in steps))
         before = run.current("predictions")
+<<<<<<< HEAD
         plan = _plan(work, cutting.result())
         if boxes is not None and (before is None or before.plan_id != plan.id):
             # Those of before there was a table `crops` stay as they are; what is still to be done has one.
             plan = _plan(work, cutting.result(), "crops")
         plan.inputs.update(wanted.boxes_from)
+=======
+        retries = _retries(run, work, rows, cutting.result(), before)
+        inputs = {"manifest": work.manifest, "model": work.model_id}
+        plan = Plan.make(self.name, retries.shards(), inputs)
+>>>>>>> main
         if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
             need = _workers(context)
         need = need or "CPU"
@@ -92,7 +114,7 @@ class InferStage(Stage):
             lambda shard: pack(sent.slice(shard.start, shard.rows)),
             work.tables,
             need=need,
-            finish=lambda plan, receipts: Done(plan, receipts, {**meta, "again": _add_up(receipts)}),
+            finish=lambda plan, receipts: _finish(context, retries, plan, receipts, meta),
             locations=rows["location"],
         )
         result.notes += wanted.notes
@@ -172,12 +194,35 @@ def _cut_rows(rows: pa.Table, boxes: Boxes | None, shard_size: int) -> list[tupl
     return list(zip(runs, hashes, of_boxes, strict=True))
 
 
+<<<<<<< HEAD
 def _plan(work: InferShard, runs: list[tuple[tuple[int, int], str, str]], *more: str) -> Plan:
     """A shard for each run; its id stands for everything that its predictions depend on."""
     settings = [work.model_id, work.use_thumbnails, work.steps, *more]
+=======
+def _retries(
+    run: Run,
+    work: InferShard,
+    rows: pa.Table,
+    runs: list[tuple[tuple[int, int], str, str]],
+    before: Snapshot | None,
+) -> Retries:
+    """The shards, one for each run of rows; an id stands for everything that the predictions depend on."""
+    settings = [work.model_id, work.use_thumbnails, work.steps]
+>>>>>>> main
     ids = shard_ids(STAGE, settings, (hashes for _, *hashes in runs))
-    shards = (Shard(id_, *run) for id_, (run, *_) in zip(ids, runs, strict=True))
-    return Plan.make(STAGE.name, shards, {"manifest": work.manifest, "model": work.model_id})
+    failed = None
+    if before is not None and any(before.counts.get(status) for status in LOST):
+        known, _ = read_whole_files(run.folder, before, ["image_id", "status"])
+        failed = known["image_id"].filter(pc.not_equal(known["status"], "ok"))
+    return Retries(run, "predictions", before, failed, rows["image_id"], ids, [each for each, *_ in runs])
+
+
+def _finish(
+    context: Context, retries: Retries, plan: Plan, receipts: list[Receipt], meta: dict[str, Any]
+) -> Done:
+    plan, receipts = retries.settle(plan, receipts)
+    require_few_lost(context, STAGE.name, count_lost(receipts), plan.rows, receipts)
+    return Done(plan, receipts, {**meta, "again": _add_up(receipts), "tries": retries.record()})
 
 
 def _add_up(receipts: list[Receipt]) -> dict[str, int]:
