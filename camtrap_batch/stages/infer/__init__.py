@@ -20,13 +20,9 @@ from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.library import keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
-<<<<<<< HEAD
-from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
-=======
 from camtrap_batch.pipeline.lost import LOST, count_lost, require_few_lost
 from camtrap_batch.pipeline.retries import Retries
-from camtrap_batch.pipeline.rows import hash_runs, pack, texts
->>>>>>> main
+from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_ids
 from camtrap_batch.selection.classes import empty_class
@@ -61,14 +57,9 @@ class InferStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Classify the usable images of the manifest into the table `predictions`.
 
-<<<<<<< HEAD
         Where the job has boxes (see the stage `detect`), it is the animals in them that are classified; what
-        the model says of each is kept in the table `crops`.
-=======
-        Where the job names a detector's results, it is the animals in them that are classified, and every
-        box is kept in the table `detections`. Images that could not be read, or that killed their worker,
-        are tried again by the next run.
->>>>>>> main
+        the model says of each is kept in the table `crops`. Images that could not be read, or that killed
+        their worker, are tried again by the next run.
 
         Raises
         ------
@@ -87,17 +78,13 @@ class InferStage(Stage):
         steps = found.get("steps", [[found["precision"], 0.0]])
         work = replace(work, steps=tuple((precision, margin) for precision, margin in steps))
         before = run.current("predictions")
-<<<<<<< HEAD
-        plan = _plan(work, cutting.result())
+        inputs = {"manifest": work.manifest, "model": work.model_id, **wanted.boxes_from}
+        retries = _retries(run, work, rows, cutting.result(), before)
+        plan = Plan.make(self.name, retries.shards(), inputs)
         if boxes is not None and (before is None or before.plan_id != plan.id):
             # Those of before there was a table `crops` stay as they are; what is still to be done has one.
-            plan = _plan(work, cutting.result(), "crops")
-        plan.inputs.update(wanted.boxes_from)
-=======
-        retries = _retries(run, work, rows, cutting.result(), before)
-        inputs = {"manifest": work.manifest, "model": work.model_id}
-        plan = Plan.make(self.name, retries.shards(), inputs)
->>>>>>> main
+            retries = _retries(run, work, rows, cutting.result(), before, "crops")
+            plan = Plan.make(self.name, retries.shards(), inputs)
         if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
             need = _workers(context)
         need = need or "CPU"
@@ -194,21 +181,16 @@ def _cut_rows(rows: pa.Table, boxes: Boxes | None, shard_size: int) -> list[tupl
     return list(zip(runs, hashes, of_boxes, strict=True))
 
 
-<<<<<<< HEAD
-def _plan(work: InferShard, runs: list[tuple[tuple[int, int], str, str]], *more: str) -> Plan:
-    """A shard for each run; its id stands for everything that its predictions depend on."""
-    settings = [work.model_id, work.use_thumbnails, work.steps, *more]
-=======
 def _retries(
     run: Run,
     work: InferShard,
     rows: pa.Table,
     runs: list[tuple[tuple[int, int], str, str]],
     before: Snapshot | None,
+    *more: str,
 ) -> Retries:
     """The shards, one for each run of rows; an id stands for everything that the predictions depend on."""
-    settings = [work.model_id, work.use_thumbnails, work.steps]
->>>>>>> main
+    settings = [work.model_id, work.use_thumbnails, work.steps, *more]
     ids = shard_ids(STAGE, settings, (hashes for _, *hashes in runs))
     failed = None
     if before is not None and any(before.counts.get(status) for status in LOST):
