@@ -183,8 +183,8 @@ def _check_output(job: Job, where: str) -> None:
     scheme = job.run_url.partition("://")[0] if "://" in job.run_url else "file"
     if family_of(job.run_url) not in ("s3", "gs", "az") and scheme not in ("file", "memory"):
         raise JobError(
-            f"{where}: output: {redacted(job.output)}: should be a folder on disk, or in a bucket (s3://, gs:// "
-            "or az://)"
+            f"{where}: output: {redacted(job.output)}: should be a folder on disk, or in a bucket (s3://, "
+            "gs:// or az://)"
         )
     if "://" not in job.run_url:
         there = next(

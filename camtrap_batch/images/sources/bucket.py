@@ -72,8 +72,8 @@ class Bucket:
             raise self._cant_list("", problem) from None
         if is_file:
             raise InputError(
-                f"{redacted(self.url)}: is a file ({KEY}); it should be a folder, or a zip file whose name ends "
-                "in .zip"
+                f"{redacted(self.url)}: is a file ({KEY}); it should be a folder, or a zip file whose name "
+                "ends in .zip"
             )
         raise InputError(f"{redacted(self.url)}: no such folder ({KEY}); check its name")
 

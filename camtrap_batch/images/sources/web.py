@@ -115,8 +115,8 @@ class Web:
         names = {name for name in names if name and not name.endswith("/") and not is_hidden(name)}
         if not names:
             raise InputError(
-                f"{redacted(self.url)}: the server gives no index of its files ({KEY}); name them in a metadata "
-                "file (dataset.format: cct or csv)"
+                f"{redacted(self.url)}: the server gives no index of its files ({KEY}); name them in a "
+                "metadata file (dataset.format: cct or csv)"
             )
         yield from names
 
