@@ -82,6 +82,7 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
         "confidence": pa.array(np.maximum.reduceat(confidence, begins) if len(begins) else confidence),
         "best_image_id": images.take(pa.array(image[best])),
         "rank": one_chunk(seen["rank"]).take(pa.array(first)),
+        "date_only": pa.nulls(len(first), pa.bool_()),
     }
     firsts = images.take(pa.array(image[first]))
     event_id = pa.array(

@@ -19,7 +19,7 @@ from camtrap_batch.images.sources.base import (
     scheme_of,
     source_of,
 )
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 
 __all__ = ["ImageRoot", "Listing", "is_unsafe"]
 
@@ -67,7 +67,7 @@ class ImageRoot:
         for file_name in sorted(self._source.walk()):
             if not is_utf8(file_name):
                 raise InputError(
-                    f"{shown(self.url)}: the file name {os.fsencode(file_name)!r} is not UTF-8 ({KEY}); "
+                    f"{redacted(self.url)}: the file name {os.fsencode(file_name)!r} is not UTF-8 ({KEY}); "
                     "rename it, for example with convmv"
                 )
             yield file_name
