@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
 from camtrap_batch.detection.boxes import Boxes, find_boxes
@@ -20,6 +21,8 @@ from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.library import keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.lost import LOST, count_lost, require_few_lost
+from camtrap_batch.pipeline.retries import Retries
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_ids
@@ -27,7 +30,10 @@ from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.infer.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.infer.shard import InferShard
 from camtrap_batch.store.manifest import categories_of, usable_rows
-from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import Plan, Receipt, cut
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import read_whole_files
 
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 _READ = [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"]
@@ -52,7 +58,8 @@ class InferStage(Stage):
         """Classify the usable images of the manifest into the table `predictions`.
 
         Where the job names a detector's results, it is the animals in them that are classified, and every
-        box is kept in the table `detections`.
+        box is kept in the table `detections`. Images that could not be read, or that killed their worker,
+        are tried again by the next run.
 
         Raises
         ------
@@ -70,8 +77,10 @@ class InferStage(Stage):
             found = {"precision": "auto"}
         steps = found.get("steps", [[found["precision"], 0.0]])
         work = replace(work, steps=tuple((precision, margin) for precision, margin in steps))
-        plan = _plan(work, cutting.result())
         before = run.current("predictions")
+        retries = _retries(run, work, rows, cutting.result(), before)
+        inputs = {"manifest": work.manifest, "model": work.model_id}
+        plan = Plan.make(self.name, retries.shards(), inputs)
         if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
             need = _workers(context)
         need = need or "CPU"
@@ -88,7 +97,7 @@ class InferStage(Stage):
             lambda shard: pack(sent.slice(shard.start, shard.rows)),
             work.tables,
             need=need,
-            finish=lambda plan, receipts: Done(plan, receipts, {**meta, "again": _add_up(receipts)}),
+            finish=lambda plan, receipts: _finish(context, retries, plan, receipts, meta),
             locations=rows["location"],
         )
         result.notes += wanted.notes
@@ -165,12 +174,29 @@ def _cut_rows(rows: pa.Table, boxes: Boxes | None, shard_size: int) -> list[tupl
     return list(zip(runs, hashes, of_boxes, strict=True))
 
 
-def _plan(work: InferShard, runs: list[tuple[tuple[int, int], str, str]]) -> Plan:
-    """A shard for each run; its id stands for everything that its predictions depend on."""
+def _retries(
+    run: Run,
+    work: InferShard,
+    rows: pa.Table,
+    runs: list[tuple[tuple[int, int], str, str]],
+    before: Snapshot | None,
+) -> Retries:
+    """The shards, one for each run of rows; an id stands for everything that the predictions depend on."""
     settings = [work.model_id, work.use_thumbnails, work.steps]
     ids = shard_ids(STAGE, settings, (hashes for _, *hashes in runs))
-    shards = (Shard(id_, *run) for id_, (run, *_) in zip(ids, runs, strict=True))
-    return Plan.make(STAGE.name, shards, {"manifest": work.manifest, "model": work.model_id})
+    failed = None
+    if before is not None and any(before.counts.get(status) for status in LOST):
+        known, _ = read_whole_files(run.folder, before, ["image_id", "status"])
+        failed = known["image_id"].filter(pc.not_equal(known["status"], "ok"))
+    return Retries(run, "predictions", before, failed, rows["image_id"], ids, [each for each, *_ in runs])
+
+
+def _finish(
+    context: Context, retries: Retries, plan: Plan, receipts: list[Receipt], meta: dict[str, Any]
+) -> Done:
+    plan, receipts = retries.settle(plan, receipts)
+    require_few_lost(context, STAGE.name, count_lost(receipts), plan.rows, receipts)
+    return Done(plan, receipts, {**meta, "again": _add_up(receipts), "tries": retries.record()})
 
 
 def _add_up(receipts: list[Receipt]) -> dict[str, int]:

@@ -19,12 +19,14 @@ from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
 from camtrap_batch.memory import Handover, release_memory
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.lost import LOST, count_lost, is_much, require_few_lost
+from camtrap_batch.pipeline.retries import Retries
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, identity, shard_ids
 from camtrap_batch.remote import shown
 from camtrap_batch.stages.validate.findings import FINDINGS, FROM_MANIFEST, add_findings
-from camtrap_batch.stages.validate.retries import RETRY, Retries
+from camtrap_batch.stages.validate.retries import RETRY, failed_images
 from camtrap_batch.stages.validate.reuse import known_verdicts, point_at_known
 from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
@@ -32,7 +34,8 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import finish_shard, new_attempt, open_files, open_table
+from camtrap_batch.store.tables import finish_shard, new_attempt, open_files, open_table, read_whole_files
+from camtrap_batch.vocabulary import USABLE
 
 _PLACE = "place"  # of a file in an archive; it is not part of the work
 
@@ -59,8 +62,9 @@ class ValidateStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Read every image of the catalog into the tables `manifest` and `thumbnails`; then `findings`.
 
-        An image that was `unreadable` is tried again by the next run, and one with a status that `--retry`
-        names; where that changes nothing, the tables keep the content, and the plan id, that they had.
+        An image that was `unreadable`, or `missing` though it was listed, is tried again by the next run, and
+        one with a status that `--retry` names; where that changes nothing, the tables keep the content, and
+        the plan id, that they had.
 
         Raises
         ------
@@ -101,8 +105,8 @@ class _Validation:
         ]
         hashes = hash_runs(self._rows, hashed, runs)
         ids = shard_ids(STAGE, astuple(self._limits), ((hash_,) for hash_ in hashes))
-        again = context.option(RETRY)
-        self._retries = Retries(run, self._manifest, again, self._rows["image_id"], ids, runs)
+        failed = failed_images(run, self._manifest, context.option(RETRY))
+        self._retries = Retries(run, "manifest", self._manifest, failed, self._rows["image_id"], ids, runs)
         self.columns: Handover[pa.Table] = Handover()
         """Of a new manifest, what findings are made of."""
 
@@ -136,8 +140,29 @@ class _Validation:
         columns = table.to_table(columns=FROM_MANIFEST)
         if not columns["image_id"].equals(self._rows["image_id"]):
             raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
+        self._require_few_lost(receipts)
         self.columns.give(columns)
         return Done(plan, receipts, {"settings": self._settings, "tries": self._retries.record()})
+
+    def _require_few_lost(self, receipts: list[Receipt]) -> None:
+        """Raise StageError where more than `limits.lost` of what was there can't be read.
+
+        There were the files that were listed before the work began, and what the last manifest has as usable.
+        """
+        is_there = pc.greater_equal(self._rows["listed_bytes"], 0)
+        if not is_much(self._context, count_lost(receipts).total(), pc.sum(is_there).as_py() or 0):
+            return
+        folder = self._context.run.folder
+        if self._manifest is not None:
+            known, _ = read_whole_files(folder, self._manifest, ["image_id", "status"])
+            was_usable = pc.is_in(known["status"].cast(pa.string()), pa.array(USABLE))
+            usable = known["image_id"].filter(was_usable).combine_chunks()
+            is_there = pc.or_(is_there, pc.is_in(self._rows["image_id"], usable))
+        files = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
+        status = open_files(folder, "manifest", files).to_table(columns=["status"])["status"]
+        statuses = status.cast(pa.string()).filter(is_there)
+        lost = Counter({name: n for name in LOST if (n := statuses.to_pylist().count(name))})
+        require_few_lost(self._context, STAGE.name, lost, len(statuses), receipts)
 
 
 def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.Array | None]:
