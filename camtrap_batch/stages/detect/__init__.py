@@ -25,7 +25,7 @@ from camtrap_batch.pipeline.retries import Retries
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.runtime import Device
 from camtrap_batch.stages.detect.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.detect.shard import DetectShard
@@ -103,7 +103,7 @@ def bring_detections(context: Context) -> list[str]:
 def _open(job: Job, settings: Detect, key: str) -> Detector:
     """The job's detector. Raises InputError where it can't be used, or finds no animals."""
     detector = open_detector(job, settings, key)
-    make_rules(settings, detector.categories, "", key, shown(str(settings.model or settings.results)))
+    make_rules(settings, detector.categories, "", key, redacted(str(settings.model or settings.results)))
     return detector
 
 
