@@ -147,7 +147,7 @@ def test_a_threshold_redoes_nothing_but_repeats(folder: Path) -> None:
     job.write(threshold=0.95)
     result = job.do()
     assert result.shards_run == 0
-    assert job.run.snapshot("detected").number == before.number
+    assert job.run.snapshot("detected").plan_id == before.plan_id
     assert {box["repeat"] for box in job.rows("detections")} == {None}
 
 

@@ -20,12 +20,12 @@ from camtrap_batch.job import Job
 from camtrap_batch.job.detect import Detect
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.pipeline.lost import LOST, count_lost, require_few_lost
+from camtrap_batch.pipeline.lost import count_lost, failed_images, require_few_lost
 from camtrap_batch.pipeline.retries import Retries
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.runtime import Device
 from camtrap_batch.stages.detect.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.detect.shard import DetectShard
@@ -33,7 +33,6 @@ from camtrap_batch.store.manifest import usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import read_whole_files
 
 REPEATS = Part("detections", 1, (TableSpec("detections", "each box that was found"),))
 
@@ -104,7 +103,7 @@ def bring_detections(context: Context) -> list[str]:
 def _open(job: Job, settings: Detect, key: str) -> Detector:
     """The job's detector. Raises InputError where it can't be used, or finds no animals."""
     detector = open_detector(job, settings, key)
-    make_rules(settings, detector.categories, "", key, shown(str(settings.model or settings.results)))
+    make_rules(settings, detector.categories, "", key, redacted(str(settings.model or settings.results)))
     return detector
 
 
@@ -193,16 +192,12 @@ def _takes_thumbnails(job: Job, detector: PictureDetector) -> bool:
 def _retries(
     run: Run, work: DetectShard, rows: pa.Table, shard_size: int, before: Snapshot | None
 ) -> Retries:
-    """Runs of rows along camera locations; a shard's id stands for all that its boxes depend on."""
+    """Shards: runs of rows along camera locations; an id stands for all that the boxes depend on."""
     runs = cut(texts(rows["image_id"]), shard_size, location_borders(rows).tolist())
     settings = [work.detector.detector_id, work.use_thumbnails, work.precision, work.animal]
     hashes = hash_runs(rows, ["image_id", "sha256"], runs)
     ids = shard_ids(STAGE, settings, ([hash_] for hash_ in hashes))
-    failed = None
-    if before is not None and before.meta.get("precision") and any(before.counts.get(one) for one in LOST):
-        known, _ = read_whole_files(run.folder, before, ["image_id", "status"])
-        failed = known["image_id"].filter(pc.not_equal(known["status"], "ok"))
-    return Retries(run, "detected", before, failed, rows["image_id"], ids, runs)
+    return Retries(run, "detected", before, failed_images(run, before), rows["image_id"], ids, runs)
 
 
 def _precision(
