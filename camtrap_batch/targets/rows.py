@@ -65,6 +65,11 @@ def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
 def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
     """Layer `events`: schemas.EVENTS, each at the point of its camera (schemas.LOCATIONS)."""
     longitude, latitude = _points(events[LOCATION], locations)
+    if "date_only" in events.column_names:
+        # Layers have no truth values; where no event has a date alone, they need no field for it.
+        at, flag = events.column_names.index("date_only"), events["date_only"].cast(pa.int32())
+        none = flag.null_count == len(flag)
+        events = events.drop_columns(["date_only"]) if none else events.set_column(at, "date_only", flag)
     return LayerRows(
         "events",
         "event_id",
