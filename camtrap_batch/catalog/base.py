@@ -36,12 +36,14 @@ class Reader(Protocol, Generic[Section]):
         checks what can be checked without looking at the data set
     help : what the format is, in a few words
     ids_are_paths : whether images have no id but their path; then files that were renamed keep their id
+    names_are_given : whether file names come from metadata, and may be written otherwise than the files' own
     dataset : the section of the job at hand
     """
 
     section: ClassVar[type[Dataset]]
     help: ClassVar[str]
     ids_are_paths: ClassVar[bool] = False
+    names_are_given: ClassVar[bool] = True
     dataset: Section
 
     def __init__(self, dataset: Section) -> None:

@@ -32,6 +32,7 @@ class FolderReader(Reader[FolderDataset]):
     section = FolderDataset
     help = "paths alone"
     ids_are_paths = True
+    names_are_given = False
 
     @property
     def has_labels(self) -> bool:
@@ -83,6 +84,8 @@ def read_folder(
     for name in names:
         if ending_of(name) in _LISTED:
             files.append(name)
+            if "\ufffd" in name:
+                notes["file names that are not UTF-8 and can't be opened; convmv renames them"] += 1
         else:
             notes["files that are neither image nor video, left out"] += 1
     if not files:

@@ -14,6 +14,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
@@ -284,13 +285,15 @@ class _Seekable(io.RawIOBase):
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """A member's name: UTF-8 where it can be, also if the zip does not say so, as those of many programs."""
-    if not info.flag_bits & _UTF8 and not info.filename.isascii():
-        try:
-            return info.filename.encode("cp437").decode()
-        except UnicodeError:
-            pass
-    return info.filename
+    """A member's name: UTF-8 where it can be, also if the zip does not say so, as those of many programs.
+
+    Windows PowerShell writes backslashes between folders.
+    """
+    name = info.filename
+    if not info.flag_bits & _UTF8 and not name.isascii():
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name if "/" in name else name.replace("\\", "/")
 
 
 def _is_litter(name: str) -> bool:
