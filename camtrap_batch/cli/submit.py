@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 
 def _submit(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
-    typed = {option.name: getattr(options, option.name) for option in reprocess_options()}
+    typed = {option.name: getattr(options, option.name.replace("-", "_")) for option in reprocess_options()}
     parse_options(typed, reprocess_options())
     spec = load_cluster(options.cluster)
     if isinstance(spec, Slurm):
@@ -96,7 +96,7 @@ def _to_kubernetes(options: argparse.Namespace, job: Job, spec: Kubernetes) -> N
 
 def _passed_on(options: argparse.Namespace) -> list[str]:
     """The options of `reprocess` as they were typed."""
-    typed = {option.name: getattr(options, option.name) for option in reprocess_options()}
+    typed = {option.name: getattr(options, option.name.replace("-", "_")) for option in reprocess_options()}
     return [
         part
         for name, value in typed.items()

@@ -61,6 +61,7 @@ class Verdict:
     sha256: str | None = None
     dhash: int | None = None
     datetime_exif: dt.datetime | None = None
+    exif_offset_minutes: int | None = None
     camera_make: str | None = None
     camera_model: str | None = None
     is_night: bool | None = None
@@ -128,6 +129,7 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
         verdict.format, verdict.mode, (width, height) = image.format, image.mode, image.size
         exif = read_exif(image)
     verdict.datetime_exif, verdict.camera_make, verdict.camera_model = exif.taken, exif.make, exif.model
+    verdict.exif_offset_minutes = exif.utc_offset_minutes
     if max(width, height) <= _WIDEST:
         verdict.width, verdict.height = width, height
     if width * height > limits.max_pixels:

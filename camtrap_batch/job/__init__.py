@@ -7,17 +7,18 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr, SerializeAsAny, field_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, field_validator, model_validator
 
 from camtrap_batch.errors import JobError
 from camtrap_batch.job.base import PathOrUrl, SignIn, absolute, from_folder, inputs_of
 from camtrap_batch.job.dataset import Dataset, Label, Location, WithLabel, WithLocation
+from camtrap_batch.job.detect import Detect, Repeat
 from camtrap_batch.job.images import Findings, Validate
 from camtrap_batch.job.limits import Limits
 from camtrap_batch.job.publish import TARGET, Publish, default_publish
 from camtrap_batch.job.results import Events, Infer, Report
 from camtrap_batch.job.training import Select, Split, Train
-from camtrap_batch.remote import family_of, shown
+from camtrap_batch.remote import family_of, redacted
 from camtrap_batch.yamlfile import OneOf, Section, override, parse, read_yaml, write_yaml
 
 __all__ = [
@@ -48,6 +49,7 @@ class Job(Section):
     )
     validate_: Validate = Field(default_factory=Validate, alias="validate", description="reading every image")
     findings: Findings = Field(default_factory=Findings, description="what looks wrong in the manifest")
+    detect: Detect | None = Field(None, description="where the boxes of animals come from; absent: no boxes")
     select: Select = Field(default_factory=Select, description="which images to train on")
     train: Train = Field(default_factory=Train, description="the classifier")
     infer: Infer = Field(default_factory=Infer, description="classifying every usable image")
@@ -69,11 +71,17 @@ class Job(Section):
             )
         return value
 
+    @model_validator(mode="after")
+    def _one_detector(self) -> Job:
+        if self.detect is not None and self.infer.detections is not None:
+            raise ValueError("infer.detections and detect exclude each other: leave out infer.detections")
+        return self
+
     @field_validator("notify")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("https://", "http://")):
-            raise ValueError(f"{shown(value)!r}: should be a URL that begins with https:// or http://")
+            raise ValueError(f"{redacted(value)!r}: should be a URL that begins with https:// or http://")
         return value
 
     @classmethod
@@ -111,6 +119,8 @@ class Job(Section):
                 f"{where}: output: the run folder is {job.run_url}, where earlier versions put it, that took "
                 f"output relative to the current folder; to use it from anywhere, move it to {there}"
             )
+        if job.infer.detections is not None:
+            job._notes.append(f"{where}: infer.detections: is called detect.results now; it goes on working")
         _check_output(job, where)
         return job
 
@@ -123,6 +133,22 @@ class Job(Section):
     def run_url(self) -> str:
         """Path or URL of the run folder."""
         return f"{self.output.rstrip('/')}/{self.name}"
+
+    @property
+    def detection(self) -> tuple[Detect, str] | None:
+        """Where boxes come from, if from anywhere, and the section that says so."""
+        if self.detect is not None:
+            return self.detect, "detect"
+        infer = self.infer
+        if infer.detections is None:
+            return None
+        settings = Detect(
+            results=infer.detections,
+            threshold=infer.detection_threshold,
+            animal_category=infer.animal_category,
+            repeat=Repeat(frames=infer.repeat_frames, iou=infer.repeat_iou),
+        )
+        return settings, "infer"
 
     @property
     def target_url(self) -> str:
@@ -145,7 +171,7 @@ class Job(Section):
             section = content
             for name in sections:
                 section = section[name]
-            section[last] = shown(url)
+            section[last] = redacted(url)
         return write_yaml(content)
 
 
@@ -157,8 +183,8 @@ def _check_output(job: Job, where: str) -> None:
     scheme = job.run_url.partition("://")[0] if "://" in job.run_url else "file"
     if family_of(job.run_url) not in ("s3", "gs", "az") and scheme not in ("file", "memory"):
         raise JobError(
-            f"{where}: output: {shown(job.output)}: should be a folder on disk, or in a bucket (s3://, gs:// "
-            "or az://)"
+            f"{where}: output: {redacted(job.output)}: should be a folder on disk, or in a bucket (s3://, "
+            "gs:// or az://)"
         )
     if "://" not in job.run_url:
         there = next(

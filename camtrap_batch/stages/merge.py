@@ -262,9 +262,8 @@ def read_rules(job: Job) -> tuple[Taxonomy | None, SpeciesLists | None]:
 
 def usable_frames(run: Run, predictions: Snapshot) -> pa.Table:
     """The usable rows of the manifest with label, confidence and count of their predictions beside them."""
-    frames = usable_rows(
-        run, ["image_id", "file_name", "location", "seq_id", "frame_num", "datetime", "status"]
-    )
+    of_image = ["image_id", "file_name", "location", "seq_id", "frame_num", "status"]
+    frames = usable_rows(run, [*of_image, "datetime", "utc_offset_minutes", "date_only"])
     table = run.table("predictions", predictions.number)
     counts = [name for name in ("n_boxes",) if name in table.schema.names]
     predicted = table.to_table(columns=["image_id", "label", "confidence", *counts])

@@ -124,15 +124,19 @@ def _fragment_frame(fragment: ds.Fragment, schema: pa.Schema, columns: list[str]
 
 def open_table(folder: Folder, snapshot: Snapshot) -> Table:
     """The rows of a snapshot as a dataset."""
-    table = open_files(folder, snapshot.table, snapshot.files)
+    schema = schemas.schema_of(snapshot.table, snapshot.schema)
+    table = open_files(folder, snapshot.table, snapshot.files, schema)
     table.snapshot = snapshot
     return table
 
 
-def open_files(folder: Folder, name: str, files: Iterable[File | str]) -> Table:
+def open_files(
+    folder: Folder, name: str, files: Iterable[File | str], schema: pa.Schema | None = None
+) -> Table:
     """The rows of some files of a table as a dataset, in their order; it has no snapshot.
 
-    In a bucket the sizes of those given by their paths alone are asked for.
+    In a bucket the sizes of those given by their paths alone are asked for. `schema`: that they were written
+    with, where it is not the table's any more.
     """
     sizes = {
         file if isinstance(file, str) else file.file: None if isinstance(file, str) else file.bytes
@@ -143,7 +147,7 @@ def open_files(folder: Folder, name: str, files: Iterable[File | str]) -> Table:
     reading = ds.ParquetFragmentScanOptions(pre_buffer=not folder.is_local, page_checksum_verification=True)
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=reading)
     fragments = [parquet.make_fragment(file, filesystem, file_size=size) for file, size in sizes.items()]
-    table = Table(fragments, schemas.SCHEMAS[name], parquet, filesystem)
+    table = Table(fragments, schema or schemas.SCHEMAS[name], parquet, filesystem)
     table.folder, table.sizes = folder, sizes
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog import Reader, read_dataset_periods, reader_of
 from camtrap_batch.catalog.cameras import read_camera_names
-from camtrap_batch.catalog.names import unmatched
+from camtrap_batch.catalog.names import as_files_have_it, unmatched
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
@@ -18,6 +19,7 @@ from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.classes import check_classes
+from camtrap_batch.stages.catalog.other import REPLACE, require_same_dataset
 from camtrap_batch.stages.catalog.renames import keep_ids
 from camtrap_batch.store.manifest import categories_of
 
@@ -30,6 +32,7 @@ class CatalogStage(Stage):
     sections = ("dataset",)
     version = 1
     tables = (TableSpec("catalog", "each image that the metadata name, or that lies in the folder"),)
+    options = (REPLACE,)
 
     def run(self, context: Context) -> StageResult:
         """Read the metadata into the table `catalog`.
@@ -37,7 +40,8 @@ class CatalogStage(Stage):
         Raises
         ------
         InputError
-            Metadata, image root or camera table are not there, or not what they should be.
+            Metadata, image root or camera table are not there, or not what they should be; or the run folder
+            holds another data set.
         JobError
             The job selects a class that the metadata does not have.
         """
@@ -56,6 +60,7 @@ class CatalogStage(Stage):
 
         def make() -> Made:
             made = _read(context, reader)
+            require_same_dataset(context, made.tables["catalog"])
             locations = made.tables["catalog"]["location"]
             compared = _compare(job, cameras, locations)
             check_outages(outages, periods, cameras, locations)
@@ -73,6 +78,12 @@ STAGE = CatalogStage()
 
 def _read(context: Context, reader: Reader[Any]) -> Made:
     catalog = reader.read()
+    if reader.names_are_given:
+        notes: Counter[str] = Counter()
+        names = as_files_have_it(catalog.table["file_name"], image_root(context.job), notes)
+        place = catalog.table.schema.get_field_index("file_name")
+        catalog.table = catalog.table.set_column(place, catalog.table.schema.field(place), names)
+        catalog.notes |= notes
     if reader.ids_are_paths:
         catalog.table, renamed = keep_ids(context.run, image_root(context.job), catalog.table)
         catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
