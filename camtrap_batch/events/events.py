@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import encode, one_chunk
 from camtrap_batch.events.codes import NO_TIME, microseconds, short_hash, starts_of_groups, timestamps
+from camtrap_batch.events.sequences import HUMAN, MACHINE, TRAITS, by_machine
 from camtrap_batch.store.schemas import EVENTS
 
 
@@ -39,8 +41,9 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
     Parameters
     ----------
     frames
-        Images as `combine` labels them (sequences.FRAMES). A column `count`, boxes of animals in the image,
-        makes the event's count its largest value; without one it is 1.
+        Images as `combine` labels them (sequences.FRAMES); one that shows several species has a row for
+        each. A column `count`, boxes of animals in the image, makes the event's count its largest value;
+        without one it is 1.
     empty
         Label that means: no animal.
     gap_min
@@ -82,6 +85,7 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
         "confidence": pa.array(np.maximum.reduceat(confidence, begins) if len(begins) else confidence),
         "best_image_id": images.take(pa.array(image[best])),
         "rank": one_chunk(seen["rank"]).take(pa.array(first)),
+        **_said(seen, event, len(begins)),
     }
     firsts = images.take(pa.array(image[first]))
     event_id = pa.array(
@@ -97,3 +101,22 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
         event_id.take(pa.array(of, mask=of < 0)),
         int(is_seen.sum()) - len(used),
     )
+
+
+def _said(seen: pa.Table, event: npt.NDArray[np.int64], n: int) -> dict[str, pa.Array]:
+    """Whether a person labelled some of each event, and what was said of its animals, if it is one."""
+    if "label_source" not in seen.column_names:
+        return by_machine(n)
+    is_human = pc.fill_null(pc.equal(seen["label_source"], HUMAN), False)
+    human = np.zeros(n, bool)
+    human[event[one_chunk(is_human).to_numpy(zero_copy_only=False)]] = True
+    columns = {"label_source": pc.if_else(pa.array(human), HUMAN, MACHINE)}
+    for name in TRAITS:
+        code, texts = encode(seen[name])
+        said = np.flatnonzero(code >= 0)
+        pairs = np.unique(np.stack([event[said], code[said]]), axis=1)
+        times = np.bincount(pairs[0], minlength=n)
+        one = np.zeros(n, np.int64)
+        one[pairs[0]] = pairs[1]
+        columns[name] = texts.cast(pa.string()).take(pa.array(one, mask=times != 1))
+    return columns

@@ -184,6 +184,15 @@ DETECTIONS = _schema(
     ),
 )
 
+_SAID: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("label_source", pa.string(), "who the label is from: machine or human; null in older results: machine"),
+    ("sex", pa.string(), "of the animals, where a person said it"),
+    ("life_stage", pa.string(), "of the animals, where a person said it"),
+    ("behaviour", pa.string(), "of the animals, where a person said it"),
+    ("individual", pa.string(), "which animal it is, where a person said it"),
+)
+_SAID_NAMES = tuple(name for name, _, _ in _SAID)
+
 SEQUENCES = _schema(
     (
         "seq_id",
@@ -216,6 +225,8 @@ SEQUENCES = _schema(
         pa.string(),
         "why the label is not the most probable class, with its probability; null where it is",
     ),
+    *_SAID,
+    later=_SAID_NAMES,
 )
 
 
@@ -230,6 +241,8 @@ FRAMES = _schema(
     ("image_confidence", pa.float32(), "what the image itself says: its own probability of that label"),
     ("count", pa.int32(), "animal boxes in the image; null without a detector"),
     ("no_event", pa.string(), "why it belongs to no event: " + ", ".join(NO_EVENT) + "; null where it does"),
+    *_SAID,
+    later=_SAID_NAMES,
 )
 
 EVENTS = _schema(
@@ -243,6 +256,8 @@ EVENTS = _schema(
     ("confidence", pa.float32(), "highest confidence among the event's sequences"),
     ("best_image_id", pa.string(), "image with the highest confidence for the label"),
     ("rank", pa.string(), "as in sequences: null for a species"),
+    *_SAID,
+    later=_SAID_NAMES,
 )
 
 _COUNT = pa.struct([("label", pa.string()), ("n", pa.int32())])

@@ -27,6 +27,7 @@ PHOTOS = pa.schema(
 )
 """What `photo_rows` needs to know of each image: manifest, prediction, and where the image belongs."""
 
+_SAID = ["label_source", "sex", "life_stage", "behaviour", "individual"]
 _DECIMALS = 6  # of a float32 probability; more would show 0.9 as 0.8999999761581421
 
 
@@ -65,6 +66,9 @@ def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
 def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
     """Layer `events`: schemas.EVENTS, each at the point of its camera (schemas.LOCATIONS)."""
     longitude, latitude = _points(events[LOCATION], locations)
+    if not pc.any(pc.equal(events["label_source"], "human")).as_py():
+        # Nobody said anything: the layer stays as it was before there were corrections.
+        events = events.drop_columns(_SAID)
     return LayerRows(
         "events",
         "event_id",
