@@ -39,7 +39,7 @@ LIMIT_GB = 1.0
 MODEL = "0123456789abcdef"
 SHARDS = {"manifest": 500, "predictions": 256, "detections": 400}
 """Rows of a file, as the stages write them."""
-ENDINGS = {"csv": ".csv", "camtrap-dp": ""}
+ENDINGS = {"csv": ".csv", "timelapse": ".csv", "camtrap-dp": "", "detection-history": ""}
 NAMES = ["empty", *(f"species {number}" for number in range(1, CATEGORIES))]
 
 

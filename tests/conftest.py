@@ -24,6 +24,9 @@ from camtrap_batch.store.folder import Folder
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in workers, see camtrap_batch/worker.py
 
+_MODIFIED = 1_719_792_000  # seconds since 1970: when the images of the old job were modified
+
+
 TOGETHER = ("undisturbed", "trained")
 """Fixtures that take long to make: pytest-xdist runs all files that name one of them in one process."""
 
@@ -172,6 +175,17 @@ def job_folder(undisturbed: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A copy of the job that commit 6a7384e did (see tests/old_run), its images as old as they were."""
+    folder = tmp_path / "old"
+    shutil.copytree(Path(__file__).with_name("old_run"), folder)
+    for root, folders, files in os.walk(folder / "data"):
+        for name in (*folders, *files):
+            os.utime(Path(root) / name, (_MODIFIED, _MODIFIED))
+    return folder
 
 
 @pytest.fixture

@@ -74,13 +74,20 @@ def add_boxes(job: Path, boxes: list[Row], threshold: float) -> None:
     """The predictions again, with boxes that belong to them, and what merge makes of it."""
     run = open_run(job)
     before = run.snapshot("predictions")
-    commit(run, "infer", "detections", boxes, {})
+    numbers: dict[str, int] = {}
+    crops = []
+    for box in boxes:
+        number = numbers[box["image_id"]] = numbers.get(box["image_id"], -1) + 1
+        if box.get("label") is not None:
+            crops.append({**box, "box": number, "confidence": box["label_confidence"], "top5": []})
+    commit(run, "detect", "detections", boxes, {})
+    commit(run, "infer", "crops", crops, {})
     commit(
         run,
         "infer",
         "predictions",
         run.table("predictions").to_table().to_pylist(),
-        {**before.inputs, "detections": run.snapshot("detections").number},
+        {**before.inputs, **{name: run.snapshot(name).number for name in ("detections", "crops")}},
         detections={"threshold": threshold},
     )
     run_on_driver(job, "merge")

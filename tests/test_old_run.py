@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sqlite3
@@ -17,8 +16,6 @@ from camtrap_batch.vocabulary import USABLE
 
 pytestmark = pytest.mark.timeout(240)
 
-OLD_RUN = Path(__file__).with_name("old_run")
-MODIFIED = 1_719_792_000  # seconds since 1970: when its images were modified, see its README.md
 NOBODY = ("--cluster", "tcp://127.0.0.1:1")  # an address at which nobody answers
 
 ROWS = {
@@ -34,17 +31,6 @@ ROWS = {
     "locations": 4,
     "ledger": 66,
 }
-
-
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """A copy of the old job, its images as old as they were."""
-    folder = tmp_path / "old"
-    shutil.copytree(OLD_RUN, folder)
-    for root, folders, files in os.walk(folder / "data"):
-        for name in (*folders, *files):
-            os.utime(Path(root) / name, (MODIFIED, MODIFIED))
-    return folder
 
 
 def camtrap(folder: Path, name: str, *options: str) -> list[str]:

@@ -264,6 +264,27 @@ def test_a_worker_without_memory_left(
     check_validated(folder, undisturbed)
 
 
+def test_too_little_memory_is_held_against_no_image(
+    job_folder: JobFolder, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The model alone takes more than a worker has: the job says so, and with more memory it is done."""
+    folder = job_folder("infer")
+    cluster_file = tmp_path / "cluster.yaml"
+    cluster_file.write_text("kind: local\ncpu: {workers: 2, memory: 250MB}\ngpu: {workers: 0}\n")
+    infer = command(folder, "infer", "--cluster", str(cluster_file))
+    refused = subprocess.run(infer, capture_output=True, text=True, timeout=200)
+    assert refused.returncode == 1, refused.stderr
+    last = refused.stderr.splitlines()[-1]
+    assert "workers die whatever they are given, with 238 MiB of memory each" in last
+    assert not receipts(folder, "infer")
+    assert not [event for event in events_of(folder, "infer") if event["event"] == "image crashed"]
+    done = subprocess.run(
+        command(folder, "infer", "--cluster", "inline"), capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr
+    check_tables(folder, undisturbed, ("predictions",))
+
+
 def test_interrupted_twice_leaves_at_once(
     job_folder: JobFolder, drive: Drive, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job
 from camtrap_batch.cluster import Kubernetes, Slurm, load_cluster
 from camtrap_batch.cluster.kubernetes import apply, check_paths, job_manifests, object_name
+from camtrap_batch.cluster.settings import is_loopback
 from camtrap_batch.cluster.slurm import driver_script, submit_driver
 from camtrap_batch.errors import ClusterError
 from camtrap_batch.job import Job
@@ -38,7 +39,7 @@ def add(commands: Commands) -> None:
 
 def _submit(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
-    typed = {option.name: getattr(options, option.name) for option in reprocess_options()}
+    typed = {option.name: getattr(options, option.name.replace("-", "_")) for option in reprocess_options()}
     parse_options(typed, reprocess_options())
     spec = load_cluster(options.cluster)
     if isinstance(spec, Slurm):
@@ -64,10 +65,13 @@ def _to_slurm(options: argparse.Namespace, job: Job, spec: Slurm) -> None:
     port = spec.dashboard.rpartition(":")[2]
     login = f"{getpass.getuser()}@{socket.gethostname()}"
     node = f"$(ssh {login} squeue -h -o %B -j {submitted.job_id})"
+    tunnel = f"ssh -N -L {port}:{node}:{port} {login}"
+    if is_loopback(spec.dashboard):
+        tunnel = f"ssh -N -J {login} -L {port}:localhost:{port} {getpass.getuser()}@{node}"
     print(f"SLURM job  {submitted.job_id}")
     print(f"log        {submitted.log}")
     print(f"status     camtrap status {shlex.quote(options.job)}, or squeue -j {submitted.job_id}")
-    print(f"dashboard  once it runs, from your own machine: ssh -N -L {port}:{node}:{port} {login}")
+    print(f"dashboard  once it runs, from your own machine: {tunnel}")
     print(f"           then http://localhost:{port}/status; the log names the port, should it be another")
     print(f"cancel     scancel {submitted.job_id}   (what is finished is kept)")
 
@@ -92,7 +96,7 @@ def _to_kubernetes(options: argparse.Namespace, job: Job, spec: Kubernetes) -> N
 
 def _passed_on(options: argparse.Namespace) -> list[str]:
     """The options of `reprocess` as they were typed."""
-    typed = {option.name: getattr(options, option.name) for option in reprocess_options()}
+    typed = {option.name: getattr(options, option.name.replace("-", "_")) for option in reprocess_options()}
     return [
         part
         for name, value in typed.items()

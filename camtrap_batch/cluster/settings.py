@@ -67,6 +67,15 @@ def tls_paths(ca_file: str, cert: str, key: str) -> dict[str, Any]:
     return settings
 
 
+def is_loopback(dashboard: str) -> bool:
+    """Whether a dashboard at this address is seen from its own machine alone.
+
+    >>> is_loopback("127.0.0.1:8787"), is_loopback(":8787")
+    (True, False)
+    """
+    return dashboard.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]")
+
+
 def environment(settings: Mapping[str, Any]) -> dict[str, str]:
     """Environment variables from which Dask takes `settings`.
 

@@ -16,16 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.detection.repeats import find_repeats
-from camtrap_batch.detection.results import BOX, KEY, match_detections, read_detections
+from camtrap_batch.detection.tables import rows_of, to_column
 from camtrap_batch.errors import InputError, choices
-from camtrap_batch.job import Infer
-from camtrap_batch.remote import shown
-from camtrap_batch.store.schemas import DETECTIONS
+from camtrap_batch.job.detect import Detect
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import CROPS
 
 COLUMN = "boxes"
 """Of rows on their way to a worker: lists of `BOX` with `repeat`, null where no boxes are known."""
 
-_BOX = pa.struct([*BOX, pa.field("repeat", pa.int32())])
 _LEAST_DOUBT, _MOST_DOUBT = 0.01, 0.49
 """Probability that an image without a box that counts has an animal after all. Detectors leave out what they
 are least sure of, and a probability of 0 would outweigh every other frame of a sequence; and with a high
@@ -60,13 +59,11 @@ class Boxes:
     ----------
     column : a list for each row, see `COLUMN`
     meta : what the snapshot keeps of them: counts, and places where a camera repeats a box
-    notes : the same for people
     """
 
     column: pa.ListArray
     rules: Rules
     meta: dict[str, Any]
-    notes: list[str]
 
     def hashes(self, runs: Sequence[tuple[int, int]]) -> list[str]:
         """For each run of rows (start, stop): a hash of their boxes, and of the rules."""
@@ -85,90 +82,51 @@ class Boxes:
         return found
 
 
-def find_boxes(settings: Infer, rows: pa.Table, empty: str) -> Boxes | None:
-    """The boxes of manifest rows; None where the job names no results.
+@dataclass(frozen=True)
+class Repeats:
+    """Boxes that cameras repeat.
+
+    Attributes
+    ----------
+    number : (boxes,) int32: the place that a box repeats, -1 where it is none
+    places : what is known of each place, most images first
+    """
+
+    number: npt.NDArray[np.int32]
+    places: list[dict[str, Any]]
+
+    def meta(self) -> dict[str, Any]:
+        """What a snapshot keeps of them."""
+        return {
+            "repeats": int((self.number >= 0).sum()),
+            "repeated_places": self.places[:_LISTED],
+            "n_repeated_places": len(self.places),
+        }
+
+    def notes(self) -> list[str]:
+        if not self.places:
+            return []
+        worst = self.places[0]
+        return [
+            f"{int((self.number >= 0).sum()):,} boxes at {len(self.places):,} places are repeats, set aside; "
+            f"most at {worst['location']}: {worst['images']:,} images"
+        ]
+
+
+def mark_repeats(settings: Detect, rows: pa.Table, lists: pa.ListArray, categories: Sequence[str]) -> Repeats:
+    """Look for boxes in the same place of many pictures of a camera.
 
     Parameters
     ----------
-    rows : with file_name, location and image_id
-    empty : label of images without an animal
-
-    Raises
-    ------
-    InputError
-        The results can't be read, are of other images, or have no category for animals.
+    rows : with location and image_id, of the pictures
+    lists : of `results.BOX`, for each picture
     """
-    path = settings.detections
-    if path is None:
-        return None
-    detections = read_detections(path)
-    wanted = [name.casefold() for name in detections.categories]
-    if settings.animal_category.casefold() not in wanted:
-        known = choices(settings.animal_category, detections.categories)
-        raise InputError(
-            f"infer.animal_category: {shown(path)} has no category {settings.animal_category!r}; {known}"
-        )
-    rules = Rules(
-        tuple(detections.categories),
-        settings.detection_threshold,
-        wanted.index(settings.animal_category.casefold()),
-        empty,
-    )
-    lists = match_detections(detections, rows["file_name"], path)
-    values = lists.flatten()
-    row_of = np.repeat(np.arange(len(lists)), pc.list_value_length(lists).fill_null(0).to_numpy())
-    repeat, places = _repeats(settings, rows, values, row_of, rules)
-    lengths = pc.list_value_length(lists).fill_null(0).to_numpy()
-    column = pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()),
-        pa.StructArray.from_arrays(
-            [*values.flatten(), pa.array(repeat, pa.int32(), mask=repeat < 0)], fields=list(_BOX)
-        ),
-        mask=lists.is_null(),
-    )
-    n_known = len(lists) - lists.null_count
-    others = detections.images.num_rows - len(pc.unique(_matched(detections.images, rows["file_name"])))
-    meta = {
-        "file": shown(path),
-        "threshold": settings.detection_threshold,
-        "images": n_known,
-        "without": lists.null_count,
-        "entries_of_other_images": others,
-        "entries_twice": detections.n_repeated,
-        "boxes": len(values),
-        "repeats": int((repeat >= 0).sum()),
-        "repeated_places": places[:_LISTED],
-        "n_repeated_places": len(places),
-    }
-    notes = [f"{KEY}: boxes of {n_known:,} of {len(lists):,} images"]
-    if lists.null_count:
-        notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
-    if others:
-        notes.append(f"{KEY}: {others:,} entries are of no usable image of the catalog")
-    if detections.n_repeated:
-        notes.append(f"{KEY}: {detections.n_repeated:,} entries name a file again; the first one counts")
-    if places:
-        worst = places[0]
-        notes.append(
-            f"{meta['repeats']:,} boxes at {len(places):,} places are repeats, and set aside; most at "
-            f"{worst['location']}: {worst['images']:,} images"
-        )
-    return Boxes(column, rules, meta, notes)
-
-
-def _matched(images: pa.Table, file_names: pa.ChunkedArray) -> pa.ChunkedArray:
-    return images["file_name"].filter(pc.is_in(images["file_name"], value_set=file_names.combine_chunks()))
-
-
-def _repeats(
-    settings: Infer, rows: pa.Table, values: pa.StructArray, row_of: npt.NDArray[np.int64], rules: Rules
-) -> tuple[npt.NDArray[np.int32], list[dict[str, Any]]]:
-    """Which boxes are repeats, and the places that they repeat, most images first."""
+    values, row_of = lists.flatten(), rows_of(lists)
     confidence = values.field("confidence").to_numpy()
-    counts = np.flatnonzero(confidence >= rules.threshold)
+    counts = np.flatnonzero(confidence >= settings.threshold)
     repeat = np.full(len(values), -1, np.int32)
-    if not settings.repeat_frames or not len(counts):
-        return repeat, []
+    if not settings.repeat.frames or not len(counts):
+        return Repeats(repeat, [])
     location = rows["location"].combine_chunks().dictionary_encode()
     camera = location.indices.fill_null(-1).to_numpy().astype(np.int64)[row_of]
     corners = np.stack([values.field(name).to_numpy() for name in ("x", "y", "w", "h")], axis=1)
@@ -176,26 +134,85 @@ def _repeats(
         camera[counts],
         row_of[counts],
         corners[counts],
-        iou=settings.repeat_iou,
-        min_frames=settings.repeat_frames,
+        iou=settings.repeat.iou,
+        min_frames=settings.repeat.frames,
     )
     names, image_ids = location.dictionary.to_pylist(), rows["image_id"]
     found = np.flatnonzero(repeat >= 0)
     found = found[np.argsort(repeat[found], kind="stable")]
     places = []
     for members in np.split(found, np.flatnonzero(np.diff(repeat[found])) + 1) if len(found) else []:
-        categories, n = np.unique(values.field("category").to_numpy()[members], return_counts=True)
+        numbers, n = np.unique(values.field("category").to_numpy()[members], return_counts=True)
         places.append(
             {
                 "repeat": int(repeat[members[0]]),
                 "location": names[camera[members[0]]],
                 "images": len(np.unique(row_of[members])),
                 "box": [round(float(value), 4) for value in np.median(corners[members], axis=0)],
-                "category": rules.categories[categories[np.argmax(n)]],
+                "category": categories[numbers[np.argmax(n)]],
                 "image_id": image_ids[int(row_of[members[0]])].as_py(),
             }
         )
-    return repeat, sorted(places, key=lambda place: (-place["images"], place["repeat"]))
+    return Repeats(repeat, sorted(places, key=lambda place: (-place["images"], place["repeat"])))
+
+
+def make_rules(
+    settings: Detect, categories: Sequence[str], empty: str, key: str = "detect", who: str = "the detector"
+) -> Rules:
+    """The rules of a job.
+
+    Parameters
+    ----------
+    categories : of the detector
+    empty : label of images without an animal
+    key, who : section of the job file, and what it names, for the message
+
+    Raises
+    ------
+    InputError
+        The detector has no category for animals.
+    """
+    wanted = [name.casefold() for name in categories]
+    animal = settings.animal_category.casefold()
+    if animal not in wanted:
+        known = choices(settings.animal_category, categories)
+        raise InputError(
+            f"{key}.animal_category: {who} has no category {settings.animal_category!r}; {known}"
+        )
+    return Rules(tuple(categories), settings.threshold, wanted.index(animal), empty)
+
+
+def find_boxes(settings: Detect, run: Run, rows: pa.Table, empty: str) -> Boxes:
+    """The boxes of manifest rows, as the stage `detect` left them.
+
+    Parameters
+    ----------
+    rows : the usable ones, with image_id
+    empty : label of images without an animal
+
+    Raises
+    ------
+    InputError
+        `detect` was not run on this manifest.
+    """
+    detected, detections = run.snapshot("detected"), run.snapshot("detections")
+    if detections.meta.get("of") != detected.plan_id:
+        raise InputError(
+            f"{run.folder.url}: the table detections is not of the current boxes; run detect first"
+        )
+    categories = tuple(detected.meta["categories"])
+    of_images = run.table("detected", detected.number).to_table(columns=["image_id", "n_boxes"])
+    boxes = run.table("detections", detections.number).to_table(
+        columns=["x", "y", "w", "h", "confidence", "category", "repeat"]
+    )
+    column = to_column(of_images["n_boxes"], boxes, categories)
+    place = pc.index_in(rows["image_id"], value_set=of_images["image_id"].combine_chunks())
+    if place.null_count:
+        raise InputError(f"{run.folder.url}: images without a row in the table detected; run detect first")
+    if not pc.all(pc.equal(place, pa.array(np.arange(len(column), dtype=np.int32)))).as_py():
+        column = column.take(place.combine_chunks())
+    rules = make_rules(settings, categories, empty)
+    return Boxes(column, rules, {**detected.meta["found"], **detections.meta["repeats"]})
 
 
 @dataclass(frozen=True)
@@ -301,18 +318,37 @@ class Look:
         image_ids: pa.ChunkedArray,
         answers: Mapping[int, npt.NDArray[np.float32]],
         classes: Sequence[str],
+        top: int,
     ) -> pa.Table:
-        """Rows of the table `detections`."""
-        n = len(self.boxes)
-        label, sure = np.full(n, None, object), np.full(n, np.nan, np.float32)
+        """Rows of the table `crops`: what the classifier says of each box that it has seen.
+
+        Parameters
+        ----------
+        top : classes that are kept of each
+        """
         of_row = self.rows_of[self.classified]
-        for row, answer in answers.items():
-            boxes = self.classified[np.searchsorted(of_row, row) :][: len(answer)]
-            label[boxes] = np.asarray(classes, object)[answer.argmax(axis=1)]
-            sure[boxes] = answer.max(axis=1)
-        columns = {name: self.boxes.field(name) for name in ("x", "y", "w", "h", "confidence", "repeat")}
-        columns["image_id"] = image_ids.take(pa.array(self.rows_of))
-        columns["category"] = pa.array(self.rules.categories, pa.string()).take(self.boxes.field("category"))
-        columns["label"] = pa.array(label, pa.string())
-        columns["label_confidence"] = pa.array(sure, pa.float32(), from_pandas=True)
-        return pa.table({name: columns[name] for name in DETECTIONS.names})
+        first = np.searchsorted(self.rows_of, np.arange(len(image_ids) + 1))
+        rows, numbers, seen = [], [], [np.empty((0, len(classes)), np.float32)]
+        for row in sorted(answers):
+            boxes = self.classified[np.searchsorted(of_row, row) :][: len(answers[row])]
+            rows += [row] * len(boxes)
+            numbers += (boxes - first[row]).tolist()
+            seen.append(answers[row])
+        probabilities = np.concatenate(seen)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        names = np.asarray(classes, object)[order]
+        shares = np.take_along_axis(probabilities, order, axis=1)
+        entries = pa.StructArray.from_arrays(
+            [pa.array(names.ravel(), pa.string()), pa.array(shares.ravel(), pa.float32())],
+            fields=list(CROPS.field("top5").type.value_type),
+        )
+        offsets = pa.array(np.arange(len(rows) + 1) * order.shape[1], pa.int32())
+        return pa.table(
+            {
+                "image_id": image_ids.take(pa.array(rows, pa.int64())),
+                "box": pa.array(numbers, pa.int32()),
+                "label": pa.array(names[:, 0], pa.string()),
+                "confidence": pa.array(shares[:, 0], pa.float32()),
+                "top5": pa.ListArray.from_arrays(offsets, entries),
+            }
+        )

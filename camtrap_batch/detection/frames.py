@@ -18,7 +18,6 @@ from camtrap_batch.images.compiled import compiled
 from camtrap_batch.images.decode import JPEG
 from camtrap_batch.images.exif import read_jpeg_exif
 from camtrap_batch.images.pixels import Pixels, upright
-from camtrap_batch.images.raster import resample
 
 GREY = 114
 """Of the frame around a letterboxed picture, as YOLOv5 and all that came from it have it."""
@@ -115,15 +114,44 @@ def put(pixels: Pixels, fit: Fit, place: Place, out: npt.NDArray[np.float32]) ->
     ----------
     out : shape (3, *place.frame), all of it is written: RGB, normalised as `fit` says
     """
-    scale = np.array([1 / (255 * std) for std in fit.std], np.float32)
-    shift = np.array([-mean / std for mean, std in zip(fit.mean, fit.std, strict=True)], np.float32)
+    values = np.arange(256, dtype=np.float32)[None, :] / np.float32(255)
+    mean, std = np.array(fit.mean, np.float32), np.array(fit.std, np.float32)
+    values = (values - mean[:, None]) / std[:, None]
     if place.frame != (place.height, place.width):
-        out[:] = (GREY * scale + shift)[:, None, None]
+        out[:] = values[:, GREY, None, None]
     inside = out[:, place.top : place.top + place.height, place.left : place.left + place.width]
     if fit.smooth and pixels.shape[:2] != (place.height, place.width):
-        pixels = resample(pixels, place.height, place.width)
-    rows, columns = _taps(pixels.shape[0], place.height), _taps(pixels.shape[1], place.width)
-    _put(np.ascontiguousarray(pixels), *rows, *columns, scale, shift, inside)
+        rows, columns = _means(pixels.shape[0], place.height), _means(pixels.shape[1], place.width)
+        _put_smooth(np.ascontiguousarray(pixels), *rows, *columns, inside)
+        # Of whole numbers of 0 to 255 a table would do; means of them are normalised as they are.
+        inside /= np.float32(255)
+        inside -= mean[:, None, None]
+        inside /= std[:, None, None]
+        return
+    _put(
+        np.ascontiguousarray(pixels),
+        *_taps(pixels.shape[0], place.height),
+        *_taps(pixels.shape[1], place.width),
+        values,
+        inside,
+    )
+
+
+def _means(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """For each new pixel the first old one that counts, and weights of it and those after it, 1 together.
+
+    A triangle, as wide as two pixels of the coarser size: what torchvision and Pillow call bilinear,
+    antialiased.
+    """
+    step = size / new_size
+    reach = max(step, 1.0)
+    centres = (np.arange(new_size) + 0.5) * step
+    first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    last = np.minimum((centres + reach + 0.5).astype(np.int64), size)
+    n = int((last - first).max())
+    places = first[:, None] + np.arange(n)
+    weights = np.maximum(1 - np.abs(places + 0.5 - centres[:, None]) / reach, 0) * (places < last[:, None])
+    return first, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
@@ -142,28 +170,60 @@ def _put(
     row_weights: npt.NDArray[np.int32],
     columns: npt.NDArray[np.int64],
     column_weights: npt.NDArray[np.int32],
-    scale: npt.NDArray[np.float32],
-    shift: npt.NDArray[np.float32],
+    values: npt.NDArray[np.float32],
     out: Any,
 ) -> None:
-    one = np.int32(1 << _BITS)
-    last_row, last_column, grey = pixels.shape[0] - 1, pixels.shape[1] - 1, pixels.shape[2] == 1
-    for y in range(out.shape[1]):
-        above, below = pixels[rows[y]], pixels[min(rows[y] + 1, last_row)]
+    one, four, two, sixteen = np.int32(1 << _BITS), np.int32(4), np.int32(2), np.int32(16)
+    last_row, last_column, n = pixels.shape[0] - 1, pixels.shape[1] - 1, pixels.shape[2]
+    height, width = out.shape[1], out.shape[2]
+    # Where the two columns of each new one begin in a row, as numbers that need no check for being below 0.
+    lefts, rights = np.empty(width, np.uint64), np.empty(width, np.uint64)
+    for x in range(width):
+        lefts[x] = columns[x] * n
+        rights[x] = min(columns[x] + 1, last_column) * n
+    for y in range(height):
+        above, below = pixels[rows[y]].reshape(-1), pixels[min(rows[y] + 1, last_row)].reshape(-1)
         lower = row_weights[y]
         upper = one - lower
         for channel in range(3):
-            source = 0 if grey else channel
-            line, by, plus = out[channel, y], scale[channel], shift[channel]
-            for x in range(out.shape[2]):
-                left = columns[x]
-                right = min(left + 1, last_column)
-                weight = column_weights[x]
-                first = (
-                    np.int32(above[left, source]) * (one - weight) + np.int32(above[right, source]) * weight
-                )
-                second = (
-                    np.int32(below[left, source]) * (one - weight) + np.int32(below[right, source]) * weight
-                )
-                value = (((upper * (first >> 4)) >> 16) + ((lower * (second >> 4)) >> 16) + 2) >> 2
-                line[x] = np.float32(value) * by + plus
+            source = np.uint64(channel if n == 3 else 0)
+            line, table = out[channel, y], values[channel]
+            for x in range(width):
+                left, right = lefts[x] + source, rights[x] + source
+                second = column_weights[x]
+                first = one - second
+                top = (np.int32(above[left]) * first + np.int32(above[right]) * second) >> four
+                bottom = (np.int32(below[left]) * first + np.int32(below[right]) * second) >> four
+                blended = ((upper * top) >> sixteen) + ((lower * bottom) >> sixteen) + two
+                line[x] = table[np.uint64(blended >> two)]
+
+
+@compiled
+def _put_smooth(
+    pixels: npt.NDArray[np.uint8],
+    first_rows: npt.NDArray[np.int64],
+    row_weights: npt.NDArray[np.float32],
+    first_columns: npt.NDArray[np.int64],
+    column_weights: npt.NDArray[np.float32],
+    out: Any,
+) -> None:
+    width, n_channels = pixels.shape[1], pixels.shape[2]
+    means = np.empty((width, n_channels), np.float32)
+    for y in range(out.shape[1]):
+        means[:] = 0
+        for tap in range(row_weights.shape[1]):
+            weight = row_weights[y, tap]
+            if weight > 0:
+                row = pixels[first_rows[y] + tap]
+                for x in range(width):
+                    for channel in range(n_channels):
+                        means[x, channel] += np.float32(row[x, channel]) * weight
+        for x in range(out.shape[2]):
+            for channel in range(3):
+                source = channel if n_channels == 3 else 0
+                total = np.float32(0)
+                for tap in range(column_weights.shape[1]):
+                    weight = column_weights[x, tap]
+                    if weight > 0:
+                        total += means[first_columns[x] + tap, source] * weight
+                out[channel, y, x] = total

@@ -33,10 +33,11 @@ drops any: YOLOv5's and MegaDetector's default, and that of ultralytics."""
 MOST_BOXES = 300
 """Of one picture, the surest: as much as all of that software keeps."""
 
-_STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
-"""Of the grids on which YOLO networks find boxes: the usual, for large pictures, for small animals, tiny."""
+_STRIDES = (4, 8, 16, 32, 64, 128)
+"""Of the grids on which YOLO networks find boxes; a network has some that follow one another."""
 _MOST_QUERIES = 1000
 _TO_SUPPRESS = 30_000
+_APART = np.float32(7680)  # pixels
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,23 @@ def tell_layout(
     if len(flat) != 1 or shapes[0] != flat[0] or flat[0][0] != 1:
         return None
     _, rows, columns = flat[0]
-    cells = {sum(-(-frame[0] // s) * -(-frame[1] // s) for s in strides) for strides in _STRIDES}
-    if columns in cells and rows > 4:
+    cells = _cells(frame)
+    # The number of names tells where a grid is of a kind that is not known here.
+    if columns > rows > 4 and (columns in cells or rows == 4 + (n_names or -1)):
         return "yolov8"
-    if rows in {3 * n for n in cells} and columns > 5:
+    if (rows in {3 * n for n in cells} and columns > 5) or (
+        n_names and columns == 5 + n_names and rows > _MOST_QUERIES
+    ):
         return "yolov5"
     if rows > _MOST_QUERIES or columns <= 4:
         return None
     return _of_queries(outputs[shapes.index(flat[0])][0], metadata, n_names)
+
+
+def _cells(frame: tuple[int, int]) -> set[int]:
+    """Numbers of cells that the grids of a network may have together."""
+    each = [-(-frame[0] // stride) * -(-frame[1] // stride) for stride in _STRIDES]
+    return {sum(each[i:j]) for i in range(len(each)) for j in range(i + 2, len(each) + 1)}
 
 
 def _of_queries(rows: Array, metadata: Mapping[str, str], n_names: int | None) -> Layout:
@@ -151,7 +161,10 @@ def read_boxes(
 def suppress(found: Raw, iou: float, most: int = MOST_BOXES) -> Raw:
     """Leave out boxes whose overlap with a surer one of their category is above `iou`."""
     order = np.argsort(-found.confidence, kind="stable")[:_TO_SUPPRESS]
-    kept = order[_suppress(found.corners[order], found.category[order], np.float32(iou), most)]
+    category = found.category[order]
+    # Apart by category, as that software does it: so a box at the very edge of `iou` is rounded as there.
+    apart = found.corners[order] + category[:, None].astype(np.float32) * _APART
+    kept = order[_suppress(apart, category, np.float32(iou), most)]
     return Raw(found.corners[kept], found.confidence[kept], found.category[kept])
 
 

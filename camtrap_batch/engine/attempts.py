@@ -31,7 +31,7 @@ from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
 LOSSES_BEFORE_HALVING = 3
 ERRORS_BEFORE_FAILED = 3
 LOSSES_ALONE_BEFORE_CRASHED = 2
-LOSSES_IN_A_ROW = 24
+LOSSES_IN_A_ROW = 12
 """Losses (but for those of single images that run alone) without a shard done between them that end a stage.
 
 Three for each worker, where that is more: all of them may be taken away at once, by whoever they belong to.

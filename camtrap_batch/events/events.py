@@ -86,6 +86,7 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
         "best_image_id": images.take(pa.array(image[best])),
         "rank": one_chunk(seen["rank"]).take(pa.array(first)),
         **_said(seen, event, len(begins)),
+        "date_only": pa.nulls(len(first), pa.bool_()),
     }
     firsts = images.take(pa.array(image[first]))
     event_id = pa.array(

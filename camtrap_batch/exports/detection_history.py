@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -150,8 +150,7 @@ def write_histories(images: Images, path: Path, options: Mapping[str, Any]) -> W
     events = counted.of(images.events)
     records = find_records(events, occasions, options["values"])
     path.mkdir()
-    files = _write_histories(images, path, occasions, records)
-    _write_matrix(path / EFFORT, occasions, occasions.effort)
+    files = write_matrices(path, occasions, records, images.check_stop)
     counts = {one["values"]: one["counts"] for one in events["label"].value_counts().to_pylist()}
     table = pa.table(
         {
@@ -214,15 +213,23 @@ def counted_of(options: Mapping[str, Any]) -> Counted:
     )
 
 
-def _write_histories(images: Images, path: Path, occasions: Occasions, records: Records) -> dict[str, str]:
-    """A file for each species; returns their names."""
+def write_matrices(
+    path: Path, occasions: Occasions, records: Records, check_stop: Callable[[], None] = lambda: None
+) -> dict[str, str]:
+    """A file for each species, and one for the effort, into a folder; returns the names of the former.
+
+    Parameters
+    ----------
+    check_stop : called before each file; raises Interrupted once the command is to stop
+    """
+    _write_matrix(path / EFFORT, occasions, occasions.effort)
     # Most stations have seen most species never: their line is the same in every file.
     blank = [np.where(np.isnan(row), "NA", "0") for row in occasions.effort]
     lines = [f"{_quoted(name)},{','.join(row)}" for name, row in zip(occasions.stations, blank, strict=True)]
     header = ",".join(['""', *map(_quoted, occasions.names)])
     files: dict[str, str] = {}
     for number, species in enumerate(records.species):
-        images.check_stop()
+        check_stop()
         cells = slice(records.begin[number], records.begin[number + 1])
         seen: dict[int, dict[int, int]] = {}
         for station, occasion, value in zip(

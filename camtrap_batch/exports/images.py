@@ -36,10 +36,12 @@ BLOCK = 16_384
 BOX = ("x", "y", "w", "h")
 """Columns of the table `detections`: upper left corner, width and height, as parts of the picture's."""
 
-_DETECTIONS = "detections"
+_DETECTIONS, _CROPS = "detections", "crops"
 _PEOPLE = ("person", "human", "vehicle")
 """Categories of boxes that are not classified, and say by themselves what is in them."""
-_OF_BOX = [*BOX, "category", "confidence", "label", "label_confidence", "repeat"]
+_OF_BOX = [*BOX, "category", "confidence", "repeat"]
+_OF_LABEL = ["label", "label_confidence"]
+_OF_CROP = ["box", "label", "confidence"]
 _BELONGING = ("seq_id", "event_id", "label", "confidence")
 
 
@@ -111,7 +113,8 @@ class Block(NamedTuple):
     rows : columns of the manifest, `status` as text
     predicted : (n,) row in `Images.predictions` and `Images.frames`; -1 where the image is not usable
     label, confidence : what was predicted; null where nothing was
-    boxes : place of an image among these -> its boxes, rows of the table `detections`, without repeats
+    boxes : place of an image among these -> its boxes, rows of the table `detections`, without repeats, each
+        with `label` and `label_confidence`, null where it was not classified
     """
 
     rows: pa.Table
@@ -145,6 +148,8 @@ class Images:
         self._stop = stop or threading.Event()
         number = self.snapshot.inputs.get(_DETECTIONS)
         self._detections = None if number is None else run.table(_DETECTIONS, number)
+        crops = self.snapshot.inputs.get(_CROPS)
+        self._crops = None if crops is None else run.table(_CROPS, crops)
 
     def __len__(self) -> int:
         return len(self._usable[0])
@@ -232,17 +237,22 @@ class Images:
     def labels(self) -> set[str]:
         """Every label that images and boxes may have."""
         labels = set(self.predictions.labels)
-        if self._detections is not None:
-            for rows in _blocks(self._detections, ["label", "category"]):
-                labels.update(rows["label"].drop_null().unique().to_pylist())
-                labels.update(name for name in rows["category"].unique().to_pylist() if _is_named(name))
+        for table in (self._detections, self._crops):
+            if table is None:
+                continue
+            for rows in _blocks(
+                table, [name for name in ("label", "category") if name in table.schema.names]
+            ):
+                for name in rows.column_names:
+                    values = rows[name].drop_null().unique().to_pylist()
+                    labels.update(value for value in values if name == "label" or _is_named(value))
         return labels
 
     def blocks(self, columns: list[str], *, boxes: bool = False) -> Iterator[Block]:
         """The images in the manifest's order, with these columns of it, and their boxes if wanted."""
         start = 0
         labels = pa.array(self.predictions.labels, pa.string())
-        detections = _Boxes(self._detections if boxes else None)
+        detections = _Boxes(self._detections, self._crops) if boxes else _Boxes(None, None)
         read = list(dict.fromkeys([*columns, "image_id"])) if boxes else columns
         for rows in _blocks(self.run.table("manifest", self.manifest.number), read):
             self.check_stop()
@@ -330,24 +340,52 @@ class Images:
 
 
 class _Boxes:
-    """The rows of `detections`, which are in the order of the images, handed out as these are read."""
+    """The rows of `detections`, and of `crops` beside them, handed out as the images are read.
 
-    def __init__(self, table: Table | None) -> None:
-        self._tables = iter(()) if table is None else _blocks(table, ["image_id", *_OF_BOX])
-        self._waiting = next(self._tables, None)
+    Snapshots of earlier versions have the labels in `detections`.
+    """
+
+    def __init__(self, detections: Table | None, crops: Table | None) -> None:
+        labelled = detections is not None and "label" in detections.schema.names
+        self._detections = _Rows(detections, [*_OF_BOX, *(_OF_LABEL if labelled else [])])
+        self._crops = _Rows(crops, _OF_CROP)
 
     def of(self, image_ids: pa.ChunkedArray) -> dict[int, list[dict[str, Any]]]:
         """Boxes of the next images that are no repeats, by the image's place."""
+        crops = self._crops.of(image_ids)
+        found: dict[int, list[dict[str, Any]]] = {}
+        for at, boxes in self._detections.of(image_ids).items():
+            labels = {crop["box"]: crop for crop in crops.get(at, ())}
+            for number, box in enumerate(boxes):
+                if box["repeat"] is None:
+                    crop = labels.get(number, {})
+                    label = {"label": crop.get("label"), "label_confidence": crop.get("confidence")}
+                    found.setdefault(at, []).append(label | box)
+        return found
+
+    def is_done(self) -> bool:
+        """Whether every row was handed out."""
+        return self._detections.is_done() and self._crops.is_done()
+
+
+class _Rows:
+    """The rows of a table that are in the order of the images, handed out as these are read."""
+
+    def __init__(self, table: Table | None, columns: list[str]) -> None:
+        self._columns = columns
+        self._tables = iter(()) if table is None else _blocks(table, ["image_id", *columns])
+        self._waiting = next(self._tables, None)
+
+    def of(self, image_ids: pa.ChunkedArray) -> dict[int, list[dict[str, Any]]]:
+        """Rows of the next images, by the image's place."""
         found: dict[int, list[dict[str, Any]]] = {}
         while self._waiting is not None:
             place = pc.index_in(self._waiting["image_id"], image_ids.combine_chunks()).combine_chunks()
             others = np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False))
             n = int(others[0]) if len(others) else self._waiting.num_rows
-            for at, box in zip(
-                place[:n].to_pylist(), self._waiting[:n].select(_OF_BOX).to_pylist(), strict=True
-            ):
-                if box["repeat"] is None:
-                    found.setdefault(at, []).append(box)
+            rows = self._waiting[:n].select(self._columns).to_pylist()
+            for at, row in zip(place[:n].to_pylist(), rows, strict=True):
+                found.setdefault(at, []).append(row)
             if n < self._waiting.num_rows:
                 self._waiting = self._waiting[n:]
                 break

@@ -11,12 +11,15 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from PIL import ExifTags, Image
 
-_DATE = re.compile(r"\s*(\d{4})[:/-](\d\d?)[:/-](\d\d?)[ T]+(\d\d?):(\d\d?):(\d\d?)")
+from camtrap_batch.dates import is_date_only, offset_minutes, parse_date
+
+_OFFSET = re.compile(r"[+-]\d{2}:?\d{2}|Z")
 _PILLOW = r"PIL\."
 _EXIF = b"Exif\0\0"
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
@@ -26,6 +29,7 @@ _TEXTS = (2, 7)  # ASCII, and UNDEFINED, which some cameras write instead
 _WANTED = frozenset(
     {ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Orientation, ExifTags.Base.DateTime}
     | {ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTimeDigitized, ExifTags.IFD.Exif}
+    | {ExifTags.Base.OffsetTime, ExifTags.Base.OffsetTimeOriginal, ExifTags.Base.OffsetTimeDigitized}
 )
 _NO_SEGMENT = (b"\xd9", b"\xda")  # the image's end, and the start of its scan
 
@@ -34,14 +38,16 @@ _NO_SEGMENT = (b"\xd9", b"\xda")  # the image's end, and the start of its scan
 class ExifFields:
     """Those fields that are kept; each is None where it is absent, blank or broken.
 
-    `taken` is local camera time in whole seconds: of DateTimeOriginal, else DateTimeDigitized, else DateTime.
-    `orientation` is 1 to 8, as EXIF counts.
+    `taken` is local camera time in whole seconds: of DateTimeOriginal (also where it is in the main
+    directory), else DateTimeDigitized, else DateTime. `utc_offset_minutes` is what its clock showed, east of
+    UTC. `orientation` is 1 to 8, as EXIF counts.
     """
 
     taken: dt.datetime | None = None
     make: str | None = None
     model: str | None = None
     orientation: int = 1
+    utc_offset_minutes: int | None = None
 
 
 def read_exif(image: Image.Image) -> ExifFields:
@@ -124,13 +130,19 @@ def _fields(main: Mapping[int, Any], more: Callable[[], Mapping[int, Any]]) -> E
     except Exception:
         inner = {}
     dates = (
-        _exif_date(_field(inner, ExifTags.Base.DateTimeOriginal)),
-        _exif_date(_field(inner, ExifTags.Base.DateTimeDigitized)),
-        _exif_date(_field(main, ExifTags.Base.DateTime)),
+        _exif_date(directory, date, inner, offset)
+        for directory, date, offset in (
+            (inner, ExifTags.Base.DateTimeOriginal, ExifTags.Base.OffsetTimeOriginal),
+            (main, ExifTags.Base.DateTimeOriginal, ExifTags.Base.OffsetTimeOriginal),
+            (inner, ExifTags.Base.DateTimeDigitized, ExifTags.Base.OffsetTimeDigitized),
+            (main, ExifTags.Base.DateTime, ExifTags.Base.OffsetTime),
+        )
     )
+    taken, utc_offset = next((date for date in dates if date is not None), (None, None))
     orientation = _field(main, ExifTags.Base.Orientation)
     return ExifFields(
-        taken=next((date for date in dates if date is not None), None),
+        taken=taken,
+        utc_offset_minutes=utc_offset,
         make=_exif_text(_field(main, ExifTags.Base.Make)),
         model=_exif_text(_field(main, ExifTags.Base.Model)),
         orientation=orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1,
@@ -145,12 +157,23 @@ def _field(directory: Mapping[int, Any], tag: int) -> object:
         return None
 
 
-def _exif_date(value: object) -> dt.datetime | None:
-    found = _DATE.match(_exif_text(value) or "")
+def _exif_date(
+    directory: Mapping[int, Any], tag: int, inner: Mapping[int, Any], offset_tag: int
+) -> tuple[dt.datetime, int | None] | None:
+    """A date and its offset; None for what is no date, by the rules for metadata, or has no time of day."""
+    text = _exif_text(_field(directory, tag))
     try:
-        return dt.datetime(*map(int, found.groups())) if found else None  # type: ignore[arg-type]
-    except ValueError:  # 0000:00:00 00:00:00, as cameras write whose clock was never set
+        found = parse_date(text) if text is not None and not is_date_only(text) else None
+    except ValueError:  # 2021:02:30, or something behind the date that nobody can read
         return None
+    if found is None:
+        return None
+    taken, offset = found
+    written = _exif_text(_field(inner, offset_tag))
+    if offset is None and written is not None and _OFFSET.fullmatch(written):
+        with suppress(ValueError):
+            offset = offset_minutes(written)
+    return taken, offset
 
 
 def _exif_text(value: object) -> str | None:

@@ -15,6 +15,7 @@ from camtrap_batch.images.decode import decode_jpeg, decode_other, jpeg_header, 
 from camtrap_batch.images.exif import read_exif, read_jpeg_exif
 from camtrap_batch.images.kinds import NOT_READ, other_kind, still_kind
 from camtrap_batch.images.pixels import (
+    Pixels,
     Thumbnail,
     difference_hash,
     is_greyscale,
@@ -60,6 +61,7 @@ class Verdict:
     sha256: str | None = None
     dhash: int | None = None
     datetime_exif: dt.datetime | None = None
+    exif_offset_minutes: int | None = None
     camera_make: str | None = None
     camera_model: str | None = None
     is_night: bool | None = None
@@ -103,6 +105,18 @@ def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
     return verdict
 
 
+def judge_frame(pixels: Pixels, kind: str, limits: Limits) -> Verdict:
+    """The verdict on a frame of a video of that kind, decoded and upright, shape (height, width, 3).
+
+    A frame has no bytes of its own: its hash is that of its pixels.
+    """
+    height, width = pixels.shape[:2]
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    verdict = Verdict("ok", format=kind, mode="RGB", width=width, height=height, sha256=digest)
+    _look_at(verdict, pixels, min(width, height), limits)
+    return verdict
+
+
 def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
     is_jpeg = verdict.format == "JPEG"
     header = jpeg_header(data) if is_jpeg else None
@@ -115,6 +129,7 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
         verdict.format, verdict.mode, (width, height) = image.format, image.mode, image.size
         exif = read_exif(image)
     verdict.datetime_exif, verdict.camera_make, verdict.camera_model = exif.taken, exif.make, exif.model
+    verdict.exif_offset_minutes = exif.utc_offset_minutes
     if max(width, height) <= _WIDEST:
         verdict.width, verdict.height = width, height
     if width * height > limits.max_pixels:
@@ -126,9 +141,13 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
     verdict.status, verdict.detail = decoded.status, decoded.detail
     if decoded.pixels is None:
         return
-    pixels = upright(decoded.pixels, exif.orientation)
+    _look_at(verdict, upright(decoded.pixels, exif.orientation), min(width, height), limits)
+
+
+def _look_at(verdict: Verdict, pixels: Pixels, full_short_side: int, limits: Limits) -> None:
+    """What is kept of upright pixels."""
     if limits.thumbnail:
         pixels = shrink(pixels, limits.thumbnail)
-        verdict.thumbnail = make_thumbnail(pixels, min(width, height), limits.quality)
+        verdict.thumbnail = make_thumbnail(pixels, full_short_side, limits.quality)
     verdict.dhash = difference_hash(pixels)
     verdict.is_night = is_greyscale(pixels)

@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr, SerializeAsAny, field_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, field_validator, model_validator
 
 from camtrap_batch.errors import JobError
 from camtrap_batch.job.base import PathOrUrl, SignIn, absolute, from_folder, inputs_of
 from camtrap_batch.job.dataset import Dataset, Label, Location, WithLabel, WithLocation
+from camtrap_batch.job.detect import Detect, Repeat
 from camtrap_batch.job.images import Findings, Validate
 from camtrap_batch.job.limits import Limits
 from camtrap_batch.job.publish import TARGET, Publish, default_publish
@@ -48,6 +49,7 @@ class Job(Section):
     )
     validate_: Validate = Field(default_factory=Validate, alias="validate", description="reading every image")
     findings: Findings = Field(default_factory=Findings, description="what looks wrong in the manifest")
+    detect: Detect | None = Field(None, description="where the boxes of animals come from; absent: no boxes")
     select: Select = Field(default_factory=Select, description="which images to train on")
     train: Train = Field(default_factory=Train, description="the classifier")
     infer: Infer = Field(default_factory=Infer, description="classifying every usable image")
@@ -68,6 +70,12 @@ class Job(Section):
                 f"{value!r}: should be up to 100 letters, digits, dots, _ and -, the first a letter or digit"
             )
         return value
+
+    @model_validator(mode="after")
+    def _one_detector(self) -> Job:
+        if self.detect is not None and self.infer.detections is not None:
+            raise ValueError("infer.detections and detect exclude each other: leave out infer.detections")
+        return self
 
     @field_validator("notify")
     @classmethod
@@ -111,6 +119,8 @@ class Job(Section):
                 f"{where}: output: the run folder is {job.run_url}, where earlier versions put it, that took "
                 f"output relative to the current folder; to use it from anywhere, move it to {there}"
             )
+        if job.infer.detections is not None:
+            job._notes.append(f"{where}: infer.detections: is called detect.results now; it goes on working")
         _check_output(job, where)
         return job
 
@@ -123,6 +133,22 @@ class Job(Section):
     def run_url(self) -> str:
         """Path or URL of the run folder."""
         return f"{self.output.rstrip('/')}/{self.name}"
+
+    @property
+    def detection(self) -> tuple[Detect, str] | None:
+        """Where boxes come from, if from anywhere, and the section that says so."""
+        if self.detect is not None:
+            return self.detect, "detect"
+        infer = self.infer
+        if infer.detections is None:
+            return None
+        settings = Detect(
+            results=infer.detections,
+            threshold=infer.detection_threshold,
+            animal_category=infer.animal_category,
+            repeat=Repeat(frames=infer.repeat_frames, iou=infer.repeat_iou),
+        )
+        return settings, "infer"
 
     @property
     def target_url(self) -> str:

@@ -150,7 +150,7 @@ def _cameras(run: Run, plan: Plan, made_of: str | None) -> Cameras | None:
         snapshot = run.snapshot(made_of, number)
     except InputError:  # `camtrap gc` has been there
         return None
-    table = open_files(run.folder, made_of, [file.file for file in snapshot.files])
+    table = open_files(run.folder, made_of, snapshot.files)
     if made_of == "catalog":
         return Cameras(table.to_table(columns=["location"])["location"])
     rows = table.to_table(columns=["location", "status"])

@@ -13,6 +13,7 @@ from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, Silent
 from camtrap_batch.monitor.progress import Progress
 from camtrap_batch.options import Option
+from camtrap_batch.store.identity import check_identity
 from camtrap_batch.store.lease import hold
 from camtrap_batch.store.run import Run
 
@@ -44,10 +45,14 @@ class Context:
 
     @contextmanager
     def driving(self, command: str) -> Iterator[None]:
-        """The block in which a command works: it gives back what `begin_writing` takes."""
+        """The block in which a command works: it gives back what `begin_writing` takes.
+
+        Raises InputError where the run folder is none of ours, or a newer version wrote it.
+        """
         if self._leases is not None:  # a stage of `reprocess`
             yield
             return
+        check_identity(self.run.folder)
         with ExitStack() as leases:
             self._leases, self._command = leases, command
             try:

@@ -22,6 +22,7 @@ STAGES: Registry[Stage] = Registry(
     {
         "catalog": "camtrap_batch.stages.catalog:STAGE",
         "validate": "camtrap_batch.stages.validate:STAGE",
+        "detect": "camtrap_batch.stages.detect:STAGE",
         "select": "camtrap_batch.stages.select:STAGE",
         "train": "camtrap_batch.stages.train:STAGE",
         "infer": "camtrap_batch.stages.infer:STAGE",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,3 +60,17 @@ def _hash_runs(
         hash_ = hashlib.sha256(np.diff(rows).tobytes())
         hash_.update(memoryview(content)[rows[0] : rows[-1]])
         yield hash_.hexdigest()[:32]
+
+
+def location_borders(rows: pa.Table) -> np.ndarray[Any, Any]:
+    """Rank of a cut before each row: best between locations, then sequences, then anywhere.
+
+    So small locations share a shard, large ones are divided, and sequences stay whole where they can.
+    """
+    location, sequence = (
+        rows[name].fill_null("").to_numpy(zero_copy_only=False) for name in ("location", "seq_id")
+    )
+    rank = np.full(rows.num_rows, 2)
+    rank[1:][(sequence[1:] != sequence[:-1]) | (sequence[1:] == "")] = 1
+    rank[1:][location[1:] != location[:-1]] = 0
+    return rank

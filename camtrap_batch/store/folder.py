@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from camtrap_batch.errors import CamtrapError, StorageError, StoreUnreachable
@@ -160,10 +161,12 @@ class Folder:
                 continue
             yield path, data
 
-    def open(self, path: str) -> BinaryIO:
-        """A file opened for reading, seekable."""
+    def open(self, path: str, size: int | None = None) -> BinaryIO:
+        """A file opened for reading, seekable. In a bucket its size is asked for, unless it is given."""
         if self.is_local:
             return self.local(path).open("rb")
+        if size is not None:
+            return _Ranges(self._fs, self._full(path), size)
         with self._errors(path):
             return self._fs.open(self._full(path), "rb")  # type: ignore[no-any-return]
 
@@ -260,7 +263,14 @@ class Folder:
         """This folder as a pyarrow file system: relative paths are opened in it."""
         if self.is_local:
             return pafs.SubTreeFileSystem(str(self.local("")), pafs.LocalFileSystem())
-        return pafs.SubTreeFileSystem(self._full(""), pafs.PyFileSystem(pafs.FSSpecHandler(self._fs)))
+        return self.arrow_of({})
+
+    def arrow_of(self, sizes: Mapping[str, int]) -> pafs.FileSystem:
+        """As `arrow`; in a bucket, no request is made for the size of a file whose bytes `sizes` has."""
+        if self.is_local:
+            return self.arrow
+        known = {self._full(path): size for path, size in sizes.items()}
+        return pafs.SubTreeFileSystem(self._full(""), pafs.PyFileSystem(_Handler(self._fs, known)))
 
     def _create_in_bucket(self, path: str, data: bytes) -> bool:
         with self._errors(path, writing=True):
@@ -380,6 +390,59 @@ class Folder:
 
     def __getstate__(self) -> dict[str, str]:
         return {"url": self.url}
+
+
+class _Handler(pafs.FSSpecHandler):  # type: ignore[misc]
+    """An fsspec file system for Arrow, which asks for the size of no file that it knows.
+
+    Its own handler asks twice of each, whether it is a file and how long it is.
+    """
+
+    def __init__(self, filesystem: Any, sizes: Mapping[str, int]) -> None:
+        super().__init__(filesystem)
+        self._sizes = sizes
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        size = self._sizes.get(path)
+        if size is None:
+            return super().open_input_file(path)
+        return pa.PythonFile(_Ranges(self.fs, path, size), mode="r")
+
+    def __reduce__(self) -> tuple[type[_Handler], tuple[Any, dict[str, int]]]:
+        return _Handler, (self.fs, {})  # what travels is for a few of many files
+
+
+class _Ranges(io.RawIOBase, BinaryIO):
+    """A file of known size in a store: each read is a request for the bytes that are read."""
+
+    def __init__(self, filesystem: Any, path: str, size: int) -> None:
+        self._filesystem, self._path, self._size, self._at = filesystem, path, size, 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self._size if size is None or size < 0 else min(self._at + size, self._size)
+        if end <= self._at:
+            return b""
+        data = bytes(self._filesystem.cat_file(self._path, start=self._at, end=end))
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
 
 
 _FATAL = {

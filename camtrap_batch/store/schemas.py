@@ -94,7 +94,7 @@ MANIFEST = _schema(
     ("datetime_exif", _TIME, "EXIF DateTimeOriginal, local camera time"),
     ("datetime", _TIME, "local camera time: the catalog's, else EXIF's"),
     ("datetime_source", pa.string(), "catalog or exif; null where there is no date"),
-    ("utc_offset_minutes", pa.int32(), "as in the catalog"),
+    ("utc_offset_minutes", pa.int32(), "as in the catalog, else EXIF's, where the date is EXIF's"),
     ("camera_make", pa.string(), "EXIF Make"),
     ("camera_model", pa.string(), "EXIF Model"),
     ("is_night", pa.bool_(), "the picture is greyscale: taken in infrared light"),
@@ -104,6 +104,8 @@ MANIFEST = _schema(
         "file of the thumbnails table, relative to the run folder; null where none is kept",
     ),
     ("thumbnail_row", pa.int32(), "row in thumbnail_file"),
+    ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; else null"),
+    later=("date_only",),
 )
 
 THUMBNAILS = _schema(
@@ -161,25 +163,40 @@ PREDICTIONS = _schema(
     ),
 )
 
-DETECTIONS = _schema(
-    ("image_id", pa.string(), "as in the catalog; images follow one another as in predictions"),
+DETECTED = _schema(
+    ("image_id", pa.string(), "as in the catalog; one row for each usable image, in the manifest's order"),
+    (
+        "status",
+        pa.string(),
+        "ok; else why no boxes are known: unreadable, crashed as in the manifest, or no_result: what others "
+        "found does not have the image",
+    ),
+    ("n_boxes", pa.int32(), "its rows in detections; null where none are known"),
+    ("n_animals", pa.int32(), "those of them of the category detect.animal_category"),
+    ("n_people", pa.int32(), "those of person, people or human"),
+    ("n_vehicles", pa.int32(), "those of vehicle"),
+    ("max_confidence", pa.float32(), "of its surest box; null where it has none"),
+    ("detector_id", pa.string(), "hash of all that the detector's boxes depend on"),
+)
+
+_BOX_COLUMNS: list[tuple[str, pa.DataType, str]] = [
+    ("image_id", pa.string(), "as in the catalog; images follow one another as in detected"),
     ("x", pa.float32(), "left side of the box, as part of the upright image's width"),
     ("y", pa.float32(), "its upper side, as part of the height"),
     ("w", pa.float32(), "its width, as part of the width"),
     ("h", pa.float32(), "its height, as part of the height"),
     ("category", pa.string(), "what the detector calls it: animal, person, vehicle"),
     ("confidence", pa.float32(), "how sure the detector is"),
-    (
-        "label",
-        pa.string(),
-        "most probable class of what is in the box; null where it was not classified: below "
-        "infer.detection_threshold, no animal, or a repeat",
-    ),
-    ("label_confidence", pa.float32(), "calibrated probability of the label"),
+]
+
+BOXES = _schema(*_BOX_COLUMNS)
+
+DETECTIONS = _schema(
+    *_BOX_COLUMNS,
     (
         "repeat",
         pa.int32(),
-        "number of the place where the camera has this box in infer.repeat_frames images or more (a stump); "
+        "number of the place where the camera has this box in detect.repeat.frames images or more (a stump); "
         "null where it is no repeat",
     ),
 )
@@ -192,6 +209,14 @@ _SAID: tuple[tuple[str, pa.DataType, str], ...] = (
     ("individual", pa.string(), "which animal it is, where a person said it"),
 )
 _SAID_NAMES = tuple(name for name, _, _ in _SAID)
+
+CROPS = _schema(
+    ("image_id", pa.string(), "as in the catalog; images follow one another as in predictions"),
+    ("box", pa.int32(), "number of the box among the image's rows in detections, from 0"),
+    ("label", pa.string(), "most probable class of what is in the box"),
+    ("confidence", pa.float32(), "calibrated probability of the label"),
+    ("top5", pa.list_(_TOP), "the most probable classes, descending"),
+)
 
 SEQUENCES = _schema(
     (
@@ -256,8 +281,13 @@ EVENTS = _schema(
     ("confidence", pa.float32(), "highest confidence among the event's sequences"),
     ("best_image_id", pa.string(), "image with the highest confidence for the label"),
     ("rank", pa.string(), "as in sequences: null for a species"),
+    (
+        "date_only",
+        pa.bool_(),
+        "true where an image of it has no time of day: else null",
+    ),
     *_SAID,
-    later=_SAID_NAMES,
+    later=("date_only", *_SAID_NAMES),
 )
 
 _COUNT = pa.struct([("label", pa.string()), ("n", pa.int32())])
@@ -395,7 +425,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     "selection": SELECTION,
     "predictions": PREDICTIONS,
     "frames": FRAMES,
+    "detected": DETECTED,
+    "boxes": BOXES,
     "detections": DETECTIONS,
+    "crops": CROPS,
     "sequences": SEQUENCES,
     "events": EVENTS,
     "locations": LOCATIONS,
@@ -405,13 +438,33 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 """Table name -> Arrow schema."""
 
+_LABELLED_DETECTIONS = _schema(
+    *_BOX_COLUMNS,
+    ("label", pa.string(), "as in crops; null where the box was not classified"),
+    ("label_confidence", pa.float32(), "as in crops"),
+    ("repeat", pa.int32(), "as in detections"),
+)
+
+_EARLIER: dict[str, tuple[pa.Schema, ...]] = {"detections": (_LABELLED_DETECTIONS,)}
+"""Schemas that tables had, and that snapshots in run folders still have."""
+
+
+def schema_of(table: str, fingerprint: str) -> pa.Schema:
+    """The schema of a snapshot: one that the table had earlier, where it is that, or the one it has."""
+    earlier = {_fingerprint(schema): schema for schema in _EARLIER.get(table, ())}
+    return earlier.get(fingerprint, SCHEMAS[table])
+
 
 def fingerprint(table: str) -> str:
     """Hash of a table's column names and types, 16 hexadecimal digits.
 
     Descriptions do not count, nor do columns that were added later (see `_schema`).
     """
-    fields = (field for field in SCHEMAS[table] if _LATER.encode() not in field.metadata)
+    return _fingerprint(SCHEMAS[table])
+
+
+def _fingerprint(schema: pa.Schema) -> str:
+    fields = (field for field in schema if _LATER.encode() not in field.metadata)
     text = ";".join(
         f"{field.name}:{field.metadata.get(_WIDENED.encode(), str(field.type).encode()).decode()}"
         for field in fields

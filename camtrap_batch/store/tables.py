@@ -71,6 +71,7 @@ class Table(ds.FileSystemDataset):  # type: ignore[misc]
 
     snapshot: Snapshot
     folder: Folder
+    sizes: dict[str, int | None]
 
     def to_batches(self, columns: Any = None, **options: Any) -> Iterator[pa.RecordBatch]:
         """As a dataset's, the rows in order.
@@ -79,21 +80,23 @@ class Table(ds.FileSystemDataset):  # type: ignore[misc]
         files, which are therefore read some hundreds at a time.
         """
         for some in self._in_parts():
-            with _damage_named(self.folder, some.files):
+            with _damage_named(self.folder, {file: self.sizes[file] for file in some.files}):
                 yield from some.to_batches(columns=columns, **options)
 
     def to_table(self, columns: Any = None, **options: Any) -> pa.Table:
         """As a dataset's, the rows in order; read as `to_batches` does."""
         parts = []
         for some in self._in_parts():
-            with _damage_named(self.folder, some.files):
+            with _damage_named(self.folder, {file: self.sizes[file] for file in some.files}):
                 parts.append(some.to_table(columns=columns, **options))
         return pa.concat_tables(parts)
 
     def _in_parts(self) -> Iterator[ds.FileSystemDataset]:
         for start in range(0, max(1, len(self.files)), _FILES_AT_ONCE):
             files = self.files[start : start + _FILES_AT_ONCE]
-            fragments = [self.format.make_fragment(file, self.filesystem) for file in files]
+            fragments = [
+                self.format.make_fragment(file, self.filesystem, file_size=self.sizes[file]) for file in files
+            ]
             yield ds.FileSystemDataset(fragments, self.schema, self.format, self.filesystem)
 
     def to_pandas(self, columns: list[str] | None = None) -> pd.DataFrame:
@@ -121,25 +124,37 @@ def _fragment_frame(fragment: ds.Fragment, schema: pa.Schema, columns: list[str]
 
 def open_table(folder: Folder, snapshot: Snapshot) -> Table:
     """The rows of a snapshot as a dataset."""
-    table = open_files(folder, snapshot.table, [file.file for file in snapshot.files])
+    schema = schemas.schema_of(snapshot.table, snapshot.schema)
+    table = open_files(folder, snapshot.table, snapshot.files, schema)
     table.snapshot = snapshot
     return table
 
 
-def open_files(folder: Folder, name: str, files: Iterable[str]) -> Table:
-    """The rows of some files of a table as a dataset, in their order; it has no snapshot."""
+def open_files(
+    folder: Folder, name: str, files: Iterable[File | str], schema: pa.Schema | None = None
+) -> Table:
+    """The rows of some files of a table as a dataset, in their order; it has no snapshot.
+
+    In a bucket the sizes of those given by their paths alone are asked for. `schema`: that they were written
+    with, where it is not the table's any more.
+    """
+    sizes = {
+        file if isinstance(file, str) else file.file: None if isinstance(file, str) else file.bytes
+        for file in files
+    }
+    filesystem = folder.arrow_of({file: size for file, size in sizes.items() if size is not None})
     # From a disk, to read each file at once takes longer.
     reading = ds.ParquetFragmentScanOptions(pre_buffer=not folder.is_local, page_checksum_verification=True)
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=reading)
-    fragments = [parquet.make_fragment(file, folder.arrow) for file in files]
-    table = Table(fragments, schemas.SCHEMAS[name], parquet, folder.arrow)
-    table.folder = folder
+    fragments = [parquet.make_fragment(file, filesystem, file_size=size) for file, size in sizes.items()]
+    table = Table(fragments, schema or schemas.SCHEMAS[name], parquet, filesystem)
+    table.folder, table.sizes = folder, sizes
     return table
 
 
 def read_file(folder: Folder, file: str, columns: list[str] | None = None) -> pa.Table:
     """One file of a table. Raises Damaged, or FileNotFoundError."""
-    with _damage_named(folder, [file]):
+    with _damage_named(folder, {file: None}):
         return pq.read_table(file, columns=columns, filesystem=folder.arrow, page_checksum_verification=True)
 
 
@@ -159,7 +174,7 @@ def read_whole_files(
     files = [file for file in files if shard_of(file.file) not in but_shards]
     while True:
         try:
-            table = open_files(folder, snapshot.table, [file.file for file in files]).to_table(columns)
+            table = open_files(folder, snapshot.table, files).to_table(columns)
             break
         except Damaged as problem:
             faults[problem.file] = problem.fault
@@ -211,8 +226,8 @@ def find_lost_model(folder: Folder, model_id: str) -> dict[str, str]:
 
 
 @contextmanager
-def _damage_named(folder: Folder, files: Sequence[str]) -> Iterator[None]:
-    """Turn what Arrow says of a damaged file into Damaged, which names it."""
+def _damage_named(folder: Folder, files: Mapping[str, int | None]) -> Iterator[None]:
+    """Raise Damaged, which names the file, where Arrow can't read one; `files`: path -> bytes, if known."""
     try:
         yield
     except CamtrapError:
@@ -224,14 +239,16 @@ def _damage_named(folder: Folder, files: Sequence[str]) -> Iterator[None]:
         raise Damaged(folder.url, file, fault, _ADVICE) from problem
 
 
-def _find_damage(folder: Folder, files: Sequence[str], problem: Exception) -> tuple[str, str]:
+def _find_damage(folder: Folder, files: Mapping[str, int | None], problem: Exception) -> tuple[str, str]:
     """Which of some files is damaged, and how; empty where none is."""
     there: dict[str, int] = {}
     for parent in sorted({file.rpartition("/")[0] for file in files}):
         there |= folder.sizes(parent)
-    for file in files:
+    for file, size in files.items():
         if file not in there:
             return file, "is missing"
+        if size is not None and size != there[file]:
+            return file, f"has {there[file]:,} bytes instead of {size:,}"
     if not isinstance(problem, pa.ArrowInvalid) and not _OF_DAMAGE.search(str(problem)):
         return "", ""
     for file in files:
@@ -357,7 +374,7 @@ def write_table(folder: Folder, name: str, path: str, table: pa.Table) -> File:
         )
 
     size = folder.write_with(path, fill)
-    with folder.open(path) as file:
+    with folder.open(path, size) as file:
         rows = pq.ParquetFile(file).metadata.num_rows
     if rows != table.num_rows:
         raise StageError(f"{folder.url}/{path}: {table.num_rows} rows were written, its footer says {rows}")

@@ -5,7 +5,8 @@ edits of all layers are one SQLite transaction, read back before it is committed
 is as before or as it should be. Other layers, fields, styles and rows in the file stay as they are.
 
 Times without a zone are written without one, as GDAL does, and not with the Z that the standard (OGC
-12-128r18) asks for: it would make local camera time UTC to every reader.
+12-128r18) asks for: it would make local camera time UTC to every reader. An offset behind it (+02:00) is read
+by GDAL with a warning for each layer; the zone, where all cameras have one, is in the fields' descriptions.
 """
 
 # ruff: noqa: S608 - names in statements are quoted, values are parameters

@@ -12,6 +12,9 @@ import sqlite3
 from collections import Counter
 from xml.sax.saxutils import escape, quoteattr
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from camtrap_batch.targets.base import LayerRows
 from camtrap_batch.targets.fields import COLOURS, LABELS, alias_of, meaning_of
 
@@ -89,17 +92,21 @@ def name_fields(db: sqlite3.Connection, rows: LayerRows, names: list[str] | None
     db.executemany(
         "INSERT OR IGNORE INTO gpkg_data_columns (table_name, column_name, name, title, description)"
         " VALUES (?, ?, ?, ?, ?)",
-        [
-            (
-                rows.layer,
-                name,
-                alias_of(name),
-                alias_of(name),
-                meaning_of(rows.columns.schema.field(name)) or None,
-            )
-            for name in chosen
-        ],
+        [(rows.layer, name, alias_of(name), alias_of(name), _meaning(rows, name)) for name in chosen],
     )
+
+
+def _meaning(rows: LayerRows, name: str) -> str | None:
+    """What a field means; of camera time, with the zone where the cameras' clocks have one."""
+    field = rows.columns.schema.field(name)
+    meaning = meaning_of(field)
+    is_camera_time = pa.types.is_timestamp(field.type) and field.type.tz is None
+    if is_camera_time and rows.utc_offset is not None:
+        offsets = pc.unique(rows.utc_offset).to_pylist()
+        if len(offsets) == 1 and offsets[0] is not None:
+            hours, minutes = divmod(abs(offsets[0]), 60)
+            meaning += f" (UTC{'-' if offsets[0] < 0 else '+'}{hours:02}:{minutes:02})"
+    return meaning or None
 
 
 def qml(field: str, labels: list[str]) -> str:

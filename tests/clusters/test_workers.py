@@ -9,8 +9,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from distributed import Client
 from support import wait_until
 from support_cluster import Started, camtrap, write_job
+
+from camtrap_batch.engine.dask import fitness
+from camtrap_batch.engine.visibility import Visibility
+from camtrap_batch.errors import UnfitWorker
+from camtrap_batch.store.folder import Folder
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -28,8 +34,6 @@ def without(folder: Path) -> list[str]:
 
 
 def has_workers(address: str, number: int) -> None:
-    from distributed import Client
-
     with Client(address, set_as_default=False) as client:
         client.wait_for_workers(number, timeout=60)
 
@@ -107,6 +111,57 @@ def test_versions_that_differ_are_named_one_by_one(started: Started, tmp_path: P
     assert "pandas 2.2.0 there" in refused.stderr
     assert "numpy" not in refused.stderr
     assert refused.stderr.count("\n") == 1, refused.stderr
+
+
+# What Distributed says of it by itself, to whoever connects.
+other_versions = pytest.mark.filterwarnings("ignore:Mismatched versions")
+
+
+@other_versions
+def test_one_that_stands_still_keeps_no_other_from_being_checked(
+    started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two workers, one runs an older pandas, and the other does not answer."""
+    folder = tmp_path / "old" / "pandas-2.2.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: pandas\nVersion: 2.2.0\n")
+    path = os.pathsep.join([str(tmp_path / "old"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    address = started.scheduler("--host", "127.0.0.1")
+    started.worker(address, "--name", "old", PYTHONPATH=path)
+    started.worker(address, "--name", "still")
+    has_workers(address, 2)
+    run_folder = Folder(str(tmp_path / "run"))
+    run_folder.write("plan", b"")
+    needs = fitness.Needs.make(Visibility.make(run_folder, "plan", None))
+    with Client(address, set_as_default=False) as client:
+        workers = {info["name"]: where for where, info in client.scheduler_info()["workers"].items()}
+        pid = client.run(os.getpid, workers=[workers["still"]])[workers["still"]]
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(fitness, "_PATIENCE_S", 5.0)
+        try:
+            unfit = fitness.unfit_workers(client, workers.values(), needs)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert list(unfit) == [workers["old"]]
+    assert "pandas 2.2.0 there" in unfit[workers["old"]]
+
+
+@other_versions
+def test_a_worker_that_could_not_answer_looks_by_itself(started: Started, tmp_path: Path) -> None:
+    """At its versions, too, before its own first shard."""
+    folder = tmp_path / "old" / "pandas-2.2.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: pandas\nVersion: 2.2.0\n")
+    path = os.pathsep.join([str(tmp_path / "old"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    address = started.scheduler("--host", "127.0.0.1")
+    started.worker(address, PYTHONPATH=path)
+    run_folder = Folder(str(tmp_path / "run"))
+    run_folder.write("plan", b"")
+    needs = fitness.Needs.make(Visibility.make(run_folder, "plan", None))
+    with Client(address, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=60)
+        with pytest.raises(UnfitWorker, match=r"runs other versions than this machine: pandas 2\.2\.0 there"):
+            client.submit(needs.check, "tcp://it").result(timeout=60)
 
 
 def test_nobody_offers_what_is_needed(started: Started, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Detectors of other people's packages, with random weights, and what their own software finds with them.
 
-    python reference.py ultralytics|yolov5|rfdetr NAME OUT PHOTOS...
+    python reference.py ultralytics|yolov5|rfdetr NAME,NAME OUT PHOTOS...
 
 Run in a process of its own, with a folder on PYTHONPATH into which tests have installed the package; none is
-a dependency. Writes OUT/NAME.onnx as the package's own exporter does, and OUT/NAME.json: for each photo the
-boxes (left, top, right, bottom in pixels, confidence, class) that its own prediction gives.
+a dependency. Writes OUT/NAME/NAME.onnx as the package's own exporter does, and OUT/NAME/NAME.json: for each
+photo the boxes (left, top, right, bottom in pixels, confidence, class) that its own prediction gives.
 
 Random weights find nothing: so the statistics of batch normalisation are taken from the photos, and the last
 layers scaled, until the surest boxes of a photo have confidences from a few per cent up to nearly one.
@@ -25,20 +25,26 @@ from torch import nn
 
 SIZE = 320
 LEAST = 0.25
+_samples: dict[int, list[Any]] = {}
 ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 
-def main(kind: str, name: str, out: str, *photos: str) -> None:
-    torch.manual_seed(7)
-    np.random.seed(7)
-    os.chdir(out)
-    found = {"ultralytics": ultralytics, "yolov5": yolov5, "rfdetr": rfdetr}[kind](name, list(photos))
-    Path(f"{name}.json").write_text(json.dumps(dict(zip(photos, found, strict=True))))
+def main(kind: str, names: str, out: str, *photos: str) -> None:
+    for name in names.split(","):
+        torch.manual_seed(7)
+        np.random.seed(7)
+        folder = Path(out, name)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(folder)
+        found = {"ultralytics": ultralytics, "yolov5": yolov5, "rfdetr": rfdetr}[kind](name, list(photos))
+        Path(f"{name}.json").write_text(json.dumps(dict(zip(photos, found, strict=True))))
 
 
 def sample(photos: list[str], size: int = SIZE) -> torch.Tensor:
     """Photos squeezed to squares: to see what values the layers have."""
-    some = [np.asarray(open_upright(photo).resize((size, size))) for photo in photos]
+    if size not in _samples:
+        _samples[size] = [np.asarray(open_upright(photo).resize((size, size))) for photo in photos]
+    some = _samples[size]
     return torch.from_numpy(np.stack(some)).permute(0, 3, 1, 2) / 255
 
 
@@ -54,7 +60,10 @@ def enliven(network: nn.Module, images: torch.Tensor) -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
             module.reset_running_stats()
-    network.train()
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
     with torch.no_grad():
         network(images)
     network.eval()
@@ -84,13 +93,12 @@ def ultralytics(name: str, photos: list[str]) -> list[list[list[float]]]:
     network.args, network.task, model.model = model.model.args, "detect", network
     images = sample(photos)
     head = network.model[-1]
+    enliven(network, images)
     if "rtdetr" in name:
-        # Its transformer is random enough; what is left is to make it sure of something.
-        network.eval()
-        last = [head.dec_score_head[-1], head.enc_score_head]
-        scale([last[0]], lambda: torch.logit(network(images)[0][..., 4]), 0.1)
+        for part in head.dec_bbox_head:  # nought at first: all boxes would be where they are looked for
+            nn.init.normal_(part.layers[-1].weight, std=0.1)
+        scale([head.dec_score_head[-1]], lambda: torch.logit(network(images)[0][..., 4]), 0.1)
     else:
-        enliven(network, images)
         for branch in ("cv3", "one2one_cv3"):
             if (sequences := getattr(head, branch, None)) is not None:
                 layers = [sequence[-1] for sequence in sequences]
@@ -133,7 +141,7 @@ def yolov5(name: str, photos: list[str]) -> list[list[list[float]]]:
     images = sample(photos)
     enliven(network, images)
     network.names = {0: "animal", 1: "person", 2: "vehicle"}
-    scale(list(network.model[-1].m), lambda: torch.logit(network(images)[0][..., 4:]), 0.1)
+    scale(list(network.model[-1].m), lambda: torch.logit(network(images)[0][..., 4:]), 0.3)
     # Its export fuses and runs the network once, to fix what depends on sizes.
     network.fuse()
     network.model[-1].export = True
@@ -164,6 +172,9 @@ def rfdetr(name: str, photos: list[str]) -> list[list[list[float]]]:
     mean, std = torch.tensor(model.means), torch.tensor(model.stds)
     images = (images - mean[:, None, None]) / std[:, None, None]
 
+    # Which places are looked at is decided by their order: where they are all but equal, by rounding.
+    for part in network.transformer.enc_out_class_embed:
+        part.weight.data.mul_(50)
     scale([network.class_embed], lambda: network(images)["pred_logits"], 0.05)
     found = []
     for photo in photos:

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from camtrap_batch.detection.boxes import _BOX, Look, Rules
-from camtrap_batch.store.schemas import DETECTIONS
+from camtrap_batch.detection.boxes import Look, Rules
+from camtrap_batch.detection.tables import REPEATABLE
+from camtrap_batch.store.schemas import CROPS
 
 CLASSES = ("empty", "lion", "zebra")
 ANIMAL, PERSON, VEHICLE = 0, 1, 2
@@ -32,7 +33,7 @@ def look(*images: list[tuple[int, float]] | None, repeats: tuple[int, ...] = (),
         for boxes in images
     ]  # fmt: skip
     settings = {"threshold": 0.2, "animal": ANIMAL, "empty": "empty", **rules}
-    return Look.at(pa.array(rows, pa.list_(_BOX)), Rules(("animal", "person", "vehicle"), **settings))
+    return Look.at(pa.array(rows, pa.list_(REPEATABLE)), Rules(("animal", "person", "vehicle"), **settings))
 
 
 def frames(
@@ -114,12 +115,13 @@ def test_images_without_boxes_and_those_that_can_not_be_decoded() -> None:
     assert frames(seen, {2: [LION]}) == ([None, None, ("lion", 0.8)], [0, 1, 1])
 
 
-def test_the_table_has_every_box() -> None:
+def test_the_table_has_every_box_that_was_classified() -> None:
     seen = look([(PERSON, 0.9), (ANIMAL, 0.4)], None, [(ANIMAL, 0.9), (ANIMAL, 0.8)], repeats=(2,))
     answers = {0: np.float32([LION]), 2: np.float32([ZEBRA])}
-    table = seen.table(pa.chunked_array([["a", "b", "c"]]), answers, CLASSES).cast(DETECTIONS)
-    assert table["image_id"].to_pylist() == ["a", "a", "c", "c"]
-    assert table["category"].to_pylist() == ["person", "animal", "animal", "animal"]
-    assert table["label"].to_pylist() == [None, "lion", None, "zebra"]
-    assert table["label_confidence"].to_pylist() == [None, pytest.approx(0.8), None, pytest.approx(0.7)]
-    assert table["repeat"].to_pylist() == [None, None, 0, None]
+    table = seen.table(pa.chunked_array([["a", "b", "c"]]), answers, CLASSES, 2).cast(CROPS)
+    assert table["image_id"].to_pylist() == ["a", "c"]
+    assert table["box"].to_pylist() == [1, 1]
+    assert table["label"].to_pylist() == ["lion", "zebra"]
+    assert table["confidence"].to_pylist() == [pytest.approx(0.8), pytest.approx(0.7)]
+    assert [entry["label"] for entry in table["top5"].to_pylist()[1]] == ["zebra", "empty"]
+    assert seen.table(pa.chunked_array([["a", "b", "c"]]), {}, CLASSES, 5).cast(CROPS).num_rows == 0

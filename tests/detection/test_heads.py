@@ -25,6 +25,9 @@ def zeros(*shape: int) -> npt.NDArray[np.float32]:
         ([zeros(1, 3 * CELLS, 85), zeros(1, 3, 40, 40, 85)], {}, None, "yolov5"),
         ([zeros(1, 84, CELLS)], {}, 80, "yolov8"),
         ([zeros(1, 6, CELLS)], {}, 2, "yolov8"),
+        ([zeros(1, 7, 525)], {}, 3, "yolov8"),
+        ([zeros(1, 7, 1234)], {}, 3, "yolov8"),
+        ([zeros(1, 1234, 8)], {}, 3, "yolov5"),
         ([zeros(1, 300, 6) + 100], {}, 3, "end2end"),
         ([zeros(1, 300, 6)], {"end2end": "True"}, 3, "end2end"),
         ([zeros(1, 300, 7) + 0.5], {}, 3, "rtdetr"),
@@ -126,6 +129,6 @@ def test_as_torchvision_suppresses(seed: int, n: int, iou: float) -> None:
         corners, rng.permutation(n).astype(np.float32) / max(n, 1), rng.integers(0, 3, n).astype(np.int16)
     )
     mine = suppress(found, iou)
-    apart = torch.from_numpy(corners + found.category[:, None].astype(np.float32) * 1000)
+    apart = torch.from_numpy(corners + found.category[:, None].astype(np.float32) * 7680)
     kept = ops.nms(apart, torch.from_numpy(found.confidence), iou)[:300].numpy()
     assert (mine.corners == corners[kept]).all()

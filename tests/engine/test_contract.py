@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -283,27 +281,3 @@ def test_the_client_is_the_caller_s(client: Client) -> None:
     executor = DaskExecutor(client)
     executor.close()
     assert client.status == "running"
-
-
-INLINE = """\
-import sys
-from camtrap_batch.cli import main
-code = main(sys.argv[1:])
-loaded = {name.partition(".")[0] for name in sys.modules} & {"dask", "distributed", "bokeh"}
-assert not loaded, loaded
-sys.exit(code)
-"""
-
-
-def test_inline_never_imports_dask(tmp_path: Path) -> None:
-    from support_cluster import write_job
-
-    write_job(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", INLINE, "validate", str(tmp_path / "job.yaml"), "--cluster", "inline"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "validate" in done.stderr

@@ -134,3 +134,39 @@ def test_exif_of_a_png(encode: Callable[..., bytes]) -> None:
     exif = Image.Exif()
     exif[MAKE] = "RECONYX"
     assert read_exif(open_image(encode("PNG", exif=exif))).make == "RECONYX"
+
+
+OFFSET, OFFSET_ORIGINAL = 36880, 36881
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (b"2021:04:11 08:25:38 PM\0", dt.datetime(2021, 4, 11, 20, 25, 38)),
+        (b"2021:04:11 08:25:38 am\0", dt.datetime(2021, 4, 11, 8, 25, 38)),
+        (b"2021:04:11 08:25:38+02:00\0", dt.datetime(2021, 4, 11, 8, 25, 38)),
+        (b"2021:04:11 08:25:38 garbage\0", None),
+        (b"0021:04:11 08:25:38\0", None),
+        (b"1021:04:11 08:25:38\0", None),
+    ],
+)
+def test_dates_are_dates_as_in_metadata(
+    with_exif: Callable[..., bytes], written: bytes, read: dt.datetime | None
+) -> None:
+    assert exif_of(with_exif([], [text(ORIGINAL, written)])).taken == read
+
+
+def test_a_date_in_the_main_directory_and_offsets(with_exif: Callable[..., bytes]) -> None:
+    date = b"2021:04:11 20:43:09\0"
+    assert exif_of(with_exif([text(ORIGINAL, date)])).taken == dt.datetime(2021, 4, 11, 20, 43, 9)
+    fields = exif_of(with_exif([], [text(ORIGINAL, date), text(OFFSET_ORIGINAL, b"-03:30\0")]))
+    assert fields.utc_offset_minutes == -210
+    assert (
+        exif_of(with_exif([], [text(ORIGINAL, date), text(OFFSET, b"+02:00\0")])).utc_offset_minutes is None
+    )
+    assert (
+        exif_of(with_exif([], [text(ORIGINAL, date), text(OFFSET_ORIGINAL, b"+99:00\0")])).utc_offset_minutes
+        is None
+    )
+    zoned = exif_of(with_exif([], [text(ORIGINAL, b"2021:04:11 20:43:09+02:00\0")]))
+    assert zoned.utc_offset_minutes == 120

@@ -282,7 +282,8 @@ def test_boxes_of_a_detector(validated: Path, tmp_path: Path, local: Client) -> 
     stumps = boxes.filter(boxes["repeat"].is_valid())
     assert kept["repeats"] == stumps.num_rows == kept["repeated_places"][0]["images"] >= 12
     assert kept["repeated_places"][0]["location"] == camera
-    assert stumps["label"].null_count == stumps.num_rows
+    crops = job.rows("crops").group_by("image_id").aggregate([("box", "max")])
+    assert 0 < crops.num_rows < rows.num_rows // 2  # of animals that are no stumps
     assert snapshot.inputs["detections"] == job.run.snapshot("detections").number
     notes = " ".join(result.notes)
     assert (
@@ -306,10 +307,10 @@ def test_what_is_looked_at_in_a_box(validated: Path, tmp_path: Path, local: Clie
     job.infer(local)
     from camtrap_batch.detection.crops import Picture
 
-    boxes = job.rows("detections")
-    boxes = boxes.filter(boxes["label"].is_valid())
-    same = pc.equal(boxes["image_id"], boxes["image_id"][0])
-    found = boxes.filter(same).to_pylist()
+    crops, boxes = job.rows("crops"), job.rows("detections")
+    crops = crops.filter(pc.equal(crops["image_id"], crops["image_id"][0])).to_pylist()
+    mine = boxes.filter(pc.equal(boxes["image_id"], crops[0]["image_id"])).to_pylist()
+    found = [mine[crop["box"]] | {key: crop[key] for key in ("label", "top5")} for crop in crops]
     manifest = job.rows("manifest").to_pylist()
     name = next(row["file_name"] for row in manifest if row["image_id"] == found[0]["image_id"])
     data = (validated / "data" / "images" / name).read_bytes()  # thumbnails have too few pixels of it
@@ -318,7 +319,8 @@ def test_what_is_looked_at_in_a_box(validated: Path, tmp_path: Path, local: Clie
     places = [tuple(box[key] for key in "xywh") for box in found]
     (answer,) = predictor.classify([Picture(data, places)])
     assert [box["label"] for box in found] == [CLASSES[best] for best in answer.argmax(1)]
-    sure = [box["label_confidence"] for box in found]
+    sure = [crop["confidence"] for crop in crops]
+    assert [crop["top5"][0]["label"] for crop in crops] == [crop["label"] for crop in crops]
     assert sure == pytest.approx(answer.max(1).tolist(), abs=1e-4)
 
 

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -61,6 +62,24 @@ def test_fields_have_names_and_meanings(path: Path) -> None:
     assert "images in the catalog" in rows["cameras", "n_images"][1]
     assert rows["photos", "ClassLabel"][0] == "Label"
     assert ("gpkg_schema",) in sql(path, "SELECT extension_name FROM gpkg_extensions")
+
+
+@pytest.mark.parametrize(
+    ("offsets", "zone"),
+    [([120], " (UTC+02:00)"), ([-570], " (UTC-09:30)"), ([120, 60], ""), ([120, None], "")],
+)
+def test_the_meaning_of_camera_time_has_its_zone(
+    tmp_path: Path, offsets: list[int | None], zone: str
+) -> None:
+    cameras, *_ = layers_of()
+    minutes = [offsets[at % len(offsets)] for at in range(cameras.columns.num_rows)]
+    cameras = replace(cameras, utc_offset=pa.chunked_array([pa.array(minutes, pa.int32())]))
+    target = GeoPackageTarget(tmp_path / "map.gpkg", JOB)
+    target.push([cameras])
+    meanings = dict(sql(target.path, "SELECT column_name, description FROM gpkg_data_columns"))
+    assert meanings["first"] == f"local camera time of the first usable image{zone}"
+    assert "(" not in meanings["run_time"]
+    assert target.push([cameras]).edits.num_rows == 0
 
 
 def test_a_file_of_an_older_version_stays_as_it_is_until_there_is_something_to_do(path: Path) -> None:

@@ -49,7 +49,10 @@ class Listing:
 
 
 class Source(Protocol):
-    """One root, opened. File names given to it are safe; errors are as those of `ImageRoot`."""
+    """One root, opened. File names given to it are safe; errors are as those of `ImageRoot`.
+
+    A source that can read parts of a file also has `part(file_name, start, end)`.
+    """
 
     @classmethod
     def open(cls, url: str, options: Mapping[str, Any]) -> Self:

@@ -97,6 +97,13 @@ class Disk:
         except NotADirectoryError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file_name) from None
 
+    def part(self, file_name: str, start: int, end: int) -> bytes:
+        """Bytes of a file, from `start` to before `end`."""
+        try:
+            return again(DiskFile(f"{self.path}/{file_name}").read, start, end)
+        except NotADirectoryError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file_name) from None
+
     def _read(self, file_name: str, end: int | None) -> bytes:
         # Without O_NONBLOCK, opening a pipe would wait for someone to write into it.
         handle = os.open(f"{self.path}/{file_name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

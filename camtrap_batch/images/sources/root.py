@@ -97,6 +97,18 @@ class ImageRoot:
         return self._source.read(file_name, None if most is None else most + 1, place)
 
     @property
+    def has_parts(self) -> bool:
+        """Whether a part of a file can be read without what is before it."""
+        return hasattr(self._source, "part")
+
+    def read_part(self, file_name: str, start: int, end: int) -> bytes:
+        """Bytes of a file from `start` to before `end`, fewer where it ends; errors as those of `read`."""
+        if is_unsafe(file_name):
+            raise ValueError(f"{file_name!r} is not a path inside the image root")
+        source: Any = self._source
+        return bytes(source.part(file_name, start, end))
+
+    @property
     def _source(self) -> Source:
         # A forked process must not use its parent's connections.
         return _open(self, os.getpid())

@@ -18,6 +18,7 @@ from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.classes import check_classes
+from camtrap_batch.stages.catalog.other import REPLACE, require_same_dataset
 from camtrap_batch.stages.catalog.renames import keep_ids
 from camtrap_batch.store.manifest import categories_of
 
@@ -30,6 +31,7 @@ class CatalogStage(Stage):
     sections = ("dataset",)
     version = 1
     tables = (TableSpec("catalog", "each image that the metadata name, or that lies in the folder"),)
+    options = (REPLACE,)
 
     def run(self, context: Context) -> StageResult:
         """Read the metadata into the table `catalog`.
@@ -37,7 +39,8 @@ class CatalogStage(Stage):
         Raises
         ------
         InputError
-            Metadata, image root or camera table are not there, or not what they should be.
+            Metadata, image root or camera table are not there, or not what they should be; or the run folder
+            holds another data set.
         JobError
             The job selects a class that the metadata does not have.
         """
@@ -56,6 +59,7 @@ class CatalogStage(Stage):
 
         def make() -> Made:
             made = _read(context, reader)
+            require_same_dataset(context, made.tables["catalog"])
             locations = made.tables["catalog"]["location"]
             compared = _compare(job, cameras, locations)
             check_outages(outages, periods, cameras, locations)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
 from camtrap_batch.detection.boxes import Boxes, find_boxes
@@ -20,14 +20,20 @@ from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.library import keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.pipeline.rows import hash_runs, pack, texts
+from camtrap_batch.pipeline.lost import LOST, count_lost, require_few_lost
+from camtrap_batch.pipeline.retries import Retries
+from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_ids
 from camtrap_batch.selection.classes import empty_class
+from camtrap_batch.stages.detect import bring_detections
 from camtrap_batch.stages.infer.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.infer.shard import InferShard
 from camtrap_batch.store.manifest import categories_of, usable_rows
-from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import Plan, Receipt, cut
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import read_whole_files
 
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 _READ = [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"]
@@ -51,14 +57,15 @@ class InferStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Classify the usable images of the manifest into the table `predictions`.
 
-        Where the job names a detector's results, it is the animals in them that are classified, and every
-        box is kept in the table `detections`.
+        Where the job has boxes (see the stage `detect`), it is the animals in them that are classified; what
+        the model says of each is kept in the table `crops`. Images that could not be read, or that killed
+        their worker, are tried again by the next run.
 
         Raises
         ------
         InputError
-            There is no manifest yet; the model that the job names is not there, or not whole; the results of
-            the detector are of other images.
+            There is no manifest yet; the model that the job names is not there, or not whole; the boxes are
+            not there, or of other images.
         """
         wanted = _read(context)
         rows, boxes, work, run = wanted.rows, wanted.boxes, wanted.work, context.run
@@ -70,8 +77,14 @@ class InferStage(Stage):
             found = {"precision": "auto"}
         steps = found.get("steps", [[found["precision"], 0.0]])
         work = replace(work, steps=tuple((precision, margin) for precision, margin in steps))
-        plan = _plan(work, cutting.result())
         before = run.current("predictions")
+        inputs = {"manifest": work.manifest, "model": work.model_id, **wanted.boxes_from}
+        retries = _retries(run, work, rows, cutting.result(), before)
+        plan = Plan.make(self.name, retries.shards(), inputs)
+        if boxes is not None and (before is None or before.plan_id != plan.id):
+            # Those of before there was a table `crops` stay as they are; what is still to be done has one.
+            retries = _retries(run, work, rows, cutting.result(), before, "crops")
+            plan = Plan.make(self.name, retries.shards(), inputs)
         if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
             need = _workers(context)
         need = need or "CPU"
@@ -88,7 +101,7 @@ class InferStage(Stage):
             lambda shard: pack(sent.slice(shard.start, shard.rows)),
             work.tables,
             need=need,
-            finish=lambda plan, receipts: Done(plan, receipts, {**meta, "again": _add_up(receipts)}),
+            finish=lambda plan, receipts: _finish(context, retries, plan, receipts, meta),
             locations=rows["location"],
         )
         result.notes += wanted.notes
@@ -109,6 +122,7 @@ class _Wanted:
     boxes: Boxes | None
     info: ModelInfo
     work: InferShard
+    boxes_from: dict[str, int]
     notes: list[str]
 
 
@@ -117,10 +131,12 @@ def _read(context: Context) -> _Wanted:
     manifest = run.snapshot("manifest")
     model, info = open_model(run, job.infer.model)
     rows = usable_rows(run, _READ)
-    boxes = find_boxes(job.infer, rows, empty_class(job, info))
-    if boxes is not None:
+    boxes, boxes_from, notes = None, {}, fit_notes(context, info, rows)
+    if job.detection is not None:
+        notes += bring_detections(context)
+        boxes = find_boxes(job.detection[0], run, rows, empty_class(job, info))
+        boxes_from = {name: run.snapshot(name).number for name in ("detected", "detections")}
         rows = rows.append_column(COLUMN_OF_BOXES, boxes.column)
-    notes = [*fit_notes(context, info, rows), *(boxes.notes if boxes else [])]
     work = InferShard(
         folder=run.folder,
         plan=(STAGE.name, ""),
@@ -134,7 +150,7 @@ def _read(context: Context) -> _Wanted:
         manifest=manifest.number,
         rules=boxes.rules if boxes else None,
     )
-    return _Wanted(rows, boxes, info, work, notes)
+    return _Wanted(rows, boxes, info, work, boxes_from, notes)
 
 
 def _precision(
@@ -165,12 +181,30 @@ def _cut_rows(rows: pa.Table, boxes: Boxes | None, shard_size: int) -> list[tupl
     return list(zip(runs, hashes, of_boxes, strict=True))
 
 
-def _plan(work: InferShard, runs: list[tuple[tuple[int, int], str, str]]) -> Plan:
-    """A shard for each run; its id stands for everything that its predictions depend on."""
-    settings = [work.model_id, work.use_thumbnails, work.steps]
+def _retries(
+    run: Run,
+    work: InferShard,
+    rows: pa.Table,
+    runs: list[tuple[tuple[int, int], str, str]],
+    before: Snapshot | None,
+    *more: str,
+) -> Retries:
+    """The shards, one for each run of rows; an id stands for everything that the predictions depend on."""
+    settings = [work.model_id, work.use_thumbnails, work.steps, *more]
     ids = shard_ids(STAGE, settings, (hashes for _, *hashes in runs))
-    shards = (Shard(id_, *run) for id_, (run, *_) in zip(ids, runs, strict=True))
-    return Plan.make(STAGE.name, shards, {"manifest": work.manifest, "model": work.model_id})
+    failed = None
+    if before is not None and any(before.counts.get(status) for status in LOST):
+        known, _ = read_whole_files(run.folder, before, ["image_id", "status"])
+        failed = known["image_id"].filter(pc.not_equal(known["status"], "ok"))
+    return Retries(run, "predictions", before, failed, rows["image_id"], ids, [each for each, *_ in runs])
+
+
+def _finish(
+    context: Context, retries: Retries, plan: Plan, receipts: list[Receipt], meta: dict[str, Any]
+) -> Done:
+    plan, receipts = retries.settle(plan, receipts)
+    require_few_lost(context, STAGE.name, count_lost(receipts), plan.rows, receipts)
+    return Done(plan, receipts, {**meta, "again": _add_up(receipts), "tries": retries.record()})
 
 
 def _add_up(receipts: list[Receipt]) -> dict[str, int]:
@@ -212,20 +246,6 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
             "empty"
         )
     return notes
-
-
-def location_borders(rows: pa.Table) -> np.ndarray[Any, Any]:
-    """Rank of a cut before each row: best between locations, else between sequences, else anywhere.
-
-    So small locations share a shard, large ones are divided, and sequences stay whole where they can.
-    """
-    location, sequence = (
-        rows[name].fill_null("").to_numpy(zero_copy_only=False) for name in ("location", "seq_id")
-    )
-    rank = np.full(rows.num_rows, 2)
-    rank[1:][(sequence[1:] != sequence[:-1]) | (sequence[1:] == "")] = 1
-    rank[1:][location[1:] != location[:-1]] = 0
-    return rank
 
 
 def has_cuda() -> bool:

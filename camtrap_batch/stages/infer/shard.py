@@ -79,7 +79,7 @@ class InferShard:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        return ("predictions", "detections") if self.rules else ("predictions",)
+        return ("predictions", "crops") if self.rules else ("predictions",)
 
     @property
     def image_root(self) -> ImageRoot | None:
@@ -219,7 +219,7 @@ class InferShard:
         predictions = self._predictions(rows, probabilities, named, said)
         return {
             "predictions": predictions.append_column("n_boxes", n_boxes),
-            "detections": look.table(rows["image_id"], in_boxes, said.classes),
+            "crops": look.table(rows["image_id"], in_boxes, said.classes, _TOP),
         }
 
     def _predictions(

@@ -19,12 +19,14 @@ from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
 from camtrap_batch.memory import Handover, release_memory
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.lost import LOST, count_lost, is_much, require_few_lost
+from camtrap_batch.pipeline.retries import Retries
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, identity, shard_ids
 from camtrap_batch.remote import shown
 from camtrap_batch.stages.validate.findings import FINDINGS, FROM_MANIFEST, add_findings
-from camtrap_batch.stages.validate.retries import RETRY, Retries
+from camtrap_batch.stages.validate.retries import RETRY, failed_images
 from camtrap_batch.stages.validate.reuse import known_verdicts, point_at_known
 from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
@@ -32,7 +34,8 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import finish_shard, new_attempt, open_files, open_table
+from camtrap_batch.store.tables import finish_shard, new_attempt, open_files, open_table, read_whole_files
+from camtrap_batch.vocabulary import USABLE
 
 _PLACE = "place"  # of a file in an archive; it is not part of the work
 
@@ -59,8 +62,9 @@ class ValidateStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Read every image of the catalog into the tables `manifest` and `thumbnails`; then `findings`.
 
-        An image that was `unreadable` is tried again by the next run, and one with a status that `--retry`
-        names; where that changes nothing, the tables keep the content, and the plan id, that they had.
+        An image that was `unreadable`, or `missing` though it was listed, is tried again by the next run, and
+        one with a status that `--retry` names; where that changes nothing, the tables keep the content, and
+        the plan id, that they had.
 
         Raises
         ------
@@ -101,8 +105,8 @@ class _Validation:
         ]
         hashes = hash_runs(self._rows, hashed, runs)
         ids = shard_ids(STAGE, astuple(self._limits), ((hash_,) for hash_ in hashes))
-        again = context.option(RETRY)
-        self._retries = Retries(run, self._manifest, again, self._rows["image_id"], ids, runs)
+        failed = failed_images(run, self._manifest, context.option(RETRY))
+        self._retries = Retries(run, "manifest", self._manifest, failed, self._rows["image_id"], ids, runs)
         self.columns: Handover[pa.Table] = Handover()
         """Of a new manifest, what findings are made of."""
 
@@ -130,14 +134,35 @@ class _Validation:
 
     def _finish(self, plan: Plan, receipts: list[Receipt]) -> Done:
         plan, receipts = self._retries.settle(plan, receipts)
-        files = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
+        files = [file for receipt in receipts for file in receipt.files if file.table == "manifest"]
         # All that findings need, at once: the footers of thousands of files take longer than the columns.
         table = open_files(self._context.run.folder, "manifest", files)
         columns = table.to_table(columns=FROM_MANIFEST)
         if not columns["image_id"].equals(self._rows["image_id"]):
             raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
+        self._require_few_lost(receipts)
         self.columns.give(columns)
         return Done(plan, receipts, {"settings": self._settings, "tries": self._retries.record()})
+
+    def _require_few_lost(self, receipts: list[Receipt]) -> None:
+        """Raise StageError where more than `limits.lost` of what was there can't be read.
+
+        There were the files that were listed before the work began, and what the last manifest has as usable.
+        """
+        is_there = pc.greater_equal(self._rows["listed_bytes"], 0)
+        if not is_much(self._context, count_lost(receipts).total(), pc.sum(is_there).as_py() or 0):
+            return
+        folder = self._context.run.folder
+        if self._manifest is not None:
+            known, _ = read_whole_files(folder, self._manifest, ["image_id", "status"])
+            was_usable = pc.is_in(known["status"].cast(pa.string()), pa.array(USABLE))
+            usable = known["image_id"].filter(was_usable).combine_chunks()
+            is_there = pc.or_(is_there, pc.is_in(self._rows["image_id"], usable))
+        files = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
+        status = open_files(folder, "manifest", files).to_table(columns=["status"])["status"]
+        statuses = status.cast(pa.string()).filter(is_there)
+        lost = Counter({name: n for name in LOST if (n := statuses.to_pylist().count(name))})
+        require_few_lost(self._context, STAGE.name, lost, len(statuses), receipts)
 
 
 def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.Array | None]:
@@ -243,12 +268,22 @@ def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) 
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         columns[name] = pa.array([getattr(verdict, name) for verdict in verdicts], plain)
     columns["modified"] = rows["modified"]
-    dated = rows["datetime"].combine_chunks()
-    columns["datetime"] = pc.coalesce(dated, columns["datetime_exif"])
+    dated, by_exif = rows["datetime"].combine_chunks(), columns["datetime_exif"]
+    date_only = rows["date_only"].combine_chunks()
+    # EXIF knows the time of a date that the metadata give without one.
+    is_same_day = pc.equal(pc.floor_temporal(by_exif, unit="day"), pc.floor_temporal(dated, unit="day"))
+    is_timed = pc.fill_null(pc.and_(date_only, is_same_day), False)
+    from_catalog = pc.and_not(dated.is_valid(), is_timed)
+    columns["datetime"] = pc.if_else(from_catalog, dated, by_exif)
+    columns["date_only"] = pc.if_else(from_catalog, date_only, None)
     columns["datetime_source"] = pc.if_else(
-        dated.is_valid(),
+        from_catalog,
         "catalog",
-        pc.if_else(columns["datetime_exif"].is_valid(), "exif", pa.scalar(None, pa.string())),
+        pc.if_else(by_exif.is_valid(), "exif", pa.scalar(None, pa.string())),
+    )
+    offsets = pa.array([verdict.exif_offset_minutes for verdict in verdicts], pa.int32())
+    columns["utc_offset_minutes"] = pc.coalesce(
+        rows["utc_offset_minutes"].combine_chunks(), pc.if_else(from_catalog, None, offsets)
     )
     kept = [verdict.thumbnail is not None for verdict in verdicts]
     columns["thumbnail_file"] = pa.array(

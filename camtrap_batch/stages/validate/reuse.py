@@ -27,7 +27,9 @@ FILE, ROW = "known_file", "known_row"
 """Columns that say where a row's verdict stands: a manifest file of the run folder, and the row in it."""
 
 _MOST_FILES = 8  # opened for one shard; rows in others, as after a new order, are read from the images again
-_OF_VERDICT = [field.name for field in fields(Verdict) if field.name != "thumbnail"]
+_OF_VERDICT = [
+    field.name for field in fields(Verdict) if field.name not in ("thumbnail", "exif_offset_minutes")
+]
 _OF_THUMBNAIL = [name for name in THUMBNAILS.names if name != "image_id"]
 
 
@@ -79,7 +81,7 @@ def known_verdicts(folder: Folder, rows: pa.Table) -> dict[int, Verdict]:
 
 
 def _read_verdicts(folder: Folder, file: str, wanted: list[tuple[int, int]]) -> dict[int, Verdict]:
-    columns = [*_OF_VERDICT, "thumbnail_file", "thumbnail_row"]
+    columns = [*_OF_VERDICT, "thumbnail_file", "thumbnail_row", "datetime_source", "utc_offset_minutes"]
     table = read_file(folder, file, columns)
     records = table.take([place for _, place in wanted]).to_pylist()
     thumbnail_files = {record["thumbnail_file"] for record in records} - {None}
@@ -87,6 +89,8 @@ def _read_verdicts(folder: Folder, file: str, wanted: list[tuple[int, int]]) -> 
     verdicts = {}
     for (row, _), record in zip(wanted, records, strict=True):
         name, place = record.pop("thumbnail_file"), record.pop("thumbnail_row")
+        source, offset = record.pop("datetime_source"), record.pop("utc_offset_minutes")
+        record["exif_offset_minutes"] = offset if source == "exif" else None
         verdicts[row] = Verdict(**record, thumbnail=_thumbnail(thumbnails[name], place) if name else None)
     return verdicts
 

@@ -1,0 +1,256 @@
+"""Speed of `detect`: detectors in ONNX files, against what else computes them, and against what bounds it.
+
+    python benchmarks/detect.py [--model FILE] [--images N] [--size PX] [--rounds R] [--scratch DIR]
+
+One run, the same ONNX file, the same photos (the real ones of ../shared/real_images where they are, otherwise
+drawn ones), decoding included, the ways taken in turns, on one core each:
+
+- `camtrap detect`'s worker: shards through `OnnxFinder`, in the precision that `--cluster` workers would use
+- ONNX Runtime in float32, fed by a pool of Pillow decodes, as a plain script would
+- `ultralytics`' own predict, where it is installed
+- the bare forward pass of the fastest runtime on ready tensors: the limit
+
+Without `--model` the file is that of a network of YOLO11s's size with random weights, written by torch: the
+time does not depend on what the weights are. Ends with 1 where a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from camtrap_batch.detection.frames import put
+from camtrap_batch.detection.onnx import OnnxDetector, OnnxFinder
+from camtrap_batch.runtime import choose_runtime, installed_runtimes, open_network
+
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "real_images"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="", metavar="FILE", help="an ONNX file (default: random weights)")
+    parser.add_argument("--images", type=int, default=48, metavar="N", help="pictures in a round (48)")
+    parser.add_argument("--size", type=int, default=640, metavar="PX", help="side of what it sees (640)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="R", help="each way is measured R times (3)")
+    parser.add_argument("--scratch", metavar="DIR", help="on the disk to be used (default: the system's)")
+    options = parser.parse_args()
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    with tempfile.TemporaryDirectory(dir=options.scratch, prefix="detect-") as scratch:
+        model = options.model or str(write_network(Path(scratch) / "random.onnx", options.size))
+        return measure(model, pictures(options.images), options.size, options.rounds)
+
+
+def measure(model: str, photos: list[bytes], size: int, rounds: int) -> int:
+    detector = OnnxDetector.open(model, size=size)
+    precision = choose_runtime("cpu")[1].precisions("cpu")[0]
+    fast = open_network(model, "cpu", 1, precision)
+    ways: dict[str, Callable[[], None]] = {
+        f"camtrap detect, {fast.runtime} {precision}": lambda: consume(OnnxFinder(detector, fast, 8), photos)
+    }
+    exact = open_network(model, "cpu", 1, "float32")
+    ways[f"camtrap detect, {exact.runtime} float32"] = lambda: consume(OnnxFinder(detector, exact, 8), photos)
+    if "onnxruntime" in installed_runtimes():
+        plain = plain_script(model, detector)
+        ways["ONNX Runtime and Pillow"] = lambda: plain(photos)
+    if (predict := ultralytics_predict(model, size)) is not None:
+        ways["ultralytics"] = lambda: predict(photos)
+    ready = [frame(detector, photo) for photo in photos]
+    ways["the limit"] = lambda: [fast.run(pixels) for pixels in ready] and None
+    print(
+        f"{len(photos)} pictures, {statistics.mean(map(len, photos)) / 1e3:.0f} kB on average, "
+        f"{Path(model).name} at {size} pixels, one core of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}"
+    )
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            # Processor time: what else the machine does meanwhile does not count.
+            began = time.process_time()
+            way()
+            seconds[name].append(time.process_time() - began)
+    speeds = {name: len(photos) / min(some) for name, some in seconds.items()}
+    for name, speed in speeds.items():
+        each = ", ".join(f"{len(photos) / some:.2f}" for some in seconds[name])
+        print(f"{name}: {speed:.2f} images/s of processor time  ({each})")
+    ours = speeds[next(iter(ways))]
+    missed = 0
+    if "ONNX Runtime and Pillow" in speeds:
+        least = 2.5 if precision == "bfloat16" else 1.0
+        missed += not at_least("of ONNX Runtime and Pillow", ours / speeds["ONNX Runtime and Pillow"], least)
+    if "ultralytics" in speeds:
+        missed += not at_least("of ultralytics' predict", ours / speeds["ultralytics"], 1.0)
+    missed += not at_least("of the bare forward pass", ours / speeds["the limit"], 0.85)
+    return int(missed > 0)
+
+
+def at_least(name: str, value: float, least: float) -> bool:
+    print(f"{name}: {value:.2f}, at least {least:g} {'holds' if value >= least else 'MISSED'}")
+    return value >= least
+
+
+def consume(finder: OnnxFinder, photos: list[bytes]) -> None:
+    for _ in finder.find(iter(photos)):
+        pass
+
+
+def frame(detector: OnnxDetector, photo: bytes) -> np.ndarray:
+    """A picture as the network is given it."""
+    pixels = upright(photo)
+    place = detector.fit.place(*pixels.shape[:2])
+    out = np.empty((1, 3, *place.frame), np.float32)
+    put(pixels, detector.fit, place, out[0])
+    return out
+
+
+def upright(photo: bytes) -> np.ndarray:
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(photo))).convert("RGB"))
+
+
+def plain_script(model: str, detector: OnnxDetector) -> Callable[[list[bytes]], None]:
+    """A session of ONNX Runtime on one thread; pictures are decoded and resized by Pillow on another."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def prepare(photo: bytes) -> np.ndarray:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(photo))).convert("RGB")
+        place = detector.fit.place(image.height, image.width)
+        pixels = np.full((*place.frame, 3), 114, np.uint8)
+        small = image.resize((place.width, place.height), Image.Resampling.BILINEAR)
+        pixels[place.top : place.top + place.height, place.left : place.left + place.width] = small
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / 255
+
+    def run(photos: list[bytes]) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            for pixels in pool.map(prepare, photos):
+                session.run(None, {name: pixels})
+
+    return run
+
+
+def ultralytics_predict(model: str, size: int) -> Callable[[list[bytes]], None] | None:
+    try:
+        import torch
+        from ultralytics import YOLO
+    except ImportError:
+        return None
+    torch.set_num_threads(1)
+    network = YOLO(model, task="detect")
+
+    def run(photos: list[bytes]) -> None:
+        for photo in photos:
+            image = Image.open(io.BytesIO(photo))
+            network.predict(image, imgsz=size, conf=0.005, verbose=False)
+
+    return run
+
+
+def pictures(n: int) -> list[bytes]:
+    found = [path for path in sorted(PHOTOS.rglob("*")) if path.suffix.lower() == ".jpg"]
+    some = [path.read_bytes() for path in found] or list(drawn(8))
+    return [some[number % len(some)] for number in range(n)]
+
+
+def drawn(n: int) -> Iterator[bytes]:
+    """Pictures as coarse as photos are, where there are none."""
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        coarse = Image.fromarray(rng.integers(0, 256, (192, 256, 3), np.uint8))
+        file = io.BytesIO()
+        coarse.resize((2048, 1536), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
+        yield file.getvalue()
+
+
+def write_network(path: Path, size: int) -> Path:
+    """A network with the outputs of YOLO11s and about its work: 9.4M weights, 21.5 GFLOPs at 640 pixels."""
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, n_in: int, n_out: int, stride: int = 1, kernel: int = 3) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2)
+            self.activation = nn.SiLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.activation(self.convolution(x))
+
+    class Residual(nn.Module):
+        def __init__(self, n: int, times: int) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(
+                nn.Sequential(Block(n, n // 2, kernel=1), Block(n // 2, n)) for _ in range(times)
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for part in self.parts:
+                x = x + part(x)
+            return x
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(Block(3, 32, 2), Block(32, 64, 2), Residual(64, 1))
+            self.stages = nn.ModuleList(
+                nn.Sequential(Block(n_in, n_out, 2), Residual(n_out, times))
+                for n_in, n_out, times in ((64, 160, 2), (160, 256, 2), (256, 512, 2))
+            )
+            self.boxes = nn.ModuleList(
+                nn.Sequential(Block(n, 64), nn.Conv2d(64, 4, 1)) for n in (160, 256, 512)
+            )
+            self.classes = nn.ModuleList(
+                nn.Sequential(Block(n, 128), nn.Conv2d(128, 3, 1)) for n in (160, 256, 512)
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x, rows = self.stem(x), []
+            for level, (stage, boxes, classes) in enumerate(
+                zip(self.stages, self.boxes, self.classes, strict=True)
+            ):
+                x = stage(x)
+                stride = 8 * 2**level
+                sides = (boxes(x).sigmoid() * 4 + 1) * stride
+                rows.append(torch.cat([sides, (classes(x) - 6).sigmoid()], 1).flatten(2))
+            return torch.cat(rows, 2)
+
+    torch.manual_seed(0)
+    network = Detector().eval()
+    torch.onnx.export(
+        network,
+        (torch.zeros(1, 3, size, size),),
+        str(path),
+        dynamo=False,
+        opset_version=17,
+        input_names=["images"],
+        output_names=["output0"],
+        dynamic_axes={"images": {0: "batch", 2: "height", 3: "width"}, "output0": {0: "batch", 2: "boxes"}},
+    )
+    import onnx
+
+    model = onnx.load(path)
+    said = {
+        "names": {0: "animal", 1: "person", 2: "vehicle"},
+        "stride": 32,
+        "imgsz": [size, size],
+        "task": "detect",
+    }
+    onnx.helper.set_model_props(model, {key: str(value) for key, value in said.items()})
+    onnx.save(model, path)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""detect: animals, people and vehicles in every usable image, or what others found in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.detection.base import LEAST, Detector, KnownDetector, PictureDetector
+from camtrap_batch.detection.boxes import make_rules, mark_repeats
+from camtrap_batch.detection.library import keep_detector, open_detector
+from camtrap_batch.detection.tables import to_column, to_tables
+from camtrap_batch.engine.base import Need, choose_workers
+from camtrap_batch.errors import InputError
+from camtrap_batch.images.pictures import COLUMNS
+from camtrap_batch.job import Job
+from camtrap_batch.job.detect import Detect
+from camtrap_batch.pipeline.context import Context
+from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
+from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
+from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
+from camtrap_batch.remote import shown
+from camtrap_batch.runtime import Device
+from camtrap_batch.stages.detect.precision import PRECISION, check_precision, known_precision
+from camtrap_batch.stages.detect.shard import DetectShard
+from camtrap_batch.store.manifest import usable_rows
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.snapshots import Snapshot
+
+REPEATS = Part("detections", 1, (TableSpec("detections", "each box that was found"),))
+
+_READ = [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"]
+_SENT = [*COLUMNS, "width", "height"]
+"""Columns that a worker reads."""
+
+_DEVICE: dict[Need, Device] = {"CPU": "cpu", "GPU": "cuda"}
+
+_FEWEST_TO_CHECK = 400
+"""Usable images below which everything is computed in float32: a check would take longer than it saves."""
+
+
+class DetectStage(Stage):
+    name = "detect"
+    help = "find animals in every usable image, or take what others found"
+    sections = ("detect",)
+    version = 1
+    tables = (TableSpec("detected", "each usable image of the manifest"), TableSpec("boxes", "each box"))
+    rows_of = "manifest"
+    parts = (PRECISION, REPEATS)
+
+    def applies(self, job: Job) -> bool:
+        return job.detection is not None
+
+    def check(self, context: Context) -> None:
+        if context.job.detection is not None:
+            _open(context.job, *context.job.detection)
+
+    def run(self, context: Context) -> StageResult:
+        """Bring the tables `detected` and `detections` up to the current manifest and the job's detector.
+
+        Raises
+        ------
+        InputError
+            The job names no detector, there is no manifest yet, or the detector can't be used.
+        """
+        if context.job.detection is None:
+            raise InputError(
+                "detect: the job names no detector: set detect.model (an ONNX file) or detect.results"
+            )
+        settings, key = context.job.detection
+        detector = _open(context.job, settings, key)
+        if isinstance(detector, KnownDetector):
+            result = _take(context, settings, detector)
+        elif isinstance(detector, PictureDetector):
+            result = _look(context, settings, detector)
+        else:
+            raise InputError(f"{key}: {type(detector).__name__} neither looks at pictures nor knows boxes")
+        if not context.dry_run:
+            result.notes += _mark(context, settings, result)
+        return result
+
+
+STAGE = DetectStage()
+
+
+def bring_detections(context: Context) -> list[str]:
+    """For a job that has the boxes of others: take them now, if `detect` has not, which is cheap.
+
+    Returns notes for people. Raises InputError as the stage does.
+    """
+    if context.job.detection is None or context.job.detection[0].results is None:
+        return []
+    return STAGE.run(context).notes
+
+
+def _open(job: Job, settings: Detect, key: str) -> Detector:
+    """The job's detector. Raises InputError where it can't be used, or finds no animals."""
+    detector = open_detector(job, settings, key)
+    make_rules(settings, detector.categories, "", key, shown(str(settings.model or settings.results)))
+    return detector
+
+
+def _take(context: Context, settings: Detect, detector: KnownDetector) -> StageResult:
+    """Tables from boxes that are known."""
+    run = context.run
+    manifest = run.snapshot("manifest")
+
+    def make() -> Made:
+        rows = usable_rows(run, ["image_id", "file_name", "status", "width", "height"])
+        known = detector.match(rows)
+        tables = to_tables(
+            rows["image_id"],
+            known.boxes,
+            known.why,
+            categories=detector.categories,
+            detector_id=detector.detector_id,
+            animal=settings.animal_category,
+        )
+        found = {**known.meta, "boxes": tables["boxes"].num_rows}
+        return Made(tables, {"categories": list(detector.categories), "found": found}, known.notes)
+
+    id_ = shard_id(STAGE, detector.detector_id, manifest.plan_id, settings.animal_category)
+    return do_on_driver(context, STAGE, id_, make, inputs=_inputs(manifest, detector))
+
+
+def _inputs(manifest: Snapshot, detector: Detector) -> dict[str, Any]:
+    return {"manifest": manifest.number, "detector": detector.detector_id}
+
+
+def _look(context: Context, settings: Detect, detector: PictureDetector) -> StageResult:
+    """Tables from looking at the pictures, on workers."""
+    run, job = context.run, context.job
+    manifest = run.snapshot("manifest")
+    rows = usable_rows(run, _READ)
+    work = DetectShard(
+        folder=run.folder,
+        plan=(STAGE.name, ""),
+        root=image_root(job),
+        kept=run.folder if context.dry_run else keep_detector(run, detector),
+        detector=detector,
+        animal=settings.animal_category,
+        batch=settings.batch,
+        use_thumbnails=_takes_thumbnails(job, detector),
+        timeout_s=job.validate_.timeout_s,
+    )
+    need, found = _precision(context, settings, work, rows)
+    work = replace(work, precision=found["precision"])
+    plan = _plan(work, rows, manifest, settings.shard_size)
+    before = run.current("detected")
+    if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
+        need = _workers(context, settings)
+    need = need or "CPU"
+    meta = {"categories": list(detector.categories), "precision": found}
+
+    def finish(plan: Plan, receipts: list[Receipt]) -> Done:
+        boxes, failed = (sum(receipt.result[name] for receipt in receipts) for name in ("boxes", "failed"))
+        found = {"images": plan.rows - failed, "without": failed, "boxes": boxes}
+        note = f"{boxes:,} boxes in {plan.rows - failed:,} images, of confidence {LEAST} and more"
+        return Done(plan, receipts, {**meta, "found": found}, [note])
+
+    sent = rows.select(_SENT)
+    return do_on_workers(
+        context,
+        plan,
+        replace(work, plan=(plan.stage, plan.id), device=_DEVICE[need]),
+        lambda shard: pack(sent.slice(shard.start, shard.rows)),
+        [table.name for table in STAGE.tables],
+        need=need,
+        finish=finish,
+        locations=rows["location"],
+    )
+
+
+def _takes_thumbnails(job: Job, detector: PictureDetector) -> bool:
+    """Whether thumbnails have all the pixels that the detector sees."""
+    fit = getattr(detector, "fit", None)
+    return (
+        fit is not None and getattr(detector, "tiles", 1) == 1 and job.validate_.thumbnails >= max(fit.size)
+    )
+
+
+def _plan(work: DetectShard, rows: pa.Table, manifest: Snapshot, shard_size: int) -> Plan:
+    """Runs of rows along camera locations; a shard's id stands for all that its boxes depend on."""
+    runs = cut(texts(rows["image_id"]), shard_size, location_borders(rows).tolist())
+    settings = [work.detector.detector_id, work.use_thumbnails, work.precision, work.animal]
+    hashes = hash_runs(rows, ["image_id", "sha256"], runs)
+    ids = shard_ids(STAGE, settings, ([hash_] for hash_ in hashes))
+    shards = (Shard(id_, *run) for id_, run in zip(ids, runs, strict=True))
+    return Plan.make(STAGE.name, shards, _inputs(manifest, work.detector))
+
+
+def _precision(
+    context: Context, settings: Detect, work: DetectShard, rows: pa.Table
+) -> tuple[Need | None, dict[str, Any]]:
+    """The precision to compute in, and the kind of workers, if they had to be asked for it."""
+    if settings.precision == "float32" or rows.num_rows < _FEWEST_TO_CHECK:
+        return None, {"precision": "float32"}
+    if (known := known_precision(context.run, work)) is not None:
+        return None, known
+    if context.dry_run:
+        return None, {"precision": "float32"}
+    need = _workers(context, settings)
+    return need, check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
+
+
+def _workers(context: Context, settings: Detect) -> Need:
+    return choose_workers(context.executor(), settings.device, has_gpu, "detect.device")
+
+
+def has_gpu() -> bool:
+    """Whether a runtime can use a GPU of this worker."""
+    from camtrap_batch.runtime import best_device
+
+    return best_device() == "cuda"
+
+
+def _mark(context: Context, settings: Detect, result: StageResult) -> list[str]:
+    """Make `detections`: the boxes, with the places that cameras repeat. Returns notes for people."""
+    run = context.run
+    detected = run.snapshot("detected")
+    repeat = [settings.repeat.frames, settings.repeat.iou, settings.threshold]
+    id_ = shard_id(REPEATS, detected.plan_id, *repeat)
+    notes: list[str] = []
+
+    def make() -> Made:
+        of_images = run.table("detected", detected.number).to_table(columns=["image_id", "n_boxes"])
+        boxes = run.table("boxes").to_table()
+        rows = usable_rows(run, ["image_id", "status", "location"])
+        categories = detected.meta["categories"]
+        lists = to_column(of_images["n_boxes"], boxes, categories)
+        repeats = mark_repeats(settings, rows, lists, categories)
+        notes.extend(repeats.notes())
+        marked = boxes.append_column(
+            "repeat", pa.array(repeats.number, pa.int32(), mask=np.asarray(repeats.number < 0))
+        )
+        meta = {"of": detected.plan_id, "repeats": {"threshold": settings.threshold, **repeats.meta()}}
+        return Made({"detections": marked}, meta)
+
+    do_on_driver(context, REPEATS, id_, make, inputs={"detected": detected.number})
+    return notes
+
+
+def boxes_by_category(run: Run) -> dict[str, int]:
+    """Boxes that were found, by category."""
+    categories = run.table("detections").to_table(columns=["category"])["category"]
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(categories).to_pylist()}

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import datetime as dt
+import io
+import zipfile
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from camtrap_batch.images import ImageRoot, Limits
+from camtrap_batch.images.judge import judge_frame
+from camtrap_batch.images.video import (
+    BrokenVideo,
+    date_in_name,
+    frame_times,
+    open_video,
+    probe,
+    read_frames,
+)
+
+av = pytest.importorskip("av", reason="PyAV (extra 'video') is not installed")
+
+RATE = 5
+SIZE = (160, 120)
+KINDS = [
+    ("mp4", "mpeg4"),
+    ("mp4", "libx264"),
+    ("avi", "mjpeg"),
+    ("avi", "mpeg4"),
+    ("mkv", "libx264"),
+    ("mov", "mjpeg"),
+]
+
+
+def shade(number: int) -> int:
+    """How light the n-th frame is."""
+    return 40 + 3 * number % 200
+
+
+@pytest.fixture(scope="session")
+def make_video() -> Callable[..., bytes]:
+    """A video whose frames are known by how light they are: of so many seconds, five frames each."""
+
+    def make(kind: str = "mp4", codec: str = "mpeg4", seconds: float = 6, **metadata: str) -> bytes:
+        file = io.BytesIO()
+        with av.open(file, "w", format={"mkv": "matroska"}.get(kind, kind)) as container:
+            container.metadata.update(metadata)
+            stream = container.add_stream(codec, rate=RATE)
+            stream.width, stream.height = SIZE
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.codec_context.gop_size = 10
+            stream.time_base = Fraction(1, RATE)
+            for number in range(int(seconds * RATE)):
+                pixels = np.full((SIZE[1], SIZE[0], 3), shade(number), np.uint8)
+                pixels[:40, :40] = 255
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=stream.pix_fmt)
+                frame.pts, frame.time_base = number, Fraction(1, RATE)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return file.getvalue()
+
+    return make
+
+
+def lightness(pixels: np.ndarray) -> float:
+    return float(np.median(pixels))
+
+
+@pytest.mark.parametrize(("kind", "codec"), KINDS)
+def test_what_a_video_says_of_itself(make_video: Callable[..., bytes], kind: str, codec: str) -> None:
+    info = probe(io.BytesIO(make_video(kind, codec)))
+    assert (info.width, info.height) == SIZE
+    assert info.duration_s == pytest.approx(6, abs=0.3)
+    assert info.rate == pytest.approx(RATE)
+
+
+@pytest.mark.parametrize(("kind", "codec"), KINDS)
+@pytest.mark.parametrize("times", [[0.0, 1.0, 2.0, 3.0], [0.4, 2.6, 5.8], [5.0], [0.1, 0.15, 0.2]])
+def test_the_frame_that_is_shown_at_a_time(
+    make_video: Callable[..., bytes], kind: str, codec: str, times: list[float]
+) -> None:
+    found = list(read_frames(io.BytesIO(make_video(kind, codec)), times))
+    assert [frame.video_s for frame in found] == times
+    for frame in found:
+        assert frame.pixels.shape == (SIZE[1], SIZE[0], 3)
+        assert lightness(frame.pixels) == pytest.approx(shade(int(frame.video_s * RATE + 1e-6)), abs=4)
+
+
+def test_times_far_apart_are_sought(make_video: Callable[..., bytes]) -> None:
+    times = [0.0, 20.0, 40.0]
+    found = list(read_frames(io.BytesIO(make_video(seconds=45)), times))
+    assert [frame.video_s for frame in found] == times
+    for frame in found:
+        assert lightness(frame.pixels) == pytest.approx(shade(int(frame.video_s * RATE)), abs=4)
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("avi", "mjpeg"), ("avi", "mpeg4"), ("mkv", "libx264")])
+@pytest.mark.parametrize("part", [0.5, 0.7, 0.9])
+def test_a_video_that_is_cut_off_gives_what_there_is(
+    make_video: Callable[..., bytes], kind: str, codec: str, part: float
+) -> None:
+    data = make_video(kind, codec, seconds=60)
+    times = frame_times(60.0, 1.0, 100)
+    found = list(read_frames(io.BytesIO(data[: int(len(data) * part)]), times))
+    assert 10 < len(found) < 60
+    assert [frame.video_s for frame in found] == times[: len(found)]
+    for frame in found:
+        assert lightness(frame.pixels) == pytest.approx(shade(int(frame.video_s * RATE)), abs=4)
+
+
+@pytest.mark.parametrize("data", [b"", b"text", bytes(5000), b"RIFF\x10\0\0\0AVI LIST" + bytes(3000)])
+def test_what_is_no_video(data: bytes) -> None:
+    with pytest.raises(BrokenVideo):
+        list(read_frames(io.BytesIO(data), [0.0]))
+    with pytest.raises(BrokenVideo):
+        probe(io.BytesIO(data))
+
+
+def test_an_mp4_file_whose_index_is_cut_off(make_video: Callable[..., bytes]) -> None:
+    data = make_video()
+    assert data.index(b"moov") > len(data) // 2
+    with pytest.raises(BrokenVideo):
+        list(read_frames(io.BytesIO(data[: len(data) // 2]), [0.0]))
+
+
+def test_sound_alone_is_no_video() -> None:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mov") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(BrokenVideo, match="no pictures"):
+        probe(io.BytesIO(file.getvalue()))
+
+
+def test_random_faults_end_in_frames_or_in_one_error(make_video: Callable[..., bytes]) -> None:
+    randomly = np.random.default_rng(4)
+    n_frames = n_broken = 0
+    for kind, codec in KINDS:
+        data = make_video(kind, codec, seconds=2)
+        for _ in range(25):
+            spoilt = np.frombuffer(data, np.uint8).copy()
+            places = randomly.integers(0, len(spoilt), randomly.integers(1, 30))
+            spoilt[places] = randomly.integers(0, 256, len(places))
+            try:
+                n_frames += len(list(read_frames(io.BytesIO(spoilt.tobytes()), [0.0, 1.0])))
+            except BrokenVideo:
+                n_broken += 1
+    assert n_frames > 50
+    assert n_broken > 0
+
+
+@pytest.fixture(params=["disk", "bucket", "stored", "deflated"])
+def root(request: pytest.FixtureRequest, make_video: Callable[..., bytes], tmp_path: Path) -> ImageRoot:
+    data = make_video("avi", "mjpeg")
+    if request.param == "disk":
+        (tmp_path / "cam1").mkdir()
+        (tmp_path / "cam1" / "a.avi").write_bytes(data)
+        return ImageRoot(str(tmp_path))
+    if request.param == "bucket":
+        fsspec.filesystem("memory").pipe_file(f"/{tmp_path.name}/cam1/a.avi", data)
+        return ImageRoot(f"memory://{tmp_path.name}")
+    packed = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}[request.param]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", packed) as archive:
+        archive.writestr("cam1/a.avi", data)
+    return ImageRoot(str(tmp_path / "a.zip"))
+
+
+def test_from_wherever_images_are(root: ImageRoot) -> None:
+    listing = root.listing(["cam1/a.avi"])
+    place = listing.places[0].as_py() if listing.places is not None else None
+    with open_video(root, "cam1/a.avi", int(listing.sizes[0]), place) as file:
+        info = probe(file)
+    assert info.duration_s == pytest.approx(6, abs=0.3)
+    with open_video(root, "cam1/a.avi", int(listing.sizes[0]), place) as file:
+        found = list(read_frames(file, [1.0, 4.0]))
+    assert [round(lightness(frame.pixels)) for frame in found] == pytest.approx([shade(5), shade(20)], abs=4)
+
+
+def test_to_learn_how_long_it_is_takes_a_part_of_it(
+    make_video: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_video("mp4", "mpeg4", seconds=60)
+    data += b"\0\0\0\x08free" * 2_000_000  # some 16 MB that nobody needs to look at
+    (tmp_path / "a.mp4").write_bytes(data)
+    root = ImageRoot(str(tmp_path))
+    read, asked = ImageRoot.read_part, []
+
+    def counted(root: ImageRoot, file_name: str, start: int, end: int) -> bytes:
+        asked.append(end - start)
+        return read(root, file_name, start, end)
+
+    monkeypatch.setattr(ImageRoot, "read_part", counted)
+    stub = data[: data.index(b"moov") + 200_000]
+    with open_video(root, "a.mp4", len(stub), None) as file:
+        assert probe(file).duration_s == pytest.approx(60, abs=0.5)
+    assert sum(asked) < len(data) / 4
+
+
+@pytest.mark.parametrize("name", ["../a.mp4", "/a.mp4"])
+def test_unsafe_paths_are_not_opened(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not a path inside"):
+        probe(open_video(ImageRoot(str(tmp_path)), name, 1000))
+
+
+def test_when_it_was_taken(make_video: Callable[..., bytes]) -> None:
+    taken = dt.datetime(2021, 4, 11, 20, 43, 9)
+    for kind in ("mp4", "mov", "mkv"):
+        data = make_video(kind, "mpeg4", seconds=1, creation_time="2021-04-11T20:43:09.000000Z")
+        assert probe(io.BytesIO(data)).taken == taken
+    assert probe(io.BytesIO(make_video("avi", seconds=1))).taken is None
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("a/VID_20210411_204309.mp4", (2021, 4, 11, 20, 43, 9)),
+        ("2021-04-11 20-43-09.avi", (2021, 4, 11, 20, 43, 9)),
+        ("20210411204309-RCNX0031.AVI", (2021, 4, 11, 20, 43, 9)),
+        ("2021-04-11T20:43:09/IMAG0001.AVI", None),  # of a folder
+        ("20210431_204309.mp4", None),
+        ("IMAG0001.AVI", None),
+        ("120210411204309.mp4", None),
+    ],
+)
+def test_a_date_in_a_name(name: str, taken: tuple[int, ...] | None) -> None:
+    assert date_in_name(name) == (dt.datetime(*taken) if taken else None)
+
+
+@pytest.mark.parametrize(
+    ("duration", "every", "most", "times"),
+    [
+        (3.0, 1.0, 10, [0.0, 1.0, 2.0]),
+        (3.01, 1.0, 10, [0.0, 1.0, 2.0, 3.0]),
+        (0.2, 1.0, 10, [0.0]),
+        (0.0, 1.0, 10, [0.0]),
+        (None, 1.0, 10, [0.0]),
+        (100.0, 2.5, 3, [0.0, 2.5, 5.0]),
+        (1.0, 0.1, 100, [round(n / 10, 3) for n in range(10)]),
+    ],
+)
+def test_times_of_frames(duration: float | None, every: float, most: int, times: list[float]) -> None:
+    assert frame_times(duration, every, most) == times
+
+
+def test_a_frame_is_judged_as_a_picture_is(make_video: Callable[..., bytes]) -> None:
+    first, *_ = read_frames(io.BytesIO(make_video()), [0.0, 3.0])
+    verdict = judge_frame(first.pixels, "MP4", Limits(thumbnail=64))
+    assert (verdict.status, verdict.format, verdict.width, verdict.height) == ("ok", "MP4", *SIZE)
+    assert verdict.is_night is True
+    assert verdict.thumbnail is not None
+    assert (verdict.thumbnail.width, verdict.thumbnail.height) == (85, 64)

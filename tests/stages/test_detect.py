@@ -1,0 +1,348 @@
+"""detect on small data sets: a network that finds bright spots, results of others, boxes of the metadata."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import simplejpeg
+import yaml
+from support_onnx import constant_detector, spot_detector
+
+import camtrap_batch
+from camtrap_batch.engine.base import GivenExecutor
+from camtrap_batch.engine.inline import InlineExecutor
+from camtrap_batch.errors import CamtrapError, InputError, JobError
+from camtrap_batch.job import Job
+from camtrap_batch.pipeline.context import Context
+from camtrap_batch.pipeline.order import run_one
+from camtrap_batch.pipeline.stage import StageResult
+from camtrap_batch.stages.detect import precision
+from camtrap_batch.store.run import Run
+
+SPOT = (0.25, 0.5)
+"""Where photos of even numbers have a bright spot: x and y of its upper left corner, as parts."""
+
+N = 24
+
+
+def write_photos(folder: Path) -> None:
+    """Photos of two cameras; the last one's file is gone after validating."""
+    (folder / "images").mkdir(parents=True)
+    images = []
+    for number in range(N):
+        pixels = np.full((64, 64, 3), 20, np.uint8)
+        if number % 2 == 0:
+            pixels[32:40, 16:24] = 220
+        name = f"{'ab'[number // 12]}/{number:02}.jpg"
+        (folder / "images" / name).parent.mkdir(exist_ok=True)
+        (folder / "images" / name).write_bytes(simplejpeg.encode_jpeg(pixels, 97, colorsubsampling="444"))
+        images.append({"id": f"i{number:02}", "file_name": name, "location": "ab"[number // 12]})
+    marks = [
+        {"id": "m0", "image_id": "i00", "category_id": 1, "bbox": [16, 32, 8, 8]},
+        {"id": "m1", "image_id": "i01", "category_id": 0},
+        {"id": "m2", "image_id": "i02", "category_id": 2, "bbox": [0, 0, 64, 32]},
+        {"id": "m3", "image_id": "i03", "category_id": 1},
+    ]
+    categories = [{"id": 0, "name": "empty"}, {"id": 1, "name": "lion"}, {"id": 2, "name": "human"}]
+    content = {"images": images, "annotations": marks, "categories": categories}
+    (folder / "cct.json").write_text(json.dumps(content))
+
+
+class Made:
+    """A run folder, validated, and a job file beside it."""
+
+    def __init__(self, folder: Path, **detect: Any) -> None:
+        self.folder, self.file = folder, folder / "job.yaml"
+        self.content: dict[str, Any] = {
+            "name": "run",
+            "output": str(folder),
+            "dataset": {"format": "cct", "metadata": "cct.json", "images": "images"},
+            "validate": {"thumbnails": 16},
+            "detect": detect,
+        }
+        self.write()
+
+    def write(self, **detect: Any) -> None:
+        self.content["detect"] |= detect
+        self.file.write_text(yaml.safe_dump(self.content))
+
+    def do(self, stage: str = "detect", *, dry_run: bool = False) -> StageResult:
+        job = Job.load(self.file)
+        return run_one(Context(job, Run(job), GivenExecutor(InlineExecutor()), dry_run=dry_run), stage)
+
+    @property
+    def run(self) -> Run:
+        return camtrap_batch.open_run(self.file)
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.run.table(table).to_table().to_pylist()
+        return rows
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("detect")
+    write_photos(folder)
+    spot_detector(folder / "spots.onnx")
+    job = Made(folder, model="spots.onnx")
+    job.do("catalog")
+    job.do("validate")
+    (folder / "images" / "b" / "23.jpg").unlink()
+    return folder
+
+
+@pytest.fixture
+def folder(validated: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(validated, tmp_path / "job"))
+
+
+def test_a_row_for_each_image_and_its_boxes(folder: Path) -> None:
+    job = Made(folder, model="spots.onnx", shard_size=5, repeat={"frames": 0})
+    result = job.do()
+    detected, boxes = job.rows("detected"), job.rows("detections")
+    assert [row["image_id"] for row in detected] == [row["image_id"] for row in job.rows("manifest")]
+    assert result.counts == {"ok": N - 1, "unreadable": 1}
+    assert result.rows == N
+    assert result.shards > 4
+    assert detected[-1] | {"detector_id": None} == {
+        "image_id": "i23", "status": "unreadable", "n_boxes": None, "n_animals": None, "n_people": None,
+        "n_vehicles": None, "max_confidence": None, "detector_id": None,
+    }  # fmt: skip
+    assert len({row["detector_id"] for row in detected}) == 1
+    sure = [box for box in boxes if box["confidence"] > 0.5]
+    assert [box["image_id"] for box in sure] == [f"i{number:02}" for number in range(0, N, 2)]
+    for box in sure:
+        assert [box[side] for side in "xywh"] == pytest.approx([*SPOT, 0.125, 0.125], abs=1e-3)
+        assert (box["category"], box["repeat"]) == ("animal", None)
+    counts = {image: [box for box in boxes if box["image_id"] == image] for image in ("i00", "i01")}
+    for row in detected[:2]:
+        mine = counts[row["image_id"]]
+        assert (row["n_boxes"], row["n_animals"], row["n_people"]) == (len(mine), len(mine), 0)
+        assert row["max_confidence"] == max(box["confidence"] for box in mine)
+    assert job.do().shards_run == 0
+
+
+def test_a_threshold_redoes_nothing_but_repeats(folder: Path) -> None:
+    job = Made(folder, model="spots.onnx", repeat={"frames": 6, "iou": 0.9})
+    notes = " ".join(job.do().notes)
+    assert "12 boxes at 2 places are repeats" in notes
+    before, table = job.run.snapshot("detected"), job.rows("detections")
+    assert {box["repeat"] for box in table if box["confidence"] > 0.5} == {0, 1}
+    kept = job.run.snapshot("detections").meta["repeats"]
+    assert (kept["n_repeated_places"], kept["repeated_places"][0]["images"]) == (2, 6)
+    job.write(threshold=0.95)
+    result = job.do()
+    assert result.shards_run == 0
+    assert job.run.snapshot("detected").number == before.number
+    assert {box["repeat"] for box in job.rows("detections")} == {None}
+
+
+def test_another_detector_is_other_work(folder: Path) -> None:
+    job = Made(folder, model="spots.onnx")
+    job.do()
+    spot_detector(folder / "coarse.onnx", cell=16)
+    job.write(model="coarse.onnx")
+    assert job.do().shards_run > 0
+    assert {row["detector_id"] for row in job.rows("detected")} != {None}
+    assert (folder / "run" / "detectors").is_dir()
+    assert len(list((folder / "run" / "detectors").glob("*/detector.onnx"))) == 2
+
+
+def test_shards_of_any_size_give_the_same_rows(folder: Path) -> None:
+    job = Made(folder, model="spots.onnx", shard_size=3)
+    job.do()
+    first = job.run.table("detections").to_table()
+    shutil.rmtree(folder / "run" / "receipts" / "detect")
+    for table in ("detected", "boxes", "detections"):
+        shutil.rmtree(folder / "run" / "snapshots" / table)
+    job.write(shard_size=20)
+    job.do()
+    assert job.run.table("detections").to_table().equals(first)
+
+
+def test_a_dry_run_writes_nothing(folder: Path) -> None:
+    job = Made(folder, model="spots.onnx")
+    result = job.do(dry_run=True)
+    assert "24 rows" in " ".join(result.notes)
+    assert job.run.current("detected") is None
+    assert not (folder / "run" / "detectors").exists()
+
+
+def test_one_that_sees_what_it_does_not_know(folder: Path) -> None:
+    """A detector without the animal category, and one that is none, before anything is done."""
+    boxes = {"y": np.zeros((1, 300, 6)) + 100}
+    constant_detector(folder / "cars.onnx", boxes, names=["car"], imgsz=[64, 64])
+    constant_detector(folder / "classes.onnx", {"y": np.zeros((1, 10))}, names=["car"], imgsz=[64, 64])
+    for model, message in [
+        ("cars.onnx", r"detect\.animal_category: .*cars\.onnx has no category 'animal'; possible: car"),
+        ("classes.onnx", r"detect\.model\): no detector, or one whose layout is not known"),
+        ("none.onnx", r"none\.onnx \(detect\.model\): no such file"),
+        ("model.tflite", r"model\.tflite: should end in possible: \.onnx"),
+    ]:
+        job = Made(folder, model=model)
+        with pytest.raises(CamtrapError, match=message):
+            job.do()
+        assert job.run.current("detected") is None
+    job.content.pop("detect")
+    job.file.write_text(yaml.safe_dump(job.content))
+    with pytest.raises(InputError, match="the job names no detector: set detect"):
+        job.do()
+
+
+@pytest.mark.parametrize(
+    ("detect", "message"),
+    [
+        ({}, "give either model or results"),
+        ({"model": "a.onnx", "results": "a.json"}, "give either model or results"),
+        ({"results": "a.json", "tiles": 2}, "size and tiles are for a model"),
+        ({"model": "a.onnx", "tiles": 3}, "tiles"),
+        ({"modle": "a.onnx"}, "did you mean .*model"),
+    ],
+)
+def test_a_section_that_is_wrong(folder: Path, detect: dict[str, Any], message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        Made(folder, **detect).do()
+
+
+def md_results(path: Path, *, images: list[dict[str, Any]] | None = None) -> None:
+    animal = {"category": "1", "conf": 0.9, "bbox": [0.1, 0.1, 0.2, 0.2]}
+    person = {"category": "2", "conf": 0.8, "bbox": [0.5, 0.1, 0.2, 0.2]}
+    found = [
+        {"file": "a/00.jpg", "detections": [animal, person, {**animal, "category": "9"}]},
+        {"file": "a/01.jpg", "detections": []},
+        {"file": "a/02.jpg", "failure": "image access failure", "detections": []},
+    ]
+    content = {
+        "info": {"format_version": "1.6"},
+        "detection_categories": {"1": "animal", "2": "person", "3": "Animal"},
+        "images": found if images is None else images,
+    }
+    path.write_text(json.dumps(content))
+
+
+def test_results_of_others(folder: Path) -> None:
+    md_results(folder / "md.json")
+    job = Made(folder, results="md.json")
+    result = job.do()
+    first, second, third, fourth = job.rows("detected")[:4]
+    assert (first["status"], first["n_boxes"], first["n_animals"], first["n_people"]) == ("ok", 2, 1, 1)
+    assert (second["status"], second["n_boxes"], second["max_confidence"]) == ("ok", 0, None)
+    assert (third["status"], third["n_boxes"]) == ("unreadable", None)
+    assert (fourth["status"], fourth["n_boxes"]) == ("no_result", None)
+    assert [box["category"] for box in job.rows("detections")] == ["animal", "person"]
+    assert "1 boxes of categories that are not listed ('9')" in " ".join(result.notes)
+    assert job.do().shards_run == 0
+    md_results(folder / "md.json", images=[{"file": "x.jpg", "detections": []}])
+    with pytest.raises(InputError, match=r"detect\.results\): of other images"):
+        job.do()
+
+
+def test_paths_below_the_image_root(folder: Path) -> None:
+    (folder / "link").symlink_to(folder / "images")
+    images = [
+        {"file": str(folder / "images" / "a" / "00.jpg"), "detections": []},
+        {"file": str(folder / "images" / "a" / "01.jpg").replace("/", "\\"), "detections": []},
+    ]
+    md_results(folder / "md.json", images=images)
+    job = Made(folder, results="md.json")
+    for root in ("images", "link"):
+        job.content["dataset"]["images"] = root
+        job.write()
+        job.do()
+        assert [row["status"] for row in job.rows("detected")[:3]] == ["ok", "ok", "no_result"]
+
+
+@pytest.mark.parametrize("version", [None, "20261015"])
+def test_results_of_speciesnet(folder: Path, version: str | None) -> None:
+    animal = {"category": "1", "label": "animal", "conf": 0.9, "bbox": [0.1, 0.1, 0.2, 0.2]}
+    human = {**animal, "category": "2", "label": "human"}
+    whole = {"category": "0", "label": "whole_image_classification", "conf": 1.0, "bbox": [0, 0, 1, 1]}
+    predictions = [
+        {"filepath": "a/00.jpg", "detections": [whole, animal, human], "model_version": "4.0.1a"},
+        {"filepath": "a/01.jpg", "failures": ["DETECTOR"]},
+        {"filepath": "a/02.jpg", "failures": ["CLASSIFIER"], "detections": []},
+    ]
+    info = {"info": {"format_version": version}} if version else {}
+    (folder / "sn.json").write_text(json.dumps({**info, "predictions": predictions}))
+    job = Made(folder, results="sn.json")
+    job.do()
+    assert [row["status"] for row in job.rows("detected")[:4]] == ["ok", "unreadable", "ok", "no_result"]
+    assert [row["n_people"] for row in job.rows("detected")[:3]] == [1, None, 0]
+    assert [box["category"] for box in job.rows("detections")] == ["animal", "human"]
+    (folder / "sn.json").write_text(json.dumps({"info": {"format_version": "2"}, "predictions": []}))
+    with pytest.raises(InputError, match="format_version '2' can't be read; possible: 20261015, or none"):
+        job.do()
+
+
+def test_boxes_of_the_metadata(folder: Path) -> None:
+    job = Made(folder, results="catalog")
+    job.do()
+    status = [row["status"] for row in job.rows("detected")[:5]]
+    assert status == ["ok", "ok", "ok", "no_result", "no_result"]
+    lion, human = job.rows("detections")
+    assert [lion[key] for key in ("image_id", "category", "confidence")] == ["i00", "animal", 1]
+    assert [lion[side] for side in "xywh"] == [0.25, 0.5, 0.125, 0.125]
+    assert [human[key] for key in ("image_id", "category", "h")] == ["i02", "person", 0.5]
+
+
+def test_a_box_of_the_metadata_that_is_not_in_its_picture(folder: Path) -> None:
+    content = json.loads((folder / "cct.json").read_text())
+    content["annotations"][0]["bbox"] = [16, 60, 8, 30]
+    (folder / "cct.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"image 'i00': bbox \[16, 60, 8, 30\] is not inside"):
+        Made(folder, results="catalog").do()
+
+
+def test_the_keys_of_before(folder: Path) -> None:
+    """infer.detections and its four keys are detect.results and its own."""
+    md_results(folder / "md.json")
+    job = Made(folder)
+    del job.content["detect"]
+    keys = {"detection_threshold": 0.5, "animal_category": "person", "repeat_frames": 7, "repeat_iou": 0.8}
+    job.content["infer"] = {"detections": "md.json", **keys}
+    job.file.write_text(yaml.safe_dump(job.content))
+    found = Job.load(job.file).detection
+    assert found is not None
+    settings, section = found
+    assert (settings.results, section) == (str(folder / "md.json"), "infer")
+    assert (settings.threshold, settings.animal_category) == (0.5, "person")
+    assert (settings.repeat.frames, settings.repeat.iou) == (7, 0.8)
+    job.do()
+    assert job.rows("detected")[0]["n_animals"] == 1
+    job.content["detect"] = {"results": "md.json"}
+    job.file.write_text(yaml.safe_dump(job.content))
+    with pytest.raises(JobError, match=r"infer\.detections and detect exclude each other"):
+        Job.load(job.file)
+
+
+def test_a_precision_that_holds_is_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from camtrap_batch.runtime import choose_runtime
+    from camtrap_batch.stages import detect
+
+    fastest = choose_runtime("cpu")[1].precisions("cpu")[0]
+    if fastest == "float32":
+        pytest.skip("this CPU has no shorter floats")
+    monkeypatch.setattr(detect, "_FEWEST_TO_CHECK", 1)
+    monkeypatch.setattr(precision, "_SHARE", 1)
+    job = Made(folder, model="spots.onnx")
+    job.do()
+    found = job.run.snapshot("detected").meta["precision"]
+    assert (found["precision"], found["tried"], found["lost"]) == (fastest, fastest, 0)
+    assert found["apart"] <= 0.01
+    job.write(precision="float32")
+    job.do()
+    assert job.run.snapshot("detected").meta["precision"] == {"precision": "float32"}
+
+
+def test_rows_are_of_the_tables_schemas(folder: Path) -> None:
+    job = Made(folder, model="spots.onnx")
+    job.do()
+    for name in ("detected", "boxes", "detections"):
+        table: pa.Table = job.run.table(name).to_table()
+        assert table.schema.names == job.run.table(name).schema.names

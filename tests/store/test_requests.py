@@ -1,0 +1,114 @@
+"""What a run folder in a bucket costs, counted in requests that an S3 server answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import s3fs
+from support_store import TABLES, read, rows_of, run
+
+from camtrap_batch.errors import Damaged
+from camtrap_batch.store import snapshots
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.schemas import SELECTION
+from camtrap_batch.store.shards import File, Plan, Shard, find_receipts
+from camtrap_batch.store.tables import open_files, open_table, stands, write_table
+
+SHARDS = 12
+
+
+@pytest.fixture
+def folder(bucket: str) -> Folder:
+    return Folder(f"{bucket}/runs/run")
+
+
+def plan() -> Plan:
+    return Plan.make("select", [Shard(f"s{n}", n * 2, n * 2 + 2) for n in range(SHARDS)], {})
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Requests by kind, such as get_object, head_object and list_objects_v2."""
+    requests: Counter[str] = Counter()
+    call = s3fs.S3FileSystem._call_s3
+    iterate = s3fs.S3FileSystem._iterdir
+
+    async def counting(self: Any, method: str, *args: Any, **options: Any) -> Any:
+        requests[method] += 1
+        return await call(self, method, *args, **options)
+
+    async def listing(self: Any, *args: Any, **options: Any) -> Any:
+        requests["list_objects_v2"] += 1
+        async for entry in iterate(self, *args, **options):
+            yield entry
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3fs.S3FileSystem, "_call_s3", counting)
+        patch.setattr(s3fs.S3FileSystem, "_iterdir", listing)
+        yield requests
+
+
+def test_reading_a_table_asks_for_no_sizes(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(folder, plan())
+    snapshot = snapshots.current(folder, "selection")
+    assert snapshot is not None
+    with counted(monkeypatch) as requests:
+        table = open_table(folder, snapshot).to_table(columns=["image_id", "label"])
+    assert table["image_id"].to_pylist() == rows_of(folder, plan())
+    assert requests["head_object"] == 0
+    assert requests["list_objects_v2"] == 0
+    assert 0 < requests["get_object"] <= 2 * SHARDS
+    paths = [file.file for file in snapshot.files]
+    assert open_files(folder, "selection", paths).to_table().num_rows == table.num_rows
+
+
+def test_a_stage_looks_at_its_shards_with_a_request_for_each(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(folder, plan())
+    with counted(monkeypatch) as requests:
+        assert len(find_receipts(folder, plan())) == SHARDS
+    assert requests["head_object"] == 0
+    assert SHARDS <= requests["get_object"] <= SHARDS + 2
+    assert 0 < requests["list_objects_v2"] <= 8
+    with counted(monkeypatch) as requests:
+        assert stands(folder, plan(), TABLES)
+    assert sum(requests.values()) <= 16, "whatever the number of shards"
+
+
+def test_writing_a_file(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pa.table([["a"], ["lion"], ["train"], [1.0], ["kept"]], schema=SELECTION)
+    folder.write("x", b"1")  # connected
+    with counted(monkeypatch) as requests:
+        file = write_table(folder, "selection", "tables/selection/p/s-1.parquet", rows)
+    assert requests["head_object"] == 0
+    assert sum(requests.values()) <= 3
+    assert file.bytes == folder.size(file.file)
+
+
+def test_a_table_travels_without_the_sizes_of_others(folder: Folder) -> None:
+    run(folder, plan())
+    snapshot = snapshots.current(folder, "selection")
+    assert snapshot is not None
+    frame = open_table(folder, snapshot).to_dask(columns=["image_id"]).compute(scheduler="synchronous")
+    assert frame["image_id"].tolist() == read(folder) == rows_of(folder, plan())
+
+
+def test_a_file_that_is_longer_or_shorter_than_it_was(folder: Folder) -> None:
+    """What was written is looked for where it was."""
+    run(folder, plan())
+    snapshot = snapshots.current(folder, "selection")
+    assert snapshot is not None
+    file: File = snapshot.files[3]
+    whole = folder.read(file.file)
+    folder.write(file.file, whole + b"more")
+    assert open_table(folder, snapshot).to_table()["image_id"].to_pylist() == rows_of(folder, plan())
+    for content in (whole[:-100], b""):
+        folder.write(file.file, content)
+        with pytest.raises(Damaged, match=rf"^{folder.url}/{file.file}: "):
+            open_table(folder, snapshot).to_table()
