@@ -151,6 +151,7 @@ def make_manifest(images: int, n_classes: int) -> tuple[pa.Table, np.ndarray[Any
     }
     missing = {field.name: pa.nulls(images, field.type) for field in MANIFEST if field.name not in columns}
     table = pa.table({**columns, **missing})
+    table = table.append_column("date_only", pa.nulls(table.num_rows, pa.bool_()))
     return table.select(MANIFEST.names).cast(MANIFEST), truth
 
 

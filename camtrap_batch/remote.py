@@ -130,7 +130,7 @@ def open_store(
     for name in ("config_kwargs", "client_kwargs"):
         if name in told:
             told[name] = {**_defaults(family, client_tries).get(name, {}), **told[name]}
-    where = f"{shown(url)} ({key})" if key else shown(url)
+    where = f"{redacted(url)} ({key})" if key else redacted(url)
     if family == "gs":
         # gcsfs asks, over gRPC, for the kind of the bucket; where nobody may tell, again before each read.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -167,7 +167,7 @@ def with_retries(url: str, function: Callable[_P, _T], /, *args: _P.args, **opti
     )
 
 
-async def patiently_async(
+async def with_retries_async(
     url: str, function: Callable[_P, Awaitable[_T]], /, *args: _P.args, **options: _P.kwargs
 ) -> _T:
     """As `with_retries`, for a coroutine."""
@@ -220,10 +220,10 @@ def as_os_error(url: str, problem: BaseException) -> OSError:
     return OSError(_diagnosis(family_of(url), problem, has_options=False)[0])
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """A URL without what may be secret in it: a query (signatures, tokens), a user name and password.
 
-    >>> shown("https://me:hush@host/a.zip?sig=hush"), shown("/data/which?")
+    >>> redacted("https://me:hush@host/a.zip?sig=hush"), redacted("/data/which?")
     ('https://host/a.zip', '/data/which?')
     """
     return _SECRETS.sub("", url) if "://" in url else url
@@ -244,7 +244,7 @@ def explain(url: str, problem: BaseException, key: str = "") -> str:
     key : key of the job file that the URL is from; the run folder's has no options, so none are suggested
     """
     family = family_of(url)
-    where = f"{shown(url)} ({key})" if key else shown(url)
+    where = f"{redacted(url)} ({key})" if key else redacted(url)
     what, check = _diagnosis(family, problem, has_options=bool(key))
     return f"{where}: {what}" + (f"; {check}" if check else "")
 

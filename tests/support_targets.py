@@ -48,6 +48,7 @@ def events_table(n: int = 6, label: str = "lion") -> pa.Table:
         "confidence": [0.9] * n,
         "best_image_id": ["image 3"] * n,
         "rank": [None] * n,
+        "date_only": [None] * n,
     }
     return pa.table(columns).cast(EVENTS)
 

@@ -22,7 +22,7 @@ from camtrap_batch.cli import main
 from camtrap_batch.store import snapshots
 from camtrap_batch.store.tables import shard_of
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 JobFolder = Callable[..., Path]
 

@@ -19,7 +19,7 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Dataset
 from camtrap_batch.registry import Registry
-from camtrap_batch.remote import plain, shown
+from camtrap_batch.remote import plain, redacted
 
 Section = TypeVar("Section", bound=Dataset)
 
@@ -36,12 +36,14 @@ class Reader(Protocol, Generic[Section]):
         checks what can be checked without looking at the data set
     help : what the format is, in a few words
     ids_are_paths : whether images have no id but their path; then files that were renamed keep their id
+    names_are_given : whether file names come from metadata, and may be written otherwise than the files' own
     dataset : the section of the job at hand
     """
 
     section: ClassVar[type[Dataset]]
     help: ClassVar[str]
     ids_are_paths: ClassVar[bool] = False
+    names_are_given: ClassVar[bool] = True
     dataset: Section
 
     def __init__(self, dataset: Section) -> None:
@@ -112,9 +114,9 @@ def file_fingerprint(path: str) -> dict[str, Any]:
         filesystem, inner = fsspec.core.url_to_fs(path)
         info = filesystem.info(inner)
     except FileNotFoundError:
-        raise InputError(f"{shown(path)}: no such file (dataset.metadata)") from None
+        raise InputError(f"{redacted(path)}: no such file (dataset.metadata)") from None
     except Exception as problem:  # clients of object stores have errors of their own
-        raise InputError(f"{shown(path)}: can't be read (dataset.metadata): {plain(problem)}") from None
+        raise InputError(f"{redacted(path)}: can't be read (dataset.metadata): {plain(problem)}") from None
     if info.get("type") == "directory":
         raise InputError(f"{path}: is a folder (dataset.metadata); it should be a file")
     version = next(

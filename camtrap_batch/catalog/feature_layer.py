@@ -79,6 +79,7 @@ class FeatureLayerDataset(Dataset):
 class FeatureLayerReader(Reader[FeatureLayerDataset]):
     section = FeatureLayerDataset
     help = "points of ArcGIS with photos attached"
+    names_are_given = False
 
     @property
     def has_labels(self) -> bool:

@@ -13,7 +13,7 @@ from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Label, WithLabel
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
 _LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # what is not read is accounted for, too
@@ -32,6 +32,7 @@ class FolderReader(Reader[FolderDataset]):
     section = FolderDataset
     help = "paths alone"
     ids_are_paths = True
+    names_are_given = False
 
     @property
     def has_labels(self) -> bool:
@@ -47,7 +48,7 @@ class FolderReader(Reader[FolderDataset]):
             self._root.walk(),
             location_finder(dataset.location, dataset.label),
             dataset.label,
-            where=shown(str(dataset.images)),
+            where=redacted(str(dataset.images)),
             utc_offset=dataset.utc_offset,
         )
         return check_locations(dataset.location, catalog)
@@ -83,6 +84,8 @@ def read_folder(
     for name in names:
         if ending_of(name) in _LISTED:
             files.append(name)
+            if "\ufffd" in name:
+                notes["file names that are not UTF-8 and can't be opened; convmv renames them"] += 1
         else:
             notes["files that are neither image nor video, left out"] += 1
     if not files:

@@ -27,7 +27,7 @@ from camtrap_batch.catalog.tables import read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.exif import read_jpeg_exif
-from camtrap_batch.remote import plain, shown
+from camtrap_batch.remote import plain, redacted
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
 _SAMPLE = 40  # images whose EXIF is looked at, and names that are looked for
@@ -93,7 +93,7 @@ def look(target: str) -> Found:
     if re.search(r"/(Feature|Map)Server(/\d+)?/?$", path):
         return Found(
             {"format": "feature-layer", "metadata": target.rstrip("/")},
-            [f"a feature layer: {shown(target)}; its photos are read when the job runs"],
+            [f"a feature layer: {redacted(target)}; its photos are read when the job runs"],
         )
     if "://" not in target:
         target = os.path.abspath(Path(target).expanduser())  # noqa: PTH100 - keeps the user's symbolic links
@@ -122,7 +122,7 @@ def _of_folder(target: str) -> Found:
     found = _of_names(target, names)
     lists = [name for name in names if "/" not in name and ending_of(name) in (".json", ".csv", ".xlsx")]
     found.lines += [
-        f"{name} lies beside the images; if it lists them: camtrap init {shown(target).rstrip('/')}/{name}"
+        f"{name} lies beside the images; if it lists them: camtrap init {redacted(target).rstrip('/')}/{name}"
         for name in lists[:_SHOWN]
     ]
     return found
@@ -133,7 +133,7 @@ def _of_names(target: str, names: Sequence[str]) -> Found:
     images = [name for name in names if ending_of(name) in IMAGE_ENDINGS | RAW_ENDINGS]
     videos = [name for name in names if ending_of(name) in VIDEO_ENDINGS]
     if not images and not videos:
-        raise InputError(f"{shown(target)}: no image below it (camtrap init); is it the right folder?")
+        raise InputError(f"{redacted(target)}: no image below it (camtrap init); is it the right folder?")
     n_other = len(names) - len(images) - len(videos)
     endings = ", ".join(f"{kind} {number:,}" for kind, number in kinds.most_common(_SHOWN))
     lines = [
@@ -237,7 +237,7 @@ def _of_json(target: str) -> Found:
         base = target.rpartition("/")[0]
         return Found(
             {"format": "camtrap-dp", "metadata": target, "images": base},
-            [f"a Camtrap DP data package: {shown(target)}"],
+            [f"a Camtrap DP data package: {redacted(target)}"],
         )
     is_results = has("detection_categories") or (has("detections") and not has("annotations"))
     try:
@@ -247,9 +247,9 @@ def _of_json(target: str) -> Found:
             listed = msgspec.json.decode(data, type=_Listed).images
             names = [name for one in listed if (name := one.file if is_results else one.file_name)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{shown(target)}: no list of images (camtrap init): {problem}") from None
+        raise InputError(f"{redacted(target)}: no list of images (camtrap init): {problem}") from None
     if not names:
-        raise InputError(f"{shown(target)}: lists no image (camtrap init)")
+        raise InputError(f"{redacted(target)}: lists no image (camtrap init)")
     root, line = _root_of(target, names)
     if is_results or not has("images"):
         found = _of_results(target, names, root)
@@ -277,7 +277,7 @@ def _of_table(target: str) -> Found:
         folders = table.columns[used["folder"]]
         files = [f"{a}/{b}" if a else b for a, b in zip(folders, table.columns[column], strict=True) if b]
     if not files:
-        raise InputError(f"{shown(target)}: lists no image (camtrap init)")
+        raise InputError(f"{redacted(target)}: lists no image (camtrap init)")
     root, line = _root_of(target, files)
     read = ", ".join(used.values())
     left = [name for name in table.columns if name not in used.values()]
@@ -304,12 +304,12 @@ def _of_zip(target: str) -> Found:
         root = f"zip://{inside}::{target}" if inside else target
         return Found(
             {"format": "camtrap-dp", "metadata": target, "images": root},
-            [f"a Camtrap DP data package in a zip: {shown(target)}"],
+            [f"a Camtrap DP data package in a zip: {redacted(target)}"],
         )
     if not any(ending_of(name) in IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS for name in names):
         if any(ending_of(name) == ".json" for name in names):
             return _of_json(target)
-        raise InputError(f"{shown(target)}: holds neither images nor metadata (camtrap init)")
+        raise InputError(f"{redacted(target)}: holds neither images nor metadata (camtrap init)")
     return _of_names(target, names)
 
 
@@ -341,7 +341,7 @@ def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
             f"where the images are could not be told: none of {len(sample)} looked for is beside the file; "
             "set dataset.images"
         )
-    return best, f"images: {most} of {len(sample)} looked for are in {shown(best)}"
+    return best, f"images: {most} of {len(sample)} looked for are in {redacted(best)}"
 
 
 def _n_there(root: str, names: Sequence[str]) -> int:
@@ -356,7 +356,7 @@ def _exists(path: str) -> bool:
         filesystem, inner = fsspec.core.url_to_fs(path)
         return bool(filesystem.exists(inner))
     except Exception as problem:  # clients of object stores have errors of their own
-        raise InputError(f"{shown(path)}: can't be read (camtrap init): {plain(problem)}") from None
+        raise InputError(f"{redacted(path)}: can't be read (camtrap init): {plain(problem)}") from None
 
 
 __all__ = ["Found", "Level", "look"]

@@ -8,8 +8,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.images import ImageRoot
 
 
 def tidy_names(names: pa.Array, notes: Counter[str], root: str | None = None) -> pa.Array:
@@ -28,6 +32,44 @@ def tidy_names(names: pa.Array, notes: Counter[str], root: str | None = None) ->
         names = pc.if_else(is_odd, pc.replace_substring_regex(names, r"(^|/)(?:\./)+", r"\1"), names)
         names = pc.if_else(is_odd, pc.replace_substring_regex(names, r"([^/:])//+", r"\1/"), names)
     return names
+
+
+def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str]) -> pa.ChunkedArray:
+    """File names, with those that no file has replaced by the only one that differs in no more than case, or
+    in how accents are encoded (NFC, NFD); counted in `notes`.
+
+    Where there are many names, a sample tells whether all need to be looked for.
+    """
+    given = names.to_pylist()
+    sample = given if len(given) <= _MANY else given[:: len(given) // _SAMPLE]
+    if (root.listing(sample).sizes >= 0).all():
+        return names
+    missing = np.flatnonzero(root.listing(given).sizes < 0).tolist()
+    try:
+        there = list(root.walk())
+    except (InputError, OSError):  # a web server does not list its files
+        return names
+    taken = set(given)
+    files: dict[str, list[str]] = {}
+    for name in there:
+        files.setdefault(_path_key(name), []).append(name)
+    found = {}
+    for row in missing:
+        same = files.get(_path_key(given[row]), [])
+        if len(same) == 1 and same[0] not in taken:
+            found[row] = same[0]
+    if not found:
+        return names
+    row = min(found)
+    notes[
+        f"file names taken as the files have them, in case and accents, such as {found[row]!r} for "
+        f"{given[row]!r}"
+    ] += len(found)
+    return pa.chunked_array([[found.get(row, name) for row, name in enumerate(given)]], pa.string())
+
+
+def _path_key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 class Unmatched(list[str]):
@@ -77,4 +119,5 @@ def tidy_name(name: str, root: str | None = None) -> str:
 
 
 _SHOWN = 5
+_MANY, _SAMPLE = 20_000, 500  # names: from how many on a sample is looked for first, and of how many
 _NOTHING = r"(^|/)\./|[^/:]//"

@@ -22,7 +22,7 @@ from typing import Any
 import fsspec
 
 from camtrap_batch.errors import InputError, choices
-from camtrap_batch.remote import plain, shown
+from camtrap_batch.remote import plain, redacted
 
 MISSING = frozenset(
     {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
@@ -143,11 +143,11 @@ def read_table(path: str, key: str, expected: Iterable[str] = ()) -> GivenTable:
     if data.startswith(b"PK\x03\x04"):
         records = _sheet(path, key, data, notes)
     elif data.startswith(_OLE):
-        raise InputError(f"{shown(path)}: a workbook of old Excel ({key}); save it as .xlsx or .csv")
+        raise InputError(f"{redacted(path)}: a workbook of old Excel ({key}); save it as .xlsx or .csv")
     else:
         text, delimiter, skipped = _delimited(decode(path, key, data, notes), expected)
         records = _split(text, delimiter, path, key, skipped)
-    return _table(GivenTable(shown(path), key, {}, [], delimiter, notes), records, set(expected))
+    return _table(GivenTable(redacted(path), key, {}, [], delimiter, notes), records, set(expected))
 
 
 def decode(path: str, key: str, data: bytes, notes: Counter[str]) -> str:
@@ -158,18 +158,18 @@ def decode(path: str, key: str, data: bytes, notes: Counter[str]) -> str:
                 return data[len(mark) :].decode(encoding)
             except UnicodeDecodeError as problem:
                 raise InputError(
-                    f"{shown(path)}: can't be read as {encoding.upper()} ({key}): {problem}"
+                    f"{redacted(path)}: can't be read as {encoding.upper()} ({key}): {problem}"
                 ) from None
     if b"\0" in data[:4096]:
         for encoding, zeros in (("utf-16-le", data[1:400:2]), ("utf-16-be", data[:400:2])):
             if zeros and not any(zeros[: len(zeros) // 2 * 2 or 1]):
                 return data.decode(encoding, "replace")
-        raise InputError(f"{shown(path)}: is no text ({key}); it should be a .csv or .xlsx table")
+        raise InputError(f"{redacted(path)}: is no text ({key}); it should be a .csv or .xlsx table")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         text = data.decode("cp1252", "replace")
-        notes[f"table that is not UTF-8, read as Windows-1252 (Latin-1): {shown(path)}"] += 1
+        notes[f"table that is not UTF-8, read as Windows-1252 (Latin-1): {redacted(path)}"] += 1
         return text
 
 
@@ -204,9 +204,9 @@ def _read(path: str, key: str) -> bytes:
         with fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None) as file:
             data: bytes = file.read()
     except FileNotFoundError:
-        raise InputError(f"{shown(path)}: no such file ({key})") from None
+        raise InputError(f"{redacted(path)}: no such file ({key})") from None
     except Exception as problem:  # clients of object stores have errors of their own
-        raise InputError(f"{shown(path)}: can't be read ({key}): {plain(problem)}") from None
+        raise InputError(f"{redacted(path)}: can't be read ({key}): {plain(problem)}") from None
     return data
 
 
@@ -229,7 +229,7 @@ def _split(text: str, delimiter: str, path: str, key: str, skipped: int) -> Iter
             line = reader.line_num + 1 + skipped
     except csv.Error as problem:
         why = "a quote that is not closed" if "unexpected end" in str(problem) else str(problem)
-        raise InputError(f"{shown(path)}:{line}: not CSV ({key}): {why}") from None
+        raise InputError(f"{redacted(path)}:{line}: not CSV ({key}): {why}") from None
 
 
 def _delimiter(text: str, expected: Iterable[str]) -> str:
@@ -302,17 +302,17 @@ def _sheet(path: str, key: str, data: bytes, notes: Counter[str]) -> Iterator[tu
             is_workbook = "xl/workbook.xml" in archive.namelist()
         if not is_workbook:
             raise InputError(
-                f"{shown(path)}: is a zip file, no table ({key}); it should be a .csv or .xlsx table"
+                f"{redacted(path)}: is a zip file, no table ({key}); it should be a .csv or .xlsx table"
             )
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         sheets = [(sheet.title, list(_cells(sheet))) for sheet in book.worksheets]
     except InputError:
         raise
     except Exception as problem:  # openpyxl raises whatever it meets in a broken file
-        raise InputError(f"{shown(path)}: can't be read as an Excel workbook ({key}): {problem}") from None
+        raise InputError(f"{redacted(path)}: can't be read as an Excel workbook ({key}): {problem}") from None
     full = [(title, rows) for title, rows in sheets if rows]
     if len(full) > 1:
-        notes[f"sheets of {shown(path)} beside the first, {full[0][0]!r}, left alone"] += len(full) - 1
+        notes[f"sheets of {redacted(path)} beside the first, {full[0][0]!r}, left alone"] += len(full) - 1
     rows = full[0][1] if full else []
     width = max((len(cells) for _, cells in rows[:1]), default=0)
     for line, cells in rows:

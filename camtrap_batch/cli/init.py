@@ -166,7 +166,7 @@ def _job_text(
     classes: list[str],
     has_labels: bool,
 ) -> str:
-    from camtrap_batch.remote import shown
+    from camtrap_batch.remote import redacted
     from camtrap_batch.yamlfile import write_yaml
 
     rows: list[tuple[str, str]] = []
@@ -193,7 +193,7 @@ def _job_text(
     rows.append(("dataset:", ""))
     for key, value in found.dataset.items():
         if isinstance(value, str) and key in ("metadata", "images"):
-            value = shown(_relative(value, base))
+            value = redacted(_relative(value, base))
         row(1, key, value, comments.get(key, ""))
     if found.results is not None:
         rows.append(("infer:", ""))
@@ -213,7 +213,7 @@ def _job_text(
         )
     width = min(60, max(len(line) for line, _ in rows))
     body = "\n".join(f"{line:{width}}  # {text}".rstrip() if text else line for line, text in rows)
-    return f"# camtrap init {shown(target)}; all keys: camtrap reprocess --help\n{body}\n"
+    return f"# camtrap init {redacted(target)}; all keys: camtrap reprocess --help\n{body}\n"
 
 
 def _relative(path: str, base: Path) -> str:

@@ -36,7 +36,7 @@ from camtrap_batch.pipeline import (
     reprocess_options,
     run_one,
 )
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import now
 from camtrap_batch.yamlfile import reference
@@ -131,7 +131,7 @@ def _end_told(context: Context) -> Iterator[list[StageResult]]:
         if context.job.notify is not None and not context.dry_run:
             record = {
                 "job": context.job.name,
-                "run_folder": shown(context.run.folder.url),
+                "run_folder": redacted(context.run.folder.url),
                 "ended": now(),
                 "exit_code": code,
                 "problem": problem,

@@ -22,7 +22,7 @@ from camtrap_batch.pipeline import plans
 from camtrap_batch.store.identity import check_identity
 from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
-from camtrap_batch.store.merged import Merged, list_merged
+from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
@@ -187,11 +187,11 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(job)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
     if options.name in ESTIMATES:
-        merged = Merged.find(run, options.snapshot)
+        merged = MergeResult.find(run, options.snapshot)
         table = ESTIMATES[options.name](merged, counted_of(chosen), options.days)
         rows = write_out(ds.dataset(with_choice(table, merged, counted_of(chosen))), path)
     elif options.name in DERIVED:
-        table = derive(options.name, Merged.find(run, options.snapshot), counted_of(chosen))
+        table = derive(options.name, MergeResult.find(run, options.snapshot), counted_of(chosen))
         rows = write_out(ds.dataset(table), path)
     elif options.name not in SCHEMAS:
         raise InputError(

@@ -24,7 +24,7 @@ from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.detection.base import ANIMAL, PERSON, VEHICLE, Known, meaning
 from camtrap_batch.detection.results import BOX
 from camtrap_batch.errors import InputError
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.vocabulary import EMPTY
 
 CATEGORIES = (ANIMAL, PERSON, VEHICLE)
@@ -112,7 +112,7 @@ class CatalogDetector:
             )
         drawn = _of_cct(path, key) if kind == "cct" else _of_camtrap_dp(path)
         if not drawn.image_id:
-            raise InputError(f"{key}: catalog: {shown(path)} has no box (bbox)")
+            raise InputError(f"{key}: catalog: {redacted(path)} has no box (bbox)")
         hash_ = hashlib.sha256("\n".join(drawn.image_id).encode())
         hash_.update(drawn.corners.tobytes() + drawn.category.tobytes())
         return cls(path, hash_.hexdigest()[:16], drawn)
@@ -146,7 +146,7 @@ class CatalogDetector:
             notes.append(f"{others:,} boxes of the metadata are of no usable image")
         if turned:
             notes.append(f"{turned:,} boxes are of the picture as EXIF turns it; the metadata's size says so")
-        meta = {"file": shown(self.path), "images": int(is_known.sum()), "without": int((~is_known).sum())}
+        meta = {"file": redacted(self.path), "images": int(is_known.sum()), "without": int((~is_known).sum())}
         return Known(lists, pc.if_else(pa.array(is_known), "ok", "no_result"), meta, notes)
 
     def _in_parts(
@@ -177,7 +177,7 @@ class CatalogDetector:
             wrong = int(order[np.argmin(inside)])
             box = ", ".join(f"{value:g}" for value in drawn.corners[wrong])
             raise InputError(
-                f"{shown(self.path)}: image {drawn.image_id[wrong]!r}: bbox [{box}] is not inside the "
+                f"{redacted(self.path)}: image {drawn.image_id[wrong]!r}: bbox [{box}] is not inside the "
                 "picture; should be x, y, width, height in the upright picture"
             )
         left, top = np.clip(left, 0, 1), np.clip(top, 0, 1)

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 
 KEY = "infer.detections"
 
@@ -112,7 +112,7 @@ def read_detections(path: str, key: str = KEY) -> Detections:
     InputError
         It can't be read, or is something else.
     """
-    return _parse(read_json(path, key), f"{shown(path)} ({key})")
+    return _parse(read_json(path, key), f"{redacted(path)} ({key})")
 
 
 def _parse(data: Any, where: str) -> Detections:
@@ -159,7 +159,7 @@ def match_detections(
     if len(file_names) and place.null_count == len(place):
         first = repr(known[0].as_py()) if len(known) else "nothing"
         raise InputError(
-            f"{shown(path)} ({key}): of other images: none of its {len(known):,} files is in the catalog, "
+            f"{redacted(path)} ({key}): of other images: none of its {len(known):,} files is in the catalog, "
             f"which has {file_names[0].as_py()!r} where the results have {first}; both should be relative to "
             "dataset.images"
         )
@@ -338,7 +338,7 @@ class ResultsDetector:
         """
         data = read_json(path, key)
         detector_id = hashlib.sha256(data).hexdigest()[:16]
-        return cls(path, detector_id, _parse(data, f"{shown(path)} ({key})"), images, key)
+        return cls(path, detector_id, _parse(data, f"{redacted(path)} ({key})"), images, key)
 
     def match(self, rows: pa.Table) -> Known:
         found = self.detections
@@ -362,7 +362,7 @@ class ResultsDetector:
                 f"{self.key}: {count:,} boxes of categories that are not listed ({ids}) are left out"
             )
         meta = {
-            "file": shown(self.path),
+            "file": redacted(self.path),
             "images": n_known,
             "without": lists.null_count,
             "entries_of_other_images": others,

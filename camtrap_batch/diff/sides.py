@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 from camtrap_batch.diff.compare import Side
 from camtrap_batch.errors import InputError
 from camtrap_batch.store import snapshots
-from camtrap_batch.store.merged import Merged, list_merged
+from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.run import Run
 
 
-def read_sides(run: Run, before: int | None, after: int | None) -> tuple[Merged, Merged]:
+def read_sides(run: Run, before: int | None, after: int | None) -> tuple[MergeResult, MergeResult]:
     """The results with these numbers; by default the current one, and the one before it.
 
     Raises
@@ -20,9 +20,9 @@ def read_sides(run: Run, before: int | None, after: int | None) -> tuple[Merged,
     InputError
         There is no such result, or none before it.
     """
-    second = Merged.find(run, after)
+    second = MergeResult.find(run, after)
     if before is not None:
-        return Merged.find(run, before), second
+        return MergeResult.find(run, before), second
     older = [merged for merged in list_merged(run) if merged.number < second.number]
     if not older:
         raise InputError(
@@ -32,7 +32,7 @@ def read_sides(run: Run, before: int | None, after: int | None) -> tuple[Merged,
     return older[0], second
 
 
-def read_side(merged: Merged) -> Side:
+def read_side(merged: MergeResult) -> Side:
     """What `compare` wants to know of a result."""
     groups = merged.snapshot.meta["taxonomy"] or {}
     predictions = merged.table("predictions")
@@ -52,7 +52,7 @@ def read_side(merged: Merged) -> Side:
     )
 
 
-def read_truth(run: Run, sides: tuple[Merged, Merged]) -> tuple[pa.Table | None, str]:
+def read_truth(run: Run, sides: tuple[MergeResult, MergeResult]) -> tuple[pa.Table | None, str]:
     """Annotated images (`compare`'s `truth`), and a note on them; None where nothing is annotated.
 
     Only images with annotations of one class can be judged: a sequence has one label.
@@ -90,7 +90,7 @@ def read_truth(run: Run, sides: tuple[Merged, Merged]) -> tuple[pa.Table | None,
     return table, " ".join(notes)
 
 
-def _trained_on(run: Run, sides: tuple[Merged, Merged]) -> tuple[pa.ChunkedArray | None, list[str]]:
+def _trained_on(run: Run, sides: tuple[MergeResult, MergeResult]) -> tuple[pa.ChunkedArray | None, list[str]]:
     """The images that the models of the two sides were trained on; None and whose are not known."""
     selections = {}
     for number in snapshots.numbers(run.folder, "model"):

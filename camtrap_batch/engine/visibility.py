@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from camtrap_batch.errors import StorageError, UnfitWorker, UserError
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.store.folder import Folder
 
 _SAME_PATH = "it should be there under the same path or URL as here"
@@ -55,7 +55,7 @@ class Visibility:
         """
         if self in _seen:
             return ""
-        run, root = shown(self.folder.url), shown(self.images.url) if self.images else ""
+        run, root = redacted(self.folder.url), redacted(self.images.url) if self.images else ""
         try:
             if not self.folder.exists(self.file):
                 return f"can't see {self.file} in the run folder {run} (output); {_SAME_PATH}"

@@ -32,6 +32,36 @@ def microseconds(column: pa.ChunkedArray) -> Ints:
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
+def elapsed(frames: pa.Table, time: Ints, location: Ints) -> Ints:
+    """Times on a line on which an hour is an hour: in UTC where the offsets of a location's clocks are known.
+
+    So a burst over the end of summer time is one. Where a location's dates have offsets only in part, its
+    clocks are compared as they are.
+
+    Parameters
+    ----------
+    frames : n images; a column `utc_offset_minutes` is not needed
+    time : (n,) local, as `microseconds` gives it
+    location : (n,) number of each image's location, from 0; -1 where it has none
+    """
+    if "utc_offset_minutes" not in frames.column_names:
+        return time
+    column = one_chunk(frames["utc_offset_minutes"])
+    minutes = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    is_dated = time != NO_TIME
+    lacks = is_dated & column.is_null().to_numpy(zero_copy_only=False)
+    n_lacking = np.bincount(location[lacks] + 1, minlength=int(location.max(initial=-1)) + 2)
+    is_known = is_dated & (n_lacking[location + 1] == 0)
+    return np.where(is_known, time - minutes * 60_000_000, time)
+
+
+def flags(frames: pa.Table, name: str) -> Bools:
+    """A column of booleans that may not be there; null is False."""
+    if name not in frames.column_names:
+        return np.zeros(frames.num_rows, np.bool_)
+    return np.asarray(one_chunk(frames[name]).fill_null(False).to_numpy(zero_copy_only=False), np.bool_)
+
+
 def timestamps(values: Ints) -> pa.Array:
     """The reverse of `microseconds`."""
     return pa.array(values, pa.int64(), mask=values == NO_TIME).cast(pa.timestamp("us"))

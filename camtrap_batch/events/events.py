@@ -9,8 +9,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.codes import encode, one_chunk
-from camtrap_batch.events.codes import NO_TIME, microseconds, short_hash, starts_of_groups, timestamps
+from camtrap_batch.codes import Ints, encode, one_chunk
+from camtrap_batch.events.codes import (
+    NO_TIME,
+    Bools,
+    elapsed,
+    flags,
+    microseconds,
+    short_hash,
+    starts_of_groups,
+    timestamps,
+)
 from camtrap_batch.events.sequences import HUMAN, MACHINE, TRAITS, by_machine
 from camtrap_batch.store.schemas import EVENTS
 
@@ -43,7 +52,7 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
     frames
         Images as `combine` labels them (sequences.FRAMES); one that shows several species has a row for
         each. A column `count`, boxes of animals in the image, makes the event's count its largest value;
-        without one it is 1.
+        without one it is 1. `utc_offset_minutes` and `date_only` as in `combine`.
     empty
         Label that means: no animal.
     gap_min
@@ -59,9 +68,10 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
     label, labels = encode(seen["label"])
     image, images = encode(seen["image_id"])
 
-    order = np.lexsort((image, time, label, location))
+    moment = elapsed(seen, time, location)
+    order = np.lexsort((image, moment, label, location))
     is_first = starts_of_groups(location[order], label[order])
-    is_first[1:] |= np.diff(time[order]) > round(gap_min * 60e6)
+    is_first[1:] |= np.diff(moment[order]) > round(gap_min * 60e6)
     begins = np.flatnonzero(is_first)
     event = np.empty(len(order), np.int64)
     event[order] = np.cumsum(is_first) - 1
@@ -85,8 +95,8 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
         "confidence": pa.array(np.maximum.reduceat(confidence, begins) if len(begins) else confidence),
         "best_image_id": images.take(pa.array(image[best])),
         "rank": one_chunk(seen["rank"]).take(pa.array(first)),
+        "date_only": _true_or_null(flags(seen, "date_only")[order], begins),
         **_said(seen, event, len(begins)),
-        "date_only": pa.nulls(len(first), pa.bool_()),
     }
     firsts = images.take(pa.array(image[first]))
     event_id = pa.array(
@@ -102,6 +112,12 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
         event_id.take(pa.array(of, mask=of < 0)),
         int(is_seen.sum()) - len(used),
     )
+
+
+def _true_or_null(is_so: Bools, begins: Ints) -> pa.Array:
+    """Whether it is so for any of each group's rows: true, else null."""
+    found = np.logical_or.reduceat(is_so, begins) if len(begins) else is_so
+    return pa.array(found, pa.bool_(), mask=~found)
 
 
 def _said(seen: pa.Table, event: npt.NDArray[np.int64], n: int) -> dict[str, pa.Array]:

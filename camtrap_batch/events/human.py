@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import one_chunk
-from camtrap_batch.events.sequences import FRAMES, HUMAN, TRAITS, Sequences
+from camtrap_batch.events.sequences import HUMAN, TRAITS, Sequences
 from camtrap_batch.store.schemas import SEQUENCES
 
 _SURE = 1.0
@@ -115,7 +115,7 @@ def _told(
     columns["count"] = pc.if_else(
         counted, one_chunk(said["count"]).take(take), columns["count"].cast(pa.int32())
     )
-    return pa.table(columns, pa.schema([*FRAMES, ("count", pa.int32())]))
+    return pa.table(columns)
 
 
 def _sequences(

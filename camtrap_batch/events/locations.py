@@ -10,7 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import Ints, encode, one_chunk
-from camtrap_batch.events.codes import NO_TIME, encode_locations, microseconds, starts_of_groups, timestamps
+from camtrap_batch.events.codes import (
+    NO_TIME,
+    encode_locations,
+    flags,
+    microseconds,
+    starts_of_groups,
+    timestamps,
+)
 from camtrap_batch.store.schemas import LOCATIONS
 from camtrap_batch.vocabulary import STATUSES, UNCERTAIN, USABLE
 
@@ -84,7 +91,8 @@ def summarise(
     ungrouped = species.filter(pa.array(~is_group))
     _, richness, top_label = _count_labels(where[~is_group], ungrouped["label"], n)
     hour = one_chunk(pc.hour(species["start"])).to_numpy(zero_copy_only=False).astype(np.int64)
-    activity = np.bincount(where * 24 + hour, minlength=n * 24)
+    is_timed = ~flags(species, "date_only")  # a date without a time of day is no midnight
+    activity = np.bincount(where[is_timed] * 24 + hour[is_timed], minlength=n * 24)
     days, source = _effort(
         locations, _count_days(location[is_usable & is_dated], time[is_usable & is_dated], n), effort
     )

@@ -26,7 +26,9 @@ from camtrap_batch.events.codes import (
     NO_TIME,
     UNKNOWN_LOCATION,
     Bools,
+    elapsed,
     encode_locations,
+    flags,
     microseconds,
     short_hash,
     starts_of_groups,
@@ -100,7 +102,9 @@ def combine(
     frames
         Usable images: image_id (unique), location, seq_id, datetime, and from the predictions label,
         confidence, top5 and, where there is one, probs. An image without a label could not be classified; it
-        belongs to a sequence and has no say in it. A column `count` is passed on.
+        belongs to a sequence and has no say in it. Of columns that need not be there, `count` is passed on,
+        `utc_offset_minutes` tells elapsed time where it is known for all of a location, and an image with
+        `date_only` is in no burst.
     empty
         Label that means: no animal.
     min_confidence
@@ -131,13 +135,17 @@ def combine(
     location, locations = encode_locations(frames["location"])
     time = microseconds(frames["datetime"])
     name, names = encode(frames["seq_id"])
-    group = _group(location, locations, name, time, burst_gap_s)
+    moment = elapsed(frames, time, location)
+    group = _group(location, locations, name, moment, burst_gap_s, flags(frames, "date_only"))
     rank, image_ids = encode(frames["image_id"])
-    order = np.lexsort((rank, time, group))
+    order = np.lexsort((rank, moment, group))
     begins = np.flatnonzero(starts_of_groups(group[order]))
     first = order[begins]
-    start, last = time[first], np.where(time == NO_TIME, -NO_TIME, time)[order]
-    end = np.where(start == NO_TIME, NO_TIME, np.maximum.reduceat(last, begins) if len(first) else start)
+    start = time[first]
+    # Undated images are the last of their sequence.
+    dated = np.where(time[order] == NO_TIME, -1, np.arange(len(order)))
+    last = order[np.maximum(np.maximum.reduceat(dated, begins), 0)] if len(first) else first
+    end = np.where(start == NO_TIME, NO_TIME, time[last])
 
     evidence = Evidence(
         frames,
@@ -189,13 +197,16 @@ def combine(
         },
         schema=FRAMES,
     )
-    if "count" in frames.column_names:
-        labelled = labelled.append_column("count", frames["count"])
+    for passed_on in ("count", "utc_offset_minutes", "date_only"):
+        if passed_on in frames.column_names:
+            labelled = labelled.append_column(passed_on, frames[passed_on])
     by = [("location", "ascending"), ("start", "ascending"), ("seq_id", "ascending")]
     return Sequences(sequences.take(pc.sort_indices(sequences, sort_keys=by)), labelled)
 
 
-def _group(location: Ints, locations: pa.Array, name: Ints, time: Ints, burst_gap_s: float) -> Ints:
+def _group(
+    location: Ints, locations: pa.Array, name: Ints, time: Ints, burst_gap_s: float, date_only: Bools
+) -> Ints:
     """Number of each image's sequence, from 0 without a gap."""
     group = np.empty(len(name), np.int64)
     is_named = name >= 0
@@ -205,7 +216,7 @@ def _group(location: Ints, locations: pa.Array, name: Ints, time: Ints, burst_ga
     rest = rest[np.lexsort((time[rest], location[rest]))]
     where, when = location[rest], time[rest]
     is_elsewhere = pc.equal(locations, UNKNOWN_LOCATION).to_numpy(zero_copy_only=False)
-    begins = starts_of_groups(where) | (when == NO_TIME) | is_elsewhere[where]
+    begins = starts_of_groups(where) | (when == NO_TIME) | is_elsewhere[where] | date_only[rest]
     begins[1:] |= np.diff(when) > round(burst_gap_s * 1e6)
     group[rest] = len(distinct) + np.cumsum(begins) - 1
     return group

@@ -24,7 +24,7 @@ from camtrap_batch.events.codes import Floats
 from camtrap_batch.model.info import CARD, parse_info
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.store import snapshots
-from camtrap_batch.store.merged import Merged, list_merged
+from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import Table
@@ -50,7 +50,7 @@ class Source:
     """What is exported: a snapshot of the predictions, and the result of `merge` made of it, if any."""
 
     predictions: Snapshot
-    merged: Merged | None
+    merged: MergeResult | None
 
     @classmethod
     def find(cls, run: Run, number: int | None = None) -> Source:
@@ -62,7 +62,7 @@ class Source:
             There is no such result, or there are no predictions yet.
         """
         if number is not None:
-            merged = Merged.find(run, number)
+            merged = MergeResult.find(run, number)
             return cls(run.snapshot("predictions", merged.snapshot.inputs["predictions"]), merged)
         predictions = run.snapshot("predictions")
         made = (one for one in list_merged(run) if one.snapshot.inputs["predictions"] == predictions.number)
@@ -160,7 +160,7 @@ class Images:
         return self._read_predictions(self._usable[1])
 
     @property
-    def merged(self) -> Merged:
+    def merged(self) -> MergeResult:
         """Raises InputError where `merge` was not run on these predictions."""
         if self._merged is None:
             raise InputError(

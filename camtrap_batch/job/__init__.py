@@ -18,7 +18,7 @@ from camtrap_batch.job.limits import Limits
 from camtrap_batch.job.publish import TARGET, Publish, default_publish
 from camtrap_batch.job.results import Events, Infer, Report
 from camtrap_batch.job.training import Select, Split, Train
-from camtrap_batch.remote import family_of, shown
+from camtrap_batch.remote import family_of, redacted
 from camtrap_batch.yamlfile import OneOf, Section, override, parse, read_yaml, write_yaml
 
 __all__ = [
@@ -81,7 +81,7 @@ class Job(Section):
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("https://", "http://")):
-            raise ValueError(f"{shown(value)!r}: should be a URL that begins with https:// or http://")
+            raise ValueError(f"{redacted(value)!r}: should be a URL that begins with https:// or http://")
         return value
 
     @classmethod
@@ -171,7 +171,7 @@ class Job(Section):
             section = content
             for name in sections:
                 section = section[name]
-            section[last] = shown(url)
+            section[last] = redacted(url)
         return write_yaml(content)
 
 
@@ -183,8 +183,8 @@ def _check_output(job: Job, where: str) -> None:
     scheme = job.run_url.partition("://")[0] if "://" in job.run_url else "file"
     if family_of(job.run_url) not in ("s3", "gs", "az") and scheme not in ("file", "memory"):
         raise JobError(
-            f"{where}: output: {shown(job.output)}: should be a folder on disk, or in a bucket (s3://, gs:// "
-            "or az://)"
+            f"{where}: output: {redacted(job.output)}: should be a folder on disk, or in a bucket (s3://, "
+            "gs:// or az://)"
         )
     if "://" not in job.run_url:
         there = next(

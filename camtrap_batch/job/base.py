@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.yamlfile import Section
 
 
@@ -27,9 +27,13 @@ def web_address(value: str) -> str:
     if not value.startswith("https://") and not (
         value.startswith("http://") and host in ("127.0.0.1", "localhost", "::1")
     ):
-        raise ValueError(f"{shown(value)!r}: should begin with https:// (http:// is for this machine alone)")
+        raise ValueError(
+            f"{redacted(value)!r}: should begin with https:// (http:// is for this machine alone)"
+        )
     if urlsplit(value).query or urlsplit(value).username:
-        raise ValueError(f"{shown(value)!r}: should have neither a user nor a query, which may hold a secret")
+        raise ValueError(
+            f"{redacted(value)!r}: should have neither a user nor a query, which may hold a secret"
+        )
     return value.rstrip("/")
 
 

@@ -25,6 +25,7 @@ from camtrap_batch.events import (
     read_species,
     read_taxonomy,
     summarise,
+    unused_lines,
 )
 from camtrap_batch.events.human import overrule
 from camtrap_batch.job import Job
@@ -80,7 +81,7 @@ class MergeStage(Stage):
             context, self, _id(sources), lambda: _merge(context.run, sources), inputs=sources.inputs
         )
         if not context.dry_run:
-            result.notes += [*sources.notes, *_notes(context.run, sources.taxonomy, sources.info)]
+            result.notes += [*sources.notes, *_notes(context.run, sources)]
         return result
 
 
@@ -283,9 +284,8 @@ def read_rules(job: Job) -> tuple[Taxonomy | None, SpeciesLists | None]:
 
 def usable_frames(run: Run, predictions: Snapshot) -> pa.Table:
     """The usable rows of the manifest with label, confidence and count of their predictions beside them."""
-    frames = usable_rows(
-        run, ["image_id", "file_name", "location", "seq_id", "frame_num", "datetime", "status"]
-    )
+    of_image = ["image_id", "file_name", "location", "seq_id", "frame_num", "status"]
+    frames = usable_rows(run, [*of_image, "datetime", "utc_offset_minutes", "date_only"])
     table = run.table("predictions", predictions.number)
     counts = [name for name in ("n_boxes",) if name in table.schema.names]
     predicted = table.to_table(columns=["image_id", "label", "confidence", *counts])
@@ -336,8 +336,9 @@ def _count(
     }
 
 
-def _notes(run: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
+def _notes(run: Run, sources: _Sources) -> list[str]:
     """What the current tables came to, and whatever is counted apart in them."""
+    taxonomy, info = sources.taxonomy, sources.info
     locations = run.snapshot("locations")
     found: dict[str, int] = locations.meta["found"]
     labelled = [
@@ -370,6 +371,7 @@ def _notes(run: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
         if strange:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
             notes.append(f"events.taxonomy has no group for {', '.join(strange[:_SHOWN])}{more}")
+    notes += unused_lines(info.classes, taxonomy, sources.species)
     predictions = locations.inputs["predictions"]
     notes.append(
         f"snapshot {locations.number}, of predictions {predictions} (camtrap diff, publish --snapshot)"

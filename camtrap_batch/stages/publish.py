@@ -19,7 +19,7 @@ from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import commit_made
 from camtrap_batch.pipeline.stage import Made, Stage, StageOption, StageResult, TableSpec
-from camtrap_batch.store.merged import Merged
+from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS
 from camtrap_batch.store.shards import digest
@@ -80,7 +80,7 @@ class PublishStage(Stage):
         """
         started = time.monotonic()
         run, number = context.run, context.option(SNAPSHOT)
-        merged = Merged.find(run, number)
+        merged = MergeResult.find(run, number)
         rows = layer_rows(merged, context.job)
         # Who pushes an older result has asked for the rows that are new since to go.
         most_deleted = context.job.limits.deleted if number is None else 1.0
@@ -116,7 +116,7 @@ class PublishStage(Stage):
 STAGE = PublishStage()
 
 
-def _best_photos(context: Context, merged: Merged) -> dict[str, list[Photo]]:
+def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]]:
     """Camera location -> a photo of each species: of the event that is surest, the best image."""
     events = merged.table("events").to_table(
         columns=["event_id", "location", "label", "confidence", "best_image_id"]
@@ -183,7 +183,7 @@ def empty_rows(job: str) -> list[LayerRows]:
     ]
 
 
-def layer_rows(merged: Merged, settings: Job) -> list[LayerRows]:
+def layer_rows(merged: MergeResult, settings: Job) -> list[LayerRows]:
     """What a result of `merge` has to say on each layer; to the public, where the job says so."""
     job = settings.name
     locations, frames = merged.table("locations").to_table(), merged.table("frames").to_table()
@@ -219,7 +219,7 @@ def layer_rows(merged: Merged, settings: Job) -> list[LayerRows]:
     ]
 
 
-def _shows_people(merged: Merged, frames: pa.Table, predictions: pa.Table) -> pa.ChunkedArray:
+def _shows_people(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> pa.ChunkedArray:
     """Whether each usable image shows people: by its own label, its sequence's, or a box of a detector."""
     shows = pc.or_(is_people(predictions["label"]), is_people(frames["label"]))
     if merged.run.current("detections") is None:

@@ -18,7 +18,7 @@ from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.order import plans
 from camtrap_batch.pipeline.stage import Stage, StageResult, shard_id
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.report import Example, Finding, ReportData, render
 from camtrap_batch.selection.choice import reason_counts
 from camtrap_batch.store.manifest import current_findings, kind_counts
@@ -91,8 +91,8 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         job_yaml=job.to_yaml(),
         dataset={
             "format": job.dataset.format,
-            "metadata": shown(job.dataset.metadata or "") or None,
-            "images": shown(image_root(job).url),
+            "metadata": redacted(job.dataset.metadata or "") or None,
+            "images": redacted(image_root(job).url),
         },
         notes=catalog.meta["notes"] if catalog else {},
         n_images=manifest.rows,

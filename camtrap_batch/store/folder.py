@@ -199,13 +199,15 @@ class Folder:
             root = str(self.local(""))
             for where, folders, names in os.walk(self.local(path)):
                 folders.sort()
+                inside = os.path.relpath(where, root)
                 for name in sorted(names):
                     full = os.path.join(where, name)  # noqa: PTH118
                     try:
                         found = os.stat(full)  # noqa: PTH116
                     except FileNotFoundError:  # deleted meanwhile, or a symbolic link to nothing
                         continue
-                    yield Entry(os.path.relpath(full, root), found.st_size, found.st_mtime)
+                    at = name if inside == "." else f"{inside}/{name}"
+                    yield Entry(at, found.st_size, found.st_mtime)
             return
         root = self._full("")
         with self._errors(path):

@@ -151,6 +151,7 @@ def _receipts(
     folder: Folder, entries: list[Entry], known: _Known, is_old: Callable[[Entry], bool]
 ) -> Iterator[Entry]:
     by_path = {entry.path: entry for entry in entries}
+    referred_to = known.kept | known.dropped
     for path, data in folder.read_many(by_path):
         plan = path.removeprefix("receipts/").rpartition("/")[0]
         try:
@@ -158,6 +159,6 @@ def _receipts(
         except Unreadable:  # which counts as none
             files = {path}
         is_kept = files <= known.kept if files else plan in known.plans
-        was_dropped = files <= known.kept | known.dropped if files else plan in known.dropped_plans
+        was_dropped = files <= referred_to if files else plan in known.dropped_plans
         if not is_kept and (was_dropped or is_old(by_path[path])):
             yield by_path[path]

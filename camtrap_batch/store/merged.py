@@ -16,14 +16,14 @@ from camtrap_batch.store.tables import Table
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeResult:
     """`snapshot` is that of locations; its `meta` holds the settings that `merge` went by."""
 
     run: Run
     snapshot: Snapshot
 
     @classmethod
-    def find(cls, run: Run, number: int | None = None) -> Merged:
+    def find(cls, run: Run, number: int | None = None) -> MergeResult:
         """The result with a number, or the current one. Raises InputError where there is none."""
         snapshot = run.snapshot("locations", number)
         if "frames" not in snapshot.inputs:
@@ -52,7 +52,7 @@ class Merged:
         )
 
 
-def list_merged(run: Run) -> list[Merged]:
+def list_merged(run: Run) -> list[MergeResult]:
     """Every result of `merge`, the newest first."""
     found = []
     for number in reversed(snapshots.numbers(run.folder, "locations")):
@@ -62,5 +62,5 @@ def list_merged(run: Run) -> list[Merged]:
             say(f"{problem}; done without")
             continue
         if "frames" in snapshot.inputs:
-            found.append(Merged(run, snapshot))
+            found.append(MergeResult(run, snapshot))
     return found

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from camtrap_batch.codes import encode
 from camtrap_batch.events.codes import microseconds
-from camtrap_batch.store.merged import Merged
+from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.survey import activity, richness
 from camtrap_batch.survey.effort import DAY, effort_by_location
 from camtrap_batch.survey.history import find_records, make_occasions
@@ -85,7 +85,7 @@ RICHNESS = pa.schema(
 )
 
 
-def occupancy_table(merged: Merged, counted: Counted, days: int) -> pa.Table:
+def occupancy_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table:
     """`OCCUPANCY` of each species, from occasions of so many days from each station's setup on."""
     deployments = read_deployments(merged)
     occasions = make_occasions(deployments, days=days, counting=counting_of(merged))
@@ -113,7 +113,7 @@ def occupancy_table(merged: Merged, counted: Counted, days: int) -> pa.Table:
     return _table(rows, OCCUPANCY)
 
 
-def activity_table(merged: Merged, counted: Counted, days: int) -> pa.Table:
+def activity_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table:
     """`ACTIVITY` of each species."""
     at = np.arange(POINTS) * activity.GRID // POINTS
     per_hour = 2 * np.pi / 24
@@ -130,7 +130,7 @@ def activity_table(merged: Merged, counted: Counted, days: int) -> pa.Table:
     return _table(rows, ACTIVITY)
 
 
-def overlap_table(merged: Merged, counted: Counted, days: int) -> pa.Table:
+def overlap_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table:
     """`OVERLAP` of each pair of the species with most events."""
     times = _times_of_day(counted.of(merged.table("events").to_table()))
     names = sorted(times, key=lambda name: (-len(times[name]), name))
@@ -153,7 +153,7 @@ def overlap_table(merged: Merged, counted: Counted, days: int) -> pa.Table:
     return _table(rows, OVERLAP)
 
 
-def accumulation_table(merged: Merged, counted: Counted, days: int) -> pa.Table:
+def accumulation_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table:
     """`ACCUMULATION` of the survey's stations."""
     incidence, stations = _incidence(merged, counted)
     if stations < richness.FEWEST_STATIONS or not len(incidence):
@@ -162,7 +162,7 @@ def accumulation_table(merged: Merged, counted: Counted, days: int) -> pa.Table:
     return pa.table([np.arange(1, stations + 1, dtype=np.int32), expected, error], schema=ACCUMULATION)
 
 
-def richness_table(merged: Merged, counted: Counted, days: int) -> pa.Table:
+def richness_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table:
     """`RICHNESS` of the survey, one row."""
     incidence, stations = _incidence(merged, counted)
     row: dict[str, Any] = {
@@ -181,7 +181,7 @@ def richness_table(merged: Merged, counted: Counted, days: int) -> pa.Table:
     return _table([row], RICHNESS)
 
 
-ESTIMATES: Mapping[str, Callable[[Merged, Counted, int], pa.Table]] = {
+ESTIMATES: Mapping[str, Callable[[MergeResult, Counted, int], pa.Table]] = {
     "occupancy": occupancy_table,
     "activity": activity_table,
     "overlap": overlap_table,
@@ -202,7 +202,7 @@ def _times_of_day(events: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
     return {name: angle[label == number] for number, name in enumerate(labels.to_pylist())}
 
 
-def _incidence(merged: Merged, counted: Counted) -> tuple[npt.NDArray[np.int64], int]:
+def _incidence(merged: MergeResult, counted: Counted) -> tuple[npt.NDArray[np.int64], int]:
     """At how many stations each species was seen, and how many there are."""
     events = counted.of(merged.table("events").to_table())
     locations = merged.table("locations").to_table(columns=["location"])["location"].to_pylist()

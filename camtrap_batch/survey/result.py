@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError, choices
-from camtrap_batch.store.merged import Merged
+from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.survey.effort import Counting, make_deployments
 from camtrap_batch.vocabulary import PEOPLE, UNCERTAIN, USABLE
 
@@ -70,7 +70,7 @@ class Counted:
         return asdict(self)
 
 
-def read_deployments(merged: Merged) -> pa.Table:
+def read_deployments(merged: MergeResult) -> pa.Table:
     """The table `deployments` of a result; of one that an older version made, from its images."""
     if "deployments" in merged.snapshot.inputs:
         table = merged.table("deployments").to_table()
@@ -81,7 +81,7 @@ def read_deployments(merged: Merged) -> pa.Table:
     return make_deployments(usable)[0]
 
 
-def counting_of(merged: Merged) -> Counting:
+def counting_of(merged: MergeResult) -> Counting:
     """How cameras at one location counted when the result was made."""
     counting: Counting = merged.snapshot.meta.get("effort", "station")
     return counting

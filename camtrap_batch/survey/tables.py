@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import encode, one_chunk
-from camtrap_batch.store.merged import Merged
+from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.survey.effort import Counting, effort_by_location
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments
 
@@ -79,7 +79,7 @@ STATION_SPECIES = pa.schema(
 """Each species at each location where it was seen."""
 
 
-def survey_table(merged: Merged, counted: Counted) -> pa.Table:
+def survey_table(merged: MergeResult, counted: Counted) -> pa.Table:
     """`SURVEY` of a result."""
     deployments = read_deployments(merged)
     events = counted.of(merged.table("events").to_table())
@@ -108,7 +108,7 @@ def survey_table(merged: Merged, counted: Counted) -> pa.Table:
     return pa.Table.from_pylist([row], schema=SURVEY)
 
 
-def species_table(merged: Merged, counted: Counted) -> pa.Table:
+def species_table(merged: MergeResult, counted: Counted) -> pa.Table:
     """`SPECIES` of a result."""
     events = counted.of(merged.table("events").to_table())
     return species_rows(events, read_deployments(merged), counting_of(merged))
@@ -150,7 +150,7 @@ def species_rows(events: pa.Table, deployments: pa.Table, counting: Counting = "
     return table.take(pc.sort_indices(table, [("events", "descending"), ("label", "ascending")]))
 
 
-def station_species_table(merged: Merged, counted: Counted) -> pa.Table:
+def station_species_table(merged: MergeResult, counted: Counted) -> pa.Table:
     """`STATION_SPECIES` of a result."""
     events = counted.of(merged.table("events").to_table())
     effort = effort_by_location(read_deployments(merged), counting_of(merged))
@@ -175,7 +175,7 @@ def station_species_table(merged: Merged, counted: Counted) -> pa.Table:
     return _cast(columns, STATION_SPECIES)
 
 
-DERIVED: Mapping[str, Callable[[Merged, Counted], pa.Table]] = {
+DERIVED: Mapping[str, Callable[[MergeResult, Counted], pa.Table]] = {
     "survey": survey_table,
     "species": species_table,
     "station_species": station_species_table,
@@ -183,12 +183,12 @@ DERIVED: Mapping[str, Callable[[Merged, Counted], pa.Table]] = {
 """Name of a table that is made when it is asked for -> what makes it."""
 
 
-def derive(name: str, merged: Merged, counted: Counted) -> pa.Table:
+def derive(name: str, merged: MergeResult, counted: Counted) -> pa.Table:
     """A table of `DERIVED`, with `with_choice`."""
     return with_choice(DERIVED[name](merged, counted), merged, counted)
 
 
-def with_choice(table: pa.Table, merged: Merged, counted: Counted) -> pa.Table:
+def with_choice(table: pa.Table, merged: MergeResult, counted: Counted) -> pa.Table:
     """A table whose schema's metadata say of which result it is, and which events count."""
     metadata = {"result_of_merge": str(merged.number), "counted": json.dumps(counted.as_json())}
     return table.replace_schema_metadata(metadata)

@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from camtrap_batch.errors import InputError, MissingExtra, StageError, StorageError, TargetUnreachable
 from camtrap_batch.job.publish import Publish
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.store.run import Run
 from camtrap_batch.targets.base import JOB, LOCATION, OK, LayerRows, Push, Wanted
 from camtrap_batch.targets.edits import STORED, acknowledged, plan_edits, row_hashes, too_many_deleted
@@ -65,7 +65,7 @@ class PublishPostGIS(Publish):
         parts = urlsplit(value)
         if parts.password is not None or "password" in parse_qs(parts.query):
             raise ValueError(
-                f"{shown(value)!r}: should have no password, which has no place in a job file: set "
+                f"{redacted(value)!r}: should have no password, which has no place in a job file: set "
                 "PGPASSWORD, or use ~/.pgpass"
             )
         if not parts.path.strip("/"):

@@ -64,11 +64,20 @@ def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
 
 
 def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
-    """Layer `events`: schemas.EVENTS, each at the point of its camera (schemas.LOCATIONS)."""
+    """Layer `events`: schemas.EVENTS, each at the point of its camera (schemas.LOCATIONS).
+
+    `date_only` is there where an event has it, as text: "true".
+    """
     longitude, latitude = _points(events[LOCATION], locations)
     if not pc.any(pc.equal(events["label_source"], "human")).as_py():
         # Nobody said anything: the layer stays as it was before there were corrections.
         events = events.drop_columns(_SAID)
+    if "date_only" in events.column_names:
+        is_date = events["date_only"].cast(pa.string())
+        place = events.column_names.index("date_only")
+        events = events.remove_column(place)
+        if is_date.null_count < len(is_date):
+            events = events.add_column(place, "date_only", is_date)
     return LayerRows(
         "events",
         "event_id",

@@ -90,7 +90,7 @@ def test_a_folder_that_goes_away_while_originals_are_classified(
     job_folder: Callable[..., Path], undisturbed: Path
 ) -> None:
     folder = job_folder("infer")
-    options = ["--cluster", "inline", "--set", "validate.thumbnails=0", "--set", "infer.shard_size=10"]
+    options = ["--cluster", "inline", "--set", "validate.thumbnails=0", "--set", "infer.shard_size=25"]
     infer = command(folder, "infer", *options)
     with subprocess.Popen(infer, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
         wait_for_receipts(folder, "infer", driver)
@@ -98,7 +98,7 @@ def test_a_folder_that_goes_away_while_originals_are_classified(
         said, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 3, said
     (folder / "elsewhere").rename(folder / "data")
-    again = subprocess.run(infer, capture_output=True, text=True, timeout=PATIENCE_S)
+    again = subprocess.run(infer, capture_output=True, text=True, timeout=2 * PATIENCE_S)
     assert again.returncode == 0, again.stderr
     assert statuses(folder, "predictions") == statuses(undisturbed, "predictions")
     assert tables_of(folder)["predictions"].num_rows == tables_of(undisturbed)["predictions"].num_rows

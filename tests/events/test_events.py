@@ -338,6 +338,7 @@ def reference_events(sequences: list[Row], gap: timedelta) -> list[Row]:
                 1
             ],
             "rank": None,
+            "date_only": None,
             "images": {image[3] for image in images},
         }
         for images in events

@@ -16,7 +16,7 @@ from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.errors import InputError
 from camtrap_batch.pipeline import Context, reprocess
 from camtrap_batch.stages.merge import STAGE
-from camtrap_batch.store.merged import Merged, list_merged
+from camtrap_batch.store.merged import MergeResult, list_merged
 
 TABLES = [table.name for table in STAGE.tables]
 
@@ -174,7 +174,7 @@ def test_a_new_rule_makes_a_snapshot_of_merge_alone_and_the_old_one_stays(job: P
         name: run.snapshot(name).number for name in ("catalog", "manifest", "predictions")
     } == dict.fromkeys(("catalog", "manifest", "predictions"), 1)
     assert [merged.number for merged in list_merged(run)] == [2, 1]
-    assert "gap 60 min" in Merged.find(run).describe()
+    assert "gap 60 min" in MergeResult.find(run).describe()
     run_on_driver(job, "merge")  # back to the first rule: its receipt is there, the snapshot is new
     assert table(job, "events") == before["events"]
 

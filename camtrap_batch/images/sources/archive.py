@@ -14,6 +14,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
@@ -30,7 +31,7 @@ from camtrap_batch.images.sources.base import (
     scheme_of,
     source_of,
 )
-from camtrap_batch.remote import plain, shown
+from camtrap_batch.remote import plain, redacted
 
 PLACE = pa.struct(
     [("offset", pa.int64()), ("packed", pa.int64()), ("method", pa.int16()), ("crc", pa.int64())]
@@ -56,7 +57,7 @@ class Archive:
     """
 
     def __init__(self, url: str, blob: Blob, folder: str = "") -> None:
-        self._where, self._blob, self._folder = shown(url), blob, folder.strip("/")
+        self._where, self._blob, self._folder = redacted(url), blob, folder.strip("/")
         self.reads_at_once = blob.reads_at_once
         self._lock = threading.Lock()
         self._known: tuple[tuple[int, str], _Index] | None = None
@@ -68,10 +69,14 @@ class Archive:
         if url.startswith("zip://"):
             folder, mark, file = url.removeprefix("zip://").partition("::")
             if not mark or not file:
-                raise InputError(f"{shown(url)} ({KEY}): should be zip://FOLDER::URL, or the zip's URL alone")
+                raise InputError(
+                    f"{redacted(url)} ({KEY}): should be zip://FOLDER::URL, or the zip's URL alone"
+                )
         open_file = getattr(source_of(scheme_of(file)), "open_file", None)
         if open_file is None:
-            raise InputError(f"{shown(url)} ({KEY}): a zip file can't be read in parts there; copy it first")
+            raise InputError(
+                f"{redacted(url)} ({KEY}): a zip file can't be read in parts there; copy it first"
+            )
         return cls(url, open_file(file, options), folder)
 
     def check(self) -> None:
@@ -280,13 +285,15 @@ class _Seekable(io.RawIOBase):
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """A member's name: UTF-8 where it can be, also if the zip does not say so, as those of many programs."""
-    if not info.flag_bits & _UTF8 and not info.filename.isascii():
-        try:
-            return info.filename.encode("cp437").decode()
-        except UnicodeError:
-            pass
-    return info.filename
+    """A member's name: UTF-8 where it can be, also if the zip does not say so, as those of many programs.
+
+    Windows PowerShell writes backslashes between folders.
+    """
+    name = info.filename
+    if not info.flag_bits & _UTF8 and not name.isascii():
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name if "/" in name else name.replace("\\", "/")
 
 
 def _is_litter(name: str) -> bool:

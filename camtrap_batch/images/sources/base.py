@@ -173,8 +173,12 @@ _VERSION_KEYS = (
 
 
 def is_hidden(file_name: str) -> bool:
-    """Whether the file or a folder that it is in has a name that begins with a dot."""
-    return any(part.startswith(".") for part in file_name.split("/"))
+    """Whether the file or a folder that it is in has a name that begins with a dot, or is a system's own."""
+    return any(part.startswith(".") or part in _OF_SYSTEMS for part in file_name.split("/"))
+
+
+_OF_SYSTEMS = frozenset({"@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""Folders that NAS devices, Windows and file systems make: no cameras."""
 
 
 def is_unsafe(file_name: str) -> bool:

@@ -31,7 +31,7 @@ from camtrap_batch.remote import (
     is_of_the_store,
     open_store,
     plain,
-    shown,
+    redacted,
     with_retries,
 )
 
@@ -72,10 +72,10 @@ class Bucket:
             raise self._cant_list("", problem) from None
         if is_file:
             raise InputError(
-                f"{shown(self.url)}: is a file ({KEY}); it should be a folder, or a zip file whose name ends "
-                "in .zip"
+                f"{redacted(self.url)}: is a file ({KEY}); it should be a folder, or a zip file whose name "
+                "ends in .zip"
             )
-        raise InputError(f"{shown(self.url)}: no such folder ({KEY}); check its name")
+        raise InputError(f"{redacted(self.url)}: no such folder ({KEY}); check its name")
 
     def listing(self, file_names: Sequence[str]) -> Listing:
         """Only folders with wanted files are listed, many at a time; nothing else of them is kept."""
@@ -186,7 +186,7 @@ class Bucket:
     def _cant_list(self, folder: str, problem: Exception) -> InputError:
         if self.family != "other":
             return InputError(explain(self.url, problem, KEY))
-        where = f"{shown(self.url)}: folder {folder!r}" if folder else shown(self.url)
+        where = f"{redacted(self.url)}: folder {folder!r}" if folder else redacted(self.url)
         return InputError(f"{where}: can't be listed ({KEY}): {plain(problem)}")
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import stamina
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.images.sources.base import KEY, Listing, are_unsafe
+from camtrap_batch.images.sources.base import KEY, Listing, are_unsafe, is_hidden
 from camtrap_batch.images.sources.folders import CantList, look_up
 
 # What a network disk, or a bad cable, may not say the next time.
@@ -87,9 +87,9 @@ class Disk:
                 folders.clear()
                 continue
             above[here] = parents | {folder}
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            folders[:] = [name for name in folders if not is_hidden(name)]
             inside = here.relative_to(self.path).as_posix()
-            yield from (f"{inside}/{name}".removeprefix("./") for name in names if not name.startswith("."))
+            yield from (f"{inside}/{name}".removeprefix("./") for name in names if not is_hidden(name))
 
     def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
         try:

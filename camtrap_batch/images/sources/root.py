@@ -9,9 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from camtrap_batch.errors import InputError
 from camtrap_batch.images.sources.base import (
-    KEY,
     Listing,
     Source,
     is_unsafe,
@@ -19,7 +17,6 @@ from camtrap_batch.images.sources.base import (
     scheme_of,
     source_of,
 )
-from camtrap_batch.remote import shown
 
 __all__ = ["ImageRoot", "Listing", "is_unsafe"]
 
@@ -62,15 +59,11 @@ class ImageRoot:
     def walk(self) -> Iterator[str]:
         """Every file below the root, sorted by path; hidden files and folders are left out.
 
-        Raises InputError where a folder can't be listed, or a name is not UTF-8.
+        In a name that is not UTF-8 each strange byte is U+FFFD: no file is called so, yet it is counted.
+        Raises InputError where a folder can't be listed.
         """
         for file_name in sorted(self._source.walk()):
-            if not is_utf8(file_name):
-                raise InputError(
-                    f"{shown(self.url)}: the file name {os.fsencode(file_name)!r} is not UTF-8 ({KEY}); "
-                    "rename it, for example with convmv"
-                )
-            yield file_name
+            yield file_name if is_utf8(file_name) else os.fsencode(file_name).decode("utf-8", "replace")
 
     def read(self, file_name: str, most: int | None = None, place: Mapping[str, int] | None = None) -> bytes:
         """The content of a file; of one with more than `most` bytes, one byte more than that.

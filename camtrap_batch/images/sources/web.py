@@ -30,10 +30,10 @@ from camtrap_batch.remote import (
     explain,
     is_transient,
     open_store,
-    patiently_async,
+    redacted,
     seconds,
-    shown,
     with_retries,
+    with_retries_async,
 )
 
 _ASKED_AT_ONCE = 64
@@ -75,7 +75,7 @@ class Web:
         """Any answer will do: a server that lists no folders has none for the root."""
         try:
             head = sync(
-                self._fs.loop, patiently_async, self.url, self._head, self._address(""), timeout=ANSWER_S
+                self._fs.loop, with_retries_async, self.url, self._head, self._address(""), timeout=ANSWER_S
             )
         except Exception as problem:
             raise InputError(explain(self.url, problem, KEY)) from None
@@ -115,8 +115,8 @@ class Web:
         names = {name for name in names if name and not name.endswith("/") and not is_hidden(name)}
         if not names:
             raise InputError(
-                f"{shown(self.url)}: the server gives no index of its files ({KEY}); name them in a metadata "
-                "file (dataset.format: cct or csv)"
+                f"{redacted(self.url)}: the server gives no index of its files ({KEY}); name them in a "
+                "metadata file (dataset.format: cct or csv)"
             )
         yield from names
 
@@ -138,7 +138,7 @@ class Web:
         OSError where the server does not tell the bytes.
         """
         try:
-            head = sync(self._fs.loop, patiently_async, self.url, self._head, self._address(""))
+            head = sync(self._fs.loop, with_retries_async, self.url, self._head, self._address(""))
             if head.status >= 400:
                 raise Refused(head.status, None)
         except Exception as problem:
@@ -163,7 +163,7 @@ class Web:
             nonlocal failures
             for row in left:
                 try:
-                    head = await patiently_async(self.url, self._head, self._address(file_names[row]))
+                    head = await with_retries_async(self.url, self._head, self._address(file_names[row]))
                     failures = 0
                 except Exception as problem:
                     # One file that keeps failing is that file's concern, many in a row are the server's.

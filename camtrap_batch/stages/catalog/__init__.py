@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog import Reader, read_dataset_periods, reader_of
 from camtrap_batch.catalog.cameras import read_camera_names
-from camtrap_batch.catalog.names import unmatched
+from camtrap_batch.catalog.names import as_files_have_it, unmatched
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
@@ -77,6 +78,12 @@ STAGE = CatalogStage()
 
 def _read(context: Context, reader: Reader[Any]) -> Made:
     catalog = reader.read()
+    if reader.names_are_given:
+        notes: Counter[str] = Counter()
+        names = as_files_have_it(catalog.table["file_name"], image_root(context.job), notes)
+        place = catalog.table.schema.get_field_index("file_name")
+        catalog.table = catalog.table.set_column(place, catalog.table.schema.field(place), names)
+        catalog.notes |= notes
     if reader.ids_are_paths:
         catalog.table, renamed = keep_ids(context.run, image_root(context.job), catalog.table)
         catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}

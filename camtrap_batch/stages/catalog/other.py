@@ -12,7 +12,7 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.stage import StageOption
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.store.run import Run
 
 REPLACE = StageOption(
@@ -56,7 +56,7 @@ def require_same_dataset(context: Context, table: pa.Table) -> None:
 def _places(job: Job) -> dict[str, str]:
     """Where metadata and images are, by key of the job file, as `job.yaml` names them."""
     found = {key: getattr(job.dataset, key, None) for key in ("metadata", "images")}
-    return {key: shown(place) for key, place in found.items() if isinstance(place, str)}
+    return {key: redacted(place) for key, place in found.items() if isinstance(place, str)}
 
 
 def _places_before(run: Run) -> dict[str, str]:

@@ -24,7 +24,7 @@ from camtrap_batch.pipeline.retries import Retries
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, identity, shard_ids
-from camtrap_batch.remote import shown
+from camtrap_batch.remote import redacted
 from camtrap_batch.stages.validate.findings import FINDINGS, FROM_MANIFEST, add_findings
 from camtrap_batch.stages.validate.retries import RETRY, failed_images
 from camtrap_batch.stages.validate.reuse import known_verdicts, point_at_known
@@ -176,7 +176,7 @@ def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.
     if rows.num_rows and not (listing.sizes >= 0).any():
         # A disk that is not mounted, or another folder: no reason to call a whole data set missing.
         raise InputError(
-            f"{shown(root.url)}: none of the {rows.num_rows:,} catalogued files is in this folder "
+            f"{redacted(root.url)}: none of the {rows.num_rows:,} catalogued files is in this folder "
             f"(dataset.images): no {rows['file_name'][0].as_py()!r}"
         )
     rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))

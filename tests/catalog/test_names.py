@@ -1,0 +1,81 @@
+"""File names as metadata, zips and disks have them."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from camtrap_batch.catalog import reader_of
+from camtrap_batch.catalog.folder import FolderDataset
+from camtrap_batch.catalog.names import as_files_have_it, tidy_names, unmatched
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.job import Location
+
+
+def test_ways_of_writing_a_path_are_one() -> None:
+    notes: Counter[str] = Counter()
+    written = ["./a.jpg", "a//b.jpg", "/root/c/d.jpg", "x\\y.jpg", "e/./f.jpg", ".../g.jpg", "h.jpg"]
+    names = tidy_names(pa.array(written), notes, "/root").to_pylist()
+    assert names == ["a.jpg", "a/b.jpg", "c/d.jpg", "x/y.jpg", "e/f.jpg", ".../g.jpg", "h.jpg"]
+    assert notes == {"file names with backslashes, read as /": 1}
+
+
+def test_case_and_accents_as_the_one_file_has_them(tmp_path: Path) -> None:
+    nfd = unicodedata.normalize("NFD", "Süd")
+    for name in (f"{nfd}/a.jpg", "CAM1/IMG.JPG", "two/a.jpg", "two/A.jpg", "same/x.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    notes: Counter[str] = Counter()
+    given = ["Süd/a.jpg", "cam1/img.jpg", "Two/a.jpg", "same/x.jpg", "nowhere.jpg"]
+    names = as_files_have_it(pa.chunked_array([given]), ImageRoot(str(tmp_path)), notes).to_pylist()
+    # Of two files that differ only so, none is taken.
+    assert names == [f"{nfd}/a.jpg", "CAM1/IMG.JPG", "Two/a.jpg", "same/x.jpg", "nowhere.jpg"]
+    assert list(notes.values()) == [2]
+    right = pa.chunked_array([["same/x.jpg"]])
+    assert as_files_have_it(right, ImageRoot(str(tmp_path)), notes) is right
+
+
+def test_a_zip_made_by_powershell(tmp_path: Path) -> None:
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = "card\\cam1\\IMG.JPG"
+        archive.writestr(info, b"photo")
+    dataset = FolderDataset(format="folder", images=str(path), location=Location(level=1))
+    (row,) = reader_of(dataset).read().table.to_pylist()
+    assert (row["file_name"], row["location"]) == ("card/cam1/IMG.JPG", "cam1")
+    assert ImageRoot(str(path)).read("card/cam1/IMG.JPG") == b"photo"
+
+
+def test_folders_of_systems_are_no_cameras(tmp_path: Path) -> None:
+    for name in ("CAM1", "@eaDir", "$RECYCLE.BIN", ".Trashes", "lost+found", "System Volume Information"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(b"x")
+    assert list(ImageRoot(str(tmp_path)).walk()) == ["CAM1/a.jpg"]
+
+
+def test_a_name_that_is_not_utf_8_is_a_row(tmp_path: Path) -> None:
+    try:
+        (tmp_path / os.fsdecode(b"M\xfcnchen.jpg")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    catalog = reader_of(FolderDataset(format="folder", images=str(tmp_path))).read()
+    assert set(catalog.table["file_name"].to_pylist()) == {"a.jpg", "M\ufffdnchen.jpg"}
+    assert catalog.notes["file names that are not UTF-8 and can't be opened; convmv renames them"] == 1
+    assert ImageRoot(str(tmp_path)).listing(["M\ufffdnchen.jpg"]).sizes.tolist() == [-1]
+
+
+def test_names_that_another_list_does_not_have() -> None:
+    found = unmatched(["CAM03", "Nord  1", "x"], ["cam03", "Nord 1", "CAM4"], "cameras.csv")
+    assert found == ["CAM03", "Nord  1", "x"]
+    assert (
+        found.text
+        == "'CAM03' (there is 'cam03' in cameras.csv), 'Nord  1' (there is 'Nord 1' in cameras.csv), 'x'"
+    )
