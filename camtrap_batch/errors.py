@@ -11,7 +11,7 @@ CamtrapError
 │   └── MissingExtra           a package of an optional extra is not installed
 ├── StageError             exit code 1: a stage could not be finished
 │   ├── ShardsFailed           some shards failed; the others have receipts
-│   ├── ClusterLost            exit code 3: the scheduler, or every worker of a kind, went away
+│   ├── ClusterLost            the scheduler, or every worker of a kind, went away in the middle
 │   ├── ImagesGone             exit code 3: the disk or folder with the images went away meanwhile
 │   ├── TargetUnreachable      exit code 3: what results are pushed to does not answer
 │   ├── WorkersDie             workers die whatever they are given: no image is to blame
@@ -93,7 +93,7 @@ class ShardsFailed(StageError):
 
 
 class ClusterLost(StageError):
-    exit_code = 3
+    pass
 
 
 class TargetUnreachable(StageError):

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from camtrap_batch.catalog.labels import label_key
+from camtrap_batch.catalog.names import unmatched
 from camtrap_batch.catalog.tables import read_table
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.events.codes import Bools
@@ -33,6 +34,11 @@ class SpeciesLists:
     by_location: Mapping[str, frozenset[str]]
     regions: Mapping[str, str]
     where: str = "events.species"
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """All labels of the lists."""
+        return self.everywhere.union(*self.by_region.values(), *self.by_location.values())
 
     def at(self, location: str) -> tuple[frozenset[str], str] | None:
         """The labels possible at a camera, and what the list is of; None where no list says.
@@ -106,6 +112,26 @@ def read_species(path: str, regions: str | None = None) -> SpeciesLists:
     )
 
 
+def unused_lines(
+    classes: Sequence[str], taxonomy: Taxonomy | None, species: SpeciesLists | None
+) -> list[str]:
+    """What the taxonomy and the species lists say of labels that no class of the model is, or is below."""
+    ours = {label_key(label) for label in classes}
+    found = {}
+    if taxonomy is not None:
+        groups = {name.casefold() for label in classes for _, name in taxonomy.above(label)}
+        labels = [name for name in taxonomy.groups if name not in groups]
+        found["events.taxonomy"] = unmatched(labels, sorted(ours), "the model")
+        ours |= groups
+    if species is not None:
+        found["events.species"] = unmatched(sorted(species.labels), sorted(ours), "the model")
+    return [
+        f"labels of {key} that are no class of the model: {len(names):,} ({names.text})"
+        for key, names in found.items()
+        if names
+    ]
+
+
 def _read_regions(path: str) -> dict[str, str]:
     regions: dict[str, str] = {}
     table = read_table(path, "events.regions", ("location", "region"))
@@ -150,7 +176,7 @@ def possible_classes(
                 ]
                 rows[possible] = np.array(is_there, np.bool_)
             mask[number] = rows[possible]
-    listed = lists.everywhere.union(*lists.by_region.values(), *lists.by_location.values())
+    listed = lists.labels
     if all(name.isdisjoint(listed) for name in names):
         known = ", ".join(map(repr, classes[:3]))
         raise InputError(

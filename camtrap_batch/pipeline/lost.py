@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from camtrap_batch.errors import StageError
 from camtrap_batch.pipeline.context import Context
+from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import read_whole_files
 
 LOST = ("missing", "unreadable", "crashed")
 """Statuses that may say more of a disk, a network or a worker than of the image."""
@@ -22,6 +28,14 @@ def count_lost(receipts: Sequence[Receipt]) -> Counter[str]:
     for receipt in receipts:
         found.update({status: n for status in LOST if (n := receipt.counts.get(status))})
     return found
+
+
+def failed_images(run: Run, before: Snapshot | None) -> pa.ChunkedArray | None:
+    """Ids of the images whose status in a table is anything else than ok; None where there are none."""
+    if before is None or not any(before.counts.get(status) for status in LOST):
+        return None
+    known, _ = read_whole_files(run.folder, before, ["image_id", "status"])
+    return known["image_id"].filter(pc.not_equal(known["status"].cast(pa.string()), "ok"))
 
 
 def is_much(context: Context, lost: int, there: int) -> bool:

@@ -25,6 +25,7 @@ from camtrap_batch.events import (
     read_species,
     read_taxonomy,
     summarise,
+    unused_lines,
 )
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import ModelInfo, read_info
@@ -77,7 +78,7 @@ class MergeStage(Stage):
             context, self, _id(sources), lambda: _merge(context.run, sources), inputs=sources.inputs
         )
         if not context.dry_run:
-            result.notes += [*sources.notes, *_notes(context.run, sources.taxonomy, sources.info)]
+            result.notes += [*sources.notes, *_notes(context.run, sources)]
         return result
 
 
@@ -314,8 +315,9 @@ def _count(
     }
 
 
-def _notes(run: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
+def _notes(run: Run, sources: _Sources) -> list[str]:
     """What the current tables came to, and whatever is counted apart in them."""
+    taxonomy, info = sources.taxonomy, sources.info
     locations = run.snapshot("locations")
     found: dict[str, int] = locations.meta["found"]
     labelled = [
@@ -348,6 +350,7 @@ def _notes(run: Run, taxonomy: Taxonomy | None, info: ModelInfo) -> list[str]:
         if strange:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
             notes.append(f"events.taxonomy has no group for {', '.join(strange[:_SHOWN])}{more}")
+    notes += unused_lines(info.classes, taxonomy, sources.species)
     predictions = locations.inputs["predictions"]
     notes.append(
         f"snapshot {locations.number}, of predictions {predictions} (camtrap diff, publish --snapshot)"

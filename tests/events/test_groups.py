@@ -22,6 +22,7 @@ from camtrap_batch.events import (
     make_taxonomy,
     read_species,
     read_taxonomy,
+    unused_lines,
 )
 from camtrap_batch.store.schemas import PREDICTIONS
 from camtrap_batch.vocabulary import UNCERTAIN
@@ -310,3 +311,15 @@ def test_definitions(
         again = combine(shuffled, scores=lambda: batches, **options)
     assert again.sequences.equals(found.sequences)
     assert again.frames.sort_by("image_id").equals(found.frames.sort_by("image_id"))
+
+
+def test_lines_that_match_no_class_are_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("species;family\nPanthera leo;felidae\nVulpes vulpes;canidae\n")
+    (tmp_path / "s.csv").write_text("label\nfelidae\npanthera  leo\nvulpes vulpe\n")
+    taxonomy, species = read_taxonomy(str(tmp_path / "t.csv")), read_species(str(tmp_path / "s.csv"))
+    of_taxonomy, of_species = unused_lines(["Panthera leo", "Vulpes vulpes sp"], taxonomy, species)
+    assert of_taxonomy.startswith(
+        "labels of events.taxonomy that are no class of the model: 1 ('vulpes vulpes'"
+    )
+    assert "events.species that are no class of the model: 1 ('vulpes vulpe'" in of_species
+    assert unused_lines(["Panthera leo (Linnaeus, 1758)", "vulpes vulpes"], taxonomy, None) == []

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support_targets import JOB, NAMES, START, layers_of, locations_table, photos_table
 
 from camtrap_batch.errors import InputError
+from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import GEO
 from camtrap_batch.targets.geoparquet import GeoParquetTarget
 from camtrap_batch.targets.points import decode_wkb, encode_wkb
@@ -138,3 +139,27 @@ def test_points_come_back(points: list[tuple[float, float] | None]) -> None:
     assert list(zip(*(side.to_pylist() for side in there), strict=True)) == [
         point or (None, None) for point in points
     ]
+
+
+def test_files_in_a_bucket_are_fetched_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder("memory://bucket/geoparquet")
+    target = GeoParquetTarget(Path("map.parquet"), JOB, bucket=folder, in_run=True)
+    dry = target.push(layers_of(), dry_run=True)
+    assert not folder.exists("map.parquet")
+    assert target.push(layers_of()).edits.num_rows == dry.edits.num_rows == 19
+    names = ("map.parquet", "map_events.parquet", "map_photos.parquet")
+    before = {name: folder.read(name) for name in names}
+    written = []
+    write = Folder.write
+
+    def note(self: Folder, path: str, data: bytes) -> None:
+        written.append(path)
+        write(self, path, data)
+
+    monkeypatch.setattr(Folder, "write", note)
+    assert target.push(layers_of()).edits.num_rows == 0
+    assert written == []
+    assert target.push(layers_of(photos=photos_table(11))).edits.num_rows == 2
+    assert written == ["map_photos.parquet"]
+    assert {name: folder.read(name) for name in names[:2]} == {name: before[name] for name in names[:2]}
+    assert target.describe() == "GeoParquet memory://bucket/geoparquet/map.parquet"

@@ -20,6 +20,8 @@ from camtrap_batch.job import Job
 from camtrap_batch.job.detect import Detect
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.lost import count_lost, failed_images, require_few_lost
+from camtrap_batch.pipeline.retries import Retries
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
@@ -29,7 +31,7 @@ from camtrap_batch.stages.detect.precision import PRECISION, check_precision, kn
 from camtrap_batch.stages.detect.shard import DetectShard
 from camtrap_batch.store.manifest import usable_rows
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
 
 REPEATS = Part("detections", 1, (TableSpec("detections", "each box that was found"),))
@@ -150,18 +152,21 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     )
     need, found = _precision(context, settings, work, rows)
     work = replace(work, precision=found["precision"])
-    plan = _plan(work, rows, manifest, settings.shard_size)
     before = run.current("detected")
+    retries = _retries(run, work, rows, settings.shard_size, before)
+    plan = Plan.make(STAGE.name, retries.shards(), _inputs(manifest, detector))
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
         need = _workers(context, settings)
     need = need or "CPU"
     meta = {"categories": list(detector.categories), "precision": found}
 
     def finish(plan: Plan, receipts: list[Receipt]) -> Done:
+        plan, receipts = retries.settle(plan, receipts)
+        require_few_lost(context, STAGE.name, count_lost(receipts), plan.rows, receipts)
         boxes, failed = (sum(receipt.result[name] for receipt in receipts) for name in ("boxes", "failed"))
         found = {"images": plan.rows - failed, "without": failed, "boxes": boxes}
         note = f"{boxes:,} boxes in {plan.rows - failed:,} images, of confidence {LEAST} and more"
-        return Done(plan, receipts, {**meta, "found": found}, [note])
+        return Done(plan, receipts, {**meta, "found": found, "tries": retries.record()}, [note])
 
     sent = rows.select(_SENT)
     return do_on_workers(
@@ -184,14 +189,15 @@ def _takes_thumbnails(job: Job, detector: PictureDetector) -> bool:
     )
 
 
-def _plan(work: DetectShard, rows: pa.Table, manifest: Snapshot, shard_size: int) -> Plan:
-    """Runs of rows along camera locations; a shard's id stands for all that its boxes depend on."""
+def _retries(
+    run: Run, work: DetectShard, rows: pa.Table, shard_size: int, before: Snapshot | None
+) -> Retries:
+    """Shards: runs of rows along camera locations; an id stands for all that the boxes depend on."""
     runs = cut(texts(rows["image_id"]), shard_size, location_borders(rows).tolist())
     settings = [work.detector.detector_id, work.use_thumbnails, work.precision, work.animal]
     hashes = hash_runs(rows, ["image_id", "sha256"], runs)
     ids = shard_ids(STAGE, settings, ([hash_] for hash_ in hashes))
-    shards = (Shard(id_, *run) for id_, run in zip(ids, runs, strict=True))
-    return Plan.make(STAGE.name, shards, _inputs(manifest, work.detector))
+    return Retries(run, "detected", before, failed_images(run, before), rows["image_id"], ids, runs)
 
 
 def _precision(

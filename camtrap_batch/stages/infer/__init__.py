@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
 from camtrap_batch.detection.boxes import Boxes, find_boxes
@@ -20,7 +19,7 @@ from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.library import keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.pipeline.lost import LOST, count_lost, require_few_lost
+from camtrap_batch.pipeline.lost import count_lost, failed_images, require_few_lost
 from camtrap_batch.pipeline.retries import Retries
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_workers
@@ -33,7 +32,6 @@ from camtrap_batch.store.manifest import categories_of, usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import read_whole_files
 
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 _READ = [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"]
@@ -192,10 +190,7 @@ def _retries(
     """The shards, one for each run of rows; an id stands for everything that the predictions depend on."""
     settings = [work.model_id, work.use_thumbnails, work.steps, *more]
     ids = shard_ids(STAGE, settings, (hashes for _, *hashes in runs))
-    failed = None
-    if before is not None and any(before.counts.get(status) for status in LOST):
-        known, _ = read_whole_files(run.folder, before, ["image_id", "status"])
-        failed = known["image_id"].filter(pc.not_equal(known["status"], "ok"))
+    failed = failed_images(run, before)
     return Retries(run, "predictions", before, failed, rows["image_id"], ids, [each for each, *_ in runs])
 
 
