@@ -50,7 +50,7 @@ def events_table(n: int = 6, label: str = "lion") -> pa.Table:
         "rank": [None] * n,
         "date_only": [None] * n,
     }
-    return pa.table(columns).cast(EVENTS)
+    return pa.table({name: pa.array(column, EVENTS.field(name).type) for name, column in columns.items()})
 
 
 def photos_table(n: int = 9) -> pa.Table:

@@ -36,7 +36,9 @@ class Fit:
     resize : letterbox keeps the picture's shape; stretch fills the frame with it
     stride : a letterboxed frame is cut down to multiples of it where the network takes any size; 0: it does
         not, and the frame stays as it is
-    smooth : whether a picture is smoothed when it is made smaller (antialiased, as torchvision does)
+    smooth : whether a picture is smoothed when it is made smaller (antialiased, as torchvision can do it)
+    in_floats : whether means of pixels stay as they are, as in torchvision, or are rounded, as in OpenCV;
+        smoothed ones stay as they are
     mean, std : of each channel, of values between 0 and 1
     """
 
@@ -44,6 +46,7 @@ class Fit:
     resize: Literal["letterbox", "stretch"] = "letterbox"
     stride: int = 0
     smooth: bool = False
+    in_floats: bool = False
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
@@ -120,8 +123,9 @@ def put(pixels: Pixels, fit: Fit, place: Place, out: npt.NDArray[np.float32]) ->
     if place.frame != (place.height, place.width):
         out[:] = values[:, GREY, None, None]
     inside = out[:, place.top : place.top + place.height, place.left : place.left + place.width]
-    if fit.smooth and pixels.shape[:2] != (place.height, place.width):
-        rows, columns = _means(pixels.shape[0], place.height), _means(pixels.shape[1], place.width)
+    if (fit.smooth or fit.in_floats) and pixels.shape[:2] != (place.height, place.width):
+        means = _means if fit.smooth else _pairs
+        rows, columns = means(pixels.shape[0], place.height), means(pixels.shape[1], place.width)
         _put_smooth(np.ascontiguousarray(pixels), *rows, *columns, inside)
         # Of whole numbers of 0 to 255 a table would do; means of them are normalised as they are.
         inside /= np.float32(255)
@@ -135,6 +139,15 @@ def put(pixels: Pixels, fit: Fit, place: Place, out: npt.NDArray[np.float32]) ->
         values,
         inside,
     )
+
+
+def _pairs(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """As `_means`, of the two old pixels beside each new one alone: bilinear without antialiasing."""
+    centres = np.clip((np.arange(new_size) + 0.5) * (size / new_size) - 0.5, 0, size - 1)
+    first = np.minimum(centres.astype(np.int64), max(size - 2, 0))
+    second = (centres - first)[:, None]
+    weights = np.concatenate([1 - second, second], axis=1)[:, : min(2, size)]
+    return first, weights.astype(np.float32)
 
 
 def _means(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

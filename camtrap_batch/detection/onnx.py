@@ -290,9 +290,10 @@ def _fit(card: Card, layout: Layout, frame: tuple[int, int], stride: int) -> Fit
         frame,
         "stretch" if resize == "stretch" else "letterbox",
         stride if resize == "letterbox" else 0,
-        with_logits if card.smooth is None else card.smooth,
-        tuple(card.mean) if card.mean else mean,  # type: ignore[arg-type]
-        tuple(card.std) if card.std else std,  # type: ignore[arg-type]
+        smooth=bool(card.smooth),
+        in_floats=with_logits,
+        mean=tuple(card.mean) if card.mean else mean,  # type: ignore[arg-type]
+        std=tuple(card.std) if card.std else std,  # type: ignore[arg-type]
     )
 
 

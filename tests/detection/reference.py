@@ -141,7 +141,8 @@ def yolov5(name: str, photos: list[str]) -> list[list[list[float]]]:
     images = sample(photos)
     enliven(network, images)
     network.names = {0: "animal", 1: "person", 2: "vehicle"}
-    scale(list(network.model[-1].m), lambda: torch.logit(network(images)[0][..., 4:]), 0.3)
+    # Objectness and class both have to be sure.
+    scale(list(network.model[-1].m), lambda: torch.logit(network(images)[0][..., 4:]), 0.4)
     # Its export fuses and runs the network once, to fix what depends on sizes.
     network.fuse()
     network.model[-1].export = True
@@ -172,9 +173,6 @@ def rfdetr(name: str, photos: list[str]) -> list[list[list[float]]]:
     mean, std = torch.tensor(model.means), torch.tensor(model.stds)
     images = (images - mean[:, None, None]) / std[:, None, None]
 
-    # Which places are looked at is decided by their order: where they are all but equal, by rounding.
-    for part in network.transformer.enc_out_class_embed:
-        part.weight.data.mul_(50)
     scale([network.class_embed], lambda: network(images)["pred_logits"], 0.05)
     found = []
     for photo in photos:

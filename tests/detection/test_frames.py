@@ -54,17 +54,18 @@ def test_the_way_that_photos_go_is_exact() -> None:
     assert (np.round(out.transpose(1, 2, 0) * 255) == wanted).all()
 
 
-@pytest.mark.parametrize("size", [(300, 500), (40, 30), (64, 64)])
-def test_stretched_smooth_and_normalised_as_torchvision_does(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("smooth", [True, False])
+@pytest.mark.parametrize("size", [(300, 500), (40, 30), (64, 64), (1, 70)])
+def test_stretched_smooth_and_normalised_as_torchvision_does(size: tuple[int, int], smooth: bool) -> None:
     torch = pytest.importorskip("torch")
     transforms = pytest.importorskip("torchvision").transforms.functional
     pixels = picture(*size)
-    fit = Fit((64, 96), "stretch", smooth=True, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    fit = Fit((64, 96), "stretch", smooth=smooth, in_floats=True, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     place = fit.place(*size)
     out = np.empty((3, 64, 96), np.float32)
     put(pixels, fit, place, out)
     small = transforms.resize(
-        torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, [64, 96], antialias=True
+        torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, [64, 96], antialias=smooth
     )
     wanted = transforms.normalize(small, fit.mean, fit.std).numpy()
     assert out == pytest.approx(wanted, abs=1e-4)

@@ -160,7 +160,7 @@ def test_a_copy_for_the_run_folder_opens_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "detector.json").write_text('{"names": {"0": "animal", "1": "person", "2": "vehicle"}}')
     detector = OnnxDetector.open(str(path))
     assert detector.layout == "rf-detr"
-    assert (detector.fit.smooth, detector.fit.resize, detector.fit.mean[0]) == (True, "stretch", 0.485)
+    assert (detector.fit.in_floats, detector.fit.resize, detector.fit.mean[0]) == (True, "stretch", 0.485)
     kept = tmp_path / "kept"
     kept.mkdir()
     for name, content in detector.files.items():
