@@ -120,7 +120,7 @@ def test_shard_that_hangs_while_it_is_written_fails_and_blames_no_image(
     assert list(outcome.receipts) == [plan.shards[1].id]
     (reason,) = outcome.failed.values()
     assert re.fullmatch(
-        r"its worker died 3 times, the last one was tcp://\S+; no progress for 0\.5 s in the phase 'write' "
+        r"its worker died 3 times, the last one was tls://\S+; no progress for 0\.5 s in the phase 'write' "
         r"\(stall_s of the cluster file\)",
         reason,
     )
@@ -182,7 +182,7 @@ def test_window_bounds_what_is_in_flight(client: Client, tmp_path: Path) -> None
 
 
 def test_missing_kind_of_worker_fails_with_what_is_there(client: Client) -> None:
-    with pytest.raises(NoWorker, match=r"no worker offers TPU=1 .* there are: tcp://.*CPU=1"):
+    with pytest.raises(NoWorker, match=r"no worker offers TPU=1 .* there are: tls://.*CPU=1"):
         fanout.require_workers(client, "TPU", 0.0)  # type: ignore[arg-type]
 
 
