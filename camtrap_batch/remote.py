@@ -58,6 +58,9 @@ _CUT_OFF = frozenset(
     | {"HTTPClientError", "ReadTimeoutError", "ServiceResponseError", "ChecksumError", "ConnectionResetError"}
     | {"ClientConnectionResetError", "SocketTimeoutError", "ServerTimeoutError", "PayloadEncodingError"}
 )
+_ENDS_EARLY = frozenset(
+    {"PayloadEncodingError", "ClientPayloadError", "ResponseStreamingError", "IncompleteReadError"}
+)
 _NO_CREDENTIALS = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
     | {"CredentialRetrievalError", "ProfileNotFound", "CredentialUnavailableError", "TokenRetrievalError"}
@@ -345,25 +348,22 @@ def _aiohttp_timeout() -> Any:
 
 def _diagnosis(family: Family, problem: BaseException, *, has_options: bool) -> tuple[str, str]:
     """What went wrong, and what to check."""
+    return (
+        _fault_of_access(family, problem, has_options=has_options)
+        or _fault_of_connection(problem)
+        or (_reason(problem), "")
+    )
+
+
+def _fault_of_access(family: Family, problem: BaseException, *, has_options: bool) -> tuple[str, str] | None:
+    """What is wrong with the account, the credentials or the bucket."""
     status, code = status_of(problem), _code_of(problem)
-    names = {name for one in _chain(problem) for name in _names(one)}
-    anonymous = ""
-    if has_options and family in ("s3", "gs", "az"):
-        option = {"s3": "{anon: true}", "gs": "{token: anon}", "az": "{account_name: NAME, anon: true}"}[
-            family
-        ]
-        anonymous = f"a public bucket is read with storage_options: {option}"
-    credentials = {
-        "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-        "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-        "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
-    }.get(family, "")
-    set_them = ", or ".join(part for part in (f"set {credentials}" if credentials else "", anonymous) if part)
+    set_them = _what_to_set(family, has_options=has_options)
     if family == "az" and "account_name" in str(problem):
         return "which storage account is not told", (
             "set AZURE_STORAGE_ACCOUNT_NAME" + (", or storage_options: {account_name: NAME}" * has_options)
         )
-    if names & _NO_CREDENTIALS:
+    if _all_names(problem) & _NO_CREDENTIALS:
         return "no credentials", set_them
     if code in _OTHER_REGION or status in (301, 307):
         region = _region_of(problem)
@@ -383,23 +383,39 @@ def _diagnosis(family: Family, problem: BaseException, *, has_options: bool) -> 
             else "check who may read it"
             + (", and whether the URL's signature has expired" * (family == "http"))
         )
+    return None
+
+
+def _what_to_set(family: Family, *, has_options: bool) -> str:
+    """How a user tells who they are."""
+    credentials = {
+        "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+        "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    }.get(family, "")
+    option = {"s3": "{anon: true}", "gs": "{token: anon}", "az": "{account_name: NAME, anon: true}"}.get(
+        family
+    )
+    anonymous = f"a public bucket is read with storage_options: {option}" if option and has_options else ""
+    return ", or ".join(part for part in (f"set {credentials}" if credentials else "", anonymous) if part)
+
+
+def _fault_of_connection(problem: BaseException) -> tuple[str, str] | None:
+    """What is wrong between here and the server, or with the server; or that the file is not there."""
+    status, names = status_of(problem), _all_names(problem)
     if names & _NO_ANSWER:
         return f"can't be reached: {_reason(problem)}", "check the host's name, the endpoint and the network"
-    if names & {
-        "PayloadEncodingError",
-        "ClientPayloadError",
-        "ResponseStreamingError",
-        "IncompleteReadError",
-    }:
+    if names & _ENDS_EARLY:
         return "the answer ends early", ""
     if any(isinstance(one, TimeoutError) for one in _chain(problem)) or names & {"ReadTimeoutError"}:
         return "no answer in time", "check the endpoint, the network and its proxy"
     if status is not None and status >= 500:
+        code = _code_of(problem)
         return f"the server fails ({status}{f' {code}' if code else ''})", "try again later"
     if is_missing(problem):
         # A bucket's listing is empty where there is no such folder; it fails where there is no bucket.
         return "no such bucket or folder", "check its name"
-    return _reason(problem), ""
+    return None
 
 
 def _reason(problem: BaseException) -> str:
@@ -442,3 +458,8 @@ def _chain(problem: BaseException) -> Iterator[BaseException]:
 
 def _names(problem: BaseException) -> set[str]:
     return {base.__name__ for base in type(problem).__mro__}
+
+
+def _all_names(problem: BaseException) -> set[str]:
+    """Names of the classes of an error, and of what it was raised from."""
+    return {name for one in _chain(problem) for name in _names(one)}

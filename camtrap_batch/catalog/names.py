@@ -18,19 +18,23 @@ from camtrap_batch.images import ImageRoot
 
 def tidy_names(names: pa.Array, notes: Counter[str], root: str | None = None) -> pa.Array:
     """Names with / between folders, relative to `root`, and without what says nothing: ./ and a double //."""
-    has_backslash = pc.match_substring(names, "\\")
-    if pc.any(has_backslash).as_py():
-        is_windows = pc.and_not(has_backslash, pc.match_substring(names, "/"))
+    contents = [_content(chunk) for chunk in getattr(names, "chunks", [names])]
+
+    def has(text: str) -> bool:
+        return any(text.encode() in content for content in contents)
+
+    above = f"{root.rstrip('/')}/" if root else ""
+    if has("\\"):
+        is_windows = pc.and_not(pc.match_substring(names, "\\"), pc.match_substring(names, "/"))
         if changed := pc.sum(is_windows).as_py():
             notes["file names with backslashes, read as /"] += changed
             names = pc.if_else(is_windows, pc.replace_substring(names, "\\", "/"), names)
-    above = f"{root.rstrip('/')}/" if root else ""
-    if above and pc.any(is_below := pc.starts_with(names, above)).as_py():
+    if above and has(above):
+        is_below = pc.starts_with(names, above)
         names = pc.if_else(is_below, pc.utf8_slice_codeunits(names, len(above)), names)
-    is_odd = pc.match_substring_regex(names, _NOTHING)
-    if pc.any(is_odd).as_py():
-        names = pc.if_else(is_odd, pc.replace_substring_regex(names, r"(^|/)(?:\./)+", r"\1"), names)
-        names = pc.if_else(is_odd, pc.replace_substring_regex(names, r"([^/:])//+", r"\1/"), names)
+    if has("./") or has("//") or has(".\\"):
+        names = pc.replace_substring_regex(names, r"(^|/)(?:\./)+", r"\1")
+        names = pc.replace_substring_regex(names, r"([^/:])//+", r"\1/")
     return names
 
 
@@ -70,6 +74,12 @@ def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str
 
 def _path_key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _content(names: pa.Array) -> bytes:
+    """All texts of an array one after the other: to search it takes a hundredth of a search in each."""
+    buffer = names.buffers()[2] if len(names) else None
+    return buffer.to_pybytes() if buffer is not None else b""
 
 
 class Unmatched(list[str]):
@@ -120,4 +130,3 @@ def tidy_name(name: str, root: str | None = None) -> str:
 
 _SHOWN = 5
 _MANY, _SAMPLE = 20_000, 500  # names: from how many on a sample is looked for first, and of how many
-_NOTHING = r"(^|/)\./|[^/:]//"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +20,7 @@ from camtrap_batch.events.codes import (
     starts_of_groups,
     timestamps,
 )
+from camtrap_batch.events.sequences import HUMAN, MACHINE, TRAITS, by_machine
 from camtrap_batch.store.schemas import EVENTS
 
 
@@ -48,9 +50,9 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
     Parameters
     ----------
     frames
-        Images as `combine` labels them (sequences.FRAMES). A column `count`, boxes of animals in the image,
-        makes the event's count its largest value; without one it is 1. `utc_offset_minutes` and `date_only`
-        as in `combine`.
+        Images as `combine` labels them (sequences.FRAMES); one that shows several species has a row for
+        each. A column `count`, boxes of animals in the image, makes the event's count its largest value;
+        without one it is 1. `utc_offset_minutes` and `date_only` as in `combine`.
     empty
         Label that means: no animal.
     gap_min
@@ -94,6 +96,7 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
         "best_image_id": images.take(pa.array(image[best])),
         "rank": one_chunk(seen["rank"]).take(pa.array(first)),
         "date_only": _true_or_null(flags(seen, "date_only")[order], begins),
+        **_said(seen, event, len(begins)),
     }
     firsts = images.take(pa.array(image[first]))
     event_id = pa.array(
@@ -115,3 +118,22 @@ def _true_or_null(is_so: Bools, begins: Ints) -> pa.Array:
     """Whether it is so for any of each group's rows: true, else null."""
     found = np.logical_or.reduceat(is_so, begins) if len(begins) else is_so
     return pa.array(found, pa.bool_(), mask=~found)
+
+
+def _said(seen: pa.Table, event: npt.NDArray[np.int64], n: int) -> dict[str, pa.Array]:
+    """Whether a person labelled some of each event, and what was said of its animals, if it is one."""
+    if "label_source" not in seen.column_names:
+        return by_machine(n)
+    is_human = pc.fill_null(pc.equal(seen["label_source"], HUMAN), False)
+    human = np.zeros(n, bool)
+    human[event[one_chunk(is_human).to_numpy(zero_copy_only=False)]] = True
+    columns = {"label_source": pc.if_else(pa.array(human), HUMAN, MACHINE)}
+    for name in TRAITS:
+        code, texts = encode(seen[name])
+        said = np.flatnonzero(code >= 0)
+        pairs = np.unique(np.stack([event[said], code[said]]), axis=1)
+        times = np.bincount(pairs[0], minlength=n)
+        one = np.zeros(n, np.int64)
+        one[pairs[0]] = pairs[1]
+        columns[name] = texts.cast(pa.string()).take(pa.array(one, mask=times != 1))
+    return columns

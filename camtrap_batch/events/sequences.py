@@ -39,6 +39,12 @@ from camtrap_batch.events.species import SpeciesLists
 from camtrap_batch.events.taxonomy import Taxonomy
 from camtrap_batch.store.schemas import SEQUENCES
 
+MACHINE, HUMAN = "machine", "human"
+"""Who a label is from: `label_source`."""
+
+TRAITS = ("sex", "life_stage", "behaviour", "individual")
+"""What a person may say of an animal beside its label and how many there are."""
+
 BURST_GAP_S = 60.0
 """Longest gap inside a burst, seconds; that of Wildlife Insights and of MegaDetector's `create_sequences`."""
 
@@ -52,12 +58,19 @@ FRAMES = pa.schema(
         ("confidence", pa.float32()),
         ("image_confidence", pa.float32()),
         ("rank", pa.string()),
+        ("label_source", pa.string()),
+        *((name, pa.string()) for name in TRAITS),
     ]
 )
 """Images with the label, the confidence and the rank of their sequence.
 
 `image_confidence` is the image's own probability of that label, or of the best guess where it is uncertain.
 """
+
+
+def by_machine(n: int) -> dict[str, pa.Array]:
+    """The columns of n rows of which no person said anything."""
+    return {"label_source": pa.repeat(MACHINE, n), **{name: pa.nulls(n, pa.string()) for name in TRAITS}}
 
 
 class Sequences(NamedTuple):
@@ -165,6 +178,7 @@ def combine(
             "rank": found.rank,
             "set_aside": found.set_aside,
             "reason": found.reason,
+            **by_machine(len(first)),
         },
         schema=SEQUENCES,
     )
@@ -179,6 +193,7 @@ def combine(
             "confidence": one_chunk(sequences["confidence"]).take(of),
             "image_confidence": pa.array(own, pa.float32(), mask=np.isnan(own)),
             "rank": found.rank.take(of),
+            **by_machine(len(group)),
         },
         schema=FRAMES,
     )

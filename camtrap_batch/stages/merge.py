@@ -27,6 +27,7 @@ from camtrap_batch.events import (
     summarise,
     unused_lines,
 )
+from camtrap_batch.events.human import overrule
 from camtrap_batch.job import Job
 from camtrap_batch.model.info import ModelInfo, read_info
 from camtrap_batch.model.library import fetch_model, model_folder
@@ -35,9 +36,11 @@ from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.store import schemas
+from camtrap_batch.store.corrections import fold, read_corrections, standing
 from camtrap_batch.store.manifest import current_findings, usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import DEPLOYMENTS
+from camtrap_batch.store.shards import digest
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.survey.checks import check_deployments, check_texts
 from camtrap_batch.survey.effort import Counting, effort_by_location, make_deployments
@@ -101,6 +104,7 @@ class _Sources:
     settings: dict[str, Any]
     counting: Counting
     notes: list[str]
+    said: pa.Table | None
 
     @property
     def told(self) -> list[list[dict[str, Any]]]:
@@ -152,7 +156,20 @@ def _read_sources(context: Context) -> _Sources:
         settings=settings,
         counting=job.events.effort,
         notes=notes,
+        said=_said(context),
     )
+
+
+def _said(context: Context) -> pa.Table | None:
+    """What people said of the usable images, as `standing` gives it; None where nobody said anything."""
+    run = context.run
+    if not context.dry_run:
+        fold(run)
+    corrections = read_corrections(run)
+    if not corrections.num_rows:
+        return None
+    found = standing(corrections, usable_rows(run, ["image_id", "sha256", "status"]))
+    return found if found.num_rows else None
 
 
 def _id(sources: _Sources) -> str:
@@ -165,6 +182,7 @@ def _id(sources: _Sources) -> str:
         sources.predictions.plan_id,
         sources.findings.plan_id if sources.findings else None,
         *sources.told,
+        *([digest(sources.said["correction_id"].to_pylist())] if sources.said is not None else []),
     )
 
 
@@ -181,7 +199,10 @@ def _merge(run: Run, sources: _Sources) -> Made:
         taxonomy=sources.taxonomy,
         species=sources.species,
     )
-    events = find_events(sequences.frames, empty=empty, gap_min=settings["gap_min"])
+    shown = sequences.frames
+    if sources.said is not None:
+        sequences, shown = overrule(sequences, sources.said, empty=empty)
+    events = find_events(shown, empty=empty, gap_min=settings["gap_min"])
     images = run.table("manifest").to_table(columns=["image_id", *_FROM_MANIFEST])
     deployments, effort = find_effort(
         images,

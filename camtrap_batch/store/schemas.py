@@ -201,6 +201,15 @@ DETECTIONS = _schema(
     ),
 )
 
+_SAID: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("label_source", pa.string(), "who the label is from: machine or human; null in older results: machine"),
+    ("sex", pa.string(), "of the animals, where a person said it"),
+    ("life_stage", pa.string(), "of the animals, where a person said it"),
+    ("behaviour", pa.string(), "of the animals, where a person said it"),
+    ("individual", pa.string(), "which animal it is, where a person said it"),
+)
+_SAID_NAMES = tuple(name for name, _, _ in _SAID)
+
 CROPS = _schema(
     ("image_id", pa.string(), "as in the catalog; images follow one another as in predictions"),
     ("box", pa.int32(), "number of the box among the image's rows in detections, from 0"),
@@ -241,6 +250,8 @@ SEQUENCES = _schema(
         pa.string(),
         "why the label is not the most probable class, with its probability; null where it is",
     ),
+    *_SAID,
+    later=_SAID_NAMES,
 )
 
 
@@ -255,6 +266,8 @@ FRAMES = _schema(
     ("image_confidence", pa.float32(), "what the image itself says: its own probability of that label"),
     ("count", pa.int32(), "animal boxes in the image; null without a detector"),
     ("no_event", pa.string(), "why it belongs to no event: " + ", ".join(NO_EVENT) + "; null where it does"),
+    *_SAID,
+    later=_SAID_NAMES,
 )
 
 EVENTS = _schema(
@@ -273,7 +286,8 @@ EVENTS = _schema(
         pa.bool_(),
         "true where an image of it has no time of day: else null",
     ),
-    later=("date_only",),
+    *_SAID,
+    later=("date_only", *_SAID_NAMES),
 )
 
 _COUNT = pa.struct([("label", pa.string()), ("n", pa.int32())])

@@ -27,6 +27,7 @@ PHOTOS = pa.schema(
 )
 """What `photo_rows` needs to know of each image: manifest, prediction, and where the image belongs."""
 
+_SAID = ["label_source", "sex", "life_stage", "behaviour", "individual"]
 _DECIMALS = 6  # of a float32 probability; more would show 0.9 as 0.8999999761581421
 
 
@@ -68,6 +69,9 @@ def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
     `date_only` is there where an event has it, as text: "true".
     """
     longitude, latitude = _points(events[LOCATION], locations)
+    if not pc.any(pc.equal(events["label_source"], "human")).as_py():
+        # Nobody said anything: the layer stays as it was before there were corrections.
+        events = events.drop_columns(_SAID)
     if "date_only" in events.column_names:
         is_date = events["date_only"].cast(pa.string())
         place = events.column_names.index("date_only")

@@ -345,10 +345,15 @@ def reference_events(sequences: list[Row], gap: timedelta) -> list[Row]:
     ]
 
 
+SAID = {"label_source": "machine", "sex": None, "life_stage": None, "behaviour": None, "individual": None}
+"""Columns of what nobody said anything of."""
+
+
 def by_content(rows: list[Row], schema: pa.Schema) -> list[Row]:
     """Rows without their names and the reference's notes, in an order of their own."""
     kept = [
         {name: row[name] for name in schema.names if name in row and not name.endswith("_id")}
+        | {name: row.get(name, value) for name, value in SAID.items()}
         | {"best": row["best_image_id"]}
         for row in rows
     ]

@@ -257,3 +257,33 @@ def test_dry_run_writes_nothing(run: Run, tmp_path: Path, capsys: pytest.Capture
     read(run, tmp_path, file, options=("--dry-run",))
     assert "1 would be recorded" in capsys.readouterr().out
     assert fold(run) is None
+
+
+def test_what_is_said_counts_at_the_next_merge(run: Run, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    before = run.snapshot("events").number
+    assert run_on_driver(job, "merge").shards_run == 0
+    file = tmp_path / "ours.csv"
+    file.write_text("image_id,label,count,sex\ni1,leopard,2,male\ni2,leopard,2,male\ni3,Blank,,\n")
+    read(run, tmp_path, file)
+    run_on_driver(job, "merge")
+    frames = {row["image_id"]: row for row in run.table("frames").to_table().to_pylist()}
+    assert (frames["i1"]["label"], frames["i1"]["label_source"], frames["i1"]["sex"]) == (
+        "leopard",
+        "human",
+        "male",
+    )
+    assert (frames["i3"]["label"], frames["i3"]["no_event"]) == ("empty", "empty")
+    assert (frames["i4"]["label"], frames["i4"]["label_source"]) == ("lion", "machine")
+    events = run.table("events").to_table().to_pylist()
+    assert [
+        (row["label"], row["count"], row["label_source"]) for row in events if row["location"] == "A"
+    ] == [("leopard", 2, "human")]
+    assert run.snapshot("events").number == before + 1
+    assert run_on_driver(job, "merge").shards_run == 0
+    # Taken over by the next decision, and still there for a new result.
+    file.write_text("image_id,label,when\ni1,lion,2099-01-01\ni2,lion,2099-01-01\n")
+    read(run, tmp_path, file)
+    run_on_driver(job, "merge")
+    labels = run.table("frames").to_table(columns=["label"])["label"].to_pylist()
+    assert labels[:3] == ["lion", "lion", "empty"]
