@@ -80,7 +80,8 @@ def open_cluster(spec: DaskCluster) -> Iterator[Client]:
 
     with (
         spec.secured() as secured,
-        dask.config.set({**SETTINGS, **tls_settings(secured.security)}),
+        # A local cluster's certificates are its own, and no matter of other clients of this process.
+        dask.config.set({**SETTINGS, **({} if isinstance(spec, Local) else tls_settings(secured.security))}),
         _quiet(),
         secured.open() as client,
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 from pydantic import Field
@@ -18,6 +18,7 @@ from camtrap_batch.cluster.sections import (
     Workers,
     lifetime_arguments,
 )
+from camtrap_batch.cluster.settings import Tls, tls_settings
 
 if TYPE_CHECKING:
     from distributed import SpecCluster
@@ -51,9 +52,11 @@ class Local(OwnCluster):
     def _start(self) -> SpecCluster:
         from dask.utils import parse_bytes
         from distributed import Nanny, Scheduler
+        from distributed.security import Security
 
         from camtrap_batch.cluster.started import StartedCluster
 
+        security = Security(**_roles(self.security)) if self.security else None
         cores = len(os.sched_getaffinity(0))
         groups = {"CPU": self.cpu, "GPU": self.gpu}
         numbers = {
@@ -71,6 +74,7 @@ class Local(OwnCluster):
                     "memory_limit": share if group.memory == "auto" else parse_bytes(group.memory),
                     "resources": {name: group.threads if name == "CPU" else 1},
                     "host": _LOOPBACK,
+                    "security": security,
                     "dashboard": False,
                     "dashboard_address": f"{_LOOPBACK}:0",
                     "silence_logs": logging.CRITICAL,
@@ -85,7 +89,19 @@ class Local(OwnCluster):
             "options": {
                 "dashboard_address": self.dashboard,
                 "host": _LOOPBACK,
+                "security": security,
                 "protocol": "tls://" if self.security else "tcp://",
             },
         }
-        return StartedCluster(workers, scheduler, self.adapt, keep=False)
+        return StartedCluster(workers, scheduler, self.adapt, keep=False, security=security)
+
+
+def _roles(tls: Tls) -> dict[str, Any]:
+    """Arguments of Dask's `Security`. Raises ClusterError where a file is not there."""
+    files = tls_settings(tls)
+    roles = {
+        f"tls_{role}_{part}": files[f"distributed.comm.tls.{role}.{part}"]
+        for role in ("scheduler", "worker", "client")
+        for part in ("cert", "key")
+    }
+    return {**roles, "tls_ca_file": files["distributed.comm.tls.ca-file"], "require_encryption": True}

@@ -33,17 +33,29 @@ class StartedCluster(SpecCluster):
     ----------
     workers : worker specs by name; the first CPU worker's is that of all that are added
     adapt : bounds of the number of CPU worker processes; None: it stays as it is
+    security : Dask's; None: as its settings say
     keep : whether a worker (or a group of them, one SLURM job) that has ended is replaced; else its nanny,
         which is still there, starts it again
     """
 
     def __init__(
-        self, workers: dict[str, Any], scheduler: dict[str, Any], adapt: Adapt | None = None, *, keep: bool
+        self,
+        workers: dict[str, Any],
+        scheduler: dict[str, Any],
+        adapt: Adapt | None = None,
+        *,
+        keep: bool,
+        security: Any = None,
     ) -> None:
         self._keep = keep
         one = next((spec for name, spec in workers.items() if name.startswith(CPU)), None)
         super().__init__(  # type: ignore[no-untyped-call]
-            workers=workers, scheduler=scheduler, worker=one, name="camtrap", silence_logs=logging.CRITICAL
+            workers=workers,
+            scheduler=scheduler,
+            worker=one,
+            name="camtrap",
+            silence_logs=logging.CRITICAL,
+            security=security,
         )
         cpu, gpu = self.count(CPU), self.count(GPU)
         if adapt is not None:

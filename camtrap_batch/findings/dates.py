@@ -27,7 +27,7 @@ DAY = np.timedelta64(1, "D")
 
 FEWEST_IN_ORDER = 10
 MOST_STEPS_BACK = 0.1
-"""Files count as numbered in order of time where at least this share is, and at most that share goes back."""
+"""Files count as numbered in order of time where so many are numbered, and at most this share steps back."""
 
 _Times = npt.NDArray[np.datetime64]
 _NUMBERED = r"(?P<more>[0-9]*?)(?P<number>[0-9]{1,18})\.[^./]*$"
