@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(
         "CAMTRAP_REFERENCE" not in os.environ,
-        reason="installs programs under AGPL from the package index, for ten minutes: set CAMTRAP_REFERENCE=1",
+        reason="installs programs under AGPL, and takes ten minutes: set CAMTRAP_REFERENCE=1",
     ),
 ]
 
