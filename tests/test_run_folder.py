@@ -47,7 +47,8 @@ def refused(folder: Path, name: str, *options: str, code: int) -> str:
     """The one line that a command ends with."""
     done = call(folder, name, *options)
     assert done.returncode == code, (done.returncode, done.stderr)
-    (line,) = done.stderr.splitlines()
+    # Stages before it may have said that they have nothing to do.
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("camtrap: "))
     return line
 
 

@@ -69,9 +69,10 @@ def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
     `date_only` is there where an event has it, as text: "true".
     """
     longitude, latitude = _points(events[LOCATION], locations)
-    if not pc.any(pc.equal(events["label_source"], "human")).as_py():
+    said = [name for name in _SAID if name in events.column_names]
+    if said and not pc.any(pc.equal(events["label_source"], "human")).as_py():
         # Nobody said anything: the layer stays as it was before there were corrections.
-        events = events.drop_columns(_SAID)
+        events = events.drop_columns(said)
     if "date_only" in events.column_names:
         is_date = events["date_only"].cast(pa.string())
         place = events.column_names.index("date_only")

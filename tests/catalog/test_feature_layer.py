@@ -285,7 +285,7 @@ def test_a_layer_that_keeps_rows_back_is_refused(
         ({"layer": {"date_field": "globalid"}}, "field globalid is esriFieldTypeGlobalID"),
         ({"layer": {"profile": "nobody"}}, "give either profile or anonymous"),
         ({"layer": {"profile": "nobody", "anonymous": False}}, "no profile 'nobody' (dataset.layer.profile)"),
-        ({"publish": {"target": "locations.gpkg", "best_photos": True}}, "layers are for `target: arcgis`"),
+        ({"publish": {"target": "locations.gpkg", "best_photos": True}}, "is for `target: arcgis`"),
         ({"publish": {"events": "https://h/0", "best_photos": True}}, "give that layer's URL, too"),
         ({"publish": {}}, "is inside dataset.metadata, which a job never changes"),
     ],

@@ -124,7 +124,8 @@ def test_a_batch_that_is_too_large_is_halved(tmp_path: Path) -> None:
     found = list(OnnxFinder(detector, network, 8).find([photo()] * 16))  # type: ignore[arg-type]
     assert [boxes_in(one) for one in found] == [[]] * 16
     assert network.sizes[:5] == [8, 4, 2, 2, 4]
-    assert max(network.sizes[7:]) <= 4
+    # At most one more, which was put together before memory ran out.
+    assert network.sizes.count(8) <= 2
 
 
 def test_tiles_find_what_is_small(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.model.architectures import (
     check_architecture,
     create_model,
+    evaluation,
     head_parameters,
     known_architectures,
-    normalisation,
 )
 
 SMALL = "shufflenet_v2_x0_5"
@@ -133,5 +133,9 @@ def test_imagenet_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_normalisation_is_the_published_one() -> None:
-    assert normalisation("resnet34") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert normalisation("vit_tiny_patch16_224") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    for arch, mean, std in (
+        ("resnet34", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("vit_tiny_patch16_224", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ):
+        published = evaluation(arch)
+        assert (published.mean, published.std) == (mean, std)

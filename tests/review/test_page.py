@@ -126,7 +126,8 @@ def looked_at(page: Any, number: int) -> None:
     """Wait for what was said to be kept, and the next sequence to show."""
     until(
         page,
-        f"document.getElementById('count').textContent.includes(' {number} looked') && !state.busy"
+        f"document.getElementById('count').textContent.includes(' {number} looked')"
+        " && !state.busy && !state.undoing"
         " && (!state.detail || state.detail.number === state.items[state.at].number)",
     )
 

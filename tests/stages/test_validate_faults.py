@@ -64,6 +64,8 @@ def test_a_disk_that_goes_away_makes_nothing_missing(tmp_path: Path, processes: 
 def test_a_process_in_which_decodes_hang_is_replaced(tmp_path: Path) -> None:
     """Twelve files hang for ever: no process keeps more threads than it may, and all others are judged."""
     folder = make_job(tmp_path, images=120, timeout_s=2)
+    with (folder / "job.yaml").open("a") as file:
+        file.write("limits: {lost: 1}\n")
     preload = tmp_path / "hanging.py"
     preload.write_text(
         f"""
