@@ -27,6 +27,11 @@ class Publish(SignIn):
 
     target: str = Field("locations.gpkg", description="what to push to")
 
+    fields: dict[str, dict[str, str]] = Field(
+        default_factory=dict,
+        description="arcgis: names of fields of one's own, such as {photos: {ClassLabel: Species}}; "
+        "elsewhere without effect",
+    )
     public: bool = Field(
         False,
         description="for anyone to see: places on a grid of report.blur_km (10 km where that is 0), people "

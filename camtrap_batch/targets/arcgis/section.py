@@ -21,10 +21,6 @@ class PublishArcGIS(Publish):
     cameras: str | None = Field(None, description="URL of the layer for cameras, .../FeatureServer/<number>")
     events: str | None = Field(None, description="URL of the layer for events")
     photos: str | None = Field(None, description="URL of the layer for photos")
-    fields: dict[str, dict[str, str]] = Field(
-        default_factory=dict,
-        description="names of fields of one's own, such as {photos: {ClassLabel: Species}}",
-    )
     best_photos: bool = Field(
         False, description="attach the best photo of each species to its camera on the layer"
     )
