@@ -53,7 +53,7 @@ class LayerRows:
     description : for people who open the layer
     utc_offset : int32, minutes east of UTC that the row's camera time was in, null where not known
     is_derived : keys depend on what the model says, so that another model takes rows away and adds others
-        for the same animals; at a camera that keeps some, none of them counts as deleted
+        for the same animals; those of one camera that replace each other do not count as deleted
 
     Raises
     ------

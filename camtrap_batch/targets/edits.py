@@ -83,10 +83,9 @@ def too_many_deleted(rows: LayerRows, edits: pa.Table, n_stored: int, most: floa
     is_delete = pc.equal(edits["edit"], "delete")
     n_deleted = edits.filter(is_delete).num_rows
     if rows.is_derived:
-        # Another model or rule takes rows away at a camera, and adds others, or just fewer.
         gone = _by_location(edits.filter(is_delete))
-        there = set(rows.columns[LOCATION].unique().to_pylist())
-        n_deleted = sum(number for location, number in gone.items() if location not in there)
+        new = _by_location(edits.filter(pc.equal(edits["edit"], "add")))
+        n_deleted = sum(max(0, number - new.get(location, 0)) for location, number in gone.items())
     if n_deleted <= most * n_stored:
         return None
     return (

@@ -357,7 +357,7 @@ def test_events_that_another_model_replaces_are_not_lost(place: Place) -> None:
     replaced = pa.Table.from_pylist(other, events_table().schema)
     push = place.target(most_deleted=0.2).push(layers_of(events=replaced))
     assert sorted(push.edits["edit"].to_pylist()) == ["add"] * 6 + ["delete"] * 6
-    with pytest.raises(StageError, match=r"events: 2 of the 6 rows"):
+    with pytest.raises(StageError, match=r"events: 4 of the 6 rows"):
         place.target(most_deleted=0.2).push(layers_of(events=replaced.slice(0, 2)))
 
 
