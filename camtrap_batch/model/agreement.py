@@ -1,25 +1,37 @@
 """Which of the fast ways to compute a model is the fastest that gives the labels of float32.
 
-A fast way errs by a little, and changes the label of an image whose two most probable classes are about as
-probable. How much it errs is seen on a sample; where the two are closer than that, the image is computed
-again in the next finer way, in the end in float32.
+A way is a runtime and a precision. A fast way errs by a little, and changes the label of an image whose two
+most probable classes are about as probable. How much it errs is seen on a sample; where the two are closer
+than that, the image is computed again in the next finer precision, in the end in float32.
+
+On CPUs both OpenVINO and torch are at hand. What OpenVINO comes to is found first, since it has integers;
+torch is tried in full only where it is faster on a few images.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from camtrap_batch import phases
 from camtrap_batch.detection.crops import Picture
 from camtrap_batch.images.pixels import Pixels
+from camtrap_batch.model import on_openvino
+from camtrap_batch.model.device import choose_device
+from camtrap_batch.model.info import ModelInfo
+from camtrap_batch.model.on_openvino import NETWORKS
+from camtrap_batch.model.on_torch import candidates
 from camtrap_batch.model.package import load_model
-from camtrap_batch.model.precision import Observed, candidates, name_of, observe
-from camtrap_batch.model.predictor import Predictor, Probabilities, lead
+from camtrap_batch.model.predictor import Predictor, Probabilities, lead, squares
+from camtrap_batch.runtime import graphs
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MOST_AGAIN = 0.25
 """Most images, of the sample, that may have to be computed again: more would take what the fast way saves."""
@@ -32,12 +44,46 @@ _OBSERVED, _FEWEST_FOR_INTEGERS = 32, 200
 wrong elsewhere, and what they save in a small job is less than their check takes."""
 
 _WORTH = 0.8  # of the next best's time: integers have to gain something
+_PROBED = 24  # images on which runtimes are timed against each other
+_CLEARLY = 1.1  # as fast: else the runtime stays
+_COMPARED = 8  # images on which runtimes are held against each other
+_SAME_NETWORK = 0.002  # most that a probability may differ between two runtimes in float32
+
+
+@dataclass
+class _Way:
+    """The best that was found of a runtime.
+
+    Attributes
+    ----------
+    steps : precision and margin of each, see `load_predictor`
+    right : what it answers in float32
+    tried : precision -> figures
+    seconds : an image, what is computed again included
+    first : of them, the first step alone
+    """
+
+    runtime: str
+    steps: list[list[Any]]
+    right: Probabilities
+    tried: dict[str, dict[str, float]]
+    seconds: float
+    first: float
+
+    @property
+    def precision(self) -> str:
+        return str(self.steps[0][0])
+
+    @property
+    def share(self) -> float:
+        """Of the first step's speed, what is left when near ties are computed again."""
+        return self.first / self.seconds if self.seconds else 1.0
 
 
 def choose(
-    folder: str | Path, device: str, batch: int, pictures: Iterable[Picture]
-) -> tuple[dict[str, Any], Observed | None]:
-    """The fastest precision that agrees with float32.
+    folder: str | Path, device: str, batch: int, pictures: Iterable[Picture], threads: int, scratch: Path
+) -> dict[str, Any]:
+    """The fastest way that agrees with float32.
 
     Parameters
     ----------
@@ -45,71 +91,163 @@ def choose(
         As for `Predictor`.
     pictures
         A sample.
+    threads
+        That shards will be computed with; the sample is computed on all CPUs.
+    scratch
+        An empty folder: what a `Predictor` needs beside the model, for what is chosen, is written there.
 
     Returns
     -------
-    found
-        precision; steps, precision and margin of each (see `load_predictor`); device; images compared; of
-        each precision tried `same_top1` (part of the images, none computed again), `difference` (mean, of the
-        probabilities), `margin`, `again` (part of the images that are closer) and `images_per_s` (none
-        computed again);
-        `why_not` of those that can't be computed.
-    observed
-        For int8, what `Predictor` wants.
+    runtime, precision; steps, precision and margin of each (see `load_predictor`); networks, files in
+    `scratch` and their SHA-256; device; images compared; of each precision tried of that runtime `same_top1`
+    (part of the images, none computed again), `difference` (mean, of the probabilities), `margin`, `again`
+    (part of the images that are closer) and `images_per_s` (none computed again, on all CPUs); `why_not` of
+    what can't be computed; `runtimes`, images a second in each one's fastest precision on `threads` threads,
+    where there are two.
     """
-    network, _ = load_model(folder)
-    exact = Predictor(folder, device, None, batch, torch.float32, network=network)
-    pixels = exact.squares(pictures)
-    observing = pixels[:0]
-    if len(pixels) >= _OBSERVED + _FEWEST_FOR_INTEGERS:
-        # From all over the sample, as what is compared.
-        is_observed = np.zeros(len(pixels), bool)
-        is_observed[np.linspace(0, len(pixels) - 1, _OBSERVED).astype(int)] = True
-        observing, pixels = pixels[is_observed], pixels[~is_observed]
-    right, speed = _classify(exact, pixels)
-    found: dict[str, Any] = {
-        "precision": name_of(torch.float32),
-        "steps": [[name_of(torch.float32), 0.0]],
-        "device": exact.device.type,
-        "images": len(pixels),
-        "tried": {name_of(torch.float32): {"images_per_s": speed}},
-        "why_not": {},
-    }
-    ranges: Observed | None = None
-    # Seconds an image of the best so far: the whole, what is computed again included, and the first step.
-    best = first = 1 / speed if speed else 0.0
-    for precision in reversed(candidates(exact.device)[:-1]) if len(pixels) > 1 else []:
-        name = name_of(precision)
-        observed: Observed | None = None
+    network, info = load_model(folder)
+    trial = _Trial(Path(folder), network, info, choose_device(device).type, batch, scratch)
+    trial.look(squares(pictures, info.framing))
+    names = candidates(choose_device(device))
+    if (ours := trial.of_openvino()) is None:
+        return trial.told(trial.compare("torch", names), {})
+    speeds = {"openvino": trial.probe("openvino", ours.precision, threads)}
+    speeds["torch"] = trial.probe("torch", names[0], threads)
+    best = ours
+    if speeds["torch"] > _CLEARLY * ours.share * speeds["openvino"]:
+        theirs = trial.compare("torch", names, ours)
+        if theirs.precision == names[0] and theirs.share * speeds["torch"] > ours.share * speeds["openvino"]:
+            best = theirs
+    return trial.told(best, speeds)
+
+
+class _Trial:
+    """One model on one sample."""
+
+    def __init__(
+        self, folder: Path, network: nn.Module, info: ModelInfo, device: str, batch: int, scratch: Path
+    ) -> None:
+        self.folder, self.network, self.info = folder, network, info
+        self.device, self.batch, self.scratch = device, batch, scratch
+        self.why_not: dict[str, str] = {}
+        self.pixels = self.observed = np.empty((0, info.size, info.size, 3), np.uint8)
+
+    def look(self, pixels: Pixels) -> None:
+        """Take these squares for the sample."""
+        self.pixels = pixels
+        if len(pixels) >= _OBSERVED + _FEWEST_FOR_INTEGERS:
+            # From all over the sample, as what is compared.
+            is_observed = np.zeros(len(pixels), bool)
+            is_observed[np.linspace(0, len(pixels) - 1, _OBSERVED).astype(int)] = True
+            self.observed, self.pixels = pixels[is_observed], pixels[~is_observed]
+
+    def predictor(self, runtime: str, precision: str, threads: int | None = None) -> Predictor:
+        """The model, computed in this way. Raises ValueError where that can't be."""
+        if precision == "int8" and not (self.scratch / NETWORKS["int8"]).exists():
+            source, out = (self.scratch / NETWORKS[name] for name in ("float32", "int8"))
+            graphs.quantise(source, self.observed, out, phases.progress())
+        return Predictor(
+            self.folder,
+            self.device,
+            threads,
+            self.batch,
+            precision,
+            runtime=runtime,
+            network=self.network,
+            networks=self.scratch,
+        )
+
+    def of_openvino(self) -> _Way | None:
+        """What OpenVINO comes to; None where it can't be used."""
+        if self.device != "cpu" or len(self.pixels) < 2 or not on_openvino.is_there():
+            return None
         try:
-            if precision == torch.int8:
-                if not len(observing):
-                    found["why_not"][name] = f"fewer than {_OBSERVED + _FEWEST_FOR_INTEGERS} images to try"
-                    continue
-                observed = observe(network, exact.network_input(observing), batch)
-            quick = Predictor(folder, device, None, batch, precision, observed, network=network)
-            answers, speed = _classify(quick, pixels)
-        except (ValueError, RuntimeError, NotImplementedError) as problem:
-            found["why_not"][name] = str(problem).partition("\n")[0]
-            continue
-        errors = np.abs(answers - right)
-        # Two classes change places only where they are closer than both together err.
-        margin = round(2 * float(errors.max()) + 1e-6, 6)
-        again = float((lead(answers) < margin).mean())
-        found["tried"][name] = {
-            "same_top1": round(float((answers.argmax(1) == right.argmax(1)).mean()), 5),
-            "difference": round(float(errors.mean()), 6),
-            "margin": margin,
-            "again": round(again, 5),
-            "images_per_s": speed,
+            on_openvino.convert(self.network, self.info, self.scratch)
+        except ValueError as problem:
+            self.why_not["openvino"] = str(problem)
+            return None
+        few = self.pixels[:_COMPARED]
+        one, other = (
+            np.concatenate(list(self.predictor(runtime, "float32").forward(few)))
+            for runtime in ("openvino", "torch")
+        )
+        if (apart := float(np.abs(one - other).max())) > _SAME_NETWORK:
+            self.why_not["openvino"] = f"its probabilities are up to {apart:.3f} off those of torch"
+            return None
+        names = on_openvino.candidates()
+        if names[0] == "int8" and (reason := self._no_integers()):
+            self.why_not["int8"] = reason
+            names = names[1:]
+        return self.compare("openvino", names)
+
+    def _no_integers(self) -> str:
+        if not len(self.observed):
+            return f"fewer than {_OBSERVED + _FEWEST_FOR_INTEGERS} images to try"
+        return "" if graphs.can_quantise() else "the package nncf is not installed"
+
+    def compare(self, runtime: str, names: list[str], exact: _Way | None = None) -> _Way:
+        """The best of these precisions.
+
+        Parameters
+        ----------
+        names : the fastest first, the last one is float32
+        exact : what another runtime came to: its answers in float32 are taken, and its speed there
+        """
+        if exact is not None:
+            right, tried = exact.right, {"float32": exact.tried["float32"]}
+        else:
+            right, speed = _classify(self.predictor(runtime, "float32"), self.pixels)
+            tried = {"float32": {"images_per_s": speed}}
+        speed = tried["float32"]["images_per_s"]
+        seconds = 1 / speed if speed else 0.0
+        best = _Way(runtime, [["float32", 0.0]], right, tried, seconds, seconds)
+        for name in reversed(names[:-1]) if len(self.pixels) > 1 else []:
+            try:
+                answers, speed = _classify(self.predictor(runtime, name), self.pixels)
+            except (ValueError, RuntimeError, NotImplementedError) as problem:
+                self.why_not[name] = str(problem).partition("\n")[0]
+                continue
+            errors = np.abs(answers - right)
+            # Two classes change places only where they are closer than both together err.
+            margin = round(2 * float(errors.max()) + 1e-6, 6)
+            again = float((lead(answers) < margin).mean())
+            tried[name] = {
+                "same_top1": round(float((answers.argmax(1) == right.argmax(1)).mean()), 5),
+                "difference": round(float(errors.mean()), 6),
+                "margin": margin,
+                "again": round(again, 5),
+                "images_per_s": speed,
+            }
+            agrees = again <= MOST_AGAIN and errors.mean() <= MOST_DIFFERENCE
+            # What is near in a finer precision is so in this one: it is computed again there as well.
+            seconds = 1 / speed + again * best.first + (best.seconds - best.first)
+            if agrees and (name != "int8" or seconds <= _WORTH * best.seconds):
+                best = _Way(runtime, [[name, margin], *best.steps], right, tried, seconds, 1 / speed)
+        return best
+
+    def probe(self, runtime: str, precision: str, threads: int) -> float:
+        """Images a second on so many threads, of a few images."""
+        try:
+            return _classify(self.predictor(runtime, precision, threads), self.pixels[:_PROBED])[1]
+        except (ValueError, RuntimeError, NotImplementedError):
+            return 0.0
+
+    def told(self, way: _Way, speeds: dict[str, float]) -> dict[str, Any]:
+        """See `choose`."""
+        names = []
+        if way.runtime == "openvino":
+            names = on_openvino.files_for([str(precision) for precision, _ in way.steps])
+        return {
+            "runtime": way.runtime,
+            "precision": way.precision,
+            "steps": way.steps,
+            "networks": on_openvino.hash_files(self.scratch, names),
+            "device": self.device,
+            "images": len(self.pixels),
+            "tried": way.tried,
+            "why_not": self.why_not,
+            "runtimes": speeds,
         }
-        agrees = again <= MOST_AGAIN and errors.mean() <= MOST_DIFFERENCE
-        # What is near in a finer precision is so in this one: it is computed again there as well.
-        seconds = 1 / speed + again * first + (best - first)
-        if agrees and (precision != torch.int8 or seconds <= _WORTH * best):
-            found["precision"], found["steps"] = name, [[name, margin], *found["steps"]]
-            ranges, best, first = observed, seconds, 1 / speed
-    return found, ranges
 
 
 def _classify(predictor: Predictor, pixels: Pixels) -> tuple[Probabilities, float]:

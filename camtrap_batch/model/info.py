@@ -7,7 +7,7 @@ A model folder holds
 - `metrics.json`: the figures in full: per class, per location, confusion, reliability
 - `history.csv`: one row per epoch; `lr_find.csv`: the search for a learning rate, where there was one
 - `*.svg`: figures for people
-- `int8.safetensors`: ranges of the network's values, where it was found fit to be computed in integers
+- `openvino-float32` and `openvino-int8` (`.xml`, `.bin`), where a job has made them: see `on_openvino`
 
 The model id is a hash of the weights and of those parts of `model.json` that change a prediction: training
 the same again gives the same id, and a changed file is found out.
@@ -28,7 +28,6 @@ FORMAT = 1
 WEIGHTS, CARD, METRICS = "model.safetensors", "model.json", "metrics.json"
 HISTORY, LR_FIND = "history.csv", "lr_find.csv"
 BATCH, RESULTS = "batch.svg", "results.svg"
-OBSERVED = "int8.safetensors"
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,7 @@ from camtrap_batch.model.architectures import create_model, evaluation, head_par
 from camtrap_batch.model.batches import IGNORED, EvalBatches, TrainBatches
 from camtrap_batch.model.checkpoints import Checkpoint, Checkpoints
 from camtrap_batch.model.config import TrainConfig
-from camtrap_batch.model.device import (
-    Autocast,
-    Normalise,
-    choose_device,
-    choose_precision,
-    choose_threads,
-)
+from camtrap_batch.model.device import Autocast, Normalise, choose_device, choose_precision
 from camtrap_batch.model.figures import draw_pictures
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.judging import REPORT_EVERY_S, Progress, judge, keep_random_images, summary
@@ -39,6 +33,7 @@ from camtrap_batch.model.package import save_model
 from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Samples
 from camtrap_batch.model.team import SoloTeam, TeamLost
+from camtrap_batch.runtime import count_threads
 from camtrap_batch.store.folder import Folder
 
 with warnings.catch_warnings():
@@ -178,7 +173,7 @@ def _training(
     on_progress: Progress,
 ) -> Iterator[_Training]:
     device = choose_device(config.device)
-    threads = choose_threads(config.threads)
+    threads = count_threads(config.threads)
     torch.set_num_threads(threads)  # Dask's nanny sets OMP_NUM_THREADS=1
     cache = psutil.virtual_memory().available // 4 if config.cache_bytes is None else config.cache_bytes
     with (

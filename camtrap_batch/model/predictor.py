@@ -5,37 +5,60 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from camtrap_batch import phases
 from camtrap_batch.detection.crops import Picture, decode_picture
 from camtrap_batch.images.framing import Framing, frame
 from camtrap_batch.images.pixels import Pixels, make_thumbnail
-from camtrap_batch.model.device import Autocast, Normalise, choose_device, choose_precision, choose_threads
 from camtrap_batch.model.info import read_info
-from camtrap_batch.model.package import load_model
-from camtrap_batch.model.precision import Observed, load_observed, make_ready, name_of
+from camtrap_batch.runtime import count_threads
 from camtrap_batch.runtime.stream import beside, in_order
 
+if TYPE_CHECKING:  # a worker that computes in another runtime never loads torch
+    from torch import nn
+
 Probabilities = npt.NDArray[np.float32]
+Steps = Sequence[tuple[str | None, float]]
 
 _KEPT = 2  # models a process holds: the one in use, and one more while a job changes over
 _TOGETHER = 8  # pictures decoded by one call of a thread: less of the interpreter's lock, still even
 _BATCHES_AHEAD = 2
-_OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 _loaded: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
 _preloaded: dict[str, nn.Module] = {}  # of the model that is wanted next, by its id
 _loading = threading.Lock()
+
+
+class Forward(Protocol):
+    """A network, ready for squares of pixels; may be used from several threads.
+
+    Attributes
+    ----------
+    runtime : torch, openvino, ...
+    precision : what it computes in
+    """
+
+    runtime: str
+    precision: str
+
+    def __call__(self, pixels: Pixels, temperature: float) -> Probabilities:
+        """Probabilities (n, classes) of squares (n, size, size, 3), logits divided by the temperature.
+
+        Raises
+        ------
+        MemoryError
+            Memory ran out: fewer at once may do.
+        """
+        ...
 
 
 class Predictor:
@@ -48,32 +71,32 @@ class Predictor:
     device
         "auto" (CUDA where torch finds it), "cpu" or "cuda".
     threads
-        Threads of torch and of decoding; None: one for each CPU this process may use. Beside a GPU all
-        CPUs decode.
+        Threads of the network and of decoding; None: one for each CPU this process may use. Beside a GPU
+        all CPUs decode.
     batch
         Most images in a forward pass; halved when memory runs out.
     precision
         What to compute in; None: bfloat16 where the hardware supports it, otherwise float16 (GPU) or float32.
-        `precision` says which are possible.
-    observed
-        For int8: ranges of the network's values; None: those kept with the model.
+        `on_torch` and `on_openvino` say which are possible.
+    runtime
+        torch or openvino; for the latter `networks` holds files that the check of precisions made.
     margin
         What `classify` sees is computed again by `finer` where its two most probable classes are less than
         this apart, so that its label is that of float32. 0: never.
     finer
         The same model in a more exact precision; None: in float32.
     network
-        The folder's, where it is loaded already; several predictors may share it.
+        The folder's, for torch, where it is loaded already; several predictors may share it.
+    networks
+        Folder of files for other runtimes; None: the model's.
 
     Raises
     ------
     InputError
-        The folder holds no intact model, or no ranges where they are needed.
+        The folder holds no intact model.
     JobError
         "cuda" where there is none.
     """
-
-    _network: nn.Module
 
     def __init__(
         self,
@@ -81,35 +104,49 @@ class Predictor:
         device: str = "auto",
         threads: int | None = None,
         batch: int = 64,
-        precision: torch.dtype | None = None,
-        observed: Observed | None = None,
+        precision: Any = None,
+        *,
+        runtime: str = "torch",
         margin: float = 0.0,
         finer: Predictor | None = None,
         network: nn.Module | None = None,
+        networks: str | Path | None = None,
     ) -> None:
-        self.device = choose_device(device)
-        self.threads = choose_threads(threads)
-        self.decoders = choose_threads(None) if self.device.type == "cuda" else self.threads
+        self.info = read_info(folder)
         self.batch = batch
-        self.precision = precision or choose_precision(self.device)
-        if network is None:
-            network, self.info = load_model(folder)
+        self.threads = count_threads(threads)
+        self.decoders = self.threads
+        precision = _name(precision)
+        is_exact = precision == "float32"
+        if runtime == "torch" and network is None and finer is None:
+            network = _load(folder)
+        if margin and not is_exact and finer is None:
+            finer = Predictor(
+                folder, device, threads, batch, "float32", runtime=runtime, network=network, networks=networks
+            )
+        self.finer = finer if margin and not is_exact else None
+        if runtime == "torch":
+            self._forward: Forward = self._on_torch(network, device, precision)
         else:
-            self.info = read_info(folder)
-        if self.precision == torch.int8 and observed is None:
-            observed = load_observed(folder)
-        self.margin = margin if self.precision != torch.float32 else 0.0
-        if self.margin and finer is None:
-            finer = Predictor(folder, device, threads, batch, torch.float32, network=network)
-        self.finer = finer if self.margin else None
-        whole = self.finer._network if self.finer else None
-        self._network = (
-            Autocast(whole.network, self.precision)  # of the same weights
-            if isinstance(whole, Autocast) and self.precision != torch.int8
-            else make_ready(network, self.device, self.precision, observed)
-        )
-        self._normalise = Normalise(self.info.mean, self.info.std, self.device)
-        self._lock = threading.Lock()
+            from camtrap_batch.model.on_openvino import OpenVinoForward
+
+            self._forward = OpenVinoForward(Path(networks or folder), precision or "float32", self.threads)
+        self.precision = self._forward.precision
+        self.margin = margin if self.finer else 0.0
+
+    def _on_torch(self, network: nn.Module | None, device: str, precision: str | None) -> Forward:
+        from camtrap_batch.model.device import choose_device, choose_precision
+        from camtrap_batch.model.on_torch import TorchForward, name_of
+
+        where = choose_device(device)
+        if where.type == "cuda":
+            self.decoders = count_threads(None)
+        precision = precision or name_of(choose_precision(where))
+        like = self.finer._forward if self.finer else None
+        if isinstance(like, TorchForward):
+            return like.shared(precision)
+        assert network is not None  # noqa: S101  # loaded above
+        return TorchForward(network, self.info, where, precision, self.threads)
 
     def predict(self, jpegs: Sequence[bytes]) -> Probabilities:
         """Calibrated probabilities of images, each seen as a whole.
@@ -172,15 +209,6 @@ class Predictor:
             item if isinstance(item, str) else np.stack([next(rows) for _ in range(item)]) for item in found
         ]
 
-    def squares(self, pictures: Iterable[Picture]) -> Pixels:
-        """What the network sees of those pictures that decode: shape (n, size, size, 3)."""
-        nothing = np.empty((0, self.info.size, self.info.size, 3), np.uint8)
-        return np.concatenate([nothing, *self._batches(pictures, [])])
-
-    def network_input(self, pixels: Pixels) -> torch.Tensor:
-        """What the network is given for squares (n, size, size, 3): float32 (n, 3, size, size)."""
-        return self._normalise(torch.from_numpy(pixels))
-
     def forward(self, pixels: Pixels) -> Iterator[Probabilities]:
         """Calibrated probabilities of squares (n, size, size, 3), in parts of at most `batch`.
 
@@ -190,13 +218,11 @@ class Predictor:
         while start < len(pixels):
             part = pixels[start : start + self.batch]
             try:
-                yield self._probabilities(torch.from_numpy(part))
-            except RuntimeError as problem:
-                if not _is_out_of_memory(problem) or len(part) == 1:
+                yield self._forward(part, self.info.temperature)
+            except MemoryError:
+                if len(part) == 1:
                     raise
                 self.batch = max(1, len(part) // 2)
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
                 continue
             start += len(part)
             move()
@@ -206,37 +232,17 @@ class Predictor:
         size = self.batch
         waiting: list[Pixels] = []
         number = 0
-        with ThreadPoolExecutor(self.decoders, thread_name_prefix="decode") as pool:
-            ahead = max(2 * self.decoders, size // _TOGETHER)
-            for decoded in in_order(pool, self._decode, _together(pictures), ahead):
-                found += [item if isinstance(item, str) else len(item) for item in decoded]
-                for squares in decoded:
-                    if not isinstance(squares, str):
-                        waiting.append(squares)
-                        number += len(squares)
-                while number >= size:
-                    together = np.concatenate(waiting)
-                    yield together[:size]
-                    waiting, number = [together[size:]], number - size
+        for squares in _decoded(pictures, self.info.framing, self.decoders, size // _TOGETHER):
+            found.append(squares if isinstance(squares, str) else len(squares))
+            if not isinstance(squares, str):
+                waiting.append(squares)
+                number += len(squares)
+            while number >= size:
+                together = np.concatenate(waiting)
+                yield together[:size]
+                waiting, number = [together[size:]], number - size
         if number:
             yield np.concatenate(waiting)
-
-    def _decode(self, pictures: Sequence[Picture]) -> list[Pixels | str]:
-        decoded: list[Pixels | str] = []
-        for picture in pictures:
-            try:
-                decoded.append(decode_picture(picture, self.info.framing))
-            except (ValueError, OSError) as problem:
-                decoded.append(str(problem))
-        return decoded
-
-    def _probabilities(self, pixels: torch.Tensor) -> Probabilities:
-        with self._lock, torch.inference_mode():
-            # Of this thread: OpenMP's setting belongs to the thread that made it, and Dask's nanny says 1.
-            torch.set_num_threads(self.threads)
-            logits = self._network(self._normalise(pixels))
-            probs: Probabilities = torch.softmax(logits / self.info.temperature, 1).cpu().numpy()
-        return probs
 
 
 @dataclass
@@ -291,7 +297,7 @@ class _Answers:
     def count_again(self, again: Counter[str]) -> None:
         """Add how many were near ties."""
         if self._finer and self._near:
-            again[name_of(self._finer._predictor.precision)] += len(self._near)
+            again[self._finer._predictor.precision] += len(self._near)
             self._finer.count_again(again)
 
     def _hand_on(self) -> None:
@@ -308,37 +314,54 @@ def lead(answers: Probabilities) -> npt.NDArray[np.float32]:
     return top[:, -1] - top[:, -2]
 
 
+def squares(pictures: Iterable[Picture], framing: Framing, threads: int | None = None) -> Pixels:
+    """What a network sees of those pictures that decode: shape (n, size, size, 3)."""
+    nothing = np.empty((0, framing.size, framing.size, 3), np.uint8)
+    decoded = _decoded(pictures, framing, count_threads(threads), 0)
+    return np.concatenate([nothing, *(item for item in decoded if not isinstance(item, str))])
+
+
 def load_predictor(
     folder: str | Path,
     device: str = "auto",
     threads: int | None = None,
     batch: int = 64,
-    steps: Sequence[tuple[torch.dtype | None, float]] = ((None, 0.0),),
+    steps: Steps = ((None, 0.0),),
+    runtime: str = "torch",
+    networks: Mapping[str, str] | None = None,
 ) -> Predictor:
     """A `Predictor` that this process keeps: the second call for the same model loads nothing.
 
     Parameters
     ----------
-    folder, device, threads, batch
+    folder, device, threads, batch, runtime
         As for `Predictor`.
     steps
         Precision and margin of the predictor, of its finer one, and so on.
+    networks
+        Files of the folder that the runtime computes -> SHA-256 that they should have.
 
     Raises
     ------
     InputError, JobError
-        As `Predictor` does.
+        As `Predictor` does; or one of `networks` was changed.
     """
     model_id = read_info(folder).model_id
-    key = (model_id, device, threads, batch, tuple(steps))
+    named = tuple((_name(precision), margin) for precision, margin in steps)
+    key = (model_id, device, threads, batch, named, runtime, tuple(sorted((networks or {}).items())))
     with _loading:
         if key in _loaded:
             _loaded.move_to_end(key)
         else:
-            network = _preloaded.pop(model_id, None)
-            if network is None:
-                network, _ = load_model(folder)
-            _loaded[key] = _in_steps(folder, device, threads, batch, steps, network)
+            network = None
+            if runtime == "torch":
+                network = _preloaded.pop(model_id, None)
+                network = network if network is not None else _load(folder)
+            elif networks:
+                from camtrap_batch.model.on_openvino import require_same
+
+                require_same(Path(folder), networks)
+            _loaded[key] = _in_steps(folder, device, threads, batch, named, runtime, network)
             while len(_loaded) > _KEPT:
                 _loaded.popitem(last=False)
         return _loaded[key]
@@ -349,34 +372,98 @@ def _in_steps(
     device: str,
     threads: int | None,
     batch: int,
-    steps: Sequence[tuple[torch.dtype | None, float]],
-    network: nn.Module,
+    steps: Steps,
+    runtime: str,
+    network: nn.Module | None,
 ) -> Predictor:
     (precision, margin), *rest = steps
     finer = None
-    if rest and precision != torch.float32:
-        finer = _in_steps(folder, device, threads, batch, rest, network)
-    return Predictor(folder, device, threads, batch, precision, None, margin, finer, network)
+    if rest and precision != "float32":
+        finer = _in_steps(folder, device, threads, batch, rest, runtime, network)
+    return Predictor(
+        folder,
+        device,
+        threads,
+        batch,
+        precision,
+        runtime=runtime,
+        margin=margin,
+        finer=finer,
+        network=network,
+    )
 
 
-def preload(folder: str | Path) -> None:
+def possible_steps(
+    runtime: str, device: str, steps: Sequence[tuple[str, float]]
+) -> tuple[str, list[tuple[str, float]]]:
+    """The runtime and the steps that come closest to these on this machine, and give the same labels.
+
+    A precision that the hardware lacks is left out: its images are computed as the next step says, which is
+    finer. Without the runtime they are computed in float32, by torch. `device` is cpu or cuda.
+    """
+    if runtime == "openvino":
+        from camtrap_batch.model import on_openvino
+
+        if not on_openvino.is_there():
+            return "torch", [("float32", 0.0)]
+        named = [(on_openvino.possible(name), margin) for name, margin in steps]
+    else:
+        import torch
+
+        from camtrap_batch.model import on_torch
+
+        named = [(on_torch.possible(name, torch.device(device)), margin) for name, margin in steps]
+    return runtime, [(name, margin) for name, margin in named if name is not None]
+
+
+def preload(folder: str | Path, device: str = "cpu") -> None:
     """Load what `load_predictor` will want in this process whatever the precision, and the decoder.
 
     Raises InputError as `Predictor` does.
     """
+    info = read_info(folder)
     frame(make_thumbnail(np.zeros((8, 8, 3), np.uint8), 8, 85).jpeg, Framing(8))
-    network, info = load_model(folder)
+    if device == "cpu":
+        from camtrap_batch.model.on_openvino import is_there
+
+        if is_there():  # torch is only needed where it turns out to be faster
+            return
+    network = _load(folder)
     with _loading:
         _preloaded.clear()
         _preloaded[info.model_id] = network
+
+
+def _load(folder: str | Path) -> nn.Module:
+    from camtrap_batch.model.package import load_model
+
+    return load_model(folder)[0]
+
+
+def _name(precision: Any) -> str | None:
+    return None if precision is None else str(precision).removeprefix("torch.")
+
+
+def _decoded(
+    pictures: Iterable[Picture], framing: Framing, threads: int, ahead: int
+) -> Iterator[Pixels | str]:
+    """The squares of each picture, or why it does not decode; decoded on threads."""
+
+    def decode(some: Sequence[Picture]) -> list[Pixels | str]:
+        decoded: list[Pixels | str] = []
+        for picture in some:
+            try:
+                decoded.append(decode_picture(picture, framing))
+            except (ValueError, OSError) as problem:
+                decoded.append(str(problem))
+        return decoded
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        for decoded in in_order(pool, decode, _together(pictures), max(2 * threads, ahead)):
+            yield from decoded
 
 
 def _together(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
     some = iter(pictures)
     while part := list(islice(some, _TOGETHER)):
         yield part
-
-
-def _is_out_of_memory(problem: RuntimeError) -> bool:
-    text = str(problem)
-    return isinstance(problem, torch.OutOfMemoryError) or any(words in text for words in _OUT_OF_MEMORY)

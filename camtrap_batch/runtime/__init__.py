@@ -6,7 +6,6 @@ computes a batch; `stream` computes many, as many at once as there are threads.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +19,7 @@ from camtrap_batch.runtime.base import (
     Runtime,
     best_device,
     choose_runtime,
+    count_threads,
     installed_runtimes,
     possible_precision,
     stream,
@@ -37,6 +37,7 @@ __all__ = [
     "Runtime",
     "best_device",
     "choose_runtime",
+    "count_threads",
     "hash_file",
     "installed_runtimes",
     "needs_code",
@@ -54,7 +55,7 @@ def open_network(
     precision: Precision | Literal["auto"] = "float32",
     runtime: str | None = None,
 ) -> Network:
-    """The network in an ONNX file, ready to compute; loading it runs no code of its author's.
+    """The network in an ONNX file, or one of OpenVINO's; loading it runs no code of its author's.
 
     Parameters
     ----------
@@ -70,20 +71,28 @@ def open_network(
     MissingExtra
         No runtime is installed.
     InputError
-        It is no ONNX file, has more than one input, or an operator that the runtime does not know.
+        It is neither, has more than one input, or an operator that the runtime does not know.
     JobError
         The device is not there, or does not compute in that precision.
     """
-    info = read_onnx(path)
+    where: Device = best_device() if device == "auto" else device
+    if Path(path).suffix == ".xml":
+        where, runtime = "cpu", "openvino"
+    name, chosen = choose_runtime(where, runtime)
+    info = _info(Path(path))
     if len(info.inputs) != 1:
         raise InputError(f"{path}: should have one input, the pictures; it has {info.shapes()}")
-    where: Device = best_device() if device == "auto" else device
-    name, chosen = choose_runtime(where, runtime)
     able = chosen.precisions(where)
     if precision == "auto":
         precision = able[0]
     elif precision not in able:
         raise JobError(f"{name} does not compute in {precision} on {where} here; possible: {', '.join(able)}")
-    if threads is None:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return chosen.open(Path(path), info, where, precision, max(1, threads))
+    return chosen.open(Path(path), info, where, precision, count_threads(threads))
+
+
+def _info(path: Path) -> OnnxInfo:
+    if path.suffix != ".xml":
+        return read_onnx(path)
+    from camtrap_batch.runtime.openvino import describe
+
+    return describe(path)

@@ -8,6 +8,7 @@ so that an answer depends on the batch alone, and not on which worker computed i
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -124,6 +125,15 @@ def best_device() -> Device:
 def possible_precision(name: Precision, device: Device) -> Precision:
     """The precision of that name, or float32 on a machine that would only emulate it."""
     return name if name in choose_runtime(device)[1].precisions(device) else "float32"
+
+
+def count_threads(threads: int | None) -> int:
+    """`threads`, or one for each CPU this process may use."""
+    if threads is not None:
+        return max(1, threads)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def stream(network: Network, batches: Iterable[Array], ahead: int = 0) -> Iterator[list[Array]]:

@@ -1,4 +1,4 @@
-"""ONNX files on CPUs through OpenVINO.
+"""ONNX files, and OpenVINO's own (see `graphs`), on CPUs through OpenVINO.
 
 A file is compiled for the shape of each batch that comes: on shapes that are left open OpenVINO takes a tenth
 longer. Of those compiled the last few are kept, since each holds the weights in the layout it wants.
@@ -16,7 +16,8 @@ import numpy as np
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.runtime.base import Array, Device, Precision
-from camtrap_batch.runtime.onnxfile import OnnxInfo
+from camtrap_batch.runtime.onnxfile import OnnxInfo, Port
+from camtrap_batch.runtime.quiet import import_openvino
 
 _KEPT = 3  # compiled shapes: upright, wide and tall pictures
 _HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -45,6 +46,28 @@ class OpenVino:
     ) -> OpenVinoNetwork:
         return OpenVinoNetwork(path, info, precision, threads)
 
+    @classmethod
+    def multiplies_integers(cls) -> bool:
+        """Whether this CPU has instructions for networks in 8-bit integers."""
+        return "INT8" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def describe(path: Path) -> OnnxInfo:
+    """What a file of OpenVINO's says of itself. Raises InputError where it can't be read."""
+    model = _read(path)
+    inputs, outputs = (
+        tuple(
+            Port(
+                next(iter(sorted(port.get_names())), ""),
+                tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape()),
+                np.dtype(port.get_element_type().to_dtype()).name,
+            )
+            for port in ports
+        )
+        for ports in (model.inputs, model.outputs)
+    )
+    return OnnxInfo(inputs, outputs, {}, 0)
+
 
 class OpenVinoNetwork:
     """A `Network` in OpenVINO."""
@@ -57,7 +80,7 @@ class OpenVinoNetwork:
         self._path = path
         self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
         self._lock = threading.Lock()
-        self._read()  # an unknown operator is said here, not by the first batch
+        _read(path)  # an unknown operator is said here, not by the first batch
 
     def run(self, batch: Array) -> list[Array]:
         _check_shape(self.info, batch)
@@ -79,9 +102,10 @@ class OpenVinoNetwork:
             return found
 
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
-        model = self._read()
+        model = _read(self._path)
         try:
-            model.reshape(list(shape))
+            if model.inputs[0].get_partial_shape().is_dynamic:
+                model.reshape(list(shape))
         except RuntimeError as problem:
             first = str(problem).strip().splitlines()[-1][:200]
             raise ValueError(f"the network does not take a batch of shape {shape}: {first}") from None
@@ -94,12 +118,6 @@ class OpenVinoNetwork:
             "PERFORMANCE_HINT": "THROUGHPUT",
         }
         return _Compiled(_core().compile_model(model, "CPU", settings))
-
-    def _read(self) -> Any:
-        try:
-            return _core().read_model(str(self._path))
-        except RuntimeError as problem:
-            raise InputError(f"{self._path}: OpenVINO can't read it: {_short(problem)}") from None
 
 
 class _Compiled:
@@ -123,9 +141,14 @@ class _Compiled:
 
 @cache
 def _core() -> Any:
-    from openvino import Core
+    return import_openvino().Core()
 
-    return Core()
+
+def _read(path: Path) -> Any:
+    try:
+        return _core().read_model(str(path))
+    except RuntimeError as problem:
+        raise InputError(f"{path}: OpenVINO can't read it: {_short(problem)}") from None
 
 
 def _check_shape(info: OnnxInfo, batch: Array) -> None:

@@ -71,10 +71,15 @@ class InferStage(Stage):
             cutting = pool.submit(_cut_rows, rows, boxes, context.job.infer.shard_size)
             need, found = _precision(context, work, rows)
         if found is None:
-            wanted.notes.append("the model's fastest precision would be looked for")
+            wanted.notes.append("the fastest way to compute the model would be looked for")
             found = {"precision": "auto"}
         steps = found.get("steps", [[found["precision"], 0.0]])
-        work = replace(work, steps=tuple((precision, margin) for precision, margin in steps))
+        work = replace(
+            work,
+            runtime=found.get("runtime", "torch"),
+            steps=tuple((precision, margin) for precision, margin in steps),
+            networks=tuple(sorted(found.get("networks", {}).items())),
+        )
         before = run.current("predictions")
         inputs = {"manifest": work.manifest, "model": work.model_id, **wanted.boxes_from}
         retries = _retries(run, work, rows, cutting.result(), before)
@@ -188,7 +193,9 @@ def _retries(
     *more: str,
 ) -> Retries:
     """The shards, one for each run of rows; an id stands for everything that the predictions depend on."""
-    settings = [work.model_id, work.use_thumbnails, work.steps, *more]
+    # Ids of what torch computes are those of before there was a choice.
+    by = [] if work.runtime == "torch" else [work.runtime, work.networks]
+    settings = [work.model_id, work.use_thumbnails, work.steps, *by, *more]
     ids = shard_ids(STAGE, settings, (hashes for _, *hashes in runs))
     failed = failed_images(run, before)
     return Retries(run, "predictions", before, failed, rows["image_id"], ids, [each for each, *_ in runs])

@@ -19,7 +19,7 @@ from camtrap_batch.detection.boxes import Look, Rules
 from camtrap_batch.engine.base import WorkerContext
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import read_pictures
-from camtrap_batch.model.info import OBSERVED, read_info
+from camtrap_batch.model.info import read_info
 from camtrap_batch.model.library import fetch_model
 from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.store.folder import Folder
@@ -57,8 +57,10 @@ class InferShard:
 
     Attributes
     ----------
-    steps : precision to compute in, where the worker's hardware can (see `model.precision`), and margin
-        between the two most probable classes, under which an image is computed again as the next step says
+    runtime : torch or openvino; a worker that lacks it computes in float32, with torch
+    steps : precision to compute in, where the worker's hardware can, and margin between the two most probable
+        classes, under which an image is computed again as the next step says
+    networks : files beside the model that the runtime computes, and their SHA-256
     rules : of boxes, where the shard's rows have some
     """
 
@@ -75,6 +77,8 @@ class InferShard:
     rules: Rules | None
     device: Literal["cpu", "cuda"] = "cpu"
     steps: tuple[tuple[str, float], ...] = (("float32", 0.0),)
+    runtime: str = "torch"
+    networks: tuple[tuple[str, str], ...] = ()
     divisible: ClassVar[bool] = True
 
     @property
@@ -156,18 +160,21 @@ class InferShard:
                 yield index, Picture(data, places.get(index)), "crop" if index in places else source
 
     def local_model(self) -> Path:
-        """The model on this machine's disk, with what its precision needs."""
+        """The model on this machine's disk, with the networks that its runtime computes."""
         here = fetch_model(self.model)
-        if self.steps[0][0] == "int8" and not (here / OBSERVED).exists():
-            (here / OBSERVED).write_bytes(self.model.read(OBSERVED))
+        for name, _ in self.networks:
+            if not (here / name).exists():  # made since the model was fetched
+                (here / name).write_bytes(self.model.read(name))
         return here
 
     def _predictor(self, threads: int) -> Predictor:
         from camtrap_batch.model import load_predictor
-        from camtrap_batch.model.precision import possible
+        from camtrap_batch.model.predictor import possible_steps
 
-        steps = [(possible(name, self.device), margin) for name, margin in self.steps]
-        return load_predictor(self.local_model(), self.device, threads, self.batch, steps)
+        runtime, steps = possible_steps(self.runtime, self.device, self.steps)
+        return load_predictor(
+            self.local_model(), self.device, threads, self.batch, steps, runtime, dict(self.networks)
+        )
 
     def _shows(self, rows: pa.Table, index: int, boxes: list[Box], size: int) -> bool:
         """Whether the thumbnail has as many pixels of each box as the model wants, or the original has."""

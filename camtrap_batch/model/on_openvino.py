@@ -1,0 +1,138 @@
+"""A classifier computed by OpenVINO, on CPUs: its files in the model folder, and what computes them.
+
+The files are made of the weights by the check of precisions, once for each model and run folder, and kept
+with the model: workers compute the same network, and load neither torch nor what made it. The networks take
+pixels as they are decoded; normalising is a part of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from camtrap_batch.errors import InputError
+from camtrap_batch.images.pixels import Pixels
+from camtrap_batch.model.calibration import calibrated
+from camtrap_batch.model.info import ModelInfo
+from camtrap_batch.runtime import RUNTIMES, graphs, installed_runtimes, open_network, stream
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from camtrap_batch.runtime import Precision
+
+NETWORKS: Mapping[str, str] = {
+    "float32": "openvino-float32.xml",
+    "bfloat16": "openvino-float32.xml",
+    "float16": "openvino-float32.xml",
+    "int8": "openvino-int8.xml",
+}
+"""Precision -> the file of a model folder that is computed in it."""
+
+_AT_ONCE = 4
+"""Images that are computed together. More are no faster on one thread; fewer read the weights more often."""
+
+
+def is_there() -> bool:
+    """Whether OpenVINO is installed, and computes on this CPU."""
+    return "openvino" in installed_runtimes() and bool(RUNTIMES["openvino"].precisions("cpu"))
+
+
+def candidates() -> list[str]:
+    """What to compute in on this machine, the fastest first; the last one is float32."""
+    from camtrap_batch.runtime.openvino import OpenVino
+
+    integers = ["int8"] if OpenVino.multiplies_integers() else []
+    return [*integers, *OpenVino.precisions("cpu")]
+
+
+def possible(name: str) -> str | None:
+    """The precision of that name; None where this CPU would only emulate it.
+
+    Networks in integers give the same answers on any CPU, if slower.
+    """
+    return name if name == "int8" or name in RUNTIMES["openvino"].precisions("cpu") else None
+
+
+def convert(network: nn.Module, info: ModelInfo, folder: Path) -> None:
+    """Write the network into `folder` in float32.
+
+    Raises
+    ------
+    ValueError
+        It has something that can't be written down as a graph, or that OpenVINO does not know.
+    """
+    import torch
+
+    # Two: a size of 1 would be taken for one that is always so.
+    example = torch.zeros(2, 3, info.size, info.size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own parts
+        try:
+            program = torch.export.export(
+                network, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
+            )
+        except Exception as problem:  # a network whose code can't be followed says so in many ways
+            lines = str(problem).strip().splitlines() or [type(problem).__name__]
+            raise ValueError(lines[0][:200]) from None
+        graphs.write(graphs.of_program(program, info.mean, info.std), folder / NETWORKS["float32"])
+
+
+def files_for(precisions: list[str]) -> list[str]:
+    """Names of the files that are needed to compute in these precisions."""
+    names = dict.fromkeys(NETWORKS[name] for name in precisions)
+    return [file.name for name in names for file in graphs.files_of(Path(name))]
+
+
+def hash_files(folder: Path, names: list[str]) -> dict[str, str]:
+    """Name -> SHA-256 of the content, in hex."""
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def require_same(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Raise InputError where one of the files is not what was checked."""
+    for name, right in hashes.items():
+        try:
+            found = hash_files(folder, [name])[name]
+        except OSError as problem:
+            raise InputError(f"{folder / name}: can't be read: {problem.strerror or problem}") from None
+        if found != right:
+            raise InputError(
+                f"{folder / name}: is not what was made of the model's weights; delete it, and the snapshots "
+                "of predictions, or set infer.precision: float32"
+            )
+
+
+class OpenVinoForward:
+    """A `Forward` (see `predictor`) of OpenVINO.
+
+    Each image is computed on one thread, `threads` parts of a batch at once: its answer does not depend on
+    how many threads there are.
+    """
+
+    runtime = "openvino"
+
+    def __init__(self, folder: Path, precision: str, threads: int) -> None:
+        self.precision = precision
+        floats: Precision = "float32" if precision == "int8" else precision  # type: ignore[assignment]
+        self._network = open_network(folder / NETWORKS[precision], "cpu", threads, floats)
+        shape = self._network.info.inputs[0].shape
+        self._at_once = shape[0] or _AT_ONCE
+
+    def __call__(self, pixels: Pixels, temperature: float) -> npt.NDArray[np.float32]:
+        outputs = [outputs[0] for outputs in stream(self._network, self._parts(pixels))]
+        return calibrated(np.concatenate(outputs)[: len(pixels)], temperature)
+
+    def _parts(self, pixels: Pixels) -> Iterator[npt.NDArray[Any]]:
+        for start in range(0, len(pixels), self._at_once):
+            part = pixels[start : start + self._at_once]
+            if len(part) < self._at_once:  # each other shape would be compiled for itself
+                rest = np.zeros((self._at_once - len(part), *part.shape[1:]), np.uint8)
+                part = np.concatenate([part, rest])
+            yield part

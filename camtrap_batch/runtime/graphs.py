@@ -1,0 +1,114 @@
+"""Networks as OpenVINO keeps them: made of torch's, given pixels, put into 8-bit integers, written to files.
+
+A file of OpenVINO's is a description (`.xml`) with the weights beside it (`.bin`); reading one runs no code.
+Integers are NNCF's: it watches which values pass through the network on some pictures, and chooses scales.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from camtrap_batch.runtime.base import Array
+from camtrap_batch.runtime.quiet import import_openvino
+
+ENDINGS = (".xml", ".bin")
+"""Of the two files of a network."""
+
+_SIGN_S = 5.0
+
+
+def files_of(path: Path) -> list[Path]:
+    """The two files of the network with this description."""
+    return [path.with_suffix(ending) for ending in ENDINGS]
+
+
+def of_program(program: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """A network of torch's, for pixels as they are decoded.
+
+    Parameters
+    ----------
+    program : a `torch.export.ExportedProgram` of one input, (n, 3, height, width) float32
+    mean, std : that its pixels are normalised with, per channel, of values between 0 and 1
+
+    Returns
+    -------
+    An `openvino.Model` that takes (n, height, width, 3) uint8.
+
+    Raises
+    ------
+    ValueError
+        It has operators that OpenVINO does not know.
+    """
+    openvino = import_openvino()
+    from openvino.preprocess import PrePostProcessor
+
+    try:
+        model = openvino.convert_model(program)
+    except Exception as problem:  # whatever a translator raises for an operator that it does not know
+        raise ValueError(_short(problem)) from None
+    before = PrePostProcessor(model)
+    before.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    before.input().model().set_layout(openvino.Layout("NCHW"))
+    steps = before.input().preprocess().convert_element_type(openvino.Type.f32)
+    steps.mean([255 * value for value in mean]).scale([255 * value for value in std])
+    return before.build()
+
+
+def write(model: Any, path: Path) -> None:
+    """Write the two files of an `openvino.Model`; `path` is that of the description."""
+    import_openvino().save_model(model, str(path), compress_to_fp16=False)
+
+
+def can_quantise() -> bool:
+    """Whether NNCF is installed."""
+    return find_spec("nncf") is not None
+
+
+def quantise(path: Path, inputs: Array, out: Path, move: Callable[[], None] = lambda: None) -> None:
+    """Write a network in 8-bit integers.
+
+    In a process of its own: NNCF takes memory, talks to the terminal, and changes how a process logs.
+
+    Parameters
+    ----------
+    path : an ONNX file, or one of OpenVINO's
+    inputs : (n, ...) of which each (1, ...) is, or is repeated to, what the network takes at once; like what
+        it will be given
+    out : where the description goes
+    move : called now and then meanwhile
+
+    Raises
+    ------
+    ValueError
+        The network can't be put into integers.
+    """
+    samples = out.with_suffix(".npy")
+    np.save(samples, inputs)
+    command = [sys.executable, "-m", "camtrap_batch.runtime.integers", str(path), str(samples), str(out)]
+    with subprocess.Popen(  # noqa: S603 - of arguments that no shell reads
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        said = None
+        try:
+            while said is None:
+                try:
+                    said = process.communicate(timeout=_SIGN_S)[1]
+                except subprocess.TimeoutExpired:
+                    move()
+        finally:
+            process.kill()
+            samples.unlink()
+    if process.returncode:
+        lines = said.strip().splitlines() or [f"ended with {process.returncode}"]
+        raise ValueError(lines[-1][:200])
+
+
+def _short(problem: BaseException) -> str:
+    return " ".join(str(problem).split())[:200] or type(problem).__name__
