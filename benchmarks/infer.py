@@ -9,8 +9,9 @@ image, in one run, with the same model and the same files, the ways taken in tur
 - plain fastai: `test_dl` and `get_preds` over the original files, with a loader process for each core
 - `camtrap infer` through Dask over the thumbnails, with a worker for each core, and with one worker that has
   one core, so that it does not decode on another one meanwhile
-- the network alone on tensors that lie ready, on all cores: the limit; where near ties are computed again in
-  finer precisions, with as large a part of that
+- on CPUs the same without OpenVINO: the torch path
+- the network alone on pixels that lie ready, on all cores, in the runtime and precision that were chosen: the
+  limit; where near ties are computed again in finer precisions, with as large a part of that
 
 and once in float32, to count the images whose label differs. With a GPU the same is done on it.
 
@@ -31,7 +32,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,34 +138,45 @@ def measure_speed(folder: Path, images: int, rounds: int, epochs: int, width: in
     speeds: dict[str, list[float]] = {}
     for number in range(rounds):
         speeds.setdefault("plain fastai", []).append(n / part("fastai", model, folder / "files.txt"))
-        for name, count in (("camtrap infer", workers), ("one worker", 1))[: 1 if on_gpu else 2]:
+        ways = (("camtrap infer", workers, True), ("one worker", 1, True), ("torch alone", workers, False))
+        for name, count, openvino in ways[: 1 if on_gpu else 3]:
             began = time.perf_counter()
-            found = infer(folder, {**job, "name": f"{name.replace(' ', '-')}-{number}"}, count, on_gpu)
+            fresh = {**job, "name": f"{name.replace(' ', '-')}-{number}"}
+            found = infer(folder, fresh, count, on_gpu, openvino)
             took = time.perf_counter() - began
             print(f"  {name}: {took:.1f} s with the cluster's start, {found}", flush=True)
             speeds.setdefault(name, []).append(n / found["seconds"])
             speeds.setdefault(f"{name}, shards alone", []).append(n / found["in shards"])
             if on_gpu:
                 report.target("GPU busy, share not", 1 - found["busy"], 0.15, "{:.3f}")
+            if name == "camtrap infer":
+                chosen = found
         # Near ties are computed again in a finer precision.
-        shares = {found["precision"]: 1.0, **{name: many / n for name, many in found["again"].items()}}
-        seconds = [share / fastest(found["model"], name, on_gpu) for name, share in shares.items()]
+        shares = {chosen["precision"]: 1.0, **{name: many / n for name, many in chosen["again"].items()}}
+        model = chosen["model"]
+        seconds = [share / fastest(model, name, chosen["runtime"], on_gpu) for name, share in shares.items()]
         speeds.setdefault("the limit", []).append(1 / sum(seconds))
     for name, values in speeds.items():
         report.line(
             f"{name}, images/s", f"{max(values):.1f}  ({', '.join(f'{value:.1f}' for value in values)})"
         )
     best = {name: max(values) for name, values in speeds.items()}
-    report.line("computed in", ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
-    at_least(report, "end to end, of plain fastai", best["camtrap infer"] / best["plain fastai"], 3)
-    at_least(
-        report, "shards alone, of the limit", best["camtrap infer, shards alone"] / best["the limit"], 0.85
+    report.line(
+        "computed in",
+        f"{chosen['runtime']}, {', '.join(f'{name} {share:.3f}' for name, share in shares.items())}",
     )
+    shards = best["camtrap infer, shards alone"]
+    least = 3 if on_gpu else 15
+    at_least(report, "end to end, of plain fastai", best["camtrap infer"] / best["plain fastai"], least)
+    at_least(report, "shards alone, of the limit", shards / best["the limit"], 0.85)
+    if not on_gpu:
+        at_least(report, "shards alone, of the torch path", shards / best["torch alone, shards alone"], 1.6)
     if not on_gpu and CORES >= 2:
-        ratio = best["camtrap infer, shards alone"] / best["one worker, shards alone"]
-        at_least(report, f"{CORES} workers against one", ratio, 0.9 * CORES)
+        at_least(
+            report, f"{CORES} workers against one", shards / best["one worker, shards alone"], 0.9 * CORES
+        )
     exact = {**job, "name": "exact", "infer": {**job["infer"], "precision": "float32"}}
-    infer(folder, exact, workers, on_gpu)
+    infer(folder, exact, workers, on_gpu, True)
     same = labels(folder, exact) == labels(folder, {**job, "name": "camtrap-infer-0"})
     at_least(report, f"label as in float32, of {n:,} images", float(same.mean()), 0.995)
     return report.end()
@@ -193,7 +205,9 @@ def clients(cpu: int, gpu: int) -> Iterator[Any]:
         yield client
 
 
-def infer(folder: Path, content: dict[str, Any], workers: int, on_gpu: bool) -> dict[str, Any]:
+def infer(
+    folder: Path, content: dict[str, Any], workers: int, on_gpu: bool, openvino: bool
+) -> dict[str, Any]:
     """One run of the stage in a run folder that has all but predictions; the cluster is there already."""
     job = write_job(folder, content)
     base, fresh = folder / "base", folder / content["name"]
@@ -203,6 +217,8 @@ def infer(folder: Path, content: dict[str, Any], workers: int, on_gpu: bool) -> 
     with clients(0 if on_gpu else workers, workers if on_gpu else 0) as client, gpu_busy(on_gpu) as busy:
         if not on_gpu and workers < CORES:
             client.run(keep_to_one_core)
+        if not openvino:
+            client.run(do_without_openvino)
         began = time.perf_counter()
         run_stage(job, "infer", client)
         seconds = time.perf_counter() - began
@@ -215,6 +231,7 @@ def infer(folder: Path, content: dict[str, Any], workers: int, on_gpu: bool) -> 
     return {
         "seconds": seconds,
         "in shards": in_shards,
+        "runtime": meta["precision"].get("runtime", "torch"),
         "precision": meta["precision"]["precision"],
         "again": meta["again"],
         "model": model,
@@ -228,11 +245,17 @@ def keep_to_one_core() -> None:
         os.sched_setaffinity(int(thread.name), {core})
 
 
-def fastest(model: Path, precision: str, on_gpu: bool) -> float:
+def do_without_openvino() -> None:
+    from camtrap_batch.model import on_openvino
+
+    on_openvino.is_there = lambda: False
+
+
+def fastest(model: Path, precision: str, runtime: str, on_gpu: bool) -> float:
     """Images a second of the network alone."""
     ways = [(1, 1, batch) for batch in (64, 256)] if on_gpu else []
     ways = ways or [(*how, batch) for how in ((CORES, 1), (1, CORES)) for batch in (16, 64)]
-    return max(part("bare", model, precision, *way) for way in ways)
+    return max(part("bare", model, precision, runtime, *way) for way in ways)
 
 
 @contextmanager
@@ -288,34 +311,51 @@ def plain_fastai(model: str, files: str) -> float:
     return time.perf_counter() - began
 
 
-def bare_forward(model: str, precision: str, processes: str, threads: str, batch: str) -> float:
-    """Images a second of the network alone, on tensors that lie ready, by so many processes at once."""
+def bare_forward(model: str, precision: str, runtime: str, processes: str, threads: str, batch: str) -> float:
+    """Images a second of the network alone, on pixels that lie ready, by so many processes at once."""
     if (count := int(processes)) > 1:
-        command = [sys.executable, __file__, "--part", "bare", model, precision, "1", threads, batch]
+        command = [sys.executable, __file__, "--part", "bare", model, precision, runtime, "1", threads, batch]
         started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
         return sum(float(json.loads(process.communicate()[0].splitlines()[-1])) for process in started)
+    pixels = np.random.default_rng(0).integers(0, 256, (int(batch), SIZE, SIZE, 3), np.uint8)
+    run = (on_torch if runtime == "torch" else on_openvino)(model, precision, int(threads), pixels)
+    for _ in range(3):
+        run()
+    rates = []
+    for _ in range(5):
+        began, done = time.perf_counter(), 0
+        while time.perf_counter() - began < 2:
+            run()
+            done += int(batch)
+        rates.append(done / (time.perf_counter() - began))
+    return max(rates)
+
+
+def on_torch(model: str, precision: str, threads: int, pixels: np.ndarray) -> Callable[[], Any]:
     import torch
 
     from camtrap_batch.model import Predictor
-    from camtrap_batch.model.precision import possible
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    predictor = Predictor(model, device, int(threads), int(batch), possible(precision, device))
-    torch.set_num_threads(int(threads))
-    images = predictor.network_input(
-        np.random.default_rng(0).integers(0, 256, (int(batch), SIZE, SIZE, 3), np.uint8)
-    )
-    network, done, rates = predictor._network, 0, []
-    with torch.inference_mode():
-        for _ in range(3):
-            network(images)
-        for _ in range(5):
-            began, done = time.perf_counter(), 0
-            while time.perf_counter() - began < 2:
-                network(images).cpu()
-                done += int(batch)
-            rates.append(done / (time.perf_counter() - began))
-    return max(rates)
+    forward = Predictor(model, device, threads, len(pixels), precision)._forward
+    torch.set_num_threads(threads)
+    images = forward.network_input(pixels)
+
+    def run() -> None:
+        with torch.inference_mode():
+            forward.network(images).cpu()
+
+    return run
+
+
+def on_openvino(model: str, precision: str, threads: int, pixels: np.ndarray) -> Callable[[], Any]:
+    from camtrap_batch.model.on_openvino import NETWORKS
+    from camtrap_batch.runtime import open_network, stream
+
+    floats = "float32" if precision == "int8" else precision
+    network = open_network(Path(model) / NETWORKS[precision], "cpu", threads, floats)
+    parts = np.split(pixels, threads)
+    return lambda: list(stream(network, parts))
 
 
 def measure_scale(folder: Path, images: int) -> int:

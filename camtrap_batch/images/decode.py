@@ -91,11 +91,15 @@ def jpeg_header(data: bytes) -> tuple[int, int, str] | None:
     return int(width), int(height), _MODES.get(space, "RGB")
 
 
-def decode_jpeg(data: bytes, wanted: int) -> Decoded:
-    """Decode a JPEG file to `wanted` pixels or a little more on its short side."""
+def decode_jpeg(data: bytes, wanted: int, exactly: bool = False) -> Decoded:
+    """Decode a JPEG file to `wanted` pixels or a little more on its short side.
+
+    `exactly`: to no more, in a way that costs half as much as `pixels.shrink` of what is decoded, where there
+    is one; a caller still has to shrink what has more.
+    """
     from camtrap_batch.images.jpeg.baseline import decode_baseline  # numba takes half a second to import
 
-    sound = decode_baseline(data, wanted)
+    sound = decode_baseline(data, wanted, exactly)
     if sound is not None:
         return Decoded("ok", None, sound)
     frame = read_frame(data)

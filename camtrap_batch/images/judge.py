@@ -137,7 +137,10 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
         verdict.detail = f"{width} x {height} pixels, the limit is {limits.max_pixels}"
         return
     wanted = max(limits.thumbnail, _SMALLEST)
-    decoded = decode_jpeg(data, wanted) if is_jpeg or image is None else decode_other(image, wanted)
+    if is_jpeg or image is None:
+        decoded = decode_jpeg(data, wanted, exactly=limits.thumbnail > 0)
+    else:
+        decoded = decode_other(image, wanted)
     verdict.status, verdict.detail = decoded.status, decoded.detail
     if decoded.pixels is None:
         return

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 """Shape (height, width, 3) RGB, or (height, width, 1) grey."""
@@ -86,19 +85,32 @@ def difference_hash(pixels: Pixels) -> int:
 
     N. Krawetz, "Kind of Like That", 2013 (hackerfactor.com). Near duplicates differ in a few bits.
     """
-    cells = np.asarray(_image(pixels).convert("L").resize((9, 8), Image.Resampling.BOX))
+    from camtrap_batch.images.raster import grey_cells  # numba takes half a second to import
+
+    cells = grey_cells(pixels, 8, 9)
     return int.from_bytes(np.packbits(cells[:, :-1] < cells[:, 1:]).tobytes(), "big")
 
 
 def shrink(pixels: Pixels, short_side: int) -> Pixels:
     """Reduce a picture to `short_side` pixels on its short side; a smaller one keeps its size."""
-    height, width = pixels.shape[:2]
-    ratio = min(short_side / min(height, width), JPEG_LONGEST / max(height, width))
-    if ratio >= 1:
+    size = shrunk(pixels.shape[0], pixels.shape[1], short_side)
+    if size == pixels.shape[:2]:
         return pixels
     from camtrap_batch.images.raster import resample  # numba takes half a second to import
 
-    return resample(pixels, max(1, round(height * ratio)), max(1, round(width * ratio)))
+    return resample(pixels, *size)
+
+
+def shrunk(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width that `shrink` gives a picture.
+
+    >>> shrunk(360, 512, 256), shrunk(100, 512, 256)
+    ((256, 364), (100, 512))
+    """
+    ratio = min(short_side / min(height, width), JPEG_LONGEST / max(height, width))
+    if ratio >= 1:
+        return height, width
+    return max(1, round(height * ratio)), max(1, round(width * ratio))
 
 
 def make_thumbnail(pixels: Pixels, full_short_side: int, quality: int) -> Thumbnail:
@@ -128,10 +140,6 @@ def _median(strips: list[Pixels], channel: int) -> float:
     n = int(below[-1])
     low, high = np.searchsorted(below, [(n - 1) // 2, n // 2], side="right")
     return float(low + high) / 2
-
-
-def _image(pixels: Pixels) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _from_median(values: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:

@@ -18,6 +18,7 @@ from camtrap_batch.images.pixels import Pixels
 _EDGE = 928  # of 8192, an eighth of it: the mean of half a wave of cosine, times the square root of 2
 _CORNER = 841  # the same on both axes
 _BITS = 14  # after the point, of weights
+_PILLOW_BITS = 22  # after the point, of Pillow's weights
 _USUAL_SIDE = 8192  # pixels; tables for such sides are kept, 64 kB each
 _KEPT = 7  # of them, of what one axis gives to the other
 
@@ -121,19 +122,42 @@ def resample(pixels: Pixels, height: int, width: int) -> Pixels:
     Each pixel is a mean, weighted by a triangle as wide as two pixels, of this size or the new one, whichever
     are the larger.
     """
-    out = np.empty((height, width, pixels.shape[2]), np.uint8)
-    rows, columns = _weights(pixels.shape[0], height), _weights(pixels.shape[1], width)
+    if pixels.shape[2] == 1:
+        return resample_plane(pixels[..., 0], height, width)[..., None]
+    out = np.empty((height, width, 3), np.uint8)
+    rows = _weights(pixels.shape[0], height, pixels.shape[0] / height)
+    columns = _weights(pixels.shape[1], width, pixels.shape[1] / width)
     _resample(np.ascontiguousarray(pixels), *rows, *columns, out)
     return out
 
 
-def _weights(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+def resample_plane(
+    plane: npt.NDArray[np.uint8],
+    height: int,
+    width: int,
+    scale: tuple[float, float] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """A plane of samples at another size, as `resample` does it.
+
+    Parameters
+    ----------
+    scale : rows, and columns, that a new one stands for; None: all of them for all of the new ones
+    """
+    out = np.empty((height, width), np.uint8)
+    down, across = scale or (plane.shape[0] / height, plane.shape[1] / width)
+    rows, columns = _weights(plane.shape[0], height, down), _weights(plane.shape[1], width, across)
+    _resample_plane(np.ascontiguousarray(plane), *rows, *columns, out)
+    return out
+
+
+def _weights(size: int, new_size: int, scale: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """For each new pixel, the first one that counts, and weights of it and those after it, 1 together."""
-    return (_kept_weights if size <= _USUAL_SIDE else _make_weights)(size, new_size)
+    return (_kept_weights if size <= _USUAL_SIDE else _make_weights)(size, new_size, scale)
 
 
-def _make_weights(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    scale = size / new_size
+def _make_weights(
+    size: int, new_size: int, scale: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     reach = max(scale, 1.0)
     centres = (np.arange(new_size) + 0.5) * scale
     n = min(size, int(np.ceil(2 * reach)) + 1)
@@ -157,8 +181,8 @@ def _resample(
     column_weights: npt.NDArray[np.int32],
     out: npt.NDArray[np.uint8],
 ) -> None:
-    height, width, n_channels = out.shape
-    n_samples = pixels.shape[1] * n_channels
+    height, width, _ = out.shape
+    n_samples = pixels.shape[1] * 3
     n_taps = column_weights.shape[1]
     sums = np.empty(n_samples, np.int32)
     half, bits = np.int32(1 << (_BITS + _KEPT - 1)), np.int32(_BITS + _KEPT)
@@ -171,19 +195,106 @@ def _resample(
         for sample in range(n_samples):
             sums[sample] >>= np.int32(_BITS - _KEPT)
         for x in range(width):
-            place = np.uint64(first_columns[x] * n_channels)
-            if n_channels == 3:  # all at once: twice as fast
-                red = green = blue = half
+            place = np.uint64(first_columns[x] * 3)
+            red = green = blue = half
+            for tap in range(n_taps):  # all channels at once: twice as fast
+                weight = column_weights[x, tap]
+                red += sums[place] * weight
+                green += sums[place + np.uint64(1)] * weight
+                blue += sums[place + np.uint64(2)] * weight
+                place += np.uint64(3)
+            out[y, x, 0], out[y, x, 1], out[y, x, 2] = red >> bits, green >> bits, blue >> bits
+
+
+@compiled
+def _resample_plane(
+    plane: npt.NDArray[np.uint8],
+    first_rows: npt.NDArray[np.int64],
+    row_weights: npt.NDArray[np.int32],
+    first_columns: npt.NDArray[np.int64],
+    column_weights: npt.NDArray[np.int32],
+    out: npt.NDArray[np.uint8],
+) -> None:
+    n_taps = column_weights.shape[1]
+    sums = np.empty(plane.shape[1], np.int32)
+    half, bits = np.int32(1 << (_BITS + _KEPT - 1)), np.int32(_BITS + _KEPT)
+    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
+    for y in range(out.shape[0]):
+        sums[:] = 1 << (_BITS - _KEPT - 1)
+        for tap in range(row_weights.shape[1]):
+            row, weight = plane[first_rows[y] + tap], row_weights[y, tap]
+            for sample in range(len(sums)):
+                sums[sample] += np.int32(row[sample]) * weight
+        for sample in range(len(sums)):
+            sums[sample] >>= np.int32(_BITS - _KEPT)
+        line = out[y]
+        if n_taps == 4:  # as thumbnails of most photos have: without a loop half the time
+            for x in range(len(line)):
+                place = np.uint64(first_columns[x])
+                line[x] = (
+                    half
+                    + sums[place] * column_weights[x, 0]
+                    + sums[place + one] * column_weights[x, 1]
+                    + sums[place + two] * column_weights[x, 2]
+                    + sums[place + three] * column_weights[x, 3]
+                ) >> bits
+        else:
+            for x in range(len(line)):
+                place, total = np.uint64(first_columns[x]), half
                 for tap in range(n_taps):
-                    weight = column_weights[x, tap]
-                    red += sums[place] * weight
-                    green += sums[place + np.uint64(1)] * weight
-                    blue += sums[place + np.uint64(2)] * weight
-                    place += np.uint64(3)
-                out[y, x, 0], out[y, x, 1], out[y, x, 2] = red >> bits, green >> bits, blue >> bits
+                    total += sums[place] * column_weights[x, tap]
+                    place += one
+                line[x] = total >> bits
+
+
+def grey_cells(pixels: Pixels, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """The grey mean of each of `height` x `width` cells: what Pillow 13 gives with L and BOX, bit for bit."""
+    out = np.empty((height, width), np.uint8)
+    rows, columns = _boxes(pixels.shape[0], height), _boxes(pixels.shape[1], width)
+    _grey_cells(np.ascontiguousarray(pixels), *rows, *columns, out)
+    return out
+
+
+@lru_cache(64)
+def _boxes(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """Of each cell on an axis: where it begins and ends, weight of its pixels (Pillow, Resample.c)."""
+    scale = size / new_size
+    reach = max(scale, 1.0)
+    centres = (np.arange(new_size) + 0.5) * scale
+    at = (np.arange(size) - centres[:, None] + 0.5) * (1.0 / reach)
+    inside = (at > -0.5) & (at <= 0.5)
+    first, n = inside.argmax(axis=1), inside.sum(axis=1)
+    return first, first + n, (0.5 + 1 / n * (1 << _PILLOW_BITS)).astype(np.int64)
+
+
+@compiled
+def _grey_cells(
+    pixels: npt.NDArray[np.uint8],
+    tops: npt.NDArray[np.int64],
+    bottoms: npt.NDArray[np.int64],
+    row_weights: npt.NDArray[np.int64],
+    lefts: npt.NDArray[np.int64],
+    rights: npt.NDArray[np.int64],
+    column_weights: npt.NDArray[np.int64],
+    out: npt.NDArray[np.uint8],
+) -> None:
+    n_channels, half, bits = pixels.shape[2], np.int64(1 << (_PILLOW_BITS - 1)), np.int64(_PILLOW_BITS)
+    sums = np.empty(pixels.shape[1], np.int32)
+    for y in range(out.shape[0]):
+        sums[:] = 0
+        for row in range(tops[y], bottoms[y]):
+            line = pixels[row].reshape(-1)
+            if n_channels == 3:
+                for x in range(len(sums)):  # weights of ITU-R BT.601
+                    grey = np.int32(line[3 * x]) * np.int32(19595)
+                    grey += np.int32(line[3 * x + 1]) * np.int32(38470)
+                    grey += np.int32(line[3 * x + 2]) * np.int32(7471)
+                    sums[x] += (grey + np.int32(0x8000)) >> np.int32(16)
             else:
-                grey = half
-                for tap in range(n_taps):
-                    grey += sums[place] * column_weights[x, tap]
-                    place += np.uint64(1)
-                out[y, x, 0] = grey >> bits
+                for x in range(len(sums)):
+                    sums[x] += line[x]
+        for cell in range(out.shape[1]):
+            total = np.int64(0)
+            for x in range(lefts[cell], rights[cell]):
+                total += (sums[x] * row_weights[y] + half) >> bits
+            out[y, cell] = (total * column_weights[cell] + half) >> bits

@@ -144,8 +144,7 @@ class _Trial:
     def predictor(self, runtime: str, precision: str, threads: int | None = None) -> Predictor:
         """The model, computed in this way. Raises ValueError where that can't be."""
         if precision == "int8" and not (self.scratch / NETWORKS["int8"]).exists():
-            source, out = (self.scratch / NETWORKS[name] for name in ("float32", "int8"))
-            graphs.quantise(source, self.observed, out, phases.progress())
+            on_openvino.to_integers(self.observed, self.scratch, phases.progress())
         return Predictor(
             self.folder,
             self.device,

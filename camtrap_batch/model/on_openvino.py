@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,22 @@ def convert(network: nn.Module, info: ModelInfo, folder: Path) -> None:
             lines = str(problem).strip().splitlines() or [type(problem).__name__]
             raise ValueError(lines[0][:200]) from None
         graphs.write(graphs.of_program(program, info.mean, info.std), folder / NETWORKS["float32"])
+
+
+def to_integers(pixels: Pixels, folder: Path, move: Callable[[], None] = lambda: None) -> None:
+    """Write what `convert` wrote into `folder` in 8-bit integers, too.
+
+    Parameters
+    ----------
+    pixels : (n, size, size, 3) of pictures like those that will be classified
+    move : called now and then meanwhile
+
+    Raises
+    ------
+    ValueError
+        It can't be computed in integers.
+    """
+    graphs.quantise(folder / NETWORKS["float32"], pixels, folder / NETWORKS["int8"], move)
 
 
 def files_for(precisions: list[str]) -> list[str]:

@@ -12,9 +12,11 @@ import torch
 
 from camtrap_batch.detection.crops import Picture
 from camtrap_batch.errors import InputError, JobError
-from camtrap_batch.model import Predictor, Samples, TrainResult, load_predictor, predictor
-from camtrap_batch.model.device import choose_device, choose_precision, choose_threads
+from camtrap_batch.model import Predictor, Samples, TrainResult, load_predictor, on_openvino, predictor
+from camtrap_batch.model.device import choose_device, choose_precision
+from camtrap_batch.model.on_torch import TorchForward
 from camtrap_batch.model.predictor import Tally, lead, preload
+from camtrap_batch.runtime import count_threads
 
 Trained = tuple[Path, TrainResult, list[dict[str, Any]]]
 CPU = torch.device("cpu")
@@ -105,7 +107,7 @@ def test_steps_end_where_float32_is_reached(trained: Trained) -> None:
     steps = [(torch.bfloat16, 0.2), (torch.float32, 0.1), (torch.float32, 0.0)]
     ready = load_predictor(trained[0], "cpu", 1, 3, steps)
     assert ready.finer is not None
-    assert ready.finer.precision == torch.float32
+    assert ready.finer.precision == "float32"
     assert ready.finer.finer is None
 
 
@@ -136,7 +138,9 @@ def test_out_of_memory_halves_the_batch(
 ) -> None:
     tight = Predictor(trained[0], "cpu", 1, batch=16)
     expected = tight.predict(samples.jpegs[:20])
-    network, seen = tight._network, []
+    forward = tight._forward
+    assert isinstance(forward, TorchForward)
+    network, seen = forward.network, []
 
     class Tight(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -145,7 +149,7 @@ def test_out_of_memory_halves_the_batch(
             seen.append(len(images))
             return network(images)
 
-    monkeypatch.setattr(tight, "_network", Tight())
+    monkeypatch.setattr(forward, "network", Tight())
     np.testing.assert_allclose(tight.predict(samples.jpegs[:20]), expected, atol=0.03)
     assert tight.batch == 4
     assert sum(seen) == 20
@@ -154,8 +158,8 @@ def test_out_of_memory_halves_the_batch(
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(tight, "_network", Full())
-    with pytest.raises(torch.OutOfMemoryError):
+    monkeypatch.setattr(forward, "network", Full())
+    with pytest.raises(MemoryError, match="CUDA out of memory"):
         tight.predict(samples.jpegs[:3])
 
 
@@ -169,8 +173,8 @@ def test_several_threads_at_once(ready: Predictor, samples: Samples) -> None:
 
 def test_a_process_loads_a_model_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
-    real = predictor.load_model
-    monkeypatch.setattr(predictor, "load_model", lambda folder: loads.append(folder) or real(folder))
+    real = predictor._load
+    monkeypatch.setattr(predictor, "_load", lambda folder: loads.append(folder) or real(folder))
     monkeypatch.setattr(predictor, "_loaded", type(predictor._loaded)())
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(lambda _: load_predictor(trained[0], "cpu", 1), range(8)))
@@ -182,10 +186,11 @@ def test_a_process_loads_a_model_once(trained: Trained, monkeypatch: pytest.Monk
 
 def test_what_was_preloaded_is_loaded_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
-    real = predictor.load_model
-    monkeypatch.setattr(predictor, "load_model", lambda folder: loads.append(folder) or real(folder))
+    real = predictor._load
+    monkeypatch.setattr(predictor, "_load", lambda folder: loads.append(folder) or real(folder))
     monkeypatch.setattr(predictor, "_loaded", type(predictor._loaded)())
     monkeypatch.setattr(predictor, "_preloaded", {})
+    monkeypatch.setattr(on_openvino, "is_there", lambda: False)
     preload(trained[0])
     load_predictor(trained[0], "cpu", 1)
     assert loads == [trained[0]]
@@ -217,5 +222,5 @@ def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_threads() -> None:
-    assert choose_threads(3) == 3
-    assert choose_threads(None) >= 1
+    assert count_threads(3) == 3
+    assert count_threads(None) >= 1

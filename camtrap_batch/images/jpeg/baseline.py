@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from camtrap_batch.images.jpeg.huffman import LOOK, PADDING, fill_tables, read_blocks, unstuff
-from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels
-from camtrap_batch.images.raster import colour, paint
+from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, shrunk
+from camtrap_batch.images.raster import colour, paint, resample_plane
 
 _SOF0, _DHT, _SOS, _DQT, _DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD  # markers of segments
 _APP0, _APP14, _APP15, _COM = 0xE0, 0xEE, 0xEF, 0xFE
@@ -62,15 +62,20 @@ class _Header:
     scan: int = 0  # where entropy-coded bytes begin
 
 
-def decode_baseline(data: bytes, wanted: int) -> Pixels | None:
+def decode_baseline(data: bytes, wanted: int, exactly: bool = False) -> Pixels | None:
     """The picture in a sound baseline JPEG with `wanted` pixels or a little more on its short side.
+
+    Parameters
+    ----------
+    exactly : the short side shall have no more. Chroma is brought to half of that size, which is what a
+        thumbnail keeps of it: half as many samples as of RGB
 
     Returns
     -------
-    Shape (height, width, 3) RGB, or (height, width, 1) grey, each side an eighth or a quarter of the file's,
-    rounded up. A pixel is the mean of the 64 or 16 that it stands for, as far as the lowest frequencies tell
-    it; chroma is as coarse as in the file. None where the file is not surely sound, or where a quarter is too
-    small.
+    Shape (height, width, 3) RGB, or (height, width, 1) grey; without `exactly` each side an eighth or a
+    quarter of the file's, rounded up. A pixel is the mean of the 64 or 16 that it stands for, as far as the
+    lowest frequencies tell it; chroma is as coarse as in the file. None where the file is not surely sound,
+    or where a quarter is too small.
     """
     try:
         header = _read_header(data)
@@ -78,7 +83,9 @@ def decode_baseline(data: bytes, wanted: int) -> Pixels | None:
         if scale is None or not _is_usual(header):
             return None
         coefficients = _read_coefficients(data, header, scale)
-        return None if coefficients is None else _make_pixels(header, scale, coefficients)
+        if coefficients is None:
+            return None
+        return _make_pixels(header, scale, coefficients, wanted if exactly else None)
     except (_Unusual, IndexError, KeyError):  # of bytes, tables or components that are not there
         return None
 
@@ -204,7 +211,9 @@ def _read_coefficients(data: bytes, header: _Header, scale: int) -> npt.NDArray[
     return coefficients if is_sound else None
 
 
-def _make_pixels(header: _Header, scale: int, coefficients: npt.NDArray[np.int16]) -> Pixels:
+def _make_pixels(
+    header: _Header, scale: int, coefficients: npt.NDArray[np.int16], short_side: int | None
+) -> Pixels:
     n_columns, n_rows, sizes = _sizes(header)
     luma = header.components[0]
     planes = []
@@ -216,10 +225,21 @@ def _make_pixels(header: _Header, scale: int, coefficients: npt.NDArray[np.int16
         paint(coefficients, first, steps.astype(np.int32), plane)
         planes.append(plane)
     height, width = -(-header.height * scale // 8), -(-header.width * scale // 8)
+    across, down = luma.across, luma.down
+    size = shrunk(height, width, short_side) if short_side else (height, width)
+    if size != (height, width):
+        ratio = height / size[0], width / size[1]
+        planes[0] = resample_plane(planes[0][:height, :width], *size)
+        # A new sample of chroma stands for 2 x 2 of luma.
+        coarse, half = (2 * ratio[0] / down, 2 * ratio[1] / across), (-(-size[0] // 2), -(-size[1] // 2))
+        for number, plane in enumerate(planes[1:], 1):
+            part = plane[: -(-height // down), : -(-width // across)]
+            planes[number] = resample_plane(part, *half, coarse)
+        across = down = 2
     if len(planes) == 1:
-        return np.ascontiguousarray(planes[0][:height, :width, None])
-    pixels = np.empty((height, width, 3), np.uint8)
-    colour(*planes, luma.across, luma.down, pixels)
+        return np.ascontiguousarray(planes[0][: size[0], : size[1], None])
+    pixels = np.empty((*size, 3), np.uint8)
+    colour(*planes, across, down, pixels)
     return pixels
 
 

@@ -241,12 +241,14 @@ def read_blocks(
                 coefficients[0, place] = value
 
                 k = _U64(1)
+                # Of the 57 bits that were there, DC took 27 or less: enough for two more looks are left.
+                word <<= length + size
                 if keeps_four:
-                    word = _load(stream, at >> _U64(3)) << (at & _U64(7))
                     start = _U64(ac_early[table, word >> _U64(64 - LOOK)])
                     if start != 0:
                         k = (start >> _U64(4)) & _U64(127)
                         at += start & _U64(15)
+                        word <<= start & _U64(15)
                         coefficients[1, place] = np.int64((start >> _U64(11)) & _U64(127)) - 64
                         coefficients[2, place] = np.int64((start >> _U64(18)) & _U64(127)) - 64
                         coefficients[3, place] = np.int64(start >> _U64(25)) - 64
@@ -273,6 +275,13 @@ def read_blocks(
                         elif k == _U64(4):
                             coefficients[3, place] = _value(word << length, size)
                         k += _U64(1)
+                        word <<= length + size
+                if k < _U64(64):  # the word still has as many bits as one look takes
+                    step = _U64(ac_many[table, word >> _U64(64 - LOOK)])
+                    far = k + (step >> _U64(5))
+                    if far <= _U64(64) or _U64(_END_OF_BLOCK) < far < _U64(_END_OF_BLOCK + 64):
+                        k = far
+                        at += step & _U64(31)
                 while k < _U64(64):
                     word = _load(stream, at >> _U64(3)) << (at & _U64(7))
                     step = _U64(0)
