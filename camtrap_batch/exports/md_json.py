@@ -21,6 +21,7 @@ from camtrap_batch.vocabulary import VIDEO_ENDINGS, ending_of
 
 _CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 _CATEGORY_OF = {name: number for number, name in _CATEGORIES.items()} | {"human": "2"}
+_SURE = 1.0
 _WHOLE = [0.0, 0.0, 1.0, 1.0]
 _NOT_OPENED, _NOT_INFERRED = "image access failure", "inference failure"
 """What MegaDetector itself writes (FAILURE_IMAGE_OPEN and FAILURE_INFER of its run_detector)."""
@@ -91,11 +92,35 @@ def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[
             yield record | {"detections": None, "failure": _NOT_OPENED if row < 0 else _NOT_INFERRED}
             continue
         found = [_box(box, classes) for box in block.boxes.get(place, [])]
-        if not found and not images.is_empty(label):
+        if place in block.told:
+            found = _said(images, found, block.told[place], classes)
+        elif not found and not images.is_empty(label):
             found = [_whole_frame(images, row, label, classes)]
         if is_video:
             found = [detection | {"frame_number": 0} for detection in found]
         yield record | {"detections": found}
+
+
+def _said(
+    images: Images, boxes: list[dict[str, Any]], told: list[dict[str, Any]], classes: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Detections of an image that a person labelled: sure, in the boxes that there are, or of all of it.
+
+    Where people saw several species, nothing tells which box shows which; each is of the whole picture.
+    """
+    labels = [one["label"] for one in told if not images.is_empty(one["label"])]
+    if not labels:
+        return []
+    mine = [box for box in boxes if box["category"] == _category(labels[0])] if len(labels) == 1 else []
+    return [
+        {**box, "conf": _SURE, "classifications": [[classes[label], _SURE]]}
+        for label in labels
+        for box in (mine or [{"category": _category(label), "bbox": _WHOLE}])
+    ]
+
+
+def _category(label: str) -> str:
+    return _CATEGORY_OF.get(label.casefold(), "1")
 
 
 def _whole_frame(images: Images, row: int, label: str, classes: dict[str, str]) -> dict[str, Any]:
@@ -106,7 +131,7 @@ def _whole_frame(images: Images, row: int, label: str, classes: dict[str, str]) 
     shares = [round(p, 4) for p in predictions.top_p[first:last].tolist()]
     top = list(zip(labels, shares, strict=True))
     return {
-        "category": _CATEGORY_OF.get(label.casefold(), "1"),
+        "category": _category(label),
         "conf": round(1.0 - sum(p for name, p in top if images.is_empty(name)), 4),
         "bbox": _WHOLE,
         "classifications": [[classes[name], p] for name, p in top if p],

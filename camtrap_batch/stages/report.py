@@ -26,7 +26,7 @@ from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import library_versions, open_table
-from camtrap_batch.vocabulary import UNCERTAIN
+from camtrap_batch.vocabulary import NO_MODEL, UNCERTAIN
 
 PAGE = "report/index.html"
 
@@ -84,7 +84,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
     trained = run.current("model") if job.infer.model == "latest" else None
     predicted = run.current("predictions")
     model_id = trained.meta["model_id"] if trained else predicted.inputs["model"] if predicted else None
-    model = _model(run, model_id) if model_id else {}
+    model = _model(run, model_id) if model_id not in (None, NO_MODEL) else {}
     return ReportData(
         job_name=job.name,
         created=dt.datetime.now(dt.UTC),
