@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.detection.people import find_people
 from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.events.sequences import HUMAN, MACHINE
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
 from camtrap_batch.options import whole_number
@@ -24,6 +25,7 @@ from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS
 from camtrap_batch.store.shards import digest
+from camtrap_batch.survey.places import Shown, hides_places, shown_locations
 from camtrap_batch.targets import (
     PHOTOS,
     LayerRows,
@@ -35,8 +37,8 @@ from camtrap_batch.targets import (
     target_of,
 )
 from camtrap_batch.targets.base import OK, Photo, TakesPhotos
-from camtrap_batch.targets.public import BLUR_KM, is_people, public_locations, without_metadata
-from camtrap_batch.vocabulary import UNCERTAIN, USABLE
+from camtrap_batch.targets.public import BLUR_KM, is_people, without_metadata, without_people
+from camtrap_batch.vocabulary import NO_MODEL, UNCERTAIN, USABLE
 
 _SHOWN_CAMERAS = 20
 _SHOWN_FAILURES = 5
@@ -82,7 +84,8 @@ class PublishStage(Stage):
         started = time.monotonic()
         run, number = context.run, context.option(SNAPSHOT)
         merged = MergeResult.find(run, number)
-        rows = layer_rows(merged, context.job)
+        shown = public_places(merged) if context.job.publish.public else None
+        rows = layer_rows(merged, context.job, shown)
         # Who pushes an older result has asked for the rows that are new since to go.
         most_deleted = context.job.limits.deleted if number is None else 1.0
         target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
@@ -90,6 +93,7 @@ class PublishStage(Stage):
             context.begin_writing()
         push = target.push(rows, dry_run=context.dry_run)
         result = StageResult(self.name, sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
+        result.notes += shown.notes if shown is not None else ()
         if number is not None:
             result.notes.insert(
                 0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
@@ -139,7 +143,7 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
     ids = rows["image_id"].to_pylist()
     found = find_people(context.run, ids)
     pictures = {
-        ids[index]: without_metadata(shown) if is_public and source == "original" else shown
+        ids[index]: without_metadata(shown) if hides_places(context.job) and source == "original" else shown
         for index, data, source in read_pictures(
             context.run.folder, image_root(context.job), rows, use_thumbnails=True
         )
@@ -185,8 +189,13 @@ def empty_rows(job: str) -> list[LayerRows]:
     ]
 
 
-def layer_rows(merged: MergeResult, settings: Job) -> list[LayerRows]:
-    """What a result of `merge` has to say on each layer; to the public, where the job says so."""
+def public_places(merged: MergeResult) -> Shown:
+    """The places that a public layer shows."""
+    return shown_locations(merged, merged.run.job.report.blur_km or BLUR_KM)
+
+
+def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -> list[LayerRows]:
+    """What a result of `merge` has to say on each layer; to the public, with `shown` places."""
     job = settings.name
     locations, frames = merged.table("locations").to_table(), merged.table("frames").to_table()
     images = merged.table("manifest").to_table(
@@ -200,16 +209,15 @@ def layer_rows(merged: MergeResult, settings: Job) -> list[LayerRows]:
     photos = {
         **{name: frames[name] for name in ("image_id", "file_name", "location", "seq_id", "event_id")},
         **{name: images[name] for name in ("datetime", "status")},
-        **{name: predictions[name] for name in ("label", "confidence")},
-        "model_id": pa.repeat(str(merged.snapshot.inputs["model"]), frames.num_rows),
+        **_of_photos(merged, frames, predictions),
     }
     events = merged.table("events").to_table()
     offset = images["utc_offset_minutes"]
     of_location = offset.take(_first_known(frames["location"], offset, locations["location"]))
     of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
-    table = pa.table({column: photos[column] for column in PHOTOS.names})
-    if settings.publish.public:
-        locations = public_locations(locations, events, settings.report.blur_km or BLUR_KM)
+    table = pa.table(photos).select([name for name in PHOTOS.names if name in photos])
+    if shown is not None:
+        locations = without_people(shown.locations, events)
         is_shown = pc.invert(is_people(events["label"]))
         events, of_event = events.filter(is_shown), of_event.filter(is_shown)
         is_shown = pc.invert(_shows_people(merged, frames, predictions))
@@ -221,9 +229,36 @@ def layer_rows(merged: MergeResult, settings: Job) -> list[LayerRows]:
     ]
 
 
+def _of_photos(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Label and confidence of each image: what a person says of it, else what the model says of it alone.
+
+    `label_source` is there where people said something, so that other layers stay as they were.
+    """
+    model = str(merged.snapshot.inputs["model"])
+    model_id = pa.scalar(None if model == NO_MODEL else model, pa.string())
+    label, confidence = predictions["label"], predictions["confidence"]
+    if "label_source" not in frames.column_names:
+        return {"label": label, "confidence": confidence, "model_id": pa.repeat(model_id, len(label))}
+    is_human = pc.fill_null(pc.equal(frames["label_source"], HUMAN), False)
+    made = {
+        "label": pc.if_else(is_human, frames["label"], label),
+        "confidence": pc.if_else(is_human, None, confidence),
+        "model_id": pc.if_else(is_human, None, model_id),
+    }
+    if pc.any(is_human).as_py():
+        made["label_source"] = pc.if_else(
+            pc.is_valid(made["label"]), pc.if_else(is_human, HUMAN, MACHINE), None
+        )
+    return made
+
+
 def _shows_people(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> pa.ChunkedArray:
     """Whether each usable image shows people: by its own label, its sequence's, or a box of a detector."""
     shows = pc.or_(is_people(predictions["label"]), is_people(frames["label"]))
+    if "more" in frames.column_names and frames["more"].null_count < frames.num_rows:
+        more = frames["more"].combine_chunks()
+        of = pc.list_parent_indices(more).filter(is_people(pc.list_flatten(more).field("label")))
+        shows = pc.or_(shows, pc.is_in(frames["image_id"], frames["image_id"].take(of).combine_chunks()))
     if merged.run.current("detections") is None:
         return shows
     boxes = merged.run.table("detections").to_table(columns=["image_id", "category", "confidence"])

@@ -97,10 +97,13 @@ def photo_rows(photos: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
     """Layer `photos`: each image of `photos` (PHOTOS) at the point of its camera (schemas.LOCATIONS).
 
     ClassLabel and Confidence are what the model says of this one image; its event has the label of all the
-    evidence.
+    evidence. Where `photos` have `label_source`, human, ClassLabel is what a person says.
     """
     longitude, latitude = _points(photos[LOCATION], locations)
+    told = photos.select([name for name in _SAID[:1] if name in photos.column_names])
     columns = _rounded(photos.select(PHOTOS.names).cast(PHOTOS), "confidence")
+    for name in told.column_names:
+        columns = columns.append_column(name, told[name])
     names = {"label": "ClassLabel", "confidence": "Confidence"}
     return LayerRows(
         "photos",
