@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from camtrap_batch.catalog.camtrap_dp import SOURCE
-from camtrap_batch.codes import Ints
+from camtrap_batch.codes import Ints, one_chunk
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import NO_TIME, Bools, microseconds, short_hash
 from camtrap_batch.exports.base import Out
@@ -39,7 +39,7 @@ from camtrap_batch.store.outpath import check_file, check_folder
 from camtrap_batch.survey.effort import FROM_IMAGES, as_rows
 from camtrap_batch.survey.places import Shown, uncertainty_m
 from camtrap_batch.survey.result import read_deployments
-from camtrap_batch.vocabulary import PEOPLE, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import NO_MODEL, PEOPLE, UNCERTAIN, USABLE
 
 DEPLOYMENTS = (
     "deploymentID", "locationID", "locationName", "latitude", "longitude", "coordinateUncertainty",
@@ -240,15 +240,14 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
                 continue
             rows = block.rows.filter(pa.array(is_in))
             written.images += rows.num_rows
-            event = images.event[block.predicted[is_in]]
             place = deployments.add(rows)
-            events.add(event, place, rows)
             media.write(_media(rows, deployments.ids(place)))
             label = block.label.filter(pa.array(is_in))
             written.notes["media that could not be classified, as unclassified"] += label.null_count
             what = seen(images, block, np.flatnonzero(is_in))
             written.notes["observations of a box"] += pc.count(what["bboxX"]).as_py()
-            table = of_media(images, rows, deployments.ids(place), event, what)
+            events.observed(what, place, rows)
+            table = of_media(images, rows, deployments.ids(place), what)
             taxa.update(table["scientificName"].drop_null().unique().to_pylist())
             observations.write(table)
         if not written.images:
@@ -540,10 +539,60 @@ def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
 
 
 def seen(images: Images, block: Block, places: Ints) -> pa.Table:
-    """What is seen in images: of each its boxes, or where there are none its label.
+    """What is seen in images: what a person says; else of each its boxes, or where there are none its label.
 
-    Columns are the image's number in `places`, a prefix of the observation's id, label, confidence, box.
+    Columns are the image's number in `places`, a prefix of the observation's id, label, confidence, box, the
+    row of its event in `images.events` (-1: none), and what a person says of it, where one does (`_TOLD`).
     """
+    event = images.event[block.predicted[places]]
+    by_machine = _by_machine(images, block, places)
+    image = by_machine["image"].to_numpy()
+    is_told = np.isin(places, np.fromiter(block.told, np.int64, len(block.told)))
+    nothing = {name: pa.nulls(len(image), kind) for name, kind in _TOLD.items()}
+    found = pa.table({**_columns(by_machine), "event": pa.array(event[image]), **nothing})
+    if not is_told.any():
+        return found
+    numbers = np.flatnonzero(is_told).tolist()
+    told = [
+        {
+            "image": number,
+            "prefix": "media" if which == 0 else f"media:{which}",
+            "method": "human",
+            **one,
+        }
+        for number in numbers
+        for which, one in enumerate(block.told[int(places[number])])
+    ]
+    by_people = pa.Table.from_pylist(told, pa.schema({**_SEEN, **_TOLD, "event_id": pa.string()}))
+    row = pc.index_in(by_people["event_id"], images.events["event_id"].combine_chunks())
+    by_people = by_people.append_column("event", row.cast(pa.int64()).fill_null(-1))
+    for wanted in found.schema:  # neither a probability nor a box
+        if wanted.name not in by_people.column_names:
+            by_people = by_people.append_column(wanted, pa.nulls(len(told), wanted.type))
+    every = pa.concat_tables(
+        [found.filter(pa.array(~is_told[image])), by_people.select(found.column_names).cast(found.schema)]
+    )
+    return every.take(pc.sort_indices(every, sort_keys=[("image", "ascending"), ("prefix", "ascending")]))
+
+
+_SEEN = {"image": pa.int64(), "prefix": pa.string(), "label": pa.string()}
+_TOLD = {
+    "method": pa.string(), "count": pa.int32(), "sex": pa.string(), "life_stage": pa.string(),
+    "behaviour": pa.string(), "individual": pa.string(), "classified_by": pa.string(),
+    "classified_at": pa.timestamp("us", "UTC"),
+}  # fmt: skip
+"""What a person says of what is seen; null where no one does."""
+
+_NAMES = {"sex": "sex", "life_stage": "lifeStage", "behaviour": "behavior", "individual": "individualID"}
+"""Our columns -> the format's."""
+
+
+def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _by_machine(images: Images, block: Block, places: Ints) -> pa.Table:
+    """What a machine has seen in images: columns as `seen` has them, but for the last."""
     labels, confidences = (part.take(pa.array(places)) for part in (block.label, block.confidence))
     if not images.has_boxes:
         n = len(places)
@@ -576,44 +625,62 @@ def seen(images: Images, block: Block, places: Ints) -> pa.Table:
     )
 
 
-def of_media(images: Images, rows: pa.Table, deployment: pa.Array, event: Ints, seen: pa.Table) -> pa.Table:
+def of_media(images: Images, rows: pa.Table, deployment: pa.Array, seen: pa.Table) -> pa.Table:
     image = seen["image"].combine_chunks()
     time, ids = stamps(*_times(rows)).take(image), rows["image_id"].take(image)
-    observed = _observed(images, seen["label"].combine_chunks(), seen["confidence"].combine_chunks())
+    observed = _observed(images, seen)
+    boxes = pc.if_else(pc.is_valid(seen["bboxX"]), 1, pa.scalar(None, pa.int32()))
+    is_counted = pc.is_in(observed["observationType"], _COUNTED)
+    event = seen["event"].to_numpy()
     return pa.table(
         {
             "observationID": pc.binary_join_element_wise(seen["prefix"], ids, ":"),
             "deploymentID": deployment.take(image),
             "mediaID": ids,
-            "eventID": take(images.events["event_id"].combine_chunks(), event).take(image),
+            "eventID": take(images.events["event_id"].combine_chunks(), event),
             "eventStart": time,
             "eventEnd": time,
             "observationLevel": pa.repeat("media", seen.num_rows),
-            "count": pc.if_else(pc.is_valid(seen["bboxX"]), 1, pa.scalar(None, pa.int32())),
+            "count": pc.coalesce(pc.if_else(is_counted, seen["count"], None), boxes),
             **{name: seen[name] for name in _BBOX},
             **observed,
         }
     )
 
 
-def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str, pa.Array]:
-    """What observations say of labels."""
+def _observed(images: Images, seen: pa.Table) -> dict[str, pa.Array]:
+    """What observations say of labels, and whose these are.
+
+    Parameters
+    ----------
+    seen : label, confidence, and columns of `_TOLD`
+    """
+    label = one_chunk(seen["label"])
     coded = label.dictionary_encode()
     kinds = [
         "blank" if images.is_empty(text) else _KINDS.get(text.casefold(), "animal")
         for text in coded.dictionary.to_pylist()
     ]
     kind = pc.fill_null(pa.array(kinds, pa.string()).take(coded.indices), "unclassified")
-    by_machine = pc.is_valid(label)
+    by_human = pc.fill_null(pc.equal(one_chunk(seen["method"]), "human"), False)
+    by_machine = pc.and_not(pc.is_valid(label), by_human)
     made = utc(images.snapshot.created)
+    is_animal = pc.equal(kind, "animal")
+    when = pc.strftime(one_chunk(seen["classified_at"]).cast(pa.timestamp("s", "UTC"), safe=False), _WHEN)
     return {
         "observationType": kind,
-        "scientificName": pc.if_else(pc.equal(kind, "animal"), label, None),
-        "classificationMethod": pc.if_else(by_machine, "machine", None),
-        "classifiedBy": pc.if_else(by_machine, images.model_id, None),
-        "classificationTimestamp": pc.if_else(by_machine, made, None),
-        "classificationProbability": confidence,
+        "scientificName": pc.if_else(is_animal, label, None),
+        **{ours: pc.if_else(is_animal, one_chunk(seen[name]), None) for name, ours in _NAMES.items()},
+        "classificationMethod": pc.case_when(
+            pc.make_struct(by_human, by_machine), "human", "machine", pa.scalar(None, pa.string())
+        ),
+        "classifiedBy": pc.if_else(by_machine, images.model_id, one_chunk(seen["classified_by"])),
+        "classificationTimestamp": pc.if_else(by_machine, made, when),
+        "classificationProbability": pc.if_else(by_human, None, one_chunk(seen["confidence"])),
     }
+
+
+_WHEN = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class HasIds(Protocol):
@@ -631,6 +698,11 @@ class EventTimes:
         self.deployment = np.full(number, -1, np.int64)
         self.start_offset, self.end_offset = (np.full(number, _NO_OFFSET, np.int32) for _ in range(2))
         self._earliest, self._latest = np.full(number, NO_TIME), np.full(number, -NO_TIME)
+
+    def observed(self, seen: pa.Table, deployment: Ints, rows: pa.Table) -> None:
+        """Take notice of what is `seen` in images, of which `deployment` and `rows` are."""
+        image = seen["image"].to_numpy()
+        self.add(seen["event"].to_numpy(), deployment[image], rows.take(pa.array(image)))
 
     def add(self, event: Ints, deployment: Ints, rows: pa.Table) -> None:
         time, offset = _times(rows)
@@ -654,11 +726,20 @@ def write_events(
     observations: CsvWriter,
     unlisted: CsvWriter,
     written: Written,
+    *,
+    is_ours: Bools | None = None,
 ) -> set[str]:
-    """Returns the names that are in them."""
+    """Write events as observations; returns the names that are in them.
+
+    Parameters
+    ----------
+    is_ours : which events are to be written, or listed as left out; default: all
+    """
+    every = np.ones(images.events.num_rows, bool) if is_ours is None else is_ours
     events = images.events
-    is_in = pa.array(times.deployment >= 0)
-    out = events.filter(pc.invert(is_in))
+    mask = (times.deployment >= 0) & every
+    is_in = pa.array(mask)
+    out = events.filter(pa.array(every & ~mask))
     unlisted.write(
         pa.table(
             {
@@ -669,12 +750,10 @@ def write_events(
             }
         )
     )
-    written.notes["events, as observations of an event"] = events.num_rows - out.num_rows
+    written.notes["events, as observations of an event"] = int(mask.sum())
     written.notes["events left out with all their images"] = out.num_rows
     within = events.filter(is_in).combine_chunks()
-    mask = times.deployment >= 0
-    label = within["label"].combine_chunks()
-    observed = _observed(images, label, pc.round(within["confidence"].combine_chunks().cast("float64"), 4))
+    observed = _observed(images, told_of_events(within))
     is_counted = pc.is_in(observed["observationType"], _COUNTED)
     observations.write(
         pa.table(
@@ -691,6 +770,28 @@ def write_events(
         )
     )
     return set(observed["scientificName"].drop_null().to_pylist())
+
+
+def of_source(seen: pa.Table) -> Bools:
+    """Whether what is seen, or an event, is what the metadata say: of people, and nobody gave it here."""
+    is_human = pc.fill_null(pc.equal(seen["method"], "human"), False)
+    return np.asarray(pc.and_(is_human, pc.is_null(seen["classified_at"])).to_numpy(), bool)
+
+
+def told_of_events(events: pa.Table) -> pa.Table:
+    """What events say, in the columns of `seen` that say it; older results have no labels of people."""
+    n = events.num_rows
+    source = events["label_source"] if "label_source" in events.column_names else pa.nulls(n, pa.string())
+    names = set(events.column_names)
+    told = {name: events[name] if name in names else pa.nulls(n, kind) for name, kind in _TOLD.items()}
+    return pa.table(
+        {
+            **told,
+            "method": source,
+            "label": events["label"],
+            "confidence": pc.round(events["confidence"].combine_chunks().cast("float64"), 4),
+        }
+    )
 
 
 # --- the descriptor
@@ -749,7 +850,10 @@ def source() -> dict[str, str]:
 def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: Written) -> dict[str, Any]:
     """datapackage.json. What a run does not know is the format's most general value; see docs/exports.md."""
     name = images.run.job.name
-    notes = f"Labels are predictions of model {images.model_id}, not of people."
+    by = images.made_by or f"model {images.model_id}"
+    notes = f"Labels are predictions of {by}; those of people have classificationMethod human."
+    if images.model_id == NO_MODEL:
+        notes = "Labels are of people."
     if written.left_out:
         notes += f" {written.left_out.total():,} of {len(images):,} images are not included: "
         notes += ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common()) + "."

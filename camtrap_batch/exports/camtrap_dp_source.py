@@ -144,15 +144,19 @@ def _add_ours(
         if not is_in.any():
             continue
         rows = block.rows.filter(pa.array(is_in))
-        event = images.event[block.predicted[is_in]]
         number = deployments.add(rows)
-        events.add(event, number, rows)
         seen = ours.seen(images, block, np.flatnonzero(is_in))
-        table = ours.of_media(images, rows, deployments.ids(number), event, seen)
+        # What people say in the package is in it already.
+        seen = seen.filter(pa.array(~ours.of_source(seen)))
+        events.observed(seen, number, rows)
+        table = ours.of_media(images, rows, deployments.ids(number), seen)
         taxa.update(table["scientificName"].drop_null().unique().to_pylist())
         observations.write(table)
         written.notes["observations added, of media"] += table.num_rows
-    return taxa | ours.write_events(images, events, deployments, observations, unlisted, written)
+    is_ours = ~ours.of_source(ours.told_of_events(images.events))
+    return taxa | ours.write_events(
+        images, events, deployments, observations, unlisted, written, is_ours=is_ours
+    )
 
 
 class _Deployments:

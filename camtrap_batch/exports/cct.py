@@ -69,7 +69,7 @@ def write_cct(images: Images, path: Path) -> Written:
         info = {
             "version": "1.0",
             "description": f"{images.run.job.name}: predictions, and what people saw (label_source human)",
-            "contributor": f"camtrap-batch, model {images.model_id}",
+            "contributor": images.classifier,
             "date_created": images.snapshot.created,
         }
         listed = [{"id": number, "name": name} for name, number in categories.items()]

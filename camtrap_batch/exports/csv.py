@@ -89,7 +89,7 @@ def write_csv(images: Images, path: Path) -> Written:
                 "event_id": of["event_id"].cast(pa.string()),
                 "latitude": places["latitude"].take(place),
                 "longitude": places["longitude"].take(place),
-                "model_id": pc.if_else(pa.array(block.human), None, images.model_id),
+                "model_id": pc.if_else(pc.is_valid(block.confidence), images.model_id, None),
             }
             writer.write_table(
                 pa.table(

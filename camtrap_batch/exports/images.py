@@ -27,6 +27,7 @@ from camtrap_batch.store import snapshots
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import FRAMES
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import Table
 from camtrap_batch.survey.places import Sensitive, Shown, sensitive_of, shown_locations
@@ -45,7 +46,11 @@ _OF_BOX = [*BOX, "category", "confidence", "repeat"]
 _OF_LABEL = ["label", "label_confidence"]
 _OF_CROP = ["box", "label", "confidence"]
 _BELONGING = ("seq_id", "event_id", "label", "confidence")
-_TOLD = ("label_source", "classified_by", "classified_at", "count", "more")
+_OF_TOLD = (
+    "label", "count", "event_id", "sex", "life_stage", "behaviour", "individual", "classified_by",
+    "classified_at",
+)  # fmt: skip
+_TOLD = ("label_source", *_OF_TOLD, "more")
 _HUMAN = "human"
 
 
@@ -126,8 +131,8 @@ class Block(NamedTuple):
         with `label` and `label_confidence`, null where it was not classified
     machine, machine_p : label and probability that were predicted, whatever people say
     human : (n,) whether the label is a person's
-    told : place of an image that a person labelled among these -> what was said: label, count, classified_by,
-        classified_at, the first species first
+    told : place of an image that a person labelled among these -> what was said of each species, the first
+        first: `label`, `count`, `event_id`, `sex`, ..., `classified_by`, `classified_at`
     """
 
     rows: pa.Table
@@ -169,7 +174,8 @@ class Images:
         self.snapshot = source.predictions
         self.manifest = run.snapshot("manifest", int(self.snapshot.inputs["manifest"]))
         model = str(self.snapshot.inputs["model"])
-        self.model_id = self.snapshot.meta.get("made_by", model) if model == NO_MODEL else model
+        self.made_by: str | None = self.snapshot.meta.get("made_by")
+        self.model_id = self.made_by or model
         self._merged = source.merged
         self._empty = {source.empty(run) if empty is None else empty, EMPTY}
         self._stop = stop or threading.Event()
@@ -180,6 +186,13 @@ class Images:
 
     def __len__(self) -> int:
         return len(self._usable[0])
+
+    @property
+    def classifier(self) -> str:
+        """Who labels are from, but for those of people: the model, or what others name in their results."""
+        if self.model_id == NO_MODEL:
+            return "people"
+        return self.made_by or f"camtrap-batch {self.model_id}"
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -341,12 +354,13 @@ class Images:
     @cached_property
     def _told(self) -> _Told:
         """What people said of the images, as `merge` took it."""
+        nothing = _Told(pa.array([], pa.int64()), FRAMES.empty_table().select(_TOLD))
         if self._merged is None:
-            return _Told(pa.array([], pa.int64()), pa.table({name: [] for name in ("label", *_TOLD)}))
+            return nothing
         table = self._merged.table("frames")
         if _TOLD[0] not in table.schema.names:  # of an older version
-            return _Told(pa.array([], pa.int64()), pa.table({name: [] for name in ("label", *_TOLD)}))
-        known = [name for name in ("label", *_TOLD) if name in table.schema.names]
+            return nothing
+        known = [name for name in _TOLD if name in table.schema.names]
         rows, parts, start = [], [table.schema.empty_table().select(known)], 0
         for block in _blocks(table, known):
             mask = pc.fill_null(pc.equal(block["label_source"], _HUMAN), False)
@@ -433,12 +447,9 @@ class _Told:
         places = np.flatnonzero(found)
         told = self._told.take(pa.array(at[places])).to_pylist()
         return found, {
-            place: [{name: one.get(name) for name in _SAID_OF} for one in (row, *(row.get("more") or ()))]
+            place: [{name: one.get(name) for name in _OF_TOLD} for one in (row, *(row.get("more") or ()))]
             for place, row in zip(places.tolist(), told, strict=True)
         }
-
-
-_SAID_OF = ("label", "count", "classified_by", "classified_at")
 
 
 class _Boxes:

@@ -56,7 +56,7 @@ def write_md_json(images: Images, path: Path) -> Written:
         "detector": "camtrap-batch, whole frames" if not images.has_boxes else "boxes of infer.detections",
         "detection_completion_time": made,
         "detector_metadata": _THRESHOLDS_BOXES if images.has_boxes else _THRESHOLDS_WHOLE,
-        "classifier": f"camtrap-batch {images.model_id}",
+        "classifier": images.classifier,
         "classification_completion_time": made,
     }
 

@@ -215,7 +215,7 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
     offset = images["utc_offset_minutes"]
     of_location = offset.take(_first_known(frames["location"], offset, locations["location"]))
     of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
-    table = pa.table(photos).select([name for name in PHOTOS.names if name in photos])
+    table = pa.table(photos)
     if shown is not None:
         locations = without_people(shown.locations, events)
         is_shown = pc.invert(is_people(events["label"]))
