@@ -80,25 +80,25 @@ def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str) -> Taxon
     groups: dict[str, tuple[Group, ...]] = {}
     parents: dict[str, str] = {}
     ranks: dict[str, str] = {}
-    for place, label, given in rows:
+    for where, label, given in rows:
         key = label_key(label)
         named = [(rank.strip(), tidy_label(name)) for rank, name in given if name.strip()]
         chain = tuple((rank, name) for rank, name in named if name.casefold() != key)
         if groups.setdefault(key, chain) != chain:
-            raise InputError(f"{place}: {label!r} has other groups further up; it should have one line")
+            raise InputError(f"{where}: {label!r} has other groups further up; it should have one line")
         for rank, name in chain:
             if name.casefold() in (UNCERTAIN, ""):
-                raise InputError(f"{place}: {rank}: {name!r} can't be the name of a group")
+                raise InputError(f"{where}: {rank}: {name!r} can't be the name of a group")
             if ranks.setdefault(name.casefold(), rank) != rank:
                 raise InputError(
-                    f"{place}: {name!r} is a {rank} here and a {ranks[name.casefold()]} elsewhere; "
+                    f"{where}: {name!r} is a {rank} here and a {ranks[name.casefold()]} elsewhere; "
                     "a name should stand for one group"
                 )
         path = [key, *(name for _, name in chain)]
         for child, parent in pairwise(path):
             if parents.setdefault(child.casefold(), parent.casefold()) != parent.casefold():
                 raise InputError(
-                    f"{place}: {child!r} is in {parent!r} here and in {parents[child.casefold()]!r} "
+                    f"{where}: {child!r} is in {parent!r} here and in {parents[child.casefold()]!r} "
                     "elsewhere; a group should be in one other"
                 )
     for start in parents:

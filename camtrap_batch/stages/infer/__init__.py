@@ -197,7 +197,7 @@ def _retries(
 def _finish(
     context: Context, retries: Retries, plan: Plan, receipts: list[Receipt], meta: dict[str, Any]
 ) -> Done:
-    plan, receipts = retries.settle(plan, receipts)
+    plan, receipts = retries.keep_earlier(plan, receipts)
     require_few_lost(context, STAGE.name, count_lost(receipts), plan.rows, receipts)
     return Done(plan, receipts, {**meta, "again": _add_up(receipts), "tries": retries.record()})
 
