@@ -28,6 +28,11 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="an earlier result of merge, as camtrap status lists them (default: the current predictions)",
     )
+    parser.add_argument(
+        "--exact-places",
+        action="store_true",
+        help="exact places of sensitive species (publish.sensitive), too: for those who may know them",
+    )
     parser.set_defaults(call=_export)
     parser.late = _add_options
 
@@ -76,6 +81,9 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     run = Run(job)
     source = ExportInput.find(run, options.snapshot)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in export.options}
-    written = write_export(export, Images(run, source, stop=stop), path, chosen)
-    print("\n".join(written.lines()))
+    images = Images(run, source, stop=stop, exact_places=options.exact_places)
+    written = write_export(export, images, path, chosen)
+    print(
+        "\n".join([*written.lines(), *(images.shown.notes if images.has_merged and images.sensitive else ())])
+    )
     return 0
