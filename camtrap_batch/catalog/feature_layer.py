@@ -28,7 +28,7 @@ from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.portal.reading import (
     Attachment,
     LayerInfo,
-    Places,
+    PointNames,
     X,
     Y,
     look_at,
@@ -167,12 +167,12 @@ def read_feature_layer(dataset: FeatureLayerDataset) -> Catalog:
 def read_layer_cameras(dataset: FeatureLayerDataset) -> pa.Table:
     """Coordinates of the cameras, as `cameras.CAMERAS`: of each, those of its first feature."""
     service, layer = _open(dataset)
-    places: dict[str, tuple[float, float]] = {}
+    points: dict[str, tuple[float, float]] = {}
     for feature in _features(service, layer, dataset).values():
         if feature.location is not None and feature.longitude is not None and feature.latitude is not None:
-            places.setdefault(feature.location, (feature.longitude, feature.latitude))
-    longitudes, latitudes = zip(*places.values(), strict=True) if places else ((), ())
-    return pa.table([list(places), list(longitudes), list(latitudes)], schema=CAMERAS)
+            points.setdefault(feature.location, (feature.longitude, feature.latitude))
+    longitudes, latitudes = zip(*points.values(), strict=True) if points else ((), ())
+    return pa.table([list(points), list(longitudes), list(latitudes)], schema=CAMERAS)
 
 
 def read_periods(dataset: FeatureLayerDataset) -> pa.Table:
@@ -233,10 +233,10 @@ def layer_fingerprint(dataset: FeatureLayerDataset) -> str:
 
 
 def _at_several(features: Mapping[int, _Feature]) -> int:
-    places, of = Places(), defaultdict[str | None, set[str]](set)
+    names, of = PointNames(), defaultdict[str | None, set[str]](set)
     for number, feature in features.items():
         if feature.longitude is not None and feature.latitude is not None:
-            of[feature.location].add(places.name(feature.longitude, feature.latitude, str(number)))
+            of[feature.location].add(names.name(feature.longitude, feature.latitude, str(number)))
     return sum(len(several) > 1 for several in of.values())
 
 
@@ -259,8 +259,8 @@ def _features(service: Service, layer: LayerInfo, dataset: FeatureLayerDataset) 
     location = _optional(layer, dataset.layer.location_field, "location_field")
     date = _date_field(layer, dataset.layer.date_field, "date_field")
     features: dict[int, _Feature] = {}
-    for object_id, name, place, row in _located(layer, _rows(service, layer, [location, date]), location):
-        longitude, latitude = place or (None, None)
+    for object_id, name, point, row in _located(layer, _rows(service, layer, [location, date]), location):
+        longitude, latitude = point or (None, None)
         when = None if date is None else _date(row.get(date["name"]), dataset.utc_offset)
         features[object_id] = _Feature(name, longitude, latitude, when)
     return features
@@ -282,17 +282,17 @@ def _located(
     layer: LayerInfo, rows: Iterable[dict[str, Any]], location: dict[str, Any] | None
 ) -> Iterator[tuple[int, str | None, tuple[float, float] | None, dict[str, Any]]]:
     """Object id, camera location, longitude and latitude of each row, and the row."""
-    places = Places()
+    names = PointNames()
     for row in rows:
         object_id = int(row[layer.object_id])
-        place = _place(layer, object_id, row)
+        point = _point(layer, object_id, row)
         if location is not None:
             name = text(row.get(location["name"]))
         else:
             name = str(object_id)
-            if place is not None:
-                name = places.name(*place, name)
-        yield object_id, name, place, row
+            if point is not None:
+                name = names.name(*point, name)
+        yield object_id, name, point, row
 
 
 def _attachments(service: Service, layer: LayerInfo, features: Mapping[int, _Feature]) -> list[Attachment]:
@@ -326,7 +326,7 @@ def _field(layer: LayerInfo, name: str, key: str) -> dict[str, Any]:
     return found
 
 
-def _place(layer: LayerInfo, object_id: int, row: Mapping[str, Any]) -> tuple[float, float] | None:
+def _point(layer: LayerInfo, object_id: int, row: Mapping[str, Any]) -> tuple[float, float] | None:
     x, y = row[X], row[Y]
     if x is None or y is None:
         return None

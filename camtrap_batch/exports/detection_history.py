@@ -262,8 +262,8 @@ def _write_matrix(path: Path, occasions: Occasions, matrix: Any) -> None:
 
 def _covariates(images: Images, occasions: Occasions) -> pa.Table:
     """Place and covariates of each station, in the order of the histories."""
-    places = {row["location"]: row for row in images.locations.select(_PLACE).to_pylist()}
-    rows = {name: places.get(name, {}) for name in occasions.stations}
+    sites = {row["location"]: row for row in images.locations.select(_PLACE).to_pylist()}
+    rows = {name: sites.get(name, {}) for name in occasions.stations}
     columns: dict[str, Any] = {
         "station": list(occasions.stations),
         "longitude": pa.array([row.get("longitude") for row in rows.values()], pa.float64()),

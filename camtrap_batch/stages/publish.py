@@ -245,8 +245,8 @@ def _first_known(
 ) -> pa.ChunkedArray:
     """For each of the wanted locations the first row at it whose clock's offset is known."""
     known = pa.array(np.flatnonzero(offset.is_valid()))
-    place = pc.index_in(wanted, location.take(known).combine_chunks())
-    return pa.chunked_array([known]).take(place)
+    row = pc.index_in(wanted, location.take(known).combine_chunks())
+    return pa.chunked_array([known]).take(row)
 
 
 def _keep_ledger(run: Run, ledger: pa.Table, pushed: int, started: float) -> None:
