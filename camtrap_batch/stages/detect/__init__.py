@@ -162,7 +162,7 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     meta = {"categories": list(detector.categories), "precision": found}
 
     def finish(plan: Plan, receipts: list[Receipt]) -> Done:
-        plan, receipts = retries.settle(plan, receipts)
+        plan, receipts = retries.keep_earlier(plan, receipts)
         require_few_lost(context, STAGE.name, "detected", receipts, before)
         boxes, failed = (sum(receipt.result[name] for receipt in receipts) for name in ("boxes", "failed"))
         found = {"images": plan.rows - failed, "without": failed, "boxes": boxes}

@@ -43,7 +43,7 @@ RETRY = retry_option(
 )
 _TRIES = {"unreadable": ALWAYS, "missing": ALWAYS}
 
-_PLACE = "place"  # of a file in an archive; it is not part of the work
+_ENTRY = "entry"  # of a file in an archive; it is not part of the work
 
 _FROM_CATALOG = [name for name in CATALOG.names if name in MANIFEST.names and name not in ("width", "height")]
 _FROM_VERDICT = [
@@ -97,7 +97,7 @@ class _Validation:
         self._context = context
         self._catalog, self._manifest = run.snapshot("catalog"), run.current("manifest")
         self._root = image_root(job)
-        self._rows, self._places = _listed(run, self._catalog, self._root)
+        self._rows, self._entries = _listed(run, self._catalog, self._root)
         self._limits = Limits(job.validate_.max_pixels, job.validate_.timeout_s, job.validate_.thumbnails)
         # Where the files lie is not part of the work: a data set that was moved is not read again.
         self._settings = [*identity(STAGE), *astuple(self._limits)]
@@ -134,7 +134,7 @@ class _Validation:
     @functools.cached_property
     def _told(self) -> pa.Table:
         """What workers are told of each image."""
-        rows = self._rows if self._places is None else self._rows.append_column(_PLACE, self._places)
+        rows = self._rows if self._entries is None else self._rows.append_column(_ENTRY, self._entries)
         if self._manifest is None or self._manifest.meta.get("settings") != self._settings:
             return rows
         return point_at_known(
@@ -142,7 +142,7 @@ class _Validation:
         )
 
     def _finish(self, plan: Plan, receipts: list[Receipt]) -> Done:
-        plan, receipts = self._retries.settle(plan, receipts)
+        plan, receipts = self._retries.keep_earlier(plan, receipts)
         files = [file for receipt in receipts for file in receipt.files if file.table == "manifest"]
         # All that findings need, at once: the footers of thousands of files take longer than the columns.
         table = open_files(self._context.run.folder, "manifest", files)
@@ -170,7 +170,7 @@ def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.
             f"(dataset.images): no {rows['file_name'][0].as_py()!r}"
         )
     rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))
-    return rows.append_column("modified", pa.array(listing.modified, pa.string())), listing.places
+    return rows.append_column("modified", pa.array(listing.modified, pa.string())), listing.entries
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class ValidateShard:
             read["file_name"].to_pylist(),
             self.limits,
             sizes=read["listed_bytes"].to_pylist(),
-            places=read[_PLACE].to_pylist() if _PLACE in read.column_names else None,
+            entries=read[_ENTRY].to_pylist() if _ENTRY in read.column_names else None,
             clock=seconds,
         )
         here.look_again(gone(read, judged))
@@ -279,8 +279,8 @@ def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) 
     columns["thumbnail_file"] = pa.array(
         [thumbnail_file if is_kept else None for is_kept in kept], pa.string()
     )
-    places = iter(range(sum(kept)))
-    columns["thumbnail_row"] = pa.array([next(places) if is_kept else None for is_kept in kept], pa.int32())
+    numbers = iter(range(sum(kept)))
+    columns["thumbnail_row"] = pa.array([next(numbers) if is_kept else None for is_kept in kept], pa.int32())
     return pa.table({name: columns[name] for name in MANIFEST.names})
 
 
