@@ -130,7 +130,7 @@ def cameras_without_place(path: str) -> list[str]:
         return []
     location, where = next(iter(without.items()))
     return [
-        f"{where}: {location!r} has no place (cameras without one: {len(without):,}); it is on no map and "
+        f"{where}: {location!r} has no place (cameras without one: {len(without):,}); it is on no map, and "
         "in no data package"
     ]
 
