@@ -140,16 +140,16 @@ def _frame_rates(images: Images) -> dict[str, float]:
 def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[dict[str, Any]]:
     columns = (block.rows["file_name"].to_pylist(), block.predicted.tolist(), block.label.to_pylist())
     is_frame = block.rows["video_s"].is_valid().to_pylist()
-    for place, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
+    for number, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
         record: dict[str, Any] = {"file": file_name}
         # As MegaDetector's tools tell a video.
-        is_video = ending_of(file_name) in VIDEO_ENDINGS and not is_frame[place]
+        is_video = ending_of(file_name) in VIDEO_ENDINGS and not is_frame[number]
         if is_video:
             record |= {"frame_rate": 1.0, "frames_processed": [0] if label is not None else []}
         if label is None:
             yield record | {"detections": None, "failure": _NOT_OPENED if row < 0 else _NOT_INFERRED}
             continue
-        found = [_box(box, classes) for box in block.boxes.get(place, [])]
+        found = [_box(box, classes) for box in block.boxes.get(number, [])]
         if not found and not images.is_empty(label):
             found = [_whole_frame(images, row, label, classes)]
         if is_video:

@@ -145,14 +145,14 @@ def date_in_name(file_name: str) -> dt.datetime | None:
 
 
 def open_video(
-    root: ImageRoot, file_name: str, size: int, place: Mapping[str, int] | None = None
+    root: ImageRoot, file_name: str, size: int, entry: Mapping[str, int] | None = None
 ) -> BinaryIO:
     """A video as a file that can be sought, read in parts of 1 MiB where its source can give parts.
 
     Parameters
     ----------
     size : bytes, as the listing says
-    place : of a file in an archive, as the listing says
+    entry : of a file in an archive, as the listing says
 
     Raises
     ------
@@ -163,7 +163,7 @@ def open_video(
     """
     if size > 0 and root.has_parts:
         return io.BufferedReader(_Parts(root, file_name, size), _PART)
-    content = root.read(file_name, _MOST_IN_MEMORY, place)
+    content = root.read(file_name, _MOST_IN_MEMORY, entry)
     if len(content) > _MOST_IN_MEMORY:
         raise BrokenVideo(f"has more than {_MOST_IN_MEMORY:,} bytes, and can't be read in parts where it is")
     return io.BytesIO(content)

@@ -48,7 +48,7 @@ def read_video_frames(
     timeout_s: float,
     *,
     sizes: Sequence[int] | None = None,
-    places: Sequence[dict[str, int] | None] | None = None,
+    entries: Sequence[dict[str, int] | None] | None = None,
 ) -> Iterator[Frame | Verdict]:
     """Frames of videos, in order, or the verdict where there is none: rows in are frames and verdicts out.
 
@@ -59,7 +59,7 @@ def read_video_frames(
     seconds : of each frame, from the start of its video
     timeout_s : most seconds for one frame
     sizes : bytes of each file, where they are known; else it is read whole
-    places : of each file in an archive, as the listing says
+    entries : of each file in an archive, as the listing says
 
     Raises
     ------
@@ -70,8 +70,8 @@ def read_video_frames(
 
     def frames_of(run: slice) -> Callable[[], Iterator[Frame]]:
         name, size = file_names[run.start], sizes[run.start] if sizes else -1
-        place = places[run.start] if places else None
-        return lambda: _frames(root, name, seconds[run], size, place)
+        entry = entries[run.start] if entries else None
+        return lambda: _frames(root, name, seconds[run], size, entry)
 
     for run, found in zip(runs, _beside(map(frames_of, runs), _VIDEOS_AHEAD), strict=True):
         left = run.stop - run.start
@@ -97,7 +97,7 @@ def judge_video_frames(
     limits: Limits,
     *,
     sizes: Sequence[int],
-    places: Sequence[dict[str, int] | None] | None,
+    entries: Sequence[dict[str, int] | None] | None,
     clock: dict[str, float],
 ) -> list[Verdict]:
     """A verdict on each frame; `bytes` is the size of its video. Parameters as of `read_video_frames`.
@@ -106,7 +106,7 @@ def judge_video_frames(
     """
     began = time.monotonic()
     verdicts = []
-    found = read_video_frames(root, file_names, seconds, limits.timeout_s, sizes=sizes, places=places)
+    found = read_video_frames(root, file_names, seconds, limits.timeout_s, sizes=sizes, entries=entries)
     for frame, size in zip(found, sizes, strict=True):
         verdict = frame if isinstance(frame, Verdict) else _judged(frame, limits)
         verdicts.append(_with_bytes(verdict, size))
@@ -120,12 +120,12 @@ def probe_videos(
     timeout_s: float,
     *,
     sizes: Sequence[int],
-    places: Sequence[dict[str, int] | None] | None,
+    entries: Sequence[dict[str, int] | None] | None,
 ) -> Iterator[VideoInfo | Verdict]:
     """What each video says of itself, in order, or the verdict where it can't be read."""
 
     def look_at(number: int) -> Callable[[], Iterator[VideoInfo]]:
-        return lambda: _probed(root, file_names[number], sizes[number], places[number] if places else None)
+        return lambda: _probed(root, file_names[number], sizes[number], entries[number] if entries else None)
 
     at_once = max(1, min(_PROBED_AT_ONCE, root.reads_at_once))
     for found in _beside(map(look_at, range(len(file_names))), at_once):
@@ -155,17 +155,17 @@ def _runs(file_names: Sequence[str], seconds: Sequence[float]) -> Iterator[slice
 
 
 def _frames(
-    root: ImageRoot, name: str, times: Sequence[float], size: int, place: dict[str, int] | None
+    root: ImageRoot, name: str, times: Sequence[float], size: int, entry: dict[str, int] | None
 ) -> Iterator[Frame]:
-    with _opened(root, name, size, place) as file:
+    with _opened(root, name, size, entry) as file:
         kind = other_kind(file.read(_FIRST_BYTES)) or "video"
         file.seek(0)
         for frame in read_frames(file, times):
             yield Frame(frame.pixels, kind)
 
 
-def _probed(root: ImageRoot, name: str, size: int, place: dict[str, int] | None) -> Iterator[VideoInfo]:
-    with _opened(root, name, size, place) as file:
+def _probed(root: ImageRoot, name: str, size: int, entry: dict[str, int] | None) -> Iterator[VideoInfo]:
+    with _opened(root, name, size, entry) as file:
         if (
             kind := still_kind(file.read(_FIRST_BYTES))
         ) is not None:  # FFmpeg would take it for a short video
@@ -174,10 +174,10 @@ def _probed(root: ImageRoot, name: str, size: int, place: dict[str, int] | None)
         yield probe(file)
 
 
-def _opened(root: ImageRoot, name: str, size: int, place: dict[str, int] | None) -> Any:
+def _opened(root: ImageRoot, name: str, size: int, entry: dict[str, int] | None) -> Any:
     if is_unsafe(name):
         raise FileNotFoundError
-    return open_video(root, name, size, place)
+    return open_video(root, name, size, entry)
 
 
 def _judged(frame: Frame, limits: Limits) -> Verdict:

@@ -463,7 +463,7 @@ def test_frames_go_out_as_one_video(job: Made, tmp_path: Path) -> None:
     options = ValidateBatchResultsOptions()
     options.raise_errors = True
     checked = validate_batch_results(str(path), options)["validation_results"]
-    assert not checked["errors"] and not checked["warnings"]
+    assert (checked["errors"], checked["warnings"]) == ([], [])
     content = json.loads(path.read_text())
     entries = {entry["file"]: entry for entry in content["images"]}
     assert len(entries) == len(content["images"]) == 7

@@ -32,8 +32,7 @@ from camtrap_batch.images.video_frames import probe_videos
 from camtrap_batch.job.dataset import Video
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.pipeline.lost import failed_images
-from camtrap_batch.pipeline.retries import Retries
+from camtrap_batch.pipeline.retries import ALWAYS, TRIES, Retries, read_failed
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Part, TableSpec, shard_ids
@@ -41,14 +40,15 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import CATALOG, VIDEOS
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
 from camtrap_batch.store.tables import finish_shard
-from camtrap_batch.vocabulary import IMAGE_ENDINGS, VIDEO_ENDINGS, ending_of
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, RETRIED, VIDEO_ENDINGS, ending_of
 
 PART = Part("videos", 1, (TableSpec("videos", "each video that is read for its frames (dataset.video)"),))
 
 _SHARD = 200
+_TRIES = {**TRIES, "unreadable": ALWAYS, "missing": ALWAYS}
 _ASKED = ["image_id", "file_name", "beside"]
 _HEADER_BYTES = 65_536
-_PLACE = "place"  # of a file in an archive; it is not part of the work
+_ENTRY = "entry"  # of a file in an archive; it is not part of the work
 
 
 def check_videos(context: Context) -> None:
@@ -83,16 +83,19 @@ def ask_videos(
     listing = root.listing(texts(rows["file_name"]))
     rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))
     rows = rows.append_column("modified", pa.array(listing.modified, pa.string()))
-    told = rows if listing.places is None else rows.append_column(_PLACE, listing.places)
+    told = rows if listing.entries is None else rows.append_column(_ENTRY, listing.entries)
     runs = cut(texts(rows["image_id"]), _SHARD)
     hashes = hash_runs(rows, rows.column_names, runs)
     ids = shard_ids(PART, [settings.every_s, settings.most_frames], ([hash_] for hash_ in hashes))
-    failed = failed_images(run, before)
-    retries = Retries(run, PART.name, before, failed, rows["image_id"], ids, runs)
+    failed = read_failed(context, before, RETRIED)
+    if failed is not None:  # what is not there is seen in the listing once it is
+        listed = rows.filter(pc.greater_equal(rows["listed_bytes"], 0))["image_id"]
+        failed = failed.filter(pc.is_in(failed["image_id"], listed.combine_chunks()))
+    retries = Retries(context, PART.name, before, failed, _TRIES, rows["image_id"], ids, runs)
     plan = Plan.make(PART.name, retries.shards(), {})
 
     def finish(plan: Plan, receipts: list[Receipt]) -> Done:
-        plan, receipts = retries.settle(plan, receipts)
+        plan, receipts = retries.keep_earlier(plan, receipts)
         return Done(plan, receipts, {"of": of, "tries": retries.record()})
 
     work = ProbeShard(
@@ -193,7 +196,7 @@ class ProbeShard:
             rows["file_name"].to_pylist(),
             self.timeout_s,
             sizes=rows["listed_bytes"].to_pylist(),
-            places=rows[_PLACE].to_pylist() if _PLACE in rows.column_names else None,
+            entries=rows[_ENTRY].to_pylist() if _ENTRY in rows.column_names else None,
         ):
             move()
             found.append(answer)
@@ -280,14 +283,14 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     -------
     schemas.CATALOG, in the order that it has
     """
-    place = pc.index_in(catalog["image_id"], value_set=videos["image_id"].combine_chunks())
-    own = _set(catalog, "video_frames", videos["frames"].take(place))
-    is_undated = pc.and_(own["datetime"].is_null(), place.is_valid())
-    own = _set(own, "date_of", pc.if_else(is_undated, videos["date_of"].take(place), None))
-    own = _set(own, "datetime", pc.coalesce(own["datetime"], videos["datetime"].take(place)))
+    row = pc.index_in(catalog["image_id"], value_set=videos["image_id"].combine_chunks())
+    own = _set(catalog, "video_frames", videos["frames"].take(row))
+    is_undated = pc.and_(own["datetime"].is_null(), row.is_valid())
+    own = _set(own, "date_of", pc.if_else(is_undated, videos["date_of"].take(row), None))
+    own = _set(own, "datetime", pc.coalesce(own["datetime"], videos["datetime"].take(row)))
     # What could not be read though it may be there is not said to have no frames.
     is_lost = pc.is_in(videos["status"], pa.array(["ok", "corrupt"]))
-    own = _set(own, "video_frames", pc.if_else(is_lost.take(place), own["video_frames"], None))
+    own = _set(own, "video_frames", pc.if_else(is_lost.take(row), own["video_frames"], None))
     number = pc.fill_null(own["video_frames"], 0).to_numpy()
     of = np.repeat(np.arange(own.num_rows), number)
     rank = np.arange(len(of)) - np.repeat(np.cumsum(number) - number, number)
