@@ -90,7 +90,7 @@ class PublishStage(Stage):
         most_deleted = context.job.limits.deleted if number is None else 1.0
         target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
         if not context.dry_run:
-            context.begin_writing()
+            context.begin_writing(only_if_needed=True)
         push = target.push(rows, dry_run=context.dry_run)
         result = StageResult(self.name, sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
         result.notes += shown.notes if shown is not None else ()
@@ -102,6 +102,7 @@ class PublishStage(Stage):
         if context.dry_run:
             return result
         if answered.num_rows:
+            context.begin_writing()
             _keep_ledger(run, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
             run.log("pushed", stage="publish", target=run.job.target_url, edits=answered.num_rows)
         _require_done(push)
