@@ -69,7 +69,7 @@ class Label(_PartOfPath):
 
 
 class Video(Section):
-    every_s: float = Field(1, gt=0, strict=False, description="seconds from one frame to the next")
+    every_s: float = Field(1, ge=0.01, strict=False, description="seconds from one frame to the next")
     most_frames: int = Field(10, ge=1, le=10_000, description="most frames of one video, from its start on")
 
 

@@ -297,7 +297,7 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     frames = own.take(pa.array(of))
     times = np.round(rank * every_s, 3)
     later = pc.add(frames["datetime"], pa.array((times * 1e6).astype("timedelta64[us]")))
-    marks = pa.array([f"#t={seconds:g}" for seconds in times.tolist()], pa.string())
+    marks = pa.array([f"#t={seconds:.3f}".rstrip("0").rstrip(".") for seconds in times.tolist()], pa.string())
     for name, values in {
         "image_id": pc.binary_join_element_wise(frames["image_id"], marks, ""),
         "datetime": later,
