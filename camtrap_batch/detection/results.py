@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +39,7 @@ BOX = pa.struct(
     [(name, pa.float32()) for name in ("x", "y", "w", "h", "confidence")] + [("category", pa.int16())]
 )
 """x and y of the upper left corner, width and height as parts of the upright image's; how sure the detector
-is; place in `Detections.categories`."""
+is; index into `Detections.categories`."""
 
 SAID = pa.list_(pa.struct([("code", pa.int32()), ("p", pa.float32())]))
 """Species, the most probable first: place in `Detections.species`, and how probable."""
@@ -49,6 +50,8 @@ _UNKNOWN = frozenset({"", "no cv result", "unknown"})
 """Names of classes, in lower case, with which a classifier says that it does not know."""
 
 _OUTSIDE = 0.02  # how far a box may reach out of its image; it is cut off there
+_NEAR_S = 0.5  # how far from a frame of a video another may be that was looked at
+_STARTS = re.compile(r"^(\./)+")
 _ROUNDED = 1e-3  # how far a confidence may be above 1
 _MD_VERSIONS = ("1.3", "1.4", "1.5", "1.6")
 _SPECIESNET_VERSIONS = ("20261015",)
@@ -68,6 +71,7 @@ class Detections:
     unlisted : id of a category that the results do not name -> its boxes, which are no detections
     species : names of what a classifier has seen, as it calls them
     made_by : the classifier, as the results name it
+    videos : file_name of a video -> which of its frames were looked at, and of which each box is
     """
 
     images: pa.Table
@@ -76,6 +80,38 @@ class Detections:
     unlisted: Mapping[str, int] = field(default_factory=dict)
     species: tuple[str, ...] = ()
     made_by: str | None = None
+    videos: Mapping[str, LookedAt] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """Frames of a video that a detector looked at.
+
+    Attributes
+    ----------
+    rate : frames a second; None where the results do not tell
+    processed : numbers of the frames, from 0, ascending; None where the results do not tell: any
+    of_boxes : number of the frame of each of its boxes, in order
+    """
+
+    rate: float | None
+    processed: tuple[int, ...] | None
+    of_boxes: tuple[int, ...]
+
+    def boxes_at(self, seconds: float) -> list[int] | None:
+        """Places of the boxes of the frame that is nearest to a time, None where none was looked at near it.
+
+        >>> LookedAt(30.0, (0, 30), (0, 30, 30)).boxes_at(1.0), LookedAt(30.0, (0, 30), (0,)).boxes_at(2.0)
+        ([1, 2], None)
+        """
+        if self.rate is None or self.rate <= 0:
+            return None
+        wanted, reach = seconds * self.rate, _NEAR_S * self.rate
+        known = sorted(set(self.of_boxes)) if self.processed is None else self.processed
+        nearest = min(known, key=lambda number: abs(number - wanted), default=None)
+        if nearest is None or abs(nearest - wanted) > reach:
+            return [] if self.processed is None else None
+        return [place for place, number in enumerate(self.of_boxes) if number == nearest]
 
 
 class _Box(msgspec.Struct, gc=False):
@@ -83,6 +119,7 @@ class _Box(msgspec.Struct, gc=False):
     conf: float
     bbox: tuple[float, float, float, float]
     label: str | None = None
+    frame_number: int | None = None
 
 
 class _SpeciesBox(_Box):
@@ -111,6 +148,8 @@ class _Image(msgspec.Struct, gc=False):
     file: str
     detections: list[_SpeciesBox] | None = None
     failure: str | None = None
+    frame_rate: float | None = None
+    frames_processed: list[int] | None = None
 
 
 class _Prediction(msgspec.Struct, gc=False):
@@ -198,16 +237,44 @@ def match_detections(
     InputError
         None of the files is in the results: they are of other images.
     """
-    place = find_entries(detections, file_names, images)
+    row = find_entries(detections, file_names, images)
     known = detections.images["file_name"].combine_chunks()
-    if len(file_names) and place.null_count == len(place):
+    if len(file_names) and row.null_count == len(row):
         first = repr(known[0].as_py()) if len(known) else "nothing"
         raise InputError(
             f"{redacted(path)} ({key}): of other images: none of its {len(known):,} files is in the catalog, "
             f"which has {file_names[0].as_py()!r} where the results have {first}; both should be relative to "
             "dataset.images"
         )
-    return detections.images["boxes"].combine_chunks().take(place)
+    return detections.images["boxes"].combine_chunks().take(row)
+
+
+def match_frames(
+    detections: Detections, lists: pa.Array, names: pa.ChunkedArray, seconds: pa.ChunkedArray
+) -> pa.Array:
+    """The lists of `match_detections`, of frames of videos only the boxes of each frame.
+
+    They are those of the frame that was looked at within half a second of it; null where none was.
+
+    Parameters
+    ----------
+    names : of each row's file, as the results have it
+    seconds : from the start of the video; null in rows that are no frame of one
+    """
+    rows = np.flatnonzero(seconds.is_valid().to_numpy())
+    if not len(rows):
+        return lists
+    names = names.take(pa.array(rows)).to_pylist()
+    times = seconds.take(pa.array(rows)).to_pylist()
+    found = []
+    for row, name, time in zip(rows.tolist(), names, times, strict=True):
+        looked = detections.videos.get(name)
+        places = None if looked is None else looked.boxes_at(time)
+        boxes = lists[row].as_py() if places is not None else None
+        found.append(None if boxes is None or places is None else [boxes[at] for at in places])
+    index = np.arange(len(lists))
+    index[rows] = len(lists) + np.arange(len(rows))
+    return pa.concat_arrays([lists, pa.array(found, lists.type)]).take(pa.array(index))
 
 
 def find_entries(
@@ -240,7 +307,8 @@ def _of_megadetector(content: _File, where: str) -> Detections:
 
     for raw in content.images:
         image = decode(raw)
-        columns.add(image.file, None if image.failure else image.detections, said)
+        boxes = None if image.failure else image.detections
+        columns.add(image.file, boxes, said, rate=image.frame_rate, processed=image.frames_processed)
     content.images.clear()
     return columns.detections(where, content.info.classifier)
 
@@ -329,6 +397,7 @@ class _Columns:
         self._species: dict[str, int] = {}
         self._known: dict[str, int] = {}
         self._said, self._whole = _Said(), _Said()
+        self._videos: dict[str, LookedAt] = {}
 
     def name(self, boxes: Iterable[_Box]) -> None:
         """List categories that boxes name themselves."""
@@ -342,10 +411,16 @@ class _Columns:
         boxes: Sequence[B] | None,
         said: Callable[[B], list[tuple[str, float]]],
         whole: list[tuple[str, float]] | None = None,
+        *,
+        rate: float | None = None,
+        processed: list[int] | None = None,
     ) -> None:
-        """The boxes of one image (None: the detector failed), what a classifier says of them, and of it."""
-        number = 0
+        """The boxes of one image, or of some frames of a video, and what a classifier says of them and of it.
+
+        None: the detector failed.
+        """
         self._whole.add(self._codes(whole or ()))
+        number, of_boxes = 0, []
         for box in boxes or ():
             category = self._ids.get(str(box.category))
             if category is None:
@@ -356,6 +431,11 @@ class _Columns:
             self._numbers.append(box.conf)
             self._said.add(self._codes(said(box)))
             number += 1
+            if box.frame_number is not None:
+                of_boxes.append(box.frame_number)
+        if len(of_boxes) == number and (of_boxes or rate is not None or processed is not None):
+            looked = LookedAt(rate, None if processed is None else tuple(sorted(processed)), tuple(of_boxes))
+            self._videos.setdefault(_STARTS.sub("", file.replace("\\", "/")), looked)
         self._files.append(file)
         self._failed.append(boxes is None)
         self._lengths.append(number)
@@ -398,7 +478,13 @@ class _Columns:
         if n_repeated:
             table = table.take(pa.array(np.sort(distinct)))
         return Detections(
-            table, tuple(self._names), n_repeated, dict(self._unlisted), tuple(self._species), made_by
+            table,
+            tuple(self._names),
+            n_repeated,
+            dict(self._unlisted),
+            tuple(self._species),
+            made_by,
+            self._videos,
         )
 
     def _list(self, id_: str, name: str) -> None:
@@ -505,9 +591,12 @@ class ResultsDetector:
     def match(self, rows: pa.Table) -> Known:
         found = self.detections
         names = rows["file_name"]
-        lists = match_detections(found, names, self.path, images=self.images, key=self.key)
+        whole = match_detections(found, names, self.path, images=self.images, key=self.key)
         listed = _below(found.images["file_name"].combine_chunks(), self.images)
-        is_listed = pc.is_in(names, value_set=listed)
+        place = pc.index_in(names, value_set=listed)
+        lists = match_frames(found, whole, found.images["file_name"].take(place), rows["video_s"])
+        # Of a video that was looked at, a frame that was not is not known.
+        is_failed = pc.and_(place.is_valid(), whole.is_null())
         others = len(listed) - pc.sum(pc.is_in(listed, value_set=names.combine_chunks())).as_py()
         n, n_known = len(lists), len(lists) - lists.null_count
         notes = [f"{self.key}: boxes of {n_known:,} of {n:,} images"]
@@ -531,7 +620,7 @@ class ResultsDetector:
             "entries_twice": found.n_repeated,
             "unlisted": dict(found.unlisted),
         }
-        why = pc.if_else(is_listed, "unreadable", "no_result")
+        why = pc.if_else(is_failed, "unreadable", "no_result")
         why = pc.if_else(
             lists.is_valid(), "ok", why.combine_chunks() if isinstance(why, pa.ChunkedArray) else why
         )

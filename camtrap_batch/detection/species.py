@@ -55,7 +55,7 @@ def answers(results: ResultsDetector, rows: pa.Table, boxes: Boxes, empty: str) 
 
     Parameters
     ----------
-    rows : image_id and file_name, of n images
+    rows : image_id, file_name and video_s, of n images
     boxes : of these, as `find_boxes` gives them
     empty : label of images without an animal
     """
@@ -73,6 +73,7 @@ def answers(results: ResultsDetector, rows: pa.Table, boxes: Boxes, empty: str) 
     for start in range(0, rows.num_rows, _ROWS):
         look = Look.at(boxes.column.slice(start, _ROWS), boxes.rules)
         of_boxes = said.slice(start, _ROWS).to_pylist()
+        _choose_frames(results, rows.slice(start, _ROWS), entry.slice(start, _ROWS), of_boxes)
         of_images = whole.slice(start, _ROWS).to_pylist()
         n = len(of_images)
         first = np.searchsorted(look.rows_of, np.arange(n))
@@ -127,6 +128,23 @@ def answers(results: ResultsDetector, rows: pa.Table, boxes: Boxes, empty: str) 
         pa.Table.from_pylist(crops, CROPS),
         notes,
     )
+
+
+def _choose_frames(
+    results: ResultsDetector,
+    rows: pa.Table,
+    entry: pa.Array,
+    said: list[list[list[dict[str, Any]]] | None],
+) -> None:
+    """Of what is `said` of a video's boxes, leave each frame what is said of its own (see `match_frames`)."""
+    names = results.detections.images["file_name"]
+    for row, time in enumerate(rows["video_s"].to_pylist()):
+        boxes = said[row]
+        if time is None or boxes is None:
+            continue
+        looked = results.detections.videos.get(names[entry[row].as_py()].as_py())
+        places = None if looked is None else looked.boxes_at(time)
+        said[row] = None if places is None else [boxes[at] for at in places]
 
 
 def _probabilities(

@@ -111,29 +111,29 @@ def _taxonomy(rows: Iterator[_Row], where: str) -> Taxonomy:
     parents: dict[str, str] = {}
     ranks: dict[str, str] = {}
     categories: dict[str, str] = {}
-    for place, label, given, category in rows:
+    for where, label, given, category in rows:
         key = label_key(label)
         if category.strip() and categories.setdefault(key, category.strip()) != category.strip():
             raise InputError(
-                f"{place}: {label!r} is {categories[key]} further up; it should have one category"
+                f"{where}: {label!r} is {categories[key]} further up; it should have one category"
             )
         named = [(rank.strip(), tidy_label(name)) for rank, name in given if name.strip()]
         chain = tuple((rank, name) for rank, name in named if name.casefold() != key)
         if groups.setdefault(key, chain) != chain:
-            raise InputError(f"{place}: {label!r} has other groups further up; it should have one line")
+            raise InputError(f"{where}: {label!r} has other groups further up; it should have one line")
         for rank, name in chain:
             if name.casefold() in (UNCERTAIN, ""):
-                raise InputError(f"{place}: {rank}: {name!r} can't be the name of a group")
+                raise InputError(f"{where}: {rank}: {name!r} can't be the name of a group")
             if ranks.setdefault(name.casefold(), rank) != rank:
                 raise InputError(
-                    f"{place}: {name!r} is a {rank} here and a {ranks[name.casefold()]} elsewhere; "
+                    f"{where}: {name!r} is a {rank} here and a {ranks[name.casefold()]} elsewhere; "
                     "a name should stand for one group"
                 )
         path = [key, *(name for _, name in chain)]
         for child, parent in pairwise(path):
             if parents.setdefault(child.casefold(), parent.casefold()) != parent.casefold():
                 raise InputError(
-                    f"{place}: {child!r} is in {parent!r} here and in {parents[child.casefold()]!r} "
+                    f"{where}: {child!r} is in {parent!r} here and in {parents[child.casefold()]!r} "
                     "elsewhere; a group should be in one other"
                 )
     for start in parents:

@@ -55,14 +55,14 @@ _HUMAN = "human"
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportInput:
     """What is exported: a snapshot of the predictions, and the result of `merge` made of it, if any."""
 
     predictions: Snapshot
     merged: MergeResult | None
 
     @classmethod
-    def find(cls, run: Run, number: int | None = None) -> Source:
+    def find(cls, run: Run, number: int | None = None) -> ExportInput:
         """The result of merge with this number; by default the current predictions and their newest result.
 
         Raises
@@ -153,7 +153,7 @@ class Images:
     ----------
     run, source
     empty
-        Label that means: no animal; default: as `Source.empty` finds it.
+        Label that means: no animal; default: as `ExportInput.empty` finds it.
     stop
         Once it is set, `blocks` raises Interrupted.
     exact_places
@@ -163,7 +163,7 @@ class Images:
     def __init__(
         self,
         run: Run,
-        source: Source,
+        source: ExportInput,
         *,
         empty: str | None = None,
         stop: threading.Event | None = None,

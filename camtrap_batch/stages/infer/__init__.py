@@ -210,7 +210,7 @@ def _finish(
     before: Snapshot | None,
     meta: dict[str, Any],
 ) -> Done:
-    plan, receipts = retries.settle(plan, receipts)
+    plan, receipts = retries.keep_earlier(plan, receipts)
     require_few_lost(context, STAGE.name, "predictions", receipts, before)
     return Done(plan, receipts, {**meta, "again": _add_up(receipts), "tries": retries.record()})
 

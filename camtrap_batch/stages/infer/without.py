@@ -28,7 +28,7 @@ from camtrap_batch.vocabulary import NO_MODEL
 _TABLES = (TableSpec("predictions", "each usable image of the manifest"), TableSpec("crops", "each box"))
 _LABELLED = Part("infer", 3, _TABLES, "manifest")
 _UNLABELLED = Part("infer", 3, _TABLES[:1], "manifest")
-_READ = ["image_id", "file_name", "status", "location"]
+_READ = ["image_id", "file_name", "status", "location", "video_s"]
 
 
 def infer_without_model(context: Context, notes: list[str]) -> StageResult:
