@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from camtrap_batch import phases
 from camtrap_batch.detection.base import LEAST, Found, Tally
-from camtrap_batch.detection.frames import GREY, Fit, Place, decode_whole, put
+from camtrap_batch.detection.frames import GREY, Fit, Place, put
 from camtrap_batch.detection.heads import (
     IOU,
     LAYOUTS,
@@ -34,6 +34,7 @@ from camtrap_batch.detection.heads import (
     tell_layout,
 )
 from camtrap_batch.errors import CamtrapError, InputError, choices
+from camtrap_batch.images.decode import decode_whole
 from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.runtime import (
     Array,
