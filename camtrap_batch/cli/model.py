@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from PIL import Image
 
 from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job
 from camtrap_batch.errors import MissingExtra, UserError
@@ -110,11 +113,24 @@ def _read_pictures(folder: Path) -> list[bytes]:
     if not folder.is_dir():
         raise UserError(f"--pictures {folder}: no such folder")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if len(found) < _FEWEST_PICTURES:
+    some = [path.read_bytes() for path in found[:: max(1, len(found) // _PICTURES)][:_PICTURES]]
+    whole = [data for data in some if _is_whole(data)]
+    if len(whole) < _FEWEST_PICTURES:
         raise UserError(
-            f"--pictures {folder}: holds {len(found)} photos; {_FEWEST_PICTURES} or more are needed"
+            f"--pictures {folder}: holds {len(whole)} photos that can be read; {_FEWEST_PICTURES} or more "
+            "are needed"
         )
-    return [path.read_bytes() for path in found[:: max(1, len(found) // _PICTURES)][:_PICTURES]]
+    return whole
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether Pillow reads all of a photo, as the programs that it is compared with do."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
 
 
 def _draw(folder: Path) -> Path:

@@ -34,36 +34,38 @@ _SUMS = 1e-3  # that probabilities may be off from 1
 class OnnxClassifier(nn.Module):
     """The network of a model folder whose `arch` is onnx; its weights are no parameters of torch's.
 
-    `on` gives the same in another precision, or on another device. What computes it is opened by the first
-    batch, with as many threads as torch has then.
+    It computes on the device of the pictures, in the precision of torch's autocast, with as many threads as
+    torch has when it first does.
     """
 
-    def __init__(
-        self, path: Path, info: ModelInfo, device: Device = "cpu", precision: Precision = "float32"
-    ) -> None:
+    def __init__(self, path: Path, info: ModelInfo) -> None:
         super().__init__()
-        self._path, self._info, self._device, self._precision = path, info, device, precision
-        self._network: Network | None = None
-
-    def on(self, device: torch.device, precision: torch.dtype) -> OnnxClassifier:
-        where: Device = "cuda" if device.type == "cuda" else "cpu"
-        name: Any = str(precision).removeprefix("torch.")
-        return OnnxClassifier(self._path, self._info, where, possible_precision(name, where))
+        self.path, self.info = path, info
+        self._networks: dict[tuple[Device, Precision], Network] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if self._network is None:
-            self._network = open_network(self._path, self._device, torch.get_num_threads(), self._precision)
-        port = self._network.info.inputs[0]
-        pixels = arrange(images.float().cpu().numpy(), self._network.info)
-        n = port.shape[0] or (len(pixels) if self._device == "cuda" else _TOGETHER)
+        network = self._open(images.device.type)
+        pixels = arrange(images.float().cpu().numpy(), network.info)
+        n = network.info.inputs[0].shape[0] or (len(pixels) if network.device == "cuda" else _TOGETHER)
         parts = [_filled(pixels[start : start + n], n) for start in range(0, len(pixels), n)]
-        found = [answers(outputs, len(self._info.classes)) for outputs in stream(self._network, parts)]
+        found = [answers(outputs, len(self.info.classes)) for outputs in stream(network, parts)]
         if any(some is None for some in found):
-            raise InputError(f"{self._path}: its outputs changed their shapes")
+            raise InputError(f"{self.path}: its outputs changed their shapes")
         values = torch.from_numpy(np.concatenate(found)[: len(pixels)].astype(np.float32))  # type: ignore[arg-type]
-        if self._info.outputs == "probabilities":
+        if self.info.outputs == "probabilities":
             values = values.clamp_min(torch.finfo(torch.float32).tiny).log()
         return values.to(images.device)
+
+    def _open(self, device_type: str) -> Network:
+        device: Device = "cuda" if device_type == "cuda" else "cpu"
+        wanted: Any = "float32"
+        if torch.is_autocast_enabled(device_type):
+            wanted = str(torch.get_autocast_dtype(device_type)).removeprefix("torch.")
+        precision = possible_precision(wanted, device)
+        if (device, precision) not in self._networks:
+            threads = torch.get_num_threads()
+            self._networks[device, precision] = open_network(self.path, device, threads, precision)
+        return self._networks[device, precision]
 
 
 def arrange(images: npt.NDArray[np.float32], info: OnnxInfo) -> Array:

@@ -22,7 +22,6 @@ from torch import nn
 from camtrap_batch.errors import InputError
 from camtrap_batch.model.device import Autocast, choose_precision
 from camtrap_batch.model.info import OBSERVED
-from camtrap_batch.model.onnx import OnnxClassifier
 
 _INTEGERS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")
 
@@ -62,8 +61,6 @@ def make_ready(
     ValueError
         The network can't be computed in int8.
     """
-    if isinstance(network, OnnxClassifier):
-        return network.on(device, precision)
     if precision == torch.int8:
         return _quantised(network, observed or {})
     ready = Autocast.on(device, _fused(network), precision)
@@ -142,8 +139,6 @@ def _quantised(network: nn.Module, observed: Observed) -> nn.Module:
 
 
 def _prepared(network: nn.Module, example: torch.Tensor | None) -> Any:
-    if isinstance(network, OnnxClassifier):
-        raise ValueError("can't be computed in int8: a network in an ONNX file is computed as it is")
     with _no_warnings():
         try:
             from torch.ao.quantization import get_default_qconfig_mapping

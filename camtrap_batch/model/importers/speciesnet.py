@@ -144,9 +144,8 @@ class SpeciesNetImporter:
         if possible is not None:
             n = write_species(out / "species.csv", taxa, labels, possible)
             events += ", species: {out}/species.csv"
-            notes.append(
-                f"its geofence allows {len(possible):,} of {len(taxa):,} classes there ({n:,} lines)"
-            )
+            there = f"{len(possible):,} of {len(taxa):,} classes in {given['country'].upper()}"
+            notes.append(f"its geofence allows {there}: {n:,} lines of species.csv, and their groups")
         job.append(f"events: {{{{{events}}}}}")
         if info["type"] == "always_crop":
             notes.append("it was trained on boxes: give the job a detector (detect.model, or detect.results)")

@@ -27,9 +27,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     content = torch.load(request["weights"], map_location="cpu", weights_only=False)
     network = content.get("ema") or content.get("model") if isinstance(content, dict) else content
     if not isinstance(network, torch.nn.Module):
-        return {
-            "problem": f"should hold a network, as YOLOv5 and ultralytics save it; it is {kind_of(content)}"
-        }
+        return {"problem": f"should hold a network of YOLOv5 or ultralytics; it holds {kind_of(network)}"}
     if type(network).__module__.partition(".")[0] == "ultralytics":
         return of_ultralytics(request)
     return of_yolov5(request, network.float().eval())
