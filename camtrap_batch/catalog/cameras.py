@@ -130,8 +130,8 @@ def cameras_without_place(path: str) -> list[str]:
         return []
     location, where = next(iter(without.items()))
     return [
-        f"{where}: {location!r} has no place (cameras without one: {len(without):,}); it is on no map, and in "
-        "no data package"
+        f"{where}: {location!r} has no place (cameras without one: {len(without):,}); it is on no map, and "
+        "in no data package"
     ]
 
 
