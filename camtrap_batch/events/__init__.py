@@ -12,7 +12,7 @@ from camtrap_batch.events.frames import frame_rows
 from camtrap_batch.events.locations import summarise
 from camtrap_batch.events.sequences import BURST_GAP_S, FRAMES, Sequences, combine
 from camtrap_batch.events.species import SpeciesLists, read_species, unused_lines
-from camtrap_batch.events.taxonomy import Taxonomy, make_taxonomy, read_taxonomy
+from camtrap_batch.events.taxonomy import RED_LIST, Names, Taxonomy, make_taxonomy, read_taxonomy
 
 __all__ = [
     "combine",
@@ -25,6 +25,8 @@ __all__ = [
     "summarise",
     "UNKNOWN_LOCATION",
     "Taxonomy",
+    "Names",
+    "RED_LIST",
     "make_taxonomy",
     "read_taxonomy",
     "SpeciesLists",

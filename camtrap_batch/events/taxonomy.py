@@ -1,13 +1,13 @@
 """Groups of species, as a job gives them: genus, family, ... of each label.
 
 A label that stands for a group itself ("felidae" among the model's classes) is that group: its own
-probability counts to it.
+probability counts to it. The columns `common_name` and `red_list` are no groups, but for people (`Names`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -22,8 +22,53 @@ from camtrap_batch.vocabulary import UNCERTAIN
 LABEL = ("label", "species", "scientific_name", "scientificname")
 """Names of the column with the label."""
 
+COMMON_NAME = ("common_name", "common", "vernacular_name", "vernacularname", "english_name")
+"""Names of the column with the name that people use."""
+
+RED_LIST_COLUMN = ("red_list", "redlist", "red_list_category", "iucn", "iucn_status", "iucn_category")
+"""Names of the column with the category of the IUCN Red List."""
+
+RED_LIST = {
+    "EX": "extinct",
+    "EW": "extinct in the wild",
+    "CR": "critically endangered",
+    "EN": "endangered",
+    "VU": "vulnerable",
+    "NT": "near threatened",
+    "LC": "least concern",
+    "DD": "data deficient",
+    "NE": "not evaluated",
+}
+"""IUCN Red List Categories and Criteria, version 3.1: code -> name."""
+
+THREATENED = ("CR", "EN", "VU")
+"""Those categories of the Red List that it calls threatened."""
+
 Group = tuple[str, str]
 """Rank and name of a group, such as ("genus", "panthera")."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What people call species, and how threatened these are: by label, as `labels.label_key` has it.
+
+    Attributes
+    ----------
+    common : the name that people use
+    red_list : code of the category in the IUCN Red List (see `RED_LIST`)
+    """
+
+    common: Mapping[str, str] = field(default_factory=dict)
+    red_list: Mapping[str, str] = field(default_factory=dict)
+
+    def common_of(self, label: str) -> str | None:
+        return self.common.get(label_key(label))
+
+    def red_list_of(self, label: str) -> str | None:
+        return self.red_list.get(label_key(label))
+
+    def is_threatened(self, label: str) -> bool:
+        return self.red_list_of(label) in THREATENED
 
 
 @dataclass(frozen=True)
@@ -32,6 +77,7 @@ class Taxonomy:
 
     groups: Mapping[str, tuple[Group, ...]]
     where: str = "events.taxonomy"
+    called: Names = Names()
 
     def above(self, label: str) -> tuple[Group, ...]:
         """The groups that a label belongs to; none where the taxonomy does not have it."""
@@ -45,7 +91,7 @@ class Taxonomy:
 def read_taxonomy(path: str) -> Taxonomy:
     """A taxonomy from a CSV file: a column `label`, then one for each rank, the lowest first.
 
-    A group's cell may be empty.
+    A group's cell may be empty. Columns for people (`Names`) are no ranks.
 
     Raises
     ------
@@ -55,28 +101,29 @@ def read_taxonomy(path: str) -> Taxonomy:
     table = read_table(path, "events.taxonomy", LABEL)
     column = table.require({"label": LABEL})["label"]
     table.require_cells([column])
-    ranks = [name for name in table.columns if name != column]
-    if not ranks:
+    ranks = [name for name in table.columns if name != column and _is_rank(name)]
+    if not ranks and len(table.columns) < 2:
         raise InputError(
             f"{path}:1: no column for a rank (events.taxonomy); it should have some, such as genus,family"
         )
-    return _taxonomy(
-        (
-            (where, row[column] or "", [(rank, row[rank] or "") for rank in ranks])
-            for where, row in table.rows()
-        ),
-        path,
-    )
+    rows = [(where, row[column] or "", row) for where, row in table.rows()]
+    groups = ((where, label, [(rank, row[rank] or "") for rank in ranks]) for where, label, row in rows)
+    return _taxonomy(groups, path, _names(iter(rows)))
 
 
 def make_taxonomy(content: Mapping[str, Mapping[str, str]], where: str = "events.taxonomy") -> Taxonomy:
     """A taxonomy from label -> rank -> group, the lowest rank first. Raises as `read_taxonomy` does."""
     return _taxonomy(
-        ((f"{where}.{label}", label, list(groups.items())) for label, groups in content.items()), where
+        (
+            (f"{where}.{label}", label, [group for group in groups.items() if _is_rank(group[0])])
+            for label, groups in content.items()
+        ),
+        where,
+        _names((f"{where}.{label}", label, row) for label, row in content.items()),
     )
 
 
-def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str) -> Taxonomy:
+def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str, called: Names) -> Taxonomy:
     groups: dict[str, tuple[Group, ...]] = {}
     parents: dict[str, str] = {}
     ranks: dict[str, str] = {}
@@ -110,7 +157,35 @@ def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str) -> Taxon
             at = parents.get(at)
     if not groups:
         raise InputError(f"{where}: holds no label (events.taxonomy)")
-    return Taxonomy(groups, where)
+    return Taxonomy(groups, where, called)
+
+
+def _names(rows: Iterator[tuple[str, str, Mapping[str, str | None]]]) -> Names:
+    common, red_list = dict[str, str](), dict[str, str]()
+    codes = {name.casefold(): code for code, name in RED_LIST.items()} | {
+        code.casefold(): code for code in RED_LIST
+    }
+    for place, label, row in rows:
+        for name, cell in row.items():
+            text = " ".join((cell or "").split())
+            if text and _column(name) in COMMON_NAME:
+                common.setdefault(label_key(label), text)
+            elif text and _column(name) in RED_LIST_COLUMN:
+                code = codes.get(text.casefold().replace("_", " "))
+                if code is None:
+                    raise InputError(
+                        f"{place}: {name}: {text!r} is no category of the Red List; {choices(text, RED_LIST)}"
+                    )
+                red_list.setdefault(label_key(label), code)
+    return Names(common, red_list)
+
+
+def _column(name: str) -> str:
+    return "_".join(name.casefold().replace("-", " ").replace("_", " ").split())
+
+
+def _is_rank(name: str) -> bool:
+    return _column(name) not in (*COMMON_NAME, *RED_LIST_COLUMN)
 
 
 class Tree:
@@ -143,7 +218,7 @@ class Tree:
         for code, label in enumerate(classes):
             if label.casefold() in number:
                 self.members[number[label.casefold()], code] = True
-        if taxonomy is not None and depth == 0:
+        if taxonomy is not None and depth == 0 and any(taxonomy.groups.values()):
             known = ", ".join(map(repr, classes[:3]))
             raise InputError(
                 f"{taxonomy.where}: none of the model's classes is in it (events.taxonomy); the model has "

@@ -61,6 +61,7 @@ class Job(Section):
     report: Report = Field(default_factory=Report, description="the HTML report")
     notify: str | None = Field(None, description="URL that gets JSON by POST when a job ends")
     _notes: list[str] = PrivateAttr(default_factory=list)
+    _job_file: str = PrivateAttr("JOB")
 
     @field_validator("name")
     @classmethod
@@ -97,7 +98,9 @@ class Job(Section):
         path = Path(path)
         content, lines = read_yaml(path, JobError)
         content = override(content, assignments or [], JobError)
-        return cls.parse(content, base=path.parent, where=str(path), lines=lines)
+        job = cls.parse(content, base=path.parent, where=str(path), lines=lines)
+        job._job_file = path.name
+        return job
 
     @classmethod
     def parse(
@@ -123,6 +126,11 @@ class Job(Section):
             job._notes.append(f"{where}: infer.detections: is called detect.results now; it goes on working")
         _check_output(job, where)
         return job
+
+    @property
+    def file_name(self) -> str:
+        """Name of the job file, for commands that people are told to type; JOB where it came from elsewhere."""
+        return self._job_file
 
     @property
     def notes(self) -> list[str]:
