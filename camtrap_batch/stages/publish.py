@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.detection.people import find_people
 from camtrap_batch.errors import InputError, Interrupted, StageError
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
@@ -136,12 +137,13 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
     wanted = pa.array(sorted(set(best.values())), pa.string())
     rows = merged.table("manifest").to_table(columns=COLUMNS, filter=pc.field("image_id").isin(wanted))
     ids = rows["image_id"].to_pylist()
+    found = find_people(context.run, ids)
     pictures = {
-        ids[index]: without_metadata(data) if is_public and source == "original" else data
+        ids[index]: without_metadata(shown) if is_public and source == "original" else shown
         for index, data, source in read_pictures(
             context.run.folder, image_root(context.job), rows, use_thumbnails=True
         )
-        if data is not None
+        if data is not None and (shown := found.picture(ids[index], data)) is not None
     }
     photos: dict[str, list[Photo]] = {}
     for (location, label), image_id in sorted(best.items()):
