@@ -129,7 +129,7 @@ class Job(Section):
 
     @property
     def file_name(self) -> str:
-        """Name of the job file, for commands that people are told to type; JOB where it came from elsewhere."""
+        """Name of the job file, for commands to type; JOB where it came from elsewhere."""
         return self._job_file
 
     @property

@@ -126,8 +126,8 @@ class Report(Section):
         address = urlsplit(value)
         if address.query or address.username:
             raise ValueError(
-                f"{redacted(value)!r}: should have neither a user nor a query, which may hold a secret: it stands "
-                "in the report"
+                f"{redacted(value)!r}: should have neither a user nor a query, which may hold a secret: "
+                "it stands in the report"
             )
         is_template = address.scheme in ("https", "http") and all(
             part in value for part in ("{z}", "{x}", "{y}")

@@ -1,12 +1,13 @@
-"""The files of a report: a page, and what it loads from beside it as people open it; or all of it in one file.
+"""The files of a report: a page, and what it loads from beside it as people open it; or all in one file.
 
-Everything opens from disk: what loads later is a script that hands over JSON, since a page that was opened from
-disk may not fetch a file.
+Everything opens from disk: what loads later is a script that hands over JSON, since a page that was opened
+from disk may not fetch a file.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -27,15 +28,27 @@ _MAP_SCRIPTS = ("leaflet.js", "topojson-client.js")
 _TILE_SCRIPTS = ("pmtiles.js", "protomaps-leaflet.js")
 
 
+Content = Callable[[], bytes]
+"""Makes the content of a file when it is written: a report may have more photos than memory should hold."""
+
+
 def asset(name: str) -> str | None:
     """A file out of npm (see web/build.py); None where the package was built without."""
     file = _ASSETS.joinpath(name)
     return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
+def _stamp() -> str:
+    return (asset("stamp") or "") + hashlib.sha256(_TEMPLATES.joinpath("app.js").read_bytes()).hexdigest()
+
+
 def has_map() -> bool:
     """Whether a map that moves can be made."""
     return all(_ASSETS.joinpath(name).is_file() for name in (*_MAP_SCRIPTS, "leaflet.css", "world.json"))
+
+
+ASSETS = _stamp()
+"""Stands for the scripts of reports: another value, another report."""
 
 
 @dataclass
@@ -80,7 +93,10 @@ class Bundle:
     @cached_property
     def scripts(self) -> dict[str, str]:
         """Name and text of the scripts that run when the page opens, in order."""
-        names = [*(_MAP_SCRIPTS if self.moves else ()), *(_TILE_SCRIPTS if self.moves and self.is_archive else ())]
+        names = [
+            *(_MAP_SCRIPTS if self.moves else ()),
+            *(_TILE_SCRIPTS if self.moves and self.is_archive else ()),
+        ]
         found = {name: asset(name) or "" for name in names}
         if self.pages is not None:
             found["index.js"] = _hand_over("index", self.pages.index)
@@ -115,7 +131,7 @@ class Bundle:
             for name, content in self._parts()
         ]
         tags += [
-            f'<script type="text/plain" id="photo-{number}">{base64.b64encode(photo.jpeg).decode("ascii")}</script>'
+            f'<script type="text/plain" id="photo-{number}">{_base64(photo.jpeg)}</script>'
             for number, photo in enumerate(self.data.photos.values())
         ]
         tags += [f"<script>{_in_html(script)}</script>" for script in self.scripts.values()]
@@ -124,19 +140,21 @@ class Bundle:
     def photo_url(self, image_id: str) -> str:
         """Where the page finds a photo."""
         if self.is_single:
-            return "data:image/jpeg;base64," + base64.b64encode(self.data.photos[image_id].jpeg).decode("ascii")
+            return "data:image/jpeg;base64," + base64.b64encode(self.data.photos[image_id].jpeg).decode(
+                "ascii"
+            )
         return f"{self.folder}/photos/{self._numbers[image_id]}.jpg"
 
-    def files(self) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    def files(self) -> Iterator[tuple[str, Content]]:
         """Path, and what gives the content, of each file beside the page; none where all is in one file."""
         if self.is_single:
             return
         for name, script in self.scripts.items():
             yield f"{self.folder}/{name}", script.encode
         for name, content in self._parts():
-            yield f"{self.folder}/{name}.js", lambda name=name, content=content: _hand_over(name, content).encode()  # type: ignore[misc]
+            yield f"{self.folder}/{name}.js", functools.partial(_handed_over, name, content)
         for number, photo in enumerate(self.data.photos.values()):
-            yield f"{self.folder}/photos/{number}.jpg", lambda photo=photo: photo.jpeg  # type: ignore[misc]
+            yield f"{self.folder}/photos/{number}.jpg", functools.partial(bytes, photo.jpeg)
         if self.moves and (licences := asset("LICENSES.txt")) is not None:
             yield f"{self.folder}/LICENSES.txt", licences.encode
 
@@ -152,7 +170,11 @@ class Bundle:
         if self.moves:
             yield "world", json.loads(asset("world.json") or "null")
             if isinstance(self.data.tiles, bytes):
-                yield "tiles", base64.b64encode(self.data.tiles).decode("ascii")
+                yield "tiles", _base64(self.data.tiles)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 def json_of(content: Any) -> str:
@@ -165,6 +187,10 @@ def _hand_over(name: str, content: Any) -> str:
     """A script that gives the page a part, as text, which is read when it is needed."""
     text = _no_tags(json_of(json_of(content)))
     return f"(window.camtrapParts ??= {{}})[{json.dumps(name)}] = {text};\n"
+
+
+def _handed_over(name: str, content: Any) -> bytes:
+    return _hand_over(name, content).encode()
 
 
 def _no_tags(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Which events a report shows photos of: some of each species and camera, and those that one should look at."""
+"""Which events a report shows photos of: some of each species and camera, and those to look at."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ DAY = 86_400_000_000
 
 _YEARS = 730 * DAY
 _RIM = 0.01
+_FEW, _FEW_SHARE = 5, 0.01
 
 Span = tuple[dt.datetime, dt.datetime]
 
@@ -55,7 +56,7 @@ def find_dates(
     time = microseconds(pa.chunked_array([one_chunk(taken)]))
     is_dated = time != NO_TIME
     counts = is_dated & ~is_doubted
-    counts[counts] = near(time[counts], _YEARS)
+    counts[counts] = _among_others(time[counts])
     n_dated, n_left = int(is_dated.sum()), int(counts.sum())
     if not n_left:
         return Dates(None, None, {}, n_dated, n_dated)
@@ -71,16 +72,24 @@ def find_dates(
     return Dates(_date(first.min()), _date(last.max()), spans, n_dated, n_dated - n_left)
 
 
-def near(time: Ints, least: int = 30 * DAY) -> npt.NDArray[np.bool_]:
-    """Which times (n,) are not far from all others, as those of a clock that was never set are.
-
-    Far is more than half the span of the others, and more than `least` microseconds.
-    """
+def near(time: Ints) -> npt.NDArray[np.bool_]:
+    """Which times (n,), in microseconds, are not so far from all others that they would squeeze a chart."""
     if not len(time):
         return np.zeros(0, np.bool_)
     low, high = np.quantile(time, [_RIM, 1 - _RIM])
-    margin = max((high - low) / 2, least)
+    margin = max((high - low) / 2, 30 * DAY)
     return np.asarray((time >= low - margin) & (time <= high + margin))
+
+
+def _among_others(time: Ints) -> npt.NDArray[np.bool_]:
+    """Which times (n,) are not those of a clock that was never set: few, and years away from all others."""
+    order = np.argsort(time, kind="stable")
+    group = np.cumsum(np.diff(time[order], prepend=time[order[:1]]) > _YEARS)
+    sizes = np.bincount(group)
+    is_large = sizes >= max(_FEW_SHARE * len(time), min(_FEW, len(time) / 10))
+    kept = np.zeros(len(time), np.bool_)
+    kept[order] = is_large[group]
+    return kept
 
 
 def _date(time: int) -> dt.datetime:

@@ -98,7 +98,11 @@ def _headlines(data: ReportData, summary: Summary) -> list[Headline]:
         if summary.n_cameras > summary.n_locations:
             note = f"at {text.plural(summary.n_locations, 'location')}"
         found.append(Headline("Cameras", text.count(summary.n_cameras), note))
-        found.append(Headline("Camera days", text.count(summary.days), f"from {summary.effort}" if summary.effort else ""))
+        found.append(
+            Headline(
+                "Camera days", text.count(summary.days), f"from {summary.effort}" if summary.effort else ""
+            )
+        )
     if data.events is not None:
         note = f"{summary.n_uncertain:,} of them uncertain" if summary.n_uncertain else ""
         found.append(Headline("Events", text.count(summary.n_events), note))
@@ -130,6 +134,7 @@ def _look(data: ReportData) -> dict[str, Any] | None:
     order = doubtful(data.events)
     columns = ["event_id", "location", "label", "start", "end", "n_images", "confidence", "best_image_id"]
     rows = data.events.select(columns).take(order[:MOST_DOUBTFUL]).to_pylist()
+    rows = [{**row, "label": row["label"] or UNCERTAIN} for row in rows]
     return {
         "rows": [{**row, "command": review_command(data.job_file, row)} for row in rows],
         "n_open": len(order),

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +110,6 @@ class _Known:
         }
         shown = sightings.shown_places(places, data.blur_km)
         self.places = [shown.get(row.location) for row in self.cameras]
-        self.hours_of = _hours(data.locations)
         self.deployments = defaultdict(list)
         for row in [] if data.deployments is None else data.deployments.to_pylist():
             self.deployments[row["location"]].append(row)
@@ -173,7 +171,7 @@ class _Known:
         self.periods = {"unit": found.unit, "names": found.names}
 
     def label_entry(self, number: int) -> list[Any]:
-        """Label, common name, Red List category, rank, kind, events, individuals, images, cameras, confidence."""
+        """Label, common name, Red List code, rank, kind, events, animals, images, cameras, confidence."""
         row, names = self.rows[number], self.data.names
         kind = (
             "uncertain"
@@ -241,8 +239,8 @@ class _Known:
         some = dict.fromkeys([*with_photo, *by_doubt[: self.cap].tolist()])
         listed = sorted(list(some)[: max(self.cap, len(with_photo))], key=lambda event: self.minute[event])
         files = [self.data.files.get(self.best[event]) or "" for event in listed]
-        prefix = os.path.commonprefix(files) if len(files) > 1 else ""
-        prefix = prefix[: prefix.rfind("/") + 1]
+        folders = {file.rpartition("/")[0] for file in files}
+        prefix = f"{folders.pop()}/" if len(folders) == 1 and "" not in folders else ""
         page |= {
             "prefix": prefix,
             "n_events": len(at),
@@ -313,25 +311,22 @@ class _Known:
         ]
 
     def _shown(self, at: Ints) -> Json:
-        """The best photos, and those that one should look at: photo, label, confidence, camera, event's time."""
+        """The best photos, and those to look at: as `photo_entry`, label, confidence, if a person said it."""
         shown = [event for event in at.tolist() if self.best[event] in self.photos]
-        by_doubt = sorted(
-            (event for event in shown if self.doubt[event] < self.n_events), key=self.doubt.__getitem__
-        )
+        is_uncertain = {event: self.labels[self.label[event]] == UNCERTAIN for event in shown}
         unsure = [
             event
-            for event in by_doubt
-            if self.labels[self.label[event]] == UNCERTAIN or self.confidence[event] < _SURE
-        ]
+            for event in sorted(shown, key=self.doubt.__getitem__)
+            if self.doubt[event] < self.n_events and (is_uncertain[event] or self.confidence[event] < _SURE)
+        ][:_DOUBTFUL]
         best = [
             event
             for event in sorted(shown, key=lambda event: -self.confidence[event])
-            if event not in set(unsure[:_DOUBTFUL])
-        ]
-        best = [event for event in best if self.labels[self.label[event]] != UNCERTAIN]
+            if event not in unsure and not is_uncertain[event]
+        ][:_BEST]
         return {
-            "best": [self._photo_of(event) for event in best[:_BEST]],
-            "look": [self._photo_of(event) for event in unsure[:_DOUBTFUL]],
+            name: [self._photo_of(event) for event in some]
+            for name, some in (("best", best), ("look", unsure))
         }
 
     def _photo_of(self, event: int) -> list[Any]:
@@ -397,20 +392,12 @@ def _pack(letter: str, pages: Sequence[Json], parts: dict[str, Json]) -> list[in
 
 
 def _cap(sizes: npt.NDArray[np.int64], budget: int) -> int:
-    """The largest number such that groups of these sizes, cut to it, have no more than `budget` rows in all."""
+    """The largest number such that groups of these sizes, cut to it, have at most `budget` rows in all."""
     low, high = 1, int(sizes.max(initial=1))
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if np.minimum(sizes, middle).sum() <= budget else (low, middle - 1)
     return low
-
-
-def _hours(locations: pa.Table) -> Mapping[str, list[int]]:
-    if "activity_by_hour" not in locations.column_names:
-        return {}
-    return dict(
-        zip(locations["location"].to_pylist(), locations["activity_by_hour"].to_pylist(), strict=True)
-    )
 
 
 def _deployment(row: Mapping[str, Any]) -> list[Any]:
@@ -455,8 +442,3 @@ def _minute(value: dt.datetime | None) -> int | None:
 
 def _round(value: float | None, digits: int) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, digits)
-
-
-def pages_with_photos(pages: Pages) -> Iterator[tuple[str, int]]:
-    """Image id and number of each photo."""
-    yield from pages.photos.items()

@@ -79,7 +79,7 @@ class Periods:
 
 
 def species_rows(events: pa.Table) -> list[SpeciesRow]:
-    """The species of schemas.EVENTS, those with most events first; then groups and people; uncertain ones last."""
+    """The species of schemas.EVENTS, most events first; then groups and people; uncertain ones last."""
     frame = _frame(events)
     rows = [
         SpeciesRow(
@@ -129,9 +129,8 @@ def shown_places(
         for name, (x, y) in places.items()
         if x is not None and y is not None and np.isfinite(x) and np.isfinite(y)
     }
-    x, y = snap(
-        *(np.array([place[side] for place in known.values()], np.float64) for side in (0, 1)), blur_km
-    )
+    degrees = np.array(list(known.values()), np.float64).reshape(-1, 2)
+    x, y = snap(degrees[:, 0], degrees[:, 1], blur_km)
     return dict(zip(known, zip(x.tolist(), y.tolist(), strict=True), strict=True))
 
 
@@ -154,20 +153,20 @@ def events_by_period(events: pa.Table) -> Periods | None:
         return None
     time = frame["start"].to_numpy("datetime64[us]").astype(np.int64)
     is_near = near(time)
-    near = frame[is_near]
+    dated = frame[is_near]
     days = np.ptp(time[is_near]) / DAY + 1
     unit, letter = next(
         (name, letter) for name, letter, length, most in _UNITS if days <= most * length or not most
     )
-    period = near["start"].dt.to_period(letter)
+    period = dated["start"].dt.to_period(letter)
     every = pd.period_range(period.min(), period.max(), freq=letter)
-    groups = near.groupby(period)["location"]
+    groups = dated.groupby(period)["location"]
     return Periods(
         unit,
         [_name(one, unit) for one in every],
         groups.size().reindex(every, fill_value=0).tolist(),
         groups.nunique().reindex(every, fill_value=0).tolist(),
-        len(frame) - len(near),
+        len(frame) - len(dated),
     )
 
 

@@ -50,7 +50,7 @@ class Summary:
     species
         Those with most events first; neither groups nor people.
     threatened
-        Those of them in the categories of the Red List that are called threatened; None where the job names none.
+        Those of them that the Red List calls threatened; None where the job has no categories.
     unknown
         What the report can't say, a sentence each.
     """
@@ -137,22 +137,23 @@ def _unknown(data: ReportData, summary: Summary, stations: list[CameraRow]) -> I
         yield "When the images were taken: none has a date that can be trusted."
     elif summary.n_doubted:
         yield (
-            f"When {text.plural(summary.n_doubted, 'image')} {_were(summary.n_doubted)} taken: the camera's clock was "
-            "wrong. The period leaves them out."
+            f"When {text.plural(summary.n_doubted, 'image')} {_were(summary.n_doubted)} taken: the camera's "
+            "clock was wrong. The period leaves them out."
         )
     if data.n_undated:
-        yield f"When {text.plural(data.n_undated, 'image')} without a date {_were(data.n_undated)} taken: in no event."
+        images = text.plural(data.n_undated, "image")
+        yield f"When {images} without a date {_were(data.n_undated)} taken: in no event."
     if summary.days is None:
         yield "How long the cameras stood in the field."
     elif any((row.effort_source or "images") == "images" for row in stations if row.days is not None):
         yield (
-            "How long some cameras stood in the field: their days are counted from photos, so they are too few, and "
-            "rates too high. dataset.cameras with start and end makes them known."
+            "How long some cameras stood in the field: their days are counted from photos, so they are too "
+            "few, and rates too high. dataset.cameras with start and end makes them known."
         )
     if summary.n_uncertain:
         yield (
-            f"What {text.plural(summary.n_uncertain, 'event')} of {summary.n_events:,} show: the model was not sure "
-            "enough, and nobody has looked yet."
+            f"What {text.plural(summary.n_uncertain, 'event')} of {summary.n_events:,} show: the model was "
+            "not sure enough, and nobody has looked yet."
         )
     n_unplaced = summary.n_locations - summary.n_located
     if n_unplaced > 0:
