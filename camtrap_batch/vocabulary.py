@@ -104,6 +104,7 @@ DEPLOYMENT_FINDINGS: dict[str, str] = {
     "no_images": "a deployment without a usable image",
     "silence": "21 days of a deployment without an image: dead, full, or knocked over",
     "no_night_pictures": "none of fifty images of a deployment is of a night",
+    "many_empty": "more than a hundred images of nothing in a day: vegetation moves before the camera",
     "wrong_clock": "a deployment that begins when no camera can have stood there",
 }
 """Kind of a finding -> what it means."""

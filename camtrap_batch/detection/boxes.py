@@ -39,9 +39,9 @@ class Rules:
 
     Attributes
     ----------
-    categories : names of what the detector finds; a box's category is a place in it
+    categories : names of what the detector finds; a box's category is an index into it
     threshold : a box with less confidence does not count
-    animal : place of the category whose boxes are classified
+    animal : index of the category whose boxes are classified
     empty : label of an image without a box that counts
     """
 
@@ -206,11 +206,11 @@ def find_boxes(settings: Detect, run: Run, rows: pa.Table, empty: str) -> Boxes:
         columns=["x", "y", "w", "h", "confidence", "category", "repeat"]
     )
     column = to_column(of_images["n_boxes"], boxes, categories)
-    place = pc.index_in(rows["image_id"], value_set=of_images["image_id"].combine_chunks())
-    if place.null_count:
+    row = pc.index_in(rows["image_id"], value_set=of_images["image_id"].combine_chunks())
+    if row.null_count:
         raise InputError(f"{run.folder.url}: images without a row in the table detected; run detect first")
-    if not pc.all(pc.equal(place, pa.array(np.arange(len(column), dtype=np.int32)))).as_py():
-        column = column.take(place.combine_chunks())
+    if not pc.all(pc.equal(row, pa.array(np.arange(len(column), dtype=np.int32)))).as_py():
+        column = column.take(row.combine_chunks())
     rules = make_rules(settings, categories, empty)
     return Boxes(column, rules, {**detected.meta["found"], **detections.meta["repeats"]})
 
@@ -252,13 +252,13 @@ class Look:
             np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)),
         )
 
-    def places(self) -> dict[int, list[tuple[float, float, float, float]]]:
+    def boxes_by_row(self) -> dict[int, list[tuple[float, float, float, float]]]:
         """Boxes to classify, by row."""
         found: dict[int, list[tuple[float, float, float, float]]] = {}
         columns = [self.boxes.field(name).to_numpy() for name in ("x", "y", "w", "h")]
         for box in self.classified.tolist():
-            place = tuple(float(column[box]) for column in columns)
-            found.setdefault(int(self.rows_of[box]), []).append(place)  # type: ignore[arg-type]
+            box_of = tuple(float(column[box]) for column in columns)
+            found.setdefault(int(self.rows_of[box]), []).append(box_of)  # type: ignore[arg-type]
         return found
 
     def frames(

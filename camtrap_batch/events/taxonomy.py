@@ -22,6 +22,7 @@ from camtrap_batch.vocabulary import UNCERTAIN
 LABEL = ("label", "species", "scientific_name", "scientificname")
 """Names of the column with the label."""
 
+<<<<<<< HEAD
 COMMON_NAME = ("common_name", "common", "vernacular_name", "vernacularname", "english_name")
 """Names of the column with the name that people use."""
 
@@ -43,6 +44,10 @@ RED_LIST = {
 
 THREATENED = ("CR", "EN", "VU")
 """Those categories of the Red List that it calls threatened."""
+=======
+CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
+"""Names of the column with a category such as EN, which is no rank: what `publish.sensitive` may name."""
+>>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
 
 Group = tuple[str, str]
 """Rank and name of a group, such as ("genus", "panthera")."""
@@ -73,11 +78,20 @@ class Names:
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """The groups above each label, the lowest first. Labels are compared as `labels.label_key` has them."""
+    """The groups above each label, the lowest first. Labels are compared as `labels.label_key` has them.
+
+    Attributes
+    ----------
+    categories : label -> its category of threat (`CATEGORY`), as it is written
+    """
 
     groups: Mapping[str, tuple[Group, ...]]
     where: str = "events.taxonomy"
+<<<<<<< HEAD
     called: Names = Names()
+=======
+    categories: Mapping[str, str] = field(default_factory=dict)
+>>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
 
     def above(self, label: str) -> tuple[Group, ...]:
         """The groups that a label belongs to; none where the taxonomy does not have it."""
@@ -88,10 +102,21 @@ class Taxonomy:
         return [label_key(label), *(name.casefold() for _, name in self.above(label))]
 
 
+def taxonomy_of(given: str | Mapping[str, Mapping[str, str]] | None) -> Taxonomy | None:
+    """The taxonomy that `events.taxonomy` gives: a file, or groups. Raises as `read_taxonomy` does."""
+    if given is None:
+        return None
+    return read_taxonomy(given) if isinstance(given, str) else make_taxonomy(given)
+
+
 def read_taxonomy(path: str) -> Taxonomy:
     """A taxonomy from a CSV file: a column `label`, then one for each rank, the lowest first.
 
+<<<<<<< HEAD
     A group's cell may be empty. Columns for people (`Names`) are no ranks.
+=======
+    A group's cell may be empty. A column named as in `CATEGORY` is no rank.
+>>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
 
     Raises
     ------
@@ -101,6 +126,7 @@ def read_taxonomy(path: str) -> Taxonomy:
     table = read_table(path, "events.taxonomy", LABEL)
     column = table.require({"label": LABEL})["label"]
     table.require_cells([column])
+<<<<<<< HEAD
     ranks = [name for name in table.columns if name != column and _is_rank(name)]
     if not ranks and len(table.columns) < 2:
         raise InputError(
@@ -109,10 +135,31 @@ def read_taxonomy(path: str) -> Taxonomy:
     rows = [(where, row[column] or "", row) for where, row in table.rows()]
     groups = ((where, label, [(rank, row[rank] or "") for rank in ranks]) for where, label, row in rows)
     return _taxonomy(groups, path, _names(iter(rows)))
+=======
+    ranks = [name for name in table.columns if name not in (column, *CATEGORY)]
+    category = table.name_of(CATEGORY)
+    if not ranks:
+        raise InputError(
+            f"{path}:1: no column for a rank (events.taxonomy); it should have some, such as genus,family"
+        )
+    return _taxonomy(
+        (
+            (
+                where,
+                row[column] or "",
+                [(rank, row[rank] or "") for rank in ranks],
+                (category and row[category]) or "",
+            )
+            for where, row in table.rows()
+        ),
+        path,
+    )
+>>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
 
 
 def make_taxonomy(content: Mapping[str, Mapping[str, str]], where: str = "events.taxonomy") -> Taxonomy:
     """A taxonomy from label -> rank -> group, the lowest rank first. Raises as `read_taxonomy` does."""
+<<<<<<< HEAD
     return _taxonomy(
         (
             (f"{where}.{label}", label, [group for group in groups.items() if _is_rank(group[0])])
@@ -124,28 +171,49 @@ def make_taxonomy(content: Mapping[str, Mapping[str, str]], where: str = "events
 
 
 def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str, called: Names) -> Taxonomy:
+=======
+    return _taxonomy((_row(f"{where}.{label}", label, groups) for label, groups in content.items()), where)
+
+
+_Row = tuple[str, str, list[Group], str]
+"""Where it stands, label, groups, category of threat."""
+
+
+def _row(where: str, label: str, given: Mapping[str, str]) -> _Row:
+    named = {rank: "_".join(rank.casefold().split()) for rank in given}
+    groups = [(rank, name) for rank, name in given.items() if named[rank] not in CATEGORY]
+    return where, label, groups, next((given[rank] for rank in given if named[rank] in CATEGORY), "")
+
+
+def _taxonomy(rows: Iterator[_Row], where: str) -> Taxonomy:
+>>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
     groups: dict[str, tuple[Group, ...]] = {}
     parents: dict[str, str] = {}
     ranks: dict[str, str] = {}
-    for place, label, given in rows:
+    categories: dict[str, str] = {}
+    for where, label, given, category in rows:
         key = label_key(label)
+        if category.strip() and categories.setdefault(key, category.strip()) != category.strip():
+            raise InputError(
+                f"{where}: {label!r} is {categories[key]} further up; it should have one category"
+            )
         named = [(rank.strip(), tidy_label(name)) for rank, name in given if name.strip()]
         chain = tuple((rank, name) for rank, name in named if name.casefold() != key)
         if groups.setdefault(key, chain) != chain:
-            raise InputError(f"{place}: {label!r} has other groups further up; it should have one line")
+            raise InputError(f"{where}: {label!r} has other groups further up; it should have one line")
         for rank, name in chain:
             if name.casefold() in (UNCERTAIN, ""):
-                raise InputError(f"{place}: {rank}: {name!r} can't be the name of a group")
+                raise InputError(f"{where}: {rank}: {name!r} can't be the name of a group")
             if ranks.setdefault(name.casefold(), rank) != rank:
                 raise InputError(
-                    f"{place}: {name!r} is a {rank} here and a {ranks[name.casefold()]} elsewhere; "
+                    f"{where}: {name!r} is a {rank} here and a {ranks[name.casefold()]} elsewhere; "
                     "a name should stand for one group"
                 )
         path = [key, *(name for _, name in chain)]
         for child, parent in pairwise(path):
             if parents.setdefault(child.casefold(), parent.casefold()) != parent.casefold():
                 raise InputError(
-                    f"{place}: {child!r} is in {parent!r} here and in {parents[child.casefold()]!r} "
+                    f"{where}: {child!r} is in {parent!r} here and in {parents[child.casefold()]!r} "
                     "elsewhere; a group should be in one other"
                 )
     for start in parents:
@@ -157,6 +225,7 @@ def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str, called: 
             at = parents.get(at)
     if not groups:
         raise InputError(f"{where}: holds no label (events.taxonomy)")
+<<<<<<< HEAD
     return Taxonomy(groups, where, called)
 
 
@@ -186,6 +255,9 @@ def _column(name: str) -> str:
 
 def _is_rank(name: str) -> bool:
     return _column(name) not in (*COMMON_NAME, *RED_LIST_COLUMN)
+=======
+    return Taxonomy(groups, where, categories)
+>>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
 
 
 class Tree:

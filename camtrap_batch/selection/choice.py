@@ -207,8 +207,8 @@ def count(
     """
     # One number for each sequence of a location, NaN where there is none: not counted.
     burst = np.where(sequence >= 0, sequence + (location + 1.0) * (sequence.max(initial=0) + 1), np.nan)
-    place = np.where(location >= 0, location, np.nan)
-    frame = pd.DataFrame({"label": label, "split": side, "sequence": burst, "location": place})
+    site = np.where(location >= 0, location, np.nan)
+    frame = pd.DataFrame({"label": label, "split": side, "sequence": burst, "location": site})
     grouped = frame.groupby(["label", "split"])
     figures = grouped[["sequence", "location"]].nunique()
     by_class: dict[str, dict[str, list[int]]] = {}

@@ -31,7 +31,7 @@ _WINDOW = 0.8
 
 
 class Pictures(Sequence[bytes]):
-    """Image files' bytes, by place; safe to read from several threads.
+    """Image files' bytes, by index; safe to read from several threads.
 
     A row group of thumbnails is read whole and held, what of it is wanted, until others need the room: images
     that are used together should be of few `blocks`. Originals are read one by one, and not held.
@@ -64,7 +64,7 @@ class Pictures(Sequence[bytes]):
         self._group_number: list[int] = []
         self._group = np.full(len(file), -1, np.int64)
         self._wanted: list[npt.NDArray[np.int64]] = []
-        self._place = np.zeros(len(file), np.int64)
+        self._row = np.zeros(len(file), np.int64)
         size = self._assign(file, row)
         n_groups = len(self._wanted)
         fits = size <= budget or not n_groups
@@ -98,11 +98,11 @@ class Pictures(Sequence[bytes]):
 
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[number] for number in range(*index.indices(len(self)))]
         group = int(self._group[index])
         if group < 0:
             return self._root.read(self._names[index].as_py())
-        data: bytes = self._hold(group)[int(self._place[index])].as_py()
+        data: bytes = self._hold(group)[int(self._row[index])].as_py()
         return data
 
     def _read_footers(self, files: npt.NDArray[np.int64]) -> dict[int, pq.FileMetaData]:
@@ -127,7 +127,7 @@ class Pictures(Sequence[bytes]):
             for group in np.unique(group_of).tolist():
                 members = images[group_of == group]
                 self._group[members] = len(self._wanted)
-                self._place[members] = np.arange(len(members))
+                self._row[members] = np.arange(len(members))
                 self._wanted.append(row[members] - first[group])
                 self._group_file.append(number)
                 self._group_number.append(group)
