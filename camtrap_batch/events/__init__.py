@@ -12,11 +12,7 @@ from camtrap_batch.events.frames import frame_rows
 from camtrap_batch.events.locations import summarise
 from camtrap_batch.events.sequences import BURST_GAP_S, FRAMES, Sequences, combine
 from camtrap_batch.events.species import SpeciesLists, read_species, unused_lines
-<<<<<<< HEAD
-from camtrap_batch.events.taxonomy import RED_LIST, Names, Taxonomy, make_taxonomy, read_taxonomy
-=======
 from camtrap_batch.events.taxonomy import Taxonomy, make_taxonomy, read_taxonomy, taxonomy_of
->>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
 
 __all__ = [
     "combine",
@@ -29,8 +25,6 @@ __all__ = [
     "summarise",
     "UNKNOWN_LOCATION",
     "Taxonomy",
-    "Names",
-    "RED_LIST",
     "make_taxonomy",
     "read_taxonomy",
     "taxonomy_of",

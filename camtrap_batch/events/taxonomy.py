@@ -1,7 +1,7 @@
 """Groups of species, as a job gives them: genus, family, ... of each label.
 
 A label that stands for a group itself ("felidae" among the model's classes) is that group: its own
-probability counts to it. The columns `common_name` and `red_list` are no groups, but for people (`Names`).
+probability counts to it.
 """
 
 from __future__ import annotations
@@ -22,58 +22,14 @@ from camtrap_batch.vocabulary import UNCERTAIN
 LABEL = ("label", "species", "scientific_name", "scientificname")
 """Names of the column with the label."""
 
-<<<<<<< HEAD
-COMMON_NAME = ("common_name", "common", "vernacular_name", "vernacularname", "english_name")
-"""Names of the column with the name that people use."""
-
-RED_LIST_COLUMN = ("red_list", "redlist", "red_list_category", "iucn", "iucn_status", "iucn_category")
-"""Names of the column with the category of the IUCN Red List."""
-
-RED_LIST = {
-    "EX": "extinct",
-    "EW": "extinct in the wild",
-    "CR": "critically endangered",
-    "EN": "endangered",
-    "VU": "vulnerable",
-    "NT": "near threatened",
-    "LC": "least concern",
-    "DD": "data deficient",
-    "NE": "not evaluated",
-}
-"""IUCN Red List Categories and Criteria, version 3.1: code -> name."""
-
-THREATENED = ("CR", "EN", "VU")
-"""Those categories of the Red List that it calls threatened."""
-=======
 CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
 """Names of the column with a category such as EN, which is no rank: what `publish.sensitive` may name."""
->>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
+
+COMMON_NAME = ("common_name", "vernacular_name", "vernacularname", "english_name")
+"""Names of the column with the name that people use, which is no rank either."""
 
 Group = tuple[str, str]
 """Rank and name of a group, such as ("genus", "panthera")."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """What people call species, and how threatened these are: by label, as `labels.label_key` has it.
-
-    Attributes
-    ----------
-    common : the name that people use
-    red_list : code of the category in the IUCN Red List (see `RED_LIST`)
-    """
-
-    common: Mapping[str, str] = field(default_factory=dict)
-    red_list: Mapping[str, str] = field(default_factory=dict)
-
-    def common_of(self, label: str) -> str | None:
-        return self.common.get(label_key(label))
-
-    def red_list_of(self, label: str) -> str | None:
-        return self.red_list.get(label_key(label))
-
-    def is_threatened(self, label: str) -> bool:
-        return self.red_list_of(label) in THREATENED
 
 
 @dataclass(frozen=True)
@@ -83,15 +39,13 @@ class Taxonomy:
     Attributes
     ----------
     categories : label -> its category of threat (`CATEGORY`), as it is written
+    common : label -> the name that people use
     """
 
     groups: Mapping[str, tuple[Group, ...]]
     where: str = "events.taxonomy"
-<<<<<<< HEAD
-    called: Names = Names()
-=======
     categories: Mapping[str, str] = field(default_factory=dict)
->>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
+    common: Mapping[str, str] = field(default_factory=dict)
 
     def above(self, label: str) -> tuple[Group, ...]:
         """The groups that a label belongs to; none where the taxonomy does not have it."""
@@ -112,11 +66,7 @@ def taxonomy_of(given: str | Mapping[str, Mapping[str, str]] | None) -> Taxonomy
 def read_taxonomy(path: str) -> Taxonomy:
     """A taxonomy from a CSV file: a column `label`, then one for each rank, the lowest first.
 
-<<<<<<< HEAD
-    A group's cell may be empty. Columns for people (`Names`) are no ranks.
-=======
-    A group's cell may be empty. A column named as in `CATEGORY` is no rank.
->>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
+    A group's cell may be empty. A column named as in `CATEGORY` or `COMMON_NAME` is no rank.
 
     Raises
     ------
@@ -126,19 +76,9 @@ def read_taxonomy(path: str) -> Taxonomy:
     table = read_table(path, "events.taxonomy", LABEL)
     column = table.require({"label": LABEL})["label"]
     table.require_cells([column])
-<<<<<<< HEAD
-    ranks = [name for name in table.columns if name != column and _is_rank(name)]
-    if not ranks and len(table.columns) < 2:
-        raise InputError(
-            f"{path}:1: no column for a rank (events.taxonomy); it should have some, such as genus,family"
-        )
-    rows = [(where, row[column] or "", row) for where, row in table.rows()]
-    groups = ((where, label, [(rank, row[rank] or "") for rank in ranks]) for where, label, row in rows)
-    return _taxonomy(groups, path, _names(iter(rows)))
-=======
-    ranks = [name for name in table.columns if name not in (column, *CATEGORY)]
-    category = table.name_of(CATEGORY)
-    if not ranks:
+    ranks = [name for name in table.columns if name not in (column, *CATEGORY, *COMMON_NAME)]
+    category, common = table.name_of(CATEGORY), table.name_of(COMMON_NAME)
+    if not ranks and not common:
         raise InputError(
             f"{path}:1: no column for a rank (events.taxonomy); it should have some, such as genus,family"
         )
@@ -149,50 +89,42 @@ def read_taxonomy(path: str) -> Taxonomy:
                 row[column] or "",
                 [(rank, row[rank] or "") for rank in ranks],
                 (category and row[category]) or "",
+                (common and row[common]) or "",
             )
             for where, row in table.rows()
         ),
         path,
     )
->>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
 
 
 def make_taxonomy(content: Mapping[str, Mapping[str, str]], where: str = "events.taxonomy") -> Taxonomy:
     """A taxonomy from label -> rank -> group, the lowest rank first. Raises as `read_taxonomy` does."""
-<<<<<<< HEAD
-    return _taxonomy(
-        (
-            (f"{where}.{label}", label, [group for group in groups.items() if _is_rank(group[0])])
-            for label, groups in content.items()
-        ),
-        where,
-        _names((f"{where}.{label}", label, row) for label, row in content.items()),
-    )
-
-
-def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str, called: Names) -> Taxonomy:
-=======
     return _taxonomy((_row(f"{where}.{label}", label, groups) for label, groups in content.items()), where)
 
 
-_Row = tuple[str, str, list[Group], str]
-"""Where it stands, label, groups, category of threat."""
+_Row = tuple[str, str, list[Group], str, str]
+"""Where it stands, label, groups, category of threat, common name."""
 
 
 def _row(where: str, label: str, given: Mapping[str, str]) -> _Row:
     named = {rank: "_".join(rank.casefold().split()) for rank in given}
-    groups = [(rank, name) for rank, name in given.items() if named[rank] not in CATEGORY]
-    return where, label, groups, next((given[rank] for rank in given if named[rank] in CATEGORY), "")
+    groups = [(rank, name) for rank, name in given.items() if named[rank] not in (*CATEGORY, *COMMON_NAME)]
+    category, common = (
+        next((given[rank] for rank in given if named[rank] in names), "") for names in (CATEGORY, COMMON_NAME)
+    )
+    return where, label, groups, category, common
 
 
 def _taxonomy(rows: Iterator[_Row], where: str) -> Taxonomy:
->>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
     groups: dict[str, tuple[Group, ...]] = {}
     parents: dict[str, str] = {}
     ranks: dict[str, str] = {}
     categories: dict[str, str] = {}
-    for where, label, given, category in rows:
+    called: dict[str, str] = {}
+    for where, label, given, category, common in rows:
         key = label_key(label)
+        if common.strip():
+            called.setdefault(key, " ".join(common.split()))
         if category.strip() and categories.setdefault(key, category.strip()) != category.strip():
             raise InputError(
                 f"{where}: {label!r} is {categories[key]} further up; it should have one category"
@@ -225,39 +157,7 @@ def _taxonomy(rows: Iterator[_Row], where: str) -> Taxonomy:
             at = parents.get(at)
     if not groups:
         raise InputError(f"{where}: holds no label (events.taxonomy)")
-<<<<<<< HEAD
-    return Taxonomy(groups, where, called)
-
-
-def _names(rows: Iterator[tuple[str, str, Mapping[str, str | None]]]) -> Names:
-    common, red_list = dict[str, str](), dict[str, str]()
-    codes = {name.casefold(): code for code, name in RED_LIST.items()} | {
-        code.casefold(): code for code in RED_LIST
-    }
-    for place, label, row in rows:
-        for name, cell in row.items():
-            text = " ".join((cell or "").split())
-            if text and _column(name) in COMMON_NAME:
-                common.setdefault(label_key(label), text)
-            elif text and _column(name) in RED_LIST_COLUMN:
-                code = codes.get(text.casefold().replace("_", " "))
-                if code is None:
-                    raise InputError(
-                        f"{place}: {name}: {text!r} is no category of the Red List; {choices(text, RED_LIST)}"
-                    )
-                red_list.setdefault(label_key(label), code)
-    return Names(common, red_list)
-
-
-def _column(name: str) -> str:
-    return "_".join(name.casefold().replace("-", " ").replace("_", " ").split())
-
-
-def _is_rank(name: str) -> bool:
-    return _column(name) not in (*COMMON_NAME, *RED_LIST_COLUMN)
-=======
-    return Taxonomy(groups, where, categories)
->>>>>>> ad85b79cec92641d877d74c514491226cf16d7e4
+    return Taxonomy(groups, where, categories, called)
 
 
 class Tree:

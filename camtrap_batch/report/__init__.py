@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from camtrap_batch.report.bundle import ASSETS, Bundle, Content
 from camtrap_batch.report.data import Box, Detected, Example, Finding, Photo, ReportData
 from camtrap_batch.report.dates import Dates, find_dates
+from camtrap_batch.report.names import Names
 from camtrap_batch.report.page import render
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Example",
     "Finding",
     "Detected",
+    "Names",
     "Dates",
     "find_dates",
     "Bundle",

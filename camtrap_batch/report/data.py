@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from camtrap_batch.events import Names
 from camtrap_batch.report.dates import Dates
+from camtrap_batch.report.names import Names
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,8 @@ class ReportData:
         repeated_places with location, images, box, category.
     blur_km
         Above 0, the page holds no place of a camera more exact than a grid of so many km.
+    hidden
+        Location -> km of the coarser grid on which it is shown: something sensitive was seen there.
     people
         What became of photos with people, for people; None: nothing.
     job_file
@@ -214,6 +216,7 @@ class ReportData:
     versions: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, int] = field(default_factory=dict)
     blur_km: float = 0
+    hidden: dict[str, float] = field(default_factory=dict)
     people: str | None = None
     job_file: str = "JOB"
     tiles: str | bytes | None = None

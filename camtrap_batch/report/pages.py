@@ -224,6 +224,7 @@ class _Known:
         at = self.by_camera.rows(number)
         page: Json = {
             "source": row.effort_source,
+            "grid": self.data.hidden.get(row.location, self.data.blur_km),
             "deployments": [_deployment(deployment) for deployment in self.deployments[row.location]],
         }
         if not len(at):

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from camtrap_batch.events import RED_LIST, UNKNOWN_LOCATION
+from camtrap_batch.events import UNKNOWN_LOCATION
 from camtrap_batch.report import text
 from camtrap_batch.report.data import ReportData
+from camtrap_batch.report.names import RED_LIST
 from camtrap_batch.report.sightings import CameraRow, SpeciesRow, camera_rows, species_rows
 
 _MOST_NAMED = 12
@@ -26,7 +27,7 @@ class Named:
 
     @property
     def red_list_name(self) -> str | None:
-        return RED_LIST[self.red_list] if self.red_list else None
+        return RED_LIST.get(self.red_list, self.red_list) if self.red_list else None
 
 
 @dataclass(frozen=True)

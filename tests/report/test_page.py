@@ -17,8 +17,7 @@ import pyarrow as pa
 import pytest
 
 import camtrap_batch.report
-from camtrap_batch.events import Names
-from camtrap_batch.report import Detected, Example, Finding, Photo, ReportData, render, render_files
+from camtrap_batch.report import Detected, Example, Finding, Names, Photo, ReportData, render, render_files
 from camtrap_batch.report.bundle import has_map
 from camtrap_batch.report.text import UNKNOWN
 from camtrap_batch.store.schemas import EVENTS, LOCATIONS
@@ -474,6 +473,7 @@ def test_knows_nothing_of_dask_or_run_folders() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("camtrap_batch"):
                 assert node.module in (
                     "camtrap_batch.report",
+                    "camtrap_batch.catalog.labels",
                     "camtrap_batch.codes",
                     "camtrap_batch.events",
                     "camtrap_batch.events.codes",

@@ -504,7 +504,7 @@ async function cameraPage(number) {
   const page = (await load("c" + index.parts.c[number]))[number];
   const value = key => cameras[key][number];
   const order = cameras.name.map((_, other) => other).sort((a, b) => compare(cameras.name[a], cameras.name[b]));
-  const where = value("lat") === null ? "not known" : value("lat").toFixed(4) + ", " + value("lon").toFixed(4) + (index.blur ? " (rounded to a grid of " + index.blur + " km)" : "");
+  const where = value("lat") === null ? "not known" : value("lat").toFixed(4) + ", " + value("lon").toFixed(4) + (page.grid ? " (rounded to a grid of " + page.grid + " km)" : "");
   const made = [steps(order, order.indexOf(number), cameraPath, other => cameras.name[other], ["All cameras", "#cameras"]),
     make("p", {class: "kind"}, "Camera"), make("h1", {}, name),
     card([["First to last image", value("first") ? value("first") + " to " + value("last") : "not known"], ["Camera days", decimal(value("days"), 1), make("span", {class: "muted"}, page.source ? " from " + page.source : "")],
@@ -535,7 +535,7 @@ async function speciesPage(number) {
   const rate = page.rate, occupancy = page.occupancy;
   const made = [steps(order, number, labelPath, shortName, ["All species", "#species"]),
     make("p", {class: "kind"}, label[KIND] === "group" ? label[RANK] : label[KIND] === "people" ? "People and vehicles" : label[KIND] === "uncertain" ? "Events that are uncertain" : "Species"), make("h1", {}, ...title),
-    card([["IUCN Red List", label[RED] ? RED_LIST[label[RED]] + " (" + label[RED] + ")" : null], ["Events", count(label[EVENTS])], ["Animals", count(label[ANIMALS])], ["Images", count(label[IMAGES])],
+    card([["IUCN Red List", label[RED] ? (RED_LIST[label[RED]] ? RED_LIST[label[RED]] + " (" + label[RED] + ")" : label[RED]) : null], ["Events", count(label[EVENTS])], ["Animals", count(label[ANIMALS])], ["Images", count(label[IMAGES])],
       ["Cameras", count(label[CAMERAS])], ["First to last event", page.first === null ? "not known" : day(page.first) + " to " + day(page.last)], ["Mean confidence", percent(label[SURE])],
       ["Events that people labelled", page.n_human ? count(page.n_human) : null],
       ["Events per 100 camera days", rate && rate[0] !== null ? decimal(rate[0], 2) + (rate[1] === null ? "" : " (95% interval " + decimal(rate[1], 2) + " to " + decimal(rate[2], 2) + ")") : null, make("span", {class: "muted"}, page.rate_source ? " days from " + page.rate_source : "")],

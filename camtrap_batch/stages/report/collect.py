@@ -20,7 +20,7 @@ from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.order import plans
 from camtrap_batch.remote import redacted
-from camtrap_batch.report import Dates, Detected, Example, Finding, ReportData, find_dates
+from camtrap_batch.report import Dates, Detected, Example, Finding, Names, ReportData, find_dates
 from camtrap_batch.selection.choice import reason_counts
 from camtrap_batch.stages.merge import read_rules
 from camtrap_batch.stages.report.photos import choose_photos, read_photos
@@ -30,6 +30,7 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import library_versions, open_table
 from camtrap_batch.survey.estimates import ESTIMATES
+from camtrap_batch.survey.places import shown_locations
 from camtrap_batch.survey.result import Counted, read_deployments
 from camtrap_batch.survey.tables import species_rows
 from camtrap_batch.vocabulary import DATE_FINDINGS, UNCERTAIN, USABLE
@@ -83,7 +84,7 @@ def _of_job(context: Context, snapshots: dict[str, int]) -> Known:
     taxonomy, _ = read_rules(job)
     return {
         "job_name": job.name,
-        "job_file": job.file_name,
+        "job_file": context.job_file,
         "created": dt.datetime.now(dt.UTC),
         "run_folder": run.folder.url,
         "job_yaml": job.to_yaml(),
@@ -109,7 +110,7 @@ def _of_job(context: Context, snapshots: dict[str, int]) -> Known:
         "people": None if job.report.people == "show" else job.report.people,
         "single_file": job.report.single_file,
         "tiles": _tiles(job.report.tiles),
-        **({"names": taxonomy.called} if taxonomy else {}),
+        **({"names": Names.of(taxonomy)} if taxonomy else {}),
     }
 
 
@@ -267,7 +268,7 @@ def _results(context: Context) -> Known:
     deployments = read_deployments(merged)
     ids, strips = choose_photos(run, events, context.job.report.photos)
     return {
-        "locations": _places(run),
+        **_places(merged, context.job.report.blur_km),
         "events": events,
         "deployments": deployments,
         "dates": _dates(run),
@@ -281,9 +282,11 @@ def _results(context: Context) -> Known:
     }
 
 
-def _places(run: Run) -> pa.Table:
-    """The table `locations` with the places that may be shown."""
-    return run.table("locations").to_table()
+def _places(merged: MergeResult, blur_km: float) -> Known:
+    """The table `locations` with the places that may be shown, and which of them are on a coarser grid."""
+    shown = shown_locations(merged, blur_km)
+    grids = zip(shown.locations["location"].to_pylist(), shown.grid_km.tolist(), strict=True)
+    return {"locations": shown.locations, "hidden": {name: km for name, km in grids if km > blur_km}}
 
 
 def _dates(run: Run) -> Dates:
