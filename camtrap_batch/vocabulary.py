@@ -33,7 +33,8 @@ class Status(StrEnum):
     CORRUPT = "corrupt", "nothing usable decodes"
     MISSING = "missing", "no such file under the image root", TRIED_AGAIN
     EMPTY_FILE = "empty_file", "zero bytes"
-    NOT_IMAGE = "not_image", "a video, HTML, text or anything else that is not a still image"
+    NOT_IMAGE = "not_image", "HTML, text or anything else that is neither a still image nor a video"
+    VIDEO = "video", "a video: not a still image; with dataset.video its frames have rows of their own"
     TOO_LARGE = "too_large", "more pixels than the job's limit (a decompression bomb, or a panorama)"
     UNSAFE_PATH = "unsafe_path", "the path climbs out of the image root; the file was not opened"
     UNREADABLE = (

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.detection.people import find_people
 from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.images.decode import JPEG
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
 from camtrap_batch.options import whole_number
@@ -143,7 +144,7 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
     ids = rows["image_id"].to_pylist()
     found = find_people(context.run, ids)
     pictures = {
-        ids[index]: without_metadata(shown) if hides_places(context.job) and source == "original" else shown
+        ids[index]: _attached(shown, source, is_public=hides_places(context.job))
         for index, data, source in read_pictures(
             context.run.folder, image_root(context.job), rows, use_thumbnails=True
         )
@@ -155,6 +156,12 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
             name = f"best_{_NOT_IN_NAMES.sub('_', label)}_{digest([label, image_id])[:8]}.jpg"
             photos.setdefault(location, []).append(Photo(name, len(data), partial(bytes, data)))
     return photos
+
+
+def _attached(data: bytes, source: str, *, is_public: bool) -> bytes:
+    """A picture as it is attached: a JPEG, and to the public one of nothing but the picture."""
+    is_as_taken = source == "original" and (is_public or not data.startswith(JPEG))
+    return without_metadata(data) if is_as_taken else data
 
 
 def _require_done(push: Push) -> None:

@@ -37,7 +37,8 @@ from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, USABLE
 FINDINGS = Part("findings", 1, (TableSpec("findings", "each thing that looks wrong with an image"),))
 
 _SIZES = ["width", "height"]
-FROM_MANIFEST = list(dict.fromkeys(["image_id", *DUPLICATE_COLUMNS, *DATE_COLUMNS, *_SIZES]))
+_OF_DUPLICATES = [*DUPLICATE_COLUMNS, "video_s"]
+FROM_MANIFEST = list(dict.fromkeys(["image_id", *_OF_DUPLICATES, *DATE_COLUMNS, *_SIZES]))
 """Columns of the manifest that findings are made of."""
 
 _ORDER = [*FINDING_KINDS, *DEPLOYMENT_FINDINGS]
@@ -138,7 +139,7 @@ def find_all(
     release_memory()  # what reading took
     # Arrow and NumPy let Python go on meanwhile.
     with ThreadPoolExecutor(1) as beside:
-        duplicates = beside.submit(find_duplicates, files.select(DUPLICATE_COLUMNS), near_bits)
+        duplicates = beside.submit(find_duplicates, files.select(_OF_DUPLICATES), near_bits)
         found += find_wrong_dates(files, now)
         found += duplicates.result()
     names = files.select(["image_id", "file_name", "location"])
