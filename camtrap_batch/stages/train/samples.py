@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.images.pictures import COLUMNS
+from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
@@ -52,7 +53,7 @@ class Pictures(Sequence[bytes]):
         self, folder: Folder, root: ImageRoot, rows: pa.Table, *, use_thumbnails: bool, budget: int
     ) -> None:
         self._folder, self._root = folder, root
-        self._names = rows["file_name"].combine_chunks()
+        self._originals = rows.combine_chunks()
         encoded = rows["thumbnail_file"].combine_chunks().dictionary_encode()
         self._files: list[str] = encoded.dictionary.to_pylist()
         file = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
@@ -101,9 +102,18 @@ class Pictures(Sequence[bytes]):
             return [self[number] for number in range(*index.indices(len(self)))]
         group = int(self._group[index])
         if group < 0:
-            return self._root.read(self._names[index].as_py())
+            return self._original(self._originals.slice(index, 1))
         data: bytes = self._hold(group)[int(self._row[index])].as_py()
         return data
+
+    def _original(self, row: pa.Table) -> bytes:
+        name: str = row["file_name"][0].as_py()
+        if "video_s" not in row.column_names or not row["video_s"][0].is_valid:
+            return self._root.read(name)
+        ((_, content, _),) = read_pictures(self._folder, self._root, row, use_thumbnails=False)
+        if content is None:
+            raise OSError(errno.EIO, "this frame of it can't be decoded any more", name)
+        return content
 
     def _read_footers(self, files: npt.NDArray[np.int64]) -> dict[int, pq.FileMetaData]:
         def read(number: int) -> pq.FileMetaData:
