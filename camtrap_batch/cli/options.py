@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from camtrap_batch.cluster import load_cluster
@@ -159,7 +160,8 @@ def open_context(
         _ask_again(options.redo, job)
     with ExecutorHandle(load_cluster(options.cluster)) as cluster:
         dry_run = getattr(options, "dry_run", False)
-        yield Context(job, Run(job), cluster, display, stop, dry_run, given or {})
+        job_file = str(getattr(options, "job", None) or "JOB")
+        yield Context(job, Run(job), cluster, display, stop, dry_run, given or {}, Path(job_file).name)
 
 
 def _ask_again(wanted: Sequence[str], job: Job) -> None:
