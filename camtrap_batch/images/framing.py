@@ -15,7 +15,6 @@ from PIL import Image
 
 from camtrap_batch.images.decode import decode_upright
 from camtrap_batch.images.pixels import Pixels
-from camtrap_batch.images.raster import resample
 
 Resize = Literal["squash", "crop", "letterbox"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -104,6 +103,9 @@ def frame(data: bytes, framing: Framing) -> Pixels:
     """
     pixels = decode_upright(data, framing.decoded)
     if framing.is_ours:
+        # Here, as the loops load numba, and commands that only read a model's card need none of it.
+        from camtrap_batch.images.raster import resample
+
         square = resample(pixels, framing.size, framing.size)
         return square if square.shape[2] == 3 else np.repeat(square, 3, axis=2)
     return _framed(pixels, framing)
