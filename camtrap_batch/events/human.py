@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import encode, one_chunk
-from camtrap_batch.events.sequences import HUMAN, TRAIT_TYPES, TRAITS, Sequences
+from camtrap_batch.events.sequences import HUMAN, TRAIT_TYPES, TRAITS, Sequences, says_something
 from camtrap_batch.store.schemas import SEQUENCES
 
 _SURE = 1.0
@@ -207,7 +207,7 @@ def _sequences(
 
 def _only(label: pa.Array, trait: pa.Array, sequence: Rows, per_sequence: Rows) -> pa.Array:
     """What is said of each label of a sequence, where all who say something say the same."""
-    known = np.flatnonzero(trait.is_valid().to_numpy(zero_copy_only=False))
+    known = np.flatnonzero(says_something(trait))
     if not len(known):
         return pa.nulls(len(per_sequence), trait.type)
     codes, names = encode(label)
@@ -216,5 +216,7 @@ def _only(label: pa.Array, trait: pa.Array, sequence: Rows, per_sequence: Rows) 
     wanted, place = np.unique(key[per_sequence], return_inverse=True)
     pairs = np.unique(np.stack([np.searchsorted(wanted, key[known]), values[known]]), axis=1)
     times, one = np.bincount(pairs[0], minlength=len(wanted)), np.zeros(len(wanted), np.int64)
-    one[pairs[0]] = pairs[1]
+    np.maximum.at(one, pairs[0], pairs[1])
+    if pa.types.is_timestamp(trait.type):  # the last time counts
+        times = np.minimum(times, 1)
     return texts.take(pa.array(one[place], mask=times[place] != 1))

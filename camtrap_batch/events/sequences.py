@@ -78,6 +78,14 @@ def by_machine(n: int) -> dict[str, pa.Array]:
     }
 
 
+def says_something(trait: pa.Array | pa.ChunkedArray) -> Bools:
+    """Whether values of a trait say anything: that one is "unknown" takes nothing from what others are."""
+    said = pc.is_valid(trait)
+    if pa.types.is_string(trait.type):
+        said = pc.and_(said, pc.fill_null(pc.not_equal(trait, "unknown"), False))
+    return np.asarray(one_chunk(said).to_numpy(zero_copy_only=False), np.bool_)
+
+
 class Sequences(NamedTuple):
     """`sequences`: schemas.SEQUENCES, by location, start, seq_id. `frames`: FRAMES, in the order given."""
 

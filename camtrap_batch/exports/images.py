@@ -24,6 +24,7 @@ from camtrap_batch.events.codes import Bools, Floats
 from camtrap_batch.model.info import CARD, parse_info
 from camtrap_batch.selection.classes import empty_class, empty_of_data_set
 from camtrap_batch.store import snapshots
+from camtrap_batch.store.corrections import read_corrections, standing
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.run import Run
@@ -263,6 +264,42 @@ class Images:
         row = pc.index_in(coded.dictionary, self.events["event_id"].combine_chunks())
         rows = np.append(np.asarray(row.to_numpy(), np.int64), -1)
         return np.asarray(rows[coded.indices.fill_null(-1).to_numpy()])
+
+    def event_row(self, event_id: str | None) -> int:
+        """Row of `events`; -1: none."""
+        return -1 if event_id is None else self._row_of_event[event_id]
+
+    @cached_property
+    def _row_of_event(self) -> dict[str, int]:
+        return {id_: row for row, id_ in enumerate(self.events["event_id"].to_pylist())}
+
+    @property
+    def has_told(self) -> bool:
+        """Whether labels of people are in the result of `merge`."""
+        return bool(self._told.labels)
+
+    @cached_property
+    def said(self) -> pa.Table | None:
+        """What people said of usable images, as it stands now (`store.corrections.standing`); None: nothing.
+
+        Beside its columns: `row`, the image's in the manifest, by which it is sorted, and `of_event`, the row
+        of `events` that the image belongs to with this label, -1: none.
+        """
+        corrections = read_corrections(self.run)
+        if not corrections.num_rows:
+            return None
+        table = self.run.table("manifest", self.manifest.number)
+        found = standing(corrections, table.to_table(columns=["image_id", "sha256"]))
+        predicted = self._usable[0][found["row"].to_numpy()]
+        event = _at(self.event, predicted.astype(np.int64))
+        _, told = self._told.of(predicted.astype(np.int64))
+        labels = found["label"].to_pylist()
+        for place, some in told.items():
+            of_label = {one["label"]: one["event_id"] for one in some}
+            event[place] = self.event_row(of_label.get(labels[place], some[0]["event_id"]))
+        found = found.append_column("of_event", pa.array(event))
+        found = found.filter(pa.array(predicted >= 0))
+        return found if found.num_rows else None
 
     @property
     def has_boxes(self) -> bool:
