@@ -11,7 +11,7 @@ import support_runs
 from support_runs import Row, commit, run_on_driver
 
 from camtrap_batch import open_run
-from camtrap_batch.exports import EXPORTS, Images, Source, Written, write_export
+from camtrap_batch.exports import EXPORTS, ExportInput, Images, Written, write_export
 from camtrap_batch.store.run import Run
 
 FORMATS = tuple(EXPORTS)
@@ -43,6 +43,7 @@ def write_run(
     *,
     places: Places | None = None,
     cameras: str = "cameras.geojson",
+    about: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Run:
     """A run folder with the images of `rows`, whole; its job file is `folder`/job.yaml."""
@@ -55,7 +56,7 @@ def write_run(
     job = support_runs.write_run(
         folder,
         rows,
-        dataset={"cameras": cameras},
+        dataset={"cameras": cameras, **({} if about is None else {"about": about})},
         select={"empty": {"class": "empty"}},
         categories=[[0, "empty"], [7, "lion"], [7, "lion"], [24, "oryx"]],
         **settings,
@@ -94,7 +95,7 @@ def add_boxes(job: Path, boxes: list[Row], threshold: float) -> None:
 
 
 def images_of(run: Run, number: int | None = None, **options: Any) -> Images:
-    return Images(run, Source.find(run, number), empty="empty", **options)
+    return Images(run, ExportInput.find(run, number), empty="empty", **options)
 
 
 def export(images: Images, to: str, path: Path, **options: Any) -> Written:

@@ -103,16 +103,16 @@ def read_cameras(path: str) -> pa.Table:
     InputError
         The file is not there, lacks a column, or coordinates are impossible or given twice; with line.
     """
-    places = {
+    points = {
         site.location: (site.longitude, site.latitude)
         for site in read_sites(path)
         if site.latitude is not None
     }
     return pa.table(
         [
-            list(places),
-            [longitude for longitude, _ in places.values()],
-            [latitude for _, latitude in places.values()],
+            list(points),
+            [longitude for longitude, _ in points.values()],
+            [latitude for _, latitude in points.values()],
         ],
         schema=CAMERAS,
     )
@@ -121,6 +121,18 @@ def read_cameras(path: str) -> pa.Table:
 def read_camera_names(path: str) -> pa.ChunkedArray:
     """The locations of a camera table, also those without coordinates. Raises as `read_cameras`."""
     return pa.chunked_array([list(dict.fromkeys(site.location for site in read_sites(path)))], pa.string())
+
+
+def cameras_without_place(path: str) -> list[str]:
+    """A line on cameras whose coordinates are empty, with the row of the first. Raises as `read_cameras`."""
+    without = {site.location: site.where for site in read_sites(path) if site.latitude is None}
+    if not without:
+        return []
+    location, where = next(iter(without.items()))
+    return [
+        f"{where}: {location!r} has no place (cameras without one: {len(without):,}); it is on no map, and "
+        "in no data package"
+    ]
 
 
 def read_periods(path: str, order: Order | None = None) -> pa.Table:
@@ -139,10 +151,10 @@ def read_periods(path: str, order: Order | None = None) -> pa.Table:
     sites = read_sites(path)
     order = _order_of_dates(([site.text(name) for site in sites] for name in ("start", "end")), order)
     for site in sites:
-        start, end = (_moment(site.where, name, site.text(name), order) for name in ("start", "end"))
+        start, end = (moment(site.where, name, site.text(name), order) for name in ("start", "end"))
         if start is None and end is None:
             continue
-        _check_order(site.where, start, end)
+        check_order(site.where, start, end)
         rows.append(
             {
                 "location": site.location,
@@ -175,11 +187,11 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
             raise InputError(f"{where}: location: empty ({_OUTAGES_KEY})")
         times = {}
         for name in ("start", "end"):
-            time = _moment(where, name, cells[at[name]], order)
+            time = moment(where, name, cells[at[name]], order)
             if time is None:
                 raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({_OUTAGES_KEY})")
             times[name] = time
-        _check_order(where, times["start"], times["end"])
+        check_order(where, times["start"], times["end"])
         camera = _roles(cells, _OPTIONAL).get("camera")
         of = cells[camera] if camera is not None and camera != at["location"] else None
         rows.append({"location": location, "camera": of, "where": where, **times})
@@ -223,10 +235,10 @@ def read_covariates(path: str) -> pa.Table:
     values are numbers, else of text.
     """
     columns: dict[str, dict[str, Any]] = {}
-    places: dict[str, tuple[float | None, float | None]] = {}
+    points: dict[str, tuple[float | None, float | None]] = {}
     used = {alias for aliases in _ALIASES.values() for alias in aliases}
     for site in read_sites(path):
-        places.setdefault(site.location, (site.longitude, site.latitude))
+        points.setdefault(site.location, (site.longitude, site.latitude))
         for name, value in site.cells.items():
             if name in used or name in site.roles.values():
                 continue
@@ -234,12 +246,12 @@ def read_covariates(path: str) -> pa.Table:
             if value is not None and str(value).strip():
                 column.setdefault(site.location, value)
     table: dict[str, list[Any] | pa.Array] = {
-        "location": list(places),
-        "longitude": [longitude for longitude, _ in places.values()],
-        "latitude": [latitude for _, latitude in places.values()],
+        "location": list(points),
+        "longitude": [longitude for longitude, _ in points.values()],
+        "latitude": [latitude for _, latitude in points.values()],
     }
     for name, values in columns.items():
-        table[name] = _column([values.get(location) for location in places])
+        table[name] = _column([values.get(location) for location in points])
     return pa.table(table)
 
 
@@ -249,24 +261,24 @@ def read_sites(path: str) -> list[Site]:
         rows = _geojson(path, _read(path, _CAMERAS_KEY))
     else:
         rows = _of_table(read_table(path, _CAMERAS_KEY, _names(_ALIASES, _OPTIONAL)))
-    places: dict[str, tuple[float | None, float | None]] = {}
+    points: dict[str, tuple[float | None, float | None]] = {}
     sites = []
     for where, location, longitude, latitude, cells in rows:
         if not location:
             raise InputError(f"{where}: location: empty")
-        place: tuple[float | None, float | None] = (None, None)
+        point: tuple[float | None, float | None] = (None, None)
         if (
             longitude is not None or latitude is not None
         ):  # a camera whose coordinates are still to be filled in
-            place = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
-        if places.setdefault(location, place) != place:
+            point = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
+        if points.setdefault(location, point) != point:
             raise InputError(
                 f"{where}: location {location!r} has another place further up; it should have one"
             )
         roles = _roles(cells, _OPTIONAL)
         if roles.get("camera") == _roles(cells, _ALIASES).get("location"):
             roles.pop("camera", None)  # the column that names the location
-        sites.append(Site(where, location, *place, cells, roles))
+        sites.append(Site(where, location, *point, cells, roles))
     if not sites:
         raise InputError(f"{path}: holds no camera (dataset.cameras)")
     return sites
@@ -308,8 +320,8 @@ def _order_of_dates(columns: Iterable[list[str | None]], order: Order | None) ->
 def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
     try:
         features = json.loads(content)["features"]
-        for place, feature in enumerate(features):
-            where = f"{path}: features[{place}]"
+        for number, feature in enumerate(features):
+            where = f"{path}: features[{number}]"
             properties = feature.get("properties") or {}
             given = (properties.get(alias) for alias in (*_ALIASES["location"], "id"))
             location = next((value for value in given if value is not None), feature.get("id"))
@@ -340,8 +352,8 @@ def _degrees(where: str, name: str, value: Any, most: int) -> float:
     return degrees
 
 
-def _moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
-    """A date or a date with a time; a date alone is noon."""
+def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
+    """A date or a date with a time; a date alone is noon. Raises InputError with `where` and `name`."""
     if text is None or not text.strip():
         return None
     given = text.strip()
@@ -357,7 +369,8 @@ def _moment(where: str, name: str, text: str | None, order: Order | None) -> dt.
     return parsed[0] + _NOON if is_date_only(given) else parsed[0]
 
 
-def _check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:
+def check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:
+    """Raise InputError where an end is not after its start."""
     if start is not None and end is not None and end <= start:
         raise InputError(f"{where}: end: {_shown(end)} should be after the start, {_shown(start)}")
 

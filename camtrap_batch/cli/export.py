@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from camtrap_batch.cli.options import Commands, Parser, add_option, job_argument, load_job, whole_number
 from camtrap_batch.errors import UserError
-from camtrap_batch.exports import EXPORTS, Images, Source, write_export
+from camtrap_batch.exports import EXPORTS, ExportInput, Images, write_export
 from camtrap_batch.store.run import Run
 
 
@@ -79,7 +79,7 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
     path = export.check(options.out, job)
     run = Run(job)
-    source = Source.find(run, options.snapshot)
+    source = ExportInput.find(run, options.snapshot)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in export.options}
     images = Images(run, source, stop=stop, exact_places=options.exact_places)
     written = write_export(export, images, path, chosen)

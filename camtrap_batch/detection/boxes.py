@@ -39,9 +39,9 @@ class Rules:
 
     Attributes
     ----------
-    categories : names of what the detector finds; a box's category is a place in it
+    categories : names of what the detector finds; a box's category is an index into it
     threshold : a box with less confidence does not count
-    animal : place of the category whose boxes are classified
+    animal : index of the category whose boxes are classified
     empty : label of an image without a box that counts
     """
 
@@ -64,6 +64,12 @@ class Boxes:
     column: pa.ListArray
     rules: Rules
     meta: dict[str, Any]
+
+    def count(self) -> pa.Array:
+        """(rows,) int32: animal boxes that count; null where no boxes are known."""
+        look = Look.at(self.column, self.rules)
+        n = np.bincount(look.rows_of[look.classified], minlength=len(self.column))
+        return pc.if_else(self.column.is_valid(), pa.array(n, pa.int32()), pa.scalar(None, pa.int32()))
 
     def hashes(self, runs: Sequence[tuple[int, int]]) -> list[str]:
         """For each run of rows (start, stop): a hash of their boxes, and of the rules."""
@@ -206,11 +212,11 @@ def find_boxes(settings: Detect, run: Run, rows: pa.Table, empty: str) -> Boxes:
         columns=["x", "y", "w", "h", "confidence", "category", "repeat"]
     )
     column = to_column(of_images["n_boxes"], boxes, categories)
-    place = pc.index_in(rows["image_id"], value_set=of_images["image_id"].combine_chunks())
-    if place.null_count:
+    row = pc.index_in(rows["image_id"], value_set=of_images["image_id"].combine_chunks())
+    if row.null_count:
         raise InputError(f"{run.folder.url}: images without a row in the table detected; run detect first")
-    if not pc.all(pc.equal(place, pa.array(np.arange(len(column), dtype=np.int32)))).as_py():
-        column = column.take(place.combine_chunks())
+    if not pc.all(pc.equal(row, pa.array(np.arange(len(column), dtype=np.int32)))).as_py():
+        column = column.take(row.combine_chunks())
     rules = make_rules(settings, categories, empty)
     return Boxes(column, rules, {**detected.meta["found"], **detections.meta["repeats"]})
 
@@ -252,13 +258,13 @@ class Look:
             np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)),
         )
 
-    def places(self) -> dict[int, list[tuple[float, float, float, float]]]:
+    def boxes_by_row(self) -> dict[int, list[tuple[float, float, float, float]]]:
         """Boxes to classify, by row."""
         found: dict[int, list[tuple[float, float, float, float]]] = {}
         columns = [self.boxes.field(name).to_numpy() for name in ("x", "y", "w", "h")]
         for box in self.classified.tolist():
-            place = tuple(float(column[box]) for column in columns)
-            found.setdefault(int(self.rows_of[box]), []).append(place)  # type: ignore[arg-type]
+            box_of = tuple(float(column[box]) for column in columns)
+            found.setdefault(int(self.rows_of[box]), []).append(box_of)  # type: ignore[arg-type]
         return found
 
     def frames(

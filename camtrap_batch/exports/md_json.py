@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import BOX, Block, Images
@@ -17,10 +18,12 @@ from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
 from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_file
-from camtrap_batch.vocabulary import VIDEO_ENDINGS, ending_of
+from camtrap_batch.vocabulary import VIDEO_ENDINGS, Status, ending_of
 
 _CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 _CATEGORY_OF = {name: number for number, name in _CATEGORIES.items()} | {"human": "2"}
+_SURE = 1.0
+_UNKNOWN_RATE = 1000.0  # frames are numbered by milliseconds
 _WHOLE = [0.0, 0.0, 1.0, 1.0]
 _NOT_OPENED, _NOT_INFERRED = "image access failure", "inference failure"
 """What MegaDetector itself writes (FAILURE_IMAGE_OPEN and FAILURE_INFER of its run_detector)."""
@@ -55,17 +58,17 @@ def write_md_json(images: Images, path: Path) -> Written:
         "detector": "camtrap-batch, whole frames" if not images.has_boxes else "boxes of infer.detections",
         "detection_completion_time": made,
         "detector_metadata": _THRESHOLDS_BOXES if images.has_boxes else _THRESHOLDS_WHOLE,
-        "classifier": f"camtrap-batch {images.model_id}",
+        "classifier": images.classifier,
         "classification_completion_time": made,
     }
 
     def records() -> Iterator[bytes]:
-        for block in images.blocks(["file_name", "status"], boxes=images.has_boxes):
-            written.images += block.rows.num_rows
-            for record in _records(images, block, classes):
-                if "failure" in record:
-                    written.notes["of them with a failure: no image that can be opened, or no label"] += 1
-                yield encode(record)
+        rates = _frame_rates(images)
+        for rows in _by_file(_rows(images, classes, written)):
+            record = rows[0].record if rows[0].video_s is None else _video(rows, rates)
+            if "failure" in record:
+                written.notes["of them with a failure: no image that can be opened, or no label"] += 1
+            yield encode(record)
 
     with path.open("wb") as file:
         write_members(
@@ -80,22 +83,103 @@ def write_md_json(images: Images, path: Path) -> Written:
     return written
 
 
+class _Row(NamedTuple):
+    """What is written of an image; `video_s`: of a frame of a video."""
+
+    record: dict[str, Any]
+    status: str
+    video_s: float | None
+
+    @property
+    def is_of_video(self) -> bool:
+        return self.video_s is not None or self.status == Status.VIDEO
+
+
+def _rows(images: Images, classes: dict[str, str], written: Written) -> Iterator[_Row]:
+    for block in images.blocks(["file_name", "status", "video_s"], boxes=images.has_boxes):
+        written.images += block.rows.num_rows
+        columns = (block.rows["status"].to_pylist(), block.rows["video_s"].to_pylist())
+        for record, status, video_s in zip(_records(images, block, classes), *columns, strict=True):
+            yield _Row(record, status, video_s)
+
+
+def _by_file(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
+    """Each image for itself; of a video that is read all rows, which follow one another, together."""
+    for _, group in groupby(rows, lambda row: (row.record["file"], row.is_of_video)):
+        of_file = list(group)
+        if of_file[0].video_s is None:
+            yield from ([row] for row in of_file)
+        else:
+            yield of_file
+
+
+def _video(rows: list[_Row], rates: dict[str, float]) -> dict[str, Any]:
+    """One entry for the frames of a video, which the format numbers."""
+    file = rows[0].record["file"]
+    rate = rates.get(file) or _UNKNOWN_RATE
+    record: dict[str, Any] = {"file": file, "frame_rate": rate, "frames_processed": []}
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if row.video_s is not None and row.record["detections"] is not None:
+            number = round(row.video_s * rate)
+            record["frames_processed"].append(number)
+            found += [detection | {"frame_number": number} for detection in row.record["detections"]]
+    if record["frames_processed"]:
+        return record | {"detections": found}
+    failures = [row.record["failure"] for row in rows if row.video_s is not None]
+    return record | {"detections": None, "failure": next(iter(failures), _NOT_OPENED)}
+
+
+def _frame_rates(images: Images) -> dict[str, float]:
+    if images.run.current("videos") is None:
+        return {}
+    table = images.run.table("videos").to_table(columns=["file_name", "rate"])
+    rates = zip(table["file_name"].to_pylist(), table["rate"].to_pylist(), strict=True)
+    return {name: round(rate, 4) for name, rate in rates if rate}
+
+
 def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[dict[str, Any]]:
     columns = (block.rows["file_name"].to_pylist(), block.predicted.tolist(), block.label.to_pylist())
-    for place, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
+    is_frame = block.rows["video_s"].is_valid().to_pylist()
+    for number, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
         record: dict[str, Any] = {"file": file_name}
-        is_video = ending_of(file_name) in VIDEO_ENDINGS  # as MegaDetector's tools tell one
+        # As MegaDetector's tools tell a video.
+        is_video = ending_of(file_name) in VIDEO_ENDINGS and not is_frame[number]
         if is_video:
             record |= {"frame_rate": 1.0, "frames_processed": [0] if label is not None else []}
         if label is None:
             yield record | {"detections": None, "failure": _NOT_OPENED if row < 0 else _NOT_INFERRED}
             continue
-        found = [_box(box, classes) for box in block.boxes.get(place, [])]
-        if not found and not images.is_empty(label):
+        found = [_box(box, classes) for box in block.boxes.get(number, [])]
+        if number in block.told:
+            found = _said(images, found, block.told[number], classes)
+        elif not found and not images.is_empty(label):
             found = [_whole_frame(images, row, label, classes)]
         if is_video:
             found = [detection | {"frame_number": 0} for detection in found]
         yield record | {"detections": found}
+
+
+def _said(
+    images: Images, boxes: list[dict[str, Any]], told: list[dict[str, Any]], classes: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Detections of an image that a person labelled: sure, in the boxes that there are, or of all of it.
+
+    Where people saw several species, nothing tells which box shows which; each is of the whole picture.
+    """
+    labels = [one["label"] for one in told if not images.is_empty(one["label"])]
+    if not labels:
+        return []
+    mine = [box for box in boxes if box["category"] == _category(labels[0])] if len(labels) == 1 else []
+    return [
+        {**box, "conf": _SURE, "classifications": [[classes[label], _SURE]]}
+        for label in labels
+        for box in (mine or [{"category": _category(label), "bbox": _WHOLE}])
+    ]
+
+
+def _category(label: str) -> str:
+    return _CATEGORY_OF.get(label.casefold(), "1")
 
 
 def _whole_frame(images: Images, row: int, label: str, classes: dict[str, str]) -> dict[str, Any]:
@@ -106,7 +190,7 @@ def _whole_frame(images: Images, row: int, label: str, classes: dict[str, str]) 
     shares = [round(p, 4) for p in predictions.top_p[first:last].tolist()]
     top = list(zip(labels, shares, strict=True))
     return {
-        "category": _CATEGORY_OF.get(label.casefold(), "1"),
+        "category": _category(label),
         "conf": round(1.0 - sum(p for name, p in top if images.is_empty(name)), 4),
         "bbox": _WHOLE,
         "classifications": [[classes[name], p] for name, p in top if p],

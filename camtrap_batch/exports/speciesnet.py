@@ -93,12 +93,15 @@ def class_of(label: str, taxonomy: Mapping[str, Any]) -> str:
 
 def _records(images: Images, block: Block, classes: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     names, labels = block.rows["file_name"].to_pylist(), block.label.to_pylist()
-    for place, (name, label) in enumerate(zip(names, labels, strict=True)):
+    for number, (name, label) in enumerate(zip(names, labels, strict=True)):
         record: dict[str, Any] = {"filepath": name}
-        row = int(block.predicted[place])
+        row = int(block.predicted[number])
         if label is None:
             failures = ["DETECTOR", "CLASSIFIER"] if row < 0 else ["CLASSIFIER"]
             yield record | {"failures": failures}
+            continue
+        if number in block.told:
+            yield record | _said(block.told[number], block.boxes.get(number, []), classes)
             continue
         predictions = images.predictions
         first, last = predictions.top_begin[row : row + 2]
@@ -108,12 +111,26 @@ def _records(images: Images, block: Block, classes: Mapping[str, str]) -> Iterat
             ],
             "scores": [round(float(p), 4) for p in predictions.top_p[first:last].tolist()],
         }
-        record["detections"] = [_box(box) for box in block.boxes.get(place, [])]
+        record["detections"] = [_box(box) for box in block.boxes.get(number, [])]
         record["prediction"] = classes[label]
         record["prediction_score"] = round(float(predictions.confidence[row]), 4)
         record["prediction_source"] = "classifier"
         record["model_version"] = images.model_id
         yield record
+
+
+def _said(
+    told: list[dict[str, Any]], boxes: list[dict[str, Any]], classes: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a person says of an image; its prediction is the first species."""
+    names = [classes[one["label"]] for one in told]
+    return {
+        "classifications": {"classes": names, "scores": [1.0] * len(names)},
+        "detections": [_box(box) for box in boxes],
+        "prediction": names[0],
+        "prediction_score": 1.0,
+        "prediction_source": "human",
+    }
 
 
 def _box(box: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from camtrap_batch.store.folder import Folder
 
 Source = Literal["thumbnail", "original"]
 
-COLUMNS = ["image_id", "file_name", "thumbnail_file", "thumbnail_row"]
+COLUMNS = ["image_id", "file_name", "thumbnail_file", "thumbnail_row", "video_s", "bytes"]
 """What of the manifest `read_pictures` wants."""
 
 
@@ -30,8 +30,8 @@ def read_pictures(
     """Index in `rows`, JPEG (or other image file) and source of each row.
 
     Thumbnails come first, file by file, then originals, which are read ahead on as many threads as the root
-    takes at once. The order is the same in every run. A row without a thumbnail is read from the image
-    root; None where that fails.
+    takes at once, then frames of videos, whose files are uncompressed. The order is the same in every run. A
+    row without a thumbnail is read from the image root; None where that fails.
 
     Parameters
     ----------
@@ -40,32 +40,49 @@ def read_pictures(
     """
     wanted = np.broadcast_to(use_thumbnails, rows.num_rows)
     files = rows["thumbnail_file"].to_pylist()
-    places = rows["thumbnail_row"].to_pylist()
+    thumbnail_rows = rows["thumbnail_row"].to_pylist()
+    seconds = rows["video_s"].to_pylist() if "video_s" in rows.column_names else [None] * rows.num_rows
     by_file: dict[str, list[int]] = {}
     originals: list[int] = []
+    frames: list[int] = []
     for index, file in enumerate(files):
         if file is not None and wanted[index]:
             by_file.setdefault(file, []).append(index)
+        elif seconds[index] is not None:
+            frames.append(index)
         else:
             originals.append(index)
     for file, indices in by_file.items():
-        yield from _from_thumbnails(folder, file, indices, [places[index] for index in indices])
+        yield from _from_thumbnails(folder, file, indices, [thumbnail_rows[index] for index in indices])
     if originals:
         names: list[str] = rows["file_name"].take(pa.array(originals)).to_pylist()
         contents = read_files(root, names, Limits(timeout_s=timeout_s))
         for index, content in zip(originals, contents, strict=True):
             yield index, content if isinstance(content, bytes) else None, "original"
+    if frames:
+        from camtrap_batch.images.video_frames import Frame, frame_file, read_video_frames
+
+        of = rows.take(pa.array(frames))
+        found = read_video_frames(
+            root,
+            of["file_name"].to_pylist(),
+            of["video_s"].to_pylist(),
+            timeout_s,
+            sizes=[-1 if size is None else size for size in of["bytes"].to_pylist()],
+        )
+        for index, frame in zip(frames, found, strict=True):
+            yield index, frame_file(frame.pixels) if isinstance(frame, Frame) else None, "original"
 
 
 def _from_thumbnails(
-    folder: Folder, file: str, indices: list[int], places: list[int]
+    folder: Folder, file: str, indices: list[int], thumbnail_rows: list[int]
 ) -> Iterator[tuple[int, bytes, Source]]:
     with folder.open(file) as handle:
         parquet = pq.ParquetFile(handle, pre_buffer=False, page_checksum_verification=True)
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         starts: npt.NDArray[Any] = np.cumsum([0, *sizes])
-        group_of = np.searchsorted(starts, places, side="right") - 1
+        group_of = np.searchsorted(starts, thumbnail_rows, side="right") - 1
         for group in np.unique(group_of):
             jpegs = parquet.read_row_group(int(group), columns=["jpeg"])["jpeg"]
             for member in np.flatnonzero(group_of == group):
-                yield indices[member], jpegs[places[member] - int(starts[group])].as_py(), "thumbnail"
+                yield indices[member], jpegs[thumbnail_rows[member] - int(starts[group])].as_py(), "thumbnail"

@@ -18,7 +18,6 @@ from camtrap_batch.images.pixels import Pixels
 _EDGE = 928  # of 8192, an eighth of it: the mean of half a wave of cosine, times the square root of 2
 _CORNER = 841  # the same on both axes
 _BITS = 14  # after the point, of weights
-_PILLOW_BITS = 22  # after the point, of Pillow's weights
 _USUAL_SIDE = 8192  # pixels; tables for such sides are kept, 64 kB each
 _KEPT = 7  # of them, of what one axis gives to the other
 
@@ -41,8 +40,8 @@ def paint(
     """
     if len(coefficients) == 1:
         samples, means = plane.reshape(-1), coefficients[0][first:]
-        for place in range(len(samples)):
-            samples[place] = _clamped((np.int32(means[place]) * steps[0] + np.int32(1028)) >> np.int32(3))
+        for at in range(len(samples)):
+            samples[at] = _clamped((np.int32(means[at]) * steps[0] + np.int32(1028)) >> np.int32(3))
         return
     n_columns = plane.shape[1] // 2
     step, step_right = steps[0] << np.int32(10), steps[1] * np.int32(_EDGE)
@@ -195,14 +194,14 @@ def _resample(
         for sample in range(n_samples):
             sums[sample] >>= np.int32(_BITS - _KEPT)
         for x in range(width):
-            place = np.uint64(first_columns[x] * 3)
+            at = np.uint64(first_columns[x] * 3)
             red = green = blue = half
             for tap in range(n_taps):  # all channels at once: twice as fast
                 weight = column_weights[x, tap]
-                red += sums[place] * weight
-                green += sums[place + np.uint64(1)] * weight
-                blue += sums[place + np.uint64(2)] * weight
-                place += np.uint64(3)
+                red += sums[at] * weight
+                green += sums[at + np.uint64(1)] * weight
+                blue += sums[at + np.uint64(2)] * weight
+                at += np.uint64(3)
             out[y, x, 0], out[y, x, 1], out[y, x, 2] = red >> bits, green >> bits, blue >> bits
 
 
@@ -230,61 +229,56 @@ def _resample_plane(
         line = out[y]
         if n_taps == 4:  # as thumbnails of most photos have: without a loop half the time
             for x in range(len(line)):
-                place = np.uint64(first_columns[x])
+                at = np.uint64(first_columns[x])
                 line[x] = (
                     half
-                    + sums[place] * column_weights[x, 0]
-                    + sums[place + one] * column_weights[x, 1]
-                    + sums[place + two] * column_weights[x, 2]
-                    + sums[place + three] * column_weights[x, 3]
+                    + sums[at] * column_weights[x, 0]
+                    + sums[at + one] * column_weights[x, 1]
+                    + sums[at + two] * column_weights[x, 2]
+                    + sums[at + three] * column_weights[x, 3]
                 ) >> bits
         else:
             for x in range(len(line)):
-                place, total = np.uint64(first_columns[x]), half
+                at, total = np.uint64(first_columns[x]), half
                 for tap in range(n_taps):
-                    total += sums[place] * column_weights[x, tap]
-                    place += one
+                    total += sums[at] * column_weights[x, tap]
+                    at += one
                 line[x] = total >> bits
 
 
 def grey_cells(pixels: Pixels, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """The grey mean of each of `height` x `width` cells: what Pillow 13 gives with L and BOX, bit for bit."""
+    """The grey mean of each of `height` x `width` cells, rounded.
+
+    A pixel belongs to the cell that its centre is in. Pillow's BOX of its mode L rounds twice, and is 1 of
+    255 off here and there.
+    """
     out = np.empty((height, width), np.uint8)
-    rows, columns = _boxes(pixels.shape[0], height), _boxes(pixels.shape[1], width)
-    _grey_cells(np.ascontiguousarray(pixels), *rows, *columns, out)
+    rows, columns = _borders(pixels.shape[0], height), _borders(pixels.shape[1], width)
+    _grey_cells(np.ascontiguousarray(pixels), rows, columns, out)
     return out
 
 
 @lru_cache(64)
-def _boxes(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], ...]:
-    """Of each cell on an axis: where it begins and ends, weight of its pixels (Pillow, Resample.c)."""
-    scale = size / new_size
-    reach = max(scale, 1.0)
-    centres = (np.arange(new_size) + 0.5) * scale
-    at = (np.arange(size) - centres[:, None] + 0.5) * (1.0 / reach)
-    inside = (at > -0.5) & (at <= 0.5)
-    first, n = inside.argmax(axis=1), inside.sum(axis=1)
-    return first, first + n, (0.5 + 1 / n * (1 << _PILLOW_BITS)).astype(np.int64)
+def _borders(size: int, n: int) -> npt.NDArray[np.int64]:
+    """Shape (n, 2): where each of n cells on an axis begins and ends; one has a pixel at least."""
+    borders = np.ceil(np.arange(n + 1) * (size / n) - 0.5).astype(np.int64)
+    first = np.minimum(borders[:-1], size - 1)
+    return np.stack([first, np.maximum(borders[1:], first + 1)], axis=1)
 
 
 @compiled
 def _grey_cells(
     pixels: npt.NDArray[np.uint8],
-    tops: npt.NDArray[np.int64],
-    bottoms: npt.NDArray[np.int64],
-    row_weights: npt.NDArray[np.int64],
-    lefts: npt.NDArray[np.int64],
-    rights: npt.NDArray[np.int64],
-    column_weights: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
     out: npt.NDArray[np.uint8],
 ) -> None:
-    n_channels, half, bits = pixels.shape[2], np.int64(1 << (_PILLOW_BITS - 1)), np.int64(_PILLOW_BITS)
-    sums = np.empty(pixels.shape[1], np.int32)
+    sums = np.empty(pixels.shape[1], np.int64)
     for y in range(out.shape[0]):
         sums[:] = 0
-        for row in range(tops[y], bottoms[y]):
+        for row in range(rows[y, 0], rows[y, 1]):
             line = pixels[row].reshape(-1)
-            if n_channels == 3:
+            if pixels.shape[2] == 3:
                 for x in range(len(sums)):  # weights of ITU-R BT.601
                     grey = np.int32(line[3 * x]) * np.int32(19595)
                     grey += np.int32(line[3 * x + 1]) * np.int32(38470)
@@ -294,7 +288,8 @@ def _grey_cells(
                 for x in range(len(sums)):
                     sums[x] += line[x]
         for cell in range(out.shape[1]):
-            total = np.int64(0)
-            for x in range(lefts[cell], rights[cell]):
-                total += (sums[x] * row_weights[y] + half) >> bits
-            out[y, cell] = (total * column_weights[cell] + half) >> bits
+            left, right = columns[cell]
+            total, n = np.int64(0), (right - left) * (rows[y, 1] - rows[y, 0])
+            for x in range(left, right):
+                total += sums[x]
+            out[y, cell] = (2 * total + n) // (2 * n)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from camtrap_batch.job.base import Fraction, Input, InputPath, PathOrUrl
+from camtrap_batch.remote import redacted
+from camtrap_batch.vocabulary import NO_MODEL
 from camtrap_batch.yamlfile import Section
 
-_NO_FOLDER = re.compile(r"latest|[0-9a-f]{16}")
+_NO_FOLDER = re.compile(rf"latest|{NO_MODEL}|[0-9a-f]{{16}}")
 """Values of `infer.model` that name no folder."""
 
 PeopleShown = Literal["blur", "leave_out", "show"]
@@ -19,7 +22,9 @@ PeopleShown = Literal["blur", "leave_out", "show"]
 
 class Infer(Section):
     model: Annotated[PathOrUrl, Input(words=_NO_FOLDER)] = Field(
-        "latest", description="latest, a model id of this run, or a model folder, relative to the job file"
+        "latest",
+        description="latest, a model id of this run, a model folder, relative to the job file, or none: the "
+        "labels of people, or those in detect.results, are the result",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: GPU workers where one has a GPU that torch can use, otherwise CPU workers"
@@ -50,7 +55,15 @@ class Infer(Section):
     )
 
 
+Labels = Literal["machine", "human_first", "human"]
+"""Whose labels count; corrections always do."""
+
+
 class Events(Section):
+    labels: Labels = Field(
+        "machine",
+        description="machine; human_first: the metadata's labels, where there are some; human: no others",
+    )
     gap_min: float = Field(
         30, gt=0, strict=False, description="minutes from the previous image that end an event"
     )
@@ -104,3 +117,34 @@ class Report(Section):
         "blur",
         description="people in pictures of the report and on layers: blur, leave_out or show",
     )
+    photos: int = Field(
+        400, ge=0, le=20_000, description="most photos in the report, some 40 kB each; 0: none"
+    )
+    single_file: bool = Field(
+        False, description="all in one .html file, instead of files beside it that load as they are opened"
+    )
+    tiles: InputPath | None = Field(
+        None,
+        description="map behind the cameras: https://.../{z}/{x}/{y}.png, or a .pmtiles file or URL; absent: "
+        "outlines of countries, which need no network",
+    )
+
+    @field_validator("tiles")
+    @classmethod
+    def _tiles(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        address = urlsplit(value)
+        if address.query or address.username:
+            raise ValueError(
+                f"{redacted(value)!r}: should have neither a user nor a query, which may hold a secret: "
+                "it stands in the report"
+            )
+        is_template = address.scheme in ("https", "http") and all(
+            part in value for part in ("{z}", "{x}", "{y}")
+        )
+        if not is_template and not address.path.endswith(".pmtiles"):
+            raise ValueError(
+                f"{redacted(value)!r}: should be a URL with {{z}}, {{x}} and {{y}}, or a .pmtiles file or URL"
+            )
+        return value

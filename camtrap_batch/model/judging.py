@@ -26,7 +26,7 @@ from camtrap_batch.model.metrics import evaluate
 from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Samples
 
-Progress = Callable[[dict[str, Any]], None]
+OnProgress = Callable[[dict[str, Any]], None]
 
 REPORT_EVERY_S = 1.0
 RANDOM = "random"
@@ -70,7 +70,7 @@ def judge(
     samples: Samples,
     batch: int,
     normalise: Normalise,
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     """The figures of metrics.json, but for what it says of the training.
 
@@ -146,7 +146,7 @@ def _worst(
 
 
 def _logits(
-    model: nn.Module, batches: EvalBatches, on_progress: Progress
+    model: nn.Module, batches: EvalBatches, on_progress: OnProgress
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Logits (n, classes) of the images that decode, and what the batches gave as their truth (n,)."""
     model.eval()

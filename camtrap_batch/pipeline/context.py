@@ -28,6 +28,7 @@ class Context:
     stop : set by Ctrl-C: finish what is in flight, then leave
     dry_run : say what would be done, write nothing
     options : values of the options of the stage at hand, by name (see `Stage.options`)
+    job_file : name of the job file, for commands to type
     """
 
     job: Job
@@ -37,6 +38,7 @@ class Context:
     stop: threading.Event = field(default_factory=threading.Event)
     dry_run: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    job_file: str = "JOB"
 
     def __post_init__(self) -> None:
         self.progress = Progress(self.job.name, self.run.folder.url)
@@ -60,13 +62,15 @@ class Context:
             finally:
                 self._leases = None
 
-    def begin_writing(self) -> None:
+    def begin_writing(self, *, only_if_needed: bool = False) -> None:
         """Take the run folder's lease, unless it is held. Raises LeaseHeld where another driver has it.
 
-        A command that finds its input wrong has not come so far, and leaves no trace.
+        A command that finds its input wrong has not come so far, and leaves no trace. Nor does one that may
+        have nothing to do (`only_if_needed`), unless it comes here again.
         """
         if self._leases is not None:
-            self._leases.enter_context(hold(self.run.folder, self.job.name, self._command))
+            held = hold(self.run.folder, self.job.name, self._command, only_if_needed=only_if_needed)
+            self._leases.enter_context(held)
 
     def option(self, option: Option) -> Any:
         """The value of a stage's option."""

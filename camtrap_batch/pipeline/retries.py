@@ -135,7 +135,7 @@ class Retries:
         """The shards of the plan, those to be tried again with a new id."""
         return self._shards(self._used)
 
-    def settle(self, plan: Plan, done: list[Receipt]) -> tuple[Plan, list[Receipt]]:
+    def keep_earlier(self, plan: Plan, done: list[Receipt]) -> tuple[Plan, list[Receipt]]:
         """The plan and its receipts, with the earlier ones of those shards that have the same statuses again.
 
         So a table stays what it was where all retries were in vain, and nothing that was made of it is made

@@ -32,7 +32,7 @@ class Rehearsal:
     Args:
         metadata: COCO Camera Traps JSON.
         images: the image root.
-        cameras: CSV of location, latitude, longitude (WGS 84).
+        cameras: CSV of location, latitude, longitude (WGS 84), start and end of its deployment.
         truth: CSV, one row per image: what is drawn and which status must come out (metadata.write_truth).
         truth_events: CSV of location, label, start, end, n_images.
         n_images: rows of the metadata, broken ones included.
@@ -111,7 +111,7 @@ def write_dataset(
     _write_photos(rehearsal.images, rows, seed, size, on_progress)
     every = [row for of_camera in rows for row in of_camera]
     metadata.write_cct(rehearsal.metadata, every, seed, size)
-    metadata.write_cameras(rehearsal.cameras, places)
+    metadata.write_cameras(rehearsal.cameras, places, plan, seed)
     metadata.write_truth(rehearsal.truth, every)
     metadata.write_truth_events(rehearsal.truth_events, every)
     _mark(folder, order, complete=True)

@@ -43,7 +43,7 @@ def select(
 
     Parameters
     ----------
-    rows : of the catalog: image_id, file_name, location, deployment, seq_id, labels
+    rows : of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
     statuses : status of each row
     findings : the table of that name, None where there is none
     """
@@ -126,7 +126,10 @@ def choose(
     status = statuses.to_numpy(zero_copy_only=False)
     usable = np.isin(status.astype(str), allowed)
     reason[~usable] = "status: " + status[~usable]
-    reason[pc.match_substring_regex(rows["file_name"], _VIDEO, ignore_case=True).to_numpy()] = VIDEO
+    is_video = pc.match_substring_regex(rows["file_name"], _VIDEO, ignore_case=True)
+    if "video_s" in rows.column_names:  # frames of videos are images
+        is_video = pc.and_(is_video, rows["video_s"].is_null())
+    reason[is_video.to_numpy()] = VIDEO
     label[reason != KEPT] = ""
     return label, reason
 
@@ -207,8 +210,8 @@ def count(
     """
     # One number for each sequence of a location, NaN where there is none: not counted.
     burst = np.where(sequence >= 0, sequence + (location + 1.0) * (sequence.max(initial=0) + 1), np.nan)
-    place = np.where(location >= 0, location, np.nan)
-    frame = pd.DataFrame({"label": label, "split": side, "sequence": burst, "location": place})
+    site = np.where(location >= 0, location, np.nan)
+    frame = pd.DataFrame({"label": label, "split": side, "sequence": burst, "location": site})
     grouped = frame.groupby(["label", "split"])
     figures = grouped[["sequence", "location"]].nunique()
     by_class: dict[str, dict[str, list[int]]] = {}

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from camtrap_batch.detection.people import find_people
 from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.events.sequences import HUMAN, MACHINE
+from camtrap_batch.images.decode import JPEG
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
 from camtrap_batch.options import whole_number
@@ -37,7 +39,7 @@ from camtrap_batch.targets import (
 )
 from camtrap_batch.targets.base import OK, Photo, TakesPhotos
 from camtrap_batch.targets.public import BLUR_KM, is_people, without_metadata, without_people
-from camtrap_batch.vocabulary import UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import NO_MODEL, UNCERTAIN, USABLE
 
 _SHOWN_CAMERAS = 20
 _SHOWN_FAILURES = 5
@@ -89,7 +91,7 @@ class PublishStage(Stage):
         most_deleted = context.job.limits.deleted if number is None else 1.0
         target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
         if not context.dry_run:
-            context.begin_writing()
+            context.begin_writing(only_if_needed=True)
         push = target.push(rows, dry_run=context.dry_run)
         result = StageResult(self.name, sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
         result.notes += shown.notes if shown is not None else ()
@@ -101,6 +103,7 @@ class PublishStage(Stage):
         if context.dry_run:
             return result
         if answered.num_rows:
+            context.begin_writing()
             _keep_ledger(run, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
             run.log("pushed", stage="publish", target=run.job.target_url, edits=answered.num_rows)
         _require_done(push)
@@ -142,7 +145,7 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
     ids = rows["image_id"].to_pylist()
     found = find_people(context.run, ids)
     pictures = {
-        ids[index]: without_metadata(shown) if hides_places(context.job) and source == "original" else shown
+        ids[index]: _attached(shown, source, is_public=hides_places(context.job))
         for index, data, source in read_pictures(
             context.run.folder, image_root(context.job), rows, use_thumbnails=True
         )
@@ -154,6 +157,12 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
             name = f"best_{_NOT_IN_NAMES.sub('_', label)}_{digest([label, image_id])[:8]}.jpg"
             photos.setdefault(location, []).append(Photo(name, len(data), partial(bytes, data)))
     return photos
+
+
+def _attached(data: bytes, source: str, *, is_public: bool) -> bytes:
+    """A picture as it is attached: a JPEG, and to the public one of nothing but the picture."""
+    is_as_taken = source == "original" and (is_public or not data.startswith(JPEG))
+    return without_metadata(data) if is_as_taken else data
 
 
 def _require_done(push: Push) -> None:
@@ -208,14 +217,13 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
     photos = {
         **{name: frames[name] for name in ("image_id", "file_name", "location", "seq_id", "event_id")},
         **{name: images[name] for name in ("datetime", "status")},
-        **{name: predictions[name] for name in ("label", "confidence")},
-        "model_id": pa.repeat(str(merged.snapshot.inputs["model"]), frames.num_rows),
+        **_of_photos(merged, frames, predictions),
     }
     events = merged.table("events").to_table()
     offset = images["utc_offset_minutes"]
     of_location = offset.take(_first_known(frames["location"], offset, locations["location"]))
     of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
-    table = pa.table({column: photos[column] for column in PHOTOS.names})
+    table = pa.table(photos)
     if shown is not None:
         locations = without_people(shown.locations, events)
         is_shown = pc.invert(is_people(events["label"]))
@@ -229,9 +237,36 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
     ]
 
 
+def _of_photos(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Label and confidence of each image: what a person says of it, else what the model says of it alone.
+
+    `label_source` is there where people said something, so that other layers stay as they were.
+    """
+    model = str(merged.snapshot.inputs["model"])
+    model_id = pa.scalar(None if model == NO_MODEL else model, pa.string())
+    label, confidence = predictions["label"], predictions["confidence"]
+    if "label_source" not in frames.column_names:
+        return {"label": label, "confidence": confidence, "model_id": pa.repeat(model_id, len(label))}
+    is_human = pc.fill_null(pc.equal(frames["label_source"], HUMAN), False)
+    made = {
+        "label": pc.if_else(is_human, frames["label"], label),
+        "confidence": pc.if_else(is_human, None, confidence),
+        "model_id": pc.if_else(is_human, None, model_id),
+    }
+    if pc.any(is_human).as_py():
+        made["label_source"] = pc.if_else(
+            pc.is_valid(made["label"]), pc.if_else(is_human, HUMAN, MACHINE), None
+        )
+    return made
+
+
 def _shows_people(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> pa.ChunkedArray:
     """Whether each usable image shows people: by its own label, its sequence's, or a box of a detector."""
     shows = pc.or_(is_people(predictions["label"]), is_people(frames["label"]))
+    if "more" in frames.column_names and frames["more"].null_count < frames.num_rows:
+        more = frames["more"].combine_chunks()
+        of = pc.list_parent_indices(more).filter(is_people(pc.list_flatten(more).field("label")))
+        shows = pc.or_(shows, pc.is_in(frames["image_id"], frames["image_id"].take(of).combine_chunks()))
     if merged.run.current("detections") is None:
         return shows
     boxes = merged.run.table("detections").to_table(columns=["image_id", "category", "confidence"])
@@ -245,8 +280,8 @@ def _first_known(
 ) -> pa.ChunkedArray:
     """For each of the wanted locations the first row at it whose clock's offset is known."""
     known = pa.array(np.flatnonzero(offset.is_valid()))
-    place = pc.index_in(wanted, location.take(known).combine_chunks())
-    return pa.chunked_array([known]).take(place)
+    row = pc.index_in(wanted, location.take(known).combine_chunks())
+    return pa.chunked_array([known]).take(row)
 
 
 def _keep_ledger(run: Run, ledger: pa.Table, pushed: int, started: float) -> None:

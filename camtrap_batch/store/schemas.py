@@ -58,6 +58,11 @@ _IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
     ("seq_num_frames", pa.int32(), "images in the burst, as the source says"),
 )
 
+_DATE_OF_VIDEO = (
+    "of a video, and its frames, that the source gives no date: where it is from, video (what it says of "
+    "itself), file_name, or neighbour (the photo beside it); else null"
+)
+
 CATALOG = _schema(
     *_IDENTITY,
     ("datetime", _TIME, "local camera time, as the source says"),
@@ -72,14 +77,21 @@ CATALOG = _schema(
         "whole event",
     ),
     ("date_only", pa.bool_(), "true where the source gives a date without a time of day; else null"),
-    later=("date_only",),
+    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; else null"),
+    ("video_frames", pa.int32(), "of a video that is read: how many frames of it have rows; else null"),
+    ("date_of", pa.string(), _DATE_OF_VIDEO),
+    later=("date_only", "video_s", "video_frames", "date_of"),
 )
 
 MANIFEST = _schema(
     *_IDENTITY,
     ("status", pa.dictionary(pa.int8(), pa.string()), "one of: " + ", ".join(STATUSES)),
     ("detail", pa.string(), "what the decoder or the file system said; null where all is well"),
-    ("format", pa.string(), "JPEG, PNG, ...; for not_image what the first bytes say (AVI, HTML, ...)"),
+    (
+        "format",
+        pa.string(),
+        "JPEG, PNG, ...; of a video and for not_image what the first bytes say (AVI, HTML, ...)",
+    ),
     ("mode", pa.string(), "L, RGB, CMYK, ... as stored in the file"),
     ("width", pa.int32(), "pixels, as stored (before EXIF orientation)"),
     ("height", pa.int32(), "pixels, as stored (before EXIF orientation)"),
@@ -89,11 +101,16 @@ MANIFEST = _schema(
         pa.string(),
         "its version when it was read: modification time in ns, etag, or in a zip CRC and date",
     ),
-    ("sha256", pa.string(), "hash of the file's bytes, hexadecimal"),
+    ("sha256", pa.string(), "hash of the file's bytes, hexadecimal; of a frame of a video, of its pixels"),
     ("dhash", pa.uint64(), "64-bit difference hash of the picture; near duplicates differ in few bits"),
     ("datetime_exif", _TIME, "EXIF DateTimeOriginal, local camera time"),
     ("datetime", _TIME, "local camera time: the catalog's, else EXIF's"),
-    ("datetime_source", pa.string(), "catalog or exif; null where there is no date"),
+    (
+        "datetime_source",
+        pa.string(),
+        "catalog, exif, or of a video and its frames video, file_name or neighbour (docs/videos.md); null "
+        "where there is no date",
+    ),
     ("utc_offset_minutes", pa.int32(), "as in the catalog, else EXIF's, where the date is EXIF's"),
     ("camera_make", pa.string(), "EXIF Make"),
     ("camera_model", pa.string(), "EXIF Model"),
@@ -105,7 +122,39 @@ MANIFEST = _schema(
     ),
     ("thumbnail_row", pa.int32(), "row in thumbnail_file"),
     ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; else null"),
-    later=("date_only",),
+    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; else null"),
+    later=("date_only", "video_s"),
+)
+
+VIDEOS = _schema(
+    ("image_id", pa.string(), "of the video's own row, as in the catalog"),
+    ("file_name", pa.string(), "as in the catalog"),
+    ("status", pa.string(), "ok; else as in the manifest: corrupt, missing, unreadable, ..."),
+    ("detail", pa.string(), "why it can't be read"),
+    ("duration_s", pa.float64(), "seconds, as the container says; null where it does not tell"),
+    ("rate", pa.float64(), "frames a second; null where the container does not tell"),
+    ("width", pa.int32(), "pixels, as stored"),
+    ("height", pa.int32(), "pixels, as stored"),
+    ("codec", pa.string(), "what its pictures are packed with: h264, mjpeg, ..."),
+    ("datetime", _TIME, "camera time of its start, where the metadata have none"),
+    ("date_of", pa.string(), "where that is from: video, file_name or neighbour"),
+    ("frames", pa.int32(), "rows that its frames have in the catalog"),
+    (
+        "beside",
+        pa.string(),
+        "photo of the same name, or just before or after it in its folder, for a video without a date in the "
+        "metadata; null where there is none",
+    ),
+)
+
+KEYWORDS = _schema(
+    ("image_id", pa.string(), "as in the catalog"),
+    ("file_name", pa.string(), "as in the catalog"),
+    ("status", pa.string(), "ok; else as in the manifest: missing, unreadable, ..."),
+    ("detail", pa.string(), "why it can't be read"),
+    ("keywords", pa.list_(pa.string()), "keywords that stand for themselves: XMP, IPTC, EXIF"),
+    ("paths", pa.list_(pa.string()), "keywords that stand below others, from the top, with | between them"),
+    ("sidecar", pa.string(), "the .xmp file beside the photo, which was read, too; null where there is none"),
 )
 
 THUMBNAILS = _schema(
@@ -139,14 +188,15 @@ SELECTION = _schema(
 
 PREDICTIONS = _schema(
     ("image_id", pa.string(), "as in the catalog"),
-    ("model_id", pa.string(), "hash of the model's content"),
+    ("model_id", pa.string(), "hash of the model's content; none without a model"),
     ("label", pa.string(), "most probable class"),
     ("confidence", pa.float32(), "calibrated probability of the label"),
     ("top5", pa.list_(_TOP), "the most probable classes, descending"),
     (
         "source",
         pa.string(),
-        "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes",
+        "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes; results: "
+        "what others found (infer.model: none)",
     ),
     ("status", pa.string(), "ok; else why there is no label: unreadable, or crashed as in the manifest"),
     ("manifest_snapshot", pa.int32(), "number of the manifest's snapshot"),
@@ -202,13 +252,29 @@ DETECTIONS = _schema(
 )
 
 _SAID: tuple[tuple[str, pa.DataType, str], ...] = (
-    ("label_source", pa.string(), "who the label is from: machine or human; null in older results: machine"),
+    (
+        "label_source",
+        pa.string(),
+        "who the label is from: machine or human; null where there is none, and in older results: machine",
+    ),
     ("sex", pa.string(), "of the animals, where a person said it"),
     ("life_stage", pa.string(), "of the animals, where a person said it"),
     ("behaviour", pa.string(), "of the animals, where a person said it"),
     ("individual", pa.string(), "which animal it is, where a person said it"),
+    ("classified_by", pa.string(), "who said so, where the label is a person's and it is known"),
+    ("classified_at", _UTC, "when, likewise"),
 )
 _SAID_NAMES = tuple(name for name, _, _ in _SAID)
+MORE = pa.struct(
+    [
+        ("label", pa.string()),
+        ("count", pa.int32()),
+        ("event_id", pa.string()),
+        *((name, kind) for name, kind, _ in _SAID if name != "label_source"),
+    ]
+)
+"""Of a further species in an image: what the columns of the same names say of the first."""
+
 
 CROPS = _schema(
     ("image_id", pa.string(), "as in the catalog; images follow one another as in predictions"),
@@ -261,13 +327,26 @@ FRAMES = _schema(
     ("location", pa.string(), "camera location"),
     ("seq_id", pa.string(), "sequence it belongs to, as in sequences"),
     ("event_id", pa.string(), "event it belongs to; null where it belongs to none"),
-    ("label", pa.string(), "its sequence's label; null where nothing of it was classified"),
+    (
+        "label",
+        pa.string(),
+        "its sequence's label, or its own where only people's count (events.labels: human); null: none",
+    ),
     ("confidence", pa.float32(), "its sequence's confidence"),
     ("image_confidence", pa.float32(), "what the image itself says: its own probability of that label"),
-    ("count", pa.int32(), "animal boxes in the image; null without a detector"),
+    (
+        "count",
+        pa.int32(),
+        "animals that a person counted, else animal boxes in it; null without either",
+    ),
     ("no_event", pa.string(), "why it belongs to no event: " + ", ".join(NO_EVENT) + "; null where it does"),
     *_SAID,
-    later=_SAID_NAMES,
+    (
+        "more",
+        pa.list_(MORE),
+        "further species in the image, where people saw several; the first is `label`. Else null",
+    ),
+    later=(*_SAID_NAMES, "more"),
 )
 
 EVENTS = _schema(
@@ -277,7 +356,7 @@ EVENTS = _schema(
     ("start", _TIME, "local camera time of the first image"),
     ("end", _TIME, "local camera time of the last image"),
     ("n_images", pa.int32(), "images in the event"),
-    ("count", pa.int32(), "animals: the most boxes in one frame, or 1"),
+    ("count", pa.int32(), "animals: the most in one frame, as people counted or as boxes; or 1"),
     ("confidence", pa.float32(), "highest confidence among the event's sequences"),
     ("best_image_id", pa.string(), "image with the highest confidence for the label"),
     ("rank", pa.string(), "as in sequences: null for a species"),
@@ -316,7 +395,7 @@ LOCATIONS = _schema(
     ("richness", pa.int32(), "different species in the events; groups of species do not count"),
     ("events_by_label", pa.list_(_COUNT), "events per species or group, most frequent first"),
     ("top_label", pa.string(), "species with most events; null where there are none"),
-    ("model_id", pa.string(), "model that made the predictions"),
+    ("model_id", pa.string(), "model that made the predictions; null without one (infer.model: none)"),
     ("predictions_snapshot", pa.int32(), "number of the predictions' snapshot"),
     ("run_time", _UTC, "when the predictions' snapshot was committed"),
     (
@@ -347,7 +426,7 @@ LOCATIONS = _schema(
         "usable images whose date is a finding (date_out_of_order, clock_reset, ...); null without findings",
     ),
     ("geometry", pa.binary(), "the camera's place as a point, WKB, so that a .parquet file is GeoParquet"),
-    later=("effort_source",),
+    later=("effort_source", "n_video"),
     widened={"camera_days": "int32"},
 ).with_metadata({"geo": GEO})
 
@@ -419,6 +498,8 @@ LEDGER = _schema(
 
 SCHEMAS: dict[str, pa.Schema] = {
     "catalog": CATALOG,
+    "videos": VIDEOS,
+    "keywords": KEYWORDS,
     "manifest": MANIFEST,
     "thumbnails": THUMBNAILS,
     "findings": FINDINGS,

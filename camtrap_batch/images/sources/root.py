@@ -48,6 +48,22 @@ class ImageRoot:
         """Raise UserError where the root is not there, is no folder, or can't be listed."""
         self._source.check()
 
+    def landmark(self) -> str | None:
+        """Something that tells this root from an empty one in its place; None where `check` tells enough."""
+        source: Any = self._source
+        return source.landmark() if hasattr(source, "landmark") else None
+
+    def lost(self, landmark: str | None, file_names: Sequence[str] = ()) -> str:
+        """What of the root is gone, in words; empty where it is as it was, but for these files.
+
+        Parameters
+        ----------
+        landmark : what `landmark` said when all was there
+        file_names : that were there then, and can't be opened now
+        """
+        source: Any = self._source
+        return "" if landmark is None else str(source.lost(landmark, file_names))
+
     def listing(self, file_names: Sequence[str]) -> Listing:
         """Size and version of each file.
 
@@ -65,7 +81,7 @@ class ImageRoot:
         for file_name in sorted(self._source.walk()):
             yield file_name if is_utf8(file_name) else os.fsencode(file_name).decode("utf-8", "replace")
 
-    def read(self, file_name: str, most: int | None = None, place: Mapping[str, int] | None = None) -> bytes:
+    def read(self, file_name: str, most: int | None = None, entry: Mapping[str, int] | None = None) -> bytes:
         """The content of a file; of one with more than `most` bytes, one byte more than that.
 
         What may pass (a busy or failing server, a broken connection) is tried again before this raises. May
@@ -73,7 +89,7 @@ class ImageRoot:
 
         Parameters
         ----------
-        place : of an archive, the file's entry in `Listing.places`; without it, the zip's directory is read,
+        entry : of an archive, the file's entry in `Listing.entries`; without it, the zip's directory is read,
             once in each process
 
         Raises
@@ -87,7 +103,7 @@ class ImageRoot:
         """
         if is_unsafe(file_name):
             raise ValueError(f"{file_name!r} is not a path inside the image root")
-        return self._source.read(file_name, None if most is None else most + 1, place)
+        return self._source.read(file_name, None if most is None else most + 1, entry)
 
     @property
     def has_parts(self) -> bool:

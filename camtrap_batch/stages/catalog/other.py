@@ -27,7 +27,7 @@ REPLACE = StageOption(
 _SAME = 0.5
 """Part of the images of the catalog that a new one of the same data set has at least."""
 
-_COMPARED = ("image_id", "location", "datetime")
+_COMPARED = ["image_id", "location", "datetime", "video_s", "date_of"]
 
 
 def require_same_dataset(context: Context, table: pa.Table) -> None:
@@ -39,10 +39,10 @@ def require_same_dataset(context: Context, table: pa.Table) -> None:
     run, job = context.run, context.job
     if context.option(REPLACE) or run.current("catalog") is None:
         return
-    before, now = _places_before(run), _places(job)
-    if any(place == before.get(key) for key, place in now.items()):
+    before, now = _origins_before(run), _origins(job)
+    if any(origin == before.get(key) for key, origin in now.items()):
         return
-    known = _as_text(run.table("catalog").to_table(columns=list(_COMPARED)))
+    known = _as_text(run.table("catalog").to_table(columns=_COMPARED))
     kept = pc.sum(pc.is_in(known, _as_text(table).combine_chunks())).as_py() or 0
     if kept >= _SAME * len(known):
         return
@@ -53,25 +53,30 @@ def require_same_dataset(context: Context, table: pa.Table) -> None:
     )
 
 
-def _places(job: Job) -> dict[str, str]:
+def _origins(job: Job) -> dict[str, str]:
     """Where metadata and images are, by key of the job file, as `job.yaml` names them."""
     found = {key: getattr(job.dataset, key, None) for key in ("metadata", "images")}
-    return {key: redacted(place) for key, place in found.items() if isinstance(place, str)}
+    return {key: redacted(origin) for key, origin in found.items() if isinstance(origin, str)}
 
 
-def _places_before(run: Run) -> dict[str, str]:
+def _origins_before(run: Run) -> dict[str, str]:
     try:
         content: Any = yaml.safe_load(run.folder.read("job.yaml"))
         found = {key: content["dataset"].get(key) for key in ("metadata", "images")}
     except (FileNotFoundError, AttributeError, KeyError, TypeError, yaml.YAMLError):
         return {}  # somebody's own file
-    return {key: place for key, place in found.items() if isinstance(place, str)}
+    return {key: origin for key, origin in found.items() if isinstance(origin, str)}
 
 
-def _named(places: dict[str, str]) -> str:
-    return ", ".join(f"{key} {place}" for key, place in places.items()) or "its job.yaml does not say which"
+def _named(origins: dict[str, str]) -> str:
+    return (
+        ", ".join(f"{key} {origin}" for key, origin in origins.items()) or "its job.yaml does not say which"
+    )
 
 
 def _as_text(table: pa.Table) -> pa.ChunkedArray:
-    columns = (table[name].cast(pa.string()) for name in _COMPARED)
+    """What the metadata say of each file: frames of videos, and their dates, come and go with a setting."""
+    table = table.filter(table["video_s"].is_null())
+    dates = pc.if_else(table["date_of"].is_null(), table["datetime"], None)
+    columns = (table["image_id"], table["location"], dates.cast(pa.string()))
     return pc.binary_join_element_wise(*columns, "\x1f", null_handling="replace", null_replacement="")

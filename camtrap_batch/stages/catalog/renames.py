@@ -16,6 +16,7 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.store.run import Run
 
 _READERS = 8  # each may hold a file
+_NO_FRAME = pc.field("video_s").is_null()  # of a video: it is no file
 
 
 def keep_ids(run: Run, root: ImageRoot, table: pa.Table) -> tuple[pa.Table, int]:
@@ -27,7 +28,7 @@ def keep_ids(run: Run, root: ImageRoot, table: pa.Table) -> tuple[pa.Table, int]
     before = run.current("catalog")
     if before is None:
         return table, 0
-    known = run.table("catalog").to_table(columns=["image_id", "file_name"])
+    known = run.table("catalog").to_table(columns=["image_id", "file_name"], filter=_NO_FRAME)
     ids = dict(zip(known["file_name"].to_pylist(), known["image_id"].to_pylist(), strict=True))
     names = table["file_name"].to_pylist()
     own = table["image_id"].to_pylist()
@@ -41,15 +42,15 @@ def keep_ids(run: Run, root: ImageRoot, table: pa.Table) -> tuple[pa.Table, int]
         result[row] = ids[old] if old is not None else _free(names[row], taken)
     if result == own:
         return table, 0
-    place = table.column_names.index("image_id")
-    return table.set_column(place, table.schema.field(place), pa.array(result, pa.string())), len(renamed)
+    column = table.column_names.index("image_id")
+    return table.set_column(column, table.schema.field(column), pa.array(result, pa.string())), len(renamed)
 
 
 def _renamed(run: Run, root: ImageRoot, fresh: list[str], gone: set[str]) -> dict[str, str]:
     """New path -> path under which the same content was known."""
     if not fresh or not gone or run.current("manifest") is None:
         return {}
-    known = run.table("manifest").to_table(columns=["file_name", "bytes", "sha256"])
+    known = run.table("manifest").to_table(columns=["file_name", "bytes", "sha256"], filter=_NO_FRAME)
     is_gone = pc.and_(pc.is_in(known["file_name"], pa.array(sorted(gone))), known["sha256"].is_valid())
     lost: dict[str, list[str]] = {}
     sizes = set()
@@ -58,10 +59,10 @@ def _renamed(run: Run, root: ImageRoot, fresh: list[str], gone: set[str]) -> dic
             lost.setdefault(record["sha256"], []).append(record["file_name"])
             sizes.add(record["bytes"])
     listing = root.listing(fresh)
-    places = listing.places.to_pylist() if listing.places is not None else [None] * len(fresh)
+    entries = listing.entries.to_pylist() if listing.entries is not None else [None] * len(fresh)
     alike = [
-        (name, place)
-        for name, size, place in zip(fresh, listing.sizes.tolist(), places, strict=True)
+        (name, entry)
+        for name, size, entry in zip(fresh, listing.sizes.tolist(), entries, strict=True)
         if size in sizes
     ]
     found = {}
@@ -78,9 +79,9 @@ def _hashes(root: ImageRoot, files: list[tuple[str, dict[str, int] | None]]) -> 
     """Path and sha256 of each file that can be read."""
 
     def hash_of(file: tuple[str, dict[str, int] | None]) -> tuple[str, str]:
-        name, place = file
+        name, entry = file
         try:
-            return name, hashlib.sha256(root.read(name, place=place)).hexdigest()
+            return name, hashlib.sha256(root.read(name, entry=entry)).hexdigest()
         except OSError:  # `validate` says so
             return name, ""
 

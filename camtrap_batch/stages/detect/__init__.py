@@ -114,7 +114,7 @@ def _take(context: Context, settings: Detect, detector: KnownDetector) -> StageR
     manifest = run.snapshot("manifest")
 
     def make() -> Made:
-        rows = usable_rows(run, ["image_id", "file_name", "status", "width", "height"])
+        rows = usable_rows(run, ["image_id", "file_name", "status", "width", "height", "video_s"])
         known = detector.match(rows)
         tables = to_tables(
             rows["image_id"],
@@ -162,7 +162,7 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     meta = {"categories": list(detector.categories), "precision": found}
 
     def finish(plan: Plan, receipts: list[Receipt]) -> Done:
-        plan, receipts = retries.settle(plan, receipts)
+        plan, receipts = retries.keep_earlier(plan, receipts)
         require_few_lost(context, STAGE.name, "detected", receipts, before)
         boxes, failed = (sum(receipt.result[name] for receipt in receipts) for name in ("boxes", "failed"))
         found = {"images": plan.rows - failed, "without": failed, "boxes": boxes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.images.pictures import COLUMNS
+from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
@@ -31,7 +32,7 @@ _WINDOW = 0.8
 
 
 class Pictures(Sequence[bytes]):
-    """Image files' bytes, by place; safe to read from several threads.
+    """Image files' bytes, by index; safe to read from several threads.
 
     A row group of thumbnails is read whole and held, what of it is wanted, until others need the room: images
     that are used together should be of few `blocks`. Originals are read one by one, and not held.
@@ -52,7 +53,7 @@ class Pictures(Sequence[bytes]):
         self, folder: Folder, root: ImageRoot, rows: pa.Table, *, use_thumbnails: bool, budget: int
     ) -> None:
         self._folder, self._root = folder, root
-        self._names = rows["file_name"].combine_chunks()
+        self._originals = rows.combine_chunks()
         encoded = rows["thumbnail_file"].combine_chunks().dictionary_encode()
         self._files: list[str] = encoded.dictionary.to_pylist()
         file = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
@@ -64,7 +65,7 @@ class Pictures(Sequence[bytes]):
         self._group_number: list[int] = []
         self._group = np.full(len(file), -1, np.int64)
         self._wanted: list[npt.NDArray[np.int64]] = []
-        self._place = np.zeros(len(file), np.int64)
+        self._row = np.zeros(len(file), np.int64)
         size = self._assign(file, row)
         n_groups = len(self._wanted)
         fits = size <= budget or not n_groups
@@ -98,12 +99,21 @@ class Pictures(Sequence[bytes]):
 
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[number] for number in range(*index.indices(len(self)))]
         group = int(self._group[index])
         if group < 0:
-            return self._root.read(self._names[index].as_py())
-        data: bytes = self._hold(group)[int(self._place[index])].as_py()
+            return self._original(self._originals.slice(index, 1))
+        data: bytes = self._hold(group)[int(self._row[index])].as_py()
         return data
+
+    def _original(self, row: pa.Table) -> bytes:
+        name: str = row["file_name"][0].as_py()
+        if "video_s" not in row.column_names or not row["video_s"][0].is_valid:
+            return self._root.read(name)
+        ((_, content, _),) = read_pictures(self._folder, self._root, row, use_thumbnails=False)
+        if content is None:
+            raise OSError(errno.EIO, "this frame of it can't be decoded any more", name)
+        return content
 
     def _read_footers(self, files: npt.NDArray[np.int64]) -> dict[int, pq.FileMetaData]:
         def read(number: int) -> pq.FileMetaData:
@@ -127,7 +137,7 @@ class Pictures(Sequence[bytes]):
             for group in np.unique(group_of).tolist():
                 members = images[group_of == group]
                 self._group[members] = len(self._wanted)
-                self._place[members] = np.arange(len(members))
+                self._row[members] = np.arange(len(members))
                 self._wanted.append(row[members] - first[group])
                 self._group_file.append(number)
                 self._group_number.append(group)

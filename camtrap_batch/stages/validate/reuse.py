@@ -39,28 +39,37 @@ def point_at_known(folder: Folder, manifest: Snapshot, rows: pa.Table, again: Co
     Parameters
     ----------
     manifest : the snapshot to look in
-    rows : with the columns file_name, listed_bytes and modified
+    rows : with the columns file_name, video_s, listed_bytes and modified
     again : statuses that are not taken from the manifest
     """
     known, files = read_whole_files(
         folder,
         manifest,
-        ["file_name", "bytes", "modified", "status"],
+        ["file_name", "video_s", "bytes", "modified", "status"],
         but_shards=redo.asked(folder, "validate"),
     )
-    place = pc.index_in(rows["file_name"], value_set=known["file_name"].combine_chunks())
+    row = pc.index_in(_picture(rows), value_set=_picture(known).combine_chunks())
     same = pc.and_(
-        pc.equal(known["bytes"].take(place), rows["listed_bytes"]),
-        pc.equal(known["modified"].take(place), rows["modified"]),
+        pc.equal(known["bytes"].take(row), rows["listed_bytes"]),
+        pc.equal(known["modified"].take(row), rows["modified"]),
     )
-    is_wanted = pc.invert(pc.is_in(known["status"].take(place).cast(pa.string()), pa.array(sorted(again))))
+    is_wanted = pc.invert(pc.is_in(known["status"].take(row).cast(pa.string()), pa.array(sorted(again))))
     holds = pc.fill_null(pc.and_(pc.and_(same, is_wanted), pc.not_equal(rows["modified"], "")), False)
     sizes = [file.rows for file in files]
     file_of = pa.array(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
     row_of = pa.array(np.arange(sum(sizes)) - np.repeat(np.cumsum([0, *sizes])[:-1], sizes), pa.int32())
-    place = pc.if_else(holds, place, pa.scalar(None, pa.int32()))
+    row = pc.if_else(holds, row, pa.scalar(None, pa.int32()))
     names = pa.array([file.file for file in files], pa.string())
-    return rows.append_column(FILE, names.take(file_of.take(place))).append_column(ROW, row_of.take(place))
+    return rows.append_column(FILE, names.take(file_of.take(row))).append_column(ROW, row_of.take(row))
+
+
+def _picture(rows: pa.Table) -> pa.ChunkedArray:
+    """What names a picture: the file, and of a video's frame its time."""
+    if rows["video_s"].null_count == rows.num_rows:
+        return rows["file_name"]
+    times = rows["video_s"].cast(pa.string())
+    of_frames = pc.binary_join_element_wise(rows["file_name"], times, "\x1f")
+    return pc.coalesce(of_frames, rows["file_name"])
 
 
 def known_verdicts(folder: Folder, rows: pa.Table) -> dict[int, Verdict]:
