@@ -17,7 +17,7 @@ from camtrap_batch.images.pixels import (
     shrink,
     upright,
 )
-from camtrap_batch.images.raster import resample
+from camtrap_batch.images.raster import grey_cells, resample
 from camtrap_batch.store.schemas import MANIFEST
 
 
@@ -110,6 +110,16 @@ def test_hash_says_which_neighbour_is_darker() -> None:
     assert difference_hash(rising[:, ::-1]) == 0
     half = np.concatenate([rising, rising[:, ::-1]])
     assert difference_hash(half) == (2**32 - 1) << 32
+
+
+@pytest.mark.parametrize("shape", [(256, 364), (480, 640), (31, 20), (9, 100), (3, 2)])
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_cells_are_means_of_grey(shape: tuple[int, int], n_channels: int) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (*shape, n_channels), np.uint8)
+    cells = grey_cells(pixels, 8, 9).astype(int)
+    image = Image.fromarray(pixels if n_channels == 3 else pixels[..., 0]).convert("L")
+    expected = np.asarray(image.resize((9, 8), Image.Resampling.BOX)).astype(int)
+    assert np.abs(cells - expected).max() <= 1
 
 
 def test_every_hash_fits_its_column() -> None:

@@ -55,8 +55,8 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
 
 def _question(work: InferShard) -> Question:
     def is_whole(found: Found) -> bool:
-        there = work.model.sizes("") if (networks := found.get("networks")) else {}
-        return all(there.get(name) for name in networks or ())
+        networks = found.get("networks")
+        return not networks or set(networks) <= set(work.model.list(""))
 
     return Question(
         "infer",
