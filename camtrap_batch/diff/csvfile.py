@@ -11,7 +11,8 @@ from camtrap_batch.diff.compare import Accuracy, Diff, LabelChange
 COLUMNS = ("part", "location", "label", "measure", "before", "after", "n")
 """Parts: cause (what made the two differ, in `measure`), flow (n images had the label `before` and have
 `after`, equal ones too), label, camera (of those that changed), event (n images; `before` is the start of a
-lost one, `after` of a gained one), accuracy (how many of the n images of a class, or of all, are right, ...)."""
+lost one, `after` of a gained one), accuracy (how many of the n images of a class, or of all, are right, ...).
+"""
 
 
 def write_csv(diff: Diff, path: Path) -> None:
