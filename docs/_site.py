@@ -90,8 +90,8 @@ def commands() -> str:
 def job_keys() -> str:
     """Every key of a job file."""
     text = (
-        "A job file says what to process. Every path in it is relative to the job file. Unknown keys are refused, "
-        "with the nearest known one; `--set a.b=value` overrides a key on the command line.\n"
+        "A job file says what to process. Every path in it is relative to the job file. Unknown keys are "
+        "refused, with the nearest known one; `--set a.b=value` overrides a key on the command line.\n"
     )
     return f"# Keys of the job file\n\n{text}\n" + _keys(Job)
 
@@ -150,8 +150,8 @@ def metrics() -> str:
         [
             "# Metrics",
             "",
-            "Counters that workers and the scheduler serve at `/metrics`, beside Dask's own; sum those of the workers "
-            "or those of the scheduler, not both. See [watching a job](../monitoring.md).",
+            "Counters that workers and the scheduler serve at `/metrics`, beside Dask's own; sum those of "
+            "the workers or those of the scheduler, not both. See [watching a job](../monitoring.md).",
             "",
             _table(("counter", "", "labels"), rows),
             "",
