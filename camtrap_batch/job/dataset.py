@@ -138,8 +138,10 @@ class Dataset(Section):
     outages: InputPath | None = Field(
         None, description="location, start, end as .csv: when a camera stood there and did not work"
     )
-    about: InputPath | None = Field(
-        None, description="contributors, licenses, project, ... of data packages that are exported: a .json"
+    about: InputPath | dict[str, Any] | None = Field(
+        None,
+        description="contributors, licenses, project, ... of data packages that are exported: a .json, or "
+        "{title: ..., licenses: [...]}",
     )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 

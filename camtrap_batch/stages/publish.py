@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.detection.people import find_people
 from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.events.sequences import HUMAN, MACHINE
 from camtrap_batch.images.decode import JPEG
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
@@ -38,7 +39,7 @@ from camtrap_batch.targets import (
 )
 from camtrap_batch.targets.base import OK, Photo, TakesPhotos
 from camtrap_batch.targets.public import BLUR_KM, is_people, without_metadata, without_people
-from camtrap_batch.vocabulary import UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import NO_MODEL, UNCERTAIN, USABLE
 
 _SHOWN_CAMERAS = 20
 _SHOWN_FAILURES = 5
@@ -216,14 +217,13 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
     photos = {
         **{name: frames[name] for name in ("image_id", "file_name", "location", "seq_id", "event_id")},
         **{name: images[name] for name in ("datetime", "status")},
-        **{name: predictions[name] for name in ("label", "confidence")},
-        "model_id": pa.repeat(str(merged.snapshot.inputs["model"]), frames.num_rows),
+        **_of_photos(merged, frames, predictions),
     }
     events = merged.table("events").to_table()
     offset = images["utc_offset_minutes"]
     of_location = offset.take(_first_known(frames["location"], offset, locations["location"]))
     of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
-    table = pa.table({column: photos[column] for column in PHOTOS.names})
+    table = pa.table(photos)
     if shown is not None:
         locations = without_people(shown.locations, events)
         is_shown = pc.invert(is_people(events["label"]))
@@ -237,9 +237,36 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
     ]
 
 
+def _of_photos(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Label and confidence of each image: what a person says of it, else what the model says of it alone.
+
+    `label_source` is there where people said something, so that other layers stay as they were.
+    """
+    model = str(merged.snapshot.inputs["model"])
+    model_id = pa.scalar(None if model == NO_MODEL else model, pa.string())
+    label, confidence = predictions["label"], predictions["confidence"]
+    if "label_source" not in frames.column_names:
+        return {"label": label, "confidence": confidence, "model_id": pa.repeat(model_id, len(label))}
+    is_human = pc.fill_null(pc.equal(frames["label_source"], HUMAN), False)
+    made = {
+        "label": pc.if_else(is_human, frames["label"], label),
+        "confidence": pc.if_else(is_human, None, confidence),
+        "model_id": pc.if_else(is_human, None, model_id),
+    }
+    if pc.any(is_human).as_py():
+        made["label_source"] = pc.if_else(
+            pc.is_valid(made["label"]), pc.if_else(is_human, HUMAN, MACHINE), None
+        )
+    return made
+
+
 def _shows_people(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> pa.ChunkedArray:
     """Whether each usable image shows people: by its own label, its sequence's, or a box of a detector."""
     shows = pc.or_(is_people(predictions["label"]), is_people(frames["label"]))
+    if "more" in frames.column_names and frames["more"].null_count < frames.num_rows:
+        more = frames["more"].combine_chunks()
+        of = pc.list_parent_indices(more).filter(is_people(pc.list_flatten(more).field("label")))
+        shows = pc.or_(shows, pc.is_in(frames["image_id"], frames["image_id"].take(of).combine_chunks()))
     if merged.run.current("detections") is None:
         return shows
     boxes = merged.run.table("detections").to_table(columns=["image_id", "category", "confidence"])
