@@ -188,14 +188,15 @@ SELECTION = _schema(
 
 PREDICTIONS = _schema(
     ("image_id", pa.string(), "as in the catalog"),
-    ("model_id", pa.string(), "hash of the model's content"),
+    ("model_id", pa.string(), "hash of the model's content; none without a model"),
     ("label", pa.string(), "most probable class"),
     ("confidence", pa.float32(), "calibrated probability of the label"),
     ("top5", pa.list_(_TOP), "the most probable classes, descending"),
     (
         "source",
         pa.string(),
-        "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes",
+        "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes; results: "
+        "what others found (infer.model: none)",
     ),
     ("status", pa.string(), "ok; else why there is no label: unreadable, or crashed as in the manifest"),
     ("manifest_snapshot", pa.int32(), "number of the manifest's snapshot"),
@@ -251,13 +252,29 @@ DETECTIONS = _schema(
 )
 
 _SAID: tuple[tuple[str, pa.DataType, str], ...] = (
-    ("label_source", pa.string(), "who the label is from: machine or human; null in older results: machine"),
+    (
+        "label_source",
+        pa.string(),
+        "who the label is from: machine or human; null where there is none, and in older results: machine",
+    ),
     ("sex", pa.string(), "of the animals, where a person said it"),
     ("life_stage", pa.string(), "of the animals, where a person said it"),
     ("behaviour", pa.string(), "of the animals, where a person said it"),
     ("individual", pa.string(), "which animal it is, where a person said it"),
+    ("classified_by", pa.string(), "who said so, where the label is a person's and it is known"),
+    ("classified_at", _UTC, "when, likewise"),
 )
 _SAID_NAMES = tuple(name for name, _, _ in _SAID)
+MORE = pa.struct(
+    [
+        ("label", pa.string()),
+        ("count", pa.int32()),
+        ("event_id", pa.string()),
+        *((name, kind) for name, kind, _ in _SAID if name != "label_source"),
+    ]
+)
+"""Of a further species in an image: what the columns of the same names say of the first."""
+
 
 CROPS = _schema(
     ("image_id", pa.string(), "as in the catalog; images follow one another as in predictions"),
@@ -310,13 +327,26 @@ FRAMES = _schema(
     ("location", pa.string(), "camera location"),
     ("seq_id", pa.string(), "sequence it belongs to, as in sequences"),
     ("event_id", pa.string(), "event it belongs to; null where it belongs to none"),
-    ("label", pa.string(), "its sequence's label; null where nothing of it was classified"),
+    (
+        "label",
+        pa.string(),
+        "its sequence's label, or its own where only people's count (events.labels: human); null: none",
+    ),
     ("confidence", pa.float32(), "its sequence's confidence"),
     ("image_confidence", pa.float32(), "what the image itself says: its own probability of that label"),
-    ("count", pa.int32(), "animal boxes in the image; null without a detector"),
+    (
+        "count",
+        pa.int32(),
+        "animals that a person counted, else animal boxes in it; null without either",
+    ),
     ("no_event", pa.string(), "why it belongs to no event: " + ", ".join(NO_EVENT) + "; null where it does"),
     *_SAID,
-    later=_SAID_NAMES,
+    (
+        "more",
+        pa.list_(MORE),
+        "further species in the image, where people saw several; the first is `label`. Else null",
+    ),
+    later=(*_SAID_NAMES, "more"),
 )
 
 EVENTS = _schema(
@@ -326,7 +356,7 @@ EVENTS = _schema(
     ("start", _TIME, "local camera time of the first image"),
     ("end", _TIME, "local camera time of the last image"),
     ("n_images", pa.int32(), "images in the event"),
-    ("count", pa.int32(), "animals: the most boxes in one frame, or 1"),
+    ("count", pa.int32(), "animals: the most in one frame, as people counted or as boxes; or 1"),
     ("confidence", pa.float32(), "highest confidence among the event's sequences"),
     ("best_image_id", pa.string(), "image with the highest confidence for the label"),
     ("rank", pa.string(), "as in sequences: null for a species"),
@@ -365,7 +395,7 @@ LOCATIONS = _schema(
     ("richness", pa.int32(), "different species in the events; groups of species do not count"),
     ("events_by_label", pa.list_(_COUNT), "events per species or group, most frequent first"),
     ("top_label", pa.string(), "species with most events; null where there are none"),
-    ("model_id", pa.string(), "model that made the predictions"),
+    ("model_id", pa.string(), "model that made the predictions; null without one (infer.model: none)"),
     ("predictions_snapshot", pa.int32(), "number of the predictions' snapshot"),
     ("run_time", _UTC, "when the predictions' snapshot was committed"),
     (
