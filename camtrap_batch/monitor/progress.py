@@ -239,7 +239,7 @@ class Progress:
     def end(
         self, stage: str, state: State, rows: int = 0, shards: int = 0, counts: dict[str, int] | None = None
     ) -> None:
-        """A stage has ended; where it is done, with so many rows and shards."""
+        """A stage has ended; where it is done, with this many rows and shards."""
         with self._lock:
             status = self._current(stage)
             status.state = state

@@ -64,6 +64,13 @@ class TrainStage(Stage):
             check_architecture(context.job.train.arch)
             check_weights(context.job.train.weights)
 
+    def check_catalog(self, context: Context) -> None:
+        train = context.job.train
+        if train.weights == "imagenet" and context.run.current("model") is None and not context.dry_run:
+            from camtrap_batch.model import check_published
+
+            check_published(train.arch)
+
     def run(self, context: Context) -> StageResult:
         """Train on the table `selection`; the model goes to `models/<model id>` of the run folder.
 
