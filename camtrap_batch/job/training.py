@@ -12,7 +12,7 @@ from camtrap_batch.job.base import Fraction, Input, PathOrUrl, Seed
 from camtrap_batch.vocabulary import FINDING_KINDS, USABLE
 from camtrap_batch.yamlfile import Section
 
-_NO_FILE = re.compile("imagenet|none")
+_NO_FILE = re.compile("imagenet|none|latest")
 """Values of `train.weights` that name no file."""
 
 
@@ -74,9 +74,14 @@ class Select(Section):
 
 
 class Train(Section):
+    on: Literal["auto", "frames", "crops"] = Field(
+        "auto", description="what is learnt from; auto: crops where the job has boxes (detect), else frames"
+    )
     arch: str = Field("resnet34", description="any torchvision or timm classification architecture")
     weights: Annotated[PathOrUrl, Input(words=_NO_FILE)] = Field(
-        "imagenet", description="imagenet, none, or a file of weights, relative to the job file"
+        "imagenet",
+        description="imagenet, none, latest (those of the run's last model), or a file of weights, relative "
+        "to the job file",
     )
     size: int = Field(224, ge=32, le=1024, description="side of the model's square input, in pixels")
     epochs: int = Field(5, ge=1, description="passes over the training images")

@@ -19,12 +19,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.images.framing import INTERPOLATION, RESIZE, Framing, Interpolation, Resize
 
 FORMAT = 1
+LearntFrom = Literal["frames", "crops"]
+LEARNT_FROM: tuple[str, ...] = get_args(LearntFrom)
 WEIGHTS, CARD, METRICS = "model.safetensors", "model.json", "metrics.json"
 HISTORY, LR_FIND = "history.csv", "lr_find.csv"
 BATCH, RESULTS = "batch.svg", "results.svg"
@@ -59,6 +61,9 @@ class ModelInfo:
         The main figures; all of them are in `metrics.json`.
     resize, crop_pct, interpolation, antialias
         How a picture becomes the square, see `images.framing.Framing`.
+    on
+        What it has learnt from, and expects: whole frames, or crops: the square of the longer side of a
+        detector's box around it, without a margin (`detection.crops.square_around`).
     """
 
     model_id: str
@@ -76,6 +81,7 @@ class ModelInfo:
     crop_pct: float = 1.0
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
+    on: LearntFrom = "frames"
 
     @property
     def framing(self) -> Framing:
@@ -179,6 +185,7 @@ def parse_info(content: dict[str, Any]) -> ModelInfo:
     for key, value, known in (
         ("resize", info.resize, RESIZE),
         ("interpolation", info.interpolation, INTERPOLATION),
+        ("on", info.on, LEARNT_FROM),
     ):
         if value not in known:
             raise ValueError(f"{key}: {value!r} is not possible; {choices(str(value), known)}")

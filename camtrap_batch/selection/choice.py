@@ -14,6 +14,7 @@ from camtrap_batch.codes import encode
 from camtrap_batch.errors import JobError
 from camtrap_batch.job import Select
 from camtrap_batch.selection.classes import Classes
+from camtrap_batch.selection.crops import species_of
 from camtrap_batch.selection.split import duplicate_pairs, groups_of, split
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SELECTION
@@ -37,7 +38,13 @@ _MOST_LINES = 30
 
 
 def select(
-    rows: pa.Table, statuses: pa.ChunkedArray, classes: Classes, findings: pa.Table | None, how: Select
+    rows: pa.Table,
+    statuses: pa.ChunkedArray,
+    classes: Classes,
+    findings: pa.Table | None,
+    how: Select,
+    *,
+    for_crops: bool = False,
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The table `selection`, and what its snapshot says of it.
 
@@ -46,6 +53,7 @@ def select(
     rows : of the catalog: image_id, file_name, location, deployment, seq_id, labels
     statuses : status of each row
     findings : the table of that name, None where there is none
+    for_crops : whether crops of the images are trained on: then what their labels count is kept
     """
     label, reason = choose(rows, statuses, classes, how.statuses)
     if findings is not None:
@@ -74,6 +82,10 @@ def select(
         "weight": pa.array(weight, from_pandas=True),
         "reason": pa.array(reason, pa.string()),
     }
+    for name in ("species", "animals"):
+        table[name] = pa.nulls(len(label), pa.int32())
+    if for_crops:
+        table["species"], table["animals"] = _counted(rows["labels"], kept, classes.empty)
     meta = {
         "ids_by_label": {name: ids for name, ids in classes.ids_by_label.items() if name in selected},
         "empty": classes.empty,
@@ -81,6 +93,17 @@ def select(
         **count(label[kept], side[kept], location[kept], encode(rows["seq_id"])[0][kept]),
     }
     return pa.table(table).cast(SELECTION), meta
+
+
+def _counted(
+    labels: pa.ChunkedArray, kept: np.ndarray[Any, Any], empty: str | None
+) -> tuple[pa.Array, pa.Array]:
+    """Species and animals of the kept rows, see `crops.species_of`; null in the others."""
+    place = np.full(len(labels), -1)
+    place[kept] = np.arange(len(kept))
+    where = pa.array(place, mask=place < 0)
+    species, animals = species_of(labels.take(pa.array(kept)), empty)
+    return species.take(where), animals.take(where)
 
 
 def reason_counts(run: Run) -> dict[str, int]:

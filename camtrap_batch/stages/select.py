@@ -60,7 +60,8 @@ class SelectStage(Stage):
             findings = require_findings(run)
         sources = {"catalog": catalog, "manifest": manifest} | ({"findings": findings} if findings else {})
         what = job.select.model_dump(mode="json", by_alias=True)
-        id_ = shard_id(self, what, *(snapshot.plan_id for snapshot in sources.values()))
+        more = ["crops"] if job.trains_on_crops else []
+        id_ = shard_id(self, what, *(snapshot.plan_id for snapshot in sources.values()), *more)
         result = do_on_driver(
             context,
             self,
@@ -86,5 +87,8 @@ def _select(
     )
     statuses = open_table(folder, manifest).to_table(columns=["status"])["status"]
     found = open_table(folder, findings).to_table() if findings else None
-    table, meta = select(rows, statuses.cast("string"), classes, found, context.job.select)
+    job = context.job
+    table, meta = select(
+        rows, statuses.cast("string"), classes, found, job.select, for_crops=job.trains_on_crops
+    )
     return Made({"selection": table}, meta, describe(meta))

@@ -122,6 +122,7 @@ def _take(context: Context, settings: Detect, detector: KnownDetector) -> StageR
             categories=detector.categories,
             detector_id=detector.detector_id,
             animal=settings.animal_category,
+            labels=known.labels,
         )
         found = {**known.meta, "boxes": tables["boxes"].num_rows}
         return Made(tables, {"categories": list(detector.categories), "found": found}, known.notes)
@@ -241,7 +242,7 @@ def _mark(context: Context, settings: Detect, result: StageResult) -> list[str]:
         lists = to_column(of_images["n_boxes"], boxes, categories)
         repeats = mark_repeats(settings, rows, lists, categories)
         notes.extend(repeats.notes())
-        marked = boxes.append_column(
+        marked = boxes.drop_columns(["label"]).append_column(
             "repeat", pa.array(repeats.number, pa.int32(), mask=np.asarray(repeats.number < 0))
         )
         meta = {"of": detected.plan_id, "repeats": {"threshold": settings.threshold, **repeats.meta()}}

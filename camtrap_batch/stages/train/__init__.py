@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from camtrap_batch import phases
+from camtrap_batch.detection.boxes import make_rules
 from camtrap_batch.engine.base import WorkerContext, memory_here
 from camtrap_batch.errors import CamtrapError, InputError, MissingExtra, StageError
 from camtrap_batch.images import ImageRoot
@@ -22,13 +23,16 @@ from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_id
+from camtrap_batch.selection.crops import KNOWN
+from camtrap_batch.stages.train.cut import CUT, cut_crops
 from camtrap_batch.stages.train.figures import write_figures
-from camtrap_batch.stages.train.samples import read_samples
+from camtrap_batch.stages.train.samples import Crops, read_crops, read_samples
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import finish_shard, open_table
+from camtrap_batch.vocabulary import EMPTY
 
 if TYPE_CHECKING:
     from camtrap_batch.model import Samples, TrainConfig, TrainResult
@@ -51,6 +55,7 @@ class TrainStage(Stage):
     sections = ("train",)
     version = 3
     tables = (TableSpec("model", "no rows; its plan has one for each image that is trained on"),)
+    parts = (CUT,)
 
     def applies(self, job: Job) -> bool:
         return job.infer.model == "latest"
@@ -67,6 +72,8 @@ class TrainStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Train on the table `selection`; the model goes to `models/<model id>` of the run folder.
 
+        Where the job has boxes, it is crops that are learnt from (see `cut.cut_crops`), cut first.
+
         Raises
         ------
         JobError
@@ -76,8 +83,14 @@ class TrainStage(Stage):
         """
         job, run = context.job, context.run
         check_weights(job.train.weights)
-        work, shard = _work(job, run)
+        if job.trains_on_crops:
+            cutting = cut_crops(context)
+            if context.dry_run and cutting.notes:
+                return StageResult(self.name, notes=[f"crops would be cut first: {cutting.notes[0]}"])
+        work, shard = plan_training(job, run)
         inputs = {"selection": work.selection.number, "manifest": work.manifest.number}
+        if work.crops is not None:
+            inputs["training_images"] = work.crops.images.number
         plan = Plan.make(self.name, [shard], inputs)
         work = replace(work, plan=(plan.stage, plan.id))
         trained = run.current("model")
@@ -102,17 +115,21 @@ class TrainStage(Stage):
 STAGE = TrainStage()
 
 
-def _work(job: Job, run: Run) -> tuple[TrainShard, Shard]:
+def plan_training(job: Job, run: Run) -> tuple[TrainShard, Shard]:
     """The training, without its plan, and the only shard of that."""
     selection, manifest = run.snapshot("selection"), run.snapshot("manifest")
     use_thumbnails = job.validate_.thumbnails >= job.train.size
+    crops = _crops(job, run, selection) if job.trains_on_crops else None
+    # The ids of trainings on frames are those of before there was a choice.
+    of_crops = [] if crops is None else [crops.images.plan_id, crops.detections.plan_id, asdict(crops.rules)]
     id_ = shard_id(
         STAGE,
-        job.train.model_dump(mode="json"),
+        _settings(job.train),
         job.select.seed,
         use_thumbnails,
         selection.plan_id,
         _weights_version(job.train.weights),
+        *of_crops,
     )
     work = TrainShard(
         folder=run.folder,
@@ -125,9 +142,31 @@ def _work(job: Job, run: Run) -> tuple[TrainShard, Shard]:
         manifest=manifest,
         checkpoints=f"{CHECKPOINTS}/{id_}-",
         job=job.name,
+        crops=crops,
     )
     labels = open_table(run.folder, selection).to_table(columns=["label"])["label"]
     return work, Shard(id_, 0, len(labels) - labels.null_count)
+
+
+def _settings(train: Train) -> dict[str, Any]:
+    """What a training depends on of the job's section."""
+    settings = train.model_dump(mode="json")
+    del settings["on"]
+    return settings
+
+
+def _crops(job: Job, run: Run, selection: Snapshot) -> Crops:
+    assert job.detection is not None  # noqa: S101 - else frames are trained on
+    detected = run.snapshot("detected")
+    empty = selection.meta["empty"]
+    rules = make_rules(
+        job.detection[0],
+        tuple(detected.meta["categories"]),
+        empty if empty in selection.meta["ids_by_label"] else EMPTY,
+    )
+    names = ("training_images", "training_crops", "detections", "boxes")
+    images, crops, detections, boxes = (run.snapshot(name) for name in names)
+    return Crops(images, crops, detected, detections, boxes, rules, job.train.size)
 
 
 def _with_result(plan: Plan, receipts: list[Receipt]) -> Done:
@@ -170,11 +209,12 @@ class TrainShard:
     manifest: Snapshot
     checkpoints: str
     job: str
+    crops: Crops | None = None
     divisible: ClassVar[bool] = False
 
     @property
     def image_root(self) -> ImageRoot | None:
-        return None if self.use_thumbnails else self.root
+        return None if self.use_thumbnails or self.crops is not None else self.root
 
     def run(self, shard: Shard, payload: None, here: WorkerContext) -> Receipt:
         # Not on the driver, which may have no torch.
@@ -186,13 +226,13 @@ class TrainShard:
         phases.enter("read")
         if not torch.cuda.is_available():
             _note(here, "the GPU worker has no CUDA device, so training runs on its CPU")
-        samples = self._samples(here)
+        samples = self.samples(here)
         read = time.monotonic() - started
         with TemporaryDirectory() as scratch:
             parent = self.folder.make("models") if self.folder.is_local else Path(scratch)
             provenance = {
                 "job": self.job,
-                "train": self.config.model_dump(mode="json"),
+                "train": _settings(self.config),
                 "seed": self.seed,
                 "manifest_snapshot": self.manifest.number,
                 "selection_snapshot": self.selection.number,
@@ -257,12 +297,12 @@ class TrainShard:
         """Another worker's part."""
         from camtrap_batch.model import join
 
-        join(self._samples(here), self._config(here, batch), self._checkpoints(), team)
+        join(self.samples(here), self._config(here, batch), self._checkpoints(), team)
 
     def _config(self, here: WorkerContext, batch: int) -> TrainConfig:
         from camtrap_batch.model import TrainConfig
 
-        settings = {**self.config.model_dump(), "batch": batch}
+        settings = {**_settings(self.config), "batch": batch}
         return TrainConfig(**settings, seed=self.seed, cache_bytes=memory_here(here) // 4)
 
     def _checkpoints(self) -> Checkpoints:
@@ -273,7 +313,15 @@ class TrainShard:
     def crashed(self, shard: Shard, payload: None) -> Receipt:
         raise NotImplementedError("training has no single image to blame")
 
-    def _samples(self, here: WorkerContext) -> Samples:
+    def samples(self, here: WorkerContext) -> Samples:
+        if self.crops is not None:
+            budget = memory_here(here) // 4
+            samples, reasons = read_crops(
+                self.folder, self.root, self.selection, self.manifest, self.crops, budget=budget
+            )
+            in_doubt = {why: n for why, n in reasons.items() if why != KNOWN}
+            _note(here, describe_crops(reasons[KNOWN], in_doubt))
+            return samples
         return read_samples(
             self.folder,
             self.root,
@@ -282,6 +330,15 @@ class TrainShard:
             use_thumbnails=self.use_thumbnails,
             budget=memory_here(here) // 4,
         )
+
+
+def describe_crops(known: int, in_doubt: Mapping[str, int]) -> str:
+    """A line about what is learnt from."""
+    text = f"{known:,} crops whose label is known, to learn from and to be judged by"
+    if not in_doubt:
+        return text
+    named = ", ".join(f"{why} {n:,}" for why, n in sorted(in_doubt.items(), key=lambda item: -item[1]))
+    return f"{text}; {sum(in_doubt.values()):,} are in doubt and not learnt from ({named})"
 
 
 def check_weights(weights: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, overload
 
@@ -14,14 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from camtrap_batch.detection.boxes import Rules, read_boxes
+from camtrap_batch.detection.crops import margin_of
+from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS
+from camtrap_batch.selection.choice import balanced_weights
+from camtrap_batch.selection.crops import BACKGROUND, label_crops
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
 
 if TYPE_CHECKING:
     from camtrap_batch.model import Samples
+    from camtrap_batch.model.samples import Frames
 
 _FOOTERS_AT_ONCE = 16
 _FEWEST_HELD = 8
@@ -197,4 +204,141 @@ def read_samples(
         jpegs=pictures,
         blocks=pictures.blocks,
         window=pictures.window,
+    )
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Where the crops are that are trained on, and what is known of them.
+
+    Attributes
+    ----------
+    images, crops : snapshots of training_images and training_crops
+    detected, detections, boxes : of the tables that they were cut by
+    rules : how boxes make an image's label
+    size : of the square that the model sees, in pixels
+    """
+
+    images: Snapshot
+    crops: Snapshot
+    detected: Snapshot
+    detections: Snapshot
+    boxes: Snapshot
+    rules: Rules
+    size: int
+
+
+def read_crops(
+    folder: Folder,
+    root: ImageRoot,
+    selection: Snapshot,
+    manifest: Snapshot,
+    source: Crops,
+    *,
+    budget: int,
+) -> tuple[Samples, Counter[str]]:
+    """Crops of the selected images, for training, and how many of them are in doubt, and why.
+
+    Those in doubt take part in judging the images that they are of.
+    """
+    from camtrap_batch.model import Samples
+
+    columns = ["image_id", "label", "split", "species", "animals"]
+    chosen = open_table(folder, selection).to_table(columns=columns)
+    rows = open_table(folder, manifest).to_table(columns=["location", "is_night"])
+    is_chosen = chosen["label"].is_valid()
+    chosen, rows = chosen.filter(is_chosen), rows.filter(is_chosen)
+    cut = open_table(folder, source.images).to_table()
+    if not cut["image_id"].equals(chosen["image_id"]):
+        raise BrokenPromise("training_images has other images than the selection; run train again")
+    image = np.repeat(np.arange(cut.num_rows), cut["n_crops"].to_numpy())
+    meta: dict[str, Any] = selection.meta
+    found = _described(folder, source, chosen["image_id"], image)
+    label, reasons = label_crops(chosen, found, sorted(meta["ids_by_label"]), meta["empty"])
+    known = label != ""
+    weights = np.zeros(len(label), np.float32)
+    weights[known] = balanced_weights(label[known])
+    split = chosen["split"].to_numpy(zero_copy_only=False)
+    location = rows["location"].fill_null("").to_numpy(zero_copy_only=False)
+    is_night = pc.fill_null(rows["is_night"], False).to_numpy(zero_copy_only=False)
+    pictures = Pictures(folder, root, _places(source.crops), use_thumbnails=True, budget=budget)
+    samples = Samples(
+        image_ids=chosen["image_id"].to_numpy(zero_copy_only=False)[image].tolist(),
+        labels=label.tolist(),
+        splits=split[image].tolist(),
+        weights=weights,
+        locations=location[image].tolist(),
+        is_night=is_night[image],
+        category_ids=meta["ids_by_label"],
+        jpegs=pictures,
+        blocks=pictures.blocks,
+        window=pictures.window,
+        margin=margin_of(source.size),
+        frames=_frames(folder, source, chosen, cut, image, found["what"], location, is_night),
+    )
+    return samples, reasons
+
+
+def _described(
+    folder: Folder, source: Crops, image_ids: pa.ChunkedArray, image: npt.NDArray[np.int64]
+) -> pa.Table:
+    """What `label_crops` wants to know of each crop."""
+    crops = open_table(folder, source.crops).to_table(columns=["box", "what"])
+    detected = open_table(folder, source.detected).to_table(columns=["image_id", "n_boxes"])
+    starts = np.cumsum([0, *detected["n_boxes"].fill_null(0).to_numpy()])
+    place = pc.index_in(image_ids, value_set=detected["image_id"].combine_chunks()).to_numpy()
+    box = crops["box"].fill_null(-1).to_numpy()
+    row = pa.array(starts[place[image]] + box, mask=box < 0)
+    confidence = open_table(folder, source.detections).to_table(columns=["confidence"])["confidence"]
+    own = open_table(folder, source.boxes).to_table(columns=["label"])["label"]
+    return pa.table(
+        {
+            "image": image,
+            "what": crops["what"],
+            "confidence": confidence.take(row).fill_null(0.0),
+            "label": own.take(row),
+        }
+    )
+
+
+def _frames(
+    folder: Folder,
+    source: Crops,
+    chosen: pa.Table,
+    cut: pa.Table,
+    image: npt.NDArray[np.int64],
+    what: pa.ChunkedArray,
+    location: npt.NDArray[Any],
+    is_night: npt.NDArray[np.bool_],
+) -> Frames:
+    """The images that could be read, with the crops that a job classifies of them."""
+    from camtrap_batch.model.samples import Frames
+
+    there = np.flatnonzero(pc.equal(cut["status"], "ok").to_numpy(zero_copy_only=False))
+    classified = np.flatnonzero(pc.not_equal(what, BACKGROUND).to_numpy(zero_copy_only=False))
+    borders = np.searchsorted(image[classified], np.arange(cut.num_rows + 1))
+    some = chosen.take(pa.array(there))
+    column = read_boxes(folder, source.detected, source.detections, some["image_id"])
+    return Frames(
+        image_ids=some["image_id"].to_pylist(),
+        labels=some["label"].to_pylist(),
+        splits=some["split"].to_pylist(),
+        locations=location[there].tolist(),
+        is_night=is_night[there],
+        boxes=column,
+        crops=[classified[borders[row] : borders[row + 1]] for row in there.tolist()],
+        rules=source.rules,
+    )
+
+
+def _places(crops: Snapshot) -> pa.Table:
+    """The rows of training_crops as `Pictures` wants to be told where they are."""
+    files = [file.file for file in crops.files for _ in range(file.rows)]
+    rows = [np.arange(file.rows, dtype=np.int32) for file in crops.files]
+    return pa.table(
+        {
+            "file_name": pa.nulls(len(files), pa.string()),
+            "thumbnail_file": pa.chunked_array([pa.array(files, pa.string())]),
+            "thumbnail_row": pa.chunked_array([np.concatenate([np.empty(0, np.int32), *rows])]),
+        }
     )

@@ -1,0 +1,256 @@
+"""What is trained on where there are boxes: crops, cut once out of the selected images, on workers."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+
+from camtrap_batch import phases
+from camtrap_batch.detection.boxes import COLUMN as COLUMN_OF_BOXES
+from camtrap_batch.detection.boxes import Boxes, Look, Rules, find_boxes
+from camtrap_batch.detection.crops import Box, Picture, cut_for_training, thumbnail_shows
+from camtrap_batch.engine.base import WorkerContext
+from camtrap_batch.errors import InputError
+from camtrap_batch.images import ImageRoot
+from camtrap_batch.images.pictures import COLUMNS, read_pictures
+from camtrap_batch.job import Job
+from camtrap_batch.pipeline.context import Context
+from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.lost import count_lost, failed_images, require_few_lost
+from camtrap_batch.pipeline.retries import Retries
+from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts, unpack
+from camtrap_batch.pipeline.shards import Done, do_on_workers
+from camtrap_batch.pipeline.stage import Part, StageResult, TableSpec, shard_ids
+from camtrap_batch.selection.crops import BACKGROUND, BOX, FRAME
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.tables import finish_shard
+from camtrap_batch.vocabulary import EMPTY
+
+CUT = Part(
+    "cut",
+    1,
+    (
+        TableSpec("training_images", "each selected image"),
+        TableSpec("training_crops", "each crop that was cut out of them"),
+    ),
+)
+
+_SHARD_SIZE = 256
+_QUALITY = 95
+_SMALLEST, _LARGEST = 0.12, 0.6  # side of a background, as part of the frame
+_SENT = [*COLUMNS, "width", "height", COLUMN_OF_BOXES]
+
+
+def cut_crops(context: Context) -> StageResult:
+    """Bring the tables `training_images` and `training_crops` up to the current selection and boxes.
+
+    Of each selected image: the boxes that count, by the rules of `infer`; where there is none, one place that
+    holds no box, such as an empty image is learnt from; where no boxes are known of it, the whole frame.
+
+    Raises
+    ------
+    InputError
+        There is no selection yet, or `detect` was not run.
+    """
+    job, run = context.job, context.run
+    rows, boxes = _rows(job, run)
+    work = CutShard(
+        folder=run.folder,
+        plan=(CUT.name, ""),
+        root=image_root(job),
+        size=job.train.size,
+        thumbnail=job.validate_.thumbnails,
+        timeout_s=job.validate_.timeout_s,
+        rules=boxes.rules,
+    )
+    retries = _retries(run, work, rows, boxes)
+    inputs = {name: run.snapshot(name).number for name in ("selection", "manifest", "detected", "detections")}
+    plan = Plan.make(CUT.name, retries.shards(), inputs)
+
+    def finish(plan: Plan, receipts: list[Receipt]) -> Done:
+        plan, receipts = retries.settle(plan, receipts)
+        require_few_lost(context, CUT.name, count_lost(receipts), plan.rows, receipts)
+        found: Counter[str] = Counter()
+        for receipt in receipts:
+            found.update(receipt.result)
+        return Done(plan, receipts, {"found": dict(found), "tries": retries.record()})
+
+    sent = rows.select(_SENT)
+    return do_on_workers(
+        context,
+        plan,
+        replace(work, plan=(plan.stage, plan.id)),
+        lambda shard: pack(sent.slice(shard.start, shard.rows)),
+        [table.name for table in CUT.tables],
+        need="CPU",
+        finish=finish,
+        locations=rows["location"],
+    )
+
+
+def _rows(job: Job, run: Run) -> tuple[pa.Table, Boxes]:
+    """The selected images, and their boxes."""
+    if job.detection is None:
+        raise InputError("train.on: crops: the job has no boxes: set detect, or train.on: frames")
+    chosen = run.table("selection").to_table(columns=["label"])["label"].is_valid()
+    columns = [*COLUMNS, "sha256", "location", "seq_id", "width", "height"]
+    rows = run.table("manifest").to_table(columns=columns).filter(chosen)
+    boxes = find_boxes(job.detection[0], run, rows, EMPTY)
+    return rows.append_column(COLUMN_OF_BOXES, boxes.column), boxes
+
+
+def _retries(run: Run, work: CutShard, rows: pa.Table, boxes: Boxes) -> Retries:
+    """Shards: runs of rows along camera locations; an id stands for all that the crops depend on."""
+    runs = cut(texts(rows["image_id"]), _SHARD_SIZE, location_borders(rows).tolist())
+    hashes = zip(hash_runs(rows, ["image_id", "sha256"], runs), boxes.hashes(runs), strict=True)
+    ids = shard_ids(CUT, [work.size, work.thumbnail], hashes)
+    before = run.current("training_images")
+    failed = failed_images(run, before)
+    return Retries(run, "training_images", before, failed, rows["image_id"], ids, runs)
+
+
+@dataclass(frozen=True)
+class CutShard:
+    """Cuts crops out of the images of a shard, on a worker.
+
+    Attributes
+    ----------
+    size : of the square that the model will see, in pixels
+    thumbnail : pixels of the short side of thumbnails; 0: there are none
+    """
+
+    folder: Folder
+    plan: tuple[str, str]
+    root: ImageRoot
+    size: int
+    thumbnail: int
+    timeout_s: float
+    rules: Rules
+    divisible: ClassVar[bool] = True
+
+    @property
+    def image_root(self) -> ImageRoot | None:
+        return self.root
+
+    def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
+        started = time.monotonic()
+        phases.enter("read")
+        rows = unpack(payload)
+        places = self._places(rows)
+        squares: dict[int, list[bytes]] = {}
+        gone: list[str] = []
+        move = phases.progress()
+        use_thumbnails = np.array([self._use_thumbnail(rows, *entry) for entry in enumerate(places)])
+        for index, data, _ in read_pictures(
+            self.folder, self.root, rows, use_thumbnails=use_thumbnails, timeout_s=self.timeout_s
+        ):
+            move()
+            if data is None:
+                gone.append(rows["file_name"][index].as_py())
+                continue
+            boxes = [box for _, box in places[index] if box is not None] or None
+            try:
+                cuts = cut_for_training(Picture(data, boxes), self.size)
+            except (ValueError, OSError):
+                continue
+            squares[index] = [simplejpeg.encode_jpeg(square, _QUALITY) for square in cuts]
+        here.look_again(gone)
+        return self._finish(shard, rows, places, squares, started, worker=here.name)
+
+    def crashed(self, shard: Shard, payload: bytes) -> Receipt:
+        rows = unpack(payload)
+        places: list[list[Place]] = [[] for _ in range(rows.num_rows)]
+        return self._finish(shard, rows, places, {}, time.monotonic(), without="crashed")
+
+    def _places(self, rows: pa.Table) -> list[list[Place]]:
+        """What is cut out of each image: number of the box, None without one, and where; None: all of it."""
+        column = rows[COLUMN_OF_BOXES].combine_chunks()
+        look = Look.at(column, self.rules)
+        numbers = look.numbers()
+        sides = [look.boxes.field(name).to_numpy() for name in ("x", "y", "w", "h")]
+        found: list[list[Place]] = [[] for _ in range(rows.num_rows)]
+        for box in look.classified.tolist():
+            place = tuple(float(side[box]) for side in sides)
+            found[int(look.rows_of[box])].append((int(numbers[box]), place))  # type: ignore[arg-type]
+        for row in look.whole.tolist():
+            found[row].append((None, None))
+        for row, places in enumerate(found):
+            if not places:
+                places.append((None, background(rows["image_id"][row].as_py())))
+        return found
+
+    def _use_thumbnail(self, rows: pa.Table, row: int, places: list[Place]) -> bool:
+        boxes = [box for _, box in places if box is not None]
+        if not boxes:
+            return self.thumbnail >= self.size
+        sides = (rows[name][row].as_py() or 0 for name in ("width", "height"))
+        return self.thumbnail >= self.size and thumbnail_shows(boxes, self.size, self.thumbnail, *sides)
+
+    def _finish(
+        self,
+        shard: Shard,
+        rows: pa.Table,
+        places: Sequence[Sequence[Place]],
+        squares: Mapping[int, list[bytes]],
+        started: float,
+        *,
+        worker: str = "driver",
+        without: str = "unreadable",
+    ) -> Receipt:
+        there = sorted(squares)
+        lengths = [len(squares.get(row, ())) for row in range(rows.num_rows)]
+        kept = [place for row in there for place in places[row]]
+        what = [BOX if number is not None else FRAME if box is None else BACKGROUND for number, box in kept]
+        status = ["ok" if row in squares else without for row in range(rows.num_rows)]
+        image_ids = rows["image_id"]
+        tables = {
+            "training_images": pa.table(
+                {"image_id": image_ids, "status": status, "n_crops": pa.array(lengths, pa.int32())}
+            ),
+            "training_crops": pa.table(
+                {
+                    "image_id": image_ids.take(pa.array(np.repeat(np.arange(len(lengths)), lengths))),
+                    "box": pa.array([number for number, _ in kept], pa.int32()),
+                    "what": pa.array(what, pa.string()),
+                    "jpeg": pa.array([jpeg for row in there for jpeg in squares[row]], pa.binary()),
+                }
+            ),
+        }
+        return finish_shard(
+            self.folder,
+            self.plan,
+            shard,
+            tables,
+            counts=dict(Counter(status)),
+            seconds={},
+            started=started,
+            worker=worker,
+            result=dict(Counter(what)),
+        )
+
+
+Place = tuple[int | None, Box | None]
+"""Number of a box, and the box."""
+
+
+def background(image_id: str) -> Box:
+    """A place in a picture, always the same one of an image.
+
+    >>> [round(part, 3) for part in background("an image")]
+    [0.134, 0.27, 0.289, 0.289]
+    """
+    seed = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big")
+    random = np.random.default_rng(seed)
+    side = float(np.exp(random.uniform(np.log(_SMALLEST), np.log(_LARGEST))))
+    x, y = (float(part) for part in random.uniform(0, 1 - side, 2))
+    return x, y, side, side
