@@ -1,6 +1,7 @@
 # make demo          the main job on a synthetic data set, from nothing
 # make test          all tests, two at a time
 # make check         ruff, mypy and the contracts between rooms
+# make assets        what the report's map is made with, out of npm (demo and test do it, too)
 # make bench         every benchmark
 # make constraints   renew constraints.txt: the versions that were tested together
 
@@ -14,7 +15,7 @@ CONSTRAINTS := $(if $(wildcard constraints.txt),--constraint constraints.txt)
 # What the tests need holds what the demo needs.
 FOR_DEMO := $(if $(wildcard .venv/.installed),.venv/.installed,.venv/.demo)
 
-.PHONY: demo test check bench constraints clean
+.PHONY: demo test check assets bench constraints clean
 
 $(BIN)/python:
 	$(VENV)
@@ -29,10 +30,14 @@ $(BIN)/python:
 	$(PIP) --editable '.[dev]' $(CONSTRAINTS)
 	touch $@
 
-demo: $(FOR_DEMO)
+# Without npm the report has a map that does not move.
+assets: | $(BIN)/python
+	-@$(BIN)/python web/build.py
+
+demo: $(FOR_DEMO) assets
 	$(BIN)/camtrap demo demo
 
-test: .venv/.installed
+test: .venv/.installed assets
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.installed

@@ -140,18 +140,17 @@ def make_manifest(images: int, n_classes: int) -> tuple[pa.Table, np.ndarray[Any
         "image_id": pa.array([f"{number:08x}-9d52-11eb-{number % 9973:04x}" for number in numbers.tolist()]),
         "file_name": pa.array(
             [
-                f"animals/{place:04d}/{number:08d}.jpg"
-                for number, place in zip(numbers.tolist(), location.tolist(), strict=True)
+                f"animals/{site:04d}/{number:08d}.jpg"
+                for number, site in zip(numbers.tolist(), location.tolist(), strict=True)
             ]
         ),
-        "location": pa.array([f"L{place:04d}" for place in location.tolist()]),
+        "location": pa.array([f"L{site:04d}" for site in location.tolist()]),
         "seq_id": pa.array([f"seq-{number:07d}" for number in burst.tolist()], mask=~is_named),
         "datetime": pa.array(time_, mask=rng.random(images) < 0.02),
         "status": pa.array(np.full(images, "ok", object)).dictionary_encode(),
     }
     missing = {field.name: pa.nulls(images, field.type) for field in MANIFEST if field.name not in columns}
     table = pa.table({**columns, **missing})
-    table = table.append_column("date_only", pa.nulls(table.num_rows, pa.bool_()))
     return table.select(MANIFEST.names).cast(MANIFEST), truth
 
 

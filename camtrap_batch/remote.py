@@ -94,7 +94,7 @@ logging.getLogger("stamina").setLevel(logging.CRITICAL)
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
-class Refused(OSError):
+class HttpStatusError(OSError):
     """A web server's answer that is not the file. `status` is HTTP's, `retry_after` in seconds if it told."""
 
     def __init__(self, status: int, reason: str | None, retry_after: float | None = None) -> None:

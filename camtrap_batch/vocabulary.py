@@ -126,7 +126,11 @@ EMPTY = "empty"
 """Name given to category 0, no animal, where the metadata gives it none."""
 
 
-PEOPLE: tuple[str, ...] = ("human", "person", "people", "vehicle", "homo sapiens")
+PERSONS: tuple[str, ...] = ("human", "person", "people", "homo sapiens")
+"""Labels, in lower case, of people."""
+
+
+PEOPLE: tuple[str, ...] = (*PERSONS, "vehicle")
 """Labels, in lower case, of what is no wildlife: people and their vehicles."""
 
 

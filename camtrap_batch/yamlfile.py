@@ -229,10 +229,10 @@ def parse(
         at = {keys: _line(keys, lines) for keys in found}
         # What is missing comes last: it may be there under a misspelt name.
         keys = min(found, key=lambda keys: (found[keys]["type"] == "missing", at[keys] or 0))
-        place = f"{where}:{at[keys]}" if at[keys] else where
+        line = f"{where}:{at[keys]}" if at[keys] else where
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         dotted = ".".join(map(str, keys))
-        raise error(f"{place}: {dotted}: {_explain(model, content, keys, found[keys])}{more}") from None
+        raise error(f"{line}: {dotted}: {_explain(model, content, keys, found[keys])}{more}") from None
 
 
 def reference(model: type[Section], prefix: str = "") -> list[tuple[str, str, str]]:

@@ -11,7 +11,7 @@ import support_runs
 from support_runs import Row, commit, run_on_driver
 
 from camtrap_batch import open_run
-from camtrap_batch.exports import EXPORTS, Images, Source, Written, write_export
+from camtrap_batch.exports import EXPORTS, ExportInput, Images, Written, write_export
 from camtrap_batch.store.run import Run
 
 FORMATS = tuple(EXPORTS)
@@ -94,7 +94,7 @@ def add_boxes(job: Path, boxes: list[Row], threshold: float) -> None:
 
 
 def images_of(run: Run, number: int | None = None, **options: Any) -> Images:
-    return Images(run, Source.find(run, number), empty="empty", **options)
+    return Images(run, ExportInput.find(run, number), empty="empty", **options)
 
 
 def export(images: Images, to: str, path: Path, **options: Any) -> Written:

@@ -103,16 +103,16 @@ def read_cameras(path: str) -> pa.Table:
     InputError
         The file is not there, lacks a column, or coordinates are impossible or given twice; with line.
     """
-    places = {
+    points = {
         site.location: (site.longitude, site.latitude)
         for site in read_sites(path)
         if site.latitude is not None
     }
     return pa.table(
         [
-            list(places),
-            [longitude for longitude, _ in places.values()],
-            [latitude for _, latitude in places.values()],
+            list(points),
+            [longitude for longitude, _ in points.values()],
+            [latitude for _, latitude in points.values()],
         ],
         schema=CAMERAS,
     )
@@ -223,10 +223,10 @@ def read_covariates(path: str) -> pa.Table:
     values are numbers, else of text.
     """
     columns: dict[str, dict[str, Any]] = {}
-    places: dict[str, tuple[float | None, float | None]] = {}
+    points: dict[str, tuple[float | None, float | None]] = {}
     used = {alias for aliases in _ALIASES.values() for alias in aliases}
     for site in read_sites(path):
-        places.setdefault(site.location, (site.longitude, site.latitude))
+        points.setdefault(site.location, (site.longitude, site.latitude))
         for name, value in site.cells.items():
             if name in used or name in site.roles.values():
                 continue
@@ -234,12 +234,12 @@ def read_covariates(path: str) -> pa.Table:
             if value is not None and str(value).strip():
                 column.setdefault(site.location, value)
     table: dict[str, list[Any] | pa.Array] = {
-        "location": list(places),
-        "longitude": [longitude for longitude, _ in places.values()],
-        "latitude": [latitude for _, latitude in places.values()],
+        "location": list(points),
+        "longitude": [longitude for longitude, _ in points.values()],
+        "latitude": [latitude for _, latitude in points.values()],
     }
     for name, values in columns.items():
-        table[name] = _column([values.get(location) for location in places])
+        table[name] = _column([values.get(location) for location in points])
     return pa.table(table)
 
 
@@ -249,24 +249,24 @@ def read_sites(path: str) -> list[Site]:
         rows = _geojson(path, _read(path, _CAMERAS_KEY))
     else:
         rows = _of_table(read_table(path, _CAMERAS_KEY, _names(_ALIASES, _OPTIONAL)))
-    places: dict[str, tuple[float | None, float | None]] = {}
+    points: dict[str, tuple[float | None, float | None]] = {}
     sites = []
     for where, location, longitude, latitude, cells in rows:
         if not location:
             raise InputError(f"{where}: location: empty")
-        place: tuple[float | None, float | None] = (None, None)
+        point: tuple[float | None, float | None] = (None, None)
         if (
             longitude is not None or latitude is not None
         ):  # a camera whose coordinates are still to be filled in
-            place = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
-        if places.setdefault(location, place) != place:
+            point = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
+        if points.setdefault(location, point) != point:
             raise InputError(
                 f"{where}: location {location!r} has another place further up; it should have one"
             )
         roles = _roles(cells, _OPTIONAL)
         if roles.get("camera") == _roles(cells, _ALIASES).get("location"):
             roles.pop("camera", None)  # the column that names the location
-        sites.append(Site(where, location, *place, cells, roles))
+        sites.append(Site(where, location, *point, cells, roles))
     if not sites:
         raise InputError(f"{path}: holds no camera (dataset.cameras)")
     return sites
@@ -308,8 +308,8 @@ def _order_of_dates(columns: Iterable[list[str | None]], order: Order | None) ->
 def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
     try:
         features = json.loads(content)["features"]
-        for place, feature in enumerate(features):
-            where = f"{path}: features[{place}]"
+        for number, feature in enumerate(features):
+            where = f"{path}: features[{number}]"
             properties = feature.get("properties") or {}
             given = (properties.get(alias) for alias in (*_ALIASES["location"], "id"))
             location = next((value for value in given if value is not None), feature.get("id"))

@@ -110,7 +110,7 @@ def read_camtrap_dp(
         columns = {
             "image_id": media["mediaID"],
             "file_name": file_names,
-            "location": _locations(deployments).take(media_deployment),
+            "location": locations_of(deployments).take(media_deployment),
             "deployment": media["deploymentID"],
             "seq_id": found.seq_id,
             "frame_num": frames,
@@ -155,7 +155,7 @@ def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
         where = [f"{table.where}: deploymentID {id_}" for id_ in table["deploymentID"].to_pylist()]
         return pa.table(
             {
-                "location": _locations(table),
+                "location": locations_of(table),
                 "camera": table["cameraID"],
                 "deployment": table["deploymentID"],
                 "start": pa.array(start.astype("datetime64[us]"), pa.timestamp("us")),
@@ -205,7 +205,8 @@ def _deployments(package: DataPackage, notes: Counter[str]) -> Table:
     return table.distinct("deploymentID", notes)
 
 
-def _locations(deployments: Table) -> pa.ChunkedArray:
+def locations_of(deployments: Table | pa.Table) -> pa.ChunkedArray:
+    """The location that each deployment of a package is at."""
     return pc.coalesce(*(deployments[name] for name in ("locationID", "locationName", "deploymentID")))
 
 
@@ -216,7 +217,7 @@ def _coordinates(deployments: Table, notes: Counter[str]) -> pa.Table:
     times, offsets = dates.times, dates.offsets
     places = pd.DataFrame(
         {
-            "location": _locations(deployments).to_numpy(),
+            "location": locations_of(deployments).to_numpy(),
             "longitude": longitude,
             "latitude": latitude,
             "start": _instants(times, offsets, None),

@@ -173,7 +173,7 @@ def _hashes(*columns: pa.StringArray) -> npt.NDArray[np.uint64] | None:
         return None
     width = max(longest, 8)
     hashes = np.zeros(sum(map(len, columns)), np.uint64)
-    place = 0
+    start = 0
     for column in columns:
         if pc.any(pc.not_equal(pc.binary_length(column), width)).as_py():
             column = pc.utf8_rpad(column, width=width, padding="\0")
@@ -181,7 +181,7 @@ def _hashes(*columns: pa.StringArray) -> npt.NDArray[np.uint64] | None:
         first, last = (np.frombuffer(ends, np.int32)[column.offset + end] for end in (0, len(column)))
         if last - first != width * len(column):  # letters of several bytes
             return None
-        some = hashes[place : (place := place + len(column))]
+        some = hashes[start : (start := start + len(column))]
         for at in (*range(0, width - 8, 8), width - 8):
             word = np.ndarray((len(column),), np.uint64, content, int(first) + at, (width,))
             some ^= word

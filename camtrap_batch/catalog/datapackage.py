@@ -45,24 +45,24 @@ _BLOCK = 16 * 2**20  # bytes read at once; a row, with an image's EXIF data as J
 
 
 @contextmanager
-def open_package(place: str) -> Iterator[DataPackage]:
+def open_package(url: str) -> Iterator[DataPackage]:
     """The package at a path or URL: its `datapackage.json`, the folder that holds it, or a .zip of both.
 
     Raises InputError where it is not there or its descriptor is no data package.
     """
     with ExitStack() as opened:
         archive = None
-        if _is_zip(place):
-            with _told(place, _KEY):
-                file = opened.enter_context(fsspec.open(place, "rb"))
+        if _is_zip(url):
+            with _told(url, _KEY):
+                file = opened.enter_context(fsspec.open(url, "rb"))
                 archive = opened.enter_context(zipfile.ZipFile(file))
-            where = f"{place}/{_find_in_zip(place, archive)}"
-        elif urlsplit(place).path.endswith(".json") or _is_local_file(place):
-            where = place
+            where = f"{url}/{_find_in_zip(url, archive)}"
+        elif urlsplit(url).path.endswith(".json") or _is_local_file(url):
+            where = url
         else:
-            where = f"{place.rstrip('/')}/{DESCRIPTOR}"
+            where = f"{url.rstrip('/')}/{DESCRIPTOR}"
         base = where.rpartition("/")[0]
-        package = DataPackage(place, where, base, {}, archive)
+        package = DataPackage(url, where, base, {}, archive)
         package.descriptor.update(_decode(package))
         yield package
 
@@ -73,13 +73,13 @@ class DataPackage:
 
     Attributes
     ----------
-    place : what it was opened by
+    url : what it was opened by
     where : path or URL of its datapackage.json; inside a zip: the zip's, and the member's
     base : folder that paths in it are relative to
     descriptor : content of datapackage.json
     """
 
-    place: str
+    url: str
     where: str
     base: str
     descriptor: dict[str, Any]
@@ -90,7 +90,7 @@ class DataPackage:
         paths = [self._full(path) for name in names for path in self._paths(name)]
         if self._archive is None:
             return [self.where, *paths]
-        return [self.place, *(path for path in paths if path.startswith(_WEB))]
+        return [self.url, *(path for path in paths if path.startswith(_WEB))]
 
     def table(self, name: str, required: Sequence[str], optional: Sequence[str] = ()) -> Table:
         """Columns of a table as text, null where a cell is blank; those of `optional` may not be there.
@@ -124,7 +124,7 @@ class DataPackage:
         """A file of the package, unpacked; `origin` is what names it, for messages."""
         with _told(self._full(path), origin), ExitStack() as files:
             if self._archive is not None and not path.startswith(_WEB):
-                inside = self._full(path).removeprefix(f"{self.place}/")
+                inside = self._full(path).removeprefix(f"{self.url}/")
                 file = files.enter_context(self._archive.open(inside))
             else:
                 file = files.enter_context(fsspec.open(self._full(path), "rb"))
@@ -424,17 +424,15 @@ def _number(cell: str | None) -> float:
         return float("nan")
 
 
-def _is_local_file(place: str) -> bool:
-    return "://" not in place and Path(place).is_file()
+def _is_local_file(url: str) -> bool:
+    return "://" not in url and Path(url).is_file()
 
 
-def _is_zip(place: str) -> bool:
-    return urlsplit(place).path.lower().endswith(".zip") or (
-        _is_local_file(place) and zipfile.is_zipfile(place)
-    )
+def _is_zip(url: str) -> bool:
+    return urlsplit(url).path.lower().endswith(".zip") or (_is_local_file(url) and zipfile.is_zipfile(url))
 
 
-def _find_in_zip(place: str, archive: zipfile.ZipFile) -> str:
+def _find_in_zip(url: str, archive: zipfile.ZipFile) -> str:
     """The member that is the descriptor: people zip a package's files, or the folder that they are in."""
     found = [
         name
@@ -442,7 +440,7 @@ def _find_in_zip(place: str, archive: zipfile.ZipFile) -> str:
         if name.rpartition("/")[2] == DESCRIPTOR and "__MACOSX" not in name
     ]
     if len(found) != 1:
-        raise InputError(f"{place}: should hold one {DESCRIPTOR}, it holds {len(found)} (dataset.metadata)")
+        raise InputError(f"{url}: should hold one {DESCRIPTOR}, it holds {len(found)} (dataset.metadata)")
     return found[0]
 
 

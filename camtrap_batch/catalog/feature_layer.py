@@ -28,7 +28,7 @@ from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.portal.reading import (
     Attachment,
     LayerInfo,
-    Places,
+    PointNames,
     X,
     Y,
     look_at,
@@ -157,12 +157,12 @@ def read_feature_layer(dataset: FeatureLayerDataset) -> Catalog:
 def read_layer_cameras(dataset: FeatureLayerDataset) -> pa.Table:
     """Coordinates of the cameras, as `cameras.CAMERAS`: of each, those of its first feature."""
     service, layer = _open(dataset)
-    places: dict[str, tuple[float, float]] = {}
+    points: dict[str, tuple[float, float]] = {}
     for feature in _features(service, layer, dataset).values():
         if feature.location is not None and feature.longitude is not None and feature.latitude is not None:
-            places.setdefault(feature.location, (feature.longitude, feature.latitude))
-    longitudes, latitudes = zip(*places.values(), strict=True) if places else ((), ())
-    return pa.table([list(places), list(longitudes), list(latitudes)], schema=CAMERAS)
+            points.setdefault(feature.location, (feature.longitude, feature.latitude))
+    longitudes, latitudes = zip(*points.values(), strict=True) if points else ((), ())
+    return pa.table([list(points), list(longitudes), list(latitudes)], schema=CAMERAS)
 
 
 def layer_fingerprint(dataset: FeatureLayerDataset) -> str:
@@ -180,10 +180,10 @@ def layer_fingerprint(dataset: FeatureLayerDataset) -> str:
 
 
 def _at_several(features: Mapping[int, _Feature]) -> int:
-    places, of = Places(), defaultdict[str | None, set[str]](set)
+    names, of = PointNames(), defaultdict[str | None, set[str]](set)
     for number, feature in features.items():
         if feature.longitude is not None and feature.latitude is not None:
-            of[feature.location].add(places.name(feature.longitude, feature.latitude, str(number)))
+            of[feature.location].add(names.name(feature.longitude, feature.latitude, str(number)))
     return sum(len(several) > 1 for several in of.values())
 
 
@@ -220,17 +220,17 @@ def _features(service: Service, layer: LayerInfo, dataset: FeatureLayerDataset) 
         raise InputError(f"{layer.url}: can't be read (dataset.metadata): {problem}") from None
     rows.sort(key=lambda row: int(row[layer.object_id]))
     features: dict[int, _Feature] = {}
-    places = Places()
+    names = PointNames()
     for row in rows:
         object_id = int(row[layer.object_id])
-        place = _place(layer, object_id, row)
+        point = _point(layer, object_id, row)
         if location is not None:
             name = text(row.get(location["name"]))
         else:
             name = str(object_id)
-            if place is not None:
-                name = places.name(*place, name)
-        longitude, latitude = place or (None, None)
+            if point is not None:
+                name = names.name(*point, name)
+        longitude, latitude = point or (None, None)
         when = None if date is None else _date(row.get(date["name"]), dataset.utc_offset)
         features[object_id] = _Feature(name, longitude, latitude, when)
     return features
@@ -253,7 +253,7 @@ def _field(layer: LayerInfo, name: str, key: str) -> dict[str, Any]:
     return found
 
 
-def _place(layer: LayerInfo, object_id: int, row: Mapping[str, Any]) -> tuple[float, float] | None:
+def _point(layer: LayerInfo, object_id: int, row: Mapping[str, Any]) -> tuple[float, float] | None:
     x, y = row[X], row[Y]
     if x is None or y is None:
         return None

@@ -174,10 +174,10 @@ def dates_of_images(
 ) -> Dates:
     """The dates of a source's images. Raises InputError as `read_dates` does."""
 
-    def place(row: int) -> str:
+    def describe(row: int) -> str:
         return f"{at(row) if at is not None else f'{where}: image {str(image_ids[row])!r}'}: datetime"
 
-    return read_dates(texts, place, notes, order)
+    return read_dates(texts, describe, notes, order)
 
 
 def row_order(table: pa.Table) -> npt.NDArray[np.int64]:
@@ -203,14 +203,14 @@ def row_order(table: pa.Table) -> npt.NDArray[np.int64]:
     frame = table["frame_num"]
     least, most = (value.as_py() or 0 for value in pc.min_max(frame).values())
     # At most the number of images times 2 ** 32.
-    place = rank[group] * (most - least + 2) + np.asarray(frame.cast(pa.int64()).fill_null(most + 1)) - least
-    rows = np.argsort(place)
-    is_same = np.diff(place[rows]) == 0
+    order = rank[group] * (most - least + 2) + np.asarray(frame.cast(pa.int64()).fill_null(most + 1)) - least
+    rows = np.argsort(order)
+    is_same = np.diff(order[rows]) == 0
     ties = np.flatnonzero(np.append(is_same, False) | np.insert(is_same, 0, False))
     if len(ties):
         tied = table.select(["datetime", "image_id"]).take(pa.array(rows[ties]))
-        tied = tied.append_column("place", pa.array(place[rows[ties]]))
-        keys_of_ties = [(key, "ascending") for key in ("place", "datetime", "image_id")]
+        tied = tied.append_column("order", pa.array(order[rows[ties]]))
+        keys_of_ties = [(key, "ascending") for key in ("order", "datetime", "image_id")]
         rows[ties] = rows[ties][pc.sort_indices(tied, sort_keys=keys_of_ties)]
     return rows
 
@@ -268,7 +268,7 @@ def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Tab
             first[image_id] = row
             kept.append(row)
         elif table.slice(row, 1).to_pylist() != table.slice(first[image_id], 1).to_pylist():
-            files = [table["file_name"][place].as_py() for place in (first[image_id], row)]
+            files = [table["file_name"][row].as_py() for row in (first[image_id], row)]
             what = (
                 f"the files {files[0]!r} and {files[1]!r}" if files[0] != files[1] else "two different rows"
             )
@@ -278,7 +278,7 @@ def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Tab
 
 
 def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Each text's place among the distinct ones in their order; null comes after all of them."""
+    """Each text's rank among the distinct ones in their order; null comes after all of them."""
     codes, distinct = encode(column)
     return np.where(codes < 0, len(distinct), codes)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from camtrap_batch.cli.options import Commands, Parser, add_option, job_argument, load_job, whole_number
 from camtrap_batch.errors import UserError
-from camtrap_batch.exports import EXPORTS, Images, Source, write_export
+from camtrap_batch.exports import EXPORTS, ExportInput, Images, write_export
 from camtrap_batch.store.run import Run
 
 
@@ -27,6 +27,11 @@ def add(commands: Commands) -> None:
         type=whole_number,
         metavar="N",
         help="an earlier result of merge, as camtrap status lists them (default: the current predictions)",
+    )
+    parser.add_argument(
+        "--exact-places",
+        action="store_true",
+        help="exact places of sensitive species (publish.sensitive), too: for those who may know them",
     )
     parser.set_defaults(call=_export)
     parser.late = _add_options
@@ -74,8 +79,11 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
     path = export.check(options.out, job)
     run = Run(job)
-    source = Source.find(run, options.snapshot)
+    source = ExportInput.find(run, options.snapshot)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in export.options}
-    written = write_export(export, Images(run, source, stop=stop), path, chosen)
-    print("\n".join(written.lines()))
+    images = Images(run, source, stop=stop, exact_places=options.exact_places)
+    written = write_export(export, images, path, chosen)
+    print(
+        "\n".join([*written.lines(), *(images.shown.notes if images.has_merged and images.sensitive else ())])
+    )
     return 0

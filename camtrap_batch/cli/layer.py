@@ -71,7 +71,9 @@ def _create(options: argparse.Namespace, stop: threading.Event) -> int:
 def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.catalog.feature_layer import FeatureLayerDataset
     from camtrap_batch.portal import Portal, Service, connect
+    from camtrap_batch.survey.places import hides_places
     from camtrap_batch.targets.arcgis import Attacher, cameras_layer, photos_in
+    from camtrap_batch.targets.public import bare
 
     job = load_job(options)
     dataset = job.dataset
@@ -91,6 +93,8 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
         portal = Portal.of(job.publish, "publish")
         field = cameras_field if url == cameras_url else None
     cameras = photos_in(Path(folder))
+    if hides_places(job):
+        cameras = {name: [bare(photo) for photo in photos] for name, photos in cameras.items()}
     attacher = Attacher(
         Service(connect(portal, url)), url, location_field=field, one_feature=options.one_feature, stop=stop
     )

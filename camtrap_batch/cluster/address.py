@@ -82,8 +82,8 @@ def connect(address: str, timeout_s: float) -> Client:
 
 def _say_hello(address: str, security: Any, timeout_s: float) -> None:
     """Find out what is wrong with a connection, which Dask itself only tries again until its time is up."""
-    scheme, _, place = address.partition("://")
-    host, _, port = place.rpartition(":")
+    scheme, _, rest = address.partition("://")
+    host, _, port = rest.rpartition(":")
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -94,7 +94,7 @@ def _say_hello(address: str, security: Any, timeout_s: float) -> None:
                 elif not _hears(plain):
                     raise ClusterError(
                         f"{address}: something is there that does not say what a Dask scheduler says; if it "
-                        f"wants TLS, give `security` and tls://{place}"
+                        f"wants TLS, give `security` and tls://{rest}"
                     )
             return
         except (OSError, OverflowError) as problem:

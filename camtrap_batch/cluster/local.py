@@ -41,6 +41,9 @@ class Local(OwnCluster):
         "127.0.0.1:8787", description="address of the Dask dashboard; another port where it is taken"
     )
 
+    def worker_memory(self) -> dict[str, int]:
+        return {**dict.fromkeys(("CPU", "GPU"), self._share()), **super().worker_memory()}
+
     @contextmanager
     def open(self) -> Opened:
         from camtrap_batch.cluster.started import client_of
@@ -57,13 +60,8 @@ class Local(OwnCluster):
         from camtrap_batch.cluster.started import StartedCluster
 
         security = Security(**_roles(self.security)) if self.security else None
-        cores = len(os.sched_getaffinity(0))
         groups = {"CPU": self.cpu, "GPU": self.gpu}
-        numbers = {
-            name: cores if group.workers == "auto" else group.workers for name, group in groups.items()
-        }
-        most = {**numbers, "CPU": self.adapt.max} if self.adapt else numbers
-        share = psutil.virtual_memory().total // max(1, sum(most.values()))
+        numbers, share = self._numbers(), self._share()
         if self.adapt:
             numbers["CPU"] = self.adapt.min
         workers = {
@@ -94,6 +92,17 @@ class Local(OwnCluster):
             },
         }
         return StartedCluster(workers, scheduler, self.adapt, keep=False, security=security)
+
+    def _numbers(self) -> dict[str, int]:
+        """Workers of each kind."""
+        cores = len(os.sched_getaffinity(0))
+        groups = {"CPU": self.cpu, "GPU": self.gpu}
+        return {name: cores if group.workers == "auto" else group.workers for name, group in groups.items()}
+
+    def _share(self) -> int:
+        """Bytes of this machine's memory for each worker, when all are there."""
+        most = {**self._numbers(), **({"CPU": self.adapt.max} if self.adapt else {})}
+        return int(psutil.virtual_memory().total) // max(1, sum(most.values()))
 
 
 def _roles(tls: Tls) -> dict[str, Any]:

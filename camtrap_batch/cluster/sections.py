@@ -101,6 +101,14 @@ class Cluster(Section):
         description="seconds without progress of its shard after which a worker is ended and replaced",
     )
 
+    def worker_memory(self) -> dict[str, int]:
+        """Bytes that a worker of each kind may take, by CPU and GPU, as far as the file says."""
+        from dask.utils import parse_bytes
+
+        groups = {name: getattr(self, name.lower(), None) for name in ("CPU", "GPU")}
+        stated = {name: group.memory for name, group in groups.items() if group is not None}
+        return {name: parse_bytes(memory) for name, memory in stated.items() if memory != "auto"}
+
 
 class Inline(Cluster):
     """This process alone: `--cluster inline`. It needs no file, and no Dask."""

@@ -38,7 +38,7 @@ class Found:
     ----------
     boxes : (n, 4) float32: x, y of the upper left corner, width, height, as parts of the upright picture's
     confidence : (n,) float32
-    category : (n,) int16, a place in the detector's `categories`
+    category : (n,) int16, an index into the detector's `categories`
     """
 
     boxes: npt.NDArray[np.float32]
@@ -80,7 +80,7 @@ class Detector(Protocol):
     ----------
     help : a line for people
     detector_id : 16 hex digits, of everything that its boxes depend on
-    categories : names of what it finds; a box's category is a place in it
+    categories : names of what it finds; a box's category is an index into it
     """
 
     help: ClassVar[str]

@@ -42,9 +42,9 @@ class Rules:
 
     Attributes
     ----------
-    categories : names of what the detector finds; a box's category is a place in it
+    categories : names of what the detector finds; a box's category is an index into it
     threshold : a box with less confidence does not count
-    animal : place of the category whose boxes are classified
+    animal : index of the category whose boxes are classified
     empty : label of an image without a box that counts
     """
 
@@ -217,13 +217,13 @@ def read_boxes(
         columns=["x", "y", "w", "h", "confidence", "category", "repeat"]
     )
     column = to_column(of_images["n_boxes"], boxes, tuple(detected.meta["categories"]))
-    place = pc.index_in(image_ids, value_set=of_images["image_id"].combine_chunks())
-    if place.null_count:
+    row = pc.index_in(image_ids, value_set=of_images["image_id"].combine_chunks())
+    if row.null_count:
         raise InputError(f"{folder.url}: images without a row in the table detected; run detect first")
     every = pa.array(np.arange(len(column), dtype=np.int32))
-    if len(place) == len(column) and pc.all(pc.equal(place, every)).as_py():
+    if len(row) == len(column) and pc.all(pc.equal(row, every)).as_py():
         return column
-    return column.take(place.combine_chunks())
+    return column.take(row.combine_chunks())
 
 
 @dataclass(frozen=True)
@@ -268,13 +268,13 @@ class Look:
         first = np.searchsorted(self.rows_of, self.rows_of)
         return np.arange(len(self.rows_of)) - first
 
-    def places(self) -> dict[int, list[tuple[float, float, float, float]]]:
+    def boxes_by_row(self) -> dict[int, list[tuple[float, float, float, float]]]:
         """Boxes to classify, by row."""
         found: dict[int, list[tuple[float, float, float, float]]] = {}
         columns = [self.boxes.field(name).to_numpy() for name in ("x", "y", "w", "h")]
         for box in self.classified.tolist():
-            place = tuple(float(column[box]) for column in columns)
-            found.setdefault(int(self.rows_of[box]), []).append(place)  # type: ignore[arg-type]
+            box_of = tuple(float(column[box]) for column in columns)
+            found.setdefault(int(self.rows_of[box]), []).append(box_of)  # type: ignore[arg-type]
         return found
 
     def frames(

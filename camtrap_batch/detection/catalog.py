@@ -64,7 +64,7 @@ class Drawn:
     ----------
     image_id : (n,) str of each box
     corners : (n, 4) float64: x, y, width, height
-    category : (n,) int16, a place in `CATEGORIES`
+    category : (n,) int16, an index into `CATEGORIES`
     in_pixels : whether corners are pixels, else parts of the picture
     sizes : image id -> width and height that the metadata give
     empty : ids of images of which the metadata say that there is nothing
@@ -224,7 +224,7 @@ def _of_cct(path: str, key: str) -> Drawn:
     return Drawn(
         ids,
         np.array([mark.bbox for mark in marked], np.float64).reshape(-1, 4),
-        np.array([_place(names.get(mark.category_id, "")) for mark in marked], np.int16),
+        np.array([_category(names.get(mark.category_id, "")) for mark in marked], np.int16),
         True,
         sizes,
         frozenset(name for name, is_empty in labels.items() if is_empty and name not in boxed),
@@ -247,7 +247,7 @@ def _of_camtrap_dp(path: str) -> Drawn:
     return Drawn(
         ids,
         numbers[boxed].reshape(-1, 4),
-        np.array([_place(kinds[row] or "", names[row] or "") for row in boxed], np.int16),
+        np.array([_category(kinds[row] or "", names[row] or "") for row in boxed], np.int16),
         False,
         {},
         frozenset(blank - set(ids)),
@@ -266,7 +266,7 @@ def _number(cell: str | None) -> float:
         return np.nan
 
 
-def _place(*names: str) -> int:
+def _category(*names: str) -> int:
     """Place in `CATEGORIES` of what a box is of."""
     words = [name.strip().casefold() for name in names]
     if any(meaning(word) == PERSON or word == "homo sapiens" for word in words):

@@ -21,7 +21,7 @@ MARGIN = 0.15
 
 _SMALLEST = 0.01  # side of a box, as part of the frame: else a speck would ask for a huge decode
 _MOST_WANTED = 4096
-_FILTER = 4  # pixels beside a place that the filter may take into account, where the picture is made larger
+_FILTER = 4  # pixels beside a square that the filter may take into account, where the picture is made larger
 
 
 class Picture(NamedTuple):
@@ -95,8 +95,8 @@ def cut_for_training(picture: Picture, size: int) -> Pixels:
         columns, x = _mirrored(left - across, right + across, image.width)
         rows, y = _mirrored(top - down, bottom + down, image.height)
         around = Image.fromarray(pixels[np.ix_(rows, columns)])
-        place = (left - across - x, top - down - y, right + across - x, bottom + down - y)
-        squares.append(np.asarray(resize_image(around, (side, side), Framing(size), place)))
+        within = (left - across - x, top - down - y, right + across - x, bottom + down - y)
+        squares.append(np.asarray(resize_image(around, (side, side), Framing(size), within)))
     return np.stack(squares)
 
 

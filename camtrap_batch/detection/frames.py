@@ -50,17 +50,17 @@ class Fit:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    def place(self, height: int, width: int) -> Place:
+    def place(self, height: int, width: int) -> Placement:
         """Where a picture of that size is in its frame.
 
         >>> Fit((640, 640), stride=32).place(1536, 2048)
-        Place(height=480, width=640, top=0, left=0, frame=(480, 640))
+        Placement(height=480, width=640, top=0, left=0, frame=(480, 640))
         >>> Fit((640, 640)).place(1536, 2048)
-        Place(height=480, width=640, top=80, left=0, frame=(640, 640))
+        Placement(height=480, width=640, top=80, left=0, frame=(640, 640))
         """
         rows, columns = self.size
         if self.resize == "stretch":
-            return Place(rows, columns, 0, 0, self.size)
+            return Placement(rows, columns, 0, 0, self.size)
         scale = min(rows / height, columns / width)
         new_height, new_width = max(round(height * scale), 1), max(round(width * scale), 1)
         down, across = rows - new_height, columns - new_width
@@ -68,11 +68,11 @@ class Fit:
             down, across = down % self.stride, across % self.stride
         # The odd pixel goes below and to the right.
         top, left = round(down / 2 - 0.1), round(across / 2 - 0.1)
-        return Place(new_height, new_width, top, left, (new_height + down, new_width + across))
+        return Placement(new_height, new_width, top, left, (new_height + down, new_width + across))
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Rows and columns that a picture takes in its frame, and where it begins; size of the frame."""
 
     height: int
@@ -110,22 +110,23 @@ def decode_whole(data: bytes) -> Pixels:
     return decode_upright(data, _ALL)
 
 
-def put(pixels: Pixels, fit: Fit, place: Place, out: npt.NDArray[np.float32]) -> None:
+def put(pixels: Pixels, fit: Fit, placement: Placement, out: npt.NDArray[np.float32]) -> None:
     """Write a picture into its frame.
 
     Parameters
     ----------
-    out : shape (3, *place.frame), all of it is written: RGB, normalised as `fit` says
+    out : shape (3, *placement.frame), all of it is written: RGB, normalised as `fit` says
     """
     values = np.arange(256, dtype=np.float32)[None, :] / np.float32(255)
     mean, std = np.array(fit.mean, np.float32), np.array(fit.std, np.float32)
     values = (values - mean[:, None]) / std[:, None]
-    if place.frame != (place.height, place.width):
+    if placement.frame != (placement.height, placement.width):
         out[:] = values[:, GREY, None, None]
-    inside = out[:, place.top : place.top + place.height, place.left : place.left + place.width]
-    if (fit.smooth or fit.in_floats) and pixels.shape[:2] != (place.height, place.width):
+    bottom, right = placement.top + placement.height, placement.left + placement.width
+    inside = out[:, placement.top : bottom, placement.left : right]
+    if (fit.smooth or fit.in_floats) and pixels.shape[:2] != (placement.height, placement.width):
         means = _means if fit.smooth else _pairs
-        rows, columns = means(pixels.shape[0], place.height), means(pixels.shape[1], place.width)
+        rows, columns = means(pixels.shape[0], placement.height), means(pixels.shape[1], placement.width)
         _put_smooth(np.ascontiguousarray(pixels), *rows, *columns, inside)
         # Of whole numbers of 0 to 255 a table would do; means of them are normalised as they are.
         inside /= np.float32(255)
@@ -134,8 +135,8 @@ def put(pixels: Pixels, fit: Fit, place: Place, out: npt.NDArray[np.float32]) ->
         return
     _put(
         np.ascontiguousarray(pixels),
-        *_taps(pixels.shape[0], place.height),
-        *_taps(pixels.shape[1], place.width),
+        *_taps(pixels.shape[0], placement.height),
+        *_taps(pixels.shape[1], placement.width),
         values,
         inside,
     )
@@ -162,8 +163,8 @@ def _means(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray
     first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
     last = np.minimum((centres + reach + 0.5).astype(np.int64), size)
     n = int((last - first).max())
-    places = first[:, None] + np.arange(n)
-    weights = np.maximum(1 - np.abs(places + 0.5 - centres[:, None]) / reach, 0) * (places < last[:, None])
+    taps = first[:, None] + np.arange(n)
+    weights = np.maximum(1 - np.abs(taps + 0.5 - centres[:, None]) / reach, 0) * (taps < last[:, None])
     return first, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 

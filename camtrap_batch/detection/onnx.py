@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from camtrap_batch import phases
 from camtrap_batch.detection.base import LEAST, Found, Tally
-from camtrap_batch.detection.frames import GREY, Fit, Place, decode_whole, put
+from camtrap_batch.detection.frames import GREY, Fit, Placement, decode_whole, put
 from camtrap_batch.detection.heads import (
     IOU,
     LAYOUTS,
@@ -317,7 +317,7 @@ class _View(NamedTuple):
     """A picture, or a tile of it, in its frame: pixels (3, height, width), and where it is."""
 
     pixels: npt.NDArray[np.float32]
-    place: Place
+    placement: Placement
     height: int  # of the picture, or tile, before
     width: int
     window: tuple[float, float, float, float]  # left, top, width, height as parts of the whole picture
@@ -378,11 +378,11 @@ class OnnxFinder:
         left, top = round(window[0] * width), round(window[1] * height)
         right, bottom = round((window[0] + window[2]) * width), round((window[1] + window[3]) * height)
         part = pixels[top:bottom, left:right]
-        place = self.detector.fit.place(*part.shape[:2])
-        frame = np.empty((3, *place.frame), np.float32)
-        put(part, self.detector.fit, place, frame)
+        placement = self.detector.fit.place(*part.shape[:2])
+        frame = np.empty((3, *placement.frame), np.float32)
+        put(part, self.detector.fit, placement, frame)
         exact = (left / width, top / height, (right - left) / width, (bottom - top) / height)
-        return _View(frame, place, part.shape[0], part.shape[1], exact)
+        return _View(frame, placement, part.shape[0], part.shape[1], exact)
 
     def _batches(
         self, prepared: Iterable[list[_View] | str], waiting: deque[int | str]
@@ -392,7 +392,7 @@ class OnnxFinder:
         for views in prepared:
             waiting.append(views if isinstance(views, str) else len(views))
             for view in views if isinstance(views, list) else ():
-                if batch and (len(batch) == self._most or batch[0].place.frame != view.place.frame):
+                if batch and (len(batch) == self._most or batch[0].placement.frame != view.placement.frame):
                     yield batch
                     batch = []
                 batch.append(view)
@@ -417,7 +417,7 @@ class OnnxFinder:
         raws = read_boxes(
             detector.layout,
             outputs,
-            views[0].place.frame,
+            views[0].placement.frame,
             n_categories=len(detector.categories),
             least=self.least,
             iou=detector.iou,
@@ -449,14 +449,15 @@ class OnnxFinder:
 
     def _in_parts(self, view: _View, raw: Raw) -> Raw:
         """Corners as parts of the whole picture, without boxes of no size, or cut by a tile's inner edge."""
-        place, corners = view.place, raw.corners.astype(np.float64)
+        placement, corners = view.placement, raw.corners.astype(np.float64)
         if self.detector.layout == "yolov5":  # as it does it itself, half a pixel off where the border is odd
-            rows, columns = place.frame
+            rows, columns = placement.frame
             scale = min(rows / view.height, columns / view.width)
             left, top = (columns - view.width * scale) / 2, (rows - view.height * scale) / 2
             corners = (corners - [left, top] * 2) / ([view.width * scale, view.height * scale] * 2)
         else:
-            corners = (corners - [place.left, place.top] * 2) / ([place.width, place.height] * 2)
+            corners = corners - [placement.left, placement.top] * 2
+            corners /= [placement.width, placement.height] * 2
         corners = np.clip(corners, 0, 1)
         x, y, w, h = view.window
         keep = np.asarray((corners[:, 2:] > corners[:, :2]).all(axis=1))

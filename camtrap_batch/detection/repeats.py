@@ -66,14 +66,14 @@ def _crowded(boxes: Numbers, iou: float, least: int) -> npt.NDArray[np.bool_]:
     found = np.zeros(len(boxes), bool)
     for shifts in product((0.0, 0.5), repeat=4):
         key = np.zeros(len(boxes), np.int64)
-        for side, (of_size, of_place) in enumerate((shifts[:2], shifts[2:])):
+        for side, (of_size, of_middle) in enumerate((shifts[:2], shifts[2:])):
             size = np.maximum(boxes[:, 2 + side], 1e-4)
             bin_ = np.floor(np.log(size) / step + of_size)
             cell = np.maximum(np.exp((bin_ + 1 - of_size) * step) * slack, 2e-6)
-            place = np.floor((boxes[:, side] + size / 2) / cell + of_place)
-            key = key << 30 | (bin_ + 2**9).astype(np.int64) << 20 | place.astype(np.int64)
-        _, place, counts = np.unique(key, return_inverse=True, return_counts=True)
-        found |= counts[place] >= least
+            cell_of = np.floor((boxes[:, side] + size / 2) / cell + of_middle)
+            key = key << 30 | (bin_ + 2**9).astype(np.int64) << 20 | cell_of.astype(np.int64)
+        _, cell_of, counts = np.unique(key, return_inverse=True, return_counts=True)
+        found |= counts[cell_of] >= least
     return found
 
 

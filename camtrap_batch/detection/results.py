@@ -33,7 +33,7 @@ BOX = pa.struct(
     [(name, pa.float32()) for name in ("x", "y", "w", "h", "confidence")] + [("category", pa.int16())]
 )
 """x and y of the upper left corner, width and height as parts of the upright image's; how sure the detector
-is; place in `Detections.categories`."""
+is; index into `Detections.categories`."""
 
 _OUTSIDE = 0.02  # how far a box may reach out of its image; it is cut off there
 _ROUNDED = 1e-3  # how far a confidence may be above 1
@@ -153,17 +153,17 @@ def match_detections(
         None of the files is in the results: they are of other images.
     """
     known = _below(detections.images["file_name"].combine_chunks(), images)
-    place = pc.index_in(file_names, value_set=known)
-    if isinstance(place, pa.ChunkedArray):
-        place = place.combine_chunks()
-    if len(file_names) and place.null_count == len(place):
+    row = pc.index_in(file_names, value_set=known)
+    if isinstance(row, pa.ChunkedArray):
+        row = row.combine_chunks()
+    if len(file_names) and row.null_count == len(row):
         first = repr(known[0].as_py()) if len(known) else "nothing"
         raise InputError(
             f"{redacted(path)} ({key}): of other images: none of its {len(known):,} files is in the catalog, "
             f"which has {file_names[0].as_py()!r} where the results have {first}; both should be relative to "
             "dataset.images"
         )
-    return detections.images["boxes"].combine_chunks().take(place)
+    return detections.images["boxes"].combine_chunks().take(row)
 
 
 def _below(names: pa.StringArray, images: str | None) -> pa.StringArray:

@@ -99,10 +99,10 @@ def to_column(n_boxes: pa.ChunkedArray, boxes: pa.Table, categories: Sequence[st
     boxes : in the same order of images
     """
     lengths = n_boxes.fill_null(0).to_numpy().astype(np.int64)
-    place = pc.index_in(boxes["category"], value_set=pa.array(list(categories), pa.string()))
+    index = pc.index_in(boxes["category"], value_set=pa.array(list(categories), pa.string()))
     fields = [field for field in REPEATABLE if field.name in boxes.column_names]
     columns = [
-        (place if field.name == "category" else boxes[field.name]).cast(field.type) for field in fields
+        (index if field.name == "category" else boxes[field.name]).cast(field.type) for field in fields
     ]
     values = pa.StructArray.from_arrays(
         [column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column for column in columns],

@@ -9,7 +9,7 @@ this protocol, and a kind of cluster file that names it (see `camtrap_batch.clus
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -325,7 +325,15 @@ class Executor(Protocol):
 
 
 class ExecutorSource(Protocol):
-    """Opens an executor at the first call."""
+    """Opens an executor at the first call.
+
+    Attributes
+    ----------
+    memory : bytes that a worker of each kind may take, as far as that is known before it is open
+    """
+
+    @property
+    def memory(self) -> Mapping[str, int]: ...
 
     def executor(self) -> Executor: ...
 
@@ -335,6 +343,7 @@ class GivenExecutor:
     """An executor that is there already."""
 
     given: Executor
+    memory: Mapping[str, int] = field(default_factory=dict)
 
     def executor(self) -> Executor:
         return self.given

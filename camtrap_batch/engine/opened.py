@@ -30,6 +30,10 @@ class ExecutorHandle:
             self._executor = self._stack.enter_context(EXECUTORS[self.spec.executor](self.spec))
         return self._executor
 
+    @property
+    def memory(self) -> dict[str, int]:
+        return self.spec.worker_memory()
+
     def __enter__(self) -> ExecutorHandle:
         return self
 

@@ -12,7 +12,7 @@ from camtrap_batch.events.frames import frame_rows
 from camtrap_batch.events.locations import summarise
 from camtrap_batch.events.sequences import BURST_GAP_S, FRAMES, Sequences, combine
 from camtrap_batch.events.species import SpeciesLists, read_species, unused_lines
-from camtrap_batch.events.taxonomy import Taxonomy, make_taxonomy, read_taxonomy
+from camtrap_batch.events.taxonomy import Taxonomy, make_taxonomy, read_taxonomy, taxonomy_of
 
 __all__ = [
     "combine",
@@ -27,6 +27,7 @@ __all__ = [
     "Taxonomy",
     "make_taxonomy",
     "read_taxonomy",
+    "taxonomy_of",
     "SpeciesLists",
     "read_species",
     "unused_lines",

@@ -124,12 +124,12 @@ def _sequences(
     """The table with the labels that people gave: a row for each label of a sequence."""
     own = pc.binary_join_element_wise(sequences["location"], sequences["seq_id"], "\0")
     wanted = keys.take(pa.array(sequence[per_sequence]))
-    place = pc.index_in(wanted, one_chunk(own)).to_numpy(zero_copy_only=False).astype(np.int64)
+    row = pc.index_in(wanted, one_chunk(own)).to_numpy(zero_copy_only=False).astype(np.int64)
     untouched = np.ones(sequences.num_rows, bool)
-    untouched[place] = False
-    rows = sequences.take(pa.array(place))
+    untouched[row] = False
+    rows = sequences.take(pa.array(row))
     columns = {name: one_chunk(rows[name]) for name in rows.column_names}
-    n = len(place)
+    n = len(row)
     columns |= {
         "label": one_chunk(said["label"]).take(pa.array(per_sequence)),
         "confidence": pa.repeat(pa.scalar(_SURE, pa.float32()), n),

@@ -98,10 +98,10 @@ def summarise(
     )
     n_species = np.bincount(where, minlength=n)
     rate = 100 * n_species / np.where(days > 0, days, 1)
-    places = _places(locations, cameras)
+    coordinates = _coordinates(locations, cameras)
     columns = {
         "location": locations,
-        **places,
+        **coordinates,
         "n_images": np.bincount(location, minlength=n),
         **{
             f"n_{name}": np.bincount(
@@ -130,7 +130,7 @@ def summarise(
         "n_date_findings": pa.nulls(n, pa.int32())
         if dubious is None
         else np.bincount(_codes(dubious, locations), minlength=n),
-        "geometry": _points(places["longitude"], places["latitude"]),
+        "geometry": _points(coordinates["longitude"], coordinates["latitude"]),
     }
     return pa.table(
         {name: pa.array(column).cast(LOCATIONS.field(name).type) for name, column in columns.items()},
@@ -142,7 +142,7 @@ def _codes(table: pa.Table, locations: pa.Array) -> Ints:
     return np.asarray(one_chunk(pc.index_in(table["location"], locations)).cast(pa.int64()).to_numpy())
 
 
-def _places(locations: pa.Array, cameras: pa.Table | None) -> dict[str, pa.Array]:
+def _coordinates(locations: pa.Array, cameras: pa.Table | None) -> dict[str, pa.Array]:
     if cameras is None:
         return {name: pa.nulls(len(locations), pa.float64()) for name in ("longitude", "latitude")}
     row = pc.index_in(locations, one_chunk(cameras["location"]))

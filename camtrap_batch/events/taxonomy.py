@@ -7,7 +7,7 @@ probability counts to it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -22,16 +22,25 @@ from camtrap_batch.vocabulary import UNCERTAIN
 LABEL = ("label", "species", "scientific_name", "scientificname")
 """Names of the column with the label."""
 
+CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
+"""Names of the column with a category such as EN, which is no rank: what `publish.sensitive` may name."""
+
 Group = tuple[str, str]
 """Rank and name of a group, such as ("genus", "panthera")."""
 
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """The groups above each label, the lowest first. Labels are compared as `labels.label_key` has them."""
+    """The groups above each label, the lowest first. Labels are compared as `labels.label_key` has them.
+
+    Attributes
+    ----------
+    categories : label -> its category of threat (`CATEGORY`), as it is written
+    """
 
     groups: Mapping[str, tuple[Group, ...]]
     where: str = "events.taxonomy"
+    categories: Mapping[str, str] = field(default_factory=dict)
 
     def above(self, label: str) -> tuple[Group, ...]:
         """The groups that a label belongs to; none where the taxonomy does not have it."""
@@ -42,10 +51,17 @@ class Taxonomy:
         return [label_key(label), *(name.casefold() for _, name in self.above(label))]
 
 
+def taxonomy_of(given: str | Mapping[str, Mapping[str, str]] | None) -> Taxonomy | None:
+    """The taxonomy that `events.taxonomy` gives: a file, or groups. Raises as `read_taxonomy` does."""
+    if given is None:
+        return None
+    return read_taxonomy(given) if isinstance(given, str) else make_taxonomy(given)
+
+
 def read_taxonomy(path: str) -> Taxonomy:
     """A taxonomy from a CSV file: a column `label`, then one for each rank, the lowest first.
 
-    A group's cell may be empty.
+    A group's cell may be empty. A column named as in `CATEGORY` is no rank.
 
     Raises
     ------
@@ -55,14 +71,20 @@ def read_taxonomy(path: str) -> Taxonomy:
     table = read_table(path, "events.taxonomy", LABEL)
     column = table.require({"label": LABEL})["label"]
     table.require_cells([column])
-    ranks = [name for name in table.columns if name != column]
+    ranks = [name for name in table.columns if name not in (column, *CATEGORY)]
+    category = table.name_of(CATEGORY)
     if not ranks:
         raise InputError(
             f"{path}:1: no column for a rank (events.taxonomy); it should have some, such as genus,family"
         )
     return _taxonomy(
         (
-            (where, row[column] or "", [(rank, row[rank] or "") for rank in ranks])
+            (
+                where,
+                row[column] or "",
+                [(rank, row[rank] or "") for rank in ranks],
+                (category and row[category]) or "",
+            )
             for where, row in table.rows()
         ),
         path,
@@ -71,34 +93,47 @@ def read_taxonomy(path: str) -> Taxonomy:
 
 def make_taxonomy(content: Mapping[str, Mapping[str, str]], where: str = "events.taxonomy") -> Taxonomy:
     """A taxonomy from label -> rank -> group, the lowest rank first. Raises as `read_taxonomy` does."""
-    return _taxonomy(
-        ((f"{where}.{label}", label, list(groups.items())) for label, groups in content.items()), where
-    )
+    return _taxonomy((_row(f"{where}.{label}", label, groups) for label, groups in content.items()), where)
 
 
-def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str) -> Taxonomy:
+_Row = tuple[str, str, list[Group], str]
+"""Where it stands, label, groups, category of threat."""
+
+
+def _row(where: str, label: str, given: Mapping[str, str]) -> _Row:
+    named = {rank: "_".join(rank.casefold().split()) for rank in given}
+    groups = [(rank, name) for rank, name in given.items() if named[rank] not in CATEGORY]
+    return where, label, groups, next((given[rank] for rank in given if named[rank] in CATEGORY), "")
+
+
+def _taxonomy(rows: Iterator[_Row], where: str) -> Taxonomy:
     groups: dict[str, tuple[Group, ...]] = {}
     parents: dict[str, str] = {}
     ranks: dict[str, str] = {}
-    for place, label, given in rows:
+    categories: dict[str, str] = {}
+    for where, label, given, category in rows:
         key = label_key(label)
+        if category.strip() and categories.setdefault(key, category.strip()) != category.strip():
+            raise InputError(
+                f"{where}: {label!r} is {categories[key]} further up; it should have one category"
+            )
         named = [(rank.strip(), tidy_label(name)) for rank, name in given if name.strip()]
         chain = tuple((rank, name) for rank, name in named if name.casefold() != key)
         if groups.setdefault(key, chain) != chain:
-            raise InputError(f"{place}: {label!r} has other groups further up; it should have one line")
+            raise InputError(f"{where}: {label!r} has other groups further up; it should have one line")
         for rank, name in chain:
             if name.casefold() in (UNCERTAIN, ""):
-                raise InputError(f"{place}: {rank}: {name!r} can't be the name of a group")
+                raise InputError(f"{where}: {rank}: {name!r} can't be the name of a group")
             if ranks.setdefault(name.casefold(), rank) != rank:
                 raise InputError(
-                    f"{place}: {name!r} is a {rank} here and a {ranks[name.casefold()]} elsewhere; "
+                    f"{where}: {name!r} is a {rank} here and a {ranks[name.casefold()]} elsewhere; "
                     "a name should stand for one group"
                 )
         path = [key, *(name for _, name in chain)]
         for child, parent in pairwise(path):
             if parents.setdefault(child.casefold(), parent.casefold()) != parent.casefold():
                 raise InputError(
-                    f"{place}: {child!r} is in {parent!r} here and in {parents[child.casefold()]!r} "
+                    f"{where}: {child!r} is in {parent!r} here and in {parents[child.casefold()]!r} "
                     "elsewhere; a group should be in one other"
                 )
     for start in parents:
@@ -110,7 +145,7 @@ def _taxonomy(rows: Iterator[tuple[str, str, list[Group]]], where: str) -> Taxon
             at = parents.get(at)
     if not groups:
         raise InputError(f"{where}: holds no label (events.taxonomy)")
-    return Taxonomy(groups, where)
+    return Taxonomy(groups, where, categories)
 
 
 class Tree:

@@ -7,8 +7,8 @@ Traps. docs/exports.md says what becomes what. All of them stream: 1.4 million i
 from __future__ import annotations
 
 from camtrap_batch.exports.base import EXPORTS, Export, Out, write_export
-from camtrap_batch.exports.images import Images, Source
+from camtrap_batch.exports.images import ExportInput, Images
 from camtrap_batch.exports.written import Written
 from camtrap_batch.options import Option
 
-__all__ = ["EXPORTS", "Export", "Images", "Option", "Out", "Source", "Written", "write_export"]
+__all__ = ["EXPORTS", "Export", "Images", "Option", "Out", "ExportInput", "Written", "write_export"]

@@ -37,6 +37,7 @@ from camtrap_batch.job import Job
 from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_file, check_folder
 from camtrap_batch.survey.effort import FROM_IMAGES, as_rows
+from camtrap_batch.survey.places import Shown, uncertainty_m
 from camtrap_batch.survey.result import read_deployments
 from camtrap_batch.vocabulary import PEOPLE, UNCERTAIN, USABLE
 
@@ -254,7 +255,7 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
             listed = ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common())
             raise InputError(f"no image can be in a Camtrap DP package: {listed}")
         taxa |= write_events(images, events, deployments, observations, unlisted, written)
-    table = rounded(deployments.table(images.locations), rules.decimals)
+    table = rounded(deployments.table(images.shown), rules.decimals)
     with CsvWriter(path / "deployments.csv", DEPLOYMENTS) as file:
         file.write(table)
     write_descriptor(path, described(_descriptor(images, table, taxa, written), rules))
@@ -444,10 +445,12 @@ class _Deployments:
     def ids(self, number: Ints) -> pa.Array:
         return pa.array([deployment.id for deployment in self._all], pa.string()).take(pa.array(number))
 
-    def table(self, places: pa.Table) -> pa.Table:
+    def table(self, shown: Shown) -> pa.Table:
         """Rows of deployments.csv, by id."""
+        places = shown.locations.select(["location", "latitude", "longitude"]).to_pylist()
         of = {
-            row["location"]: row for row in places.select(["location", "latitude", "longitude"]).to_pylist()
+            row["location"]: row | {"off": uncertainty_m(km) if km else None}
+            for row, km in zip(places, shown.grid_km.tolist(), strict=True)
         }
         for location, name in self._given.names():  # those that saw nothing, too
             if of.get(location, {}).get("latitude") is not None:
@@ -470,6 +473,7 @@ class _Deployments:
                     "locationName": deployment.location,
                     "latitude": place["latitude"],
                     "longitude": place["longitude"],
+                    "coordinateUncertainty": place["off"],
                     "deploymentStart": start,
                     "deploymentEnd": end,
                     "cameraID": None if known is None else known["camera"],
@@ -765,7 +769,7 @@ def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: 
             "individualAnimals": False,
             "observationLevel": ["media", "event"],
         },
-        "spatial": _spatial(deployments),
+        "spatial": spatial(deployments),
         "temporal": {
             "start": min(text[:10] for text in deployments["deploymentStart"].to_pylist()),
             "end": max(text[:10] for text in deployments["deploymentEnd"].to_pylist()),
@@ -793,10 +797,10 @@ def taxonomic(images: Images, taxa: set[str]) -> list[dict[str, str]]:
     return described
 
 
-def _spatial(deployments: pa.Table) -> dict[str, Any]:
+def spatial(deployments: pa.Table) -> dict[str, Any]:
     """The box that holds all deployments, as GeoJSON; the point, where it is one."""
     (west, east), (south, north) = (
-        (pc.min(deployments[name]).as_py(), pc.max(deployments[name]).as_py())
+        pc.min_max(deployments[name].cast(pa.float64())).as_py().values()
         for name in ("longitude", "latitude")
     )
     if west == east and south == north:

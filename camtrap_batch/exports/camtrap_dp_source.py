@@ -18,13 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.camtrap_dp import opened_package
+from camtrap_batch.catalog.camtrap_dp import locations_of, opened_package
 from camtrap_batch.catalog.datapackage import DataPackage
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError
 from camtrap_batch.exports import camtrap_dp as ours
 from camtrap_batch.exports.images import Images
 from camtrap_batch.exports.written import Written
+from camtrap_batch.survey.grid import snap
+from camtrap_batch.survey.places import uncertainty_m
 from camtrap_batch.vocabulary import USABLE
 
 _OURS = r"^(media|box:\d+|event):"
@@ -55,6 +57,7 @@ def write_whole(images: Images, path: Path, left_out: Path, source: str, rules: 
         }
         unlisted = opened.enter_context(ours.CsvWriter(left_out, ours.LEFT_OUT))
         people = _with_people(images, tables) if rules.without_people else pa.array([], pa.string())
+        tables, moved = _hide_places(images, tables)
         media = _without(tables["media"], "mediaID", people)
         observations = _of_source(tables["observations"], people, rules, written)
         deployments = ours.rounded(tables["deployments"], rules.decimals)
@@ -62,13 +65,52 @@ def write_whole(images: Images, path: Path, left_out: Path, source: str, rules: 
         writers["media"].write(media)
         writers["observations"].write(observations)
         taxa = _add_ours(images, tables, people, writers["observations"], unlisted, written)
-        files = _copy_others(package, path)
+        files = [] if moved else _copy_others(package, path)
         descriptor = _descriptor(images, package.descriptor, taxa, files, written, rules)
+        if moved:
+            n_others = len(_others(package))
+            written.notes["other tables of the package left out, as they may name places"] = n_others
+            descriptor["spatial"] = ours.spatial(deployments)
     ours.write_descriptor(path, descriptor)
     written.notes["deployments of the package, as they were"] = deployments.num_rows
     written.notes["media of the package, as they were"] = media.num_rows
     written.notes["observations of the package, as they were"] = observations.num_rows
     return written
+
+
+def _hide_places(images: Images, tables: dict[str, pa.Table]) -> tuple[dict[str, pa.Table], bool]:
+    """The tables with the places that may leave (`survey.places`), and whether any is another than it was."""
+    if (sensitive := images.sensitive) is None:
+        return tables, False
+    deployments, media, observations = (tables[name] for name in ours.TABLES)
+    location = locations_of(deployments)
+    names = observations["scientificName"].drop_null().unique().to_pylist()
+    covered = [name for name in names if sensitive.covers(name)]
+    seen = observations.filter(pc.is_in(observations["scientificName"], pa.array(covered, pa.string())))
+    also = location.filter(pc.is_in(deployments["deploymentID"], seen["deploymentID"].combine_chunks()))
+    moved = images.show(also.unique().to_pylist()).moved
+    is_moved = pc.is_in(location, pa.array(sorted(moved), pa.string()))
+    if not pc.any(is_moved).as_py():
+        return tables, False
+    mask = is_moved.to_numpy()
+    x, y, off = (
+        pc.cast(deployments[name], pa.float64()).to_numpy(zero_copy_only=False).copy()
+        for name in ("longitude", "latitude", "coordinateUncertainty")
+    )
+    x[mask], y[mask] = snap(x[mask], y[mask], sensitive.grid_km)
+    off[mask] = np.fmax(off[mask], uncertainty_m(sensitive.grid_km))
+    for name, values, decimals in (
+        ("longitude", x, 6),
+        ("latitude", y, 6),
+        ("coordinateUncertainty", off, 0),
+    ):
+        texts = [None if np.isnan(value) else f"{value:.{decimals}f}" for value in values.tolist()]
+        column = pc.if_else(is_moved, pa.array(texts, pa.string()), deployments[name])
+        deployments = deployments.set_column(deployments.column_names.index(name), name, column)
+    of_moved = pc.is_in(media["deploymentID"], deployments["deploymentID"].filter(is_moved).combine_chunks())
+    exif = pc.if_else(of_moved, pa.scalar(None, pa.string()), media["exifData"])  # cameras write places there
+    media = media.set_column(media.column_names.index("exifData"), "exifData", exif)
+    return {"deployments": deployments, "media": media, "observations": observations}, True
 
 
 def _add_ours(
@@ -168,12 +210,15 @@ def _without(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table[column], values)))
 
 
+def _others(package: DataPackage) -> list[dict[str, Any]]:
+    resources = package.descriptor.get("resources", [])
+    return [one for one in resources if isinstance(one, dict) and one.get("name") not in ours.TABLES]
+
+
 def _copy_others(package: DataPackage, path: Path) -> list[dict[str, Any]]:
     """Tables and files of the package that are none of Camtrap DP's; copied where they lie in it."""
     found = []
-    for resource in package.descriptor.get("resources", []):
-        if not isinstance(resource, dict) or resource.get("name") in ours.TABLES:
-            continue
+    for resource in _others(package):
         found.append(resource)
         paths = resource.get("path", [])
         for name in [paths] if isinstance(paths, str) else paths:

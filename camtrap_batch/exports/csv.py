@@ -67,12 +67,12 @@ EXPORT = CsvExport()
 def write_csv(images: Images, path: Path) -> Written:
     """Write every image of the catalog, in UTF-8."""
     written = Written(path)
-    frames, places = images.frames, images.locations
+    frames, locations = images.frames, images.locations
     with pacsv.CSVWriter(path, COLUMNS) as writer:
         for block in images.blocks(list(_FROM_MANIFEST)):
             rows = block.rows
             of = {name: take(frames[name], block.predicted) for name in frames.column_names}
-            place = pc.index_in(rows["location"], places["location"].combine_chunks())
+            row = pc.index_in(rows["location"], locations["location"].combine_chunks())
             made = {
                 **{name: rows[name] for name in _FROM_MANIFEST},
                 "datetime": pc.replace_substring_regex(rows["datetime"].cast(pa.string()), r"\.0+$", ""),
@@ -82,8 +82,8 @@ def write_csv(images: Images, path: Path) -> Written:
                 "sequence_label": of["label"].cast(pa.string()),
                 "sequence_confidence": pc.round(of["confidence"].cast("float64"), 4),
                 "event_id": of["event_id"].cast(pa.string()),
-                "latitude": places["latitude"].take(place),
-                "longitude": places["longitude"].take(place),
+                "latitude": locations["latitude"].take(row),
+                "longitude": locations["longitude"].take(row),
                 "model_id": pa.repeat(images.model_id, rows.num_rows),
             }
             writer.write_table(

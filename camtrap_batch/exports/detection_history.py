@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from camtrap_batch.catalog.cameras import read_covariates
@@ -261,8 +262,8 @@ def _write_matrix(path: Path, occasions: Occasions, matrix: Any) -> None:
 
 def _covariates(images: Images, occasions: Occasions) -> pa.Table:
     """Place and covariates of each station, in the order of the histories."""
-    places = {row["location"]: row for row in images.locations.select(_PLACE).to_pylist()}
-    rows = {name: places.get(name, {}) for name in occasions.stations}
+    sites = {row["location"]: row for row in images.locations.select(_PLACE).to_pylist()}
+    rows = {name: sites.get(name, {}) for name in occasions.stations}
     columns: dict[str, Any] = {
         "station": list(occasions.stations),
         "longitude": pa.array([row.get("longitude") for row in rows.values()], pa.float64()),
@@ -274,10 +275,22 @@ def _covariates(images: Images, occasions: Occasions) -> pa.Table:
         at = {name: number for number, name in enumerate(table["location"].to_pylist())}
         order = pa.array([at.get(name) for name in occasions.stations], pa.int64())
         columns |= {name: table[name].take(order) for name in table.column_names if name not in _PLACE}
+        hidden = pa.array([name in images.shown.moved for name in occasions.stations])
+        for name in columns:
+            if _TELLS_PLACE.fullmatch(name):
+                columns[name] = pc.if_else(hidden, None, columns[name])
     return pa.table(columns)
 
 
 _PLACE = ["location", "longitude", "latitude"]
+
+_TELLS_PLACE = re.compile(
+    r"(?:(?:utm|gps|map|grid|crs|proj)?_?(?:x|y|e|n|east|north|easting|northing|lat|lon|lng|long|latitude|longitude"
+    r"|coords?|coordinates?|ref|reference|square|point)(?:_?(?:utm|gps|dms|dd|wgs84|m))?)"
+    r"|utm|mgrs|geohash|plus_?code|what3words|wkt|geom|geometry|gridref",
+    re.IGNORECASE,
+)
+"""Columns of a camera table that say where a camera stands in another way."""
 
 
 def _sources(deployments: pa.Table, occasions: Occasions) -> dict[str, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -28,6 +28,7 @@ from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import Table
+from camtrap_batch.survey.places import Sensitive, Shown, sensitive_of, shown_locations
 from camtrap_batch.vocabulary import DATE_FINDINGS, EMPTY, USABLE
 
 BLOCK = 16_384
@@ -46,14 +47,14 @@ _BELONGING = ("seq_id", "event_id", "label", "confidence")
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportInput:
     """What is exported: a snapshot of the predictions, and the result of `merge` made of it, if any."""
 
     predictions: Snapshot
     merged: MergeResult | None
 
     @classmethod
-    def find(cls, run: Run, number: int | None = None) -> Source:
+    def find(cls, run: Run, number: int | None = None) -> ExportInput:
         """The result of merge with this number; by default the current predictions and their newest result.
 
         Raises
@@ -131,15 +132,24 @@ class Images:
     ----------
     run, source
     empty
-        Label that means: no animal; default: as `Source.empty` finds it.
+        Label that means: no animal; default: as `ExportInput.empty` finds it.
     stop
         Once it is set, `blocks` raises Interrupted.
+    exact_places
+        Places of sensitive species, too (`publish.sensitive`): for those who may know them.
     """
 
     def __init__(
-        self, run: Run, source: Source, *, empty: str | None = None, stop: threading.Event | None = None
+        self,
+        run: Run,
+        source: ExportInput,
+        *,
+        empty: str | None = None,
+        stop: threading.Event | None = None,
+        exact_places: bool = False,
     ) -> None:
         self.run = run
+        self._exact_places = exact_places
         self.snapshot = source.predictions
         self.manifest = run.snapshot("manifest", int(self.snapshot.inputs["manifest"]))
         self.model_id = str(self.snapshot.inputs["model"])
@@ -194,9 +204,27 @@ class Images:
     def events(self) -> pa.Table:
         return self.merged.table("events").to_table()
 
-    @cached_property
+    @property
     def locations(self) -> pa.Table:
-        return self.merged.table("locations").to_table()
+        """The table `locations` with the places that may leave: see `survey.places`."""
+        return self.shown.locations
+
+    @cached_property
+    def shown(self) -> Shown:
+        """Locations, and which of them are shown on a grid."""
+        return self.show()
+
+    def show(self, also: Collection[str] = ()) -> Shown:
+        """As `shown`, where something sensitive was seen at the locations `also`, too."""
+        if self._exact_places:
+            locations = self.merged.table("locations").to_table()
+            return Shown(locations, np.zeros(locations.num_rows))
+        return shown_locations(self.merged, also=also)
+
+    @property
+    def sensitive(self) -> Sensitive | None:
+        """Species whose exact places may not leave; None where there are none, or all may know."""
+        return None if self._exact_places else sensitive_of(self.run.job)
 
     @cached_property
     def event(self) -> Ints:

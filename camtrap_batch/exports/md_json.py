@@ -82,7 +82,7 @@ def write_md_json(images: Images, path: Path) -> Written:
 
 def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[dict[str, Any]]:
     columns = (block.rows["file_name"].to_pylist(), block.predicted.tolist(), block.label.to_pylist())
-    for place, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
+    for number, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
         record: dict[str, Any] = {"file": file_name}
         is_video = ending_of(file_name) in VIDEO_ENDINGS  # as MegaDetector's tools tell one
         if is_video:
@@ -90,7 +90,7 @@ def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[
         if label is None:
             yield record | {"detections": None, "failure": _NOT_OPENED if row < 0 else _NOT_INFERRED}
             continue
-        found = [_box(box, classes) for box in block.boxes.get(place, [])]
+        found = [_box(box, classes) for box in block.boxes.get(number, [])]
         if not found and not images.is_empty(label):
             found = [_whole_frame(images, row, label, classes)]
         if is_video:

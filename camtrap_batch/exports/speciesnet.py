@@ -93,9 +93,9 @@ def class_of(label: str, taxonomy: Mapping[str, Any]) -> str:
 
 def _records(images: Images, block: Block, classes: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     names, labels = block.rows["file_name"].to_pylist(), block.label.to_pylist()
-    for place, (name, label) in enumerate(zip(names, labels, strict=True)):
+    for number, (name, label) in enumerate(zip(names, labels, strict=True)):
         record: dict[str, Any] = {"filepath": name}
-        row = int(block.predicted[place])
+        row = int(block.predicted[number])
         if label is None:
             failures = ["DETECTOR", "CLASSIFIER"] if row < 0 else ["CLASSIFIER"]
             yield record | {"failures": failures}
@@ -108,7 +108,7 @@ def _records(images: Images, block: Block, classes: Mapping[str, str]) -> Iterat
             ],
             "scores": [round(float(p), 4) for p in predictions.top_p[first:last].tolist()],
         }
-        record["detections"] = [_box(box) for box in block.boxes.get(place, [])]
+        record["detections"] = [_box(box) for box in block.boxes.get(number, [])]
         record["prediction"] = classes[label]
         record["prediction_score"] = round(float(predictions.confidence[row]), 4)
         record["prediction_source"] = "classifier"

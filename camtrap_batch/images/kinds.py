@@ -148,15 +148,15 @@ def _directories(data: bytes) -> Iterator[dict[int, tuple[int, int, int]]]:
         _, count, number = found.get(_SUB_IFDS, (0, 0, 0))
         if count == 1:
             ahead.append(number)
-        for place in range(number, number + 4 * min(count, _MOST_DIRECTORIES), 4) if count > 1 else ():
-            ahead.append(int.from_bytes(data[place : place + 4], order))
+        for at in range(number, number + 4 * min(count, _MOST_DIRECTORIES), 4) if count > 1 else ():
+            ahead.append(int.from_bytes(data[at : at + 4], order))
         ahead.append(int.from_bytes(data[end : end + 4], order))
 
 
 def _text(data: bytes, field: tuple[int, int, int]) -> bytes:
     """The text of a field that is longer than the field itself, as every maker's name is."""
-    _, count, place = field
-    return data[place : place + min(count, 64)].strip(b"\0 ")
+    _, count, at = field
+    return data[at : at + min(count, 64)].strip(b"\0 ")
 
 
 def _kind_of_text(start: bytes) -> str | None:

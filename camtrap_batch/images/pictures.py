@@ -40,7 +40,7 @@ def read_pictures(
     """
     wanted = np.broadcast_to(use_thumbnails, rows.num_rows)
     files = rows["thumbnail_file"].to_pylist()
-    places = rows["thumbnail_row"].to_pylist()
+    thumbnail_rows = rows["thumbnail_row"].to_pylist()
     by_file: dict[str, list[int]] = {}
     originals: list[int] = []
     for index, file in enumerate(files):
@@ -49,7 +49,7 @@ def read_pictures(
         else:
             originals.append(index)
     for file, indices in by_file.items():
-        yield from _from_thumbnails(folder, file, indices, [places[index] for index in indices])
+        yield from _from_thumbnails(folder, file, indices, [thumbnail_rows[index] for index in indices])
     if originals:
         names: list[str] = rows["file_name"].take(pa.array(originals)).to_pylist()
         contents = read_files(root, names, Limits(timeout_s=timeout_s))
@@ -58,14 +58,14 @@ def read_pictures(
 
 
 def _from_thumbnails(
-    folder: Folder, file: str, indices: list[int], places: list[int]
+    folder: Folder, file: str, indices: list[int], thumbnail_rows: list[int]
 ) -> Iterator[tuple[int, bytes, Source]]:
     with folder.open(file) as handle:
         parquet = pq.ParquetFile(handle, pre_buffer=False, page_checksum_verification=True)
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         starts: npt.NDArray[Any] = np.cumsum([0, *sizes])
-        group_of = np.searchsorted(starts, places, side="right") - 1
+        group_of = np.searchsorted(starts, thumbnail_rows, side="right") - 1
         for group in np.unique(group_of):
             jpegs = parquet.read_row_group(int(group), columns=["jpeg"])["jpeg"]
             for member in np.flatnonzero(group_of == group):
-                yield indices[member], jpegs[places[member] - int(starts[group])].as_py(), "thumbnail"
+                yield indices[member], jpegs[thumbnail_rows[member] - int(starts[group])].as_py(), "thumbnail"

@@ -40,8 +40,8 @@ def paint(
     """
     if len(coefficients) == 1:
         samples, means = plane.reshape(-1), coefficients[0][first:]
-        for place in range(len(samples)):
-            samples[place] = _clamped((np.int32(means[place]) * steps[0] + np.int32(1028)) >> np.int32(3))
+        for at in range(len(samples)):
+            samples[at] = _clamped((np.int32(means[at]) * steps[0] + np.int32(1028)) >> np.int32(3))
         return
     n_columns = plane.shape[1] // 2
     step, step_right = steps[0] << np.int32(10), steps[1] * np.int32(_EDGE)
@@ -171,19 +171,19 @@ def _resample(
         for sample in range(n_samples):
             sums[sample] >>= np.int32(_BITS - _KEPT)
         for x in range(width):
-            place = np.uint64(first_columns[x] * n_channels)
+            at = np.uint64(first_columns[x] * n_channels)
             if n_channels == 3:  # all at once: twice as fast
                 red = green = blue = half
                 for tap in range(n_taps):
                     weight = column_weights[x, tap]
-                    red += sums[place] * weight
-                    green += sums[place + np.uint64(1)] * weight
-                    blue += sums[place + np.uint64(2)] * weight
-                    place += np.uint64(3)
+                    red += sums[at] * weight
+                    green += sums[at + np.uint64(1)] * weight
+                    blue += sums[at + np.uint64(2)] * weight
+                    at += np.uint64(3)
                 out[y, x, 0], out[y, x, 1], out[y, x, 2] = red >> bits, green >> bits, blue >> bits
             else:
                 grey = half
                 for tap in range(n_taps):
-                    grey += sums[place] * column_weights[x, tap]
-                    place += np.uint64(1)
+                    grey += sums[at] * column_weights[x, tap]
+                    at += np.uint64(1)
                 out[y, x, 0] = grey >> bits

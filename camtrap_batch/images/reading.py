@@ -31,7 +31,7 @@ def judge_files(
     limits: Limits,
     *,
     sizes: Sequence[int] | None = None,
-    places: Sequence[dict[str, int] | None] | None = None,
+    entries: Sequence[dict[str, int] | None] | None = None,
     clock: dict[str, float],
 ) -> list[Verdict]:
     """A verdict for each file, in order.
@@ -43,12 +43,12 @@ def judge_files(
     Parameters
     ----------
     sizes : bytes of each file as the listing says, 0 or less where it does not know
-    places : of each file in an archive, as the listing says
+    entries : of each file in an archive, as the listing says
     clock : seconds spent waiting for `read`, and in `decode`, are added to it
     """
     prepare()  # not within the time of an image
     n = len(file_names)
-    ahead = _ReadAhead(root, file_names, limits, sizes or [-1] * n, places or [None] * n)
+    ahead = _ReadAhead(root, file_names, limits, sizes or [-1] * n, entries or [None] * n)
     verdicts: list[Verdict] = []
     try:
         while len(verdicts) < n:
@@ -69,8 +69,8 @@ def read_files(root: ImageRoot, file_names: Sequence[str], limits: Limits) -> It
     n = len(file_names)
     ahead = _ReadAhead(root, file_names, limits, [-1] * n, [None] * n)
     try:
-        for place in range(n):
-            yield ahead.take(place)
+        for index in range(n):
+            yield ahead.take(index)
     finally:
         ahead.close()
 
@@ -137,16 +137,16 @@ class _Decoder:
 
     def _work(self) -> None:
         try:
-            for place in range(self._first, len(self._file_names)):
+            for index in range(self._first, len(self._file_names)):
                 asked = time.perf_counter()
-                content = self._ahead.take(place)
+                content = self._ahead.take(index)
                 began = time.perf_counter()
                 self.clock["read"] += began - asked
                 if isinstance(content, Verdict):
                     self._verdicts.append(content)
                     continue
                 self._bytes, self._began = len(content), began
-                verdict = judge(content, self._file_names[place], self._limits)
+                verdict = judge(content, self._file_names[index], self._limits)
                 del content
                 with self._lock:
                     if self._is_abandoned:
@@ -170,9 +170,9 @@ class _ReadAhead:
         file_names: Sequence[str],
         limits: Limits,
         sizes: Sequence[int],
-        places: Sequence[dict[str, int] | None],
+        entries: Sequence[dict[str, int] | None],
     ) -> None:
-        self._root, self._file_names, self._limits, self._places = root, file_names, limits, places
+        self._root, self._file_names, self._limits, self._entries = root, file_names, limits, entries
         self._sizes = [_TYPICAL_BYTES if size <= 0 else min(size, MOST_BYTES) for size in sizes]
         self._readers = min(root.reads_at_once, len(file_names))
         self._most_ahead = self._readers * _AHEAD_PER_READER
@@ -187,26 +187,26 @@ class _ReadAhead:
         for _ in range(self._readers):
             self._add_reader()
 
-    def take(self, place: int) -> bytes | Verdict:
+    def take(self, index: int) -> bytes | Verdict:
         """The bytes of a file, or the verdict where there are none to judge; each file once, in order.
 
         Raises what reading raised that is no fault of a single file: credentials that are missing, say.
         """
         with self._lock:
-            while place not in self._contents:
-                began = self._reading.get(place)
+            while index not in self._contents:
+                began = self._reading.get(index)
                 if began is None:  # not yet begun
                     self._arrived.wait(self._limits.timeout_s)
                 elif (left := began + self._limits.timeout_s - time.monotonic()) > 0:
                     self._arrived.wait(left)
                 else:
-                    self._give_up(place)
-            self._taken = place + 1
-            self._bytes -= self._sizes[place]
+                    self._give_up(index)
+            self._taken = index + 1
+            self._bytes -= self._sizes[index]
             # Readers are woken for several files at once: each time costs the decoder some of its own.
             if self._next - self._taken <= self._most_ahead // 2:
                 self._room.notify_all()
-            content = self._contents.pop(place)
+            content = self._contents.pop(index)
         if isinstance(content, BaseException):
             raise content
         return content
@@ -220,10 +220,10 @@ class _ReadAhead:
     def _add_reader(self) -> None:
         threading.Thread(target=self._work, name="read", daemon=True).start()
 
-    def _give_up(self, place: int) -> None:
-        """Settle a file whose read hangs, and put another reader in the place of the one that hangs at it."""
-        del self._reading[place]
-        self._contents[place] = Verdict("unreadable", f"not read within {self._limits.timeout_s:g} s")
+    def _give_up(self, index: int) -> None:
+        """Settle a file whose read hangs, and put another reader instead of the one that hangs."""
+        del self._reading[index]
+        self._contents[index] = Verdict("unreadable", f"not read within {self._limits.timeout_s:g} s")
         self._hung += 1
         if self._hung < _HUNG_READS:
             self._add_reader()
@@ -236,17 +236,17 @@ class _ReadAhead:
 
     def _work(self) -> None:
         content: bytes | Verdict | BaseException
-        while (place := self._claim()) is not None:
+        while (index := self._claim()) is not None:
             try:
-                content = _read(self._root, self._file_names[place], self._limits, self._places[place])
+                content = _read(self._root, self._file_names[index], self._limits, self._entries[index])
             except BaseException as problem:
                 content = problem
             with self._lock:
-                if self._reading.pop(place, None) is None:
+                if self._reading.pop(index, None) is None:
                     return  # given up, and another reader is there instead
-                self._contents[place] = content
+                self._contents[index] = content
                 del content
-                if place == self._taken:
+                if index == self._taken:
                     self._arrived.notify_all()
 
     def _claim(self) -> int | None:
@@ -257,23 +257,23 @@ class _ReadAhead:
                 is_full = self._next - self._taken >= self._most_ahead or self._bytes + size > _BYTES_AHEAD
                 # A single file may be larger than all the room.
                 if not is_full or self._next == self._taken:
-                    place = self._next
+                    index = self._next
                     self._next += 1
                     self._bytes += size
-                    self._reading[place] = time.monotonic()
-                    return place
+                    self._reading[index] = time.monotonic()
+                    return index
                 self._room.wait()
             return None
 
 
 def _read(
-    root: ImageRoot, file_name: str, limits: Limits, place: dict[str, int] | None = None
+    root: ImageRoot, file_name: str, limits: Limits, entry: dict[str, int] | None = None
 ) -> bytes | Verdict:
     """The bytes of what may be an image; the verdict on anything else."""
     if is_unsafe(file_name):
         return Verdict("unsafe_path", "not a path inside the image root; it was not opened")
     try:
-        data = root.read(file_name, MOST_BYTES, place)
+        data = root.read(file_name, MOST_BYTES, entry)
     except (FileNotFoundError, NotADirectoryError):
         return Verdict("missing")
     except OSError as problem:

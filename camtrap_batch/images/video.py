@@ -142,18 +142,18 @@ def date_in_name(file_name: str) -> dt.datetime | None:
 
 
 def open_video(
-    root: ImageRoot, file_name: str, size: int, place: Mapping[str, int] | None = None
+    root: ImageRoot, file_name: str, size: int, entry: Mapping[str, int] | None = None
 ) -> BinaryIO:
     """A video as a file that can be sought, read in parts of 1 MiB where its source can give parts.
 
     Parameters
     ----------
     size : bytes, as the listing says
-    place : of a file in an archive, as the listing says
+    entry : of a file in an archive, as the listing says
     """
     if size > 0 and root.has_parts:
         return io.BufferedReader(_Parts(root, file_name, size), _PART)
-    return io.BytesIO(root.read(file_name, None, place))
+    return io.BytesIO(root.read(file_name, None, entry))
 
 
 class _Parts(io.RawIOBase):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from camtrap_batch.job.base import SignIn
+from camtrap_batch.job.base import InputPath, SignIn
 from camtrap_batch.registry import registry
 from camtrap_batch.yamlfile import OneOf
 
@@ -37,6 +37,22 @@ class Publish(SignIn):
         description="for anyone to see: places on a grid of report.blur_km (10 km where that is 0), people "
         "and vehicles left out",
     )
+    sensitive: InputPath | list[str] | None = Field(
+        None,
+        description="species whose exact places never leave: names, groups or categories of events.taxonomy "
+        "such as [panthera leo, rhinocerotidae, CR], or a .csv with a column label",
+    )
+    sensitive_km: float = Field(
+        10, gt=0, strict=False, description="grid on which cameras that saw them are shown"
+    )
+
+    @field_validator("sensitive", mode="before")
+    @classmethod
+    def _names_or_file(cls, value: Any) -> Any:
+        is_list = isinstance(value, list) and all(isinstance(name, str) and name.strip() for name in value)
+        if not is_list and not isinstance(value, str | None):
+            raise ValueError(f"{value!r}: should be a list of names such as [panthera leo], or a .csv file")
+        return value
 
     @classmethod
     def claims(cls, target: str) -> bool:

@@ -13,6 +13,9 @@ from camtrap_batch.yamlfile import Section
 _NO_FOLDER = re.compile(r"latest|[0-9a-f]{16}")
 """Values of `infer.model` that name no folder."""
 
+PeopleShown = Literal["blur", "leave_out", "show"]
+"""What is done about people in pictures that are handed out."""
+
 
 class Infer(Section):
     model: Annotated[PathOrUrl, Input(words=_NO_FOLDER)] = Field(
@@ -96,4 +99,8 @@ class Events(Section):
 class Report(Section):
     blur_km: float = Field(
         0, ge=0, strict=False, description="round places in the report to a grid of so many km"
+    )
+    people: PeopleShown = Field(
+        "blur",
+        description="people in pictures of the report and on layers: blur, leave_out or show",
     )

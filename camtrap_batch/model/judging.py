@@ -30,7 +30,7 @@ from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Frames, Samples
 
 Indices = npt.NDArray[np.int64]
-Progress = Callable[[dict[str, Any]], None]
+OnProgress = Callable[[dict[str, Any]], None]
 
 REPORT_EVERY_S = 1.0
 RANDOM = "random"
@@ -84,7 +84,7 @@ def judge(
     samples: Samples,
     batch: int,
     normalise: Normalise,
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     """The figures of metrics.json, but for what it says of the training: see `judge_logits`."""
 
@@ -280,7 +280,7 @@ def _worst(judged: _Answers) -> list[dict[str, Any]]:
 
 
 def _logits(
-    model: nn.Module, batches: EvalBatches, on_progress: Progress
+    model: nn.Module, batches: EvalBatches, on_progress: OnProgress
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Logits (n, classes) of the images that decode, and what the batches gave as their truth (n,)."""
     model.eval()

@@ -34,7 +34,7 @@ from camtrap_batch.model.device import (
 )
 from camtrap_batch.model.figures import draw_pictures
 from camtrap_batch.model.info import ModelInfo
-from camtrap_batch.model.judging import REPORT_EVERY_S, Progress, judge, keep_random_images, summary
+from camtrap_batch.model.judging import REPORT_EVERY_S, OnProgress, judge, keep_random_images, summary
 from camtrap_batch.model.package import save_model
 from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Samples
@@ -76,7 +76,7 @@ def train(
     config: TrainConfig,
     folder: str | Path,
     provenance: Mapping[str, Any],
-    on_progress: Progress = lambda event: None,
+    on_progress: OnProgress = lambda event: None,
     checkpoints: Checkpoints | None = None,
     team: SoloTeam | None = None,
 ) -> TrainResult:
@@ -178,7 +178,7 @@ def _training(
     config: TrainConfig,
     checkpoints: Checkpoints | None,
     team: SoloTeam,
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> Iterator[_Training]:
     device = choose_device(config.device)
     threads = choose_threads(config.threads)
@@ -215,7 +215,7 @@ class _Training:
         device: torch.device,
         checkpoints: Checkpoints,
         team: SoloTeam,
-        on_progress: Progress,
+        on_progress: OnProgress,
     ) -> None:
         self.samples, self.config, self.decoder, self.device = samples, config, decoder, device
         self.checkpoints, self.team, self.on_progress = checkpoints, team, on_progress
@@ -303,7 +303,7 @@ class _Training:
         return _Fitted(
             learn.model,
             reporter.history,
-            keeper.settle(network) if team.rank == 0 else 0,
+            keeper.restore_best(network) if team.rank == 0 else 0,
             keeper.rate,
             keeper.searched,
             batch,
@@ -389,7 +389,7 @@ class _Reporter(Callback):  # type: ignore[misc]
     order = 70  # after the Recorder has the batch's and the epoch's figures
 
     def __init__(
-        self, n_classes: int, check: Callable[[], None], on_progress: Progress, team: SoloTeam
+        self, n_classes: int, check: Callable[[], None], on_progress: OnProgress, team: SoloTeam
     ) -> None:
         self._n_classes = n_classes
         self._check = check
@@ -594,7 +594,7 @@ class _Keeper(Callback):  # type: ignore[misc]
             return False
         return len(losses) - 1 - int(np.argmin(losses)) >= self._patience
 
-    def settle(self, network: nn.Module) -> int:
+    def restore_best(self, network: nn.Module) -> int:
         """Put the weights of the epoch that is kept into `network`; returns the epoch."""
         reporter = self._reporter
         kept = len(reporter.history)

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from camtrap_batch.errors import StageError
 from camtrap_batch.pipeline.context import Context
-from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import read_whole_files
+from camtrap_batch.store.tables import open_files, read_whole_files
+from camtrap_batch.vocabulary import USABLE
 
 LOST = ("missing", "unreadable", "crashed")
 """Statuses that may say more of a disk, a network or a worker than of the image."""
@@ -22,48 +22,66 @@ _FEWEST = 3
 """Fewer stop nothing: of a handful of images one is a large part."""
 
 
-def count_lost(receipts: Sequence[Receipt]) -> Counter[str]:
-    """Images by those statuses, as the receipts count them."""
-    found: Counter[str] = Counter()
-    for receipt in receipts:
-        found.update({status: n for status in LOST if (n := receipt.counts.get(status))})
-    return found
-
-
-def failed_images(run: Run, before: Snapshot | None) -> pa.ChunkedArray | None:
-    """Ids of the images whose status in a table is anything else than ok; None where there are none."""
-    if before is None or not any(before.counts.get(status) for status in LOST):
-        return None
-    known, _ = read_whole_files(run.folder, before, ["image_id", "status"])
-    return known["image_id"].filter(pc.not_equal(known["status"].cast(pa.string()), "ok"))
-
-
-def is_much(context: Context, lost: int, there: int) -> bool:
-    """Whether so many, of the images that were there, are more than may get lost."""
-    return lost >= _FEWEST and lost > context.job.limits.lost * there
-
-
 def require_few_lost(
-    context: Context, stage: str, lost: Counter[str], there: int, receipts: Sequence[Receipt]
+    context: Context,
+    stage: str,
+    table: str,
+    receipts: Sequence[Receipt],
+    before: Snapshot | None,
+    listed: pa.ChunkedArray | None = None,
 ) -> None:
-    """Raise StageError where more is lost than may be; then the shards in question are done again next time.
+    """Raise StageError where more than `limits.lost` of the images that were there can't be read now.
+
+    Then the shards in question are done again next time. What the last snapshot says is lost was taken so,
+    and is not lost anew.
 
     Parameters
     ----------
-    lost : of the images that were there, those that can't be read, by status
-    there : images that were there, a moment before or in the last snapshot
-    receipts : of all shards
+    table : of the stage, with the columns image_id and status
+    receipts : of all its shards, in row order
+    before : the table's last snapshot
+    listed : of each row, whether the file was listed before the work began; those were there, and those that
+        the last snapshot has as usable. None: all of them were
     """
-    if not is_much(context, lost.total(), there):
+    there = sum(receipt.rows for receipt in receipts) if listed is None else pc.sum(listed).as_py() or 0
+    lost_in_all = sum(receipt.counts.get(status, 0) for receipt in receipts for status in LOST)
+    if not _is_much(context, lost_in_all, there):
+        return
+    folder = context.run.folder
+    files = [file.file for receipt in receipts for file in receipt.files if file.table == table]
+    now = open_files(folder, table, files).to_table(columns=["image_id", "status"])
+    status = now["status"].cast(pa.string())
+    is_there = pc.is_valid(status) if listed is None else listed
+    if before is not None:
+        known, _ = read_whole_files(folder, before, ["image_id", "status"])
+
+        def had(statuses: Sequence[str]) -> pa.ChunkedArray:
+            is_one = pc.is_in(known["status"].cast(pa.string()), pa.array(statuses))
+            return pc.is_in(now["image_id"], known["image_id"].filter(is_one).combine_chunks())
+
+        is_there = pc.and_not(pc.or_(is_there, had(USABLE)), had(LOST))
+    is_lost = pc.and_(is_there, pc.is_in(status, pa.array(LOST)))
+    lost = Counter(status.filter(is_lost).to_pylist())
+    there = pc.sum(is_there).as_py() or 0
+    if not _is_much(context, lost.total(), there):
         return
     for receipt in receipts:
-        if any(receipt.counts.get(status) for status in LOST):
-            context.run.folder.delete(receipt.path)
-    named = ", ".join(f"{status} {n:,}" for status, n in lost.most_common())
-    limit = context.job.limits.lost
+        if any(receipt.counts.get(name) for name in LOST):
+            folder.delete(receipt.path)
     context.run.log("stage failed", stage=stage, failed={}, lost=dict(lost), there=there)
+    named = ", ".join(f"{name} {n:,}" for name, n in lost.most_common())
+    left = 0 if listed is None else pc.sum(pc.and_not(is_lost, listed)).as_py() or 0
+    why = "is a disk or the network gone?"
+    if left:
+        many = "all" if left == lost.total() else f"{left:,}"
+        why = f"{many} of them are no longer in the folder: were they removed, or is it another one?"
     raise StageError(
         f"{stage}: {lost.total():,} of {there:,} images that were there can't be read now ({named}), more "
-        f"than limits.lost: {limit:g} allows; is a disk or the network gone? Nothing was committed; the same "
-        "command tries them again"
+        f"than limits.lost: {context.job.limits.lost:g} allows; {why} Nothing was committed; the same "
+        "command tries them again; with --set limits.lost=1 it takes things as they are"
     )
+
+
+def _is_much(context: Context, lost: int, there: int) -> bool:
+    """Whether so many, of the images that were there, are more than may get lost."""
+    return lost >= _FEWEST and lost > context.job.limits.lost * there

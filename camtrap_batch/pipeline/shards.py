@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from camtrap_batch.engine import base as engine
 from camtrap_batch.errors import Interrupted, ShardsFailed
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.stage import Made, Planned, StageResult
+from camtrap_batch.store import snapshots
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import (
     File,
@@ -163,6 +164,17 @@ def do_on_workers(
                 run.flush_log()
             work_is_done()
         done = finish(plan, _all_done(run, plan, receipts | outcome.receipts, outcome))
+        if before is not None and before.plan_id == done.plan.id and stands(run.folder, done.plan, tables):
+            # All that was tried again was in vain.
+            snapshots.amend(run.folder, before, done.meta)
+            run.log("nothing changed", stage=plan.stage, plan=done.plan.id)
+            result = _up_to_date(run, plan.stage, before, tables)
+            return replace(
+                result,
+                shards_run=len(outcome.receipts),
+                seconds=time.monotonic() - started,
+                notes=list(done.notes),
+            )
         committed = commit_plan(
             run.folder, done.plan, done.receipts, tables, inputs=done.plan.inputs, meta=done.meta
         )

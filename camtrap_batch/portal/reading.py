@@ -59,7 +59,7 @@ class Attachment:
     keywords: str
 
 
-class Places:
+class PointNames:
     """Names of places; those less than a metre apart are one."""
 
     _CELL = 1e-5  # degrees

@@ -40,7 +40,7 @@ class Unknown(StageError):
         self.retry_after_s = retry_after_s
 
 
-class Refused(StageError):
+class ServiceRefused(StageError):
     """The server has said no to the request as it is.
 
     Attributes
@@ -69,7 +69,7 @@ class Service:
 
         Raises
         ------
-        Refused, Unknown, SignedOut
+        ServiceRefused, Unknown, SignedOut
         """
         answer: dict[str, Any] = with_retries(self.send, url, parameters)
         return answer
@@ -78,7 +78,7 @@ class Service:
         """A layer's or service's definition. Raises InputError where there is none at the URL."""
         try:
             return self.read(url)
-        except (Refused, Unknown) as problem:
+        except (ServiceRefused, Unknown) as problem:
             raise InputError(f"{url}: {problem}") from None
 
     def send(self, url: str, parameters: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> Any:
@@ -100,7 +100,7 @@ class Service:
         if response.status_code in _PASSING:
             raise Unknown(f"HTTP {response.status_code}", _retry_after(response))
         if response.status_code >= 400:
-            raise Refused(f"HTTP {response.status_code}", response.status_code)
+            raise ServiceRefused(f"HTTP {response.status_code}", response.status_code)
         try:
             answer = json.loads(content)
         except ValueError:
@@ -124,7 +124,7 @@ class Service:
 
         Raises
         ------
-        Refused, Unknown, SignedOut
+        ServiceRefused, Unknown, SignedOut
         """
         from requests.exceptions import RequestException
 
@@ -135,7 +135,7 @@ class Service:
                 if response.status_code in _PASSING:
                     raise Unknown(f"HTTP {response.status_code}", _retry_after(response))
                 if response.status_code >= 400:
-                    raise Refused(f"HTTP {response.status_code}", response.status_code)
+                    raise ServiceRefused(f"HTTP {response.status_code}", response.status_code)
                 content = bytearray()
                 for part in response.iter_content(_CHUNK):
                     content += part
@@ -191,7 +191,7 @@ def change_definition(service: Service, url: str, operation: str, change: dict[s
     admin = url.replace("/rest/services/", "/rest/admin/services/", 1)
     try:
         service.send(f"{admin}/{operation}", {operation: change})
-    except Refused as problem:
+    except ServiceRefused as problem:
         raise InputError(f"{url}: can't be changed ({operation}): {problem}") from None
 
 
@@ -215,4 +215,4 @@ def _error(url: str, error: Mapping[str, Any]) -> StageError:
         return SignedOut(f"{url}: {said} ({code}); sign in again, or ask for the right to it")
     if code in _PASSING:
         return Unknown(f"{said} ({code})")
-    return Refused(f"{said} ({code})", code)
+    return ServiceRefused(f"{said} ({code})", code)

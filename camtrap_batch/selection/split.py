@@ -55,25 +55,25 @@ def groups_of(
     Parameters
     ----------
     rows : of the catalog: location, deployment, seq_id
-    kept : places in `rows`
-    pairs : places in `rows` of images that are duplicates of each other, whether kept or not
+    kept : indices into `rows`
+    pairs : indices into `rows` of images that are duplicates of each other, whether kept or not
     """
     some = rows.take(pa.array(kept))
     location, deployment, sequence = (encode(some[name])[0] for name in ("location", "deployment", "seq_id"))
     # Numbered in the order of their names, so that the order of rows changes no split.
-    place = location.copy()
+    site = location.copy()
     for codes in (deployment, sequence):
-        place = np.where((place < 0) & (codes >= 0), codes + place.max(initial=-1) + 1, place)
-    place[place < 0] = place.max(initial=-1) + 1
+        site = np.where((site < 0) & (codes >= 0), codes + site.max(initial=-1) + 1, site)
+    site[site < 0] = site.max(initial=-1) + 1
     known = np.flatnonzero((location >= 0) & (sequence >= 0))
     uses = np.unique(np.stack([sequence[known], location[known]]), axis=1)[0]
     is_reused = np.bincount(uses, minlength=sequence.max(initial=-1) + 1) > _MOST_LOCATIONS_OF_A_SEQUENCE
     burst = np.flatnonzero(sequence >= 0)
     burst = burst[~is_reused[sequence[burst]]]
-    n_rows, n_places = rows.num_rows, int(place.max(initial=-1)) + 1
-    n_nodes = n_rows + n_places + int(sequence.max(initial=-1)) + 1
+    n_rows, n_sites = rows.num_rows, int(site.max(initial=-1)) + 1
+    n_nodes = n_rows + n_sites + int(sequence.max(initial=-1)) + 1
     tied = np.concatenate([kept, kept[burst], pairs[0]])
-    to = np.concatenate([n_rows + place, n_rows + n_places + sequence[burst], pairs[1]])
+    to = np.concatenate([n_rows + site, n_rows + n_sites + sequence[burst], pairs[1]])
     try:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
@@ -81,8 +81,8 @@ def groups_of(
         raise MissingExtra("train", "splitting by location") from None
     graph = coo_array((np.ones(len(tied), bool), (tied, to)), shape=(n_nodes, n_nodes))
     group = connected_components(graph, directed=False)[1][kept]
-    first: np.ndarray[Any, Any] = np.full(n_nodes, n_places)
-    np.minimum.at(first, group, place)
+    first: np.ndarray[Any, Any] = np.full(n_nodes, n_sites)
+    np.minimum.at(first, group, site)
     numbers: np.ndarray[Any, Any] = first[group]
     return numbers
 
@@ -233,8 +233,8 @@ def _candidates(
 
 
 def _require_locations(label: np.ndarray[Any, Any], group: np.ndarray[Any, Any], sides: int) -> None:
-    places = pd.DataFrame({"label": label, "group": group}).drop_duplicates().groupby("label").size()
-    few = places[places < sides]
+    groups = pd.DataFrame({"label": label, "group": group}).drop_duplicates().groupby("label").size()
+    few = groups[groups < sides]
     if len(few):
         named = ", ".join(f"{name} ({number})" for name, number in few.head(_MOST_NAMED).items())
         more = f" and {len(few) - _MOST_NAMED} more" if len(few) > _MOST_NAMED else ""

@@ -21,10 +21,9 @@ from camtrap_batch.events import (
     combine,
     find_events,
     frame_rows,
-    make_taxonomy,
     read_species,
-    read_taxonomy,
     summarise,
+    taxonomy_of,
     unused_lines,
 )
 from camtrap_batch.events.human import overrule
@@ -275,10 +274,7 @@ def find_effort(
 def read_rules(job: Job) -> tuple[Taxonomy | None, SpeciesLists | None]:
     """The job's taxonomy and its species lists. Raises InputError where a file of them is wrong."""
     events = job.events
-    if isinstance(events.taxonomy, str):
-        taxonomy: Taxonomy | None = read_taxonomy(events.taxonomy)
-    else:
-        taxonomy = make_taxonomy(events.taxonomy) if events.taxonomy is not None else None
+    taxonomy = taxonomy_of(events.taxonomy)
     return taxonomy, read_species(events.species, events.regions) if events.species is not None else None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.detection.people import find_people
 from camtrap_batch.errors import InputError, Interrupted, StageError
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
@@ -23,6 +24,7 @@ from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS
 from camtrap_batch.store.shards import digest
+from camtrap_batch.survey.places import Shown, hides_places, shown_locations
 from camtrap_batch.targets import (
     PHOTOS,
     LayerRows,
@@ -34,7 +36,7 @@ from camtrap_batch.targets import (
     target_of,
 )
 from camtrap_batch.targets.base import OK, Photo, TakesPhotos
-from camtrap_batch.targets.public import BLUR_KM, is_people, public_locations, without_metadata
+from camtrap_batch.targets.public import BLUR_KM, is_people, without_metadata, without_people
 from camtrap_batch.vocabulary import UNCERTAIN, USABLE
 
 _SHOWN_CAMERAS = 20
@@ -81,7 +83,8 @@ class PublishStage(Stage):
         started = time.monotonic()
         run, number = context.run, context.option(SNAPSHOT)
         merged = MergeResult.find(run, number)
-        rows = layer_rows(merged, context.job)
+        shown = public_places(merged) if context.job.publish.public else None
+        rows = layer_rows(merged, context.job, shown)
         # Who pushes an older result has asked for the rows that are new since to go.
         most_deleted = context.job.limits.deleted if number is None else 1.0
         target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
@@ -89,6 +92,7 @@ class PublishStage(Stage):
             context.begin_writing()
         push = target.push(rows, dry_run=context.dry_run)
         result = StageResult(self.name, sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
+        result.notes += shown.notes if shown is not None else ()
         if number is not None:
             result.notes.insert(
                 0, f"{merged.describe()} is what the layer {'would hold' if context.dry_run else 'holds'}"
@@ -136,12 +140,13 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
     wanted = pa.array(sorted(set(best.values())), pa.string())
     rows = merged.table("manifest").to_table(columns=COLUMNS, filter=pc.field("image_id").isin(wanted))
     ids = rows["image_id"].to_pylist()
+    found = find_people(context.run, ids)
     pictures = {
-        ids[index]: without_metadata(data) if is_public and source == "original" else data
+        ids[index]: without_metadata(shown) if hides_places(context.job) and source == "original" else shown
         for index, data, source in read_pictures(
             context.run.folder, image_root(context.job), rows, use_thumbnails=True
         )
-        if data is not None
+        if data is not None and (shown := found.picture(ids[index], data)) is not None
     }
     photos: dict[str, list[Photo]] = {}
     for (location, label), image_id in sorted(best.items()):
@@ -183,8 +188,13 @@ def empty_rows(job: str) -> list[LayerRows]:
     ]
 
 
-def layer_rows(merged: MergeResult, settings: Job) -> list[LayerRows]:
-    """What a result of `merge` has to say on each layer; to the public, where the job says so."""
+def public_places(merged: MergeResult) -> Shown:
+    """The places that a public layer shows."""
+    return shown_locations(merged, merged.run.job.report.blur_km or BLUR_KM)
+
+
+def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -> list[LayerRows]:
+    """What a result of `merge` has to say on each layer; to the public, with `shown` places."""
     job = settings.name
     locations, frames = merged.table("locations").to_table(), merged.table("frames").to_table()
     images = merged.table("manifest").to_table(
@@ -206,8 +216,8 @@ def layer_rows(merged: MergeResult, settings: Job) -> list[LayerRows]:
     of_location = offset.take(_first_known(frames["location"], offset, locations["location"]))
     of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
     table = pa.table({column: photos[column] for column in PHOTOS.names})
-    if settings.publish.public:
-        locations = public_locations(locations, events, settings.report.blur_km or BLUR_KM)
+    if shown is not None:
+        locations = without_people(shown.locations, events)
         is_shown = pc.invert(is_people(events["label"]))
         events, of_event = events.filter(is_shown), of_event.filter(is_shown)
         is_shown = pc.invert(_shows_people(merged, frames, predictions))
@@ -235,8 +245,8 @@ def _first_known(
 ) -> pa.ChunkedArray:
     """For each of the wanted locations the first row at it whose clock's offset is known."""
     known = pa.array(np.flatnonzero(offset.is_valid()))
-    place = pc.index_in(wanted, location.take(known).combine_chunks())
-    return pa.chunked_array([known]).take(place)
+    row = pc.index_in(wanted, location.take(known).combine_chunks())
+    return pa.chunked_array([known]).take(row)
 
 
 def _keep_ledger(run: Run, ledger: pa.Table, pushed: int, started: float) -> None:

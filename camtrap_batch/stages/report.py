@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.detection.people import find_people
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, METRICS
 from camtrap_batch.model.library import model_folder, read_numbers
@@ -268,17 +269,21 @@ class _Picture(NamedTuple):
 
 
 def _pictures(context: Context, image_ids: list[str]) -> dict[str, _Picture]:
-    """Thumbnails by image id, as far as there are any: originals are too large for a page."""
+    """Thumbnails by image id, as far as there are any: originals are too large for a page.
+
+    People are shown as `report.people` has it.
+    """
     job, run = context.job, context.run
     rows = run.table("manifest").to_table(
         columns=[*COLUMNS, "location"], filter=pc.field("image_id").isin(pa.array(image_ids, pa.string()))
     )
     rows = rows.filter(rows["thumbnail_file"].is_valid())
-    root = image_root(job)
-    return {
-        rows["image_id"][index].as_py(): _Picture(
-            data, rows["file_name"][index].as_py(), rows["location"][index].as_py()
-        )
-        for index, data, _ in read_pictures(run.folder, root, rows, use_thumbnails=True)
-        if data is not None
-    }
+    people = find_people(run, image_ids)
+    found = {}
+    for index, data, _ in read_pictures(run.folder, image_root(job), rows, use_thumbnails=True):
+        image_id = rows["image_id"][index].as_py()
+        if data is not None and (shown := people.picture(image_id, data)) is not None:
+            found[image_id] = _Picture(
+                shown, rows["file_name"][index].as_py(), rows["location"][index].as_py()
+            )
+    return found

@@ -109,8 +109,8 @@ class _Check:
     def run(self) -> Report:
         # Receipts before the files that they name, which are there first while a job runs.
         records = {
-            place: dict(self.folder.read_many(self.folder.walk(place)))
-            for place in ("snapshots", "receipts", "plans", "redo", "lease")
+            folder_name: dict(self.folder.read_many(self.folder.walk(folder_name)))
+            for folder_name in ("snapshots", "receipts", "plans", "redo", "lease")
         }
         self.entries = {entry.path: entry for entry in self.folder.entries() if not is_staged(entry.path)}
         self.report.files = len(self.entries)

@@ -126,17 +126,17 @@ def _garbage(folder: Folder, known: _Known, written_before: float) -> Iterator[E
     everything = list(folder.entries(""))
     named = [entry for entry in everything if not is_staged(entry.path)]
 
-    def below(place: str) -> list[Entry]:
-        return [entry for entry in named if entry.path.startswith(f"{place}/")]
+    def below(folder_name: str) -> list[Entry]:
+        return [entry for entry in named if entry.path.startswith(f"{folder_name}/")]
 
     yield from (entry for entry in below("snapshots") if entry.path in known.dropped)
     yield from _receipts(folder, below("receipts"), known, is_old)
-    for place in ("plans", "performance"):
-        for entry in below(place):
-            plan = entry.path.removeprefix(f"{place}/").rpartition(".")[0]
-            plan = plan if place == "plans" else plan.replace("-", "/", 1)
+    for folder_name in ("plans", "performance"):
+        for entry in below(folder_name):
+            plan = entry.path.removeprefix(f"{folder_name}/").rpartition(".")[0]
+            plan = plan if folder_name == "plans" else plan.replace("-", "/", 1)
             if plan not in known.plans and (
-                place == "performance" or plan in known.dropped_plans or is_old(entry)
+                folder_name == "performance" or plan in known.dropped_plans or is_old(entry)
             ):
                 yield entry
     yield from unless_kept(below("tables"))

@@ -217,7 +217,7 @@ def find_receipts(folder: Folder, plan: Plan) -> dict[str, Receipt]:
     wrong: list[str] = []
     while paths:
         read: list[Receipt] = []
-        for path, data in folder.read_many([places[0] for places in paths.values()]):
+        for path, data in folder.read_many([found_at[0] for found_at in paths.values()]):
             try:
                 receipt = Receipt.from_json(data)
             except Unreadable as problem:
@@ -234,7 +234,7 @@ def find_receipts(folder: Folder, plan: Plan) -> dict[str, Receipt]:
             if not bad:
                 found[receipt.shard_id] = receipt
         # Where one is of no use, that of another plan may be.
-        paths = {name: places[1:] for name, places in paths.items() if name not in found and places[1:]}
+        paths = {name: found_at[1:] for name, found_at in paths.items() if name not in found and found_at[1:]}
     say_all(wrong)
     return found
 
@@ -357,7 +357,7 @@ def digest(parts: Iterable[Any]) -> str:
 def cut(keys: Sequence[str], size: int, borders: Sequence[int] | None = None) -> list[tuple[int, int]]:
     """Divide rows into runs of at most `size`, so that a new or removed row moves few borders.
 
-    A run ends, within its second half, where the hash of the next row's key is least: the place depends on
+    A run ends, within its second half, where the hash of the next row's key is least: where depends on
     the rows around it, not on their position, so that after an insertion the following cuts fall where
     they fell before (content-defined chunking).
 
@@ -381,11 +381,11 @@ def cut(keys: Sequence[str], size: int, borders: Sequence[int] | None = None) ->
     runs: list[tuple[int, int]] = []
     start = 0
     while len(keys) - start > size:
-        places = slice(start + max(1, (size + 1) // 2), start + size + 1)
-        weight = np.array([zlib.crc32(key.encode()) for key in keys[places]], np.int64)
+        half = slice(start + max(1, (size + 1) // 2), start + size + 1)
+        weight = np.array([zlib.crc32(key.encode()) for key in keys[half]], np.int64)
         if ranks is not None:
-            weight += ranks[places]
-        stop = places.start + int(np.argmin(weight))
+            weight += ranks[half]
+        stop = half.start + int(np.argmin(weight))
         runs.append((start, stop))
         start = stop
     if start < len(keys):

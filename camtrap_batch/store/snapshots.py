@@ -77,6 +77,18 @@ def commit(folder: Folder, snapshot: Snapshot) -> Snapshot:
     return snapshot
 
 
+def amend(folder: Folder, snapshot: Snapshot, meta: dict[str, Any]) -> Snapshot:
+    """Keep more beside a table whose rows stay: the same snapshot, with these entries of `meta`.
+
+    Raises LeaseLost where another driver has taken over.
+    """
+    check_held(folder)
+    amended = dataclasses.replace(snapshot, meta={**snapshot.meta, **meta})
+    if amended != snapshot:
+        folder.write(path_of(snapshot.table, snapshot.number), encode(amended))
+    return amended
+
+
 def current(folder: Folder, table: str) -> Snapshot | None:
     """The newest snapshot of a table that can be read, None where there is none.
 

@@ -133,9 +133,9 @@ def _kappa(times: Doubles, k: int) -> float:
 
 def _histogram(times: Doubles) -> Doubles:
     """Parts of the sample at each point of the grid; a time between two counts at both, by nearness."""
-    place = times / (2 * np.pi) * GRID
-    left = np.floor(place).astype(np.int64)
-    share = place - left
+    cell = times / (2 * np.pi) * GRID
+    left = np.floor(cell).astype(np.int64)
+    share = cell - left
     counts = np.bincount(left % GRID, 1 - share, GRID) + np.bincount((left + 1) % GRID, share, GRID)
     return counts / len(times)
 
@@ -151,7 +151,7 @@ def _smooth(parts: Doubles, kappa: float) -> Doubles:
 
 def _at(values: Doubles, times: Doubles) -> Doubles:
     """Values of the grid at some times, between its points in proportion."""
-    place = times / (2 * np.pi) * GRID
-    left = np.floor(place).astype(np.int64)
-    share = place - left
+    cell = times / (2 * np.pi) * GRID
+    left = np.floor(cell).astype(np.int64)
+    share = cell - left
     return values[left % GRID] * (1 - share) + values[(left + 1) % GRID] * share

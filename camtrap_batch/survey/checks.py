@@ -144,9 +144,9 @@ def _outside(rows: Sequence[dict[str, Any]], photos: _Photos) -> Iterator[Check]
         after = times[None, :] - edges[:, 1:] + 1
         distance = np.maximum(np.maximum(before, after), 0)
         nearest = distance.argmin(axis=0)
-        for place in np.flatnonzero(distance.min(axis=0, initial=NO_TIME) > 0).tolist():
-            which = int(nearest[place])
-            is_early = before[which, place] > 0
+        for number in np.flatnonzero(distance.min(axis=0, initial=NO_TIME) > 0).tolist():
+            which = int(nearest[number])
+            is_early = before[which, number] > 0
             side = (
                 f"before the start, {_text(spans[which][0])}"
                 if is_early
@@ -155,9 +155,9 @@ def _outside(rows: Sequence[dict[str, Any]], photos: _Photos) -> Iterator[Check]
             yield Check(
                 "outside_deployment",
                 numbers[which],
-                int(photos.row[here.start + place]),
+                int(photos.row[here.start + number]),
                 -1,
-                f"{_text(int(times[place]))}: {side}, of the deployment",
+                f"{_text(int(times[number]))}: {side}, of the deployment",
             )
 
 
@@ -222,8 +222,8 @@ def _silences(number: int, row: dict[str, Any], photos: _Photos, here: slice) ->
         times = np.concatenate([[row["start"]], times, [row["end"]]])
     gaps = np.diff(times)
     rows = photos.row[here]
-    for place in np.flatnonzero(gaps > SILENCE_DAYS * DAY).tolist():
-        first, last = int(times[place]), int(times[place + 1])
+    for number in np.flatnonzero(gaps > SILENCE_DAYS * DAY).tolist():
+        first, last = int(times[number]), int(times[number + 1])
         off = sum(
             max(0, min(last, outage["end"]) - max(first, outage["start"])) for outage in row["outages"] or ()
         )
@@ -231,7 +231,7 @@ def _silences(number: int, row: dict[str, Any], photos: _Photos, here: slice) ->
             continue
         gap = (last - first - off) // DAY
         shift = 0 if row["source"] == FROM_IMAGES else 1
-        before, after = place - shift, place + 1 - shift
+        before, after = number - shift, number + 1 - shift
         yield Check(
             "silence",
             number,

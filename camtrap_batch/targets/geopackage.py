@@ -238,5 +238,5 @@ def _copy_rows(
     """Copy the rows where `column` is `value`; rows that are there stay."""
     cursor = source.execute(f'SELECT * FROM "{table}" WHERE "{column}" = ?', (value,))
     names = [f'"{name}"' for name, *_ in cursor.description]
-    places = ", ".join("?" * len(names))
-    db.executemany(f'INSERT OR IGNORE INTO "{table}" ({", ".join(names)}) VALUES ({places})', cursor)
+    marks = ", ".join("?" * len(names))
+    db.executemany(f'INSERT OR IGNORE INTO "{table}" ({", ".join(names)}) VALUES ({marks})', cursor)

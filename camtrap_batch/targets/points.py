@@ -26,9 +26,9 @@ def encode_points(x: pa.Array, y: pa.Array) -> list[bytes | None]:
     import shapely
 
     is_known = x.is_valid().to_numpy(zero_copy_only=False) & y.is_valid().to_numpy(zero_copy_only=False)
-    places = [column.filter(pa.array(is_known)).to_numpy() for column in (x, y)]
+    degrees = [column.filter(pa.array(is_known)).to_numpy() for column in (x, y)]
     blobs = np.full(len(x), None, object)
-    blobs[is_known] = [_HEADER + wkb for wkb in shapely.to_wkb(shapely.points(*places), byte_order=1)]
+    blobs[is_known] = [_HEADER + wkb for wkb in shapely.to_wkb(shapely.points(*degrees), byte_order=1)]
     return list(blobs)
 
 

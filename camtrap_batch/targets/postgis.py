@@ -309,8 +309,8 @@ class _Table:
                 copy = self._sql("COPY {table} ({id}, {columns}) FROM STDIN", columns=columns)
                 with cursor.copy(copy) as copying:
                     for number, (*row, x, y) in zip(taken, rows, strict=True):
-                        place = None if x is None or y is None else f"SRID={SRS};POINT({x!r} {y!r})"
-                        copying.write_row((number, *row, place))
+                        shape = None if x is None or y is None else f"SRID={SRS};POINT({x!r} {y!r})"
+                        copying.write_row((number, *row, shape))
                 numbers += taken
         at = edits.column_names.index("object_id")
         ids = [*edits["object_id"].to_pylist()[: edits.num_rows - len(numbers)], *numbers]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
-from camtrap_batch.survey.grid import snap
+from camtrap_batch.errors import InputError
+from camtrap_batch.images.exif import read_jpeg_exif
+from camtrap_batch.targets.base import Photo
 from camtrap_batch.vocabulary import PEOPLE
 
 BLUR_KM = 10.0
@@ -22,18 +24,15 @@ def is_people(labels: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.is_in(pc.utf8_lower(labels.cast(pa.string())), pa.array(PEOPLE)).fill_null(False)
 
 
-def public_locations(locations: pa.Table, events: pa.Table, blur_km: float) -> pa.Table:
-    """Camera locations (schemas.LOCATIONS) on a grid of `blur_km`, their figures without events of people.
+def without_people(locations: pa.Table, events: pa.Table) -> pa.Table:
+    """Camera locations (schemas.LOCATIONS), their figures without events of people, and without geometry.
 
     Parameters
     ----------
+    locations : with places that may be shown (`survey.places.shown_locations`)
     events : schemas.EVENTS, all of them
     """
     columns = dict(zip(locations.column_names, locations.columns, strict=True))
-    x, y = (columns[name].to_numpy().copy() for name in ("longitude", "latitude"))
-    known = ~np.isnan(x) & ~np.isnan(y)
-    x[known], y[known] = snap(x[known], y[known], blur_km)
-    columns |= {"longitude": pa.array(x, mask=~known), "latitude": pa.array(y, mask=~known)}
     people = events.filter(is_people(events["label"]))
     gone: dict[str, list[int]] = {}
     for location, start in zip(people["location"].to_pylist(), people["start"].to_pylist(), strict=True):
@@ -51,12 +50,75 @@ def public_locations(locations: pa.Table, events: pa.Table, blur_km: float) -> p
     return pa.table(columns, schema=locations.schema)
 
 
+def bare(photo: Photo) -> Photo:
+    """A photo of which only the picture leaves. Raises InputError where it can't be read as one."""
+
+    def read() -> bytes:
+        try:
+            return without_metadata(photo.read())
+        except OSError as problem:
+            raise InputError(
+                f"{photo.name}: its metadata, which may name a place, can't be taken out: {problem}; attach "
+                "a JPEG of it (publish.public, publish.sensitive)"
+            ) from None
+
+    return Photo(photo.name, len(read()), read)
+
+
 def without_metadata(picture: bytes) -> bytes:
-    """An image file as a JPEG with nothing but the picture: cameras write their place into EXIF."""
+    """An image file as a JPEG with nothing but the picture: cameras write their place into EXIF.
+
+    The pixels of a JPEG stay bit by bit where it is the right way up; others are encoded anew.
+    """
+    if (found := _without_segments(picture)) is not None:
+        return found
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(picture)) as image:
-        ImageOps.exif_transpose(image).convert("RGB").save(buffer, "JPEG", quality=90)
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright.info = {}  # Pillow would write comments and XMP again
+    upright.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+_KEPT = frozenset({0xE0, 0xEE})  # JFIF and Adobe, which say what the colours are
+
+
+def _without_segments(picture: bytes) -> bytes | None:
+    """A JPEG file without comments, application segments and what follows its end; None where it is no such
+    file, or lies on its side.
+
+    What is behind the first scan is looked at, too: markers there are stuffed or restarts (T.81, B.1.1.2).
+    """
+    if picture[:2] != b"\xff\xd8" or read_jpeg_exif(picture).orientation != 1:
+        return None
+    parts, at = [picture[:2]], 2
+    while True:
+        start = at
+        while picture[at : at + 1] == b"\xff":
+            at += 1
+        if at == start or at >= len(picture):
+            return None
+        marker = picture[at]
+        at += 1
+        if marker == 0xD9:
+            return b"".join([*parts, b"\xff\xd9"])
+        if at + 2 > len(picture):
+            return None
+        end = at + int.from_bytes(picture[at : at + 2], "big")
+        is_metadata = marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in _KEPT)
+        if not is_metadata:
+            parts.append(bytes([0xFF, marker]) + picture[at:end])
+        at = end
+        if marker == 0xDA:
+            scan = _SCAN.match(picture, at)
+            assert scan is not None  # noqa: S101 - it matches nothing, too
+            parts.append(scan[0])
+            at = scan.end()
+            if at >= len(picture):  # it was cut off, and is whole as far as it goes
+                return b"".join([*parts, b"\xff\xd9"])
+
+
+_SCAN = re.compile(rb"(?:[^\xff]++|\xff[\x00\xd0-\xd7])*+")
 
 
 _COUNTED = (

@@ -75,10 +75,10 @@ def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
         events = events.drop_columns(said)
     if "date_only" in events.column_names:
         is_date = events["date_only"].cast(pa.string())
-        place = events.column_names.index("date_only")
-        events = events.remove_column(place)
+        column = events.column_names.index("date_only")
+        events = events.remove_column(column)
         if is_date.null_count < len(is_date):
-            events = events.add_column(place, "date_only", is_date)
+            events = events.add_column(column, "date_only", is_date)
     return LayerRows(
         "events",
         "event_id",

@@ -34,10 +34,11 @@ def package(camtrap_dp_example: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def write_run(folder: Path, package: Path, **dataset: Any) -> Run:
+def write_run(folder: Path, package: Path, publish: dict[str, Any] | None = None, **dataset: Any) -> Run:
     """A run of the package, in which every picture is called a wild boar."""
     settings = {"format": "camtrap-dp", "metadata": str(package), "images": str(package), **dataset}
-    job = support_runs.write_run(folder, [], dataset=settings, select={"empty": {"class": "empty"}})
+    sections = {"select": {"empty": {"class": "empty"}}, "publish": publish or {}}
+    job = support_runs.write_run(folder, [], dataset=settings, **sections)
     catalog = reader_of(Job.load(job).dataset).read()
     rows = [
         row | {"status": "not_image" if row["file_name"].endswith("mp4") else "ok", "format": "JPEG"}
@@ -145,6 +146,43 @@ def test_without_people_and_with_blurred_places(
     assert {row["latitude"] for row in cells(tmp_path / "out", "deployments")} <= {"51.5", "51.2", "50.7"}
     made = json.loads((tmp_path / "out" / "datapackage.json").read_text())
     assert made["coordinatePrecision"] == 0.1
+
+
+def test_exact_places_of_a_sensitive_species_stay(
+    package: Path, tmp_path: Path, check_package: Callable[[Path], None]
+) -> None:
+    """The package has a species at some deployments, as its own observations say; the model, wild boars."""
+    (package / "stations.csv").write_text("station,lat\n1,51.4961\n")
+    descriptor = json.loads((package / "datapackage.json").read_text())
+    descriptor["resources"].append({"name": "stations", "path": "stations.csv"})
+    (package / "datapackage.json").write_text(json.dumps(descriptor))
+    observed = [row for row in cells(package, "observations") if row["scientificName"] == "Anas strepera"]
+    where = {row["deploymentID"] for row in observed}
+    deployments = {row["deploymentID"]: row for row in cells(package, "deployments")}
+    assert 0 < len(where) < len(deployments)
+    run = write_run(tmp_path / "job", package, publish={"sensitive": ["Anas strepera"], "sensitive_km": 5})
+    found = export(images_of(run), "camtrap-dp", tmp_path / "out")
+    check_package(tmp_path / "out")
+    places = {deployments[name]["locationID"] for name in where}
+    text = "\n".join(file.read_text() for file in (tmp_path / "out").iterdir())
+    for row in cells(tmp_path / "out", "deployments"):
+        before = deployments[row["deploymentID"]]
+        if before["locationID"] in places:
+            assert before["latitude"] not in text
+            assert row["coordinateUncertainty"] == "3536"
+            assert row | dict.fromkeys(MOVED, "") == before | dict.fromkeys(MOVED, "")
+        else:
+            assert row == before
+    assert not (tmp_path / "out" / "stations.csv").exists()
+    assert (
+        found.notes["other tables of the package left out, as they may name places"] == 2
+    )  # and the example's own
+    exact = export(images_of(run, exact_places=True), "camtrap-dp", tmp_path / "exact")
+    assert cells(tmp_path / "exact", "deployments") == cells(package, "deployments")
+    assert exact.images == found.images
+
+
+MOVED = ("latitude", "longitude", "coordinateUncertainty")
 
 
 def test_what_the_job_says_of_the_project(package: Path, tmp_path: Path) -> None:

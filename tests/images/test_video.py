@@ -174,11 +174,11 @@ def root(request: pytest.FixtureRequest, make_video: Callable[..., bytes], tmp_p
 
 def test_from_wherever_images_are(root: ImageRoot) -> None:
     listing = root.listing(["cam1/a.avi"])
-    place = listing.places[0].as_py() if listing.places is not None else None
-    with open_video(root, "cam1/a.avi", int(listing.sizes[0]), place) as file:
+    entry = listing.entries[0].as_py() if listing.entries is not None else None
+    with open_video(root, "cam1/a.avi", int(listing.sizes[0]), entry) as file:
         info = probe(file)
     assert info.duration_s == pytest.approx(6, abs=0.3)
-    with open_video(root, "cam1/a.avi", int(listing.sizes[0]), place) as file:
+    with open_video(root, "cam1/a.avi", int(listing.sizes[0]), entry) as file:
         found = list(read_frames(file, [1.0, 4.0]))
     assert [round(lightness(frame.pixels)) for frame in found] == pytest.approx([shade(5), shade(20)], abs=4)
 

@@ -15,15 +15,18 @@ import yaml
 from support_onnx import constant_detector, spot_detector
 
 import camtrap_batch
-from camtrap_batch.engine.base import GivenExecutor
+from camtrap_batch.engine.base import GivenExecutor, WorkerContext
 from camtrap_batch.engine.inline import InlineExecutor
-from camtrap_batch.errors import CamtrapError, InputError, JobError
+from camtrap_batch.errors import CamtrapError, InputError, JobError, StageError
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
-from camtrap_batch.pipeline.order import run_one
+from camtrap_batch.pipeline.order import STAGES, parse_options, run_one
+from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.pipeline.stage import StageResult
 from camtrap_batch.stages.detect import precision
+from camtrap_batch.stages.detect.shard import DetectShard
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import Receipt, Shard
 
 SPOT = (0.25, 0.5)
 """Where photos of even numbers have a bright spot: x and y of its upper left corner, as parts."""
@@ -72,9 +75,18 @@ class Made:
         self.content["detect"] |= detect
         self.file.write_text(yaml.safe_dump(self.content))
 
-    def do(self, stage: str = "detect", *, dry_run: bool = False) -> StageResult:
-        job = Job.load(self.file)
-        return run_one(Context(job, Run(job), GivenExecutor(InlineExecutor()), dry_run=dry_run), stage)
+    def do(
+        self,
+        stage: str = "detect",
+        *assignments: str,
+        dry_run: bool = False,
+        retry: str = "",
+        memory: int = 10**9,
+    ) -> StageResult:
+        job = Job.load(self.file, assignments)
+        options = parse_options({"retry": retry} if retry else {}, STAGES[stage].options)
+        source = GivenExecutor(InlineExecutor(), {"CPU": memory})
+        return run_one(Context(job, Run(job), source, dry_run=dry_run, options=options), stage)
 
     @property
     def run(self) -> Run:
@@ -129,10 +141,79 @@ def test_a_row_for_each_image_and_its_boxes(folder: Path) -> None:
     # What could not be read is tried again; where it is still gone, nothing changes.
     before = job.run.snapshot("detected")
     assert job.do().shards_run == 1
-    assert job.run.snapshot("detected").plan_id == before.plan_id
+    assert job.run.snapshot("detected").number == before.number
     lost.write_bytes((folder / "images" / "b" / "21.jpg").read_bytes())
     assert job.do().counts == {"ok": N}
     assert job.do().shards_run == 0
+
+
+def test_what_stays_unreadable_is_not_tried_for_ever(folder: Path) -> None:
+    job = Made(folder, model="spots.onnx", shard_size=5, repeat={"frames": 0})
+    job.do()
+    before = job.run.snapshot("detected")
+    assert [job.do().shards_run for _ in range(4)] == [1, 1, 1, 0]
+    said = "tried again in vain, and no more: unreadable 1; --retry unreadable tries them once more"
+    assert said in job.do().notes
+    assert job.do(retry="unreadable").shards_run == 1
+    after = job.run.snapshot("detected")
+    assert (after.number, after.plan_id, after.files) == (before.number, before.plan_id, before.files)
+    photo = (folder / "images" / "b" / "21.jpg").read_bytes()
+    (folder / "images" / "b" / "23.jpg").write_bytes(photo)
+    assert job.do().shards_run == 0
+    assert job.do(retry="unreadable").counts == {"ok": N}
+    assert job.do().notes == []
+    with pytest.raises(JobError, match="'missing' is not tried again; possible: crashed, unreadable"):
+        job.do(retry="missing")
+
+
+def test_what_kills_workers_is_tried_once_more_and_with_more_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that takes 3 GB: what a worker's death is on a cluster is a MemoryError inline."""
+    shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
+    enough, tries = [False], []
+    of_shard = DetectShard.run
+
+    def greedy(self: DetectShard, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
+        ids = unpack(payload)["image_id"].to_pylist()
+        if "i07" in ids:
+            tries.append(len(ids))
+            if not enough[0]:
+                raise MemoryError
+        return of_shard(self, shard, payload, here)
+
+    monkeypatch.setattr(DetectShard, "run", greedy)
+    job = Made(folder, model="spots.onnx", shard_size=5, repeat={"frames": 0})
+    assert job.do().counts == {"ok": N - 1, "crashed": 1}
+    before = job.run.snapshot("detected")
+    assert job.do().shards_run > 0
+    tries.clear()
+    assert job.do().shards_run == job.do(memory=10**8).shards_run == 0
+    assert tries == []
+    assert job.do(memory=2 * 10**9).shards_run > 0
+    assert job.do(memory=2 * 10**9).shards_run == 0
+    assert job.run.snapshot("detected").number == before.number
+    enough[0] = True
+    assert job.do(memory=4 * 10**9).counts == {"ok": N}
+
+
+def test_detect_stops_where_many_pictures_are_gone(folder: Path) -> None:
+    """But for those of which an earlier run was told to take it so."""
+    shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
+    job = Made(folder, model="spots.onnx", shard_size=5, repeat={"frames": 0})
+    hidden = [folder / "images" / "a" / f"{number:02}.jpg" for number in (3, 4, 5)]
+    for path in hidden:
+        path.rename(path.with_suffix(".hidden"))
+    said = r"detect: 3 of 24 images .* \(unreadable 3\), more than limits.lost: 0.02 .*--set limits.lost=1"
+    for _ in range(2):
+        with pytest.raises(StageError, match=said):
+            job.do()
+    assert job.run.current("detected") is None
+    assert job.do("detect", "limits.lost=1").counts == {"ok": N - 3, "unreadable": 3}
+    assert job.do().shards_run > 0
+    for path in hidden:
+        path.with_suffix(".hidden").rename(path)
+    assert job.do().counts == {"ok": N}
 
 
 def test_a_threshold_redoes_nothing_but_repeats(folder: Path) -> None:

@@ -12,8 +12,11 @@ import pytest
 from PIL import Image
 from support_targets import NAMES, events_table, locations_table
 
+from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import EVENTS, LOCATIONS
-from camtrap_batch.targets.public import is_people, public_locations, without_metadata
+from camtrap_batch.survey.places import move
+from camtrap_batch.targets.base import Photo
+from camtrap_batch.targets.public import bare, is_people, without_metadata, without_people
 
 
 def with_people() -> tuple[pa.Table, pa.Table]:
@@ -42,7 +45,7 @@ def with_people() -> tuple[pa.Table, pa.Table]:
 
 def test_figures_are_those_without_people() -> None:
     locations, events = with_people()
-    public = public_locations(locations, events, 10).to_pylist()
+    public = without_people(locations, events).to_pylist()
     first = public[0]
     assert first["events_by_label"] == [{"label": "lion", "n": 3}, {"label": "panthera", "n": 1}]
     assert (first["n_events"], first["n_uncertain"], first["richness"]) == (5, 1, 1)
@@ -65,16 +68,17 @@ def test_a_camera_of_people_alone_has_no_species() -> None:
         "richness": 1,
         "top_label": "Human",
     }
-    first = public_locations(pa.Table.from_pylist(rows, LOCATIONS), events, 10).to_pylist()[0]
+    first = without_people(pa.Table.from_pylist(rows, LOCATIONS), events).to_pylist()[0]
     assert (first["n_events"], first["richness"], first["top_label"]) == (0, 0, None)
     assert first["events_by_label"] == []
 
 
 @pytest.mark.parametrize("km", [1, 10, 100])
 def test_a_place_says_no_more_than_its_cell(km: float) -> None:
-    locations, events = with_people()
+    locations, _ = with_people()
     rows = locations.to_pylist()
-    public = public_locations(locations, events, km)
+    grid = np.full(len(rows), km)
+    public, _ = move(locations, grid)
     assert public["geometry"].null_count == public.num_rows
     moved = 0
     for row, shown in zip(rows, public.to_pylist(), strict=True):
@@ -87,7 +91,7 @@ def test_a_place_says_no_more_than_its_cell(km: float) -> None:
         moved += (row["longitude"], row["latitude"]) != (shown["longitude"], shown["latitude"])
     assert moved == 3
     shifted = [{**row, "longitude": row["longitude"] and row["longitude"] + 1e-7} for row in rows]
-    again = public_locations(pa.Table.from_pylist(shifted, LOCATIONS), events, km)
+    again, _ = move(pa.Table.from_pylist(shifted, LOCATIONS), grid)
     assert again["longitude"].equals(public["longitude"])
 
 
@@ -96,14 +100,40 @@ def test_labels_of_people_in_any_case() -> None:
     assert is_people(labels).to_pylist() == [True, False, False, True, True, True, False]
 
 
-def test_a_picture_keeps_no_place() -> None:
-    image = Image.fromarray(np.full((40, 60, 3), 90, np.uint8))
+def photo_with_place(**settings: Any) -> bytes:
+    """A JPEG with a place in EXIF, in XMP, in a comment, and in a second picture behind its end."""
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 255, (40, 60, 3), np.uint8))
     exif: Any = Image.Exif()
     exif[0x8825] = {1: "S", 2: (24.0, 30.0, 0.0)}  # GPSInfo
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = settings.pop("turned", 1)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", exif=exif)
+    image.save(buffer, "JPEG", exif=exif, xmp=b"<x GPSLatitude='24,30S'/>", comment=b"24.5 S", **settings)
     assert dict(Image.open(io.BytesIO(buffer.getvalue())).getexif().get_ifd(0x8825))
-    with Image.open(io.BytesIO(without_metadata(buffer.getvalue()))) as clean:
+    return buffer.getvalue() + buffer.getvalue()
+
+
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"turned": 6}])
+def test_a_picture_keeps_no_place(settings: dict[str, Any]) -> None:
+    picture = photo_with_place(**settings)
+    found = without_metadata(picture)
+    assert not any(mark in found for mark in (b"GPS", b"Exif", b"24.5 S"))
+    with Image.open(io.BytesIO(found)) as clean, Image.open(io.BytesIO(picture)) as before:
         assert not dict(clean.getexif())
-        assert clean.size == (40, 60)
+        if settings.get("turned") == 6:
+            assert clean.size == (40, 60)
+        else:  # not encoded anew
+            assert np.array_equal(np.asarray(clean), np.asarray(before))
+
+
+def test_a_picture_that_ends_early_keeps_no_place() -> None:
+    picture = photo_with_place(quality=95)
+    cut = picture[: len(picture) // 2 - 500]
+    found = without_metadata(cut)
+    assert b"GPS" not in found
+    assert cut[-400:] in found
+
+
+def test_what_can_not_be_read_is_not_attached() -> None:
+    assert Image.open(io.BytesIO(bare(Photo("a.jpg", 3, photo_with_place)).read()))
+    with pytest.raises(InputError, match=r"a\.dng: its metadata, which may name a place, can't be taken out"):
+        bare(Photo("a.dng", 3, lambda: b"raw"))

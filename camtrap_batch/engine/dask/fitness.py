@@ -84,7 +84,7 @@ def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> dict[
     looks = client.sync(ask)
     unfit = {}
     for address, found in looks.items():
-        if isinstance(found, Look):
+        if isinstance(found, WorkerLook):
             who = f"worker {address} on host {found.host}"
             if different := differences(dict(needs.versions), found.versions):
                 unfit[address] = f"{who} {_other_versions(different)}"
@@ -97,7 +97,7 @@ def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> dict[
 
 
 @dataclass(frozen=True)
-class Look:
+class WorkerLook:
     """What a worker process says of itself; `missing`: what it can't see and why, or empty."""
 
     host: str
@@ -105,9 +105,9 @@ class Look:
     missing: str
 
 
-def look(visibility: Visibility) -> Look:
+def look(visibility: Visibility) -> WorkerLook:
     """Look around, in this process."""
-    return Look(socket.gethostname(), get_package_info(PACKAGES), visibility.missing())
+    return WorkerLook(socket.gethostname(), get_package_info(PACKAGES), visibility.missing())
 
 
 def differences(

@@ -70,7 +70,7 @@ def read_frame(data: bytes) -> Frame | None:
 
 
 def _with_scans(found: tuple[int, bytes], data: bytes, at: int, n_first: int) -> Frame | None:
-    """The frame, from its marker and segment, the place of the first scan and its number of components."""
+    """The frame, from its marker and segment, the position of the first scan and its number of components."""
     marker, body = found
     height, width, n = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), body[5]
     samplings = [(value >> 4, value & 15) for value in body[7 : 6 + 3 * n : 3]]

@@ -33,19 +33,19 @@ _U64 = np.uint64
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _load(_context: Any, array: Any, place: Any) -> Any:
-    """The 8 bytes of an array of bytes from a place on, as a number with the first byte on top."""
+def _load(_context: Any, array: Any, position: Any) -> Any:
+    """The 8 bytes of an array of bytes from a position on, as a number with the first byte on top."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = builder.load(_pointer(context, builder, signature, arguments))
         word.align = 1
         return builder.bswap(word)
 
-    return types.uint64(array, place), generate
+    return types.uint64(array, position), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _store(_context: Any, array: Any, place: Any, _value: Any) -> Any:
+def _store(_context: Any, array: Any, position: Any, _value: Any) -> Any:
     """Put a number where `_load` would read it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -53,7 +53,7 @@ def _store(_context: Any, array: Any, place: Any, _value: Any) -> Any:
         builder.store(builder.bswap(arguments[2]), pointer).align = 1
         return context.get_dummy_value()
 
-    return types.void(array, place, types.uint64), generate
+    return types.void(array, position, types.uint64), generate
 
 
 def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -82,17 +82,17 @@ def fill_tables(
         `LOOK` bits; 128 coefficients more where the last of them ends its block
     early : filled, shape (2**LOOK,): of a block's first coefficients after DC, up to the fourth, those that
         fit into `LOOK` bits. From the top: value + 64 of the fourth, second and first in 7 bits each, the
-        place of the next coefficient in 7, the bits of these codes in 4. 0 where not one fits
+        position of the next coefficient in 7, the bits of these codes in 4. 0 where not one fits
     """
-    code, place = 0, 0
+    code, symbol = 0, 0
     for length in range(1, _PEEK + 1):
         if code + counts[length - 1] > 1 << length:
             return False
         for _ in range(counts[length - 1]):
             low = code << (_PEEK - length)
-            single[low : low + (1 << (_PEEK - length))] = length << 8 | symbols[place]
+            single[low : low + (1 << (_PEEK - length))] = length << 8 | symbols[symbol]
             code += 1
-            place += 1
+            symbol += 1
         if counts[length - 1] > 0 and code >= 1 << length:  # ones alone are no code (T.81, annex C)
             return False
         code <<= 1
@@ -201,8 +201,8 @@ def read_blocks(
     stream, ends : from `unstuff`
     interval : MCUs between two restart markers
     n_rows, n_columns : of MCUs
-    blocks : shape (blocks of an MCU, 5): component; number of its tables; place of the first such block; how
-        far the next one lies; how far the next row of MCUs lies from where the last one ended. It is changed.
+    blocks : shape (blocks of an MCU, 5): component; number of its tables; position of the first such block;
+        how far the next one lies; how far the next row of MCUs lies from where the last one ended. Changed.
     dc_single, dc_first, ac_single, ac_first, ac_many, ac_early : tables from `fill_tables`, stacked
     coefficients : filled, shape (1, blocks) with the DC coefficient; or (4, blocks), with those of horizontal
         and vertical frequency (0, 0), (1, 0), (0, 1) and (1, 1)
@@ -226,7 +226,7 @@ def read_blocks(
                 return False
             for number in range(len(blocks)):
                 component, table = blocks[number, 0], blocks[number, 1]
-                place = blocks[number, 2]
+                block = blocks[number, 2]
                 blocks[number, 2] += blocks[number, 3]
                 word = _load(stream, at >> _U64(3)) << (at & _U64(7))
                 code = dc_first[table, word >> _U64(64 - LOOK)]
@@ -238,7 +238,7 @@ def read_blocks(
                 at += length + size
                 value = predictions[component] + _value(word << length, size)
                 predictions[component] = value
-                coefficients[0, place] = value
+                coefficients[0, block] = value
 
                 k = _U64(1)
                 if keeps_four:
@@ -247,11 +247,11 @@ def read_blocks(
                     if start != 0:
                         k = (start >> _U64(4)) & _U64(127)
                         at += start & _U64(15)
-                        coefficients[1, place] = np.int64((start >> _U64(11)) & _U64(127)) - 64
-                        coefficients[2, place] = np.int64((start >> _U64(18)) & _U64(127)) - 64
-                        coefficients[3, place] = np.int64(start >> _U64(25)) - 64
+                        coefficients[1, block] = np.int64((start >> _U64(11)) & _U64(127)) - 64
+                        coefficients[2, block] = np.int64((start >> _U64(18)) & _U64(127)) - 64
+                        coefficients[3, block] = np.int64(start >> _U64(25)) - 64
                     else:
-                        coefficients[1:, place] = 0
+                        coefficients[1:, block] = 0
                     while k <= _U64(4):
                         word = _load(stream, at >> _U64(3)) << (at & _U64(7))
                         code = ac_first[table, word >> _U64(64 - LOOK)]
@@ -269,9 +269,9 @@ def read_blocks(
                             if run < 15:
                                 return False
                         elif k <= _U64(2):
-                            coefficients[k, place] = _value(word << length, size)
+                            coefficients[k, block] = _value(word << length, size)
                         elif k == _U64(4):
-                            coefficients[3, place] = _value(word << length, size)
+                            coefficients[3, block] = _value(word << length, size)
                         k += _U64(1)
                 while k < _U64(64):
                     word = _load(stream, at >> _U64(3)) << (at & _U64(7))

@@ -33,7 +33,7 @@ from camtrap_batch.images.sources.base import (
 )
 from camtrap_batch.remote import plain, redacted
 
-PLACE = pa.struct(
+ENTRY = pa.struct(
     [("offset", pa.int64()), ("packed", pa.int64()), ("method", pa.int16()), ("crc", pa.int64())]
 )
 """Where in the zip a file is: of its own header; packed size in bytes; compression method; CRC-32."""
@@ -102,7 +102,7 @@ class Archive:
             f"{crc:08x} {date}" if is_there else None
             for crc, date, is_there in zip(crcs, dates, there, strict=True)
         ]
-        return Listing(sizes, modified, index.places(rows))
+        return Listing(sizes, modified, index.entries(rows))
 
     def walk(self) -> Iterator[str]:
         inside = f"{self._folder}/" if self._folder else ""
@@ -111,12 +111,12 @@ class Archive:
             if path.startswith(inside) and not is_hidden(path):
                 yield path[len(inside) :]
 
-    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
-        if place is None:
-            place = self._index_for_reading().find(self._folder_and(file_name))
-        if place is None:
+    def read(self, file_name: str, end: int | None, entry: Mapping[str, int] | None) -> bytes:
+        if entry is None:
+            entry = self._index_for_reading().find(self._folder_and(file_name))
+        if entry is None:
             raise FileNotFoundError(errno.ENOENT, "no such file in the zip")
-        return self._member(place["offset"], place["packed"], place["method"], place["crc"], end)
+        return self._member(entry["offset"], entry["packed"], entry["method"], entry["crc"], end)
 
     def _member(self, offset: int, packed: int, method: int, crc: int, end: int | None) -> bytes:
         """The first `end` bytes of a member, unpacked."""
@@ -194,7 +194,7 @@ class _Index:
         self.sizes: pa.Array = columns["size"].combine_chunks()
         self.crcs: pa.Array = columns["crc"].combine_chunks()
         self.dates: pa.Array = columns["date"].combine_chunks()
-        self._places = {field.name: columns[field.name].combine_chunks() for field in PLACE}
+        self._entries = {field.name: columns[field.name].combine_chunks() for field in ENTRY}
         self._top = top
 
     @classmethod
@@ -233,17 +233,15 @@ class _Index:
     def find(self, name: str) -> dict[str, int] | None:
         """Place of one name."""
         for path in (name, f"{self._top}/{name}") if self._top is not None else (name,):
-            row = bisect.bisect_left(
-                range(len(self.names)), path, key=lambda place: self.names[place].as_py()
-            )
+            row = bisect.bisect_left(range(len(self.names)), path, key=lambda row: self.names[row].as_py())
             if row < len(self.names) and self.names[row].as_py() == path:
-                return {field: column[row].as_py() for field, column in self._places.items()}
+                return {field: column[row].as_py() for field, column in self._entries.items()}
         return None
 
-    def places(self, rows: pa.Array) -> pa.StructArray:
+    def entries(self, rows: pa.Array) -> pa.StructArray:
         """Places of rows, null where the row is."""
-        columns = [column.take(rows) for column in self._places.values()]
-        return pa.StructArray.from_arrays(columns, fields=list(PLACE), mask=rows.is_null())
+        columns = [column.take(rows) for column in self._entries.values()]
+        return pa.StructArray.from_arrays(columns, fields=list(ENTRY), mask=rows.is_null())
 
 
 class _Seekable(io.RawIOBase):

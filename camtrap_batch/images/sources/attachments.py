@@ -18,7 +18,7 @@ from camtrap_batch.images.sources.base import Listing, empty_listing
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.portal.adapter import SignedOut
 from camtrap_batch.portal.reading import Attachment, attachment_url, look_at, read_attachments, read_ids
-from camtrap_batch.portal.service import Refused, Unknown, said_error, with_retries
+from camtrap_batch.portal.service import ServiceRefused, Unknown, said_error, with_retries
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import digest
 
@@ -88,7 +88,7 @@ class Attachments:
             raise InputError(f"{self.url}: can't be read (dataset.metadata): {problem}") from None
         yield from map(file_name, self._all(parents))
 
-    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
+    def read(self, file_name: str, end: int | None, entry: Mapping[str, int] | None) -> bytes:
         part = _parts(file_name)
         if part is None:
             raise FileNotFoundError(errno.ENOENT, "no such attachment")
@@ -120,7 +120,7 @@ class Attachments:
             return with_retries(fetch)
         except SignedOut as problem:
             raise InputError(str(problem)) from None
-        except Refused as problem:
+        except ServiceRefused as problem:
             if problem.code in _GONE:
                 raise FileNotFoundError(errno.ENOENT, "no such attachment") from None
             raise OSError(errno.EIO, str(problem)) from None

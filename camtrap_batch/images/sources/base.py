@@ -39,13 +39,13 @@ class Listing:
         version, but does not say that there is no such file: 0, with the version ""
     modified : version as text: modification time in ns (disk), etag or checksum (object store, web server),
         CRC and date (zip); "" where none is told, None where there is no such file
-    places : of an archive, where in it each file is: struct<offset: int64, packed: int64, method: int16,
+    entries : of an archive, where in it each file is: struct<offset: int64, packed: int64, method: int16,
         crc: int64>, null where there is no such file; None for anything that is no archive
     """
 
     sizes: npt.NDArray[np.int64]
     modified: list[str | None]
-    places: pa.StructArray | None = None
+    entries: pa.StructArray | None = None
 
 
 class Source(Protocol):
@@ -76,7 +76,7 @@ class Source(Protocol):
     def walk(self) -> Iterator[str]:
         """As `ImageRoot.walk`, in any order."""
 
-    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
+    def read(self, file_name: str, end: int | None, entry: Mapping[str, int] | None) -> bytes:
         """The first `end` bytes, or all."""
 
 

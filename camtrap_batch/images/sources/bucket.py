@@ -122,7 +122,7 @@ class Bucket:
             if not path.endswith("/") and not is_hidden(file_name):
                 yield file_name
 
-    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
+    def read(self, file_name: str, end: int | None, entry: Mapping[str, int] | None) -> bytes:
         return self.part(file_name, None, end)
 
     def part(self, file_name: str, start: int | None, end: int | None) -> bytes:
@@ -199,7 +199,7 @@ def what_to_list(folders: Mapping[str, int], prefer_deep: bool = False) -> list[
     Parameters
     ----------
     folders : folder -> wanted files directly in it
-    prefer_deep : list what is below a folder in place of the folder, where no wanted folder is below it
+    prefer_deep : list what is below a folder instead of the folder, where no wanted folder is below it
         (adlfs lists, beside a folder, all those whose names begin as its name does)
     """
     files: Counter[str] = Counter()

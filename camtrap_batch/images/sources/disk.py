@@ -91,7 +91,7 @@ class Disk:
             inside = here.relative_to(self.path).as_posix()
             yield from (f"{inside}/{name}".removeprefix("./") for name in names if not is_hidden(name))
 
-    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
+    def read(self, file_name: str, end: int | None, entry: Mapping[str, int] | None) -> bytes:
         try:
             return again(self._read, file_name, end)
         except NotADirectoryError:

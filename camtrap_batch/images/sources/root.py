@@ -65,7 +65,7 @@ class ImageRoot:
         for file_name in sorted(self._source.walk()):
             yield file_name if is_utf8(file_name) else os.fsencode(file_name).decode("utf-8", "replace")
 
-    def read(self, file_name: str, most: int | None = None, place: Mapping[str, int] | None = None) -> bytes:
+    def read(self, file_name: str, most: int | None = None, entry: Mapping[str, int] | None = None) -> bytes:
         """The content of a file; of one with more than `most` bytes, one byte more than that.
 
         What may pass (a busy or failing server, a broken connection) is tried again before this raises. May
@@ -73,7 +73,7 @@ class ImageRoot:
 
         Parameters
         ----------
-        place : of an archive, the file's entry in `Listing.places`; without it, the zip's directory is read,
+        entry : of an archive, the file's entry in `Listing.entries`; without it, the zip's directory is read,
             once in each process
 
         Raises
@@ -87,7 +87,7 @@ class ImageRoot:
         """
         if is_unsafe(file_name):
             raise ValueError(f"{file_name!r} is not a path inside the image root")
-        return self._source.read(file_name, None if most is None else most + 1, place)
+        return self._source.read(file_name, None if most is None else most + 1, entry)
 
     @property
     def has_parts(self) -> bool:

@@ -24,7 +24,7 @@ from camtrap_batch.images.sources.base import (
 )
 from camtrap_batch.remote import (
     ANSWER_S,
-    Refused,
+    HttpStatusError,
     as_os_error,
     call,
     explain,
@@ -80,7 +80,7 @@ class Web:
         except Exception as problem:
             raise InputError(explain(self.url, problem, KEY)) from None
         if head.status == 401:
-            raise InputError(explain(self.url, Refused(401, None), KEY))
+            raise InputError(explain(self.url, HttpStatusError(401, None), KEY))
 
     def listing(self, file_names: Sequence[str]) -> Listing:
         sizes, modified = empty_listing(len(file_names))
@@ -97,7 +97,7 @@ class Web:
         except Exception as problem:
             raise InputError(explain(self.url, problem, KEY)) from None
         if statuses and statuses <= {401, 403}:
-            raise InputError(explain(self.url, Refused(403, None), KEY))
+            raise InputError(explain(self.url, HttpStatusError(403, None), KEY))
         return Listing(sizes, modified)
 
     def walk(self) -> Iterator[str]:
@@ -120,7 +120,7 @@ class Web:
             )
         yield from names
 
-    def read(self, file_name: str, end: int | None, place: Mapping[str, int] | None) -> bytes:
+    def read(self, file_name: str, end: int | None, entry: Mapping[str, int] | None) -> bytes:
         return self.part(file_name, None, end)
 
     def part(self, file_name: str, start: int | None, end: int | None) -> bytes:
@@ -140,7 +140,7 @@ class Web:
         try:
             head = sync(self._fs.loop, with_retries_async, self.url, self._head, self._address(""))
             if head.status >= 400:
-                raise Refused(head.status, None)
+                raise HttpStatusError(head.status, None)
         except Exception as problem:
             raise cant_stat(self.url, problem) from None
         if head.size is None:
@@ -224,5 +224,5 @@ def _refusal(answer: Any) -> OSError | None:
     if answer.status in (404, 410):
         return FileNotFoundError(errno.ENOENT, "no such file")
     if answer.status >= 400:
-        return Refused(answer.status, answer.reason, seconds(answer.headers.get("Retry-After")))
+        return HttpStatusError(answer.status, answer.reason, seconds(answer.headers.get("Retry-After")))
     return None

@@ -81,8 +81,8 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
     if reader.names_are_given:
         notes: Counter[str] = Counter()
         names = as_files_have_it(catalog.table["file_name"], image_root(context.job), notes)
-        place = catalog.table.schema.get_field_index("file_name")
-        catalog.table = catalog.table.set_column(place, catalog.table.schema.field(place), names)
+        column = catalog.table.schema.get_field_index("file_name")
+        catalog.table = catalog.table.set_column(column, catalog.table.schema.field(column), names)
         catalog.notes |= notes
     if reader.ids_are_paths:
         catalog.table, renamed = keep_ids(context.run, image_root(context.job), catalog.table)

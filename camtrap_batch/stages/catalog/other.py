@@ -39,8 +39,8 @@ def require_same_dataset(context: Context, table: pa.Table) -> None:
     run, job = context.run, context.job
     if context.option(REPLACE) or run.current("catalog") is None:
         return
-    before, now = _places_before(run), _places(job)
-    if any(place == before.get(key) for key, place in now.items()):
+    before, now = _origins_before(run), _origins(job)
+    if any(origin == before.get(key) for key, origin in now.items()):
         return
     known = _as_text(run.table("catalog").to_table(columns=list(_COMPARED)))
     kept = pc.sum(pc.is_in(known, _as_text(table).combine_chunks())).as_py() or 0
@@ -53,23 +53,25 @@ def require_same_dataset(context: Context, table: pa.Table) -> None:
     )
 
 
-def _places(job: Job) -> dict[str, str]:
+def _origins(job: Job) -> dict[str, str]:
     """Where metadata and images are, by key of the job file, as `job.yaml` names them."""
     found = {key: getattr(job.dataset, key, None) for key in ("metadata", "images")}
-    return {key: redacted(place) for key, place in found.items() if isinstance(place, str)}
+    return {key: redacted(origin) for key, origin in found.items() if isinstance(origin, str)}
 
 
-def _places_before(run: Run) -> dict[str, str]:
+def _origins_before(run: Run) -> dict[str, str]:
     try:
         content: Any = yaml.safe_load(run.folder.read("job.yaml"))
         found = {key: content["dataset"].get(key) for key in ("metadata", "images")}
     except (FileNotFoundError, AttributeError, KeyError, TypeError, yaml.YAMLError):
         return {}  # somebody's own file
-    return {key: place for key, place in found.items() if isinstance(place, str)}
+    return {key: origin for key, origin in found.items() if isinstance(origin, str)}
 
 
-def _named(places: dict[str, str]) -> str:
-    return ", ".join(f"{key} {place}" for key, place in places.items()) or "its job.yaml does not say which"
+def _named(origins: dict[str, str]) -> str:
+    return (
+        ", ".join(f"{key} {origin}" for key, origin in origins.items()) or "its job.yaml does not say which"
+    )
 
 
 def _as_text(table: pa.Table) -> pa.ChunkedArray:

@@ -41,8 +41,8 @@ def keep_ids(run: Run, root: ImageRoot, table: pa.Table) -> tuple[pa.Table, int]
         result[row] = ids[old] if old is not None else _free(names[row], taken)
     if result == own:
         return table, 0
-    place = table.column_names.index("image_id")
-    return table.set_column(place, table.schema.field(place), pa.array(result, pa.string())), len(renamed)
+    column = table.column_names.index("image_id")
+    return table.set_column(column, table.schema.field(column), pa.array(result, pa.string())), len(renamed)
 
 
 def _renamed(run: Run, root: ImageRoot, fresh: list[str], gone: set[str]) -> dict[str, str]:
@@ -58,10 +58,10 @@ def _renamed(run: Run, root: ImageRoot, fresh: list[str], gone: set[str]) -> dic
             lost.setdefault(record["sha256"], []).append(record["file_name"])
             sizes.add(record["bytes"])
     listing = root.listing(fresh)
-    places = listing.places.to_pylist() if listing.places is not None else [None] * len(fresh)
+    entries = listing.entries.to_pylist() if listing.entries is not None else [None] * len(fresh)
     alike = [
-        (name, place)
-        for name, size, place in zip(fresh, listing.sizes.tolist(), places, strict=True)
+        (name, entry)
+        for name, size, entry in zip(fresh, listing.sizes.tolist(), entries, strict=True)
         if size in sizes
     ]
     found = {}
@@ -78,9 +78,9 @@ def _hashes(root: ImageRoot, files: list[tuple[str, dict[str, int] | None]]) -> 
     """Path and sha256 of each file that can be read."""
 
     def hash_of(file: tuple[str, dict[str, int] | None]) -> tuple[str, str]:
-        name, place = file
+        name, entry = file
         try:
-            return name, hashlib.sha256(root.read(name, place=place)).hexdigest()
+            return name, hashlib.sha256(root.read(name, entry=entry)).hexdigest()
         except OSError:  # `validate` says so
             return name, ""
 

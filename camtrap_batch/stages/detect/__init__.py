@@ -20,8 +20,8 @@ from camtrap_batch.job import Job
 from camtrap_batch.job.detect import Detect
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.pipeline.lost import count_lost, failed_images, require_few_lost
-from camtrap_batch.pipeline.retries import Retries
+from camtrap_batch.pipeline.lost import require_few_lost
+from camtrap_batch.pipeline.retries import FAILED, RETRY_FAILED, TRIES, Retries, read_failed
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
@@ -53,6 +53,7 @@ class DetectStage(Stage):
     version = 1
     tables = (TableSpec("detected", "each usable image of the manifest"), TableSpec("boxes", "each box"))
     rows_of = "manifest"
+    options = (RETRY_FAILED,)
     parts = (PRECISION, REPEATS)
 
     def applies(self, job: Job) -> bool:
@@ -154,7 +155,7 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     need, found = _precision(context, settings, work, rows)
     work = replace(work, precision=found["precision"])
     before = run.current("detected")
-    retries = _retries(run, work, rows, settings.shard_size, before)
+    retries = _retries(context, work, rows, settings.shard_size, before)
     plan = Plan.make(STAGE.name, retries.shards(), _inputs(manifest, detector))
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
         need = _workers(context, settings)
@@ -162,15 +163,15 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     meta = {"categories": list(detector.categories), "precision": found}
 
     def finish(plan: Plan, receipts: list[Receipt]) -> Done:
-        plan, receipts = retries.settle(plan, receipts)
-        require_few_lost(context, STAGE.name, count_lost(receipts), plan.rows, receipts)
+        plan, receipts = retries.keep_earlier(plan, receipts)
+        require_few_lost(context, STAGE.name, "detected", receipts, before)
         boxes, failed = (sum(receipt.result[name] for receipt in receipts) for name in ("boxes", "failed"))
         found = {"images": plan.rows - failed, "without": failed, "boxes": boxes}
         note = f"{boxes:,} boxes in {plan.rows - failed:,} images, of confidence {LEAST} and more"
         return Done(plan, receipts, {**meta, "found": found, "tries": retries.record()}, [note])
 
     sent = rows.select(_SENT)
-    return do_on_workers(
+    result = do_on_workers(
         context,
         plan,
         replace(work, plan=(plan.stage, plan.id), device=_DEVICE[need]),
@@ -180,6 +181,8 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
         finish=finish,
         locations=rows["location"],
     )
+    result.notes += retries.notes()
+    return result
 
 
 def _takes_thumbnails(job: Job, detector: PictureDetector) -> bool:
@@ -191,14 +194,15 @@ def _takes_thumbnails(job: Job, detector: PictureDetector) -> bool:
 
 
 def _retries(
-    run: Run, work: DetectShard, rows: pa.Table, shard_size: int, before: Snapshot | None
+    context: Context, work: DetectShard, rows: pa.Table, shard_size: int, before: Snapshot | None
 ) -> Retries:
     """Shards: runs of rows along camera locations; an id stands for all that the boxes depend on."""
     runs = cut(texts(rows["image_id"]), shard_size, location_borders(rows).tolist())
     settings = [work.detector.detector_id, work.use_thumbnails, work.precision, work.animal]
     hashes = hash_runs(rows, ["image_id", "sha256"], runs)
     ids = shard_ids(STAGE, settings, ([hash_] for hash_ in hashes))
-    return Retries(run, "detected", before, failed_images(run, before), rows["image_id"], ids, runs)
+    failed = read_failed(context, before, FAILED)
+    return Retries(context, "detected", before, failed, TRIES, rows["image_id"], ids, runs)
 
 
 def _precision(

@@ -62,9 +62,9 @@ class DetectShard:
         tally = Tally()
         found: list[Found | None] = [None] * rows.num_rows
         order: list[int] = []
-        for place, answer in enumerate(finder.find(self.pictures(rows, order), tally)):
+        for number, answer in enumerate(finder.find(self.pictures(rows, order), tally)):
             if isinstance(answer, Found):
-                found[order[place]] = answer
+                found[order[number]] = answer
         seconds = {"load": loaded_s, "read": tally.read_s, "forward": tally.forward_s}
         return self._finish(shard, rows, found, started, worker=here.name, seconds=seconds)
 

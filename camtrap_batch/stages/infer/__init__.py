@@ -19,8 +19,8 @@ from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.library import keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.pipeline.lost import count_lost, failed_images, require_few_lost
-from camtrap_batch.pipeline.retries import Retries
+from camtrap_batch.pipeline.lost import require_few_lost
+from camtrap_batch.pipeline.retries import FAILED, RETRY_FAILED, TRIES, Retries, read_failed
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_ids
@@ -29,7 +29,6 @@ from camtrap_batch.stages.detect import bring_detections
 from camtrap_batch.stages.infer.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.infer.shard import InferShard
 from camtrap_batch.store.manifest import categories_of, usable_rows
-from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
 
@@ -44,6 +43,7 @@ class InferStage(Stage):
     version = 3
     tables = (TableSpec("predictions", "each usable image of the manifest"),)
     rows_of = "manifest"
+    options = (RETRY_FAILED,)
     parts = (PRECISION,)
 
     def check(self, context: Context) -> None:
@@ -77,11 +77,11 @@ class InferStage(Stage):
         work = replace(work, steps=tuple((precision, margin) for precision, margin in steps))
         before = run.current("predictions")
         inputs = {"manifest": work.manifest, "model": work.model_id, **wanted.boxes_from}
-        retries = _retries(run, work, rows, cutting.result(), before)
+        retries = _retries(context, work, rows, cutting.result(), before)
         plan = Plan.make(self.name, retries.shards(), inputs)
         if boxes is not None and (before is None or before.plan_id != plan.id):
             # Those of before there was a table `crops` stay as they are; what is still to be done has one.
-            retries = _retries(run, work, rows, cutting.result(), before, "crops")
+            retries = _retries(context, work, rows, cutting.result(), before, "crops")
             plan = Plan.make(self.name, retries.shards(), inputs)
         if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
             need = _workers(context)
@@ -99,10 +99,10 @@ class InferStage(Stage):
             lambda shard: pack(sent.slice(shard.start, shard.rows)),
             work.tables,
             need=need,
-            finish=lambda plan, receipts: _finish(context, retries, plan, receipts, meta),
+            finish=lambda plan, receipts: _finish(context, retries, plan, receipts, before, meta),
             locations=rows["location"],
         )
-        result.notes += wanted.notes
+        result.notes += wanted.notes + retries.notes()
         return result
 
 
@@ -180,7 +180,7 @@ def _cut_rows(rows: pa.Table, boxes: Boxes | None, shard_size: int) -> list[tupl
 
 
 def _retries(
-    run: Run,
+    context: Context,
     work: InferShard,
     rows: pa.Table,
     runs: list[tuple[tuple[int, int], str, str]],
@@ -190,15 +190,20 @@ def _retries(
     """The shards, one for each run of rows; an id stands for everything that the predictions depend on."""
     settings = [work.model_id, work.use_thumbnails, work.steps, *more]
     ids = shard_ids(STAGE, settings, (hashes for _, *hashes in runs))
-    failed = failed_images(run, before)
-    return Retries(run, "predictions", before, failed, rows["image_id"], ids, [each for each, *_ in runs])
+    failed, images = read_failed(context, before, FAILED), rows["image_id"]
+    return Retries(context, "predictions", before, failed, TRIES, images, ids, [each for each, *_ in runs])
 
 
 def _finish(
-    context: Context, retries: Retries, plan: Plan, receipts: list[Receipt], meta: dict[str, Any]
+    context: Context,
+    retries: Retries,
+    plan: Plan,
+    receipts: list[Receipt],
+    before: Snapshot | None,
+    meta: dict[str, Any],
 ) -> Done:
-    plan, receipts = retries.settle(plan, receipts)
-    require_few_lost(context, STAGE.name, count_lost(receipts), plan.rows, receipts)
+    plan, receipts = retries.keep_earlier(plan, receipts)
+    require_few_lost(context, STAGE.name, "predictions", receipts, before)
     return Done(plan, receipts, {**meta, "again": _add_up(receipts), "tries": retries.record()})
 
 

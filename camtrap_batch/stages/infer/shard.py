@@ -133,13 +133,13 @@ class InferShard:
 
         use_thumbnails = np.full(rows.num_rows, self.use_thumbnails)
         wanted = np.arange(rows.num_rows)
-        places: dict[int, list[Box]] = {}
+        boxes_of: dict[int, list[Box]] = {}
         if self.rules is not None:
             look = Look.at(rows[COLUMN_OF_BOXES].combine_chunks(), self.rules)
-            places = look.places()
-            wanted = np.union1d(look.whole, np.fromiter(places, np.int64, len(places)))
+            boxes_of = look.boxes_by_row()
+            wanted = np.union1d(look.whole, np.fromiter(boxes_of, np.int64, len(boxes_of)))
             info = read_info(fetch_model(self.model))
-            for index, boxes in places.items():
+            for index, boxes in boxes_of.items():
                 sides = (rows[name][index].as_py() or 0 for name in ("width", "height"))
                 shows = thumbnail_shows(boxes, info.size, self.thumbnail, *sides)
                 use_thumbnails[index] = info.framing.is_ours and shows
@@ -154,7 +154,7 @@ class InferShard:
             if data is None:
                 gone.append(rows["file_name"][index].as_py())
             else:
-                yield index, Picture(data, places.get(index)), "crop" if index in places else source
+                yield index, Picture(data, boxes_of.get(index)), "crop" if index in boxes_of else source
 
     def local_model(self) -> Path:
         """The model on this machine's disk, with what its precision needs."""

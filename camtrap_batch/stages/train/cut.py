@@ -24,8 +24,8 @@ from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.pipeline.lost import count_lost, failed_images, require_few_lost
-from camtrap_batch.pipeline.retries import Retries
+from camtrap_batch.pipeline.lost import require_few_lost
+from camtrap_batch.pipeline.retries import FAILED, TRIES, Retries, read_failed
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts, unpack
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Part, StageResult, TableSpec, shard_ids
@@ -33,6 +33,7 @@ from camtrap_batch.selection.crops import BACKGROUND, BOX, FRAME
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import finish_shard
 from camtrap_batch.vocabulary import EMPTY
 
@@ -54,7 +55,7 @@ _SENT = [*COLUMNS, "width", "height", COLUMN_OF_BOXES]
 def cut_crops(context: Context) -> StageResult:
     """Bring the tables `training_images` and `training_crops` up to the current selection and boxes.
 
-    Of each selected image: the boxes that count, by the rules of `infer`; where there is none, one place that
+    Of each selected image: the boxes that count, by the rules of `infer`; where there is none, a spot that
     holds no box, such as an empty image is learnt from; where no boxes are known of it, the whole frame.
 
     Raises
@@ -73,20 +74,21 @@ def cut_crops(context: Context) -> StageResult:
         timeout_s=job.validate_.timeout_s,
         rules=boxes.rules,
     )
-    retries = _retries(run, work, rows, boxes)
+    before = run.current("training_images")
+    retries = _retries(context, work, rows, boxes, before)
     inputs = {name: run.snapshot(name).number for name in ("selection", "manifest", "detected", "detections")}
     plan = Plan.make(CUT.name, retries.shards(), inputs)
 
     def finish(plan: Plan, receipts: list[Receipt]) -> Done:
-        plan, receipts = retries.settle(plan, receipts)
-        require_few_lost(context, CUT.name, count_lost(receipts), plan.rows, receipts)
+        plan, receipts = retries.keep_earlier(plan, receipts)
+        require_few_lost(context, CUT.name, "training_images", receipts, before)
         found: Counter[str] = Counter()
         for receipt in receipts:
             found.update(receipt.result)
         return Done(plan, receipts, {"found": dict(found), "tries": retries.record()})
 
     sent = rows.select(_SENT)
-    return do_on_workers(
+    result = do_on_workers(
         context,
         plan,
         replace(work, plan=(plan.stage, plan.id)),
@@ -96,6 +98,8 @@ def cut_crops(context: Context) -> StageResult:
         finish=finish,
         locations=rows["location"],
     )
+    result.notes += retries.notes()
+    return result
 
 
 def _rows(job: Job, run: Run) -> tuple[pa.Table, Boxes]:
@@ -109,14 +113,15 @@ def _rows(job: Job, run: Run) -> tuple[pa.Table, Boxes]:
     return rows.append_column(COLUMN_OF_BOXES, boxes.column), boxes
 
 
-def _retries(run: Run, work: CutShard, rows: pa.Table, boxes: Boxes) -> Retries:
+def _retries(
+    context: Context, work: CutShard, rows: pa.Table, boxes: Boxes, before: Snapshot | None
+) -> Retries:
     """Shards: runs of rows along camera locations; an id stands for all that the crops depend on."""
     runs = cut(texts(rows["image_id"]), _SHARD_SIZE, location_borders(rows).tolist())
     hashes = zip(hash_runs(rows, ["image_id", "sha256"], runs), boxes.hashes(runs), strict=True)
     ids = shard_ids(CUT, [work.size, work.thumbnail], hashes)
-    before = run.current("training_images")
-    failed = failed_images(run, before)
-    return Retries(run, "training_images", before, failed, rows["image_id"], ids, runs)
+    failed = read_failed(context, before, FAILED)
+    return Retries(context, "training_images", before, failed, TRIES, rows["image_id"], ids, runs)
 
 
 @dataclass(frozen=True)
@@ -146,11 +151,11 @@ class CutShard:
         started = time.monotonic()
         phases.enter("read")
         rows = unpack(payload)
-        places = self._places(rows)
+        cuts = self._cuts(rows)
         squares: dict[int, list[bytes]] = {}
         gone: list[str] = []
         move = phases.progress()
-        use_thumbnails = np.array([self._use_thumbnail(rows, *entry) for entry in enumerate(places)])
+        use_thumbnails = np.array([self._use_thumbnail(rows, *entry) for entry in enumerate(cuts)])
         for index, data, _ in read_pictures(
             self.folder, self.root, rows, use_thumbnails=use_thumbnails, timeout_s=self.timeout_s
         ):
@@ -158,39 +163,39 @@ class CutShard:
             if data is None:
                 gone.append(rows["file_name"][index].as_py())
                 continue
-            boxes = [box for _, box in places[index] if box is not None] or None
+            boxes = [box for _, box in cuts[index] if box is not None] or None
             try:
-                cuts = cut_for_training(Picture(data, boxes), self.size)
+                pixels = cut_for_training(Picture(data, boxes), self.size)
             except (ValueError, OSError):
                 continue
-            squares[index] = [simplejpeg.encode_jpeg(square, _QUALITY) for square in cuts]
+            squares[index] = [simplejpeg.encode_jpeg(square, _QUALITY) for square in pixels]
         here.look_again(gone)
-        return self._finish(shard, rows, places, squares, started, worker=here.name)
+        return self._finish(shard, rows, cuts, squares, started, worker=here.name)
 
     def crashed(self, shard: Shard, payload: bytes) -> Receipt:
         rows = unpack(payload)
-        places: list[list[Place]] = [[] for _ in range(rows.num_rows)]
-        return self._finish(shard, rows, places, {}, time.monotonic(), without="crashed")
+        cuts: list[list[Cut]] = [[] for _ in range(rows.num_rows)]
+        return self._finish(shard, rows, cuts, {}, time.monotonic(), without="crashed")
 
-    def _places(self, rows: pa.Table) -> list[list[Place]]:
+    def _cuts(self, rows: pa.Table) -> list[list[Cut]]:
         """What is cut out of each image: number of the box, None without one, and where; None: all of it."""
         column = rows[COLUMN_OF_BOXES].combine_chunks()
         look = Look.at(column, self.rules)
         numbers = look.numbers()
         sides = [look.boxes.field(name).to_numpy() for name in ("x", "y", "w", "h")]
-        found: list[list[Place]] = [[] for _ in range(rows.num_rows)]
+        found: list[list[Cut]] = [[] for _ in range(rows.num_rows)]
         for box in look.classified.tolist():
-            place = tuple(float(side[box]) for side in sides)
-            found[int(look.rows_of[box])].append((int(numbers[box]), place))  # type: ignore[arg-type]
+            corners = tuple(float(side[box]) for side in sides)
+            found[int(look.rows_of[box])].append((int(numbers[box]), corners))  # type: ignore[arg-type]
         for row in look.whole.tolist():
             found[row].append((None, None))
-        for row, places in enumerate(found):
-            if not places:
-                places.append((None, background(rows["image_id"][row].as_py())))
+        for row, cuts in enumerate(found):
+            if not cuts:
+                cuts.append((None, background(rows["image_id"][row].as_py())))
         return found
 
-    def _use_thumbnail(self, rows: pa.Table, row: int, places: list[Place]) -> bool:
-        boxes = [box for _, box in places if box is not None]
+    def _use_thumbnail(self, rows: pa.Table, row: int, cuts: list[Cut]) -> bool:
+        boxes = [box for _, box in cuts if box is not None]
         if not boxes:
             return self.thumbnail >= self.size
         sides = (rows[name][row].as_py() or 0 for name in ("width", "height"))
@@ -200,7 +205,7 @@ class CutShard:
         self,
         shard: Shard,
         rows: pa.Table,
-        places: Sequence[Sequence[Place]],
+        cuts: Sequence[Sequence[Cut]],
         squares: Mapping[int, list[bytes]],
         started: float,
         *,
@@ -209,7 +214,7 @@ class CutShard:
     ) -> Receipt:
         there = sorted(squares)
         lengths = [len(squares.get(row, ())) for row in range(rows.num_rows)]
-        kept = [place for row in there for place in places[row]]
+        kept = [one for row in there for one in cuts[row]]
         what = [BOX if number is not None else FRAME if box is None else BACKGROUND for number, box in kept]
         status = ["ok" if row in squares else without for row in range(rows.num_rows)]
         image_ids = rows["image_id"]
@@ -239,12 +244,12 @@ class CutShard:
         )
 
 
-Place = tuple[int | None, Box | None]
+Cut = tuple[int | None, Box | None]
 """Number of a box, and the box."""
 
 
 def background(image_id: str) -> Box:
-    """A place in a picture, always the same one of an image.
+    """A spot in a picture, always the same one of an image.
 
     >>> [round(part, 3) for part in background("an image")]
     [0.134, 0.27, 0.289, 0.289]

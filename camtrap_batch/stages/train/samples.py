@@ -38,7 +38,7 @@ _WINDOW = 0.8
 
 
 class Pictures(Sequence[bytes]):
-    """Image files' bytes, by place; safe to read from several threads.
+    """Image files' bytes, by index; safe to read from several threads.
 
     A row group of thumbnails is read whole and held, what of it is wanted, until others need the room: images
     that are used together should be of few `blocks`. Originals are read one by one, and not held.
@@ -71,7 +71,7 @@ class Pictures(Sequence[bytes]):
         self._group_number: list[int] = []
         self._group = np.full(len(file), -1, np.int64)
         self._wanted: list[npt.NDArray[np.int64]] = []
-        self._place = np.zeros(len(file), np.int64)
+        self._row = np.zeros(len(file), np.int64)
         size = self._assign(file, row)
         n_groups = len(self._wanted)
         fits = size <= budget or not n_groups
@@ -105,11 +105,11 @@ class Pictures(Sequence[bytes]):
 
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[number] for number in range(*index.indices(len(self)))]
         group = int(self._group[index])
         if group < 0:
             return self._root.read(self._names[index].as_py())
-        data: bytes = self._hold(group)[int(self._place[index])].as_py()
+        data: bytes = self._hold(group)[int(self._row[index])].as_py()
         return data
 
     def _read_footers(self, files: npt.NDArray[np.int64]) -> dict[int, pq.FileMetaData]:
@@ -134,7 +134,7 @@ class Pictures(Sequence[bytes]):
             for group in np.unique(group_of).tolist():
                 members = images[group_of == group]
                 self._group[members] = len(self._wanted)
-                self._place[members] = np.arange(len(members))
+                self._row[members] = np.arange(len(members))
                 self._wanted.append(row[members] - first[group])
                 self._group_file.append(number)
                 self._group_number.append(group)
@@ -261,7 +261,7 @@ def read_crops(
     split = chosen["split"].to_numpy(zero_copy_only=False)
     location = rows["location"].fill_null("").to_numpy(zero_copy_only=False)
     is_night = pc.fill_null(rows["is_night"], False).to_numpy(zero_copy_only=False)
-    pictures = Pictures(folder, root, _places(source.crops), use_thumbnails=True, budget=budget)
+    pictures = Pictures(folder, root, _rows_in_files(source.crops), use_thumbnails=True, budget=budget)
     samples = Samples(
         image_ids=chosen["image_id"].to_numpy(zero_copy_only=False)[image].tolist(),
         labels=label.tolist(),
@@ -286,9 +286,9 @@ def _described(
     crops = open_table(folder, source.crops).to_table(columns=["box", "what"])
     detected = open_table(folder, source.detected).to_table(columns=["image_id", "n_boxes"])
     starts = np.cumsum([0, *detected["n_boxes"].fill_null(0).to_numpy()])
-    place = pc.index_in(image_ids, value_set=detected["image_id"].combine_chunks()).to_numpy()
+    of_image = pc.index_in(image_ids, value_set=detected["image_id"].combine_chunks()).to_numpy()
     box = crops["box"].fill_null(-1).to_numpy()
-    row = pa.array(starts[place[image]] + box, mask=box < 0)
+    row = pa.array(starts[of_image[image]] + box, mask=box < 0)
     confidence = open_table(folder, source.detections).to_table(columns=["confidence"])["confidence"]
     own = open_table(folder, source.boxes).to_table(columns=["label"])["label"]
     return pa.table(
@@ -331,7 +331,7 @@ def _frames(
     )
 
 
-def _places(crops: Snapshot) -> pa.Table:
+def _rows_in_files(crops: Snapshot) -> pa.Table:
     """The rows of training_crops as `Pictures` wants to be told where they are."""
     files = [file.file for file in crops.files for _ in range(file.rows)]
     rows = [np.arange(file.rows, dtype=np.int32) for file in crops.files]

@@ -19,14 +19,13 @@ from camtrap_batch.images import ImageRoot, Limits, Verdict, judge_files
 from camtrap_batch.memory import Handover, release_memory
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.pipeline.lost import LOST, count_lost, is_much, require_few_lost
-from camtrap_batch.pipeline.retries import Retries
+from camtrap_batch.pipeline.lost import require_few_lost
+from camtrap_batch.pipeline.retries import ALWAYS, Retries, read_failed, retry_option
 from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, identity, shard_ids
 from camtrap_batch.remote import redacted
 from camtrap_batch.stages.validate.findings import FINDINGS, FROM_MANIFEST, add_findings
-from camtrap_batch.stages.validate.retries import RETRY, failed_images
 from camtrap_batch.stages.validate.reuse import known_verdicts, point_at_known
 from camtrap_batch.store import schemas
 from camtrap_batch.store.folder import Folder
@@ -34,10 +33,17 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CATALOG, MANIFEST, THUMBNAILS
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import finish_shard, new_attempt, open_files, open_table, read_whole_files
-from camtrap_batch.vocabulary import USABLE
+from camtrap_batch.store.tables import finish_shard, new_attempt, open_files, open_table
+from camtrap_batch.vocabulary import RETRIED
 
-_PLACE = "place"  # of a file in an archive; it is not part of the work
+RETRY = retry_option(
+    RETRIED,
+    "those that are listed, and were unreadable or missing, are tried by each run",
+    in_reprocess=True,
+)
+_TRIES = {"unreadable": ALWAYS, "missing": ALWAYS}
+
+_ENTRY = "entry"  # of a file in an archive; it is not part of the work
 
 _FROM_CATALOG = [name for name in CATALOG.names if name in MANIFEST.names and name not in ("width", "height")]
 _FROM_VERDICT = [
@@ -88,10 +94,10 @@ class _Validation:
 
     def __init__(self, context: Context) -> None:
         job, run = context.job, context.run
-        self._context, self._again = context, frozenset({"unreadable"}) | context.option(RETRY)
+        self._context = context
         self._catalog, self._manifest = run.snapshot("catalog"), run.current("manifest")
         self._root = image_root(job)
-        self._rows, self._places = _listed(run, self._catalog, self._root)
+        self._rows, self._entries = _listed(run, self._catalog, self._root)
         self._limits = Limits(job.validate_.max_pixels, job.validate_.timeout_s, job.validate_.thumbnails)
         # Where the files lie is not part of the work: a data set that was moved is not read again.
         self._settings = [*identity(STAGE), *astuple(self._limits)]
@@ -105,8 +111,9 @@ class _Validation:
         ]
         hashes = hash_runs(self._rows, hashed, runs)
         ids = shard_ids(STAGE, astuple(self._limits), ((hash_,) for hash_ in hashes))
-        failed = failed_images(run, self._manifest, context.option(RETRY))
-        self._retries = Retries(run, "manifest", self._manifest, failed, self._rows["image_id"], ids, runs)
+        failed = read_failed(context, self._manifest, RETRIED, listed=True)
+        images = self._rows["image_id"]
+        self._retries = Retries(context, "manifest", self._manifest, failed, _TRIES, images, ids, runs)
         self.columns: Handover[pa.Table] = Handover()
         """Of a new manifest, what findings are made of."""
 
@@ -127,42 +134,25 @@ class _Validation:
     @functools.cached_property
     def _told(self) -> pa.Table:
         """What workers are told of each image."""
-        rows = self._rows if self._places is None else self._rows.append_column(_PLACE, self._places)
+        rows = self._rows if self._entries is None else self._rows.append_column(_ENTRY, self._entries)
         if self._manifest is None or self._manifest.meta.get("settings") != self._settings:
             return rows
-        return point_at_known(self._context.run.folder, self._manifest, rows, self._again)
+        return point_at_known(
+            self._context.run.folder, self._manifest, rows, {"unreadable", *self._retries.statuses}
+        )
 
     def _finish(self, plan: Plan, receipts: list[Receipt]) -> Done:
-        plan, receipts = self._retries.settle(plan, receipts)
+        plan, receipts = self._retries.keep_earlier(plan, receipts)
         files = [file for receipt in receipts for file in receipt.files if file.table == "manifest"]
         # All that findings need, at once: the footers of thousands of files take longer than the columns.
         table = open_files(self._context.run.folder, "manifest", files)
         columns = table.to_table(columns=FROM_MANIFEST)
         if not columns["image_id"].equals(self._rows["image_id"]):
             raise BrokenPromise("validate: the manifest's rows are not the catalog's; nothing was committed")
-        self._require_few_lost(receipts)
+        is_listed = pc.greater_equal(self._rows["listed_bytes"], 0)
+        require_few_lost(self._context, STAGE.name, "manifest", receipts, self._manifest, is_listed)
         self.columns.give(columns)
         return Done(plan, receipts, {"settings": self._settings, "tries": self._retries.record()})
-
-    def _require_few_lost(self, receipts: list[Receipt]) -> None:
-        """Raise StageError where more than `limits.lost` of what was there can't be read.
-
-        There were the files that were listed before the work began, and what the last manifest has as usable.
-        """
-        is_there = pc.greater_equal(self._rows["listed_bytes"], 0)
-        if not is_much(self._context, count_lost(receipts).total(), pc.sum(is_there).as_py() or 0):
-            return
-        folder = self._context.run.folder
-        if self._manifest is not None:
-            known, _ = read_whole_files(folder, self._manifest, ["image_id", "status"])
-            was_usable = pc.is_in(known["status"].cast(pa.string()), pa.array(USABLE))
-            usable = known["image_id"].filter(was_usable).combine_chunks()
-            is_there = pc.or_(is_there, pc.is_in(self._rows["image_id"], usable))
-        files = [file.file for receipt in receipts for file in receipt.files if file.table == "manifest"]
-        status = open_files(folder, "manifest", files).to_table(columns=["status"])["status"]
-        statuses = status.cast(pa.string()).filter(is_there)
-        lost = Counter({name: n for name in LOST if (n := statuses.to_pylist().count(name))})
-        require_few_lost(self._context, STAGE.name, lost, len(statuses), receipts)
 
 
 def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.Array | None]:
@@ -180,7 +170,7 @@ def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.
             f"(dataset.images): no {rows['file_name'][0].as_py()!r}"
         )
     rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))
-    return rows.append_column("modified", pa.array(listing.modified, pa.string())), listing.places
+    return rows.append_column("modified", pa.array(listing.modified, pa.string())), listing.entries
 
 
 @dataclass(frozen=True)
@@ -210,7 +200,7 @@ class ValidateShard:
             read["file_name"].to_pylist(),
             self.limits,
             sizes=read["listed_bytes"].to_pylist(),
-            places=read[_PLACE].to_pylist() if _PLACE in read.column_names else None,
+            entries=read[_ENTRY].to_pylist() if _ENTRY in read.column_names else None,
             clock=seconds,
         )
         here.look_again(gone(read, judged))
@@ -289,8 +279,8 @@ def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) 
     columns["thumbnail_file"] = pa.array(
         [thumbnail_file if is_kept else None for is_kept in kept], pa.string()
     )
-    places = iter(range(sum(kept)))
-    columns["thumbnail_row"] = pa.array([next(places) if is_kept else None for is_kept in kept], pa.int32())
+    numbers = iter(range(sum(kept)))
+    columns["thumbnail_row"] = pa.array([next(numbers) if is_kept else None for is_kept in kept], pa.int32())
     return pa.table({name: columns[name] for name in MANIFEST.names})
 
 

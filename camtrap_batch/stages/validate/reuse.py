@@ -48,19 +48,19 @@ def point_at_known(folder: Folder, manifest: Snapshot, rows: pa.Table, again: Co
         ["file_name", "bytes", "modified", "status"],
         but_shards=redo.asked(folder, "validate"),
     )
-    place = pc.index_in(rows["file_name"], value_set=known["file_name"].combine_chunks())
+    row = pc.index_in(rows["file_name"], value_set=known["file_name"].combine_chunks())
     same = pc.and_(
-        pc.equal(known["bytes"].take(place), rows["listed_bytes"]),
-        pc.equal(known["modified"].take(place), rows["modified"]),
+        pc.equal(known["bytes"].take(row), rows["listed_bytes"]),
+        pc.equal(known["modified"].take(row), rows["modified"]),
     )
-    is_wanted = pc.invert(pc.is_in(known["status"].take(place).cast(pa.string()), pa.array(sorted(again))))
+    is_wanted = pc.invert(pc.is_in(known["status"].take(row).cast(pa.string()), pa.array(sorted(again))))
     holds = pc.fill_null(pc.and_(pc.and_(same, is_wanted), pc.not_equal(rows["modified"], "")), False)
     sizes = [file.rows for file in files]
     file_of = pa.array(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
     row_of = pa.array(np.arange(sum(sizes)) - np.repeat(np.cumsum([0, *sizes])[:-1], sizes), pa.int32())
-    place = pc.if_else(holds, place, pa.scalar(None, pa.int32()))
+    row = pc.if_else(holds, row, pa.scalar(None, pa.int32()))
     names = pa.array([file.file for file in files], pa.string())
-    return rows.append_column(FILE, names.take(file_of.take(place))).append_column(ROW, row_of.take(place))
+    return rows.append_column(FILE, names.take(file_of.take(row))).append_column(ROW, row_of.take(row))
 
 
 def known_verdicts(folder: Folder, rows: pa.Table) -> dict[int, Verdict]:

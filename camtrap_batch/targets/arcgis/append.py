@@ -56,7 +56,7 @@ def run_job(
     ------
     Unknown
         No answer that says what was done; the job fails, or does not get on; or `stop` is set.
-    Refused
+    ServiceRefused
         The server says no to all of them.
     """
     answer = service.send(

@@ -21,7 +21,7 @@ from camtrap_batch.portal.reading import (
     AT_ONCE,
     Attachment,
     LayerInfo,
-    Places,
+    PointNames,
     X,
     Y,
     look_at,
@@ -29,7 +29,7 @@ from camtrap_batch.portal.reading import (
     read_features,
     read_ids,
 )
-from camtrap_batch.portal.service import Refused, Service, Unknown, change_definition, with_retries
+from camtrap_batch.portal.service import Service, ServiceRefused, Unknown, change_definition, with_retries
 from camtrap_batch.targets.base import Photo
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, ending_of
 
@@ -232,7 +232,7 @@ class Attacher:
         except Unknown:
             self._stop.wait(_PAUSE_S)
             return None
-        except Refused as problem:
+        except ServiceRefused as problem:
             return str(problem)
         result = answer.get("addAttachmentResult") or {}
         error = result.get("error") or {}
@@ -343,7 +343,7 @@ class Attacher:
         ids = [int(row[self._layer.object_id]) for row in rows]
         groups: dict[str, list[int]] = defaultdict(list)
         group_of: dict[int, str] = {}
-        places = Places()
+        places = PointNames()
         for number, row in sorted(zip(ids, rows, strict=True), key=lambda pair: pair[0]):
             name = str(number)
             if self._location is not None:

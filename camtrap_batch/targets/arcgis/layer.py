@@ -153,7 +153,7 @@ class RemoteLayer:
         ------
         Unknown
             No answer, or one that leaves out some edit.
-        Refused
+        ServiceRefused
             The server says no to all of them.
         """
         answer = self._service.send(
@@ -197,16 +197,16 @@ class Sent:
         self.values = pa.table(columns)
         self.hashes = row_hashes(self.values)
         self.keys: list[str] = self.values[layer.key].to_pylist()
-        self.place = {key: place for place, key in enumerate(self.keys)}
+        self.index = {key: index for index, key in enumerate(self.keys)}
         self._require_different_keys()
 
     def features(
-        self, places: Sequence[int], object_ids: Sequence[int | None] | None = None
+        self, indices: Sequence[int], object_ids: Sequence[int | None] | None = None
     ) -> list[dict[str, Any]]:
         """Rows as JSON; of updates, with their object ids."""
         features = []
-        ids = object_ids or [None] * len(places)
-        rows = self.values.take(pa.array(places, pa.int64())).to_pylist()
+        ids = object_ids or [None] * len(indices)
+        rows = self.values.take(pa.array(indices, pa.int64())).to_pylist()
         for row, object_id in zip(rows, ids, strict=True):
             x, y = row.pop(X, None), row.pop(Y, None)
             if object_id is not None:
@@ -219,10 +219,10 @@ class Sent:
             features.append(feature)
         return features
 
-    def differences(self, places: Sequence[int], stored: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
-        """Number of a pair (of a place, and a row on the layer) -> the fields in which they differ."""
+    def differences(self, indices: Sequence[int], stored: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
+        """Number of a pair (of an index, and a row on the layer) -> the fields in which they differ."""
         different: dict[int, list[str]] = {}
-        ours = self.values.take(pa.array(places, pa.int64()))
+        ours = self.values.take(pa.array(indices, pa.int64()))
         for name in ours.column_names:
             mine, theirs = ours[name].to_pylist(), [row.get(name) for row in stored]
             if mine == theirs:  # nearly always, and much faster than one by one
@@ -237,10 +237,10 @@ class Sent:
         layer = self._layer
         location = layer._field(LOCATION)
         keys = [row[layer.key] for row in stored]
-        places = [self.place.get(key) for key in keys]
-        known = [number for number, place in enumerate(places) if place is not None]
+        indices = [self.index.get(key) for key in keys]
+        known = [number for number, index in enumerate(indices) if index is not None]
         different = self.differences(
-            [place for place in places if place is not None], [stored[number] for number in known]
+            [index for index in indices if index is not None], [stored[number] for number in known]
         )
         equal = np.zeros(len(stored), bool)
         equal[known] = True
@@ -250,8 +250,8 @@ class Sent:
             {
                 "key": keys,
                 "row_hash": [
-                    hashes[place] if is_equal and place is not None else "differs"
-                    for place, is_equal in zip(places, equal, strict=True)
+                    hashes[index] if is_equal and index is not None else "differs"
+                    for index, is_equal in zip(indices, equal, strict=True)
                 ],
                 "object_id": [int(row[layer.object_id]) for row in stored],
                 "location": [row.get(location) for row in stored],

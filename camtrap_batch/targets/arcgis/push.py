@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from camtrap_batch.errors import InputError, StageError
 from camtrap_batch.portal.reading import AT_ONCE
-from camtrap_batch.portal.service import Refused, Service, Unknown
+from camtrap_batch.portal.service import Service, ServiceRefused, Unknown
 from camtrap_batch.targets.arcgis import append
 from camtrap_batch.targets.arcgis.layer import Outcome, RemoteLayer, Sent
 from camtrap_batch.targets.base import EDITS, OK, LayerRows, Wanted
@@ -52,7 +52,7 @@ class _Edit:
     result: str | None = None
     time: datetime | None = None
 
-    def settle(self, result: str, object_id: int | None = None) -> None:
+    def record(self, result: str, object_id: int | None = None) -> None:
         self.result, self.time = result, datetime.now(UTC)
         if object_id is not None:
             self.object_id = object_id
@@ -197,9 +197,9 @@ class LayerPush:
         )
 
     def _require_own(self) -> None:
-        ours = self._sent.place
+        ours = self._sent.index
         if self.remote.key_is_unique:  # which many a database takes to be so in either case
-            ours = {key.lower(): place for key, place in ours.items()}
+            ours = {key.lower(): index for key, index in ours.items()}
         for key, owner in self.remote.taken(self._job):
             if (key.lower() if self.remote.key_is_unique else key) in ours:
                 raise InputError(f"{self.remote.url}: {self._not_ours(key, owner)}")
@@ -216,27 +216,27 @@ class LayerPush:
         """Do adds and updates by append jobs, one after the other; those left undone have no result."""
         if not edits:
             return
-        size, place, failed, said = append.ROWS, 0, 0, ""
+        size, index, failed, said = append.ROWS, 0, 0, ""
         completed: list[_Edit] = []
         try:
-            while place < len(edits) and failed < _MOST_FAILED_JOBS and not self._stop.is_set():
-                some = edits[place : place + size]
+            while index < len(edits) and failed < _MOST_FAILED_JOBS and not self._stop.is_set():
+                some = edits[index : index + size]
                 features = self._sent.features(list(map(_row, some)))
                 try:
                     complaint = append.run_job(self._service, self.remote, features, self._stop)
-                except (Refused, Unknown) as problem:
-                    if isinstance(problem, Refused) and problem.is_too_large and size > BATCH:
+                except (ServiceRefused, Unknown) as problem:
+                    if isinstance(problem, ServiceRefused) and problem.is_too_large and size > BATCH:
                         size = max(size // 2, BATCH)
                         continue
                     said, failed = str(problem), failed + 1
                 else:
                     said, failed = complaint or said, 0
                     completed += [] if complaint else some
-                place += len(some)
+                index += len(some)
             self._settle(edits, self.remote.read_job(self._job))
         except StageError:
             for edit in completed:  # as far as the server has said; the next push reads the layer
-                edit.settle(OK)
+                edit.record(OK)
             raise
         left = sum(edit.result is None for edit in edits)
         if left and not self._stop.is_set():
@@ -277,7 +277,7 @@ class LayerPush:
             except Unknown as problem:
                 reason, rest = str(problem), problem.retry_after_s or 0.0
                 self._ask_what_is_there(left)
-            except Refused as problem:
+            except ServiceRefused as problem:
                 # A call that was rolled back says so in this way as well: some of it may be there.
                 reason = str(problem)
                 self._refusals += not problem.is_too_large
@@ -285,7 +285,7 @@ class LayerPush:
                 self._ask_what_is_there(left)
                 left = [edit for edit in left if edit.result is None]
                 if len(left) == 1 and not problem.is_too_large:
-                    left[0].settle(reason)
+                    left[0].record(reason)
                 elif left:
                     half = (len(left) + 1) // 2
                     self._batch(left[:half])
@@ -295,7 +295,7 @@ class LayerPush:
             if not left:
                 return
         for edit in left:
-            edit.settle(f"given up after {_TRIES} tries: {reason}")
+            edit.record(f"given up after {_TRIES} tries: {reason}")
 
     def _try(self, edits: Sequence[_Edit]) -> str:
         """Send edits once and note what the server says of each; the reason of those to be tried again."""
@@ -312,7 +312,7 @@ class LayerPush:
         for some, said in zip((adds, updates, deletes), outcomes, strict=True):
             for edit, outcome in zip(some, said, strict=True):
                 if outcome.done:
-                    edit.settle(OK, outcome.object_id)
+                    edit.record(OK, outcome.object_id)
                 else:
                     refused.append((edit, outcome))
         if not refused:
@@ -321,7 +321,7 @@ class LayerPush:
         self._ask_what_is_there([edit for edit, _ in refused])
         for edit, outcome in refused:
             if edit.result is None and not _was_rolled_back(outcome):
-                edit.settle(outcome.reason)
+                edit.record(outcome.reason)
         return refused[-1][1].reason
 
     def _ask_what_is_there(self, edits: Sequence[_Edit]) -> None:
@@ -346,16 +346,16 @@ class LayerPush:
         different = self._sent.differences([_row(edit) for edit, _ in pairs], [row for _, row in pairs])
         for number, (edit, row) in enumerate(pairs):
             if number not in different and edit.result is None:  # of copies, the oldest
-                edit.settle(OK, int(row[id_]))
+                edit.record(OK, int(row[id_]))
         for edit in edits:
             ids = [int(row[id_]) for row in there[edit.key]]
             if edit.kind == "delete":
                 if edit.object_id not in ids:
-                    edit.settle(OK)
+                    edit.record(OK)
             elif edit.result is not None:
                 continue
             elif not ids and edit.key in foreign:
-                edit.settle(self._not_ours(edit.key, foreign[edit.key]))
+                edit.record(self._not_ours(edit.key, foreign[edit.key]))
             elif ids and edit.kind == "add":
                 edit.kind, edit.object_id = "update", ids[0]
             elif not ids and edit.kind == "update":
@@ -372,11 +372,11 @@ class LayerPush:
             row = held.get(edit.key)
             if edit.kind == "delete":
                 if row is not None and int(row[self.remote.object_id]) == edit.object_id:
-                    edit.settle("was called deleted, and is still on the layer")
+                    edit.record("was called deleted, and is still on the layer")
             elif row is None:
-                edit.settle(f"was called done ({edit.kind}), and is not on the layer")
+                edit.record(f"was called done ({edit.kind}), and is not on the layer")
             elif different := differs.get(id(edit)):
-                edit.settle(
+                edit.record(
                     f"was called done ({edit.kind}), and differs on the layer: {', '.join(different)}"
                 )
             else:

@@ -20,7 +20,7 @@ from support_http import web_server
 from camtrap_batch import remote
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.images.sources.archive import PLACE
+from camtrap_batch.images.sources.archive import ENTRY
 
 NOISE = random.Random(0).randbytes(50_000)
 FILES = {
@@ -56,10 +56,10 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ImageRoot]:
         yield ImageRoot(f"{bucket}/x/photos.zip")
 
 
-def places_of(root: ImageRoot, names: list[str]) -> list[dict[str, int] | None]:
-    places = root.listing(names).places
-    assert places is not None
-    found: list[dict[str, int] | None] = places.to_pylist()
+def entries_of(root: ImageRoot, names: list[str]) -> list[dict[str, int] | None]:
+    entries = root.listing(names).entries
+    assert entries is not None
+    found: list[dict[str, int] | None] = entries.to_pylist()
     return found
 
 
@@ -79,18 +79,18 @@ def test_listing(root: ImageRoot) -> None:
     assert listing.sizes.tolist() == [3, -1, 3000, 3, 0, -1, -1, -1, 3]
     assert [version is not None for version in listing.modified] == [size >= 0 for size in listing.sizes]
     assert len(set(listing.modified)) == 5
-    assert listing.places is not None
-    assert listing.places.type == PLACE
-    assert [place is not None for place in listing.places.to_pylist()] == [
+    assert listing.entries is not None
+    assert listing.entries.type == ENTRY
+    assert [entry is not None for entry in listing.entries.to_pylist()] == [
         size >= 0 for size in listing.sizes
     ]
 
 
 def test_read(root: ImageRoot) -> None:
     names = list(FILES)
-    for name, place in zip(names, places_of(root, names), strict=True):
-        for known in (place, None):
-            assert root.read(name, place=known) == FILES[name]
+    for name, entry in zip(names, entries_of(root, names), strict=True):
+        for known in (entry, None):
+            assert root.read(name, entry=known) == FILES[name]
             assert root.read(name, 10**9, known) == FILES[name]
             assert root.read(name, len(FILES[name]), known) == FILES[name]
             assert root.read(name, 1, known) == FILES[name][:2]
@@ -114,9 +114,9 @@ def test_a_member_is_one_request(tmp_path: Path) -> None:
     write_zip(tmp_path / "x.zip")
     with web_server(tmp_path) as server:
         root = ImageRoot(f"{server.url()}/x.zip")
-        place = places_of(root, ["cam1/b.jpg"])[0]
+        entry = entries_of(root, ["cam1/b.jpg"])[0]
         before = len(server.requests())
-        assert root.read("cam1/b.jpg", 10**6, place) == NOISE
+        assert root.read("cam1/b.jpg", 10**6, entry) == NOISE
         ((_, _, asked),) = server.requests()[before:]
         assert asked is not None
         first, _, last = asked.removeprefix("bytes=").partition("-")
@@ -236,10 +236,10 @@ def test_a_damaged_member(tmp_path: Path) -> None:
 
 def test_a_member_that_does_not_unpack(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip", {"a.jpg": b"abc" * 9999})
-    place = places_of(ImageRoot(str(path)), ["a.jpg"])[0]
-    assert place is not None
+    entry = entries_of(ImageRoot(str(path)), ["a.jpg"])[0]
+    assert entry is not None
     data = bytearray(path.read_bytes())
-    data[place["offset"] + 35] = 0xFF
+    data[entry["offset"] + 35] = 0xFF
     path.write_bytes(data)
     with pytest.raises(OSError, match=r"damaged in the zip|checksum|cut off"):
         ImageRoot(str(path)).read("a.jpg")
@@ -260,10 +260,10 @@ def test_a_bomb(tmp_path: Path) -> None:
         for _ in range(300):
             member.write(bytes(2**20))
     root = ImageRoot(str(path))
-    place = places_of(root, ["bomb.jpg"])[0]
+    entry = entries_of(root, ["bomb.jpg"])[0]
     tracemalloc.start()
     try:
-        assert len(root.read("bomb.jpg", 1_000_000, place)) == 1_000_001
+        assert len(root.read("bomb.jpg", 1_000_000, entry)) == 1_000_001
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
@@ -281,10 +281,10 @@ def test_a_bomb_that_lies_about_its_size(tmp_path: Path) -> None:
 def test_a_zip_that_has_changed_since_it_was_listed(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip")
     root = ImageRoot(str(path))
-    before, place = root.listing(["top.jpg"]), places_of(root, ["top.jpg"])[0]
+    before, entry = root.listing(["top.jpg"]), entries_of(root, ["top.jpg"])[0]
     write_zip(path, {"first.jpg": NOISE[:777], "top.jpg": b"bottom"})
     with pytest.raises(OSError, match=r"has it changed|checksum"):
-        root.read("top.jpg", place=place)
+        root.read("top.jpg", entry=entry)
     after = root.listing(["top.jpg"])
     assert after.sizes.tolist() == [6]
     assert after.modified != before.modified
@@ -335,10 +335,10 @@ def test_whatever_zipfile_writes_is_read(
             archive.writestr(name, data)
     root = ImageRoot(str(path))
     listing = root.listing(list(files))
-    assert isinstance(listing.places, pa.StructArray)
-    for name, size, place in zip(files, listing.sizes, listing.places.to_pylist(), strict=True):
+    assert isinstance(listing.entries, pa.StructArray)
+    for name, size, entry in zip(files, listing.sizes, listing.entries.to_pylist(), strict=True):
         if size >= 0:
-            assert root.read(name, place=place) == root.read(name) == files[name]
+            assert root.read(name, entry=entry) == root.read(name) == files[name]
         else:
             with pytest.raises(ValueError, match="not a path inside"):
                 root.read(name)

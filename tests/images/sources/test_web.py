@@ -139,7 +139,7 @@ def test_listing(server: WebServer) -> None:
     assert [version is None for version in listing.modified] == [size < 0 for size in listing.sizes]
     assert listing.modified[0] == listing.modified[7]
     assert len(set(listing.modified[:5])) == 5
-    assert listing.places is None
+    assert listing.entries is None
 
 
 def test_listing_tries_again(server: WebServer) -> None:

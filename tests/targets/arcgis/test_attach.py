@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError, StageError
@@ -172,6 +173,30 @@ def test_the_command(
         assert "no room for it" in said.err
     assert main(["layer", "attach", str(job), "--folder", str(folder)]) == 0
     require_all(server, name, folder)
+
+
+def test_photos_lose_their_place_where_it_may_not_be_known(
+    server: LayerServer, layer: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, url = layer
+    monkeypatch.setenv("CAMTRAP_ARCGIS_TOKEN", server.token("ranger"))
+    exif: Any = Image.Exif()
+    exif[0x8825] = {1: "S", 2: (24.0, 30.0, 0.0)}  # GPSInfo
+    (tmp_path / "photos" / "1").mkdir(parents=True)
+    Image.new("RGB", (64, 48), "green").save(tmp_path / "photos" / "1" / "a.jpg", exif=exif)
+    job = tmp_path / "job.yaml"
+    content = {
+        "name": "run",
+        "output": str(tmp_path),
+        "dataset": {"format": "feature-layer", "metadata": url, "layer": {"portal": server.url}},
+        "publish": {"sensitive": ["lion"]},
+    }
+    job.write_text(yaml.safe_dump(content))
+    for _ in range(2):  # the second finds it there
+        assert main(["layer", "attach", str(job), "--folder", str(tmp_path / "photos")]) == 0
+    (attached,) = server.attachments(0, name)
+    assert attached["name"] == "a.jpg"
+    assert b"Exif" not in bytes(attached["content"])
 
 
 @pytest.mark.parametrize("one_feature", [True, False], ids=["own feature", "copies"])

@@ -1,0 +1,170 @@
+"""People in pictures that are handed out: made unrecognisable, or left out, as `report.people` says.
+
+A person is what a detector's box of that category shows, at a low threshold: a hiker who is blurred in error
+costs little, one who is not costs trust. A picture whose label is a person, and in which no box is sure,
+counts as a whole.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from camtrap_batch.codes import one_chunk
+from camtrap_batch.detection.base import meaning
+from camtrap_batch.images import decode_upright
+from camtrap_batch.job.results import PeopleShown
+from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import PERSONS
+
+LEAST = 0.05
+"""Confidence from which a box of a person counts here: far below what counts as a detection."""
+
+SURE = 0.2
+"""Confidence from which a box is taken to hold the person that the picture's label tells of."""
+
+_MARGIN = 0.25
+"""Part of a box's sides that is blurred around it; boxes are often tight, or cut a hand off."""
+
+_LEAST_MARGIN = 0.03
+"""The same, as part of the picture's longer side."""
+
+_CELLS = 8
+"""Most cells along the longer side of what is blurred: a body of eight cells has no face."""
+
+_QUALITY = 85
+_ANY_SIDE = 1 << 16
+
+Box = tuple[float, float, float, float]
+"""x, y of the upper left corner, width, height, as parts of the upright picture's."""
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class People:
+    """Where some pictures show people, and what is done about it.
+
+    Attributes
+    ----------
+    shown : as `report.people` has it
+    boxes : image_id -> what of the picture shows people; images without people are not in it
+    """
+
+    shown: PeopleShown
+    boxes: Mapping[str, Sequence[Box]] = field(default_factory=dict)
+
+    def are_in(self, image_id: str) -> bool:
+        """Whether the image shows people."""
+        return image_id in self.boxes
+
+    def picture(self, image_id: str, data: bytes) -> bytes | None:
+        """An image file as it may be handed out; None where it is to be left out.
+
+        What shows no people, or may be shown, is given back as it is. What is blurred is a JPEG of the
+        upright picture without metadata: cameras put a small copy of the photo into theirs. A picture that
+        can't be decoded can't be blurred, and is left out.
+        """
+        boxes = self.boxes.get(image_id)
+        if boxes is None or self.shown == "show":
+            return data
+        if self.shown == "leave_out":
+            return None
+        try:
+            return blur(data, boxes)
+        except ValueError:
+            return None
+
+
+def find_people(run: Run, image_ids: Iterable[str], shown: PeopleShown | None = None) -> People:
+    """Where these images show people, by the current tables.
+
+    Parameters
+    ----------
+    shown : default: the job's `report.people`
+    """
+    shown = run.job.report.people if shown is None else shown
+    ids = pa.array(sorted(set(image_ids)), pa.string())
+    if shown == "show" or not len(ids):
+        return People(shown)
+    wanted = pc.field("image_id").isin(ids)
+    found: dict[str, list[Box]] = {}
+    sure: set[str] = set()
+    if run.current("detections") is not None:
+        columns = ["image_id", "x", "y", "w", "h", "category", "confidence"]
+        boxes = run.table("detections").to_table(
+            columns=columns, filter=wanted & (pc.field("confidence") >= LEAST)
+        )
+        for row in boxes.to_pylist():
+            if meaning(row["category"]) == "person":
+                found.setdefault(row["image_id"], []).append((row["x"], row["y"], row["w"], row["h"]))
+                if row["confidence"] >= SURE:
+                    sure.add(row["image_id"])
+    for image_id in _labelled(run, wanted) - sure:
+        found[image_id] = [WHOLE]
+    return People(shown, found)
+
+
+def blur(data: bytes, boxes: Iterable[Box]) -> bytes:
+    """An image file as a JPEG in which nobody can be recognised within the boxes, nor made so again.
+
+    What is in a box, and a margin around it, is reduced to a few means of its pixels, and nothing else of it
+    is kept; smoothing between them is for the eye.
+
+    Raises
+    ------
+    ValueError
+        The picture can't be decoded.
+    """
+    pixels = decode_upright(data, _ANY_SIDE)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    for box in boxes:
+        left, top, right, bottom = _around(box, image.size)
+        part = image.crop((left, top, right, bottom))
+        cell = max(1.0, max(part.size) / _CELLS)
+        few = part.resize(
+            (max(1, round(part.width / cell)), max(1, round(part.height / cell))), Image.Resampling.BOX
+        )
+        image.paste(few.resize(part.size, Image.Resampling.BICUBIC), (left, top))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
+
+
+def _around(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The pixels of a box with its margin: left, top, right, bottom."""
+    x, y, w, h = box
+    width, height = size
+    least = _LEAST_MARGIN * max(size)
+    across, down = max(_MARGIN * w * width, least), max(_MARGIN * h * height, least)
+    left, top = max(0, int(x * width - across)), max(0, int(y * height - down))
+    right = min(width, int(np.ceil((x + w) * width + across)))
+    bottom = min(height, int(np.ceil((y + h) * height + down)))
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _labelled(run: Run, wanted: pc.Expression) -> set[str]:
+    """Those of the images whose label is a person: of the image, of its sequence, or in the metadata."""
+    found: set[str] = set()
+    for name in ("frames", "predictions"):
+        if run.current(name) is not None:
+            rows = run.table(name).to_table(columns=["image_id", "label"], filter=wanted)
+            found.update(rows["image_id"].filter(_is_person(rows["label"])).to_pylist())
+    if run.current("catalog") is not None:
+        rows = run.table("catalog").to_table(columns=["image_id", "labels"], filter=wanted)
+        labels = one_chunk(rows["labels"])
+        of = pc.list_parent_indices(labels).filter(
+            _is_person(pc.struct_field(pc.list_flatten(labels), "name"))
+        )
+        found.update(rows["image_id"].take(of).to_pylist())
+    return found
+
+
+def _is_person(labels: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return pc.fill_null(pc.is_in(pc.utf8_lower(labels.cast(pa.string())), pa.array(PERSONS)), False)

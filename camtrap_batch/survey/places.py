@@ -1,0 +1,236 @@
+"""What place of each camera location anyone may see: the one rule of all that leaves the run folder.
+
+`shown_locations` is what the report, the map, exports and public layers take their places from. A location at
+which a sensitive species (`publish.sensitive`) was recorded by anyone, machine or person, is on a grid of
+`publish.sensitive_km`, with all that was seen there: the place of its other species is the same. So is what
+stands within `NEAR_M` of it. The run folder's own tables, and `camtrap table`, keep exact places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.catalog.labels import label_key
+from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.errors import InputError
+from camtrap_batch.events.codes import Bools
+from camtrap_batch.events.taxonomy import LABEL, Taxonomy, taxonomy_of
+from camtrap_batch.job import Job
+from camtrap_batch.store.merged import MergeResult
+from camtrap_batch.survey.grid import Floats, snap
+
+NEAR_M = 100.0
+"""Metres within which another location's exact place would tell that of a sensitive one: cameras in pairs."""
+
+_EARTH_M = 6_371_000.0
+
+
+@dataclass(frozen=True)
+class Sensitive:
+    """Species whose places are not to be known.
+
+    Attributes
+    ----------
+    names : names that the job gives, in lower case: labels, groups, categories of threat
+    grid_km : of the grid on which locations are shown that saw them
+    taxonomy : which label is in which group and category
+    """
+
+    names: frozenset[str]
+    grid_km: float
+    taxonomy: Taxonomy | None = None
+
+    def covers(self, label: str) -> bool:
+        """Whether a label is one of them, in one of their groups, or a group that holds one of them.
+
+        A class of SpeciesNet (`id;class;order;family;genus;species;common name`) is each of its names.
+        """
+        return bool(self._words(label)) or label_key(label) in self._above
+
+    def unknown(self, labels: Iterable[str]) -> list[str]:
+        """Names that neither the taxonomy nor any of these labels has: written in another way, perhaps."""
+        known = {word for label in labels for word in self._words(label)}
+        if self.taxonomy is not None:
+            known |= {word for label in self.taxonomy.groups for word in self._words(label)}
+        return sorted(self.names - known)
+
+    def _words(self, label: str) -> set[str]:
+        """Names of the job that a label is, or is in."""
+        parts = [label_key(part) for part in label.split(";")]
+        words = {label_key(label), *parts[1:]} | ({f"{parts[4]} {parts[5]}"} if len(parts) == 7 else set())
+        if self.taxonomy is not None:
+            for word in list(words):
+                words |= {*self.taxonomy.names(word), self.taxonomy.categories.get(word, "").casefold()}
+        return words & self.names
+
+    @cached_property
+    def _above(self) -> frozenset[str]:
+        """Groups that hold one of the species: where such an animal was not told apart."""
+        found: set[str] = set()
+        for label in self.taxonomy.groups if self.taxonomy is not None else ():
+            if self.taxonomy is not None and self._words(label):
+                found.update(self.taxonomy.names(label))
+        return frozenset(found)
+
+
+def sensitive_of(job: Job) -> Sensitive | None:
+    """The sensitive species of a job; None where it names none.
+
+    Raises
+    ------
+    InputError
+        The list or the taxonomy can't be read, with file and line.
+    """
+    given = job.publish.sensitive
+    if given is None:
+        return None
+    if isinstance(given, str):
+        table = read_table(given, "publish.sensitive", LABEL)
+        column = table.require({"label": LABEL})["label"]
+        table.require_cells([column])
+        given = [name or "" for name in table.columns[column]]
+        if not given:
+            raise InputError(f"{job.publish.sensitive}: holds no label (publish.sensitive)")
+    names = frozenset(map(label_key, given))
+    return Sensitive(names, job.publish.sensitive_km, taxonomy_of(job.events.taxonomy))
+
+
+def hides_places(job: Job) -> bool:
+    """Whether photos that leave keep no metadata: cameras write their place into EXIF."""
+    return job.publish.public or job.publish.sensitive is not None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Locations with the places that may be shown.
+
+    Attributes
+    ----------
+    locations : schemas.LOCATIONS; longitude and latitude may be moved, geometry is then null
+    grid_km : (n,) of the grid on which each is; 0 where its place is exact
+    notes : for people, a line each
+    """
+
+    locations: pa.Table
+    grid_km: Floats
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def moved(self) -> frozenset[str]:
+        """Names of the locations that are on a grid."""
+        return frozenset(self.locations["location"].filter(pa.array(self.grid_km > 0)).to_pylist())
+
+
+def shown_locations(merged: MergeResult, blur_km: float = 0.0, also: Collection[str] = ()) -> Shown:
+    """The table `locations` of a result with the places that may be shown.
+
+    Parameters
+    ----------
+    blur_km : grid for all of them, 0: exact where nothing sensitive was seen
+    also : locations at which something sensitive was seen as others say, such as observations of a package
+
+    Raises
+    ------
+    InputError
+        As `sensitive_of` does.
+    """
+    locations = merged.table("locations").to_table()
+    sensitive = sensitive_of(merged.run.job)
+    if sensitive is None:
+        return Shown(*move(locations, np.full(locations.num_rows, blur_km)))
+    recorded = set(_recorded(merged))
+    labels = {label for _, label in recorded}
+    covered = {label for label in labels if sensitive.covers(label)}
+    there = {location for location, label in recorded if label in covered} | set(also)
+    is_there = pc.is_in(locations["location"], pa.array(sorted(there), pa.string())).to_numpy()
+    is_near = is_there | _near(locations, is_there)
+    km = max(sensitive.grid_km, blur_km)
+    grid = np.where(is_near, km, blur_km)
+    notes = [
+        f"publish.sensitive: {int(is_near.sum()):,} of {len(grid):,} locations are on a grid of {km:g} km"
+    ]
+    if unknown := sensitive.unknown(labels):
+        notes.append(
+            f"publish.sensitive: neither a label here nor in events.taxonomy: {', '.join(unknown[:5])}"
+            + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        )
+    return Shown(*move(locations, grid), tuple(notes))
+
+
+def move(locations: pa.Table, grid_km: Floats) -> tuple[pa.Table, Floats]:
+    """Rows of schemas.LOCATIONS, each moved to its grid (km; 0: left where it is), and `grid_km`."""
+    x, y = (locations[name].to_numpy().copy() for name in ("longitude", "latitude"))
+    known = ~np.isnan(x) & ~np.isnan(y)
+    for km in np.unique(grid_km[grid_km > 0]):
+        here = known & (grid_km == km)
+        x[here], y[here] = snap(x[here], y[here], float(km))
+    is_moved = pa.array(grid_km > 0)
+    for name, values in (("longitude", pa.array(x, mask=~known)), ("latitude", pa.array(y, mask=~known))):
+        locations = locations.set_column(locations.column_names.index(name), name, values)
+    if "geometry" in locations.column_names:
+        at = locations.column_names.index("geometry")
+        shape = pc.if_else(is_moved, pa.scalar(None, pa.binary()), locations["geometry"])
+        locations = locations.set_column(at, locations.schema.field("geometry"), shape)
+    return locations, grid_km
+
+
+def uncertainty_m(grid_km: float) -> int:
+    """Metres that a place on a grid may be off, at most: half the diagonal of a cell."""
+    return math.ceil(grid_km * 1000 * math.sqrt(0.5))
+
+
+def _recorded(merged: MergeResult) -> Iterator[tuple[str, str]]:
+    """Location and label of all that anyone recorded: events, sequences, images, boxes, and the source."""
+    for pairs in _pairs(merged):
+        texts = pa.table({"location": pairs["location"], "label": pairs["label"].cast(pa.string())})
+        distinct = texts.group_by(["location", "label"]).aggregate([]).to_pylist()
+        yield from (
+            (row["location"], row["label"])
+            for row in distinct
+            if row["label"] and row["location"] is not None
+        )
+
+
+def _pairs(merged: MergeResult) -> Iterator[pa.Table]:
+    yield merged.table("events").to_table(columns=["location", "label"])
+    frames = merged.table("frames").to_table(columns=["image_id", "location", "label"])
+    yield frames
+    predicted = merged.table("predictions").to_table(columns=["label"])
+    yield pa.table({"location": frames["location"], "label": predicted["label"]})
+    run = merged.run
+    inputs = run.snapshot("predictions", merged.snapshot.inputs["predictions"]).inputs
+    for name in ("crops", "detections"):
+        if (number := inputs.get(name)) is None:
+            continue
+        table = run.table(name, number)
+        if "label" not in table.schema.names:  # boxes alone
+            continue
+        boxes = table.to_table(columns=["image_id", "label"])
+        row = pc.index_in(boxes["image_id"], frames["image_id"].combine_chunks())
+        yield pa.table({"location": frames["location"].take(row), "label": boxes["label"]})
+    if run.current("catalog") is not None:
+        for batch in run.table("catalog").to_batches(columns=["location", "labels"]):
+            names = batch["labels"].flatten().field("name")
+            of = pc.list_parent_indices(batch["labels"])
+            yield pa.table({"location": batch["location"].take(of), "label": names})
+
+
+def _near(locations: pa.Table, is_there: Bools) -> Bools:
+    """Which locations stand within `NEAR_M` of one of those that are marked."""
+    from scipy.spatial import cKDTree
+
+    x, y = (np.radians(locations[name].to_numpy()) for name in ("longitude", "latitude"))
+    points = _EARTH_M * np.column_stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)])
+    known = np.isfinite(points).all(axis=1)
+    near = np.zeros(len(points), bool)
+    if (known & is_there).any():
+        distance, _ = cKDTree(points[known & is_there]).query(points[known])
+        near[known] = distance <= NEAR_M
+    return near
