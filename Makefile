@@ -27,7 +27,7 @@ $(BIN)/python:
 
 .venv/.installed: pyproject.toml $(wildcard constraints.txt) | $(BIN)/python
 	@echo "Installing what tests and checks need into .venv: 3 to 6 minutes, some 8 GB with torch"
-	$(PIP) --editable '.[dev]' $(CONSTRAINTS)
+	$(PIP) --editable '.[dev,video]' $(CONSTRAINTS)
 	touch $@
 
 # Without npm the report has a map that does not move.
@@ -53,7 +53,7 @@ bench: .venv/.installed
 constraints:
 	rm -rf build/constraints
 	$(PYTHON) -m venv build/constraints
-	build/constraints/bin/python -m pip install --editable '.[dev]'
+	build/constraints/bin/python -m pip install --editable '.[dev,video]'
 	build/constraints/bin/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
 
 clean:

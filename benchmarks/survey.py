@@ -1,6 +1,6 @@
 """Deployments, tables and detection histories of a survey of WCS Camera Traps' size: seconds of each step.
 
-    python benchmarks/survey.py [--images N] [--days N]
+    python benchmarks/survey.py [--images N] [--days N] [--stand N]
 
 1,369,991 images at 3,911 stations that stood for three months each, a third twice, some with an outage; one
 image in two is an event of one of 600 species. No run folder: the functions that `merge`, `camtrap table`
@@ -27,13 +27,16 @@ from camtrap_batch.survey.tables import species_rows
 
 SPECIES = 600
 STAND = 90
-"""Days that a deployment lasts."""
+"""Days that a deployment lasts, unless `--stand` says so."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help=f"default: {IMAGES:,}")
     parser.add_argument("--days", type=int, default=7, metavar="N", help="days in an occasion (default: 7)")
+    parser.add_argument(
+        "--stand", type=int, default=STAND, metavar="N", help=f"days of a deployment (default: {STAND})"
+    )
     options = parser.parse_args()
     report, rng = Report(), np.random.default_rng(5)
     stations = max(2, round(LOCATIONS * options.images / IMAGES))
@@ -41,8 +44,8 @@ def main() -> int:
     start = np.datetime64("2012-01-01T12:00", "us") + rng.integers(0, 700, stations) * np.timedelta64(1, "D")
     of = np.concatenate([np.arange(stations), np.arange(0, stations, 3)])
     begin = start[of]
-    begin[stations:] += np.timedelta64(200, "D")
-    end = begin + np.timedelta64(STAND, "D")
+    begin[stations:] += np.timedelta64(options.stand + 110, "D")
+    end = begin + np.timedelta64(options.stand, "D")
     periods = _table(PERIODS, location=names[of], start=begin, end=end, source=np.repeat("cameras", len(of)))
     off = np.arange(0, stations, 10)
     outages = _table(
@@ -52,7 +55,7 @@ def main() -> int:
         end=start[off] + np.timedelta64(30, "D"),
     )
     which = rng.integers(0, len(of), options.images)
-    moment = begin[which] + rng.integers(0, STAND * 86_400, options.images) * np.timedelta64(1, "s")
+    moment = begin[which] + rng.integers(0, options.stand * 86_400, options.images) * np.timedelta64(1, "s")
     images = pa.table(
         {
             "location": names[of[which]],

@@ -145,6 +145,33 @@ class Interrupted(CamtrapError):
     exit_code = 130
 
 
+def exit_code_of(problem: BaseException) -> int:
+    """What a command that raises this ends with."""
+    if isinstance(problem, KeyboardInterrupt):
+        return Interrupted.exit_code
+    return problem.exit_code if isinstance(problem, CamtrapError | StoreUnreachable) else 1
+
+
+def explain(problem: BaseException) -> str:
+    """What a command that raises this says, on one line."""
+    text = str(problem)
+    if isinstance(problem, KeyboardInterrupt):
+        text = "stopped at once; finished shards are kept: the same command goes on"
+    elif isinstance(problem, OSError):  # of a disk or a file system that no stage can do without
+        text = f"{problem.filename}: {problem.strerror}" if problem.filename else text
+    elif not isinstance(problem, CamtrapError):  # a fault of ours
+        text = f"{type(problem).__name__}: {text} ({_where(problem)})"
+    return " ".join(text.split("\n"))
+
+
+def _where(problem: BaseException) -> str:
+    """The line of code at which an exception began."""
+    trace = problem.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
+
+
 def choices(wrong: str, known: Iterable[str], most: int = 12) -> str:
     """The end of a message about a name that is not known: the nearest one, and which there are.
 

@@ -33,7 +33,8 @@ class Status(StrEnum):
     CORRUPT = "corrupt", "nothing usable decodes"
     MISSING = "missing", "no such file under the image root", TRIED_AGAIN
     EMPTY_FILE = "empty_file", "zero bytes"
-    NOT_IMAGE = "not_image", "a video, HTML, text or anything else that is not a still image"
+    NOT_IMAGE = "not_image", "HTML, text or anything else that is neither a still image nor a video"
+    VIDEO = "video", "a video: not a still image; with dataset.video its frames have rows of their own"
     TOO_LARGE = "too_large", "more pixels than the job's limit (a decompression bomb, or a panorama)"
     UNSAFE_PATH = "unsafe_path", "the path climbs out of the image root; the file was not opened"
     UNREADABLE = (
@@ -104,6 +105,7 @@ DEPLOYMENT_FINDINGS: dict[str, str] = {
     "no_images": "a deployment without a usable image",
     "silence": "21 days of a deployment without an image: dead, full, or knocked over",
     "no_night_pictures": "none of fifty images of a deployment is of a night",
+    "many_empty": "more than a hundred images of nothing in a day: vegetation moves before the camera",
     "wrong_clock": "a deployment that begins when no camera can have stood there",
 }
 """Kind of a finding -> what it means."""

@@ -282,7 +282,8 @@ def test_the_end_of_a_job_is_told(job: Path, capsys: pytest.CaptureFixture[str])
         assert main(["reprocess", str(job), "--dry-run", "--set", f"notify={url}"]) in (0, 2)
         server.shutdown()
     (record,) = told
-    assert (record["job"], record["exit_code"], record["stages"]) == ("run", 2, [])
+    assert (record["job"], record["command"], record["exit_code"]) == ("run", "reprocess", 2)
+    assert record["stages"] == []
     assert "cct.json: no such file" in record["problem"]
     capsys.readouterr()
     # Nobody listens any more: a line, without what is secret in the address, and the same exit code.
@@ -293,6 +294,34 @@ def test_the_end_of_a_job_is_told(job: Path, capsys: pytest.CaptureFixture[str])
     assert "notify: 'ftp://x': should be a URL that begins with" in refused(
         capsys, "reprocess", str(job), "--set", "notify=ftp://x"
     )
+
+
+def test_a_program_is_told_of_the_end_of_each_command(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the end: also one that comes before the stage begins."""
+    program, told = job.parent / "tell.sh", job.parent / "told.jsonl"
+    program.write_text(f"#!/bin/sh\ncat >> '{told}'; echo >> '{told}'; echo of no interest\n")
+    program.chmod(0o755)
+    whom = ("--set", "notify.command=[./tell.sh]")
+    assert main(["catalog", str(job), "--cluster", "inline", *whom]) == 0
+    assert main(["merge", str(job), "--cluster", "none.yaml", "--quiet", *whom]) == 2
+    assert main(["merge", str(job), "--cluster", "inline", "--dry-run", *whom]) == 2
+    first, second = (json.loads(line) for line in told.read_text().splitlines())
+    assert (first["command"], first["exit_code"], first["problem"]) == ("catalog", 0, None)
+    assert [stage["stage"] for stage in first["stages"]] == ["catalog"]
+    assert (second["command"], second["exit_code"]) == ("merge", 2)
+    assert second["problem"] == "none.yaml: no such file"
+    assert "of no interest" not in "".join(capsys.readouterr())
+
+    for command, why in (
+        (f"[{program.parent}/none]", "No such file or directory"),
+        ("[sh, -c, 'echo first; echo the disk is full >&2; exit 7']", "it ended with 7: the disk is full"),
+    ):
+        assert main(["catalog", str(job), "--cluster", "inline", "--set", f"notify.command={command}"]) == 0
+        assert f"the end of the job could not be told: {why}\n" in capsys.readouterr().err
+    for notify in ("{}", "[sh]", "{command: []}", "{comand: [sh]}"):
+        said = refused(capsys, "catalog", str(job), "--set", f"notify={notify}")
+        assert "notify" in said
+        assert "Traceback" not in said
 
 
 def test_a_file_system_that_fails_is_one_line(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

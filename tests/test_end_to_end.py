@@ -29,9 +29,7 @@ def truth_of(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:
-    """Every file, but for the marks of who was at work."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "lease")
-    return {path: path.read_bytes() for path in files}
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_every_image_has_the_status_that_it_was_given(undisturbed: Path) -> None:

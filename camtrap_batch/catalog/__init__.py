@@ -11,7 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.base import READERS, Reader, reader_of
-from camtrap_batch.catalog.cameras import PERIODS, check_periods, read_cameras, read_outages, read_periods
+from camtrap_batch.catalog.cameras import (
+    PERIODS,
+    cameras_without_place,
+    check_periods,
+    read_cameras,
+    read_outages,
+    read_periods,
+)
 from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.job import Dataset
 
@@ -52,6 +59,8 @@ def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | 
     periods = pa.concat_tables(parts) if parts else PERIODS.empty_table()
     outages = None if dataset.outages is None else read_outages(dataset.outages, dataset.dates)
     lines = check_periods(periods, outages)
+    if dataset.cameras is not None:
+        lines += cameras_without_place(dataset.cameras)
     return periods if periods.num_rows else None, outages, lines
 
 

@@ -123,6 +123,18 @@ def read_camera_names(path: str) -> pa.ChunkedArray:
     return pa.chunked_array([list(dict.fromkeys(site.location for site in read_sites(path)))], pa.string())
 
 
+def cameras_without_place(path: str) -> list[str]:
+    """A line on cameras whose coordinates are empty, with the row of the first. Raises as `read_cameras`."""
+    without = {site.location: site.where for site in read_sites(path) if site.latitude is None}
+    if not without:
+        return []
+    location, where = next(iter(without.items()))
+    return [
+        f"{where}: {location!r} has no place (cameras without one: {len(without):,}); it is on no map, and "
+        "in no data package"
+    ]
+
+
 def read_periods(path: str, order: Order | None = None) -> pa.Table:
     """Deployments of the camera table, as `PERIODS`: a row for each of its rows with a start or an end.
 
@@ -139,10 +151,10 @@ def read_periods(path: str, order: Order | None = None) -> pa.Table:
     sites = read_sites(path)
     order = _order_of_dates(([site.text(name) for site in sites] for name in ("start", "end")), order)
     for site in sites:
-        start, end = (_moment(site.where, name, site.text(name), order) for name in ("start", "end"))
+        start, end = (moment(site.where, name, site.text(name), order) for name in ("start", "end"))
         if start is None and end is None:
             continue
-        _check_order(site.where, start, end)
+        check_order(site.where, start, end)
         rows.append(
             {
                 "location": site.location,
@@ -175,11 +187,11 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
             raise InputError(f"{where}: location: empty ({_OUTAGES_KEY})")
         times = {}
         for name in ("start", "end"):
-            time = _moment(where, name, cells[at[name]], order)
+            time = moment(where, name, cells[at[name]], order)
             if time is None:
                 raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({_OUTAGES_KEY})")
             times[name] = time
-        _check_order(where, times["start"], times["end"])
+        check_order(where, times["start"], times["end"])
         camera = _roles(cells, _OPTIONAL).get("camera")
         of = cells[camera] if camera is not None and camera != at["location"] else None
         rows.append({"location": location, "camera": of, "where": where, **times})
@@ -340,8 +352,8 @@ def _degrees(where: str, name: str, value: Any, most: int) -> float:
     return degrees
 
 
-def _moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
-    """A date or a date with a time; a date alone is noon."""
+def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
+    """A date or a date with a time; a date alone is noon. Raises InputError with `where` and `name`."""
     if text is None or not text.strip():
         return None
     given = text.strip()
@@ -357,7 +369,8 @@ def _moment(where: str, name: str, text: str | None, order: Order | None) -> dt.
     return parsed[0] + _NOON if is_date_only(given) else parsed[0]
 
 
-def _check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:
+def check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:
+    """Raise InputError where an end is not after its start."""
     if start is not None and end is not None and end <= start:
         raise InputError(f"{where}: end: {_shown(end)} should be after the start, {_shown(start)}")
 

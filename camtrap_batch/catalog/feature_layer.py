@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from camtrap_batch.catalog.base import Reader
-from camtrap_batch.catalog.cameras import CAMERAS
+from camtrap_batch.catalog.cameras import CAMERAS, PERIODS, check_order, moment
 from camtrap_batch.catalog.cct_columns import text
 from camtrap_batch.catalog.table import Catalog, Rows, make_catalog
 from camtrap_batch.dates import offset_minutes
@@ -40,7 +40,9 @@ from camtrap_batch.store.shards import digest
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
 _PHOTOS = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
-_DATES = ("esriFieldTypeDate", "esriFieldTypeString")
+_DATES = (
+    "esriFieldTypeDate", "esriFieldTypeDateOnly", "esriFieldTypeTimestampOffset", "esriFieldTypeString",
+)  # fmt: skip
 
 
 class FeatureLayer(SignIn):
@@ -53,6 +55,10 @@ class FeatureLayer(SignIn):
     date_field: str | None = Field(
         None, description="field with the date of a feature's photos; default: their EXIF"
     )
+    start_field: str | None = Field(
+        None, description="field with the day, or the time, on which the feature's camera was set up"
+    )
+    end_field: str | None = Field(None, description="field with the day on which it was taken down")
 
 
 class FeatureLayerDataset(Dataset):
@@ -93,6 +99,10 @@ class FeatureLayerReader(Reader[FeatureLayerDataset]):
 
     def cameras(self) -> pa.Table:
         return read_layer_cameras(self.dataset)
+
+    def periods(self) -> pa.Table | None:
+        layer = self.dataset.layer
+        return None if layer.start_field is None and layer.end_field is None else read_periods(self.dataset)
 
     def settings(self) -> dict[str, Any]:
         fields = {"location_field", "date_field"}
@@ -165,6 +175,49 @@ def read_layer_cameras(dataset: FeatureLayerDataset) -> pa.Table:
     return pa.table([list(points), list(longitudes), list(latitudes)], schema=CAMERAS)
 
 
+def read_periods(dataset: FeatureLayerDataset) -> pa.Table:
+    """When cameras stood where, as `cameras.PERIODS`: `start_field` and `end_field` of the features.
+
+    A feature without either says nothing, and features that say the same of a location are one deployment.
+    A date alone is noon; so is midnight by the cameras' clocks, which is what portals make of a date alone.
+
+    Raises
+    ------
+    InputError
+        As `read_feature_layer` does; or a field is none of dates, a text in it no date, an end not after its
+        start; with the feature.
+    """
+    service, layer = _open(dataset)
+    settings = dataset.layer
+    location = _optional(layer, settings.location_field, "location_field")
+    fields = [
+        _date_field(layer, settings.start_field, "start_field"),
+        _date_field(layer, settings.end_field, "end_field"),
+    ]
+    rows = _rows(service, layer, [location, *fields])
+    found: dict[tuple[str, dt.datetime | None, dt.datetime | None], str] = {}
+    for object_id, name, _, row in _located(layer, rows, location):
+        where = f"{layer.url}: feature {object_id}"
+        start, end = (_day_of(where, row, field, dataset) for field in fields)
+        if name is None or (start is None and end is None):
+            continue
+        check_order(where, start, end)
+        found.setdefault((name, start, end), where)
+    # What a date field holds is UTC; without an offset of the clocks it is theirs that counts.
+    offset = 0 if dataset.utc_offset is None else None
+    columns = {
+        "location": [name for name, _, _ in found],
+        "camera": [None] * len(found),
+        "deployment": [None] * len(found),
+        "start": [start for _, start, _ in found],
+        "end": [end for _, _, end in found],
+        "utc_offset_minutes": [offset] * len(found),
+        "source": ["metadata"] * len(found),
+        "where": list(found.values()),
+    }
+    return pa.table(columns, schema=PERIODS)
+
+
 def layer_fingerprint(dataset: FeatureLayerDataset) -> str:
     """Tells whether features and attachments are the same as before."""
     service, layer = _open(dataset)
@@ -203,23 +256,32 @@ def _open(dataset: FeatureLayerDataset) -> tuple[Service, LayerInfo]:
 
 def _features(service: Service, layer: LayerInfo, dataset: FeatureLayerDataset) -> dict[int, _Feature]:
     """By object id, in that order."""
-    settings = dataset.layer
-    location, date = (
-        None if name is None else _field(layer, name, key)
-        for key, name in (("location_field", settings.location_field), ("date_field", settings.date_field))
-    )
-    if date is not None and date["type"] not in _DATES:
-        raise InputError(
-            f"{layer.url}: field {date['name']} is {date['type']}; it should be {' or '.join(_DATES)} "
-            "(dataset.layer.date_field)"
-        )
-    wanted = [field["name"] for field in (location, date) if field is not None]
+    location = _optional(layer, dataset.layer.location_field, "location_field")
+    date = _date_field(layer, dataset.layer.date_field, "date_field")
+    features: dict[int, _Feature] = {}
+    for object_id, name, point, row in _located(layer, _rows(service, layer, [location, date]), location):
+        longitude, latitude = point or (None, None)
+        when = None if date is None else _date(row.get(date["name"]), dataset.utc_offset)
+        features[object_id] = _Feature(name, longitude, latitude, when)
+    return features
+
+
+def _rows(
+    service: Service, layer: LayerInfo, fields: Iterable[dict[str, Any] | None]
+) -> list[dict[str, Any]]:
+    """All rows with these fields, by object id."""
+    wanted = [field["name"] for field in fields if field is not None]
     try:
         rows = read_features(service, layer, "1=1", wanted)
     except StageError as problem:
         raise InputError(f"{layer.url}: can't be read (dataset.metadata): {problem}") from None
-    rows.sort(key=lambda row: int(row[layer.object_id]))
-    features: dict[int, _Feature] = {}
+    return sorted(rows, key=lambda row: int(row[layer.object_id]))
+
+
+def _located(
+    layer: LayerInfo, rows: Iterable[dict[str, Any]], location: dict[str, Any] | None
+) -> Iterator[tuple[int, str | None, tuple[float, float] | None, dict[str, Any]]]:
+    """Object id, camera location, longitude and latitude of each row, and the row."""
     names = PointNames()
     for row in rows:
         object_id = int(row[layer.object_id])
@@ -230,10 +292,7 @@ def _features(service: Service, layer: LayerInfo, dataset: FeatureLayerDataset) 
             name = str(object_id)
             if point is not None:
                 name = names.name(*point, name)
-        longitude, latitude = point or (None, None)
-        when = None if date is None else _date(row.get(date["name"]), dataset.utc_offset)
-        features[object_id] = _Feature(name, longitude, latitude, when)
-    return features
+        yield object_id, name, point, row
 
 
 def _attachments(service: Service, layer: LayerInfo, features: Mapping[int, _Feature]) -> list[Attachment]:
@@ -242,6 +301,20 @@ def _attachments(service: Service, layer: LayerInfo, features: Mapping[int, _Fea
     except StageError as problem:
         raise InputError(f"{layer.url}: can't be read (dataset.metadata): {problem}") from None
     return [one for one in found if one.parent in features]
+
+
+def _optional(layer: LayerInfo, name: str | None, key: str) -> dict[str, Any] | None:
+    return None if name is None else _field(layer, name, key)
+
+
+def _date_field(layer: LayerInfo, name: str | None, key: str) -> dict[str, Any] | None:
+    found = _optional(layer, name, key)
+    if found is not None and found["type"] not in _DATES:
+        raise InputError(
+            f"{layer.url}: field {found['name']} is {found['type']}; it should be {' or '.join(_DATES)} "
+            f"(dataset.layer.{key})"
+        )
+    return found
 
 
 def _field(layer: LayerInfo, name: str, key: str) -> dict[str, Any]:
@@ -275,6 +348,17 @@ def _date(value: object, utc_offset: str | None) -> str | None:
     minutes = offset_minutes(zone)
     moment = dt.datetime(1970, 1, 1) + dt.timedelta(milliseconds=value, minutes=minutes)
     return f"{moment.isoformat(timespec='seconds')}{zone}"
+
+
+def _day_of(
+    where: str, row: Mapping[str, Any], field: dict[str, Any] | None, dataset: Dataset
+) -> dt.datetime | None:
+    """The time in a field, in camera time; noon for a midnight: a day that was chosen without one."""
+    if field is None:
+        return None
+    given = _date(row.get(field["name"]), dataset.utc_offset)
+    time = moment(where, field["name"], given, dataset.dates)
+    return time + dt.timedelta(hours=12) if time is not None and time.time() == dt.time() else time
 
 
 def _image_id(url: str, attachment: Attachment) -> str:

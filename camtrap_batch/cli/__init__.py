@@ -32,7 +32,7 @@ from camtrap_batch.cli import (
     tables,
 )
 from camtrap_batch.cli.options import Commands, Parser
-from camtrap_batch.errors import CamtrapError, StoreUnreachable, UserError, choices
+from camtrap_batch.errors import CamtrapError, UserError, choices, exit_code_of, explain
 from camtrap_batch.monitor.display import JsonLines
 from camtrap_batch.notices import LOGGER
 
@@ -64,7 +64,6 @@ _GROUPS = {
     "clusters, upkeep, rehearsal": ("submit", "gc", "serve-layer"),
 }  # fmt: skip
 """Commands by what one wants to do; one that is in no group is listed under the last."""
-_INTERRUPTED = 130
 _NO_LOG = logging.NullHandler()
 
 
@@ -90,23 +89,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _notices_told(options), _no_other_lines(options), _orderly_stop(options, stop):
             code: int = options.call(options, stop)
             return code
-    except CamtrapError as problem:
-        _say(options, str(problem))
-        return problem.exit_code
-    except KeyboardInterrupt:
-        _say(options, "stopped at once; finished shards are kept: the same command goes on")
-        return _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    except OSError as problem:  # of a disk or a file system that no stage can do without
-        _say(options, f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
-        return problem.exit_code if isinstance(problem, StoreUnreachable) else 1
+    except (CamtrapError, KeyboardInterrupt, OSError) as problem:
+        _say(options, explain(problem))
+        return exit_code_of(problem)
     except Exception as problem:
         if not getattr(options, "log_json", False):
             raise
-        _say(options, f"{type(problem).__name__}: {problem} ({_where(problem)})")  # a fault of ours
-        return 1
+        _say(options, explain(problem))
+        return exit_code_of(problem)
 
 
 def make_parser() -> _MainParser:
@@ -170,14 +163,6 @@ def _say(options: argparse.Namespace, text: str, event: str = "error") -> None:
         print(f"camtrap: {text}", file=sys.stderr, flush=True)
 
 
-def _where(problem: BaseException) -> str:
-    """The line of code at which an exception began."""
-    trace = problem.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
-
-
 class _Teller(logging.Handler):
     """Prints what the package's logger says as the command says what it has to say."""
 
@@ -210,13 +195,17 @@ def _no_other_lines(options: argparse.Namespace) -> Iterator[None]:
         where = f" in the thread {given.thread.name}" if given.thread else ""
         _say(options, f"{given.exc_type.__name__}: {given.exc_value}{where}")
 
-    before, threading.excepthook = threading.excepthook, tell
+    def tell_of_end(given: sys.UnraisableHookArgs) -> None:
+        _say(options, f"{given.exc_type.__name__}: {given.exc_value} at the end of {given.object!r}")
+
+    before = threading.excepthook, sys.unraisablehook
+    threading.excepthook, sys.unraisablehook = tell, tell_of_end
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
-        threading.excepthook = before
+        threading.excepthook, sys.unraisablehook = before
 
 
 @contextmanager

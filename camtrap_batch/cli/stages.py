@@ -22,10 +22,11 @@ from camtrap_batch.cli.options import (
     open_context,
     output_options,
 )
-from camtrap_batch.errors import CamtrapError
+from camtrap_batch.errors import exit_code_of, explain
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, duration
 from camtrap_batch.monitor.notify import notify
+from camtrap_batch.notices import say_all
 from camtrap_batch.pipeline import (
     STAGES,
     Context,
@@ -81,16 +82,17 @@ def add(commands: Commands) -> None:
 
 
 def _stage(options: argparse.Namespace, stop: threading.Event) -> int:
-    given = _given(options, STAGES[options.stage].options)
-    with open_context(options, stop, load_job(options), given) as context:
-        _print_result(run_one(context, options.stage), context.display, dry_run=context.dry_run)
+    given, job = _given(options, STAGES[options.stage].options), load_job(options)
+    with _end_told(options, job) as results, open_context(options, stop, job, given) as context:
+        results.append(run_one(context, options.stage))
+        _print_result(results[-1], context.display, dry_run=context.dry_run)
     return 0
 
 
 def _reprocess(options: argparse.Namespace, stop: threading.Event) -> int:
-    given = _given(options, reprocess_options())
-    with open_context(options, stop, load_job(options), given) as context:
-        _run_all(context)
+    given, job = _given(options, reprocess_options()), load_job(options)
+    with _end_told(options, job) as results, open_context(options, stop, job, given) as context:
+        _run_all(context, results)
     return 0
 
 
@@ -99,12 +101,11 @@ def _given(options: argparse.Namespace, known: Sequence[StageOption]) -> dict[st
     return parse_options(typed, known)
 
 
-def _run_all(context: Context) -> None:
+def _run_all(context: Context, results: list[StageResult]) -> None:
     began = time.monotonic()
-    with _end_told(context) as results:
-        for result in reprocess(context):
-            results.append(result)
-            _print_result(result, context.display, dry_run=context.dry_run)
+    for result in reprocess(context):
+        results.append(result)
+        _print_result(result, context.display, dry_run=context.dry_run)
     if not context.dry_run:
         context.display.note("")
         _print_summary(context.run)
@@ -112,29 +113,24 @@ def _run_all(context: Context) -> None:
 
 
 @contextmanager
-def _end_told(context: Context) -> Iterator[list[StageResult]]:
-    """Tell the URL of `notify` how the block ended, with the results that were put into the list."""
+def _end_told(options: argparse.Namespace, job: Job) -> Iterator[list[StageResult]]:
+    """Tell whom `notify` names how the block ended, with the results that were put into the list."""
     began, results = time.monotonic(), list[StageResult]()
-    code, problem = 0, None
+    ended: BaseException | None = None
     try:
         yield results
-    except CamtrapError as caught:
-        code, problem = caught.exit_code, str(caught)
-        raise
-    except KeyboardInterrupt:
-        code, problem = 130, "stopped at once"
-        raise
-    except BaseException as caught:
-        code, problem = 1, f"{type(caught).__name__}: {caught}"
+    except BaseException as problem:
+        ended = problem
         raise
     finally:
-        if context.job.notify is not None and not context.dry_run:
+        if job.notify is not None and not options.dry_run:
             record = {
-                "job": context.job.name,
-                "run_folder": redacted(context.run.folder.url),
+                "job": job.name,
+                "command": getattr(options, "stage", "reprocess"),
+                "run_folder": redacted(job.run_url),
                 "ended": now(),
-                "exit_code": code,
-                "problem": problem,
+                "exit_code": exit_code_of(ended) if ended is not None else 0,
+                "problem": explain(ended) if ended is not None else None,
                 "seconds": round(time.monotonic() - began, 1),
                 "stages": [
                     {
@@ -147,8 +143,7 @@ def _end_told(context: Context) -> Iterator[list[StageResult]]:
                     for result in results
                 ],
             }
-            if (untold := notify(context.job.notify, record)) is not None:
-                context.display.note(untold)
+            say_all(list(notify(job.notify, record)))
 
 
 def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
@@ -160,7 +155,7 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
             # The dashboard is there to be watched from the first stage on.
             context.executor()
         write_demo_data(folder, context.display, stop)
-        _run_all(context)
+        _run_all(context, [])
     return 0
 
 

@@ -189,7 +189,8 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     if options.name in ESTIMATES:
         merged = MergeResult.find(run, options.snapshot)
         table = ESTIMATES[options.name](merged, counted_of(chosen), options.days)
-        rows = write_out(ds.dataset(with_choice(table, merged, counted_of(chosen))), path)
+        table = with_choice(table, merged, counted_of(chosen), days=options.days)
+        rows = write_out(ds.dataset(table), path)
     elif options.name in DERIVED:
         table = derive(options.name, MergeResult.find(run, options.snapshot), counted_of(chosen))
         rows = write_out(ds.dataset(table), path)

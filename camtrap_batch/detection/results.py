@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,8 @@ BOX = pa.struct(
 is; index into `Detections.categories`."""
 
 _OUTSIDE = 0.02  # how far a box may reach out of its image; it is cut off there
+_NEAR_S = 0.5  # how far from a frame of a video another may be that was looked at
+_STARTS = re.compile(r"^(\./)+")
 _ROUNDED = 1e-3  # how far a confidence may be above 1
 _MD_VERSIONS = ("1.3", "1.4", "1.5", "1.6")
 _SPECIESNET_VERSIONS = ("20261015",)
@@ -52,12 +55,45 @@ class Detections:
     categories : names of what is detected, such as animal, each once
     n_repeated : files that are in the results more than once; the first entry counts
     unlisted : id of a category that the results do not name -> its boxes, which are no detections
+    videos : file_name of a video -> which of its frames were looked at, and of which each box is
     """
 
     images: pa.Table
     categories: tuple[str, ...]
     n_repeated: int
     unlisted: Mapping[str, int] = field(default_factory=dict)
+    videos: Mapping[str, LookedAt] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """Frames of a video that a detector looked at.
+
+    Attributes
+    ----------
+    rate : frames a second; None where the results do not tell
+    processed : numbers of the frames, from 0, ascending; None where the results do not tell: any
+    of_boxes : number of the frame of each of its boxes, in order
+    """
+
+    rate: float | None
+    processed: tuple[int, ...] | None
+    of_boxes: tuple[int, ...]
+
+    def boxes_at(self, seconds: float) -> list[int] | None:
+        """Places of the boxes of the frame that is nearest to a time, None where none was looked at near it.
+
+        >>> LookedAt(30.0, (0, 30), (0, 30, 30)).boxes_at(1.0), LookedAt(30.0, (0, 30), (0,)).boxes_at(2.0)
+        ([1, 2], None)
+        """
+        if self.rate is None or self.rate <= 0:
+            return None
+        wanted, reach = seconds * self.rate, _NEAR_S * self.rate
+        known = sorted(set(self.of_boxes)) if self.processed is None else self.processed
+        nearest = min(known, key=lambda number: abs(number - wanted), default=None)
+        if nearest is None or abs(nearest - wanted) > reach:
+            return [] if self.processed is None else None
+        return [place for place, number in enumerate(self.of_boxes) if number == nearest]
 
 
 class _Box(msgspec.Struct, gc=False):
@@ -65,12 +101,15 @@ class _Box(msgspec.Struct, gc=False):
     conf: float
     bbox: tuple[float, float, float, float]
     label: str | None = None
+    frame_number: int | None = None
 
 
 class _Image(msgspec.Struct, gc=False):
     file: str
     detections: list[_Box] | None = None
     failure: str | None = None
+    frame_rate: float | None = None
+    frames_processed: list[int] | None = None
 
 
 class _Prediction(msgspec.Struct, gc=False):
@@ -166,6 +205,34 @@ def match_detections(
     return detections.images["boxes"].combine_chunks().take(row)
 
 
+def match_frames(
+    detections: Detections, lists: pa.Array, names: pa.ChunkedArray, seconds: pa.ChunkedArray
+) -> pa.Array:
+    """The lists of `match_detections`, of frames of videos only the boxes of each frame.
+
+    They are those of the frame that was looked at within half a second of it; null where none was.
+
+    Parameters
+    ----------
+    names : of each row's file, as the results have it
+    seconds : from the start of the video; null in rows that are no frame of one
+    """
+    rows = np.flatnonzero(seconds.is_valid().to_numpy())
+    if not len(rows):
+        return lists
+    names = names.take(pa.array(rows)).to_pylist()
+    times = seconds.take(pa.array(rows)).to_pylist()
+    found = []
+    for row, name, time in zip(rows.tolist(), names, times, strict=True):
+        looked = detections.videos.get(name)
+        places = None if looked is None else looked.boxes_at(time)
+        boxes = lists[row].as_py() if places is not None else None
+        found.append(None if boxes is None or places is None else [boxes[at] for at in places])
+    index = np.arange(len(lists))
+    index[rows] = len(lists) + np.arange(len(rows))
+    return pa.concat_arrays([lists, pa.array(found, lists.type)]).take(pa.array(index))
+
+
 def _below(names: pa.StringArray, images: str | None) -> pa.StringArray:
     """Names relative to the image root where they begin with it, as given or with its links followed."""
     if images is None:
@@ -183,7 +250,8 @@ def _of_megadetector(content: _File, where: str) -> Detections:
     columns = _Columns(content.detection_categories)
     for raw in content.images:
         image = decode(raw)
-        columns.add(image.file, None if image.failure else image.detections)
+        boxes = None if image.failure else image.detections
+        columns.add(image.file, boxes, image.frame_rate, image.frames_processed)
     content.images.clear()
     return columns.detections(where)
 
@@ -223,6 +291,7 @@ class _Columns:
         self._failed = bytearray()
         self._lengths, self._categories, self._numbers = array("i"), array("h"), array("f")
         self._unlisted: Counter[str] = Counter()
+        self._videos: dict[str, LookedAt] = {}
 
     def name(self, boxes: Iterable[_Box]) -> None:
         """List categories that boxes name themselves."""
@@ -230,9 +299,15 @@ class _Columns:
             if box.label and str(box.category) not in self._ids:
                 self._list(str(box.category), box.label)
 
-    def add(self, file: str, boxes: list[_Box] | None) -> None:
-        """The boxes of one image; None: the detector failed."""
-        number = 0
+    def add(
+        self,
+        file: str,
+        boxes: list[_Box] | None,
+        rate: float | None = None,
+        processed: list[int] | None = None,
+    ) -> None:
+        """The boxes of one image, or of some frames of a video; None: the detector failed."""
+        number, of_boxes = 0, []
         for box in boxes or ():
             category = self._ids.get(str(box.category))
             if category is None:
@@ -242,6 +317,11 @@ class _Columns:
             self._numbers.extend(box.bbox)
             self._numbers.append(box.conf)
             number += 1
+            if box.frame_number is not None:
+                of_boxes.append(box.frame_number)
+        if len(of_boxes) == number and (of_boxes or rate is not None or processed is not None):
+            looked = LookedAt(rate, None if processed is None else tuple(sorted(processed)), tuple(of_boxes))
+            self._videos.setdefault(_STARTS.sub("", file.replace("\\", "/")), looked)
         self._files.append(file)
         self._failed.append(boxes is None)
         self._lengths.append(number)
@@ -268,7 +348,7 @@ class _Columns:
         n_repeated = table.num_rows - len(distinct)
         if n_repeated:
             table = table.take(pa.array(np.sort(distinct)))
-        return Detections(table, tuple(self._names), n_repeated, dict(self._unlisted))
+        return Detections(table, tuple(self._names), n_repeated, dict(self._unlisted), self._videos)
 
     def _list(self, id_: str, name: str) -> None:
         """Two ids of one name are one category."""
@@ -343,9 +423,12 @@ class ResultsDetector:
     def match(self, rows: pa.Table) -> Known:
         found = self.detections
         names = rows["file_name"]
-        lists = match_detections(found, names, self.path, images=self.images, key=self.key)
+        whole = match_detections(found, names, self.path, images=self.images, key=self.key)
         listed = _below(found.images["file_name"].combine_chunks(), self.images)
-        is_listed = pc.is_in(names, value_set=listed)
+        place = pc.index_in(names, value_set=listed)
+        lists = match_frames(found, whole, found.images["file_name"].take(place), rows["video_s"])
+        # Of a video that was looked at, a frame that was not is not known.
+        is_failed = pc.and_(place.is_valid(), whole.is_null())
         others = len(listed) - pc.sum(pc.is_in(listed, value_set=names.combine_chunks())).as_py()
         n, n_known = len(lists), len(lists) - lists.null_count
         notes = [f"{self.key}: boxes of {n_known:,} of {n:,} images"]
@@ -369,7 +452,7 @@ class ResultsDetector:
             "entries_twice": found.n_repeated,
             "unlisted": dict(found.unlisted),
         }
-        why = pc.if_else(is_listed, "unreadable", "no_result")
+        why = pc.if_else(is_failed, "unreadable", "no_result")
         why = pc.if_else(
             lists.is_valid(), "ok", why.combine_chunks() if isinstance(why, pa.ChunkedArray) else why
         )

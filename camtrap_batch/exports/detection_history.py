@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
@@ -224,31 +225,51 @@ def write_matrices(
     check_stop : called before each file; raises Interrupted once the command is to stop
     """
     _write_matrix(path / EFFORT, occasions, occasions.effort)
-    # Most stations have seen most species never: their line is the same in every file.
-    blank = [np.where(np.isnan(row), "NA", "0") for row in occasions.effort]
-    lines = [f"{_quoted(name)},{','.join(row)}" for name, row in zip(occasions.stations, blank, strict=True)]
-    header = ",".join(['""', *map(_quoted, occasions.names)])
+    content, cells = _blank(occasions)
     files: dict[str, str] = {}
     for number, species in enumerate(records.species):
         check_stop()
-        cells = slice(records.begin[number], records.begin[number + 1])
-        seen: dict[int, dict[int, int]] = {}
-        for station, occasion, value in zip(
-            records.station[cells].tolist(),
-            records.occasion[cells].tolist(),
-            records.value[cells].tolist(),
-            strict=True,
-        ):
-            seen.setdefault(station, {})[occasion] = value
-        here = list(lines)
-        for station, values in seen.items():
-            row = blank[station].astype(object)
-            for occasion, value in values.items():
-                row[occasion] = str(value)
-            here[station] = f"{_quoted(occasions.stations[station])},{','.join(row)}"
+        these = slice(records.begin[number], records.begin[number + 1])
+        at = cells[records.station[these], records.occasion[these]]
         files[species] = _file_name(species, set(files.values()))
-        (path / files[species]).write_text("\n".join([header, *here]) + "\n", encoding="utf-8")
+        _fill(content, at, records.value[these]).tofile(path / files[species])
+        content[at] = _ZERO
     return files
+
+
+Bytes = npt.NDArray[np.uint8]
+_ZERO = ord("0")
+
+
+def _blank(occasions: Occasions) -> tuple[Bytes, npt.NDArray[np.int64]]:
+    """A file in which nothing was seen, and where each cell begins in it: all files differ in few cells."""
+    is_off = np.isnan(occasions.effort)
+    starts = [f"{_quoted(name)},".encode() for name in occasions.stations]
+    header = ",".join(['""', *map(_quoted, occasions.names)]).encode() + b"\n"
+    widths = np.where(is_off, 3, 2)  # with the comma, or the end of the line, behind it
+    lengths = widths.sum(axis=1) + np.array([len(start) for start in starts])
+    begins = len(header) + np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    within = np.cumsum(widths, axis=1) - widths + np.array([[len(start)] for start in starts])
+    cells = begins[:, None] + within
+    content = np.full(len(header) + int(lengths.sum()), ord(","), np.uint8)
+    content[: len(header)] = np.frombuffer(header, np.uint8)
+    for begin, start in zip(begins.tolist(), starts, strict=True):
+        content[begin : begin + len(start)] = np.frombuffer(start, np.uint8)
+    content[begins + lengths - 1] = ord("\n")
+    content[cells] = np.where(is_off, ord("N"), _ZERO)
+    content[cells[is_off] + 1] = ord("A")
+    return content, cells
+
+
+def _fill(content: Bytes, at: npt.NDArray[np.int64], values: npt.NDArray[np.int64]) -> Bytes:
+    """The content with numbers in the cells that begin at `at`; a copy where one has several digits."""
+    texts = [str(value).encode() for value in values.tolist()]
+    content[at] = [text[0] for text in texts]
+    more = [(place + 1, digit) for place, text in zip(at.tolist(), texts, strict=True) for digit in text[1:]]
+    if not more:
+        return content
+    places, digits = zip(*more, strict=True)
+    return np.insert(content, places, digits)
 
 
 def _write_matrix(path: Path, occasions: Occasions, matrix: Any) -> None:

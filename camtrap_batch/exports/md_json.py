@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import BOX, Block, Images
@@ -17,10 +18,11 @@ from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
 from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_file
-from camtrap_batch.vocabulary import VIDEO_ENDINGS, ending_of
+from camtrap_batch.vocabulary import VIDEO_ENDINGS, Status, ending_of
 
 _CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 _CATEGORY_OF = {name: number for number, name in _CATEGORIES.items()} | {"human": "2"}
+_UNKNOWN_RATE = 1000.0  # frames are numbered by milliseconds
 _WHOLE = [0.0, 0.0, 1.0, 1.0]
 _NOT_OPENED, _NOT_INFERRED = "image access failure", "inference failure"
 """What MegaDetector itself writes (FAILURE_IMAGE_OPEN and FAILURE_INFER of its run_detector)."""
@@ -60,12 +62,12 @@ def write_md_json(images: Images, path: Path) -> Written:
     }
 
     def records() -> Iterator[bytes]:
-        for block in images.blocks(["file_name", "status"], boxes=images.has_boxes):
-            written.images += block.rows.num_rows
-            for record in _records(images, block, classes):
-                if "failure" in record:
-                    written.notes["of them with a failure: no image that can be opened, or no label"] += 1
-                yield encode(record)
+        rates = _frame_rates(images)
+        for rows in _by_file(_rows(images, classes, written)):
+            record = rows[0].record if rows[0].video_s is None else _video(rows, rates)
+            if "failure" in record:
+                written.notes["of them with a failure: no image that can be opened, or no label"] += 1
+            yield encode(record)
 
     with path.open("wb") as file:
         write_members(
@@ -80,11 +82,68 @@ def write_md_json(images: Images, path: Path) -> Written:
     return written
 
 
+class _Row(NamedTuple):
+    """What is written of an image; `video_s`: of a frame of a video."""
+
+    record: dict[str, Any]
+    status: str
+    video_s: float | None
+
+    @property
+    def is_of_video(self) -> bool:
+        return self.video_s is not None or self.status == Status.VIDEO
+
+
+def _rows(images: Images, classes: dict[str, str], written: Written) -> Iterator[_Row]:
+    for block in images.blocks(["file_name", "status", "video_s"], boxes=images.has_boxes):
+        written.images += block.rows.num_rows
+        columns = (block.rows["status"].to_pylist(), block.rows["video_s"].to_pylist())
+        for record, status, video_s in zip(_records(images, block, classes), *columns, strict=True):
+            yield _Row(record, status, video_s)
+
+
+def _by_file(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
+    """Each image for itself; of a video that is read all rows, which follow one another, together."""
+    for _, group in groupby(rows, lambda row: (row.record["file"], row.is_of_video)):
+        of_file = list(group)
+        if of_file[0].video_s is None:
+            yield from ([row] for row in of_file)
+        else:
+            yield of_file
+
+
+def _video(rows: list[_Row], rates: dict[str, float]) -> dict[str, Any]:
+    """One entry for the frames of a video, which the format numbers."""
+    file = rows[0].record["file"]
+    rate = rates.get(file) or _UNKNOWN_RATE
+    record: dict[str, Any] = {"file": file, "frame_rate": rate, "frames_processed": []}
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if row.video_s is not None and row.record["detections"] is not None:
+            number = round(row.video_s * rate)
+            record["frames_processed"].append(number)
+            found += [detection | {"frame_number": number} for detection in row.record["detections"]]
+    if record["frames_processed"]:
+        return record | {"detections": found}
+    failures = [row.record["failure"] for row in rows if row.video_s is not None]
+    return record | {"detections": None, "failure": next(iter(failures), _NOT_OPENED)}
+
+
+def _frame_rates(images: Images) -> dict[str, float]:
+    if images.run.current("videos") is None:
+        return {}
+    table = images.run.table("videos").to_table(columns=["file_name", "rate"])
+    rates = zip(table["file_name"].to_pylist(), table["rate"].to_pylist(), strict=True)
+    return {name: round(rate, 4) for name, rate in rates if rate}
+
+
 def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[dict[str, Any]]:
     columns = (block.rows["file_name"].to_pylist(), block.predicted.tolist(), block.label.to_pylist())
+    is_frame = block.rows["video_s"].is_valid().to_pylist()
     for number, (file_name, row, label) in enumerate(zip(*columns, strict=True)):
         record: dict[str, Any] = {"file": file_name}
-        is_video = ending_of(file_name) in VIDEO_ENDINGS  # as MegaDetector's tools tell one
+        # As MegaDetector's tools tell a video.
+        is_video = ending_of(file_name) in VIDEO_ENDINGS and not is_frame[number]
         if is_video:
             record |= {"frame_rate": 1.0, "frames_processed": [0] if label is not None else []}
         if label is None:

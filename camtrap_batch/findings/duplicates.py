@@ -26,22 +26,28 @@ _LARGE = 64
 def find_duplicates(rows: pa.Table, near_bits: int) -> tuple[Found, Found]:
     """Exact duplicates in the whole data set, near duplicates within each location.
 
+    Frames of videos are neither: those of one video are alike, and a video that is there twice is told of its
+    own row.
+
     An exact duplicate is compared with the first image of the same bytes. A near duplicate is compared with
     the first image of its group: every image of a group differs from that one, not merely from each other,
     in at most `near_bits`, so that groups do not chain.
 
     Parameters
     ----------
-    rows : columns `FROM_MANIFEST`, in catalog order
+    rows : columns `FROM_MANIFEST`, and `video_s` where there may be frames of videos, in catalog order
     near_bits : 0 to `MOST_BITS` of the 64 of the difference hash
     """
     if not 0 <= near_bits <= MOST_BITS:
         raise ValueError(f"near_bits is {near_bits}, should be 0 to {MOST_BITS}")
     status = rows["status"].cast(pa.string())
     location = group(rows["location"])
+    is_frame = np.zeros(rows.num_rows, bool)
+    if "video_s" in rows.column_names:
+        is_frame = ~is_null(rows["video_s"])
     is_empty = pc.equal(status, "empty_file").to_numpy()
-    copies, originals = _exact(rows["sha256"], is_empty)
-    is_candidate = pc.is_in(status, pa.array(USABLE)).to_numpy() & ~is_null(rows["dhash"])
+    copies, originals = _exact(rows["sha256"], is_empty | is_frame)
+    is_candidate = pc.is_in(status, pa.array(USABLE)).to_numpy() & ~is_null(rows["dhash"]) & ~is_frame
     # A copy stands for its original where that is at another location.
     is_candidate[copies[location[copies] == location[originals]]] = False
     hashes = pc.fill_null(rows["dhash"], 0).to_numpy()

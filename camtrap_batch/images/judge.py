@@ -13,7 +13,7 @@ from PIL import UnidentifiedImageError
 
 from camtrap_batch.images.decode import decode_jpeg, decode_other, jpeg_header, one_line, open_image
 from camtrap_batch.images.exif import read_exif, read_jpeg_exif
-from camtrap_batch.images.kinds import NOT_READ, other_kind, still_kind
+from camtrap_batch.images.kinds import NOT_READ, VIDEO_KINDS, other_kind, still_kind
 from camtrap_batch.images.pixels import (
     Pixels,
     Thumbnail,
@@ -83,7 +83,7 @@ def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
     if not data:
         verdict.status = "empty_file"
     elif (kind := other_kind(data)) is not None:
-        verdict.status, verdict.format = "not_image", kind
+        verdict.status, verdict.format = status_of(kind), kind
     elif (kind := still_kind(data)) is None:
         # Nothing but the name says that it should be an image, as in a file full of zeros.
         is_named_still = ending_of(file_name) in IMAGE_ENDINGS
@@ -103,6 +103,11 @@ def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
         except Exception as problem:  # decoders raise whatever they like; a file's content can't end a job
             verdict.status, verdict.detail = "corrupt", one_line(problem)
     return verdict
+
+
+def status_of(kind: str) -> str:
+    """The status of a file that is surely no still image, by its kind."""
+    return "video" if kind in VIDEO_KINDS else "not_image"
 
 
 def judge_frame(pixels: Pixels, kind: str, limits: Limits) -> Verdict:

@@ -22,6 +22,9 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"SQLite format 3\x00", "SQLite"),
     (b"\x00\x05\x16\x07", "AppleDouble"),  # the `._IMG_0001.JPG` that macOS leaves beside a copied photo
 )
+VIDEO_KINDS = frozenset({"AVI", "MP4", "MOV", "MKV", "MPEG", "MPEG-TS", "ASF", "FLV"})
+"""Kinds of files that are videos."""
+
 _STILL_SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -107,7 +110,14 @@ def other_kind(data: bytes) -> str | None:
         return data[8:12].decode().strip()
     if data[4:8] in _MOVIE_ATOMS and data[0] < 32:  # the atom's size, not text
         return "MP4" if data[4:8] == b"ftyp" and data[8:12] != b"qt  " else "MOV"
+    if _is_transport_stream(data):
+        return "MPEG-TS"
     return _kind_of_text(data[:1024])
+
+
+def _is_transport_stream(data: bytes) -> bool:
+    """Packets of 188 bytes, each with a mark; of camcorders, with four bytes of time before each."""
+    return any(data[at : at + 3 * step : step] == b"GGG" for at, step in ((0, 188), (4, 192)))
 
 
 def _raw_kind(data: bytes) -> str | None:

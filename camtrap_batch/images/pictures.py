@@ -15,7 +15,7 @@ from camtrap_batch.store.folder import Folder
 
 Source = Literal["thumbnail", "original"]
 
-COLUMNS = ["image_id", "file_name", "thumbnail_file", "thumbnail_row"]
+COLUMNS = ["image_id", "file_name", "thumbnail_file", "thumbnail_row", "video_s", "bytes"]
 """What of the manifest `read_pictures` wants."""
 
 
@@ -30,8 +30,8 @@ def read_pictures(
     """Index in `rows`, JPEG (or other image file) and source of each row.
 
     Thumbnails come first, file by file, then originals, which are read ahead on as many threads as the root
-    takes at once. The order is the same in every run. A row without a thumbnail is read from the image
-    root; None where that fails.
+    takes at once, then frames of videos, whose files are uncompressed. The order is the same in every run. A
+    row without a thumbnail is read from the image root; None where that fails.
 
     Parameters
     ----------
@@ -41,11 +41,15 @@ def read_pictures(
     wanted = np.broadcast_to(use_thumbnails, rows.num_rows)
     files = rows["thumbnail_file"].to_pylist()
     thumbnail_rows = rows["thumbnail_row"].to_pylist()
+    seconds = rows["video_s"].to_pylist() if "video_s" in rows.column_names else [None] * rows.num_rows
     by_file: dict[str, list[int]] = {}
     originals: list[int] = []
+    frames: list[int] = []
     for index, file in enumerate(files):
         if file is not None and wanted[index]:
             by_file.setdefault(file, []).append(index)
+        elif seconds[index] is not None:
+            frames.append(index)
         else:
             originals.append(index)
     for file, indices in by_file.items():
@@ -55,6 +59,19 @@ def read_pictures(
         contents = read_files(root, names, Limits(timeout_s=timeout_s))
         for index, content in zip(originals, contents, strict=True):
             yield index, content if isinstance(content, bytes) else None, "original"
+    if frames:
+        from camtrap_batch.images.video_frames import Frame, frame_file, read_video_frames
+
+        of = rows.take(pa.array(frames))
+        found = read_video_frames(
+            root,
+            of["file_name"].to_pylist(),
+            of["video_s"].to_pylist(),
+            timeout_s,
+            sizes=[-1 if size is None else size for size in of["bytes"].to_pylist()],
+        )
+        for index, frame in zip(frames, found, strict=True):
+            yield index, frame_file(frame.pixels) if isinstance(frame, Frame) else None, "original"
 
 
 def _from_thumbnails(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from camtrap_batch import phases
 from camtrap_batch.images.decode import one_line
-from camtrap_batch.images.judge import Limits, Verdict, judge, prepare
+from camtrap_batch.images.judge import Limits, Verdict, judge, prepare, status_of
 from camtrap_batch.images.kinds import other_kind
 from camtrap_batch.images.sources.root import ImageRoot, is_unsafe
 
@@ -78,6 +78,11 @@ def read_files(root: ImageRoot, file_names: Sequence[str], limits: Limits) -> It
 def abandoned() -> int:
     """How many decodes go on in this process that were given up."""
     return _abandoned.count
+
+
+def count_abandoned(number: int) -> None:
+    """So many more decodes, or fewer, were given up and go on."""
+    _abandoned.add(number)
 
 
 class _Count:
@@ -281,7 +286,7 @@ def _read(
         return Verdict("unreadable", problem.strerror or one_line(problem))
     kind = other_kind(data)
     if len(data) > MOST_BYTES:
-        status = "too_large" if kind is None else "not_image"
+        status = "too_large" if kind is None else status_of(kind)
         return Verdict(status, f"more than {MOST_BYTES} bytes", format=kind)
     # Videos are large: they are let go at once, instead of waiting for their turn.
     return data if kind is None else judge(data, file_name, limits)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 _PART = 2**20  # bytes of one read
+_MOST_IN_MEMORY = 2**30
 _WORTH_A_SEEK_S = 5.0  # of frames that would be decoded for nothing otherwise
 _NAMED_DATE = re.compile(
     r"(?<!\d)(20\d\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])[-_ T.]?([01]\d|2[0-3])[-_.:]?([0-5]\d)"
@@ -87,6 +88,8 @@ def probe(file: BinaryIO) -> VideoInfo:
         duration = container.duration / 1e6 if container.duration else None
         if stream.duration is not None and stream.time_base is not None:
             duration = float(stream.duration * stream.time_base)
+        if duration is None:
+            duration = _end_of(container, stream)
         rate = stream.average_rate or stream.guessed_rate
         context = stream.codec_context
         return VideoInfo(
@@ -150,10 +153,20 @@ def open_video(
     ----------
     size : bytes, as the listing says
     entry : of a file in an archive, as the listing says
+
+    Raises
+    ------
+    OSError
+        The file can't be read.
+    BrokenVideo
+        It is too large to be held where it can't be read in parts.
     """
     if size > 0 and root.has_parts:
         return io.BufferedReader(_Parts(root, file_name, size), _PART)
-    return io.BytesIO(root.read(file_name, None, entry))
+    content = root.read(file_name, _MOST_IN_MEMORY, entry)
+    if len(content) > _MOST_IN_MEMORY:
+        raise BrokenVideo(f"has more than {_MOST_IN_MEMORY:,} bytes, and can't be read in parts where it is")
+    return io.BytesIO(content)
 
 
 class _Parts(io.RawIOBase):
@@ -252,6 +265,26 @@ def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Vi
         except av.error.FFmpegError:  # this frame is damaged; others may not be
             continue
         yield from (frame for frame in frames if isinstance(frame, av.VideoFrame))
+
+
+def _end_of(container: InputContainer, stream: av.VideoStream) -> float | None:
+    """Where the last packet ends, of a container that does not tell how long it is: all of it is read."""
+    import av
+
+    end = start = None
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:  # cut off
+            break
+        if packet is None:
+            break
+        if packet.pts is not None and packet.time_base is not None:
+            at = float(packet.pts * packet.time_base)
+            start = at if start is None else min(start, at)
+            end = max(end or at, at + float((packet.duration or 0) * packet.time_base))
+    return None if end is None or start is None else end - start
 
 
 def _seek(container: InputContainer, stream: av.VideoStream, to_s: float) -> bool:

@@ -15,6 +15,7 @@ from camtrap_batch.job.dataset import Dataset, Label, Location, WithLabel, WithL
 from camtrap_batch.job.detect import Detect, Repeat
 from camtrap_batch.job.images import Findings, Validate
 from camtrap_batch.job.limits import Limits
+from camtrap_batch.job.notify import Notify
 from camtrap_batch.job.publish import TARGET, Publish, default_publish
 from camtrap_batch.job.results import Events, Infer, Report
 from camtrap_batch.job.training import Select, Split, Train
@@ -59,7 +60,9 @@ class Job(Section):
         default_factory=default_publish, description="where the result goes"
     )
     report: Report = Field(default_factory=Report, description="the HTML report")
-    notify: str | None = Field(None, description="URL that gets JSON by POST when a job ends")
+    notify: Notify | None = Field(
+        None, description="who is told that a command of the job ended: a URL, or {url, command}"
+    )
     _notes: list[str] = PrivateAttr(default_factory=list)
 
     @field_validator("name")
@@ -84,13 +87,6 @@ class Job(Section):
                 "train.on: crops: the job has no boxes to cut them by: set detect, or train.on: frames"
             )
         return self
-
-    @field_validator("notify")
-    @classmethod
-    def _http(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("https://", "http://")):
-            raise ValueError(f"{redacted(value)!r}: should be a URL that begins with https:// or http://")
-        return value
 
     @classmethod
     def load(cls, path: str | Path, assignments: list[str] | None = None) -> Job:
@@ -119,6 +115,8 @@ class Job(Section):
         """The job in the mapping `content`; relative paths in it are taken from the folder `base`."""
         job = parse(cls, content, where, lines or {}, JobError)
         job = from_folder(job, base)
+        if job.notify is not None:
+            job = job.model_copy(update={"notify": job.notify.from_folder(base)})
         there, before = (absolute(job.output, folder) for folder in (base, Path.cwd()))
         is_moved = not _is_run_folder(f"{there}/{job.name}") and _is_run_folder(f"{before}/{job.name}")
         job = job.model_copy(update={"output": before if is_moved else there})

@@ -68,6 +68,11 @@ class Label(_PartOfPath):
     )
 
 
+class Video(Section):
+    every_s: float = Field(1, ge=0.01, strict=False, description="seconds from one frame to the next")
+    most_frames: int = Field(10, ge=1, le=10_000, description="most frames of one video, from its start on")
+
+
 class Dataset(Section):
     """What all formats have.
 
@@ -113,6 +118,12 @@ class Dataset(Section):
 
     dates: Literal["dmy", "mdy"] | None = Field(
         None, description="day or month first in dates such as 03/04/2022; default: as other dates tell"
+    )
+
+    video: Video | None = Field(
+        None,
+        description="frames of videos are images of their own; needs camtrap-batch[video]; absent: a video "
+        "is a row with status video",
     )
 
     @field_validator("storage_options")

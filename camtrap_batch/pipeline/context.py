@@ -60,13 +60,15 @@ class Context:
             finally:
                 self._leases = None
 
-    def begin_writing(self) -> None:
+    def begin_writing(self, *, only_if_needed: bool = False) -> None:
         """Take the run folder's lease, unless it is held. Raises LeaseHeld where another driver has it.
 
-        A command that finds its input wrong has not come so far, and leaves no trace.
+        A command that finds its input wrong has not come so far, and leaves no trace. Nor does one that may
+        have nothing to do (`only_if_needed`), unless it comes here again.
         """
         if self._leases is not None:
-            self._leases.enter_context(hold(self.run.folder, self.job.name, self._command))
+            held = hold(self.run.folder, self.job.name, self._command, only_if_needed=only_if_needed)
+            self._leases.enter_context(held)
 
     def option(self, option: Option) -> Any:
         """The value of a stage's option."""

@@ -32,7 +32,7 @@ class Rehearsal:
     Args:
         metadata: COCO Camera Traps JSON.
         images: the image root.
-        cameras: CSV of location, latitude, longitude (WGS 84).
+        cameras: CSV of location, latitude, longitude (WGS 84), start and end of its deployment.
         truth: CSV, one row per image: what is drawn and which status must come out (metadata.write_truth).
         truth_events: CSV of location, label, start, end, n_images.
         truth_boxes: where animals and people are drawn on usable images, as results of a detector that makes
@@ -116,7 +116,7 @@ def write_dataset(
     animals = _write_photos(rehearsal.images, rows, seed, size, on_progress)
     every = [row for of_camera in rows for row in of_camera]
     metadata.write_cct(rehearsal.metadata, every, seed, size)
-    metadata.write_cameras(rehearsal.cameras, places)
+    metadata.write_cameras(rehearsal.cameras, places, plan, seed)
     metadata.write_truth(rehearsal.truth, every)
     metadata.write_truth_events(rehearsal.truth_events, every)
     metadata.write_truth_boxes(rehearsal.truth_boxes, every, animals)

@@ -134,7 +134,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("header only", "corrupt", ".jpg", _header_only),
     Fault("no file", "missing", ".jpg", None),
     Fault("no bytes", "empty_file", ".jpg", _empty),
-    Fault("video", "not_image", ".avi", _video),
+    Fault("video", "video", ".avi", _video),
     Fault("web page", "not_image", ".jpg", _page),
     Fault("text", "not_image", ".jpg", _pointer),
     Fault("decompression bomb", "too_large", ".png", _bomb, ("size_differs",)),

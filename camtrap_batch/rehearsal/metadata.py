@@ -15,7 +15,7 @@ from typing import Any
 from camtrap_batch.rehearsal.faults import OUTSIDE, Fault
 from camtrap_batch.rehearsal.oddities import Oddity
 from camtrap_batch.rehearsal.photo import Drawn
-from camtrap_batch.rehearsal.plan import Camera, Frame, metadata_generator
+from camtrap_batch.rehearsal.plan import Camera, Frame, metadata_generator, plan_deployments
 from camtrap_batch.rehearsal.species import EMPTY_ID, categories, name_of
 from camtrap_batch.vocabulary import USABLE
 
@@ -116,10 +116,13 @@ def write_cct(path: Path, images: Sequence[Image], seed: int, size: tuple[int, i
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def write_cameras(path: Path, cameras: Sequence[Camera]) -> None:
-    """location, latitude, longitude in WGS 84 degrees."""
-    rows = ((camera.location, f"{camera.latitude:.6f}", f"{camera.longitude:.6f}") for camera in cameras)
-    _write_csv(path, ("location", "latitude", "longitude"), rows)
+def write_cameras(path: Path, cameras: Sequence[Camera], plan: Sequence[Sequence[Frame]], seed: int) -> None:
+    """location, latitude, longitude in WGS 84 degrees, and the days of setup and retrieval."""
+    rows = (
+        (camera.location, f"{camera.latitude:.6f}", f"{camera.longitude:.6f}", *days)
+        for camera, days in zip(cameras, plan_deployments(plan, seed), strict=True)
+    )
+    _write_csv(path, ("location", "latitude", "longitude", "start", "end"), rows)
 
 
 def write_truth(path: Path, images: Sequence[Image]) -> None:

@@ -7,8 +7,9 @@ images, begins with the same ones.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 
@@ -170,6 +171,16 @@ def plan_frames(camera: int, images: int, seed: int) -> list[Frame]:
         replace(frame, burst_frames=last.position + 1) if frame.burst == last.burst else frame
         for frame in frames[:images]
     ]
+
+
+def plan_deployments(plan: Sequence[Sequence[Frame]], seed: int) -> list[tuple[date, date]]:
+    """Days of setup and retrieval of each camera: it sees nothing for some days at either end."""
+    found = []
+    for camera, frames in enumerate(plan):
+        before, after = (int(days) for days in generator(seed, camera, _CAMERA, 4).integers(1, 9, 2))
+        start, end = frames[0].time.date(), frames[-1].time.date()
+        found.append((start - timedelta(days=before), end + timedelta(days=after)))
+    return found
 
 
 def _camera(index: int, seed: int) -> Camera:

@@ -26,7 +26,9 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import EMPTY, UNCERTAIN
 
 _FRAMES = ["image_id", "file_name", "seq_id", "event_id", "label", "image_confidence"]
-_MANIFEST = ["image_id", "sha256", "datetime", "is_night", "thumbnail_file", "thumbnail_row"]
+_MANIFEST = [
+    "image_id", "sha256", "datetime", "is_night", "thumbnail_file", "thumbnail_row", "video_s", "bytes",
+]  # fmt: skip
 _LIKELIEST = 5
 _LEAST_EVIDENCE = 0.02
 

@@ -63,7 +63,7 @@ def select(
 
     Parameters
     ----------
-    rows : of the catalog: image_id, file_name, location, deployment, seq_id, labels
+    rows : of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
     statuses : status of each row
     findings : the table of that name, None where there is none
     for_crops : whether crops of the images are trained on: then what their labels count is kept
@@ -214,7 +214,10 @@ def choose(
     status = statuses.to_numpy(zero_copy_only=False)
     usable = np.isin(status.astype(str), allowed)
     reason[~usable] = "status: " + status[~usable]
-    reason[pc.match_substring_regex(rows["file_name"], _VIDEO, ignore_case=True).to_numpy()] = VIDEO
+    is_video = pc.match_substring_regex(rows["file_name"], _VIDEO, ignore_case=True)
+    if "video_s" in rows.column_names:  # frames of videos are images
+        is_video = pc.and_(is_video, rows["video_s"].is_null())
+    reason[is_video.to_numpy()] = VIDEO
     label[reason != KEPT] = ""
     return label, reason
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.detection.people import find_people
 from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.images.decode import JPEG
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
 from camtrap_batch.options import whole_number
@@ -89,7 +90,7 @@ class PublishStage(Stage):
         most_deleted = context.job.limits.deleted if number is None else 1.0
         target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
         if not context.dry_run:
-            context.begin_writing()
+            context.begin_writing(only_if_needed=True)
         push = target.push(rows, dry_run=context.dry_run)
         result = StageResult(self.name, sum(layer.columns.num_rows for layer in rows), notes=_describe(push))
         result.notes += shown.notes if shown is not None else ()
@@ -101,6 +102,7 @@ class PublishStage(Stage):
         if context.dry_run:
             return result
         if answered.num_rows:
+            context.begin_writing()
             _keep_ledger(run, answered.select(LEDGER.names).cast(LEDGER), merged.number, started)
             run.log("pushed", stage="publish", target=run.job.target_url, edits=answered.num_rows)
         _require_done(push)
@@ -142,7 +144,7 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
     ids = rows["image_id"].to_pylist()
     found = find_people(context.run, ids)
     pictures = {
-        ids[index]: without_metadata(shown) if hides_places(context.job) and source == "original" else shown
+        ids[index]: _attached(shown, source, is_public=hides_places(context.job))
         for index, data, source in read_pictures(
             context.run.folder, image_root(context.job), rows, use_thumbnails=True
         )
@@ -154,6 +156,12 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
             name = f"best_{_NOT_IN_NAMES.sub('_', label)}_{digest([label, image_id])[:8]}.jpg"
             photos.setdefault(location, []).append(Photo(name, len(data), partial(bytes, data)))
     return photos
+
+
+def _attached(data: bytes, source: str, *, is_public: bool) -> bytes:
+    """A picture as it is attached: a JPEG, and to the public one of nothing but the picture."""
+    is_as_taken = source == "original" and (is_public or not data.startswith(JPEG))
+    return without_metadata(data) if is_as_taken else data
 
 
 def _require_done(push: Push) -> None:

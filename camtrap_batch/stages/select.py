@@ -119,7 +119,7 @@ def _select(
 ) -> Made:
     folder = context.run.folder
     rows = open_table(folder, catalog).to_table(
-        columns=["image_id", "file_name", "location", "deployment", "seq_id", "labels"]
+        columns=["image_id", "file_name", "location", "deployment", "seq_id", "labels", "video_s"]
     )
     statuses = open_table(folder, manifest).to_table(columns=["status"])["status"]
     found = open_table(folder, findings).to_table() if findings else None

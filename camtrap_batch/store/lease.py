@@ -14,6 +14,7 @@ import datetime as dt
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -92,11 +93,16 @@ class Holder:
 class Lease:
     """A lease that this process holds; a thread keeps it alive until `release`.
 
-    `lost` is set where another has taken it over: this process stood still for too long.
+    Attributes
+    ----------
+    lost : set where another has taken it over: this process stood still for too long
+    has_written : whether its holder has changed anything; else no trace of it is left where the one before
+        it was given back (else a holder that stood still would not see that it has lost its own)
     """
 
-    def __init__(self, folder: Folder, holder: Holder) -> None:
+    def __init__(self, folder: Folder, holder: Holder, *, is_first: bool, has_written: bool) -> None:
         self.folder, self.holder = folder, holder
+        self.has_written, self._is_first = has_written, is_first
         self.lost = threading.Event()
         self.thread = threading.get_ident()
         self._ended = threading.Event()
@@ -121,6 +127,9 @@ class Lease:
         with suppress(OSError, StorageError):
             if self.lost.is_set() or _newest_number(self.folder) > self.holder.number:
                 return
+            if self._is_first and not self.has_written:
+                self.folder.delete(_path(self.holder.number))
+                return
             self._write(released=True)
             for number in _numbers(self.folder):
                 if number < self.holder.number:
@@ -144,8 +153,12 @@ _guard = threading.Lock()
 
 
 @contextmanager
-def hold(folder: Folder, job: str, command: str) -> Iterator[Lease]:
+def hold(folder: Folder, job: str, command: str, *, only_if_needed: bool = False) -> Iterator[Lease]:
     """Hold the lease of a run folder; where this thread holds it already, that is all.
+
+    Parameters
+    ----------
+    only_if_needed : there may be nothing to do: `has_written` is to be set where there was something
 
     Raises
     ------
@@ -155,9 +168,10 @@ def hold(folder: Folder, job: str, command: str) -> Iterator[Lease]:
     if (mine := _mine(folder)) is not None:
         if mine.thread != threading.get_ident():
             raise LeaseHeld(_refusal(folder, mine.holder))
+        mine.has_written |= not only_if_needed
         yield mine
         return
-    lease = take(folder, job, command)
+    lease = take(folder, job, command, only_if_needed=only_if_needed)
     with _guard:
         _held[folder.url] = lease
     try:
@@ -168,8 +182,8 @@ def hold(folder: Folder, job: str, command: str) -> Iterator[Lease]:
         lease.release()
 
 
-def take(folder: Folder, job: str, command: str) -> Lease:
-    """Take the lease of a run folder.
+def take(folder: Folder, job: str, command: str, *, only_if_needed: bool = False) -> Lease:
+    """Take the lease of a run folder; parameters as of `hold`.
 
     Raises
     ------
@@ -181,7 +195,7 @@ def take(folder: Folder, job: str, command: str) -> Lease:
     check_identity(folder)
     watched: Holder | None = None
     while True:
-        before = look(folder)
+        before, newest = _look(folder)
         state = before.state(LAPSE_S) if before is not None else "free"
         if before is not None and (state == "held" or (watched and before != watched)):
             raise LeaseHeld(_refusal(folder, before))
@@ -194,7 +208,6 @@ def take(folder: Folder, job: str, command: str) -> Lease:
             watched = before
             threading.Event().wait(2 * BEAT_S)
             continue
-        number = (before.number if before is not None else _newest_number(folder)) + 1
         holder = Holder(
             id=uuid.uuid4().hex,
             host=socket.gethostname(),
@@ -205,23 +218,36 @@ def take(folder: Folder, job: str, command: str) -> Lease:
             command=command,
             since=now(),
             beat=now(),
-            number=number,
+            number=newest + 1,
         )
-        if folder.create(_path(number), encode(holder)):
+        if folder.create(_path(holder.number), encode(holder)):
             write_identity(folder)
-            return Lease(folder, holder)
+            is_first = newest == 0 or (before is not None and before.released and before.number == newest)
+            return Lease(folder, holder, is_first=is_first, has_written=not only_if_needed)
 
 
 def look(folder: Folder) -> Holder | None:
     """Who holds the lease of a run folder, or held it last; None where none was ever taken."""
-    for number in reversed(_numbers(folder)):
-        try:
-            return dataclasses.replace(decode(folder.read(_path(number)), Holder), number=number)
-        except FileNotFoundError:
-            continue
-        except Unreadable as problem:
-            say(f"{folder.url}/{_path(number)}: {problem}; done without")
-    return None
+    return _look(folder)[0]
+
+
+def _look(folder: Folder) -> tuple[Holder | None, int]:
+    """The same, and the greatest number there is, be its file readable or not; 0 where there is none."""
+    numbers = _numbers(folder)
+    for number in reversed(numbers):
+        # Without hard links, a new one may be there before its content is.
+        for wait_s in (0.3, 0):
+            try:
+                return dataclasses.replace(
+                    decode(folder.read(_path(number)), Holder), number=number
+                ), numbers[-1]
+            except FileNotFoundError:
+                break
+            except Unreadable as problem:
+                if not wait_s:
+                    say(f"{folder.url}/{_path(number)}: {problem}; done without")
+                time.sleep(wait_s)
+    return None, max(numbers, default=0)
 
 
 def check_held(folder: Folder) -> None:

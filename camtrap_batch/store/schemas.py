@@ -58,6 +58,11 @@ _IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
     ("seq_num_frames", pa.int32(), "images in the burst, as the source says"),
 )
 
+_DATE_OF_VIDEO = (
+    "of a video, and its frames, that the source gives no date: where it is from, video (what it says of "
+    "itself), file_name, or neighbour (the photo beside it); else null"
+)
+
 CATALOG = _schema(
     *_IDENTITY,
     ("datetime", _TIME, "local camera time, as the source says"),
@@ -72,14 +77,21 @@ CATALOG = _schema(
         "whole event",
     ),
     ("date_only", pa.bool_(), "true where the source gives a date without a time of day; else null"),
-    later=("date_only",),
+    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; else null"),
+    ("video_frames", pa.int32(), "of a video that is read: how many frames of it have rows; else null"),
+    ("date_of", pa.string(), _DATE_OF_VIDEO),
+    later=("date_only", "video_s", "video_frames", "date_of"),
 )
 
 MANIFEST = _schema(
     *_IDENTITY,
     ("status", pa.dictionary(pa.int8(), pa.string()), "one of: " + ", ".join(STATUSES)),
     ("detail", pa.string(), "what the decoder or the file system said; null where all is well"),
-    ("format", pa.string(), "JPEG, PNG, ...; for not_image what the first bytes say (AVI, HTML, ...)"),
+    (
+        "format",
+        pa.string(),
+        "JPEG, PNG, ...; of a video and for not_image what the first bytes say (AVI, HTML, ...)",
+    ),
     ("mode", pa.string(), "L, RGB, CMYK, ... as stored in the file"),
     ("width", pa.int32(), "pixels, as stored (before EXIF orientation)"),
     ("height", pa.int32(), "pixels, as stored (before EXIF orientation)"),
@@ -89,11 +101,16 @@ MANIFEST = _schema(
         pa.string(),
         "its version when it was read: modification time in ns, etag, or in a zip CRC and date",
     ),
-    ("sha256", pa.string(), "hash of the file's bytes, hexadecimal"),
+    ("sha256", pa.string(), "hash of the file's bytes, hexadecimal; of a frame of a video, of its pixels"),
     ("dhash", pa.uint64(), "64-bit difference hash of the picture; near duplicates differ in few bits"),
     ("datetime_exif", _TIME, "EXIF DateTimeOriginal, local camera time"),
     ("datetime", _TIME, "local camera time: the catalog's, else EXIF's"),
-    ("datetime_source", pa.string(), "catalog or exif; null where there is no date"),
+    (
+        "datetime_source",
+        pa.string(),
+        "catalog, exif, or of a video and its frames video, file_name or neighbour (docs/videos.md); null "
+        "where there is no date",
+    ),
     ("utc_offset_minutes", pa.int32(), "as in the catalog, else EXIF's, where the date is EXIF's"),
     ("camera_make", pa.string(), "EXIF Make"),
     ("camera_model", pa.string(), "EXIF Model"),
@@ -105,7 +122,29 @@ MANIFEST = _schema(
     ),
     ("thumbnail_row", pa.int32(), "row in thumbnail_file"),
     ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; else null"),
-    later=("date_only",),
+    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; else null"),
+    later=("date_only", "video_s"),
+)
+
+VIDEOS = _schema(
+    ("image_id", pa.string(), "of the video's own row, as in the catalog"),
+    ("file_name", pa.string(), "as in the catalog"),
+    ("status", pa.string(), "ok; else as in the manifest: corrupt, missing, unreadable, ..."),
+    ("detail", pa.string(), "why it can't be read"),
+    ("duration_s", pa.float64(), "seconds, as the container says; null where it does not tell"),
+    ("rate", pa.float64(), "frames a second; null where the container does not tell"),
+    ("width", pa.int32(), "pixels, as stored"),
+    ("height", pa.int32(), "pixels, as stored"),
+    ("codec", pa.string(), "what its pictures are packed with: h264, mjpeg, ..."),
+    ("datetime", _TIME, "camera time of its start, where the metadata have none"),
+    ("date_of", pa.string(), "where that is from: video, file_name or neighbour"),
+    ("frames", pa.int32(), "rows that its frames have in the catalog"),
+    (
+        "beside",
+        pa.string(),
+        "photo of the same name, or just before or after it in its folder, for a video without a date in the "
+        "metadata; null where there is none",
+    ),
 )
 
 THUMBNAILS = _schema(
@@ -384,7 +423,7 @@ LOCATIONS = _schema(
         "usable images whose date is a finding (date_out_of_order, clock_reset, ...); null without findings",
     ),
     ("geometry", pa.binary(), "the camera's place as a point, WKB, so that a .parquet file is GeoParquet"),
-    later=("effort_source",),
+    later=("effort_source", "n_video"),
     widened={"camera_days": "int32"},
 ).with_metadata({"geo": GEO})
 
@@ -456,6 +495,7 @@ LEDGER = _schema(
 
 SCHEMAS: dict[str, pa.Schema] = {
     "catalog": CATALOG,
+    "videos": VIDEOS,
     "manifest": MANIFEST,
     "thumbnails": THUMBNAILS,
     "findings": FINDINGS,

@@ -30,7 +30,7 @@ class Check(NamedTuple):
 
     Attributes
     ----------
-    kind : of finding, see vocabulary.DEPLOYMENT_FINDINGS; many_empty is known once images have labels
+    kind : of finding, see vocabulary.DEPLOYMENT_FINDINGS
     deployment : its row in the table `deployments`
     image, other : rows of the images that it is about, -1: none
     detail : for people
@@ -202,13 +202,14 @@ def _of_one(number: int, row: dict[str, Any], photos: _Photos) -> Iterator[Check
             f"none of {int(known.sum()):,} images is of a night: does the flash work?",
         )
     if photos.is_empty is not None:
-        days, counts = np.unique(times[photos.is_empty[here]] // DAY, return_counts=True)
+        empty = np.flatnonzero(photos.is_empty[here])
+        days, counts = np.unique(times[empty] // DAY, return_counts=True)
         many = counts > MOST_EMPTY_A_DAY
         if many.any():
             yield Check(
                 "many_empty",
                 number,
-                -1,
+                int(photos.row[here][empty[times[empty] // DAY == days[counts.argmax()]][0]]),
                 -1,
                 f"more than {MOST_EMPTY_A_DAY} images of nothing on {int(many.sum()):,} of {len(days):,} "
                 f"days, at most {int(counts.max()):,} (vegetation?)",
@@ -222,8 +223,8 @@ def _silences(number: int, row: dict[str, Any], photos: _Photos, here: slice) ->
         times = np.concatenate([[row["start"]], times, [row["end"]]])
     gaps = np.diff(times)
     rows = photos.row[here]
-    for number in np.flatnonzero(gaps > SILENCE_DAYS * DAY).tolist():
-        first, last = int(times[number]), int(times[number + 1])
+    for index in np.flatnonzero(gaps > SILENCE_DAYS * DAY).tolist():
+        first, last = int(times[index]), int(times[index + 1])
         off = sum(
             max(0, min(last, outage["end"]) - max(first, outage["start"])) for outage in row["outages"] or ()
         )
@@ -231,7 +232,7 @@ def _silences(number: int, row: dict[str, Any], photos: _Photos, here: slice) ->
             continue
         gap = (last - first - off) // DAY
         shift = 0 if row["source"] == FROM_IMAGES else 1
-        before, after = number - shift, number + 1 - shift
+        before, after = index - shift, index + 1 - shift
         yield Check(
             "silence",
             number,

@@ -184,14 +184,25 @@ DERIVED: Mapping[str, Callable[[MergeResult, Counted], pa.Table]] = {
 
 
 def derive(name: str, merged: MergeResult, counted: Counted) -> pa.Table:
-    """A table of `DERIVED`, with `with_choice`."""
+    """A table of `DERIVED`, as `with_choice` gives it."""
     return with_choice(DERIVED[name](merged, counted), merged, counted)
 
 
-def with_choice(table: pa.Table, merged: MergeResult, counted: Counted) -> pa.Table:
-    """A table whose schema's metadata say of which result it is, and which events count."""
-    metadata = {"result_of_merge": str(merged.number), "counted": json.dumps(counted.as_json())}
-    return table.replace_schema_metadata(metadata)
+def with_choice(table: pa.Table, merged: MergeResult, counted: Counted, **more: Any) -> pa.Table:
+    """A table with columns that say of which result it is, and by which options: a .csv has no other place.
+
+    Parameters
+    ----------
+    more : other options
+    """
+    text = json.dumps({**counted.as_json(), **more}, ensure_ascii=False)
+    choice = {"result_of_merge": merged.number, "counted": text}
+    for name, value in choice.items():
+        if name not in table.column_names:
+            field = SURVEY.field(name)
+            table = table.append_column(field, pa.repeat(pa.scalar(value, field.type), table.num_rows))
+    # A table without a row says it, too, where the format has a place for it.
+    return table.replace_schema_metadata({name: str(value) for name, value in choice.items()})
 
 
 def rate(events: Doubles, days: Doubles) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import itertools
 import math
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import stamina
 import yaml
@@ -23,7 +25,7 @@ pytest.importorskip("arcgis", reason="the extra 'arcgis' is not installed")
 from support_runs import predict, run_on_driver, table
 
 import camtrap_batch
-from camtrap_batch.catalog import read_dataset_cameras, reader_of
+from camtrap_batch.catalog import read_dataset_cameras, read_dataset_periods, reader_of
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Job
@@ -31,6 +33,7 @@ from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.rehearsal.layerserver import LayerServer
 from camtrap_batch.rehearsal.layerserver.server import KRUGER_CAMERAS
+from camtrap_batch.survey.effort import effort_by_location, make_deployments
 from camtrap_batch.targets.arcgis.attach import Attacher, Photo
 
 PHOTOS = (5, 5, 7, 6, 8)
@@ -148,6 +151,89 @@ def test_cameras_from_points_and_photos_from_attachments(
     first = next(row for row in rows if row["location"] == "K1")
     assert first["datetime"].isoformat() == "2021-06-01T02:00:01"
     assert first["utc_offset_minutes"] == 120
+
+
+DAY = 86_400_000
+NOON = TAKEN + 10 * 3_600_000  # 2021-06-01 12:00 by clocks of +02:00
+
+
+@pytest.fixture(scope="module")
+def stood(server: LayerServer) -> str:
+    """URL of a layer whose cameras say when they stood there; the second came back."""
+    fields = [
+        *FIELDS,
+        {"name": "setup", "type": "esriFieldTypeDate"},
+        {"name": "taken_down", "type": "esriFieldTypeString", "length": 20},
+    ]
+    definition = {"name": "cameras", "geometryType": "esriGeometryPoint", "fields": fields}
+    server.create_service("stood", [definition | {"hasAttachments": True}], anonymous="edit")
+    rows = [
+        ("K1", NOON, "2021-06-11 18:00"),
+        ("K1", NOON, "2021-06-11 18:00"),  # a copy, for another photo
+        ("K2", TAKEN - 7_200_000, "2021-06-03"),  # midnight by the cameras' clocks: a date alone
+        ("K2", NOON + 20 * DAY, None),
+        ("K3", None, None),
+    ]
+    url = server.layer_url(0, "stood")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAMTRAP_ARCGIS_TOKEN", server.token("ranger"))
+        adds = [
+            {
+                "geometry": {"x": 3_540_000 + int(camera[1]) * 1000, "y": -2_800_000},
+                "attributes": {"camera": camera, "setup": setup, "taken_down": end},
+            }
+            for camera, setup, end in rows
+        ]
+        Service(connect(Portal(server.url))).send(f"{url}/applyEdits", {"adds": adds})
+    return url
+
+
+def test_deployments_of_a_layer(tmp_path: Path, server: LayerServer, stood: str) -> None:
+    fields = {"location_field": "camera", "start_field": "SETUP", "end_field": "taken_down"}
+    dataset = Job.load(make_job(tmp_path, server, stood, **fields)).dataset
+    periods, _, _ = read_dataset_periods(dataset)
+    assert periods is not None
+    assert [(row["location"], str(row["start"]), str(row["end"])) for row in periods.to_pylist()] == [
+        ("K1", "2021-06-01 12:00:00", "2021-06-11 18:00:00"),
+        ("K2", "2021-06-01 12:00:00", "2021-06-03 12:00:00"),
+        ("K2", "2021-06-21 12:00:00", "None"),
+    ]
+    photos = pa.table({"location": ["K3"], "deployment": [None], "datetime": [dt.datetime(2021, 6, 5)]})
+    deployments, _ = make_deployments(photos, periods)
+    days = effort_by_location(deployments)
+    assert dict(zip(days["location"].to_pylist(), days["days"].to_pylist(), strict=True)) == {
+        "K1": 10.25,
+        "K2": 2,
+        "K3": 1,
+    }
+    where = reader_of(dataset)
+    before = where.fingerprint()
+    plain = Job.load(make_job(tmp_path, server, stood, location_field="camera")).dataset
+    assert reader_of(plain).fingerprint() == before  # catalogs of earlier versions keep their ids
+    assert reader_of(plain).settings() == where.settings()
+    assert read_dataset_periods(plain)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"start_field": "taken_down", "end_field": "setup"},
+            "feature 1: end: 2021-06-01 12:00 should be after",
+        ),
+        ({"start_field": "camera"}, "feature 1: camera: 'K1' should be a date such as 2022-12-31"),
+        ({"end_field": "objectid"}, "field objectid is esriFieldTypeOID; it should be esriFieldTypeDate or"),
+        ({"end_field": "takn_down"}, "has no field 'takn_down' (dataset.layer.end_field)"),
+    ],
+)
+def test_deployments_of_a_layer_that_can_not_be(
+    tmp_path: Path, server: LayerServer, stood: str, fields: dict[str, str], message: str
+) -> None:
+    dataset = Job.load(make_job(tmp_path, server, stood, **fields)).dataset
+    with pytest.raises(InputError) as caught:
+        read_dataset_periods(dataset)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_photos_are_downloaded_by_the_workers_checked_and_kept(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import json
 from pathlib import Path
 
@@ -134,3 +135,95 @@ def test_from_photos_alone_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads((out / "options.json").read_text())["effort_rests_on"] == {"images": 1}
     assert "1 stations whose effort is that of their photos, and so too short" in capsys.readouterr().out
     assert START.date().isoformat() == "2021-04-11"
+
+
+def camtrapr_sample(tmp_path: Path) -> Path:
+    """camtrapR's sample stations and photos, of these what file names say: station, species and time.
+
+    All of VTA, and those of MNE at StationB and of PBE at StationA, whose bursts are one record each.
+    """
+    (tmp_path / "cameras.csv").write_text(
+        "location,latitude,longitude,start,end\n"
+        "StationA,4.1,117.1,2009-04-02,2009-05-14\n"
+        "StationB,4.2,117.2,2009-04-03,2009-05-16\n"
+        "StationC,4.3,117.3,2009-04-04,2009-05-17\n"
+    )
+    photos = {
+        "StationA VTA": ("04-10 05:07", "05-06 19:06"),
+        "StationB VTA": ("04-15 19:12", "04-27 05:07"),
+        "StationC VTA": ("04-24 02:57",),
+        "StationA PBE": (
+            "04-21 00:40", "04-22 20:19", "04-22 20:21", "04-23 00:07", "04-23 00:09", "05-07 17:11",
+        ),
+        "StationB MNE": (
+            "04-15 07:21", "04-15 07:23", "04-28 17:47", "04-28 17:47", "04-28 17:48", "04-28 17:48",
+            "04-28 17:48", "04-28 17:49", "04-28 17:49", "04-28 17:49",
+        ),
+    }  # fmt: skip
+    rows = []
+    for which, times in photos.items():
+        station, species = which.split()
+        for number, time in enumerate(times):
+            moment = dt.datetime.fromisoformat(f"2009-{time}:00")
+            row = image(f"{which} {number}", None, species, location=station, probs={species: 0.9})
+            rows.append(row | {"datetime": moment})
+    write_run(tmp_path, rows, cameras="cameras.csv", events={"gap_min": 60})
+    return tmp_path
+
+
+def cells(out: Path, name: str) -> list[str]:
+    """The lines of a matrix without names, between blanks."""
+    return [" ".join(row[1:]) for row in read(out / f"{name}.csv")[1:]]
+
+
+def test_the_sample_of_camtrapr(tmp_path: Path) -> None:
+    """Its third vignette prints these: VTA in weeks from each station's setup, with effort and without."""
+    folder = camtrapr_sample(tmp_path)
+    out = export(folder)
+    assert cells(out, "effort") == ["6.5 7 7 7 7 7 0.5", "6.5 7 7 7 7 7 1.5", "6.5 7 7 7 7 7 1.5"]
+    assert cells(out, "detection_history_VTA") == ["0 1 0 0 1 0 0", "0 1 0 1 0 0 0", "0 0 1 0 0 0 0"]
+    out = export(folder, "--complete")  # includeEffort = FALSE
+    assert cells(out, "detection_history_VTA") == ["0 1 0 0 1 0 NA", "0 1 0 1 0 0 NA", "0 0 1 0 0 0 NA"]
+    out = export(folder)
+    days = [row[3] for row in read(out / "site_covariates.csv")[1:]]
+    assert days == ["42", "43", "43"]
+
+
+def test_the_sample_of_camtrapr_by_other_options(tmp_path: Path) -> None:
+    """Worked out by its rules: records of 60 minutes, days from midnight, the first day an option."""
+    folder = camtrapr_sample(tmp_path)
+    out = export(folder, "--day1", "survey")
+    assert cells(out, "effort") == ["6.5 7 7 7 7 7 0.5", "5.5 7 7 7 7 7 2.5", "4.5 7 7 7 7 7 3.5"]
+    assert cells(out, "detection_history_VTA") == ["0 1 0 0 1 0 0", "0 1 0 1 0 0 0", "0 0 0 1 0 0 0"]
+    out = export(folder, "--values", "events")
+    assert cells(out, "detection_history_PBE") == ["0 0 2 1 0 1 0", "0 0 0 0 0 0 0", "0 0 0 0 0 0 0"]
+    assert cells(out, "detection_history_MNE")[1] == "0 1 0 1 0 0 0"
+    out = export(folder, "--day1", "2009-05-01")  # its test: "4 records (out of 5) were removed"
+    assert cells(out, "detection_history_VTA") == ["1 0 NA", "0 0 0", "0 0 0"]
+    assert cells(out, "effort") == ["7 6.5 NA", "7 7 1.5", "7 7 2.5"]
+    assert json.loads((out / "options.json").read_text())["events_outside_of_effort"] == 4 + 3 + 2
+    out = export(folder, "--days", "1")
+    assert [len(line.split()) for line in cells(out, "effort")] == [44, 44, 44]
+    first = cells(out, "detection_history_VTA")[0].split()
+    assert [at for at, cell in enumerate(first) if cell == "1"] == [8, 34]
+    assert first[43] == "NA"
+    assert cells(out, "effort")[0].split()[:2] == ["0.5", "1"]
+    out = export(folder, "--days", "1", "--day1", "survey")
+    assert [len(line.split()) for line in cells(out, "effort")] == [46, 46, 46]
+    assert [line.split()[:3] for line in cells(out, "detection_history_VTA")] == [
+        ["0", "0", "0"], ["NA", "0", "0"], ["NA", "NA", "0"],
+    ]  # fmt: skip
+    out = export(folder, "--most-days", "14")
+    assert cells(out, "detection_history_VTA") == ["0 1", "0 1", "0 0"]
+
+
+def test_numbers_of_several_digits(tmp_path: Path) -> None:
+    rows = [image(f"a{n}", n * 7200, "lion") for n in range(11)]
+    rows += [image(f"b{n}", n * 7200, "lion", location="B") for n in range(3)]
+    rows += [image("c", 5 * DAY, "oryx", location="B")]
+    write_run(tmp_path, rows)
+    out = export(tmp_path, "--days", "1", "--values", "events")
+    assert cells(out, "detection_history_lion") == ["2 9 NA NA NA NA", "2 1 0 0 0 0"]
+    out = export(tmp_path, "--days", "2", "--values", "events")
+    assert cells(out, "detection_history_lion") == ["11 NA NA", "3 0 0"]
+    assert cells(out, "detection_history_oryx") == ["0 NA NA", "0 0 1"]

@@ -41,7 +41,7 @@ SIGNATURES = [
     b"BM\x36\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0",
     b"RIFF\xff\0\0\0WEBPVP8 ",
 ]
-STATES = {"ok", "truncated", "damaged", "corrupt", "empty_file", "not_image", "too_large"}
+STATES = {"ok", "truncated", "damaged", "corrupt", "empty_file", "not_image", "video", "too_large"}
 
 
 def check(verdict: Verdict, data: bytes) -> None:
@@ -202,7 +202,6 @@ def test_empty_file() -> None:
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
-        (b"RIFF\x10\0\0\0AVI LIST" + bytes(500), "AVI"),
         (b"<html><body>Sign in</body></html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "text"),
         (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(500), "HEIF"),
@@ -213,6 +212,28 @@ def test_not_image_whatever_its_name(data: bytes, kind: str) -> None:
     for name in ("a.jpg", "a.avi", "a"):
         verdict = judged(data, name)
         assert (verdict.status, verdict.format) == ("not_image", kind)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"RIFF\x10\0\0\0AVI LIST" + bytes(500), "AVI"),
+        (b"\0\0\0\x20ftypisom" + bytes(500), "MP4"),
+        (b"\0\0\0\x14ftypqt  " + bytes(500), "MOV"),
+        (b"\x1a\x45\xdf\xa3" + bytes(500), "MKV"),
+        (b"\0\0\x01\xba" + bytes(500), "MPEG"),
+        ((b"\x47" + bytes(187)) * 5, "MPEG-TS"),
+        ((b"\0\0\x12\x34\x47" + bytes(187)) * 5, "MPEG-TS"),
+    ],
+)
+def test_a_video_whatever_its_name(data: bytes, kind: str) -> None:
+    for name in ("a.jpg", "a.avi", "a"):
+        verdict = judged(data, name)
+        assert (verdict.status, verdict.format, verdict.detail) == ("video", kind, None)
+
+
+def test_sound_is_no_video() -> None:
+    assert judged(b"RIFF\x10\0\0\0WAVEfmt " + bytes(500), "a.avi").status == "not_image"
 
 
 def test_unknown_bytes_are_corrupt_where_the_name_promises_an_image() -> None:

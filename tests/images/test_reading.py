@@ -61,7 +61,7 @@ def test_verdicts_are_in_order(root: ImageRoot) -> None:
     names[2:2] = ["no.jpg", "empty.jpg", "video.avi", "../x.jpg", "a", "empty.jpg/x.jpg", "x" * 300]
     verdicts = judged(root, names)
     assert [verdict.status for verdict in verdicts[2:9]] == [
-        "missing", "empty_file", "not_image", "unsafe_path", "unreadable", "missing", "unreadable",
+        "missing", "empty_file", "video", "unsafe_path", "unreadable", "missing", "unreadable",
     ]  # fmt: skip
     assert {verdict.status for verdict in verdicts[:2] + verdicts[9:]} == {"ok"}
     assert [verdict.detail for verdict in (verdicts[6], verdicts[8])] == [
@@ -69,7 +69,7 @@ def test_verdicts_are_in_order(root: ImageRoot) -> None:
         "File name too long",
     ]
     for name, verdict in zip(names, verdicts, strict=True):
-        if verdict.status in ("ok", "not_image", "empty_file"):
+        if verdict.status in ("ok", "video", "empty_file"):
             assert verdict == judge(root.read(name), name, LIMITS)
 
 
@@ -168,7 +168,7 @@ def test_too_many_bytes(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_long_video_is_a_video(root: ImageRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MOST_BYTES", 1000)
-    assert judged(root, ["video.avi"]) == [Verdict("not_image", "more than 1000 bytes", format="AVI")]
+    assert judged(root, ["video.avi"]) == [Verdict("video", "more than 1000 bytes", format="AVI")]
 
 
 def test_videos_do_not_wait_in_memory(root: ImageRoot) -> None:

@@ -4,12 +4,13 @@ import datetime as dt
 import io
 import zipfile
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+import support_video
+from support_video import RATE, SIZE, av, shade
 
 from camtrap_batch.images import ImageRoot, Limits
 from camtrap_batch.images.judge import judge_frame
@@ -22,10 +23,6 @@ from camtrap_batch.images.video import (
     read_frames,
 )
 
-av = pytest.importorskip("av", reason="PyAV (extra 'video') is not installed")
-
-RATE = 5
-SIZE = (160, 120)
 KINDS = [
     ("mp4", "mpeg4"),
     ("mp4", "libx264"),
@@ -36,34 +33,9 @@ KINDS = [
 ]
 
 
-def shade(number: int) -> int:
-    """How light the n-th frame is."""
-    return 40 + 3 * number % 200
-
-
 @pytest.fixture(scope="session")
 def make_video() -> Callable[..., bytes]:
-    """A video whose frames are known by how light they are: of so many seconds, five frames each."""
-
-    def make(kind: str = "mp4", codec: str = "mpeg4", seconds: float = 6, **metadata: str) -> bytes:
-        file = io.BytesIO()
-        with av.open(file, "w", format={"mkv": "matroska"}.get(kind, kind)) as container:
-            container.metadata.update(metadata)
-            stream = container.add_stream(codec, rate=RATE)
-            stream.width, stream.height = SIZE
-            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            stream.codec_context.gop_size = 10
-            stream.time_base = Fraction(1, RATE)
-            for number in range(int(seconds * RATE)):
-                pixels = np.full((SIZE[1], SIZE[0], 3), shade(number), np.uint8)
-                pixels[:40, :40] = 255
-                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=stream.pix_fmt)
-                frame.pts, frame.time_base = number, Fraction(1, RATE)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        return file.getvalue()
-
-    return make
+    return support_video.make_video
 
 
 def lightness(pixels: np.ndarray) -> float:

@@ -15,6 +15,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from camtrap_batch.catalog.cameras import read_periods
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot, Limits, judge_files
 from camtrap_batch.rehearsal import Rehearsal, write_dataset
@@ -273,6 +274,18 @@ def test_metadata_and_camera_table_name_the_same_places(rehearsal: Rehearsal) ->
     with rehearsal.cameras.open(encoding="utf-8", newline="") as file:
         places = {row["location"] for row in csv.DictReader(file)}
     assert {str(image["location"]) for image in content["images"]} == places
+
+
+def test_a_camera_stood_there_before_its_first_photo_and_after_its_last(rehearsal: Rehearsal) -> None:
+    periods = read_periods(str(rehearsal.cameras)).to_pylist()
+    taken: dict[str, list[str]] = {}
+    for row in truth_of(rehearsal):
+        taken.setdefault(row["location"], []).append(row["datetime"])
+    assert {row["location"] for row in periods} == set(taken)
+    for row in periods:
+        assert str(row["start"]) < min(taken[row["location"]])
+        assert max(taken[row["location"]]) < str(row["end"])
+        assert (row["start"].hour, row["end"].hour) == (12, 12)  # dates alone
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:

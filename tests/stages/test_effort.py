@@ -77,6 +77,12 @@ def test_two_deployments_at_once_are_told(folder: Path, capsys: pytest.CaptureFi
     assert "cameras.csv:3: 'A' has a deployment from 2021-03-06 12:00" in capsys.readouterr().err
 
 
+def test_a_camera_without_a_place_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "cameras.csv").write_text(CAMERAS + "A,0,0,,\nB,,,2021-03-06,2021-03-16\nC,,,,\n")
+    assert main(["catalog", str(folder / "job.yaml")]) == 0
+    assert "cameras.csv:3: 'B' has no place (cameras without one: 2); it is on" in capsys.readouterr().err
+
+
 def run_of(folder: Path, rows: list[Row], cameras: str) -> tuple[Path, Run]:
     (folder / "cameras.csv").write_text(CAMERAS + cameras)
     job = support_runs.write_run(folder, rows, dataset={"cameras": "cameras.csv"})
@@ -106,6 +112,27 @@ def test_checks_are_findings(tmp_path: Path) -> None:
     assert open_run(job).snapshot("findings").meta["kinds"] == {
         "outside_deployment": 1, "no_images": 1, "silence": 1,
     }  # fmt: skip
+
+
+def test_vegetation_is_a_finding_where_photos_are_annotated(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        {
+            "image_id": f"a{n:03}",
+            "location": "A",
+            "datetime": START + dt.timedelta(minutes=5 * n),
+            "truth": "empty",
+        }
+        for n in range(120)
+    ]
+    rows[0]["truth"] = None
+    rows += [
+        {"image_id": "later", "location": "A", "datetime": START + dt.timedelta(days=3), "truth": "empty"}
+    ]
+    job, _ = run_of(tmp_path, rows, "A,0,0,2021-03-01,2021-03-05\n")
+    job.write_text(job.read_text() + "select: {empty: {class: Empty}}\n")
+    (found,) = findings(job)
+    assert (found["kind"], found["image_id"]) == ("many_empty", "a001")
+    assert found["detail"].startswith("more than 100 images of nothing on 1 of 2 days, at most 119")
 
 
 def test_without_deployments_findings_are_what_they_were(tmp_path: Path) -> None:

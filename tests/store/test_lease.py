@@ -222,6 +222,40 @@ def test_a_lease_that_cant_be_read_is_none(tmp_path: Path) -> None:
         assert mine.holder.number == 5
 
 
+def test_one_that_cant_be_read_is_followed_by_the_next_number(folder: Folder) -> None:
+    with lease.hold(folder, "wcs", "merge") as first:
+        pass
+    folder.write("lease/2.json", b"{")
+    with lease.hold(folder, "wcs", "merge", only_if_needed=True) as mine:
+        assert (first.holder.number, mine.holder.number) == (1, 3)
+    # Whoever made the second one is to see that it has lost it.
+    assert folder.list("lease") == ["3.json"]
+
+
+def test_who_finds_nothing_to_do_leaves_no_trace(folder: Folder) -> None:
+    with lease.hold(folder, "wcs", "publish", only_if_needed=True):
+        assert folder.list("lease") == ["1.json"]
+    assert folder.list("lease") == []
+    with lease.hold(folder, "wcs", "merge"), lease.hold(folder, "wcs", "publish", only_if_needed=True):
+        pass
+    before = folder.read("lease/1.json")
+    with lease.hold(folder, "wcs", "publish", only_if_needed=True), pytest.raises(LeaseHeld):
+        lease.take(folder, "wcs", "merge")
+    assert (folder.list("lease"), folder.read("lease/1.json")) == (["1.json"], before)
+    with lease.hold(folder, "wcs", "publish", only_if_needed=True), lease.hold(folder, "wcs", "publish"):
+        pass
+    assert folder.list("lease") == ["2.json"]
+
+
+def test_after_one_that_was_killed_the_trace_stays(shared: Folder, other: subprocess.Popen[str]) -> None:
+    """Should it only have stood still, it sees that it has lost the lease."""
+    os.kill(other.pid, signal.SIGKILL)
+    wait_until(lambda: lease.look(shared).state() == "gone")  # type: ignore[union-attr]
+    with lease.hold(shared, "wcs", "publish", only_if_needed=True):
+        pass
+    assert shared.list("lease") == ["2.json"]
+
+
 def test_a_sign_of_life_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_S", 0.02)
     folder = Folder(str(tmp_path))

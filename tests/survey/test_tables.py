@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from support_exports import image, write_run
@@ -179,3 +181,41 @@ def test_rate_of_one_station() -> None:
     assert found[1:] == pytest.approx((16.89, 37.0), abs=0.01)
     assert np.isnan(rate(np.array([0.0]), np.array([100.0]))[1])
     assert np.isnan(rate(np.zeros(0), np.zeros(0))[0])
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_options_stand_in_the_files(tmp_path: Path, ending: str) -> None:
+    """Whichever table: of which result it is, and which events count, as `camtrap table` was told."""
+    (tmp_path / "cameras.csv").write_text(
+        "location,latitude,longitude,start,end\nA,1,1,2021-04-10,2021-05-10\nB,1,2,2021-04-10,2021-05-10\n"
+    )
+    rows = [
+        image("sure", 0, "lion"),
+        image("unsure", 50_000, "lion", probs={"lion": 0.55, "oryx": 0.45}),
+        image("person", 100_000, "human"),
+        image("other", 100_000, "oryx", location="B"),
+    ]
+    write_run(tmp_path, rows, cameras="cameras.csv")
+    job = str(tmp_path / "job.yaml")
+
+    def made(name: str, *options: str) -> list[dict[str, Any]]:
+        out = tmp_path / f"{name}.{ending}"
+        assert main(["table", job, name, "--out", str(out), *options]) == 0
+        table = pyarrow.csv.read_csv(out) if ending == "csv" else pq.read_table(out)
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
+
+    species = made("species", "--min-confidence", "0.7", "--people")
+    assert {row["label"]: row["events"] for row in species} == {"lion": 1, "human": 1, "oryx": 1}
+    told = {"min_confidence": 0.7, "people": True, "groups": False, "labels": "all", "species": []}
+    assert [(json.loads(row["counted"]), row["result_of_merge"]) for row in species] == [(told, 1)] * 3
+    assert {row["label"]: row["events"] for row in made("species")} == {"lion": 2, "oryx": 1}
+    (lion,) = made("station_species", "--species", "lion")
+    assert (lion["location"], lion["events"], lion["camera_days"]) == ("A", 2, 30)
+    assert json.loads(lion["counted"])["species"] == ["lion"]
+    (survey,) = made("survey", "--labels", "machine")
+    assert (survey["trap_nights"], survey["stations"], survey["events"]) == (60, 2, 3)
+    assert json.loads(survey["counted"])["labels"] == "machine"
+    assert not made("species", "--labels", "human")
+    occupancy = made("occupancy", "--days", "5")
+    assert json.loads(occupancy[0]["counted"])["days"] == 5

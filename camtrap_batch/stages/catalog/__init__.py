@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, sh
 from camtrap_batch.selection.classes import check_classes
 from camtrap_batch.stages.catalog.other import REPLACE, require_same_dataset
 from camtrap_batch.stages.catalog.renames import keep_ids
+from camtrap_batch.stages.catalog.videos import PART as VIDEOS
+from camtrap_batch.stages.catalog.videos import ask_videos, check_videos, with_frames
 from camtrap_batch.store.manifest import categories_of
 
 _MARK = b"# The job as it ran, written by camtrap: edit a copy of this file, not this file.\n"
@@ -33,6 +36,10 @@ class CatalogStage(Stage):
     version = 1
     tables = (TableSpec("catalog", "each image that the metadata name, or that lies in the folder"),)
     options = (REPLACE,)
+    parts = (VIDEOS,)
+
+    def check(self, context: Context) -> None:
+        check_videos(context)
 
     def run(self, context: Context) -> StageResult:
         """Read the metadata into the table `catalog`.
@@ -46,11 +53,18 @@ class CatalogStage(Stage):
             The job selects a class that the metadata does not have.
         """
         job, run = context.job, context.run
+        check_videos(context)
         image_root(job).check()
         cameras = read_camera_names(job.dataset.cameras) if job.dataset.cameras is not None else None
         periods, outages, lines = read_dataset_periods(job.dataset)
         reader = reader_of(job.dataset)
         id_ = shard_id(self, reader.settings(), reader.fingerprint())
+        read = functools.cache(lambda: _read(context, reader))
+        video = job.dataset.video
+        asked: list[str] = []
+        if video is not None:
+            videos, asked = ask_videos(context, video, id_, lambda: read().tables["catalog"])
+            id_ = shard_id(self, id_, videos)
         before = run.current("catalog")
         if before is not None and before.inputs.get("shard") == id_:
             check_classes(job, categories_of(before.meta))
@@ -59,7 +73,10 @@ class CatalogStage(Stage):
             check_outages(outages, periods, cameras, locations)
 
         def make() -> Made:
-            made = _read(context, reader)
+            made = read()
+            if video is not None and videos is not None:
+                table = with_frames(made.tables["catalog"], run.table("videos").to_table(), video.every_s)
+                made = replace(made, tables={"catalog": table})
             require_same_dataset(context, made.tables["catalog"])
             locations = made.tables["catalog"]["location"]
             compared = _compare(job, cameras, locations)
@@ -69,7 +86,7 @@ class CatalogStage(Stage):
         result = do_on_driver(context, self, id_, make, inputs={})
         if not context.dry_run:
             save_job(context)
-        result.notes = [*lines, *result.notes]
+        result.notes = [*lines, *result.notes, *asked]
         return result
 
 

@@ -27,7 +27,7 @@ REPLACE = StageOption(
 _SAME = 0.5
 """Part of the images of the catalog that a new one of the same data set has at least."""
 
-_COMPARED = ("image_id", "location", "datetime")
+_COMPARED = ["image_id", "location", "datetime", "video_s", "date_of"]
 
 
 def require_same_dataset(context: Context, table: pa.Table) -> None:
@@ -42,7 +42,7 @@ def require_same_dataset(context: Context, table: pa.Table) -> None:
     before, now = _origins_before(run), _origins(job)
     if any(origin == before.get(key) for key, origin in now.items()):
         return
-    known = _as_text(run.table("catalog").to_table(columns=list(_COMPARED)))
+    known = _as_text(run.table("catalog").to_table(columns=_COMPARED))
     kept = pc.sum(pc.is_in(known, _as_text(table).combine_chunks())).as_py() or 0
     if kept >= _SAME * len(known):
         return
@@ -75,5 +75,8 @@ def _named(origins: dict[str, str]) -> str:
 
 
 def _as_text(table: pa.Table) -> pa.ChunkedArray:
-    columns = (table[name].cast(pa.string()) for name in _COMPARED)
+    """What the metadata say of each file: frames of videos, and their dates, come and go with a setting."""
+    table = table.filter(table["video_s"].is_null())
+    dates = pc.if_else(table["date_of"].is_null(), table["datetime"], None)
+    columns = (table["image_id"], table["location"], dates.cast(pa.string()))
     return pc.binary_join_element_wise(*columns, "\x1f", null_handling="replace", null_replacement="")

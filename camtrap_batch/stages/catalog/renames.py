@@ -16,6 +16,7 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.store.run import Run
 
 _READERS = 8  # each may hold a file
+_NO_FRAME = pc.field("video_s").is_null()  # of a video: it is no file
 
 
 def keep_ids(run: Run, root: ImageRoot, table: pa.Table) -> tuple[pa.Table, int]:
@@ -27,7 +28,7 @@ def keep_ids(run: Run, root: ImageRoot, table: pa.Table) -> tuple[pa.Table, int]
     before = run.current("catalog")
     if before is None:
         return table, 0
-    known = run.table("catalog").to_table(columns=["image_id", "file_name"])
+    known = run.table("catalog").to_table(columns=["image_id", "file_name"], filter=_NO_FRAME)
     ids = dict(zip(known["file_name"].to_pylist(), known["image_id"].to_pylist(), strict=True))
     names = table["file_name"].to_pylist()
     own = table["image_id"].to_pylist()
@@ -49,7 +50,7 @@ def _renamed(run: Run, root: ImageRoot, fresh: list[str], gone: set[str]) -> dic
     """New path -> path under which the same content was known."""
     if not fresh or not gone or run.current("manifest") is None:
         return {}
-    known = run.table("manifest").to_table(columns=["file_name", "bytes", "sha256"])
+    known = run.table("manifest").to_table(columns=["file_name", "bytes", "sha256"], filter=_NO_FRAME)
     is_gone = pc.and_(pc.is_in(known["file_name"], pa.array(sorted(gone))), known["sha256"].is_valid())
     lost: dict[str, list[str]] = {}
     sizes = set()

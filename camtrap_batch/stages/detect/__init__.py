@@ -114,7 +114,7 @@ def _take(context: Context, settings: Detect, detector: KnownDetector) -> StageR
     manifest = run.snapshot("manifest")
 
     def make() -> Made:
-        rows = usable_rows(run, ["image_id", "file_name", "status", "width", "height"])
+        rows = usable_rows(run, ["image_id", "file_name", "status", "width", "height", "video_s"])
         known = detector.match(rows)
         tables = to_tables(
             rows["image_id"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from camtrap_batch.detection.boxes import Rules, read_boxes
 from camtrap_batch.detection.crops import margin_of
 from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.images.pictures import COLUMNS
+from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.selection.choice import balanced_weights
 from camtrap_batch.selection.crops import BACKGROUND, label_crops
 from camtrap_batch.store.folder import Folder
@@ -59,7 +60,7 @@ class Pictures(Sequence[bytes]):
         self, folder: Folder, root: ImageRoot, rows: pa.Table, *, use_thumbnails: bool, budget: int
     ) -> None:
         self._folder, self._root = folder, root
-        self._names = rows["file_name"].combine_chunks()
+        self._originals = rows.combine_chunks()
         encoded = rows["thumbnail_file"].combine_chunks().dictionary_encode()
         self._files: list[str] = encoded.dictionary.to_pylist()
         file = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
@@ -108,9 +109,18 @@ class Pictures(Sequence[bytes]):
             return [self[number] for number in range(*index.indices(len(self)))]
         group = int(self._group[index])
         if group < 0:
-            return self._root.read(self._names[index].as_py())
+            return self._original(self._originals.slice(index, 1))
         data: bytes = self._hold(group)[int(self._row[index])].as_py()
         return data
+
+    def _original(self, row: pa.Table) -> bytes:
+        name: str = row["file_name"][0].as_py()
+        if "video_s" not in row.column_names or not row["video_s"][0].is_valid:
+            return self._root.read(name)
+        ((_, content, _),) = read_pictures(self._folder, self._root, row, use_thumbnails=False)
+        if content is None:
+            raise OSError(errno.EIO, "this frame of it can't be decoded any more", name)
+        return content
 
     def _read_footers(self, files: npt.NDArray[np.int64]) -> dict[int, pq.FileMetaData]:
         def read(number: int) -> pq.FileMetaData:

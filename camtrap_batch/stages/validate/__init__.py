@@ -44,8 +44,11 @@ RETRY = retry_option(
 _TRIES = {"unreadable": ALWAYS, "missing": ALWAYS}
 
 _ENTRY = "entry"  # of a file in an archive; it is not part of the work
+_NO_FRAME = "no frame of this video can be read; the table videos says why"
+_OF_VIDEOS = ("video_frames", "date_of")  # of the catalog, that the manifest tells otherwise
 
 _FROM_CATALOG = [name for name in CATALOG.names if name in MANIFEST.names and name not in ("width", "height")]
+_SENT = [*_FROM_CATALOG, *_OF_VIDEOS]
 _FROM_VERDICT = [
     "status", "detail", "format", "mode", "width", "height", "bytes", "sha256", "dhash",
     "datetime_exif", "camera_make", "camera_model", "is_night",
@@ -160,7 +163,7 @@ def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.
 
     Raises InputError where the image root is not there, or none of its files.
     """
-    rows = open_table(run.folder, catalog).to_table(columns=_FROM_CATALOG)
+    rows = open_table(run.folder, catalog).to_table(columns=_SENT)
     root.check()
     listing = root.listing(texts(rows["file_name"]))
     if rows.num_rows and not (listing.sizes >= 0).any():
@@ -192,21 +195,30 @@ class ValidateShard:
         rows = unpack(payload)
         seconds: dict[str, float] = {}
         known = known_verdicts(self.folder, rows)
-        others = [row for row in range(rows.num_rows) if row not in known]
-        read = rows.take(pa.array(others, pa.int64())) if known else rows
+        is_frame = rows["video_s"].is_valid().to_pylist()
         phases.enter("read and decode")  # at the same time
-        judged = judge_files(
-            self.root,
-            read["file_name"].to_pylist(),
-            self.limits,
-            sizes=read["listed_bytes"].to_pylist(),
-            entries=read[_ENTRY].to_pylist() if _ENTRY in read.column_names else None,
-            clock=seconds,
-        )
-        here.look_again(gone(read, judged))
-        verdicts = known | dict(zip(others, judged, strict=True))
-        return self._finish(
-            shard, rows, [verdicts[row] for row in range(rows.num_rows)], seconds, started, here.name
+        verdicts = dict(known)
+        for of_frames in (False, True):
+            numbers = [row for row in range(rows.num_rows) if row not in known and is_frame[row] == of_frames]
+            if numbers:
+                read = rows if len(numbers) == rows.num_rows else rows.take(pa.array(numbers))
+                judged = self._judge(read, seconds, of_frames=of_frames)
+                here.look_again(gone(read, judged))
+                verdicts |= dict(zip(numbers, judged, strict=True))
+        in_order = [verdicts[row] for row in range(rows.num_rows)]
+        tell_videos(in_order, rows["video_frames"].to_pylist())
+        return self._finish(shard, rows, in_order, seconds, started, here.name)
+
+    def _judge(self, rows: pa.Table, clock: dict[str, float], *, of_frames: bool) -> list[Verdict]:
+        names, sizes = rows["file_name"].to_pylist(), rows["listed_bytes"].to_pylist()
+        entries = rows[_ENTRY].to_pylist() if _ENTRY in rows.column_names else None
+        if not of_frames:
+            return judge_files(self.root, names, self.limits, sizes=sizes, entries=entries, clock=clock)
+        from camtrap_batch.images.video_frames import judge_video_frames
+
+        seconds = rows["video_s"].to_pylist()
+        return judge_video_frames(
+            self.root, names, seconds, self.limits, sizes=sizes, entries=entries, clock=clock
         )
 
     def crashed(self, shard: Shard, payload: bytes) -> Receipt:
@@ -250,6 +262,22 @@ def gone(rows: pa.Table, verdicts: Sequence[Verdict]) -> list[str]:
     ]
 
 
+def tell_videos(verdicts: Sequence[Verdict], frames: Sequence[int | None]) -> None:
+    """Say of videos how many frames of them have rows, and that nothing of them can be read.
+
+    Parameters
+    ----------
+    frames : of each row, how many frames of it have rows; 0: none can be had; None: no video that is read
+    """
+    for verdict, number in zip(verdicts, frames, strict=True):
+        is_video = verdict.status == "video" or verdict.detail == _NO_FRAME
+        if is_video or (verdict.status == "not_image" and number):
+            verdict.status = "corrupt" if number == 0 else "video"
+            verdict.detail = (
+                None if number is None else _NO_FRAME if number == 0 else f"{number} frames of it have rows"
+            )
+
+
 def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) -> pa.Table:
     """The manifest's rows of a shard, from the catalog's (with the listing's `modified`) and the verdicts."""
     columns: dict[str, Any] = {name: rows[name] for name in _FROM_CATALOG}
@@ -268,7 +296,7 @@ def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) 
     columns["date_only"] = pc.if_else(from_catalog, date_only, None)
     columns["datetime_source"] = pc.if_else(
         from_catalog,
-        "catalog",
+        _date_source(rows),
         pc.if_else(by_exif.is_valid(), "exif", pa.scalar(None, pa.string())),
     )
     offsets = pa.array([verdict.exif_offset_minutes for verdict in verdicts], pa.int32())
@@ -282,6 +310,13 @@ def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) 
     numbers = iter(range(sum(kept)))
     columns["thumbnail_row"] = pa.array([next(numbers) if is_kept else None for is_kept in kept], pa.int32())
     return pa.table({name: columns[name] for name in MANIFEST.names})
+
+
+def _date_source(rows: pa.Table) -> Any:
+    """Where dates of the catalog are from."""
+    if "date_of" not in rows.column_names:
+        return "catalog"
+    return pc.coalesce(rows["date_of"].combine_chunks(), "catalog")
 
 
 def thumbnail_rows(rows: pa.Table, verdicts: list[Verdict]) -> pa.Table:

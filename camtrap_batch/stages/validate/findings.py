@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog import read_dataset_periods
 from camtrap_batch.errors import BrokenPromise
+from camtrap_batch.events.codes import Bools
 from camtrap_batch.findings import (
     DATE_COLUMNS,
     DUPLICATE_COLUMNS,
@@ -18,6 +20,7 @@ from camtrap_batch.findings import (
     find_wrong_dates,
     findings_table,
 )
+from camtrap_batch.job import Job
 from camtrap_batch.memory import Handover, release_memory
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
@@ -34,7 +37,8 @@ from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, USABLE
 FINDINGS = Part("findings", 1, (TableSpec("findings", "each thing that looks wrong with an image"),))
 
 _SIZES = ["width", "height"]
-FROM_MANIFEST = list(dict.fromkeys(["image_id", *DUPLICATE_COLUMNS, *DATE_COLUMNS, *_SIZES]))
+_OF_DUPLICATES = [*DUPLICATE_COLUMNS, "video_s"]
+FROM_MANIFEST = list(dict.fromkeys(["image_id", *_OF_DUPLICATES, *DATE_COLUMNS, *_SIZES]))
 """Columns of the manifest that findings are made of."""
 
 _ORDER = [*FINDING_KINDS, *DEPLOYMENT_FINDINGS]
@@ -53,13 +57,17 @@ def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
     catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
     near_bits = context.job.findings.near_bits
     periods, outages, _ = read_dataset_periods(context.job.dataset)
-    told = [] if periods is None else [[] if one is None else one.to_pylist() for one in (periods, outages)]
+    told: list[Any] = []
+    if periods is not None:
+        told = [[] if one is None else one.to_pylist() for one in (periods, outages)]
+        told.append(sorted(DEPLOYMENT_FINDINGS))  # with a kind more they are made anew
     id_ = shard_id(FINDINGS, near_bits, catalog.plan_id, manifest.plan_id, *told)
 
     def make() -> Made:
         table = find_all(run, catalog, manifest, near_bits, columns)
         if periods is not None:
-            table = pa.concat_tables([table, find_in_deployments(run, manifest, periods, outages)])
+            more = find_in_deployments(context.job, run, catalog, manifest, periods, outages)
+            table = pa.concat_tables([table, more])
         counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(table["kind"]).to_pylist()}
         kinds = {kind: counts[kind] for kind in _ORDER if counts.get(kind)}
         return Made({"findings": table}, {"manifest_plan": manifest.plan_id, "kinds": kinds})
@@ -71,18 +79,41 @@ def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
 
 
 def find_in_deployments(
-    run: Run, manifest: Snapshot, periods: pa.Table, outages: pa.Table | None
+    job: Job,
+    run: Run,
+    catalog: Snapshot,
+    manifest: Snapshot,
+    periods: pa.Table,
+    outages: pa.Table | None,
 ) -> pa.Table:
-    """What looks wrong in the deployments that somebody wrote down, as rows of the table."""
+    """What looks wrong in the deployments that somebody wrote down, as rows of the table.
+
+    That an image shows nothing is what its annotation says: what the machine says is not known yet.
+    """
     columns = ["image_id", "file_name", "deployment", "status", "utc_offset_minutes", *DEPLOYMENT_COLUMNS]
     images = open_table(run.folder, manifest).to_table(columns=columns)
-    images = images.filter(pc.is_in(images["status"].cast(pa.string()), pa.array(USABLE)))
+    is_usable = pc.is_in(images["status"].cast(pa.string()), pa.array(USABLE))
+    labels = open_table(run.folder, catalog).to_table(columns=["labels"])["labels"]
+    empty = empty_images(labels.filter(is_usable), job.select.empty.class_)
+    images = images.filter(is_usable)
     deployments, _ = make_deployments(images, periods, outages)
     is_told = pc.is_in(deployments["location"], periods["location"].combine_chunks())
     deployments = deployments.filter(is_told)
-    checks = check_deployments(deployments, images)
+    checks = check_deployments(deployments, images, empty)
     checks.sort(key=lambda check: _ORDER.index(check.kind))
     return check_findings(checks, deployments, images.select(["image_id", "file_name"]))
+
+
+def empty_images(labels: pa.ChunkedArray, empty: int | str) -> Bools:
+    """Which images are annotated, and with nothing but `select.empty.class`."""
+    labels = labels.combine_chunks()
+    entries = labels.flatten()
+    said = entries.field("category_id") if isinstance(empty, int) else pc.utf8_lower(entries.field("name"))
+    is_other = pc.not_equal(said, empty if isinstance(empty, int) else empty.casefold()).fill_null(True)
+    found = np.asarray(pc.list_value_length(labels).fill_null(0).to_numpy(zero_copy_only=False)) > 0
+    of = pc.list_parent_indices(labels).filter(is_other).to_numpy()
+    found[of] = False
+    return found
 
 
 def find_all(
@@ -108,7 +139,7 @@ def find_all(
     release_memory()  # what reading took
     # Arrow and NumPy let Python go on meanwhile.
     with ThreadPoolExecutor(1) as beside:
-        duplicates = beside.submit(find_duplicates, files.select(DUPLICATE_COLUMNS), near_bits)
+        duplicates = beside.submit(find_duplicates, files.select(_OF_DUPLICATES), near_bits)
         found += find_wrong_dates(files, now)
         found += duplicates.result()
     names = files.select(["image_id", "file_name", "location"])

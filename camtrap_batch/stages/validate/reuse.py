@@ -39,16 +39,16 @@ def point_at_known(folder: Folder, manifest: Snapshot, rows: pa.Table, again: Co
     Parameters
     ----------
     manifest : the snapshot to look in
-    rows : with the columns file_name, listed_bytes and modified
+    rows : with the columns file_name, video_s, listed_bytes and modified
     again : statuses that are not taken from the manifest
     """
     known, files = read_whole_files(
         folder,
         manifest,
-        ["file_name", "bytes", "modified", "status"],
+        ["file_name", "video_s", "bytes", "modified", "status"],
         but_shards=redo.asked(folder, "validate"),
     )
-    row = pc.index_in(rows["file_name"], value_set=known["file_name"].combine_chunks())
+    row = pc.index_in(_picture(rows), value_set=_picture(known).combine_chunks())
     same = pc.and_(
         pc.equal(known["bytes"].take(row), rows["listed_bytes"]),
         pc.equal(known["modified"].take(row), rows["modified"]),
@@ -61,6 +61,15 @@ def point_at_known(folder: Folder, manifest: Snapshot, rows: pa.Table, again: Co
     row = pc.if_else(holds, row, pa.scalar(None, pa.int32()))
     names = pa.array([file.file for file in files], pa.string())
     return rows.append_column(FILE, names.take(file_of.take(row))).append_column(ROW, row_of.take(row))
+
+
+def _picture(rows: pa.Table) -> pa.ChunkedArray:
+    """What names a picture: the file, and of a video's frame its time."""
+    if rows["video_s"].null_count == rows.num_rows:
+        return rows["file_name"]
+    times = rows["video_s"].cast(pa.string())
+    of_frames = pc.binary_join_element_wise(rows["file_name"], times, "\x1f")
+    return pc.coalesce(of_frames, rows["file_name"])
 
 
 def known_verdicts(folder: Folder, rows: pa.Table) -> dict[int, Verdict]:

@@ -1,0 +1,327 @@
+"""Frames of videos as rows of the catalog: how many each video has is asked of the videos, on workers.
+
+The driver reads no video. The part `videos` fans out over those that the metadata name: a worker reads of
+each what its container says (its head and its index, some 100 kB of a file that can be read in parts), and
+the table `videos` keeps it, a row for each. From that, and from `dataset.video`, follow the rows of the
+frames; which of them are really there is found by `validate`, when they are decoded.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch import phases
+from camtrap_batch.catalog.table import row_order
+from camtrap_batch.engine.base import WorkerContext
+from camtrap_batch.errors import MissingExtra
+from camtrap_batch.images import ImageRoot, Verdict
+from camtrap_batch.images.exif import read_jpeg_exif
+from camtrap_batch.images.video import VideoInfo, date_in_name, frame_times
+from camtrap_batch.images.video_frames import probe_videos
+from camtrap_batch.job.dataset import Video
+from camtrap_batch.pipeline.context import Context
+from camtrap_batch.pipeline.images import image_root
+from camtrap_batch.pipeline.retries import ALWAYS, TRIES, Retries, read_failed
+from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
+from camtrap_batch.pipeline.shards import Done, do_on_workers
+from camtrap_batch.pipeline.stage import Part, TableSpec, shard_ids
+from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.schemas import CATALOG, VIDEOS
+from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
+from camtrap_batch.store.tables import finish_shard
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, RETRIED, VIDEO_ENDINGS, ending_of
+
+PART = Part("videos", 1, (TableSpec("videos", "each video that is read for its frames (dataset.video)"),))
+
+_SHARD = 200
+_TRIES = {**TRIES, "unreadable": ALWAYS, "missing": ALWAYS}
+_ASKED = ["image_id", "file_name", "beside"]
+_HEADER_BYTES = 65_536
+_ENTRY = "entry"  # of a file in an archive; it is not part of the work
+
+
+def check_videos(context: Context) -> None:
+    """Raise MissingExtra where the job reads videos, and nothing here can."""
+    if context.job.dataset.video is not None and find_spec("av") is None:
+        raise MissingExtra("video", "reading videos (dataset.video)")
+
+
+def ask_videos(
+    context: Context, settings: Video, of: str, read: Callable[[], pa.Table]
+) -> tuple[str | None, list[str]]:
+    """Bring the table `videos` up to the videos of the metadata.
+
+    Parameters
+    ----------
+    of : id of what the metadata are, and of how they are read
+    read : the rows that the metadata have; asked for only where the table is of other metadata
+
+    Returns
+    -------
+    Id of the table's plan, None where there is no video, or where a dry run does not know yet; and notes.
+    """
+    run, job = context.run, context.job
+    before = run.current(PART.name)
+    if before is not None and before.meta.get("of") == of:
+        rows = run.table(PART.name).to_table(columns=_ASKED)
+    else:
+        rows = to_be_asked(read())
+    if not rows.num_rows:
+        return None, []
+    root = image_root(job)
+    listing = root.listing(texts(rows["file_name"]))
+    rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))
+    rows = rows.append_column("modified", pa.array(listing.modified, pa.string()))
+    told = rows if listing.entries is None else rows.append_column(_ENTRY, listing.entries)
+    runs = cut(texts(rows["image_id"]), _SHARD)
+    hashes = hash_runs(rows, rows.column_names, runs)
+    ids = shard_ids(PART, [settings.every_s, settings.most_frames], ([hash_] for hash_ in hashes))
+    failed = read_failed(context, before, RETRIED)
+    if failed is not None:  # what is not there is seen in the listing once it is
+        listed = rows.filter(pc.greater_equal(rows["listed_bytes"], 0))["image_id"]
+        failed = failed.filter(pc.is_in(failed["image_id"], listed.combine_chunks()))
+    retries = Retries(context, PART.name, before, failed, _TRIES, rows["image_id"], ids, runs)
+    plan = Plan.make(PART.name, retries.shards(), {})
+
+    def finish(plan: Plan, receipts: list[Receipt]) -> Done:
+        plan, receipts = retries.keep_earlier(plan, receipts)
+        return Done(plan, receipts, {"of": of, "tries": retries.record()})
+
+    work = ProbeShard(
+        run.folder,
+        (plan.stage, plan.id),
+        root,
+        settings.every_s,
+        settings.most_frames,
+        job.validate_.timeout_s,
+    )
+    result = do_on_workers(
+        context,
+        plan,
+        work,
+        lambda shard: pack(told.slice(shard.start, shard.rows)),
+        [PART.name],
+        need="CPU",
+        finish=finish,
+    )
+    current = run.current(PART.name)
+    if context.dry_run and (current is None or current.plan_id != plan.id):
+        return None, [f"{rows.num_rows:,} videos would be asked how long they are"]
+    assert current is not None  # noqa: S101
+    found = run.table(PART.name).to_table(columns=["status", "frames"])
+    return current.plan_id, [_note(found), *result.notes]
+
+
+def to_be_asked(rows: pa.Table) -> pa.Table:
+    """The videos among the rows of a catalog, and beside which photo each lies that has no date.
+
+    Returns
+    -------
+    image_id, file_name, beside : a row for each video, in order
+    """
+    names = rows["file_name"].to_pylist()
+    is_video = [ending_of(name or "") in VIDEO_ENDINGS for name in names]
+    numbers = np.flatnonzero(is_video)
+    videos = rows.select(["image_id", "file_name"]).take(pa.array(numbers))
+    dated = rows["datetime"].is_valid().to_pylist()
+    beside = photos_beside(names, {names[number] for number in numbers if not dated[number]})
+    column = [beside.get(names[number]) for number in numbers]
+    return videos.append_column("beside", pa.array(column, pa.string()))
+
+
+def photos_beside(names: list[str], videos: set[str]) -> dict[str, str]:
+    """The photo whose date a video can have: of the same name, else just before or after it in its folder.
+
+    >>> photos_beside(["c/IMG_1.JPG", "c/IMG_2.AVI", "c/IMG_3.AVI"], {"c/IMG_2.AVI", "c/IMG_3.AVI"})
+    {'c/IMG_2.AVI': 'c/IMG_1.JPG'}
+    """
+    folders = {name.rpartition("/")[0] for name in videos}
+    files = sorted(
+        (name for name in names if name.rpartition("/")[0] in folders),
+        key=lambda name: (name.rpartition("/")[0], PurePosixPath(name).stem.casefold(), name in videos),
+    )
+    found = {}
+    for at, name in enumerate(files):
+        if name not in videos:
+            continue
+        near = [files[other] for other in (at - 1, at + 1) if 0 <= other < len(files)]
+        photos = [
+            other
+            for other in near
+            if ending_of(other) in IMAGE_ENDINGS and other.rpartition("/")[0] == name.rpartition("/")[0]
+        ]
+        photos.sort(
+            key=lambda other: PurePosixPath(other).stem.casefold() != PurePosixPath(name).stem.casefold()
+        )
+        if photos:
+            found[name] = photos[0]
+    return found
+
+
+@dataclass(frozen=True)
+class ProbeShard:
+    """Asks the videos of a shard how long they are and when they were taken, on a worker."""
+
+    folder: Folder
+    plan: tuple[str, str]
+    root: ImageRoot
+    every_s: float
+    most_frames: int
+    timeout_s: float
+    divisible: ClassVar[bool] = True
+
+    @property
+    def image_root(self) -> ImageRoot:
+        return self.root
+
+    def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
+        started = time.monotonic()
+        rows = unpack(payload)
+        phases.enter("read")
+        move = phases.progress()
+        found: list[VideoInfo | Verdict] = []
+        for answer in probe_videos(
+            self.root,
+            rows["file_name"].to_pylist(),
+            self.timeout_s,
+            sizes=rows["listed_bytes"].to_pylist(),
+            entries=rows[_ENTRY].to_pylist() if _ENTRY in rows.column_names else None,
+        ):
+            move()
+            found.append(answer)
+        here.look_again(self._gone(rows, found))
+        return self._finish(shard, rows, found, started, here.name)
+
+    def crashed(self, shard: Shard, payload: bytes) -> Receipt:
+        killed = Verdict("crashed", "killed the worker that opened it")
+        return self._finish(shard, unpack(payload), [killed], time.monotonic(), "driver")
+
+    def _gone(self, rows: pa.Table, found: list[VideoInfo | Verdict]) -> Iterator[str]:
+        for row, answer in zip(rows.select(["file_name", "listed_bytes"]).to_pylist(), found, strict=True):
+            is_lost = isinstance(answer, Verdict) and answer.status in ("missing", "unreadable")
+            if is_lost and row["listed_bytes"] >= 0:
+                yield row["file_name"]
+
+    def _finish(
+        self, shard: Shard, rows: pa.Table, found: list[VideoInfo | Verdict], started: float, worker: str
+    ) -> Receipt:
+        asked = rows.select(_ASKED).to_pylist()
+        records = [
+            asked_of | self._record(asked_of, answer) for asked_of, answer in zip(asked, found, strict=True)
+        ]
+        table = pa.table(
+            {name: pa.array([one[name] for one in records], VIDEOS.field(name).type) for name in VIDEOS.names}
+        )
+        return finish_shard(
+            self.folder,
+            self.plan,
+            shard,
+            {PART.name: table},
+            counts=dict(Counter(record["status"] for record in records)),
+            seconds={},
+            started=started,
+            worker=worker,
+        )
+
+    def _record(self, asked: dict[str, Any], answer: VideoInfo | Verdict) -> dict[str, Any]:
+        record: dict[str, Any] = dict.fromkeys(VIDEOS.names) | asked
+        if isinstance(answer, Verdict):
+            return record | {"status": answer.status, "detail": answer.detail, "frames": 0}
+        taken, source = self._taken(asked, answer)
+        return record | {
+            "status": "ok",
+            "duration_s": answer.duration_s,
+            "rate": answer.rate,
+            "width": answer.width,
+            "height": answer.height,
+            "codec": answer.codec,
+            "datetime": taken,
+            "date_of": source,
+            "frames": len(frame_times(answer.duration_s, self.every_s, self.most_frames)),
+        }
+
+    def _taken(self, asked: dict[str, Any], info: VideoInfo) -> tuple[dt.datetime | None, str | None]:
+        """When a video was taken, and what says so."""
+        if info.taken is not None:
+            return info.taken, "video"
+        if (named := date_in_name(asked["file_name"])) is not None:
+            return named, "file_name"
+        if asked["beside"] is not None:
+            try:
+                photo = read_jpeg_exif(self.root.read(asked["beside"], most=_HEADER_BYTES))
+            except (OSError, ValueError):
+                return None, None
+            if photo.taken is not None:
+                return photo.taken, "neighbour"
+        return None, None
+
+
+def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table:
+    """A catalog with rows for the frames of its videos.
+
+    A video keeps its row; its frames have its file, location, labels and, a moment later each, its date. Both
+    are of one sequence, which is the video.
+
+    Parameters
+    ----------
+    catalog : schemas.CATALOG, of the metadata
+    videos : schemas.VIDEOS
+    every_s : seconds from one frame to the next
+
+    Returns
+    -------
+    schemas.CATALOG, in the order that it has
+    """
+    row = pc.index_in(catalog["image_id"], value_set=videos["image_id"].combine_chunks())
+    own = _set(catalog, "video_frames", videos["frames"].take(row))
+    is_undated = pc.and_(own["datetime"].is_null(), row.is_valid())
+    own = _set(own, "date_of", pc.if_else(is_undated, videos["date_of"].take(row), None))
+    own = _set(own, "datetime", pc.coalesce(own["datetime"], videos["datetime"].take(row)))
+    # What could not be read though it may be there is not said to have no frames.
+    is_lost = pc.is_in(videos["status"], pa.array(["ok", "corrupt"]))
+    own = _set(own, "video_frames", pc.if_else(is_lost.take(row), own["video_frames"], None))
+    number = pc.fill_null(own["video_frames"], 0).to_numpy()
+    of = np.repeat(np.arange(own.num_rows), number)
+    rank = np.arange(len(of)) - np.repeat(np.cumsum(number) - number, number)
+    frames = own.take(pa.array(of))
+    times = np.round(rank * every_s, 3)
+    later = pc.add(frames["datetime"], pa.array((times * 1e6).astype("timedelta64[us]")))
+    marks = pa.array([f"#t={seconds:.3f}".rstrip("0").rstrip(".") for seconds in times.tolist()], pa.string())
+    for name, values in {
+        "image_id": pc.binary_join_element_wise(frames["image_id"], marks, ""),
+        "datetime": later,
+        "seq_id": frames["file_name"],
+        "frame_num": pa.array(rank, pa.int32()),
+        "seq_num_frames": frames["video_frames"],
+        "video_s": pa.array(times),
+        "video_frames": pa.nulls(len(of), pa.int32()),
+    }.items():
+        frames = _set(frames, name, values)
+    has_frames = pc.greater(pc.fill_null(own["video_frames"], 0), 0)
+    own = _set(own, "seq_id", pc.if_else(has_frames, own["file_name"], own["seq_id"]))
+    own = _set(own, "frame_num", pc.if_else(has_frames, None, own["frame_num"]))
+    table = pa.concat_tables([own, frames]).combine_chunks()
+    return table.take(pa.array(row_order(table)))
+
+
+def _set(table: pa.Table, name: str, values: Any) -> pa.Table:
+    field = CATALOG.field(name)
+    return table.set_column(CATALOG.names.index(name), field, pc.cast(values, field.type))
+
+
+def _note(videos: pa.Table) -> str:
+    statuses = Counter(videos["status"].to_pylist())
+    n_frames, n_read = pc.sum(videos["frames"]).as_py() or 0, statuses.pop("ok", 0)
+    others = "".join(f", {n:,} {status}" for status, n in statuses.most_common())
+    return f"{n_frames:,} frames of {n_read:,} videos are images of their own{others}"
