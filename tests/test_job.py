@@ -182,6 +182,8 @@ def test_the_demo_in_the_package_is_the_job_of_the_repository() -> None:
     for key in ("metadata", "images", "cameras"):
         assert ours["dataset"].pop(key) == f"../demo/{embedded['dataset'].pop(key)}"
     assert ours.pop("output") == f"../demo/{embedded.pop('output')}"
+    detector = embedded["detect"].pop("model")
+    assert ours["detect"].pop("model") == f"../camtrap_batch/rehearsal/{detector}"
     assert ours == embedded
 
 

@@ -45,9 +45,13 @@ def draw_pictures(
     pictures = {}
     if (batch := next(iter(batches), None)) is not None:
         pictures[BATCH] = show_batch(*batch, mean, std, samples.classes)
+    return pictures | draw_results(samples, metrics)
+
+
+def draw_results(samples: Samples, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Truth beside prediction, for the model folder."""
     judged = metrics.get("test") or metrics["valid"]
-    pictures[RESULTS] = show_results(samples, judged["worst"])
-    return pictures
+    return {RESULTS: show_results(samples, judged["worst"])}
 
 
 def show_batch(

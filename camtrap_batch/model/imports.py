@@ -26,7 +26,7 @@ from camtrap_batch.model.package import save_model
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _KEYS = (
     "format", "arch", "classes", "category_ids", "size", "mean", "std", "temperature", "provenance",
-    "versions", "metrics", "weights", "resize", "crop_pct", "interpolation", "antialias",
+    "versions", "metrics", "weights", "resize", "crop_pct", "interpolation", "antialias", "on",
 )  # fmt: skip
 _MOST_NAMED = 3
 _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")

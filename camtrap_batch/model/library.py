@@ -31,8 +31,11 @@ _MODEL_FILES = (WEIGHTS, METRICS, HISTORY, LR_FIND, CARD)
 """Of a model folder; the last one says that it is complete."""
 
 
-def find_model(run: Run, name: str) -> Folder:
-    """The folder of the model that the job names: latest, a model id of this run, or a folder of weights."""
+def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
+    """The folder of the model that the job names: latest, a model id of this run, or a folder of weights.
+
+    `key`: of the job file, for messages.
+    """
     if name == "latest":
         trained = run.current("model")
         if trained is None:
@@ -45,9 +48,7 @@ def find_model(run: Run, name: str) -> Folder:
     outside = Folder(name if "://" in name else os.path.abspath(name))  # noqa: PTH100
     if outside.exists(CARD):
         return as_model_folder(outside)
-    raise InputError(
-        f"infer.model: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}"
-    )
+    raise InputError(f"{key}: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}")
 
 
 @cache
@@ -65,9 +66,9 @@ def as_model_folder(model: Folder) -> Folder:
     return Folder(f"{scratch.name}/{import_model(fetch_model(model), scratch.name).model_id}")
 
 
-def open_model(run: Run, name: str) -> tuple[Folder, ModelInfo]:
+def open_model(run: Run, name: str, key: str = "infer.model") -> tuple[Folder, ModelInfo]:
     """The model that the job names, found whole, and what it says of itself."""
-    model = find_model(run, name)
+    model = find_model(run, name, key)
     info = read_info(fetch_model(model))
     try:
         weights = model.read(WEIGHTS)

@@ -257,6 +257,19 @@ _BOX_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("confidence", pa.float32(), "how sure the detector is"),
 ]
 
+FEATURED = _schema(
+    ("image_id", pa.string(), "as in the catalog; one row for each selected image, in the catalog's order"),
+    ("status", pa.string(), "ok; else why it has no features: unreadable or crashed"),
+    ("n_crops", pa.int32(), "its rows in features"),
+)
+
+FEATURES = _schema(
+    ("image_id", pa.string(), "as in the catalog; images follow one another as in featured"),
+    ("box", pa.int32(), "as in training_crops"),
+    ("what", pa.string(), "as in training_crops; frame where the job has no boxes"),
+    ("features", pa.list_(pa.float16()), "what the network gives to its last layer"),
+)
+
 BOXES = _schema(
     *_BOX_COLUMNS,
     (
@@ -502,6 +515,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "selection": SELECTION,
     "training_images": TRAINING_IMAGES,
     "training_crops": TRAINING_CROPS,
+    "featured": FEATURED,
+    "features": FEATURES,
     "predictions": PREDICTIONS,
     "frames": FRAMES,
     "detected": DETECTED,

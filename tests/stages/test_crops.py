@@ -15,7 +15,7 @@ import yaml
 import camtrap_batch
 from camtrap_batch.engine.base import GivenExecutor, WorkerContext
 from camtrap_batch.engine.inline import InlineExecutor
-from camtrap_batch.errors import JobError
+from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job import Job
 from camtrap_batch.model import Samples, read_info
@@ -273,6 +273,119 @@ def test_boxes_of_the_metadata_carry_their_own_labels(made: Made) -> None:
     assert whole == {f"{camera}01" for camera in CAMERAS}, "of these the metadata know no boxes"
     of = dict(zip(samples.image_ids, samples.labels, strict=True))
     assert of["a01"] == "lion"
+
+
+def test_people_whom_the_detector_finds_are_no_class_of_crops(made: Made) -> None:
+    """All images of one label have boxes of people alone: it is left out, unless the job names it."""
+
+    def human(data: dict[str, Any]) -> None:
+        data["categories"][3]["name"] = "human"
+        for mark in data["annotations"]:
+            if mark["id"].endswith("05"):
+                mark["category_id"] = 3
+
+    def person(results: dict[str, Any]) -> None:
+        for image in results["images"]:
+            if image["file"].endswith("05.jpg"):
+                for box in image["detections"]:
+                    box["category"] = "2"
+
+    made.change("cct.json", human)
+    made.change("md.json", person)
+    made.do("catalog", "validate", "detect", "select")
+    samples = made.cut()
+    assert samples.classes == ["empty", "lion", "zebra"]
+    samples.check()
+    assert samples.frames is not None
+    assert not {f"{camera}05" for camera in CAMERAS} & set(samples.frames.image_ids)
+    made.set(select={**made.content["select"], "classes": ["lion", "zebra", "human"]})
+    made.do("select")
+    with pytest.raises(JobError, match="no box to train on that counts, in images of 'human'"):
+        made.cut().check()
+
+
+def test_a_new_last_layer_on_features_that_are_computed_once(made: Made) -> None:
+    """On the run's model, with a class that is new to it; for other labels no picture is read again."""
+    before = made.model.name
+    settings = {**made.content["train"], "method": "head", "weights": "latest"}
+    made.set(train=settings)
+    made.do("train")
+    metrics = made.metrics
+    assert made.model.name != before
+    assert metrics["training"]["method"] == "head"
+    assert metrics["on"] == "crops"
+    assert metrics["valid"]["by_crop"]["accuracy"] > 0.9
+    info, base = read_info(made.model), read_info(made.folder / "run" / "models" / before)
+    assert (info.arch, info.size, info.framing) == (base.arch, base.size, base.framing)
+    assert info.provenance["base"] == before
+    trained = made.model.name
+    assert made.do("train").shards_run == 0, "its own base stays the one that it was made of"
+    assert made.model.name == trained
+    features = made.run.snapshot("features").number
+
+    def okapi(data: dict[str, Any]) -> None:
+        data["categories"][3]["name"] = "okapi"
+        for mark in data["annotations"]:
+            if mark["id"].endswith(("05", "08")):
+                mark["category_id"] = 3
+
+    made.change("cct.json", okapi)
+    made.set(train={**settings, "weights": before})
+    made.do("catalog", "validate", "detect", "select", "train")
+    assert made.run.snapshot("features").number == features
+    assert read_info(made.model).classes == ("empty", "lion", "okapi", "zebra")
+    made.set(infer={"precision": "float32"})
+    made.do("infer")
+    truth = {row["image_id"]: row["label"] for row in made.rows("selection") if row["split"] == "valid"}
+    said = {row["image_id"]: row["label"] for row in made.rows("predictions")}
+    right = np.mean([said[name] == label for name, label in truth.items()])
+    assert right == pytest.approx(made.metrics["valid"]["accuracy"], abs=0.05)
+
+
+def test_whole_frames_get_a_head_too(made: Made) -> None:
+    before = made.model.name
+    made.set(train={**made.content["train"], "method": "head", "weights": before, "on": "frames"})
+    made.do("select", "train")
+    assert made.metrics["on"] == "frames"
+    assert {row["what"] for row in made.rows("features")} == {"frame"}
+
+
+def test_going_on_from_the_last_model(made: Made) -> None:
+    before = made.model.name
+    made.set(train={**made.content["train"], "weights": "latest", "epochs": 1, "lr": 1e-6})
+    made.do("train")
+    after = made.model.name
+    assert after != before
+    assert made.metrics["valid"]["by_crop"]["accuracy"] > 0.9, "an epoch at no rate keeps what was learnt"
+    assert read_info(made.model).provenance["base"] == before
+    assert made.do("train").shards_run == 0
+    made.set(train={**made.content["train"], "epochs": 2})
+    made.do("train", dry_run=True)
+    assert made.model.name == after
+
+
+@pytest.mark.parametrize(
+    ("train", "what"),
+    [
+        ({"weights": "latest", "size": 64}, "set train.arch and train.size"),
+        ({"weights": "0123456789abcdef"}, "train.weights: no model '0123456789abcdef'"),
+        ({"weights": "nowhere"}, "nowhere: no such file"),
+        ({"method": "head"}, "method: head keeps a network"),
+    ],
+)
+def test_weights_that_are_not_there(made: Made, train: dict[str, Any], what: str) -> None:
+    made.set(train={**made.content["train"], **train})
+    with pytest.raises((InputError, JobError), match=what):
+        made.do("train")
+
+
+def test_latest_without_a_model(tmp_path: Path, trained: Path) -> None:
+    made = Made(
+        Path(shutil.copytree(trained, tmp_path / "job", ignore=shutil.ignore_patterns("model", "models")))
+    )
+    made.set(train={**made.content["train"], "weights": "latest"})
+    with pytest.raises(InputError, match="no model is trained yet"):
+        made.do("train")
 
 
 def test_crops_need_boxes(tmp_path: Path) -> None:

@@ -160,7 +160,8 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
         need = _workers(context, settings)
     need = need or "CPU"
-    meta = {"categories": list(detector.categories), "precision": found}
+    said = getattr(detector, "description", "")
+    meta = {"categories": list(detector.categories), "precision": found, "detector": said}
 
     def finish(plan: Plan, receipts: list[Receipt]) -> Done:
         plan, receipts = retries.keep_earlier(plan, receipts)
@@ -182,6 +183,8 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
         locations=rows["location"],
     )
     result.notes += retries.notes()
+    if said:
+        result.notes.append(f"the detector says of itself: {said}")
     return result
 
 
