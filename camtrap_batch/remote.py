@@ -3,6 +3,13 @@
 The clients try again by themselves, each in its own way: botocore any request, gcsfs and Azure's as well,
 aiohttp never. Here one policy stands over those that can be told not to (S3, http); for the others it adds
 what they leave out. `explain` turns what a client raises into a sentence that says what to check.
+
+Why names of exceptions are matched here, and obstore is not used instead (tried with 0.12.1 against moto
+and a server that fails): its errors have neither status nor code, only text, so that a listing that is
+denied, one that is throttled and a wrong region are all `GenericError`; a write to a bucket that is not
+there is a FileNotFoundError; and a conditional write that S3 answers with 409, "try again", is
+`AlreadyExistsError`, as if another had written the object, which a commit must not take for granted.
+`storage_options` of job files are fsspec's, too, and Arrow reads through it.
 """
 
 from __future__ import annotations

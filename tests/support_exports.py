@@ -43,6 +43,7 @@ def write_run(
     *,
     places: Places | None = None,
     cameras: str = "cameras.geojson",
+    about: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Run:
     """A run folder with the images of `rows`, whole; its job file is `folder`/job.yaml."""
@@ -55,7 +56,7 @@ def write_run(
     job = support_runs.write_run(
         folder,
         rows,
-        dataset={"cameras": cameras},
+        dataset={"cameras": cameras, **({} if about is None else {"about": about})},
         select={"empty": {"class": "empty"}},
         categories=[[0, "empty"], [7, "lion"], [7, "lion"], [24, "oryx"]],
         **settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 Shape = Sequence[int | str]
@@ -92,3 +94,25 @@ def mean_network(path: Path) -> Path:
     """A network for any batch of any size: the mean of each channel."""
     node = helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)
     return save(path, [node], {"x": ["batch", 3, "height", "width"]}, {"y": ["batch", 3]})
+
+
+def export(
+    network: torch.nn.Module, example: torch.Tensor, path: Path, free: Mapping[int, str], batch: bool = True
+) -> Path:
+    """Write a network of torch's, as most programs do; `free`: axes of its input that may have any size.
+
+    `batch`: whether the first axis of its output may.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own parts
+        torch.onnx.export(
+            network,
+            (example,),
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            input_names=["pictures"],
+            output_names=["answers"],
+            dynamic_axes={"pictures": dict(free), "answers": {0: "n"} if batch else {}},
+        )
+    return path

@@ -1,7 +1,7 @@
 """Brings what the report's map is made with into the package: from npm, by the lock file beside this one.
 
-`make assets` and building a wheel or sdist run it. Nothing of it is committed; without npm the report draws
-its map as a picture, and says so.
+`make assets` and building a wheel or sdist run it. Nothing of it is committed; without npm the report
+draws its map as a picture, and says so.
 """
 
 from __future__ import annotations

@@ -79,6 +79,10 @@ class Reader(Protocol, Generic[Section]):
         A key that is not set is left out, so that adding one to a format changes no catalog that there is.
         """
         content = self.dataset.model_dump(mode="json", exclude=set(_OF_NO_MATTER))
+        label = getattr(self.dataset, "label", None)
+        for key in label.later if label is not None else ():
+            if content["label"][key] is None:
+                del content["label"][key]
         fields = type(self.dataset).model_fields
         unset = {
             key for key in content if getattr(self.dataset, key) == fields[key].get_default()

@@ -67,8 +67,8 @@ class CsvReader(Reader[CsvDataset]):
         dataset = self.dataset
         catalog = read_csv(
             str(dataset.metadata),
-            location_finder(dataset.location, dataset.label),
-            dataset.label,
+            location_finder(dataset.location, dataset.path_label),
+            dataset.path_label,
             utc_offset=dataset.utc_offset,
             order=dataset.dates,
             root=dataset.images,

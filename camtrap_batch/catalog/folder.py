@@ -46,8 +46,8 @@ class FolderReader(Reader[FolderDataset]):
         dataset = self.dataset
         catalog = read_folder(
             self._root.walk(),
-            location_finder(dataset.location, dataset.label),
-            dataset.label,
+            location_finder(dataset.location, dataset.path_label),
+            dataset.path_label,
             where=redacted(str(dataset.images)),
             utc_offset=dataset.utc_offset,
         )

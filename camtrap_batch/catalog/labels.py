@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from camtrap_batch.vocabulary import EMPTY
 
 # Behind a genus, a species or a subspecies: (Linnaeus, 1758) or Linnaeus, 1758.
 _AUTHOR = re.compile(
@@ -32,6 +37,24 @@ def label_key(text: str) -> str:
     text = tidy_label(text)
     match = _AUTHOR.fullmatch(text)
     return (match["name"] if match else text).casefold()
+
+
+def number_labels(
+    labels: Sequence[str], empty: Iterable[str], notes: Counter[str]
+) -> tuple[npt.NDArray[np.int64], list[tuple[int, str]]]:
+    """Category id of each label, and the categories; 0 is no animal.
+
+    Parameters
+    ----------
+    empty : names, in upper or lower case, that mean: no animal
+    """
+    one = one_name_each(labels, notes)
+    nothing = {name.casefold() for name in empty}
+    names = [EMPTY if one[label].casefold() in nothing else one[label] for label in labels]
+    # Ids follow the alphabet: the same labels give the same ids.
+    number_of = {name: number for number, name in enumerate(sorted({*names} - {EMPTY}), 1)} | {EMPTY: 0}
+    ids = np.array([number_of[name] for name in names], np.int64)
+    return ids, sorted((number, name) for name, number in number_of.items() if number or 0 in ids)
 
 
 def one_name_each(labels: Iterable[str], notes: Counter[str]) -> dict[str, str]:

@@ -11,11 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.labels import one_name_each
+from camtrap_batch.catalog.labels import number_labels
 from camtrap_batch.catalog.table import Catalog, group_labels
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Label, Location
-from camtrap_batch.vocabulary import EMPTY
 
 
 def location_finder(how: Location | None, label: Label | None = None) -> Callable[[str], str | None]:
@@ -67,17 +66,9 @@ def labels_of_paths(
             f"dataset.label: {how.regex or f'level {how.level}'} finds a label in none of the paths, such as "
             f"{files[0]!r}"
         )
-    one = one_name_each((name for name in found if name), notes)
-    nothing = {name.casefold() for name in how.empty}
-    names = [None if not name else EMPTY if one[name].casefold() in nothing else one[name] for name in found]
-    species = {name for name in names if name is not None and name != EMPTY}
-    # Ids follow the alphabet: the same paths give the same ids.
-    number_of = {name: number for number, name in enumerate(sorted(species), 1)} | {EMPTY: 0}
-    labelled = [row for row, name in enumerate(names) if name is not None]
-    ids = np.array([number_of[str(names[row])] for row in labelled], np.int64)
-    categories = sorted((number, name) for name, number in number_of.items() if number or 0 in ids)
-    notes["images without an annotation"] += len(files) - len(labelled)
-    rows = np.array(labelled, np.int64)
+    rows = np.array([row for row, name in enumerate(found) if name], np.int64)
+    ids, categories = number_labels([name for name in found if name], how.empty, notes)
+    notes["images without an annotation"] += len(files) - len(rows)
     return group_labels(rows, ids, [None] * len(rows), len(files), dict(categories)), categories
 
 

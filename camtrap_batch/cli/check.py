@@ -57,17 +57,18 @@ def _verdict(faults: int) -> str:
 
 def _model_fault(model: Folder) -> str | None:
     """What is wrong with a model's folder; a network in ONNX is its own identity."""
-    from camtrap_batch.model.info import CARD, WEIGHTS, model_id, read_info
+    from camtrap_batch.model.info import CARD, model_id, read_info
     from camtrap_batch.model.library import fetch_model
 
     if not model.exists(CARD):
         return None if any(name.endswith(".onnx") for name in model.list("")) else f"has no {CARD}"
     try:
         info = read_info(fetch_model(model))
-        found = model_id(hashlib.sha256(model.read(WEIGHTS)).hexdigest(), info)
-    except FileNotFoundError:
-        return f"has no {WEIGHTS}"
     except InputError as problem:
         return f"{CARD} is damaged ({problem})"
+    try:
+        found = model_id(hashlib.sha256(model.read(info.weights)).hexdigest(), info)
+    except FileNotFoundError:
+        return f"has no {info.weights}"
     expected = model.url.rpartition("/")[2]
     return None if found == expected else f"is damaged: its content is that of a model {found}"

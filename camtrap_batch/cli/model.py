@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
+import io
 import shutil
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job
-from camtrap_batch.errors import UserError
+from PIL import Image
+
+from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job
+from camtrap_batch.errors import MissingExtra, UserError
 from camtrap_batch.job import Job
+from camtrap_batch.model import EXTRA_MODULES
+from camtrap_batch.model.importers.base import IMPORTERS
 from camtrap_batch.model.info import CARD, WEIGHTS, ModelInfo
 from camtrap_batch.store.outpath import check_file, check_path, replacing
 from camtrap_batch.store.run import Run
@@ -27,28 +31,25 @@ def add(commands: Commands) -> None:
     actions = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     published = actions.add_parser(
-        "import", help="write a published model as a folder that infer.model takes, and compare the two"
+        "import", help="write a published model as a folder that a job takes, and compare the two"
     )
-    published.add_argument("library", choices=("timm", "torchvision"), help="where it is from")
-    published.add_argument(
-        "name", help="what the library calls it, such as resnet50 or convnext_tiny.fb_in1k"
-    )
-    published.add_argument(
-        "file",
-        nargs="?",
-        metavar="FILE",
-        help="its weights: .safetensors, or a torch state dict (default: those published, downloaded)",
-    )
-    published.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
-    published.add_argument(
-        "--classes",
-        metavar="FILE",
-        help="labels in the order of the outputs, a line each, or a JSON list (default: ImageNet's)",
-    )
-    published.add_argument(
-        "--pictures", metavar="FOLDER", help="photos to compare on (default: some that are drawn)"
-    )
-    published.set_defaults(call=_import)
+    kinds = published.add_subparsers(dest="kind", title="where it is from", metavar="KIND", required=True)
+    for name, importer in IMPORTERS.items():
+        kind = kinds.add_parser(name, help=importer.help, description=f"{name}: {importer.help}")
+        for argument in importer.arguments:
+            kind.add_argument(
+                argument.name,
+                metavar=argument.metavar,
+                nargs="?" if argument.is_optional else None,
+                help=argument.help,
+            )
+        kind.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
+        kind.add_argument(
+            "--pictures", metavar="FOLDER", help="photos to compare on (default: some that are drawn)"
+        )
+        for option in importer.options:
+            add_option(kind, option)
+        kind.set_defaults(call=_import)
 
     export = actions.add_parser("export", help="write the model for ArcGIS (dlpk) or other programs")
     job_argument(export)
@@ -83,35 +84,28 @@ def _import(options: argparse.Namespace, stop: threading.Event) -> int:
     out = Path(options.out)
     if out.exists():
         raise UserError(f"--out {out}: is there already; name a new folder")
-    classes = _read_classes(Path(options.classes)) if options.classes else None
+    importer = IMPORTERS[options.kind]
+    names = [argument.name for argument in importer.arguments] + [option.name for option in importer.options]
+    given = {name: getattr(options, name.replace("-", "_")) for name in names}
     with TemporaryDirectory(prefix="camtrap-import-") as scratch:
         pictures = _read_pictures(Path(options.pictures) if options.pictures else _draw(Path(scratch)))
-        from camtrap_batch.model.published import import_published
-
+        work = Path(scratch, "work")
+        work.mkdir()
         with replacing(out) as staged:
-            weights = Path(options.file) if options.file else None
-            info, compared = import_published(
-                options.library, options.name, weights, classes, scratch, pictures
-            )
-            shutil.copytree(Path(scratch) / info.model_id, staged)
-    print(
-        f"{options.library}'s {options.name}: model {info.model_id}, {len(info.classes):,} classes, written "
-        f"to {out}: {compared}"
-    )
+            try:
+                made = importer.run(given, pictures, work)
+            except ModuleNotFoundError as problem:
+                if str(problem.name).partition(".")[0] not in EXTRA_MODULES:
+                    raise
+                raise MissingExtra("train", f"camtrap model import {options.kind}") from problem
+            shutil.copytree(made.folder, staged)
+    print(f"{made.what}, written to {out}: {made.compared}")
+    for note in made.notes:
+        print(f"  {note}")
+    print("in the job file:")
+    for line in made.job:
+        print(f"  {line.format(out=out)}")
     return 0
-
-
-def _read_classes(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
-    except (OSError, ValueError) as problem:
-        raise UserError(f"--classes {path}: can't be read: {problem}") from None
-    labels = [label.strip() if isinstance(label, str) else label for label in content]
-    for number, label in enumerate(labels, 1):
-        if not isinstance(label, str) or not label:
-            raise UserError(f"--classes {path}: label {number} should be text, it is {label!r}")
-    return labels
 
 
 def _read_pictures(folder: Path) -> list[bytes]:
@@ -119,11 +113,24 @@ def _read_pictures(folder: Path) -> list[bytes]:
     if not folder.is_dir():
         raise UserError(f"--pictures {folder}: no such folder")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if len(found) < _FEWEST_PICTURES:
+    some = [path.read_bytes() for path in found[:: max(1, len(found) // _PICTURES)][:_PICTURES]]
+    whole = [data for data in some if _is_whole(data)]
+    if len(whole) < _FEWEST_PICTURES:
         raise UserError(
-            f"--pictures {folder}: holds {len(found)} photos; {_FEWEST_PICTURES} or more are needed"
+            f"--pictures {folder}: holds {len(whole)} photos that can be read; {_FEWEST_PICTURES} or more "
+            "are needed"
         )
-    return [path.read_bytes() for path in found[:: max(1, len(found) // _PICTURES)][:_PICTURES]]
+    return whole
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether Pillow reads all of a photo, as the programs that it is compared with do."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
 
 
 def _draw(folder: Path) -> Path:
@@ -149,6 +156,8 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     if options.to == "dlpk":
         _write(out, _package(job, folder))
     elif out.suffix.lower() == ".safetensors":
+        if info.weights != WEIGHTS:
+            raise UserError(f"--out {options.out}: model {info.model_id} is an ONNX file; name a new folder")
         _write(out, (folder / WEIGHTS).read_bytes())
         _write(out.with_suffix(".json"), (folder / CARD).read_bytes())
     else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from camtrap_batch.cluster import load_cluster
@@ -18,6 +19,7 @@ from camtrap_batch.pipeline import Context
 from camtrap_batch.store.lease import hold
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import ask_again
+from camtrap_batch.yamlfile import reference
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,9 +28,16 @@ class Parser(argparse.ArgumentParser):
     Attributes
     ----------
     late : called once with the parser and its arguments, before they are parsed
+    describe : makes the epilog, once help is asked for
     """
 
     late: Callable[[Parser, Sequence[str]], None] | None = None
+    describe: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        if self.describe is not None:
+            self.epilog, self.formatter_class = self.describe(), argparse.RawDescriptionHelpFormatter
+        return super().format_help()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self.late is not None:
@@ -133,7 +142,9 @@ def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return argument
 
 
-def describe_keys(rows: list[tuple[str, str, str]]) -> str:
+def describe_keys(sections: Collection[str] = ()) -> str:
+    """The keys of these sections of a job file, one line each; by default of all of it."""
+    rows = [row for row in reference(Job) if not sections or row[0].partition(".")[0] in sections]
     width = max(len(f"{key}: {default}") for key, default, _ in rows)
     lines = [f"  {f'{key}: {default}':{min(width, 46)}}  {text}" for key, default, text in rows]
     return "\n".join(["keys of the job file, with their defaults:", *lines])
@@ -149,7 +160,8 @@ def open_context(
         _ask_again(options.redo, job)
     with ExecutorHandle(load_cluster(options.cluster)) as cluster:
         dry_run = getattr(options, "dry_run", False)
-        yield Context(job, Run(job), cluster, display, stop, dry_run, given or {})
+        job_file = str(getattr(options, "job", None) or "JOB")
+        yield Context(job, Run(job), cluster, display, stop, dry_run, given or {}, Path(job_file).name)
 
 
 def _ask_again(wanted: Sequence[str], job: Job) -> None:

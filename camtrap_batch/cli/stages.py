@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ from camtrap_batch.pipeline import (
 from camtrap_batch.remote import redacted
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import now
-from camtrap_batch.yamlfile import reference
 
 
 def add(commands: Commands) -> None:
@@ -56,14 +56,8 @@ def add(commands: Commands) -> None:
     demo.set_defaults(call=_demo)
 
     for name, stage in STAGES.items():
-        keys = [row for row in reference(Job) if row[0].partition(".")[0] in stage.sections]
-        command = commands.add_parser(
-            name,
-            help=stage.help,
-            description=f"{name}: {stage.help}.",
-            epilog=describe_keys(keys),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        command = commands.add_parser(name, help=stage.help, description=f"{name}: {stage.help}.")
+        command.describe = partial(describe_keys, stage.sections)
         job_options(command)
         for option in stage.options:
             add_option(command, option, as_typed=True)
@@ -72,9 +66,8 @@ def add(commands: Commands) -> None:
     whole = commands.add_parser(
         "reprocess",
         help="every stage in order; each does only what is not done yet",
-        epilog=describe_keys(reference(Job)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    whole.describe = describe_keys
     job_options(whole)
     for option in reprocess_options():
         add_option(whole, option, as_typed=True)

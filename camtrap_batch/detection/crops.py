@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from camtrap_batch.images import decode_upright
 from camtrap_batch.images.framing import Framing, frame, resize_image
 from camtrap_batch.images.pixels import Pixels
 
@@ -35,8 +34,8 @@ def decode_picture(picture: Picture, framing: Framing) -> Pixels:
     """The squares that a model sees of a picture.
 
     A box is widened to a square of its longer side, moved to be inside the frame, and cut off where the
-    frame is smaller: animals keep their shape, and what is around them is seen. It is resized as `framing`
-    says of its filter, to the whole square.
+    frame is smaller: animals keep their shape, and what is around them is seen; or it is taken as it is,
+    where `framing` says so. It is resized as `framing` says of its filter, to the whole square.
 
     Returns
     -------
@@ -50,9 +49,13 @@ def decode_picture(picture: Picture, framing: Framing) -> Pixels:
     if picture.boxes is None:
         return frame(picture.data, framing)[None]
     size = framing.size
-    image = _decode_for(picture.data, picture.boxes, size)
+    image = _decode_for(picture.data, picture.boxes, framing)
     squares = []
     for box in picture.boxes:
+        if framing.boxes == "stretch":  # cut out first: what is around it does not count at its border
+            part = image.crop(whole_pixels(box, image.width, image.height))
+            squares.append(np.asarray(resize_image(part, (size, size), framing)))
+            continue
         place = square_around(box, image.width, image.height)
         squares.append(np.asarray(resize_image(image, (size, size), framing, place)))
     return np.stack(squares)
@@ -86,7 +89,7 @@ def cut_for_training(picture: Picture, size: int) -> Pixels:
     if picture.boxes is None:
         whole = frame(picture.data, Framing(size))
         return np.pad(whole, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")[None]
-    image = _decode_for(picture.data, picture.boxes, size)
+    image = _decode_for(picture.data, picture.boxes, Framing(size))
     pixels, side = np.asarray(image), size + 2 * margin
     squares = []
     for box in picture.boxes:
@@ -100,10 +103,10 @@ def cut_for_training(picture: Picture, size: int) -> Pixels:
     return np.stack(squares)
 
 
-def _decode_for(data: bytes, boxes: Sequence[Box], size: int) -> Image.Image:
-    """The picture, RGB, with `size` pixels or more in each box, where it has them."""
+def _decode_for(data: bytes, boxes: Sequence[Box], framing: Framing) -> Image.Image:
+    """The picture, RGB, with as many pixels in each box as the square has, where it has them."""
     longest = min(max(box[2], box[3], _SMALLEST) for box in boxes)
-    whole = decode_upright(data, min(_MOST_WANTED, int(np.ceil(size / longest))))
+    whole = framing.decode(data, min(_MOST_WANTED, int(np.ceil(framing.size / longest))))
     return Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole).convert("RGB")
 
 
@@ -142,3 +145,14 @@ def square_around(box: Box, width: int, height: int) -> tuple[float, float, floa
     left = min(max((x + w / 2) * width - across / 2, 0.0), width - across)
     top = min(max((y + h / 2) * height - down / 2, 0.0), height - down)
     return left, top, left + across, top + down
+
+
+def whole_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom in pixels of a box alone, all rounded down as SpeciesNet does it.
+
+    >>> whole_pixels((0.5, 0.5, 0.25, 0.3), 401, 201)
+    (200, 100, 300, 160)
+    """
+    left, top = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
+    across, down = max(int(box[2] * width), 1), max(int(box[3] * height), 1)
+    return left, top, min(left + across, width), min(top + down, height)

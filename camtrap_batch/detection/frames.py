@@ -11,18 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 
-from camtrap_batch.images import decode_upright
 from camtrap_batch.images.compiled import compiled
-from camtrap_batch.images.decode import JPEG
-from camtrap_batch.images.exif import read_jpeg_exif
-from camtrap_batch.images.pixels import Pixels, upright
+from camtrap_batch.images.pixels import Pixels
 
 GREY = 114
 """Of the frame around a letterboxed picture, as YOLOv5 and all that came from it have it."""
 
-_ALL = 2**16  # pixels on the short side: whatever the file has
 _BITS = 11  # after the point, of OpenCV's weights
 
 
@@ -80,34 +75,6 @@ class Placement:
     top: int
     left: int
     frame: tuple[int, int]
-
-
-def decode_whole(data: bytes) -> Pixels:
-    """The picture in an image file, upright, in all its pixels.
-
-    With the exact inverse transform and smooth chroma, as OpenCV and Pillow decode, where that serves.
-
-    Returns
-    -------
-    Shape (height, width, 3) RGB, or (height, width, 1) grey.
-
-    Raises
-    ------
-    ValueError
-        Nothing decodes.
-    """
-    if data.startswith(JPEG):
-        try:
-            coded = simplejpeg.decode_jpeg_header(data, strict=False)[2]
-            space = {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB"}[coded]
-            pixels = simplejpeg.decode_jpeg(
-                data, colorspace=space, fastdct=False, fastupsample=False, strict=False
-            )
-        except (ValueError, KeyError):
-            pass  # of another kind, or so damaged that libjpeg gives up
-        else:
-            return upright(pixels, read_jpeg_exif(data).orientation)
-    return decode_upright(data, _ALL)
 
 
 def put(pixels: Pixels, fit: Fit, placement: Placement, out: npt.NDArray[np.float32]) -> None:

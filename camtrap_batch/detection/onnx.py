@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from camtrap_batch import phases
 from camtrap_batch.detection.base import LEAST, Found, Tally
-from camtrap_batch.detection.frames import GREY, Fit, Placement, decode_whole, put
+from camtrap_batch.detection.frames import GREY, Fit, Placement, put
 from camtrap_batch.detection.heads import (
     IOU,
     LAYOUTS,
@@ -34,6 +34,7 @@ from camtrap_batch.detection.heads import (
     tell_layout,
 )
 from camtrap_batch.errors import CamtrapError, InputError, choices
+from camtrap_batch.images.decode import decode_whole
 from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.runtime import (
     Array,
@@ -82,6 +83,7 @@ class Card(Section):
     smooth: bool | None = Field(None, description="whether pictures are smoothed when made smaller")
     mean: list[float] | None = Field(None, min_length=3, max_length=3, description="of each channel, 0 to 1")
     std: list[float] | None = Field(None, min_length=3, max_length=3, description="of each channel, 0 to 1")
+    provenance: dict[str, str] | None = Field(None, description="where it is from; no box depends on it")
 
     @field_validator("layout")
     @classmethod

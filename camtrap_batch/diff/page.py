@@ -23,6 +23,7 @@ def render(diff: Diff, job: str, created: dt.datetime) -> str:
         environment()
         .get_template("diff.html")
         .render(
+            bundle=None,
             diff=diff,
             job=job,
             created=created,

@@ -153,7 +153,8 @@ def possible_classes(
 ) -> tuple[Bools, list[str | None]]:
     """(locations, classes) whether a class is possible there, and what each list is of (None: no list).
 
-    A class is possible where the list has it or a group above it; `empty` always is.
+    A class is possible where the list has it or a group above it, and one that stands for a group where a
+    class below it is; `empty` always is.
 
     Raises
     ------
@@ -170,11 +171,10 @@ def possible_classes(
         if found is not None:
             possible = found[0]
             if possible not in rows:
-                is_there = [
-                    label == empty or not name.isdisjoint(possible)
-                    for label, name in zip(classes, names, strict=True)
-                ]
-                rows[possible] = np.array(is_there, np.bool_)
+                there: set[str] = {label_key(empty)}
+                for name in names:
+                    there |= name if not name.isdisjoint(possible) else set()
+                rows[possible] = np.array([label_key(label) in there for label in classes], np.bool_)
             mask[number] = rows[possible]
     listed = lists.labels
     if all(name.isdisjoint(listed) for name in names):

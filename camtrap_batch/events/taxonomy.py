@@ -25,6 +25,9 @@ LABEL = ("label", "species", "scientific_name", "scientificname")
 CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
 """Names of the column with a category such as EN, which is no rank: what `publish.sensitive` may name."""
 
+COMMON_NAME = ("common_name", "vernacular_name", "vernacularname", "english_name")
+"""Names of the column with the name that people use, which is no rank either."""
+
 Group = tuple[str, str]
 """Rank and name of a group, such as ("genus", "panthera")."""
 
@@ -36,11 +39,13 @@ class Taxonomy:
     Attributes
     ----------
     categories : label -> its category of threat (`CATEGORY`), as it is written
+    common : label -> the name that people use
     """
 
     groups: Mapping[str, tuple[Group, ...]]
     where: str = "events.taxonomy"
     categories: Mapping[str, str] = field(default_factory=dict)
+    common: Mapping[str, str] = field(default_factory=dict)
 
     def above(self, label: str) -> tuple[Group, ...]:
         """The groups that a label belongs to; none where the taxonomy does not have it."""
@@ -61,7 +66,7 @@ def taxonomy_of(given: str | Mapping[str, Mapping[str, str]] | None) -> Taxonomy
 def read_taxonomy(path: str) -> Taxonomy:
     """A taxonomy from a CSV file: a column `label`, then one for each rank, the lowest first.
 
-    A group's cell may be empty. A column named as in `CATEGORY` is no rank.
+    A group's cell may be empty. A column named as in `CATEGORY` or `COMMON_NAME` is no rank.
 
     Raises
     ------
@@ -71,9 +76,9 @@ def read_taxonomy(path: str) -> Taxonomy:
     table = read_table(path, "events.taxonomy", LABEL)
     column = table.require({"label": LABEL})["label"]
     table.require_cells([column])
-    ranks = [name for name in table.columns if name not in (column, *CATEGORY)]
-    category = table.name_of(CATEGORY)
-    if not ranks:
+    ranks = [name for name in table.columns if name not in (column, *CATEGORY, *COMMON_NAME)]
+    category, common = table.name_of(CATEGORY), table.name_of(COMMON_NAME)
+    if not ranks and not common:
         raise InputError(
             f"{path}:1: no column for a rank (events.taxonomy); it should have some, such as genus,family"
         )
@@ -84,6 +89,7 @@ def read_taxonomy(path: str) -> Taxonomy:
                 row[column] or "",
                 [(rank, row[rank] or "") for rank in ranks],
                 (category and row[category]) or "",
+                (common and row[common]) or "",
             )
             for where, row in table.rows()
         ),
@@ -96,14 +102,17 @@ def make_taxonomy(content: Mapping[str, Mapping[str, str]], where: str = "events
     return _taxonomy((_row(f"{where}.{label}", label, groups) for label, groups in content.items()), where)
 
 
-_Row = tuple[str, str, list[Group], str]
-"""Where it stands, label, groups, category of threat."""
+_Row = tuple[str, str, list[Group], str, str]
+"""Where it stands, label, groups, category of threat, common name."""
 
 
 def _row(where: str, label: str, given: Mapping[str, str]) -> _Row:
     named = {rank: "_".join(rank.casefold().split()) for rank in given}
-    groups = [(rank, name) for rank, name in given.items() if named[rank] not in CATEGORY]
-    return where, label, groups, next((given[rank] for rank in given if named[rank] in CATEGORY), "")
+    groups = [(rank, name) for rank, name in given.items() if named[rank] not in (*CATEGORY, *COMMON_NAME)]
+    category, common = (
+        next((given[rank] for rank in given if named[rank] in names), "") for names in (CATEGORY, COMMON_NAME)
+    )
+    return where, label, groups, category, common
 
 
 def _taxonomy(rows: Iterator[_Row], where: str) -> Taxonomy:
@@ -111,8 +120,11 @@ def _taxonomy(rows: Iterator[_Row], where: str) -> Taxonomy:
     parents: dict[str, str] = {}
     ranks: dict[str, str] = {}
     categories: dict[str, str] = {}
-    for where, label, given, category in rows:
+    called: dict[str, str] = {}
+    for where, label, given, category, common in rows:
         key = label_key(label)
+        if common.strip():
+            called.setdefault(key, " ".join(common.split()))
         if category.strip() and categories.setdefault(key, category.strip()) != category.strip():
             raise InputError(
                 f"{where}: {label!r} is {categories[key]} further up; it should have one category"
@@ -145,7 +157,7 @@ def _taxonomy(rows: Iterator[_Row], where: str) -> Taxonomy:
             at = parents.get(at)
     if not groups:
         raise InputError(f"{where}: holds no label (events.taxonomy)")
-    return Taxonomy(groups, where, categories)
+    return Taxonomy(groups, where, categories, called)
 
 
 class Tree:
@@ -178,7 +190,7 @@ class Tree:
         for code, label in enumerate(classes):
             if label.casefold() in number:
                 self.members[number[label.casefold()], code] = True
-        if taxonomy is not None and depth == 0:
+        if taxonomy is not None and depth == 0 and any(taxonomy.groups.values()):
             known = ", ".join(map(repr, classes[:3]))
             raise InputError(
                 f"{taxonomy.where}: none of the model's classes is in it (events.taxonomy); the model has "

@@ -24,9 +24,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 
 from camtrap_batch.catalog.camtrap_dp import SOURCE
-from camtrap_batch.codes import Ints
+from camtrap_batch.codes import Ints, one_chunk
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import NO_TIME, Bools, microseconds, short_hash
 from camtrap_batch.exports.base import Out
@@ -66,7 +67,10 @@ _DESCRIPTOR = "datapackage.json"
 _FILES = frozenset({_DESCRIPTOR, *(f"{name}.csv" for name in TABLES)})
 TOOL = "camtrap-batch"
 _SCHEMAS = "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2"
+IN_PARQUET = "-parquet"
+"""What the name of a table's resource ends in that holds its rows as Parquet."""
 PROFILE = f"{_SCHEMAS}/camtrap-dp-profile.json"
+BY_PEOPLE = "observations of media by people"
 SHOWS_PEOPLE = "that show people (--without-people)"
 _MISSING = ("", "NA", "NaN", "nan")
 """Values that the format reads as: none."""
@@ -96,18 +100,20 @@ class Rules:
     without_people : media that show people are left out
     decimals : of coordinates; None: as they are
     about : members of datapackage.json that the job gives
+    parquet : the tables as Parquet, too
     """
 
     without_people: bool = False
     decimals: int | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    parquet: bool = False
 
     @classmethod
     def of(cls, images: Images, options: Mapping[str, Any]) -> Rules:
         """By the options of the export, and the job's `dataset.about`."""
-        path = images.run.job.dataset.about
-        about = {} if path is None else read_about(path)
-        return cls(options["without-people"], options["coordinate-decimals"], about)
+        given = images.run.job.dataset.about
+        about = read_about(given) if isinstance(given, str) else _checked(dict(given or {}), "dataset.about")
+        return cls(options["without-people"], options["coordinate-decimals"], about, options["parquet"])
 
 
 def read_about(path: str) -> dict[str, Any]:
@@ -124,9 +130,13 @@ def read_about(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: can't be read (dataset.about): {problem}") from None
     if not isinstance(content, dict):
         raise InputError(f'{path}: should be a JSON object such as {{"contributors": [...]}} (dataset.about)')
+    return _checked(content, path)
+
+
+def _checked(content: dict[str, Any], where: str) -> dict[str, Any]:
     for name in content:
         if name in _FROM_DATA:
-            raise InputError(f"{path}: {name}: follows from the data, and can't be given (dataset.about)")
+            raise InputError(f"{where}: {name}: follows from the data, and can't be given (dataset.about)")
     return content
 
 
@@ -156,6 +166,7 @@ class CamtrapDpExport:
             parse=_decimals,
             metavar="N",
         ),
+        Option("parquet", "the tables as Parquet beside the CSV files, too", False, metavar=None),
     )
 
     def check(self, out: str, job: Job) -> Path:
@@ -206,10 +217,42 @@ def write_package(images: Images, path: Path, left_out: Path, rules: Rules) -> W
     """As `write_camtrap_dp`; where the data set is a package itself, that one whole, with ours added."""
     dataset = images.run.job.dataset
     if dataset.format != SOURCE:
-        return write_camtrap_dp(images, path, left_out, rules)
-    from camtrap_batch.exports.camtrap_dp_source import write_whole  # which is made of this module's parts
+        written = write_camtrap_dp(images, path, left_out, rules)
+    else:
+        from camtrap_batch.exports.camtrap_dp_source import (
+            write_whole,  # which is made of this module's parts
+        )
 
-    return write_whole(images, path, left_out, str(dataset.metadata), rules)
+        written = write_whole(images, path, left_out, str(dataset.metadata), rules)
+    if rules.parquet:
+        _write_parquet(path)
+    return written
+
+
+def _write_parquet(path: Path) -> None:
+    """Each table of the package in the folder `path` as a resource more, in Parquet; times stay text."""
+    for name, columns in TABLES.items():
+        numbers = {**dict.fromkeys(_NUMBERS, pa.float64()), "count": pa.int64()}
+        kinds = {column: numbers.get(column, pa.string()) for column in columns}
+        options = pacsv.ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=[""])
+        with (
+            pacsv.open_csv(path / f"{name}.csv", convert_options=options) as reader,
+            pq.ParquetWriter(path / f"{name}.parquet", reader.schema, compression="zstd") as writer,
+        ):
+            for batch in reader:
+                writer.write_batch(batch)
+    descriptor = json.loads((path / _DESCRIPTOR).read_text(encoding="utf-8"))
+    descriptor["resources"] += [
+        {
+            "name": f"{name}{IN_PARQUET}",
+            "path": f"{name}.parquet",
+            "format": "parquet",
+            "mediatype": "application/vnd.apache.parquet",
+            "description": f"The rows of {name}.csv",
+        }
+        for name in TABLES
+    ]
+    write_descriptor(path, descriptor)
 
 
 def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | None = None) -> Written:
@@ -223,6 +266,7 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
     rules = rules or Rules()
     written = Written(path, listed=left_out)
     deployments = _Deployments(images.doubted_dates(), _Given.of(images))
+    people = People(images)
     taxa: set[str] = set()
     events = EventTimes(images.events.num_rows)
     path.mkdir()
@@ -235,6 +279,7 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
         for block in images.blocks(list(FROM_MANIFEST), boxes=images.has_boxes):
             reasons, why = _reasons(images, block, without_people=rules.without_people)
             is_in = reasons < 0
+            said = people.of(is_in)
             list_images(unlisted, block, reasons, why, written)
             if not is_in.any():
                 continue
@@ -249,8 +294,11 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
             what = seen(images, block, np.flatnonzero(is_in))
             written.notes["observations of a box"] += pc.count(what["bboxX"]).as_py()
             table = of_media(images, rows, deployments.ids(place), event, what)
-            taxa.update(table["scientificName"].drop_null().unique().to_pylist())
-            observations.write(table)
+            by_people = of_people(images, rows, deployments.ids(place), event, *said)
+            for made in (table, by_people):
+                taxa.update(made["scientificName"].drop_null().unique().to_pylist())
+                observations.write(made)
+            written.notes[BY_PEOPLE] += by_people.num_rows
         if not written.images:
             listed = ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common())
             raise InputError(f"no image can be in a Camtrap DP package: {listed}")
@@ -596,14 +644,107 @@ def of_media(images: Images, rows: pa.Table, deployment: pa.Array, event: Ints, 
     )
 
 
-def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str, pa.Array]:
-    """What observations say of labels."""
+class People:
+    """What people said of images, block by block."""
+
+    def __init__(self, images: Images) -> None:
+        said = images.said
+        # Of a sequence or an event as a whole nothing is said of each of its images.
+        of_one = None if said is None else pc.is_in(said["scope"], pa.array(["image", "box"]))
+        self._said = None if said is None else said.filter(of_one)
+        self._start = 0
+
+    def of(self, is_in: Bools) -> tuple[pa.Table | None, Ints]:
+        """What was said of the next images where `is_in` is true, and the number of each among these."""
+        start, self._start = self._start, self._start + len(is_in)
+        if self._said is None:
+            return None, np.zeros(0, np.int64)
+        row = self._said["row"].to_numpy()
+        first, last = np.searchsorted(row, (start, self._start))
+        place = row[first:last] - start
+        kept = is_in[place]
+        number = np.cumsum(is_in) - 1
+        return self._said.slice(first, last - first).filter(pa.array(kept)), number[place[kept]]
+
+
+def of_people(
+    images: Images, rows: pa.Table, deployment: pa.Array, event: Ints, said: pa.Table | None, image: Ints
+) -> pa.Table:
+    """Observations of single media that people made.
+
+    Parameters
+    ----------
+    rows, deployment, event : images, the deployment and the event of each
+    said, image : of `People.of`
+    """
+    if said is None or not said.num_rows:
+        return pa.table({name: pa.array([], pa.string()) for name in ("observationID", "scientificName")})
+    at = pa.array(image)
+    ids, time = rows["image_id"].take(at), stamps(*_times(rows)).take(at)
+    kind = _kinds(images, said["label"].combine_chunks())
+    boxes = [box if box is not None and min(box[2:]) > 0 else [None] * 4 for box in said["box"].to_pylist()]
+    return pa.table(
+        {
+            "observationID": pc.binary_join_element_wise("said", said["correction_id"], ids, ":"),
+            "deploymentID": deployment.take(at),
+            "mediaID": ids,
+            "eventID": take(images.events["event_id"].combine_chunks(), event).take(at),
+            "eventStart": time,
+            "eventEnd": time,
+            "observationLevel": pa.repeat("media", said.num_rows),
+            "observationType": kind,
+            "scientificName": pc.if_else(pc.equal(kind, "animal"), said["label"], None),
+            "count": pc.if_else(pc.is_in(kind, _COUNTED), said["count"], None),
+            **{name: [box[number] for box in boxes] for number, name in enumerate(_BBOX)},
+            **_traits(said),
+            "classificationMethod": pa.repeat("human", said.num_rows),
+            "classifiedBy": said["who"],
+            "classificationTimestamp": _instants(said["when"]),
+            "observationComments": said["comment"],
+        }
+    )
+
+
+def _traits(said: pa.Table) -> dict[str, pa.Array]:
+    """Traits in the format's words; a word that it does not have is none of its values."""
+    known = [name for name in _TRAITS.values() if name in said.column_names]
+    found = {}
+    for theirs, ours in _TRAITS.items():
+        if ours not in known:
+            continue
+        values = one_chunk(said[ours])
+        if theirs in _WORDS:
+            values = pc.utf8_lower(values)
+            values = pc.if_else(pc.is_in(values, pa.array(_WORDS[theirs])), values, None)
+        found[theirs] = values
+    return found
+
+
+_TRAITS = {
+    "sex": "sex", "lifeStage": "life_stage", "behavior": "behaviour", "individualID": "individual",
+}  # fmt: skip
+_WORDS = {"sex": ("female", "male"), "lifeStage": ("adult", "subadult", "juvenile")}
+
+
+def _instants(times: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times in UTC as the format has them."""
+    seconds = times.cast(pa.timestamp("s", tz="UTC"), safe=False)
+    return pc.strftime(seconds, "%Y-%m-%dT%H:%M:%SZ")
+
+
+def _kinds(images: Images, label: pa.Array) -> pa.Array:
+    """The format's kind of observation for each label."""
     coded = label.dictionary_encode()
     kinds = [
         "blank" if images.is_empty(text) else _KINDS.get(text.casefold(), "animal")
         for text in coded.dictionary.to_pylist()
     ]
-    kind = pc.fill_null(pa.array(kinds, pa.string()).take(coded.indices), "unclassified")
+    return pc.fill_null(pa.array(kinds, pa.string()).take(coded.indices), "unclassified")
+
+
+def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str, pa.Array]:
+    """What observations say of a machine's labels."""
+    kind = _kinds(images, label)
     by_machine = pc.is_valid(label)
     made = utc(images.snapshot.created)
     return {
@@ -654,8 +795,14 @@ def write_events(
     observations: CsvWriter,
     unlisted: CsvWriter,
     written: Written,
+    known: pa.Array | None = None,
 ) -> set[str]:
-    """Returns the names that are in them."""
+    """Returns the names that are in them.
+
+    Parameters
+    ----------
+    known : ids of observations that are not written again
+    """
     events = images.events
     is_in = pa.array(times.deployment >= 0)
     out = events.filter(pc.invert(is_in))
@@ -675,22 +822,61 @@ def write_events(
     mask = times.deployment >= 0
     label = within["label"].combine_chunks()
     observed = _observed(images, label, pc.round(within["confidence"].combine_chunks().cast("float64"), 4))
-    is_counted = pc.is_in(observed["observationType"], _COUNTED)
-    observations.write(
-        pa.table(
-            {
-                "observationID": pc.binary_join_element_wise("event", within["event_id"], ":"),
-                "deploymentID": deployments.ids(times.deployment[mask]),
-                "eventID": within["event_id"],
-                "eventStart": stamps(microseconds(within["start"]), times.start_offset[mask]),
-                "eventEnd": stamps(microseconds(within["end"]), times.end_offset[mask]),
-                "observationLevel": pa.repeat("event", within.num_rows),
-                "count": pc.if_else(is_counted, within["count"], None),
-                **observed,
-            }
-        )
+    observed |= _by_people(images, within, mask, observed) | _traits(within)
+    written.notes["of them labelled by people"] = (
+        pc.sum(pc.equal(observed["classificationMethod"], "human")).as_py() or 0
     )
+    is_counted = pc.is_in(observed["observationType"], _COUNTED)
+    table = pa.table(
+        {
+            "observationID": pc.binary_join_element_wise("event", within["event_id"], ":"),
+            "deploymentID": deployments.ids(times.deployment[mask]),
+            "eventID": within["event_id"],
+            "eventStart": stamps(microseconds(within["start"]), times.start_offset[mask]),
+            "eventEnd": stamps(microseconds(within["end"]), times.end_offset[mask]),
+            "observationLevel": pa.repeat("event", within.num_rows),
+            "count": pc.if_else(is_counted, within["count"], None),
+            **observed,
+        }
+    )
+    if known is not None:
+        table = table.filter(pc.invert(pc.is_in(table["observationID"], known)))
+    observations.write(table)
     return set(observed["scientificName"].drop_null().to_pylist())
+
+
+def _by_people(
+    images: Images, events: pa.Table, kept: Bools, observed: Mapping[str, pa.Array]
+) -> dict[str, pa.Array]:
+    """Who labelled events, and when, where it was a person.
+
+    Parameters
+    ----------
+    kept : which of all events are in `events`
+    """
+    if "label_source" not in events.column_names:
+        return {}
+    is_human = pc.fill_null(pc.equal(events["label_source"], "human"), False)
+    who: dict[int, set[str]] = {}
+    when: dict[int, dt.datetime] = {}
+    said = images.said
+    if said is not None:
+        for row in said.select(["of_event", "who", "when"]).to_pylist():
+            event, time = row["of_event"], row["when"]
+            if row["who"] is not None:
+                who.setdefault(event, set()).add(row["who"])
+            if time is not None:
+                when[event] = max(when.get(event, time), time)
+    numbers = np.flatnonzero(kept).tolist()
+    names = pa.array([", ".join(sorted(who.get(number, ()))) or None for number in numbers], pa.string())
+    moments = pa.array([when.get(number) for number in numbers], pa.timestamp("us", tz="UTC"))
+    times = _instants(pa.chunked_array([moments]))
+    return {
+        "classificationMethod": pc.if_else(is_human, "human", observed["classificationMethod"]),
+        "classifiedBy": pc.if_else(is_human, names, observed["classifiedBy"]),
+        "classificationTimestamp": pc.if_else(is_human, times, observed["classificationTimestamp"]),
+        "classificationProbability": pc.if_else(is_human, None, observed["classificationProbability"]),
+    }
 
 
 # --- the descriptor
@@ -749,7 +935,8 @@ def source() -> dict[str, str]:
 def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: Written) -> dict[str, Any]:
     """datapackage.json. What a run does not know is the format's most general value; see docs/exports.md."""
     name = images.run.job.name
-    notes = f"Labels are predictions of model {images.model_id}, not of people."
+    notes = f"Labels are predictions of model {images.model_id}"
+    notes += "; what people said is marked as theirs." if images.said is not None else ", not of people."
     if written.left_out:
         notes += f" {written.left_out.total():,} of {len(images):,} images are not included: "
         notes += ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common()) + "."
@@ -766,7 +953,7 @@ def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: 
             "title": name,
             "samplingDesign": "opportunistic",
             "captureMethod": ["activityDetection"],
-            "individualAnimals": False,
+            "individualAnimals": _knows_individuals(images),
             "observationLevel": ["media", "event"],
         },
         "spatial": spatial(deployments),
@@ -776,6 +963,11 @@ def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: 
         },
         "taxonomic": taxonomic(images, taxa),
     }
+
+
+def _knows_individuals(images: Images) -> bool:
+    events = images.events
+    return "individual" in events.column_names and events["individual"].null_count < events.num_rows
 
 
 def taxonomic(images: Images, taxa: set[str]) -> list[dict[str, str]]:

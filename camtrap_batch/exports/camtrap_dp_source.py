@@ -64,7 +64,8 @@ def write_whole(images: Images, path: Path, left_out: Path, source: str, rules: 
         writers["deployments"].write(deployments)
         writers["media"].write(media)
         writers["observations"].write(observations)
-        taxa = _add_ours(images, tables, people, writers["observations"], unlisted, written)
+        known = observations["observationID"].combine_chunks()
+        taxa = _add_ours(images, tables, people, known, writers["observations"], unlisted, written)
         files = [] if moved else _copy_others(package, path)
         descriptor = _descriptor(images, package.descriptor, taxa, files, written, rules)
         if moved:
@@ -117,14 +118,21 @@ def _add_ours(
     images: Images,
     tables: dict[str, pa.Table],
     people: pa.Array,
+    known: pa.Array,
     observations: ours.CsvWriter,
     unlisted: ours.CsvWriter,
     written: Written,
 ) -> set[str]:
-    """Write what the model says of media and events; returns the names that it has."""
+    """Write what the model and people say of media and events; returns the names in it.
+
+    Parameters
+    ----------
+    known : ids of observations that are written already: what people said in an earlier run stays
+    """
     ids = tables["media"]["mediaID"].combine_chunks()
     deployments = _Deployments(tables["deployments"]["deploymentID"])
     events = ours.EventTimes(images.events.num_rows)
+    by_people = ours.People(images)
     taxa: set[str] = set()
     for block in images.blocks(list(ours.FROM_MANIFEST), boxes=images.has_boxes):
         is_known = pc.is_in(block.rows["image_id"], ids)
@@ -141,6 +149,7 @@ def _add_ours(
         status = pc.is_in(block.rows["status"], pa.array(USABLE))
         is_in = np.asarray(pc.and_(status, pc.is_valid(block.rows["datetime"])).to_numpy(), bool)
         is_in &= ~shows_people
+        said = by_people.of(is_in)
         if not is_in.any():
             continue
         rows = block.rows.filter(pa.array(is_in))
@@ -149,10 +158,14 @@ def _add_ours(
         events.add(event, number, rows)
         seen = ours.seen(images, block, np.flatnonzero(is_in))
         table = ours.of_media(images, rows, deployments.ids(number), event, seen)
-        taxa.update(table["scientificName"].drop_null().unique().to_pylist())
-        observations.write(table)
+        told = ours.of_people(images, rows, deployments.ids(number), event, *said)
+        told = told.filter(pc.invert(pc.is_in(told["observationID"], known)))
+        for made in (table, told):
+            taxa.update(made["scientificName"].drop_null().unique().to_pylist())
+            observations.write(made)
         written.notes["observations added, of media"] += table.num_rows
-    return taxa | ours.write_events(images, events, deployments, observations, unlisted, written)
+        written.notes[ours.BY_PEOPLE] += told.num_rows
+    return taxa | ours.write_events(images, events, deployments, observations, unlisted, written, known)
 
 
 class _Deployments:
@@ -212,7 +225,8 @@ def _without(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
 
 def _others(package: DataPackage) -> list[dict[str, Any]]:
     resources = package.descriptor.get("resources", [])
-    return [one for one in resources if isinstance(one, dict) and one.get("name") not in ours.TABLES]
+    made = {*ours.TABLES, *(f"{name}{ours.IN_PARQUET}" for name in ours.TABLES)}
+    return [one for one in resources if isinstance(one, dict) and one.get("name") not in made]
 
 
 def _copy_others(package: DataPackage, path: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from camtrap_batch.events.codes import Floats
 from camtrap_batch.model.info import CARD, parse_info
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.store import snapshots
+from camtrap_batch.store.corrections import read_corrections, standing
 from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
@@ -233,6 +234,23 @@ class Images:
         row = pc.index_in(coded.dictionary, self.events["event_id"].combine_chunks())
         rows = np.append(np.asarray(row.to_numpy(), np.int64), -1)
         return np.asarray(rows[coded.indices.fill_null(-1).to_numpy()])
+
+    @cached_property
+    def said(self) -> pa.Table | None:
+        """What people said of usable images, as it stands now (`store.corrections.standing`); None: nothing.
+
+        Beside its columns: `row`, the image's in the manifest, by which it is sorted, and `of_event`, the row
+        of `events` that the image belongs to, -1: none.
+        """
+        corrections = read_corrections(self.run)
+        if not corrections.num_rows:
+            return None
+        table = self.run.table("manifest", self.manifest.number)
+        found = standing(corrections, table.to_table(columns=["image_id", "sha256"]))
+        predicted = self._usable[0][found["row"].to_numpy()]
+        found = found.append_column("of_event", pa.array(_at(self.event, predicted.astype(np.int64))))
+        found = found.filter(pa.array(predicted >= 0))
+        return found if found.num_rows else None
 
     @property
     def has_boxes(self) -> bool:

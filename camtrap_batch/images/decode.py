@@ -36,6 +36,7 @@ _SPACES = {"Gray": ("GRAY", 1), "CMYK": ("CMYK", 4), "YCCK": ("CMYK", 4)}
 _BLOCK = 2 * 16 * 16  # pixels that are rubbish where a JPEG stream ends: its last block, or two
 _TILE_PIXELS = 2**20
 _MANY_PIXELS = 2**24
+_ALL = 2**16  # pixels on the short side: whatever the file has
 _MOST_DRAFT = 8  # times that Pillow's JPEG decoder reduces
 
 # Each image's size is held against the job's own limit before anything is decoded; Pillow's, which is global
@@ -74,6 +75,34 @@ def decode_upright(data: bytes, wanted: int) -> Pixels:
     if decoded.pixels is None:
         raise ValueError(f"not a picture that can be decoded: {decoded.detail}")
     return upright(decoded.pixels, orientation)
+
+
+def decode_whole(data: bytes) -> Pixels:
+    """The picture in an image file, upright, in all its pixels.
+
+    With the exact inverse transform and smooth chroma, as OpenCV and Pillow decode, where that serves.
+
+    Returns
+    -------
+    Shape (height, width, 3) RGB, or (height, width, 1) grey.
+
+    Raises
+    ------
+    ValueError
+        Nothing decodes.
+    """
+    if data.startswith(JPEG):
+        try:
+            coded = simplejpeg.decode_jpeg_header(data, strict=False)[2]
+            space = {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB"}[coded]
+            pixels = simplejpeg.decode_jpeg(
+                data, colorspace=space, fastdct=False, fastupsample=False, strict=False
+            )
+        except (ValueError, KeyError):
+            pass  # of another kind, or so damaged that libjpeg gives up
+        else:
+            return upright(pixels, read_jpeg_exif(data).orientation)
+    return decode_upright(data, _ALL)
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -13,15 +13,16 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from camtrap_batch.images.decode import decode_upright
+from camtrap_batch.images.decode import decode_upright, decode_whole
 from camtrap_batch.images.pixels import Pixels
-from camtrap_batch.images.raster import resample
 
 Resize = Literal["squash", "crop", "letterbox"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Boxes = Literal["square", "stretch"]
 
 RESIZE: tuple[str, ...] = get_args(Resize)
 INTERPOLATION: tuple[str, ...] = get_args(Interpolation)
+BOXES: tuple[str, ...] = get_args(Boxes)
 
 _MARGIN = 1.5
 """How much larger than the square a JPEG is decoded at least. At 1 the network would see originals otherwise
@@ -31,7 +32,8 @@ _MARGIN_OF_OTHERS = 2.0
 """The same for models that were evaluated on full decodes. EfficientNet-Lite0, 24 real photos, confidence of
 timm's top class: mean difference 0.043 at 1, 0.030 at 1.5, 0.010 at 2, 0.011 at 3, 0.002 on full decodes."""
 
-_BAR = 114  # grey of the bars of a letterbox, as detectors have it
+BAR = 114
+"""Grey of the bars of a letterbox, as detectors have it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class Framing:
         A filter of Pillow's.
     antialias
         Whether the filter widens where a picture is made smaller, as Pillow's do; without, only bilinear.
+    boxes
+        What of a detector's box is seen. square: a square around it; stretch: the box alone, whatever its
+        shape, from its first whole pixel on.
+    trim
+        (part, pixels): so large a part of the height is left out, half of it above, half below, but never
+        more than so many pixels; (0, 0): none. Cameras print date and temperature there.
     """
 
     size: int
@@ -58,6 +66,8 @@ class Framing:
     crop_pct: float = 1.0
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
+    boxes: Boxes = "square"
+    trim: tuple[float, int] = (0.0, 0)
 
     @property
     def side(self) -> int:
@@ -73,6 +83,18 @@ class Framing:
     def decoded(self) -> int:
         """Pixels that a decode should leave on the short side, at least."""
         return int(self.size * _MARGIN) if self.is_ours else int(np.ceil(self.side * _MARGIN_OF_OTHERS))
+
+    @property
+    def is_of_whole(self) -> bool:
+        """Whether each pixel of the picture counts: where single ones are looked at, or counted."""
+        return not self.antialias or self.boxes == "stretch" or any(self.trim)
+
+    def decode(self, data: bytes, wanted: int | None = None) -> Pixels:
+        """The picture in a file, upright, with `wanted` pixels (`decoded`) or more on its short side.
+
+        Raises ValueError where nothing decodes.
+        """
+        return decode_whole(data) if self.is_of_whole else decode_upright(data, wanted or self.decoded)
 
     def takes_thumbnails(self, kept: int) -> bool:
         """Whether thumbnails with a short side of `kept` pixels hold what the network wants.
@@ -102,8 +124,11 @@ def frame(data: bytes, framing: Framing) -> Pixels:
     ValueError
         Nothing decodes.
     """
-    pixels = decode_upright(data, framing.decoded)
+    pixels = framing.decode(data)
     if framing.is_ours:
+        # Here, as the loops load numba, and commands that only read a model's card need none of it.
+        from camtrap_batch.images.raster import resample
+
         square = resample(pixels, framing.size, framing.size)
         return square if square.shape[2] == 3 else np.repeat(square, 3, axis=2)
     return _framed(pixels, framing)
@@ -112,6 +137,11 @@ def frame(data: bytes, framing: Framing) -> Pixels:
 def _framed(pixels: Pixels, framing: Framing) -> Pixels:
     size, side = framing.size, framing.side
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+    if any(framing.trim):
+        part, most = framing.trim
+        kept = max(int(image.height * (1 - part)), image.height - most, 1)
+        top = round((image.height - kept) / 2)
+        image = image.crop((0, top, image.width, top + kept))
     width, height = image.size
     if framing.resize == "squash":
         wanted = (side, side)
@@ -123,7 +153,7 @@ def _framed(pixels: Pixels, framing: Framing) -> Pixels:
     left, top = (round((extent - size) / 2) for extent in wanted)
     if min(wanted) >= size:
         return np.asarray(resized.crop((left, top, left + size, top + size)))
-    square = Image.new("RGB", (size, size), (_BAR, _BAR, _BAR))
+    square = Image.new("RGB", (size, size), (BAR, BAR, BAR))
     square.paste(resized, (-left, -top))
     return np.asarray(square)
 

@@ -63,9 +63,36 @@ class Label(_PartOfPath):
     regex: str | None = Field(
         None, description="regular expression on the path; group `label`, else the first"
     )
+    keywords: Literal[True] | list[str] | None = Field(
+        None, description="true: each keyword of a photo names a species; or a list of those that do"
+    )
+    hierarchy: str | None = Field(
+        None, description="keyword below which those of species stand, as Species in Species|Vulpes vulpes"
+    )
+    count: str | None = Field(
+        None, description="with hierarchy: keyword below which the number of animals stands, as in Count|2"
+    )
     empty: list[str] = Field(
         ["empty", "blank"], description="names, in upper or lower case, that mean: no animal"
     )
+
+    later: ClassVar[tuple[str, ...]] = ("keywords", "hierarchy", "count")
+    """Keys that `dataset.label` did not have at first."""
+
+    @property
+    def is_of_photos(self) -> bool:
+        """Whether it is not the path that names the species, but the keywords in the photo."""
+        return self.keywords is not None or self.hierarchy is not None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [self.level is not None, self.regex is not None]
+        given += [self.keywords is not None, self.hierarchy is not None]
+        if sum(given) != 1:
+            raise ValueError("give one of level, regex, keywords and hierarchy")
+        if self.count is not None and self.hierarchy is None:
+            raise ValueError("count needs hierarchy")
+        return self
 
 
 class Video(Section):
@@ -111,8 +138,10 @@ class Dataset(Section):
     outages: InputPath | None = Field(
         None, description="location, start, end as .csv: when a camera stood there and did not work"
     )
-    about: InputPath | None = Field(
-        None, description="contributors, licenses, project, ... of data packages that are exported: a .json"
+    about: InputPath | dict[str, Any] | None = Field(
+        None,
+        description="contributors, licenses, project, ... of data packages that are exported: a .json, or "
+        "{title: ..., licenses: [...]}",
     )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 
@@ -166,5 +195,12 @@ class WithLabel(WithLocation):
     """A format in which a path may also name the species."""
 
     label: Label | None = Field(
-        None, description="where a path names the species that people sorted it under; default: nowhere"
+        None,
+        description="where people named the species: a folder they sorted it into, or keywords; default: "
+        "nowhere",
     )
+
+    @property
+    def path_label(self) -> Label | None:
+        """`label`, where it is the path that names the species."""
+        return None if self.label is None or self.label.is_of_photos else self.label

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from camtrap_batch.job.base import Fraction, Input, InputPath, PathOrUrl
+from camtrap_batch.remote import redacted
 from camtrap_batch.yamlfile import Section
 
 _NO_FOLDER = re.compile(r"latest|[0-9a-f]{16}")
@@ -104,3 +106,34 @@ class Report(Section):
         "blur",
         description="people in pictures of the report and on layers: blur, leave_out or show",
     )
+    photos: int = Field(
+        400, ge=0, le=20_000, description="most photos in the report, some 40 kB each; 0: none"
+    )
+    single_file: bool = Field(
+        False, description="all in one .html file, instead of files beside it that load as they are opened"
+    )
+    tiles: InputPath | None = Field(
+        None,
+        description="map behind the cameras: https://.../{z}/{x}/{y}.png, or a .pmtiles file or URL; absent: "
+        "outlines of countries, which need no network",
+    )
+
+    @field_validator("tiles")
+    @classmethod
+    def _tiles(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        address = urlsplit(value)
+        if address.query or address.username:
+            raise ValueError(
+                f"{redacted(value)!r}: should have neither a user nor a query, which may hold a secret: "
+                "it stands in the report"
+            )
+        is_template = address.scheme in ("https", "http") and all(
+            part in value for part in ("{z}", "{x}", "{y}")
+        )
+        if not is_template and not address.path.endswith(".pmtiles"):
+            raise ValueError(
+                f"{redacted(value)!r}: should be a URL with {{z}}, {{x}} and {{y}}, or a .pmtiles file or URL"
+            )
+        return value

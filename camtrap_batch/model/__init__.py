@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from camtrap_batch.model.architectures import check_architecture, known_architectures
     from camtrap_batch.model.config import TrainConfig
     from camtrap_batch.model.dlpk import describe, write_package
-    from camtrap_batch.model.imports import import_model
+    from camtrap_batch.model.imports import import_model, import_onnx_folder
     from camtrap_batch.model.info import ModelInfo, read_info
     from camtrap_batch.model.learner import TrainResult, join, train
     from camtrap_batch.model.package import load_model, save_model
@@ -34,6 +34,7 @@ __all__ = [
     "load_model",
     "save_model",
     "import_model",
+    "import_onnx_folder",
     "write_package",
     "describe",
     "check_architecture",
@@ -53,12 +54,13 @@ _MODULES = {
     "load_model": "package",
     "save_model": "package",
     "import_model": "imports",
+    "import_onnx_folder": "imports",
     "write_package": "dlpk",
     "describe": "dlpk",
     "check_architecture": "architectures",
     "known_architectures": "architectures",
 }
-_EXTRA = ("fastai", "fastcore", "safetensors", "scipy", "sklearn", "timm", "torch", "torchvision")
+EXTRA_MODULES = ("fastai", "fastcore", "safetensors", "scipy", "sklearn", "timm", "torch", "torchvision")
 
 
 def __getattr__(name: str) -> Any:
@@ -67,6 +69,6 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     except ModuleNotFoundError as problem:
-        if (problem.name or "").partition(".")[0] in _EXTRA:
+        if (problem.name or "").partition(".")[0] in EXTRA_MODULES:
             raise MissingExtra("train", "training and classifying") from problem
         raise

@@ -17,7 +17,7 @@ import torch
 from camtrap_batch.errors import InputError
 from camtrap_batch.model import raster_function
 from camtrap_batch.model.architectures import recipe
-from camtrap_batch.model.info import CARD, METRICS, ModelInfo
+from camtrap_batch.model.info import CARD, METRICS, ONNX_ARCH, ModelInfo
 from camtrap_batch.model.package import load_model
 
 FUNCTION = "CamtrapObjectClassifier.py"
@@ -41,6 +41,8 @@ def write_package(folder: str | Path, name: str) -> bytes:
     """
     folder = Path(folder)
     network, info = load_model(folder)
+    if info.arch == ONNX_ARCH:
+        raise InputError(f"{folder}: the model is an ONNX file, which the raster function can't run")
     if not info.framing.antialias:
         raise InputError(
             f"{folder}: the model was evaluated on pictures resized without antialias, which the raster "

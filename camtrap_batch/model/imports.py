@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,37 @@ import torch
 from torch import nn
 
 from camtrap_batch.errors import InputError, JobError, choices
+from camtrap_batch.images.framing import Framing
 from camtrap_batch.model.architectures import (
+    Evaluation,
     check_architecture,
     create_model,
     evaluation,
     head_parameters,
     read_state,
 )
-from camtrap_batch.model.info import CARD, FORMAT, ModelInfo, parse_info, read_card
-from camtrap_batch.model.package import save_model
+from camtrap_batch.model.info import (
+    CARD,
+    CLASSIFIER,
+    FORMAT,
+    ONNX_ARCH,
+    ModelInfo,
+    parse_info,
+    read_card,
+)
+from camtrap_batch.model.onnx import look, side_of
+from camtrap_batch.model.package import save_model, save_onnx
+from camtrap_batch.runtime import needs_code, read_onnx
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _KEYS = (
     "format", "arch", "classes", "category_ids", "size", "mean", "std", "temperature", "provenance",
-    "versions", "metrics", "weights", "resize", "crop_pct", "interpolation", "antialias", "on",
+    "versions", "metrics", "weights", "resize", "crop_pct", "interpolation", "antialias", "boxes", "trim",
+    "on",
+)  # fmt: skip
+_ONNX_KEYS = (
+    "classes", "category_ids", "size", "mean", "std", "temperature", "outputs", "resize", "crop_pct",
+    "interpolation", "antialias", "boxes", "trim", "provenance", "file",
 )  # fmt: skip
 _MOST_NAMED = 3
 _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
@@ -90,21 +107,12 @@ def describe_model(card: str | Path, content: Mapping[str, Any]) -> ModelInfo:
             raise InputError(f"{card}: unknown key {key!r}; {choices(key, _KEYS)}")
     if content.get("format", FORMAT) != FORMAT:
         raise InputError(f'{card}: should say "format": {FORMAT}, or leave it out')
-    for key, what in (("arch", "an architecture of torchvision or timm"), ("classes", "a list of labels")):
-        if not content.get(key):
-            raise InputError(f"{card}: should have {key!r}: {what}")
-    arch, classes = content["arch"], content["classes"]
+    if not content.get("arch"):
+        raise InputError(f"{card}: should have 'arch': an architecture of torchvision or timm")
+    arch = content["arch"]
     if not isinstance(arch, str):
         raise InputError(f"{card}: arch should be a name, it is {arch!r}")
-    if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
-        raise InputError(f"{card}: classes should be a list of labels, in the order of the network's outputs")
-    if len(classes) < 2:
-        raise InputError(f"{card}: classes should be two labels or more")
-    twice = [label for label, number in Counter(classes).items() if number > 1]
-    if twice:
-        more = f", and {len(twice) - _MOST_NAMED} more" if len(twice) > _MOST_NAMED else ""
-        named = ", ".join(map(repr, twice[:_MOST_NAMED]))
-        raise InputError(f"{card}: classes should be all different; more than once: {named}{more}")
+    classes = check_classes(card, content.get("classes"))
     try:
         check_architecture(arch)
     except JobError as problem:
@@ -112,18 +120,146 @@ def describe_model(card: str | Path, content: Mapping[str, Any]) -> ModelInfo:
     described = {key: value for key, value in content.items() if key not in ("format", "weights")}
     given = described.get("size")
     published = evaluation(arch, given if isinstance(given, int) and given > 0 else None)
-    try:
-        info = parse_info(
-            {
-                "category_ids": [[] for _ in classes],
-                **asdict(published.framing),
-                "mean": published.mean,
-                "std": published.std,
-                "temperature": 1.0,
-                **described,
-                "model_id": "",
-            }
+    return _parse(
+        card,
+        {
+            "category_ids": [[] for _ in classes],
+            **asdict(published.framing),
+            "mean": published.mean,
+            "std": published.std,
+            "temperature": 1.0,
+            **described,
+            "model_id": "",
+        },
+    )
+
+
+def import_onnx(
+    file: str | Path, content: Mapping[str, Any], parent: str | Path, card: str | Path
+) -> ModelInfo:
+    """Write an ONNX file as a model folder `<parent>/<model id>`.
+
+    Parameters
+    ----------
+    content
+        What a `classifier.json` says of it: `classes` at least, and `size` where the file takes any. What is
+        left out: pictures are squeezed to the square, and normalised with ImageNet's mean and std; whether
+        `outputs` are probabilities is seen.
+    card
+        Where that is from, for messages.
+
+    Raises
+    ------
+    InputError
+        The file is no classifier, or the classes are not as many as its outputs.
+    MissingExtra
+        No runtime is installed.
+    """
+    file = Path(file)
+    if file.is_file() and needs_code(file):
+        raise InputError(f"{file}: {code_advice(file)}")
+    network = read_onnx(file)
+    info = describe_onnx(card, content, side_of(network, str(file)))
+    found = look(file, network, info.size, len(info.classes), f"{file} with the classes of {card}")
+    if content.get("outputs") is None:
+        info = replace(info, outputs=found)
+    elif info.outputs == "probabilities" != found:
+        raise InputError(f"{card}: outputs: what {file.name} gives are no probabilities; should be logits")
+    return save_onnx(parent, file.read_bytes(), info)
+
+
+def describe_onnx(card: str | Path, content: Mapping[str, Any], side: int | None) -> ModelInfo:
+    """What a `classifier.json` says; `side`: of the pictures that the file takes, None for any.
+
+    Raises InputError, beginning with `card`, where something in it is wrong.
+    """
+    for key in content:
+        if key not in _ONNX_KEYS:
+            raise InputError(f"{card}: unknown key {key!r}; {choices(key, _ONNX_KEYS)}")
+    classes = check_classes(card, content.get("classes"))
+    size = content.get("size", side)
+    if not isinstance(size, int):
+        raise InputError(
+            f"{card}: should have 'size': the side of the square that the network sees, in pixels"
         )
+    if side not in (None, size):
+        raise InputError(f"{card}: size {size}: the network takes pictures of {side} x {side} alone")
+    published = Evaluation(Framing(size))
+    described = {key: value for key, value in content.items() if key != "file" and value is not None}
+    return _parse(
+        card,
+        {
+            "category_ids": [[] for _ in classes],
+            "mean": published.mean,
+            "std": published.std,
+            "temperature": 1.0,
+            **described,
+            "size": size,
+            "arch": ONNX_ARCH,
+            "model_id": "",
+        },
+    )
+
+
+def import_onnx_folder(folder: str | Path, file: str | None, parent: str | Path) -> ModelInfo:
+    """Write an ONNX file beside a `classifier.json` as a model folder; see `import_onnx`.
+
+    Parameters
+    ----------
+    file
+        Its name; None: what the card names as `file`, or the only one.
+    """
+    folder = Path(folder)
+    card = folder / CLASSIFIER
+    content = read_card(folder, CLASSIFIER)
+    named = file or content.get("file")
+    if named is None:
+        found = sorted(path.name for path in folder.iterdir() if path.suffix == ".onnx")
+        if len(found) != 1:
+            names = ", ".join(found) or "none"
+            raise InputError(f"{card}: should name one ONNX file beside it as file; there are {names}")
+        named = found[0]
+    if not isinstance(named, str) or Path(named).name != named:
+        raise InputError(f"{card}: file should be the name of an ONNX file beside it, not {named!r}")
+    return import_onnx(folder / named, content, parent, card)
+
+
+def code_advice(path: Path) -> str:
+    """What is said of a file that would run code when it is loaded."""
+    name = path.name.lower()
+    if "always_crop" in name or "full_image" in name:
+        how = f"camtrap model import speciesnet {path.parent}"
+    elif name.startswith("md"):
+        how = f"camtrap model import megadetector {path}"
+    else:
+        how = f"camtrap model import timm|torchvision NAME {path}, or ultralytics {path}"
+    return (
+        "weights of PyTorch, which run code of their own when loaded; should be a model folder or an ONNX "
+        f"file, which this writes: {how}"
+    )
+
+
+def check_classes(where: str | Path, classes: Any) -> list[str]:
+    """The labels, if they are two or more texts, all different. Raises InputError."""
+    if not classes:
+        raise InputError(f"{where}: should have 'classes': a list of labels")
+    if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
+        raise InputError(
+            f"{where}: classes should be a list of labels, in the order of the network's outputs"
+        )
+    if len(classes) < 2:
+        raise InputError(f"{where}: classes should be two labels or more")
+    twice = [label for label, number in Counter(classes).items() if number > 1]
+    if twice:
+        more = f", and {len(twice) - _MOST_NAMED} more" if len(twice) > _MOST_NAMED else ""
+        named = ", ".join(map(repr, twice[:_MOST_NAMED]))
+        raise InputError(f"{where}: classes should be all different; more than once: {named}{more}")
+    return classes
+
+
+def _parse(card: str | Path, content: dict[str, Any]) -> ModelInfo:
+    try:
+        info = parse_info(content)
     except (KeyError, TypeError, ValueError) as problem:
         raise InputError(f"{card}: not a model's description: {type(problem).__name__}: {problem}") from None
     if info.size < 1 or info.temperature <= 0 or min(info.std) <= 0:
@@ -168,6 +304,19 @@ def _load(
         if name not in own and not name.startswith(_TRAINING_ONLY):
             raise InputError(f"{what}: it has no {name}{_nearest(name, state[name], own, state)}")
     network.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def without_prefix(
+    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """The tensors without what comes before each name, as of a network inside another one (`base_model.`)."""
+    first = next(iter(own))
+    for name in state:
+        if name.endswith(f".{first}"):
+            prefix = name.removesuffix(first)
+            if all(other.startswith(prefix) for other in state):
+                return {other.removeprefix(prefix): value for other, value in state.items()}
+    return state
 
 
 def _nearest(

@@ -2,7 +2,7 @@
 
 A model folder holds
 
-- `model.safetensors`: the network's weights
+- `model.safetensors`: the network's weights; or `model.onnx`, the network itself, where `arch` is onnx
 - `model.json`: everything else that predictions depend on, where the model came from, how good it is
 - `metrics.json`: the figures in full: per class, per location, confusion, reliability
 - `history.csv`: one row per epoch; `lr_find.csv`: the search for a learning rate, where there was one
@@ -22,15 +22,28 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from camtrap_batch.errors import InputError, choices
-from camtrap_batch.images.framing import INTERPOLATION, RESIZE, Framing, Interpolation, Resize
+from camtrap_batch.images.framing import (
+    BOXES,
+    INTERPOLATION,
+    RESIZE,
+    Boxes,
+    Framing,
+    Interpolation,
+    Resize,
+)
 
 FORMAT = 1
 LearntFrom = Literal["frames", "crops"]
 LEARNT_FROM: tuple[str, ...] = get_args(LearntFrom)
 WEIGHTS, CARD, METRICS = "model.safetensors", "model.json", "metrics.json"
+ONNX_ARCH, ONNX_FILE = "onnx", "model.onnx"
+CLASSIFIER = "classifier.json"  # beside an ONNX file from elsewhere
 HISTORY, LR_FIND = "history.csv", "lr_find.csv"
 BATCH, RESULTS = "batch.svg", "results.svg"
 OBSERVED = "int8.safetensors"
+
+Outputs = Literal["logits", "probabilities"]
+OUTPUTS: tuple[str, ...] = get_args(Outputs)
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,7 @@ class ModelInfo:
     model_id
         16 hexadecimal digits.
     arch
-        torchvision or timm architecture.
+        torchvision or timm architecture; onnx: the network is an ONNX file.
     classes
         Labels, in the order of the network's outputs.
     category_ids
@@ -59,11 +72,13 @@ class ModelInfo:
         Libraries it was trained with.
     metrics
         The main figures; all of them are in `metrics.json`.
-    resize, crop_pct, interpolation, antialias
+    resize, crop_pct, interpolation, antialias, boxes, trim
         How a picture becomes the square, see `images.framing.Framing`.
     on
         What it has learnt from, and expects: whole frames, or crops: the square of the longer side of a
         detector's box around it, without a margin (`detection.crops.square_around`).
+    outputs
+        What the network gives, logits or probabilities.
     """
 
     model_id: str
@@ -82,11 +97,27 @@ class ModelInfo:
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
     on: LearntFrom = "frames"
+    boxes: Boxes = "square"
+    trim: tuple[float, int] = (0.0, 0)
+    outputs: Outputs = "logits"
 
     @property
     def framing(self) -> Framing:
         """How a picture becomes the square that the network sees."""
-        return Framing(self.size, self.resize, self.crop_pct, self.interpolation, self.antialias)
+        return Framing(
+            self.size,
+            self.resize,
+            self.crop_pct,
+            self.interpolation,
+            self.antialias,
+            self.boxes,
+            self.trim,
+        )
+
+    @property
+    def weights(self) -> str:
+        """The name of the file that holds the weights."""
+        return ONNX_FILE if self.arch == ONNX_ARCH else WEIGHTS
 
     def to_json(self) -> str:
         """The text of `model.json`."""
@@ -111,23 +142,26 @@ def read_info(folder: str | Path) -> ModelInfo:
         raise InputError(f"{path}: not a model's description: {type(problem).__name__}: {problem}") from None
 
 
-def read_card(folder: str | Path) -> dict[str, Any]:
-    """What `model.json` holds, whoever wrote it.
+def read_card(folder: str | Path, name: str = CARD) -> dict[str, Any]:
+    """What `model.json`, or the card of that name, holds, whoever wrote it.
 
     Raises
     ------
     InputError
         There is none, or it is not a JSON object.
     """
-    path = Path(folder) / CARD
+    path = Path(folder) / name
+    beside = WEIGHTS if name == CARD else "an ONNX file"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a model folder holds {CARD} and {WEIGHTS}") from None
+        raise InputError(f"{path}: no such file; a model folder holds {name} and {beside}") from None
     except (OSError, ValueError) as problem:
         raise InputError(f"{path}: can't be read as a model's description: {problem}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: should be a JSON object with format, arch, classes, ...")
+        raise InputError(
+            f"{path}: should be a JSON object with {'format, arch, ' if name == CARD else ''}classes, ..."
+        )
     return content
 
 
@@ -153,7 +187,12 @@ def model_id(weights: str, info: ModelInfo) -> str:
         "temperature": info.temperature,
     }
     if not info.framing.is_ours:  # ids of models from before there was a choice stay as they are
-        content["framing"] = asdict(info.framing)
+        # What was added to them later counts where it is not as it was before.
+        later = {"boxes": "square", "trim": (0.0, 0)}
+        framing = asdict(info.framing).items()
+        content["framing"] = {key: value for key, value in framing if later.get(key) != value}
+    if info.outputs != "logits":
+        content["outputs"] = info.outputs
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -178,6 +217,7 @@ def parse_info(content: dict[str, Any]) -> ModelInfo:
             "temperature": float(content["temperature"]),
             "crop_pct": float(content.get("crop_pct", 1.0)),
             "antialias": bool(content.get("antialias", True)),
+            "trim": _trim(content.get("trim", (0.0, 0))),
         }
     )
     if len(info.classes) != len(info.category_ids) or len(info.mean) != 3 or len(info.std) != 3:
@@ -186,6 +226,8 @@ def parse_info(content: dict[str, Any]) -> ModelInfo:
         ("resize", info.resize, RESIZE),
         ("interpolation", info.interpolation, INTERPOLATION),
         ("on", info.on, LEARNT_FROM),
+        ("boxes", info.boxes, BOXES),
+        ("outputs", info.outputs, OUTPUTS),
     ):
         if value not in known:
             raise ValueError(f"{key}: {value!r} is not possible; {choices(str(value), known)}")
@@ -194,3 +236,10 @@ def parse_info(content: dict[str, Any]) -> ModelInfo:
     if not info.antialias and info.interpolation != "bilinear":
         raise ValueError(f"antialias: false is for bilinear; interpolation is {info.interpolation}")
     return info
+
+
+def _trim(value: Any) -> tuple[float, int]:
+    part, pixels = (float(value[0]), int(value[1])) if len(value) == 2 else (1.0, 0)
+    if not 0 <= part < 1 or pixels < 0:
+        raise ValueError(f"trim: {value} should be a part of the height below 1, and a number of pixels")
+    return part, pixels

@@ -12,27 +12,31 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
-from camtrap_batch.errors import InputError, choices
+from camtrap_batch.errors import InputError, MissingExtra, choices
 from camtrap_batch.model.info import (
     CARD,
+    CLASSIFIER,
     HISTORY,
     LR_FIND,
     METRICS,
+    ONNX_ARCH,
+    ONNX_FILE,
     WEIGHTS,
     ModelInfo,
     model_id,
     read_card,
     read_info,
 )
+from camtrap_batch.runtime import installed_runtimes, needs_code
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 
-_MODEL_FILES = (WEIGHTS, METRICS, HISTORY, LR_FIND, CARD)
+_MODEL_FILES = (WEIGHTS, ONNX_FILE, METRICS, HISTORY, LR_FIND, CARD)
 """Of a model folder; the last one says that it is complete."""
 
 
 def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
-    """The folder of the model that the job names: latest, a model id of this run, or a folder of weights.
+    """The folder of the model that the job names: latest, a model id of this run, a folder, an ONNX file.
 
     `key`: of the job file, for messages.
     """
@@ -45,38 +49,61 @@ def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
         name = trained.meta["model_id"]
     if run.folder.exists(f"models/{name}/{CARD}"):
         return model_folder(run, name)
-    outside = Folder(name if "://" in name else os.path.abspath(name))  # noqa: PTH100
-    if outside.exists(CARD):
+    path = name if "://" in name else os.path.abspath(name)  # noqa: PTH100
+    if path.lower().endswith(".onnx"):
+        folder, _, file = path.rpartition("/")
+        return as_model_folder(Folder(folder), file)
+    if Path(path).is_file():
+        from camtrap_batch.model.imports import code_advice
+
+        is_code = needs_code(path)
+        how = code_advice(Path(path)) if is_code else "should be a model folder, or end in .onnx"
+        raise InputError(f"{key}: {path}: {how}")
+    outside = Folder(path)
+    if outside.exists(CARD) or outside.exists(CLASSIFIER):
         return as_model_folder(outside)
     raise InputError(f"{key}: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}")
 
 
 @cache
-def as_model_folder(model: Folder) -> Folder:
-    """A folder of weights with a `model.json`, as a model folder: itself, or, made elsewhere, a copy.
+def as_model_folder(model: Folder, file: str | None = None) -> Folder:
+    """A folder of weights with a card, as a model folder: itself, or, made elsewhere, a copy.
 
     The copy is kept until the program ends. Making it needs torch on the driver.
+
+    Parameters
+    ----------
+    file
+        Name of the ONNX file in it, where that was named.
     """
-    if "model_id" in read_card(fetch_model(model)):
+    here = fetch_model(model)
+    is_onnx = file is not None or not (here / CARD).exists()
+    if not is_onnx and "model_id" in read_card(here):
         return model
-    from camtrap_batch.model import import_model
+    from camtrap_batch.model import import_model, import_onnx_folder
 
     scratch = TemporaryDirectory(prefix="camtrap-model-")
     atexit.register(scratch.cleanup)
-    return Folder(f"{scratch.name}/{import_model(fetch_model(model), scratch.name).model_id}")
+    made = import_onnx_folder(here, file, scratch.name) if is_onnx else import_model(here, scratch.name)
+    return Folder(f"{scratch.name}/{made.model_id}")
 
 
 def open_model(run: Run, name: str, key: str = "infer.model") -> tuple[Folder, ModelInfo]:
     """The model that the job names, found whole, and what it says of itself."""
     model = find_model(run, name, key)
     info = read_info(fetch_model(model))
+    if info.arch == ONNX_ARCH and not installed_runtimes():
+        raise MissingExtra("onnx", f"classifying with {model.url}, a network in an ONNX file,")
     try:
-        weights = model.read(WEIGHTS)
+        weights = model.read(info.weights)
     except FileNotFoundError:
-        raise InputError(f"{model.url}/{WEIGHTS}: no such file; a model folder holds it and {CARD}") from None
+        raise InputError(
+            f"{model.url}/{info.weights}: no such file; a model folder holds it and {CARD}"
+        ) from None
     if model_id(hashlib.sha256(weights).hexdigest(), info) != info.model_id:
         raise InputError(
-            f"{model.url}: {WEIGHTS} or {CARD} was changed since the model was saved; copy the folder again"
+            f"{model.url}: {info.weights} or {CARD} was changed since the model was saved; copy the folder "
+            "again"
         )
     return model, info
 

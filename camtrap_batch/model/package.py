@@ -25,11 +25,12 @@ from camtrap_batch.model.info import (
     HISTORY,
     LR_FIND,
     METRICS,
-    WEIGHTS,
+    ONNX_ARCH,
     ModelInfo,
     model_id,
     read_info,
 )
+from camtrap_batch.model.onnx import OnnxClassifier
 
 _LIBRARIES = ("camtrap-batch", "torch", "torchvision", "timm", "fastai", "numpy", "pillow", "simplejpeg")
 
@@ -67,7 +68,6 @@ def save_model(
     StorageError
         The folder can't be written.
     """
-    parent = Path(parent)
     state = {
         name: (value.float() if value.is_floating_point() else value)
         .detach()
@@ -75,7 +75,23 @@ def save_model(
         .clone(memory_format=torch.contiguous_format)
         for name, value in network.state_dict().items()
     }
-    weights = safetensors.torch.save(state)
+    return _save(Path(parent), safetensors.torch.save(state), info, metrics, history, lr_find, pictures)
+
+
+def save_onnx(parent: str | Path, network: bytes, info: ModelInfo) -> ModelInfo:
+    """Write a model folder whose network is an ONNX file; otherwise as `save_model`."""
+    return _save(Path(parent), network, info, info.metrics, [])
+
+
+def _save(
+    parent: Path,
+    weights: bytes,
+    info: ModelInfo,
+    metrics: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    lr_find: Sequence[Mapping[str, Any]] = (),
+    pictures: Mapping[str, str] = MappingProxyType({}),
+) -> ModelInfo:
     info = dataclasses.replace(info, versions=_versions())
     info = dataclasses.replace(info, model_id=model_id(hashlib.sha256(weights).hexdigest(), info))
     final = parent / info.model_id
@@ -87,7 +103,7 @@ def save_model(
         # Beside its final place, so that the rename stays within one file system.
         temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
         temporary.chmod(0o755)
-        (temporary / WEIGHTS).write_bytes(weights)
+        (temporary / info.weights).write_bytes(weights)
         (temporary / CARD).write_text(info.to_json(), encoding="utf-8")
         (temporary / METRICS).write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", "utf-8")
         _write_csv(temporary / HISTORY, history)
@@ -118,7 +134,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelInfo]:
     """
     folder = Path(folder)
     info = read_info(folder)
-    path = folder / WEIGHTS
+    path = folder / info.weights
     try:
         weights = path.read_bytes()
     except OSError as problem:
@@ -126,9 +142,11 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelInfo]:
     found = model_id(hashlib.sha256(weights).hexdigest(), info)
     if found != info.model_id:
         raise InputError(
-            f"{folder}: {WEIGHTS} or {CARD} was changed: the content's id is {found}, {CARD} says"
+            f"{folder}: {info.weights} or {CARD} was changed: the content's id is {found}, {CARD} says"
             f" {info.model_id}; copy the folder again, or train again"
         )
+    if info.arch == ONNX_ARCH:
+        return OnnxClassifier(path, info).eval(), info
     try:
         network = create_model(info.arch, len(info.classes), size=info.size)
         network.load_state_dict(safetensors.torch.load(weights))

@@ -187,6 +187,12 @@ class Progress:
             self._note_rows(status.rows_done)
         self.totals.add_receipt(receipt)
 
+    def cameras(self, stage: str) -> tuple[int, int]:
+        """Locations of a stage's rows, and how many of them are done; 0 where they are not counted."""
+        with self._lock:
+            status = self._current(stage)
+            return status.cameras, status.cameras_done
+
     def shard_lost(self, stage: str) -> None:
         with self._lock:
             self._current(stage).lost += 1

@@ -1,7 +1,8 @@
 """What the run folder alone tells about a job: done, running, failed, how fast, how long still.
 
 It reads plans, receipts, snapshots and the log. No cluster is asked, so that it is the same while a job
-runs, after it, and from another machine.
+runs, after it, and from another machine. In a bucket, where each receipt is a request and the log a few, what
+the log says of a shard is taken from there; of receipts that it does not tell of yet, the names are listed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from camtrap_batch.store.lease import Holder
 from camtrap_batch.store.log import read_log
 from camtrap_batch.store.records import Unreadable
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.shards import Plan, Receipt, find_receipts
+from camtrap_batch.store.shards import File, Plan, Receipt, find_receipts
 from camtrap_batch.store.tables import open_files
 from camtrap_batch.vocabulary import USABLE
 
@@ -73,14 +74,21 @@ def _stage_status(
     plan = _last_plan(run, name, events)
     if plan is None:
         return StageStatus(name)
-    receipts = find_receipts(run.folder, plan)
     status = StageStatus(name, rows=plan.rows, shards=len(plan.shards))
-    count_plan(status, plan, receipts, _cameras(run, plan, watched.rows_of))
+    if run.folder.is_local:
+        receipts = find_receipts(run.folder, plan)
+        count_plan(status, plan, receipts, _cameras(run, plan, watched.rows_of))
+    else:
+        receipts = find_receipts(run.folder, plan, _receipts_in(events))
+        is_counted = _count_cameras(status, plan, events)
+        count_plan(status, plan, receipts, None if is_counted else _cameras(run, plan, watched.rows_of))
     begins = [number for number, event in enumerate(events) if event["event"] == "stage begins"]
     for event in events[begins[-1] if begins else 0 :]:
         _take_in(status, event)
     status.rows_per_s, status.rows_per_s_mean = _rates(receipts.values())
     status.state = _state(run, plan, watched, events, receipts, driver)
+    if status.state == "done":
+        status.cameras_done = status.cameras
     if status.state == "running" and status.rows_per_s:
         status.seconds_left = round((status.rows - status.rows_done) / status.rows_per_s, 1)
     if status.state != "failed":
@@ -128,6 +136,39 @@ def _state(
         return "running" if is_its_own and driver.state() == "held" else "unfinished"
     silent = (dt.datetime.now(dt.UTC) - max(map(_time, signs))).total_seconds()
     return "running" if silent < max(_RECENT_S, 3 * slowest) else "unfinished"
+
+
+def _receipts_in(events: Iterable[dict[str, Any]]) -> dict[str, Receipt]:
+    """What the log says of shards that are done, as receipts with one file of all their bytes."""
+    return {
+        event["shard"]: Receipt(
+            stage=event["stage"],
+            plan_id="",
+            shard_id=event["shard"],
+            rows=event["rows"],
+            files=(File("", "", event["rows"], event["bytes"]),),
+            counts=event["counts"],
+            seconds=event["seconds"],
+            versions={},
+            worker="",
+            attempt="",
+            finished=event["time"],
+        )
+        for event in events
+        if event["event"] == "shard done" and "bytes" in event  # an earlier version tells less
+    }
+
+
+def _count_cameras(status: StageStatus, plan: Plan, events: Iterable[dict[str, Any]]) -> bool:
+    """Take the number of cameras from the log; False where it does not tell."""
+    is_counted = False
+    for event in events:
+        if event["event"] == "stage begins":
+            is_counted = event.get("rows") == plan.rows and "cameras" in event
+            status.cameras = event["cameras"] if is_counted else 0
+        if is_counted:
+            status.cameras_done = event.get("cameras_done", status.cameras_done)
+    return is_counted
 
 
 def _take_in(status: StageStatus, event: dict[str, Any]) -> None:
@@ -190,7 +231,7 @@ def _rate(ended: Sequence[tuple[float, float, int]]) -> float:
 def _read_log(run: Run) -> list[dict[str, Any]]:
     events = []
     for line in read_log(run.folder).splitlines():
-        if b'"event": "shard done"' in line:  # its receipt tells more, and there are thousands
+        if run.folder.is_local and b'"event": "shard done"' in line:  # its receipt tells more
             continue
         try:
             events.append(json.loads(line))

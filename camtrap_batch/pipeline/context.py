@@ -28,6 +28,7 @@ class Context:
     stop : set by Ctrl-C: finish what is in flight, then leave
     dry_run : say what would be done, write nothing
     options : values of the options of the stage at hand, by name (see `Stage.options`)
+    job_file : name of the job file, for commands to type
     """
 
     job: Job
@@ -37,6 +38,7 @@ class Context:
     stop: threading.Event = field(default_factory=threading.Event)
     dry_run: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    job_file: str = "JOB"
 
     def __post_init__(self) -> None:
         self.progress = Progress(self.job.name, self.run.folder.url)

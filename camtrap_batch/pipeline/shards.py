@@ -224,6 +224,7 @@ def _begin(
     counts: Counter[str] = Counter()
     for receipt in receipts.values():
         counts.update(receipt.counts)
+    cameras, cameras_done = context.progress.cameras(plan.stage)
     context.run.log(
         "stage begins",
         stage=plan.stage,
@@ -231,6 +232,8 @@ def _begin(
         rows=plan.rows,
         shards=len(plan.shards),
         todo=len(todo),
+        cameras=cameras,
+        cameras_done=cameras_done,
     )
     rows_left = sum(shard.rows for shard in todo)
     context.display.begin(plan.stage, plan.rows, plan.rows - rows_left, dict(counts))
@@ -269,6 +272,9 @@ def _observe(context: Context, stage: str, event: engine.Event) -> None:
                 rows=shard.rows,
                 seconds=receipt.seconds,
                 tries=attempts,
+                counts=receipt.counts,
+                bytes=sum(file.bytes for file in receipt.files),
+                cameras_done=progress.cameras(stage)[1],
             )
         case engine.ShardLost(shard, worker, losses, stall):
             progress.shard_lost(stage)

@@ -1,12 +1,39 @@
-"""The HTML report: one self-contained file about a run, that needs no network, no JavaScript and no server.
+"""The HTML report: what a run found, to be looked into without a network or a server.
 
-`data` is what goes in, `page` fills the templates. `sightings` and `accuracy` work out what the tables and
-charts show; `charts` and `maps` draw, with the elements and scales of `svg`; `text` writes numbers.
+`data` is what goes in, `page` fills the templates, `pages` makes what the script shows of each camera and
+species, `bundle` the files of all that. `summary`, `sightings`, `dates` and `accuracy` work out what there
+is to say, `choice` which events have photos; `charts` and `maps` draw, with the elements and scales of `svg`;
+`text` writes numbers.
 """
 
 from __future__ import annotations
 
-from camtrap_batch.report.data import Example, Finding, ReportData
+from collections.abc import Iterator
+
+from camtrap_batch.report.bundle import ASSETS, Bundle, Content
+from camtrap_batch.report.data import Box, Detected, Example, Finding, Photo, ReportData
+from camtrap_batch.report.dates import Dates, find_dates
+from camtrap_batch.report.names import Names
 from camtrap_batch.report.page import render
 
-__all__ = ["render", "ReportData", "Example", "Finding"]
+__all__ = [
+    "render",
+    "render_files",
+    "ReportData",
+    "Box",
+    "Photo",
+    "Example",
+    "Finding",
+    "Detected",
+    "Names",
+    "Dates",
+    "find_dates",
+    "Bundle",
+    "ASSETS",
+]
+
+
+def render_files(data: ReportData, parts: str = "parts") -> tuple[str, Iterator[tuple[str, Content]]]:
+    """The page, and path and content of each file that it opens from beside it, in the folder `parts`."""
+    bundle = Bundle(data, parts)
+    return render(data, bundle), bundle.files()

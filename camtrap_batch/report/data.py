@@ -8,52 +8,96 @@ from typing import Any
 
 import pyarrow as pa
 
+from camtrap_batch.report.dates import Dates
+from camtrap_batch.report.names import Names
+
 
 @dataclass(frozen=True)
-class Example:
+class Box:
+    """A box in a photo: parts of its width and height from its upper left corner, and what it is called."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+    category: str
+    confidence: float
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Photo:
     """A photo to show.
 
     Attributes
     ----------
-    jpeg
-        A thumbnail, some 20 kB; it goes into the page as it is.
-    image_id, location
-        Where it is in the tables.
+    jpeg : upright, without metadata
+    width, height : pixels
+    file_name, location, taken : of its image; camera time, None where it has no date
+    boxes : those that count
+    """
+
+    jpeg: bytes
+    width: int
+    height: int
+    file_name: str
+    location: str | None
+    taken: dt.datetime | None = None
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image to show, by its photo in `ReportData.photos`; without one it is left out.
+
+    Attributes
+    ----------
+    image_id
+        As in the tables.
     label, confidence
         What the model says of it; a probability.
     truth
         What the annotation says; None where nothing is compared.
     """
 
-    jpeg: bytes
     image_id: str
-    location: str | None
     label: str
     confidence: float
-    truth: str | None
+    truth: str | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A row of the table `findings` to show.
-
-    Attributes
-    ----------
-    kind, file_name, location, detail
-        As in the table.
-    jpeg, other_jpeg
-        Thumbnails of the image and of the one it is compared with; None where there is none.
-    other_file_name
-        None where the image is not compared with another.
-    """
+    """A row of the table `findings` to show; image ids are those of `ReportData.photos`."""
 
     kind: str
     file_name: str
     location: str | None
     detail: str
-    jpeg: bytes | None = None
-    other_jpeg: bytes | None = None
-    other_file_name: str | None = None
+    image_id: str | None = None
+    other_image_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a detector found.
+
+    Attributes
+    ----------
+    name, detector_id : what it is, for people and for programs
+    threshold : a box with less confidence does not count
+    n_images, n_failed : that it looked at, and of which nothing is known
+    n_with : images with a box that counts, by category
+    n_boxes : boxes that count, by category
+    """
+
+    name: str
+    detector_id: str
+    threshold: float
+    n_images: int
+    n_failed: int
+    n_with: dict[str, int]
+    n_boxes: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -85,8 +129,26 @@ class ReportData:
         Rows of a history.csv and an lr_find.csv, as numbers.
     batch
         A batch as the model was trained on, as an SVG document.
-    locations, events
-        schemas.LOCATIONS and schemas.EVENTS.
+    names
+        What people call species, and their categories in the Red List.
+    locations, events, deployments
+        schemas.LOCATIONS, with the places that may be shown, schemas.EVENTS and schemas.DEPLOYMENTS.
+    dates
+        When the images were taken, without dates that a broken clock made.
+    rates, occupancy, activity
+        Tables of `survey`: species, and estimates where there are enough stations for them.
+    reviewed
+        Table `accuracy` of random reviews by people; None where there is none.
+    files
+        image_id -> file name, of the best images of the events.
+    strips
+        event_id -> image ids of its frames in their order, for some events.
+    photos
+        By image id.
+    detector
+        None where no boxes are known.
+    n_corrected
+        Images of which people said what they show.
     best_photos, worst_mistakes
         The most confident first.
     n_undated, undated
@@ -98,6 +160,16 @@ class ReportData:
         repeated_places with location, images, box, category.
     blur_km
         Above 0, the page holds no place of a camera more exact than a grid of so many km.
+    hidden
+        Location -> km of the coarser grid on which it is shown: something sensitive was seen there.
+    people
+        What became of photos with people, for people; None: nothing.
+    job_file
+        Name of the job file, for commands to type.
+    tiles
+        URL template of map tiles or of a PMTiles archive, or the archive itself; None: outlines of countries.
+    single_file
+        Whether all goes into one file.
     """
 
     job_name: str
@@ -121,8 +193,20 @@ class ReportData:
     history: list[dict[str, Any]] = field(default_factory=list)
     lr_find: list[dict[str, float]] = field(default_factory=list)
     batch: str | None = None
+    names: Names = field(default_factory=Names)
     locations: pa.Table | None = None
     events: pa.Table | None = None
+    deployments: pa.Table | None = None
+    dates: Dates | None = None
+    rates: pa.Table | None = None
+    occupancy: pa.Table | None = None
+    activity: pa.Table | None = None
+    reviewed: pa.Table | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    strips: dict[str, list[str]] = field(default_factory=dict)
+    photos: dict[str, Photo] = field(default_factory=dict)
+    detector: Detected | None = None
+    n_corrected: int = 0
     best_photos: list[Example] = field(default_factory=list)
     worst_mistakes: list[Example] = field(default_factory=list)
     n_undated: int = 0
@@ -132,3 +216,8 @@ class ReportData:
     versions: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, int] = field(default_factory=dict)
     blur_km: float = 0
+    hidden: dict[str, float] = field(default_factory=dict)
+    people: str | None = None
+    job_file: str = "JOB"
+    tiles: str | bytes | None = None
+    single_file: bool = False

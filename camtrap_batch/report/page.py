@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from camtrap_batch.report import accuracy, charts, figures, sightings, text
-from camtrap_batch.report.data import ReportData
+from camtrap_batch.report.bundle import Bundle
+from camtrap_batch.report.choice import MOST_DOUBTFUL, doubtful
+from camtrap_batch.report.data import Example, ReportData
 from camtrap_batch.report.maps import draw_map
 from camtrap_batch.report.points import find_points
+from camtrap_batch.report.summary import Summary, summarise
 from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES, UNCERTAIN, USABLE
 
 MOST_CAMERAS = 200
@@ -33,17 +37,24 @@ class Headline:
     is_warning: bool = False
 
 
-def render(data: ReportData) -> str:
-    """The report as one HTML document: styles, charts and photos are in it, and it asks for nothing else."""
+def render(data: ReportData, bundle: Bundle | None = None) -> str:
+    """The report's page as an HTML document; what it loads later is in the bundle."""
+    bundle = bundle or Bundle(data)
+    summary = summarise(data)
     parts = {
         "images": _images(data),
         "findings": _findings(data),
+        "look": _look(data),
         "sightings": _sightings(data),
         "cameras": _cameras(data),
         "model": _model(data),
     }
-    headlines = _headlines(data, parts["sightings"], parts["cameras"])
-    html = environment().get_template("page.html").render(data=data, headlines=headlines, **parts)
+    headlines = _headlines(data, summary)
+    html = (
+        environment()
+        .get_template("page.html")
+        .render(data=data, bundle=bundle, summary=summary, headlines=headlines, **parts)
+    )
     # a path that is not UTF-8 is a lone surrogate in Python, which no file can hold
     return html.encode("utf-8", "replace").decode("utf-8")
 
@@ -62,6 +73,8 @@ def environment() -> Environment:
         "interval": text.interval,
         "day": text.day,
         "hours_minutes": text.hours_minutes,
+        "minute": text.minute,
+        "path": text.in_hash,
         "data_url": _data_url,
         "svg_url": _svg_url,
     }
@@ -75,25 +88,27 @@ def environment() -> Environment:
     return found
 
 
-def _headlines(
-    data: ReportData, seen: dict[str, Any] | None, cameras: dict[str, Any] | None
-) -> list[Headline]:
+def _headlines(data: ReportData, summary: Summary) -> list[Headline]:
     found = [
         Headline("Images", text.count(data.n_images)),
         Headline("Usable", text.percent(_share(_usable(data), data.n_images)), "decode, wholly or in part"),
     ]
-    if cameras is not None:
+    if data.locations is not None:
+        note = "" if summary.n_located else "no coordinates"
+        if summary.n_cameras > summary.n_locations:
+            note = f"at {text.plural(summary.n_locations, 'location')}"
+        found.append(Headline("Cameras", text.count(summary.n_cameras), note))
         found.append(
             Headline(
-                "Cameras", text.count(cameras["n_all"]), "" if cameras["n_located"] else "no coordinates"
+                "Camera days", text.count(summary.days), f"from {summary.effort}" if summary.effort else ""
             )
         )
-    if seen is not None:
-        species = [row for row in seen["rows"] if row.is_species]
-        n_uncertain = sum(row.events for row in seen["rows"] if row.is_uncertain)
-        note = f"{n_uncertain:,} of them uncertain" if n_uncertain else ""
-        found.append(Headline("Events", text.count(sum(row.events for row in seen["rows"])), note))
-        found.append(Headline("Species", text.count(len(species)), "in the events"))
+    if data.events is not None:
+        note = f"{summary.n_uncertain:,} of them uncertain" if summary.n_uncertain else ""
+        found.append(Headline("Events", text.count(summary.n_events), note))
+        threatened = summary.threatened
+        note = "in the events" if threatened is None else f"{len(threatened):,} of them threatened"
+        found.append(Headline("Species", text.count(len(summary.species)), note))
     if data.metrics is not None:
         found.append(_accuracy(data.metrics))
     return found
@@ -107,7 +122,41 @@ def _accuracy(metrics: dict[str, Any]) -> Headline:
         )
     cameras = text.plural(metrics.get("n_locations", 0), "camera")
     note = f"{judged} of {cameras} kept out of training"
+    if bounds := text.interval((metrics.get("intervals") or {}).get("accuracy")):
+        note = f"{bounds}; {note}" if bounds == text.NOTHING_KNOWN else f"95% interval {bounds}; {note}"
     return Headline("Accuracy on unseen cameras", text.percent(metrics.get("accuracy")), note)
+
+
+def _look(data: ReportData) -> dict[str, Any] | None:
+    """The events that a person should look at first, with the command that opens them."""
+    if data.events is None:
+        return None
+    order = doubtful(data.events)
+    columns = ["event_id", "location", "label", "start", "end", "n_images", "confidence", "best_image_id"]
+    rows = data.events.select(columns).take(order[:MOST_DOUBTFUL]).to_pylist()
+    rows = [{**row, "label": row["label"] or UNCERTAIN} for row in rows]
+    return {
+        "rows": [{**row, "command": review_command(data.job_file, row)} for row in rows],
+        "n_open": len(order),
+        "n_all": data.events.num_rows,
+        "command": f"camtrap review {shlex.quote(data.job_file)}",
+    }
+
+
+def review_command(job_file: str, event: dict[str, Any]) -> str:
+    """What to type to look at an event.
+
+    >>> review_command("job.yaml", {"location": "C 1", "label": "lion", "start": None, "end": None})
+    "camtrap review job.yaml --camera 'C 1' --label lion"
+    """
+    words = ["camtrap", "review", job_file]
+    for option, value in (("--camera", event["location"]), ("--label", event["label"])):
+        if value is not None:
+            words += [option, str(value)]
+    for option, value in (("--from", event["start"]), ("--to", event["end"])):
+        if value is not None:
+            words += [option, f"{value:%Y-%m-%d}"]
+    return shlex.join(words)
 
 
 def _images(data: ReportData) -> dict[str, Any]:
@@ -133,7 +182,11 @@ def _findings(data: ReportData) -> dict[str, Any] | None:
         return None
     counts = data.finding_counts
     pairs = {
-        kind: [pair for pair in data.finding_examples if pair.kind == kind and pair.jpeg and pair.other_jpeg]
+        kind: [
+            pair
+            for pair in data.finding_examples
+            if pair.kind == kind and pair.image_id in data.photos and pair.other_image_id in data.photos
+        ]
         for kind in ("exact_duplicate", "near_duplicate")
     }
     return {
@@ -162,7 +215,10 @@ def _sightings(data: ReportData) -> dict[str, Any] | None:
         "clocks": clocks,
         "n_without_clock": len(species) - MOST_CLOCKS,
         "periods": _periods(data),
-        "photos": [photo for photo in data.best_photos if photo.label != UNCERTAIN],
+        "photos": [photo for photo in _with_photo(data, data.best_photos) if photo.label != UNCERTAIN],
+        "rates": {} if data.rates is None else {row["label"]: row for row in data.rates.to_pylist()},
+        "occupancy": [] if data.occupancy is None else data.occupancy.to_pylist(),
+        "has_red_list": bool(data.names.red_list),
     }
 
 
@@ -219,8 +275,12 @@ def _model(data: ReportData) -> dict[str, Any] | None:
         "rate_search": figures.rate_search(data.lr_find, (card.get("training") or {}).get("lr")),
         "batch": data.batch,
         "judged": None if data.metrics is None else _judged(data.metrics),
-        "mistakes": data.worst_mistakes,
+        "mistakes": _with_photo(data, data.worst_mistakes),
     }
+
+
+def _with_photo(data: ReportData, examples: list[Example]) -> list[Example]:
+    return [example for example in examples if example.image_id in data.photos]
 
 
 def _card(card: dict[str, Any], computed_in: str | None) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from camtrap_batch.vocabulary import UNCERTAIN, USABLE
+from camtrap_batch.report.dates import DAY, near
+from camtrap_batch.survey.grid import snap
+from camtrap_batch.vocabulary import PEOPLE, UNCERTAIN, USABLE
 
 _UNITS = (("day", "D", 1.0, 60), ("week", "W", 7.0, 110), ("month", "M", 30.4, 120), ("year", "Y", 365.2, 0))
 """Name, pandas' letter, days, and up to how many of them a chart shows."""
 
-_DAY = 86_400_000_000  # microseconds
-
 
 @dataclass(frozen=True)
 class SpeciesRow:
-    """A species, or a group of species, whose `rank` says which; or uncertain events.
+    """A species, or a group of species, whose `rank` says which; people and vehicles; or uncertain events.
 
     `individuals` sums the animals of its events, `share` is of all events.
     """
@@ -40,8 +40,12 @@ class SpeciesRow:
         return self.label == UNCERTAIN
 
     @property
+    def is_people(self) -> bool:
+        return self.label.casefold() in PEOPLE
+
+    @property
     def is_species(self) -> bool:
-        return not self.is_uncertain and self.rank is None
+        return not self.is_uncertain and not self.is_people and self.rank is None
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ class CameraRow:
     top: list[tuple[str, int]]
     first: dt.datetime | None
     last: dt.datetime | None
-    days: int | None = None
+    days: float | None = None
     rate: float | None = None
+    effort_source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Periods:
 
 
 def species_rows(events: pa.Table) -> list[SpeciesRow]:
-    """The species of schemas.EVENTS, those with most events first; then groups; uncertain events last."""
+    """The species of schemas.EVENTS, most events first; then groups and people; uncertain ones last."""
     frame = _frame(events)
     rows = [
         SpeciesRow(
@@ -108,10 +113,25 @@ def camera_rows(locations: pa.Table) -> list[CameraRow]:
             row["last"],
             row.get("camera_days"),
             row.get("detections_per_100_days"),
+            row.get("effort_source"),
         )
         for row in locations.to_pylist()
     ]
     return sorted(rows, key=lambda row: (-row.events, -row.images, row.location))
+
+
+def shown_places(
+    places: Mapping[str, tuple[float | None, float | None]], blur_km: float
+) -> dict[str, tuple[float, float]]:
+    """Degrees of each place that is known, blurred as the report's are."""
+    known = {
+        name: (x, y)
+        for name, (x, y) in places.items()
+        if x is not None and y is not None and np.isfinite(x) and np.isfinite(y)
+    }
+    degrees = np.array(list(known.values()), np.float64).reshape(-1, 2)
+    x, y = snap(degrees[:, 0], degrees[:, 1], blur_km)
+    return dict(zip(known, zip(x.tolist(), y.tolist(), strict=True), strict=True))
 
 
 def events_by_hour(events: pa.Table, labels: Sequence[str]) -> list[tuple[str, list[int]]]:
@@ -132,23 +152,21 @@ def events_by_period(events: pa.Table) -> Periods | None:
     if frame.empty:
         return None
     time = frame["start"].to_numpy("datetime64[us]").astype(np.int64)
-    low, high = np.quantile(time, [0.01, 0.99])
-    margin = max((high - low) / 2, 30 * _DAY)
-    is_near = (time >= low - margin) & (time <= high + margin)
-    near = frame[is_near]
-    days = np.ptp(time[is_near]) / _DAY + 1
+    is_near = near(time)
+    dated = frame[is_near]
+    days = np.ptp(time[is_near]) / DAY + 1
     unit, letter = next(
         (name, letter) for name, letter, length, most in _UNITS if days <= most * length or not most
     )
-    period = near["start"].dt.to_period(letter)
+    period = dated["start"].dt.to_period(letter)
     every = pd.period_range(period.min(), period.max(), freq=letter)
-    groups = near.groupby(period)["location"]
+    groups = dated.groupby(period)["location"]
     return Periods(
         unit,
         [_name(one, unit) for one in every],
         groups.size().reindex(every, fill_value=0).tolist(),
         groups.nunique().reindex(every, fill_value=0).tolist(),
-        len(frame) - len(near),
+        len(frame) - len(dated),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from typing import Any
+from urllib.parse import quote
 
 UNKNOWN = "\N{EN DASH}"
 
@@ -44,10 +45,24 @@ def percent(share: Any) -> str:
 
 def interval(bounds: Any) -> str:
     """
-    >>> interval([0.71234, 0.98]), interval(None)
-    ('71.2% to 98.0%', '')
+    >>> interval([0.71234, 0.98]), interval(None), interval([0.0, 1.0])
+    ('71.2% to 98.0%', '', 'nothing to know it from')
     """
-    return "" if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}"
+    if bounds is None:
+        return ""
+    return NOTHING_KNOWN if says_nothing(bounds) else f"{percent(bounds[0])} to {percent(bounds[1])}"
+
+
+NOTHING_KNOWN = "nothing to know it from"
+
+
+def says_nothing(bounds: Any) -> bool:
+    """Whether an interval of a share covers all that there is, as one from 0 to 100 % does.
+
+    >>> says_nothing([0.004, 0.998]), says_nothing([0.2, 1.0]), says_nothing(None)
+    (True, False, False)
+    """
+    return bounds is not None and bounds[0] < 0.01 and bounds[1] > 0.99
 
 
 def day(value: dt.datetime | None) -> str:
@@ -56,6 +71,23 @@ def day(value: dt.datetime | None) -> str:
     '2023-05-04'
     """
     return UNKNOWN if value is None else f"{value:%Y-%m-%d}"
+
+
+def minute(value: dt.datetime | None) -> str:
+    """
+    >>> minute(dt.datetime(2023, 5, 4, 12, 59))
+    '2023-05-04 12:59'
+    """
+    return "no date" if value is None else f"{value:%Y-%m-%d %H:%M}"
+
+
+def in_hash(name: str) -> str:
+    """A name as it stands in the address of a page of the report.
+
+    >>> in_hash("A/1 ü")
+    'A%2F1%20%C3%BC'
+    """
+    return quote(name.encode("utf-8", "replace"), safe="")
 
 
 def hours_minutes(seconds: Any) -> str:

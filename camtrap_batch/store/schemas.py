@@ -147,6 +147,16 @@ VIDEOS = _schema(
     ),
 )
 
+KEYWORDS = _schema(
+    ("image_id", pa.string(), "as in the catalog"),
+    ("file_name", pa.string(), "as in the catalog"),
+    ("status", pa.string(), "ok; else as in the manifest: missing, unreadable, ..."),
+    ("detail", pa.string(), "why it can't be read"),
+    ("keywords", pa.list_(pa.string()), "keywords that stand for themselves: XMP, IPTC, EXIF"),
+    ("paths", pa.list_(pa.string()), "keywords that stand below others, from the top, with | between them"),
+    ("sidecar", pa.string(), "the .xmp file beside the photo, which was read, too; null where there is none"),
+)
+
 THUMBNAILS = _schema(
     ("image_id", pa.string(), "as in the catalog"),
     ("jpeg", pa.binary(), "the picture, upright, as a JPEG file"),
@@ -509,6 +519,7 @@ LEDGER = _schema(
 SCHEMAS: dict[str, pa.Schema] = {
     "catalog": CATALOG,
     "videos": VIDEOS,
+    "keywords": KEYWORDS,
     "manifest": MANIFEST,
     "thumbnails": THUMBNAILS,
     "findings": FINDINGS,

@@ -197,12 +197,18 @@ def read_receipt(folder: Folder, path: str) -> Receipt | None:
     return receipt
 
 
-def find_receipts(folder: Folder, plan: Plan) -> dict[str, Receipt]:
+def find_receipts(
+    folder: Folder, plan: Plan, known: Mapping[str, Receipt] | None = None
+) -> dict[str, Receipt]:
     """Receipts of a plan's shards, and of halves of them, by shard id.
 
     Other plans of the stage are looked through as well: a shard with the same id is the same work. A receipt
     that can't be read, or whose files are not there with their sizes, is none: what is wrong is told. So is
     one that was asked to be done again (see `redo`).
+
+    Parameters
+    ----------
+    known : what is known of receipts by their shard's id: these are looked for, and not read
     """
     wanted = {shard.id for shard in plan.shards}
     again = redo.asked(folder, plan.stage)
@@ -213,7 +219,8 @@ def find_receipts(folder: Folder, plan: Plan) -> dict[str, Receipt]:
             shard_id = name.removesuffix(".json")
             if shard_id.partition(".")[0] in wanted:
                 paths.setdefault(shard_id, []).append(receipt_path(plan.stage, plan_id, shard_id))
-    found: dict[str, Receipt] = {}
+    found = {name: known[name] for name in paths if name in known and name not in again} if known else {}
+    paths = {name: places for name, places in paths.items() if name not in found}
     wrong: list[str] = []
     while paths:
         read: list[Receipt] = []

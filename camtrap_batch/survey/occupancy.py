@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq, minimize, minimize_scalar
-from scipy.special import expit
-from scipy.stats import chi2
+import scipy
 
 Doubles = npt.NDArray[np.float64]
 
@@ -81,7 +79,9 @@ def fit_occupancy(history: Doubles, effort: Doubles | None = None, level: float 
     loss = _negative_log_likelihood(seen, exposure)
     best = min(
         (
-            minimize(lambda x: loss(x[0], x[1]), (logit, rate), method="Nelder-Mead", options=_PRECISE)
+            scipy.optimize.minimize(
+                lambda x: loss(x[0], x[1]), (logit, rate), method="Nelder-Mead", options=_PRECISE
+            )
             for logit in (-1.0, 1.0, 4.0)
             for rate in (-2.0, 0.0)
         ),
@@ -89,7 +89,7 @@ def fit_occupancy(history: Doubles, effort: Doubles | None = None, level: float 
     )
     logit, rate = float(np.clip(best.x[0], -_LOGIT_END, _LOGIT_END)), float(best.x[1])
     least = loss(logit, rate)
-    drop = float(chi2.ppf(level, 1)) / 2
+    drop = float(scipy.stats.chi2.ppf(level, 1)) / 2
 
     def of_logit(value: float) -> float:
         return _least(lambda other: loss(value, other), *_RATE_ENDS)
@@ -99,14 +99,14 @@ def fit_occupancy(history: Doubles, effort: Doubles | None = None, level: float 
 
     low, high = _profile(of_logit, logit, least + drop, (-_LOGIT_END, _LOGIT_END))
     slow, fast = _profile(of_rate, rate, least + drop, _RATE_ENDS)
-    psi, p = float(expit(logit)), _detected(rate)
+    psi, p = float(scipy.special.expit(logit)), _detected(rate)
     return Occupancy(
         n,
         occasions,
         naive,
         psi,
-        0.0 if low is None else float(expit(low)),
-        1.0 if high is None else float(expit(high)),
+        0.0 if low is None else float(scipy.special.expit(low)),
+        1.0 if high is None else float(scipy.special.expit(high)),
         p,
         0.0 if slow is None else _detected(slow),
         1.0 if fast is None else _detected(fast),
@@ -137,7 +137,9 @@ def _negative_log_likelihood(
 
 
 def _least(function: Callable[[float], float], low: float, high: float) -> float:
-    found = minimize_scalar(function, bounds=(low, high), method="bounded", options={"xatol": 1e-9})
+    found = scipy.optimize.minimize_scalar(
+        function, bounds=(low, high), method="bounded", options={"xatol": 1e-9}
+    )
     return float(found.fun)
 
 
@@ -150,7 +152,9 @@ def _profile(
         if function(end) <= limit or abs(end - best) < 1e-6:
             found.append(None)
         else:
-            found.append(float(brentq(lambda value: function(value) - limit, best, end, xtol=1e-7)))
+            found.append(
+                float(scipy.optimize.brentq(lambda value: function(value) - limit, best, end, xtol=1e-7))
+            )
     return found[0], found[1]
 
 

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
-from scipy.stats import norm
+import scipy
 
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -57,7 +56,7 @@ def chao2(incidence: Ints, stations: int, level: float = 0.95) -> Chao2:
     error = float(np.sqrt(max(variance, 0)))
     low = high = float(observed)
     if unseen > 0 and error > 0:
-        z = float(norm.ppf((1 + level) / 2))
+        z = float(scipy.stats.norm.ppf((1 + level) / 2))
         spread = np.exp(z * np.sqrt(np.log1p(error**2 / unseen**2)))
         low, high = observed + unseen / spread, observed + unseen * spread
     return Chao2(observed, observed + unseen, error, float(low), float(high))
@@ -81,5 +80,9 @@ def accumulation(incidence: Ints, stations: int) -> tuple[Doubles, Doubles]:
 def _log_choose(n: npt.ArrayLike, k: npt.ArrayLike) -> Doubles:
     n, k = np.asarray(n, float), np.asarray(k, float)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Doubles = gammaln(n + 1) - gammaln(k + 1) - gammaln(np.maximum(n - k, 0) + 1)
+        found: Doubles = (
+            scipy.special.gammaln(n + 1)
+            - scipy.special.gammaln(k + 1)
+            - scipy.special.gammaln(np.maximum(n - k, 0) + 1)
+        )
     return found

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from camtrap_batch.detection.frames import GREY, Fit, decode_whole, put
+from camtrap_batch.detection.frames import GREY, Fit, put
+from camtrap_batch.images.decode import decode_whole
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV, which detectors prepare pictures with, is not installed")
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pytest
 
 from camtrap_batch.detection.base import Found
-from camtrap_batch.detection.frames import decode_whole
 from camtrap_batch.detection.onnx import OnnxDetector, OnnxFinder
+from camtrap_batch.images.decode import decode_whole
 from camtrap_batch.runtime import open_network
 
 pytestmark = [

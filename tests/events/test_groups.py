@@ -109,6 +109,14 @@ def test_an_impossible_species_is_set_aside_and_still_speaks_for_its_group() -> 
     assert (found["label"], found["rank"], found["set_aside"]) == ("felidae", "family", "tiger")
 
 
+def test_a_class_that_is_a_group_is_possible_where_one_below_it_is() -> None:
+    tree = make_taxonomy({**CATS, "felidae": {"order": "carnivora"}})
+    found = judge({"felidae": 0.875, "lion": 0.125}, species=only("lion"), taxonomy=tree)
+    assert (found["label"], found["set_aside"]) == ("felidae", None)
+    found = judge({"felidae": 0.875, "wolf": 0.125}, species=only("wolf"), taxonomy=tree)
+    assert found["set_aside"] == "felidae"
+
+
 def test_empty_is_always_possible_and_a_group_in_the_list_stands_for_its_species() -> None:
     assert judge({"empty": 0.875, "lion": 0.125}, species=only("lion"))["label"] == "empty"
     found = judge({"tiger": 0.875, "wolf": 0.125}, species=only("panthera"), taxonomy=TREE)

@@ -10,13 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import support_exports
 import support_runs
-from support_exports import MODEL, export, images_of
+from support_exports import MODEL, export, image, images_of
 from support_runs import run_on_driver
 
 from camtrap_batch import open_run
 from camtrap_batch.catalog import reader_of
+from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
@@ -195,4 +199,117 @@ def test_what_the_job_says_of_the_project(package: Path, tmp_path: Path) -> None
     assert (made["project"]["title"], made["project"]["acronym"]) == ("Ours", "MICA")
     (tmp_path / "about.json").write_text(json.dumps({"resources": []}))
     with pytest.raises(InputError, match=r"about\.json: resources: follows from the data"):
+        export(images_of(run), "camtrap-dp", tmp_path / "out")
+
+
+SAID = "file,label,count,sex,life_stage,behaviour,individual,who\n"
+
+
+def test_what_people_said_stands_beside_the_machine(
+    tmp_path: Path, check_package: Callable[[Path], None]
+) -> None:
+    rows = [
+        image("a", 0, "lion"),
+        image("b", 10, "lion"),
+        image("c", 7200, "oryx", location="B"),
+        image("d", 9000, "empty", location="B"),
+    ]
+    about = {
+        "title": "Lions",
+        "licenses": [{"name": "CC0-1.0", "scope": scope} for scope in ("data", "media")],
+    }
+    run = support_exports.write_run(tmp_path, rows, about=about)
+    job = str(tmp_path / "job.yaml")
+    (tmp_path / "said.csv").write_text(
+        SAID
+        + "a.jpg,oryx,2,Female,adult,grazing,O-7,Ann\nb.jpg,oryx,1,,,,,Ann\nd.jpg,lion,,unknown,unknown,,,\n"
+    )
+    assert main(["corrections", job, str(tmp_path / "said.csv")]) == 0
+    support_runs.run_on_driver(tmp_path / "job.yaml", "merge")
+    found = export(images_of(run), "camtrap-dp", tmp_path / "out", parquet=True)
+    check_package(tmp_path / "out")
+    assert (found.notes["observations of media by people"], found.notes["of them labelled by people"]) == (
+        3,
+        2,
+    )
+    by_level: dict[str, list[dict[str, str]]] = {}
+    for row in cells(tmp_path / "out", "observations"):
+        by_level.setdefault(f"{row['observationLevel']} {row['classificationMethod']}", []).append(row)
+    told = {row["mediaID"]: row for row in by_level["media human"]}
+    names = ("scientificName", "count", "sex", "lifeStage", "behavior", "individualID", "classifiedBy")
+    assert [told["a"][name] for name in names] == ["oryx", "2", "female", "adult", "grazing", "O-7", "Ann"]
+    assert [told["b"][name] for name in names] == ["oryx", "1", "", "", "", "", "Ann"]
+    assert [told["d"][name] for name in names[:-1]] == ["lion", "", "", "", "", ""]
+    assert {row["classificationProbability"] for row in told.values()} == {""}
+    assert all(row["classificationTimestamp"].endswith("Z") for row in told.values())
+    machine = {row["mediaID"]: row["scientificName"] for row in by_level["media machine"]}
+    assert machine == {"a": "lion", "b": "lion", "c": "oryx", "d": ""}
+    events = {row["deploymentID"]: row for row in by_level["event human"]}
+    assert {name: events["A"][name] for name in names[:1] + names[2:]} == {
+        "scientificName": "oryx", "sex": "female", "lifeStage": "adult", "behavior": "grazing",
+        "individualID": "O-7", "classifiedBy": "Ann",
+    }  # fmt: skip
+    assert events["A"]["classificationProbability"] == ""
+    assert [row["scientificName"] for row in by_level["event machine"]] == ["oryx"]
+    made = json.loads((tmp_path / "out" / "datapackage.json").read_text())
+    assert (made["title"], made["licenses"], made["project"]["individualAnimals"]) == (
+        "Lions",
+        about["licenses"],
+        True,
+    )
+    for name in TABLES:  # the same in Parquet
+        table = pq.read_table(tmp_path / "out" / f"{name}.parquet")
+        assert table.num_rows == len(cells(tmp_path / "out", name))
+    assert pq.read_table(tmp_path / "out" / "observations.parquet")["count"].type == pa.int64()
+
+
+def test_what_people_said_stays_in_a_package_that_goes_on(
+    package: Path, tmp_path: Path, check_package: Callable[[Path], None]
+) -> None:
+    """Of two runs, one after the other, what people said in either is there, once."""
+    run = write_run(tmp_path / "job", package)
+    files = [row["file_name"] for row in support_runs.table(tmp_path / "job" / "job.yaml", "manifest")]
+    names = [name for name in files if not name.endswith("mp4")]
+    (tmp_path / "said.csv").write_text(SAID + f"{names[0]},Vulpes vulpes,1,,,,,Ann\n")
+    job = tmp_path / "job" / "job.yaml"
+    assert main(["corrections", str(job), str(tmp_path / "said.csv")]) == 0
+    run_on_driver(job, "merge")
+    export(images_of(run), "camtrap-dp", tmp_path / "out")
+    check_package(tmp_path / "out")
+    first = [row for row in cells(tmp_path / "out", "observations") if row["classifiedBy"] == "Ann"]
+    assert {row["observationLevel"] for row in first} == {"media", "event"}
+    again = write_run(tmp_path / "again", tmp_path / "out")
+    (tmp_path / "said.csv").write_text(SAID + f"{names[-1]},Vulpes vulpes,1,,,,,Bea\n")
+    assert main(["corrections", str(tmp_path / "again" / "job.yaml"), str(tmp_path / "said.csv")]) == 0
+    run_on_driver(tmp_path / "again" / "job.yaml", "merge")
+    export(images_of(again), "camtrap-dp", tmp_path / "second")
+    check_package(tmp_path / "second")
+    after = cells(tmp_path / "second", "observations")
+    assert [row for row in after if row["classifiedBy"] == "Ann"] == first
+    assert len([row for row in after if row["classifiedBy"] == "Bea"]) == 2
+
+
+def test_rules_of_gbif(tmp_path: Path) -> None:
+    """What GBIF's IPT demands of datapackage.json (its classes for Camtrap DP), beside the profile."""
+    run = support_exports.write_run(tmp_path, [image("a", 0, "lion")])
+    export(images_of(run), "camtrap-dp", tmp_path / "out")
+    made = json.loads((tmp_path / "out" / "datapackage.json").read_text())
+    assert [one["name"] for one in made["resources"]] == list(TABLES)  # three, no more
+    assert all(one["path"] and one["schema"].startswith("https://") for one in made["resources"])
+    assert made["contributors"]
+    assert all(one["title"] for one in [*made["contributors"], *made["sources"], made["project"]])
+    assert {"samplingDesign", "captureMethod", "individualAnimals", "observationLevel"} <= set(
+        made["project"]
+    )
+    assert made["spatial"]["type"] in ("Point", "Polygon")
+    assert made["temporal"]["start"] <= made["temporal"]["end"]
+    assert all(one["scientificName"] for one in made["taxonomic"])
+    assert "licenses" not in made or len(made["licenses"]) >= 2
+    assert made["created"].endswith("Z")
+
+
+@pytest.mark.parametrize("about", [{"resources": []}, {"spatial": {}}])
+def test_what_the_job_can_not_say(tmp_path: Path, about: dict[str, Any]) -> None:
+    run = support_exports.write_run(tmp_path, [image("a", 0, "lion")], about=about)
+    with pytest.raises(InputError, match=rf"dataset\.about: {next(iter(about))}: follows from the data"):
         export(images_of(run), "camtrap-dp", tmp_path / "out")

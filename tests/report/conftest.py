@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from camtrap_batch.report import Example, Finding, ReportData
+from camtrap_batch.report import Box, Dates, Example, Finding, Photo, ReportData
 from camtrap_batch.store.schemas import EVENTS, LOCATIONS
 from camtrap_batch.vocabulary import STATUSES, UNCERTAIN
 
@@ -52,6 +52,12 @@ def make_data() -> Callable[..., ReportData]:
     return make_report_data
 
 
+@pytest.fixture(scope="module")
+def make_whole() -> Callable[..., ReportData]:
+    """As `make_data`, for fixtures of a module."""
+    return make_report_data
+
+
 def make_report_data(
     cameras: int = 20, classes: int = 12, events: int = 900, seed: int = 1, **changes: Any
 ) -> ReportData:
@@ -79,15 +85,7 @@ def make_report_data(
         "finding_counts": {"exact_duplicate": 40, "date_in_future": 2, "size_differs": 1},
         "finding_examples": [
             *(
-                Finding(
-                    "exact_duplicate",
-                    f"b/{i}.jpg",
-                    places[0],
-                    f"as a/{i}.jpg",
-                    _jpeg(i),
-                    _jpeg(i),
-                    f"a/{i}.jpg",
-                )
+                Finding("exact_duplicate", f"b/{i}.jpg", places[0], f"as a/{i}.jpg", f"b{i}", f"a{i}")
                 for i in range(6)
             ),
             Finding("date_in_future", "c/<1>.jpg", None, "2091-05-01 10:00:00: later than the manifest"),
@@ -129,14 +127,25 @@ def make_report_data(
         ],
         "locations": _locations(rng, places, event_table),
         "events": event_table,
-        "best_photos": [
-            Example(_jpeg(i), f"best-{i}", places[i % cameras], label, 0.99 - i / 50, None)
-            for i, label in enumerate(names[:11])
-        ],
+        "best_photos": [Example(f"best{i}", label, 0.99 - i / 50) for i, label in enumerate(names[:11])],
         "worst_mistakes": [
-            Example(_jpeg(i + 3), f"wrong-{i}", None, labels[i % len(labels)], 0.97 - i / 30, labels[-1])
-            for i in range(8)
+            Example(f"wrong{i}", labels[i % len(labels)], 0.97 - i / 30, labels[-1]) for i in range(8)
         ],
+        "files": {f"i{number}": f"IMG_{number:05}.JPG" for number in range(events)},
+        "strips": {f"e{number}": [f"i{number}", f"b{number}"] for number in range(3)},
+        "photos": {
+            **{f"{kind}{i}": make_photo(i, f"{kind}/{i}.jpg") for i in range(6) for kind in "ab"},
+            **{f"best{i}": make_photo(i, f"best/{i}.jpg", places[i % cameras]) for i in range(11)},
+            **{f"wrong{i}": make_photo(i + 3, f"wrong/{i}.jpg") for i in range(8)},
+            **{f"i{i}": make_photo(i, f"IMG_{i:05}.JPG") for i in range(12)},
+        },
+        "dates": Dates(
+            dt.datetime(2023, 2, 11, 9),
+            dt.datetime(2023, 10, 28, 17),
+            {place: (dt.datetime(2023, 2, 11, 9), dt.datetime(2023, 10, 28, 17)) for place in places},
+            n_images,
+            4,
+        ),
         "stages": [
             {"stage": "validate", "shards": 5, "rows": n_images, "rows_per_s": 812.34, "failed": 0},
             {"stage": "train", "shards": 1, "rows": 1234, "rows_per_s": 0.0, "failed": 0},
@@ -255,6 +264,13 @@ def _metrics(rng: np.random.Generator, labels: list[str], places: list[str]) -> 
         "split": "valid",
         "split_by": "location",
     }
+
+
+def make_photo(number: int, file_name: str, location: str | None = None) -> Photo:
+    """A photo of one colour."""
+    box = Box(0.2, 0.3, 0.4, 0.5, "animal", 0.9, "lion")
+    taken = dt.datetime(2023, 5, 4, 12, number)
+    return Photo(_jpeg(number), 64, 48, file_name, location, taken, (box,))
 
 
 def _jpeg(number: int) -> bytes:

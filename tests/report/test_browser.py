@@ -1,45 +1,334 @@
-"""The page as a browser lays it out."""
+"""The report in a real browser, from disk: moved, sorted, printed, by keyboard; with the tables' figures."""
 
 from __future__ import annotations
 
 import dataclasses
+import http.server
 import re
 import shutil
-import subprocess
-from collections.abc import Callable
-from html import escape
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support import wait_until
 
-from camtrap_batch.report import ReportData, render
+from camtrap_batch.report import ReportData, render_files
+from camtrap_batch.report.bundle import has_map
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_OPTIONS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom"),
-)
-_WIDTHS = (390, 768, 1200)
-_MEASURE = """<script>
-document.querySelectorAll('details').forEach(part => part.open = true);
-parent.document.title += ` ${document.documentElement.scrollWidth}/${innerWidth}`;
-</script>"""
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+WIDTHS = (1400, 768, 390)
+AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
+HOSTILE = "<img src=x onerror=\"document.title='broken in'\">"
+
+MakeData = Callable[..., ReportData]
 
 
-def test_page_does_not_scroll_sideways(make_data: Callable[..., ReportData], tmp_path: Path) -> None:
-    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser: none of {', '.join(_BROWSERS)} is installed")
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("no browser: chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=BROWSER, args=OPTIONS)
+        yield found
+        found.close()
+
+
+class Opened:
+    """A page of the report, and what went wrong: errors, and requests for anything but its own files."""
+
+    def __init__(self, browser: Any, address: str, width: int = 1400, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        self.page = self.context.new_page()
+        self.address, self.wrong = address, list[str]()
+        own = address.rpartition("/")[0]
+        self.page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda problem: self.wrong.append(str(problem)))
+        self.page.on(
+            "request",
+            lambda asked: (
+                None if asked.url.startswith((own, "data:", "blob:")) else self.wrong.append(asked.url)
+            ),
+        )
+        self.go("")
+
+    def go(self, where: str) -> Any:
+        self.page.goto("about:blank")
+        self.page.goto(self.address + where)
+        self.page.wait_for_selector("body[data-ready]")
+        if "/camera/" in where or "/species/" in where:
+            self.page.wait_for_selector("#view[data-ready]")
+        return self.page
+
+    def until(self, condition: str) -> None:
+        """Wait for JavaScript to be true; the page's policy forbids that the page itself evaluates text."""
+        wait_until(lambda: bool(self.page.evaluate(condition)))
+
+    def close(self) -> None:
+        self.context.close()
+        assert self.wrong == []
+
+
+def write(data: ReportData, folder: Path) -> str:
+    """Write a report; its address on disk."""
+    html, files = render_files(data)
+    for path, content in files:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content())
+    (folder / "index.html").write_text(html, encoding="utf-8")
+    return (folder / "index.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def data(request: pytest.FixtureRequest) -> ReportData:
+    make: MakeData = request.getfixturevalue("make_whole")
+    return make()
+
+
+@pytest.fixture(scope="module")
+def report(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write(data, tmp_path_factory.mktemp("report"))
+
+
+def needs_map() -> None:
+    if not has_map():
+        pytest.skip("the package was built without npm (make assets)")
+
+
+def test_map_moves_zooms_and_opens_a_camera_by_keyboard_alone(browser: Any, report: str) -> None:
+    needs_map()
+    opened = Opened(browser, report)
+    page = opened.page
+    page.wait_for_selector("#map-all .pin")
+    assert page.locator("#map-all .pin").count() == 20
+    assert page.locator("#map-all path.land").count() > 0
+    page.locator("#map-all").focus()
+    before = page.evaluate("document.querySelector('#map-all .leaflet-map-pane').style.transform")
+    page.keyboard.press("ArrowRight")
+    opened.until(f"document.querySelector('#map-all .leaflet-map-pane').style.transform !== {before!r}")
+    scale = page.inner_text("#map-all .leaflet-control-scale-line")
+    page.keyboard.press("+")
+    opened.until(f"document.querySelector('#map-all .leaflet-control-scale-line').textContent !== {scale!r}")
+    page.keyboard.press("Tab")
+    while not page.evaluate("document.activeElement.matches('.pin')"):
+        page.keyboard.press("Tab")
+    name = page.evaluate("document.activeElement.getAttribute('aria-label')").partition(":")[0]
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#view[data-ready]")
+    assert page.inner_text("#view h1") == name
+    opened.close()
+
+
+def test_a_mark_that_is_clicked_opens_its_page_and_the_way_back(browser: Any, report: str) -> None:
+    needs_map()
+    opened = Opened(browser, report)
+    page = opened.page
+    page.locator('#map-all .pin[aria-label^="C0003:"]').click()
+    page.wait_for_selector("#view[data-ready='C0003']")
+    page.click("nav a[rel=next]")
+    page.wait_for_selector("#view[data-ready='C0004']")
+    page.go_back()
+    page.wait_for_selector("#view[data-ready='C0003']")
+    page.click("text=← All cameras")
+    opened.until("!document.getElementById('main').hidden")
+    page.select_option("#map-species", label=page.inner_text("#map-species option:nth-child(3)"))
+    opened.until("document.getElementById('map-legend').textContent.includes('its page')")
+    opened.close()
+
+
+def test_figures_of_a_camera_are_those_of_the_tables(browser: Any, report: str, data: ReportData) -> None:
+    assert data.events is not None
+    opened = Opened(browser, report)
+    page = opened.go("#/camera/C0003")
+    here = [row for row in data.events.to_pylist() if row["location"] == "C0003"]
+    cards = dict(
+        zip(
+            page.locator("#view dt").all_inner_texts(),
+            page.locator("#view dd").all_inner_texts(),
+            strict=True,
+        )
+    )
+    assert cards["Events"] == str(len(here))
+    assert cards["First to last image"] == "2023-02-11 to 2023-10-28"
+    rows = [row.split("\t") for row in page.locator("#view table").nth(0).inner_text().splitlines()[2:]]
+    labels = [row["label"] for row in here]
+    assert {row[0]: int(row[1]) for row in rows if len(row) > 1} == {
+        label: labels.count(label) for label in set(labels)
+    }
+    events = page.locator("#view table", has_text="Best image").locator("tbody tr")
+    assert events.count() == min(len(here), 200)
+    species = opened.go("#/species/panthera%20onca")
+    seen = [row for row in data.events.to_pylist() if row["label"] == "panthera onca"]
+    at_cameras = species.locator("#view table", has_text="Mean confidence").last.locator("tbody tr")
+    assert at_cameras.count() == len({row["location"] for row in seen})
+    assert sum(int(cell) for cell in at_cameras.locator("td:nth-child(2)").all_inner_texts()) == len(seen)
+    opened.close()
+
+
+def test_tables_sort_filter_and_copy(browser: Any, report: str) -> None:
+    opened = Opened(browser, report, permissions=["clipboard-read", "clipboard-write"])
+    page = opened.page
+    table = page.locator("#cameras-table")
+    table.locator("th button", has_text="Events").first.focus()
+    page.keyboard.press("Enter")
+    counts = [int(cell.replace(",", "")) for cell in table.locator("td:nth-child(5)").all_inner_texts()]
+    assert counts == sorted(counts, reverse=True)
+    page.keyboard.press("Enter")
+    assert table.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+    assert table.locator("td:nth-child(5)").first.inner_text() == str(min(counts))
+    page.get_by_label("Filter: Images and events by camera").fill("c0003")
+    assert table.locator("tbody tr").count() == 1
+    page.locator("section", has=table).get_by_role("button", name="Copy table").click()
+    opened.until("document.getElementById('said').textContent === 'Copied'")
+    copied = page.evaluate("navigator.clipboard.readText()").splitlines()
+    assert len(copied) == 2
+    assert copied[1].split("\t")[0] == "C0003"
+    opened.close()
+
+
+def test_a_photo_opens_large_and_steps_to_the_next(browser: Any, report: str) -> None:
+    opened = Opened(browser, report)
+    page = opened.page
+    page.locator("section", has=page.locator("#photos")).locator(".frame").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#viewer[open]")
+    assert "best/0.jpg" in page.inner_text("#viewer")
+    assert page.locator("#viewer .box").count() == 1
+    page.keyboard.press("ArrowRight")
+    assert "best/1.jpg" in page.inner_text("#viewer")
+    page.keyboard.press("Escape")
+    assert page.locator("#viewer[open]").count() == 0
+    opened.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_cut(browser: Any, make_whole: MakeData, tmp_path: Path, width: int) -> None:
     long = "a-name-of-a-file-without-a-space/" * 5
-    data = make_data(classes=40, status_examples=[("corrupt", long, long, long)], run_folder=long)
-    data = dataclasses.replace(data, job_name=long, versions={long: "1"}, notes={long: 1})
-    html = render(data).replace("default-src 'none'", "script-src 'unsafe-inline'")
-    page = escape(html.replace("</body>", _MEASURE + "</body>"))
-    # in frames, because a window has a least width
-    frames = [f'<iframe width="{width}" height="900" srcdoc="{page}"></iframe>' for width in _WIDTHS]
-    file = tmp_path / "frames.html"
-    file.write_text("<!doctype html><title>widths</title>" + "".join(frames))
-    command = [browser, *_OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    (found,) = re.findall(r"<title>widths([^<]*)</title>", dom)
-    assert sorted(found.split()) == sorted(f"{width}/{width}" for width in _WIDTHS)
+    data = make_whole(classes=40, status_examples=[("corrupt", long, long, long)], run_folder=long)
+    data = dataclasses.replace(data, job_name=long, versions={long: "1"}, notes={long: 1}, job_file=long)
+    opened = Opened(browser, write(data, tmp_path), width)
+    for where in ("", "#/camera/C0001", "#/species/panthera%20onca", "#/summary"):
+        page = opened.go(where)
+        page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+        assert page.evaluate("document.documentElement.scrollWidth") == width, where
+        cut = page.evaluate(
+            "[...document.querySelectorAll('.scroll')].filter(part => part.offsetParent && !part.scrollLeft"
+            " && part.scrollWidth > part.clientWidth + 2 && !part.classList.contains('cut')).length"
+        )
+        assert cut == 0, "what scrolls says so"
+    opened.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser: Any, report: str, scheme: str) -> None:
+    if not AXE.exists():
+        pytest.skip("axe-core is not there (make assets)")
+    opened = Opened(browser, report, color_scheme=scheme, bypass_csp=True)
+    for where in ("", "#/camera/C0003", "#/species/panthera%20onca", "#/summary"):
+        page = opened.go(where)
+        page.add_script_tag(path=str(AXE))
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        serious = [
+            (one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"][:300])
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], where
+    opened.close()
+
+
+def test_two_pages_for_a_funder(browser: Any, report: str) -> None:
+    opened = Opened(browser, report)
+    page = opened.go("#/summary")
+    pdf = page.pdf(prefer_css_page_size=True, print_background=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == 2
+    opened.close()
+
+
+def test_from_a_web_server(browser: Any, report: str) -> None:
+    folder = report.removeprefix("file://").rpartition("/")[0]
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        opened = Opened(browser, f"http://127.0.0.1:{server.server_port}/index.html")
+        assert opened.go("#/camera/C0003").inner_text("#view h1") == "C0003"
+        opened.close()
+        server.shutdown()
+
+
+def test_one_file_alone(browser: Any, make_whole: MakeData, tmp_path: Path) -> None:
+    opened = Opened(browser, write(make_whole(cameras=6, events=80, single_file=True), tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    if has_map():
+        opened.page.wait_for_selector("#map-all .pin")
+        opened.until("document.querySelectorAll('#map-all path.land').length > 0")
+    page = opened.go("#/camera/C0001")
+    assert page.inner_text("#view h1") == "C0001"
+    page = opened.go("#/species/panthera%20onca")
+    if page.locator("#view .frame img").count():
+        assert page.locator("#view .frame img").first.evaluate("image => image.decode().then(() => true)")
+    opened.close()
+
+
+def test_names_that_are_html_are_text(browser: Any, make_whole: MakeData, tmp_path: Path) -> None:
+    data = make_whole(cameras=5, events=80)
+    assert data.events is not None
+    assert data.locations is not None
+    place, label = data.events["location"][0].as_py(), data.events["label"][0].as_py()
+
+    def renamed(table: Any, column: str, old: str) -> Any:
+        values = [HOSTILE if value == old else value for value in table[column].to_pylist()]
+        at = table.column_names.index(column)
+        return table.set_column(at, table.schema.field(column), [values])
+
+    events = renamed(renamed(data.events, "location", place), "label", label)
+    locations = renamed(renamed(data.locations, "location", place), "top_label", label)
+    rows = locations.to_pylist()
+    for row in rows:
+        for entry in row["events_by_label"] or []:
+            entry["label"] = HOSTILE if entry["label"] == label else entry["label"]
+    data = dataclasses.replace(
+        data, events=events, locations=type(locations).from_pylist(rows, locations.schema)
+    )
+    opened = Opened(browser, write(data, tmp_path))
+    path = re.sub(r"[^\w]", lambda letter: f"%{ord(letter[0]):02X}", HOSTILE)
+    for where in (f"#/camera/{path}", f"#/species/{path}", ""):
+        page = opened.go(where)
+        if has_map():
+            page.wait_for_selector(
+                ".map .pin" if where else "#map-all .pin"
+            ) if "camera" not in where else None
+        assert page.title() != "broken in"
+        assert page.locator("img[src='x']").count() == 0
+    assert HOSTILE in opened.go(f"#/camera/{path}").inner_text("#view h1")
+    opened.close()
+
+
+def test_many_cameras_are_marked_together_and_all_are_in_the_table(
+    browser: Any, make_whole: MakeData, tmp_path: Path
+) -> None:
+    data = make_whole(cameras=4000, classes=60, events=20_000, best_photos=[], worst_mistakes=[], photos={})
+    address = write(data, tmp_path)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert size < 20e6
+    opened = Opened(browser, address)
+    page = opened.page
+    if has_map():
+        page.wait_for_selector("#map-all .pin")
+        assert 10 < page.locator("#map-all .pin").count() <= 300
+    assert "are left out" not in page.inner_text("section:has(#cameras)")
+    page.get_by_label("Filter: Images and events by camera").fill("c3999")
+    page.click("#cameras-table a")
+    page.wait_for_selector("#view[data-ready='C3999']")
+    opened.close()

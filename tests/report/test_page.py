@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import ast
+import base64
 import dataclasses
+import hashlib
 import itertools
 import math
 import re
@@ -15,7 +17,8 @@ import pyarrow as pa
 import pytest
 
 import camtrap_batch.report
-from camtrap_batch.report import Example, Finding, ReportData, render
+from camtrap_batch.report import Detected, Example, Finding, Names, Photo, ReportData, render, render_files
+from camtrap_batch.report.bundle import has_map
 from camtrap_batch.report.text import UNKNOWN
 from camtrap_batch.store.schemas import EVENTS, LOCATIONS
 from camtrap_batch.survey.grid import snap
@@ -104,22 +107,77 @@ def test_the_order_a_reader_expects(make_data: MakeData) -> None:
     assert places == sorted(places)
 
 
-def test_nothing_is_fetched_and_nothing_runs(make_data: MakeData) -> None:
+def test_nothing_is_asked_of_the_network(make_data: MakeData) -> None:
     html = render(make_data())
     page = Page(html)
     assert page.all("img")
-    assert all(reference.startswith(("data:", "#")) for reference in page.references())
+    assert all(
+        reference.startswith(("data:", "#", "parts/")) or reference == "https://leafletjs.com"
+        for reference in page.references()
+    )
     (style,) = re.findall(r"<style>(.*?)</style>", html, re.S)
     assert not re.search(r"url\(|@import", style)
-    assert not page.all("script")
+    assert all(script["src"].startswith("parts/") for script in page.all("script"))
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    policies = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
-    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    (policy,) = (meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    assert policy.startswith("default-src 'none'; ")
+    assert "http" not in policy
+    assert "connect-src" not in policy
+
+
+def test_map_tiles_that_the_job_names_are_all_that_is_asked_for(make_data: MakeData) -> None:
+    if not has_map():
+        pytest.skip("the package was built without npm (make assets)")
+    html = render(make_data(tiles="https://{s}.tiles.example.org/{z}/{x}/{y}.png"))
+    (policy,) = (meta["content"] for meta in Page(html).all("meta") if "http-equiv" in meta)
+    assert re.findall(r"https://[^\s;]+", policy) == ["https://*.tiles.example.org"] * 2
+    assert "map tiles come from https://*.tiles.example.org" in Page(html).text
+
+
+def test_one_file_holds_all(make_data: MakeData) -> None:
+    html, files = render_files(make_data(cameras=5, events=60, single_file=True))
+    assert list(files) == []
+    page = Page(html)
+    assert all(
+        reference.startswith(("data:", "#")) or reference == "https://leafletjs.com"
+        for reference in page.references()
+    )
+    runs = re.findall(r"<script>(.*?)</script>", html, re.S)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in runs]
+    (policy,) = (meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    assert re.findall(r"'sha256-(.*?)'", policy) == hashes
+    assert "'self'" not in policy
+    assert "script-src 'unsafe-inline'" not in policy
+
+
+def test_files_beside_the_page(make_data: MakeData) -> None:
+    data = make_data(cameras=5, events=60)
+    html, files = render_files(data, "parts-x")
+    found = {path: content() for path, content in files}
+    assert all(path.startswith("parts-x/") for path in found)
+    assert {source["src"] for source in Page(html).all("script")} <= set(found)
+    assert {image["src"] for image in Page(html).all("img")} <= {*found, ""} | {
+        image["src"] for image in Page(html).all("img") if image["src"].startswith("data:")
+    }
+    assert found["parts-x/photos/0.jpg"] == next(iter(data.photos.values())).jpeg
+    assert b"C0003" in found["parts-x/index.js"]
+
+
+def test_without_the_map_of_npm_the_page_says_so(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camtrap_batch.report.bundle, "_ASSETS", Path("/nowhere"))
+    page = Page(render(make_data(cameras=5, events=60)))
+    assert "The map does not move: this package was built without npm." in page.text
+    assert "Leaflet" not in page.text
+    assert [script["src"] for script in page.all("script")] == ["parts/index.js", "parts/app.js"]
 
 
 def test_reads_without_sight(make_data: MakeData) -> None:
-    page = Page(render(make_data()))
-    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
+    html = render(make_data())
+    page = Page(html)
+    whole = Page(html.replace('id="summary"', "").split('<main id="view"')[0] + "</body></html>")
+    levels = [int(tag[1]) for tag, _ in whole.elements if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
@@ -131,7 +189,8 @@ def test_reads_without_sight(make_data: MakeData) -> None:
     assert len(page.all("desc")) == len(drawings)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {link["href"][1:] for link in page.all("a")} <= set(ids)
+    anchors = {link["href"][1:] for link in page.all("a") if re.match(r"#[^/]", link["href"])}
+    assert anchors <= set(ids)
 
 
 HOSTILE = "<script>alert('x')</script>\"&<b>"
@@ -144,7 +203,7 @@ def test_names_are_text_wherever_they_stand(make_data: MakeData) -> None:
     assert data.metrics is not None
     names = data.events["label"].to_pylist()
     label = max(set(names) - {"uncertain"}, key=names.count)
-    photo = Example(b"\xff\xd8", HOSTILE, HOSTILE, HOSTILE, 0.9, HOSTILE)
+    photo = Example("hostile", HOSTILE, 0.9, HOSTILE)
     rows = data.locations.to_pylist()
     by_label = [
         [
@@ -182,15 +241,21 @@ def test_names_are_text_wherever_they_stand(make_data: MakeData) -> None:
         events=replace_columns(data.events, label=[HOSTILE if name == label else name for name in names]),
         best_photos=[photo],
         worst_mistakes=[photo],
+        photos={"hostile": Photo(b"\xff\xd8", 4, 3, HOSTILE, HOSTILE)},
+        job_file=HOSTILE,
+        names=Names({HOSTILE: HOSTILE}, {}),
+        detector=Detected(HOSTILE, HOSTILE, 0.2, 5, 1, {HOSTILE: 1}, {HOSTILE: 1}),
         stages=[{"stage": HOSTILE, "shards": 1, "rows": 1, "rows_per_s": 1.0, "failed": 0}],
         versions={HOSTILE: HOSTILE},
         snapshots={HOSTILE: 1},
     )
     page = Page(render(hostile))
-    assert not page.all("script")
+    assert all(set(script) == {"src", "defer"} for script in page.all("script"))
     assert page.text.count("<script>alert") > 40
+    single = render(dataclasses.replace(hostile, single_file=True))
+    assert single.count("<script>alert") == 0
     plain = Page(render(data))
-    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in plain.elements} | {"b"}
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in plain.elements} | {"b", "i"}
 
 
 @pytest.mark.parametrize("name", _OPTIONAL)
@@ -302,7 +367,7 @@ def test_random_split_is_called_optimistic(make_data: MakeData) -> None:
     warning = "frames of one burst on both sides"
     assert warning not in Page(render(data)).text
     page = Page(render(dataclasses.replace(data, metrics={**(data.metrics or {}), "split_by": "random"})))
-    assert page.text.count(warning) == 2
+    assert page.text.count(warning) == 3  # at the head, with the model, and where it is printed
     assert "unseen cameras" not in page.text
     assert page.all("div")[[e.get("class") for e in page.all("div")].index("warning")]
 
@@ -383,13 +448,19 @@ def test_four_thousand_cameras(make_data: MakeData) -> None:
     assert Page(html).text.count(" event") > 4000  # each camera has a tip
 
 
-def test_photos_are_in_the_page(make_data: MakeData) -> None:
-    uncertain = Example(b"\xff\xd8\x01", "i", "C", "uncertain", 0.4, None)
+def test_photos_have_boxes_names_and_dates(make_data: MakeData) -> None:
     data = make_data(cameras=3, events=40, finding_examples=[])
-    page = Page(render(dataclasses.replace(data, best_photos=[uncertain, *data.best_photos[:1]])))
-    sources = [image["src"] for image in page.all("img")]
-    assert len(sources) == 1 + len(data.worst_mistakes)
-    assert all(source.startswith("data:image/jpeg;base64,/9j/") for source in sources)
+    uncertain = Example("best0", "uncertain", 0.4)
+    lost = Example("not there", "panthera leo", 0.4)
+    html = render(dataclasses.replace(data, best_photos=[uncertain, lost, *data.best_photos[:1]]))
+    section = section_of(html, "photos")
+    page = Page(f"<h2>{section}")
+    (image,) = page.all("img")
+    assert image["src"] == f"parts/photos/{list(data.photos).index('best0')}.jpg"
+    (box,) = (span["style"] for span in page.all("span") if span.get("class") == "box")
+    assert box == "left: 20.00%; top: 30.00%; width: 40.00%; height: 50.00%"
+    assert "C0000 · 2023-05-04 12:00" in page.text
+    assert "best/0.jpg" in page.text
 
 
 def test_a_name_that_is_not_unicode_can_be_written(bare: ReportData) -> None:
@@ -402,6 +473,10 @@ def test_knows_nothing_of_dask_or_run_folders() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("camtrap_batch"):
                 assert node.module in (
                     "camtrap_batch.report",
+                    "camtrap_batch.catalog.labels",
+                    "camtrap_batch.codes",
+                    "camtrap_batch.events",
+                    "camtrap_batch.events.codes",
                     "camtrap_batch.store.schemas",
                     "camtrap_batch.survey.grid",
                     "camtrap_batch.vocabulary",

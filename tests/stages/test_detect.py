@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -435,3 +437,98 @@ def test_rows_are_of_the_tables_schemas(folder: Path) -> None:
     for name in ("detected", "boxes", "detections"):
         table: pa.Table = job.run.table(name).to_table()
         assert table.schema.names == job.run.table(name).schema.names
+
+
+_PACKAGE = """
+import hashlib, io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from camtrap_batch.detection.base import Found
+from camtrap_batch.errors import InputError
+
+
+@dataclass(frozen=True)
+class BrightDetector:
+    help = "what is brighter than a level, as one box"
+    endings = (".bright",)
+    path: str
+    content: bytes
+
+    @classmethod
+    def open(cls, path, *, size=None, tiles=1, key="detect.model"):
+        content = Path(path).read_bytes()
+        if not content.strip().isdigit():
+            raise InputError(f"{key}: {path}: should hold a level from 0 to 255")
+        return cls(path, content)
+
+    @property
+    def detector_id(self):
+        return hashlib.sha256(self.content).hexdigest()[:16]
+
+    categories = ("animal",)
+
+    @property
+    def files(self):
+        return {"level.bright": self.content}
+
+    def load(self, folder, device, threads, batch, precision):
+        return Finder(int((folder / "level.bright").read_text()))
+
+
+@dataclass
+class Finder:
+    level: int
+
+    def find(self, pictures, tally=None):
+        for data in pictures:
+            try:
+                pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+            except OSError as problem:
+                yield str(problem)
+                continue
+            y, x = np.nonzero(pixels > self.level)
+            if not len(x):
+                yield Found.nothing()
+                continue
+            height, width = pixels.shape
+            sides = np.array([x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]) / ([width, height] * 2)
+            yield Found(sides[None].astype(np.float32), np.float32([0.9]), np.int16([0]))
+"""
+
+
+def test_a_detector_of_another_package(folder: Path) -> None:
+    """A package that lies beside ours, with an entry point, finds boxes in files of an ending of its own."""
+    (site := folder / "site").mkdir()
+    (site / "camtrap_bright.py").write_text(_PACKAGE)
+    (info := site / "camtrap_bright-1.0.dist-info").mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: camtrap-bright\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[camtrap_batch.detectors]\nbright = camtrap_bright:BrightDetector\n"
+    )
+    job = Made(folder, model="level.bright")
+
+    def detect(level: str) -> subprocess.CompletedProcess[str]:
+        (folder / "level.bright").write_text(level)
+        main = "from camtrap_batch.cli import main; sys.exit(main())"
+        script = f"import sys; sys.path.append(sys.argv.pop(1)); {main}"
+        command = [sys.executable, "-c", script, str(site), "detect", str(job.file), "--cluster", "inline"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = detect("bright")
+    assert done.returncode == 2
+    assert "detect.model: " in done.stderr
+    assert "should hold a level from 0 to 255" in done.stderr
+    done = detect("128")
+    assert done.returncode == 0, done.stderr
+    assert [box["image_id"] for box in job.rows("detections")] == [f"i{n:02}" for n in range(0, N, 2)]
+    assert [box["x"] for box in job.rows("detections")] == pytest.approx([SPOT[0]] * (N // 2), abs=0.02)
+    assert job.rows("detected")[-1]["status"] == "unreadable"
+    first = job.run.snapshot("detections").number
+    assert detect("128").returncode == 0
+    assert job.run.snapshot("detections").number == first
+    assert detect("250").returncode == 0
+    assert job.rows("detections") == []  # another level is another detector

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import s3fs
+import simplejpeg
+import yaml
 from support_store import TABLES, read, rows_of, run
 
+from camtrap_batch import open_run
+from camtrap_batch.cli import main
 from camtrap_batch.errors import Damaged
 from camtrap_batch.store import snapshots
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import SELECTION
-from camtrap_batch.store.shards import File, Plan, Shard, find_receipts
+from camtrap_batch.store.shards import File, Plan, Shard, find_receipts, last_plan, receipt_path
 from camtrap_batch.store.tables import open_files, open_table, stands, write_table
 
 SHARDS = 12
@@ -112,3 +119,52 @@ def test_a_file_that_is_longer_or_shorter_than_it_was(folder: Folder) -> None:
         folder.write(file.file, content)
         with pytest.raises(Damaged, match=rf"^{folder.url}/{file.file}: "):
             open_table(folder, snapshot).to_table()
+
+
+def test_status_costs_the_same_whatever_the_number_of_shards(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while a stage runs, and where a driver was killed before its log was written."""
+    job = tmp_path / "job.yaml"
+    content = {
+        "name": "run",
+        "output": f"{bucket}/runs",
+        "dataset": {"format": "folder", "images": "images", "location": {"level": 0}},
+        "validate": {"shard_size": 2, "thumbnails": 0},
+    }
+    job.write_text(yaml.safe_dump(content))
+    asked = []
+    for number in (4, 40):
+        for n in range(number):
+            (tmp_path / "images" / f"cam{n // 10}").mkdir(parents=True, exist_ok=True)
+            photo = np.full((16, 16, 3), n, np.uint8)
+            (tmp_path / "images" / f"cam{n // 10}" / f"{n}.jpg").write_bytes(simplejpeg.encode_jpeg(photo))
+        for stage in ("catalog", "validate"):
+            assert main([stage, str(job), "--cluster", "inline", "--quiet"]) == 0
+        capsys.readouterr()
+        with counted(monkeypatch) as requests:
+            assert main(["status", str(job), "--json"]) == 0
+        asked.append(sum(requests.values()))
+        told = {stage["stage"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}["validate"]
+        assert (told["state"], told["rows_done"], told["counts"]) == ("done", number, {"ok": number})
+        assert (told["cameras"], told["cameras_done"]) == (-(-number // 10),) * 2
+        assert told["shards"] == told["shards_done"] >= number // 2
+        assert told["bytes"] > 0
+        assert told["seconds"]["total"] > 0
+    assert asked[1] <= asked[0] + 12, "parts of the log, plans, snapshots; not twenty receipts"
+
+    # The receipts are what counts: the log has not told of all of them yet, and a stage goes on.
+    run = open_run(job)
+    plan = last_plan(run.folder, "validate")
+    assert plan is not None
+    for name in run.folder.list("log")[-1:]:
+        run.folder.delete(f"log/{name}")
+    run.folder.delete(receipt_path("validate", plan.id, plan.shards[-1].id))
+    for table in ("manifest", "findings"):
+        for path in list(run.folder.walk(f"snapshots/{table}")):
+            run.folder.delete(path)
+    assert main(["status", str(job), "--json"]) == 0
+    told = {stage["stage"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}["validate"]
+    assert told["state"] == "unfinished"
+    assert told["shards_done"] == told["shards"] - 1
+    assert told["rows_done"] == 40 - plan.shards[-1].rows

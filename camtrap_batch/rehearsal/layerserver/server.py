@@ -75,14 +75,14 @@ class LayerServer:
                 raise InputError(f"{self.folder}: can't be served: {reason}") from None
             self._accounts = Accounts(self._database, self.users, token_minutes)
             self._site = Site(self._database, self._accounts, self.faults)
-            self.ca_file: Path | None = tls[1] if tls else None
+            self.ca_file: Path = tls[1]
             try:
-                self._web = WebServer(port, self._site, is_online, tls[0] if tls else None)
+                self._web = WebServer(port, self._site, is_online, tls[0])
                 started.callback(self._web.close)
             except (OSError, OverflowError) as problem:
                 reason = problem.strerror if isinstance(problem, OSError) else "there is no such port"
                 raise InputError(f"port {port}: {reason}; 0 takes a free one") from None
-            self.port: int = self._web.server_port
+            self.port = self._web.server_address[1]
             if not self._site.services:
                 self._make_first_service(next(iter(self.users)))
             self._opened = started.pop_all()

@@ -1,18 +1,40 @@
-"""HTTP: requests are read, find their operation, meet their fault, and are answered; plain or by TLS."""
+"""HTTP: requests are read, find their operation, meet their fault, and are answered; plain or by TLS.
+
+Tornado reads and writes, on a loop of the server's own thread; operations, which wait for SQLite, run on
+others.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
 import ssl
 import struct
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.client import responses
+from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tornado.httputil import HTTPFile, HTTPInputError, parse_body_arguments
+from tornado.http1connection import HTTP1Connection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPFile,
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+    parse_body_arguments,
+)
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
+from tornado.netutil import add_accept_handler, ssl_wrap_socket
 
 from camtrap_batch.rehearsal.layerserver.answers import Answer, Json, Raw, Refused, encode
 from camtrap_batch.rehearsal.layerserver.control import Control
@@ -25,112 +47,127 @@ from camtrap_batch.rehearsal.layerserver.site import Site
 _log = logging.getLogger(__name__)
 _TLS_HELLO = b"\x16"
 _LONGEST_BODY = 2**31
+_AT_ONCE = 64
 _PIECES = 20
 _PATIENCE_S = 10.0
 
 
-class WebServer(ThreadingHTTPServer):
+class WebServer(HTTPServerConnectionDelegate):
     """Listens on loopback; `close` waits for the requests in flight."""
 
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def __init__(self, port: int, site: Site, is_online: bool, tls: ssl.SSLContext | None) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
-        self.site, self.tls = site, tls
+    def __init__(self, port: int, site: Site, is_online: bool, tls: ssl.SSLContext) -> None:
+        if not 0 <= port < 2**16:
+            raise OverflowError(port)
+        self._socket = socket.create_server(("127.0.0.1", port), backlog=128)
+        self._socket.setblocking(False)
+        self.server_address: tuple[str, int] = self._socket.getsockname()
+        self.site, self._tls = site, tls
         self.feature_server, self.portal = FeatureServer(site), Portal(site, is_online)
         self.control = Control(site)
         self._in_flight, self._changed = 0, threading.Condition()
-        self._connections: set[socket.socket] = set()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+        self.threads = ThreadPoolExecutor(_AT_ONCE, "rehearsal")
+        self.loop = asyncio.new_event_loop()
+        self._connections: set[IOStream] = set()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        if self._thread.ident is not None:
-            self.shutdown()
-            self._thread.join()
         self.site.end(_PATIENCE_S)
         with self._changed:
             self._changed.wait_for(lambda: self._in_flight == 0, _PATIENCE_S)
-            for connection in list(self._connections):
-                _end(connection)
-        self.server_close()
-
-    def __enter__(self) -> WebServer:  # of this class, not of its base
-        return self
+        if self._thread.ident is not None:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.loop.close()
+        self._socket.close()
 
     def busy(self, change: int) -> None:
         with self._changed:
             self._in_flight += change
             self._changed.notify_all()
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """In the connection's own thread: its first byte says whether TLS is spoken."""
-        connection: socket.socket = request
-        try:
-            self._follow(connection)
-            if connection.recv(1, socket.MSG_PEEK) == _TLS_HELLO:
-                if self.tls is None:
-                    return
-                connection = self.tls.wrap_socket(connection, server_side=True)
-                self._follow(connection)
-            Handler(connection, client_address, self)
-        except OSError:  # the client is gone, or does not trust the certificate
-            return
-        finally:
-            with self._changed:
-                self._connections -= {request, connection}
-            if connection is not request:
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.call_soon(self._listen)
+        self.loop.run_forever()
+        for stream in list(self._connections):
+            _end(stream)
+        self.loop.run_until_complete(asyncio.sleep(0))
+
+    def _listen(self) -> None:
+        self._http = HTTPServer(self, max_body_size=_LONGEST_BODY, max_buffer_size=_LONGEST_BODY)
+        add_accept_handler(self._socket, self._accept)
+
+    def _accept(self, connection: socket.socket, address: Any) -> None:
+        """Wait for a connection's first byte, which says whether TLS is spoken."""
+
+        def look() -> None:
+            self.loop.remove_reader(connection)
+            try:
+                is_tls = connection.recv(1, socket.MSG_PEEK) == _TLS_HELLO
+            except OSError:  # the client is gone
                 connection.close()
+                return
+            stream: IOStream
+            if is_tls:
+                wrapped = ssl_wrap_socket(
+                    connection, self._tls, server_side=True, do_handshake_on_connect=False
+                )
+                stream = SSLIOStream(wrapped, max_buffer_size=_LONGEST_BODY)
+            else:
+                stream = IOStream(connection, max_buffer_size=_LONGEST_BODY)
+            stream.set_nodelay(True)
+            self._connections.add(stream)
+            stream.set_close_callback(lambda: self._connections.discard(stream))
+            self._http.handle_stream(stream, address)
 
-    def _follow(self, connection: socket.socket) -> None:
-        with self._changed:
-            self._connections.add(connection)
+        self.loop.add_reader(connection, look)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        return _Exchange(self, cast(HTTP1Connection, request_conn))
+
+    def on_close(self, server_conn: object) -> None:
+        """Nothing: what is in flight ends by itself."""
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: WebServer
+class _Exchange(HTTPMessageDelegate):
+    """One request and its answer. Tornado calls on the loop; `_answer` and what it calls run on a thread."""
 
-    def do_GET(self) -> None:
-        self._serve()
+    def __init__(self, server: WebServer, connection: HTTP1Connection) -> None:
+        self.server, self._connection = server, connection
+        self._body: list[bytes] = []
 
-    def do_POST(self) -> None:
-        self._serve()
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> None:
+        line = cast(RequestStartLine, start_line)
+        self.command, self.path, self.headers = line.method, line.path, headers
 
-    def do_DELETE(self) -> None:
-        self._serve()
+    def data_received(self, chunk: bytes) -> None:
+        self._body.append(chunk)
 
-    def log_message(self, *_: Any) -> None:
-        """Nothing: addresses hold tokens."""
+    def finish(self) -> None:
+        self.server.busy(1)
+        self.server.threads.submit(self._serve)
+
+    def on_connection_close(self) -> None:
+        """Nothing: half a request is none."""
 
     def _serve(self) -> None:
-        self.server.busy(1)
         try:
             self._answer()
-        except ConnectionError:  # the client has gone
-            self.close_connection = True
+        except (ConnectionError, StreamClosedError):  # the client has gone
+            pass
+        except Exception:
+            _log.exception("the rehearsal server failed at %s", urlsplit(self.path).path)
         finally:
             self.server.busy(-1)
 
     def _answer(self) -> None:
-        length = self.headers.get("Content-Length", "0")
-        if (
-            not length.isdecimal()
-            or int(length) > _LONGEST_BODY
-            or "chunked" in self.headers.get("Transfer-Encoding", "")
-        ):
-            self.close_connection = True
-            self._send(411, b"", "text/plain")
-            return
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):  # the client has gone, and half a request is none
-            self.close_connection = True
-            return
+        body = b"".join(self._body)
         address = urlsplit(self.path)
         parts = [unquote(part) for part in address.path.split("/") if part]
         if parts[:1] == ["rehearsal"] and len(parts) == 2:
@@ -197,8 +234,7 @@ class Handler(BaseHTTPRequestHandler):
         elif fault.kind == "empty":
             self._send(200, b"", "application/json")
         elif fault.kind == "drop":
-            self.close_connection = True
-            _end(self.connection)
+            self._on_loop(lambda: _end(self._connection.stream))
         else:
             return False
         return True
@@ -220,8 +256,8 @@ class Handler(BaseHTTPRequestHandler):
         token = (
             bearer.removeprefix("Bearer ") if bearer.startswith("Bearer ") else parameters.get("token", "")
         )
-        scheme = "https" if isinstance(self.connection, ssl.SSLSocket) else "http"
-        host = self.headers.get("Host") or f"127.0.0.1:{self.server.server_port}"
+        scheme = "https" if isinstance(self._connection.stream, SSLIOStream) else "http"
+        host = self.headers.get("Host") or f"127.0.0.1:{self.server.server_address[1]}"
         return Request(self.command, path, parts, parameters, files, token, f"{scheme}://{host}")
 
     def _send_answer(self, answer: Answer, form: str, slow: Fault | None = None) -> None:
@@ -241,20 +277,32 @@ class Handler(BaseHTTPRequestHandler):
         headers: dict[str, str] | None = None,
         slow: Fault | None = None,
     ) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "no-store")
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
+        answer = HTTPHeaders(
+            {
+                "Content-Type": content_type,
+                "Content-Length": str(len(content)),
+                "Cache-Control": "no-store",
+                **(headers or {}),
+            }
+        )
+        line = ResponseStartLine("HTTP/1.1", status, responses.get(status, ""))
         if slow is None:
-            self.wfile.write(content)
-            return
-        size = max(1, -(-len(content) // _PIECES))
-        for start in range(0, len(content), size):
-            self.server.site.ending.wait(slow.seconds / _PIECES)
-            self.wfile.write(content[start : start + size])
+            self._on_loop(lambda: self._connection.write_headers(line, answer, content))
+        else:
+            self._on_loop(lambda: self._connection.write_headers(line, answer))
+            size = max(1, -(-len(content) // _PIECES))
+            for start in range(0, len(content), size):
+                self.server.site.ending.wait(slow.seconds / _PIECES)
+                self._on_loop(partial(self._connection.write, content[start : start + size]))
+        self._on_loop(self._connection.finish)
+
+    def _on_loop(self, act: Callable[[], object]) -> None:
+        """Let the loop's thread do something to the connection, and wait for it. Raises what that raises."""
+
+        async def done() -> None:
+            act()
+
+        asyncio.run_coroutine_threadsafe(done(), self.server.loop).result(_PATIENCE_S)
 
 
 def _truncate(answer: Json, keep: int) -> None:
@@ -269,10 +317,8 @@ def _truncate(answer: Json, keep: int) -> None:
             keep = max(0, left - len(group["attachmentInfos"]))
 
 
-def _end(connection: socket.socket) -> None:
+def _end(stream: IOStream) -> None:
     """End a connection at once; the other side sees it reset."""
-    try:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:  # it has ended already
-        return
+    if stream.socket is not None:
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.close()

@@ -14,12 +14,14 @@ from camtrap_batch.catalog import Reader, read_dataset_periods, reader_of
 from camtrap_batch.catalog.cameras import read_camera_names
 from camtrap_batch.catalog.names import as_files_have_it, unmatched
 from camtrap_batch.errors import InputError, choices
-from camtrap_batch.job import Job
+from camtrap_batch.job import Job, Label
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.classes import check_classes
+from camtrap_batch.stages.catalog.keywords import PART as KEYWORDS
+from camtrap_batch.stages.catalog.keywords import ask_keywords, with_keywords
 from camtrap_batch.stages.catalog.other import REPLACE, require_same_dataset
 from camtrap_batch.stages.catalog.renames import keep_ids
 from camtrap_batch.stages.catalog.videos import PART as VIDEOS
@@ -36,7 +38,7 @@ class CatalogStage(Stage):
     version = 1
     tables = (TableSpec("catalog", "each image that the metadata name, or that lies in the folder"),)
     options = (REPLACE,)
-    parts = (VIDEOS,)
+    parts = (KEYWORDS, VIDEOS)
 
     def check(self, context: Context) -> None:
         check_videos(context)
@@ -60,10 +62,19 @@ class CatalogStage(Stage):
         reader = reader_of(job.dataset)
         id_ = shard_id(self, reader.settings(), reader.fingerprint())
         read = functools.cache(lambda: _read(context, reader))
-        video = job.dataset.video
+
+        def rows() -> pa.Table:
+            return read().tables["catalog"]
+
+        label, video = getattr(job.dataset, "label", None), job.dataset.video
         asked: list[str] = []
+        keywords = videos = None
+        if isinstance(label, Label) and label.is_of_photos:
+            keywords, asked = ask_keywords(context, id_, rows)
+            id_ = shard_id(self, id_, keywords)
         if video is not None:
-            videos, asked = ask_videos(context, video, id_, lambda: read().tables["catalog"])
+            videos, more = ask_videos(context, video, id_, rows)
+            asked += more
             id_ = shard_id(self, id_, videos)
         before = run.current("catalog")
         if before is not None and before.inputs.get("shard") == id_:
@@ -74,9 +85,14 @@ class CatalogStage(Stage):
 
         def make() -> Made:
             made = read()
+            if isinstance(label, Label) and keywords is not None:
+                where = str(job.dataset.metadata or job.dataset.images)
+                made = with_keywords(made, run.table("keywords").to_table(), label, where)
             if video is not None and videos is not None:
                 table = with_frames(made.tables["catalog"], run.table("videos").to_table(), video.every_s)
                 made = replace(made, tables={"catalog": table})
+            if not context.dry_run or not asked:
+                check_classes(job, categories_of(made.meta))
             require_same_dataset(context, made.tables["catalog"])
             locations = made.tables["catalog"]["location"]
             compared = _compare(job, cameras, locations)
@@ -104,7 +120,6 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
     if reader.ids_are_paths:
         catalog.table, renamed = keep_ids(context.run, image_root(context.job), catalog.table)
         catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
-    check_classes(context.job, catalog.categories)
     meta = {"categories": catalog.categories, "notes": catalog.notes}
     return Made({"catalog": catalog.table}, meta, [f"{n:,} {text}" for text, n in catalog.notes.items()])
 

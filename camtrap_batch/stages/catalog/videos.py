@@ -9,7 +9,6 @@ frames; which of them are really there is found by `validate`, when they are dec
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,34 +20,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch import phases
 from camtrap_batch.catalog.table import row_order
-from camtrap_batch.engine.base import WorkerContext
 from camtrap_batch.errors import MissingExtra
-from camtrap_batch.images import ImageRoot, Verdict
+from camtrap_batch.images import Verdict
 from camtrap_batch.images.exif import read_jpeg_exif
 from camtrap_batch.images.video import VideoInfo, date_in_name, frame_times
 from camtrap_batch.images.video_frames import probe_videos
 from camtrap_batch.job.dataset import Video
 from camtrap_batch.pipeline.context import Context
-from camtrap_batch.pipeline.images import image_root
-from camtrap_batch.pipeline.retries import ALWAYS, TRIES, Retries, read_failed
-from camtrap_batch.pipeline.rows import hash_runs, pack, texts, unpack
-from camtrap_batch.pipeline.shards import Done, do_on_workers
-from camtrap_batch.pipeline.stage import Part, TableSpec, shard_ids
-from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.schemas import CATALOG, VIDEOS
-from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
-from camtrap_batch.store.tables import finish_shard
-from camtrap_batch.vocabulary import IMAGE_ENDINGS, RETRIED, VIDEO_ENDINGS, ending_of
+from camtrap_batch.pipeline.stage import Part, TableSpec
+from camtrap_batch.stages.catalog.asking import ENTRY, AskShard, ask_files
+from camtrap_batch.store.schemas import CATALOG
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, VIDEO_ENDINGS, ending_of
 
 PART = Part("videos", 1, (TableSpec("videos", "each video that is read for its frames (dataset.video)"),))
 
-_SHARD = 200
-_TRIES = {**TRIES, "unreadable": ALWAYS, "missing": ALWAYS}
 _ASKED = ["image_id", "file_name", "beside"]
 _HEADER_BYTES = 65_536
-_ENTRY = "entry"  # of a file in an archive; it is not part of the work
 
 
 def check_videos(context: Context) -> None:
@@ -60,67 +48,22 @@ def check_videos(context: Context) -> None:
 def ask_videos(
     context: Context, settings: Video, of: str, read: Callable[[], pa.Table]
 ) -> tuple[str | None, list[str]]:
-    """Bring the table `videos` up to the videos of the metadata.
+    """Bring the table `videos` up to the videos of the metadata, as `ask_files` does.
 
-    Parameters
-    ----------
-    of : id of what the metadata are, and of how they are read
-    read : the rows that the metadata have; asked for only where the table is of other metadata
-
-    Returns
-    -------
-    Id of the table's plan, None where there is no video, or where a dry run does not know yet; and notes.
+    `read`: the rows that the metadata have.
     """
-    run, job = context.run, context.job
-    before = run.current(PART.name)
-    if before is not None and before.meta.get("of") == of:
-        rows = run.table(PART.name).to_table(columns=_ASKED)
-    else:
-        rows = to_be_asked(read())
-    if not rows.num_rows:
-        return None, []
-    root = image_root(job)
-    listing = root.listing(texts(rows["file_name"]))
-    rows = rows.append_column("listed_bytes", pa.array(listing.sizes, pa.int64()))
-    rows = rows.append_column("modified", pa.array(listing.modified, pa.string()))
-    told = rows if listing.entries is None else rows.append_column(_ENTRY, listing.entries)
-    runs = cut(texts(rows["image_id"]), _SHARD)
-    hashes = hash_runs(rows, rows.column_names, runs)
-    ids = shard_ids(PART, [settings.every_s, settings.most_frames], ([hash_] for hash_ in hashes))
-    failed = read_failed(context, before, RETRIED)
-    if failed is not None:  # what is not there is seen in the listing once it is
-        listed = rows.filter(pc.greater_equal(rows["listed_bytes"], 0))["image_id"]
-        failed = failed.filter(pc.is_in(failed["image_id"], listed.combine_chunks()))
-    retries = Retries(context, PART.name, before, failed, _TRIES, rows["image_id"], ids, runs)
-    plan = Plan.make(PART.name, retries.shards(), {})
-
-    def finish(plan: Plan, receipts: list[Receipt]) -> Done:
-        plan, receipts = retries.keep_earlier(plan, receipts)
-        return Done(plan, receipts, {"of": of, "tries": retries.record()})
-
-    work = ProbeShard(
-        run.folder,
-        (plan.stage, plan.id),
-        root,
-        settings.every_s,
-        settings.most_frames,
-        job.validate_.timeout_s,
-    )
-    result = do_on_workers(
+    id_, notes = ask_files(
         context,
-        plan,
-        work,
-        lambda shard: pack(told.slice(shard.start, shard.rows)),
-        [PART.name],
-        need="CPU",
-        finish=finish,
+        of,
+        lambda: to_be_asked(read()),
+        lambda folder, root, timeout_s: ProbeShard(
+            folder, (PART.name, ""), root, timeout_s, settings.every_s, settings.most_frames
+        ),
     )
-    current = run.current(PART.name)
-    if context.dry_run and (current is None or current.plan_id != plan.id):
-        return None, [f"{rows.num_rows:,} videos would be asked how long they are"]
-    assert current is not None  # noqa: S101
-    found = run.table(PART.name).to_table(columns=["status", "frames"])
-    return current.plan_id, [_note(found), *result.notes]
+    if id_ is not None:
+        found = context.run.table(PART.name).to_table(columns=["status", "frames"])
+        notes = [_note(found), *notes]
+    return id_, notes
 
 
 def to_be_asked(rows: pa.Table) -> pa.Table:
@@ -170,76 +113,34 @@ def photos_beside(names: list[str], videos: set[str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class ProbeShard:
+class ProbeShard(AskShard):
     """Asks the videos of a shard how long they are and when they were taken, on a worker."""
 
-    folder: Folder
-    plan: tuple[str, str]
-    root: ImageRoot
     every_s: float
     most_frames: int
-    timeout_s: float
-    divisible: ClassVar[bool] = True
+    part: ClassVar[Part] = PART
+    shard_size: ClassVar[int] = 200
 
     @property
-    def image_root(self) -> ImageRoot:
-        return self.root
+    def settings(self) -> list[Any]:
+        return [self.every_s, self.most_frames]
 
-    def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
-        started = time.monotonic()
-        rows = unpack(payload)
-        phases.enter("read")
-        move = phases.progress()
-        found: list[VideoInfo | Verdict] = []
-        for answer in probe_videos(
+    def ask(self, rows: pa.Table) -> Iterator[dict[str, Any]]:
+        found = probe_videos(
             self.root,
             rows["file_name"].to_pylist(),
             self.timeout_s,
             sizes=rows["listed_bytes"].to_pylist(),
-            entries=rows[_ENTRY].to_pylist() if _ENTRY in rows.column_names else None,
-        ):
-            move()
-            found.append(answer)
-        here.look_again(self._gone(rows, found))
-        return self._finish(shard, rows, found, started, here.name)
-
-    def crashed(self, shard: Shard, payload: bytes) -> Receipt:
-        killed = Verdict("crashed", "killed the worker that opened it")
-        return self._finish(shard, unpack(payload), [killed], time.monotonic(), "driver")
-
-    def _gone(self, rows: pa.Table, found: list[VideoInfo | Verdict]) -> Iterator[str]:
-        for row, answer in zip(rows.select(["file_name", "listed_bytes"]).to_pylist(), found, strict=True):
-            is_lost = isinstance(answer, Verdict) and answer.status in ("missing", "unreadable")
-            if is_lost and row["listed_bytes"] >= 0:
-                yield row["file_name"]
-
-    def _finish(
-        self, shard: Shard, rows: pa.Table, found: list[VideoInfo | Verdict], started: float, worker: str
-    ) -> Receipt:
-        asked = rows.select(_ASKED).to_pylist()
-        records = [
-            asked_of | self._record(asked_of, answer) for asked_of, answer in zip(asked, found, strict=True)
-        ]
-        table = pa.table(
-            {name: pa.array([one[name] for one in records], VIDEOS.field(name).type) for name in VIDEOS.names}
+            entries=rows[ENTRY].to_pylist() if ENTRY in rows.column_names else None,
         )
-        return finish_shard(
-            self.folder,
-            self.plan,
-            shard,
-            {PART.name: table},
-            counts=dict(Counter(record["status"] for record in records)),
-            seconds={},
-            started=started,
-            worker=worker,
-        )
+        for asked, answer in zip(rows.select(_ASKED).to_pylist(), found, strict=True):
+            yield self._record(asked, answer)
 
     def _record(self, asked: dict[str, Any], answer: VideoInfo | Verdict) -> dict[str, Any]:
-        record: dict[str, Any] = dict.fromkeys(VIDEOS.names) | asked
         if isinstance(answer, Verdict):
-            return record | {"status": answer.status, "detail": answer.detail, "frames": 0}
+            return {"status": answer.status, "detail": answer.detail, "frames": 0}
         taken, source = self._taken(asked, answer)
-        return record | {
+        return {
             "status": "ok",
             "duration_s": answer.duration_s,
             "rate": answer.rate,

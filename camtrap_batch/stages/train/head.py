@@ -17,9 +17,11 @@ import pyarrow as pa
 from camtrap_batch import phases
 from camtrap_batch.detection.crops import Picture
 from camtrap_batch.engine.base import Need, WorkerContext, choose_workers, memory_here
+from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.framing import Framing
 from camtrap_batch.job import Job, Train
+from camtrap_batch.model.info import ONNX_ARCH
 from camtrap_batch.model.library import fetch_model, keep_model, open_model, upload_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
@@ -92,7 +94,12 @@ def choose_base(job: Job, run: Run, name: str, *, keep: bool) -> Base:
     train = job.train
     if not is_model(name):
         return Base(None, name, Framing(train.size), train.arch, name, train.size)
-    model, info = open_model(run, name)
+    model, info = open_model(run, name, "train.weights")
+    if info.arch == ONNX_ARCH:
+        raise InputError(
+            f"train.weights: {name}: a network in an ONNX file gives its answers alone, a head needs what "
+            "is before them; give a model of torchvision or timm (camtrap model import)"
+        )
     kept = keep_model(run, model, info.model_id) if keep else model
     return Base(kept, info.model_id, info.framing, info.arch, "", info.size)
 

@@ -202,7 +202,8 @@ def test_half_a_request_is_none(server: LayerServer, service: str) -> None:
     for cut, rows in ((5, 0), (0, 1)):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(head + body[: len(body) - cut])
-            connection.shutdown(socket.SHUT_WR)
+            if cut:
+                connection.shutdown(socket.SHUT_WR)
             assert bool(connection.recv(1000)) == (cut == 0)
         assert len(server.rows(0, service)) == rows
 

@@ -6,58 +6,24 @@ done. No code of a weights file is run.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
 from torch import nn
 
 from camtrap_batch.errors import InputError, choices
-from camtrap_batch.model.architectures import evaluation, published_state, read_state, recipe
-from camtrap_batch.model.imports import describe_model, import_state
+from camtrap_batch.model.architectures import create_model, evaluation, published_state, read_state, recipe
+from camtrap_batch.model.importers.base import Comparison
+from camtrap_batch.model.importers.libraries import Library
+from camtrap_batch.model.importers.originals import as_described, open_upright
+from camtrap_batch.model.imports import describe_model, import_state, without_prefix
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.predictor import Predictor
-
-Library = Literal["timm", "torchvision"]
-
-SAME_TOP1 = 0.95
-"""The part of the test pictures on which the import's top class has to be the original's."""
-
-MOST_DIFFERENCE = 0.03
-"""Most that the confidence of the original's top class may differ, on average."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An import beside its original.
-
-    Attributes
-    ----------
-    n : pictures compared
-    same : of them, those with the same top class
-    difference : of the confidence of the original's top class, mean
-    """
-
-    n: int
-    same: int
-    difference: float
-
-    @property
-    def agrees(self) -> bool:
-        return self.same >= SAME_TOP1 * self.n and self.difference <= MOST_DIFFERENCE
-
-    def __str__(self) -> str:
-        return (
-            f"the original's top class on {self.same} of {self.n} pictures, "
-            f"confidence {self.difference:.3f} apart on average"
-        )
 
 
 def import_published(
@@ -67,6 +33,7 @@ def import_published(
     classes: Sequence[str] | None,
     parent: str | Path,
     pictures: Sequence[bytes],
+    described: Mapping[str, Any] | None = None,
 ) -> tuple[ModelInfo, Comparison]:
     """Write a network of timm's or torchvision's as a model folder `<parent>/<model id>`.
 
@@ -81,6 +48,9 @@ def import_published(
         Labels, in the order of the outputs; None: those that the weights are published with (ImageNet's).
     pictures
         Image files' bytes to compare on, two or more.
+    described
+        Keys of `model.json` that say how the model wants its pictures, where that is otherwise than the
+        library's own evaluation.
 
     Raises
     ------
@@ -99,21 +69,39 @@ def import_published(
         "arch": arch,
         "classes": labels,
         "provenance": {"library": library, "name": name, "weights": weights.name if weights else "published"},
+        **(described or {}),
     }
     info = describe_model(where, content)
-    info = import_state("--classes", info, state, where, parent)
+    ours = create_model(arch, len(labels), size=info.size)
+    state = without_prefix(state, ours.state_dict())
+    info = import_state("--classes", info, _of_that_size(state, ours), where, parent)
     folder = Path(parent) / info.model_id
-    theirs = _original(library, arch, state, len(labels), pictures)
-    ours = Predictor(folder, "cpu", precision=torch.float32).predict(pictures)
-    rows, top = np.arange(len(pictures)), theirs.argmax(1)
-    compared = Comparison(
-        len(pictures),
-        int((ours.argmax(1) == top).sum()),
-        float(np.abs(ours[rows, top] - theirs[rows, top]).mean()),
-    )
-    if not compared.agrees:
-        raise InputError(f"{where}: what was written does not answer as the original does: {compared}")
+    theirs = _original(library, arch, state, info, pictures, is_own=not described)
+    answers = Predictor(folder, "cpu", precision=torch.float32).predict(pictures)
+    compared = Comparison.of(answers, theirs)
+    compared.require(where)
     return info, compared
+
+
+def _of_that_size(state: Mapping[str, torch.Tensor], network: nn.Module) -> Mapping[str, torch.Tensor]:
+    """The state for pictures of the network's size: embeddings of places are resampled, as timm does it."""
+    own = network.state_dict().get("pos_embed")
+    given = state.get("pos_embed")
+    grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    if own is None or given is None or grid is None or own.shape == given.shape:
+        return state
+
+    n_prefix = int(getattr(network, "num_prefix_tokens", 1))
+    n_places = given.shape[1] - (0 if getattr(network, "no_embed_class", False) else n_prefix)
+    if given.ndim != 3 or int(n_places**0.5) ** 2 != n_places:
+        return state
+    import timm.layers
+
+    layers: Any = timm.layers
+    resampled = layers.resample_abs_pos_embed(
+        given, new_size=list(grid), num_prefix_tokens=given.shape[1] - n_places
+    )
+    return {**state, "pos_embed": resampled}
 
 
 def _arch(library: Library, name: str) -> str:
@@ -162,26 +150,35 @@ def _original(
     library: Library,
     arch: str,
     state: Mapping[str, torch.Tensor],
-    n_classes: int,
+    info: ModelInfo,
     pictures: Sequence[bytes],
+    *,
+    is_own: bool,
 ) -> npt.NDArray[np.float32]:
-    """Probabilities (pictures, classes) of the library's own network behind its own transforms."""
+    """Probabilities (pictures, classes) of the library's own network behind its own transforms.
+
+    Where pictures are wanted otherwise than the library has them, behind torchvision's, as they are wanted.
+    """
     network: nn.Module
     transform: Any
     if library == "torchvision":
         from torchvision.models import get_model, get_model_weights
 
-        _, options = recipe(arch, 224)
-        network = get_model(arch, weights=None, num_classes=n_classes, **options)
+        _, options = recipe(arch, info.size)
+        network = get_model(arch, weights=None, num_classes=len(info.classes), **options)
         transform = next(iter(reversed(list(get_model_weights(arch))))).transforms()
     else:
         import timm
         import timm.data
 
-        network = timm.create_model(arch, pretrained=False, num_classes=n_classes)
+        # Built for the size of the file, whatever the pictures' is.
+        options = {"dynamic_img_size": True} if "pos_embed" in state and not is_own else {}
+        network = timm.create_model(arch, pretrained=False, num_classes=len(info.classes), **options)
         library_data: Any = timm.data
         settings = library_data.resolve_model_data_config(network)
         transform = library_data.create_transform(**settings, is_training=False)
+    if not is_own:
+        transform = as_described(info)
     network.load_state_dict(
         {name: state[name] for name in network.state_dict() if name in state}, strict=False
     )
@@ -189,7 +186,5 @@ def _original(
     found = []
     with torch.inference_mode():
         for data in pictures:
-            with Image.open(io.BytesIO(data)) as image:
-                picture = ImageOps.exif_transpose(image).convert("RGB")
-            found.append(torch.softmax(network(transform(picture)[None])[0], 0).numpy())
+            found.append(torch.softmax(network(transform(open_upright(data))[None])[0], 0).numpy())
     return np.stack(found)

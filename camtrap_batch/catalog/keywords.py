@@ -1,0 +1,82 @@
+"""Keywords of photos -> labels, as `dataset.label` says which of them are species."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from camtrap_batch.catalog.labels import number_labels
+from camtrap_batch.catalog.table import group_labels
+from camtrap_batch.errors import InputError
+from camtrap_batch.job import Label
+
+
+def labels_of_keywords(
+    keywords: pa.Table, how: Label, notes: Counter[str]
+) -> tuple[pa.Array, list[tuple[int, str]]]:
+    """The column `labels`, and the categories.
+
+    Parameters
+    ----------
+    keywords : columns keywords and paths of schemas.KEYWORDS, a row for each image; null where none were read
+
+    Raises
+    ------
+    InputError
+        No image has a keyword that is a label.
+    """
+    columns = (keywords[name].to_pylist() for name in ("keywords", "paths"))
+    found = [
+        (row, name, count)
+        for row, (flat, paths) in enumerate(zip(*columns, strict=True))
+        for name, count in labels_of(flat or [], [tuple(path.split("|")) for path in paths or []], how, notes)
+    ]
+    n = keywords.num_rows
+    if not found:
+        seen = Counter(word for words in keywords["keywords"].to_pylist() for word in words or [])
+        seen += Counter(path for paths in keywords["paths"].to_pylist() for path in paths or [])
+        some = ", ".join(repr(word) for word, _ in seen.most_common(5))
+        what = f"hierarchy {how.hierarchy!r}" if how.hierarchy is not None else "keywords"
+        raise InputError(
+            f"dataset.label: {what}: none of {n:,} images has such a keyword; "
+            + (f"there are {some}" if some else "they have none at all")
+        )
+    rows = np.array([row for row, _, _ in found], np.int64)
+    ids, categories = number_labels([name for _, name, _ in found], how.empty, notes)
+    notes["images without an annotation"] += n - len(np.unique(rows))
+    labels = group_labels(rows, ids, [count for _, _, count in found], n, dict(categories))
+    return labels, categories
+
+
+def labels_of(
+    flat: list[str], paths: list[tuple[str, ...]], how: Label, notes: Counter[str]
+) -> Iterator[tuple[str, int | None]]:
+    """Each species that the keywords of one image name, and how many animals, where that is said of it."""
+    if how.hierarchy is None:
+        wanted = None if how.keywords is True else {word.casefold() for word in how.keywords or ()}
+        yield from ((word, None) for word in flat if wanted is None or word.casefold() in wanted)
+        return
+    names = list(_below(how.hierarchy, paths))
+    count = None
+    if how.count is not None:
+        numbers = [int(text) for text in _below(how.count, paths) if text.isascii() and text.isdecimal()]
+        if len(numbers) == len(names) == 1:
+            (count,) = numbers
+        elif numbers:
+            notes["images whose keywords have a count and not one species: it is left out"] += 1
+    yield from ((name, count) for name in names)
+
+
+def _below(top: str, paths: list[tuple[str, ...]]) -> Iterator[str]:
+    """The last part of each path below a keyword; of a path and the beginning of it, the path alone."""
+    found = []
+    for path in paths:
+        parts = [part.casefold() for part in path]
+        if top.casefold() in parts[:-1]:
+            found.append(path[parts.index(top.casefold()) :])
+    for path in dict.fromkeys(found):
+        if not any(other != path and other[: len(path)] == path for other in found):
+            yield path[-1]

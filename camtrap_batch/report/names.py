@@ -1,0 +1,58 @@
+"""What people call species, and how threatened these are: out of the job's taxonomy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from camtrap_batch.catalog.labels import label_key
+from camtrap_batch.events import Taxonomy
+
+RED_LIST = {
+    "EX": "extinct",
+    "EW": "extinct in the wild",
+    "CR": "critically endangered",
+    "EN": "endangered",
+    "VU": "vulnerable",
+    "NT": "near threatened",
+    "LC": "least concern",
+    "DD": "data deficient",
+    "NE": "not evaluated",
+}
+"""IUCN Red List Categories and Criteria, version 3.1: code -> name."""
+
+THREATENED = ("CR", "EN", "VU")
+"""Those that the Red List calls threatened."""
+
+_CODES = {text.casefold(): code for code, name in RED_LIST.items() for text in (code, name)}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names and categories by label, as `labels.label_key` has it.
+
+    Attributes
+    ----------
+    common : the name that people use
+    red_list : the category: a code of `RED_LIST`, or whatever the taxonomy says
+    """
+
+    common: Mapping[str, str] = field(default_factory=dict)
+    red_list: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, taxonomy: Taxonomy) -> Names:
+        red_list = {
+            label: _CODES.get(category.casefold().replace("_", " "), category)
+            for label, category in taxonomy.categories.items()
+        }
+        return cls(taxonomy.common, red_list)
+
+    def common_of(self, label: str) -> str | None:
+        return self.common.get(label_key(label))
+
+    def red_list_of(self, label: str) -> str | None:
+        return self.red_list.get(label_key(label))
+
+    def is_threatened(self, label: str) -> bool:
+        return self.red_list_of(label) in THREATENED

@@ -1,0 +1,69 @@
+"""report: a page about the run that one can look into, from its tables. Runs on the driver.
+
+`collect` reads the tables, `photos` the pictures; what is made of them is the room `report`.
+"""
+
+from __future__ import annotations
+
+import time
+
+from camtrap_batch.pipeline.context import Context
+from camtrap_batch.pipeline.stage import Stage, StageResult, shard_id
+from camtrap_batch.report import ASSETS, render_files
+from camtrap_batch.stages.report.collect import TABLES, collect
+from camtrap_batch.store.folder import Folder
+
+PAGE = "report/index.html"
+
+_PARTS = "parts-"
+
+
+class ReportStage(Stage):
+    name = "report"
+    help = "write the report: a page, and what it opens from beside it"
+    sections = ("report",)
+    version = 4
+    tables = ()
+
+    def run(self, context: Context) -> StageResult:
+        """Write `report/index.html` and its parts. Raises InputError where not even the manifest is there."""
+        started = time.monotonic()
+        run = context.run
+        run.snapshot("manifest")
+        snapshots = {name: found.number for name in TABLES if (found := run.current(name)) is not None}
+        id_ = shard_id(self, snapshots, context.job.to_yaml(), ASSETS, table="html")
+        mark = f"<!-- {id_} -->".encode()
+        result = StageResult(self.name, shards=1)
+        if context.dry_run:
+            result.notes.append(f"{PAGE} would be written")
+            return result
+        # No lease is needed, and nothing is committed: the page says of itself what it was made of.
+        if run.folder.exists(PAGE) and run.folder.read(PAGE).endswith(mark):
+            return result
+        parts = f"{_PARTS}{id_}"
+        page, files = render_files(collect(context, snapshots), parts)
+        for path, content in files:
+            run.folder.write(f"report/{path}", content())
+        run.folder.write(PAGE, page.encode() + mark)
+        _delete_others(run.folder, parts)
+        result.shards_run, result.seconds = 1, time.monotonic() - started
+        return result
+
+
+STAGE = ReportStage()
+
+
+def _delete_others(folder: Folder, parts: str) -> None:
+    """Delete the parts of earlier reports: the page that is there now opens none of them."""
+    for name in folder.list("report"):
+        if name.startswith(_PARTS) and name != parts:
+            for path in list(folder.walk(f"report/{name}")):
+                folder.delete(path)
+            if folder.is_local:
+                _remove_empty(folder, f"report/{name}")
+
+
+def _remove_empty(folder: Folder, path: str) -> None:
+    for inside in folder.list(path):
+        _remove_empty(folder, f"{path}/{inside}")
+    folder.local(path).rmdir()

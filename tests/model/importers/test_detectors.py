@@ -1,0 +1,252 @@
+"""camtrap model import megadetector and ultralytics: weights that are pickles of a package's own classes.
+
+The packages are AGPL, and are no dependency: here a package of the same structure stands for YOLOv5's, a
+small network saved as YOLOv5 saves its own. With CAMTRAP_REFERENCE=1 tests/detection/test_reference.py
+imports what the packages themselves save.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+from torch import nn
+
+from camtrap_batch.cli import main
+from camtrap_batch.detection.onnx import OnnxDetector
+from camtrap_batch.errors import InputError
+from camtrap_batch.model.importers.detectors import MEGADETECTOR, ULTRALYTICS
+
+YOLO = '''
+"""Of the structure of YOLOv5's: a network whose last layer decodes boxes around anchors, on two grids."""
+import torch
+from torch import nn
+
+
+class Detect(nn.Module):
+    export = dynamic = False
+
+    def __init__(self, channels, classes, anchors):
+        super().__init__()
+        self.no, self.nl = 5 + classes, len(anchors)
+        self.na = len(anchors[0]) // 2
+        self.register_buffer("anchors", torch.tensor(anchors).float().view(self.nl, -1, 2))
+        self.m = nn.ModuleList(nn.Conv2d(channels, self.no * self.na, 1) for _ in anchors)
+
+    def forward(self, xs):
+        out = []
+        for level, x in enumerate(xs):
+            x = self.m[level](x)
+            n, _, h, w = x.shape
+            x = x.view(n, self.na, self.no, h, w).permute(0, 1, 3, 4, 2).sigmoid()
+            y, z = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+            grid = torch.stack((z, y), 2).float() - 0.5
+            xy = (x[..., :2] * 2 + grid) * self.stride[level]
+            wh = (x[..., 2:4] * 2) ** 2 * self.anchors[level].view(1, self.na, 1, 1, 2)
+            out.append(torch.cat((xy, wh, x[..., 4:]), 4).view(n, -1, self.no))
+        return torch.cat(out, 1) if self.export else (torch.cat(out, 1), xs)
+
+
+class Model(nn.Module):
+    def __init__(self, names):
+        super().__init__()
+        self.names, self.stride = names, torch.tensor([8.0, 16.0])
+        head = Detect(12, len(names), [[10, 13, 16, 30, 33, 23], [60, 61, 62, 45, 59, 119]])
+        head.stride = self.stride
+        self.model = nn.Sequential(nn.Conv2d(3, 12, 8, 8), nn.SiLU(), nn.Conv2d(12, 12, 2, 2), head)
+
+    def forward(self, x):
+        first = self.model[1](self.model[0](x))
+        return self.model[3]([first, self.model[2](first)])
+'''
+
+UTILS = {
+    "augmentations.py": '''
+        import numpy as np
+        from PIL import Image
+
+
+        def letterbox(image, size, stride, auto):
+            """As cv2 makes pictures smaller: two pixels beside each other, without smoothing."""
+            import cv2
+
+            height, width = image.shape[:2]
+            scale = size / max(height, width)
+            new = round(width * scale), round(height * scale)
+            small = cv2.resize(image, new, interpolation=cv2.INTER_LINEAR)
+            across, down = ((size - side) % stride / 2 for side in new)
+            edges = round(down - 0.1), round(down + 0.1), round(across - 0.1), round(across + 0.1)
+            return (cv2.copyMakeBorder(small, *edges, cv2.BORDER_CONSTANT, value=(114, 114, 114)),)
+        ''',
+    "general.py": """
+        import torch
+        import torchvision
+
+
+        def non_max_suppression(found, least, iou, max_det):
+            kept = []
+            for rows in found:
+                rows = rows[rows[:, 4] > least]
+                scores, classes = (rows[:, 5:] * rows[:, 4:5]).max(1)
+                half = rows[:, 2:4] / 2
+                corners = [rows[:, :2] - half, rows[:, :2] + half]
+                boxes = torch.cat([*corners, scores[:, None], classes[:, None].float()], 1)
+                boxes = boxes[scores > least]
+                order = torchvision.ops.nms(boxes[:, :4] + boxes[:, 5:6] * 7680, boxes[:, 4], iou)
+                kept.append(boxes[order[:max_det]])
+            return kept
+
+
+        def scale_boxes(frame, boxes, shape):
+            scale = min(frame[0] / shape[0], frame[1] / shape[1])
+            boxes[:, [0, 2]] -= (frame[1] - shape[1] * scale) / 2
+            boxes[:, [1, 3]] -= (frame[0] - shape[0] * scale) / 2
+            return boxes / scale
+        """,
+}
+SAVE = """
+import sys, torch
+from torch import nn
+from models.yolo import Model
+torch.manual_seed(5)
+network = Model({names})
+for module in network.modules():
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight)
+for convolution in network.model[3].m:
+    convolution.weight.data *= 3
+torch.save({{"epoch": 1, "ema": None, "model": network.half(), "optimizer": None}}, sys.argv[1])
+"""
+NAMES = ["animal", "person", "vehicle"]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `models` and `utils` are, as in a clone of YOLOv5's repository."""
+    folder = tmp_path_factory.mktemp("yolov5")
+    for name in ("models", "utils"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").touch()
+    (folder / "models" / "yolo.py").write_text(YOLO)
+    for name, text in UTILS.items():
+        (folder / "utils" / name).write_text(dedent(text))
+    return folder
+
+
+def save(package: Path, file: Path, names: list[str] = NAMES) -> Path:
+    code = SAVE.format(names=names)
+    subprocess.run([sys.executable, "-c", code, str(file)], cwd=package, check=True, timeout=120)
+    return file
+
+
+@pytest.fixture(scope="module")
+def weights(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(package, tmp_path_factory.mktemp("weights") / "md_v5a.0.0.pt")
+
+
+@pytest.fixture
+def photos(real_images: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    some = sorted(path for path in real_images.rglob("*") if path.suffix.lower() == ".jpg")
+    for path in some[1:7]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_the_boxes_are_those_of_the_package(
+    package: Path, weights: Path, photos: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("PYTHONPATH", str(package))
+    out = tmp_path / "md"
+    command = ["model", "import", "megadetector", str(weights), "--size", "320", "--out", str(out)]
+    assert main([*command, "--pictures", str(photos)]) == 0
+    ended = capsys.readouterr()
+    found = re.search(
+        r"(\d+) of (\d+) boxes in 6 pictures the same as by YOLOv5's own letterbox and suppression", ended.out
+    )
+    assert found
+    assert int(found[2]) > 100
+    assert int(found[1]) >= 0.99 * int(found[2])
+    assert f"detect: {{model: {out}/detector.onnx}}" in ended.out
+    assert "runs the code in it; that is done now, in a process of its own" in ended.err
+    assert "models" not in sys.modules
+    card = json.loads((out / "detector.json").read_text())
+    assert (card["names"], card["size"], card["stride"], card["layout"]) == (NAMES, [320, 320], 16, "yolov5")
+    detector = OnnxDetector.open(str(out / "detector.onnx"))
+    assert (detector.layout, detector.categories, detector.fit.size) == ("yolov5", tuple(NAMES), (320, 320))
+    assert detector.iou == 0.45
+
+
+def test_what_is_written_otherwise_is_refused(
+    package: Path, weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package whose suppression is another one: what it finds is not what we would."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name in ("models", "utils"):
+        (tmp_path / name).mkdir()
+        for path in (package / name).glob("*.py"):
+            text = path.read_text().replace("boxes[:, 4], iou)", "boxes[:, 4], 0.05)")
+            (tmp_path / name / path.name).write_text(text)
+    pictures = [path.read_bytes() for path in sorted(photos.iterdir())[:3]]
+    given = {"file": str(weights), "size": 320, "python": None}
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(InputError, match="does not find what the original finds"):
+        MEGADETECTOR.run(given, pictures, tmp_path / "scratch")
+
+
+def refused(importer: object, file: Path, scratch: Path, **given: object) -> str:
+    scratch.mkdir()
+    with pytest.raises(InputError) as problem:
+        importer.run({"file": str(file), "size": None, "python": None, **given}, [], scratch)  # type: ignore[attr-defined]
+    assert problem.value.exit_code == 2
+    assert "\n" not in str(problem.value)
+    return str(problem.value)
+
+
+def test_what_can_not_be_imported_is_one_line(
+    package: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = refused(MEGADETECTOR, weights, tmp_path / "a")
+    assert "needs the package 'models'" in missing
+    assert "pip install 'yolov5>=7' (AGPL-3.0; not a part of camtrap-batch)" in missing
+    assert "no such file" in refused(ULTRALYTICS, tmp_path / "none.pt", tmp_path / "b")
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x08")
+    assert "camtrap model import onnx" in refused(ULTRALYTICS, tmp_path / "x.onnx", tmp_path / "c")
+    torch.save({"model": nn.Linear(2, 2).state_dict()}, tmp_path / "state.pt")
+    assert "should hold a network of YOLOv5 or ultralytics; it holds collections.OrderedDict" in refused(
+        ULTRALYTICS, tmp_path / "state.pt", tmp_path / "d"
+    )
+    torch.save({"model": nn.Sequential(nn.Linear(2, 2))}, tmp_path / "plain.pt")
+    assert "its last layer is no head of YOLOv5's" in refused(
+        ULTRALYTICS, tmp_path / "plain.pt", tmp_path / "e"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(package))
+    other = save(package, tmp_path / "cats.pt", ["cat", "dog"])
+    assert "this one has 2 classes: cat, dog; import it as ultralytics" in refused(
+        MEGADETECTOR, other, tmp_path / "f", size=64
+    )
+
+
+def test_code_of_others_is_not_given_what_signs_in(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMTRAP_ARCGIS_TOKEN", "a secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").touch()
+    (tmp_path / "models" / "yolo.py").write_text(
+        YOLO + "\nimport os\nraise ValueError(sorted(name for name in os.environ if 'A' in name))\n"
+    )
+    said = refused(MEGADETECTOR, save(package, tmp_path / "md.pt"), tmp_path / "a")
+    assert "PATH" in said
+    assert "SECRET" not in said
+    assert "TOKEN" not in said
