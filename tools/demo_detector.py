@@ -49,6 +49,9 @@ HEIGHT, WIDTH = 192, 256
 NAMES = ("animal", "person")
 STRIDES = (8, 16, 32)
 _LARGEST = (56, 120, 10_000)  # longer side of the boxes of each stride, in pixels
+IOU = 0.45
+"""Overlap of boxes of one animal: several cells find each of them, some less well than others."""
+
 _NEAR = 1.5  # cells around a box's middle that learn it, in strides
 _CHANNELS = (16, 24, 32, 56, 80)
 
@@ -332,9 +335,7 @@ def judge(
         (Path(folder) / "detector.onnx").write_bytes(path.read_bytes())
         finder = detector.load(Path(folder), "cpu", 2, 8, "float32")
         files = (_as_jpeg(picture) for picture in pictures)
-        began = time.monotonic()
         found = list(finder.find(files))
-        seconds = time.monotonic() - began
     hits = truth = said = with_animal = seen = quiet = empty = 0
     scale = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], np.float32)
     for wanted, one in zip(boxes, found, strict=True):
@@ -358,7 +359,6 @@ def judge(
         "precision": hits / max(said, 1),
         "pictures with an animal where something is found": seen / with_animal,
         "empty pictures where nothing is": quiet / empty,
-        "images a second, decoding included": len(pictures) / seconds,
     }
 
 
@@ -371,6 +371,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--judge", action="store_true", help="the file that is there, without training")
     parser.add_argument("--data", type=Path, help="keep the drawings there, and use them again")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
@@ -382,15 +383,20 @@ def main() -> None:
         unseen, their_boxes = draw(data / "valid", VALID_CAMERAS, VALID_IMAGES, VALID_SEED)
         print(f"{len(pictures)} pictures drawn in {time.monotonic() - began:.0f} s", flush=True)
         model = Detector().to(memory_format=torch.channels_last)
-        learn(model, pictures, boxes, options.epochs)
+        if not options.judge:
+            learn(model, pictures, boxes, options.epochs)
         said = {
             "names": dict(enumerate(NAMES)), "stride": max(STRIDES), "task": "detect",
             "description": "finds what is drawn in camtrap-batch's synthetic data set; not for photographs",
             "license": "Apache-2.0",
         }  # fmt: skip
-        write_onnx(model, options.out, **said)
+        if not options.judge:
+            write_onnx(model, options.out, **said)
+        options.out.with_suffix(".json").write_text(json.dumps({"iou": IOU}) + "\n")
         figures = judge(options.out, unseen, their_boxes)
     note = options.out.with_suffix(".md")
+    megabytes = options.out.stat().st_size / 1e6
+    version = torch.__version__.partition("+")[0]
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     rows = "\n".join(f"| {name} | {value:.3g} |" for name, value in figures.items())
     note.write_text(
@@ -400,13 +406,12 @@ def main() -> None:
 not photographs**: for a data set of one's own, see docs/detectors.md. It is a part of camtrap-batch, under
 its licence (Apache-2.0).
 
-Made by `tools/demo_detector.py` with seed {SEED}: {len(pictures):,} drawings of {CAMERAS} cameras (seed
-of the data set {TRAIN_SEED}), {options.epochs} epochs, {n_parameters:,} parameters,
-{options.out.stat().st_size / 1e6:.2f} MB.
-{dt.date.today():%Y-%m-%d}, torch {torch.__version__.partition("+")[0]}, {platform.machine()}.
+Made by `tools/demo_detector.py` with seed {SEED}: {len(pictures):,} drawings of {CAMERAS} cameras (the data
+set's seed is {TRAIN_SEED}), {options.epochs} epochs, {n_parameters:,} parameters, {megabytes:.2f} MB.
+{dt.date.today():%Y-%m-%d}, torch {version}, {platform.machine()}.
 
-On {len(unseen):,} drawings of {VALID_CAMERAS} other cameras (seed {VALID_SEED}), boxes of confidence 0.2 and
-more, right where they overlap by 0.5 or more:
+On {len(unseen):,} drawings of {VALID_CAMERAS} other cameras (seed {VALID_SEED}); boxes of confidence 0.2 and
+more, right where they overlap what is drawn by 0.5 or more:
 
 | | |
 |---|---|

@@ -13,10 +13,10 @@ from camtrap_batch.rehearsal.dataset import write_dataset
 
 CAMERAS, IMAGES = 20, 2400
 
-DETECTOR = "detector.onnx"
+DETECTOR = ("detector.onnx", "detector.json")
 """Knows drawings, not photographs: detector.md, beside it, says how it was made."""
 
-_OURS = {"data", "demo.yaml", DETECTOR, "runs"}
+_OURS = {"data", "demo.yaml", *DETECTOR, "runs"}
 
 
 def write_demo_job(folder: Path) -> Path:
@@ -36,7 +36,8 @@ def write_demo_job(folder: Path) -> Path:
     if not job.exists():
         folder.mkdir(parents=True, exist_ok=True)
         ours = files("camtrap_batch.rehearsal")
-        (folder / DETECTOR).write_bytes(ours.joinpath(DETECTOR).read_bytes())
+        for name in DETECTOR:
+            (folder / name).write_bytes(ours.joinpath(name).read_bytes())
         job.write_text(ours.joinpath("demo.yaml").read_text())
     return job
 
