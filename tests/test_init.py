@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import support_keywords
 import yaml
 from PIL import Image
 
@@ -47,7 +48,7 @@ def init(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) 
 
 def runs(job: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     """The rows of the catalog that the job file gives, as it is."""
-    assert main(["catalog", str(job)]) == 0
+    assert main(["catalog", str(job), "--cluster", "inline"]) == 0
     capsys.readouterr()
     rows: list[dict[str, object]] = open_run(job).table("catalog").to_table().to_pylist()
     return rows
@@ -175,6 +176,7 @@ def test_a_coco_file_and_results_of_a_detector(
     }
     (stations.parent / "md.json").write_text(json.dumps(results))
     assert "results of a detector for 9 images" in init(capsys, stations.parent / "md.json")
+    assert yaml.safe_load((here / "md.yaml").read_text())["detect"] == {"results": "../md.json"}
     job = Job.load(here / "md.yaml")
     assert str(stations.parent / "md.json") in job.inputs().values()
     assert len(runs(here / "md.yaml", capsys)) == 9
@@ -237,3 +239,57 @@ def test_what_is_nothing_of_the_kind(here: Path, tmp_path: Path, capsys: pytest.
         assert message in told
         assert len(told.strip().splitlines()) == 1
     assert list(here.iterdir()) == []
+
+
+def test_a_bucket_and_a_zip_in_it(
+    here: Path, stations: Path, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import s3fs
+
+    store = s3fs.S3FileSystem(anon=False)
+    with zipfile.ZipFile(stations.parent / "photos.zip", "w") as archive:
+        for path in stations.rglob("*.jpg"):
+            name = path.relative_to(stations).as_posix()
+            store.pipe_file(f"{bucket}/cards/{name}", path.read_bytes())
+            archive.write(path, name)
+    store.put_file(str(stations.parent / "photos.zip"), f"{bucket}/photos.zip")
+    assert "9 of 9 images looked at have one in their EXIF" in init(capsys, f"{bucket}/cards")
+    assert yaml.safe_load((here / "cards.yaml").read_text())["dataset"]["images"] == f"{bucket}/cards"
+    assert {row["location"] for row in runs(here / "cards.yaml", capsys)} == {"ST1", "ST2", "ST3"}
+    init(capsys, f"{bucket}/photos.zip")
+    assert len(runs(here / "photos.yaml", capsys)) == 9
+    assert "no image below it" in init(capsys, f"{bucket}/nothing", code=2)
+
+
+def test_keywords_that_name_species(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for camera in ("cam1", "cam2"):
+        for number, species in enumerate(("Vulpes vulpes", "Meles meles")):
+            path = tmp_path / "tagged" / camera / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(support_keywords.photo(support_keywords.xmp(lightroom=[f"Species|{species}"])))
+    told = init(capsys, tmp_path / "tagged")
+    assert "keywords: 4 of 4 images looked at have some: Species|" in told
+    assert yaml.safe_load((here / "tagged.yaml").read_text())["dataset"]["label"] == {"hierarchy": "Species"}
+    assert "camtrap reprocess tagged.yaml --dry-run" in told
+    rows = runs(here / "tagged.yaml", capsys)
+    assert {label["name"] for row in rows for label in row["labels"]} == {"Vulpes vulpes", "Meles meles"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_videos(
+    here: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_installed: bool,
+) -> None:
+    photo(tmp_path / "card" / "cam1" / "a.jpg")
+    (tmp_path / "card" / "cam1" / "b.mp4").write_bytes(b"cut off")
+    monkeypatch.setattr("camtrap_batch.cli.init.find_spec", lambda name: object() if is_installed else None)
+    init(capsys, tmp_path / "card")
+    text = (here / "card.yaml").read_text()
+    assert ("video" in yaml.safe_load(text)["dataset"]) == is_installed
+    line = next(line for line in text.splitlines() if "every_s" in line)
+    assert (
+        "frames of 1 videos" if is_installed else "with camtrap-batch[video] their frames are images"
+    ) in line

@@ -7,8 +7,10 @@ from and a guess.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import re
+import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,16 +29,21 @@ from camtrap_batch.catalog.tables import read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.exif import read_jpeg_exif
+from camtrap_batch.images.keywords import read_keywords
+from camtrap_batch.job.base import web_address
 from camtrap_batch.remote import plain, redacted
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
+_PATIENCE_S = 20.0
+_MOST_BYTES = 2**22
 _SAMPLE = 40  # images whose EXIF is looked at, and names that are looked for
-_HEADER_BYTES = 65_536
+_HEADER_BYTES = 2**18
 _SHOWN = 4
 _DCIM = re.compile(r"DCIM|MISC|\d{3}[A-Z0-9_]{5}|\d{3}MEDIA|(SD|card|disk|usb)[ _-]?\d*", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}([-_.]?\d{2}([-_.]?\d{2})?)?|\d{2}[-_.]\d{2}[-_.]\d{4}")
 _BINOMIAL = re.compile(r"[A-Z]?[a-z]{3,}[ _][a-z]{3,}([ _][a-z]{3,})?")
 _CAMERA = re.compile(r".*\d|.*(cam|site|station|loc|trap|plot|grid)", re.IGNORECASE)
+_TOPS = frozenset({"species", "taxon", "taxa", "animal", "animals", "art", "arten", "espèce", "especie"})
 _NOTHING = frozenset({"empty", "blank", "nothing", "no animal", "animal", "person", "human", "vehicle"})
 _NOTHING_BUT_NAMES = re.compile(r"[^\W\d_]+([ _-][^\W\d_]+){0,3}")
 
@@ -71,6 +78,8 @@ class Found:
     levels : folder levels, where paths are all that tells camera and species
     camera, species : the levels that are likeliest, None: none is
     results : path or URL of detections, where that is what was looked at
+    videos : how many there are
+    hierarchy : the keyword below which photos have their species
     """
 
     dataset: dict[str, Any]
@@ -79,6 +88,8 @@ class Found:
     camera: int | None = None
     species: int | None = None
     results: str | None = None
+    videos: int = 0
+    hierarchy: str | None = None
 
 
 def look(target: str) -> Found:
@@ -91,10 +102,7 @@ def look(target: str) -> Found:
     """
     path = urlsplit(target).path if "://" in target else target
     if re.search(r"/(Feature|Map)Server(/\d+)?/?$", path):
-        return Found(
-            {"format": "feature-layer", "metadata": target.rstrip("/")},
-            [f"a feature layer: {redacted(target)}; its photos are read when the job runs"],
-        )
+        return _of_layer(target.rstrip("/"))
     if "://" not in target:
         target = os.path.abspath(Path(target).expanduser())  # noqa: PTH100 - keeps the user's symbolic links
         if not os.path.lexists(target):
@@ -112,6 +120,42 @@ def look(target: str) -> Found:
             "a bucket or a feature layer (camtrap init)"
         )
     return _of_folder(target)
+
+
+def _of_layer(target: str) -> Found:
+    """A feature layer: its portal, and whether it can be read without signing in, are asked of its server."""
+    lines = [f"a feature layer: {redacted(target)}; its photos are read when the job runs"]
+    dataset: dict[str, Any] = {"format": "feature-layer", "metadata": target}
+    layer: dict[str, Any] = {}
+    if "/rest/services/" in target:
+        portal = _asked(f"{target.partition('/rest/services/')[0]}/rest/info").get("owningSystemUrl")
+        if isinstance(portal, str) and portal:
+            layer["portal"] = portal.rstrip("/")
+    answer = _asked(target)
+    if "error" in answer:
+        lines.append(
+            "it can't be read by everybody: set CAMTRAP_ARCGIS_TOKEN in the environment, or what else "
+            "docs/arcgis.md names"
+        )
+    else:
+        layer["anonymous"] = True
+        lines.append(f"its name is {answer.get('name')!r}; everybody can read it")
+        if not answer.get("hasAttachments", True):
+            raise InputError(f"{redacted(target)}: has no attachments, and so no photos (camtrap init)")
+    return Found({**dataset, **({"layer": layer} if layer else {})}, lines)
+
+
+def _asked(url: str) -> dict[str, Any]:
+    """What an ArcGIS server says of a service. Raises InputError where nothing answers."""
+    address = web_address(url.partition("?")[0])
+    try:
+        with urllib.request.urlopen(f"{address}?f=json", timeout=_PATIENCE_S) as answer:  # noqa: S310
+            content = json.loads(answer.read(_MOST_BYTES))
+    except (OSError, ValueError) as problem:
+        raise InputError(
+            f"{redacted(url)}: no feature server answers there (camtrap init): {plain(problem)}"
+        ) from None
+    return content if isinstance(content, dict) else {}
 
 
 def _of_folder(target: str) -> Found:
@@ -141,11 +185,15 @@ def _of_names(target: str, names: Sequence[str]) -> Found:
         + (f", {len(videos):,} video{'s' * (len(videos) > 1)}" if videos else "")
         + f" ({endings})",
         *([f"{n_other:,} other files, which are left out"] if n_other else []),
-        _dates(ImageRoot(target), images),
     ]
+    headers = _headers(ImageRoot(target), images)
+    lines.append(_dates(headers))
+    hierarchy, told = _keywords(headers)
+    lines += told
     levels = _levels([*images, *videos])
     camera, species = _guess(levels, len(images) + len(videos))
-    return Found({"format": "folder", "images": target}, lines, levels, camera, species)
+    dataset = {"format": "folder", "images": target}
+    return Found(dataset, lines, levels, camera, species, videos=len(videos), hierarchy=hierarchy)
 
 
 def _levels(names: Iterable[str]) -> list[Level]:
@@ -185,27 +233,50 @@ def _guess(levels: list[Level], n_images: int) -> tuple[int | None, int | None]:
     return (camera.number if camera else None), (species.number if species else None)
 
 
-def _dates(root: ImageRoot, images: Sequence[str]) -> str:
+def _headers(root: ImageRoot, images: Sequence[str]) -> list[bytes]:
+    """The beginning of some JPEG files; empty where one can't be read."""
     jpegs = [name for name in images if ending_of(name) in (".jpg", ".jpeg")]
-    if not jpegs:
+    headers = []
+    for at in np.unique(np.linspace(0, len(jpegs) - 1, _SAMPLE).astype(int)) if jpegs else ():
+        try:
+            headers.append(root.read(jpegs[at], most=_HEADER_BYTES))
+        except (OSError, ValueError):
+            headers.append(b"")
+    return headers
+
+
+def _keywords(headers: Sequence[bytes]) -> tuple[str | None, list[str]]:
+    """The keyword below which species stand, if there is one that says so, and lines about keywords."""
+    found = [read_keywords(header) for header in headers]
+    tagged = [keywords for keywords in found if keywords.flat or keywords.paths]
+    if not tagged:
+        return None, []
+    tops = Counter(path[0] for keywords in tagged for path in keywords.paths if len(path) > 1)
+    words = Counter(word for keywords in tagged for word in keywords.flat)
+    words += Counter("|".join(path) for keywords in tagged for path in keywords.paths)
+    some = ", ".join(word for word, _ in words.most_common(_SHOWN))
+    line = f"keywords: {len(tagged)} of {len(found)} images looked at have some: {some}"
+    hierarchy = next((top for top, _ in tops.most_common() if top.casefold() in _TOPS), None)
+    hint = "" if hierarchy else "; if they name species, dataset.label: {hierarchy: NAME} or {keywords: true}"
+    return hierarchy, [line + hint]
+
+
+def _dates(headers: Sequence[bytes]) -> str:
+    if not headers:
         return "dates: not looked for (no JPEG)"
-    sample = [jpegs[at] for at in np.unique(np.linspace(0, len(jpegs) - 1, _SAMPLE).astype(int))]
     taken: list[dt.datetime] = []
     cameras: Counter[str] = Counter()
-    for name in sample:
-        try:
-            fields = read_jpeg_exif(root.read(name, most=_HEADER_BYTES))
-        except (OSError, ValueError):
-            continue
+    for header in headers:
+        fields = read_jpeg_exif(header)
         if fields.taken is not None:
             taken.append(fields.taken)
         if fields.make or fields.model:
             cameras[" ".join(filter(None, (fields.make, fields.model)))] += 1
     made = f"; taken with {', '.join(name for name, _ in cameras.most_common(2))}" if cameras else ""
     if not taken:
-        return f"dates: none of {len(sample)} images looked at has one in its EXIF{made}"
+        return f"dates: none of {len(headers)} images looked at has one in its EXIF{made}"
     return (
-        f"dates: {len(taken)} of {len(sample)} images looked at have one in their EXIF, "
+        f"dates: {len(taken)} of {len(headers)} images looked at have one in their EXIF, "
         f"{min(taken):%Y-%m-%d} to {max(taken):%Y-%m-%d}{made}"
     )
 

@@ -44,10 +44,11 @@ def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str
 
     Where there are many names, a sample tells whether all need to be looked for.
     """
-    given = names.to_pylist()
-    sample = given if len(given) <= _MANY else given[:: len(given) // _SAMPLE]
+    step = 1 if len(names) <= _MANY else len(names) // _SAMPLE
+    sample = names.take(pa.array(np.arange(0, len(names), step))).to_pylist()
     if (root.listing(sample).sizes >= 0).all():
         return names
+    given = names.to_pylist()
     missing = np.flatnonzero(root.listing(given).sizes < 0).tolist()
     try:
         there = list(root.walk())

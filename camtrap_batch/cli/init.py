@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 from camtrap_batch.catalog.look import Found, look
@@ -67,6 +68,10 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
             found.dataset["location"] = {"level": camera}
         if species is not None:
             found.dataset["label"] = {"level": species}
+        elif takes_labels and found.hierarchy is not None and options.label is None:
+            found.dataset["label"] = {"hierarchy": found.hierarchy}
+    if found.videos and find_spec("av") is not None:
+        found.dataset["video"] = {"every_s": 1, "most_frames": 10}
     name = options.name or _name_of(options.target)
     path = _place(options.out, name, found.dataset)
     content = {"name": name, "output": "runs", "dataset": found.dataset}
@@ -88,11 +93,12 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
             _write_cameras(cameras, locations)
             print(f"{cameras}: fill in latitude and longitude of {len(locations):,} cameras")
         found.dataset["cameras"] = "cameras.csv"
-    text = _job_text(options.target, name, found, path.parent, locations, classes, reader.has_labels)
+    is_labelled = reader.has_labels and (len(classes) > 1 or "hierarchy" in found.dataset.get("label", {}))
+    text = _job_text(options.target, name, found, path.parent, locations, classes, is_labelled)
     path.write_text(text, encoding="utf-8")
     Job.load(path)
     print(f"{path}: written; next:")
-    for line in _next(path, reader.has_labels and len(classes) > 1):
+    for line in _next(path, is_labelled):
         print(f"  {line}")
     return 0
 
@@ -164,7 +170,7 @@ def _job_text(
     base: Path,
     locations: list[str],
     classes: list[str],
-    has_labels: bool,
+    is_labelled: bool,
 ) -> str:
     from camtrap_batch.remote import redacted
     from camtrap_batch.yamlfile import write_yaml
@@ -187,7 +193,11 @@ def _job_text(
         "location": f"the folder level that names the camera: {listed(locations)}",
         "label": f"the folder level that names the species: {listed(classes)}",
         "cameras": "fill in latitude and longitude of each location there",
+        "layer": "its portal; who may read it",
+        "video": f"frames of {found.videos:,} videos are images of their own",
     }
+    if "hierarchy" in found.dataset.get("label", {}):
+        comments["label"] = "the keyword below which photos have their species"
     row(0, "name", name, "the run folder is <output>/<name>")
     row(0, "output", "runs", "folder, relative to this file, or a bucket: s3://bucket/runs")
     rows.append(("dataset:", ""))
@@ -195,10 +205,13 @@ def _job_text(
         if isinstance(value, str) and key in ("metadata", "images"):
             value = redacted(_relative(value, base))
         row(1, key, value, comments.get(key, ""))
+    if found.videos and "video" not in found.dataset:
+        note = f"{found.videos:,} videos are only counted; with camtrap-batch[video] their frames are images"
+        rows.append(("  # video: {every_s: 1, most_frames: 10}", note))
     if found.results is not None:
-        rows.append(("infer:", ""))
-        row(1, "detections", _relative(found.results, base), "boxes: crops of animals are classified")
-    if has_labels and len(locations) < _FEW:
+        rows.append(("detect:", ""))
+        row(1, "results", _relative(found.results, base), "boxes: crops of animals are classified")
+    if is_labelled and len(locations) < _FEW:
         rows.append(("select:", ""))
         row(
             1,
@@ -206,10 +219,9 @@ def _job_text(
             {"by": "random"},
             f"with {len(locations)} cameras there is nothing to divide by camera",
         )
-    if not (has_labels and len(classes) > 1):
-        prefix = "" if found.results is not None else "# infer:\n"
+    if not is_labelled:
         rows.append(
-            (f"{prefix}#   model: FOLDER", "a trained model: these images have no labels to learn from")
+            ("# infer:\n#   model: FOLDER", "a trained model: these images have no labels to learn from")
         )
     width = min(60, max(len(line) for line, _ in rows))
     body = "\n".join(f"{line:{width}}  # {text}".rstrip() if text else line for line, text in rows)

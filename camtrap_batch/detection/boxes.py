@@ -65,6 +65,12 @@ class Boxes:
     rules: Rules
     meta: dict[str, Any]
 
+    def count(self) -> pa.Array:
+        """(rows,) int32: animal boxes that count; null where no boxes are known."""
+        look = Look.at(self.column, self.rules)
+        n = np.bincount(look.rows_of[look.classified], minlength=len(self.column))
+        return pc.if_else(self.column.is_valid(), pa.array(n, pa.int32()), pa.scalar(None, pa.int32()))
+
     def hashes(self, runs: Sequence[tuple[int, int]]) -> list[str]:
         """For each run of rows (start, stop): a hash of their boxes, and of the rules."""
         values = self.column.values

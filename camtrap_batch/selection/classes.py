@@ -80,6 +80,15 @@ def check_classes(job: Job, categories: Categories) -> None:
         choose_classes(job, categories)
 
 
+def empty_of_data_set(job: Job, categories: Categories) -> str:
+    """The label that means: no animal, where there is no model to say so.
+
+    Raises JobError where `select.empty.class` is none of the data set's.
+    """
+    empty = choose_classes(job, categories).empty if categories else None
+    return empty or EMPTY
+
+
 def empty_class(job: Job, info: ModelInfo) -> str:
     """The model's label for: no animal."""
     wanted = job.select.empty.class_

@@ -38,12 +38,23 @@ class FileTarget:
 
     @classmethod
     def of(cls, run: Run, wanted: Wanted) -> Self:
-        """The file that `publish.target` names."""
+        """The file that `publish.target` names.
+
+        Raises InputError where it is in the run folder behind a symbolic link: whoever can write there could
+        have any file of the user's changed.
+        """
         name = Path(run.job.publish.target)
         in_run = not name.is_absolute()
         is_remote = in_run and not run.folder.is_local
         path = name if is_remote else Path(run.job.target_url)
-        return cls(path, run.job.name, wanted, run.folder if is_remote else None, in_run)
+        target = cls(path, run.job.name, wanted, run.folder if is_remote else None, in_run)
+        for file in target.files() if in_run and not is_remote else ():
+            if file.is_symlink():
+                raise InputError(
+                    f"{file}: is a symbolic link, and nothing in the run folder is written through one; give "
+                    "publish.target the path of the file itself"
+                )
+        return target
 
     def describe(self) -> str:
         """What it is, and where."""

@@ -222,7 +222,7 @@ def test_what_people_said_stands_beside_the_machine(
     job = str(tmp_path / "job.yaml")
     (tmp_path / "said.csv").write_text(
         SAID
-        + "a.jpg,oryx,2,Female,adult,grazing,O-7,Ann\nb.jpg,oryx,1,unknown,unknown,,,Ann\nd.jpg,lion,,,,,,\n"
+        + "a.jpg,oryx,2,Female,adult,grazing,O-7,Ann\nb.jpg,oryx,1,,,,,Ann\nd.jpg,lion,,unknown,unknown,,,\n"
     )
     assert main(["corrections", job, str(tmp_path / "said.csv")]) == 0
     support_runs.run_on_driver(tmp_path / "job.yaml", "merge")

@@ -88,3 +88,26 @@ def test_a_public_push_has_neither_exact_places_nor_people(tmp_path: Path) -> No
     before = path.read_bytes()
     assert main(["publish", str(job), "--quiet", *public]) == 0
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("target", ["locations.gpkg", "locations.parquet"])
+def test_nothing_is_written_through_a_link_in_the_run_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    """The user's own file elsewhere is named by its path."""
+    job = merged(tmp_path, 4)
+    inside, outside = tmp_path / "run" / target, tmp_path / "elsewhere"
+    outside.mkdir()
+    wanted = ["--quiet", "--set", f"publish.target={outside / inside.name}"]
+    assert main(["publish", str(job), *wanted]) == 0
+    before = {path: path.read_bytes() for path in outside.iterdir()}
+    merged(tmp_path, 5)
+    for path in before:
+        (tmp_path / "run" / path.name).symlink_to(path)
+    capsys.readouterr()
+    assert main(["publish", str(job), "--quiet", "--set", f"publish.target={target}"]) == 2
+    error = capsys.readouterr().err
+    assert "is a symbolic link, and nothing in the run folder is written through one" in error
+    assert {path: path.read_bytes() for path in outside.iterdir()} == before
+    assert main(["publish", str(job), *wanted]) == 0
+    assert {path: path.read_bytes() for path in outside.iterdir()} != before

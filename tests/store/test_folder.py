@@ -9,11 +9,14 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from camtrap_batch.cli import main
 from camtrap_batch.errors import StorageError
 from camtrap_batch.store.folder import Folder
 
@@ -155,26 +158,59 @@ def test_without_hard_links_a_full_disk_leaves_nothing(
     assert folder.create("receipt", b"1")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
-@pytest.mark.parametrize("kind", ["vfat", "exfat"])
-def test_on_a_real_file_system_without_hard_links(tmp_path: Path, kind: str) -> None:
-    image, mounted = tmp_path / "image", tmp_path / "mounted"
-    image.write_bytes(bytes(16 * 2**20))
-    mounted.mkdir()
+@pytest.fixture(params=["vfat", "exfat"])
+def without_links(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system that has no hard links, mounted by the kernel or else through FUSE."""
+    kind, image, mounted = request.param, tmp_path / "image", tmp_path / "mounted"
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
     if shutil.which(f"mkfs.{kind}") is None:
         pytest.skip(f"mkfs.{kind} is not installed")
+    image.write_bytes(bytes(16 * 2**20))
+    mounted.mkdir()
     subprocess.run([f"mkfs.{kind}", str(image)], check=True, capture_output=True)
-    done = subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"{kind} can't be mounted here: {done.stderr.strip()}")
+    loop = subprocess.run(["losetup", "--find", "--show", str(image)], capture_output=True, text=True)
+    if loop.returncode:
+        pytest.skip(f"no loop device can be had: {loop.stderr.strip()}")
+    device = loop.stdout.strip()
     try:
-        test_of_many_creators_one_wins(mounted)
-        folder = Folder(str(mounted / "run"))
-        folder.write("a", b"1")
-        folder.write("a", b"2")
-        assert folder.read("a") == b"2"
+        for how in (["mount", "-t", kind], [f"mount.{kind}-fuse"]):
+            if shutil.which(how[0]) is None:
+                continue
+            done = subprocess.run([*how, device, str(mounted)], capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+        else:
+            pytest.skip(f"{kind} can't be mounted here")
+        try:
+            yield mounted
+        finally:
+            subprocess.run(["umount", str(mounted)], check=True)
     finally:
-        subprocess.run(["umount", str(mounted)], check=True)
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_on_a_real_file_system_without_hard_links(without_links: Path) -> None:
+    """Exclusive creation, replacing, and a job: its second run has nothing to do, and all is well."""
+    (without_links / "a").touch()
+    with pytest.raises(OSError, match="Operation not permitted"):
+        (without_links / "b").hardlink_to(without_links / "a")
+    test_of_many_creators_one_wins(without_links)
+    folder = Folder(str(without_links / "other"))
+    folder.write("a", b"1")
+    folder.write("a", b"2")
+    assert folder.read("a") == b"2"
+    (without_links / "images").mkdir()
+    for name in ("one", "two", "three"):
+        Image.new("RGB", (16, 16)).save(without_links / "images" / f"{name}.jpg")
+    job = without_links / "job.yaml"
+    job.write_text("{name: run, output: ., dataset: {format: folder, images: images}}")
+    for stage in ("catalog", "validate"):
+        assert main([stage, str(job), "--cluster", "inline"]) == 0
+    before = {path: path.read_bytes() for path in without_links.rglob("*") if path.is_file()}
+    assert main(["validate", str(job), "--cluster", "tcp://127.0.0.1:1"]) == 0
+    assert {path: path.read_bytes() for path in without_links.rglob("*") if path.is_file()} == before
+    assert main(["check", str(job)]) == 0
 
 
 CALLS = {

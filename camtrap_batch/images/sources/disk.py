@@ -20,6 +20,7 @@ from camtrap_batch.images.sources.folders import CantList, look_up
 # What a network disk, or a bad cable, may not say the next time.
 _MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET})
 _OF_THE_SYSTEM = ("lost+found",)
+_MOST_FOLDERS = 20  # that are looked at for files that are gone
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -60,6 +61,30 @@ class Disk:
             raise self._cant_list(self.path, problem) from None
         if is_empty:  # what an unmounted disk leaves behind
             raise InputError(f"{self.path}: is an empty folder ({KEY}); is the disk mounted?")
+
+    def landmark(self) -> str | None:
+        """A name in the folder: of a disk that is not mounted, an empty one may be all that is there."""
+        try:
+            with os.scandir(self.path) as entries:
+                return next((found.name for found in entries), None)
+        except OSError:
+            return None
+
+    def lost(self, landmark: str, file_names: Sequence[str]) -> str:
+        """What is gone, or empty, of the folder in which `landmark` was, and of the folders of files that
+        were there; empty where all is as it was, but for these files."""
+        if not os.path.lexists(os.path.join(self.path, landmark)):  # noqa: PTH118
+            return f"can't see {landmark} in {self.path} ({KEY}), as the driver does"
+        for folder in sorted({name.rpartition("/")[0] for name in file_names})[:_MOST_FOLDERS]:
+            path = os.path.join(self.path, folder).rstrip("/")  # noqa: PTH118
+            try:
+                with os.scandir(path) as entries:
+                    is_empty = next(entries, None) is None
+            except OSError as problem:
+                return f"no longer sees {path} ({KEY}): {problem.strerror}"
+            if is_empty:
+                return f"sees nothing in {path} ({KEY}), where files were"
+        return ""
 
     def listing(self, file_names: Sequence[str]) -> Listing:
         """Each folder is listed, no file is opened; many at a time where the disk answers slowly."""

@@ -48,6 +48,22 @@ class ImageRoot:
         """Raise UserError where the root is not there, is no folder, or can't be listed."""
         self._source.check()
 
+    def landmark(self) -> str | None:
+        """Something that tells this root from an empty one in its place; None where `check` tells enough."""
+        source: Any = self._source
+        return source.landmark() if hasattr(source, "landmark") else None
+
+    def lost(self, landmark: str | None, file_names: Sequence[str] = ()) -> str:
+        """What of the root is gone, in words; empty where it is as it was, but for these files.
+
+        Parameters
+        ----------
+        landmark : what `landmark` said when all was there
+        file_names : that were there then, and can't be opened now
+        """
+        source: Any = self._source
+        return "" if landmark is None else str(source.lost(landmark, file_names))
+
     def listing(self, file_names: Sequence[str]) -> Listing:
         """Size and version of each file.
 
