@@ -205,8 +205,8 @@ def _model(run: Run, wanted: str) -> Known:
     figures = json.loads(folder.read(METRICS)) if folder.exists(METRICS) else {}
     judged = figures.get("test") or figures.get("valid")
     metrics = judged and {
-        **judged,
         "classes": card["classes"],
+        **judged,
         "split": "test" if figures.get("test") else "valid",
         "split_by": card["provenance"].get("split_by", "location"),
         "random_split": figures.get("random_split"),
