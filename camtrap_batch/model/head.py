@@ -30,13 +30,14 @@ from camtrap_batch.detection.crops import Picture, decode_picture
 from camtrap_batch.errors import JobError
 from camtrap_batch.images.framing import Framing
 from camtrap_batch.model.architectures import create_model, evaluation, head_parameters
-from camtrap_batch.model.device import Autocast, Normalise, choose_device, choose_threads
+from camtrap_batch.model.device import Autocast, Normalise, choose_device
 from camtrap_batch.model.figures import draw_results
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.judging import judge_logits, keep_random_images, summary
 from camtrap_batch.model.package import load_model, save_model
 from camtrap_batch.model.pixels import ahead
 from camtrap_batch.model.samples import Samples
+from camtrap_batch.runtime import count_threads
 
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 """scikit-learn's C: the larger, the less it is regularised."""
@@ -96,7 +97,7 @@ class Featurer:
     def __init__(self, backbone: Backbone, device: str, threads: int, batch: int) -> None:
         self.info = backbone.info
         self._device = choose_device(device)
-        self._threads, self._batch = choose_threads(threads), batch
+        self._threads, self._batch = count_threads(threads), batch
         # In full precision: a last layer is fitted to it, and predictions are held against that.
         self._network = Autocast.on(self._device, backbone.network, torch.float32).eval()
         self._normalise = Normalise(self.info.mean, self.info.std, self._device)
