@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from camtrap_batch.codes import Ints, encode, one_chunk
 from camtrap_batch.errors import InputError
 from camtrap_batch.review.order import Evidence
+from camtrap_batch.review.sample import Draw, bring_draw, find_rows
 from camtrap_batch.store.corrections import TRAITS, Correction, read_corrections, standing, write_journal
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.run import Run
@@ -117,10 +118,21 @@ class Items:
         night = one_chunk(self.images["is_night"]).take(pa.array(first))
         self.is_night = pc.fill_null(night, False).to_numpy(zero_copy_only=False)
         self.said: dict[int, Said] = {}
+        self._drawn: dict[int, tuple[str, float]] = {}
         self.read_what_was_said()
 
     def __len__(self) -> int:
         return len(self.seq_id)
+
+    def draw(self, n: int, seed: int = 0) -> Ints:
+        """The sequences of a random sample, in the order to look at them; decisions on them will say so."""
+        drawn: Draw = bring_draw(
+            self.run, self.location, self.seq_id, self.label, self.confidence, n=n, seed=seed
+        )
+        rows = find_rows(drawn, self.location, self.seq_id)
+        for row, probability in zip(rows.tolist(), drawn.probability, strict=True):
+            self._drawn[row] = (drawn.name, probability)
+        return rows[rows >= 0]
 
     def frames_of(self, number: int) -> Ints:
         """Rows of `frames` and `images` of a sequence, in their order."""
@@ -332,6 +344,7 @@ class Items:
         for number in numbers:
             rows = pa.array(self.frames_of(number))
             before = self.said.get(number)
+            drawn, probability = self._drawn.get(number, (None, None))
             for one in given:
                 corrections.append(
                     Correction(
@@ -343,6 +356,8 @@ class Items:
                         scope="sequence",
                         event=self.seq_id[number].as_py(),
                         replaces=before.decision if before else None,
+                        draw=drawn,
+                        probability=probability,
                         **one,
                     )
                 )

@@ -34,7 +34,7 @@ from camtrap_batch.errors import CamtrapError, UserError
 from camtrap_batch.images import ImageRoot, decode_upright
 from camtrap_batch.images.pictures import read_pictures
 from camtrap_batch.review.items import AtOdds, Items, Wanted
-from camtrap_batch.review.order import ORDERS, Order, rank
+from camtrap_batch.review.order import ORDERS, Order, looks_until, rank
 from camtrap_batch.store.corrections import TRAITS
 
 _COOKIE = "camtrap_review"
@@ -58,10 +58,20 @@ class Reviewing:
     """A run under review: its items, who may look, and what they ask for."""
 
     def __init__(
-        self, items: Items, root: ImageRoot, *, order: Order, wanted: Wanted, n: int | None, who: str
+        self,
+        items: Items,
+        root: ImageRoot,
+        *,
+        order: Order,
+        wanted: Wanted,
+        n: int | None,
+        who: str,
+        seed: int = 0,
+        until: float | None = None,
     ) -> None:
         self.items, self.root, self.who = items, root, who
         self.order, self.wanted, self.n = order, wanted, n
+        self.seed, self.until = seed, until
         self.sessions: set[str] = set()
         self.tokens: set[str] = set()
         self.pool = ThreadPoolExecutor(4, thread_name_prefix="review")
@@ -97,9 +107,8 @@ class Reviewing:
 
     def _listed(self, order: Order, wanted: Wanted) -> Ints:
         if order not in self._ranked:
-            needs_truth = order == "disagree"
-            truth = self.items.truth if needs_truth else pa.nulls(len(self.items), pa.string())
-            self._ranked[order] = rank(order, self.items.evidence, truth)
+            of = self.n if order == self.order else None
+            self._ranked[order] = ordered(self.items, order, of, self.seed, self.until)
         numbers = self._ranked[order]
         numbers = numbers[self.items.select(wanted)[numbers]]
         if self.n is not None:
@@ -438,10 +447,26 @@ def _wanted(given: dict[str, str]) -> Wanted:
         raise tornado.web.HTTPError(400) from None
 
 
-def listing(items: Items, order: Order, wanted: Wanted, n: int | None) -> pa.Table:
-    """The list alone: sequences in an order, as a table."""
+def ordered(items: Items, order: Order, n: int | None, seed: int = 0, until: float | None = None) -> Ints:
+    """Numbers of the sequences in an order.
+
+    Parameters
+    ----------
+    n : of a random order: how many are to be drawn, as a sample with known chances
+    until : leave out those after which fewer wrong presence records are expected
+    """
+    if order == "random" and n is not None:
+        return items.draw(n, seed)
     truth = items.truth if order == "disagree" else pa.nulls(len(items), pa.string())
-    numbers = rank(order, items.evidence, truth)
+    numbers = rank(order, items.evidence, truth, seed)
+    return numbers if until is None else numbers[: looks_until(items.evidence, numbers, until)]
+
+
+def listing(
+    items: Items, order: Order, wanted: Wanted, n: int | None, seed: int = 0, until: float | None = None
+) -> pa.Table:
+    """The list alone: sequences in an order, as a table."""
+    numbers = ordered(items, order, n, seed, until)
     numbers = numbers[items.select(wanted)[numbers]][:n]
     rows: Sequence[int] = numbers.tolist()
     picked = pa.array(rows, pa.int64())

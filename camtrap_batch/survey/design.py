@@ -1,11 +1,11 @@
 """A random sample of a data set, and what it says of the whole: estimates that owe nothing to the model.
 
-Sequences are drawn at random within strata, of the machine's label and how sure it was, so that each has a known
-chance to be looked at. Whatever the model got wrong, the sample shows it in proportion: the estimates are those of
-stratified random sampling (Cochran 1977, Sampling Techniques, chapters 5, 5A and 6), as Olofsson et al. 2014 (Remote
-Sensing of Environment 148, 42-57) set out for error matrices. Shares have Wilson's interval at the effective sample
-size (Dean and Pagano 2015, Journal of Survey Statistics and Methodology 3, 484-503), since the usual one is far too
-narrow where nearly all is right.
+Sequences are drawn at random within strata, of the machine's label and how sure it was, so that each has a
+known chance to be looked at. Whatever the model got wrong, the sample shows it in proportion: the estimates
+are those of stratified random sampling (Cochran 1977, Sampling Techniques, chapters 5, 5A and 6), as
+Olofsson et al. 2014 (Remote Sensing of Environment 148, 42-57) set out for error matrices. Shares have
+Wilson's interval at the effective sample size (Dean and Pagano 2015, Journal of Survey Statistics and
+Methodology 3, 484-503), since the usual one is far too narrow where nearly all is right.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ BINS = (0.5, 0.8, 0.95)
 
 _FEWEST = 2
 """Drawn of a stratum: of one alone, nothing tells how much it varies."""
+
+_PSEUDO = 0.25
+"""Units more that a stratum is taken to have, as the whole is, where all in it are alike."""
 
 _PER_BIN = 6
 """A label is cut by confidence where so many would be drawn of each part."""
@@ -64,8 +67,8 @@ class Estimate:
 def make_strata(label: Sequence[str], confidence: Doubles, n: int) -> Strata:
     """Cut units by label and confidence, and say how many of each to look at.
 
-    As many are drawn as their number asks for, and more where the model is less sure (Neyman's allocation, with
-    the confidence for the share that is right). Rare labels share strata where there would be too many.
+    As many are drawn as their number asks for, and more where the model is less sure (Neyman's allocation,
+    with the confidence for the share that is right). Rare labels share a stratum where there are too many.
 
     Parameters
     ----------
@@ -107,7 +110,8 @@ def allocate(sizes: Ints, spread: Doubles, n: int) -> Ints:
         if left <= 0 or not room.any():
             break
         # Half by size, so that what nobody expected is found, too.
-        wanted = np.where(room > 0, 0.5 * sizes / sizes.sum() + 0.5 * sizes * spread / (sizes * spread).sum(), 0)
+        varied = sizes * spread
+        wanted = np.where(room > 0, sizes / sizes.sum() + varied / varied.sum(), 0)
         ideal = np.maximum(wanted / wanted.sum() * n - drawn, 0)
         if not ideal.any():
             ideal = wanted
@@ -179,12 +183,12 @@ class Sample:
         return Estimate(share, low, high, n)
 
     def _hidden(self, hits: Bools, domain: Bools, share: float, whole: float) -> float:
-        """Variance that a stratum does not show in which all are alike: as if one more were as in the whole."""
+        """Variance that strata do not show in which all are alike (see `_PSEUDO`)."""
         n = np.bincount(self.stratum, minlength=len(self.sizes))
         x = np.bincount(self.stratum[hits], minlength=len(self.sizes))
         within = np.bincount(self.stratum[domain], minlength=len(self.sizes))
         is_alike = (n > 0) & (within == n) & ((x == 0) | (x == n))
-        p = (x + share) / (n + 1)
+        p = (x + _PSEUDO * share) / (n + _PSEUDO)
         spread = np.where(is_alike, p * (1 - p), 0) / np.maximum(n, 1)
         left = 1 - n / np.maximum(self.sizes, 1)
         return float((self.sizes.astype(float) ** 2 * left * spread).sum()) / whole**2
