@@ -175,81 +175,10 @@ def drawn(n: int) -> Iterator[bytes]:
 
 
 def write_network(path: Path, size: int) -> Path:
-    """A network with the outputs of YOLO11s and about its work: 9.4M weights, 21.5 GFLOPs at 640 pixels."""
-    import torch
-    from torch import nn
+    """A network with the outputs of YOLO11s and about its work."""
+    from networks import random_detector, write_onnx
 
-    class Block(nn.Module):
-        def __init__(self, n_in: int, n_out: int, stride: int = 1, kernel: int = 3) -> None:
-            super().__init__()
-            self.convolution = nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2)
-            self.activation = nn.SiLU()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.activation(self.convolution(x))
-
-    class Residual(nn.Module):
-        def __init__(self, n: int, times: int) -> None:
-            super().__init__()
-            self.parts = nn.ModuleList(
-                nn.Sequential(Block(n, n // 2, kernel=1), Block(n // 2, n)) for _ in range(times)
-            )
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            for part in self.parts:
-                x = x + part(x)
-            return x
-
-    class Detector(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem = nn.Sequential(Block(3, 32, 2), Block(32, 64, 2), Residual(64, 1))
-            self.stages = nn.ModuleList(
-                nn.Sequential(Block(n_in, n_out, 2), Residual(n_out, times))
-                for n_in, n_out, times in ((64, 160, 2), (160, 256, 2), (256, 512, 2))
-            )
-            self.boxes = nn.ModuleList(
-                nn.Sequential(Block(n, 64), nn.Conv2d(64, 4, 1)) for n in (160, 256, 512)
-            )
-            self.classes = nn.ModuleList(
-                nn.Sequential(Block(n, 128), nn.Conv2d(128, 3, 1)) for n in (160, 256, 512)
-            )
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x, rows = self.stem(x), []
-            for level, (stage, boxes, classes) in enumerate(
-                zip(self.stages, self.boxes, self.classes, strict=True)
-            ):
-                x = stage(x)
-                stride = 8 * 2**level
-                sides = (boxes(x).sigmoid() * 4 + 1) * stride
-                rows.append(torch.cat([sides, (classes(x) - 6).sigmoid()], 1).flatten(2))
-            return torch.cat(rows, 2)
-
-    torch.manual_seed(0)
-    network = Detector().eval()
-    torch.onnx.export(
-        network,
-        (torch.zeros(1, 3, size, size),),
-        str(path),
-        dynamo=False,
-        opset_version=17,
-        input_names=["images"],
-        output_names=["output0"],
-        dynamic_axes={"images": {0: "batch", 2: "height", 3: "width"}, "output0": {0: "batch", 2: "boxes"}},
-    )
-    import onnx
-
-    model = onnx.load(path)
-    said = {
-        "names": {0: "animal", 1: "person", 2: "vehicle"},
-        "stride": 32,
-        "imgsz": [size, size],
-        "task": "detect",
-    }
-    onnx.helper.set_model_props(model, {key: str(value) for key, value in said.items()})
-    onnx.save(model, path)
-    return path
+    return write_onnx(random_detector("yolo11s"), path, size)
 
 
 if __name__ == "__main__":

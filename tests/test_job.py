@@ -222,6 +222,41 @@ def test_yaml_that_nobody_means(job_file: Path, text: str, message: str) -> None
     assert message in wrong(job_file)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset:\n\tformat: folder\n", "job.yaml:2: not valid YAML: indented with a tab"),
+        ('a: "C:\\Users\\me"\n', "job.yaml:1: not valid YAML: in double quotes a backslash"),
+        ('a: "C:\\data"\n', "job.yaml:1: not valid YAML: in double quotes a backslash"),
+        ("a: 1\nb: {c: 1\nd: 2\n", "job.yaml:2: not valid YAML: a { that is never closed"),
+        ("a: [1 2: 3]\nb: [1\n", "job.yaml:2: not valid YAML: a [ that is never closed"),
+        ('a: "x\nb: 2\n', "job.yaml:1: not valid YAML: a quote that is never closed"),
+        ("a: @x\n", "job.yaml:1: not valid YAML: text that begins with @ has to be in quotes"),
+        ("a:\n  b: 1\n c: 2\n", "job.yaml:3: not valid YAML: indented differently from the keys beside it"),
+        ("a: 1\n  b: 2\n", "job.yaml:2: not valid YAML: indented deeper than the line before it"),
+        ("a: b: 2\n", "job.yaml:1: not valid YAML: a second colon in the line"),
+        ("a\nb: 2\n", "job.yaml:1: not valid YAML: a key without a colon behind it"),
+        ("", "job.yaml: should hold `key: value` lines, it is empty"),
+    ],
+)
+def test_slips_in_yaml_are_told_in_plain_words(job_file: Path, text: str, message: str) -> None:
+    job_file.write_text(text)
+    told = wrong(job_file)
+    assert message in told
+    assert "\n" not in told
+
+
+def test_a_windows_path_whose_backslashes_mean_something(job_file: Path) -> None:
+    told = wrong(job_file, 'dataset.images="C:\\temp\\new"')
+    assert "dataset.images: 'C:\\temp\\new': holds a special character" in told
+    assert "single quotes" in told
+
+
+def test_a_job_file_as_notepad_writes_it(job_file: Path) -> None:
+    job_file.write_bytes(job_file.read_text().encode("utf-16"))
+    assert Job.load(job_file).name == "x"
+
+
 @pytest.mark.parametrize("place", ["output", "dataset.images", "dataset.metadata"])
 @pytest.mark.parametrize("value", ["''", '" "', "'s3://'", '"a\\0b"'])
 def test_a_place_is_a_path_or_a_url(job_file: Path, place: str, value: str) -> None:

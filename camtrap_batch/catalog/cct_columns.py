@@ -206,7 +206,7 @@ def _pieces(data: bytes | mmap.mmap, *, opening: bytes = b"", end: int | None = 
 
     A piece that begins or ends outside the lists of images and annotations is a whole file but for what is
     cut off. In between, what follows up to the next cut is a piece of the same list if it is a list of such
-    objects; else the list has ended. Where the next cut is in no such list, the rest is one piece.
+    objects; otherwise the list has ended. Where the next cut is in no such list, the rest is one piece.
     """
     # One place for all pieces: the system would have to find and clear each new one.
     listed = memoryview(bytearray(PIECE_BYTES + _NEAR + 2))

@@ -568,7 +568,7 @@ class ResultsDetector:
 
     @property
     def made_by(self) -> str:
-        """The classifier, as the results name it; else the file."""
+        """The classifier, as the results name it; otherwise the file."""
         return self.detections.made_by or redacted(self.path).rpartition("/")[2]
 
     @classmethod

@@ -17,7 +17,7 @@ from camtrap_batch.store.schemas import CROPS
 _BLANK = ("blank", "empty", "no animal", "nothing")
 """Names of classes, in lower case, that mean: no animal."""
 
-_ROWS = 4096  # at a time: probabilities of all classes are held of so many images
+_ROWS = 4096  # at a time: probabilities of all classes are held of this many images
 _TOP = 5
 _NEXT_TO_NOTHING = 1e-6
 

@@ -115,7 +115,7 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
 
 
 def _true_or_null(is_so: Bools, begins: Ints) -> pa.Array:
-    """Whether it is so for any of each group's rows: true, else null."""
+    """Whether it is so for any of each group's rows: true, otherwise null."""
     found = np.logical_or.reduceat(is_so, begins) if len(begins) else is_so
     return pa.array(found, pa.bool_(), mask=~found)
 

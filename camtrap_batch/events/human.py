@@ -180,7 +180,7 @@ def _sequences(
 ) -> pa.Table:
     """The table with the labels that people gave: a row for each label of a sequence.
 
-    Its best image is the machine's, where that has one; else the first that somebody saw it in.
+    Its best image is the machine's, where that has one; otherwise the first that somebody saw it in.
     """
     own = pc.binary_join_element_wise(sequences["location"], sequences["seq_id"], "\0")
     wanted = keys.take(pa.array(sequence[per_sequence]))

@@ -240,7 +240,7 @@ def _group(
 def _made_names(
     locations: list[str], location: Ints, image_ids: pa.Array, image: Ints, is_nameless: Bools
 ) -> pa.Array:
-    """Names of the sequences that the source has none for, from location and first image; else null."""
+    """Names of the sequences that the source has none for, from location and first image; otherwise null."""
     made = np.full(len(location), None, object)
     ids = image_ids.take(pa.array(image[is_nameless])).to_pylist()
     made[is_nameless] = [

@@ -162,7 +162,7 @@ class CamtrapDpExport:
         ),
         Option(
             "coordinate-decimals",
-            "round coordinates to so many decimals (2: about a kilometre)",
+            "round coordinates to this many decimals (2: about a kilometre)",
             parse=_decimals,
             metavar="N",
         ),
@@ -587,7 +587,7 @@ def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
 
 
 def seen(images: Images, block: Block, places: Ints) -> pa.Table:
-    """What is seen in images: what the metadata say, where that counts; else what the machine says.
+    """What is seen in images: what the metadata say, where that counts; otherwise what the machine says.
 
     Columns are the image's number in `places`, a prefix of the observation's id, label, confidence, box, the
     row of its event in `images.events` (-1: none), and of people's labels `count`, and `is_human`.

@@ -111,7 +111,7 @@ class Events(Section):
 
 class Report(Section):
     blur_km: float = Field(
-        0, ge=0, strict=False, description="round places in the report to a grid of so many km"
+        0, ge=0, strict=False, description="round places in the report to a grid of this many km"
     )
     people: PeopleShown = Field(
         "blur",

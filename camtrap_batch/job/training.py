@@ -90,7 +90,7 @@ class Train(Section):
     patience: int | None = Field(
         None,
         ge=1,
-        description="stop after so many epochs without a smaller valid loss, keep the best; default: never",
+        description="stop after this many epochs without a smaller valid loss, keep the best; default: never",
     )
 
     @field_validator("lr")

@@ -245,7 +245,7 @@ class _Training:
         self.on_progress({"phase": "note", "text": text})
 
     def batches(self, batch: int) -> TrainBatches:
-        """The training images in batches of a team that has so many images a step."""
+        """The training images in batches of a team that has this many images a step."""
         samples, is_drawn = self.samples, self.config.balance == "sampling"
         weights = samples.weights[self.indices]
         return TrainBatches(

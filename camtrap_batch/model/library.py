@@ -59,9 +59,12 @@ def find_model(run: Run, name: str) -> Folder:
     outside = Folder(path)
     if outside.exists(CARD) or outside.exists(CLASSIFIER):
         return as_model_folder(outside)
-    raise InputError(
-        f"infer.model: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}"
-    )
+    if "://" not in path and not Path(path).exists():
+        what = "no such folder"
+    else:
+        what = f"it holds neither {CARD} nor {CLASSIFIER}"
+    possible = choices(name, ["latest", *run.folder.list("models")])
+    raise InputError(f"infer.model: no model {path!r}: {what}; a model folder, an .onnx file, or {possible}")
 
 
 @cache

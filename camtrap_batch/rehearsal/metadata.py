@@ -124,7 +124,7 @@ def write_cameras(path: Path, cameras: Sequence[Camera], plan: Sequence[Sequence
 
 
 def write_truth(path: Path, images: Sequence[Image]) -> None:
-    """One row an image: what is drawn on it, and what must come out.
+    """One row per image: what is drawn on it, and what must come out.
 
     `category_id` and `label` are those of the first animal and empty where nothing usable can be decoded;
     `second_id` is that of another species in the picture. `annotated` is 0 where the metadata has no

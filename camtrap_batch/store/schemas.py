@@ -60,7 +60,7 @@ _IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
 
 _DATE_OF_VIDEO = (
     "of a video, and its frames, that the source gives no date: where it is from, video (what it says of "
-    "itself), file_name, or neighbour (the photo beside it); else null"
+    "itself), file_name, or neighbour (the photo beside it); otherwise null"
 )
 
 CATALOG = _schema(
@@ -76,9 +76,9 @@ CATALOG = _schema(
         "reader the row came from: cct, csv, camtrap-dp or folder; camtrap-dp-event: its labels are of its "
         "whole event",
     ),
-    ("date_only", pa.bool_(), "true where the source gives a date without a time of day; else null"),
-    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; else null"),
-    ("video_frames", pa.int32(), "of a video that is read: how many frames of it have rows; else null"),
+    ("date_only", pa.bool_(), "true where the source gives a date without a time of day; otherwise null"),
+    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; otherwise null"),
+    ("video_frames", pa.int32(), "of a video that is read: how many frames of it have rows; otherwise null"),
     ("date_of", pa.string(), _DATE_OF_VIDEO),
     later=("date_only", "video_s", "video_frames", "date_of"),
 )
@@ -121,15 +121,15 @@ MANIFEST = _schema(
         "file of the thumbnails table, relative to the run folder; null where none is kept",
     ),
     ("thumbnail_row", pa.int32(), "row in thumbnail_file"),
-    ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; else null"),
-    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; else null"),
+    ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; otherwise null"),
+    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; otherwise null"),
     later=("date_only", "video_s"),
 )
 
 VIDEOS = _schema(
     ("image_id", pa.string(), "of the video's own row, as in the catalog"),
     ("file_name", pa.string(), "as in the catalog"),
-    ("status", pa.string(), "ok; else as in the manifest: corrupt, missing, unreadable, ..."),
+    ("status", pa.string(), "ok; otherwise as in the manifest: corrupt, missing, unreadable, ..."),
     ("detail", pa.string(), "why it can't be read"),
     ("duration_s", pa.float64(), "seconds, as the container says; null where it does not tell"),
     ("rate", pa.float64(), "frames a second; null where the container does not tell"),
@@ -150,7 +150,7 @@ VIDEOS = _schema(
 KEYWORDS = _schema(
     ("image_id", pa.string(), "as in the catalog"),
     ("file_name", pa.string(), "as in the catalog"),
-    ("status", pa.string(), "ok; else as in the manifest: missing, unreadable, ..."),
+    ("status", pa.string(), "ok; otherwise as in the manifest: missing, unreadable, ..."),
     ("detail", pa.string(), "why it can't be read"),
     ("keywords", pa.list_(pa.string()), "keywords that stand for themselves: XMP, IPTC, EXIF"),
     ("paths", pa.list_(pa.string()), "keywords that stand below others, from the top, with | between them"),
@@ -198,7 +198,7 @@ PREDICTIONS = _schema(
         "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes; results: "
         "what others found (infer.model: none)",
     ),
-    ("status", pa.string(), "ok; else why there is no label: unreadable, or crashed as in the manifest"),
+    ("status", pa.string(), "ok; otherwise why there is no label: unreadable, or crashed as in the manifest"),
     ("manifest_snapshot", pa.int32(), "number of the manifest's snapshot"),
     (
         "n_boxes",
@@ -218,8 +218,8 @@ DETECTED = _schema(
     (
         "status",
         pa.string(),
-        "ok; else why no boxes are known: unreadable, crashed as in the manifest, or no_result: what others "
-        "found does not have the image",
+        "ok; otherwise why no boxes are known: unreadable, crashed as in the manifest, or no_result: what "
+        "others found does not have the image",
     ),
     ("n_boxes", pa.int32(), "its rows in detections; null where none are known"),
     ("n_animals", pa.int32(), "those of them of the category detect.animal_category"),
@@ -304,7 +304,7 @@ SEQUENCES = _schema(
     (
         "rank",
         pa.string(),
-        "where the label is a group of events.taxonomy: its rank, such as genus; else null",
+        "where the label is a group of events.taxonomy: its rank, such as genus; otherwise null",
     ),
     (
         "set_aside",
@@ -369,7 +369,7 @@ EVENTS = _schema(
     (
         "date_only",
         pa.bool_(),
-        "true where an image of it has no time of day: else null",
+        "true where an image of it has no time of day; otherwise null",
     ),
     *_SAID,
     later=("date_only", *_SAID_NAMES),

@@ -491,7 +491,7 @@ function photoSection(title, text, photos, withCamera) {
 function strips(events, head) {
   const some = events.filter(event => event[7 + head]);
   if (!some.length) return "";
-  return make("div", {}, some.map(event => {
+  return make("div", {class: "events"}, some.map(event => {
     const [minute, label, images, animals, sure, human] = event.slice(head), frames = event[7 + head];
     return make("div", {class: "event"},
       make("p", {}, make("b", {}, when(minute)), " ", labelLink(label), " ", make("span", {class: "muted"},

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # torch is loaded on workers alone
     from camtrap_batch.model.predictor import Predictor, Probabilities
 
 _TOP = 5
+_MOST_LABELS = 50
 
 
 @dataclass
@@ -197,7 +198,7 @@ class InferShard:
             seconds=seconds or {},
             started=started,
             worker=worker,
-            result={"again": dict(again or {})},
+            result={"again": dict(again or {}), "labels": _labels(tables["predictions"])},
         )
 
     def _tables(self, rows: pa.Table, said: Said) -> dict[str, pa.Table]:
@@ -294,3 +295,9 @@ def prediction_rows(
 
 def _lists(values: pa.Array, lengths: Sequence[int] | np.ndarray[Any, Any]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *lengths]), pa.int32()), values)
+
+
+def _labels(predictions: pa.Table) -> dict[str, int]:
+    """Images by label, of the most frequent ones: for those who watch."""
+    labels = predictions["label"].drop_null().to_pylist()
+    return dict(Counter(labels).most_common(_MOST_LABELS))

@@ -363,4 +363,4 @@ def _photos(context: Context, known: Known) -> Known:
     findings = known.get("finding_examples", ())
     ids = [example.image_id for example in examples]
     ids += [image_id for row in findings for image_id in (row.image_id, row.other_image_id) if image_id]
-    return {"photos": read_photos(context, list(dict.fromkeys([*ids, *known.get("photos", {})]))[:most])}
+    return {"photos": read_photos(context.run, list(dict.fromkeys([*ids, *known.get("photos", {})]))[:most])}

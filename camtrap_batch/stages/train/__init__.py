@@ -64,6 +64,13 @@ class TrainStage(Stage):
             check_architecture(context.job.train.arch)
             check_weights(context.job.train.weights)
 
+    def check_catalog(self, context: Context) -> None:
+        train = context.job.train
+        if train.weights == "imagenet" and context.run.current("model") is None and not context.dry_run:
+            from camtrap_batch.model import check_published
+
+            check_published(train.arch)
+
     def run(self, context: Context) -> StageResult:
         """Train on the table `selection`; the model goes to `models/<model id>` of the run folder.
 
@@ -147,8 +154,9 @@ class _Shown:
             context.display.note(f"train: {progress['text']}")
             run.log("note", stage="train", text=progress["text"])
             return
-        context.display.reach(*describe(progress))
-        context.progress.trained("train", progress)
+        fraction, text = describe(progress)
+        context.display.reach(fraction, text)
+        context.progress.trained("train", progress, fraction, text)
         if progress["phase"] == "train" and "valid_loss" in progress:
             run.log("epoch", stage="train", **progress)
         elif time.monotonic() - self._logged >= _LOG_EVERY_S:
@@ -185,7 +193,7 @@ class TrainShard:
         started = time.monotonic()
         phases.enter("read")
         if not torch.cuda.is_available():
-            _note(here, "the GPU worker has no CUDA device, so training runs on its CPU")
+            _note(here, "no CUDA device here: training runs on the CPU")
         samples = self._samples(here)
         read = time.monotonic() - started
         with TemporaryDirectory() as scratch:
@@ -294,17 +302,23 @@ def check_weights(weights: str) -> None:
 
 def describe(progress: dict[str, Any]) -> tuple[float, str]:
     """How much of the training is done, and a line about it; `progress` as `model.train` tells it."""
+    share = progress["batch"] / max(1, progress["batches"]) if "batch" in progress else 0.0
     if progress["phase"] == "lr_find":
-        return 0.0, "searching a learning rate"
+        return _SEARCH * min(share, 1.0), "searching a learning rate"
     if progress["phase"] == "evaluate":
-        return 1.0, "judging the model"
+        return 1 - _JUDGING * (1 - min(share, 1.0)), "judging the model"
     epoch, epochs = progress["epoch"], progress["epochs"]
     parts = [f"epoch {epoch}/{epochs}"]
     for name, text in (("train_loss", "loss"), ("valid_loss", "valid loss"), ("accuracy", "accuracy")):
         if progress.get(name) is not None:
             parts.append(f"{text} {progress[name]:.3f}")
     parts.append(f"{progress['images_per_s']:.0f} images/s")
-    return (epoch - 1 + progress["batch"] / progress["batches"]) / epochs, ", ".join(parts)
+    done = (epoch - 1 + share) / max(1, epochs)
+    return _SEARCH + (1 - _SEARCH - _JUDGING) * done, ", ".join(parts)
+
+
+_SEARCH, _JUDGING = 0.02, 0.02
+"""About which part of a training the search for a learning rate and judging the model take."""
 
 
 def _note(here: WorkerContext, text: str) -> None:
