@@ -133,6 +133,7 @@ async def _serve(
         who=options.who or _user(),
     )
     certificate = (options.tls_cert, options.tls_key) if options.tls_cert else None
+    reviewing.prepare()
     served = serve(
         reviewing, address=options.address, port=options.port, people=options.people, certificate=certificate
     )

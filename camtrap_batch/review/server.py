@@ -30,6 +30,7 @@ import tornado.web
 from PIL import Image
 
 from camtrap_batch.codes import Ints
+from camtrap_batch.detection.people import blur
 from camtrap_batch.errors import CamtrapError, UserError
 from camtrap_batch.images import ImageRoot, decode_upright
 from camtrap_batch.images.pictures import read_pictures
@@ -78,7 +79,13 @@ class Reviewing:
         self.lock = threading.Lock()
         self._ranked: dict[str, Ints] = {}
         self._lists: OrderedDict[str, Ints] = OrderedDict()
-        self._pictures: OrderedDict[tuple[int, bool], bytes] = OrderedDict()
+        self._pictures: OrderedDict[tuple[int, bool, bool], bytes] = OrderedDict()
+
+    def prepare(self) -> None:
+        """Work out what the first page wants, so that it shows at once."""
+        self.list(self.order, self.wanted, 0, "")
+        if len(self.items):
+            self.detail(0)
 
     def list(self, order: Order, wanted: Wanted, start: int, name: str) -> dict[str, Any]:
         """A page of the sequences that are as wanted, in an order; those that were looked at come last.
@@ -146,6 +153,7 @@ class Reviewing:
                 "file_name": items.frames["file_name"][int(row)].as_py(),
                 "taken": str(items.images["datetime"][int(row)].as_py() or ""),
                 "boxes": boxes.get(items.frames["image_id"][int(row)].as_py(), []),
+                "people": bool(items.people_in(int(row))),
             }
             for row in rows
         ]
@@ -153,9 +161,13 @@ class Reviewing:
         likeliest = [{"label": label, "p": round(p, 4)} for label, p in items.likeliest(number)]
         return {**self.describe(number), "frames": frames, "truth": truth, "likeliest": likeliest}
 
-    def picture(self, row: int, large: bool) -> bytes | None:
-        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None where it can't be read."""
-        key = (row, large)
+    def picture(self, row: int, large: bool, people: bool = False) -> bytes | None:
+        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None where it can't be read.
+
+        People are blurred, unless the job shows them (`report.people`), or whoever looks asks for it.
+        """
+        hidden = [] if people or self.items.run.job.report.people == "show" else self.items.people_in(row)
+        key = (row, large, bool(hidden))
         with self.lock:
             if key in self._pictures:
                 self._pictures.move_to_end(key)
@@ -169,7 +181,8 @@ class Reviewing:
             ((_, data, _),) = read_pictures(folder, self.root, table, use_thumbnails=True)
         if data is None:
             return None
-        picture = _for_screen(data) if large or not data.startswith(b"\xff\xd8") else data
+        picture = blur(data, hidden) if hidden else data
+        picture = _for_screen(picture) if large or not picture.startswith(b"\xff\xd8") else picture
         with self.lock:
             self._pictures[key] = picture
             while len(self._pictures) > _CACHED:
@@ -329,6 +342,7 @@ class _Start(_Handler):
                 "order": reviewing.order,
                 "orders": list(ORDERS),
                 "labels": items.labels,
+                "names": items.other_names,
                 "empty": items.empty,
                 "cameras": cameras,
                 "wanted": {key: value for key, value in vars(reviewing.wanted).items() if value is not None},
@@ -359,7 +373,8 @@ class _Picture(_Handler):
         if int(row) >= self.reviewing.items.frames.num_rows:
             raise tornado.web.HTTPError(404)
         try:
-            data = await self.beside(self.reviewing.picture, int(row), kind == "photo")
+            people = self.get_query_argument("people", "") == "1"
+            data = await self.beside(self.reviewing.picture, int(row), kind == "photo", people)
         except (CamtrapError, ValueError, OSError):
             data = None
         if data is None:
