@@ -28,7 +28,7 @@ def _statuses(run: Run) -> Iterator[RenderableType]:
     if manifest is None:
         return
     grid = Grid(title="Images by status", title_justify="left", header_style="bold")
-    grid.add_column("status")
+    grid.add_column("status", overflow="fold")
     grid.add_column("images", justify="right")
     grid.add_column("what it means", style="dim")
     for status, meaning in STATUSES.items():
@@ -47,7 +47,7 @@ def _findings(run: Run) -> Iterator[RenderableType]:
     if findings is None or not findings.rows:
         return
     grid = Grid(title="Findings", title_justify="left", header_style="bold")
-    grid.add_column("kind")
+    grid.add_column("kind", overflow="fold")
     grid.add_column("images", justify="right")
     grid.add_column("what it means", style="dim")
     for kind, n in findings.meta["kinds"].items():
@@ -93,7 +93,8 @@ def _locations(run: Run) -> Iterator[RenderableType]:
     rows.sort(key=lambda row: (-row["n_events"], row["location"]))
     grid = Grid(title="Species per camera", title_justify="left", header_style="bold")
     for name in ("camera", "images", "events", "species", "most seen (events)", "uncertain"):
-        grid.add_column(name, justify="left" if name in ("camera", "most seen (events)") else "right")
+        is_text = name in ("camera", "most seen (events)")
+        grid.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for row in rows[:_MOST_LOCATIONS]:
         most = ", ".join(f"{entry['label']} {entry['n']}" for entry in (row["events_by_label"] or [])[:3])
         grid.add_row(

@@ -205,8 +205,8 @@ def _model(run: Run, wanted: str) -> Known:
     figures = json.loads(folder.read(METRICS)) if folder.exists(METRICS) else {}
     judged = figures.get("test") or figures.get("valid")
     metrics = judged and {
-        **judged,
         "classes": card["classes"],
+        **judged,
         "split": "test" if figures.get("test") else "valid",
         "split_by": card["provenance"].get("split_by", "location"),
         "random_split": figures.get("random_split"),
@@ -363,4 +363,4 @@ def _photos(context: Context, known: Known) -> Known:
     findings = known.get("finding_examples", ())
     ids = [example.image_id for example in examples]
     ids += [image_id for row in findings for image_id in (row.image_id, row.other_image_id) if image_id]
-    return {"photos": read_photos(context, list(dict.fromkeys([*ids, *known.get("photos", {})]))[:most])}
+    return {"photos": read_photos(context.run, list(dict.fromkeys([*ids, *known.get("photos", {})]))[:most])}
