@@ -72,9 +72,12 @@ def _accuracy(run: Run) -> Iterator[RenderableType]:
     for name in ("split", "images", "cameras", "accuracy", "balanced", "macro F1", "calibration error"):
         grid.add_column(name, justify="left" if name == "split" else "right")
     for split in ("valid", "test"):
-        if (judged := metrics.get(split)) is not None:
+        of_images = metrics.get(split)
+        for name, judged in ((split, of_images), (f"{split}, by crop", (of_images or {}).get("by_crop"))):
+            if judged is None:
+                continue
             grid.add_row(
-                split,
+                name,
                 f"{judged['n_images']:,}",
                 f"{judged['n_locations']:,}",
                 f"{judged['accuracy']:.3f}",
