@@ -2,6 +2,7 @@
 # make test          all tests, two at a time
 # make check         ruff, mypy and the contracts between rooms
 # make assets        what the report's map is made with, out of npm (demo and test do it, too)
+# make docs          the documentation as a site, in build/site
 # make bench         every benchmark
 # make constraints   renew constraints.txt: the versions that were tested together
 
@@ -15,7 +16,7 @@ CONSTRAINTS := $(if $(wildcard constraints.txt),--constraint constraints.txt)
 # What the tests need holds what the demo needs.
 FOR_DEMO := $(if $(wildcard .venv/.installed),.venv/.installed,.venv/.demo)
 
-.PHONY: demo test check assets bench constraints clean
+.PHONY: demo test check assets docs bench constraints clean
 
 $(BIN)/python:
 	$(VENV)
@@ -45,6 +46,9 @@ check: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: .venv/.installed
 	missed=0; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || missed=1; done; \

@@ -19,12 +19,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +29,7 @@ os.environ.update({} if "--fastai" in sys.argv else {"OMP_WAIT_POLICY": "PASSIVE
 
 import pandas as pd
 import torch
+from busy import watched_gpu
 from PIL import ImageFile
 
 from camtrap_batch import Job, open_run, run_stage
@@ -47,7 +44,6 @@ PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "real_images"
 CORES = len(os.sched_getaffinity(0))
 LR = 1e-3
 CPU_RATIO, GPU_RATIO, GPU_BUSY = 2.5, 5.0, 0.85
-_LOOK_EVERY_MS = 100
 
 
 def main(images: int = 600, arch: str = "resnet34", size: int = 224, batch: int = 32) -> int:
@@ -192,41 +188,6 @@ def run_fastai(folder: str, images: str, arch: str, size: int, batch: int) -> No
             began = time.perf_counter()
             learn.fit_one_cycle(1, LR)
         print(len(frame) / (time.perf_counter() - began))
-
-
-@dataclass
-class Busy:
-    """What nvidia-smi said: time, share of the last moment in which the GPU worked."""
-
-    seen: list[tuple[float, float]] = field(default_factory=list)
-
-    def between(self, begin: float, end: float) -> float | None:
-        shares = [share for moment, share in self.seen if begin <= moment <= end]
-        return sum(shares) / len(shares) if shares else None
-
-
-@contextmanager
-def watched_gpu() -> Iterator[Busy]:
-    busy = Busy()
-    if not torch.cuda.is_available() or shutil.which("nvidia-smi") is None:
-        yield busy
-        return
-    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0"]
-    watcher = subprocess.Popen([*query, f"-lms={_LOOK_EVERY_MS}"], stdout=subprocess.PIPE, text=True)
-
-    def read() -> None:
-        assert watcher.stdout is not None
-        for line in watcher.stdout:
-            busy.seen.append((time.time(), float(line) / 100))
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    try:
-        yield busy
-    finally:
-        watcher.terminate()
-        watcher.wait()
-        reader.join()
 
 
 if __name__ == "__main__":

@@ -306,7 +306,7 @@ async def _first_at_azure(filesystem: Any, container: str, prefix: str) -> bool:
 
 
 def _pause(family: Family, problem: Exception) -> bool | float:
-    """Whether to try again; a number: after so many seconds."""
+    """Whether to try again; a number: after this many seconds."""
     if not is_transient(problem):
         return False
     if family in ("gs", "az") and not isinstance(problem, TimeoutError):

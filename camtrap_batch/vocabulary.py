@@ -128,6 +128,10 @@ EMPTY = "empty"
 """Name given to category 0, no animal, where the metadata gives it none."""
 
 
+NO_MODEL = "none"
+"""The model of predictions that no model made: `infer.model`, and the id in its place."""
+
+
 PERSONS: tuple[str, ...] = ("human", "person", "people", "homo sapiens")
 """Labels, in lower case, of people."""
 
@@ -138,7 +142,7 @@ PEOPLE: tuple[str, ...] = (*PERSONS, "vehicle")
 
 NO_EVENT: dict[str, str] = {
     "no date": "neither metadata nor EXIF say when it was taken: whether it is independent can't be told",
-    "not classified": "nothing of its sequence could be classified",
-    "empty": "its sequence shows no animal",
+    "not classified": "nothing of its sequence could be classified, or nobody labelled it",
+    "empty": "its sequence shows no animal, or itself, as people say",
 }
 """Why an image is in no event -> what it means; the first that holds."""

@@ -112,21 +112,29 @@ class OneOf:
 Model = TypeVar("Model", bound=Section)
 Lines = dict[tuple[str | int, ...], int]
 
-_INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
+_INT, _FLOAT, _DATE, _BOOL, _STR = (
+    f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp", "bool", "str")
+)
 _INT_FORM = re.compile(r"[-+]?[0-9][0-9_]*$")
 _FLOAT_FORM = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$")
 
 
 class _Loader(yaml.SafeLoader):
-    """Numbers are what people mean by them, and dates are text.
+    """Numbers are what people mean by them, dates are text, and so is a key `on`, `no` or `yes`.
 
-    To YAML 1.1, 1e-3 is text, 010 is 8, +10:30 is 630, and 2024-02-30 is an exception.
+    To YAML 1.1, 1e-3 is text, 010 is 8, +10:30 is 630, 2024-02-30 is an exception, and a key `on` is true.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - declared by the base class
         first: [(tag, form) for tag, form in known if tag not in (_INT, _FLOAT, _DATE)]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if key.tag == _BOOL:
+                key.tag = _STR
+        return super().construct_mapping(node, deep=deep)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -165,7 +173,9 @@ def read_yaml(path: Path, error: type[UserError]) -> tuple[dict[str, Any], Lines
         The file can't be read, is not YAML, is not a mapping, or names a key twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        # Windows' editors write UTF-16 as well, and a mark before either.
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except OSError as problem:
@@ -178,15 +188,56 @@ def read_yaml(path: Path, error: type[UserError]) -> tuple[dict[str, Any], Lines
         content = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
         _index(node, (), lines, path, error)
     except yaml.MarkedYAMLError as problem:
-        line = problem.problem_mark.line + 1 if problem.problem_mark else 1
-        raise error(f"{path}:{line}: not valid YAML: {problem.problem or problem.context}") from None
+        line, reason = _plainly(problem, text)
+        raise error(f"{path}:{line}: not valid YAML: {reason}") from None
     except (yaml.YAMLError, ValueError) as problem:
         raise error(f"{path}: not valid YAML: {str(problem).splitlines()[0]}") from None
     except RecursionError:
         raise error(f"{path}: its blocks are nested without end") from None
     if not isinstance(content, dict):
-        raise error(f"{path}: should hold `key: value` lines, it holds {_kind(content)}")
+        what = "it is empty" if content is None else f"it holds {_kind(content)}"
+        raise error(f"{path}: should hold `key: value` lines, {what}")
     return content, lines
+
+
+def _plainly(problem: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
+    """Line, and what is wrong there, in words of people who do not know YAML's."""
+    said = problem.problem or problem.context or ""
+    line = problem.problem_mark.line + 1 if problem.problem_mark else 1
+    opened = problem.context_mark.line + 1 if problem.context_mark else line
+    lines = text.split("\n")
+    content = (lines[line - 1 : line] or [""])[0]
+    where = problem.problem_mark.column if problem.problem_mark else 0
+    if "'\\t'" in said:
+        return line, "indented with a tab; use spaces, two for each level"
+    if "escape" in said:
+        return line, (
+            "in double quotes a backslash starts a special character; put a Windows path in single quotes: "
+            "'C:\\data\\photos'"
+        )
+    if problem.context == "while scanning a quoted scalar":
+        return opened, "a quote that is never closed"
+    if problem.context in ("while parsing a flow mapping", "while parsing a flow sequence"):
+        mark = "{" if "mapping" in problem.context else "["
+        return opened, f"a {mark} that is never closed, or a comma missing after one of its values"
+    if said.startswith("found character") and content[where : where + 1]:
+        return line, f"text that begins with {content[where]} has to be in quotes"
+    if "mapping values are not allowed" in said:
+        if ": " in content[:where]:
+            return (
+                line,
+                "a second colon in the line; text that contains a colon and a space has to be in quotes",
+            )
+        before = next((above for above in reversed(lines[: line - 1]) if above.strip()), "")
+        if ":" in before:
+            return line, "indented deeper than the line before it, which has a value already"
+        return line - 1, "a key without a colon behind it"
+    if "<block end>" in said or "could not find expected ':'" in said:
+        return line, (
+            "indented differently from the keys beside it, or the line before it lacks a colon; all keys of "
+            "a block begin in the same column"
+        )
+    return line, said
 
 
 def override(content: dict[str, Any], assignments: list[str], error: type[UserError]) -> dict[str, Any]:

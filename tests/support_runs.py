@@ -24,8 +24,8 @@ Row = dict[str, Any]
 def write_run(folder: Path, rows: list[Row], **settings: Any) -> Path:
     """A job file in `folder`, with catalog and manifest of these images; returns the job's path.
 
-    A row may have any column of the two, and `truth`: the label that it is annotated with. `settings` are
-    sections of the job, and `categories`: those of the data set, id and name.
+    A row may have any column of the two, and `truth`: the label that it is annotated with, or several with
+    their counts. `settings` are sections of the job, and `categories`: those of the data set, id and name.
     """
     categories = settings.pop("categories", [])
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -36,8 +36,9 @@ def write_run(folder: Path, rows: list[Row], **settings: Any) -> Path:
     run = open_run(job)
     whole = [{"file_name": f"{row['image_id']}.jpg", "status": "ok", **row} for row in rows]
     for row in whole:
-        label = row.pop("truth", None)
-        row["labels"] = [] if label is None else [{"category_id": 1, "name": label, "count": 1}]
+        truth = row.pop("truth", None)
+        told = truth if isinstance(truth, dict) else {} if truth is None else {truth: 1}
+        row["labels"] = [{"category_id": 1, "name": name, "count": count} for name, count in told.items()]
     commit(run, "catalog", "catalog", whole, {}, categories=categories)
     commit(run, "validate", "manifest", whole, {"catalog": run.snapshot("catalog").number})
     return job

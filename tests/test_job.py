@@ -163,6 +163,18 @@ def test_missing_file(tmp_path: Path) -> None:
         Job.load(tmp_path / "nowhere.yaml")
 
 
+def test_a_key_that_is_a_truth_value_to_old_yaml_is_a_key(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    dataset = f"dataset: {{format: folder, images: {tmp_path / 'photos'}}}"
+    for value in ("frames", "auto"):
+        job.write_text(f"name: a\noutput: runs\n{dataset}\ntrain:\n  on: {value}\n")
+        assert Job.load(job).train.on == value
+        assert Job.load(job, ["train.on=frames"]).train.on == "frames"
+    job.write_text(f"name: a\noutput: runs\n{dataset}\ntrain: {{on: crop}}\n")
+    with pytest.raises(JobError, match=r"job\.yaml:4: train\.on: .*crops"):
+        Job.load(job)
+
+
 @pytest.mark.parametrize("name", ["demo", "wcs_threatened"])
 def test_jobs_of_the_repository_load(name: str) -> None:
     Job.load(REPOSITORY / "jobs" / f"{name}.yaml")
@@ -182,6 +194,8 @@ def test_the_demo_in_the_package_is_the_job_of_the_repository() -> None:
     for key in ("metadata", "images", "cameras"):
         assert ours["dataset"].pop(key) == f"../demo/{embedded['dataset'].pop(key)}"
     assert ours.pop("output") == f"../demo/{embedded.pop('output')}"
+    detector = embedded["detect"].pop("model")
+    assert ours["detect"].pop("model") == f"../camtrap_batch/rehearsal/{detector}"
     assert ours == embedded
 
 
@@ -220,6 +234,41 @@ def test_a_byte_order_mark_is_no_mistake(job_file: Path) -> None:
 def test_yaml_that_nobody_means(job_file: Path, text: str, message: str) -> None:
     job_file.write_text(text)
     assert message in wrong(job_file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset:\n\tformat: folder\n", "job.yaml:2: not valid YAML: indented with a tab"),
+        ('a: "C:\\Users\\me"\n', "job.yaml:1: not valid YAML: in double quotes a backslash"),
+        ('a: "C:\\data"\n', "job.yaml:1: not valid YAML: in double quotes a backslash"),
+        ("a: 1\nb: {c: 1\nd: 2\n", "job.yaml:2: not valid YAML: a { that is never closed"),
+        ("a: [1 2: 3]\nb: [1\n", "job.yaml:2: not valid YAML: a [ that is never closed"),
+        ('a: "x\nb: 2\n', "job.yaml:1: not valid YAML: a quote that is never closed"),
+        ("a: @x\n", "job.yaml:1: not valid YAML: text that begins with @ has to be in quotes"),
+        ("a:\n  b: 1\n c: 2\n", "job.yaml:3: not valid YAML: indented differently from the keys beside it"),
+        ("a: 1\n  b: 2\n", "job.yaml:2: not valid YAML: indented deeper than the line before it"),
+        ("a: b: 2\n", "job.yaml:1: not valid YAML: a second colon in the line"),
+        ("a\nb: 2\n", "job.yaml:1: not valid YAML: a key without a colon behind it"),
+        ("", "job.yaml: should hold `key: value` lines, it is empty"),
+    ],
+)
+def test_slips_in_yaml_are_told_in_plain_words(job_file: Path, text: str, message: str) -> None:
+    job_file.write_text(text)
+    told = wrong(job_file)
+    assert message in told
+    assert "\n" not in told
+
+
+def test_a_windows_path_whose_backslashes_mean_something(job_file: Path) -> None:
+    told = wrong(job_file, 'dataset.images="C:\\temp\\new"')
+    assert "dataset.images: 'C:\\temp\\new': holds a special character" in told
+    assert "single quotes" in told
+
+
+def test_a_job_file_as_notepad_writes_it(job_file: Path) -> None:
+    job_file.write_bytes(job_file.read_text().encode("utf-16"))
+    assert Job.load(job_file).name == "x"
 
 
 @pytest.mark.parametrize("place", ["output", "dataset.images", "dataset.metadata"])

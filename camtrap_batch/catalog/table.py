@@ -35,7 +35,7 @@ class Catalog:
     Attributes
     ----------
     table : schemas.CATALOG
-        One row an image: by location, start of the sequence, sequence, frame, time, image id; nulls last.
+        One row per image: by location, start of the sequence, sequence, frame, time, image id; nulls last.
     categories : (id, name) of every category of the metadata, also of those that no image has
     notes : what was odd in the metadata -> how often
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import threading
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -38,7 +39,16 @@ def add(commands: Commands) -> None:
 
 
 def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.diff import compare, read_side, read_sides, read_truth, render, tables, write_csv
+    from camtrap_batch.diff import (
+        compare,
+        find_causes,
+        read_side,
+        read_sides,
+        read_truth,
+        render,
+        tables,
+        write_csv,
+    )
 
     job = load_job(options)
     path = check_file(options.out, job, _ENDINGS) if options.out is not None else None
@@ -46,6 +56,7 @@ def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
     sides = read_sides(run, options.before, options.after)
     before, after = sides
     diff = compare(read_side(before), read_side(after), *read_truth(run, sides))
+    diff = replace(diff, causes=find_causes(before, after))
     console = Console()
     for part in tables(diff):
         console.print(part, highlight=False, soft_wrap=isinstance(part, str))
@@ -53,6 +64,9 @@ def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
         if path.suffix.lower() == ".csv":
             write_csv(diff, path)
         else:
-            path.write_text(render(diff, job.name, dt.datetime.now(dt.UTC)), encoding="utf-8")
+            from camtrap_batch.stages.report.photos import read_photos
+
+            photos = read_photos(run, [example.image_id for example in diff.examples])
+            path.write_text(render(diff, job.name, dt.datetime.now(dt.UTC), photos), encoding="utf-8")
         print(f"written to {options.out}")
     return 0

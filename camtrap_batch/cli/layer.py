@@ -6,6 +6,7 @@ import argparse
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.errors import Interrupted, StageError, UserError
@@ -17,13 +18,18 @@ _SHOWN = 5
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    layer = commands.add_parser("layer", help="make layers of a portal, attach photos to their features")
+    layer = commands.add_parser("layer", help="make layers of a portal and a map of them, attach photos")
     actions = layer.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = actions.add_parser(
         "create", help="make the layers that the job names no URL for, add to the others what they lack"
     )
     job_argument(create)
     create.set_defaults(call=_create)
+    draw = actions.add_parser(
+        "map", help="make a web map of the job's layers, with symbols by species and time, or renew it"
+    )
+    job_argument(draw)
+    draw.set_defaults(call=_map)
     attach = actions.add_parser("attach", help="attach photos to the features of cameras, each once")
     job_argument(attach)
     attach.add_argument(
@@ -47,17 +53,11 @@ def add(commands: Commands) -> None:
 
 def _create(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.stages.publish import empty_rows
-    from camtrap_batch.targets.base import TARGETS, MakesLayers, target_of
+    from camtrap_batch.targets.base import MakesLayers
 
-    job = load_job(options)
-    run = Run(job)
-    target = target_of(run)
-    if not isinstance(target, MakesLayers):
-        makers = [kind.section.form for kind in TARGETS.values() if issubclass(kind, MakesLayers)]
-        raise UserError(
-            f"publish.target: is {job.publish.target}; layers are made for `target: {' or '.join(makers)}`"
-        )
-    made, done = target.create(empty_rows(job.name), _labels(run))
+    run = Run(load_job(options))
+    target = _target(run, MakesLayers, "layers are made for")
+    made, done = target.create(empty_rows(run.job.name), _labels(run))
     for line in done:
         print(line)
     if made:
@@ -68,11 +68,35 @@ def _create(options: argparse.Namespace, stop: threading.Event) -> int:
     return 0
 
 
+def _map(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.targets.base import MakesMaps
+
+    run = Run(load_job(options))
+    for line in _target(run, MakesMaps, "maps are made of").make_map(_labels(run)):
+        print(line)
+    return 0
+
+
+def _target(run: Run, able: Any, what: str) -> Any:
+    """The job's target, which has to be of a protocol. Raises UserError where it is none such."""
+    from camtrap_batch.targets.base import TARGETS, target_of
+
+    target = target_of(run)
+    if not isinstance(target, able):
+        makers = [kind.section.form for kind in TARGETS.values() if issubclass(kind, able)]
+        raise UserError(
+            f"publish.target: is {run.job.publish.target}; {what} `target: {' or '.join(makers)}`"
+        )
+    return target
+
+
 def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.catalog.feature_layer import FeatureLayerDataset
     from camtrap_batch.portal import Portal, Service, connect
     from camtrap_batch.survey.places import hides_places
     from camtrap_batch.targets.arcgis import Attacher, cameras_layer, photos_in
+    from camtrap_batch.targets.arcgis.items import resolve_layers
+    from camtrap_batch.targets.arcgis.section import ITEM
     from camtrap_batch.targets.public import bare
 
     job = load_job(options)
@@ -92,12 +116,12 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
     else:
         portal = Portal.of(job.publish, "publish")
         field = cameras_field if url == cameras_url else None
+    service = Service(connect(portal, *([] if ITEM.fullmatch(url) else [url])))
+    url = resolve_layers(service, {"cameras": url})["cameras"]
     cameras = photos_in(Path(folder))
     if hides_places(job):
         cameras = {name: [bare(photo) for photo in photos] for name, photos in cameras.items()}
-    attacher = Attacher(
-        Service(connect(portal, url)), url, location_field=field, one_feature=options.one_feature, stop=stop
-    )
+    attacher = Attacher(service, url, location_field=field, one_feature=options.one_feature, stop=stop)
     done = attacher.attach(cameras)
     print(
         f"{url}: {done.attached:,} photos attached, {done.there:,} were there already, "

@@ -90,7 +90,7 @@ class Kubernetes(DaskCluster):
     gpu: PodGroup = Field(PodGroup(workers=0), description="workers that hold GPU=1 and train")
     adapt: Adapt | None = Field(None, description="start CPU workers by need: {min, max}")
     lifetime: Duration | None = Field(
-        None, description="time after which a worker process leaves in order and is started anew, such as 6h"
+        None, description="time after which a worker process leaves in order and is restarted, such as 6h"
     )
     driver: DriverPod = Field(default_factory=DriverPod, description="pod that `camtrap submit` makes")
     volumes: list[Volume] = Field(default_factory=list, description="where images and run folder are")

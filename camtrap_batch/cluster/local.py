@@ -35,7 +35,7 @@ class Local(OwnCluster):
     gpu: Workers = Field(Workers(workers=1), description="workers that hold GPU=1 and train")
     adapt: Adapt | None = Field(None, description="start CPU workers by need: {min, max}")
     lifetime: Duration | None = Field(
-        None, description="time after which a worker process leaves in order and is started anew, such as 6h"
+        None, description="time after which a worker process leaves in order and is restarted, such as 6h"
     )
     dashboard: str = Field(
         "127.0.0.1:8787", description="address of the Dask dashboard; another port where it is taken"

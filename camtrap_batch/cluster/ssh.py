@@ -66,7 +66,7 @@ class Ssh(OwnCluster):
     python: str | None = Field(None, description="Python on the hosts; absent: the path of this one")
     connect: Connect = Field(default_factory=Connect, description="how the hosts are reached")
     lifetime: Duration | None = Field(
-        None, description="time after which a worker process leaves in order and is started anew, such as 6h"
+        None, description="time after which a worker process leaves in order and is restarted, such as 6h"
     )
     dashboard: str = Field("127.0.0.1:8787", description="address of the dashboard on the scheduler's host")
 

@@ -34,8 +34,8 @@ class StartedCluster(SpecCluster):
     workers : worker specs by name; the first CPU worker's is that of all that are added
     adapt : bounds of the number of CPU worker processes; None: it stays as it is
     security : Dask's; None: as its settings say
-    keep : whether a worker (or a group of them, one SLURM job) that has ended is replaced; else its nanny,
-        which is still there, starts it again
+    keep : whether a worker (or a group of them, one SLURM job) that has ended is replaced; otherwise its
+        nanny, which is still there, starts it again
     """
 
     def __init__(

@@ -1,8 +1,12 @@
-"""Results of detectors that someone else has run -> boxes of each image.
+"""Results of detectors that someone else has run -> boxes of each image, and the species in them.
 
 - MegaDetector: github.com/agentmorris/MegaDetector, "MegaDetector batch output format", versions 1.3 to 1.6
 - SpeciesNet: github.com/google/cameratrapai, predictions of versions up to 5.0.5, which name no format, and
   of format 20261015
+
+Where a classifier has looked as well, its answers are kept beside the boxes: `classifications` of a box in
+MegaDetector's format, as AddaxAI and MegaDetector with SpeciesNet write them; SpeciesNet's prediction of the
+image, or, in the newer format, of each box.
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,7 +27,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.jsonfile import read_json, why_not_json
+from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import redacted
@@ -35,6 +40,14 @@ BOX = pa.struct(
 )
 """x and y of the upper left corner, width and height as parts of the upright image's; how sure the detector
 is; index into `Detections.categories`."""
+
+SAID = pa.list_(pa.struct([("code", pa.int32()), ("p", pa.float32())]))
+"""Species, the most probable first: place in `Detections.species`, and how probable."""
+
+_MOST_SAID = 5
+
+_UNKNOWN = frozenset({"", "no cv result", "unknown"})
+"""Names of classes, in lower case, with which a classifier says that it does not know."""
 
 _OUTSIDE = 0.02  # how far a box may reach out of its image; it is cut off there
 _NEAR_S = 0.5  # how far from a frame of a video another may be that was looked at
@@ -51,10 +64,13 @@ class Detections:
 
     Attributes
     ----------
-    images : file_name, posix, each once; boxes, a list of `BOX`, null where the detector failed
+    images : file_name, posix, each once; boxes, a list of `BOX`, null where the detector failed; said, a list
+        of `SAID` for each box; whole, `SAID` of the image as such; these two are empty where nothing is said
     categories : names of what is detected, such as animal, each once
     n_repeated : files that are in the results more than once; the first entry counts
     unlisted : id of a category that the results do not name -> its boxes, which are no detections
+    species : names of what a classifier has seen, as it calls them
+    made_by : the classifier, as the results name it
     videos : file_name of a video -> which of its frames were looked at, and of which each box is
     """
 
@@ -62,6 +78,8 @@ class Detections:
     categories: tuple[str, ...]
     n_repeated: int
     unlisted: Mapping[str, int] = field(default_factory=dict)
+    species: tuple[str, ...] = ()
+    made_by: str | None = None
     videos: Mapping[str, LookedAt] = field(default_factory=dict)
 
 
@@ -101,12 +119,34 @@ class _Box(msgspec.Struct, gc=False):
     conf: float
     bbox: tuple[float, float, float, float]
     label: str | None = None
-    frame_number: int | None = None
+    frame_number: float | None = None
+
+
+class _SpeciesBox(_Box):
+    classifications: list[tuple[str | int, float]] | None = None
+
+
+B = TypeVar("B", bound=_Box)
+
+
+class _Classes(msgspec.Struct, gc=False):
+    classes: list[str]
+    scores: list[float]
+
+
+class _Processed(msgspec.Struct, gc=False):
+    class_: str = msgspec.field(name="class")
+    score: float
+
+
+class _ClassifiedBox(_Box):
+    raw_classifications: _Classes | None = None
+    processed_classification: _Processed | None = None
 
 
 class _Image(msgspec.Struct, gc=False):
     file: str
-    detections: list[_Box] | None = None
+    detections: list[_SpeciesBox] | None = None
     failure: str | None = None
     frame_rate: float | None = None
     frames_processed: list[int] | None = None
@@ -114,12 +154,17 @@ class _Image(msgspec.Struct, gc=False):
 
 class _Prediction(msgspec.Struct, gc=False):
     filepath: str
-    detections: list[_Box] | None = None
+    detections: list[_ClassifiedBox] | None = None
     failures: list[str] | None = None
+    classifications: _Classes | None = None
+    prediction: str | None = None
+    prediction_score: float | None = None
+    model_version: str | None = None
 
 
 class _Info(msgspec.Struct):
     format_version: str | float | None = None
+    classifier: str | None = None
 
 
 class _Either(msgspec.Struct):
@@ -131,6 +176,7 @@ class _File(msgspec.Struct):
     info: _Info
     detection_categories: dict[str, str]
     images: list[msgspec.Raw]  # views of the file: as objects, all boxes would be several times its size
+    classification_categories: dict[str, str] | None = None
 
 
 class _SpeciesNet(msgspec.Struct):
@@ -166,7 +212,7 @@ def _parse(data: Any, where: str) -> Detections:
     except msgspec.ValidationError as problem:
         raise InputError(f"{where}: not {kind}: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{where}: not JSON, or cut off: {problem}") from None
+        raise InputError(f"{where}: {why_not_json(data, problem)}") from None
     finally:
         if collecting:
             gc.enable()
@@ -191,10 +237,8 @@ def match_detections(
     InputError
         None of the files is in the results: they are of other images.
     """
-    known = _below(detections.images["file_name"].combine_chunks(), images)
-    row = pc.index_in(file_names, value_set=known)
-    if isinstance(row, pa.ChunkedArray):
-        row = row.combine_chunks()
+    row = find_entries(detections, file_names, images)
+    known = detections.images["file_name"].combine_chunks()
     if len(file_names) and row.null_count == len(row):
         first = repr(known[0].as_py()) if len(known) else "nothing"
         raise InputError(
@@ -233,6 +277,14 @@ def match_frames(
     return pa.concat_arrays([lists, pa.array(found, lists.type)]).take(pa.array(index))
 
 
+def find_entries(
+    detections: Detections, file_names: pa.ChunkedArray, images: str | None = None
+) -> pa.Int32Array:
+    """Row of `detections.images` of each file of the catalog; null where the results don't have it."""
+    known = _below(detections.images["file_name"].combine_chunks(), images)
+    return one_chunk(pc.index_in(file_names, value_set=known))
+
+
 def _below(names: pa.StringArray, images: str | None) -> pa.StringArray:
     """Names relative to the image root where they begin with it, as given or with its links followed."""
     if images is None:
@@ -248,12 +300,20 @@ def _of_megadetector(content: _File, where: str) -> Detections:
     _check_version(content.info.format_version, _MD_VERSIONS, where)
     decode = msgspec.json.Decoder(_Image).decode
     columns = _Columns(content.detection_categories)
-    for raw in content.images:
-        image = decode(raw)
+    names = content.classification_categories or {}
+
+    def said(box: _SpeciesBox) -> list[tuple[str, float]]:
+        return [(names.get(str(id_), ""), p) for id_, p in box.classifications or ()]
+
+    for number, raw in enumerate(content.images):
+        try:
+            image = decode(raw)
+        except msgspec.ValidationError as problem:
+            raise InputError(f"{where}: not MegaDetector results: images[{number}]: {problem}") from None
         boxes = None if image.failure else image.detections
-        columns.add(image.file, boxes, image.frame_rate, image.frames_processed)
+        columns.add(image.file, boxes, said, rate=image.frame_rate, processed=image.frames_processed)
     content.images.clear()
-    return columns.detections(where)
+    return columns.detections(where, content.info.classifier)
 
 
 def _of_speciesnet(content: _SpeciesNet, where: str) -> Detections:
@@ -262,15 +322,61 @@ def _of_speciesnet(content: _SpeciesNet, where: str) -> Detections:
         _check_version(version, _SPECIESNET_VERSIONS, where)
     decode = msgspec.json.Decoder(_Prediction).decode
     columns = _Columns({"1": "animal", "2": "human", "3": "vehicle"})
+    version = None
     for raw in content.predictions:
         image = decode(raw)
+        version = version or image.model_version
         boxes = None if "DETECTOR" in (image.failures or ()) else image.detections
+        whole = _of_image(image)
         if boxes is not None:
+            for box in boxes:
+                if str(box.category) == _WHOLE_IMAGE:
+                    whole = whole or _of_box(box)
             boxes = [box for box in boxes if str(box.category) != _WHOLE_IMAGE]
             columns.name(boxes)
-        columns.add(image.filepath, boxes)
+        columns.add(image.filepath, boxes, _of_box, whole)
     content.predictions.clear()
-    return columns.detections(where)
+    return columns.detections(where, f"speciesnet {version}" if version else "speciesnet")
+
+
+def _of_image(image: _Prediction) -> list[tuple[str, float]]:
+    """What SpeciesNet predicts of an image as such, in the older format."""
+    if image.prediction is None:
+        return []
+    return _with_others(image.prediction, image.prediction_score or 0.0, image.classifications)
+
+
+def _of_box(box: _ClassifiedBox) -> list[tuple[str, float]]:
+    """What SpeciesNet predicts of a box, in the newer format; or, without its ensemble, the classifier."""
+    raw, final = box.raw_classifications, box.processed_classification
+    if final is not None:
+        return _with_others(final.class_, final.score, raw)
+    return list(zip(raw.classes, raw.scores, strict=False)) if raw is not None else []
+
+
+def _with_others(name: str, p: float, raw: _Classes | None) -> list[tuple[str, float]]:
+    """A prediction, and what else the classifier took for possible, where it is one of its own classes."""
+    others = zip(raw.classes, raw.scores, strict=False) if raw is not None and name in raw.classes else ()
+    return [(name, p), *((other, score) for other, score in others if other != name)]
+
+
+def species_name(name: str) -> str | None:
+    """What a classifier's class is called here; None where it says that it does not know.
+
+    Of SpeciesNet's classes (id;class;order;family;genus;species;common name) it is the common name, as in
+    MegaDetector's results; of one without, the lowest of the others.
+
+    >>> species_name("e3f1;mammalia;carnivora;felidae;panthera;leo;lion"), species_name("f1;;;;;;blank")
+    ('lion', 'blank')
+    >>> species_name("e3f1;mammalia;carnivora;felidae;panthera;leo;"), species_name("no cv result")
+    ('panthera leo', None)
+    """
+    parts = [part.strip() for part in name.split(";")]
+    if len(parts) == 7:
+        _, *ranks, genus, species, common = parts
+        name = common or f"{genus} {species}".strip() or next((rank for rank in reversed(ranks) if rank), "")
+    name = name.strip()
+    return None if name.casefold() in _UNKNOWN else name
 
 
 def _check_version(version: str | float | None, known: tuple[str, ...], where: str) -> None:
@@ -291,6 +397,9 @@ class _Columns:
         self._failed = bytearray()
         self._lengths, self._categories, self._numbers = array("i"), array("h"), array("f")
         self._unlisted: Counter[str] = Counter()
+        self._species: dict[str, int] = {}
+        self._known: dict[str, int] = {}
+        self._said, self._whole = _Said(), _Said()
         self._videos: dict[str, LookedAt] = {}
 
     def name(self, boxes: Iterable[_Box]) -> None:
@@ -302,11 +411,18 @@ class _Columns:
     def add(
         self,
         file: str,
-        boxes: list[_Box] | None,
+        boxes: Sequence[B] | None,
+        said: Callable[[B], list[tuple[str, float]]],
+        whole: list[tuple[str, float]] | None = None,
+        *,
         rate: float | None = None,
         processed: list[int] | None = None,
     ) -> None:
-        """The boxes of one image, or of some frames of a video; None: the detector failed."""
+        """The boxes of one image, or of some frames of a video, and what a classifier says of them and of it.
+
+        None: the detector failed.
+        """
+        self._whole.add(self._codes(whole or ()))
         number, of_boxes = 0, []
         for box in boxes or ():
             category = self._ids.get(str(box.category))
@@ -316,9 +432,10 @@ class _Columns:
             self._categories.append(category)
             self._numbers.extend(box.bbox)
             self._numbers.append(box.conf)
+            self._said.add(self._codes(said(box)))
             number += 1
             if box.frame_number is not None:
-                of_boxes.append(box.frame_number)
+                of_boxes.append(int(box.frame_number))
         if len(of_boxes) == number and (of_boxes or rate is not None or processed is not None):
             looked = LookedAt(rate, None if processed is None else tuple(sorted(processed)), tuple(of_boxes))
             self._videos.setdefault(_STARTS.sub("", file.replace("\\", "/")), looked)
@@ -326,7 +443,20 @@ class _Columns:
         self._failed.append(boxes is None)
         self._lengths.append(number)
 
-    def detections(self, where: str) -> Detections:
+    def _codes(self, said: Iterable[tuple[str, float]]) -> list[tuple[int, float]]:
+        """Places of species in the order of their probability; those that mean nothing are left out."""
+        found = []
+        for class_, p in said:
+            code = self._known.get(class_)
+            if code is None:
+                name = species_name(class_)
+                code = -1 if name is None else self._species.setdefault(name, len(self._species))
+                self._known[class_] = code
+            if code >= 0:
+                found.append((code, p))
+        return sorted(found, key=lambda one: -one[1])[:_MOST_SAID]
+
+    def detections(self, where: str, made_by: str | None = None) -> Detections:
         """All of it; raises InputError where a box can't be one."""
         values = np.asarray(self._numbers, np.float32).reshape(-1, 5)
         starts = np.cumsum(np.concatenate([[0], np.asarray(self._lengths, np.int64)]), dtype=np.int64)
@@ -341,6 +471,8 @@ class _Columns:
                     _boxes(values, np.asarray(self._categories, np.int16)),
                     mask=pa.array(np.array(self._failed, np.bool_)),
                 ),
+                "said": pa.ListArray.from_arrays(pa.array(starts, pa.int32()), self._said.lists()),
+                "whole": self._whole.lists(),
             }
         )
         first = pc.index_in(table["file_name"], value_set=pc.unique(table["file_name"]))
@@ -348,7 +480,15 @@ class _Columns:
         n_repeated = table.num_rows - len(distinct)
         if n_repeated:
             table = table.take(pa.array(np.sort(distinct)))
-        return Detections(table, tuple(self._names), n_repeated, dict(self._unlisted), self._videos)
+        return Detections(
+            table,
+            tuple(self._names),
+            n_repeated,
+            dict(self._unlisted),
+            tuple(self._species),
+            made_by,
+            self._videos,
+        )
 
     def _list(self, id_: str, name: str) -> None:
         """Two ids of one name are one category."""
@@ -358,6 +498,27 @@ class _Columns:
         else:
             self._ids[id_] = len(self._names)
             self._names.append(name)
+
+
+class _Said:
+    """A column of `SAID` that grows row by row."""
+
+    def __init__(self) -> None:
+        self._lengths, self._codes, self._shares = array("i"), array("i"), array("f")
+
+    def add(self, said: list[tuple[int, float]]) -> None:
+        self._lengths.append(len(said))
+        for code, p in said:
+            self._codes.append(code)
+            self._shares.append(p)
+
+    def lists(self) -> pa.ListArray:
+        starts = np.cumsum(np.concatenate([[0], np.asarray(self._lengths, np.int64)]), dtype=np.int64)
+        values = pa.StructArray.from_arrays(
+            [pa.array(np.asarray(self._codes, np.int32)), pa.array(np.asarray(self._shares, np.float32))],
+            fields=list(SAID.value_type),
+        )
+        return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), values)
 
 
 def _check(
@@ -403,6 +564,16 @@ class ResultsDetector:
     def categories(self) -> tuple[str, ...]:
         return self.detections.categories
 
+    @property
+    def has_species(self) -> bool:
+        """Whether a classifier has looked, too."""
+        return bool(self.detections.species)
+
+    @property
+    def made_by(self) -> str:
+        """The classifier, as the results name it; otherwise the file."""
+        return self.detections.made_by or redacted(self.path).rpartition("/")[2]
+
     @classmethod
     def open(cls, path: str, *, images: str | None, key: str = "detect.results") -> ResultsDetector:
         """Read the results.
@@ -433,7 +604,7 @@ class ResultsDetector:
         n, n_known = len(lists), len(lists) - lists.null_count
         notes = [f"{self.key}: boxes of {n_known:,} of {n:,} images"]
         if lists.null_count:
-            notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
+            notes[0] += f"; a model classifies the other {lists.null_count:,} as whole frames"
         if others:
             notes.append(f"{self.key}: {others:,} entries are of no usable image of the catalog")
         if found.n_repeated:

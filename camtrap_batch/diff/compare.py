@@ -119,6 +119,14 @@ class Accuracy(NamedTuple):
         return n / self.images
 
 
+class ChangedImage(NamedTuple):
+    """An image whose label was `before` and is `after`."""
+
+    image_id: str
+    before: str
+    after: str
+
+
 @dataclass(frozen=True)
 class Diff:
     """What is different.
@@ -136,6 +144,8 @@ class Diff:
     by_class : the same for each annotated class, of the last of these
     n_unknown : annotated images of classes that neither model has; they are not in `accuracy`
     truth_note : what to know about the truth
+    examples : some images with another label, of the most frequent changes first
+    causes : what made the two differ, for people
     """
 
     before: str
@@ -151,6 +161,8 @@ class Diff:
     by_class: list[Accuracy]
     n_unknown: int
     truth_note: str
+    examples: list[ChangedImage] = field(default_factory=list)
+    causes: list[str] = field(default_factory=list)
 
     @property
     def lost(self) -> int:
@@ -199,7 +211,24 @@ def compare(before: Side, after: Side, truth: pa.Table | None = None, truth_note
         by_class=by_class,
         n_unknown=n_unknown,
         truth_note=truth_note,
+        examples=_examples(both, flow),
     )
+
+
+def _examples(both: pd.DataFrame, flow: list[Flow]) -> list[ChangedImage]:
+    """Some images of each of the most frequent changes; those that one result does not have are none."""
+    found = []
+    changes = [row for row in flow if row.before != row.after and NOT_THERE not in (row.before, row.after)]
+    for row in sorted(changes, key=lambda row: (-row.images, row.before, row.after))[:_MOST_CHANGES]:
+        of_it = both[(both["before"] == row.before) & (both["after"] == row.after)]
+        # One of an event, so that they are no frames of one burst.
+        several = of_it.drop_duplicates("event_after") if of_it["event_after"].notna().any() else of_it
+        some = several["image_id"].head(_MOST_OF_A_CHANGE)
+        found += [ChangedImage(str(image_id), row.before, row.after) for image_id in some]
+    return found
+
+
+_MOST_CHANGES, _MOST_OF_A_CHANGE = 8, 3
 
 
 def _side_by_side(before: pa.Table, after: pa.Table) -> pd.DataFrame:

@@ -9,9 +9,10 @@ from pathlib import Path
 from camtrap_batch.diff.compare import Accuracy, Diff, LabelChange
 
 COLUMNS = ("part", "location", "label", "measure", "before", "after", "n")
-"""Parts: flow (n images had the label `before` and have the label `after`, equal ones too), label, camera (of
-those that changed), event (n images; `before` is the start of a lost one, `after` of a gained one),
-accuracy (how many of the n images of a class, or of all, are right, ...)."""
+"""Parts: cause (what made the two differ, in `measure`), flow (n images had the label `before` and have
+`after`, equal ones too), label, camera (of those that changed), event (n images; `before` is the start of a
+lost one, `after` of a gained one), accuracy (how many of the n images of a class, or of all, are right, ...).
+"""
 
 
 def write_csv(diff: Diff, path: Path) -> None:
@@ -23,6 +24,8 @@ def write_csv(diff: Diff, path: Path) -> None:
 
 
 def _lines(diff: Diff) -> Iterator[tuple[object, ...]]:
+    for cause in diff.causes:
+        yield "cause", "", "", cause, "", "", ""
     for flow in diff.flow:
         yield "flow", "", "", "images", flow.before, flow.after, flow.images
     for label in diff.labels:

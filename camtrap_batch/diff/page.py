@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 
 from camtrap_batch.diff.chart import flow_chart
 from camtrap_batch.diff.compare import NOT_CLASSIFIED, Diff
+from camtrap_batch.report import Photo
 from camtrap_batch.report.page import environment
 from camtrap_batch.vocabulary import UNCERTAIN
 
@@ -16,14 +18,17 @@ _MOST_LABELS = 30
 """That a drawing can hold; beyond it the tables have to do."""
 
 
-def render(diff: Diff, job: str, created: dt.datetime) -> str:
-    """The page; `created` with a time zone."""
+def render(diff: Diff, job: str, created: dt.datetime, photos: Mapping[str, Photo] | None = None) -> str:
+    """The page; `created` with a time zone, `photos` of the diff's examples as far as there are any."""
+    shown = photos or {}
     few = len(diff.labels) <= _MOST_LABELS
     html = (
         environment()
         .get_template("diff.html")
         .render(
             bundle=None,
+            photos=shown,
+            examples=[example for example in diff.examples if example.image_id in shown],
             diff=diff,
             job=job,
             created=created,

@@ -18,6 +18,7 @@ def tables(diff: Diff) -> Iterator[RenderableType]:
     """The parts of the comparison, for a rich console; long tables are cut, and say so."""
     yield f"before: {diff.before}"
     yield f"after:  {diff.after}"
+    yield from diff.causes
     yield (
         f"{plural(diff.n_changed, 'image')} of {diff.n_images:,} have another label; "
         f"{plural(diff.lost, 'event')} lost, {diff.gained:,} gained; "
@@ -57,7 +58,7 @@ def _grid(
         return
     grid = Grid(title=title, title_justify="left", header_style="bold")
     for number, name in enumerate(names):
-        grid.add_column(name, justify="left" if number < texts else "right")
+        grid.add_column(name, justify="left" if number < texts else "right", overflow="fold")
     for row in rows[:_MOST]:
         grid.add_row(*row)
     yield grid

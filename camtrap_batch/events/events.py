@@ -20,7 +20,7 @@ from camtrap_batch.events.codes import (
     starts_of_groups,
     timestamps,
 )
-from camtrap_batch.events.sequences import HUMAN, MACHINE, TRAITS, by_machine
+from camtrap_batch.events.sequences import HUMAN, MACHINE, TRAIT_TYPES, TRAITS, by_machine, says_something
 from camtrap_batch.store.schemas import EVENTS
 
 
@@ -115,7 +115,7 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
 
 
 def _true_or_null(is_so: Bools, begins: Ints) -> pa.Array:
-    """Whether it is so for any of each group's rows: true, else null."""
+    """Whether it is so for any of each group's rows: true, otherwise null."""
     found = np.logical_or.reduceat(is_so, begins) if len(begins) else is_so
     return pa.array(found, pa.bool_(), mask=~found)
 
@@ -129,11 +129,13 @@ def _said(seen: pa.Table, event: npt.NDArray[np.int64], n: int) -> dict[str, pa.
     human[event[one_chunk(is_human).to_numpy(zero_copy_only=False)]] = True
     columns = {"label_source": pc.if_else(pa.array(human), HUMAN, MACHINE)}
     for name in TRAITS:
-        code, texts = encode(seen[name])
-        said = np.flatnonzero(code >= 0)
+        code, values = encode(seen[name])
+        said = np.flatnonzero((code >= 0) & says_something(seen[name]))
         pairs = np.unique(np.stack([event[said], code[said]]), axis=1)
         times = np.bincount(pairs[0], minlength=n)
         one = np.zeros(n, np.int64)
-        one[pairs[0]] = pairs[1]
-        columns[name] = texts.cast(pa.string()).take(pa.array(one, mask=times != 1))
+        np.maximum.at(one, pairs[0], pairs[1])
+        if name == "classified_at":  # the last time counts
+            times = np.minimum(times, 1)
+        columns[name] = values.cast(TRAIT_TYPES[name]).take(pa.array(one, mask=times != 1))
     return columns

@@ -4,6 +4,10 @@ A label that a person gave an image is that image's, and its sequence's: where p
 a sequence and saw animals there, the sequence has their labels; where all that they looked at is empty and
 they looked at every frame, it is empty; where they found only some frames empty, the machine's label of the
 others stays. A sequence in which people saw several species has a row for each.
+
+Where the labels of people are all that counts, each image keeps what was said of itself: beside an animal
+an empty image stays empty, and one that nobody labelled has no label. So events are those of the labelled
+images, as camtrapR's `recordTable` counts them.
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.codes import one_chunk
-from camtrap_batch.events.sequences import HUMAN, TRAITS, Sequences
+from camtrap_batch.codes import encode, one_chunk
+from camtrap_batch.events.sequences import HUMAN, TRAIT_TYPES, TRAITS, Sequences, says_something
 from camtrap_batch.store.schemas import SEQUENCES
 
 _SURE = 1.0
@@ -22,7 +26,9 @@ _SURE = 1.0
 Rows = npt.NDArray[np.int64]
 
 
-def overrule(found: Sequences, said: pa.Table, *, empty: str) -> tuple[Sequences, pa.Table]:
+def overrule(
+    found: Sequences, said: pa.Table | None, *, empty: str, alone: bool = False
+) -> tuple[Sequences, pa.Table]:
     """Put what people said in the place of what the machine says.
 
     Parameters
@@ -30,19 +36,24 @@ def overrule(found: Sequences, said: pa.Table, *, empty: str) -> tuple[Sequences
     found
         As `combine` makes it.
     said
-        row (of `found.frames`), label, count, sex, life_stage, behaviour, individual: one row for each image
-        and label; what counts now.
+        row (of `found.frames`), label, count, and of `TRAITS` what is known: one row for each image and
+        label; what counts now. None: nothing.
     empty
         Label that means: no animal.
+    alone
+        Labels of people are all that counts: `found` has none, and each image keeps its own.
 
     Returns
     -------
     sequences : as `combine` makes them, with `label_source`; a sequence with several species has a row each
-    frames : those of `sequences`, and after them a row for each further species that an image shows; for
+    frames : those of `sequences`, and after them, by image, a row for each further species that it shows; for
         `find_events`
     """
-    said = pa.table({name: said[name] for name in ("row", "label", "count", *TRAITS)})
-    said = said.sort_by([("row", "ascending"), ("label", "ascending")])
+    if alone:
+        found = _unlabelled(found)
+    if said is None:
+        return found, found.frames
+    said = _whole(said).sort_by([("row", "ascending"), ("label", "ascending")])
     frames = found.frames
     if "count" not in frames.column_names:
         frames = frames.append_column("count", pa.nulls(frames.num_rows, pa.int32()))
@@ -56,28 +67,60 @@ def overrule(found: Sequences, said: pa.Table, *, empty: str) -> tuple[Sequences
     has_animal = np.bincount(of[row[is_animal]], minlength=len(n_frames)) > 0
     # Of empties, all frames have to be said so; beside an animal an empty frame is just that.
     counts = has_animal | (looked_at == n_frames)
-    kept = counts[of[row]] & (is_animal | ~has_animal[of[row]])
-    said, row = said.filter(pa.array(kept)), row[kept]
+    speaks = counts[of[row]] & (is_animal | ~has_animal[of[row]])
+    if alone:
+        shows_animal = np.bincount(row[is_animal], minlength=len(of)) > 0
+        kept = is_animal | ~shows_animal[row]
+    else:
+        kept = speaks
+    said, row, speaks = said.filter(pa.array(kept)), row[kept], speaks[kept]
     if not len(row):
         return found, found.frames
-    sequence, label = of[row], one_chunk(said["label"])
     per_frame = _first_of(row)
-    per_sequence = _labels_of(sequence, label)
-    # A frame that nobody looked at has its sequence's first label.
-    first_label = np.full(len(n_frames), -1, np.int64)
-    first_label[sequence[per_sequence[::-1]]] = per_sequence[::-1]
-    source = np.where(counts[of], first_label[of], -1)
+    source = np.full(len(of), -1, np.int64)
+    told, sequence = said.filter(pa.array(speaks)), of[row[speaks]]
+    per_sequence = _labels_of(sequence, one_chunk(told["label"]))
+    if not alone:
+        # A frame that nobody looked at has its sequence's first label.
+        first_label = np.full(len(n_frames), -1, np.int64)
+        first_label[sequence[per_sequence[::-1]]] = np.flatnonzero(speaks)[per_sequence[::-1]]
+        source = np.where(counts[of], first_label[of], -1)
     source[row[per_frame]] = per_frame
     is_looked_at = np.zeros(len(of), bool)
     is_looked_at[row] = True
-    changed = source >= 0
-    labelled = _told(frames, said, source, changed, is_looked_at)
+    # Boxes tell how many animals there are, not how many of each species.
+    is_shared = np.bincount(row, minlength=len(of)) > 1
+    labelled = _told(frames, said, source, is_looked_at, is_shared)
     more = np.setdiff1d(np.arange(len(row)), per_frame)
-    extra = _told(
-        frames.take(pa.array(row[more])), said, more, np.ones(len(more), bool), np.ones(len(more), bool)
-    )
-    sequences = _sequences(found.sequences, names.dictionary, said, sequence, per_sequence)
+    every = np.ones(len(more), bool)
+    extra = _told(frames.take(pa.array(row[more])), said, more, every, every)
+    first_image = frames["image_id"].take(pa.array(row[speaks][per_sequence]))
+    sequences = _sequences(found.sequences, names.dictionary, told, sequence, per_sequence, first_image)
     return Sequences(sequences, labelled), pa.concat_tables([labelled, extra])
+
+
+def _unlabelled(found: Sequences) -> Sequences:
+    """Sequences and frames without a label, and so without a source of one."""
+
+    def without(table: pa.Table) -> pa.Table:
+        nothing = ("label", "confidence", "image_confidence", "best_image_id", "rank", "set_aside", "reason")
+        columns = {
+            name: pa.nulls(table.num_rows, table[name].type)
+            if name in (*nothing, "label_source")
+            else table[name]
+            for name in table.column_names
+        }
+        return pa.table(columns, schema=table.schema)
+
+    return Sequences(without(found.sequences), without(found.frames))
+
+
+def _whole(said: pa.Table) -> pa.Table:
+    """What was said, with all columns that are read here."""
+    columns = {name: said[name] for name in ("row", "label", "count")}
+    for name, kind in TRAIT_TYPES.items():
+        columns[name] = said[name].cast(kind) if name in said.column_names else pa.nulls(said.num_rows, kind)
+    return pa.table(columns)
 
 
 def _first_of(row: Rows) -> Rows:
@@ -87,6 +130,8 @@ def _first_of(row: Rows) -> Rows:
 
 def _labels_of(sequence: Rows, label: pa.Array) -> Rows:
     """One row of each label of each sequence, by sequence and label."""
+    if not len(sequence):
+        return np.array([], np.int64)
     code = label.dictionary_encode()
     rank = pc.rank(code.dictionary, sort_keys="ascending").to_numpy()
     order = np.lexsort((np.arange(len(sequence)), rank[code.indices.to_numpy()], sequence))
@@ -98,12 +143,18 @@ def _told(
     frames: pa.Table,
     said: pa.Table,
     source: Rows,
-    changed: npt.NDArray[np.bool_],
     looked_at: npt.NDArray[np.bool_],
+    shared: npt.NDArray[np.bool_],
 ) -> pa.Table:
-    """Frames with the label of the row `source` of what was said, where they are `changed`."""
+    """Frames with the label of the row `source` of what was said; -1: they stay as they are.
+
+    Parameters
+    ----------
+    looked_at : whether somebody said it of this very frame
+    shared : whether the frame shows several species
+    """
     take = pa.array(np.maximum(source, 0), mask=source < 0)
-    is_changed, is_seen = pa.array(changed), pa.array(looked_at & changed)
+    is_changed, is_seen = pa.array(source >= 0), pa.array(looked_at & (source >= 0))
     columns = {name: one_chunk(frames[name]) for name in frames.column_names}
     columns["label"] = pc.if_else(is_changed, one_chunk(said["label"]).take(take), columns["label"])
     columns["confidence"] = pc.if_else(is_changed, pa.scalar(_SURE, pa.float32()), columns["confidence"])
@@ -112,16 +163,23 @@ def _told(
     for name in TRAITS:
         columns[name] = pc.if_else(is_seen, one_chunk(said[name]).take(take), columns[name])
     counted = pc.and_kleene(is_seen, one_chunk(said["count"]).take(take).is_valid())
-    columns["count"] = pc.if_else(
-        counted, one_chunk(said["count"]).take(take), columns["count"].cast(pa.int32())
-    )
+    boxes = pc.if_else(pa.array(shared), None, columns["count"].cast(pa.int32()))
+    columns["count"] = pc.if_else(counted, one_chunk(said["count"]).take(take), boxes)
     return pa.table(columns)
 
 
 def _sequences(
-    sequences: pa.Table, keys: pa.Array, said: pa.Table, sequence: Rows, per_sequence: Rows
+    sequences: pa.Table,
+    keys: pa.Array,
+    said: pa.Table,
+    sequence: Rows,
+    per_sequence: Rows,
+    first_image: pa.ChunkedArray,
 ) -> pa.Table:
-    """The table with the labels that people gave: a row for each label of a sequence."""
+    """The table with the labels that people gave: a row for each label of a sequence.
+
+    Its best image is the machine's, where that has one; otherwise the first that somebody saw it in.
+    """
     own = pc.binary_join_element_wise(sequences["location"], sequences["seq_id"], "\0")
     wanted = keys.take(pa.array(sequence[per_sequence]))
     row = pc.index_in(wanted, one_chunk(own)).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -137,6 +195,7 @@ def _sequences(
         "set_aside": pa.nulls(n, pa.string()),
         "reason": pa.nulls(n, pa.string()),
         "label_source": pa.repeat(HUMAN, n),
+        "best_image_id": pc.coalesce(columns["best_image_id"], one_chunk(first_image)),
     }
     label = one_chunk(said["label"])
     for name in TRAITS:
@@ -148,9 +207,16 @@ def _sequences(
 
 def _only(label: pa.Array, trait: pa.Array, sequence: Rows, per_sequence: Rows) -> pa.Array:
     """What is said of each label of a sequence, where all who say something say the same."""
-    found: dict[tuple[int, str], set[str]] = {}
-    known = np.flatnonzero(trait.is_valid().to_numpy(zero_copy_only=False))
-    for at in known.tolist():
-        found.setdefault((int(sequence[at]), label[at].as_py()), set()).add(trait[at].as_py())
-    values = [found.get((int(sequence[at]), label[at].as_py()), set()) for at in per_sequence.tolist()]
-    return pa.array([next(iter(some)) if len(some) == 1 else None for some in values], pa.string())
+    known = np.flatnonzero(says_something(trait))
+    if not len(known):
+        return pa.nulls(len(per_sequence), trait.type)
+    codes, names = encode(label)
+    values, texts = encode(trait)
+    key = sequence * len(names) + codes
+    wanted, place = np.unique(key[per_sequence], return_inverse=True)
+    pairs = np.unique(np.stack([np.searchsorted(wanted, key[known]), values[known]]), axis=1)
+    times, one = np.bincount(pairs[0], minlength=len(wanted)), np.zeros(len(wanted), np.int64)
+    np.maximum.at(one, pairs[0], pairs[1])
+    if pa.types.is_timestamp(trait.type):  # the last time counts
+        times = np.minimum(times, 1)
+    return texts.take(pa.array(one[place], mask=times[place] != 1))

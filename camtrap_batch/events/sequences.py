@@ -42,8 +42,10 @@ from camtrap_batch.store.schemas import SEQUENCES
 MACHINE, HUMAN = "machine", "human"
 """Who a label is from: `label_source`."""
 
-TRAITS = ("sex", "life_stage", "behaviour", "individual")
-"""What a person may say of an animal beside its label and how many there are."""
+TRAITS = ("sex", "life_stage", "behaviour", "individual", "classified_by", "classified_at")
+"""What is known of a person's label beside it and a count: of the animal; who said so, and when."""
+
+TRAIT_TYPES = {name: SEQUENCES.field(name).type for name in TRAITS}
 
 BURST_GAP_S = 60.0
 """Longest gap inside a burst, seconds; that of Wildlife Insights and of MegaDetector's `create_sequences`."""
@@ -59,7 +61,7 @@ FRAMES = pa.schema(
         ("image_confidence", pa.float32()),
         ("rank", pa.string()),
         ("label_source", pa.string()),
-        *((name, pa.string()) for name in TRAITS),
+        *TRAIT_TYPES.items(),
     ]
 )
 """Images with the label, the confidence and the rank of their sequence.
@@ -70,7 +72,18 @@ FRAMES = pa.schema(
 
 def by_machine(n: int) -> dict[str, pa.Array]:
     """The columns of n rows of which no person said anything."""
-    return {"label_source": pa.repeat(MACHINE, n), **{name: pa.nulls(n, pa.string()) for name in TRAITS}}
+    return {
+        "label_source": pa.repeat(MACHINE, n),
+        **{name: pa.nulls(n, kind) for name, kind in TRAIT_TYPES.items()},
+    }
+
+
+def says_something(trait: pa.Array | pa.ChunkedArray) -> Bools:
+    """Whether values of a trait say anything: that one is "unknown" takes nothing from what others are."""
+    said = pc.is_valid(trait)
+    if pa.types.is_string(trait.type):
+        said = pc.and_(said, pc.fill_null(pc.not_equal(trait, "unknown"), False))
+    return np.asarray(one_chunk(said).to_numpy(zero_copy_only=False), np.bool_)
 
 
 class Sequences(NamedTuple):
@@ -225,7 +238,7 @@ def _group(
 def _made_names(
     locations: list[str], location: Ints, image_ids: pa.Array, image: Ints, is_nameless: Bools
 ) -> pa.Array:
-    """Names of the sequences that the source has none for, from location and first image; else null."""
+    """Names of the sequences that the source has none for, from location and first image; otherwise null."""
     made = np.full(len(location), None, object)
     ids = image_ids.take(pa.array(image[is_nameless])).to_pylist()
     made[is_nameless] = [

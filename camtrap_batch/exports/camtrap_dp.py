@@ -40,7 +40,7 @@ from camtrap_batch.store.outpath import check_file, check_folder
 from camtrap_batch.survey.effort import FROM_IMAGES, as_rows
 from camtrap_batch.survey.places import Shown, uncertainty_m
 from camtrap_batch.survey.result import read_deployments
-from camtrap_batch.vocabulary import PEOPLE, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import NO_MODEL, PEOPLE, UNCERTAIN, USABLE
 
 DEPLOYMENTS = (
     "deploymentID", "locationID", "locationName", "latitude", "longitude", "coordinateUncertainty",
@@ -81,7 +81,7 @@ _RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species", "
 _COUNTED = pa.array(["animal", "human", "vehicle"])
 FROM_MANIFEST = (
     "image_id", "file_name", "location", "deployment", "datetime", "utc_offset_minutes", "status", "format",
-    "camera_make", "camera_model",
+    "camera_make", "camera_model", "video_s",
 )  # fmt: skip
 _KINDS = {"human": "human", "person": "human", "vehicle": "vehicle", UNCERTAIN: "unknown"}
 _NO_OFFSET = np.iinfo(np.int32).min
@@ -162,7 +162,7 @@ class CamtrapDpExport:
         ),
         Option(
             "coordinate-decimals",
-            "round coordinates to so many decimals (2: about a kilometre)",
+            "round coordinates to this many decimals (2: about a kilometre)",
             parse=_decimals,
             metavar="N",
         ),
@@ -285,16 +285,15 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
                 continue
             rows = block.rows.filter(pa.array(is_in))
             written.images += rows.num_rows
-            event = images.event[block.predicted[is_in]]
             place = deployments.add(rows)
-            events.add(event, place, rows)
             media.write(_media(rows, deployments.ids(place)))
             label = block.label.filter(pa.array(is_in))
             written.notes["media that could not be classified, as unclassified"] += label.null_count
             what = seen(images, block, np.flatnonzero(is_in))
             written.notes["observations of a box"] += pc.count(what["bboxX"]).as_py()
-            table = of_media(images, rows, deployments.ids(place), event, what)
-            by_people = of_people(images, rows, deployments.ids(place), event, *said)
+            events.observed(images, what, said, place, rows)
+            table = of_media(images, rows, deployments.ids(place), what)
+            by_people = of_people(images, rows, deployments.ids(place), *said)
             for made in (table, by_people):
                 taxa.update(made["scientificName"].drop_null().unique().to_pylist())
                 observations.write(made)
@@ -571,7 +570,7 @@ class _Deployments:
 
 
 def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
-    kind = pc.utf8_lower(rows["format"])
+    kind, is_frame = pc.utf8_lower(rows["format"]), rows["video_s"].is_valid()
     return pa.table(
         {
             "mediaID": rows["image_id"],
@@ -581,18 +580,61 @@ def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
             "filePublic": pa.repeat("false", rows.num_rows),
             "fileName": pc.replace_substring_regex(rows["file_name"], r"^(?s:.*)/", ""),
             "fileMediatype": pc.binary_join_element_wise(
-                "image", pc.if_else(pc.equal(kind, "mpo"), "jpeg", kind), "/"
+                pc.if_else(is_frame, "video", "image"), pc.if_else(pc.equal(kind, "mpo"), "jpeg", kind), "/"
+            ),
+            # The format knows no frames: each is a medium of its own, of the same file.
+            "mediaComments": pc.binary_join_element_wise(
+                "frame at", rows["video_s"].cast(pa.string()), "s", " "
             ),
         }
     )
 
 
 def seen(images: Images, block: Block, places: Ints) -> pa.Table:
-    """What is seen in images: of each its boxes, or where there are none its label.
+    """What is seen in images: what the metadata say, where that counts; otherwise what the machine says.
 
-    Columns are the image's number in `places`, a prefix of the observation's id, label, confidence, box.
+    Columns are the image's number in `places`, a prefix of the observation's id, label, confidence, box, the
+    row of its event in `images.events` (-1: none), and of people's labels `count`, and `is_human`.
     """
-    labels, confidences = (part.take(pa.array(places)) for part in (block.label, block.confidence))
+    event = images.event[block.predicted[places]]
+    by_machine = _by_machine(images, block, places)
+    image = by_machine["image"].to_numpy()
+    machine = dict(zip(by_machine.column_names, by_machine.columns, strict=True))
+    found = pa.table(
+        {
+            **machine,
+            "event": pa.array(event[image]),
+            "count": pa.nulls(len(image), pa.int32()),
+            "is_human": pa.repeat(False, len(image)),
+        }
+    )
+    # What was said in corrections is an observation of its own, see `of_people`.
+    told = {place: said for place, said in block.told.items() if said[0]["classified_at"] is None}
+    is_told = np.isin(places, np.fromiter(told, np.int64, len(told)))
+    if not is_told.any():
+        return found
+    by_metadata = [
+        {
+            "image": number,
+            "prefix": "media" if which == 0 else f"media:{which}",
+            "label": one["label"],
+            "count": one["count"],
+            "event": images.event_row(one["event_id"]),
+            "is_human": True,
+        }
+        for number in np.flatnonzero(is_told).tolist()
+        for which, one in enumerate(told[int(places[number])])
+    ]
+    rows = pa.Table.from_pylist(
+        [{name: one.get(name) for name in found.column_names} for one in by_metadata], found.schema
+    )
+    every = pa.concat_tables([found.filter(pa.array(~is_told[image])), rows])
+    return every.take(pc.sort_indices(every, sort_keys=[("image", "ascending"), ("prefix", "ascending")]))
+
+
+def _by_machine(images: Images, block: Block, places: Ints) -> pa.Table:
+    """What a machine has seen: of each image its boxes, or where there are none its label."""
+    labels, confidences = (part.take(pa.array(places)) for part in (block.machine, block.machine_p))
     if not images.has_boxes:
         n = len(places)
         return pa.table(
@@ -624,20 +666,26 @@ def seen(images: Images, block: Block, places: Ints) -> pa.Table:
     )
 
 
-def of_media(images: Images, rows: pa.Table, deployment: pa.Array, event: Ints, seen: pa.Table) -> pa.Table:
+def of_media(images: Images, rows: pa.Table, deployment: pa.Array, seen: pa.Table) -> pa.Table:
     image = seen["image"].combine_chunks()
     time, ids = stamps(*_times(rows)).take(image), rows["image_id"].take(image)
     observed = _observed(images, seen["label"].combine_chunks(), seen["confidence"].combine_chunks())
+    human = seen["is_human"].combine_chunks()
+    observed["classificationMethod"] = pc.if_else(human, "human", observed["classificationMethod"])
+    for name in ("classifiedBy", "classificationTimestamp"):
+        observed[name] = pc.if_else(human, None, observed[name])
+    boxes = pc.if_else(pc.is_valid(seen["bboxX"]), 1, pa.scalar(None, pa.int32()))
+    is_counted = pc.is_in(observed["observationType"], _COUNTED)
     return pa.table(
         {
             "observationID": pc.binary_join_element_wise(seen["prefix"], ids, ":"),
             "deploymentID": deployment.take(image),
             "mediaID": ids,
-            "eventID": take(images.events["event_id"].combine_chunks(), event).take(image),
+            "eventID": take(images.events["event_id"].combine_chunks(), seen["event"].to_numpy()),
             "eventStart": time,
             "eventEnd": time,
             "observationLevel": pa.repeat("media", seen.num_rows),
-            "count": pc.if_else(pc.is_valid(seen["bboxX"]), 1, pa.scalar(None, pa.int32())),
+            "count": pc.coalesce(pc.if_else(is_counted, seen["count"], None), boxes),
             **{name: seen[name] for name in _BBOX},
             **observed,
         }
@@ -668,13 +716,13 @@ class People:
 
 
 def of_people(
-    images: Images, rows: pa.Table, deployment: pa.Array, event: Ints, said: pa.Table | None, image: Ints
+    images: Images, rows: pa.Table, deployment: pa.Array, said: pa.Table | None, image: Ints
 ) -> pa.Table:
     """Observations of single media that people made.
 
     Parameters
     ----------
-    rows, deployment, event : images, the deployment and the event of each
+    rows, deployment : images, and the deployment of each
     said, image : of `People.of`
     """
     if said is None or not said.num_rows:
@@ -688,7 +736,7 @@ def of_people(
             "observationID": pc.binary_join_element_wise("said", said["correction_id"], ids, ":"),
             "deploymentID": deployment.take(at),
             "mediaID": ids,
-            "eventID": take(images.events["event_id"].combine_chunks(), event).take(at),
+            "eventID": take(images.events["event_id"].combine_chunks(), said["of_event"].to_numpy()),
             "eventStart": time,
             "eventEnd": time,
             "observationLevel": pa.repeat("media", said.num_rows),
@@ -773,6 +821,21 @@ class EventTimes:
         self.start_offset, self.end_offset = (np.full(number, _NO_OFFSET, np.int32) for _ in range(2))
         self._earliest, self._latest = np.full(number, NO_TIME), np.full(number, -NO_TIME)
 
+    def observed(
+        self,
+        images: Images,
+        seen: pa.Table,
+        said: tuple[pa.Table | None, Ints],
+        deployment: Ints,
+        rows: pa.Table,
+    ) -> None:
+        """Take notice of what is `seen` in images, and `said` of them; `deployment` and `rows` are theirs."""
+        image, event = seen["image"].to_numpy(), seen["event"].to_numpy()
+        told, of = said
+        if told is not None:
+            image, event = np.append(image, of), np.append(event, told["of_event"].to_numpy())
+        self.add(event, deployment[image], rows.take(pa.array(image)))
+
     def add(self, event: Ints, deployment: Ints, rows: pa.Table) -> None:
         time, offset = _times(rows)
         is_in = event >= 0
@@ -796,16 +859,21 @@ def write_events(
     unlisted: CsvWriter,
     written: Written,
     known: pa.Array | None = None,
+    *,
+    is_ours: Bools | None = None,
 ) -> set[str]:
     """Returns the names that are in them.
 
     Parameters
     ----------
     known : ids of observations that are not written again
+    is_ours : which events are to be written, or listed as left out; default: all
     """
     events = images.events
-    is_in = pa.array(times.deployment >= 0)
-    out = events.filter(pc.invert(is_in))
+    every = np.ones(events.num_rows, bool) if is_ours is None else is_ours
+    mask = (times.deployment >= 0) & every
+    is_in = pa.array(mask)
+    out = events.filter(pa.array(every & ~mask))
     unlisted.write(
         pa.table(
             {
@@ -816,10 +884,9 @@ def write_events(
             }
         )
     )
-    written.notes["events, as observations of an event"] = events.num_rows - out.num_rows
+    written.notes["events, as observations of an event"] = int(mask.sum())
     written.notes["events left out with all their images"] = out.num_rows
     within = events.filter(is_in).combine_chunks()
-    mask = times.deployment >= 0
     label = within["label"].combine_chunks()
     observed = _observed(images, label, pc.round(within["confidence"].combine_chunks().cast("float64"), 4))
     observed |= _by_people(images, within, mask, observed) | _traits(within)
@@ -935,8 +1002,11 @@ def source() -> dict[str, str]:
 def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: Written) -> dict[str, Any]:
     """datapackage.json. What a run does not know is the format's most general value; see docs/exports.md."""
     name = images.run.job.name
-    notes = f"Labels are predictions of model {images.model_id}"
-    notes += "; what people said is marked as theirs." if images.said is not None else ", not of people."
+    notes = f"Labels are predictions of {images.made_by or f'model {images.model_id}'}"
+    people = images.said is not None or images.has_told
+    notes += "; what people said is marked as theirs." if people else ", not of people."
+    if images.model_id == NO_MODEL:
+        notes = "Labels are of people."
     if written.left_out:
         notes += f" {written.left_out.total():,} of {len(images):,} images are not included: "
         notes += ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common()) + "."

@@ -22,6 +22,7 @@ from camtrap_batch.catalog.camtrap_dp import locations_of, opened_package
 from camtrap_batch.catalog.datapackage import DataPackage
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError
+from camtrap_batch.events.codes import Bools
 from camtrap_batch.exports import camtrap_dp as ours
 from camtrap_batch.exports.images import Images
 from camtrap_batch.exports.written import Written
@@ -153,19 +154,31 @@ def _add_ours(
         if not is_in.any():
             continue
         rows = block.rows.filter(pa.array(is_in))
-        event = images.event[block.predicted[is_in]]
         number = deployments.add(rows)
-        events.add(event, number, rows)
         seen = ours.seen(images, block, np.flatnonzero(is_in))
-        table = ours.of_media(images, rows, deployments.ids(number), event, seen)
-        told = ours.of_people(images, rows, deployments.ids(number), event, *said)
+        # What people say in the package is in it already.
+        seen = seen.filter(pc.invert(seen["is_human"]))
+        events.observed(images, seen, said, number, rows)
+        table = ours.of_media(images, rows, deployments.ids(number), seen)
+        told = ours.of_people(images, rows, deployments.ids(number), *said)
         told = told.filter(pc.invert(pc.is_in(told["observationID"], known)))
         for made in (table, told):
             taxa.update(made["scientificName"].drop_null().unique().to_pylist())
             observations.write(made)
         written.notes["observations added, of media"] += table.num_rows
         written.notes[ours.BY_PEOPLE] += told.num_rows
-    return taxa | ours.write_events(images, events, deployments, observations, unlisted, written, known)
+    is_ours = ~_of_package(images.events)
+    return taxa | ours.write_events(
+        images, events, deployments, observations, unlisted, written, known, is_ours=is_ours
+    )
+
+
+def _of_package(events: pa.Table) -> Bools:
+    """Whether events are what people say in the package: nobody gave their labels here."""
+    if "classified_at" not in events.column_names:
+        return np.zeros(events.num_rows, bool)
+    is_human = pc.fill_null(pc.equal(events["label_source"], "human"), False)
+    return np.asarray(pc.and_(is_human, pc.is_null(events["classified_at"])).to_numpy(), bool)
 
 
 class _Deployments:

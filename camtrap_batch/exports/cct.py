@@ -68,8 +68,8 @@ def write_cct(images: Images, path: Path) -> Written:
 
         info = {
             "version": "1.0",
-            "description": f"{images.run.job.name}: predictions, not what people saw",
-            "contributor": f"camtrap-batch, model {images.model_id}",
+            "description": f"{images.run.job.name}: predictions, and what people saw (label_source human)",
+            "contributor": images.classifier,
             "date_created": images.snapshot.created,
         }
         listed = [{"id": number, "name": name} for name, number in categories.items()]
@@ -134,7 +134,10 @@ def _records(
         if block.predicted[place] < 0:
             record["corrupt"] = True
         boxes = images.counting(block.boxes.get(place, [])) if has_size else []
-        found = [_box(box, row, categories) for box in boxes]
+        if place in block.told:
+            found = _said(block.told[place], boxes, row, categories)
+        else:
+            found = [_box(box, row, categories) for box in boxes]
         if not found and labels[place] is not None:
             found = [{"category_id": categories[labels[place]], "score": confidences[place]}]
         yield (
@@ -144,6 +147,25 @@ def _records(
                 for number, annotation in enumerate(found)
             ],
         )
+
+
+def _said(
+    told: list[dict[str, Any]], boxes: list[dict[str, Any]], row: dict[str, Any], categories: dict[str, int]
+) -> list[dict[str, Any]]:
+    """The annotations of what a person says of an image: in its boxes, where these are that one species'."""
+    by_whom = {"label_source": "human"}
+    first = told[0]
+    if len(told) == 1 and boxes and first["count"] in (None, len(boxes)) and categories[first["label"]] != 0:
+        in_boxes = [_box(box | {"label": first["label"]}, row, categories) for box in boxes]
+        return [{name: one[name] for name in ("category_id", "bbox")} | by_whom for one in in_boxes]
+    return [
+        {
+            "category_id": categories[one["label"]],
+            **({} if one["count"] is None else {"count": one["count"]}),
+            **by_whom,
+        }
+        for one in told
+    ]
 
 
 def _box(box: dict[str, Any], row: dict[str, Any], categories: dict[str, int]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from camtrap_batch.exports.base import Out
-from camtrap_batch.exports.images import Images, take
+from camtrap_batch.exports.images import Block, Images, take
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
 from camtrap_batch.options import Option
@@ -42,6 +42,10 @@ COLUMNS = pa.schema(
         ("sequence_confidence", pa.float64()),
         ("event_id", pa.string()),
         ("model_id", pa.string()),
+        ("label_source", pa.string()),
+        ("count", pa.int32()),
+        ("more_labels", pa.string()),
+        ("classified_by", pa.string()),
     ]
 )
 
@@ -78,13 +82,14 @@ def write_csv(images: Images, path: Path) -> Written:
                 "datetime": pc.replace_substring_regex(rows["datetime"].cast(pa.string()), r"\.0+$", ""),
                 "label": block.label,
                 "confidence": block.confidence,
+                **_told(block),
                 "seq_id": of["seq_id"].cast(pa.string()),
                 "sequence_label": of["label"].cast(pa.string()),
                 "sequence_confidence": pc.round(of["confidence"].cast("float64"), 4),
                 "event_id": of["event_id"].cast(pa.string()),
                 "latitude": locations["latitude"].take(row),
                 "longitude": locations["longitude"].take(row),
-                "model_id": pa.repeat(images.model_id, rows.num_rows),
+                "model_id": pc.if_else(pc.is_valid(block.confidence), images.model_id, None),
             }
             writer.write_table(
                 pa.table(
@@ -98,6 +103,26 @@ def write_csv(images: Images, path: Path) -> Written:
             written.images += rows.num_rows
             written.notes["of them without a label"] += block.label.null_count
     return written
+
+
+def _told(block: Block) -> dict[str, pa.Array]:
+    """Who each label is from, and what else a person said; further species as "zebra: 2; lion"."""
+    n = len(block.human)
+    source = pc.if_else(pa.array(block.human), "human", "machine")
+    first = [block.told[place][0] if place in block.told else {} for place in range(n)]
+    further = [
+        "; ".join(
+            one["label"] if one["count"] is None else f"{one['label']}: {one['count']}"
+            for one in block.told.get(place, [])[1:]
+        )
+        for place in range(n)
+    ]
+    return {
+        "label_source": pc.if_else(block.label.is_valid(), source, None),
+        "count": pa.array([one.get("count") for one in first], pa.int32()),
+        "more_labels": pa.array([text or None for text in further], pa.string()),
+        "classified_by": pa.array([one.get("classified_by") for one in first], pa.string()),
+    }
 
 
 def no_formula(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

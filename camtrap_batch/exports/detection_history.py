@@ -106,7 +106,7 @@ class DetectionHistoryExport:
             parse=_day1,
             metavar="DAY",
         ),
-        Option("most-days", "leave out what is later than so many days", parse=_positive, metavar="N"),
+        Option("most-days", "leave out what is later than this many days", parse=_positive, metavar="N"),
         Option("complete", "only occasions in all of whose days a camera worked", False, metavar=None),
         Option(
             "values",

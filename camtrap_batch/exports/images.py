@@ -20,17 +20,19 @@ import pyarrow.compute as pc
 
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError, Interrupted
-from camtrap_batch.events.codes import Floats
+from camtrap_batch.events.codes import Bools, Floats
 from camtrap_batch.model.info import CARD, parse_info
-from camtrap_batch.selection.classes import empty_class
+from camtrap_batch.selection.classes import empty_class, empty_of_data_set
 from camtrap_batch.store import snapshots
 from camtrap_batch.store.corrections import read_corrections, standing
+from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import FRAMES
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import Table
 from camtrap_batch.survey.places import Sensitive, Shown, sensitive_of, shown_locations
-from camtrap_batch.vocabulary import DATE_FINDINGS, EMPTY, USABLE
+from camtrap_batch.vocabulary import DATE_FINDINGS, EMPTY, NO_MODEL, USABLE
 
 BLOCK = 16_384
 """Rows read and written at a time."""
@@ -45,6 +47,12 @@ _OF_BOX = [*BOX, "category", "confidence", "repeat"]
 _OF_LABEL = ["label", "label_confidence"]
 _OF_CROP = ["box", "label", "confidence"]
 _BELONGING = ("seq_id", "event_id", "label", "confidence")
+_OF_TOLD = (
+    "label", "count", "event_id", "sex", "life_stage", "behaviour", "individual", "classified_by",
+    "classified_at",
+)  # fmt: skip
+_TOLD = ("label_source", *_OF_TOLD, "more")
+_HUMAN = "human"
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,10 @@ class ExportInput:
         """The label that means: no animal. Without a result of merge, as job file and model say today."""
         if self.merged is not None:
             return str(self.merged.snapshot.meta["empty"])
+        if self.predictions.inputs["model"] == NO_MODEL:
+            manifest = run.snapshot("manifest", int(self.predictions.inputs["manifest"]))
+            catalog = run.snapshot("catalog", int(manifest.inputs["catalog"]))
+            return empty_of_data_set(run.job, categories_of(catalog.meta))
         card = f"models/{self.predictions.inputs['model']}/{CARD}"
         try:
             content = json.loads(run.folder.read(card))
@@ -114,9 +126,14 @@ class Block(NamedTuple):
     ----------
     rows : columns of the manifest, `status` as text
     predicted : (n,) row in `Images.predictions` and `Images.frames`; -1 where the image is not usable
-    label, confidence : what was predicted; null where nothing was
+    label : what a person says, else what was predicted; null where neither is known
+    confidence : probability of what was predicted; null where nothing was, and of what a person says
     boxes : place of an image among these -> its boxes, rows of the table `detections`, without repeats, each
         with `label` and `label_confidence`, null where it was not classified
+    machine, machine_p : label and probability that were predicted, whatever people say
+    human : (n,) whether the label is a person's
+    told : place of an image that a person labelled among these -> what was said of each species, the first
+        first: `label`, `count`, `event_id`, `sex`, ..., `classified_by`, `classified_at`
     """
 
     rows: pa.Table
@@ -124,6 +141,10 @@ class Block(NamedTuple):
     label: pa.Array
     confidence: pa.Array
     boxes: dict[int, list[dict[str, Any]]]
+    machine: pa.Array
+    machine_p: pa.Array
+    human: Bools
+    told: dict[int, list[dict[str, Any]]]
 
 
 class Images:
@@ -153,7 +174,9 @@ class Images:
         self._exact_places = exact_places
         self.snapshot = source.predictions
         self.manifest = run.snapshot("manifest", int(self.snapshot.inputs["manifest"]))
-        self.model_id = str(self.snapshot.inputs["model"])
+        model = str(self.snapshot.inputs["model"])
+        self.made_by: str | None = self.snapshot.meta.get("made_by")
+        self.model_id = self.made_by or model
         self._merged = source.merged
         self._empty = {source.empty(run) if empty is None else empty, EMPTY}
         self._stop = stop or threading.Event()
@@ -164,6 +187,13 @@ class Images:
 
     def __len__(self) -> int:
         return len(self._usable[0])
+
+    @property
+    def classifier(self) -> str:
+        """Who labels are from, but for those of people: the model, or what others name in their results."""
+        if self.model_id == NO_MODEL:
+            return "people"
+        return self.made_by or f"camtrap-batch {self.model_id}"
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -235,12 +265,25 @@ class Images:
         rows = np.append(np.asarray(row.to_numpy(), np.int64), -1)
         return np.asarray(rows[coded.indices.fill_null(-1).to_numpy()])
 
+    def event_row(self, event_id: str | None) -> int:
+        """Row of `events`; -1: none."""
+        return -1 if event_id is None else self._row_of_event[event_id]
+
+    @cached_property
+    def _row_of_event(self) -> dict[str, int]:
+        return {id_: row for row, id_ in enumerate(self.events["event_id"].to_pylist())}
+
+    @property
+    def has_told(self) -> bool:
+        """Whether labels of people are in the result of `merge`."""
+        return bool(self._told.labels)
+
     @cached_property
     def said(self) -> pa.Table | None:
         """What people said of usable images, as it stands now (`store.corrections.standing`); None: nothing.
 
         Beside its columns: `row`, the image's in the manifest, by which it is sorted, and `of_event`, the row
-        of `events` that the image belongs to, -1: none.
+        of `events` that the image belongs to with this label, -1: none.
         """
         corrections = read_corrections(self.run)
         if not corrections.num_rows:
@@ -248,7 +291,13 @@ class Images:
         table = self.run.table("manifest", self.manifest.number)
         found = standing(corrections, table.to_table(columns=["image_id", "sha256"]))
         predicted = self._usable[0][found["row"].to_numpy()]
-        found = found.append_column("of_event", pa.array(_at(self.event, predicted.astype(np.int64))))
+        event = _at(self.event, predicted.astype(np.int64))
+        _, told = self._told.of(predicted.astype(np.int64))
+        labels = found["label"].to_pylist()
+        for place, some in told.items():
+            of_label = {one["label"]: one["event_id"] for one in some}
+            event[place] = self.event_row(of_label.get(labels[place], some[0]["event_id"]))
+        found = found.append_column("of_event", pa.array(event))
         found = found.filter(pa.array(predicted >= 0))
         return found if found.num_rows else None
 
@@ -282,7 +331,7 @@ class Images:
 
     def labels(self) -> set[str]:
         """Every label that images and boxes may have."""
-        labels = set(self.predictions.labels)
+        labels = set(self.predictions.labels) | self._told.labels
         for table in (self._detections, self._crops):
             if table is None:
                 continue
@@ -308,13 +357,22 @@ class Images:
             predicted = self._usable[0][start : start + rows.num_rows].astype(np.int64)
             label = np.where(predicted < 0, -1, _at(self.predictions.label, predicted))
             confidence = _at(self.predictions.confidence, predicted)
+            human, told = self._told.of(predicted)
+            is_human = pa.array(human)
+            machine = take(labels, label)
+            # As many digits as mean something; a float32 has noise after them.
+            machine_p = pc.round(pa.array(confidence.astype(float), mask=label < 0), 4)
+            own = [told[place][0]["label"] if place in told else None for place in range(len(human))]
             yield Block(
                 rows,
                 predicted,
-                take(labels, label),
-                # As many digits as mean something; a float32 has noise after them.
-                pc.round(pa.array(confidence.astype(float), mask=label < 0), 4),
+                pc.if_else(is_human, pa.array(own, pa.string()), machine),
+                pc.if_else(is_human, None, machine_p),
                 detections.of(rows["image_id"]) if boxes else {},
+                machine,
+                machine_p,
+                human,
+                told,
             )
             start += rows.num_rows
         if not detections.is_done():
@@ -329,6 +387,24 @@ class Images:
                 ids = rows.filter(pc.is_in(rows["kind"], pa.array(DATE_FINDINGS)))["image_id"]
                 return ids.unique()
         return pa.array([], pa.string())
+
+    @cached_property
+    def _told(self) -> _Told:
+        """What people said of the images, as `merge` took it."""
+        nothing = _Told(pa.array([], pa.int64()), FRAMES.empty_table().select(_TOLD))
+        if self._merged is None:
+            return nothing
+        table = self._merged.table("frames")
+        if _TOLD[0] not in table.schema.names:  # of an older version
+            return nothing
+        known = [name for name in _TOLD if name in table.schema.names]
+        rows, parts, start = [], [table.schema.empty_table().select(known)], 0
+        for block in _blocks(table, known):
+            mask = pc.fill_null(pc.equal(block["label_source"], _HUMAN), False)
+            rows.append(start + np.flatnonzero(mask.to_numpy()))
+            parts.append(block.filter(mask))
+            start += block.num_rows
+        return _Told(pa.array(_joined(rows, np.int64)), pa.concat_tables(parts))
 
     @cached_property
     def _usable(self) -> tuple[npt.NDArray[np.int32], pa.ChunkedArray]:
@@ -383,6 +459,34 @@ class Images:
             rank[_joined(top_label, np.int32)],
             _joined(top_p, np.float32),
         )
+
+
+class _Told:
+    """What people said of images.
+
+    Parameters
+    ----------
+    rows : of the table frames, ascending
+    told : these rows of it
+    """
+
+    def __init__(self, rows: pa.Array, told: pa.Table) -> None:
+        self._rows, self._told = rows.to_numpy(zero_copy_only=False), told
+        self.labels = {label for label in told["label"].to_pylist() if label is not None}
+        if "more" in told.column_names:
+            more = pc.list_flatten(told["more"].combine_chunks())
+            self.labels.update(pc.struct_field(more, "label").drop_null().to_pylist() if len(more) else ())
+
+    def of(self, rows: Ints) -> tuple[Bools, dict[int, list[dict[str, Any]]]]:
+        """Whether each row was labelled by a person; and what was said, by place."""
+        at = np.searchsorted(self._rows, rows)
+        found = np.append(self._rows, -2)[np.minimum(at, len(self._rows))] == rows
+        places = np.flatnonzero(found)
+        told = self._told.take(pa.array(at[places])).to_pylist()
+        return found, {
+            place: [{name: one.get(name) for name in _OF_TOLD} for one in (row, *(row.get("more") or ()))]
+            for place, row in zip(places.tolist(), told, strict=True)
+        }
 
 
 class _Boxes:

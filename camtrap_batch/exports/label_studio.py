@@ -133,7 +133,10 @@ def _tasks(images: Images, block: Block, prefix: str) -> Iterator[dict[str, Any]
             result = [_choice(EMPTY if images.is_empty(label) else label)]
             for number, box in enumerate(images.counting(block.boxes.get(place, []))):
                 result.append(size | _rectangle(number, box))
-            predictions.append({"model_version": images.model_id, "score": confidence, "result": result})
+            by = {"model_version": images.model_id, "score": confidence}
+            if block.human[place]:
+                by = {"model_version": "human", "score": 1.0}
+            predictions.append({**by, "result": result})
         yield {"data": data, "predictions": predictions}
 
 

@@ -22,6 +22,7 @@ from camtrap_batch.vocabulary import VIDEO_ENDINGS, Status, ending_of
 
 _CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 _CATEGORY_OF = {name: number for number, name in _CATEGORIES.items()} | {"human": "2"}
+_SURE = 1.0
 _UNKNOWN_RATE = 1000.0  # frames are numbered by milliseconds
 _WHOLE = [0.0, 0.0, 1.0, 1.0]
 _NOT_OPENED, _NOT_INFERRED = "image access failure", "inference failure"
@@ -57,7 +58,7 @@ def write_md_json(images: Images, path: Path) -> Written:
         "detector": "camtrap-batch, whole frames" if not images.has_boxes else "boxes of infer.detections",
         "detection_completion_time": made,
         "detector_metadata": _THRESHOLDS_BOXES if images.has_boxes else _THRESHOLDS_WHOLE,
-        "classifier": f"camtrap-batch {images.model_id}",
+        "classifier": images.classifier,
         "classification_completion_time": made,
     }
 
@@ -150,11 +151,35 @@ def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[
             yield record | {"detections": None, "failure": _NOT_OPENED if row < 0 else _NOT_INFERRED}
             continue
         found = [_box(box, classes) for box in block.boxes.get(number, [])]
-        if not found and not images.is_empty(label):
+        if number in block.told:
+            found = _said(images, found, block.told[number], classes)
+        elif not found and not images.is_empty(label):
             found = [_whole_frame(images, row, label, classes)]
         if is_video:
             found = [detection | {"frame_number": 0} for detection in found]
         yield record | {"detections": found}
+
+
+def _said(
+    images: Images, boxes: list[dict[str, Any]], told: list[dict[str, Any]], classes: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Detections of an image that a person labelled: sure, in the boxes that there are, or of all of it.
+
+    Where people saw several species, nothing tells which box shows which; each is of the whole picture.
+    """
+    labels = [one["label"] for one in told if not images.is_empty(one["label"])]
+    if not labels:
+        return []
+    mine = [box for box in boxes if box["category"] == _category(labels[0])] if len(labels) == 1 else []
+    return [
+        {**box, "conf": _SURE, "classifications": [[classes[label], _SURE]]}
+        for label in labels
+        for box in (mine or [{"category": _category(label), "bbox": _WHOLE}])
+    ]
+
+
+def _category(label: str) -> str:
+    return _CATEGORY_OF.get(label.casefold(), "1")
 
 
 def _whole_frame(images: Images, row: int, label: str, classes: dict[str, str]) -> dict[str, Any]:
@@ -165,7 +190,7 @@ def _whole_frame(images: Images, row: int, label: str, classes: dict[str, str]) 
     shares = [round(p, 4) for p in predictions.top_p[first:last].tolist()]
     top = list(zip(labels, shares, strict=True))
     return {
-        "category": _CATEGORY_OF.get(label.casefold(), "1"),
+        "category": _category(label),
         "conf": round(1.0 - sum(p for name, p in top if images.is_empty(name)), 4),
         "bbox": _WHOLE,
         "classifications": [[classes[name], p] for name, p in top if p],

@@ -100,6 +100,9 @@ def _records(images: Images, block: Block, classes: Mapping[str, str]) -> Iterat
             failures = ["DETECTOR", "CLASSIFIER"] if row < 0 else ["CLASSIFIER"]
             yield record | {"failures": failures}
             continue
+        if number in block.told:
+            yield record | _said(block.told[number], block.boxes.get(number, []), classes)
+            continue
         predictions = images.predictions
         first, last = predictions.top_begin[row : row + 2]
         record["classifications"] = {
@@ -114,6 +117,20 @@ def _records(images: Images, block: Block, classes: Mapping[str, str]) -> Iterat
         record["prediction_source"] = "classifier"
         record["model_version"] = images.model_id
         yield record
+
+
+def _said(
+    told: list[dict[str, Any]], boxes: list[dict[str, Any]], classes: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a person says of an image; its prediction is the first species."""
+    names = [classes[one["label"]] for one in told]
+    return {
+        "classifications": {"classes": names, "scores": [1.0] * len(names)},
+        "detections": [_box(box) for box in boxes],
+        "prediction": names[0],
+        "prediction_score": 1.0,
+        "prediction_source": "human",
+    }
 
 
 def _box(box: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from camtrap_batch.exports.base import Out
-from camtrap_batch.exports.images import Images, take
+from camtrap_batch.exports.images import Block, Images, take
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
 from camtrap_batch.options import Option
@@ -71,15 +71,15 @@ def write_timelapse(images: Images, path: Path, *, prefill: bool = False) -> Wri
             names = block.rows["file_name"]
             folder = pc.replace_substring_regex(names, r"/?[^/]*$", "")
             of = {name: take(frames[name], block.predicted).cast(pa.string()) for name in _OF_FRAMES}
-            seen = pc.if_else(block.confidence.is_valid(), block.confidence.cast(pa.string()), None)
+            seen = pc.if_else(block.machine_p.is_valid(), block.machine_p.cast(pa.string()), None)
             made = {
                 "RootFolder": pa.repeat(Path(root).name, n),
                 "File": pc.replace_substring_regex(names, r"^(?s:.*)/", ""),
                 "RelativePath": pc.replace_substring(folder, "/", "\\"),
                 "DateTime": pc.strftime(block.rows["datetime"].cast(pa.timestamp("s"), safe=False), _TIME),
                 "DeleteFlag": pa.repeat("false", n),
-                "Species": block.label if prefill else pa.nulls(n, pa.string()),
-                "MachineLabel": block.label,
+                **_said(block, prefill=prefill),
+                "MachineLabel": block.machine,
                 "MachineConfidence": seen,
                 "SequenceLabel": of["label"],
                 "EventID": of["event_id"],
@@ -87,8 +87,21 @@ def write_timelapse(images: Images, path: Path, *, prefill: bool = False) -> Wri
             nothing = pa.nulls(n, pa.string())
             writer.write_table(pa.table([made.get(name, nothing) for name in COLUMNS], schema=schema))
             written.images += n
-            written.notes["of them without a label of the machine"] += block.label.null_count
+            written.notes["of them without a label of the machine"] += block.machine.null_count
     return written
+
+
+def _said(block: Block, *, prefill: bool) -> dict[str, pa.Array]:
+    """What people said; `Species` has what the machine says as well, where it is wanted."""
+    n = len(block.human)
+    told = [block.told[place][0] if place in block.told else {} for place in range(n)]
+    label = block.label if prefill else pc.if_else(pa.array(block.human), block.label, None)
+    count = [None if (number := one.get("count")) is None else str(number) for one in told]
+    return {
+        "Species": label,
+        "Count": pa.array(count, pa.string()),
+        "Analyst": pa.array([one.get("classified_by") for one in told], pa.string()),
+    }
 
 
 _OF_FRAMES = ("label", "event_id")

@@ -23,7 +23,7 @@ _ROW = 8  # bytes for its address
 
 # Bytes a pixel that a decoder takes beside Pillow's own: measured with pictures of 16 megapixels, rounded up.
 _BESIDE = {"GIF": 1, "BMP": 1, "WEBP": 12, "AVIF": 6}
-_OF_A_ROW = 16  # bytes a pixel of a row or two that a decoder holds
+_OF_A_ROW = 16  # bytes per pixel of a row or two that a decoder holds
 _JPEG2000_SAMPLE = 4.5
 _TIFF_SAMPLE = 1.0  # of a strip, which may be the whole picture
 

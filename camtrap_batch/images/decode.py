@@ -199,7 +199,8 @@ def _decode_odd_jpeg(data: bytes, wanted: int, refusal: Exception) -> Decoded:
     """A JPEG file that libjpeg-turbo's plain interface refuses, for its colour sampling for example.
 
     Pillow may decode it, but without a word about damage. So it is `ok` where our own reader, which goes over
-    every byte, calls it sound; else not, since a damaged header is likelier than an odd progressive file.
+    every byte, calls it sound, and not otherwise, since a damaged header is likelier than an odd
+    progressive file.
     """
     from camtrap_batch.images.jpeg.baseline import is_sound_baseline
 

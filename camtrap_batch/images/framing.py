@@ -58,7 +58,7 @@ class Framing:
         shape, from its first whole pixel on.
     trim
         (part, pixels): so large a part of the height is left out, half of it above, half below, but never
-        more than so many pixels; (0, 0): none. Cameras print date and temperature there.
+        more than this many pixels; (0, 0): none. Cameras print date and temperature there.
     """
 
     size: int

@@ -58,7 +58,7 @@ def read_video_frames(
     ----------
     seconds : of each frame, from the start of its video
     timeout_s : most seconds for one frame
-    sizes : bytes of each file, where they are known; else it is read whole
+    sizes : bytes of each file, where they are known; otherwise it is read whole
     entries : of each file in an archive, as the listing says
 
     Raises

@@ -19,6 +19,11 @@ from camtrap_batch.yamlfile import Section
 def _path_or_url(value: str) -> str:
     if not value.strip() or "\0" in value or value.rstrip("/").endswith(":"):
         raise ValueError(f"{value!r}: should be a path or a URL")
+    if any(ord(letter) < 32 for letter in value):
+        raise ValueError(
+            f"{value!r}: holds a special character, as a backslash in double quotes makes one; put a Windows "
+            "path in single quotes"
+        )
     return value
 
 

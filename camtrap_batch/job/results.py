@@ -10,9 +10,10 @@ from pydantic import Field, field_validator, model_validator
 
 from camtrap_batch.job.base import Fraction, Input, InputPath, PathOrUrl
 from camtrap_batch.remote import redacted
+from camtrap_batch.vocabulary import NO_MODEL
 from camtrap_batch.yamlfile import Section
 
-_NO_FOLDER = re.compile(r"latest|[0-9a-f]{16}")
+_NO_FOLDER = re.compile(rf"latest|{NO_MODEL}|[0-9a-f]{{16}}")
 """Values of `infer.model` that name no folder."""
 
 PeopleShown = Literal["blur", "leave_out", "show"]
@@ -21,7 +22,9 @@ PeopleShown = Literal["blur", "leave_out", "show"]
 
 class Infer(Section):
     model: Annotated[PathOrUrl, Input(words=_NO_FOLDER)] = Field(
-        "latest", description="latest, a model id of this run, or a model folder, relative to the job file"
+        "latest",
+        description="latest, a model id of this run, a model folder, relative to the job file, or none: the "
+        "labels of people, or those in detect.results, are the result",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: GPU workers where one has a GPU that torch can use, otherwise CPU workers"
@@ -52,7 +55,15 @@ class Infer(Section):
     )
 
 
+Labels = Literal["machine", "human_first", "human"]
+"""Whose labels count; corrections always do."""
+
+
 class Events(Section):
+    labels: Labels = Field(
+        "machine",
+        description="machine; human_first: the metadata's labels, where there are some; human: no others",
+    )
     gap_min: float = Field(
         30, gt=0, strict=False, description="minutes from the previous image that end an event"
     )
@@ -100,7 +111,7 @@ class Events(Section):
 
 class Report(Section):
     blur_km: float = Field(
-        0, ge=0, strict=False, description="round places in the report to a grid of so many km"
+        0, ge=0, strict=False, description="round places in the report to a grid of this many km"
     )
     people: PeopleShown = Field(
         "blur",

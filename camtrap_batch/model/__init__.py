@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from camtrap_batch.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from camtrap_batch.model.architectures import check_architecture, known_architectures
+    from camtrap_batch.model.architectures import check_architecture, check_published, known_architectures
     from camtrap_batch.model.config import TrainConfig
     from camtrap_batch.model.dlpk import describe, write_package
     from camtrap_batch.model.imports import import_model, import_onnx_folder
@@ -38,6 +38,7 @@ __all__ = [
     "write_package",
     "describe",
     "check_architecture",
+    "check_published",
     "known_architectures",
 ]
 
@@ -58,6 +59,7 @@ _MODULES = {
     "write_package": "dlpk",
     "describe": "dlpk",
     "check_architecture": "architectures",
+    "check_published": "architectures",
     "known_architectures": "architectures",
 }
 EXTRA_MODULES = ("fastai", "fastcore", "safetensors", "scipy", "sklearn", "timm", "torch", "torchvision")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import difflib
 import functools
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import safetensors
 import safetensors.torch
 import torch
 import torchvision.models
+import torchvision.transforms
 from torch import nn
 
 from camtrap_batch.errors import InputError, JobError, choices
 from camtrap_batch.images.framing import Framing, Interpolation, Resize
 
+_PATIENCE_S = 10.0
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -32,6 +37,17 @@ _CROP_MODES: dict[str, Resize] = {"center": "crop", "squash": "squash", "border"
 """timm's names of what `Framing` can do."""
 
 _INTERPOLATION: dict[str, Interpolation] = {name: name for name in get_args(Interpolation)}
+
+_PLAIN: list[Any] = [
+    set,
+    torchvision.transforms.InterpolationMode,
+    torchvision.transforms.CenterCrop,
+    torchvision.transforms.Compose,
+    torchvision.transforms.Normalize,
+    torchvision.transforms.Resize,
+    torchvision.transforms.ToTensor,
+]
+"""Plain classes that weights may name beside tensors: how pictures were prepared, as DeepFaune's do."""
 
 _NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs keep the weights in a file that holds more."""
@@ -182,7 +198,8 @@ def read_state(path: Path, what: str = "") -> Mapping[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state: Any = safetensors.torch.load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_PLAIN):
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{what}{path}: no such file") from None
     except Exception as problem:  # a wrong file fails anywhere in zip, pickle or tensor reading
@@ -233,6 +250,41 @@ def _try(network: nn.Module, n_classes: int, size: int) -> None:
         answer = network(torch.zeros(1, 3, size, size))
     if tuple(answer.shape) != (1, n_classes):
         raise ValueError(f"the answer has shape {tuple(answer.shape)}")
+
+
+def check_published(arch: str) -> None:
+    """Raise InputError where the published weights of a network are neither on this machine nor to be had.
+
+    Nothing is downloaded: it is looked whether they were before, else whether their server can be reached.
+    """
+    remedy = "use weights: none, or a FILE of weights"
+    if _in_torchvision(arch):
+        published = next(iter(reversed(list(torchvision.models.get_model_weights(arch)))), None)
+        if published is None:
+            raise InputError(f"train.weights: torchvision has no weights for {arch}; {remedy}")
+        url = str(published.url)
+        folder, name = Path(torch.hub.get_dir(), "checkpoints"), Path(urlsplit(url).path).name
+        is_here = (folder / name).is_file()
+    else:
+        import timm
+        from huggingface_hub import constants
+
+        if not timm.list_pretrained(f"{arch.partition('.')[0]}.*"):
+            raise InputError(f"train.weights: timm has no weights for {arch}; {remedy}")
+        config = timm.get_pretrained_cfg(arch)
+        source = (config.hf_hub_id or "") if config is not None else ""
+        url, folder = constants.ENDPOINT, Path(constants.HF_HUB_CACHE)
+        is_here = bool(source) and (folder / f"models--{source.replace('/', '--')}").is_dir()
+    if is_here or getproxies():  # what a proxy can reach, it alone knows
+        return
+    host = urlsplit(url).hostname or ""
+    try:
+        socket.create_connection((host, urlsplit(url).port or 443), timeout=_PATIENCE_S).close()
+    except OSError as problem:
+        raise InputError(
+            f"train.weights: imagenet for {arch}: not in {folder}, and {host} can't be reached: "
+            f"{problem.strerror or problem}; {remedy}"
+        ) from None
 
 
 def published_state(

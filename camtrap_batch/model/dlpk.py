@@ -6,6 +6,7 @@ import colorsys
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -21,6 +22,13 @@ from camtrap_batch.model.info import CARD, METRICS, ONNX_ARCH, ModelInfo
 from camtrap_batch.model.package import load_model
 
 FUNCTION = "CamtrapObjectClassifier.py"
+IN_ARCGIS = "torchvision"
+"""The library whose architectures ArcGIS's deep learning libraries have; others go as TorchScript."""
+
+LEAST: dict[bool, dict[str, str]] = {True: {"torch": "1.13", "torchvision": "0.14"}, False: {"torch": "2.0"}}
+"""Whether it is one of these -> the least versions: of a state dict read without running code, and of all the
+classification models that torchvision has; of TorchScript."""
+
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every file in the zip: the same model gives the same bytes
 
 
@@ -50,7 +58,10 @@ def write_package(folder: str | Path, name: str) -> bytes:
         )
     name = re.sub(r"[^\w.-]+", "_", name)
     weights = io.BytesIO()
-    torch.save(network.state_dict(), weights)
+    if recipe(info.arch, info.size)[0] == IN_ARCGIS:
+        torch.save(network.state_dict(), weights)
+    else:
+        weights.write(_traced(network, info, folder))
     files = {
         f"{name}.emd": json.dumps(definition(info, name), indent=1, ensure_ascii=False).encode() + b"\n",
         f"{name}.pth": weights.getvalue(),
@@ -70,6 +81,36 @@ def write_package(folder: str | Path, name: str) -> bytes:
     return package.getvalue()
 
 
+def _traced(network: torch.nn.Module, info: ModelInfo, folder: Path) -> bytes:
+    """A network as TorchScript, which needs no library that has its architecture.
+
+    Raises InputError where what was traced is not the network.
+    """
+    network = network.eval()
+    example = torch.linspace(-2, 2, 2 * 3 * info.size**2).view(2, 3, info.size, info.size)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # tracing is on its way out, and all that ArcGIS's torch can read
+        try:
+            script: Any = torch.jit
+            script.save(script.trace(network, example, check_trace=False), (file := io.BytesIO()))
+            read = script.load(io.BytesIO(file.getvalue()))
+            # One picture, and more than it was traced with.
+            near = all(
+                torch.allclose(read(pictures), network(pictures), atol=1e-4)
+                for pictures in (example[:1], torch.cat([example.flip(3), example[:1]]))
+            )
+        except Exception as problem:  # whatever a network does when it is traced
+            reason = str(problem).strip().splitlines()[0][:200]
+        else:
+            if near:
+                return file.getvalue()
+            reason = "TorchScript gives other answers"
+    raise InputError(
+        f"{folder}: ArcGIS's libraries do not have {info.arch}, and it can't be TorchScript: {reason}; "
+        "an architecture of torchvision can be published"
+    )
+
+
 def definition(info: ModelInfo, name: str) -> dict[str, Any]:
     """The Esri model definition (.emd) of a model whose files are called `name`."""
     library, options = recipe(info.arch, info.size)
@@ -87,7 +128,8 @@ def definition(info: ModelInfo, name: str) -> dict[str, Any]:
         "ImageHeight": info.size,
         "ImageWidth": info.size,
         "ImageSpaceUsed": "PIXEL_SPACE",
-        "CropSizeFixed": 1,
+        # A photo is no tile of a raster: all of it is looked at, whatever its size.
+        "CropSizeFixed": 0,
         "BlackenAroundFeature": 0,
         "MetaDataMode": "Imagenet",
         "Classes": [
@@ -97,7 +139,8 @@ def definition(info: ModelInfo, name: str) -> dict[str, Any]:
         "ModelParameters": {
             "backend": "pytorch",
             "backbone": info.arch,
-            "library": library,
+            "library": library if library == IN_ARCGIS else "torchscript",
+            "least": LEAST[library == IN_ARCGIS],
             "options": options,
             "size": info.size,
             "mean": info.mean,
@@ -105,6 +148,7 @@ def definition(info: ModelInfo, name: str) -> dict[str, Any]:
             "temperature": info.temperature,
             **_framing(info),
         },
+        **_expected(info),
         "CamtrapModelId": info.model_id,
         "CamtrapBatchVersion": info.versions.get("camtrap-batch", version("camtrap-batch")),
     }
@@ -118,9 +162,24 @@ def _framing(info: ModelInfo) -> dict[str, Any]:
     return {"resize": how.resize, "side": how.side, "interpolation": how.interpolation}
 
 
+def _expected(info: ModelInfo) -> dict[str, Any]:
+    """What pictures a model of crops expects; whole frames go without saying."""
+    if info.on == "frames":
+        return {}
+    return {
+        "CamtrapExpects": {
+            "on": "crops",
+            "margin": 0.0,
+            "square": "the longer side of a detector's box, around its middle, moved into the picture",
+        }
+    }
+
+
 def describe(info: ModelInfo) -> str:
     """A line about a model: what it is, and how good on cameras that it has not seen."""
     text = f"Camera-trap classifier: {info.arch}, {len(info.classes)} classes, model {info.model_id}."
+    if info.on == "crops":
+        text += " It expects crops: the square of the longer side of a detector's box, without a margin."
     split, figures = _judged(info)
     if figures:
         text += (

@@ -38,8 +38,11 @@ _MODEL_FILES = (WEIGHTS, ONNX_FILE, METRICS, HISTORY, LR_FIND, CARD)
 """Of a model folder; the last one says that it is complete."""
 
 
-def find_model(run: Run, name: str) -> Folder:
-    """The folder of the model that the job names: latest, a model id of this run, a folder, an ONNX file."""
+def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
+    """The folder of the model that the job names: latest, a model id of this run, a folder, an ONNX file.
+
+    `key`: of the job file, for messages.
+    """
     trained = run.current("model")
     if name == "latest":
         if trained is None:
@@ -64,13 +67,16 @@ def find_model(run: Run, name: str) -> Folder:
 
         is_code = needs_code(path)
         how = code_advice(Path(path)) if is_code else "should be a model folder, or end in .onnx"
-        raise InputError(f"infer.model: {path}: {how}")
+        raise InputError(f"{key}: {path}: {how}")
     outside = Folder(path)
     if outside.exists(CARD) or outside.exists(CLASSIFIER):
         return as_model_folder(outside)
-    raise InputError(
-        f"infer.model: no model {name!r}; {choices(name, ['latest', *run.folder.list('models')])}"
-    )
+    if "://" not in path and not Path(path).exists():
+        what = "no such folder"
+    else:
+        what = f"it holds neither {CARD} nor {CLASSIFIER}"
+    possible = choices(name, ["latest", *run.folder.list("models")])
+    raise InputError(f"{key}: no model {path!r}: {what}; a model folder, an .onnx file, or {possible}")
 
 
 @cache
@@ -96,9 +102,9 @@ def as_model_folder(model: Folder, file: str | None = None) -> Folder:
     return Folder(f"{scratch.name}/{made.model_id}")
 
 
-def open_model(run: Run, name: str) -> tuple[Folder, ModelInfo]:
+def open_model(run: Run, name: str, key: str = "infer.model") -> tuple[Folder, ModelInfo]:
     """The model that the job names, found whole, and what it says of itself."""
-    model = find_model(run, name)
+    model = find_model(run, name, key)
     info = read_info(fetch_model(model))
     if info.arch == ONNX_ARCH and not installed_runtimes():
         raise MissingExtra("onnx", f"classifying with {model.url}, a network in an ONNX file,")

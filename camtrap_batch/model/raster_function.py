@@ -1,12 +1,13 @@
 """Classifies camera-trap photos in ArcGIS: the Python raster function of a Deep Learning Package.
 
 The package holds this file as CamtrapObjectClassifier.py, beside its .emd and its weights. It stands alone:
-numpy, Pillow, torch, and torchvision or timm, whichever has the network's architecture, are all it imports.
+numpy, Pillow, torch, and torchvision where it has the network's architecture, are all it imports.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,17 @@ class CamtrapObjectClassifier:
         self.json_info, folder = _read_definition(kwargs["model"])
         self.device = _device(kwargs.get("device"))
         parameters = self.json_info["ModelParameters"]
-        network = _build(parameters, len(self.json_info["Classes"]))
+        _require_versions(parameters.get("least", {}))
         weights = folder / self.json_info["ModelFile"]
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        self.network = network.eval().requires_grad_(False).to(self.device)
+        network: Any
+        if parameters["library"] == "torchscript":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # newer ones would have it in another format
+                network = torch.jit.load(str(weights), map_location="cpu")  # type: ignore[no-untyped-call]
+        else:
+            network = _build(parameters, len(self.json_info["Classes"]))
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self.network = network.eval().to(self.device)
         self.mean = 255 * torch.tensor(parameters["mean"]).view(1, 3, 1, 1)
         self.std = 255 * torch.tensor(parameters["std"]).view(1, 3, 1, 1)
         self.temperature = float(parameters["temperature"])
@@ -169,20 +177,33 @@ def _device(number: Any) -> torch.device:
     return torch.device("cuda", max(0, int(number)))
 
 
+def _require_versions(least: dict[str, str]) -> None:
+    """Raise RuntimeError where a library is older than the model needs."""
+    for library, version in least.items():
+        found = str(__import__(library).__version__)
+        if _numbers(found) < _numbers(version):
+            raise RuntimeError(
+                f"this model needs {library} {version} or newer, ArcGIS has {found}: install newer deep "
+                "learning libraries"
+            )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first two parts of a version such as 2.0.1+cu118."""
+    parts = ("".join(letter for letter in part if letter.isdigit()) for part in version.split("."))
+    return tuple(int(part or 0) for part in parts)[:2]
+
+
 def _build(parameters: dict[str, Any], n_classes: int) -> torch.nn.Module:
     options: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in parameters["options"].items()
     }
-    network: torch.nn.Module
-    if parameters["library"] == "torchvision":
-        from torchvision.models import get_model
+    from torchvision.models import get_model
 
-        network = get_model(parameters["backbone"], weights=None, num_classes=n_classes, **options)
-    else:
-        import timm
-
-        network = timm.create_model(parameters["backbone"], num_classes=n_classes, **options)
+    network: torch.nn.Module = get_model(
+        parameters["backbone"], weights=None, num_classes=n_classes, **options
+    )
     return network
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -46,6 +46,10 @@ class StageStatus:
     cameras, cameras_done : locations of the rows, and those of which every row is done
     training : what training said last: phase, epoch of epochs, images_per_s
     losses : `epoch` (a part of it while it lasts), `train_loss`, and at an epoch's end `valid_loss`
+    fraction, text : of a stage that is one long shard: its part that is done, what it is at; None: its rows
+        tell
+    labels : images by label so far, of those that are classified
+    help : what the stage does, for people
     """
 
     stage: str
@@ -67,6 +71,10 @@ class StageStatus:
     cameras_done: int = 0
     training: dict[str, Any] = field(default_factory=dict)
     losses: list[dict[str, float]] = field(default_factory=list)
+    fraction: float | None = None
+    text: str = ""
+    labels: dict[str, int] = field(default_factory=dict)
+    help: str = ""
 
     def add(self, receipt: Receipt) -> None:
         """Count a receipt."""
@@ -74,6 +82,7 @@ class StageStatus:
         self.bytes += sum(file.bytes for file in receipt.files)
         add_up(self.counts, receipt.counts)
         add_up(self.seconds, receipt.seconds)
+        add_up(self.labels, receipt.result.get("labels") or {})
 
     def fail(self, shard: str, reason: str) -> None:
         if len(self.failed) < _MOST_FAILED:
@@ -137,30 +146,34 @@ class Progress:
         self.totals = Totals()
         self._lock = threading.Lock()
         self._stages: dict[str, StageStatus] = {}
+        self._help: dict[str, str] = {}
         self._now: StageStatus | None = None
         self._cameras: Cameras | None = None
         self._left: dict[str, int] = {}  # rows of each shard of the plan
         self._began = time.monotonic()
         self._rows_before = 0
         self._recent: deque[tuple[float, int]] = deque(maxlen=1)
+        self._first_share: tuple[float, float] | None = None
 
-    def expect(self, stages: Iterable[str]) -> None:
-        """These stages will come, in this order."""
+    def expect(self, stages: Mapping[str, str]) -> None:
+        """These stages will come, in this order: name -> what it does, for people."""
+        self._help = dict(stages)
         with self._lock:
-            for stage in stages:
-                self._stages.setdefault(stage, StageStatus(stage))
+            for stage, text in stages.items():
+                self._stages.setdefault(stage, StageStatus(stage, help=text))
 
     def begin(self, stage: str) -> None:
         """A stage begins; what it has to do is not known yet."""
         with self._lock:
-            self._now = self._stages[stage] = StageStatus(stage, "running")
+            self._now = self._stages[stage] = StageStatus(stage, "running", help=self._help.get(stage, ""))
             self._cameras = None
             self._start_clock()
 
     def planned(self, plan: Plan, receipts: Mapping[str, Receipt], locations: pa.ChunkedArray | None) -> None:
         """The stage's plan, what of it was done before, and the location of each row where it has one."""
         cameras = Cameras(locations) if locations is not None else None
-        status = StageStatus(plan.stage, "running", plan.rows, shards=len(plan.shards))
+        about = self._help.get(plan.stage, "")
+        status = StageStatus(plan.stage, "running", plan.rows, shards=len(plan.shards), help=about)
         count_plan(status, plan, dict(receipts), cameras)
         with self._lock:
             self._now = self._stages[plan.stage] = status
@@ -209,25 +222,29 @@ class Progress:
                 self._current(stage).fail(shard.id, reason)
         self.totals.add("camtrap_shards", (stage, "failed" if final else "erred"), 1)
 
-    def trained(self, stage: str, progress: Mapping[str, Any]) -> None:
+    def trained(self, stage: str, progress: Mapping[str, Any], fraction: float, text: str) -> None:
+        """What training tells; how much of it is done, and what it is at, as the terminal shows it."""
         with self._lock:
             status = self._current(stage)
             status.trained(progress)
-            if progress["phase"] == "train" and "batch" in progress:
-                share = (progress["epoch"] - 1 + progress["batch"] / progress["batches"]) / progress["epochs"]
-                spent = time.monotonic() - self._began
-                status.rows_per_s = progress["images_per_s"]
-                status.seconds_left = spent * (1 - share) / share if share else None
+            status.fraction, status.text = max(fraction, status.fraction or 0.0), text
+            status.rows_per_s = progress.get("images_per_s", 0.0)
+            now = time.monotonic()
+            if self._first_share is None:  # reading the images, and loading torch, is over
+                self._first_share = (now, fraction)
+            began, share = self._first_share
+            if fraction > share:
+                status.seconds_left = (now - began) * (1 - fraction) / (fraction - share)
 
     def end(
         self, stage: str, state: State, rows: int = 0, shards: int = 0, counts: dict[str, int] | None = None
     ) -> None:
-        """A stage has ended; where it is done, with so many rows and shards."""
+        """A stage has ended; where it is done, with this many rows and shards."""
         with self._lock:
             status = self._current(stage)
             status.state = state
-            status.seconds_left = None
-            status.rows_per_s = 0.0
+            status.seconds_left = status.fraction = None
+            status.rows_per_s, status.text = 0.0, ""
             if state == "done":
                 status.rows = status.rows_done = rows
                 status.shards = status.shards_done = shards
@@ -245,6 +262,7 @@ class Progress:
         return self._stages.setdefault(stage, StageStatus(stage))
 
     def _start_clock(self) -> None:
+        self._first_share = None
         self._began = time.monotonic()
         self._rows_before = self._now.rows_done if self._now is not None else 0
         self._recent = deque([(self._began, self._rows_before)], maxlen=int(RECENT_S) + 1)

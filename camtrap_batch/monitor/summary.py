@@ -29,7 +29,7 @@ def _statuses(run: Run) -> Iterator[RenderableType]:
     if manifest is None:
         return
     grid = Grid(title="Images by status", title_justify="left", header_style="bold")
-    grid.add_column("status")
+    grid.add_column("status", overflow="fold")
     grid.add_column("images", justify="right")
     grid.add_column("what it means", style="dim")
     for status, meaning in STATUSES.items():
@@ -48,7 +48,7 @@ def _findings(run: Run) -> Iterator[RenderableType]:
     if findings is None or not findings.rows:
         return
     grid = Grid(title="Findings", title_justify="left", header_style="bold")
-    grid.add_column("kind")
+    grid.add_column("kind", overflow="fold")
     grid.add_column("images", justify="right")
     grid.add_column("what it means", style="dim")
     for kind, n in findings.meta["kinds"].items():
@@ -72,9 +72,12 @@ def _accuracy(run: Run) -> Iterator[RenderableType]:
     for name in ("split", "images", "cameras", "accuracy", "balanced", "macro F1", "calibration error"):
         grid.add_column(name, justify="left" if name == "split" else "right")
     for split in ("valid", "test"):
-        if (judged := metrics.get(split)) is not None:
+        of_images = metrics.get(split)
+        for name, judged in ((split, of_images), (f"{split}, by crop", (of_images or {}).get("by_crop"))):
+            if judged is None:
+                continue
             grid.add_row(
-                split,
+                name,
                 f"{judged['n_images']:,}",
                 f"{judged['n_locations']:,}",
                 f"{judged['accuracy']:.3f}",
@@ -93,7 +96,8 @@ def _locations(run: Run) -> Iterator[RenderableType]:
     rows.sort(key=lambda row: (-row["n_events"], row["location"]))
     grid = Grid(title="Species per camera", title_justify="left", header_style="bold")
     for name in ("camera", "images", "events", "species", "most seen (events)", "uncertain"):
-        grid.add_column(name, justify="left" if name in ("camera", "most seen (events)") else "right")
+        is_text = name in ("camera", "most seen (events)")
+        grid.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for row in rows[:_MOST_LOCATIONS]:
         most = ", ".join(f"{entry['label']} {entry['n']}" for entry in (row["events_by_label"] or [])[:3])
         grid.add_row(

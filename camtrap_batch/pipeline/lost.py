@@ -33,7 +33,7 @@ def require_few_lost(
     """Raise StageError where more than `limits.lost` of the images that were there can't be read now.
 
     Then the shards in question are done again next time. What the last snapshot says is lost was taken so,
-    and is not lost anew.
+    and is not lost again.
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     What a stage can find wrong at once is said before the first one begins (see `Stage.check`).
     """
     stages = [stage for stage in STAGES.values() if stage.applies(context.job)]
-    context.progress.expect(stage.name for stage in stages)
+    context.progress.expect({stage.name: stage.help for stage in stages})
     for stage in stages:
         stage.check(context)
     with context.driving("reprocess"):

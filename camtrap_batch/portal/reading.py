@@ -127,7 +127,7 @@ def read_features(
             left -= {int(row[layer.object_id]) for row in rows}
             if not left:
                 return rows
-        # A row may have been deleted in the meantime; else it is there, and is not given.
+        # A row may have been deleted in the meantime; otherwise it is there, and is not given.
         if left & set(read_ids(service, layer, where)):
             raise StageError(f"{layer.url}: gives {len(rows)} of {len(some)} rows that it says it has")
         return rows

@@ -159,7 +159,7 @@ class ReportData:
         What the predictions' snapshot keeps of a detector's boxes: n_repeated_places, repeats, and
         repeated_places with location, images, box, category.
     blur_km
-        Above 0, the page holds no place of a camera more exact than a grid of so many km.
+        Above 0, the page holds no place of a camera more exact than a grid of this many km.
     hidden
         Location -> km of the coarser grid on which it is shown: something sensitive was seen there.
     people

@@ -28,9 +28,10 @@ class Classes:
 
     @property
     def ids_by_label(self) -> dict[str, list[int]]:
+        """The data set's ids of each label; none of one that people gave in review alone."""
         ids: dict[str, list[int]] = {}
         for number, label in sorted(self.labels.items()):
-            ids.setdefault(label, []).append(number)
+            ids.setdefault(label, []).extend([number] if number >= 0 else [])
         return ids
 
 
@@ -78,6 +79,15 @@ def check_classes(job: Job, categories: Categories) -> None:
     """Raise JobError where the job selects a class that there is not; nothing to check without categories."""
     if categories:
         choose_classes(job, categories)
+
+
+def empty_of_data_set(job: Job, categories: Categories) -> str:
+    """The label that means: no animal, where there is no model to say so.
+
+    Raises JobError where `select.empty.class` is none of the data set's.
+    """
+    empty = choose_classes(job, categories).empty if categories else None
+    return empty or EMPTY
 
 
 def empty_class(job: Job, info: ModelInfo) -> str:

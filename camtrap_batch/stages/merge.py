@@ -27,23 +27,25 @@ from camtrap_batch.events import (
     unused_lines,
 )
 from camtrap_batch.events.human import overrule
+from camtrap_batch.events.labels import Names, of_corrections, of_metadata, one_of_each
 from camtrap_batch.job import Job
-from camtrap_batch.model.info import ModelInfo, read_info
+from camtrap_batch.job.results import Labels
+from camtrap_batch.model.info import read_info
 from camtrap_batch.model.library import fetch_model, model_folder
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
-from camtrap_batch.selection.classes import empty_class
+from camtrap_batch.selection.classes import empty_class, empty_of_data_set
 from camtrap_batch.store import schemas
 from camtrap_batch.store.corrections import fold, read_corrections, standing
-from camtrap_batch.store.manifest import current_findings, usable_rows
+from camtrap_batch.store.manifest import categories_of, current_findings, usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import DEPLOYMENTS
 from camtrap_batch.store.shards import digest
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.survey.checks import check_deployments, check_texts
 from camtrap_batch.survey.effort import Counting, effort_by_location, make_deployments
-from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, NO_MODEL, UNCERTAIN, USABLE
 
 _FROM_MANIFEST = ("location", "deployment", "status", "datetime", "utc_offset_minutes", "is_night")
 _BATCH = 8192
@@ -89,12 +91,21 @@ STAGE = MergeStage()
 
 @dataclass
 class _Sources:
-    """What is merged, and by which rules; `settings` is what a result says of these."""
+    """What is merged, and by which rules; `settings` is what a result says of these.
+
+    Attributes
+    ----------
+    classes : of the model, or of the results that take its place; none where people alone labelled
+    labels : whose count
+    said : what people said of the usable images, as `events.human` wants it; None: nothing
+    said_hash : of what they said
+    """
 
     manifest: Snapshot
     predictions: Snapshot
     findings: Snapshot | None
-    info: ModelInfo
+    classes: list[str]
+    labels: Labels
     cameras: pa.Table | None
     periods: pa.Table | None
     outages: pa.Table | None
@@ -104,6 +115,7 @@ class _Sources:
     counting: Counting
     notes: list[str]
     said: pa.Table | None
+    said_hash: list[str]
 
     @property
     def told(self) -> list[list[dict[str, Any]]]:
@@ -129,24 +141,34 @@ class _Sources:
 def _read_sources(context: Context) -> _Sources:
     job, run = context.job, context.run
     manifest, predictions = run.snapshot("manifest"), run.snapshot("predictions")
-    info = read_info(fetch_model(model_folder(run, str(predictions.inputs["model"]))))
+    categories = categories_of(run.snapshot("catalog", int(manifest.inputs["catalog"])).meta)
+    if (model := str(predictions.inputs["model"])) != NO_MODEL:
+        info = read_info(fetch_model(model_folder(run, model)))
+        classes, empty = list(predictions.meta.get("classes", info.classes)), empty_class(job, info)
+    else:
+        classes, empty = list(predictions.meta["classes"]), empty_of_data_set(job, categories)
+    labels: Labels = job.events.labels if model != NO_MODEL or classes else "human"
     cameras = read_dataset_cameras(job.dataset)
     periods, outages, notes = read_dataset_periods(job.dataset)
     taxonomy, species = read_rules(job)
     settings: dict[str, Any] = {
         "min_confidence": job.infer.min_confidence,
         "gap_min": job.events.gap_min,
-        "empty": empty_class(job, info),
+        "empty": empty,
         "taxonomy": taxonomy and {label: list(groups) for label, groups in taxonomy.groups.items()},
         "species": species and _as_json(species),
     }
     if periods is not None or outages is not None:
         settings["effort"] = job.events.effort
+    if labels != "machine":
+        settings["labels"] = labels
+    said, said_hash = _said(context, labels, Names(empty, [*classes, *(name for _, name in categories)]))
     return _Sources(
         manifest=manifest,
         predictions=predictions,
         findings=current_findings(run),
-        info=info,
+        classes=classes,
+        labels=labels,
         cameras=cameras,
         periods=periods,
         outages=outages,
@@ -155,20 +177,32 @@ def _read_sources(context: Context) -> _Sources:
         settings=settings,
         counting=job.events.effort,
         notes=notes,
-        said=_said(context),
+        said=said,
+        said_hash=said_hash,
     )
 
 
-def _said(context: Context) -> pa.Table | None:
-    """What people said of the usable images, as `standing` gives it; None where nobody said anything."""
+def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | None, list[str]]:
+    """What people said of the usable images, and hashes of it.
+
+    A correction takes the place of what the metadata say of its image.
+    """
     run = context.run
     if not context.dry_run:
         fold(run)
     corrections = read_corrections(run)
-    if not corrections.num_rows:
-        return None
-    found = standing(corrections, usable_rows(run, ["image_id", "sha256", "status"]))
-    return found if found.num_rows else None
+    told, hashes = None, []
+    if corrections.num_rows:
+        found = standing(corrections, usable_rows(run, ["image_id", "sha256", "status"]))
+        if found.num_rows:
+            told, hashes = of_corrections(found), [digest(found["correction_id"].to_pylist())]
+    if labels != "machine":
+        catalog = run.table("catalog", int(run.snapshot("manifest").inputs["catalog"]))
+        rows = catalog.to_table(columns=["image_id", "labels"])
+        usable = usable_rows(run, ["image_id", "status"])["image_id"]
+        # The manifest's plan, on which a result depends, stands for what the catalog says.
+        told = one_of_each(of_metadata(rows, usable, names), told)
+    return (told if told is not None and told.num_rows else None), hashes
 
 
 def _id(sources: _Sources) -> str:
@@ -181,7 +215,7 @@ def _id(sources: _Sources) -> str:
         sources.predictions.plan_id,
         sources.findings.plan_id if sources.findings else None,
         *sources.told,
-        *([digest(sources.said["correction_id"].to_pylist())] if sources.said is not None else []),
+        *sources.said_hash,
     )
 
 
@@ -193,14 +227,16 @@ def _merge(run: Run, sources: _Sources) -> Made:
         frames,
         empty=empty,
         min_confidence=settings["min_confidence"],
-        classes=predictions.meta.get("classes", sources.info.classes),
+        classes=sources.classes,
         scores=lambda: _scores(run, predictions),
-        taxonomy=sources.taxonomy,
-        species=sources.species,
+        # Nothing rolls up, or is set aside, of what people alone have said.
+        taxonomy=sources.taxonomy if sources.classes else None,
+        species=sources.species if sources.classes else None,
     )
     shown = sequences.frames
-    if sources.said is not None:
-        sequences, shown = overrule(sequences, sources.said, empty=empty)
+    alone = sources.labels == "human"
+    if sources.said is not None or alone:
+        sequences, shown = overrule(sequences, sources.said, empty=empty, alone=alone)
     events = find_events(shown, empty=empty, gap_min=settings["gap_min"])
     images = run.table("manifest").to_table(columns=["image_id", *_FROM_MANIFEST])
     deployments, effort = find_effort(
@@ -218,13 +254,13 @@ def _merge(run: Run, sources: _Sources) -> Made:
         events.events,
         sources.cameras,
         empty=empty,
-        model_id=sources.model_id,
+        model_id=None if sources.model_id == NO_MODEL else sources.model_id,
         predictions_snapshot=predictions.number,
         run_time=dt.datetime.fromisoformat(predictions.created),
         dubious=dubious,
         effort=effort,
     )
-    table = frame_rows(frames, sequences, events, empty)
+    table = frame_rows(frames, sequences, events, empty, shown)
     _require_all_images(images, locations, table)
     tables = {
         "locations": locations,
@@ -334,7 +370,7 @@ def _count(
 
 def _notes(run: Run, sources: _Sources) -> list[str]:
     """What the current tables came to, and whatever is counted apart in them."""
-    taxonomy, info = sources.taxonomy, sources.info
+    taxonomy, classes = sources.taxonomy, sources.classes
     locations = run.snapshot("locations")
     found: dict[str, int] = locations.meta["found"]
     labelled = [
@@ -360,14 +396,12 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
         names = rows["location"].to_pylist()
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         notes.append(f"cameras without an image: {len(names):,} ({', '.join(names[:_SHOWN])}{more})")
-    if taxonomy is not None:
-        strange = [
-            name for name in info.classes if not taxonomy.above(name) and name != locations.meta["empty"]
-        ]
+    if taxonomy is not None and any(taxonomy.groups.values()):  # else it has names alone
+        strange = [name for name in classes if not taxonomy.above(name) and name != locations.meta["empty"]]
         if strange:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
             notes.append(f"events.taxonomy has no group for {', '.join(strange[:_SHOWN])}{more}")
-    notes += unused_lines(info.classes, taxonomy, sources.species)
+    notes += unused_lines(classes, taxonomy, sources.species) if classes else []
     predictions = locations.inputs["predictions"]
     notes.append(
         f"snapshot {locations.number}, of predictions {predictions} (camtrap diff, publish --snapshot)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.detection.people import find_people
 from camtrap_batch.errors import InputError, Interrupted, StageError
+from camtrap_batch.events.sequences import HUMAN, MACHINE
 from camtrap_batch.images.decode import JPEG
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
@@ -36,12 +38,13 @@ from camtrap_batch.targets import (
     photo_rows,
     target_of,
 )
-from camtrap_batch.targets.base import OK, Photo, TakesPhotos
+from camtrap_batch.targets.base import OK, Photo, TakesEventPhotos, TakesPhotos
 from camtrap_batch.targets.public import BLUR_KM, is_people, without_metadata, without_people
-from camtrap_batch.vocabulary import UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import NO_MODEL, UNCERTAIN, USABLE
 
 _SHOWN_CAMERAS = 20
 _SHOWN_FAILURES = 5
+_EVENTS_AT_ONCE = 2000
 _NOT_IN_NAMES = re.compile(r"\W+")
 _BEST_NAME = re.compile(r"best_.*_[0-9a-f]{8}\.jpg")
 
@@ -113,6 +116,8 @@ class PublishStage(Stage):
             )
         if isinstance(target, TakesPhotos) and target.wants_photos:
             result.notes += target.attach(_best_photos(context, merged), _BEST_NAME)
+        if isinstance(target, TakesEventPhotos) and target.wants_event_photos:
+            result.notes += target.attach_to_events(_event_photos(context, merged), _BEST_NAME)
         if answered.num_rows:
             result.shards = result.shards_run = 1
             result.seconds = time.monotonic() - started
@@ -124,38 +129,67 @@ STAGE = PublishStage()
 
 def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]]:
     """Camera location -> a photo of each species: of the event that is surest, the best image."""
+    order = [("confidence", "descending"), ("event_id", "ascending")]
+    best: dict[tuple[str, str], str] = {}
+    for event in _shown_events(context, merged).sort_by(order).to_pylist():
+        best.setdefault((event["location"], event["label"]), event["best_image_id"])
+    pictures = _pictures(context, merged, set(best.values()))
+    photos: dict[str, list[Photo]] = {}
+    for (location, label), image_id in sorted(best.items()):
+        if (data := pictures.get(image_id)) is not None:
+            photos.setdefault(location, []).append(_photo(label, image_id, data))
+    return photos
+
+
+def _event_photos(context: Context, merged: MergeResult) -> Iterator[dict[str, list[Photo]]]:
+    """Event id -> its best image, some thousand at a time."""
+    events = _shown_events(context, merged).sort_by([("event_id", "ascending")])
+    for start in range(0, events.num_rows, _EVENTS_AT_ONCE):
+        some = events.slice(start, _EVENTS_AT_ONCE).to_pylist()
+        pictures = _pictures(context, merged, {event["best_image_id"] for event in some})
+        photos = {
+            event["event_id"]: [_photo(event["label"], event["best_image_id"], data)]
+            for event in some
+            if (data := pictures.get(event["best_image_id"])) is not None
+        }
+        if photos:
+            yield photos
+
+
+def _shown_events(context: Context, merged: MergeResult) -> pa.Table:
+    """Events of which a photo may be attached: labelled, and to the public without people."""
     events = merged.table("events").to_table(
         columns=["event_id", "location", "label", "confidence", "best_image_id"]
     )
-    is_public = context.job.publish.public
-    if is_public:
+    if context.job.publish.public:
         frames = merged.table("frames").to_table(columns=["image_id", "label"])
         predictions = merged.table("predictions").to_table(columns=["label"])
         people = frames["image_id"].filter(_shows_people(merged, frames, predictions))
         is_shown = pc.invert(pc.is_in(events["best_image_id"], people.combine_chunks()))
         events = events.filter(pc.and_(is_shown, pc.invert(is_people(events["label"]))))
-    order = [("confidence", "descending"), ("event_id", "ascending")]
-    best: dict[tuple[str, str], str] = {}
-    for event in events.sort_by(order).to_pylist():
-        if event["label"] not in (UNCERTAIN, None) and event["location"] and event["best_image_id"]:
-            best.setdefault((event["location"], event["label"]), event["best_image_id"])
-    wanted = pa.array(sorted(set(best.values())), pa.string())
+    is_known = pc.and_(events["location"].is_valid(), events["best_image_id"].is_valid())
+    is_labelled = pc.fill_null(pc.not_equal(events["label"], UNCERTAIN), False)
+    return events.filter(pc.and_(is_known, is_labelled))
+
+
+def _pictures(context: Context, merged: MergeResult, image_ids: set[str]) -> dict[str, bytes]:
+    """Images as they are attached."""
+    wanted = pa.array(sorted(image_ids), pa.string())
     rows = merged.table("manifest").to_table(columns=COLUMNS, filter=pc.field("image_id").isin(wanted))
     ids = rows["image_id"].to_pylist()
     found = find_people(context.run, ids)
-    pictures = {
+    return {
         ids[index]: _attached(shown, source, is_public=hides_places(context.job))
         for index, data, source in read_pictures(
             context.run.folder, image_root(context.job), rows, use_thumbnails=True
         )
         if data is not None and (shown := found.picture(ids[index], data)) is not None
     }
-    photos: dict[str, list[Photo]] = {}
-    for (location, label), image_id in sorted(best.items()):
-        if (data := pictures.get(image_id)) is not None:
-            name = f"best_{_NOT_IN_NAMES.sub('_', label)}_{digest([label, image_id])[:8]}.jpg"
-            photos.setdefault(location, []).append(Photo(name, len(data), partial(bytes, data)))
-    return photos
+
+
+def _photo(label: str, image_id: str, data: bytes) -> Photo:
+    name = f"best_{_NOT_IN_NAMES.sub('_', label)}_{digest([label, image_id])[:8]}.jpg"
+    return Photo(name, len(data), partial(bytes, data))
 
 
 def _attached(data: bytes, source: str, *, is_public: bool) -> bytes:
@@ -216,14 +250,13 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
     photos = {
         **{name: frames[name] for name in ("image_id", "file_name", "location", "seq_id", "event_id")},
         **{name: images[name] for name in ("datetime", "status")},
-        **{name: predictions[name] for name in ("label", "confidence")},
-        "model_id": pa.repeat(str(merged.snapshot.inputs["model"]), frames.num_rows),
+        **_of_photos(merged, frames, predictions),
     }
     events = merged.table("events").to_table()
     offset = images["utc_offset_minutes"]
     of_location = offset.take(_first_known(frames["location"], offset, locations["location"]))
     of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
-    table = pa.table({column: photos[column] for column in PHOTOS.names})
+    table = pa.table(photos)
     if shown is not None:
         locations = without_people(shown.locations, events)
         is_shown = pc.invert(is_people(events["label"]))
@@ -237,9 +270,36 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
     ]
 
 
+def _of_photos(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Label and confidence of each image: what a person says of it, else what the model says of it alone.
+
+    `label_source` is there where people said something, so that other layers stay as they were.
+    """
+    model = str(merged.snapshot.inputs["model"])
+    model_id = pa.scalar(None if model == NO_MODEL else model, pa.string())
+    label, confidence = predictions["label"], predictions["confidence"]
+    if "label_source" not in frames.column_names:
+        return {"label": label, "confidence": confidence, "model_id": pa.repeat(model_id, len(label))}
+    is_human = pc.fill_null(pc.equal(frames["label_source"], HUMAN), False)
+    made = {
+        "label": pc.if_else(is_human, frames["label"], label),
+        "confidence": pc.if_else(is_human, None, confidence),
+        "model_id": pc.if_else(is_human, None, model_id),
+    }
+    if pc.any(is_human).as_py():
+        made["label_source"] = pc.if_else(
+            pc.is_valid(made["label"]), pc.if_else(is_human, HUMAN, MACHINE), None
+        )
+    return made
+
+
 def _shows_people(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> pa.ChunkedArray:
     """Whether each usable image shows people: by its own label, its sequence's, or a box of a detector."""
     shows = pc.or_(is_people(predictions["label"]), is_people(frames["label"]))
+    if "more" in frames.column_names and frames["more"].null_count < frames.num_rows:
+        more = frames["more"].combine_chunks()
+        of = pc.list_parent_indices(more).filter(is_people(pc.list_flatten(more).field("label")))
+        shows = pc.or_(shows, pc.is_in(frames["image_id"], frames["image_id"].take(of).combine_chunks()))
     if merged.run.current("detections") is None:
         return shows
     boxes = merged.run.table("detections").to_table(columns=["image_id", "category", "confidence"])

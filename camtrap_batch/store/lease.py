@@ -96,8 +96,8 @@ class Lease:
     Attributes
     ----------
     lost : set where another has taken it over: this process stood still for too long
-    has_written : whether its holder has changed anything; else no trace of it is left where the one before
-        it was given back (else a holder that stood still would not see that it has lost its own)
+    has_written : whether its holder has changed anything; if not, no trace of it is left where the one before
+        it was given back (otherwise a holder that stood still would not see that it has lost its own)
     """
 
     def __init__(self, folder: Folder, holder: Holder, *, is_first: bool, has_written: bool) -> None:

@@ -36,7 +36,7 @@ def ask(
         for what is left to do, and commits
     damaged : files of theirs that are not what was written
     """
-    # What is asked already may be half done: asked anew, it would be begun anew.
+    # What is asked already may be half done: asked again, it would start over.
     before = read(folder, stage)
     wanted = {name: [*attempts] for name, attempts in shards.items()}
     both = Asked({**wanted, **before.shards}, sorted({*damaged, *before.damaged}), before.more)

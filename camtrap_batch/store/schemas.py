@@ -60,7 +60,7 @@ _IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
 
 _DATE_OF_VIDEO = (
     "of a video, and its frames, that the source gives no date: where it is from, video (what it says of "
-    "itself), file_name, or neighbour (the photo beside it); else null"
+    "itself), file_name, or neighbour (the photo beside it); otherwise null"
 )
 
 CATALOG = _schema(
@@ -76,9 +76,9 @@ CATALOG = _schema(
         "reader the row came from: cct, csv, camtrap-dp or folder; camtrap-dp-event: its labels are of its "
         "whole event",
     ),
-    ("date_only", pa.bool_(), "true where the source gives a date without a time of day; else null"),
-    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; else null"),
-    ("video_frames", pa.int32(), "of a video that is read: how many frames of it have rows; else null"),
+    ("date_only", pa.bool_(), "true where the source gives a date without a time of day; otherwise null"),
+    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; otherwise null"),
+    ("video_frames", pa.int32(), "of a video that is read: how many frames of it have rows; otherwise null"),
     ("date_of", pa.string(), _DATE_OF_VIDEO),
     later=("date_only", "video_s", "video_frames", "date_of"),
 )
@@ -121,15 +121,15 @@ MANIFEST = _schema(
         "file of the thumbnails table, relative to the run folder; null where none is kept",
     ),
     ("thumbnail_row", pa.int32(), "row in thumbnail_file"),
-    ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; else null"),
-    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; else null"),
+    ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; otherwise null"),
+    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; otherwise null"),
     later=("date_only", "video_s"),
 )
 
 VIDEOS = _schema(
     ("image_id", pa.string(), "of the video's own row, as in the catalog"),
     ("file_name", pa.string(), "as in the catalog"),
-    ("status", pa.string(), "ok; else as in the manifest: corrupt, missing, unreadable, ..."),
+    ("status", pa.string(), "ok; otherwise as in the manifest: corrupt, missing, unreadable, ..."),
     ("detail", pa.string(), "why it can't be read"),
     ("duration_s", pa.float64(), "seconds, as the container says; null where it does not tell"),
     ("rate", pa.float64(), "frames a second; null where the container does not tell"),
@@ -150,7 +150,7 @@ VIDEOS = _schema(
 KEYWORDS = _schema(
     ("image_id", pa.string(), "as in the catalog"),
     ("file_name", pa.string(), "as in the catalog"),
-    ("status", pa.string(), "ok; else as in the manifest: missing, unreadable, ..."),
+    ("status", pa.string(), "ok; otherwise as in the manifest: missing, unreadable, ..."),
     ("detail", pa.string(), "why it can't be read"),
     ("keywords", pa.list_(pa.string()), "keywords that stand for themselves: XMP, IPTC, EXIF"),
     ("paths", pa.list_(pa.string()), "keywords that stand below others, from the top, with | between them"),
@@ -184,20 +184,50 @@ SELECTION = _schema(
     ("split", pa.string(), "train, valid or test; null where the image is not selected"),
     ("weight", pa.float32(), "weight of the image in training; null where it is not selected"),
     ("reason", pa.string(), "why the image is kept or dropped"),
+    ("species", pa.int32(), "how many species its labels name; null where crops are not trained on"),
+    ("animals", pa.int32(), "how many animals its labels count; null where they do not say"),
+    later=("species", "animals"),
+)
+
+TRAINING_IMAGES = _schema(
+    ("image_id", pa.string(), "as in the catalog; one row for each selected image, in the catalog's order"),
+    (
+        "status",
+        pa.string(),
+        "ok; else why nothing was cut out of it: unreadable or crashed",
+    ),
+    ("n_crops", pa.int32(), "its rows in training_crops"),
+)
+
+TRAINING_CROPS = _schema(
+    ("image_id", pa.string(), "as in the catalog; images follow one another as in training_images"),
+    ("box", pa.int32(), "number of the box among the image's rows in detections, from 0; null without a box"),
+    (
+        "what",
+        pa.string(),
+        "box: a box that counts; background: a place in an image without one; frame: the whole frame of an "
+        "image of which no boxes are known",
+    ),
+    (
+        "jpeg",
+        pa.binary(),
+        "what the model sees of it, train.size pixels wide and high, with a margin on each side, as a JPEG",
+    ),
 )
 
 PREDICTIONS = _schema(
     ("image_id", pa.string(), "as in the catalog"),
-    ("model_id", pa.string(), "hash of the model's content"),
+    ("model_id", pa.string(), "hash of the model's content; none without a model"),
     ("label", pa.string(), "most probable class"),
     ("confidence", pa.float32(), "calibrated probability of the label"),
     ("top5", pa.list_(_TOP), "the most probable classes, descending"),
     (
         "source",
         pa.string(),
-        "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes",
+        "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes; results: "
+        "what others found (infer.model: none)",
     ),
-    ("status", pa.string(), "ok; else why there is no label: unreadable, or crashed as in the manifest"),
+    ("status", pa.string(), "ok; otherwise why there is no label: unreadable, or crashed as in the manifest"),
     ("manifest_snapshot", pa.int32(), "number of the manifest's snapshot"),
     (
         "n_boxes",
@@ -217,8 +247,8 @@ DETECTED = _schema(
     (
         "status",
         pa.string(),
-        "ok; else why no boxes are known: unreadable, crashed as in the manifest, or no_result: what others "
-        "found does not have the image",
+        "ok; otherwise why no boxes are known: unreadable, crashed as in the manifest, or no_result: what "
+        "others found does not have the image",
     ),
     ("n_boxes", pa.int32(), "its rows in detections; null where none are known"),
     ("n_animals", pa.int32(), "those of them of the category detect.animal_category"),
@@ -238,7 +268,28 @@ _BOX_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("confidence", pa.float32(), "how sure the detector is"),
 ]
 
-BOXES = _schema(*_BOX_COLUMNS)
+FEATURED = _schema(
+    ("image_id", pa.string(), "as in the catalog; one row for each selected image, in the catalog's order"),
+    ("status", pa.string(), "ok; else why it has no features: unreadable or crashed"),
+    ("n_crops", pa.int32(), "its rows in features"),
+)
+
+FEATURES = _schema(
+    ("image_id", pa.string(), "as in the catalog; images follow one another as in featured"),
+    ("box", pa.int32(), "as in training_crops"),
+    ("what", pa.string(), "as in training_crops; frame where the job has no boxes"),
+    ("features", pa.list_(pa.float16()), "what the network gives to its last layer"),
+)
+
+BOXES = _schema(
+    *_BOX_COLUMNS,
+    (
+        "label",
+        pa.string(),
+        "the name of what is in it, where people drew it and said so (detect.results: catalog)",
+    ),
+    later=("label",),
+)
 
 DETECTIONS = _schema(
     *_BOX_COLUMNS,
@@ -251,13 +302,29 @@ DETECTIONS = _schema(
 )
 
 _SAID: tuple[tuple[str, pa.DataType, str], ...] = (
-    ("label_source", pa.string(), "who the label is from: machine or human; null in older results: machine"),
+    (
+        "label_source",
+        pa.string(),
+        "who the label is from: machine or human; null where there is none, and in older results: machine",
+    ),
     ("sex", pa.string(), "of the animals, where a person said it"),
     ("life_stage", pa.string(), "of the animals, where a person said it"),
     ("behaviour", pa.string(), "of the animals, where a person said it"),
     ("individual", pa.string(), "which animal it is, where a person said it"),
+    ("classified_by", pa.string(), "who said so, where the label is a person's and it is known"),
+    ("classified_at", _UTC, "when, likewise"),
 )
 _SAID_NAMES = tuple(name for name, _, _ in _SAID)
+MORE = pa.struct(
+    [
+        ("label", pa.string()),
+        ("count", pa.int32()),
+        ("event_id", pa.string()),
+        *((name, kind) for name, kind, _ in _SAID if name != "label_source"),
+    ]
+)
+"""Of a further species in an image: what the columns of the same names say of the first."""
+
 
 CROPS = _schema(
     ("image_id", pa.string(), "as in the catalog; images follow one another as in predictions"),
@@ -287,7 +354,7 @@ SEQUENCES = _schema(
     (
         "rank",
         pa.string(),
-        "where the label is a group of events.taxonomy: its rank, such as genus; else null",
+        "where the label is a group of events.taxonomy: its rank, such as genus; otherwise null",
     ),
     (
         "set_aside",
@@ -310,13 +377,26 @@ FRAMES = _schema(
     ("location", pa.string(), "camera location"),
     ("seq_id", pa.string(), "sequence it belongs to, as in sequences"),
     ("event_id", pa.string(), "event it belongs to; null where it belongs to none"),
-    ("label", pa.string(), "its sequence's label; null where nothing of it was classified"),
+    (
+        "label",
+        pa.string(),
+        "its sequence's label, or its own where only people's count (events.labels: human); null: none",
+    ),
     ("confidence", pa.float32(), "its sequence's confidence"),
     ("image_confidence", pa.float32(), "what the image itself says: its own probability of that label"),
-    ("count", pa.int32(), "animal boxes in the image; null without a detector"),
+    (
+        "count",
+        pa.int32(),
+        "animals that a person counted, else animal boxes in it; null without either",
+    ),
     ("no_event", pa.string(), "why it belongs to no event: " + ", ".join(NO_EVENT) + "; null where it does"),
     *_SAID,
-    later=_SAID_NAMES,
+    (
+        "more",
+        pa.list_(MORE),
+        "further species in the image, where people saw several; the first is `label`. Else null",
+    ),
+    later=(*_SAID_NAMES, "more"),
 )
 
 EVENTS = _schema(
@@ -326,14 +406,14 @@ EVENTS = _schema(
     ("start", _TIME, "local camera time of the first image"),
     ("end", _TIME, "local camera time of the last image"),
     ("n_images", pa.int32(), "images in the event"),
-    ("count", pa.int32(), "animals: the most boxes in one frame, or 1"),
+    ("count", pa.int32(), "animals: the most in one frame, as people counted or as boxes; or 1"),
     ("confidence", pa.float32(), "highest confidence among the event's sequences"),
     ("best_image_id", pa.string(), "image with the highest confidence for the label"),
     ("rank", pa.string(), "as in sequences: null for a species"),
     (
         "date_only",
         pa.bool_(),
-        "true where an image of it has no time of day: else null",
+        "true where an image of it has no time of day; otherwise null",
     ),
     *_SAID,
     later=("date_only", *_SAID_NAMES),
@@ -365,7 +445,7 @@ LOCATIONS = _schema(
     ("richness", pa.int32(), "different species in the events; groups of species do not count"),
     ("events_by_label", pa.list_(_COUNT), "events per species or group, most frequent first"),
     ("top_label", pa.string(), "species with most events; null where there are none"),
-    ("model_id", pa.string(), "model that made the predictions"),
+    ("model_id", pa.string(), "model that made the predictions; null without one (infer.model: none)"),
     ("predictions_snapshot", pa.int32(), "number of the predictions' snapshot"),
     ("run_time", _UTC, "when the predictions' snapshot was committed"),
     (
@@ -474,6 +554,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     "thumbnails": THUMBNAILS,
     "findings": FINDINGS,
     "selection": SELECTION,
+    "training_images": TRAINING_IMAGES,
+    "training_crops": TRAINING_CROPS,
+    "featured": FEATURED,
+    "features": FEATURES,
     "predictions": PREDICTIONS,
     "frames": FRAMES,
     "detected": DETECTED,

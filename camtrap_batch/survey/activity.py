@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy
+
+from camtrap_batch.survey.numerics import scipy
 
 Doubles = npt.NDArray[np.float64]
 
@@ -62,7 +63,7 @@ def concentration(times: Doubles) -> float:
     n = len(times)
     kappa = max(_kappa(times, k) for k in (1, 2, 3))
     # The Bessel functions are scaled by exp(-|x|), and 2 kappa - 2 kappa is 0: their ratio needs none of it.
-    ratio = scipy.special.ive(2, 2 * kappa) / scipy.special.ive(0, kappa) ** 2
+    ratio = scipy().special.ive(2, 2 * kappa) / scipy().special.ive(0, kappa) ** 2
     return float((3 * n * kappa**2 * ratio / (4 * np.sqrt(np.pi))) ** 0.4)
 
 
@@ -123,11 +124,11 @@ def _kappa(times: Doubles, k: int) -> float:
     moment = abs(moment)
 
     def off(kappa: float) -> float:
-        return float(scipy.special.ive(k, kappa) / scipy.special.ive(0, kappa)) - moment
+        return float(scipy().special.ive(k, kappa) / scipy().special.ive(0, kappa)) - moment
 
     if moment <= 0 or off(_MOST_KAPPA) < 0:
         return 0.0 if moment <= 0 else _MOST_KAPPA
-    return float(scipy.optimize.brentq(off, 0, _MOST_KAPPA, xtol=1e-9))
+    return float(scipy().optimize.brentq(off, 0, _MOST_KAPPA, xtol=1e-9))
 
 
 def _histogram(times: Doubles) -> Doubles:
@@ -142,7 +143,7 @@ def _histogram(times: Doubles) -> Doubles:
 def _smooth(parts: Doubles, kappa: float) -> Doubles:
     """Parts at the points of the grid -> their mixture of von Mises densities."""
     angles = np.arange(GRID) * 2 * np.pi / GRID
-    kernel = np.exp(kappa * (np.cos(angles) - 1)) / (2 * np.pi * scipy.special.ive(0, kappa))
+    kernel = np.exp(kappa * (np.cos(angles) - 1)) / (2 * np.pi * scipy().special.ive(0, kappa))
     kernel /= kernel.sum() * 2 * np.pi / GRID  # of very narrow ones, the grid sees too little
     smooth = np.fft.irfft(np.fft.rfft(parts) * np.fft.rfft(kernel), GRID)
     return np.maximum(smooth, 1e-12)

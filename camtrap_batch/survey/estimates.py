@@ -71,7 +71,7 @@ OVERLAP = pa.schema(
 )
 
 ACCUMULATION = pa.schema([("stations", pa.int32()), ("species", pa.float64()), ("error", pa.float64())])
-"""Expected number of species at so many stations, and its standard deviation."""
+"""Expected number of species at this many stations, and its standard deviation."""
 
 RICHNESS = pa.schema(
     [
@@ -86,7 +86,7 @@ RICHNESS = pa.schema(
 
 
 def occupancy_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table:
-    """`OCCUPANCY` of each species, from occasions of so many days from each station's setup on."""
+    """`OCCUPANCY` of each species, from occasions of this many days from each station's setup on."""
     deployments = read_deployments(merged)
     occasions = make_occasions(deployments, days=days, counting=counting_of(merged))
     records = find_records(counted.of(merged.table("events").to_table()), occasions)

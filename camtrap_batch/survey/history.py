@@ -100,7 +100,7 @@ def make_occasions(
         The first day of the first occasion: survey (of all stations), station (of each), or a date; what was
         before it is left out.
     complete : only occasions in all of whose days a camera worked, with the days of setup and retrieval
-    most_days : leave out what comes later than so many days
+    most_days : leave out what comes later than this many days
 
     Raises
     ------

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import scipy
+
+from camtrap_batch.survey.numerics import scipy
 
 Doubles = npt.NDArray[np.float64]
 
@@ -79,7 +80,7 @@ def fit_occupancy(history: Doubles, effort: Doubles | None = None, level: float 
     loss = _negative_log_likelihood(seen, exposure)
     best = min(
         (
-            scipy.optimize.minimize(
+            scipy().optimize.minimize(
                 lambda x: loss(x[0], x[1]), (logit, rate), method="Nelder-Mead", options=_PRECISE
             )
             for logit in (-1.0, 1.0, 4.0)
@@ -89,7 +90,7 @@ def fit_occupancy(history: Doubles, effort: Doubles | None = None, level: float 
     )
     logit, rate = float(np.clip(best.x[0], -_LOGIT_END, _LOGIT_END)), float(best.x[1])
     least = loss(logit, rate)
-    drop = float(scipy.stats.chi2.ppf(level, 1)) / 2
+    drop = float(scipy().stats.chi2.ppf(level, 1)) / 2
 
     def of_logit(value: float) -> float:
         return _least(lambda other: loss(value, other), *_RATE_ENDS)
@@ -99,14 +100,14 @@ def fit_occupancy(history: Doubles, effort: Doubles | None = None, level: float 
 
     low, high = _profile(of_logit, logit, least + drop, (-_LOGIT_END, _LOGIT_END))
     slow, fast = _profile(of_rate, rate, least + drop, _RATE_ENDS)
-    psi, p = float(scipy.special.expit(logit)), _detected(rate)
+    psi, p = float(scipy().special.expit(logit)), _detected(rate)
     return Occupancy(
         n,
         occasions,
         naive,
         psi,
-        0.0 if low is None else float(scipy.special.expit(low)),
-        1.0 if high is None else float(scipy.special.expit(high)),
+        0.0 if low is None else float(scipy().special.expit(low)),
+        1.0 if high is None else float(scipy().special.expit(high)),
         p,
         0.0 if slow is None else _detected(slow),
         1.0 if fast is None else _detected(fast),
@@ -137,7 +138,7 @@ def _negative_log_likelihood(
 
 
 def _least(function: Callable[[float], float], low: float, high: float) -> float:
-    found = scipy.optimize.minimize_scalar(
+    found = scipy().optimize.minimize_scalar(
         function, bounds=(low, high), method="bounded", options={"xatol": 1e-9}
     )
     return float(found.fun)
@@ -153,7 +154,7 @@ def _profile(
             found.append(None)
         else:
             found.append(
-                float(scipy.optimize.brentq(lambda value: function(value) - limit, best, end, xtol=1e-7))
+                float(scipy().optimize.brentq(lambda value: function(value) - limit, best, end, xtol=1e-7))
             )
     return found[0], found[1]
 

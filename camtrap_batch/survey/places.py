@@ -25,6 +25,7 @@ from camtrap_batch.events.taxonomy import LABEL, Taxonomy, taxonomy_of
 from camtrap_batch.job import Job
 from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.survey.grid import Floats, snap
+from camtrap_batch.survey.numerics import scipy
 
 NEAR_M = 100.0
 """Metres within which another location's exact place would tell that of a sensitive one: cameras in pairs."""
@@ -224,13 +225,11 @@ def _pairs(merged: MergeResult) -> Iterator[pa.Table]:
 
 def _near(locations: pa.Table, is_there: Bools) -> Bools:
     """Which locations stand within `NEAR_M` of one of those that are marked."""
-    from scipy.spatial import cKDTree
-
     x, y = (np.radians(locations[name].to_numpy()) for name in ("longitude", "latitude"))
     points = _EARTH_M * np.column_stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)])
     known = np.isfinite(points).all(axis=1)
     near = np.zeros(len(points), bool)
     if (known & is_there).any():
-        distance, _ = cKDTree(points[known & is_there]).query(points[known])
+        distance, _ = scipy().spatial.cKDTree(points[known & is_there]).query(points[known])
         near[known] = distance <= NEAR_M
     return near

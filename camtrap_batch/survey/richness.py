@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy
+
+from camtrap_batch.survey.numerics import scipy
 
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -56,7 +57,7 @@ def chao2(incidence: Ints, stations: int, level: float = 0.95) -> Chao2:
     error = float(np.sqrt(max(variance, 0)))
     low = high = float(observed)
     if unseen > 0 and error > 0:
-        z = float(scipy.stats.norm.ppf((1 + level) / 2))
+        z = float(scipy().stats.norm.ppf((1 + level) / 2))
         spread = np.exp(z * np.sqrt(np.log1p(error**2 / unseen**2)))
         low, high = observed + unseen / spread, observed + unseen * spread
     return Chao2(observed, observed + unseen, error, float(low), float(high))
@@ -81,8 +82,8 @@ def _log_choose(n: npt.ArrayLike, k: npt.ArrayLike) -> Doubles:
     n, k = np.asarray(n, float), np.asarray(k, float)
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Doubles = (
-            scipy.special.gammaln(n + 1)
-            - scipy.special.gammaln(k + 1)
-            - scipy.special.gammaln(np.maximum(n - k, 0) + 1)
+            scipy().special.gammaln(n + 1)
+            - scipy().special.gammaln(k + 1)
+            - scipy().special.gammaln(np.maximum(n - k, 0) + 1)
         )
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, Self, runtime_checkable
 
@@ -202,6 +202,36 @@ class TakesPhotos(Protocol):
         ----------
         photos : camera location -> its photos
         ours : name of what earlier pushes attached; what is not among `photos` now is taken away
+        """
+        ...
+
+
+@runtime_checkable
+class TakesEventPhotos(Protocol):
+    """A target that photos can be attached to, one to each event."""
+
+    @property
+    def wants_event_photos(self) -> bool:
+        """The job asks for it."""
+        ...
+
+    def attach_to_events(
+        self, photos: Iterable[Mapping[str, Sequence[Photo]]], ours: re.Pattern[str]
+    ) -> list[str]:
+        """As `TakesPhotos.attach`; `photos` are by event id, some at a time."""
+        ...
+
+
+@runtime_checkable
+class MakesMaps(Protocol):
+    """A target of which a map is made by a command of its own, `camtrap layer map`."""
+
+    def make_map(self, labels: Sequence[str]) -> list[str]:
+        """Make a map of the job's layers, or bring it up to date; what was done, a line each.
+
+        Parameters
+        ----------
+        labels : species and others, most frequent first
         """
         ...
 

@@ -2,7 +2,7 @@
 
 `locations.parquet` holds cameras, `locations_events.parquet` and `locations_photos.parquet` beside it the
 other layers, as a GeoParquet file holds one table. A file in which nothing differs is only read; another is
-written anew beside it, read back, and takes its place: readers see all of the old content or all of the new.
+rewritten beside it, read back, and takes its place: readers see all of the old content or all of the new.
 Columns and rows that are not the job's stay.
 """
 

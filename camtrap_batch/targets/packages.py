@@ -59,7 +59,7 @@ def publish_package(gis: GIS, package: Path, *, name: str, model_id: str, summar
     }
     keywords = [keyword, f"{_OURS}model:{model_id}"]
     try:
-        item = _find(gis, keyword)
+        item = find_item(gis, keyword, ITEM_TYPE)
         added = item is None
         if item is None:
             item = _add(
@@ -93,7 +93,7 @@ def _add(gis: GIS, package: Path, properties: dict[str, Any], keyword: str) -> I
         return gis.content.folders.get().add(described, file=content, upload_file_size=_PART).result()
     except Exception:
         # The answer may have been lost after the portal had done it: then the next call would find it.
-        if (found := _find(gis, keyword)) is None:
+        if (found := find_item(gis, keyword, ITEM_TYPE)) is None:
             raise
         _update(found, package, properties)
         return found
@@ -104,14 +104,16 @@ def _update(item: Item, package: Path, properties: dict[str, Any]) -> None:
         raise StageError(f"item {item.id}: the portal did not take the update")
 
 
-def _find(gis: GIS, keyword: str) -> Item | None:
-    """The oldest of the user's own items with the keyword."""
-    found = {item.id: item for item in _candidates(gis, keyword) if keyword in (item.typeKeywords or [])}
+def find_item(gis: GIS, keyword: str, item_type: str) -> Item | None:
+    """The oldest of the user's own items of a type with the keyword."""
+    found = {
+        item.id: item for item in _candidates(gis, keyword, item_type) if keyword in (item.typeKeywords or [])
+    }
     return min(found.values(), key=lambda item: (item.created, item.id), default=None)
 
 
-def _candidates(gis: GIS, keyword: str) -> Iterator[Item]:
+def _candidates(gis: GIS, keyword: str, item_type: str) -> Iterator[Item]:
     owner = gis.users.me.username
-    yield from gis.content.search(f'owner:"{owner}" AND typekeywords:"{keyword}"', item_type=ITEM_TYPE)
+    yield from gis.content.search(f'owner:"{owner}" AND typekeywords:"{keyword}"', item_type=item_type)
     # The search index is behind by some seconds or minutes; the folder, where items are added, is not.
-    yield from gis.content.folders.get().list(item_type=ITEM_TYPE)
+    yield from gis.content.folders.get().list(item_type=item_type)

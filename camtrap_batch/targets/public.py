@@ -68,7 +68,7 @@ def bare(photo: Photo) -> Photo:
 def without_metadata(picture: bytes) -> bytes:
     """An image file as a JPEG with nothing but the picture: cameras write their place into EXIF.
 
-    The pixels of a JPEG stay bit by bit where it is the right way up; others are encoded anew.
+    The pixels of a JPEG stay bit by bit where it is the right way up; others are encoded again.
     """
     if (found := _without_segments(picture)) is not None:
         return found

@@ -28,6 +28,7 @@ PHOTOS = pa.schema(
 """What `photo_rows` needs to know of each image: manifest, prediction, and where the image belongs."""
 
 _SAID = ["label_source", "sex", "life_stage", "behaviour", "individual"]
+_WHO = ["classified_by", "classified_at"]
 _DECIMALS = 6  # of a float32 probability; more would show 0.9 as 0.8999999761581421
 
 
@@ -69,6 +70,8 @@ def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
     `date_only` is there where an event has it, as text: "true".
     """
     longitude, latitude = _points(events[LOCATION], locations)
+    # Who labelled is between the people of a project, not on its map.
+    events = events.drop_columns([name for name in _WHO if name in events.column_names])
     said = [name for name in _SAID if name in events.column_names]
     if said and not pc.any(pc.equal(events["label_source"], "human")).as_py():
         # Nobody said anything: the layer stays as it was before there were corrections.
@@ -94,10 +97,13 @@ def photo_rows(photos: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
     """Layer `photos`: each image of `photos` (PHOTOS) at the point of its camera (schemas.LOCATIONS).
 
     ClassLabel and Confidence are what the model says of this one image; its event has the label of all the
-    evidence.
+    evidence. Where `photos` have `label_source`, human, ClassLabel is what a person says.
     """
     longitude, latitude = _points(photos[LOCATION], locations)
+    told = photos.select([name for name in _SAID[:1] if name in photos.column_names])
     columns = _rounded(photos.select(PHOTOS.names).cast(PHOTOS), "confidence")
+    for name in told.column_names:
+        columns = columns.append_column(name, told[name])
     names = {"label": "ClassLabel", "confidence": "Confidence"}
     return LayerRows(
         "photos",

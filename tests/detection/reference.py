@@ -141,8 +141,12 @@ def yolov5(name: str, photos: list[str]) -> list[list[list[float]]]:
     images = sample(photos)
     enliven(network, images)
     network.names = {0: "animal", 1: "person", 2: "vehicle"}
-    # Objectness and class both have to be sure.
-    scale(list(network.model[-1].m), lambda: torch.logit(network(images)[0][..., 4:]), 0.4)
+    # Objectness and class both have to be sure. Before the sigmoid, which may be 1 to the last bit.
+    scale(
+        list(network.model[-1].m),
+        lambda: torch.cat([level[..., 4:].flatten() for level in network(images)[1]]),
+        0.4,
+    )
     # Its export fuses and runs the network once, to fix what depends on sizes.
     network.fuse()
     network.model[-1].export = True
@@ -167,8 +171,13 @@ def yolov5(name: str, photos: list[str]) -> list[list[list[float]]]:
 def rfdetr(name: str, photos: list[str]) -> list[list[list[float]]]:
     from rfdetr import RFDETRNano
 
-    model = RFDETRNano(pretrain_weights=None, num_classes=3)
+    # As many queries as there are cells, all alike: which cells are looked at, and in which order, hangs on
+    # scores of random weights that are apart by less than two runtimes round.
+    model = RFDETRNano(pretrain_weights=None, num_classes=3, num_queries=24 * 24)
     network = model.model.model.eval()
+    with torch.no_grad():
+        for queries in (network.refpoint_embed, network.query_feat):
+            queries.weight.copy_(queries.weight[:1].expand_as(queries.weight))
     images = sample(photos, model.model.resolution)
     mean, std = torch.tensor(model.means), torch.tensor(model.stds)
     images = (images - mean[:, None, None]) / std[:, None, None]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +23,10 @@ from support_cluster import Started
 
 from camtrap_batch import Job, run_stage
 from camtrap_batch.engine.dask.board import Board
-from camtrap_batch.engine.dask.publisher import page_url
+from camtrap_batch.engine.dask.publisher import Publisher, page_url
+from camtrap_batch.monitor.progress import Progress
 from camtrap_batch.rehearsal import write_dataset
+from camtrap_batch.store.shards import Plan, Receipt, Shard
 
 IMAGES = 60
 WORKERS = {"cpu-0", "cpu-1"}
@@ -130,6 +134,87 @@ def test_task_names_and_report_name_the_stage(client: Client, validated: Job) ->
     plans = {path.stem for path in Path(validated.run_url).glob("plans/validate/*.json")}
     assert {report.stem.removeprefix("validate-") for report in reports} == plans
     assert "Task Stream" in reports[0].read_text()
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Of one test: as long as it runs, this thread has an event loop."""
+    if BROWSER is None:
+        pytest.skip("no browser: chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield found
+        found.close()
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_page_of_a_training_moves_and_says_what_comes_next(
+    client: Client, browser: Any, tmp_path: Path, width: int
+) -> None:
+    """As the terminal shows it; the page of a phone hides nothing, and the report is one click away."""
+    (tmp_path / "report" / "parts").mkdir(parents=True)
+    (tmp_path / "report" / "index.html").write_text(
+        "<title>its report</title><script src=parts/a.js></script>"
+    )
+    (tmp_path / "report" / "parts" / "a.js").write_text("document.title += '!'")
+    (tmp_path / "secret.html").write_text("not of the report")
+    progress = Progress("job", str(tmp_path))
+    progress.expect(
+        {"train": "train a classifier", "infer": "classify every usable image", "merge": "events"}
+    )
+    progress.begin("train")
+    progress.planned(Plan.make("train", [Shard("t", 0, 1015)], {}), {}, None)
+    publisher = Publisher(progress)
+    publisher.open(client)
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    wrong: list[str] = []
+    page.on("pageerror", lambda problem: wrong.append(str(problem)))
+    page.goto(page_url(client.dashboard_link))
+    page.wait_for_selector("#whole .whole")
+    assert "Next: infer, merge (infer: classify every usable image)" in page.inner_text("#whole")
+    told = {
+        "phase": "train",
+        "epoch": 1,
+        "epochs": 4,
+        "batch": 5,
+        "batches": 10,
+        "images_per_s": 9.0,
+        "train_loss": 2.0,
+    }
+    progress.trained("train", told, 0.28, "epoch 1/4, loss 2.000, 9 images/s")
+    wait_until(lambda: "28 %" in page.inner_text("#stages"))
+    assert "0 of 1,015 images" not in page.inner_text("#stages")
+    assert page.evaluate("document.querySelector('#stages .bar i').style.width") == "28%"
+    assert page.evaluate("document.querySelector('.whole b').style.width") == "28%"
+    assert "epoch 1/4, loss 2.000" in page.inner_text("#stages")
+    assert "GPU" not in page.inner_text("body")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    for name in ("cpu-0", "idle", "MB"):
+        assert page.locator("#workers td", has_text=name).first.is_visible()
+    progress.end("train", "done", 1015, 1)
+    progress.begin("infer")
+    plan = Plan.make("infer", [Shard("a", 0, 10), Shard("b", 10, 20)], {})
+    progress.planned(plan, {}, None)
+    named = {"labels": {"lion": 7, "empty": 3}}
+    done = Receipt("infer", plan.id, "a", 10, (), {"ok": 10}, {}, {}, "w", "a", named)
+    progress.shard_done(plan.shards[0], done)
+    wait_until(lambda: "lion" in page.inner_text("#species"))
+    assert page.locator("#species .species").inner_text().split() == ["lion", "7", "empty", "3"]
+    with page.expect_navigation():
+        page.click("text=the report")
+    wait_until(lambda: page.title() == "its report!")
+    link = page.url.rpartition("/")[0]
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(f"{link}/..%2Fsecret.html")
+    assert wrong == []
+    page.close()
+    publisher.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camtrap_batch.events import UNKNOWN_LOCATION, combine, find_events, summarise
-from camtrap_batch.events.sequences import FRAMES
+from camtrap_batch.events.sequences import FRAMES, TRAITS
 from camtrap_batch.store.schemas import EVENTS, LOCATIONS, PREDICTIONS, SEQUENCES
 from camtrap_batch.vocabulary import STATUSES, UNCERTAIN
 
@@ -345,7 +345,7 @@ def reference_events(sequences: list[Row], gap: timedelta) -> list[Row]:
     ]
 
 
-SAID = {"label_source": "machine", "sex": None, "life_stage": None, "behaviour": None, "individual": None}
+SAID = {"label_source": "machine", **dict.fromkeys(TRAITS)}
 """Columns of what nobody said anything of."""
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,6 +14,7 @@ import torchvision.models
 from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.model.architectures import (
     check_architecture,
+    check_published,
     create_model,
     evaluation,
     head_parameters,
@@ -130,6 +132,26 @@ def test_imagenet_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     )
     with pytest.raises(InputError, match=r"resnet10t can't be downloaded.*weights: none"):
         create_model("resnet10t", 4, "imagenet", size=64)
+
+
+def test_imagenet_is_looked_for_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def nowhere(address: tuple[str, int], timeout: float) -> None:
+        raise OSError(f"no way to {address[0]}")
+
+    monkeypatch.setattr("camtrap_batch.model.architectures.getproxies", dict)
+    monkeypatch.setattr("socket.create_connection", nowhere)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"resnet18: not in .*pytorch\.org can't be reached.*weights: none"):
+        check_published("resnet18")
+    with pytest.raises(InputError, match=r"resnet10t: not in .*can't be reached"):
+        check_published("resnet10t")
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth").touch()
+    check_published("resnet18")
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: socket.socket())
+    check_published("resnet34")
 
 
 def test_normalisation_is_the_published_one() -> None:

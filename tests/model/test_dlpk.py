@@ -127,7 +127,7 @@ def test_arcgis_learns_what_it_needs_to_call_it(function: Any) -> None:
         "tx": 48,
         "ty": 48,
         "batch_size": 3,
-        "CropSizeFixed": 1,
+        "CropSizeFixed": 0,
         "BlackenAroundFeature": 0,
         "dataRange": (0, 255),
         "inheritProperties": 14,
@@ -223,6 +223,62 @@ def test_networks_with_options_are_built_alike(
     ours = Predictor(tmp_path / saved.model_id, "cpu", 1, precision=torch.float32).predict([png.getvalue()])
     assert found["attributes"]["Confidence"] == pytest.approx(float(ours.max()), abs=1e-4)
     assert found["attributes"]["Label"] == info.classes[int(ours.argmax())]
+
+
+def test_an_architecture_that_arcgis_lacks_needs_no_library(trained: Trained, tmp_path: Path) -> None:
+    """It goes as TorchScript: timm is not even there."""
+    info = dataclasses.replace(load_model(trained[0])[1], arch="test_resnet", size=64)
+    saved = save_model(tmp_path, create_model("test_resnet", 3, size=64).eval(), info, {}, [])
+    with zipfile.ZipFile(io.BytesIO(write_package(tmp_path / saved.model_id, "theirs"))) as archive:
+        archive.extractall(tmp_path / "installed")
+        definition = json.loads(archive.read("theirs.emd"))
+    assert definition["ModelParameters"]["library"] == "torchscript"
+    code = """
+import sys
+sys.modules["timm"] = None
+import numpy as np, CamtrapObjectClassifier as module
+function = module.CamtrapObjectClassifier()
+function.initialize(model="theirs.emd", device=-1)
+rasters = tuple(np.full((3, 70, 50), n, np.uint8) for n in (3, 90, 200))
+print(function.vectorize(rasters_pixels=rasters)["output_vectors"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True, text=True, check=True, cwd=tmp_path / "installed",
+    )  # fmt: skip
+    assert len(json.loads(done.stdout)["features"]) == 3
+
+
+@pytest.mark.parametrize("library", ["torch", "torchvision"])
+def test_libraries_that_are_too_old_are_told(
+    installed: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    definition = json.loads((installed / "my_cameras.emd").read_text())
+    assert definition["ModelParameters"]["least"] == {"torch": "1.13", "torchvision": "0.14"}
+    function = load(installed)
+    before = {"torch": "1.12.1+cu116", "torchvision": "0.13"}[library]
+    for found, is_old in (("0.9.1", True), (before, True), ("2.0", False)):
+        monkeypatch.setattr(f"{library}.__version__", found)
+        if is_old:
+            with pytest.raises(RuntimeError, match=rf"needs {library} .* or newer, ArcGIS has {found[:4]}"):
+                function.initialize(model=str(installed / "my_cameras.emd"), device=-1)
+        else:
+            function.initialize(model=str(installed / "my_cameras.emd"), device=-1)
+
+
+def test_what_can_not_be_torchscript_is_refused(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = dataclasses.replace(load_model(trained[0])[1], arch="test_resnet", size=64)
+    saved = save_model(tmp_path, create_model("test_resnet", 3, size=64).eval(), info, {}, [])
+
+    class Stubborn(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.new_full((len(images), 3), float(len(images)))  # depends on how many there are
+
+    monkeypatch.setattr("camtrap_batch.model.dlpk.load_model", lambda folder: (Stubborn(), info))
+    with pytest.raises(InputError, match="do not have test_resnet, and it can't be TorchScript: TorchScr"):
+        write_package(tmp_path / saved.model_id, "theirs")
 
 
 @pytest.mark.skipif(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from support_exports import image, write_run
 
 from camtrap_batch import Job
 from camtrap_batch.monitor.summary import summary
@@ -13,8 +14,8 @@ from camtrap_batch.store.snapshots import Snapshot, commit
 from camtrap_batch.vocabulary import FINDING_KINDS
 
 
-def printed(run: Run) -> str:
-    console = Console(width=150)
+def printed(run: Run, width: int = 150) -> str:
+    console = Console(width=width)
     with console.capture() as captured:
         for part in summary(run):
             console.print(part)
@@ -35,3 +36,18 @@ def test_findings_by_kind(tmp_path: Path) -> None:
     assert "1,234" in text
     assert FINDING_KINDS["near_duplicate"] in text
     assert "exact_duplicate" not in text
+
+
+def test_names_of_cameras_are_whole_at_80_columns(tmp_path: Path) -> None:
+    name = "2023_Virunga-national-park_northern-sector_station_0042B"
+    label = "philantomba-monticola-of-the-eastern-forests"
+    rows = [image(f"i{n}", 3600 * n, label, location=name, seq_id=f"s{n}") for n in range(3)]
+    run = write_run(tmp_path, rows, places={name: (1.0, 2.0)})
+    lines = printed(run, 80).split("Species per camera")[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    rows_of = [
+        [cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")
+    ]
+    assert "".join(row[0] for row in rows_of) == name
+    assert "".join(row[4] for row in rows_of).replace(" ", "") == f"{label}3"
+    assert "…" not in "".join(lines)

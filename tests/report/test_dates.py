@@ -12,7 +12,7 @@ START = dt.datetime(2021, 4, 11, 20)
 
 
 def dates(*days: float | None, doubted: tuple[int, ...] = (), places: str = "") -> Dates:
-    """Of images so many days after START, at a location each; those with these numbers are findings."""
+    """Of images this many days after START, at a location each; those with these numbers are findings."""
     taken = [None if day is None else START + dt.timedelta(days=day) for day in days]
     locations = list(places) or ["A"] * len(days)
     mask = np.isin(np.arange(len(days)), doubted)

@@ -7,7 +7,10 @@ so that this module uses nothing of the package but `metrics`, which travels as 
 
 from __future__ import annotations
 
+import hashlib
+import ipaddress
 import json
+import os
 import time
 from typing import Any
 
@@ -49,6 +52,7 @@ class Board(SchedulerPlugin):
         routes = [
             (r"(?:/.*)?/camtrap", _PageHandler, {"board": self}),
             (r"(?:/.*)?/camtrap\.json", _JsonHandler, {"board": self}),
+            (r"(?:/.*)?/camtrap-report/([0-9a-f]{8})/(.+)", _ReportHandler, {"board": self}),
         ]
         scheduler.http_application.add_handlers(r".*", routes)
         self._register_metrics()
@@ -90,7 +94,8 @@ class Board(SchedulerPlugin):
         jobs = [job for job in self.jobs.values() if name in ("", job["job"], job["folder"])]
         workers = self._workers(now)
         record: dict[str, Any] = {
-            "job": None, "folder": None, "driver": None, "updated_s": None, "stages": [], "queue": {}
+            "job": None, "folder": None, "driver": None, "updated_s": None, "stages": [], "queue": {},
+            "report": None
         }  # fmt: skip
         if jobs:
             job = jobs[-1]
@@ -98,6 +103,7 @@ class Board(SchedulerPlugin):
             record["driver"] = _driver(job, now)
             record["updated_s"] = round(now - job["received"], 1)
             record["queue"] = self._queue(job)
+            record["report"] = _report(job["folder"])
         others = [job["job"] for job in self.jobs.values() if not jobs or job is not jobs[-1]]
         return {**record, "workers": workers, "other_jobs": others}
 
@@ -181,6 +187,7 @@ class Board(SchedulerPlugin):
                     "name": str(worker.name),
                     "address": worker.address,
                     "offers": offers,
+                    "has_gpu": "gpu" in worker.metrics or "gpu_utilization" in worker.metrics,
                     "threads": worker.nthreads,
                     "status": worker.status.name,
                     "heard_s": round(silent, 1),
@@ -223,6 +230,22 @@ def _driver(job: dict[str, Any], now: float) -> str:
     return str(job["driver"])
 
 
+def _report(folder: str) -> dict[str, Any] | None:
+    """Where a job's report is, as this process sees it, and when it was written; None where it does not."""
+    if "://" in folder:
+        return None
+    path = os.path.join(folder, "report", "index.html")  # noqa: PTH118 - strings alone, without the package
+    try:
+        written = os.stat(path).st_mtime  # noqa: PTH116
+    except OSError:
+        return None
+    return {"path": path, "link": f"camtrap-report/{_name(folder)}/index.html", "written": written}
+
+
+def _name(folder: str) -> str:
+    return hashlib.sha256(folder.encode()).hexdigest()[:8]
+
+
 class _Handler(tornado.web.RequestHandler):
     def initialize(self, board: Board) -> None:
         self.board = board
@@ -246,3 +269,34 @@ class _JsonHandler(_Handler):
     def get(self) -> None:
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.write(self.board.as_json(self.get_query_argument("job", "")))
+
+
+class _ReportHandler(_Handler):
+    """The files of a job's report, for browsers on this machine: they show photos and places."""
+
+    def get(self, name: str, path: str) -> None:
+        if not ipaddress.ip_address(self.request.remote_ip or "0.0.0.0").is_loopback:  # noqa: S104
+            raise tornado.web.HTTPError(403, "the report is shown to this machine alone")
+        folders = [folder for folder in self.board.jobs if _name(folder) == name and "://" not in folder]
+        kind = _KINDS.get(os.path.splitext(path)[1])  # noqa: PTH122
+        if not folders or kind is None:
+            raise tornado.web.HTTPError(404)
+        root = os.path.realpath(os.path.join(folders[0], "report"))  # noqa: PTH118
+        file = os.path.realpath(os.path.join(root, path))  # noqa: PTH118
+        if not file.startswith(root + os.sep):
+            raise tornado.web.HTTPError(404)
+        try:
+            with open(file, "rb") as opened:  # noqa: PTH123
+                data = opened.read()
+        except OSError:
+            raise tornado.web.HTTPError(404) from None
+        self.set_header("Content-Type", kind)
+        self.write(data)
+
+
+_KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+    ".jpg": "image/jpeg",
+}

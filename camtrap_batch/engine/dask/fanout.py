@@ -227,8 +227,8 @@ class _FanOut:
     def _blame(self, future: Future[Any], attempt: Attempt) -> tuple[bool, int, int]:
         """Of the shards that died together, the greatest is blamed.
 
-        It is the one at which the worker stood still, if it did; else the one with most losses; among equals
-        the one submitted first, since a worker runs its tasks in that order.
+        It is the one at which the worker stood still, if it did; otherwise the one with most losses; among
+        equals the one submitted first, since a worker runs its tasks in that order.
         """
         return (str(future.key) in self.stalls, attempt.losses, -attempt.number)
 

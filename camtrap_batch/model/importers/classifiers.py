@@ -79,7 +79,7 @@ def compare_onnx(folder: Path, file: Path, info: ModelInfo, pictures: Sequence[b
 
 
 def _plain_session(file: Path) -> Any:
-    """ONNX Runtime where it is installed, as most would run the file; else the runtime that is."""
+    """ONNX Runtime where it is installed, as most would run the file; otherwise the runtime that is."""
     if find_spec("onnxruntime") is None:
         return open_network(file, "cpu", 1, "float32").run
     return open_network(file, "cpu", 1, "float32", runtime="onnxruntime").run

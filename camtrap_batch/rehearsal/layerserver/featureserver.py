@@ -45,6 +45,7 @@ class FeatureServer:
             "deleteFeatures": self._delete_features,
             "queryAttachments": self._query_attachments,
             "append": self._append,
+            "queryRelatedRecords": self._query_related,
         }
         self._on_row: dict[str, Callable[[Layer, int, Request], Answer]] = {
             "addAttachment": self._add_attachment,
@@ -271,6 +272,32 @@ class FeatureServer:
         creator = self._only_of(layer, request)
         with self.site.database.reading() as db:
             return query.query(db, layer, request.parameters, creator)
+
+    def _query_related(self, layer: Layer, request: Request) -> Answer:
+        check_right(self.site.capabilities(layer), "Query")
+        wanted = numbers(request.text("relationshipId"), "relationshipId")
+        related = layer.definition.get("relationships") or []
+        entry = next((one for one in related if [one.get("id")] == wanted), None)
+        if entry is None:
+            raise Refused(400, "Invalid or missing input parameters.", [f"there is no relationship {wanted}"])
+        other = self.site.layer(layer.service, str(entry["relatedTableId"]))
+        back = next(
+            one for one in other.definition.get("relationships") or [] if one["relatedTableId"] == layer.id
+        )
+        with self.site.database.reading() as db:
+            ids = {"objectIds": request.text("objectIds"), "outFields": f"{layer.oid},{entry['keyField']}"}
+            own = query.query(db, layer, ids)["features"]
+            groups = []
+            for row in own:
+                key = str(row["attributes"][entry["keyField"]]).replace("'", "''")
+                asked = {
+                    "where": f"{back['keyField']} = '{key}'",
+                    "outFields": request.text("outFields") or "*",
+                }
+                found = query.query(db, other, asked)
+                records = {"objectId": row["attributes"][layer.oid], "relatedRecords": found["features"]}
+                groups.append(records)
+        return {"relatedRecordGroups": groups}
 
     def _only_of(self, layer: Layer, request: Request) -> str | None:
         """The user whose rows alone are shown, where a layer hides those of others; None: all are."""

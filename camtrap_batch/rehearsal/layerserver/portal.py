@@ -291,6 +291,8 @@ class Portal:
             name, content = db.execute("SELECT name, content FROM items WHERE id = ?", (item,)).fetchone()
         if content is None:
             return {}
+        if name is None:  # text that came with the item, such as a map's JSON
+            return Raw(content, "application/json")
         header = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Raw(content, "application/octet-stream", headers=header)
 
@@ -362,6 +364,8 @@ class Portal:
         properties = self._owned(item, request)
         properties |= {**_given(request), "modified": int(time.time() * 1000)}
         sent = request.files.get("file")
+        if (picture := request.files.get("thumbnail")) is not None:
+            properties["thumbnail"] = f"thumbnail/{picture.name}"
         with self.site.database.writing() as db:
             db.execute("UPDATE items SET properties = ? WHERE id = ?", (json.dumps(properties), item))
             if sent is not None:

@@ -209,16 +209,37 @@ class Site:
         for entry in indexes:
             if str(entry.get("name", "")).lower() in known:
                 raise Refused(400, _FAILED, [f"index '{entry.get('name')}' is there already"])
-        rest = {key: value for key, value in changes.items() if key not in ("fields", "indexes")}
+        related = _objects(changes, "relationships")
+        for entry in related:
+            self._check_relationship(layer, entry)
+        rest = {
+            key: value for key, value in changes.items() if key not in ("fields", "indexes", "relationships")
+        }
         self._change(
             layer,
             {
                 **layer.definition,
                 **rest,
+                "relationships": [*(layer.definition.get("relationships") or []), *related],
                 "fields": [*layer.definition["fields"], *fields],
                 "indexes": [*layer.definition["indexes"], *indexes],
             },
         )
+
+    def _check_relationship(self, layer: Layer, entry: Json) -> None:
+        """A relationship is to a layer that there is, by a field that there is; its origin's is unique."""
+        key = str(entry.get("keyField", ""))
+        if (layer.service, entry.get("relatedTableId")) not in self.layers:
+            raise Refused(400, _FAILED, [f"relatedTableId: there is no layer {entry.get('relatedTableId')}"])
+        if key.lower() not in layer.by_name:
+            raise Refused(400, _FAILED, [f"keyField: there is no field '{key}'"])
+        name = layer.field(key).name
+        is_unique = any(index.is_unique and index.fields == (name,) for index in layer.indexes)
+        if entry.get("role") == "esriRelRoleOrigin" and not is_unique:
+            raise Refused(400, _FAILED, [f"keyField: '{key}' of the origin has no unique index"])
+        numbers = {one.get("id") for one in layer.definition.get("relationships") or []}
+        if entry.get("id") in numbers:
+            raise Refused(400, _FAILED, [f"relationship {entry.get('id')} is there already"])
 
     @_one_at_a_time
     def update_layer(self, layer: Layer, changes: Json) -> None:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog import Reader, read_dataset_periods, reader_of
 from camtrap_batch.catalog.cameras import read_camera_names
-from camtrap_batch.catalog.names import as_files_have_it, unmatched
+from camtrap_batch.catalog.names import as_files_have_it, outside_of_root, unmatched
 from camtrap_batch.errors import Damaged, InputError, choices
 from camtrap_batch.job import Job, Label
 from camtrap_batch.pipeline.context import Context
@@ -122,6 +122,10 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
         names = as_files_have_it(catalog.table["file_name"], image_root(context.job), notes)
         column = catalog.table.schema.get_field_index("file_name")
         catalog.table = catalog.table.set_column(column, catalog.table.schema.field(column), names)
+        outside = outside_of_root(names)
+        if outside is not None:
+            text = f"file names that lead out of dataset.images, and are not opened, such as {outside[0]!r}"
+            notes[text] += len(outside)
         catalog.notes |= notes
     if reader.ids_are_paths:
         catalog.table, renamed = keep_ids(context.run, image_root(context.job), catalog.table)

@@ -28,9 +28,11 @@ from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.detect import bring_detections
 from camtrap_batch.stages.infer.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.infer.shard import InferShard
+from camtrap_batch.stages.infer.without import infer_without_model
 from camtrap_batch.store.manifest import categories_of, usable_rows
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.vocabulary import NO_MODEL
 
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 _READ = [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"]
@@ -47,6 +49,8 @@ class InferStage(Stage):
     parts = (PRECISION,)
 
     def check(self, context: Context) -> None:
+        if context.job.infer.model == NO_MODEL:
+            return
         if find_spec("torch") is None or find_spec("fastai") is None:
             raise MissingExtra("train", "training and classifying")
         if context.job.infer.model != "latest":
@@ -54,6 +58,8 @@ class InferStage(Stage):
 
     def run(self, context: Context) -> StageResult:
         """Classify the usable images of the manifest into the table `predictions`.
+
+        Without a model (`infer.model: none`) see `stages.infer.without`.
 
         Where the job has boxes (see the stage `detect`), it is the animals in them that are classified; what
         the model says of each is kept in the table `crops`. Images that could not be read, or that killed
@@ -65,6 +71,8 @@ class InferStage(Stage):
             There is no manifest yet; the model that the job names is not there, or not whole; the boxes are
             not there, or of other images.
         """
+        if context.job.infer.model == NO_MODEL:
+            return infer_without_model(context, bring_detections(context))
         wanted = _read(context)
         rows, boxes, work, run = wanted.rows, wanted.boxes, wanted.work, context.run
         with ThreadPoolExecutor(1) as pool:
@@ -219,6 +227,10 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
     """Where the model and the manifest do not fit together, a line each."""
     job, run = context.job, context.run
     notes = []
+    if info.on == "crops" and job.detection is None:
+        notes.append("the model has learnt from crops, and the job has no boxes: whole frames are classified")
+    elif info.on == "frames" and job.detect is not None and info.metrics:
+        notes.append("the model has learnt from whole frames; crops of the boxes are classified")
     kept = job.validate_.thumbnails
     if kept and not info.framing.is_ours:
         notes.append(

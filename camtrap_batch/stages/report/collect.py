@@ -32,7 +32,7 @@ from camtrap_batch.survey.estimates import ESTIMATES
 from camtrap_batch.survey.places import shown_locations
 from camtrap_batch.survey.result import Counted, read_deployments
 from camtrap_batch.survey.tables import species_rows
-from camtrap_batch.vocabulary import DATE_FINDINGS, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import DATE_FINDINGS, NO_MODEL, UNCERTAIN, USABLE
 
 TABLES = (
     "catalog",
@@ -195,7 +195,7 @@ def _model(run: Run, wanted: str) -> Known:
     trained = run.current("model") if wanted == "latest" else None
     predicted = run.current("predictions")
     model_id = trained.meta["model_id"] if trained else predicted.inputs["model"] if predicted else None
-    if not model_id:
+    if model_id in (None, NO_MODEL):
         return {}
     folder = model_folder(run, model_id)
     if not folder.exists(CARD):
@@ -204,8 +204,8 @@ def _model(run: Run, wanted: str) -> Known:
     figures = read_metrics(folder)
     judged = figures.get("test") or figures.get("valid")
     metrics = judged and {
-        **judged,
         "classes": card["classes"],
+        **judged,
         "split": "test" if figures.get("test") else "valid",
         "split_by": card["provenance"].get("split_by", "location"),
         "random_split": figures.get("random_split"),
@@ -362,4 +362,4 @@ def _photos(context: Context, known: Known) -> Known:
     findings = known.get("finding_examples", ())
     ids = [example.image_id for example in examples]
     ids += [image_id for row in findings for image_id in (row.image_id, row.other_image_id) if image_id]
-    return {"photos": read_photos(context, list(dict.fromkeys([*ids, *known.get("photos", {})]))[:most])}
+    return {"photos": read_photos(context.run, list(dict.fromkeys([*ids, *known.get("photos", {})]))[:most])}

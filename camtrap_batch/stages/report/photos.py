@@ -15,7 +15,6 @@ from camtrap_batch.images import decode_upright
 from camtrap_batch.images.pictures import COLUMNS, Source, read_pictures
 from camtrap_batch.images.pixels import make_thumbnail, shrink
 from camtrap_batch.notices import say
-from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.report import Box, Photo
 from camtrap_batch.report.choice import by_event, chosen_events, chosen_images
@@ -40,13 +39,12 @@ def choose_photos(run: Run, events: pa.Table | None, most: int) -> tuple[list[st
     return chosen_images(order, best, by_event(frames, order), most)
 
 
-def read_photos(context: Context, image_ids: Iterable[str]) -> dict[str, Photo]:
+def read_photos(run: Run, image_ids: Iterable[str]) -> dict[str, Photo]:
     """Photos by image id, in this order, as far as there are any.
 
     An image that can't be read any more has its thumbnail. People are shown as `report.people` has it.
     """
     ids = list(dict.fromkeys(image_ids))
-    run = context.run
     rows = run.table("manifest").to_table(
         columns=[*COLUMNS, "location", "datetime", "width", "height"],
         filter=pc.field("image_id").isin(pa.array(ids, pa.string())),
@@ -54,7 +52,7 @@ def read_photos(context: Context, image_ids: Iterable[str]) -> dict[str, Photo]:
     people = find_people(run, ids)
     boxes = _boxes(run, ids)
     found = {}
-    for index, jpeg in _pictures(context, rows).items():
+    for index, jpeg in _pictures(run, rows).items():
         row = {name: rows[name][index].as_py() for name in ("image_id", "file_name", "location", "datetime")}
         shown = people.picture(row["image_id"], jpeg)
         if shown is not None:
@@ -71,9 +69,9 @@ def read_photos(context: Context, image_ids: Iterable[str]) -> dict[str, Photo]:
     return {image_id: found[image_id] for image_id in ids if image_id in found}
 
 
-def _pictures(context: Context, rows: pa.Table) -> dict[int, bytes]:
+def _pictures(run: Run, rows: pa.Table) -> dict[int, bytes]:
     """A JPEG of each row, as large as is wanted where that can be had."""
-    job = context.job
+    job = run.job
     sides = pc.min_element_wise(rows["width"], rows["height"]).fill_null(SHORT_SIDE)
     thumbnail = np.minimum(sides.to_numpy(), job.validate_.thumbnails)
     will_do = np.asarray(thumbnail >= np.minimum(sides.to_numpy(), SHORT_SIDE))
@@ -82,7 +80,7 @@ def _pictures(context: Context, rows: pa.Table) -> dict[int, bytes]:
     def take(use_thumbnails: np.ndarray[tuple[int], np.dtype[np.bool_]], wanted: Sequence[int]) -> None:
         some = rows.take(pa.array(wanted, pa.int64()))
         for index, data, source in read_pictures(
-            context.run.folder,
+            run.folder,
             image_root(job),
             some,
             use_thumbnails=use_thumbnails[list(wanted)],

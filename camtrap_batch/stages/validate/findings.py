@@ -60,7 +60,7 @@ def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
     told: list[Any] = []
     if periods is not None:
         told = [[] if one is None else one.to_pylist() for one in (periods, outages)]
-        told.append(sorted(DEPLOYMENT_FINDINGS))  # with a kind more they are made anew
+        told.append(sorted(DEPLOYMENT_FINDINGS))  # with a kind more they are made again
     id_ = shard_id(FINDINGS, near_bits, catalog.plan_id, manifest.plan_id, *told)
 
     def make() -> Made:

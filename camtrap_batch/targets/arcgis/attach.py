@@ -99,7 +99,8 @@ class Attacher:
     ----------
     url : of the layer
     location_field : field that folders are named by; None: object ids
-    one_feature : attach all photos of a camera to its own feature; else the first, and each other to a copy
+    one_feature : attach all photos of a camera to its own feature; otherwise the first, and each
+        other to a copy
 
     Raises
     ------

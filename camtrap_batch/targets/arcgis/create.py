@@ -8,7 +8,14 @@ from typing import Any
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.portal.service import Service, change_definition
-from camtrap_batch.targets.arcgis.definition import field_definition, key_index, layer_definition
+from camtrap_batch.targets.arcgis.definition import (
+    RELATED,
+    field_definition,
+    key_index,
+    layer_definition,
+    relationship,
+)
+from camtrap_batch.targets.arcgis.items import NEW, ItemText, describe_item, item_of
 from camtrap_batch.targets.base import LayerRows
 
 _MAX_RECORDS = 2000
@@ -22,6 +29,7 @@ def create_layers(
     urls: Mapping[str, str],
     names: Mapping[str, Mapping[str, str]],
     utc_offset: str | None = None,
+    text: ItemText | None = None,
 ) -> tuple[dict[str, str], list[str]]:
     """Layers for `layers`: those with a URL get what they lack, the others are made in a hosted service.
 
@@ -34,6 +42,7 @@ def create_layers(
     urls : layer -> URL, of those that exist
     names : layer -> column -> field
     utc_offset : of the cameras' clocks, such as "+02:00"; see `layer_definition`
+    text : what a new service's item says of itself; what it says already stays
 
     Returns
     -------
@@ -50,7 +59,7 @@ def create_layers(
             done += _complete(service, urls[rows.layer], rows, dict(names.get(rows.layer, {})))
     new = [rows for rows in layers if rows.layer not in urls]
     if not new:
-        return made, done
+        return made, [*done, *_relate(service, made, names)]
     home, there = _home(service, job)
     numbers = {layer["name"]: int(layer["id"]) for layer in there}
     for rows in new:
@@ -64,7 +73,51 @@ def create_layers(
             done.append(f"{rows.layer}: made as {home}/{number}")
         made[rows.layer] = f"{home}/{numbers[rows.layer]}"
         done += _complete(service, made[rows.layer], rows, its)
+    done += _relate(service, made, names)
+    if text is not None and (item := item_of(service, home)) is not None:
+        filled = describe_item(item, text)
+        done += [f"item {item.id}: {', '.join(filled)} added"] if filled else []
     return made, done
+
+
+def _relate(service: Service, urls: Mapping[str, str], names: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Relationship classes between the layers of one service, as far as they lack them.
+
+    A portal that does not make one is told of, and no more: nothing depends on them.
+    """
+    done = []
+    for origin, key, destination, field in RELATED:
+        if origin not in urls or destination not in urls:
+            continue
+        homes, numbers = zip(*(_split(urls[layer]) for layer in (origin, destination)), strict=True)
+        if homes[0] != homes[1]:
+            continue
+        ends = (origin, destination)
+        sides = (
+            (urls[origin], numbers[1], names.get(origin, {}).get(key, key), True),
+            (urls[destination], numbers[0], names.get(destination, {}).get(field, field), False),
+        )
+        made = 0
+        for url, other, name, is_origin in sides:
+            there = service.describe(url).get("relationships") or []
+            if any(int(one.get("relatedTableId", -1)) == other for one in there):
+                continue
+            number = max((int(one.get("id", 0)) for one in there), default=-1) + 1
+            side = relationship(number, other, name, ends, is_origin=is_origin)
+            try:
+                change_definition(service, url, "addToDefinition", {"relationships": [side]})
+            except InputError as problem:
+                done.append(f"{origin} and {destination} are not related: {problem}")
+                break
+            made += 1
+        if made:
+            done.append(f"{origin} and {destination} are related by {sides[1][2]}")
+    return done
+
+
+def _split(url: str) -> tuple[str, int]:
+    home, _, number = url.rstrip("/").rpartition("/")
+    return home, int(number)
 
 
 def _complete(service: Service, url: str, rows: LayerRows, names: dict[str, str]) -> list[str]:
@@ -150,7 +203,7 @@ def _home(service: Service, job: str) -> tuple[str, list[dict[str, Any]]]:
 def _make(content: Any, title: str, job: str) -> str:
     parameters = {
         "name": title,
-        "serviceDescription": f"Camera traps of job {job}",
+        "serviceDescription": f"{NEW}{job}",
         "hasStaticData": False,
         "maxRecordCount": _MAX_RECORDS,
         "supportedQueryFormats": "JSON",

@@ -99,7 +99,7 @@ def layer_definition(
             "timeReference": {"timeZone": "UTC", "respectsDaylightSaving": False},
         },
         **preferred_time(utc_offset),
-        "drawingInfo": {"renderer": _renderer(label, labels)},
+        "drawingInfo": {"renderer": renderer_of(label, labels)},
         "popupInfo": _popup(rows, names),
     }  # fmt: skip
 
@@ -153,6 +153,33 @@ def preferred_time(utc_offset: str | None) -> dict[str, Any]:
     return {"preferredTimeReference": {"timeZone": zone, "respectsDaylightSaving": False}}
 
 
+RELATED = (("cameras", LOCATION, "events", LOCATION), ("events", "event_id", "photos", "event_id"))
+"""Relationship classes: layer and its key, the layer that has many rows for each, and its field."""
+
+
+def relationship(
+    number: int, other: int, field: str, ends: tuple[str, str], *, is_origin: bool
+) -> dict[str, Any]:
+    """One side of a relationship of one to many.
+
+    Parameters
+    ----------
+    number : of the relationship in its layer
+    other : number of the layer at the other end
+    field : of this layer that is the same in related rows
+    ends : names of the origin and of the destination
+    """
+    return {
+        "id": number,
+        "name": f"{ends[0]} and {ends[1]}",
+        "relatedTableId": other,
+        "cardinality": "esriRelCardinalityOneToMany",
+        "role": "esriRelRoleOrigin" if is_origin else "esriRelRoleDestination",
+        "keyField": field,
+        "composite": False,
+    }
+
+
 def key_index(field: str) -> dict[str, Any]:
     """With it, a row that is added twice comes back as an error, and not as a second feature."""
     return {
@@ -164,7 +191,8 @@ def key_index(field: str) -> dict[str, Any]:
     }
 
 
-def _renderer(label: str, labels: Sequence[str]) -> dict[str, Any]:
+def renderer_of(label: str, labels: Sequence[str]) -> dict[str, Any]:
+    """Symbols by the values of the field `label`: a colour for each of the first `labels`."""
     shown = list(dict.fromkeys(labels))[: len(COLOURS)]
     return {
         "type": "uniqueValue",

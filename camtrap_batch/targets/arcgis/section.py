@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -18,12 +19,15 @@ class PublishArcGIS(Publish):
     title: ClassVar[str] = "portal"
     form: ClassVar[str] = "arcgis"
 
-    cameras: str | None = Field(None, description="URL of the layer for cameras, .../FeatureServer/<number>")
-    events: str | None = Field(None, description="URL of the layer for events")
-    photos: str | None = Field(None, description="URL of the layer for photos")
+    cameras: str | None = Field(
+        None, description="URL of the layer for cameras, .../FeatureServer/<number>, or the id of its item"
+    )
+    events: str | None = Field(None, description="URL of the layer for events, or the id of its item")
+    photos: str | None = Field(None, description="URL of the layer for photos, or the id of its item")
     best_photos: bool = Field(
         False, description="attach the best photo of each species to its camera on the layer"
     )
+    event_photos: bool = Field(False, description="attach its best photo to each event on the layer")
     append: bool = Field(
         False,
         description="add and update rows by append jobs, thousands at a time: for very large layers",
@@ -31,7 +35,7 @@ class PublishArcGIS(Publish):
 
     @property
     def urls(self) -> dict[str, str]:
-        """Layer -> URL, of those that the job names."""
+        """Layer -> URL or item id, of those that the job names; see `items.resolve_layers`."""
         named = {layer: getattr(self, layer) for layer in LAYERS}
         return {layer: url for layer, url in named.items() if url is not None}
 
@@ -48,18 +52,20 @@ class PublishArcGIS(Publish):
         return self.portal
 
     def written(self, run_url: str) -> list[tuple[str, str]]:
-        layers = [(f"publish.{layer}", url) for layer, url in self.urls.items()]
+        layers = [(f"publish.{layer}", url) for layer, url in self.urls.items() if not ITEM.fullmatch(url)]
         return [*super().written(run_url), *layers]
 
     @field_validator("cameras", "events", "photos")
     @classmethod
     def _layer_address(cls, value: str | None) -> str | None:
-        return None if value is None else web_address(value)
+        return value if value is None or ITEM.fullmatch(value) else web_address(value)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.append and self.anonymous:
             raise ValueError("append jobs are for someone who signs in: leave out append, or anonymous")
+        if self.event_photos and self.events is None and (self.cameras or self.photos):
+            raise ValueError("event_photos are attached to events: give that layer's URL, too")
         if self.best_photos and self.cameras is None and (self.events or self.photos):
             raise ValueError("best_photos are attached to cameras: give that layer's URL, too")
         for layer in self.fields:
@@ -68,8 +74,12 @@ class PublishArcGIS(Publish):
         return self
 
 
+ITEM = re.compile(r"([0-9a-f]{32})(?:/(\d+))?")
+"""An item's id, and the number of a layer in it."""
+
+
 def cameras_layer(publish: Publish) -> tuple[str | None, str | None]:
-    """URL of the layer for cameras, and its field with the camera location; None of a job that names none."""
+    """URL or item id of the layer for cameras, and its field with the location; None where a job has none."""
     if not isinstance(publish, PublishArcGIS) or publish.cameras is None:
         return None, None
     return publish.cameras, publish.location_field

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
@@ -14,8 +14,9 @@ from camtrap_batch.portal import Portal, Service, connect
 from camtrap_batch.store.run import Run
 from camtrap_batch.targets.arcgis.attach import Attacher
 from camtrap_batch.targets.arcgis.create import create_layers
+from camtrap_batch.targets.arcgis.items import ItemText, item_of, publish_map, resolve_layers
 from camtrap_batch.targets.arcgis.push import LayerPush
-from camtrap_batch.targets.arcgis.section import PublishArcGIS
+from camtrap_batch.targets.arcgis.section import ITEM, PublishArcGIS
 from camtrap_batch.targets.base import EDITS, LOCATION, LayerRows, Photo, Push, Wanted
 
 
@@ -28,7 +29,9 @@ class ArcGISTarget:
     urls : layer (cameras, events, photos) -> URL; layers without one are not pushed
     names : layer -> column -> name of its field there, where it has another
     append : add and update rows by append jobs
-    wants_photos : the job asks for the best photos to be attached
+    wants_photos, wants_event_photos : the job asks for the best photos to be attached
+    about : `dataset.about`, for items that are made
+    hides_from : key of the job file by which some places may not be shown to everyone; None: all may
     portal : where the service is signed in
     utc_offset : of the cameras' clocks, such as "+02:00", where the job says it
     """
@@ -42,6 +45,9 @@ class ArcGISTarget:
     wants_photos: bool = False
     portal: str = ""
     utc_offset: str | None = None
+    wants_event_photos: bool = False
+    about: str | Mapping[str, Any] | None = None
+    hides_from: str | None = None
 
     section: ClassVar[type[PublishArcGIS]] = PublishArcGIS
     help: ClassVar[str] = "layers of a portal of ArcGIS"
@@ -51,16 +57,26 @@ class ArcGISTarget:
         """The job's layers, signed in to their portal. Raises as `connect` does."""
         publish = run.job.publish
         assert isinstance(publish, PublishArcGIS)  # noqa: S101 - `target_of` goes by the section
+        known = [url for url in publish.urls.values() if not ITEM.fullmatch(url)]
+        service = Service(connect(Portal.of(publish, "publish"), *known))
+        urls = resolve_layers(service, publish.urls)
+        source = run.job.dataset.metadata
+        for layer, url in urls.items():
+            if source is not None and url.rstrip("/") == source.rstrip("/"):
+                raise InputError(f"publish.{layer}: {url} is the layer that the job reads, and never edits")
         return cls(
-            Service(connect(Portal.of(publish, "publish"), *publish.urls.values())),
+            service,
             run.job.name,
-            publish.urls,
+            urls,
             publish.fields,
             wanted,
             append=publish.append,
             wants_photos=publish.best_photos,
             portal=publish.portal,
             utc_offset=run.job.dataset.utc_offset,
+            wants_event_photos=publish.event_photos,
+            about=run.job.dataset.about,
+            hides_from="publish.sensitive" if publish.sensitive is not None and not publish.public else None,
         )
 
     def describe(self) -> str:
@@ -86,6 +102,8 @@ class ArcGISTarget:
             More of a layer would be deleted than may be; nothing was sent.
         """
         works = self._look(layers)
+        if self.hides_from is not None:
+            self._require_not_for_everyone()
         refused = [reason for work in works if (reason := work.plan())]
         notes = [f"a push stops here: {reason}" for reason in refused]
         stopped: StageError | None = None
@@ -104,30 +122,59 @@ class ArcGISTarget:
 
     def attach(self, photos: Mapping[str, Sequence[Photo]], ours: re.Pattern[str]) -> list[str]:
         """See `TakesPhotos.attach`."""
-        location = self.names.get("cameras", {}).get(LOCATION, LOCATION)
+        return self._attach("cameras", LOCATION, [photos] if photos else [], ours)
+
+    def attach_to_events(
+        self, photos: Iterable[Mapping[str, Sequence[Photo]]], ours: re.Pattern[str]
+    ) -> list[str]:
+        """See `TakesEventPhotos.attach_to_events`."""
+        return self._attach("events", "event_id", photos, ours)
+
+    def _attach(
+        self, layer: str, key: str, parts: Iterable[Mapping[str, Sequence[Photo]]], ours: re.Pattern[str]
+    ) -> list[str]:
         attacher = Attacher(
             self.service,
-            self.urls["cameras"],
-            location_field=location,
+            self.urls[layer],
+            location_field=self.names.get(layer, {}).get(key, key),
             one_feature=True,
             stop=self.wanted.stop,
         )
-        done = attacher.attach(photos) if photos else None
-        gone = attacher.prune(ours, {photo.name for some in photos.values() for photo in some})
-        if done is not None and done.failed:
-            photo, why = next(iter(done.failed.items()))
-            raise StageError(f"publish: {len(done.failed):,} best photos are not attached: {photo}: {why}")
-        attached = done.attached if done is not None else 0
-        return [f"{attached:,} best photos attached, {gone:,} taken away"] if attached or gone else []
+        attached, wanted = 0, set[str]()
+        for photos in parts:
+            if self.wanted.stop.is_set():
+                return [f"{attached:,} best photos attached to {layer}; the same command goes on"]
+            done = attacher.attach(photos)
+            if done.failed:
+                photo, why = next(iter(done.failed.items()))
+                raise StageError(
+                    f"publish: {len(done.failed):,} best photos are not attached: {photo}: {why}"
+                )
+            attached += done.attached
+            wanted |= {photo.name for some in photos.values() for photo in some}
+        gone = attacher.prune(ours, wanted)
+        to = "" if layer == "cameras" else f" to {layer}"
+        return [f"{attached:,} best photos attached{to}, {gone:,} taken away"] if attached or gone else []
 
     def create(self, layers: Sequence[LayerRows], labels: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         """See `MakesLayers.create`; raises as `create_layers` does."""
+        text = ItemText.of(self.job, self.about)
         made, done = create_layers(
-            self.service, self.job, layers, labels, self.urls, self.names, self.utc_offset
+            self.service, self.job, layers, labels, self.urls, self.names, self.utc_offset, text
         )
         if made == self.urls:
             return {}, done
         return {"target": "arcgis", "portal": self.portal, **made}, done
+
+    def make_map(self, labels: Sequence[str]) -> list[str]:
+        """See `MakesMaps.make_map`."""
+        if not self.urls:
+            raise InputError(
+                "layer map: no layer to draw: give publish.cameras, publish.events or publish.photos"
+            )
+        text = ItemText.of(self.job, self.about)
+        done = publish_map(self.service, self.job, self.urls, labels, text)
+        return [f"item {done.item_id} {'added' if done.added else 'updated'}: {done.url}"]
 
     def _look(self, layers: Sequence[LayerRows]) -> list[LayerPush]:
         if not self.urls:
@@ -148,6 +195,16 @@ class ArcGISTarget:
             for rows in layers
             if rows.layer in self.urls
         ]
+
+    def _require_not_for_everyone(self) -> None:
+        """Exact places of sensitive species go to no layer that everyone sees."""
+        for layer, url in self.urls.items():
+            item = item_of(self.service, url)
+            if getattr(item, "access", None) == "public":
+                raise InputError(
+                    f"publish.{layer}: {url} is shared with everyone, and would hold exact places of "
+                    f"{self.hides_from}; set publish.public: true, or share it with fewer"
+                )
 
     def _send(self, works: Sequence[LayerPush]) -> StageError | None:
         """Send what the layers lack; why the rest was not sent, or None."""
