@@ -1,6 +1,7 @@
 """Speed of `detect`: detectors in ONNX files, against what else computes them, and against what bounds it.
 
     python benchmarks/detect.py [--model FILE] [--images N] [--size PX] [--rounds R] [--scratch DIR]
+    python benchmarks/detect.py --scale [--images N] [--scratch DIR]
 
 One run, the same ONNX file, the same photos (the real ones of ../shared/real_images where they are, otherwise
 drawn ones), decoding included, the ways taken in turns, on one core each:
@@ -12,6 +13,9 @@ drawn ones), decoding included, the ways taken in turns, on one core each:
 
 Without `--model` the file is that of a network of YOLO11s's size with random weights, written by torch: the
 time does not depend on what the weights are. Ends with 1 where a target is missed.
+
+With `--scale`: the stage on a manifest of WCS's shape (1,369,991 images) and a network that does next to
+nothing, on thumbnails of 64 pixels: what is lost to other than shards, memory of driver and scheduler.
 """
 
 from __future__ import annotations
@@ -28,7 +32,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import yaml
+from infer import write_manifest
 from PIL import Image, ImageFile, ImageOps
+from scale import CORES, IMAGES, Report, measure_stage
 
 from camtrap_batch.detection.frames import put
 from camtrap_batch.detection.onnx import OnnxDetector, OnnxFinder
@@ -40,15 +47,18 @@ PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "real_images"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="", metavar="FILE", help="an ONNX file (default: random weights)")
-    parser.add_argument("--images", type=int, default=48, metavar="N", help="pictures in a round (48)")
+    parser.add_argument("--images", type=int, metavar="N", help=f"default: 48; with --scale {IMAGES:,}")
     parser.add_argument("--size", type=int, default=640, metavar="PX", help="side of what it sees (640)")
     parser.add_argument("--rounds", type=int, default=3, metavar="R", help="each way is measured R times (3)")
+    parser.add_argument("--scale", action="store_true", help="many rows and a trivial network")
     parser.add_argument("--scratch", metavar="DIR", help="on the disk to be used (default: the system's)")
     options = parser.parse_args()
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     with tempfile.TemporaryDirectory(dir=options.scratch, prefix="detect-") as scratch:
+        if options.scale:
+            return measure_scale(Path(scratch), options.images or IMAGES)
         model = options.model or str(write_network(Path(scratch) / "random.onnx", options.size))
-        return measure(model, pictures(options.images), options.size, options.rounds)
+        return measure(model, pictures(options.images or 48), options.size, options.rounds)
 
 
 def measure(model: str, photos: list[bytes], size: int, rounds: int) -> int:
@@ -91,6 +101,65 @@ def measure(model: str, photos: list[bytes], size: int, rounds: int) -> int:
         missed += not at_least("of ultralytics' predict", ours / speeds["ultralytics"], 1.0)
     missed += not at_least("of the bare forward pass", ours / speeds["the limit"], 0.85)
     return int(missed > 0)
+
+
+def measure_scale(folder: Path, images: int) -> int:
+    report = Report()
+    job = folder / "job.yaml"
+    content = {
+        "name": "scale",
+        "output": str(folder),
+        "dataset": {"format": "folder", "images": str(folder / "images"), "location": {"level": 0}},
+        "validate": {"thumbnails": 64},
+        "detect": {
+            "model": str(write_spots(folder / "spots.onnx", 64)),
+            "device": "cpu",
+            "precision": "float32",
+            "shard_size": 4000,
+        },
+    }
+    job.write_text(yaml.safe_dump(content))
+    (folder / "images").mkdir()
+    with report.timed("manifest written"):
+        write_manifest(job, images)
+    load = os.getloadavg()[0]
+    print(f"{images:,} rows, a network of one pooling, {CORES} cores, load {load:.1f}", flush=True)
+    measure_stage(report, job, folder, "detect", images)
+    return report.end()
+
+
+def write_spots(path: Path, size: int, cell: int = 8) -> Path:
+    """A network of YOLOv8's layout that takes the brightness of a cell for how sure it is."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    side = size // cell
+    n = side * side
+    centres = (np.indices((side, side)).reshape(2, -1)[::-1] + 0.5) * cell
+    boxes = np.concatenate([centres, np.full((2, n), cell)])[None].astype(np.float32)
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["grey"], axes=[1], keepdims=1),
+        helper.make_node("AveragePool", ["grey"], ["cells"], kernel_shape=[cell] * 2, strides=[cell] * 2),
+        helper.make_node("Reshape", ["cells", "shape"], ["row"]),
+        helper.make_node("Sub", ["row", "dim"], ["above"]),
+        helper.make_node("Relu", ["above"], ["scores"]),
+        helper.make_node("Concat", ["boxes", "scores"], ["output0"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "spots",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 5, n])],
+        [
+            numpy_helper.from_array(np.array([1, 1, n]), "shape"),
+            numpy_helper.from_array(boxes, "boxes"),
+            numpy_helper.from_array(np.array([0.6], np.float32), "dim"),
+        ],
+    )
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(built, {"names": "{0: 'animal'}", "stride": str(cell)})
+    onnx.save(built, path)
+    return path
 
 
 def at_least(name: str, value: float, least: float) -> bool:

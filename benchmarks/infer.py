@@ -37,20 +37,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import yaml
 from scale import (
-    CAMTRAP,
     CORES,
     IMAGES,
     LOCATIONS,
     SEQUENCES,
     Report,
-    cluster,
     divide,
     hex_ids,
-    report_losses,
+    measure_stage,
 )
 
 from camtrap_batch import Job, open_run, run_stage
@@ -348,33 +345,7 @@ def measure_scale(folder: Path, images: int) -> int:
     print(
         f"{images:,} rows, {arch} at {size} pixels, {CORES} cores, load {os.getloadavg()[0]:.1f}", flush=True
     )
-    with cluster(folder) as (address, roles):
-        began, clock = time.time(), time.perf_counter()
-        command = [*CAMTRAP, "infer", str(job), "--quiet", "--cluster", address]
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        memory: dict[str, list[int]] = {}
-        pids = {"driver": driver.pid, **roles}
-        while driver.poll() is None:
-            for role, pid in pids.items():
-                try:
-                    memory.setdefault(role, []).append(psutil.Process(pid).memory_info().rss)
-                except psutil.NoSuchProcess:
-                    break
-            time.sleep(1)
-        seconds = time.perf_counter() - clock
-        if driver.returncode:
-            raise SystemExit(f"infer ended with {driver.returncode}")
-        report.line("camtrap infer", f"{seconds:.1f} s, {images / seconds:,.0f} images/s")
-        report_losses(report, folder / "scale", began, seconds, "infer")
-        for role, sizes in sorted(memory.items()):
-            half = sizes[len(sizes) // 4 :]
-            report.line(f"  memory of the {role}, GB", f"{max(sizes) / 1e9:.2f} at most")
-            if role in ("driver", "scheduler"):
-                middle, last = (statistics.median(some) for some in np.array_split(half, 3)[1:])
-                report.target("    growth in the last half, GB", (last - middle) / 1e9, 0.05, "{:.3f}")
-        clock = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        report.line("second run, nothing to do", f"{time.perf_counter() - clock:.1f} s")
+    measure_stage(report, job, folder, "infer", images)
     return report.end()
 
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 from camtrap_batch import Job, open_run
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.schemas import MANIFEST, PREDICTIONS
+from camtrap_batch.store.schemas import CATALOG, MANIFEST, PREDICTIONS
 from camtrap_batch.store.shards import Plan, Shard
 from camtrap_batch.store.tables import commit_plan, finish_shard
 
@@ -105,7 +105,17 @@ def write_run(run: Run, images: int, n_classes: int, is_shuffled: bool) -> None:
     if is_shuffled:
         order = np.random.default_rng(_SEED).permutation(images)
         manifest, truth = manifest.take(pa.array(order)), truth[order]
-    commit(run, "validate", {"manifest": lambda start, stop: manifest.slice(start, stop - start)}, images, {})
+    catalog = manifest.select([name for name in CATALOG.names if name in manifest.column_names])
+    for field in CATALOG:
+        if field.name not in catalog.column_names:
+            catalog = catalog.append_column(field, pa.nulls(images, field.type))
+    catalog = catalog.select(CATALOG.names).cast(CATALOG)
+    meta = {"categories": list(enumerate(names)), "notes": {}}
+    commit(
+        run, "catalog", {"catalog": lambda start, stop: catalog.slice(start, stop - start)}, images, {}, meta
+    )
+    rows = {"manifest": lambda start, stop: manifest.slice(start, stop - start)}
+    commit(run, "validate", rows, images, {"catalog": 1})
     rng = np.random.default_rng(_SEED)
 
     def predictions(start: int, stop: int) -> pa.Table:

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -255,6 +256,37 @@ def wait_for(is_there: Any, what: str, seconds: float = 60) -> None:
         if time.monotonic() > deadline:
             raise SystemExit(f"{what}: not there after {seconds:.0f} s")
         time.sleep(0.1)
+
+
+def measure_stage(report: Report, job: Path, folder: Path, stage: str, images: int) -> None:
+    """Do a stage of a job, whose run folder is `<folder>/scale`, on a cluster; report losses and memory."""
+    with cluster(folder) as (address, roles):
+        began, clock = time.time(), time.perf_counter()
+        command = [*CAMTRAP, stage, str(job), "--quiet", "--cluster", address]
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        memory: dict[str, list[int]] = {}
+        pids = {"driver": driver.pid, **roles}
+        while driver.poll() is None:
+            for role, pid in pids.items():
+                try:
+                    memory.setdefault(role, []).append(psutil.Process(pid).memory_info().rss)
+                except psutil.NoSuchProcess:
+                    break
+            time.sleep(1)
+        seconds = time.perf_counter() - clock
+        if driver.returncode:
+            raise SystemExit(f"{stage} ended with {driver.returncode}")
+        report.line(f"camtrap {stage}", f"{seconds:.1f} s, {images / seconds:,.0f} images/s")
+        report_losses(report, folder / "scale", began, seconds, stage)
+        for role, sizes in sorted(memory.items()):
+            half = sizes[len(sizes) // 4 :]
+            report.line(f"  memory of the {role}, GB", f"{max(sizes) / 1e9:.2f} at most")
+            if role in ("driver", "scheduler"):
+                middle, last = (statistics.median(some) for some in np.array_split(half, 3)[1:])
+                report.target("    growth in the last half, GB", (last - middle) / 1e9, 0.05, "{:.3f}")
+        clock = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        report.line("second run, nothing to do", f"{time.perf_counter() - clock:.1f} s")
 
 
 def report_losses(

@@ -35,7 +35,7 @@ Order = Literal["dmy", "mdy"]
 MOST_UNREADABLE = 0.05
 """Part of a column's dates that may be unreadable; a table with more of them is refused."""
 
-_NO_DATE = frozenset({"unknown", "none", "null", "nan", "nat", "n/a", "na", "#n/a", "-"})
+_NO_DATE = frozenset({"unknown", "none", "null", "nan", "nat", "n/a", "na", "#n/a", "#na", "<na>", "-"})
 
 _EARLIEST = 1900  # before that a clock was never set
 # Whatever this matches is a date, and can be parsed a column at a time; all else is looked at row by row.

@@ -112,21 +112,29 @@ class OneOf:
 Model = TypeVar("Model", bound=Section)
 Lines = dict[tuple[str | int, ...], int]
 
-_INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
+_INT, _FLOAT, _DATE, _BOOL, _STR = (
+    f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp", "bool", "str")
+)
 _INT_FORM = re.compile(r"[-+]?[0-9][0-9_]*$")
 _FLOAT_FORM = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$")
 
 
 class _Loader(yaml.SafeLoader):
-    """Numbers are what people mean by them, and dates are text.
+    """Numbers are what people mean by them, dates are text, and so is a key `on`, `no` or `yes`.
 
-    To YAML 1.1, 1e-3 is text, 010 is 8, +10:30 is 630, and 2024-02-30 is an exception.
+    To YAML 1.1, 1e-3 is text, 010 is 8, +10:30 is 630, 2024-02-30 is an exception, and a key `on` is true.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - declared by the base class
         first: [(tag, form) for tag, form in known if tag not in (_INT, _FLOAT, _DATE)]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if key.tag == _BOOL:
+                key.tag = _STR
+        return super().construct_mapping(node, deep=deep)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -163,6 +163,18 @@ def test_missing_file(tmp_path: Path) -> None:
         Job.load(tmp_path / "nowhere.yaml")
 
 
+def test_a_key_that_is_a_truth_value_to_old_yaml_is_a_key(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    dataset = f"dataset: {{format: folder, images: {tmp_path / 'photos'}}}"
+    for value in ("frames", "auto"):
+        job.write_text(f"name: a\noutput: runs\n{dataset}\ntrain:\n  on: {value}\n")
+        assert Job.load(job).train.on == value
+        assert Job.load(job, ["train.on=frames"]).train.on == "frames"
+    job.write_text(f"name: a\noutput: runs\n{dataset}\ntrain: {{on: crop}}\n")
+    with pytest.raises(JobError, match=r"job\.yaml:4: train\.on: .*crops"):
+        Job.load(job)
+
+
 @pytest.mark.parametrize("name", ["demo", "wcs_threatened"])
 def test_jobs_of_the_repository_load(name: str) -> None:
     Job.load(REPOSITORY / "jobs" / f"{name}.yaml")
@@ -182,6 +194,8 @@ def test_the_demo_in_the_package_is_the_job_of_the_repository() -> None:
     for key in ("metadata", "images", "cameras"):
         assert ours["dataset"].pop(key) == f"../demo/{embedded['dataset'].pop(key)}"
     assert ours.pop("output") == f"../demo/{embedded.pop('output')}"
+    detector = embedded["detect"].pop("model")
+    assert ours["detect"].pop("model") == f"../camtrap_batch/rehearsal/{detector}"
     assert ours == embedded
 
 

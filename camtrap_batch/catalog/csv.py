@@ -139,7 +139,10 @@ def read_csv(
     )
     marked = [row for row, category in enumerate(category_ids) if category is not None]
     image = np.asarray([number[ids[row]] for row in marked], np.int64)
-    counts = whole("count")
+    counts = [count if count is None or count >= 0 else None for count in whole("count")]
+    notes["annotations whose count is below 0, taken as not counted"] += sum(
+        (count or 0) < 0 for count in whole("count")
+    )
     labels = group_labels(
         image,
         np.asarray([category_ids[row] for row in marked], np.int64),

@@ -15,6 +15,9 @@ from fsspec.implementations.local import LocalFileOpener
 
 from camtrap_batch.errors import InputError
 
+_NOT_OF_JSON = re.compile(rb"[:\[,]\s*(-?Infinity|NaN|NA|N/A|None|undefined|True|False)\b")
+"""What R, Python and JavaScript write for values."""
+
 
 def read_json(path: str, key: str) -> bytes | mmap.mmap:
     """The text of a JSON file: `.json`, `.json.gz`, or the one in a `.zip`; not yet parsed.
@@ -34,7 +37,7 @@ def read_json(path: str, key: str) -> bytes | mmap.mmap:
             if not path.endswith(".zip") and _is_plain(file):
                 # No second copy of what the system keeps in memory anyway: a third of a second in 587 MB.
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            data: bytes = file.read().removeprefix(codecs.BOM_UTF8)
+            data = _as_utf8(file.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file ({key})") from None
     except (EOFError, zlib.error) as problem:
@@ -52,22 +55,27 @@ def read_json(path: str, key: str) -> bytes | mmap.mmap:
             ]
             if len(inside) != 1:
                 raise InputError(f"{path}: should hold one .json file, it holds {len(inside)}")
-            return archive.read(inside[0]).removeprefix(codecs.BOM_UTF8)
+            return _as_utf8(archive.read(inside[0]))
     except (zipfile.BadZipFile, zlib.error, EOFError) as problem:
         raise InputError(f"{path}: damaged zip file: {problem}") from None
     except (RuntimeError, NotImplementedError) as problem:  # encrypted, or packed in a way Python can't
         raise InputError(f"{path}: can't be unpacked: {problem}") from None
 
 
+def _as_utf8(data: bytes) -> bytes:
+    """Text without a mark before it; Windows' programs write UTF-16 as well."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace").encode()
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
 def why_not_json(data: bytes | mmap.mmap, problem: Exception) -> str:
     """What to say of a file that msgspec can't parse: some programs write numbers that JSON does not have."""
-    found = re.search(rb"[:\[,]\s*(-?Infinity|NaN)\b", data)
+    found = _NOT_OF_JSON.search(data)
     if found is not None and "malformed" in str(problem):
-        line = data[: found.start(1)].count(b"\n") + 1
-        return (
-            f"not JSON, or cut off: line {line} has {found[1].decode()}, which JSON does not have; "
-            "it should be null"
-        )
+        line, word = data[: found.start(1)].count(b"\n") + 1, found[1].decode()
+        right = {"True": "true", "False": "false"}.get(word, "null")
+        return f"not JSON, or cut off: line {line} has {word}, which JSON does not have; it should be {right}"
     return f"not JSON, or cut off: {problem}"
 
 
@@ -78,4 +86,5 @@ def _is_plain(file: Any) -> bool:
     start = file.read(3)
     is_zip = zipfile.is_zipfile(file)
     file.seek(0)
-    return bool(start) and start != codecs.BOM_UTF8 and not is_zip
+    is_marked = start.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return bool(start) and not is_marked and not is_zip

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
+from camtrap_batch.images.sources.base import are_unsafe
 
 
 def tidy_names(names: pa.Array, notes: Counter[str], root: str | None = None) -> pa.Array:
@@ -73,6 +74,16 @@ def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str
     return pa.chunked_array([[found.get(row, name) for row, name in enumerate(given)]], pa.string())
 
 
+def outside_of_root(names: pa.ChunkedArray) -> list[str] | None:
+    """Names that are not paths inside the image root (see `is_unsafe`); None where all are."""
+    whole = names.combine_chunks()
+    # To look at all texts at once takes a hundredth of looking at each.
+    if _MAYBE_OUTSIDE.search(_content(whole)) is None and not pc.any(pc.starts_with(whole, "/")).as_py():
+        return None
+    found: list[str] = names.filter(pa.array(are_unsafe(whole.to_pylist()))).to_pylist()
+    return found or None
+
+
 def _path_key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -81,6 +92,10 @@ def _content(names: pa.Array) -> bytes:
     """All texts of an array one after the other: to search it takes a hundredth of a search in each."""
     buffer = names.buffers()[2] if len(names) else None
     return buffer.to_pybytes() if buffer is not None else b""
+
+
+_MAYBE_OUTSIDE = re.compile(rb"\.\.|[\\:~\0]")
+_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")  # Excel makes 7 of 007
 
 
 class Unmatched(list[str]):
@@ -112,8 +127,12 @@ def unmatched(names: Sequence[str], others: Sequence[str], where: str) -> Unmatc
 
 
 def alike(name: str) -> str:
-    """What names have in common that differ in case, in blanks, or in how accents are encoded."""
-    return unicodedata.normalize("NFC", " ".join(name.split())).casefold()
+    """What names have in common that differ in case, blanks, leading zeros, or in how accents are encoded.
+
+    >>> alike("CAM 007") == alike("cam  7")
+    True
+    """
+    return _ZEROS.sub("", unicodedata.normalize("NFC", " ".join(name.split())).casefold())
 
 
 def tidy_name(name: str, root: str | None = None) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 import fsspec
 
 from camtrap_batch.errors import InputError, choices
+from camtrap_batch.notices import say_all
 from camtrap_batch.remote import plain, redacted
 
 MISSING = frozenset(
@@ -31,6 +32,9 @@ MISSING = frozenset(
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _LOOKED_AT = 50  # records, to tell what is between cells
+_NOTED = ("dataset.metadata", "camtrap init")
+"""Keys of tables whose notes are kept and told by those that read them."""
+_TITLES = 10  # records, to tell where the header is
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -125,7 +129,7 @@ class GivenTable:
 
 
 def read_table(path: str, key: str, expected: Iterable[str] = ()) -> GivenTable:
-    """Read a table from a file or an fsspec URL.
+    """Read a table from a file or an fsspec URL. What was odd in it is told, but for metadata: see `notes`.
 
     Parameters
     ----------
@@ -147,7 +151,11 @@ def read_table(path: str, key: str, expected: Iterable[str] = ()) -> GivenTable:
     else:
         text, delimiter, skipped = _delimited(decode(path, key, data, notes), expected)
         records = _split(text, delimiter, path, key, skipped)
-    return _table(GivenTable(redacted(path), key, {}, [], delimiter, notes), records, set(expected))
+    empty = GivenTable(redacted(path), key, {}, [], delimiter, notes)
+    table = _table(empty, _from_header(empty, records, set(expected)), set(expected))
+    if key not in _NOTED:
+        say_all([f"{key}: {count:,} {text}" for text, count in notes.items()])
+    return table
 
 
 def decode(path: str, key: str, data: bytes, notes: Counter[str]) -> str:
@@ -229,6 +237,8 @@ def _split(text: str, delimiter: str, path: str, key: str, skipped: int) -> Iter
             line = reader.line_num + 1 + skipped
     except csv.Error as problem:
         why = "a quote that is not closed" if "unexpected end" in str(problem) else str(problem)
+        if "expected after" in why:
+            why += "; between cells there should be commas, semicolons, tabs or bars"
         raise InputError(f"{redacted(path)}:{line}: not CSV ({key}): {why}") from None
 
 
@@ -244,12 +254,32 @@ def _delimiter(text: str, expected: Iterable[str]) -> str:
             return 0, 0, 0
         if not records:
             return 0, 0, 0
-        header = [column_name(cell) for cell in records[0]]
+        known = [len(expected & set(map(column_name, record))) for record in records[:_TITLES]]
+        header = records[0 if known[0] else known.index(max(known))]
         alike = sum(len(record) == len(header) for record in records)
-        return len(expected & set(header)), alike * (len(header) > 1), len(header)
+        return max(known), alike * (len(header) > 1), len(header)
 
     scores = {delimiter: score(delimiter) for delimiter in _DELIMITERS}
     return max(_DELIMITERS, key=lambda delimiter: scores[delimiter])
+
+
+def _from_header(
+    empty: GivenTable, records: Iterator[tuple[int, list[str]]], expected: set[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """The records without titles above the header; R's row names, which have no header, with an empty one."""
+    first = list(itertools.islice(records, _TITLES))
+    known = [len(expected & set(map(column_name, record))) for _, record in first]
+    # A column that is expected may be a title's only word.
+    at = next((row for row, number in enumerate(known) if number > 1), 0) if known and not known[0] else 0
+    if at:
+        empty.notes[f"lines above the header of {empty.path}, left out"] += at
+    first = first[at:]
+    numbered = [record[0].strip() for _, record in first[1:3]]
+    # R numbers rows, which tells them from a decimal comma in each.
+    is_numbered = bool(numbered) and numbered == ["1", "2"][: len(numbered)]
+    if is_numbered and all(len(record) == len(first[0][1]) + 1 for _, record in first[1:]):
+        first[0] = first[0][0], ["", *first[0][1]]
+    return itertools.chain(first, records)
 
 
 def _table(empty: GivenTable, records: Iterator[tuple[int, list[str]]], expected: set[str]) -> GivenTable:
@@ -299,12 +329,18 @@ def _sheet(path: str, key: str, data: bytes, notes: Counter[str]) -> Iterator[tu
 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            is_workbook = "xl/workbook.xml" in archive.namelist()
+            names = archive.namelist()
+            is_workbook = "xl/workbook.xml" in names
+            sheets_of = [
+                name for name in names if name.startswith("xl/worksheets/") and name.endswith(".xml")
+            ]
+            is_merged = any(b"<mergeCell " in archive.read(name) for name in sheets_of)
         if not is_workbook:
             raise InputError(
                 f"{redacted(path)}: is a zip file, no table ({key}); it should be a .csv or .xlsx table"
             )
-        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        # Which cells are merged is told only of a workbook that is read whole.
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=not is_merged, data_only=True)
         sheets = [(sheet.title, list(_cells(sheet))) for sheet in book.worksheets]
     except InputError:
         raise
@@ -320,6 +356,14 @@ def _sheet(path: str, key: str, data: bytes, notes: Counter[str]) -> Iterator[tu
 
 
 def _cells(sheet: Any) -> Iterator[tuple[int, list[str]]]:
+    """Row and cells; each of those that are merged below one another has the value of the first."""
+    for area in list(getattr(sheet, "merged_cells", ())):
+        if area.min_col == area.max_col:
+            first = sheet.cell(area.min_row, area.min_col)
+            sheet.unmerge_cells(str(area))
+            for number_ in range(area.min_row, area.max_row + 1):
+                cell = sheet.cell(number_, area.min_col)
+                cell.value, cell.number_format = first.value, first.number_format
     for number_, row in enumerate(sheet.iter_rows(), 1):
         cells = [_cell_text(cell) for cell in row]
         while cells and not cells[-1]:

@@ -135,12 +135,14 @@ class Known:
     boxes : for each row a list of `results.BOX`, null where nothing is known of it
     why : for each row without boxes a status (`unreadable`: the detector failed; `no_result`)
     meta, notes : for the snapshot, for people
+    labels : of each box, list by list: the name of what people said is in it, null where nobody did
     """
 
     boxes: pa.ListArray
     why: pa.Array
     meta: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    labels: pa.Array | None = None
 
 
 @runtime_checkable

@@ -19,8 +19,11 @@ from camtrap_batch.detection.repeats import find_repeats
 from camtrap_batch.detection.tables import rows_of, to_column
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job.detect import Detect
+from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CROPS
+from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import open_table
 
 COLUMN = "boxes"
 """Of rows on their way to a worker: lists of `BOX` with `repeat`, null where no boxes are known."""
@@ -206,19 +209,27 @@ def find_boxes(settings: Detect, run: Run, rows: pa.Table, empty: str) -> Boxes:
         raise InputError(
             f"{run.folder.url}: the table detections is not of the current boxes; run detect first"
         )
-    categories = tuple(detected.meta["categories"])
-    of_images = run.table("detected", detected.number).to_table(columns=["image_id", "n_boxes"])
-    boxes = run.table("detections", detections.number).to_table(
+    column = read_boxes(run.folder, detected, detections, rows["image_id"])
+    rules = make_rules(settings, tuple(detected.meta["categories"]), empty)
+    return Boxes(column, rules, {**detected.meta["found"], **detections.meta["repeats"]})
+
+
+def read_boxes(
+    folder: Folder, detected: Snapshot, detections: Snapshot, image_ids: pa.ChunkedArray
+) -> pa.ListArray:
+    """The boxes of images, as `COLUMN` has them. Raises InputError where the tables lack an image."""
+    of_images = open_table(folder, detected).to_table(columns=["image_id", "n_boxes"])
+    boxes = open_table(folder, detections).to_table(
         columns=["x", "y", "w", "h", "confidence", "category", "repeat"]
     )
-    column = to_column(of_images["n_boxes"], boxes, categories)
-    row = pc.index_in(rows["image_id"], value_set=of_images["image_id"].combine_chunks())
+    column = to_column(of_images["n_boxes"], boxes, tuple(detected.meta["categories"]))
+    row = pc.index_in(image_ids, value_set=of_images["image_id"].combine_chunks())
     if row.null_count:
-        raise InputError(f"{run.folder.url}: images without a row in the table detected; run detect first")
-    if not pc.all(pc.equal(row, pa.array(np.arange(len(column), dtype=np.int32)))).as_py():
-        column = column.take(row.combine_chunks())
-    rules = make_rules(settings, categories, empty)
-    return Boxes(column, rules, {**detected.meta["found"], **detections.meta["repeats"]})
+        raise InputError(f"{folder.url}: images without a row in the table detected; run detect first")
+    every = pa.array(np.arange(len(column), dtype=np.int32))
+    if len(row) == len(column) and pc.all(pc.equal(row, every)).as_py():
+        return column
+    return column.take(row.combine_chunks())
 
 
 @dataclass(frozen=True)
@@ -257,6 +268,11 @@ class Look:
             np.flatnonzero(counts.to_numpy(zero_copy_only=False)),
             np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)),
         )
+
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """Number of each box among those of its row, from 0."""
+        first = np.searchsorted(self.rows_of, self.rows_of)
+        return np.arange(len(self.rows_of)) - first
 
     def boxes_by_row(self) -> dict[int, list[tuple[float, float, float, float]]]:
         """Boxes to classify, by row."""

@@ -68,6 +68,7 @@ class Drawn:
     in_pixels : whether corners are pixels, else parts of the picture
     sizes : image id -> width and height that the metadata give
     empty : ids of images of which the metadata say that there is nothing
+    label : (n,) name of what is in each box, None where it is not said
     """
 
     image_id: list[str]
@@ -76,6 +77,7 @@ class Drawn:
     in_pixels: bool
     sizes: Mapping[str, tuple[float, float]]
     empty: frozenset[str]
+    label: list[str | None]
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class CatalogDetector:
             raise InputError(f"{key}: catalog: {redacted(path)} has no box (bbox)")
         hash_ = hashlib.sha256("\n".join(drawn.image_id).encode())
         hash_.update(drawn.corners.tobytes() + drawn.category.tobytes())
+        hash_.update("\n".join(name or "" for name in drawn.label).encode())
         return cls(path, hash_.hexdigest()[:16], drawn)
 
     def match(self, rows: pa.Table) -> Known:
@@ -147,7 +150,8 @@ class CatalogDetector:
         if turned:
             notes.append(f"{turned:,} boxes are of the picture as EXIF turns it; the metadata's size says so")
         meta = {"file": redacted(self.path), "images": int(is_known.sum()), "without": int((~is_known).sum())}
-        return Known(lists, pc.if_else(pa.array(is_known), "ok", "no_result"), meta, notes)
+        labels = pa.array([drawn.label[box] for box in order.tolist()], pa.string())
+        return Known(lists, pc.if_else(pa.array(is_known), "ok", "no_result"), meta, notes, labels)
 
     def _in_parts(
         self, rows: pa.Table, ids: pa.StringArray, row_of: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
@@ -224,6 +228,7 @@ def _of_cct(path: str, key: str) -> Drawn:
         True,
         sizes,
         frozenset(name for name, is_empty in labels.items() if is_empty and name not in boxed),
+        [names.get(mark.category_id) or None for mark in marked],
     )
 
 
@@ -246,6 +251,7 @@ def _of_camtrap_dp(path: str) -> Drawn:
         False,
         {},
         frozenset(blank - set(ids)),
+        [names[row] or None for row in boxed],
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from camtrap_batch.images.framing import Framing, frame, resize_image
@@ -14,8 +15,12 @@ from camtrap_batch.images.pixels import Pixels
 Box = tuple[float, float, float, float]
 """x, y of the upper left corner, width, height: parts of the upright picture's width and height."""
 
+MARGIN = 0.15
+"""What is kept around a square for training, on each side, as a part of it: to move and widen it there."""
+
 _SMALLEST = 0.01  # side of a box, as part of the frame: else a speck would ask for a huge decode
 _MOST_WANTED = 4096
+_FILTER = 4  # pixels beside a square that the filter may take into account, where the picture is made larger
 
 
 class Picture(NamedTuple):
@@ -44,9 +49,7 @@ def decode_picture(picture: Picture, framing: Framing) -> Pixels:
     if picture.boxes is None:
         return frame(picture.data, framing)[None]
     size = framing.size
-    longest = min(max(box[2], box[3], _SMALLEST) for box in picture.boxes)
-    whole = framing.decode(picture.data, min(_MOST_WANTED, int(np.ceil(size / longest))))
-    image = Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole).convert("RGB")
+    image = _decode_for(picture.data, picture.boxes, framing)
     squares = []
     for box in picture.boxes:
         if framing.boxes == "stretch":  # cut out first: what is around it does not count at its border
@@ -56,6 +59,76 @@ def decode_picture(picture: Picture, framing: Framing) -> Pixels:
         place = square_around(box, image.width, image.height)
         squares.append(np.asarray(resize_image(image, (size, size), framing, place)))
     return np.stack(squares)
+
+
+def margin_of(size: int) -> int:
+    """Pixels kept on each side of a square of `size` pixels.
+
+    >>> margin_of(224)
+    34
+    """
+    return round(MARGIN * size)
+
+
+def cut_for_training(picture: Picture, size: int) -> Pixels:
+    """The squares that a model trained here sees of a picture, each with what is around it.
+
+    The middle of each, `size` pixels wide, is what `decode_picture` gives. Around it are `margin_of(size)`
+    pixels of the same scale; beyond the frame's border the picture is mirrored.
+
+    Returns
+    -------
+    Shape (boxes or 1, side, side, 3), RGB; `side` is size + 2 margin_of(size).
+
+    Raises
+    ------
+    ValueError
+        Nothing decodes.
+    """
+    margin = margin_of(size)
+    if picture.boxes is None:
+        whole = frame(picture.data, Framing(size))
+        return np.pad(whole, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")[None]
+    image = _decode_for(picture.data, picture.boxes, Framing(size))
+    pixels, side = np.asarray(image), size + 2 * margin
+    squares = []
+    for box in picture.boxes:
+        left, top, right, bottom = square_around(box, image.width, image.height)
+        across, down = (right - left) * margin / size, (bottom - top) * margin / size
+        columns, x = _mirrored(left - across, right + across, image.width)
+        rows, y = _mirrored(top - down, bottom + down, image.height)
+        around = Image.fromarray(pixels[np.ix_(rows, columns)])
+        within = (left - across - x, top - down - y, right + across - x, bottom + down - y)
+        squares.append(np.asarray(resize_image(around, (side, side), Framing(size), within)))
+    return np.stack(squares)
+
+
+def _decode_for(data: bytes, boxes: Sequence[Box], framing: Framing) -> Image.Image:
+    """The picture, RGB, with as many pixels in each box as the square has, where it has them."""
+    longest = min(max(box[2], box[3], _SMALLEST) for box in boxes)
+    whole = framing.decode(data, min(_MOST_WANTED, int(np.ceil(framing.size / longest))))
+    return Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole).convert("RGB")
+
+
+def _mirrored(start: float, stop: float, extent: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Indices of the pixels from `start` to `stop`, mirrored where they are outside, and the first one."""
+    first = int(np.floor(start)) - _FILTER
+    indices = np.arange(first, int(np.ceil(stop)) + _FILTER)
+    period = max(2 * (extent - 1), 1)
+    indices = np.abs(indices) % period
+    return np.minimum(indices, period - indices) if extent > 1 else indices * 0, first
+
+
+def thumbnail_shows(boxes: Sequence[Box], size: int, thumbnail: int, width: int, height: int) -> bool:
+    """Whether a thumbnail has as many pixels of each box as a model wants, or as the original has.
+
+    Parameters
+    ----------
+    size : of the model's square, in pixels
+    thumbnail : pixels of the short side of thumbnails
+    width, height : of the original
+    """
+    return min(width, height) <= thumbnail or all(max(w, h) * thumbnail >= size for _, _, w, h in boxes)
 
 
 def square_around(box: Box, width: int, height: int) -> tuple[float, float, float, float]:

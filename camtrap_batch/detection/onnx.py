@@ -53,6 +53,11 @@ from camtrap_batch.yamlfile import Section, parse
 CARD = "detector.json"
 MODEL = "detector.onnx"
 
+_NO_MATTER = ("path", "batch", "description")
+"""Attributes on which no box depends."""
+
+_LONGEST = 200
+
 _VERSION = 1  # of how boxes are made; part of a detector's id
 _STRIDE = 32
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -107,6 +112,7 @@ class OnnxDetector:
     tiles : 1, or 2: overlapping quarters of large pictures are looked at, too
     dtype : of its input
     batch : pictures that it takes at once; None: any number
+    description : what the file says of itself
     """
 
     path: str
@@ -118,13 +124,14 @@ class OnnxDetector:
     tiles: int = 1
     dtype: str = "float32"
     batch: int | None = None
+    description: str = ""
 
     help: ClassVar[str] = "an ONNX file: YOLOv5 (MegaDetector v5), YOLOv8 to v26, RT-DETR, RF-DETR"
     endings: ClassVar[tuple[str, ...]] = (".onnx",)
 
     @property
     def detector_id(self) -> str:
-        depends = {name: value for name, value in asdict(self).items() if name not in ("path", "batch")}
+        depends = {name: value for name, value in asdict(self).items() if name not in _NO_MATTER}
         return hashlib.sha256(json.dumps([_VERSION, depends], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -208,6 +215,7 @@ class OnnxDetector:
             tiles=tiles,
             dtype=info.inputs[0].dtype,
             batch=batch,
+            description=" ".join(metadata.get("description", "").split())[:_LONGEST],
         )
 
     def load(

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.jsonfile import read_json, why_not_json
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
@@ -119,7 +119,7 @@ class _Box(msgspec.Struct, gc=False):
     conf: float
     bbox: tuple[float, float, float, float]
     label: str | None = None
-    frame_number: int | None = None
+    frame_number: float | None = None
 
 
 class _SpeciesBox(_Box):
@@ -212,7 +212,7 @@ def _parse(data: Any, where: str) -> Detections:
     except msgspec.ValidationError as problem:
         raise InputError(f"{where}: not {kind}: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{where}: not JSON, or cut off: {problem}") from None
+        raise InputError(f"{where}: {why_not_json(data, problem)}") from None
     finally:
         if collecting:
             gc.enable()
@@ -305,8 +305,11 @@ def _of_megadetector(content: _File, where: str) -> Detections:
     def said(box: _SpeciesBox) -> list[tuple[str, float]]:
         return [(names.get(str(id_), ""), p) for id_, p in box.classifications or ()]
 
-    for raw in content.images:
-        image = decode(raw)
+    for number, raw in enumerate(content.images):
+        try:
+            image = decode(raw)
+        except msgspec.ValidationError as problem:
+            raise InputError(f"{where}: not MegaDetector results: images[{number}]: {problem}") from None
         boxes = None if image.failure else image.detections
         columns.add(image.file, boxes, said, rate=image.frame_rate, processed=image.frames_processed)
     content.images.clear()
@@ -432,7 +435,7 @@ class _Columns:
             self._said.add(self._codes(said(box)))
             number += 1
             if box.frame_number is not None:
-                of_boxes.append(box.frame_number)
+                of_boxes.append(int(box.frame_number))
         if len(of_boxes) == number and (of_boxes or rate is not None or processed is not None):
             looked = LookedAt(rate, None if processed is None else tuple(sorted(processed)), tuple(of_boxes))
             self._videos.setdefault(_STARTS.sub("", file.replace("\\", "/")), looked)

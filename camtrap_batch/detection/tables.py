@@ -42,6 +42,7 @@ def to_tables(
     categories: Sequence[str],
     detector_id: str,
     animal: str,
+    labels: pa.Array | None = None,
 ) -> dict[str, pa.Table]:
     """Rows of `detected`, one for each image, and of `boxes`.
 
@@ -50,6 +51,7 @@ def to_tables(
     lists : of `BOX`, null where nothing is known of the image
     status : why, for these; ok for the others
     animal : the category whose boxes are animals
+    labels : of each box, where people drew it
     """
     n = len(lists)
     values = lists.flatten()
@@ -82,6 +84,7 @@ def to_tables(
             **{side: values.field(side) for side in SIDES},
             "category": pa.array(list(categories), pa.string()).take(values.field("category")),
             "confidence": values.field("confidence"),
+            "label": pa.nulls(len(values), pa.string()) if labels is None else labels,
         }
     )
     return {"detected": detected, "boxes": boxes}

@@ -80,6 +80,14 @@ class Job(Section):
             raise ValueError("infer.detections and detect exclude each other: leave out infer.detections")
         return self
 
+    @model_validator(mode="after")
+    def _boxes_for_crops(self) -> Job:
+        if self.train.on == "crops" and self.detection is None:
+            raise ValueError(
+                "train.on: crops: the job has no boxes to cut them by: set detect, or train.on: frames"
+            )
+        return self
+
     @classmethod
     def load(cls, path: str | Path, assignments: list[str] | None = None) -> Job:
         """The job in the file `path`, with `--set` assignments applied.
@@ -147,6 +155,14 @@ class Job(Section):
             repeat=Repeat(frames=infer.repeat_frames, iou=infer.repeat_iou),
         )
         return settings, "infer"
+
+    @property
+    def trains_on_crops(self) -> bool:
+        """Whether it is crops of boxes that the classifier learns from, not whole frames.
+
+        A job that names its boxes as earlier versions did goes on to learn from frames, unless it says so.
+        """
+        return self.train.on == "crops" or (self.train.on == "auto" and self.detect is not None)
 
     @property
     def target_url(self) -> str:

@@ -12,7 +12,7 @@ from camtrap_batch.job.base import Fraction, Input, PathOrUrl, Seed
 from camtrap_batch.vocabulary import FINDING_KINDS, USABLE
 from camtrap_batch.yamlfile import Section
 
-_NO_FILE = re.compile("imagenet|none")
+_NO_FILE = re.compile("imagenet|none|latest|[0-9a-f]{16}")
 """Values of `train.weights` that name no file."""
 
 
@@ -76,7 +76,17 @@ class Select(Section):
 class Train(Section):
     arch: str = Field("resnet34", description="any torchvision or timm classification architecture")
     weights: Annotated[PathOrUrl, Input(words=_NO_FILE)] = Field(
-        "imagenet", description="imagenet, none, or a file of weights, relative to the job file"
+        "imagenet",
+        description="imagenet, none, a file of weights or a model folder, relative to the job file, a model "
+        "id of this run, or latest: its last model",
+    )
+    on: Literal["auto", "frames", "crops"] = Field(
+        "auto", description="what is learnt from; auto: crops where the job has boxes (detect), else frames"
+    )
+    method: Literal["finetune", "head"] = Field(
+        "finetune",
+        description="finetune: the whole network; head: a new last layer alone, on what the network of "
+        "`weights` gives, computed once",
     )
     size: int = Field(224, ge=32, le=1024, description="side of the model's square input, in pixels")
     epochs: int = Field(5, ge=1, description="passes over the training images")
@@ -92,6 +102,12 @@ class Train(Section):
         ge=1,
         description="stop after this many epochs without a smaller valid loss, keep the best; default: never",
     )
+
+    @model_validator(mode="after")
+    def _something_to_keep(self) -> Train:
+        if self.method == "head" and self.weights == "none":
+            raise ValueError("method: head keeps a network and needs one: set weights")
+        return self
 
     @field_validator("lr")
     @classmethod

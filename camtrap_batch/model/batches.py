@@ -19,6 +19,7 @@ _AT_BOTTOM = 0.8  # of the strips with date and temperature, the others are at t
 _STRIP = 0.03, 0.12  # their height, of the frame's
 _ROTATE, _SHIFT = 0.15, 0.08  # radians; part of the half frame
 _NEAREST, _FARTHEST = 0.85, 1.12  # how much of the frame is seen, on each axis
+_FARTHEST_OF_CROPS = 1.25  # detectors draw their boxes more or less tightly
 _CONTRAST, _BRIGHTNESS = 0.25, 38.0  # factor and its inverse; of 255
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG and Pillow have it
 
@@ -92,6 +93,7 @@ class TrainBatches:
         order = np.random.default_rng([self._seed, self.next_pass])
         variation = torch.Generator().manual_seed(int(order.integers(2**62)) + self._part)
         self.next_pass += 1
+        margin = self._decoder.margin
         drawn = resample(self._weights, order)
         if self._blocks is not None:
             drawn = in_window(drawn, self._blocks, self._window, order)
@@ -103,7 +105,7 @@ class TrainBatches:
                     shape = (2, self._decoder.size, self._decoder.size, 3)
                     yield self._normalise(torch.zeros(shape, dtype=torch.uint8)), torch.tensor([IGNORED] * 2)
                 continue
-            images = self._normalise(torch.from_numpy(pixels), lambda images: vary(images, variation))
+            images = self._normalise(torch.from_numpy(pixels), lambda images: vary(images, variation, margin))
             yield images, torch.from_numpy(self._truth[rows]).to(images.device)
 
 
@@ -129,8 +131,10 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         parts = np.array_split(np.arange(len(self._indices)), self._batches)
+        inside = slice(self._decoder.margin, self._decoder.side - self._decoder.margin)
         for rows, pixels in load(self._decoder, self._indices, parts):
             if len(rows):
+                pixels = np.ascontiguousarray(pixels[:, inside, inside])
                 images = self._normalise(torch.from_numpy(pixels))
                 yield images, torch.from_numpy(self._truth[rows]).to(images.device)
 
@@ -180,7 +184,7 @@ def in_window(
     return drawn[np.argsort(begins + (window - 1) * random.random(len(drawn)), kind="stable")]
 
 
-def vary(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+def vary(images: torch.Tensor, random: torch.Generator, margin: int = 0) -> torch.Tensor:
     """Each image mirrored, turned, moved, zoomed, lit a little differently; what cameras do to some of them.
 
     Some lose their colours as in infrared light: what reflects it is bright whatever its colour, and the
@@ -196,13 +200,16 @@ def vary(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         Shape (n, 3, height, width), float32 between 0 and 255.
     random
         Generator on the CPU, so that a seed means the same on every device.
+    margin
+        Pixels on each side that are there to move and widen what is seen; the result is without them.
     """
     n, device = len(images), images.device
 
     def between(low: float, high: float) -> torch.Tensor:
         return low + (high - low) * torch.rand(n, generator=random)
 
-    angle, seen = between(-_ROTATE, _ROTATE), between(_NEAREST, _FARTHEST)
+    farthest = _FARTHEST_OF_CROPS if margin else _FARTHEST
+    angle, seen = between(-_ROTATE, _ROTATE), between(_NEAREST, farthest)
     mirror = torch.where(torch.rand(n, generator=random) < _FLIP, -1.0, 1.0)
     across, down = between(-_SHIFT, _SHIFT), between(-_SHIFT, _SHIFT)
     top = torch.stack([seen * angle.cos() * mirror, -seen * angle.sin(), across], 1)
@@ -218,9 +225,13 @@ def vary(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     for index, (height, where, shade) in zip(banner.nonzero().flatten().tolist(), strips, strict=True):
         rows = max(1, round(height * images.shape[2]))
         (images[index, :, -rows:] if where < _AT_BOTTOM else images[index, :, :rows]).fill_(shade)
-    grid = functional.affine_grid(
-        torch.stack([top, bottom], 1).to(device), list(images.shape), align_corners=False
-    )
+    place, shape = torch.stack([top, bottom], 1), list(images.shape)
+    if margin:
+        inside = [side - 2 * margin for side in shape[2:]]
+        # Of the middle's coordinates, those of the whole picture: width first.
+        place *= torch.tensor([[inside[1] / shape[3]], [inside[0] / shape[2]]])
+        shape[2:] = inside
+    grid = functional.affine_grid(place.to(device), shape, align_corners=False)
     images = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     if infrared.any():
         images[infrared.to(device)] = _as_infrared(

@@ -56,10 +56,17 @@ def cross_calibrated(
     So the calibration of the images that the model's own temperature is fitted on can be measured as if
     they were new. With one location there is no other: then the temperature is fitted on the images
     themselves, and the calibration error is a little too low.
+
+    Parameters
+    ----------
+    truth
+        -1 where it is not known: such rows are calibrated, and no temperature is fitted on them.
     """
     names, location = np.unique(np.asarray(locations, str), return_inverse=True)
+    known = truth >= 0
+    whole = fit_temperature(logits[known], truth[known])
     if len(names) == 1:
-        return calibrated(logits, fit_temperature(logits, truth))
+        return calibrated(logits, whole)
     # The largest locations first, one to each fold in turn, so that folds are of about one size.
     fold_of = np.empty(len(names), np.int64)
     fold_of[np.argsort(-np.bincount(location), kind="stable")] = np.arange(len(names)) % folds
@@ -67,7 +74,9 @@ def cross_calibrated(
     probs = np.empty(logits.shape, np.float32)
     for number in np.unique(fold).tolist():
         inside = fold == number
-        probs[inside] = calibrated(logits[inside], fit_temperature(logits[~inside], truth[~inside]))
+        others = ~inside & known
+        temperature = fit_temperature(logits[others], truth[others]) if others.any() else whole
+        probs[inside] = calibrated(logits[inside], temperature)
     return probs
 
 

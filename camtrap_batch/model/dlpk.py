@@ -148,6 +148,7 @@ def definition(info: ModelInfo, name: str) -> dict[str, Any]:
             "temperature": info.temperature,
             **_framing(info),
         },
+        **_expected(info),
         "CamtrapModelId": info.model_id,
         "CamtrapBatchVersion": info.versions.get("camtrap-batch", version("camtrap-batch")),
     }
@@ -161,9 +162,24 @@ def _framing(info: ModelInfo) -> dict[str, Any]:
     return {"resize": how.resize, "side": how.side, "interpolation": how.interpolation}
 
 
+def _expected(info: ModelInfo) -> dict[str, Any]:
+    """What pictures a model of crops expects; whole frames go without saying."""
+    if info.on == "frames":
+        return {}
+    return {
+        "CamtrapExpects": {
+            "on": "crops",
+            "margin": 0.0,
+            "square": "the longer side of a detector's box, around its middle, moved into the picture",
+        }
+    }
+
+
 def describe(info: ModelInfo) -> str:
     """A line about a model: what it is, and how good on cameras that it has not seen."""
     text = f"Camera-trap classifier: {info.arch}, {len(info.classes)} classes, model {info.model_id}."
+    if info.on == "crops":
+        text += " It expects crops: the square of the longer side of a detector's box, without a margin."
     split, figures = _judged(info)
     if figures:
         text += (

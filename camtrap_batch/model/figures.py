@@ -45,9 +45,13 @@ def draw_pictures(
     pictures = {}
     if (batch := next(iter(batches), None)) is not None:
         pictures[BATCH] = show_batch(*batch, mean, std, samples.classes)
+    return pictures | draw_results(samples, metrics)
+
+
+def draw_results(samples: Samples, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Truth beside prediction, for the model folder."""
     judged = metrics.get("test") or metrics["valid"]
-    pictures[RESULTS] = show_results(samples, judged["worst"])
-    return pictures
+    return {RESULTS: show_results(samples, judged["worst"])}
 
 
 def show_batch(
@@ -69,8 +73,13 @@ def show_batch(
 
 
 def show_results(samples: Samples, worst: Sequence[Mapping[str, Any]]) -> str:
-    """Truth beside prediction, the worst mistakes first; rows as in metrics.json's `worst`."""
-    index_of = {image_id: index for index, image_id in enumerate(samples.image_ids)}
+    """Truth beside prediction, the worst mistakes first; rows as in metrics.json's `worst`.
+
+    Of an image that crops were cut out of, the first one is shown; without any there is nothing to show.
+    """
+    index_of: dict[str, int] = {}
+    for index, image_id in enumerate(samples.image_ids):
+        index_of.setdefault(image_id, index)
     cells = [
         _Cell(
             decode_upright(samples.jpegs[index_of[row["image_id"]]], _WIDTH),
@@ -80,7 +89,7 @@ def show_results(samples: Samples, worst: Sequence[Mapping[str, Any]]) -> str:
                 (f"with {row['confidence']:.1%}; truth {row['p_truth']:.1%}", ""),
             ],
         )
-        for row in worst[:_CELLS]
+        for row in [row for row in worst if row["image_id"] in index_of][:_CELLS]
     ]
     return _sheet("Truth and prediction, the worst mistakes first", cells)
 

@@ -39,6 +39,7 @@ _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _KEYS = (
     "format", "arch", "classes", "category_ids", "size", "mean", "std", "temperature", "provenance",
     "versions", "metrics", "weights", "resize", "crop_pct", "interpolation", "antialias", "boxes", "trim",
+    "on",
 )  # fmt: skip
 _ONNX_KEYS = (
     "classes", "category_ids", "size", "mean", "std", "temperature", "outputs", "resize", "crop_pct",

@@ -33,6 +33,8 @@ from camtrap_batch.images.framing import (
 )
 
 FORMAT = 1
+LearntFrom = Literal["frames", "crops"]
+LEARNT_FROM: tuple[str, ...] = get_args(LearntFrom)
 WEIGHTS, CARD, METRICS = "model.safetensors", "model.json", "metrics.json"
 ONNX_ARCH, ONNX_FILE = "onnx", "model.onnx"
 CLASSIFIER = "classifier.json"  # beside an ONNX file from elsewhere
@@ -72,6 +74,9 @@ class ModelInfo:
         The main figures; all of them are in `metrics.json`.
     resize, crop_pct, interpolation, antialias, boxes, trim
         How a picture becomes the square, see `images.framing.Framing`.
+    on
+        What it has learnt from, and expects: whole frames, or crops: the square of the longer side of a
+        detector's box around it, without a margin (`detection.crops.square_around`).
     outputs
         What the network gives, logits or probabilities.
     """
@@ -91,6 +96,7 @@ class ModelInfo:
     crop_pct: float = 1.0
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
+    on: LearntFrom = "frames"
     boxes: Boxes = "square"
     trim: tuple[float, int] = (0.0, 0)
     outputs: Outputs = "logits"
@@ -219,6 +225,7 @@ def parse_info(content: dict[str, Any]) -> ModelInfo:
     for key, value, known in (
         ("resize", info.resize, RESIZE),
         ("interpolation", info.interpolation, INTERPOLATION),
+        ("on", info.on, LEARNT_FROM),
         ("boxes", info.boxes, BOXES),
         ("outputs", info.outputs, OUTPUTS),
     ):

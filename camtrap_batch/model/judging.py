@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import nn
 
+from camtrap_batch.detection.boxes import Look
 from camtrap_batch.errors import StageError
 from camtrap_batch.model.batches import EvalBatches
 from camtrap_batch.model.calibration import (
@@ -24,8 +27,9 @@ from camtrap_batch.model.calibration import (
 from camtrap_batch.model.device import Normalise
 from camtrap_batch.model.metrics import evaluate
 from camtrap_batch.model.pixels import Decoder
-from camtrap_batch.model.samples import Samples
+from camtrap_batch.model.samples import Frames, Samples
 
+Indices = npt.NDArray[np.int64]
 OnProgress = Callable[[dict[str, Any]], None]
 
 REPORT_EVERY_S = 1.0
@@ -43,17 +47,19 @@ def keep_random_images(samples: Samples, seed: int) -> Samples:
     They are from the cameras that the model learns, mostly from sequences whose other frames it learns. The
     accuracy on them beside that on unseen cameras shows how much a random split flatters. A twentieth of the
     training images, 1,000 at most, from each class in proportion; none where that would be fewer than 20, or
-    where the split is by image already, that is, where valid and train share a location.
+    where the split is by image already, that is, where valid and train share a location. All crops of an
+    image go with it.
     """
-    splits = np.asarray(samples.splits, dtype=object)
-    training = samples.of_split("train")
-    locations = np.asarray(samples.locations, dtype=object)
-    shared = set(locations[samples.of_split("valid")]) & set(locations[training])
+    images: Samples | Frames = samples.frames or samples
+    splits = np.asarray(images.splits, dtype=object)
+    training = images.of_split("train")
+    locations = np.asarray(images.locations, dtype=object)
+    shared = set(locations[images.of_split("valid")]) & set(locations[training])
     if shared - {""}:  # which camera an image without location is of, nobody knows
         return samples
     share = min(_RANDOM_SHARE, _RANDOM_MOST / max(len(training), 1))
     random = np.random.default_rng(seed)
-    truth = samples.truth[training]
+    truth = samples.index_of(images.labels)[training]
     chosen = [
         random.choice(training[truth == label], int(share * np.count_nonzero(truth == label)), replace=False)
         for label in range(len(samples.classes))
@@ -61,7 +67,15 @@ def keep_random_images(samples: Samples, seed: int) -> Samples:
     if sum(map(len, chosen)) < _RANDOM_FEWEST:
         return samples
     splits[np.concatenate(chosen)] = RANDOM
-    return dataclasses.replace(samples, splits=splits.tolist())
+    if samples.frames is None:
+        return dataclasses.replace(samples, splits=splits.tolist())
+    moved = {samples.frames.image_ids[index] for index in np.concatenate(chosen).tolist()}
+    of_crops = [
+        RANDOM if image_id in moved else split
+        for image_id, split in zip(samples.image_ids, samples.splits, strict=True)
+    ]
+    frames = dataclasses.replace(samples.frames, splits=splits.tolist())
+    return dataclasses.replace(samples, splits=of_crops, frames=frames)
 
 
 def judge(
@@ -72,72 +86,192 @@ def judge(
     normalise: Normalise,
     on_progress: OnProgress,
 ) -> dict[str, Any]:
+    """The figures of metrics.json, but for what it says of the training: see `judge_logits`."""
+
+    def logits_of(indices: Indices) -> tuple[npt.NDArray[np.float32], Indices]:
+        return _logits(model, EvalBatches(decoder, indices, indices, batch, normalise), on_progress)
+
+    return judge_logits(logits_of, samples)
+
+
+def judge_logits(
+    logits_of: Callable[[Indices], tuple[npt.NDArray[np.float32], Indices]], samples: Samples
+) -> dict[str, Any]:
     """The figures of metrics.json, but for what it says of the training.
 
-    `valid` and `test`: what `metrics.evaluate` gives, `ece`, `ece_uncalibrated` and `reliability` (see
-    `calibration`), and `worst`: the images whose right class got least. The temperature is fitted on valid;
-    so that valid's calibration error, too, is of images that the temperature was not fitted on, it is
-    measured by `calibration.cross_calibrated`. `random_split`: the main figures on the images that
-    `keep_random_images` kept.
+    `on`: what the model classifies, frames or crops. `valid` and `test`: what `metrics.evaluate` gives,
+    `ece`, `ece_uncalibrated` and `reliability` (see `calibration`), and `worst`: the images whose right class
+    got least. The temperature is fitted on valid; so that valid's calibration error, too, is of images that
+    the temperature was not fitted on, it is measured by `calibration.cross_calibrated`. `random_split`: the
+    main figures on the images that `keep_random_images` kept.
+
+    Of a model of crops the figures are those of images, labelled as a job does it (`detection.boxes`): an
+    animal that has no box counts as missed, a box that is none as a mistake. `by_crop` has the main figures
+    of the crops whose label is known.
+
+    Parameters
+    ----------
+    logits_of
+        Of indices in the samples: logits (n, classes), and the indices (n,) of those that there are.
     """
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = {"on": "frames" if samples.frames is None else "crops"}
     temperature = 1.0
     for split in ("valid", "test", RANDOM):
-        indices = samples.of_split(split)
+        indices = _to_judge(samples, split)
         if not len(indices):
             continue
-        batches = EvalBatches(decoder, indices, indices, batch, normalise)
-        logits, indices = _logits(model, batches, on_progress)
-        truth = samples.truth[indices]
-        locations = [samples.locations[index] for index in indices.tolist()]
+        logits, indices = logits_of(indices)
         if split == "valid":
-            temperature = fit_temperature(logits, truth)
-            probs = cross_calibrated(logits, truth, locations)
+            known = samples.truth[indices] >= 0
+            temperature = fit_temperature(logits[known], samples.truth[indices][known])
+            locations = [samples.locations[index] for index in indices.tolist()]
+            probs = cross_calibrated(logits, samples.truth[indices], locations)
         else:
             probs = calibrated(logits, temperature)
-        night = samples.is_night
-        figures = {
-            **evaluate(probs, truth, samples.classes, locations, None if night is None else night[indices]),
-            "ece": expected_calibration_error(probs, truth),
-            "ece_uncalibrated": expected_calibration_error(calibrated(logits, 1.0), truth),
-        }
+        ways = [probs, calibrated(logits, 1.0), calibrated(logits, temperature)]
+        of_crops = _answered(samples, indices, ways)
+        by_crop: dict[str, Any] = {}
+        if samples.frames is None:
+            judged = of_crops
+        else:
+            judged = _answered_images(samples, samples.frames, split, indices, ways)
+            if of_crops.image_ids:
+                by_crop = {"by_crop": _main(_figures(of_crops))}
+        if not judged.image_ids:
+            raise StageError("none of the images to judge the model on can be decoded")
+        figures = _figures(judged)
         if split == RANDOM:
-            metrics["random_split"] = {name: figures[name] for name in _MAIN} | {
-                "accuracy_interval": figures["intervals"]["accuracy"]
+            metrics["random_split"] = {
+                **_main(figures),
+                "accuracy_interval": figures["intervals"]["accuracy"],
+                **by_crop,
             }
             continue
         metrics[split] = {
             **figures,
-            "reliability": reliability(probs, truth),
-            "worst": _worst(samples, calibrated(logits, temperature), truth, indices),
+            **by_crop,
+            "reliability": reliability(judged.probs[0], judged.truth),
+            "worst": _worst(judged),
         }
+        if samples.frames is not None:
+            metrics[split]["classes"] = judged.classes
     metrics["temperature"] = temperature
     return metrics
 
 
-def summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The main figures of each split, for model.json."""
+@dataclass(frozen=True)
+class _Answers:
+    """What a model says of labelled images, or crops.
+
+    Attributes
+    ----------
+    classes : labels, in the order of the probabilities
+    probs : (n, classes) each: calibrated, not calibrated, and calibrated by the model's own temperature
+    truth : (n,) index of the right class
+    """
+
+    image_ids: Sequence[str]
+    classes: list[str]
+    probs: list[npt.NDArray[np.float32]]
+    truth: Indices
+    locations: list[str]
+    is_night: npt.NDArray[np.bool_] | None
+
+
+def _to_judge(samples: Samples, split: str) -> Indices:
+    """Indices of what has to be looked at, to judge a split."""
+    indices = samples.of_split(split)
+    if samples.frames is None:
+        return indices
+    of_images = [samples.frames.crops[index] for index in samples.frames.of_split(split).tolist()]
+    return np.unique(np.concatenate([indices, *of_images]).astype(np.int64))
+
+
+def _answered(samples: Samples, indices: Indices, ways: list[npt.NDArray[np.float32]]) -> _Answers:
+    """Of those of `indices` whose label is known."""
+    known = np.flatnonzero(samples.truth[indices] >= 0)
+    kept = indices[known]
+    night = samples.is_night
+    return _Answers(
+        [samples.image_ids[index] for index in kept.tolist()],
+        samples.classes,
+        [probs[known] for probs in ways],
+        samples.truth[kept],
+        [samples.locations[index] for index in kept.tolist()],
+        None if night is None else night[kept],
+    )
+
+
+def _answered_images(
+    samples: Samples, frames: Frames, split: str, indices: Indices, ways: list[npt.NDArray[np.float32]]
+) -> _Answers:
+    """Of the images of a split, as a job labels them by their boxes; those that don't decode are left out."""
+    at = np.full(len(samples), -1)
+    at[indices] = np.arange(len(indices))
+    kept = [index for index in frames.of_split(split).tolist() if (at[frames.crops[index]] >= 0).all()]
+    boxes = frames.boxes.take(pa.array(kept, pa.int64()))
+    look = Look.at(boxes, frames.rules)
+    classes = list(samples.classes)
+    found = []
+    for probs in ways:
+        of_frames = np.zeros((len(kept), len(samples.classes)), np.float32)
+        answers = {}
+        for row, index in enumerate(kept):
+            rows = at[frames.crops[index]]
+            if not boxes[row].is_valid:
+                of_frames[row] = probs[rows[0]]
+            elif len(rows):
+                answers[row] = probs[rows]
+        named, _ = look.frames(of_frames, answers, samples.classes)
+        found.append((of_frames, named))
+        classes += sorted({label for label, _ in named.values()} - set(classes))
+    full = []
+    for of_frames, named in found:
+        # Labels that are no class of the model, such as person, are mistakes, or right.
+        probs = np.hstack([of_frames, np.zeros((len(kept), len(classes) - of_frames.shape[1]), np.float32)])
+        for row, (label, confidence) in named.items():
+            probs[row] = 0
+            probs[row, classes.index(label)] = confidence
+        full.append(probs)
+    night = frames.is_night
+    return _Answers(
+        [frames.image_ids[index] for index in kept],
+        classes,
+        full,
+        samples.index_of([frames.labels[index] for index in kept]),
+        [frames.locations[index] for index in kept],
+        None if night is None else night[np.array(kept, np.int64)],
+    )
+
+
+def _figures(judged: _Answers) -> dict[str, Any]:
+    probs, uncalibrated, _ = judged.probs
     return {
-        split: {name: metrics[split][name] for name in _MAIN}
-        for split in ("valid", "test", "random_split")
-        if split in metrics
+        **evaluate(probs, judged.truth, judged.classes, judged.locations, judged.is_night),
+        "ece": expected_calibration_error(probs, judged.truth),
+        "ece_uncalibrated": expected_calibration_error(uncalibrated, judged.truth),
     }
 
 
-def _worst(
-    samples: Samples,
-    probs: npt.NDArray[np.float32],
-    truth: npt.NDArray[np.int64],
-    indices: npt.NDArray[np.int64],
-) -> list[dict[str, Any]]:
+def _main(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: figures[name] for name in _MAIN}
+
+
+def summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The main figures of each split, for model.json."""
+    return {split: _main(metrics[split]) for split in ("valid", "test", "random_split") if split in metrics}
+
+
+def _worst(judged: _Answers) -> list[dict[str, Any]]:
     """The images whose right class got the smallest probability, the smallest first."""
+    probs, truth = judged.probs[-1], judged.truth
     right = probs[np.arange(len(truth)), truth]
     chosen = np.argsort(right, kind="stable")[:_WORST]
     return [
         {
-            "image_id": samples.image_ids[int(indices[row])],
-            "truth": samples.classes[int(truth[row])],
-            "predicted": samples.classes[int(probs[row].argmax())],
+            "image_id": judged.image_ids[row],
+            "truth": judged.classes[int(truth[row])],
+            "predicted": judged.classes[int(probs[row].argmax())],
             "confidence": float(probs[row].max()),
             "p_truth": float(right[row]),
         }

@@ -133,8 +133,10 @@ def train(
         pictures = draw_pictures(samples, training.batches(fitted.batch), mean, std, metrics)
     device = normalise.device
     seconds = time.perf_counter() - began
+    trained = samples.of_split("train")
     metrics["training"] = {
-        "images": len(samples.of_split("train")),
+        "images": len({samples.image_ids[index] for index in trained.tolist()}),
+        **({"crops": len(trained)} if samples.frames is not None else {}),
         "epochs": len(fitted.history),
         "kept_epoch": fitted.kept_epoch,
         "lr": fitted.rate,
@@ -157,6 +159,7 @@ def train(
         temperature=metrics["temperature"],
         provenance=dict(provenance),
         metrics=summary(metrics),
+        on=metrics["on"],
     )
     saved = save_model(folder, fitted.model.network, info, metrics, fitted.history, fitted.searched, pictures)
     return TrainResult(saved.model_id, metrics, seconds)
@@ -182,7 +185,7 @@ def _training(
     torch.set_num_threads(threads)  # Dask's nanny sets OMP_NUM_THREADS=1
     cache = psutil.virtual_memory().available // 4 if config.cache_bytes is None else config.cache_bytes
     with (
-        Decoder(samples.jpegs, config.size, threads, cache) as decoder,
+        Decoder(samples.jpegs, config.size, threads, cache, samples.margin) as decoder,
         TemporaryDirectory(prefix="camtrap-train-") as scratch,
         _reproducible(),
     ):

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from camtrap_batch.images import decode_upright
 from camtrap_batch.images.framing import Framing, frame
 from camtrap_batch.images.pixels import Pixels
 
@@ -32,16 +33,22 @@ class Decoder:
         How many images are decoded at once.
     cache_bytes
         Memory for decoded images.
+    margin
+        Pixels around the square on each side, if the files are crops: of just that size.
     """
 
-    def __init__(self, files: Sequence[bytes], size: int, threads: int, cache_bytes: int = 0) -> None:
-        self.size, self._framing = size, Framing(size)
+    def __init__(
+        self, files: Sequence[bytes], size: int, threads: int, cache_bytes: int = 0, margin: int = 0
+    ) -> None:
+        self.size, self.margin, self.side = size, margin, size + 2 * margin
+        """Of the pictures: `side` pixels wide and high, the square in the middle of them."""
+        self._framing = Framing(size)
         self.failed: dict[int, str] = {}
         """Images that could not be read or decoded: index in `files` -> why."""
         self._files = files
         # Pages of an empty array are only taken when a picture is written to them.
-        room = min(len(files), cache_bytes // (size * size * 3))
-        self._cache = np.empty((room, size, size, 3), np.uint8)
+        room = min(len(files), cache_bytes // (self.side * self.side * 3))
+        self._cache = np.empty((room, self.side, self.side, 3), np.uint8)
         self._cached = np.zeros(room, bool)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._lock = threading.Lock()
@@ -53,8 +60,8 @@ class Decoder:
         self._pool.shutdown(cancel_futures=True)
 
     def get(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Pixels]:
-        """Those images of `indices` that decode: their indices (n,), and pixels (n, size, size, 3)."""
-        batch = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        """Those images of `indices` that decode: their indices (n,), and pixels (n, side, side, 3)."""
+        batch = np.empty((len(indices), self.side, self.side, 3), np.uint8)
         room = len(self._cached)
         cached = np.zeros(len(indices), bool)
         inside = np.flatnonzero(indices < room)
@@ -73,7 +80,7 @@ class Decoder:
             if index in self.failed:
                 continue
             try:
-                batch[row] = frame(self._files[index], self._framing)
+                batch[row] = self._decode(self._files[index])
             except (ValueError, OSError) as problem:
                 with self._lock:
                     self.failed[index] = str(problem)
@@ -81,6 +88,14 @@ class Decoder:
             if index < len(self._cached):
                 self._cache[index] = batch[row]
                 self._cached[index] = True
+
+    def _decode(self, data: bytes) -> Pixels:
+        if not self.margin:
+            return frame(data, self._framing)
+        pixels = decode_upright(data, self.side)
+        if pixels.shape != (self.side, self.side, 3):
+            raise ValueError(f"a crop of {pixels.shape[1]} x {pixels.shape[0]} pixels, not of {self.side}")
+        return pixels
 
 
 def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

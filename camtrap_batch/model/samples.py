@@ -7,20 +7,56 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from camtrap_batch.detection.boxes import Rules
 from camtrap_batch.errors import JobError, choices
 
 SPLITS = ("train", "valid", "test")
+IN_DOUBT = ""
+"""Label of a crop of which nobody knows what it shows."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The images that crops were cut out of: what a job says of them, by the rules for boxes, is judged.
+
+    Attributes
+    ----------
+    image_ids, labels, splits, locations, is_night
+        As of `Samples`, one entry for each image.
+    boxes
+        Of each image, see `detection.boxes.COLUMN`.
+    crops
+        Of each image: indices in the samples of what a job classifies of it, in the order of its boxes.
+    rules
+        How boxes make an image's label.
+    """
+
+    image_ids: Sequence[str]
+    labels: Sequence[str]
+    splits: Sequence[str]
+    locations: Sequence[str]
+    is_night: npt.NDArray[np.bool_] | None
+    boxes: pa.ListArray
+    crops: Sequence[npt.NDArray[np.int64]]
+    rules: Rules
+
+    def of_split(self, split: str) -> npt.NDArray[np.int64]:
+        """Indices of the images of a split, ascending."""
+        return np.flatnonzero(np.asarray(self.splits, dtype=object) == split)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled images; every sequence has one entry for each image, in the same order.
+    """Labelled images, or crops of images; every sequence has one entry for each, in the same order.
 
     Attributes
     ----------
-    image_ids, labels, locations
+    image_ids, locations
         As in the tables selection and manifest.
+    labels
+        As in the table selection; of a crop `IN_DOUBT`, where it is there for its image's label alone.
     splits
         "train", "valid" or "test"; while training also `judging.RANDOM`.
     weights
@@ -36,6 +72,11 @@ class Samples:
         where all are at hand.
     window
         How many blocks can be held at once; only with `blocks`.
+    margin
+        Pixels of each JPEG, on each side, around the square that the model sees. Above 0 they are crops, of
+        just the size that is trained on.
+    frames
+        What the crops were cut out of; None where whole frames are trained on.
     """
 
     image_ids: Sequence[str]
@@ -48,6 +89,8 @@ class Samples:
     jpegs: Sequence[bytes]
     blocks: npt.NDArray[np.int64] | None = None
     window: int = 1
+    margin: int = 0
+    frames: Frames | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -59,13 +102,18 @@ class Samples:
 
     @property
     def truth(self) -> npt.NDArray[np.int64]:
-        """Shape (n,): index of each image's label in `classes`."""
-        index_of = {label: index for index, label in enumerate(self.classes)}
-        return np.fromiter((index_of[label] for label in self.labels), np.int64, len(self))
+        """Shape (n,): index of each image's label in `classes`, -1 where it is in doubt."""
+        return self.index_of(self.labels)
+
+    def index_of(self, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Shape (n,): index of each label in `classes`, -1 for `IN_DOUBT`."""
+        index_of = {label: index for index, label in enumerate(self.classes)} | {IN_DOUBT: -1}
+        return np.fromiter((index_of[label] for label in labels), np.int64, len(labels))
 
     def of_split(self, split: str) -> npt.NDArray[np.int64]:
-        """Indices of the images of a split, ascending."""
-        return np.flatnonzero(np.asarray(self.splits, dtype=object) == split)
+        """Indices of the images of a split whose label is not in doubt, ascending."""
+        is_known = np.asarray(self.labels, dtype=object) != IN_DOUBT
+        return np.flatnonzero((np.asarray(self.splits, dtype=object) == split) & is_known)
 
     def check(self) -> None:
         """Refuse what can't be trained on.
@@ -84,7 +132,7 @@ class Samples:
                 raise ValueError(f"{name} has {len(column)} entries, image_ids has {n}")
         for name, known, found in (
             ("split", SPLITS, set(self.splits)),
-            ("label", self.category_ids, set(self.labels)),
+            ("label", self.category_ids, set(self.labels) - {IN_DOUBT}),
         ):
             for value in sorted(found.difference(known)):
                 raise ValueError(f"{name} {value!r} is not known; {choices(value, known)}")
@@ -98,9 +146,11 @@ class Samples:
         usable = self.weights > 0
         shown = {self.labels[index] for index in self.of_split("train") if usable[index]}
         if missing := [label for label in self.classes if label not in shown]:
+            what = "no training image" if self.frames is None else "no box to train on that counts, in images"
             raise JobError(
-                f"no training image of {', '.join(map(repr, missing))}:"
+                f"{what} of {', '.join(map(repr, missing))}:"
                 " leave the class out of select.classes, or lower select.split.valid"
+                + ("" if self.frames is None else "; or lower detect.threshold, or train.on: frames")
             )
-        if "valid" not in self.splits:
+        if not len(self.of_split("valid")):
             raise JobError("no image to validate on (split valid): raise select.split.valid")

@@ -8,15 +8,16 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.rehearsal import metadata
 from camtrap_batch.rehearsal.faults import FAULTS, OUTSIDE, choose_faults
 from camtrap_batch.rehearsal.oddities import choose_oddities
-from camtrap_batch.rehearsal.photo import take_photo
-from camtrap_batch.rehearsal.plan import images_per_camera, plan_cameras, plan_frames
+from camtrap_batch.rehearsal.photo import Drawn, take_photo
+from camtrap_batch.rehearsal.plan import Frame, images_per_camera, plan_cameras, plan_frames
 
 _MARK = "rehearsal.json"
 _DRAWING = 2
@@ -35,6 +36,8 @@ class Rehearsal:
         cameras: CSV of location, latitude, longitude (WGS 84), start and end of its deployment.
         truth: CSV, one row per image: what is drawn and which status must come out (metadata.write_truth).
         truth_events: CSV of location, label, start, end, n_images.
+        truth_boxes: where animals and people are drawn on usable images, as results of a detector that makes
+            no mistake: MegaDetector JSON, with the species of each box among its classifications.
         n_images: rows of the metadata, broken ones included.
     """
 
@@ -43,6 +46,7 @@ class Rehearsal:
     cameras: Path
     truth: Path
     truth_events: Path
+    truth_boxes: Path
     n_images: int
 
 
@@ -94,9 +98,11 @@ def write_dataset(
         cameras=folder / "cameras.csv",
         truth=folder / "truth.csv",
         truth_events=folder / "truth_events.csv",
+        truth_boxes=folder / "truth_boxes.json",
         n_images=images,
     )
-    if _is_written(folder, order):
+    # Earlier versions wrote no boxes: the same photos are drawn again.
+    if _is_written(folder, order) and rehearsal.truth_boxes.exists():
         return rehearsal
     places = plan_cameras(cameras, seed)
     shares = images_per_camera(cameras, images, seed)
@@ -108,12 +114,13 @@ def write_dataset(
         (rehearsal.images / place.folder).mkdir(parents=True, exist_ok=True)
     if broken:
         (rehearsal.images / OUTSIDE).parent.mkdir(exist_ok=True)
-    _write_photos(rehearsal.images, rows, seed, size, on_progress)
+    animals = _write_photos(rehearsal.images, rows, seed, size, on_progress)
     every = [row for of_camera in rows for row in of_camera]
     metadata.write_cct(rehearsal.metadata, every, seed, size)
     metadata.write_cameras(rehearsal.cameras, places, plan, seed)
     metadata.write_truth(rehearsal.truth, every)
     metadata.write_truth_events(rehearsal.truth_events, every)
+    metadata.write_truth_boxes(rehearsal.truth_boxes, every, animals)
     _mark(folder, order, complete=True)
     return rehearsal
 
@@ -161,21 +168,22 @@ def _write_photos(
     seed: int,
     size: tuple[int, int],
     on_progress: Callable[[int, int], None] | None,
-) -> None:
+) -> dict[str, list[Drawn]]:
+    """Draw every photo; returns what is drawn on each, by image id."""
+    animals: dict[str, list[Drawn]] = {}
     chunks = [
         of_camera[start : start + _CHUNK] for of_camera in rows for start in range(0, len(of_camera), _CHUNK)
     ]
     total = sum(len(chunk) for chunk in chunks)
-    done = 0
     workers = min(8, _processors())
     # A pool takes half a second to start, and a daemonic process may not have children. Threads are no
     # help: Pillow draws and pastes under the GIL.
     if workers == 1 or total < 10 * _CHUNK or multiprocessing.current_process().daemon:
         for chunk in chunks:
-            done += _write_chunk(root, chunk, seed, size)
+            animals |= _write_chunk(root, chunk, seed, size)
             if on_progress is not None:
-                on_progress(done, total)
-        return
+                on_progress(len(animals), total)
+        return animals
     with ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
@@ -185,25 +193,44 @@ def _write_photos(
         futures = [pool.submit(_write_chunk, root, chunk, seed, size) for chunk in chunks]
         try:
             for future in as_completed(futures):
-                done += future.result()
+                animals |= future.result()
                 if on_progress is not None:
-                    on_progress(done, total)
+                    on_progress(len(animals), total)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    return animals
 
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_chunk(root: Path, rows: Sequence[metadata.Image], seed: int, size: tuple[int, int]) -> int:
+def _write_chunk(
+    root: Path, rows: Sequence[metadata.Image], seed: int, size: tuple[int, int]
+) -> dict[str, list[Drawn]]:
+    animals = {}
     for row in rows:
         drawn = row.oddity.copy_of if row.oddity and row.oddity.copy_of else row.frame
         photo = take_photo(row.camera, drawn, seed, size)
         path = root / row.file_name
         if row.fault is not None:
-            row.fault.write(path, photo)
+            later = [
+                take_photo(row.camera, _moved(drawn, seconds), seed, size).data
+                for seconds in range(1, row.fault.seconds)
+            ]
+            row.fault.write(path, photo.data, later)
         else:
-            path.write_bytes(row.oddity.write(photo) if row.oddity else photo)
-    return len(rows)
+            path.write_bytes(row.oddity.write(photo.data) if row.oddity else photo.data)
+        animals[row.image_id] = photo.animals
+    return animals
+
+
+def _moved(frame: Frame, seconds: int) -> Frame:
+    """What a camera sees a few seconds later, as a burst that goes on."""
+    return replace(
+        frame,
+        position=frame.position + seconds,
+        burst_frames=frame.burst_frames + seconds,
+        time=frame.time + timedelta(seconds=seconds),
+    )

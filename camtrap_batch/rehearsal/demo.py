@@ -13,11 +13,14 @@ from camtrap_batch.rehearsal.dataset import write_dataset
 
 CAMERAS, IMAGES = 20, 2400
 
-_OURS = {"data", "demo.yaml", "runs"}
+DETECTOR = ("detector.onnx", "detector.json")
+"""Knows drawings, not photographs: detector.md, beside it, says how it was made."""
+
+_OURS = {"data", "demo.yaml", *DETECTOR, "runs"}
 
 
 def write_demo_job(folder: Path) -> Path:
-    """Write `<folder>/demo.yaml` where it is not there; returns its path.
+    """Write `<folder>/demo.yaml`, and the detector beside it, where it is not there; returns its path.
 
     Raises
     ------
@@ -32,7 +35,10 @@ def write_demo_job(folder: Path) -> Path:
     job = folder / "demo.yaml"
     if not job.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        job.write_text(files("camtrap_batch.rehearsal").joinpath("demo.yaml").read_text())
+        ours = files("camtrap_batch.rehearsal")
+        for name in DETECTOR:
+            (folder / name).write_bytes(ours.joinpath(name).read_bytes())
+        job.write_text(ours.joinpath("demo.yaml").read_text())
     return job
 
 

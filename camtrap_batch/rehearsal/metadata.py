@@ -14,12 +14,14 @@ from typing import Any
 
 from camtrap_batch.rehearsal.faults import OUTSIDE, Fault
 from camtrap_batch.rehearsal.oddities import Oddity
+from camtrap_batch.rehearsal.photo import Drawn
 from camtrap_batch.rehearsal.plan import Camera, Frame, metadata_generator, plan_deployments
 from camtrap_batch.rehearsal.species import EMPTY_ID, categories, name_of
 from camtrap_batch.vocabulary import USABLE
 
 EVENT_GAP = timedelta(minutes=30)
 
+_PERSON = "homo sapiens"
 _NAMESPACE = uuid.UUID("6f1c8a52-2d0e-5b36-9c11-7d8d5c0f42aa")
 
 
@@ -158,6 +160,37 @@ def write_truth_events(path: Path, images: Sequence[Image]) -> None:
         event[4] += 1
     rows.sort(key=lambda row: (row[0], row[1], row[2]))
     _write_csv(path, ("location", "label", "start", "end", "n_images"), rows)
+
+
+def write_truth_boxes(path: Path, images: Sequence[Image], animals: Mapping[str, Sequence[Drawn]]) -> None:
+    """Where animals and people are drawn on usable images, as MegaDetector JSON; `animals` by image id."""
+    species = sorted({drawn.category_id for some in animals.values() for drawn in some})
+    content = {
+        "info": {
+            "format_version": "1.6",
+            "detector": "what was drawn",
+            "detector_metadata": {"description": "boxes of a synthetic data set: drawings, not photographs"},
+        },
+        "detection_categories": {"1": "animal", "2": "person"},
+        "classification_categories": {str(number): name_of(number) for number in species},
+        "images": [
+            {
+                "file": image.file_name,
+                "detections": [
+                    {
+                        "category": "2" if name_of(drawn.category_id) == _PERSON else "1",
+                        "conf": 1.0,
+                        "bbox": [round(part, 4) for part in drawn.box],
+                        "classifications": [[str(drawn.category_id), 1.0]],
+                    }
+                    for drawn in animals[image.image_id]
+                ],
+            }
+            for image in images
+            if image.status in USABLE
+        ],
+    }
+    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def _slot(frame: Frame) -> int:

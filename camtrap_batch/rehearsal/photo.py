@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageDraw, ImageFilter, ImageFont
@@ -18,10 +19,32 @@ from camtrap_batch.rehearsal.scene import Scene, infrared, scene_of
 from camtrap_batch.rehearsal.species import BY_ID
 
 _QUALITY = 76
+_SEEN = 96  # of 255: how much of a pixel an animal covers at least, to be inside its box
 
 
-def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -> bytes:
-    """The JPEG file of one frame.
+Rectangle = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
+
+
+class Drawn(NamedTuple):
+    """An animal in a photo: its category, and the box around what is drawn of it.
+
+    `box` is x and y of the upper left corner, width and height, as parts of the photo's.
+    """
+
+    category_id: int
+    box: tuple[float, float, float, float]
+
+
+class Photo(NamedTuple):
+    """A JPEG file, and the animals in it, the nearest first. Grass may hide some of them."""
+
+    data: bytes
+    animals: list[Drawn]
+
+
+def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -> Photo:
+    """The photo of one frame.
 
     Args:
         camera: where the photo is taken.
@@ -36,19 +59,35 @@ def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -
     burst = burst_generator(seed, frame)
     encounter = _encounter(burst)
     view = scene.night.copy() if frame.night else scene.day.copy()
+    placed: list[tuple[int, Rectangle]] = []
     if frame.category_id:
-        _populate(view, scene, frame, encounter, burst.spawn(3), rng)
+        placed = _populate(view, scene, frame, encounter, burst.spawn(3), rng)
     grass = scene.grass_night if frame.night else scene.grass
     sway = int(rng.integers(-6, 7)) * height // 480
     view.paste(grass, (sway, view.height - grass.height), scene.grass_mask)
     if frame.night:  # animals and grass, too, are darker where the flash is weak
         view = ImageChops.multiply(view, scene.flash.point(lambda light: min(255, 60 + light)))
-    view.paste(view.copy(), (int(rng.integers(-2, 3)), int(rng.integers(-1, 2))))  # the mount shakes
+    shaken = int(rng.integers(-2, 3)), int(rng.integers(-1, 2))  # the mount shakes
+    view.paste(view.copy(), shaken)
     view = _expose(view, frame, encounter.exposure if frame.category_id else 1.0, rng)
     photo = Image.new("RGB", size)
     photo.paste(view, (0, 0))
     _write_banner(photo, banner, camera, frame, rng)
-    return _jpeg(photo, camera, frame)
+    animals = [
+        Drawn(category_id, box)
+        for category_id, place in placed
+        if (box := _in_parts(place, shaken, view.size, size)) is not None
+    ]
+    return Photo(_jpeg(photo, camera, frame), animals)
+
+
+def _in_parts(
+    place: Rectangle, moved: tuple[int, int], view: tuple[int, int], photo: tuple[int, int]
+) -> tuple[float, float, float, float] | None:
+    """The box of what the view shows of a rectangle, as parts of the photo; None where that is nothing."""
+    left, right = (min(max(place[side] + moved[0], 0), view[0]) / photo[0] for side in (0, 2))
+    top, bottom = (min(max(place[side] + moved[1], 0), view[1]) / photo[1] for side in (1, 3))
+    return (left, top, right - left, bottom - top) if right > left and bottom > top else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +138,9 @@ def _populate(
     encounter: _Encounter,
     individuals: Sequence[np.random.Generator],
     rng: np.random.Generator,
-) -> None:
-    """Put the animals of a frame into the view, the farthest first."""
+) -> list[tuple[int, Rectangle]]:
+    """Put the animals of a frame into the view, the farthest first; returns where, the nearest first."""
+    placed: list[tuple[int, Rectangle]] = []
     group = [frame.category_id] * frame.count
     if frame.second is not None:
         group.append(frame.second)
@@ -123,7 +163,10 @@ def _populate(
         sprite = draw_animal(category_id, height * view.height, pose, individual)
         ground = scene.horizon + (view.height - scene.horizon) * (0.22 + 0.68 * nearness)
         blur = abs(encounter.speed) * 28 if rng.random() < 0.5 else 0.0
-        _place(view, scene, frame, sprite, (middle * view.width, ground), left, blur, rng)
+        where = _place(view, scene, frame, sprite, (middle * view.width, ground), left, blur, rng)
+        if where is not None:
+            placed.insert(0, (category_id, where))
+    return placed
 
 
 def _place(
@@ -135,7 +178,7 @@ def _place(
     left: bool,
     blur: float,
     rng: np.random.Generator,
-) -> None:
+) -> Rectangle | None:
     picture, mask = sprite.picture, sprite.mask
     foot = sprite.ground[0]
     eyes = list(sprite.eyes)
@@ -155,6 +198,15 @@ def _place(
     if frame.night:
         _eyeshine(view, [(corner[0] + x, corner[1] + y) for x, y in eyes], sprite.eye)
     _tufts(view, mask, corner, at[1], scene, frame, rng)
+    drawn = mask.point(lambda value: 255 if value >= _SEEN else 0).getbbox()
+    if drawn is None:
+        return None
+    return (
+        float(corner[0] + drawn[0]),
+        float(corner[1] + drawn[1]),
+        float(corner[0] + drawn[2]),
+        float(corner[1] + drawn[3]),
+    )
 
 
 def _light_at(scene: Scene, at: tuple[float, float]) -> float:

@@ -290,8 +290,10 @@ def _card(card: dict[str, Any], computed_in: str | None) -> list[tuple[str, str]
         ("Model id", card.get("model_id")),
         ("Architecture", card.get("arch")),
         ("Input", f"{size} by {size} pixels" if size else None),
+        ("Learnt from", "crops of a detector's boxes" if card.get("on") == "crops" else None),
         ("Classes", text.count(len(classes)) if classes else None),
         ("Training images", text.count(training["images"]) if training.get("images") else None),
+        ("Training crops", text.count(training["crops"]) if training.get("crops") else None),
         ("Epochs", training.get("epochs")),
         ("Highest learning rate", f"{training['lr']:.2g}" if text.is_known(training.get("lr")) else None),
         ("Trained on", training.get("device")),
@@ -318,6 +320,7 @@ def _judged(metrics: dict[str, Any]) -> dict[str, Any]:
         "spread_chart": spread and _spread(spread),
         "reliability": figures.reliability(metrics),
         "random_split": metrics.get("random_split"),
+        "by_crop": metrics.get("by_crop"),
         "intervals": metrics.get("intervals") or {},
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from camtrap_batch.codes import encode
 from camtrap_batch.errors import JobError
 from camtrap_batch.job import Select
 from camtrap_batch.selection.classes import Classes
+from camtrap_batch.selection.crops import species_of
 from camtrap_batch.selection.split import duplicate_pairs, groups_of, split
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SELECTION
@@ -27,17 +29,35 @@ NOT_CHOSEN = "class not chosen"
 THINNED = "empty, thinned out"
 OVER_CLASS = "class over its cap"
 OVER_LOCATION = "location over its cap"
-REASONS = (KEPT, VIDEO, NO_ANNOTATION, SEVERAL_CLASSES, NOT_CHOSEN, THINNED, OVER_CLASS, OVER_LOCATION)
+REVIEWED = "labelled in review alone, not judged on"
+REASONS = (
+    KEPT,
+    VIDEO,
+    NO_ANNOTATION,
+    SEVERAL_CLASSES,
+    NOT_CHOSEN,
+    THINNED,
+    OVER_CLASS,
+    OVER_LOCATION,
+    REVIEWED,
+)
 """Reasons of a selection's rows; beside them `status: ...` for images whose status is not selected, and
 `finding: ...` for those of a kind in `select.drop`."""
 
 _VIDEO = "(" + "|".join(sorted(map(re.escape, VIDEO_ENDINGS))) + ")$"
 _HEAVIEST = 10.0
-_MOST_LINES = 30
+_MOST_LINES, _MOST_LACKING = 30, 12
 
 
 def select(
-    rows: pa.Table, statuses: pa.ChunkedArray, classes: Classes, findings: pa.Table | None, how: Select
+    rows: pa.Table,
+    statuses: pa.ChunkedArray,
+    classes: Classes,
+    findings: pa.Table | None,
+    how: Select,
+    *,
+    for_crops: bool = False,
+    reviewed: Reviewed | None = None,
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The table `selection`, and what its snapshot says of it.
 
@@ -46,6 +66,8 @@ def select(
     rows : of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
     statuses : status of each row
     findings : the table of that name, None where there is none
+    for_crops : whether crops of the images are trained on: then what their labels count is kept
+    reviewed : what people said beside the labels that the data set came with, which are in `rows` already
     """
     label, reason = choose(rows, statuses, classes, how.statuses)
     if findings is not None:
@@ -65,6 +87,9 @@ def select(
     side = np.full(len(label), "", object)
     seed = how.seed if how.split.seed is None else how.split.seed
     side[kept] = split(label[kept], group, how.split, seed)
+    if reviewed is not None and reviewed.is_new[kept].any():
+        kept = _leave_out_reviewed(label, side, reason, kept, reviewed)
+        selected = set(label[kept])
     weight = np.full(len(label), np.nan, np.float32)
     weight[kept] = balanced_weights(label[kept])
     table = {
@@ -74,13 +99,76 @@ def select(
         "weight": pa.array(weight, from_pandas=True),
         "reason": pa.array(reason, pa.string()),
     }
+    for name in ("species", "animals"):
+        table[name] = pa.nulls(len(label), pa.int32())
+    if for_crops:
+        table["species"], table["animals"] = _counted(rows["labels"], kept, classes.empty)
     meta = {
         "ids_by_label": {name: ids for name, ids in classes.ids_by_label.items() if name in selected},
         "empty": classes.empty,
         "split_by": how.split.by,
+        **({} if reviewed is None else {"reviewed": reviewed.meta(kept, reason)}),
         **count(label[kept], side[kept], location[kept], encode(rows["seq_id"])[0][kept]),
     }
     return pa.table(table).cast(SELECTION), meta
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """Which rows have labels that people gave them in review.
+
+    Attributes
+    ----------
+    is_said : (n,) their label is that of a person
+    is_new : (n,) without that they would have none to learn
+    """
+
+    is_said: np.ndarray[Any, Any]
+    is_new: np.ndarray[Any, Any]
+
+    def meta(self, kept: np.ndarray[Any, Any], reason: np.ndarray[Any, Any]) -> dict[str, int]:
+        """What a snapshot keeps of them."""
+        return {
+            "kept": int(self.is_said[kept].sum()),
+            "new": int(self.is_new[kept].sum()),
+            "left_out": int((reason == REVIEWED).sum()),
+        }
+
+
+def _leave_out_reviewed(
+    label: np.ndarray[Any, Any],
+    side: np.ndarray[Any, Any],
+    reason: np.ndarray[Any, Any],
+    kept: np.ndarray[Any, Any],
+    reviewed: Reviewed,
+) -> np.ndarray[Any, Any]:
+    """Leave out, in place, what is to judge the model and is there only as it was reviewed; returns the rest.
+
+    What people look at first is what a model was least sure of: figures on it are not those of the data set.
+    Where there is nothing else to judge a model on, it stays.
+    """
+    is_judged = side[kept] != "train"
+    is_new = reviewed.is_new[kept]
+    for name in set(side[kept][is_judged]):
+        mine = side[kept] == name
+        if len(set(label[kept][mine & ~is_new])) < 2:
+            return kept
+    out = kept[is_judged & is_new]
+    label[out] = side[out] = ""
+    reason[out] = REVIEWED
+    rest: np.ndarray[Any, Any] = kept[~(is_judged & is_new)]
+    return rest
+
+
+def _counted(
+    labels: pa.ChunkedArray, kept: np.ndarray[Any, Any], empty: str | None
+) -> tuple[pa.Array, pa.Array]:
+    """Species and animals of the kept rows, see `crops.species_of`; null in the others."""
+    place = np.full(len(labels), -1)
+    place[kept] = np.arange(len(kept))
+    where = pa.array(place, mask=place < 0)
+    species, animals = species_of(labels.take(pa.array(kept)), empty)
+    return species.take(where), animals.take(where)
 
 
 def reason_counts(run: Run) -> dict[str, int]:
@@ -253,7 +341,32 @@ def describe(meta: dict[str, Any]) -> list[str]:
             f"{meta['without_location']:,} images have no location: kept together by deployment or sequence; "
             "that their cameras are not seen in training can't be promised"
         )
-    return lines
+    lacking = []
+    for name in sorted(by_class):
+        if without := [side for side in sides if not _images(by_class[name], side)]:
+            shared = " / ".join(f"{_images(by_class[name], side):,} {side}" for side in sides)
+            lacking.append(f"no {' or '.join(without)} image of {name} ({shared})")
+    if len(lacking) > _MOST_LACKING:
+        lacking[_MOST_LACKING:] = [f"and {len(lacking) - _MOST_LACKING} more such classes"]
+    return lines + lacking + _reviewed_lines(meta.get("reviewed"))
+
+
+def _images(sides: dict[str, list[int]], side: str) -> int:
+    return sides.get(side, [0])[0]
+
+
+def _reviewed_lines(found: dict[str, int] | None) -> list[str]:
+    if not found or not any(found.values()):
+        return []
+    line = f"{found['kept']:,} images have the label that people gave them in review"
+    if found["new"]:
+        line += f", {found['new']:,} of them no other"
+    if found["left_out"]:
+        line += (
+            f"; {found['left_out']:,} more of those are at cameras to be judged on and left out, as they are "
+            "no random sample"
+        )
+    return [line]
 
 
 def _require_images(selected: set[str], classes: Classes, *, are_named: bool) -> None:

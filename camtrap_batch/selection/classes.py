@@ -28,9 +28,10 @@ class Classes:
 
     @property
     def ids_by_label(self) -> dict[str, list[int]]:
+        """The data set's ids of each label; none of one that people gave in review alone."""
         ids: dict[str, list[int]] = {}
         for number, label in sorted(self.labels.items()):
-            ids.setdefault(label, []).append(number)
+            ids.setdefault(label, []).extend([number] if number >= 0 else [])
         return ids
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pyarrow as pa
+
 from camtrap_batch.catalog import reader_of
 from camtrap_batch.errors import JobError
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
-from camtrap_batch.selection.choice import describe, reason_counts, select
+from camtrap_batch.selection.choice import Reviewed, choose, describe, reason_counts, select
 from camtrap_batch.selection.classes import Classes, choose_classes
+from camtrap_batch.selection.reviewed import extended, overrule
+from camtrap_batch.store.corrections import fold, read_corrections, standing
 from camtrap_batch.store.manifest import categories_of, current_findings, require_findings
+from camtrap_batch.store.run import Run
+from camtrap_batch.store.shards import digest
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
 
@@ -27,14 +34,14 @@ class SelectStage(Stage):
 
     def check(self, context: Context) -> None:
         dataset = context.job.dataset
-        if not reader_of(dataset).has_labels:
+        if not reader_of(dataset).has_labels and not read_corrections(context.run).num_rows:
             raise JobError(
                 f"dataset.format: a {dataset.format} has no labels to train on; set infer.model to a model "
-                "folder or id"
+                "folder or id, or give labels: camtrap review, camtrap corrections"
             )
 
     def check_catalog(self, context: Context) -> None:
-        categories = categories_of(context.run.snapshot("catalog").meta)
+        categories = _categories(context.run, read_corrections(context.run))
         chosen = choose_classes(context.job, categories).ids_by_label
         if len(chosen) < 2:
             raise JobError(
@@ -53,19 +60,24 @@ class SelectStage(Stage):
         """
         job, run = context.job, context.run
         catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
-        classes = choose_classes(job, categories_of(catalog.meta))
+        said = _said(context, manifest)
+        classes = choose_classes(job, _categories(run, said))
         # Duplicates tie images together, which a split by image does not heed.
         findings = current_findings(run) if job.select.split.by == "location" else None
         if job.select.drop:
             findings = require_findings(run)
         sources = {"catalog": catalog, "manifest": manifest} | ({"findings": findings} if findings else {})
         what = job.select.model_dump(mode="json", by_alias=True)
-        id_ = shard_id(self, what, *(snapshot.plan_id for snapshot in sources.values()))
+        # Ids of jobs that have neither are those of before there were such.
+        more = ["crops"] if job.trains_on_crops else []
+        if said is not None:
+            more.append(digest(said["correction_id"].to_pylist()))
+        id_ = shard_id(self, what, *(snapshot.plan_id for snapshot in sources.values()), *more)
         result = do_on_driver(
             context,
             self,
             id_,
-            lambda: _select(context, classes, catalog, manifest, findings),
+            lambda: _select(context, classes, catalog, manifest, findings, said),
             inputs={name: snapshot.number for name, snapshot in sources.items()},
         )
         if not context.dry_run:
@@ -77,8 +89,33 @@ class SelectStage(Stage):
 STAGE = SelectStage()
 
 
+def _said(context: Context, manifest: Snapshot) -> pa.Table | None:
+    """What people said of the images, as `standing` gives it; None where nobody said anything."""
+    run = context.run
+    if not context.dry_run:
+        fold(run)
+    corrections = read_corrections(run)
+    if not corrections.num_rows:
+        return None
+    images = open_table(run.folder, manifest).to_table(columns=["image_id", "sha256"])
+    found = standing(corrections, images)
+    return found if found.num_rows else None
+
+
+def _categories(run: Run, said: pa.Table | None) -> list[tuple[int, str]]:
+    """The data set's categories, and what people called animals besides."""
+    categories = categories_of(run.snapshot("catalog").meta)
+    labels = [] if said is None else said["label"].drop_null().unique().to_pylist()
+    return extended(categories, labels)
+
+
 def _select(
-    context: Context, classes: Classes, catalog: Snapshot, manifest: Snapshot, findings: Snapshot | None
+    context: Context,
+    classes: Classes,
+    catalog: Snapshot,
+    manifest: Snapshot,
+    findings: Snapshot | None,
+    said: pa.Table | None,
 ) -> Made:
     folder = context.run.folder
     rows = open_table(folder, catalog).to_table(
@@ -86,5 +123,21 @@ def _select(
     )
     statuses = open_table(folder, manifest).to_table(columns=["status"])["status"]
     found = open_table(folder, findings).to_table() if findings else None
-    table, meta = select(rows, statuses.cast("string"), classes, found, context.job.select)
+    job = context.job
+    reviewed = None
+    if said is not None:
+        told, _ = choose(rows, statuses.cast("string"), classes, job.select.statuses)
+        rows = overrule(rows, said, _categories(context.run, said), classes.empty)
+        is_said = np.zeros(rows.num_rows, bool)
+        is_said[said["row"].to_numpy()] = True
+        reviewed = Reviewed(is_said, is_said & (told == ""))
+    table, meta = select(
+        rows,
+        statuses.cast("string"),
+        classes,
+        found,
+        job.select,
+        for_crops=job.trains_on_crops,
+        reviewed=reviewed,
+    )
     return Made({"selection": table}, meta, describe(meta))

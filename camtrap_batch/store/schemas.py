@@ -184,6 +184,35 @@ SELECTION = _schema(
     ("split", pa.string(), "train, valid or test; null where the image is not selected"),
     ("weight", pa.float32(), "weight of the image in training; null where it is not selected"),
     ("reason", pa.string(), "why the image is kept or dropped"),
+    ("species", pa.int32(), "how many species its labels name; null where crops are not trained on"),
+    ("animals", pa.int32(), "how many animals its labels count; null where they do not say"),
+    later=("species", "animals"),
+)
+
+TRAINING_IMAGES = _schema(
+    ("image_id", pa.string(), "as in the catalog; one row for each selected image, in the catalog's order"),
+    (
+        "status",
+        pa.string(),
+        "ok; else why nothing was cut out of it: unreadable or crashed",
+    ),
+    ("n_crops", pa.int32(), "its rows in training_crops"),
+)
+
+TRAINING_CROPS = _schema(
+    ("image_id", pa.string(), "as in the catalog; images follow one another as in training_images"),
+    ("box", pa.int32(), "number of the box among the image's rows in detections, from 0; null without a box"),
+    (
+        "what",
+        pa.string(),
+        "box: a box that counts; background: a place in an image without one; frame: the whole frame of an "
+        "image of which no boxes are known",
+    ),
+    (
+        "jpeg",
+        pa.binary(),
+        "what the model sees of it, train.size pixels wide and high, with a margin on each side, as a JPEG",
+    ),
 )
 
 PREDICTIONS = _schema(
@@ -239,7 +268,28 @@ _BOX_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("confidence", pa.float32(), "how sure the detector is"),
 ]
 
-BOXES = _schema(*_BOX_COLUMNS)
+FEATURED = _schema(
+    ("image_id", pa.string(), "as in the catalog; one row for each selected image, in the catalog's order"),
+    ("status", pa.string(), "ok; else why it has no features: unreadable or crashed"),
+    ("n_crops", pa.int32(), "its rows in features"),
+)
+
+FEATURES = _schema(
+    ("image_id", pa.string(), "as in the catalog; images follow one another as in featured"),
+    ("box", pa.int32(), "as in training_crops"),
+    ("what", pa.string(), "as in training_crops; frame where the job has no boxes"),
+    ("features", pa.list_(pa.float16()), "what the network gives to its last layer"),
+)
+
+BOXES = _schema(
+    *_BOX_COLUMNS,
+    (
+        "label",
+        pa.string(),
+        "the name of what is in it, where people drew it and said so (detect.results: catalog)",
+    ),
+    later=("label",),
+)
 
 DETECTIONS = _schema(
     *_BOX_COLUMNS,
@@ -540,6 +590,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     "thumbnails": THUMBNAILS,
     "findings": FINDINGS,
     "selection": SELECTION,
+    "training_images": TRAINING_IMAGES,
+    "training_crops": TRAINING_CROPS,
+    "featured": FEATURED,
+    "features": FEATURES,
     "predictions": PREDICTIONS,
     "frames": FRAMES,
     "detected": DETECTED,

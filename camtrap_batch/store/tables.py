@@ -34,7 +34,7 @@ from camtrap_batch.store.records import encode
 from camtrap_batch.store.shards import File, Plan, Receipt, Shard, file_receipt, find_faults
 from camtrap_batch.store.snapshots import Snapshot
 
-_ROW_GROUP = {"thumbnails": 256}
+_ROW_GROUP = {"thumbnails": 256, "training_crops": 256}
 """Rows in a row group: some 4 MB of thumbnails, so that a reader can shuffle and read ahead by row group."""
 
 _ALL_DIFFER = frozenset(

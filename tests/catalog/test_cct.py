@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from camtrap_batch.catalog import cct_columns
 from camtrap_batch.catalog.cct import read_cct
+from camtrap_batch.catalog.tables import MISSING
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import CATALOG
 
@@ -476,6 +477,44 @@ def test_json_with_nan_is_named_as_such(tmp_path: Path) -> None:
     path.write_text('{"images": [],\n "annotations": [{"image_id": "a", "category_id": 1, "count": NaN}]}')
     with pytest.raises(InputError, match=r"a.json: not JSON.*: line 2 has NaN, which JSON does not have"):
         read_cct(str(path))
+
+
+@pytest.mark.parametrize("word", ["NA", "None", "undefined", "True"])
+def test_values_of_other_languages_are_named_as_such(tmp_path: Path, word: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"images": [\n{{"id": "a", "file_name": "a", "location": {word}}}]}}')
+    right = "true" if word == "True" else "null"
+    with pytest.raises(
+        InputError, match=rf"line 2 has {word}, which JSON does not have; it should be {right}"
+    ):
+        read_cct(str(path))
+
+
+@pytest.mark.parametrize("word", sorted(MISSING))
+def test_words_for_no_value_are_none(tmp_path: Path, word: str) -> None:
+    assert MISSING == cct_columns.MISSING
+    images = [{"id": "a", "file_name": "a.jpg", **dict.fromkeys(("location", "seq_id", "datetime"), word)}]
+    images[0] |= {"frame_num": word, "seq_num_frames": "2", "width": word, "height": word}
+    marks = [{"image_id": "a", "category_id": n, "count": count} for n, count in ((1, word), (2, "3"))]
+    (row,) = read_cct(write(tmp_path / "a.json", images, marks)).table.to_pylist()
+    for name in ("location", "seq_id", "datetime", "frame_num", "width", "height"):
+        assert row[name] is None, name
+    assert row["seq_num_frames"] == 2
+    assert [label["count"] for label in row["labels"]] == [None, 3]
+
+
+def test_a_count_that_is_a_word_is_refused(tmp_path: Path) -> None:
+    marks = [{"image_id": "a", "category_id": 1, "count": "two"}]
+    path = write(tmp_path / "a.json", [{"id": "a", "file_name": "a"}], marks)
+    with pytest.raises(InputError, match=r"not COCO Camera Traps: count: 'two' should be a number"):
+        read_cct(path)
+
+
+def test_utf_16(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    text = Path(write(tmp_path / "b.json", [{"id": "é", "file_name": "a"}], [])).read_text()
+    path.write_bytes(text.encode("utf-16"))
+    assert read_cct(str(path)).table["image_id"].to_pylist() == ["é"]
 
 
 def test_location_from_the_path_where_the_file_has_none(tmp_path: Path) -> None:

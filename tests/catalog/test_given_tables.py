@@ -101,6 +101,50 @@ def test_cells_that_a_spreadsheet_adds_at_the_end(tmp_path: Path) -> None:
     assert read(tmp_path, "a,b,,\n1,2,,\n\n,,,\n3,4,,\n").columns == {"a": ["1", "3"], "b": ["2", "4"]}
 
 
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_titles_above_the_header(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    expected = ("location", "latitude", "longitude")
+    rows = [["Cameras of 2022, station north"], [], ["location", "latitude"], ["A", -24.5], ["B", 2]]
+    path = tmp_path / f"titles.{kind}"
+    if kind == "csv":
+        path.write_text("".join(";".join(map(str, row)) + "\n" for row in rows))
+    else:
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append(row)
+        book.active.merge_cells("A1:B1")
+        book.save(path)
+    table = read_table(str(path), "dataset.cameras", expected)
+    assert table.columns == {"location": ["A", "B"], "latitude": ["-24.5", "2"]}
+    assert table.lines == [4, 5]
+    assert f"dataset.cameras: 1 lines above the header of {path}, left out" in caplog.messages
+
+
+def test_cells_that_are_merged_below_one_another(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (
+        ["location", "camera", "start"],
+        ["A", 1, dt.date(2020, 1, 2)],
+        [None, 2, None],
+        ["B", 1, None],
+    ):
+        book.active.append(row)
+    book.active.merge_cells("A2:A3")
+    book.active.merge_cells("C2:C4")
+    book.save(tmp_path / "a.xlsx")
+    columns = read_table(str(tmp_path / "a.xlsx"), "dataset.cameras").columns
+    assert columns == {"location": ["A", "A", "B"], "camera": ["1", "2", "1"], "start": ["2020-01-02"] * 3}
+
+
+def test_row_names_of_r_that_have_no_header(tmp_path: Path) -> None:
+    """As `write.table(sep = ",")` has them; not a decimal comma in each row."""
+    assert read(tmp_path, '"a","b"\n"1","x",2\n"2","y",NA\n').columns == {"a": ["x", "y"], "b": ["2", None]}
+    with pytest.raises(InputError, match=r"a\.csv:2: 3 values, the first line names 2 columns"):
+        read(tmp_path, "a,b\n7,1,5\n8,2,5\n")
+    with pytest.raises(InputError, match=r"there should be commas, semicolons, tabs or bars"):
+        read(tmp_path, '"a" "b"\n"1" "x" 2\n')
+
+
 def test_names_of_columns(tmp_path: Path) -> None:
     table = read(tmp_path, " File Name ;Category-ID\nx;1\n")
     assert list(table.columns) == ["file_name", "category_id"]

@@ -13,7 +13,7 @@ import pytest
 
 from camtrap_batch.catalog import reader_of
 from camtrap_batch.catalog.folder import FolderDataset
-from camtrap_batch.catalog.names import as_files_have_it, tidy_names, unmatched
+from camtrap_batch.catalog.names import as_files_have_it, outside_of_root, tidy_names, unmatched
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Location
 
@@ -70,6 +70,29 @@ def test_a_name_that_is_not_utf_8_is_a_row(tmp_path: Path) -> None:
     assert set(catalog.table["file_name"].to_pylist()) == {"a.jpg", "M\ufffdnchen.jpg"}
     assert catalog.notes["file names that are not UTF-8 and can't be opened; convmv renames them"] == 1
     assert ImageRoot(str(tmp_path)).listing(["M\ufffdnchen.jpg"]).sizes.tolist() == [-1]
+
+
+def test_a_path_that_no_disk_can_hold_is_a_row(tmp_path: Path) -> None:
+    """Of a folder's name, or a whole path, that is too long; the others are found."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(b"x")
+    names = ["a/1.jpg", f"{'x' * 300}/1.jpg", "/".join(["y" * 200] * 30), f"a/{'z' * 300}.jpg"]
+    assert ImageRoot(str(tmp_path)).listing(names).sizes.tolist() == [1, -1, -1, -1]
+
+
+def test_names_that_lead_out_of_the_root_are_told() -> None:
+    def outside(*names: str) -> list[str] | None:
+        return outside_of_root(pa.chunked_array([names], pa.string()))
+
+    assert outside("a/1.jpg", "b..jpg", "cam: d.jpg") is None
+    names = ["C:/a.jpg", "../a.jpg", "/a.jpg", "https://x/a.jpg", "~a.jpg"]
+    assert outside("a/1.jpg", *names) == names
+
+
+def test_excel_takes_the_zeros_of_a_name() -> None:
+    assert unmatched(["007", "CAM 03"], ["7", "cam 3"], "cameras.csv").text == (
+        "'007' (there is '7' in cameras.csv), 'CAM 03' (there is 'cam 3' in cameras.csv)"
+    )
 
 
 def test_names_that_another_list_does_not_have() -> None:

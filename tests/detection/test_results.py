@@ -83,7 +83,7 @@ def test_an_entry_twice(tmp_path: Path) -> None:
             {},
             r"not MegaDetector .*bbox",
         ),
-        ([{"file_name": "a.jpg"}], {}, "not MegaDetector results: .*`file`"),
+        ([{"file_name": "a.jpg"}], {}, r"not MegaDetector results: images\[0\]: .*`file`"),
         ([], {"version": "2.0"}, "format_version '2.0' can't be read; possible: 1.3 to 1.6"),
         ([], {"detection_categories": None}, "not MegaDetector results"),
     ],
@@ -95,6 +95,12 @@ def test_what_is_wrong_is_said(
     with pytest.raises(InputError, match=message) as problem:
         read_detections(path)
     assert "md.json (infer.detections)" in str(problem.value)
+
+
+def test_not_json_as_python_writes_it(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"images": [{"file": "a.jpg",\n"detections": NaN}]}')
+    with pytest.raises(InputError, match="line 2 has NaN, which JSON does not have; it should be null"):
+        read_detections(str(tmp_path / "a.json"))
 
 
 def test_not_json_or_not_there(tmp_path: Path) -> None:

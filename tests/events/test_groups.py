@@ -146,6 +146,34 @@ def test_lists_of_regions_and_cameras(tmp_path: Path) -> None:
     assert "list of Kruger" in found[0]["reason"]
 
 
+def test_columns_for_people_are_no_ranks(tmp_path: Path) -> None:
+    path = tmp_path / "taxonomy.csv"
+    path.write_text(
+        "label,genus,common_name,red_list\nPanthera onca,panthera,Jaguar,NT\nlion,panthera,,vulnerable\n"
+    )
+    found = read_taxonomy(str(path))
+    assert found.above("panthera onca") == (("genus", "panthera"),)
+    assert (found.common, found.categories) == (
+        {"panthera onca": "Jaguar"},
+        {"panthera onca": "NT", "lion": "vulnerable"},
+    )
+    names = {"lion": {"common_name": "lion", "red_list": "VU"}, "tiger": {"Common Name": "tiger"}}
+    alone = make_taxonomy(names)
+    assert alone.common == {"lion": "lion", "tiger": "tiger"}
+    assert labels_of(alone) == labels_of(None)
+
+
+def labels_of(taxonomy: Any) -> list[Any]:
+    """Labels that sequences of an uncertain lion and a sure tiger get."""
+    rows = [
+        {"image_id": "a", "seq_id": "a", "probs": {"lion": 0.4, "tiger": 0.3, "empty": 0.3}},
+        {"image_id": "b", "seq_id": "b", "probs": {"tiger": 0.9, "empty": 0.1}},
+    ]
+    classes = ["lion", "tiger", "empty"]
+    found = combine(table_of(rows), empty="empty", min_confidence=0.5, classes=classes, taxonomy=taxonomy)
+    return found.sequences.to_pylist()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

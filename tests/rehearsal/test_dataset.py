@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -49,6 +50,26 @@ def fault_of(rehearsal: Rehearsal, name: str) -> Path:
 def test_same_seed_same_bytes(rehearsal: Rehearsal, tmp_path: Path) -> None:
     again = write_dataset(tmp_path / "again", **SMALL)
     assert hashes(again.images.parent) == hashes(rehearsal.images.parent)
+
+
+def test_boxes_of_every_usable_image(rehearsal: Rehearsal) -> None:
+    found = json.loads(rehearsal.truth_boxes.read_text())
+    by_file = {image["file"]: image["detections"] for image in found["images"]}
+    usable = [row for row in truth_of(rehearsal) if row["status"] in USABLE]
+    assert set(by_file) == {row["file_name"] for row in usable}
+    for row in usable:
+        boxes = by_file[row["file_name"]]
+        assert len(boxes) == int(row["count"] or 0) + bool(row["second_id"])
+        species = {box["classifications"][0][0] for box in boxes}
+        assert species == {row["category_id"], row["second_id"]} - {"", "0"}
+        assert {box["category"] for box in boxes} <= ({"2"} if "5" in species else {"1"})
+
+
+def test_a_data_set_without_boxes_gets_some(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(rehearsal.images.parent, tmp_path / "data", symlinks=True))
+    boxes = (folder / "truth_boxes.json").read_bytes()
+    (folder / "truth_boxes.json").unlink()
+    assert write_dataset(folder, **SMALL).truth_boxes.read_bytes() == boxes
 
 
 def test_other_seed_other_photos(rehearsal: Rehearsal, tmp_path: Path) -> None:
@@ -227,6 +248,19 @@ def test_the_bomb_is_a_correct_png(rehearsal: Rehearsal) -> None:
         total += len(stream.decompress(rest, 1 << 22))
         rest = stream.unconsumed_tail
     assert total == height * (1 + width // 8)
+
+
+def test_the_video_is_read_second_by_second(rehearsal: Rehearsal) -> None:
+    pytest.importorskip("av", reason="PyAV (extra 'video') is not installed")
+    from camtrap_batch.images.video import frame_times, probe, read_frames
+
+    content = fault_of(rehearsal, "video").read_bytes()
+    info = probe(io.BytesIO(content))
+    assert (info.duration_s, info.rate, info.codec) == (5.0, 1.0, "mjpeg")
+    frames = list(read_frames(io.BytesIO(content), frame_times(info.duration_s, 1.0, 10)))
+    assert [frame.video_s for frame in frames] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert len({frame.pixels.tobytes() for frame in frames}) == 5
+    assert {frame.pixels.shape for frame in frames} == {(*SMALL["size"][::-1], 3)}
 
 
 def test_the_video_holds_a_picture(rehearsal: Rehearsal) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFilter
 
 from camtrap_batch.rehearsal.animals import Pose, draw_animal
 from camtrap_batch.rehearsal.photo import take_photo
@@ -21,7 +21,7 @@ def first(night: bool, camera: int = 0) -> Frame:
 
 
 def photo(camera: Camera, frame: Frame) -> Image.Image:
-    return Image.open(io.BytesIO(take_photo(camera, frame, 42, SIZE)))
+    return Image.open(io.BytesIO(take_photo(camera, frame, 42, SIZE).data))
 
 
 def test_a_photo_by_day_is_coloured_and_one_in_infrared_is_not() -> None:
@@ -39,6 +39,41 @@ def test_the_animal_is_in_the_picture(night: bool) -> None:
     with_animal = np.asarray(photo(CAMERAS[0], frame).convert("L"))[view].astype(int)
     without = np.asarray(photo(CAMERAS[0], empty).convert("L"))[view].astype(int)
     assert (np.abs(with_animal - without) > 30).mean() > 0.01
+
+
+@pytest.mark.parametrize("night", [False, True])
+def test_boxes_are_around_what_is_drawn(night: bool) -> None:
+    """What an animal changes in the picture is in its box, and reaches the box's sides."""
+    for camera in CAMERAS[:4]:
+        frame = replace(first(night, camera.index), second=None)
+        empty = replace(frame, category_id=0, count=0)
+        taken = take_photo(camera, frame, 42, SIZE)
+        assert [drawn.category_id for drawn in taken.animals] == [frame.category_id] * frame.count
+        assert take_photo(camera, empty, 42, SIZE).animals == []
+        inside = np.zeros((SIZE[1], SIZE[0]), bool)
+        for x, y, w, h in (drawn.box for drawn in taken.animals):
+            assert min(x, y) >= 0 < min(w, h)
+            assert max(x + w, y + h) <= 1
+            rows, columns = (
+                slice(round(start * side), round((start + length) * side))
+                for start, length, side in ((y, h, SIZE[1]), (x, w, SIZE[0]))
+            )
+            inside[rows, columns] = True
+        grey = [
+            np.asarray(Image.open(io.BytesIO(data)).convert("L").filter(ImageFilter.BoxBlur(2)), int)
+            for data in (taken.data, take_photo(camera, empty, 42, SIZE).data)
+        ]
+        # An encounter has its own exposure, which changes the whole picture.
+        exposure = np.median(grey[0][~inside]) / np.median(grey[1][~inside])
+        changed = (np.abs(grey[0] - grey[1] * exposure) > 30)[: SIZE[1] * 9 // 10]
+        inside = inside[: SIZE[1] * 9 // 10]
+        inside = inside[: SIZE[1] * 9 // 10]
+        assert changed[inside].mean() > 0.15
+        assert changed[inside].mean() > 5 * changed[~inside].mean()  # shadow, grass, the sky's brightness
+        for axis in (0, 1):  # no larger than need be
+            reached = (changed & inside).any(axis).nonzero()[0]
+            whole = inside.any(axis).nonzero()[0]
+            assert np.ptp(reached) > 0.8 * np.ptp(whole)
 
 
 def test_cameras_see_different_places() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import http.server
+import io
 import re
 import shutil
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from support import wait_until
 
 from camtrap_batch.report import ReportData, render_files
@@ -265,6 +269,85 @@ def test_from_a_web_server(browser: Any, report: str) -> None:
         assert opened.go("#/camera/C0003").inner_text("#view h1") == "C0003"
         opened.close()
         server.shutdown()
+
+
+def varint(n: int) -> bytes:
+    return bytes([n & 127 | 128]) + varint(n >> 7) if n > 127 else bytes([n])
+
+
+def archive(tile: bytes, kind: int) -> bytes:
+    """A PMTiles archive, version 3, of one tile: the whole world. `kind` 1: a vector tile, 2: a PNG."""
+    content = gzip.compress(tile) if kind == 1 else tile
+    directory = gzip.compress(b"".join(map(varint, (1, 0, 1, len(content), 1))))
+    metadata = gzip.compress(b"{}")
+    at = 127 + len(directory), 127 + len(directory) + len(metadata)
+    offsets = (127, len(directory), at[0], len(metadata), at[1], 0, at[1], len(content), 1, 1, 1)
+    flags = bytes([1, 2, 2 if kind == 1 else 1, kind, 0, 0])
+    bounds = struct.pack("<iiii", -1_800_000_000, -850_000_000, 1_800_000_000, 850_000_000)
+    head = b"PMTiles\x03" + struct.pack("<11Q", *offsets) + flags + bounds + struct.pack("<bii", 0, 0, 0)
+    return head + directory + metadata + content
+
+
+def vector_tile() -> bytes:
+    """Land from edge to edge, as Protomaps names it."""
+
+    def part(number: int, data: bytes) -> bytes:
+        return varint(number << 3 | 2) + varint(len(data)) + data
+
+    side = 2 * 4096
+    geometry = b"".join(map(varint, (9, 0, 0, 3 << 3 | 2, side, 0, 0, side, side - 1, 0, 15)))
+    feature = varint(3 << 3) + varint(3) + part(4, geometry)
+    layer = varint(15 << 3) + varint(2) + part(1, b"earth") + part(2, feature) + varint(5 << 3) + varint(4096)
+    return part(3, layer)
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (256, 256), (200, 40, 40)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_tiles_of_an_archive_need_no_server(
+    browser: Any, make_whole: MakeData, tmp_path: Path, kind: int
+) -> None:
+    needs_map()
+    tiles = archive(vector_tile() if kind == 1 else png(), kind)
+    opened = Opened(browser, write(make_whole(cameras=5, events=60, tiles=tiles), tmp_path))
+    tile = opened.page.locator("#map-all .leaflet-tile-pane canvas, #map-all .leaflet-tile-pane img").first
+    tile.wait_for()
+    shown = Image.open(io.BytesIO(opened.page.locator("#map-all").screenshot())).convert("RGB")
+    most, _ = max((n, color) for n, color in shown.getcolors(1 << 20) or [])
+    wanted = (226, 223, 218) if kind == 1 else (200, 40, 40)
+    assert (most, wanted) in (shown.getcolors(1 << 20) or [])
+    opened.close()
+
+
+def test_tiles_of_a_server_that_the_job_names(browser: Any, make_whole: MakeData, tmp_path: Path) -> None:
+    needs_map()
+    asked: list[str] = []
+
+    class Tiles(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(png())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tiles) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        data = make_whole(cameras=5, events=60, tiles=f"{host}/{{z}}/{{x}}/{{y}}.png")
+        opened = Opened(browser, write(data, tmp_path))
+        opened.page.wait_for_selector("#map-all img.leaflet-tile-loaded")
+        opened.context.close()
+        server.shutdown()
+    assert asked
+    assert all(re.fullmatch(r"/\d+/\d+/\d+\.png", path) for path in asked)
+    assert {address.rpartition(":")[0] for address in opened.wrong} == {"http://127.0.0.1"}
 
 
 def test_one_file_alone(browser: Any, make_whole: MakeData, tmp_path: Path) -> None:

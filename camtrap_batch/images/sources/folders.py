@@ -6,6 +6,7 @@ this file as a script, and nothing of the package is imported here, so that it s
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
@@ -26,6 +27,10 @@ FOR_TWO = 200_000
 _SLOW_S = 50e-6
 _TRIAL_S = 0.2
 _LOOKS_AT_ONCE = 16
+
+
+_OF_THE_NAME = (errno.ENAMETOOLONG,)
+"""Errors that say that there can be no such folder, not that something is wrong with the disk."""
 
 
 class CantList(Exception):
@@ -121,6 +126,8 @@ def _list(root: str, folder: str, wanted: dict[str, int], sizes: list[int], time
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
     except OSError as problem:
+        if problem.errno in _OF_THE_NAME:
+            return
         raise CantList(folder, problem) from None
 
 

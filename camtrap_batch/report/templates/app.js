@@ -493,7 +493,7 @@ function strips(events, head) {
   if (!some.length) return "";
   return make("div", {class: "events"}, some.map(event => {
     const [minute, label, images, animals, sure, human] = event.slice(head), frames = event[7 + head];
-    return make("div", {class: "event"},
+    return make("div", {class: frames.length === 1 ? "event one" : "event"},
       make("p", {}, make("b", {}, when(minute)), " ", labelLink(label), " ", make("span", {class: "muted"},
         plural(images, "image") + ", " + plural(animals, "animal") + ", " + (human ? "said by a person" : percent(sure)) + (frames.length < images ? "; " + frames.length + " shown" : ""))),
       make("div", {class: "scroll strip", role: "region", "aria-label": "Frames of the event of " + when(minute), tabindex: 0}, frames.map(photo => figure(photo))));

@@ -123,6 +123,7 @@ def _take(context: Context, settings: Detect, detector: KnownDetector) -> StageR
             categories=detector.categories,
             detector_id=detector.detector_id,
             animal=settings.animal_category,
+            labels=known.labels,
         )
         found = {**known.meta, "boxes": tables["boxes"].num_rows}
         return Made(tables, {"categories": list(detector.categories), "found": found}, known.notes)
@@ -159,7 +160,8 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
         need = _workers(context, settings)
     need = need or "CPU"
-    meta = {"categories": list(detector.categories), "precision": found}
+    said = getattr(detector, "description", "")
+    meta = {"categories": list(detector.categories), "precision": found, "detector": said}
 
     def finish(plan: Plan, receipts: list[Receipt]) -> Done:
         plan, receipts = retries.keep_earlier(plan, receipts)
@@ -181,6 +183,8 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
         locations=rows["location"],
     )
     result.notes += retries.notes()
+    if said:
+        result.notes.append(f"the detector says of itself: {said}")
     return result
 
 
@@ -245,7 +249,7 @@ def _mark(context: Context, settings: Detect, result: StageResult) -> list[str]:
         lists = to_column(of_images["n_boxes"], boxes, categories)
         repeats = mark_repeats(settings, rows, lists, categories)
         notes.extend(repeats.notes())
-        marked = boxes.append_column(
+        marked = boxes.drop_columns(["label"]).append_column(
             "repeat", pa.array(repeats.number, pa.int32(), mask=np.asarray(repeats.number < 0))
         )
         meta = {"of": detected.plan_id, "repeats": {"threshold": settings.threshold, **repeats.meta()}}

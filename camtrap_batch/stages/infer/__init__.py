@@ -227,6 +227,10 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
     """Where the model and the manifest do not fit together, a line each."""
     job, run = context.job, context.run
     notes = []
+    if info.on == "crops" and job.detection is None:
+        notes.append("the model has learnt from crops, and the job has no boxes: whole frames are classified")
+    elif info.on == "frames" and job.detect is not None and info.metrics:
+        notes.append("the model has learnt from whole frames; crops of the boxes are classified")
     kept = job.validate_.thumbnails
     if kept and not info.framing.is_ours:
         notes.append(

@@ -130,7 +130,7 @@ class InferShard:
 
         Those that can't be read are left out; names of their files are added to `gone`.
         """
-        from camtrap_batch.detection.crops import Picture
+        from camtrap_batch.detection.crops import Picture, thumbnail_shows
 
         use_thumbnails = np.full(rows.num_rows, self.use_thumbnails)
         wanted = np.arange(rows.num_rows)
@@ -141,7 +141,8 @@ class InferShard:
             wanted = np.union1d(look.whole, np.fromiter(boxes_of, np.int64, len(boxes_of)))
             info = read_info(fetch_model(self.model))
             for index, boxes in boxes_of.items():
-                shows = self._shows(rows, index, boxes, info.size)
+                sides = (rows[name][index].as_py() or 0 for name in ("width", "height"))
+                shows = thumbnail_shows(boxes, info.size, self.thumbnail, *sides)
                 use_thumbnails[index] = info.framing.is_ours and shows
         for at, data, source in read_pictures(
             self.folder,
@@ -169,13 +170,6 @@ class InferShard:
 
         steps = [(possible(name, self.device), margin) for name, margin in self.steps]
         return load_predictor(self.local_model(), self.device, threads, self.batch, steps)
-
-    def _shows(self, rows: pa.Table, index: int, boxes: list[Box], size: int) -> bool:
-        """Whether the thumbnail has as many pixels of each box as the model wants, or the original has."""
-        short = min(rows["width"][index].as_py() or 0, rows["height"][index].as_py() or 0)
-        if short <= self.thumbnail:
-            return True
-        return all(max(w, h) * self.thumbnail >= size for _, _, w, h in boxes)
 
     def _finish(
         self,

@@ -417,7 +417,7 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
         names = rows["location"].to_pylist()
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         notes.append(f"cameras without an image: {len(names):,} ({', '.join(names[:_SHOWN])}{more})")
-    if taxonomy is not None:
+    if taxonomy is not None and any(taxonomy.groups.values()):  # else it has names alone
         strange = [name for name in classes if not taxonomy.above(name) and name != locations.meta["empty"]]
         if strange:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""

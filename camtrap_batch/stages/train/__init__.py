@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,22 +15,35 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from camtrap_batch import phases
-from camtrap_batch.engine.base import WorkerContext, memory_here
+from camtrap_batch.detection.boxes import make_rules
+from camtrap_batch.engine.base import Need, Work, WorkerContext, memory_here
 from camtrap_batch.errors import CamtrapError, InputError, MissingExtra, StageError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Job, Train
-from camtrap_batch.model.library import upload_model
+from camtrap_batch.model.info import CARD, WEIGHTS
+from camtrap_batch.model.library import fetch_model, keep_model, model_folder, open_model, upload_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_id
+from camtrap_batch.selection.crops import KNOWN
+from camtrap_batch.stages.train.cut import CUT, cut_crops
 from camtrap_batch.stages.train.figures import write_figures
-from camtrap_batch.stages.train.samples import read_samples
+from camtrap_batch.stages.train.head import (
+    FEATURES,
+    HeadShard,
+    choose_base,
+    compute_features,
+    head_settings,
+    is_model,
+)
+from camtrap_batch.stages.train.samples import BoxTables, Crops, read_crops, read_samples
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
-from camtrap_batch.store.shards import Plan, Receipt, Shard
+from camtrap_batch.store.shards import Plan, Receipt, Shard, digest
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import finish_shard, open_table
+from camtrap_batch.vocabulary import EMPTY
 
 if TYPE_CHECKING:
     from camtrap_batch.model import Samples, TrainConfig, TrainResult
@@ -51,6 +66,7 @@ class TrainStage(Stage):
     sections = ("train",)
     version = 3
     tables = (TableSpec("model", "no rows; its plan has one for each image that is trained on"),)
+    parts = (CUT, FEATURES)
 
     def applies(self, job: Job) -> bool:
         return job.infer.model == "latest"
@@ -74,6 +90,8 @@ class TrainStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Train on the table `selection`; the model goes to `models/<model id>` of the run folder.
 
+        Where the job has boxes, it is crops that are learnt from (see `cut.cut_crops`), cut first.
+
         Raises
         ------
         JobError
@@ -83,8 +101,17 @@ class TrainStage(Stage):
         """
         job, run = context.job, context.run
         check_weights(job.train.weights)
-        work, shard = _work(job, run)
+        base = find_base(job, run)
+        if job.train.method == "head":
+            return _train_head(context, base)
+        if job.trains_on_crops:
+            cutting = cut_crops(context)
+            if context.dry_run and cutting.notes:
+                return StageResult(self.name, notes=[f"crops would be cut first: {cutting.notes[0]}"])
+        work, shard = plan_training(job, run, base)
         inputs = {"selection": work.selection.number, "manifest": work.manifest.number}
+        if work.crops is not None:
+            inputs["training_images"] = work.crops.images.number
         plan = Plan.make(self.name, [shard], inputs)
         work = replace(work, plan=(plan.stage, plan.id))
         trained = run.current("model")
@@ -93,12 +120,9 @@ class TrainStage(Stage):
             from camtrap_batch.model import check_architecture
 
             check_architecture(job.train.arch)  # loads torch
-        with ExitStack() as listening:
-            if is_new and not context.dry_run:  # asking for the executor opens a cluster
-                listening.enter_context(context.executor().listen(TOPIC, _Shown(context)))
-            result = do_on_workers(
-                context, plan, work, lambda _: None, ("model",), need="GPU", finish=_with_result
-            )
+        if is_new and base is not None and not context.dry_run:
+            keep_model(run, *_model_for(job, run, base))
+        result = _do(context, plan, work, "GPU", listen=is_new)
         if not context.dry_run:
             for name in run.folder.list(CHECKPOINTS):
                 if name.startswith(shard.id):
@@ -109,17 +133,118 @@ class TrainStage(Stage):
 STAGE = TrainStage()
 
 
-def _work(job: Job, run: Run) -> tuple[TrainShard, Shard]:
-    """The training, without its plan, and the only shard of that."""
+def _do(context: Context, plan: Plan, work: Work, need: Need, *, listen: bool) -> StageResult:
+    with ExitStack() as listening:
+        if listen and not context.dry_run:  # asking for the executor opens a cluster
+            listening.enter_context(context.executor().listen(TOPIC, _Shown(context)))
+        return do_on_workers(context, plan, work, lambda _: None, ("model",), need=need, finish=_with_result)
+
+
+def _train_head(context: Context, base: str | None) -> StageResult:
+    """A last layer alone, on features that are computed once."""
+    job, run = context.job, context.run
+    chosen = choose_base(job, run, base or job.train.weights, keep=not context.dry_run)
+    version = _weights_version(job.train.weights)
+    computing = compute_features(context, chosen, version)
+    if context.dry_run and computing.notes:
+        return StageResult(STAGE.name, notes=[f"features would be computed first: {computing.notes[0]}"])
+    selection = run.snapshot("selection")
+    images, features = run.snapshot("featured"), run.snapshot("features")
+    of_boxes = _box_tables(job, run, selection) if job.trains_on_crops else None
+    asked = _asked(job, run)
+    work = HeadShard(
+        folder=run.folder,
+        plan=(STAGE.name, ""),
+        root=image_root(job),
+        config=job.train,
+        seed=job.select.seed,
+        selection=selection,
+        manifest=run.snapshot("manifest"),
+        crops=Crops(images, features, of_boxes, job.select.classes is not None),
+        base=chosen,
+        asked=asked,
+        job=job.name,
+    )
+    id_ = shard_id(STAGE, "head", asked, images.plan_id, head_settings(chosen))
+    labels = open_table(run.folder, selection).to_table(columns=["label"])["label"]
+    shard = Shard(id_, 0, len(labels) - labels.null_count)
+    inputs = {"selection": selection.number, "featured": images.number}
+    plan = Plan.make(STAGE.name, [shard], inputs)
+    trained = run.current("model")
+    is_new = trained is None or trained.plan_id != plan.id
+    return _do(context, plan, replace(work, plan=(plan.stage, plan.id)), "CPU", listen=is_new)
+
+
+def find_base(job: Job, run: Run) -> str | None:
+    """The model whose weights the job begins with: its id, or its folder; None where it names no model.
+
+    Of `latest` the run's last model, unless that was itself made of another one just as it would be made now.
+
+    Raises
+    ------
+    InputError
+        There is no model yet; or, to fine-tune, it is of another architecture.
+    """
+    weights = job.train.weights
+    if not is_model(weights):
+        return None
+    if weights == "latest":
+        trained = run.current("model")
+        if trained is None:
+            raise InputError(
+                "train.weights: latest: no model is trained yet in this run; train one first, with weights "
+                "imagenet, none, or of a file or model folder"
+            )
+        is_that = trained.meta.get("asked") == _asked(job, run)
+        weights = trained.meta["base"] if is_that else trained.meta["model_id"]
+    if job.train.method == "finetune":
+        _model_for(job, run, weights)
+    return str(weights)
+
+
+def _model_for(job: Job, run: Run, name: str) -> tuple[Folder, str]:
+    """The folder and id of a model to go on from. Raises InputError where it is another network."""
+    model, info = open_model(run, name, "train.weights")
+    train = job.train
+    if (info.arch, info.size) != (train.arch, train.size):
+        raise InputError(
+            f"train.weights: {name}: a {info.arch} of {info.size} pixels, and train says {train.arch} of "
+            f"{train.size}; set train.arch and train.size to go on from it"
+        )
+    return model, info.model_id
+
+
+def _asked(job: Job, run: Run) -> str:
+    """What a training that begins with another model depends on, but for that model."""
+    selection = run.snapshot("selection")
+    more: list[Any] = []
+    if job.trains_on_crops:
+        tables = _box_tables(job, run, selection)
+        more = [tables.detections.plan_id, asdict(tables.rules)]
+    settings = _settings(job.train) | {"method": job.train.method}
+    return digest([settings, job.select.seed, job.validate_.thumbnails, selection.plan_id, *more])
+
+
+def plan_training(job: Job, run: Run, base: str | None = None) -> tuple[TrainShard, Shard]:
+    """The training, without its plan, and the only shard of that; `base` as `find_base` gives it."""
     selection, manifest = run.snapshot("selection"), run.snapshot("manifest")
     use_thumbnails = job.validate_.thumbnails >= job.train.size
+    crops = _crops(job, run, selection) if job.trains_on_crops else None
+    # The ids of trainings on frames are those of before there was a choice.
+    more: list[Any] = []
+    if crops is not None and crops.of_boxes is not None:
+        tables = crops.of_boxes
+        more = [crops.images.plan_id, tables.detections.plan_id, asdict(tables.rules)]
+    if base is not None:
+        more.append(_model_for(job, run, base)[1])
     id_ = shard_id(
         STAGE,
-        job.train.model_dump(mode="json"),
+        _settings(job.train),
         job.select.seed,
         use_thumbnails,
         selection.plan_id,
         _weights_version(job.train.weights),
+        *more,
     )
     work = TrainShard(
         folder=run.folder,
@@ -132,9 +257,41 @@ def _work(job: Job, run: Run) -> tuple[TrainShard, Shard]:
         manifest=manifest,
         checkpoints=f"{CHECKPOINTS}/{id_}-",
         job=job.name,
+        crops=crops,
+        base=None if base is None else model_folder(run, _model_for(job, run, base)[1]),
+        asked="" if base is None else _asked(job, run),
     )
     labels = open_table(run.folder, selection).to_table(columns=["label"])["label"]
     return work, Shard(id_, 0, len(labels) - labels.null_count)
+
+
+def _settings(train: Train) -> dict[str, Any]:
+    """What a training depends on of the job's section; of fine-tuning frames as before there was a choice."""
+    settings = train.model_dump(mode="json")
+    del settings["on"], settings["method"]
+    return settings
+
+
+def _crops(job: Job, run: Run, selection: Snapshot) -> Crops:
+    return Crops(
+        run.snapshot("training_images"),
+        run.snapshot("training_crops"),
+        _box_tables(job, run, selection),
+        job.select.classes is not None,
+        job.train.size,
+    )
+
+
+def _box_tables(job: Job, run: Run, selection: Snapshot) -> BoxTables:
+    assert job.detection is not None  # noqa: S101 - else frames are trained on
+    detected = run.snapshot("detected")
+    empty = selection.meta["empty"]
+    rules = make_rules(
+        job.detection[0],
+        tuple(detected.meta["categories"]),
+        empty if empty in selection.meta["ids_by_label"] else EMPTY,
+    )
+    return BoxTables(detected, run.snapshot("detections"), run.snapshot("boxes"), rules)
 
 
 def _with_result(plan: Plan, receipts: list[Receipt]) -> Done:
@@ -178,11 +335,14 @@ class TrainShard:
     manifest: Snapshot
     checkpoints: str
     job: str
+    crops: Crops | None = None
+    base: Folder | None = None
+    asked: str = ""
     divisible: ClassVar[bool] = False
 
     @property
     def image_root(self) -> ImageRoot | None:
-        return None if self.use_thumbnails else self.root
+        return None if self.use_thumbnails or self.crops is not None else self.root
 
     def run(self, shard: Shard, payload: None, here: WorkerContext) -> Receipt:
         # Not on the driver, which may have no torch.
@@ -194,13 +354,15 @@ class TrainShard:
         phases.enter("read")
         if not torch.cuda.is_available():
             _note(here, "no CUDA device here: training runs on the CPU")
-        samples = self._samples(here)
+        samples = self.samples(here)
         read = time.monotonic() - started
         with TemporaryDirectory() as scratch:
             parent = self.folder.make("models") if self.folder.is_local else Path(scratch)
+            carried = self._carried(samples.classes, Path(scratch))
             provenance = {
+                **({} if self.base is None else {"base": self.base.url.rpartition("/")[2]}),
                 "job": self.job,
-                "train": self.config.model_dump(mode="json"),
+                "train": _settings(self.config),
                 "seed": self.seed,
                 "manifest_snapshot": self.manifest.number,
                 "selection_snapshot": self.selection.number,
@@ -210,7 +372,7 @@ class TrainShard:
             result = self._together(
                 here,
                 lambda config, checkpoints, team: train(
-                    samples, config, parent, provenance, partial(_tell, here), checkpoints, team
+                    samples, carried(config), parent, provenance, partial(tell, here), checkpoints, team
                 ),
             )
             write_figures(Folder(str(parent / result.model_id)))
@@ -225,8 +387,11 @@ class TrainShard:
             seconds={"read": read},
             started=started,
             worker=here.name,
-            result={"model_id": result.model_id, "empty": self.selection.meta["empty"]},
+            result={"model_id": result.model_id, "empty": self.selection.meta["empty"], **self._began_with()},
         )
+
+    def _began_with(self) -> dict[str, str]:
+        return {} if self.base is None else {"base": self.base.url.rpartition("/")[2], "asked": self.asked}
 
     def _together(
         self, here: WorkerContext, train: Callable[[TrainConfig, Checkpoints, SoloTeam], TrainResult]
@@ -265,12 +430,27 @@ class TrainShard:
         """Another worker's part."""
         from camtrap_batch.model import join
 
-        join(self._samples(here), self._config(here, batch), self._checkpoints(), team)
+        samples = self.samples(here)
+        with TemporaryDirectory() as scratch:
+            carried = self._carried(samples.classes, Path(scratch))
+            join(samples, carried(self._config(here, batch)), self._checkpoints(), team)
+
+    def _carried(self, classes: list[str], scratch: Path) -> Callable[[TrainConfig], TrainConfig]:
+        """What has the settings begin with the weights of the model that the job names, if it names one."""
+        if self.base is None:
+            return lambda config: config
+        from safetensors.torch import save_file
+
+        from camtrap_batch.model.head import carry_over
+
+        path = scratch / WEIGHTS
+        save_file(carry_over(fetch_model(self.base), classes), path)
+        return lambda config: replace(config, weights=str(path))
 
     def _config(self, here: WorkerContext, batch: int) -> TrainConfig:
         from camtrap_batch.model import TrainConfig
 
-        settings = {**self.config.model_dump(), "batch": batch}
+        settings = {**_settings(self.config), "batch": batch}
         return TrainConfig(**settings, seed=self.seed, cache_bytes=memory_here(here) // 4)
 
     def _checkpoints(self) -> Checkpoints:
@@ -281,7 +461,14 @@ class TrainShard:
     def crashed(self, shard: Shard, payload: None) -> Receipt:
         raise NotImplementedError("training has no single image to blame")
 
-    def _samples(self, here: WorkerContext) -> Samples:
+    def samples(self, here: WorkerContext) -> Samples:
+        if self.crops is not None:
+            budget = memory_here(here) // 4
+            samples, reasons = read_crops(
+                self.folder, self.root, self.selection, self.manifest, self.crops, budget=budget
+            )
+            note_doubts(here, reasons)
+            return samples
         return read_samples(
             self.folder,
             self.root,
@@ -292,11 +479,24 @@ class TrainShard:
         )
 
 
+def note_doubts(here: WorkerContext, reasons: Counter[str]) -> None:
+    """Tell how many crops are learnt from and judged by, and how many are not, and why."""
+    text = f"{reasons[KNOWN]:,} crops whose label is known, to learn from and to be judged by"
+    in_doubt = Counter({why: n for why, n in reasons.items() if why != KNOWN})
+    if in_doubt:
+        named = ", ".join(f"{why} {n:,}" for why, n in in_doubt.most_common())
+        text += f"; {in_doubt.total():,} others are not learnt from ({named})"
+    _note(here, text)
+
+
 def check_weights(weights: str) -> None:
-    """Raise InputError where the job's weights are a file that is not there."""
-    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+    """Raise InputError where the job's weights are a file or folder that is not there."""
+    if weights in ("imagenet", "none", "latest") or re.fullmatch("[0-9a-f]{16}", weights):
+        return
+    if not Path(weights).is_file() and not Folder(weights).exists(CARD):
         raise InputError(
-            f"train.weights: {weights}: no such file; possible: imagenet, none, or a file of weights"
+            f"train.weights: {weights}: no such file; possible: imagenet, none, latest, a model id of this "
+            f"run, a file of weights, or a model folder (with {CARD})"
         )
 
 
@@ -322,17 +522,18 @@ _SEARCH, _JUDGING = 0.02, 0.02
 
 
 def _note(here: WorkerContext, text: str) -> None:
-    _tell(here, {"phase": "note", "text": text})
+    tell(here, {"phase": "note", "text": text})
 
 
-def _tell(here: WorkerContext, progress: dict[str, Any]) -> None:
+def tell(here: WorkerContext, progress: dict[str, Any]) -> None:
+    """Tell the driver how far the training is."""
     if progress["phase"] != "note":
         phases.enter(progress["phase"])
     here.tell(TOPIC, progress)
 
 
 def _weights_version(weights: str) -> Sequence[int]:
-    if weights in ("imagenet", "none"):
+    if not Path(weights).is_file():
         return ()
     stat = Path(weights).stat()
     return stat.st_size, stat.st_mtime_ns

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,18 +16,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from camtrap_batch.detection.boxes import Rules, read_boxes
+from camtrap_batch.detection.crops import margin_of
+from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
+from camtrap_batch.selection.choice import balanced_weights
+from camtrap_batch.selection.crops import BACKGROUND, KNOWN, label_crops
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
 
 if TYPE_CHECKING:
     from camtrap_batch.model import Samples
+    from camtrap_batch.model.samples import Frames
 
 _FOOTERS_AT_ONCE = 16
 _FEWEST_HELD = 8
 _ORIGINALS_A_BLOCK = 256
+NO_CROPS = "nothing of {} to learn from"
 _WINDOW = 0.8
 """Part of what can be held that the order of training uses: the rest is for what is read ahead or judged."""
 
@@ -207,4 +215,175 @@ def read_samples(
         jpegs=pictures,
         blocks=pictures.blocks,
         window=pictures.window,
+    )
+
+
+@dataclass(frozen=True)
+class BoxTables:
+    """The boxes that crops were cut by.
+
+    Attributes
+    ----------
+    detected, detections, boxes : snapshots of the tables
+    rules : how boxes make an image's label
+    """
+
+    detected: Snapshot
+    detections: Snapshot
+    boxes: Snapshot
+    rules: Rules
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What is trained on, as the parts of the stage left it, and what is known of it.
+
+    Attributes
+    ----------
+    images, crops : snapshots of training_images and training_crops, or of featured and features
+    of_boxes : None where whole frames are trained on
+    named : whether the job names its classes
+    size : of the square that is in training_crops, in pixels; 0: of features
+    """
+
+    images: Snapshot
+    crops: Snapshot
+    of_boxes: BoxTables | None
+    named: bool
+    size: int = 0
+
+
+def read_crops(
+    folder: Folder,
+    root: ImageRoot,
+    selection: Snapshot,
+    manifest: Snapshot,
+    source: Crops,
+    *,
+    budget: int,
+) -> tuple[Samples, Counter[str]]:
+    """Crops of the selected images, for training, and how many of them are in doubt, and why.
+
+    Those in doubt take part in judging the images that they are of. A class of which no crop is there to
+    learn from, such as people whom the detector finds, is left out unless the job names it.
+    """
+    from camtrap_batch.model import Samples
+
+    columns = ["image_id", "label", "split", "species", "animals"]
+    chosen = open_table(folder, selection).to_table(columns=columns)
+    rows = open_table(folder, manifest).to_table(columns=[*COLUMNS, "location", "is_night"])
+    is_chosen = chosen["label"].is_valid()
+    chosen, rows = chosen.filter(is_chosen), rows.filter(is_chosen)
+    cut = open_table(folder, source.images).to_table()
+    if not cut["image_id"].equals(chosen["image_id"]):
+        raise BrokenPromise(f"{source.images.table} has other images than the selection; run train again")
+    image = np.repeat(np.arange(cut.num_rows), cut["n_crops"].to_numpy())
+    meta: dict[str, Any] = selection.meta
+    found = _described(folder, source, chosen["image_id"], image)
+    label, reasons = label_crops(chosen, found, sorted(meta["ids_by_label"]), meta["empty"])
+    split = chosen["split"].to_numpy(zero_copy_only=False)
+    ids_by_label = dict(meta["ids_by_label"])
+    for name in set() if source.named else set(ids_by_label) - set(label[split[image] == "train"]):
+        del ids_by_label[name]
+        reasons[NO_CROPS.format(name)] = n = int(np.count_nonzero(label == name))
+        reasons[KNOWN] -= n
+        label[label == name] = ""
+    known = label != ""
+    weights = np.zeros(len(label), np.float32)
+    weights[known] = balanced_weights(label[known])
+    location = rows["location"].fill_null("").to_numpy(zero_copy_only=False)
+    is_night = pc.fill_null(rows["is_night"], False).to_numpy(zero_copy_only=False)
+    files = _rows_in_files(source.crops) if source.size else rows.take(pa.array(image))
+    pictures = Pictures(folder, root, files, use_thumbnails=True, budget=budget)
+    frames = None
+    if source.of_boxes is not None:
+        is_judged = np.isin(chosen["label"].to_numpy(zero_copy_only=False).astype(str), list(ids_by_label))
+        frames = _frames(
+            folder, source.of_boxes, chosen, cut, is_judged, image, found["what"], location, is_night
+        )
+    samples = Samples(
+        image_ids=chosen["image_id"].to_numpy(zero_copy_only=False)[image].tolist(),
+        labels=label.tolist(),
+        splits=split[image].tolist(),
+        weights=weights,
+        locations=location[image].tolist(),
+        is_night=is_night[image],
+        category_ids=ids_by_label,
+        jpegs=pictures,
+        blocks=pictures.blocks,
+        window=pictures.window,
+        margin=margin_of(source.size),
+        frames=frames,
+    )
+    return samples, reasons
+
+
+def _described(
+    folder: Folder, source: Crops, image_ids: pa.ChunkedArray, image: npt.NDArray[np.int64]
+) -> pa.Table:
+    """What `label_crops` wants to know of each crop."""
+    crops = open_table(folder, source.crops).to_table(columns=["box", "what"])
+    tables = source.of_boxes
+    if tables is None:
+        n = crops.num_rows
+        nothing = {"confidence": np.zeros(n, np.float32), "label": pa.nulls(n, pa.string())}
+        return pa.table({"image": image, "what": crops["what"], **nothing})
+    detected = open_table(folder, tables.detected).to_table(columns=["image_id", "n_boxes"])
+    starts = np.cumsum([0, *detected["n_boxes"].fill_null(0).to_numpy()])
+    of_image = pc.index_in(image_ids, value_set=detected["image_id"].combine_chunks()).to_numpy()
+    box = crops["box"].fill_null(-1).to_numpy()
+    row = pa.array(starts[of_image[image]] + box, mask=box < 0)
+    confidence = open_table(folder, tables.detections).to_table(columns=["confidence"])["confidence"]
+    own = open_table(folder, tables.boxes).to_table(columns=["label"])["label"]
+    return pa.table(
+        {
+            "image": image,
+            "what": crops["what"],
+            "confidence": confidence.take(row).fill_null(0.0),
+            "label": own.take(row),
+        }
+    )
+
+
+def _frames(
+    folder: Folder,
+    tables: BoxTables,
+    chosen: pa.Table,
+    cut: pa.Table,
+    is_judged: npt.NDArray[np.bool_],
+    image: npt.NDArray[np.int64],
+    what: pa.ChunkedArray,
+    location: npt.NDArray[Any],
+    is_night: npt.NDArray[np.bool_],
+) -> Frames:
+    """The images of learnt classes that could be read, with the crops that a job classifies of them."""
+    from camtrap_batch.model.samples import Frames
+
+    there = np.flatnonzero(pc.equal(cut["status"], "ok").to_numpy(zero_copy_only=False) & is_judged)
+    classified = np.flatnonzero(pc.not_equal(what, BACKGROUND).to_numpy(zero_copy_only=False))
+    borders = np.searchsorted(image[classified], np.arange(cut.num_rows + 1))
+    some = chosen.take(pa.array(there))
+    column = read_boxes(folder, tables.detected, tables.detections, some["image_id"])
+    return Frames(
+        image_ids=some["image_id"].to_pylist(),
+        labels=some["label"].to_pylist(),
+        splits=some["split"].to_pylist(),
+        locations=location[there].tolist(),
+        is_night=is_night[there],
+        boxes=column,
+        crops=[classified[borders[row] : borders[row + 1]] for row in there.tolist()],
+        rules=tables.rules,
+    )
+
+
+def _rows_in_files(crops: Snapshot) -> pa.Table:
+    """The rows of training_crops as `Pictures` wants to be told where they are."""
+    files = [file.file for file in crops.files for _ in range(file.rows)]
+    rows = [np.arange(file.rows, dtype=np.int32) for file in crops.files]
+    return pa.table(
+        {
+            "file_name": pa.nulls(len(files), pa.string()),
+            "thumbnail_file": pa.chunked_array([pa.array(files, pa.string())]),
+            "thumbnail_row": pa.chunked_array([np.concatenate([np.empty(0, np.int32), *rows])]),
+        }
     )
