@@ -7,7 +7,7 @@ import json
 
 from rich.console import Console
 
-from camtrap_batch.monitor.display import JsonLines, Live, Plain
+from camtrap_batch.monitor.display import JsonLines, Live, Plain, Silent
 
 
 def test_plain_lines_say_rows_rate_and_statuses() -> None:
