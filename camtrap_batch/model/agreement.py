@@ -162,6 +162,7 @@ class _Trial:
             return None
         try:
             on_openvino.convert(self.network, self.info, self.scratch)
+            phases.progress()()
         except ValueError as problem:
             self.why_not["openvino"] = str(problem)
             return None

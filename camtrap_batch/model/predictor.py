@@ -218,7 +218,7 @@ class Predictor:
         while start < len(pixels):
             part = pixels[start : start + self.batch]
             try:
-                yield self._forward(part, self.info.temperature)
+                yield self._probabilities(part)
             except MemoryError:
                 if len(part) == 1:
                     raise
@@ -226,6 +226,9 @@ class Predictor:
                 continue
             start += len(part)
             move()
+
+    def _probabilities(self, pixels: Pixels) -> Probabilities:
+        return self._forward(pixels, self.info.temperature)
 
     def _batches(self, pictures: Iterable[Picture], found: list[int | str]) -> Iterator[Pixels]:
         """Squares, `batch` at a time; how many each picture has is added to `found`, or why it has none."""

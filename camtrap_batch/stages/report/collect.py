@@ -223,7 +223,10 @@ def _model(run: Run, wanted: str) -> Known:
 def _computed_in(predicted: Snapshot | None, model_id: str) -> str | None:
     if predicted is None or predicted.inputs["model"] != model_id:
         return None
-    precision: str | None = predicted.meta.get("precision", {}).get("precision")
+    found = predicted.meta.get("precision", {})
+    precision: str | None = found.get("precision")
+    if precision and found.get("runtime", "torch") != "torch":
+        precision += f" by {found['runtime']}"
     again = ", ".join(f"{n:,} in {name}" for name, n in predicted.meta.get("again", {}).items())
     return f"{precision}; near ties again: {again}" if again else precision
 
