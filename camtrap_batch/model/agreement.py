@@ -45,7 +45,8 @@ wrong elsewhere, and what they save in a small job is less than their check take
 
 _WORTH = 0.8  # of the next best's time: integers have to gain something
 _PROBED = 24  # images on which runtimes are timed against each other
-_CLEARLY = 1.1  # as fast: else the runtime stays
+_PROBES = 3  # times; the first one makes things ready
+_CLEARLY = 1.2  # as fast: else the runtime stays
 _COMPARED = 8  # images on which runtimes are held against each other
 _SAME_NETWORK = 0.002  # most that a probability may differ between two runtimes in float32
 
@@ -102,8 +103,8 @@ def choose(
     `scratch` and their SHA-256; device; images compared; of each precision tried of that runtime `same_top1`
     (part of the images, none computed again), `difference` (mean, of the probabilities), `margin`, `again`
     (part of the images that are closer) and `images_per_s` (none computed again, on all CPUs); `why_not` of
-    what can't be computed; `runtimes`, images a second in each one's fastest precision on `threads` threads,
-    where there are two.
+    what can't be computed; `runtimes`, images a second of processor time in each one's fastest precision on
+    `threads` threads, where there are two.
     """
     network, info = load_model(folder)
     trial = _Trial(Path(folder), network, info, choose_device(device).type, batch, scratch)
@@ -225,11 +226,20 @@ class _Trial:
         return best
 
     def probe(self, runtime: str, precision: str, threads: int) -> float:
-        """Images a second on so many threads, of a few images."""
+        """Images a second of processor time, of a few images, on so many threads.
+
+        What else the machine does must not decide, or two jobs would differ in their last digits.
+        """
+        few, seconds = self.pixels[:_PROBED], []
         try:
-            return _classify(self.predictor(runtime, precision, threads), self.pixels[:_PROBED])[1]
+            predictor = self.predictor(runtime, precision, threads)
+            for _ in range(_PROBES):
+                began = time.process_time()
+                list(predictor.forward(few))
+                seconds.append(time.process_time() - began)
         except (ValueError, RuntimeError, NotImplementedError):
             return 0.0
+        return round(len(few) / max(min(seconds), 1e-6), 2)
 
     def told(self, way: _Way, speeds: dict[str, float]) -> dict[str, Any]:
         """See `choose`."""

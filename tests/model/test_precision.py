@@ -194,6 +194,9 @@ def fixed_speeds(
         return answers, speeds[predictor._forward.runtime, predictor.precision]
 
     monkeypatch.setattr(agreement, "_classify", classify)
+    monkeypatch.setattr(
+        agreement._Trial, "probe", lambda trial, runtime, precision, threads: speeds[runtime, precision]
+    )
 
 
 @needs_openvino
