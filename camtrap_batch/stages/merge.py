@@ -24,6 +24,7 @@ from camtrap_batch.events import (
     read_species,
     summarise,
     taxonomy_of,
+    unused_cameras,
     unused_lines,
 )
 from camtrap_batch.events.human import overrule
@@ -402,6 +403,9 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
             notes.append(f"events.taxonomy has no group for {', '.join(strange[:_SHOWN])}{more}")
     notes += unused_lines(classes, taxonomy, sources.species) if classes else []
+    if sources.species is not None and (sources.species.regions or sources.species.by_location):
+        cameras = run.table("locations").to_table(columns=["location"])["location"].drop_null()
+        notes += unused_cameras(sources.species, cameras.to_pylist())
     predictions = locations.inputs["predictions"]
     notes.append(
         f"snapshot {locations.number}, of predictions {predictions} (camtrap diff, publish --snapshot)"
