@@ -255,6 +255,7 @@ def _detector(run: Run) -> Known:
         n_failed=n_failed,
         n_with={row["category"]: row["image_id_count_distinct"] for row in rows},
         n_boxes={row["category"]: row["image_id_count"] for row in rows},
+        description=detected.meta.get("detector", ""),
     )
     return known
 
