@@ -16,6 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 import torchvision.models
+import torchvision.transforms
 from torch import nn
 
 from camtrap_batch.errors import InputError, JobError, choices
@@ -36,6 +37,17 @@ _CROP_MODES: dict[str, Resize] = {"center": "crop", "squash": "squash", "border"
 """timm's names of what `Framing` can do."""
 
 _INTERPOLATION: dict[str, Interpolation] = {name: name for name in get_args(Interpolation)}
+
+_PLAIN: list[Any] = [
+    set,
+    torchvision.transforms.InterpolationMode,
+    torchvision.transforms.CenterCrop,
+    torchvision.transforms.Compose,
+    torchvision.transforms.Normalize,
+    torchvision.transforms.Resize,
+    torchvision.transforms.ToTensor,
+]
+"""Plain classes that weights may name beside tensors: how pictures were prepared, as DeepFaune's do."""
 
 _NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs keep the weights in a file that holds more."""
@@ -186,7 +198,8 @@ def read_state(path: Path, what: str = "") -> Mapping[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state: Any = safetensors.torch.load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_PLAIN):
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{what}{path}: no such file") from None
     except Exception as problem:  # a wrong file fails anywhere in zip, pickle or tensor reading

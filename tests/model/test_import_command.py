@@ -138,3 +138,36 @@ def test_an_import_that_answers_otherwise_is_refused(
     )
     assert "does not answer as the original does" in line
     assert not (tmp_path / "model").exists()
+
+
+def test_a_network_inside_another_with_how_pictures_were_prepared(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As DeepFaune saves its weights: below a name, at another size, beside torchvision's transforms."""
+    import timm
+    from torchvision import transforms
+
+    torch.manual_seed(4)
+    arch = "vit_small_patch14_dinov2.lvd142m"
+    network = timm.create_model(arch, pretrained=False, num_classes=3, dynamic_img_size=True)
+    network.pos_embed.data.normal_(std=0.5)  # else it would not matter where a patch is
+    prepared = transforms.Compose(
+        [
+            transforms.Resize((98, 98), interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.ToTensor(),
+            transforms.Normalize(torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])),
+        ]
+    )
+    state = {f"base_model.{name}": value for name, value in network.state_dict().items()}
+    file = tmp_path / "deepfaune.pt"
+    torch.save({"args": {"transforms": prepared, "seen": {1, 2}}, "state_dict": state}, file)
+    (tmp_path / "labels.txt").write_text("badger\nibex\nlynx\n")
+    command = ["model", "import", "timm", arch, str(file), "--classes", str(tmp_path / "labels.txt")]
+    seen = ["--size", "98", "--resize", "squash", "--interpolation", "bicubic", "--crop-pct", "1"]
+    out = tmp_path / "model"
+    assert main([*command, *seen, "--out", str(out), "--pictures", str(drawn)]) == 0
+    info = read_info(out)
+    assert info.framing == Framing(98, "squash", 1.0, "bicubic")
+    assert load_model(out)[0].pos_embed.shape == (1, 7 * 7 + 1, 384)  # type: ignore[union-attr]
+    text = capsys.readouterr().out
+    assert re.search(r"the original's top class on 2[34] of 24 pictures, confidence 0\.0[0-2]", text)

@@ -225,4 +225,5 @@ def _note(videos: pa.Table) -> str:
     statuses = Counter(videos["status"].to_pylist())
     n_frames, n_read = pc.sum(videos["frames"]).as_py() or 0, statuses.pop("ok", 0)
     others = "".join(f", {n:,} {status}" for status, n in statuses.most_common())
-    return f"{n_frames:,} frames of {n_read:,} videos are images of their own{others}"
+    some = f"{n_read:,} video{'s' * (n_read != 1)}"
+    return f"{n_frames:,} frames of {some} are images of their own{others}"
