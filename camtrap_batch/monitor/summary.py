@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from rich.console import RenderableType
 from rich.table import Table as Grid
 
+from camtrap_batch.model.info import read_card
+from camtrap_batch.model.library import fetch_model, model_folder, read_metrics
 from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES
 
@@ -59,10 +60,9 @@ def _accuracy(run: Run) -> Iterator[RenderableType]:
     model = run.current("model")
     if model is None:
         return
-    folder = f"models/{model.meta['model_id']}"
-    metrics = json.loads(run.folder.read(f"{folder}/metrics.json"))
-    card = json.loads(run.folder.read(f"{folder}/model.json"))
-    split_by = card["provenance"].get("split_by", "location")
+    folder = model_folder(run, model.meta["model_id"])
+    metrics, card = read_metrics(folder), read_card(fetch_model(folder))
+    split_by = card.get("provenance", {}).get("split_by", "location")
     where = (
         "cameras never seen"
         if split_by == "location"

@@ -89,6 +89,7 @@ class Detected:
     n_images, n_failed : that it looked at, and of which nothing is known
     n_with : images with a box that counts, by category
     n_boxes : boxes that count, by category
+    description : what its file says of itself
     """
 
     name: str
@@ -98,6 +99,7 @@ class Detected:
     n_failed: int
     n_with: dict[str, int]
     n_boxes: dict[str, int]
+    description: str = ""
 
 
 @dataclass(frozen=True)
