@@ -406,3 +406,23 @@ def test_a_first_dry_run_says_what_each_stage_will_do(job: Path, capsys: pytest.
         if name not in ("catalog", "detect"):  # it has no use for a detector
             assert f"{name:9} {stage.help}" in told
     assert "rows would be written" in told
+
+
+def test_the_demo_without_its_extra_says_so_before_it_draws(tmp_path: Path) -> None:
+    hide = "import sys; sys.modules['torch'] = sys.modules['fastai'] = None; "
+    script = f"{hide}import importlib.util as u; find = u.find_spec; "
+    script += "u.find_spec = lambda name, *rest: None if name in ('torch', 'fastai') else find(name, *rest); "
+    script += "from camtrap_batch.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "demo", str(tmp_path / "demo"), "--cluster", "inline"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the demo needs the extra 'demo': pip install 'camtrap-batch[demo]'" in done.stderr
+    assert not [*(tmp_path / "demo").rglob("*.jpg")]
+
+
+def test_a_stage_without_keys_of_its_own_has_a_help() -> None:
+    from camtrap_batch.cli.options import describe_keys
+
+    assert describe_keys(("tally",)) == ""
+    assert "  merge: " not in describe_keys(("events",))
+    assert "events.gap_min: 30" in describe_keys(("events",))

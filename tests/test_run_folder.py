@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
 from support import Processes, receipts, run_of, start_driver, tables_of, wait_until
 from support_runs import predict, run_on_driver, write_run
 
@@ -47,8 +49,11 @@ def refused(folder: Path, name: str, *options: str, code: int) -> str:
     """The one line that a command ends with."""
     done = call(folder, name, *options)
     assert done.returncode == code, (done.returncode, done.stderr)
-    # Stages before it may have said that they have nothing to do.
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("camtrap: "))
+    lines = done.stderr.splitlines()
+    if name == "reprocess":  # stages before it have said that they have nothing to do
+        lines = [line for line in lines if line.startswith("camtrap: ")]
+    (line,) = lines
+    assert line.startswith("camtrap: ")
     return line
 
 
@@ -171,6 +176,70 @@ def test_a_damaged_record_is_named_and_done_without(
         assert f"{found}: is " in done.stderr
     if name == "merge":
         assert snapshots.current(run_of(merged).folder, "locations") is not None
+
+
+@pytest.mark.parametrize("path", ["snapshots/manifest/1.json", "tables/manifest/*/*.parquet"])
+def test_status_goes_on_where_cameras_cant_be_counted(merged: Path, path: str) -> None:
+    (found,) = (merged / "run").glob(path)
+    found.write_bytes(found.read_bytes()[:40])
+    done = call(merged, "status")
+    assert done.returncode == 0, done.stderr
+    assert f"{found}: " in done.stderr
+    assert "merge" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", b'{"test": '),
+        ("metrics.json", b"[1]"),
+        ("history.csv", b"epoch,loss\n1,0$3\n"),
+        ("batch.svg", b"<svg><image"),
+    ],
+)
+def test_a_report_leaves_out_damaged_figures_of_a_model(merged: Path, name: str, content: bytes) -> None:
+    found = merged / "run" / "models" / ("a" * 16) / name
+    found.write_bytes(content)
+    done = call(merged, "report")
+    assert done.returncode == 0, done.stderr
+    assert f"camtrap: {found}: is damaged (" in done.stderr
+
+
+@pytest.mark.parametrize("harm", ["cut off", "flipped"])
+def test_a_damaged_catalog_is_made_again_with_the_same_ids(tmp_path: Path, harm: str) -> None:
+    """A renamed file has the id of its first name, which the manifest knows, too."""
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "images" / f"{number}.jpg")
+    job = {"name": "run", "output": str(tmp_path), "dataset": {"format": "folder", "images": "images"}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    inline = ("--cluster", "inline")
+    assert call(tmp_path, "catalog").returncode == call(tmp_path, "validate", *inline).returncode == 0
+    (tmp_path / "images" / "1.jpg").rename(tmp_path / "images" / "new.jpg")
+    assert call(tmp_path, "catalog").returncode == call(tmp_path, "validate", *inline).returncode == 0
+    run = run_of(tmp_path)
+    before = run.table("catalog").to_table()
+    assert before["image_id"].to_pylist() == ["0.jpg", "2.jpg", "1.jpg"]
+    (file,) = run.snapshot("catalog").files
+    path = run.folder.local(file.file)
+    data = bytearray(path.read_bytes())
+    for at in range(4, len(data) // 2, 7):
+        data[at] ^= 5
+    path.write_bytes(data[: len(data) // 2] if harm == "cut off" else data)
+    if harm == "flipped":  # as long as nobody has looked, its size tells nothing
+        assert f"camtrap: {path}: is damaged" in refused(tmp_path, "catalog", code=1)
+        assert call(tmp_path, "check", "--repair").returncode == 0
+    done = call(tmp_path, "catalog")
+    assert done.returncode == 0, done.stderr
+    assert run.table("catalog").to_table().equals(before)
+    assert call(tmp_path, "check").returncode == 0
+    assert "nothing to do" in call(tmp_path, "validate").stderr
+
+
+def test_a_damaged_card_of_a_model_is_named(merged: Path) -> None:
+    found = merged / "run" / "models" / ("a" * 16) / "model.json"
+    found.write_bytes(b'{"format": 1, "arch')
+    assert f"camtrap: {found}: can't be read as a model's description" in refused(merged, "report", code=2)
 
 
 def test_old_tables_without_checksums_are_read(merged: Path) -> None:

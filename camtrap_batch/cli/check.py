@@ -7,8 +7,9 @@ import hashlib
 import threading
 
 from camtrap_batch.cli.options import Commands, job_argument
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import InputError, UserError
 from camtrap_batch.job import Job
+from camtrap_batch.store.check import Fault
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 
@@ -36,6 +37,7 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
 
     run = Run(Job.load(options.job, options.assignments))
     report = check(run.folder, repair=options.repair, model_fault=_model_fault)
+    report.faults += _target_faults(run)
     for fault in report.faults:
         print(f"{run.folder.url}/{fault.file}: {fault.what}" + (f"; {fault.then}" if fault.then else ""))
     print(f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB read: {_verdict(len(report.faults))}")
@@ -53,6 +55,21 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
 
 def _verdict(faults: int) -> str:
     return "all is well" if not faults else f"{faults:,} fault{'s' if faults > 1 else ''}"
+
+
+def _target_faults(run: Run) -> list[Fault]:
+    """What is wrong with a file in the run folder that results are pushed to."""
+    from camtrap_batch.targets.base import target_of
+    from camtrap_batch.targets.files import FileTarget
+
+    try:
+        target = target_of(run)
+    except UserError:  # which is for `publish` to say
+        return []
+    if not isinstance(target, FileTarget) or not target.in_run or target.bucket is not None:
+        return []
+    then = "remove it, or copy it there again: publish makes it anew, without what others have put into it"
+    return [Fault(file.name, what, then) for file, what in target.faults().items()]
 
 
 def _model_fault(model: Folder) -> str | None:

@@ -6,6 +6,7 @@ import argparse
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.errors import Interrupted, StageError, UserError
@@ -52,17 +53,11 @@ def add(commands: Commands) -> None:
 
 def _create(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.stages.publish import empty_rows
-    from camtrap_batch.targets.base import TARGETS, MakesLayers, target_of
+    from camtrap_batch.targets.base import MakesLayers
 
-    job = load_job(options)
-    run = Run(job)
-    target = target_of(run)
-    if not isinstance(target, MakesLayers):
-        makers = [kind.section.form for kind in TARGETS.values() if issubclass(kind, MakesLayers)]
-        raise UserError(
-            f"publish.target: is {job.publish.target}; layers are made for `target: {' or '.join(makers)}`"
-        )
-    made, done = target.create(empty_rows(job.name), _labels(run))
+    run = Run(load_job(options))
+    target = _target(run, MakesLayers, "layers are made for")
+    made, done = target.create(empty_rows(run.job.name), _labels(run))
     for line in done:
         print(line)
     if made:
@@ -74,19 +69,25 @@ def _create(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _map(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.targets.base import TARGETS, MakesMaps, target_of
+    from camtrap_batch.targets.base import MakesMaps
 
-    job = load_job(options)
-    run = Run(job)
-    target = target_of(run)
-    if not isinstance(target, MakesMaps):
-        makers = [kind.section.form for kind in TARGETS.values() if issubclass(kind, MakesMaps)]
-        raise UserError(
-            f"publish.target: is {job.publish.target}; maps are made of `target: {' or '.join(makers)}`"
-        )
-    for line in target.make_map(_labels(run)):
+    run = Run(load_job(options))
+    for line in _target(run, MakesMaps, "maps are made of").make_map(_labels(run)):
         print(line)
     return 0
+
+
+def _target(run: Run, able: Any, what: str) -> Any:
+    """The job's target, which has to be of a protocol. Raises UserError where it is none such."""
+    from camtrap_batch.targets.base import TARGETS, target_of
+
+    target = target_of(run)
+    if not isinstance(target, able):
+        makers = [kind.section.form for kind in TARGETS.values() if issubclass(kind, able)]
+        raise UserError(
+            f"publish.target: is {run.job.publish.target}; {what} `target: {' or '.join(makers)}`"
+        )
+    return target
 
 
 def _attach(options: argparse.Namespace, stop: threading.Event) -> int:

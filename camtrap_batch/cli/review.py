@@ -7,11 +7,15 @@ import asyncio
 import datetime as dt
 import getpass
 import threading
+from typing import TYPE_CHECKING
 
 from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
+
+if TYPE_CHECKING:
+    from camtrap_batch.review.items import Wanted
 
 _POLL_S = 0.2
 _STATES = ("open", "done", "uncertain", "disagree")
@@ -33,6 +37,15 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--n", type=whole_number, metavar="N", help="the first N of that order (default: all)"
+    )
+    parser.add_argument(
+        "--until",
+        type=float,
+        metavar="X",
+        help="as many as it takes until fewer than X wrong species-at-camera records are expected",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the random order; another one is another sample (default: 0)"
     )
     parser.add_argument("--label", help="sequences with this label")
     parser.add_argument("--camera", help="sequences of this camera location")
@@ -86,7 +99,7 @@ def _review(options: argparse.Namespace, stop: threading.Event) -> int:
     return 0
 
 
-def _write(job: Job, options: argparse.Namespace, wanted: object) -> int:
+def _write(job: Job, options: argparse.Namespace, wanted: Wanted) -> int:
     import pyarrow.dataset as ds
 
     from camtrap_batch.review.items import Items
@@ -95,7 +108,7 @@ def _write(job: Job, options: argparse.Namespace, wanted: object) -> int:
     from camtrap_batch.store.outpath import check_file
 
     out = check_file(options.out, job, tuple(WRITERS))
-    table = listing(Items(Run(job)), options.order, wanted, options.n)  # type: ignore[arg-type]
+    table = listing(Items(Run(job)), options.order, wanted, options.n, options.seed, options.until)
     write_out(ds.dataset(table), out)
     print(f"{table.num_rows:,} sequences written to {out}")
     return 0
@@ -115,9 +128,12 @@ async def _serve(
         order=options.order,
         wanted=wanted,  # type: ignore[arg-type]
         n=options.n,
+        seed=options.seed,
+        until=options.until,
         who=options.who or _user(),
     )
     certificate = (options.tls_cert, options.tls_key) if options.tls_cert else None
+    reviewing.prepare()
     served = serve(
         reviewing, address=options.address, port=options.port, people=options.people, certificate=certificate
     )

@@ -23,7 +23,7 @@ from camtrap_batch.cli.options import (
     open_context,
     output_options,
 )
-from camtrap_batch.errors import exit_code_of, explain
+from camtrap_batch.errors import CamtrapError, MissingExtra, exit_code_of, explain
 from camtrap_batch.job import Job
 from camtrap_batch.monitor.display import Display, duration
 from camtrap_batch.monitor.notify import notify
@@ -144,12 +144,25 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
 
     folder = Path(options.folder)
     with open_context(options, stop, Job.load(write_demo_job(folder))) as context:
+        _check_extras(context)
         if context.run.current("model") is None:
             # The dashboard is there to be watched from the first stage on.
             context.executor()
         write_demo_data(folder, context.display, stop)
         _run_all(context, [])
     return 0
+
+
+def _check_extras(context: Context) -> None:
+    """Raise MissingExtra where something of the demo is not installed: before anything is drawn."""
+    for stage in STAGES.values():
+        try:
+            if stage.applies(context.job):
+                stage.check(context)
+        except MissingExtra:
+            raise MissingExtra("demo", "the demo") from None
+        except CamtrapError:  # of photos that are still to be drawn
+            continue
 
 
 def _print_result(result: StageResult, display: Display, *, dry_run: bool) -> None:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import open_table
 
 _RULES = {
     "gap_min": "events.gap_min",
@@ -33,6 +34,7 @@ def find_causes(before: MergeResult, after: MergeResult) -> list[str]:
         *_corrections(before, after),
         *_images(before, after),
     ]
+    found += _decided(before, after)
     if not found and before.snapshot.inputs["predictions"] != after.snapshot.inputs["predictions"]:
         found.append("The images were classified again, with the same model.")
     return found or ["Nothing that is written down: another version of camtrap-batch made the second one."]
@@ -77,6 +79,27 @@ def _corrections(before: MergeResult, after: MergeResult) -> Iterator[str]:
     one, other = (_said_by_people(merged) for merged in (before, after))
     if one != other:
         yield f"Corrections: people said what {one:,} images show before, {other:,} after."
+
+
+def _decided(before: MergeResult, after: MergeResult) -> Iterator[str]:
+    """What two models say of the images that people had decided, which keep what people said."""
+    if before.snapshot.inputs["model"] == after.snapshot.inputs["model"] or not _said_by_people(after):
+        return
+    frames = after.table("frames").to_table(
+        columns=["image_id", "label"], filter=pc.field("label_source") == "human"
+    )
+    right = []
+    for merged in (before, after):
+        predicted = _predictions(merged.run, merged)
+        said = open_table(merged.run.folder, predicted).to_table(columns=["image_id", "label"])
+        row = pc.index_in(frames["image_id"], value_set=said["image_id"].combine_chunks())
+        same = pc.equal(pc.utf8_lower(said["label"].take(row)), pc.utf8_lower(frames["label"]))
+        right.append(pc.sum(pc.fill_null(same, False)).as_py() or 0)
+    n = frames.num_rows
+    yield (
+        f"Of {n:,} images people had decided, which stays as they said: the model before says the same of "
+        f"{right[0]:,} ({right[0] / n:.1%}), the one after of {right[1]:,} ({right[1] / n:.1%})."
+    )
 
 
 def _said_by_people(merged: MergeResult) -> int:

@@ -11,7 +11,7 @@ from camtrap_batch.events.events import Events, find_events
 from camtrap_batch.events.frames import frame_rows
 from camtrap_batch.events.locations import summarise
 from camtrap_batch.events.sequences import BURST_GAP_S, FRAMES, Sequences, combine
-from camtrap_batch.events.species import SpeciesLists, read_species, unused_lines
+from camtrap_batch.events.species import SpeciesLists, read_species, unused_cameras, unused_lines
 from camtrap_batch.events.taxonomy import Taxonomy, make_taxonomy, read_taxonomy, taxonomy_of
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "taxonomy_of",
     "SpeciesLists",
     "read_species",
+    "unused_cameras",
     "unused_lines",
 ]

@@ -110,6 +110,8 @@ def _unlabelled(found: Sequences) -> Sequences:
             else table[name]
             for name in table.column_names
         }
+        if "machine_label" in columns:
+            columns |= {"machine_label": table["label"], "machine_confidence": table["confidence"]}
         return pa.table(columns, schema=table.schema)
 
     return Sequences(without(found.sequences), without(found.frames))
@@ -196,6 +198,8 @@ def _sequences(
         "reason": pa.nulls(n, pa.string()),
         "label_source": pa.repeat(HUMAN, n),
         "best_image_id": pc.coalesce(columns["best_image_id"], one_chunk(first_image)),
+        "machine_label": pc.coalesce(columns["label"], columns["machine_label"]),
+        "machine_confidence": pc.coalesce(columns["confidence"], columns["machine_confidence"]),
     }
     label = one_chunk(said["label"])
     for name in TRAITS:

@@ -192,6 +192,8 @@ def combine(
             "set_aside": found.set_aside,
             "reason": found.reason,
             **by_machine(len(first)),
+            "machine_label": pa.nulls(len(first), pa.string()),
+            "machine_confidence": pa.nulls(len(first), pa.float32()),
         },
         schema=SEQUENCES,
     )

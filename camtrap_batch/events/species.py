@@ -132,6 +132,16 @@ def unused_lines(
     ]
 
 
+def unused_cameras(species: SpeciesLists, locations: Sequence[str]) -> list[str]:
+    """What the lists say of cameras that are no location, with the nearest that is one."""
+    lines = []
+    for key, names in (("events.regions", species.regions), ("events.species", species.by_location)):
+        meant = {name for location in locations for name in _matching(location, names)}
+        if found := unmatched([name for name in names if name not in meant], locations, "the data set"):
+            lines.append(f"cameras of {key} that are no location: {len(found):,} ({found.text})")
+    return lines
+
+
 def _read_regions(path: str) -> dict[str, str]:
     regions: dict[str, str] = {}
     table = read_table(path, "events.regions", ("location", "region"))

@@ -81,7 +81,7 @@ _RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species", "
 _COUNTED = pa.array(["animal", "human", "vehicle"])
 FROM_MANIFEST = (
     "image_id", "file_name", "location", "deployment", "datetime", "utc_offset_minutes", "status", "format",
-    "camera_make", "camera_model",
+    "camera_make", "camera_model", "video_s",
 )  # fmt: skip
 _KINDS = {"human": "human", "person": "human", "vehicle": "vehicle", UNCERTAIN: "unknown"}
 _NO_OFFSET = np.iinfo(np.int32).min
@@ -570,7 +570,7 @@ class _Deployments:
 
 
 def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
-    kind = pc.utf8_lower(rows["format"])
+    kind, is_frame = pc.utf8_lower(rows["format"]), rows["video_s"].is_valid()
     return pa.table(
         {
             "mediaID": rows["image_id"],
@@ -580,7 +580,11 @@ def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
             "filePublic": pa.repeat("false", rows.num_rows),
             "fileName": pc.replace_substring_regex(rows["file_name"], r"^(?s:.*)/", ""),
             "fileMediatype": pc.binary_join_element_wise(
-                "image", pc.if_else(pc.equal(kind, "mpo"), "jpeg", kind), "/"
+                pc.if_else(is_frame, "video", "image"), pc.if_else(pc.equal(kind, "mpo"), "jpeg", kind), "/"
+            ),
+            # The format knows no frames: each is a medium of its own, of the same file.
+            "mediaComments": pc.binary_join_element_wise(
+                "frame at", rows["video_s"].cast(pa.string()), "s", " "
             ),
         }
     )

@@ -6,11 +6,13 @@ import atexit
 import csv
 import hashlib
 import io
+import json
 import os
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
+from xml.etree import ElementTree
 
 from camtrap_batch.errors import InputError, MissingExtra, choices
 from camtrap_batch.model.info import (
@@ -27,6 +29,7 @@ from camtrap_batch.model.info import (
     read_card,
     read_info,
 )
+from camtrap_batch.notices import say
 from camtrap_batch.runtime import installed_runtimes, needs_code
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
@@ -40,8 +43,8 @@ def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
 
     `key`: of the job file, for messages.
     """
+    trained = run.current("model")
     if name == "latest":
-        trained = run.current("model")
         if trained is None:
             raise InputError(
                 f"{run.folder.url}: no model is trained yet; run train first, or set infer.model"
@@ -49,6 +52,12 @@ def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
         name = trained.meta["model_id"]
     if run.folder.exists(f"models/{name}/{CARD}"):
         return model_folder(run, name)
+    is_ours = trained is not None and name == trained.meta["model_id"]
+    if is_ours and not Path(name).exists():
+        raise InputError(
+            f"{run.folder.url}/models/{name}/{CARD}: is missing; copy the model there again, or have it "
+            "trained again: camtrap train"
+        )
     path = name if "://" in name else os.path.abspath(name)  # noqa: PTH100
     if path.lower().endswith(".onnx"):
         folder, _, file = path.rpartition("/")
@@ -146,9 +155,44 @@ def upload_model(folder: Folder, model: Path) -> None:
         folder.write(f"models/{model.name}/{file.name}", file.read_bytes())
 
 
+def read_metrics(folder: Folder) -> dict[str, Any]:
+    """What `metrics.json` of a model holds; nothing where it is not there, or damaged, which is told."""
+    if not folder.exists(METRICS):
+        return {}
+    try:
+        found = json.loads(folder.read(METRICS))
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+    except ValueError as problem:
+        _done_without(folder, METRICS, problem)
+        return {}
+    return found
+
+
 def read_numbers(folder: Folder, name: str) -> list[dict[str, Any]]:
-    """Rows of a CSV file of numbers; none where it is not there."""
+    """Rows of a CSV file of numbers; none where it is not there, or damaged, which is told."""
     if not folder.exists(name):
         return []
-    rows = csv.DictReader(io.StringIO(folder.read(name).decode()))
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    try:
+        rows = list(csv.DictReader(io.StringIO(folder.read(name).decode())))
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    except (ValueError, TypeError, csv.Error) as problem:
+        _done_without(folder, name, problem)
+        return []
+
+
+def read_picture(folder: Folder, name: str) -> str | None:
+    """An SVG picture; None where it is not there, or damaged, which is told."""
+    if not folder.exists(name):
+        return None
+    try:
+        text = folder.read(name).decode()
+        ElementTree.fromstring(text)  # noqa: S314 - we wrote it, and its hash is nowhere
+    except (ValueError, ElementTree.ParseError) as problem:
+        _done_without(folder, name, problem)
+        return None
+    return text
+
+
+def _done_without(folder: Folder, name: str, problem: Exception) -> None:
+    say(f"{folder.url}/{name}: is damaged ({problem}); done without, as only figures of the model are in it")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 RESAMPLES = 1000
 FEWEST_LOCATIONS = 3
@@ -45,6 +44,8 @@ def evaluate(
     the classes that have images here; `confusion[i][j]` counts images of class i taken for class j;
     `intervals` is what `bootstrap` gives.
     """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # of the extra `train`
+
     if len(truth) == 0:
         raise ValueError("no image to judge predictions on")
     labels = np.arange(len(classes))

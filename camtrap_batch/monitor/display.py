@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
@@ -29,6 +30,9 @@ class Display(Protocol):
 
     def end(self) -> None: ...
 
+    def waiting(self, text: str) -> AbstractContextManager[object]:
+        """The block takes a while before there is anything to count: on a terminal, what it does."""
+
     def note(self, text: str) -> None:
         """A line that stays."""
 
@@ -47,6 +51,9 @@ class Silent:
 
     def end(self) -> None:
         pass
+
+    def waiting(self, text: str) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def note(self, text: str) -> None:
         pass
@@ -67,6 +74,9 @@ class _Counting:
         self.done = min(self.rows, self.done + rows)
         for status, number in counts.items():
             self.counts[status] = self.counts.get(status, 0) + number
+
+    def waiting(self, text: str) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def reach(self, fraction: float, text: str) -> None:
         self.done = max(self.done, int(self.rows * min(fraction, 1.0)))
@@ -132,6 +142,9 @@ class Live(_Counting):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+    def waiting(self, text: str) -> AbstractContextManager[object]:
+        return self.console.status(text)
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import Damaged, InputError
 from camtrap_batch.monitor.progress import Cameras, StageStatus, State, count_plan
 from camtrap_batch.notices import say
 from camtrap_batch.store.lease import Holder
@@ -189,12 +189,15 @@ def _cameras(run: Run, plan: Plan, made_of: str | None) -> Cameras | None:
         return None
     try:
         snapshot = run.snapshot(made_of, number)
+        table = open_files(run.folder, made_of, snapshot.files)
+        if made_of == "catalog":
+            return Cameras(table.to_table(columns=["location"])["location"])
+        rows = table.to_table(columns=["location", "status"])
     except InputError:  # `camtrap gc` has been there
         return None
-    table = open_files(run.folder, made_of, snapshot.files)
-    if made_of == "catalog":
-        return Cameras(table.to_table(columns=["location"])["location"])
-    rows = table.to_table(columns=["location", "status"])
+    except Damaged as problem:
+        say(f"{problem}; cameras are not counted")
+        return None
     return Cameras(
         rows.filter(pa.compute.is_in(rows["status"].cast(pa.string()), pa.array(USABLE)))["location"]
     )

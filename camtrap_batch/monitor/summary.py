@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from rich.console import RenderableType
 from rich.table import Table as Grid
 
+from camtrap_batch.model.info import read_card
+from camtrap_batch.model.library import fetch_model, model_folder, read_metrics
 from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES
 
@@ -59,10 +60,9 @@ def _accuracy(run: Run) -> Iterator[RenderableType]:
     model = run.current("model")
     if model is None:
         return
-    folder = f"models/{model.meta['model_id']}"
-    metrics = json.loads(run.folder.read(f"{folder}/metrics.json"))
-    card = json.loads(run.folder.read(f"{folder}/model.json"))
-    split_by = card["provenance"].get("split_by", "location")
+    folder = model_folder(run, model.meta["model_id"])
+    metrics, card = read_metrics(folder), read_card(fetch_model(folder))
+    split_by = card.get("provenance", {}).get("split_by", "location")
     where = (
         "cameras never seen"
         if split_by == "location"
@@ -72,9 +72,12 @@ def _accuracy(run: Run) -> Iterator[RenderableType]:
     for name in ("split", "images", "cameras", "accuracy", "balanced", "macro F1", "calibration error"):
         grid.add_column(name, justify="left" if name == "split" else "right")
     for split in ("valid", "test"):
-        if (judged := metrics.get(split)) is not None:
+        of_images = metrics.get(split)
+        for name, judged in ((split, of_images), (f"{split}, by crop", (of_images or {}).get("by_crop"))):
+            if judged is None:
+                continue
             grid.add_row(
-                split,
+                name,
                 f"{judged['n_images']:,}",
                 f"{judged['n_locations']:,}",
                 f"{judged['accuracy']:.3f}",

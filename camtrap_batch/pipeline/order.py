@@ -68,8 +68,9 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     """
     stages = [stage for stage in STAGES.values() if stage.applies(context.job)]
     context.progress.expect({stage.name: stage.help for stage in stages})
-    for stage in stages:
-        stage.check(context)
+    with context.display.waiting("checking the job, and loading what its stages need ..."):
+        for stage in stages:
+            stage.check(context)
     with context.driving("reprocess"):
         for number, stage in enumerate(stages):
             try:

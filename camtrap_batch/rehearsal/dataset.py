@@ -8,7 +8,8 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 from camtrap_batch.errors import InputError
@@ -16,7 +17,7 @@ from camtrap_batch.rehearsal import metadata
 from camtrap_batch.rehearsal.faults import FAULTS, OUTSIDE, choose_faults
 from camtrap_batch.rehearsal.oddities import choose_oddities
 from camtrap_batch.rehearsal.photo import Drawn, take_photo
-from camtrap_batch.rehearsal.plan import images_per_camera, plan_cameras, plan_frames
+from camtrap_batch.rehearsal.plan import Frame, images_per_camera, plan_cameras, plan_frames
 
 _MARK = "rehearsal.json"
 _DRAWING = 2
@@ -214,8 +215,22 @@ def _write_chunk(
         photo = take_photo(row.camera, drawn, seed, size)
         path = root / row.file_name
         if row.fault is not None:
-            row.fault.write(path, photo.data)
+            later = [
+                take_photo(row.camera, _moved(drawn, seconds), seed, size).data
+                for seconds in range(1, row.fault.seconds)
+            ]
+            row.fault.write(path, photo.data, later)
         else:
             path.write_bytes(row.oddity.write(photo.data) if row.oddity else photo.data)
         animals[row.image_id] = photo.animals
     return animals
+
+
+def _moved(frame: Frame, seconds: int) -> Frame:
+    """What a camera sees a few seconds later, as a burst that goes on."""
+    return replace(
+        frame,
+        position=frame.position + seconds,
+        burst_frames=frame.burst_frames + seconds,
+        time=frame.time + timedelta(seconds=seconds),
+    )

@@ -27,6 +27,7 @@ class Fault:
         suffix: of the file name.
         spoil: makes the file's content from the photo's; None where there is no file.
         findings: kinds of findings that must come out beside the status.
+        seconds: of a video: it has a frame for each.
     """
 
     name: str
@@ -34,10 +35,16 @@ class Fault:
     suffix: str
     spoil: Callable[[bytes], bytes] | None
     findings: tuple[str, ...] = ()
+    seconds: int = 1
 
-    def write(self, path: Path, photo: bytes) -> None:
-        """Leave at `path` what the fault says: a file, a folder, or nothing."""
-        if self.spoil is not None:
+    def write(self, path: Path, photo: bytes, later: Sequence[bytes] = ()) -> None:
+        """Leave at `path` what the fault says: a file, a folder, or nothing.
+
+        `later`: the frames of a video that follow the photo.
+        """
+        if later:
+            path.write_bytes(motion_jpeg([photo, *later]))
+        elif self.spoil is not None:
             path.write_bytes(self.spoil(photo))
         elif self.status == "unreadable":
             path.mkdir(exist_ok=True)
@@ -69,15 +76,20 @@ def _empty(photo: bytes) -> bytes:
 
 
 def _video(photo: bytes) -> bytes:
-    """An AVI file (RIFF, Motion JPEG) whose one frame is the photo."""
-    height, width = _jpeg_size(photo)
+    return motion_jpeg([photo])
+
+
+def motion_jpeg(photos: Sequence[bytes]) -> bytes:
+    """An AVI file (RIFF, Motion JPEG) of photos of one size, one a second, as many cameras write them."""
+    height, width = _jpeg_size(photos[0])
+    n, longest = len(photos), max(map(len, photos))
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
 
-    main = struct.pack("<14I", 1_000_000, 0, 0, 0x10, 1, 0, 1, len(photo), width, height, 0, 0, 0, 0)
+    main = struct.pack("<14I", 1_000_000, 0, 0, 0x10, n, 0, 1, longest, width, height, 0, 0, 0, 0)
     stream = struct.pack(
-        "<4s4sIHHIIIIIIII4H", b"vids", b"MJPG", 0, 0, 0, 0, 1, 1, 0, 1, len(photo), 0, 0, 0, 0, width, height
+        "<4s4sIHHIIIIIIII4H", b"vids", b"MJPG", 0, 0, 0, 0, 1, 1, 0, n, longest, 0, 0, 0, 0, width, height
     )
     picture = struct.pack("<IiiHH4sIiiII", 40, width, height, 1, 24, b"MJPG", width * height * 3, 0, 0, 0, 0)
     header = chunk(
@@ -86,8 +98,14 @@ def _video(photo: bytes) -> bytes:
         + chunk(b"avih", main)
         + chunk(b"LIST", b"strl" + chunk(b"strh", stream) + chunk(b"strf", picture)),
     )
-    index = chunk(b"idx1", struct.pack("<4sIII", b"00dc", 0x10, 4, len(photo)))
-    return chunk(b"RIFF", b"AVI " + header + chunk(b"LIST", b"movi" + chunk(b"00dc", photo)) + index)
+    frames = [chunk(b"00dc", photo) for photo in photos]
+    places = [4 + sum(map(len, frames[:number])) for number in range(n)]
+    index = b"".join(
+        struct.pack("<4sIII", b"00dc", 0x10, place, len(photo))
+        for place, photo in zip(places, photos, strict=True)
+    )
+    movie = chunk(b"LIST", b"movi" + b"".join(frames))
+    return chunk(b"RIFF", b"AVI " + header + movie + chunk(b"idx1", index))
 
 
 def _page(photo: bytes) -> bytes:
@@ -134,7 +152,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("header only", "corrupt", ".jpg", _header_only),
     Fault("no file", "missing", ".jpg", None),
     Fault("no bytes", "empty_file", ".jpg", _empty),
-    Fault("video", "video", ".avi", _video),
+    Fault("video", "video", ".avi", _video, seconds=5),
     Fault("web page", "not_image", ".jpg", _page),
     Fault("text", "not_image", ".jpg", _pointer),
     Fault("decompression bomb", "too_large", ".png", _bomb, ("size_differs",)),

@@ -17,13 +17,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.catalog.labels import label_key
 from camtrap_batch.codes import Ints, encode, one_chunk
+from camtrap_batch.detection.base import meaning
+from camtrap_batch.detection.people import LEAST, SURE, WHOLE, Box
 from camtrap_batch.errors import InputError
+from camtrap_batch.events.taxonomy import Taxonomy, taxonomy_of
 from camtrap_batch.review.order import Evidence
+from camtrap_batch.review.sample import Draw, bring_draw, find_rows
 from camtrap_batch.store.corrections import TRAITS, Correction, read_corrections, standing, write_journal
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import EMPTY, UNCERTAIN
+from camtrap_batch.vocabulary import EMPTY, PERSONS, UNCERTAIN
 
 _FRAMES = ["image_id", "file_name", "seq_id", "event_id", "label", "image_confidence"]
 _MANIFEST = [
@@ -117,10 +122,21 @@ class Items:
         night = one_chunk(self.images["is_night"]).take(pa.array(first))
         self.is_night = pc.fill_null(night, False).to_numpy(zero_copy_only=False)
         self.said: dict[int, Said] = {}
+        self._drawn: dict[int, tuple[str, float]] = {}
         self.read_what_was_said()
 
     def __len__(self) -> int:
         return len(self.seq_id)
+
+    def draw(self, n: int, seed: int = 0) -> Ints:
+        """The sequences of a random sample, in the order to look at them; decisions on them will say so."""
+        drawn: Draw = bring_draw(
+            self.run, self.location, self.seq_id, self.label, self.confidence, n=n, seed=seed
+        )
+        rows = find_rows(drawn, self.location, self.seq_id)
+        for row, probability in zip(rows.tolist(), drawn.probability, strict=True):
+            self._drawn[row] = (drawn.name, probability)
+        return rows[rows >= 0]
 
     def frames_of(self, number: int) -> Ints:
         """Rows of `frames` and `images` of a sequence, in their order."""
@@ -141,7 +157,29 @@ class Items:
             found.update(predictions.meta.get("classes") or ())
         if (catalog := self.run.current("catalog")) is not None:
             found.update(name for _, name in categories_of(catalog.meta))
+        if (taxonomy := self.taxonomy) is not None:
+            known = {label_key(name) for name in found}
+            found.update(name for name in taxonomy.groups if name not in known)
         return sorted(found | {self.empty, "person"}, key=str.casefold)
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy | None:
+        """The job's `events.taxonomy`, to find labels by."""
+        return taxonomy_of(self.run.job.events.taxonomy)
+
+    @cached_property
+    def other_names(self) -> dict[str, list[str]]:
+        """Label -> the name that people use, and its groups, as far as the taxonomy has them."""
+        if (taxonomy := self.taxonomy) is None:
+            return {}
+        found = {
+            label: [
+                *filter(None, [taxonomy.common.get(label_key(label))]),
+                *(name for _, name in taxonomy.above(label)),
+            ]
+            for label in self.labels
+        }
+        return {label: names for label, names in found.items() if names}
 
     @cached_property
     def truth(self) -> pa.Array:
@@ -208,34 +246,55 @@ class Items:
 
     def likeliest(self, number: int) -> list[tuple[str, float]]:
         """The classes that a sequence most probably shows, with their probability."""
-        rows = self.frames_of(number)
-        ids = self.frames["image_id"].take(pa.array(rows))
-        if self.run.current("predictions") is None:
-            return []
-        found: dict[str, float] = {}
-        predictions = self.run.table("predictions").to_table(
-            columns=["image_id", "top5"], filter=pc.field("image_id").isin(ids.combine_chunks())
-        )
-        for row in predictions["top5"].to_pylist():
-            for entry in row or ():
-                found[entry["label"]] = found.get(entry["label"], 0.0) + float(entry["p"])
-        n = max(1, len(rows))
-        ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-        return [(label, total / n) for label, total in ordered[:_LIKELIEST]]
+        # Sorted by sequence, as `_likely` makes them: no table is read for a look.
+        evidence = self.evidence
+        first, last = np.searchsorted(evidence.sequence, (number, number + 1))
+        labels = evidence.species.slice(first, last - first).to_pylist()
+        found = list(zip(labels, evidence.probability[first:last].tolist(), strict=True))
+        own, p = self.label[number].as_py(), float(self.confidence[number])
+        if own == self.empty and not np.isnan(p):
+            found.append((own, p))
+        return sorted(found, key=lambda item: (-item[1], item[0]))[:_LIKELIEST]
 
     def boxes(self, number: int) -> dict[str, list[dict[str, Any]]]:
         """Image id -> boxes of a sequence's frames, where a detector has found some."""
-        if self.run.current("detections") is None:
-            return {}
-        ids = self.frames["image_id"].take(pa.array(self.frames_of(number)))
-        columns = ["image_id", "x", "y", "w", "h", "category", "confidence"]
-        found: dict[str, list[dict[str, Any]]] = {}
-        table = self.run.table("detections").to_table(
-            columns=columns, filter=pc.field("image_id").isin(ids.combine_chunks())
-        )
-        for row in table.to_pylist():
-            found.setdefault(row.pop("image_id"), []).append(row)
+        return {
+            self.frames["image_id"][row].as_py(): boxes
+            for row in self.frames_of(number).tolist()
+            if (boxes := self._boxes_of(row))
+        }
+
+    def people_in(self, row: int) -> list[Box]:
+        """Where a frame shows people, by a detector's boxes and by its label (see `detection.people`)."""
+        boxes = [box for box in self._boxes_of(row) if meaning(box["category"]) == "person"]
+        found = [(box["x"], box["y"], box["w"], box["h"]) for box in boxes if box["confidence"] >= LEAST]
+        labels = {self.frames["label"][row].as_py()}
+        if (said := self.said.get(int(self._of[row]))) is not None:
+            labels.update(one["label"] for one in said.labels)
+        is_told = any(label is not None and label.lower() in PERSONS for label in labels)
+        if is_told and not any(box["confidence"] >= SURE for box in boxes):
+            return [WHOLE]
         return found
+
+    def _boxes_of(self, row: int) -> list[dict[str, Any]]:
+        if self._boxes is None:
+            return []
+        rows, table = self._boxes
+        first, last = np.searchsorted(rows, (row, row + 1))
+        found: list[dict[str, Any]] = table.slice(first, last - first).to_pylist()
+        return found
+
+    @cached_property
+    def _boxes(self) -> tuple[Ints, pa.Table] | None:
+        """Frame of each box, ascending, and the boxes."""
+        if self.run.current("detections") is None:
+            return None
+        columns = ["image_id", "x", "y", "w", "h", "category", "confidence"]
+        table = self.run.table("detections").to_table(columns=columns)
+        ids = one_chunk(self.frames["image_id"])
+        row = pc.fill_null(pc.index_in(one_chunk(table["image_id"]), ids), -1).to_numpy().astype(np.int64)
+        order = np.argsort(row, kind="stable")
+        return row[order], table.drop_columns(["image_id"]).take(pa.array(order)).combine_chunks()
 
     def select(self, wanted: Wanted) -> npt.NDArray[np.bool_]:
         """Which sequences are as wanted, (n,)."""
@@ -278,7 +337,8 @@ class Items:
     def read_what_was_said(self) -> None:
         """Bring `said` up to what has been said by now, here and elsewhere."""
         images = pa.table({"image_id": self.frames["image_id"], "sha256": self.images["sha256"]})
-        rows = standing(read_corrections(self.run), images)
+        self._corrections = read_corrections(self.run)
+        rows = standing(self._corrections, images)
         found: dict[int, dict[str, Any]] = {}
         for row in rows.to_pylist():
             number = int(self._of[row["row"]])
@@ -295,6 +355,23 @@ class Items:
             number: Said(one["decision"], one["who"], one["when"], tuple(one["labels"].values()))
             for number, one in found.items()
         }
+
+    def earlier(self, number: int) -> list[Said]:
+        """What others decided on a sequence before, the newest first: it is kept, and does not count."""
+        stands = self.said.get(number)
+        if stands is None:
+            return []
+        ids = one_chunk(self.frames["image_id"]).take(pa.array(self.frames_of(number)))
+        rows = self._corrections.filter(pc.is_in(self._corrections["image_id"], ids))
+        found: dict[str, Said] = {}
+        for row in reversed(rows.to_pylist()):
+            if row["who"] == stands.who or row["decision"] == stands.decision or row["label"] is None:
+                continue
+            known = found.get(row["who"])
+            if known is None or known.decision == row["decision"]:
+                labels = (*(known.labels if known else ()), {"label": row["label"], "count": row["count"]})
+                found[row["who"]] = Said(row["decision"], row["who"], row["when"], labels)
+        return list(found.values())
 
     def decide(
         self,
@@ -332,6 +409,7 @@ class Items:
         for number in numbers:
             rows = pa.array(self.frames_of(number))
             before = self.said.get(number)
+            drawn, probability = self._drawn.get(number, (None, None))
             for one in given:
                 corrections.append(
                     Correction(
@@ -343,6 +421,8 @@ class Items:
                         scope="sequence",
                         event=self.seq_id[number].as_py(),
                         replaces=before.decision if before else None,
+                        draw=drawn,
+                        probability=probability,
                         **one,
                     )
                 )

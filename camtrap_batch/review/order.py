@@ -1,12 +1,14 @@
 """Which sequences a person should look at first.
 
 `useful` asks what a look does to the list of species of each camera. Let a record be "species s was at camera
-c", claimed where a sequence there has the label s. A claimed record is wrong with the probability that all of
-its sequences are wrong, the product of 1 - p. Looked at from the surest on, the first right one settles it;
-what the looks remove is the record's probability of being wrong, what they cost is their expected number.
-A record that is not claimed is wrong where the species was there after all: a look at a sequence that shows
-s with probability p finds that with probability p. The value of a look is the sum of both, in wrong records
-per look. The probabilities are the calibrated ones of `infer`.
+c", claimed where a sequence there has the label s. A claimed record is wrong where none of its sequences
+shows the species; all of them have to be looked at to remove it, so that a look at one removes its part. A
+record that is not claimed is wrong where the species was there after all, and the look at the sequence that
+shows it removes that. The value of a look is the sum of both, in wrong records. The probabilities are the
+calibrated ones of `infer`, weighed by what the camera's other sequences say (see `_records`).
+
+`disagree` finds labels of the metadata that are wrong by confident learning (Northcutt, Jiang and Chuang
+2021, Journal of Artificial Intelligence Research 70, 1373-1411).
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ ORDERS: tuple[str, ...] = get_args(Order)
 HELP: dict[str, str] = {
     "useful": "those that change the species list of a camera most, per look",
     "least-sure": "the lowest confidence first",
-    "disagree": "where the model and the metadata's label differ, the surest first",
+    "disagree": "labels of the metadata that look wrong, by confident learning, the surest first",
     "rare": "labels with the fewest sequences first",
     "people": "what may show a person, the surest first",
     "random": "a random order, the same each time",
 }
+
+_ROUNDS = 15
 
 _PEOPLE = pa.array(["person", "human", "people"])
 
@@ -60,6 +64,25 @@ class Evidence:
     probability: Floats
 
 
+@dataclass(frozen=True)
+class _Records:
+    """What sequences say of species at cameras: an entry for each sequence and species that it may show.
+
+    Attributes
+    ----------
+    sequence, record : (entries,) number of the sequence, and of the record
+    p : (entries,) that it shows the species, where that is at the camera at all
+    is_claim : (entries,) whether the species is its label
+    present : (records,) probability that the species is at the camera
+    """
+
+    sequence: Ints
+    record: Ints
+    p: Floats
+    is_claim: npt.NDArray[np.bool_]
+    present: Floats
+
+
 def usefulness(known: Evidence) -> tuple[Floats, float]:
     """How many wrong species-at-camera records a look at each sequence removes, and how many are expected.
 
@@ -67,42 +90,108 @@ def usefulness(known: Evidence) -> tuple[Floats, float]:
     -------
     (n,) value of each sequence, and the expected number of wrong records before anyone looks
     """
+    value = np.zeros(len(known.label))
+    found = _records(known)
+    n = len(found.present)
+    if not n:
+        return value, 0.0
+    claims = np.bincount(found.record[found.is_claim], minlength=n)
+    nothing = np.bincount(found.record, np.log1p(-found.p), n)
+    nothing_claimed = np.bincount(found.record[found.is_claim], np.log1p(-found.p[found.is_claim]), n)
+    # Claimed, and no sequence that claims it is right: all of them have to be looked at.
+    wrong = np.where(claims > 0, 1 - found.present * (1 - np.exp(nothing_claimed)), 0)
+    np.add.at(
+        value,
+        found.sequence[found.is_claim],
+        (wrong / np.maximum(claims, 1))[found.record[found.is_claim]],
+    )
+    # Not claimed, and there: the sequence that shows it has to be found.
+    missed = np.where(claims == 0, found.present * (1 - np.exp(nothing)), 0)
+    is_new = claims[found.record] == 0
+    finds = found.present[found.record] * found.p
+    np.add.at(value, found.sequence[is_new], finds[is_new])
+    return value, float(wrong.sum() + missed.sum())
+
+
+def _records(known: Evidence) -> _Records:
+    """Weigh what each sequence says by what the others at its camera say: a species is there, or is not.
+
+    Where it is, it has a share of the camera's sequences; where it is not, none of them shows it. Share and
+    chance of being there are found together by expectation and maximisation, as the classes of a latent class
+    model are (Dempster, Laird and Rubin 1977, Journal of the Royal Statistical Society B 39, 1-38).
+    """
+    n = len(known.label)
     camera = encode(known.location)[0] + 1
-    species = encode(pa.concat_arrays([known.label, known.species]))[0] + 1
-    own, other = species[: len(known.label)], species[len(known.label) :]
-    n_species = int(species.max(initial=-1)) + 1
-    value = np.zeros(len(camera))
     rows = np.flatnonzero(known.claims)
-    record = camera[rows] * n_species + own[rows]
-    sure = np.clip(np.nan_to_num(known.confidence[rows]), 1e-6, 1 - 1e-6)
-    # The surest of each record first.
-    order = np.lexsort((-sure, record))
-    rows, record, sure = rows[order], record[order], sure[order]
-    starts = np.flatnonzero(np.r_[True, record[1:] != record[:-1]]) if len(record) else np.array([], int)
-    lengths = np.diff(np.r_[starts, len(record)])
-    wrong = np.zeros(len(starts))
-    if len(starts):
-        logs = np.log1p(-sure)
-        wrong = np.exp(np.add.reduceat(logs, starts))
-        # Looks until the first right one: 1, and one more for each that turns out wrong.
-        before = np.cumsum(logs) - logs
-        looks = np.add.reduceat(np.exp(before - np.repeat(before[starts], lengths)), starts)
-        rate = wrong / looks
-        # Those after the surest are looked at only if it is wrong.
-        rank = np.arange(len(record)) - np.repeat(starts, lengths)
-        value[rows] += np.where(rank == 0, np.repeat(rate, lengths), 0)
-    claimed = np.unique(record)
-    may_be = camera[known.sequence] * n_species + other
-    is_new = ~np.isin(may_be, claimed)
-    p = np.clip(known.probability[is_new], 0, 1 - 1e-6)
-    np.add.at(value, known.sequence[is_new], p)
-    missed = 0.0
-    if is_new.any():
-        keys, index = np.unique(may_be[is_new], return_inverse=True)
-        nothing = np.zeros(len(keys))
-        np.add.at(nothing, index, np.log1p(-p))
-        missed = float((1 - np.exp(nothing)).sum())
-    return value, float(wrong.sum()) + missed
+    species = encode(pa.concat_arrays([known.label.take(pa.array(rows)), known.species]))[0]
+    sequence = np.concatenate([rows, known.sequence])
+    p = np.concatenate([np.nan_to_num(known.confidence[rows]), known.probability])
+    is_claim = np.arange(len(sequence)) < len(rows)
+    # A label is among the likeliest classes, too: once is enough.
+    pair = sequence * (int(species.max(initial=0)) + 1) + species
+    first = np.unique(pair, return_index=True)[1]
+    sequence, species, is_claim, p = sequence[first], species[first], is_claim[first], p[first]
+    p = np.clip(p, 1e-6, 1 - 1e-6)
+    n_species = int(species.max(initial=-1)) + 1
+    keys, record = np.unique(camera[sequence] * n_species + species, return_inverse=True)
+    if not len(keys):
+        return _Records(sequence, record, p, is_claim, np.zeros(0))
+    of = keys % n_species
+    n_here = np.bincount(camera)[keys // n_species].astype(float)
+    n_cameras = len(np.unique(camera))
+    prior = np.clip(np.bincount(species, p, n_species) / n, 1e-6, 0.5)[species]
+    factor = p / (1 - p) * (1 - prior) / prior
+    silent = n_here - np.bincount(record, minlength=len(keys))
+    share = np.clip(np.bincount(record, p, len(keys)) / n_here, 0.5 / n_here, 0.99)
+    there = np.full(n_species, 0.3)
+    present = np.ones(len(keys))
+    shows = p
+    for _ in range(_ROUNDS):
+        of_entry = share[record]
+        mixed = 1 - of_entry + of_entry * factor
+        shows = of_entry * factor / mixed
+        evidence = np.bincount(record, np.log(mixed), len(keys)) + silent * np.log1p(-share)
+        # A share that was fitted explains too well: the price of one parameter (Schwarz 1978).
+        odds = np.log(there[of]) - np.log1p(-there[of]) + evidence - 0.5 * np.log(n_here)
+        present = 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
+        share = np.clip(np.bincount(record, shows, len(keys)) / n_here, 0.5 / n_here, 0.99)
+        there = (np.bincount(of, present, n_species) + 0.5) / (n_cameras + 1)
+    return _Records(sequence, record, np.clip(shows, 0, 1 - 1e-9), is_claim, present)
+
+
+def label_errors(known: Evidence, truth: pa.Array) -> Floats:
+    """How much each sequence's label in the metadata looks right; the lower, the likelier it is wrong.
+
+    A label is doubted where another class is more probable than it is on average where it is the label: its
+    threshold. Doubted ones are ranked by the margin between both classes, from -1 up, and are below 0; where
+    the model's label differs and no threshold is passed it is between 1 and 2, without doubt 3.
+
+    Parameters
+    ----------
+    truth : (n,) what the metadata say each sequence shows; null where they do not
+    """
+    n = len(known.label)
+    codes = encode(pa.concat_arrays([truth, known.label, known.species]))[0]
+    given, label, species = codes[:n], codes[n : 2 * n], codes[2 * n :]
+    own = np.zeros(n)
+    is_own = species == given[known.sequence]
+    own[known.sequence[is_own]] = known.probability[is_own]
+    sure = np.nan_to_num(known.confidence)
+    own = np.where((label == given) & (given >= 0), np.maximum(own, sure), own)
+    size = int(codes.max(initial=-1)) + 1
+    told = given >= 0
+    times = np.bincount(given[told], minlength=size)
+    threshold = np.bincount(given[told], own[told], size) / np.maximum(times, 1)
+    threshold[times == 0] = 1.0  # what the metadata never say has none
+    other = np.zeros(n)
+    rows = np.concatenate([known.sequence, np.arange(n)])
+    what = np.concatenate([species, label])
+    p = np.concatenate([known.probability, sure])
+    counts = (what >= 0) & (what != given[rows]) & told[rows]
+    counts &= p >= threshold[np.maximum(what, 0)]
+    np.maximum.at(other, rows[counts], p[counts])
+    differs = told & (label != given) & (label >= 0)
+    return np.where((other > 0) & (other > own), own - other, np.where(differs, 2 - sure, 3.0))
 
 
 def rank(order: Order, known: Evidence, truth: pa.Array, seed: int = 0) -> Ints:
@@ -122,8 +211,7 @@ def rank(order: Order, known: Evidence, truth: pa.Array, seed: int = 0) -> Ints:
     elif order == "useful":
         key = -usefulness(known)[0]
     elif order == "disagree":
-        differs = pc.fill_null(pc.not_equal(truth, known.label), False).to_numpy(zero_copy_only=False)
-        key = np.where(differs, -sure, 2.0)
+        key = label_errors(known, truth)
     elif order == "rare":
         code = encode(known.label)[0] + 1
         key = np.where(known.claims, np.bincount(code)[code], n + 1).astype(float)
@@ -134,3 +222,10 @@ def rank(order: Order, known: Evidence, truth: pa.Array, seed: int = 0) -> Ints:
         key = -people
     # Ties in an order that is always the same, and follows nothing.
     return shuffled[np.argsort(key[shuffled], kind="stable")]
+
+
+def looks_until(known: Evidence, numbers: Ints, wrong: float) -> int:
+    """How many of the sequences, in their order, to look at until fewer wrong records are expected."""
+    value, expected = usefulness(known)
+    left = expected - np.cumsum(value[numbers])
+    return int(np.argmax(left < wrong)) + 1 if (left < wrong).any() else len(numbers)

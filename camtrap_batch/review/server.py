@@ -30,11 +30,12 @@ import tornado.web
 from PIL import Image
 
 from camtrap_batch.codes import Ints
+from camtrap_batch.detection.people import blur
 from camtrap_batch.errors import CamtrapError, UserError
 from camtrap_batch.images import ImageRoot, decode_upright
 from camtrap_batch.images.pictures import read_pictures
 from camtrap_batch.review.items import AtOdds, Items, Wanted
-from camtrap_batch.review.order import ORDERS, Order, rank
+from camtrap_batch.review.order import ORDERS, Order, looks_until, rank
 from camtrap_batch.store.corrections import TRAITS
 
 _COOKIE = "camtrap_review"
@@ -58,17 +59,33 @@ class Reviewing:
     """A run under review: its items, who may look, and what they ask for."""
 
     def __init__(
-        self, items: Items, root: ImageRoot, *, order: Order, wanted: Wanted, n: int | None, who: str
+        self,
+        items: Items,
+        root: ImageRoot,
+        *,
+        order: Order,
+        wanted: Wanted,
+        n: int | None,
+        who: str,
+        seed: int = 0,
+        until: float | None = None,
     ) -> None:
         self.items, self.root, self.who = items, root, who
         self.order, self.wanted, self.n = order, wanted, n
+        self.seed, self.until = seed, until
         self.sessions: set[str] = set()
         self.tokens: set[str] = set()
         self.pool = ThreadPoolExecutor(4, thread_name_prefix="review")
         self.lock = threading.Lock()
         self._ranked: dict[str, Ints] = {}
         self._lists: OrderedDict[str, Ints] = OrderedDict()
-        self._pictures: OrderedDict[tuple[int, bool], bytes] = OrderedDict()
+        self._pictures: OrderedDict[tuple[int, bool, bool], bytes] = OrderedDict()
+
+    def prepare(self) -> None:
+        """Work out what the first page wants, so that it shows at once."""
+        self.list(self.order, self.wanted, 0, "")
+        if len(self.items):
+            self.detail(0)
 
     def list(self, order: Order, wanted: Wanted, start: int, name: str) -> dict[str, Any]:
         """A page of the sequences that are as wanted, in an order; those that were looked at come last.
@@ -97,9 +114,8 @@ class Reviewing:
 
     def _listed(self, order: Order, wanted: Wanted) -> Ints:
         if order not in self._ranked:
-            needs_truth = order == "disagree"
-            truth = self.items.truth if needs_truth else pa.nulls(len(self.items), pa.string())
-            self._ranked[order] = rank(order, self.items.evidence, truth)
+            of = self.n if order == self.order else None
+            self._ranked[order] = ordered(self.items, order, of, self.seed, self.until)
         numbers = self._ranked[order]
         numbers = numbers[self.items.select(wanted)[numbers]]
         if self.n is not None:
@@ -137,16 +153,28 @@ class Reviewing:
                 "file_name": items.frames["file_name"][int(row)].as_py(),
                 "taken": str(items.images["datetime"][int(row)].as_py() or ""),
                 "boxes": boxes.get(items.frames["image_id"][int(row)].as_py(), []),
+                "people": bool(items.people_in(int(row))),
             }
             for row in rows
         ]
         truth = items.truth[number].as_py()
         likeliest = [{"label": label, "p": round(p, 4)} for label, p in items.likeliest(number)]
-        return {**self.describe(number), "frames": frames, "truth": truth, "likeliest": likeliest}
+        earlier = [said.as_json() for said in items.earlier(number)]
+        return {
+            **self.describe(number),
+            "earlier": earlier,
+            "frames": frames,
+            "truth": truth,
+            "likeliest": likeliest,
+        }
 
-    def picture(self, row: int, large: bool) -> bytes | None:
-        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None where it can't be read."""
-        key = (row, large)
+    def picture(self, row: int, large: bool, people: bool = False) -> bytes | None:
+        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None where it can't be read.
+
+        People are blurred, unless the job shows them (`report.people`), or whoever looks asks for it.
+        """
+        hidden = [] if people or self.items.run.job.report.people == "show" else self.items.people_in(row)
+        key = (row, large, bool(hidden))
         with self.lock:
             if key in self._pictures:
                 self._pictures.move_to_end(key)
@@ -160,7 +188,8 @@ class Reviewing:
             ((_, data, _),) = read_pictures(folder, self.root, table, use_thumbnails=True)
         if data is None:
             return None
-        picture = _for_screen(data) if large or not data.startswith(b"\xff\xd8") else data
+        picture = blur(data, hidden) if hidden else data
+        picture = _for_screen(picture) if large or not picture.startswith(b"\xff\xd8") else picture
         with self.lock:
             self._pictures[key] = picture
             while len(self._pictures) > _CACHED:
@@ -320,6 +349,7 @@ class _Start(_Handler):
                 "order": reviewing.order,
                 "orders": list(ORDERS),
                 "labels": items.labels,
+                "names": items.other_names,
                 "empty": items.empty,
                 "cameras": cameras,
                 "wanted": {key: value for key, value in vars(reviewing.wanted).items() if value is not None},
@@ -350,7 +380,8 @@ class _Picture(_Handler):
         if int(row) >= self.reviewing.items.frames.num_rows:
             raise tornado.web.HTTPError(404)
         try:
-            data = await self.beside(self.reviewing.picture, int(row), kind == "photo")
+            people = self.get_query_argument("people", "") == "1"
+            data = await self.beside(self.reviewing.picture, int(row), kind == "photo", people)
         except (CamtrapError, ValueError, OSError):
             data = None
         if data is None:
@@ -438,10 +469,26 @@ def _wanted(given: dict[str, str]) -> Wanted:
         raise tornado.web.HTTPError(400) from None
 
 
-def listing(items: Items, order: Order, wanted: Wanted, n: int | None) -> pa.Table:
-    """The list alone: sequences in an order, as a table."""
+def ordered(items: Items, order: Order, n: int | None, seed: int = 0, until: float | None = None) -> Ints:
+    """Numbers of the sequences in an order.
+
+    Parameters
+    ----------
+    n : of a random order: how many are to be drawn, as a sample with known chances
+    until : leave out those after which fewer wrong presence records are expected
+    """
+    if order == "random" and n is not None:
+        return items.draw(n, seed)
     truth = items.truth if order == "disagree" else pa.nulls(len(items), pa.string())
-    numbers = rank(order, items.evidence, truth)
+    numbers = rank(order, items.evidence, truth, seed)
+    return numbers if until is None else numbers[: looks_until(items.evidence, numbers, until)]
+
+
+def listing(
+    items: Items, order: Order, wanted: Wanted, n: int | None, seed: int = 0, until: float | None = None
+) -> pa.Table:
+    """The list alone: sequences in an order, as a table."""
+    numbers = ordered(items, order, n, seed, until)
     numbers = numbers[items.select(wanted)[numbers]][:n]
     rows: Sequence[int] = numbers.tolist()
     picked = pa.array(rows, pa.int64())

@@ -18,7 +18,7 @@ from camtrap_batch.store import identity, lease, redo, snapshots
 from camtrap_batch.store.folder import Entry, Folder, is_staged
 from camtrap_batch.store.log import LOG, PARTS
 from camtrap_batch.store.records import Unreadable, decode
-from camtrap_batch.store.shards import File, Plan, Receipt
+from camtrap_batch.store.shards import File, Plan, Receipt, receipt_path, settled
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import find_damage, shard_of
 
@@ -142,9 +142,11 @@ class _Check:
         if not self.folder.is_local:
             return
         for path in self.folder.local("").rglob("*"):
+            name = path.relative_to(self.folder.local("")).as_posix()
             if path.is_symlink():
-                name = path.relative_to(self.folder.local("")).as_posix()
                 self._found(name, "is a symbolic link; nothing is written through one", "remove it")
+            elif path.is_dir() and (path.name == "CURRENT" or path.suffix in (".json", ".parquet")):
+                self._found(name, "is a folder where a file should be", "remove it")
 
     def _snapshots(self, records: dict[str, bytes]) -> None:
         lost: list[tuple[str, int]] = []
@@ -261,18 +263,39 @@ class _Check:
 
     def _plans(self, records: dict[str, bytes]) -> None:
         known = {(snapshot.stage, snapshot.plan_id): snapshot for snapshot in self.snapshots.values()}
+        for stage, plan_id in sorted(self._current_plans()):
+            path, made = f"plans/{stage}/{plan_id}.json", known[stage, plan_id]
+            if path not in records and made.table not in GROWING:
+                self._found(path, "is missing", "it is written again")
+                self._commit_again(made)
         for path, data in records.items():
             _, stage, name = path.split("/", 2)
             try:
                 plan = Plan.from_json(data)
                 if Plan.make(plan.stage, plan.shards, {}).path != path:
                     raise Unreadable("is not the plan of its name")
+                snapshot = known.get((plan.stage, plan.id))
+                if snapshot is not None and snapshot.table not in GROWING:
+                    self._lost_receipts(plan)
             except Unreadable as problem:
                 self._found(path, str(problem), "it is written again")
                 if self.repair:
                     self.folder.delete(path)
-                if (made := known.get((stage, name.removesuffix(".json")))) is not None:
-                    self._commit_again(made)
+                if (stage, name.removesuffix(".json")) in known:
+                    self._commit_again(known[stage, name.removesuffix(".json")])
+
+    def _lost_receipts(self, plan: Plan) -> None:
+        """Shards of a plan that is current, and that have no receipt; those that can't be read are told."""
+        if (plan.stage, plan.id) not in self._current_plans():
+            return
+        of_stage = (receipt for receipt in self.receipts.values() if receipt.stage == plan.stage)
+        done = {receipt.shard_id: receipt for receipt in of_stage}
+        told = {name.partition(".")[0] for name in self.report.again.get(plan.stage, ())}
+        for shard in plan.shards:
+            if shard.id not in told and settled(shard, done) is None:
+                path = receipt_path(plan.stage, plan.id, shard.id)
+                self._found(path, "is missing", f"shard {shard.id} of {plan.stage} is done again")
+                self._again(plan.stage, shard.id)
 
     def _models(self) -> None:
         made = {

@@ -67,6 +67,8 @@ class Correction:
     individual: str | None = None
     comment: str | None = None
     replaces: str | None = None
+    draw: str | None = None
+    probability: float | None = None
 
     @property
     def decision(self) -> str:
@@ -99,6 +101,8 @@ class Correction:
             "when": self._when,
             "source": self.source,
             "replaces": self.replaces,
+            "draw": self.draw,
+            "probability": self.probability,
         }
 
 

@@ -367,7 +367,13 @@ SEQUENCES = _schema(
         "why the label is not the most probable class, with its probability; null where it is",
     ),
     *_SAID,
-    later=_SAID_NAMES,
+    (
+        "machine_label",
+        pa.string(),
+        "what the machine says, where a person's label is in its place",
+    ),
+    ("machine_confidence", pa.float32(), "probability of machine_label"),
+    later=(*_SAID_NAMES, "machine_label", "machine_confidence"),
 )
 
 
@@ -508,6 +514,36 @@ CORRECTIONS = _schema(
     ("when", _UTC, "when"),
     ("source", pa.string(), "where it was said: review, csv, timelapse, label-studio, ..."),
     ("replaces", pa.string(), "decision that stood before for the first of `images`; null where none did"),
+    (
+        "draw",
+        pa.string(),
+        "random sample that it was drawn for (camtrap review --order random); else null",
+    ),
+    ("probability", pa.float64(), "chance that it had to be drawn for it"),
+    later=("draw", "probability"),
+)
+
+METRICS = _schema(
+    (
+        "judged_by",
+        pa.string(),
+        "sample: a random sample of sequences that people reviewed, so that it holds for the whole data set; "
+        "labels: the metadata's, of images that the model was not trained on, so that it holds for these",
+    ),
+    (
+        "figure",
+        pa.string(),
+        "accuracy, precision, recall, f1, balanced_accuracy, macro_f1; of a sample also sequences and "
+        "events: how many show the label",
+    ),
+    ("label", pa.string(), "class that it is of; null: of all"),
+    ("value", pa.float64(), "the figure; null where nothing tells"),
+    ("low", pa.float64(), "lower end of its 95 % interval; null where nothing tells"),
+    ("high", pa.float64(), "upper end"),
+    ("n", pa.int32(), "sequences or images that it rests on"),
+    ("counted", pa.float64(), "of sequences and events: how many have this label in their tables; else null"),
+    ("model_id", pa.string(), "model that is judged"),
+    ("draw", pa.string(), "random sample that it rests on; null where judged by labels"),
 )
 
 _SPAN = pa.struct([("start", _TIME), ("end", _TIME)])
@@ -569,6 +605,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "locations": LOCATIONS,
     "corrections": CORRECTIONS,
     "deployments": DEPLOYMENTS,
+    "metrics": METRICS,
     "ledger": LEDGER,
 }
 """Table name -> Arrow schema."""

@@ -112,6 +112,10 @@ class FileTarget:
         return [self.path]
 
     @abstractmethod
+    def faults(self) -> dict[Path, str]:
+        """What is wrong with the files that are there on disk, which are read whole."""
+
+    @abstractmethod
     def require_kind(self) -> None:
         """Raise InputError where what is at the path is no such file."""
 

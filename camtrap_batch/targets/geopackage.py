@@ -78,6 +78,19 @@ class GeoPackageTarget(FileTarget):
             if file.read(len(_SQLITE)) != _SQLITE:
                 raise InputError(f"{self.path}: is not a GeoPackage file; publish to another file")
 
+    def faults(self) -> dict[Path, str]:
+        """See `FileTarget.faults`."""
+        if not self.path.exists():
+            return {}
+        try:
+            self.require_kind()
+            address = f"{self.path.absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(address, timeout=_BUSY_S, uri=True)) as db:
+                (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        except (InputError, sqlite3.Error) as problem:
+            said = str(problem).removeprefix(f"{self.path}: ")
+        return {} if said == "ok" else {self.path: f"is damaged ({said})"}
+
     def push_file(self, layers: Sequence[LayerRows], *, dry_run: bool) -> Push:
         """See `FileTarget.push`."""
         sent = [SentRows(rows) for rows in layers]

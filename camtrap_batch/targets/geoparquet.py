@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 
 from camtrap_batch.errors import InputError, StageError, StorageError
 from camtrap_batch.job.publish import PublishFile
+from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import GEO
+from camtrap_batch.store.tables import find_damage
 from camtrap_batch.targets.base import JOB, LAYERS, LOCATION, OK, LayerRows, Push
 from camtrap_batch.targets.edits import STORED, acknowledged, plan_edits, row_hashes, too_many_deleted
 from camtrap_batch.targets.files import FileTarget
@@ -55,6 +57,12 @@ class GeoParquetTarget(FileTarget):
     def require_kind(self) -> None:
         """Raise InputError where what is at the path is no GeoParquet file of points in WGS 84."""
         _read(self.path)
+
+    def faults(self) -> dict[Path, str]:
+        """See `FileTarget.faults`."""
+        folder = Folder(str(self.path.parent.absolute()))
+        found = {file: find_damage(folder, file.name) for file in self.files() if file.exists()}
+        return {file: fault for file, fault in found.items() if fault is not None}
 
     def push_file(self, layers: Sequence[LayerRows], *, dry_run: bool) -> Push:
         """See `FileTarget.push`."""

@@ -68,3 +68,16 @@ def test_what_people_said(job: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "<b>lion</b> → <b>oryx</b>" in figure
     assert "i0.jpg" in figure
     assert 'src="data:image/jpeg;base64,/9j/' in figure
+
+
+def test_two_models_beside_what_people_had_decided(job: Path, tmp_path: Path) -> None:
+    (tmp_path / "said.csv").write_text("file,label\ni0.jpg,oryx\ni1.jpg,lion\n")
+    assert main(["corrections", str(job), str(tmp_path / "said.csv")]) == 0
+    run_on_driver(job, "merge")
+    predict(job, {f"i{n}": {"oryx": 0.9} if n != 1 else {"lion": 0.9} for n in range(6)}, "f" * 16)
+    run_on_driver(job, "merge")
+    assert causes(job) == [
+        f"Model: 0123456789abcdef before, {'f' * 16} after.",
+        "Of 2 images people had decided, which stays as they said: the model before says the same of 1 "
+        "(50.0%), the one after of 2 (100.0%).",
+    ]

@@ -22,6 +22,7 @@ from camtrap_batch.events import (
     make_taxonomy,
     read_species,
     read_taxonomy,
+    unused_cameras,
     unused_lines,
 )
 from camtrap_batch.store.schemas import PREDICTIONS
@@ -347,6 +348,17 @@ def test_definitions(
         again = combine(shuffled, scores=lambda: batches, **options)
     assert again.sequences.equals(found.sequences)
     assert again.frames.sort_by("image_id").equals(found.frames.sort_by("image_id"))
+
+
+def test_cameras_of_lists_that_are_no_location_are_named(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("label,region,location\nlion,north,\npuma,,CAM*\noryx,,Lake\n")
+    (tmp_path / "r.csv").write_text("location,region\ncam01,north\nCAM2,north\nX?,north\n")
+    lists = read_species(str(tmp_path / "s.csv"), str(tmp_path / "r.csv"))
+    assert unused_cameras(lists, ["CAM1", "CAM2"]) == [
+        "cameras of events.regions that are no location: 2 ('cam01' (there is 'CAM1' in the data set), 'X?')",
+        "cameras of events.species that are no location: 1 ('Lake')",
+    ]
+    assert unused_cameras(lists, ["cam01", "CAM2", "X1", "Lake"]) == []
 
 
 def test_lines_that_match_no_class_are_named(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 
 from rich.console import Console
 
-from camtrap_batch.monitor.display import JsonLines, Live, Plain
+from camtrap_batch.monitor.display import JsonLines, Live, Plain, Silent
 
 
 def test_plain_lines_say_rows_rate_and_statuses() -> None:
@@ -55,3 +55,14 @@ def test_json_lines_are_json() -> None:
     assert {event["job"] for event in events} == {"cameras"}
     assert [event["event"] for event in events] == ["begin", "advance", "note", "end"]
     assert (events[1]["done"], events[1]["rows"], events[1]["counts"]) == (4, 10, {"ok": 4})
+
+
+def test_what_takes_long_before_the_first_stage_is_shown_on_a_terminal_alone() -> None:
+    file = io.StringIO()
+    with Live(Console(file=file, force_terminal=True, width=200)).waiting("loading torch"):
+        pass
+    assert "loading torch" in file.getvalue()
+    for display in (Plain(plain := io.StringIO()), JsonLines(lines := io.StringIO(), None), Silent()):
+        with display.waiting("loading torch"):
+            pass
+    assert plain.getvalue() == lines.getvalue() == ""

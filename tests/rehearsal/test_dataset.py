@@ -250,6 +250,19 @@ def test_the_bomb_is_a_correct_png(rehearsal: Rehearsal) -> None:
     assert total == height * (1 + width // 8)
 
 
+def test_the_video_is_read_second_by_second(rehearsal: Rehearsal) -> None:
+    pytest.importorskip("av", reason="PyAV (extra 'video') is not installed")
+    from camtrap_batch.images.video import frame_times, probe, read_frames
+
+    content = fault_of(rehearsal, "video").read_bytes()
+    info = probe(io.BytesIO(content))
+    assert (info.duration_s, info.rate, info.codec) == (5.0, 1.0, "mjpeg")
+    frames = list(read_frames(io.BytesIO(content), frame_times(info.duration_s, 1.0, 10)))
+    assert [frame.video_s for frame in frames] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert len({frame.pixels.tobytes() for frame in frames}) == 5
+    assert {frame.pixels.shape for frame in frames} == {(*SMALL["size"][::-1], 3)}
+
+
 def test_the_video_holds_a_picture(rehearsal: Rehearsal) -> None:
     path = fault_of(rehearsal, "video")
     content = path.read_bytes()

@@ -91,6 +91,27 @@ def test_a_public_push_has_neither_exact_places_nor_people(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("target", ["locations.gpkg", "locations.parquet"])
+def test_check_reads_what_was_pushed_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    job = merged(tmp_path, 4)
+    (tmp_path / "run" / "models" / ("a" * 16) / "model.json").unlink()  # the test's own, without weights
+    wanted = ["--set", f"publish.target={target}"]
+    assert main(["publish", str(job), "--quiet", *wanted]) == 0
+    assert main(["check", str(job), *wanted]) == 0
+    for path in (tmp_path / "run").glob("locations*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    capsys.readouterr()
+    assert main(["check", str(job), *wanted]) == 1
+    said = capsys.readouterr().out
+    for path in (tmp_path / "run").glob("locations*"):
+        assert f"{path}: is damaged (" in said
+        path.unlink()
+    assert main(["publish", str(job), "--quiet", *wanted]) == 0
+    assert main(["check", str(job), *wanted]) == 0
+
+
+@pytest.mark.parametrize("target", ["locations.gpkg", "locations.parquet"])
 def test_nothing_is_written_through_a_link_in_the_run_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
 ) -> None:

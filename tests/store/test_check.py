@@ -120,6 +120,36 @@ def test_a_file_that_is_gone(made: Folder) -> None:
     assert check(made).faults == []
 
 
+@pytest.mark.parametrize("path", ["snapshots/selection/CURRENT", "snapshots/selection/7.json"])
+def test_a_folder_where_a_file_should_be(tmp_path: Path, path: str) -> None:
+    folder = Folder(str(tmp_path))
+    run(folder, make_plan())
+    folder.delete(path)
+    folder.local(path).mkdir()
+    assert (path, "is a folder where a file should be") in {
+        (fault.file, fault.what) for fault in check(folder).faults
+    }
+
+
+def test_a_receipt_that_is_gone(made: Folder) -> None:
+    path = f"receipts/select/{make_plan().id}/v1s1.json"
+    made.delete(path)
+    assert names(check(made)) == [path]
+    check(made, repair=True)
+    assert redone(made) == {"v1s1"}
+    assert check(made).faults == []
+
+
+def test_a_plan_that_is_gone(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    run(folder, make_plan())
+    folder.delete(make_plan().path)
+    assert names(check(folder)) == [make_plan().path]
+    check(folder, repair=True)
+    assert redone(folder) == set(), "it is written again, and no shard done"
+    assert check(folder).faults == []
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"stage": "select"}', b"[1]"])
 def test_a_damaged_receipt(tmp_path: Path, content: bytes) -> None:
     folder = Folder(str(tmp_path))

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from camtrap_batch.catalog import Reader, read_dataset_periods, reader_of
 from camtrap_batch.catalog.cameras import read_camera_names
 from camtrap_batch.catalog.names import as_files_have_it, outside_of_root, unmatched
-from camtrap_batch.errors import InputError, choices
+from camtrap_batch.errors import Damaged, InputError, choices
 from camtrap_batch.job import Job, Label
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
@@ -27,6 +27,8 @@ from camtrap_batch.stages.catalog.renames import keep_ids
 from camtrap_batch.stages.catalog.videos import PART as VIDEOS
 from camtrap_batch.stages.catalog.videos import ask_videos, check_videos, with_frames
 from camtrap_batch.store.manifest import categories_of
+from camtrap_batch.store.shards import Plan, Shard
+from camtrap_batch.store.tables import stands
 
 _MARK = b"# The job as it ran, written by camtrap: edit a copy of this file, not this file.\n"
 
@@ -79,9 +81,13 @@ class CatalogStage(Stage):
         before = run.current("catalog")
         if before is not None and before.inputs.get("shard") == id_:
             check_classes(job, categories_of(before.meta))
-            locations = run.table("catalog").to_table(columns=["location"])["location"]
-            lines += _compare(job, cameras, locations)
-            check_outages(outages, periods, cameras, locations)
+            try:
+                locations = run.table("catalog").to_table(columns=["location"])["location"]
+                lines += _compare(job, cameras, locations)
+                check_outages(outages, periods, cameras, locations)
+            except Damaged:
+                if stands(run.folder, Plan.make(self.name, [Shard(id_, 0, before.rows)], {}), ["catalog"]):
+                    raise  # else it is made again, and compared then
 
         def make() -> Made:
             made = read()

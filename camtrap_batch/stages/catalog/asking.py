@@ -11,6 +11,7 @@ import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch import phases
 from camtrap_batch.engine.base import WorkerContext
+from camtrap_batch.errors import Damaged
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
@@ -136,9 +138,11 @@ def ask_files(
     asking = work(run.folder, root, job.validate_.timeout_s)
     name = asking.part.name
     before = run.current(name)
+    table: pa.Table | None = None
     if before is not None and before.meta.get("of") == of:
-        table = run.table(name).to_table(columns=before.meta["asked"])
-    else:
+        with suppress(Damaged):  # it is made again
+            table = run.table(name).to_table(columns=before.meta["asked"])
+    if table is None:
         table = rows()
     if not table.num_rows:
         return None, []

@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.errors import Damaged
 from camtrap_batch.images import ImageRoot
+from camtrap_batch.notices import say
 from camtrap_batch.store.run import Run
 
 _READERS = 8  # each may hold a file
@@ -28,7 +30,7 @@ def keep_ids(run: Run, root: ImageRoot, table: pa.Table) -> tuple[pa.Table, int]
     before = run.current("catalog")
     if before is None:
         return table, 0
-    known = run.table("catalog").to_table(columns=["image_id", "file_name"], filter=_NO_FRAME)
+    known = _known_ids(run)
     ids = dict(zip(known["file_name"].to_pylist(), known["image_id"].to_pylist(), strict=True))
     names = table["file_name"].to_pylist()
     own = table["image_id"].to_pylist()
@@ -44,6 +46,18 @@ def keep_ids(run: Run, root: ImageRoot, table: pa.Table) -> tuple[pa.Table, int]
         return table, 0
     column = table.column_names.index("image_id")
     return table.set_column(column, table.schema.field(column), pa.array(result, pa.string())), len(renamed)
+
+
+def _known_ids(run: Run) -> pa.Table:
+    """Image ids and file names of the current catalog; where it is damaged, of the manifest."""
+    columns = ["image_id", "file_name"]
+    try:
+        return run.table("catalog").to_table(columns=columns, filter=_NO_FRAME)
+    except Damaged as problem:
+        if run.current("manifest") is None:
+            raise
+        say(f"{problem}; image ids are taken from the manifest")
+        return run.table("manifest").to_table(columns=columns, filter=_NO_FRAME)
 
 
 def _renamed(run: Run, root: ImageRoot, fresh: list[str], gone: set[str]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,15 @@ import pyarrow.compute as pc
 
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.errors import CamtrapError, InputError
-from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, METRICS
-from camtrap_batch.model.library import model_folder, read_numbers
+from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, read_card
+from camtrap_batch.model.library import fetch_model, model_folder, read_metrics, read_numbers, read_picture
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.order import plans
 from camtrap_batch.remote import redacted
 from camtrap_batch.report import Dates, Detected, Example, Finding, Names, ReportData, find_dates
+from camtrap_batch.report.judged import judged
 from camtrap_batch.selection.choice import reason_counts
 from camtrap_batch.stages.merge import read_rules
 from camtrap_batch.stages.report.photos import choose_photos, read_photos
@@ -49,6 +49,7 @@ TABLES = (
     "locations",
     "deployments",
     "corrections",
+    "metrics",
 )
 """Tables that a report is made of."""
 
@@ -71,6 +72,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         **_findings(run),
         **_selection(run),
         **_model(run, job.infer.model),
+        **_judged(run),
         **_detector(run),
     }
     if {"locations", "events", "frames"} <= set(snapshots):
@@ -201,8 +203,8 @@ def _model(run: Run, wanted: str) -> Known:
     folder = model_folder(run, model_id)
     if not folder.exists(CARD):
         return {}
-    card = json.loads(folder.read(CARD))
-    figures = json.loads(folder.read(METRICS)) if folder.exists(METRICS) else {}
+    card = read_card(fetch_model(folder))
+    figures = read_metrics(folder)
     judged = figures.get("test") or figures.get("valid")
     metrics = judged and {
         "classes": card["classes"],
@@ -216,9 +218,16 @@ def _model(run: Run, wanted: str) -> Known:
         "metrics": metrics,
         "history": read_numbers(folder, HISTORY),
         "lr_find": read_numbers(folder, LR_FIND),
-        "batch": folder.read(BATCH).decode() if folder.exists(BATCH) else None,
+        "batch": read_picture(folder, BATCH),
         "computed_in": _computed_in(predicted, model_id),
     }
+
+
+def _judged(run: Run) -> Known:
+    if run.current("metrics") is None:
+        return {}
+    metrics = run.table("metrics").to_table()
+    return {"reviewed": judged(metrics, "sample"), "by_labels": judged(metrics, "labels")}
 
 
 def _computed_in(predicted: Snapshot | None, model_id: str) -> str | None:
@@ -256,6 +265,7 @@ def _detector(run: Run) -> Known:
         n_failed=n_failed,
         n_with={row["category"]: row["image_id_count_distinct"] for row in rows},
         n_boxes={row["category"]: row["image_id_count"] for row in rows},
+        description=detected.meta.get("detector", ""),
     )
     return known
 

@@ -137,6 +137,9 @@ def do_cuts(
         locations=rows["location"],
     )
     result.notes += retries.notes()
+    if not context.dry_run:
+        context.progress.end(part.name, "done", result.rows, result.shards, result.counts)
+        context.progress.begin("train")  # of which this was a part
     return result
 
 

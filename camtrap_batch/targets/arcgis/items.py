@@ -234,11 +234,12 @@ def publish_map(
 def web_map(service: Service, layers: Mapping[str, str], labels: Sequence[str]) -> dict[str, Any]:
     """The content of a web map (web map specification 2.31): photos below events below cameras."""
     order = [layer for layer in ("photos", "events", "cameras") if layer in layers]
-    spans = {layer: _span(service, layers[layer], about) for layer, about in _abouts(service, layers).items()}
+    abouts = {layer: look_at(service, layers[layer]).about for layer in order}
+    spans = {layer: _span(service, layers[layer], abouts[layer]) for layer in order}
     known = [span for span in spans.values() if span is not None]
     found: dict[str, Any] = {
         "operationalLayers": [
-            _operational(service, layer, layers[layer], labels, spans[layer]) for layer in order
+            _operational(layer, layers[layer], abouts[layer], labels, spans[layer]) for layer in order
         ],
         "baseMap": {
             "title": "Topographic",
@@ -276,18 +277,14 @@ def web_map(service: Service, layers: Mapping[str, str], labels: Sequence[str]) 
     return found
 
 
-def _abouts(service: Service, layers: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    return {layer: look_at(service, url).about for layer, url in layers.items()}
-
-
 def _operational(
-    service: Service,
     layer: str,
     url: str,
+    about: Mapping[str, Any],
     labels: Sequence[str],
     span: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    about = service.describe(url)
+    """A layer as a map shows it: `about` is its definition, `span` the first and last time of its rows."""
     renderer = renderer_of(_field(about, LABELS[layer]), labels)
     start = (about.get("timeInfo") or {}).get("startTimeField")
     if layer == "events" and start and span is not None and span[1] > span[0]:

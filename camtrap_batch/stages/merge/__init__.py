@@ -24,6 +24,7 @@ from camtrap_batch.events import (
     read_species,
     summarise,
     taxonomy_of,
+    unused_cameras,
     unused_lines,
 )
 from camtrap_batch.events.human import overrule
@@ -34,8 +35,9 @@ from camtrap_batch.model.info import read_info
 from camtrap_batch.model.library import fetch_model, model_folder
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
-from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
+from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.classes import empty_class, empty_of_data_set
+from camtrap_batch.stages.merge.metrics import describe, judged_by, measure
 from camtrap_batch.store import schemas
 from camtrap_batch.store.corrections import fold, read_corrections, standing
 from camtrap_batch.store.manifest import categories_of, current_findings, usable_rows
@@ -52,6 +54,9 @@ _BATCH = 8192
 _SHOWN = 5
 
 
+METRICS = Part("metrics", 1, (TableSpec("metrics", "each figure"),))
+
+
 class MergeStage(Stage):
     name = "merge"
     help = "combine frames into sequences, events and locations"
@@ -64,6 +69,7 @@ class MergeStage(Stage):
         TableSpec("events", "each event"),
         TableSpec("deployments", "each deployment of a camera"),
     )
+    parts = (METRICS,)
 
     def check(self, context: Context) -> None:
         read_rules(context.job)
@@ -82,7 +88,7 @@ class MergeStage(Stage):
             context, self, _id(sources), lambda: _merge(context.run, sources), inputs=sources.inputs
         )
         if not context.dry_run:
-            result.notes += [*sources.notes, *_notes(context.run, sources)]
+            result.notes += [*sources.notes, *_notes(context.run, sources), *_judge(context, sources)]
         return result
 
 
@@ -217,6 +223,22 @@ def _id(sources: _Sources) -> str:
         *sources.told,
         *sources.said_hash,
     )
+
+
+def _judge(context: Context, sources: _Sources) -> list[str]:
+    """Make `metrics`, where there is something to judge labels by; returns notes for people."""
+    run = context.run
+    locations = run.snapshot("locations")
+    id_ = shard_id(METRICS, locations.plan_id, *judged_by(run, sources.predictions))
+    before = run.current("metrics")
+    if before is None or before.inputs.get("shard") != id_:
+        table = measure(run, sources.predictions, sources.settings["empty"])
+        if not table.num_rows and before is None:
+            return []
+        do_on_driver(
+            context, METRICS, id_, lambda: Made({"metrics": table}), inputs={"locations": locations.number}
+        )
+    return describe(run.table("metrics").to_table())
 
 
 def _merge(run: Run, sources: _Sources) -> Made:
@@ -402,6 +424,9 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
             notes.append(f"events.taxonomy has no group for {', '.join(strange[:_SHOWN])}{more}")
     notes += unused_lines(classes, taxonomy, sources.species) if classes else []
+    if sources.species is not None and (sources.species.regions or sources.species.by_location):
+        cameras = run.table("locations").to_table(columns=["location"])["location"].drop_null()
+        notes += unused_cameras(sources.species, cameras.to_pylist())
     predictions = locations.inputs["predictions"]
     notes.append(
         f"snapshot {locations.number}, of predictions {predictions} (camtrap diff, publish --snapshot)"

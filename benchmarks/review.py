@@ -1,0 +1,180 @@
+"""What a review is worth, on synthetic truth: how many wrong species-at-camera records an order of looks
+leaves, and how often the intervals of a random sample hold the truth.
+
+    python benchmarks/review.py [--cameras 80] [--seeds 5] [--draws 1000] [--n 300]
+
+Communities of species are drawn for cameras, sequences for species, and for each sequence the probabilities
+that an ideal classifier has of it: calibrated by construction, since they are the posterior of the model that
+draws what it sees. A record "species at camera" is wrong where the labels claim it and it is not so, or it is
+so and no label says it. Sequences are looked at in an order, each look puts the truth in a label's place, and
+the wrong records that are left are counted. Then samples are drawn as `camtrap review --order random --n 300`
+draws them, reviewed with the truth, and their 95 % intervals are held against it. A seed gives the same
+figures everywhere. Exit code 1 where the order `useful` leaves more than half of what `least-sure` leaves
+after a tenth of all looks or more, or where intervals hold the truth in fewer than 93 % of draws, or more
+than 97 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from camtrap_batch.review.order import Evidence, rank, usefulness
+from camtrap_batch.survey.design import Sample, draw, make_strata
+from camtrap_batch.vocabulary import EMPTY, UNCERTAIN
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+LEAST, MIN_CONFIDENCE = 0.02, 0.5
+GOAL = 0.5
+"""Of the wrong records that the order least-sure leaves."""
+PARTS = (0.05, 0.1, 0.15, 0.2, 0.3)
+LOW, HIGH = 0.93, 0.97
+
+
+@dataclass(frozen=True)
+class World:
+    """Sequences as they are, and what a classifier says; class 0 is empty."""
+
+    camera: Ints
+    truth: Ints
+    p: Floats
+    names: list[str]
+
+
+def draw_world(seed: int, cameras: int, species: int = 25, sharpness: float = 2.2) -> World:
+    """A survey: communities of 4 to 12 species, few of them common, as many empty sequences as others."""
+    random = np.random.default_rng(seed)
+    common = random.dirichlet(np.full(species, 0.5))
+    camera, truth = [], []
+    for number in range(cameras):
+        local = random.choice(species, random.integers(4, 13), replace=False, p=0.5 * common + 0.5 / species)
+        visits = np.ceil(random.pareto(0.9, len(local)) * 2 + 0.01).astype(int).clip(1, 60)
+        here = np.repeat(local + 1, visits)
+        here = np.concatenate([here, np.zeros(len(here), int)])
+        camera.append(np.full(len(here), number))
+        truth.append(here)
+    of, what = np.concatenate(camera), np.concatenate(truth)
+    n, classes = len(what), species + 1
+    seen = random.normal(size=(n, classes))
+    # Some sequences are clear, some are dark.
+    clear = sharpness * random.gamma(4.0, 0.25, n)
+    seen[np.arange(n), what] += clear
+    prior = np.bincount(what, minlength=classes) / n
+    log = np.log(np.maximum(prior, 1e-9)) + clear[:, None] * seen
+    p = np.exp(log - log.max(axis=1, keepdims=True))
+    return World(
+        of, what, p / p.sum(axis=1, keepdims=True), [EMPTY, *(f"species {k:02}" for k in range(species))]
+    )
+
+
+def evidence_of(world: World) -> tuple[Evidence, Ints]:
+    """What the review page knows of it, and the class that each sequence is labelled with; -1: uncertain."""
+    best = world.p.argmax(axis=1)
+    confidence = world.p.max(axis=1)
+    label = np.where(confidence >= MIN_CONFIDENCE, best, -1)
+    names = np.array([*world.names, UNCERTAIN], object)[label]
+    sequence, which = np.nonzero(world.p[:, 1:] >= LEAST)
+    return Evidence(
+        pa.array([f"c{number:03}" for number in world.camera]),
+        pa.array(names.tolist(), pa.string()),
+        confidence,
+        label > 0,
+        sequence,
+        pa.array([world.names[1:][k] for k in which.tolist()], pa.string()),
+        world.p[:, 1:][sequence, which],
+    ), label
+
+
+def wrong_left(world: World, label: Ints, order: Ints) -> Ints:
+    """Wrong records before any look, and after each."""
+    n_classes = world.p.shape[1]
+    n_records = (int(world.camera.max()) + 1) * n_classes
+    keys, true_keys = world.camera * n_classes + label, world.camera * n_classes + world.truth
+    claimed = np.bincount(keys[label > 0], minlength=n_records)
+    there = np.bincount(true_keys[world.truth > 0], minlength=n_records) > 0
+    wrong = int(((claimed > 0) != there).sum())
+    found = [wrong]
+    for row in order.tolist():
+        for key, change in ((keys[row], -1), (true_keys[row], 1)):
+            if key % n_classes == 0 or (change < 0 and label[row] <= 0):
+                continue
+            before = (claimed[key] > 0) != there[key]
+            claimed[key] += change
+            wrong += int((claimed[key] > 0) != there[key]) - int(before)
+        found.append(wrong)
+    return np.array(found)
+
+
+def coverage(world: World, label: Ints, n: int, draws: int) -> dict[str, float]:
+    """Figure -> in which part of the draws its interval holds the truth; of labels that are not rare."""
+    says = np.where(label < 0, len(world.names), label)
+    names = np.array([*world.names, UNCERTAIN])
+    strata = make_strata(names[says].tolist(), world.p.max(axis=1), n)
+    common = np.flatnonzero(np.bincount(world.truth, minlength=len(world.names)) > 0.03 * len(says)).tolist()
+    hits: dict[str, list[bool]] = {}
+    for seed in range(draws):
+        rows = draw(strata, seed)
+        sample = Sample(strata.of[rows], strata.sizes)
+        said, true = says[rows], world.truth[rows]
+        found = {"accuracy": (sample.share(said == true), (says == world.truth).mean())}
+        for k in common:
+            name = world.names[k]
+            right = world.truth[says == k] == k
+            found[f"precision of {name}"] = (sample.share(said == true, said == k), right.mean())
+            share = (says[world.truth == k] == k).mean()
+            found[f"recall of {name}"] = (sample.share(said == true, true == k), share)
+            total = float((world.truth == k).sum())
+            found[f"sequences of {name}"] = (sample.sum((true == k).astype(float)), total)
+        for figure, (estimate, truth) in found.items():
+            hits.setdefault(figure, []).append(bool(estimate.low <= truth <= estimate.high))
+    return {figure: float(np.mean(held)) for figure, held in hits.items()}
+
+
+def compare(world: World) -> list[tuple[int, int, int, int]]:
+    """Looks, and wrong records before, and left in the order least-sure and useful."""
+    known, label = evidence_of(world)
+    nothing = pa.nulls(len(label), pa.string())
+    least, useful = (
+        wrong_left(world, label, rank(name, known, nothing)) for name in ("least-sure", "useful")
+    )
+    looks = [int(part * len(label)) for part in PARTS]
+    return [(n, int(least[0]), int(least[n]), int(useful[n])) for n in looks]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cameras", type=int, default=80)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--n", type=int, default=300)
+    options = parser.parse_args(arguments)
+    failed = False
+    print("seed sequences looks  wrong least-sure useful ratio")
+    for seed in range(options.seeds):
+        world = draw_world(seed, options.cameras)
+        for part, (looks, before, least, useful) in zip(PARTS, compare(world), strict=True):
+            ratio = useful / max(least, 1)
+            failed |= part >= 0.1 and ratio > GOAL
+            print(
+                f"{seed:4} {len(world.truth):9,} {looks:5,} {before:6,} {least:10,} {useful:6,} {ratio:5.2f}"
+            )
+        expected = usefulness(evidence_of(world)[0])[1]
+        print(f"     wrong records expected before any look: {expected:.0f}, there are {before}")
+    world = draw_world(0, options.cameras)
+    held = coverage(world, evidence_of(world)[1], options.n, options.draws)
+    for figure, part in held.items():
+        print(f"{figure:28} holds the truth in {part:.3f} of {options.draws:,} draws of {options.n}")
+    mean = float(np.mean(list(held.values())))
+    failed |= not LOW <= mean <= HIGH or not LOW <= held["accuracy"] <= HIGH
+    print(f"all figures together: {mean:.3f}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

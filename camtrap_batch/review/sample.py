@@ -1,0 +1,104 @@
+"""Random samples of sequences, drawn once and kept: what each one's chance was must never be forgotten.
+
+A draw is a file of the run folder, `samples/<draw>.json`, written before anybody looks. The same draw asked
+for again is the one that there is, whatever became of labels since; another number or seed is another draw.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from camtrap_batch.codes import Ints
+from camtrap_batch.errors import Damaged
+from camtrap_batch.store.run import Run
+from camtrap_batch.survey.design import draw, make_strata
+
+FOLDER = "samples"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A sample of sequences.
+
+    Attributes
+    ----------
+    name : of the draw
+    created : when, ISO 8601
+    strata, sizes : name of each stratum, and how many sequences it has
+    location, seq_id, stratum, probability : of each sequence that was drawn, in the order to look at them
+    """
+
+    name: str
+    created: str
+    strata: list[str]
+    sizes: list[int]
+    location: list[str]
+    seq_id: list[str]
+    stratum: list[int]
+    probability: list[float]
+
+    def __len__(self) -> int:
+        return len(self.seq_id)
+
+
+def bring_draw(
+    run: Run,
+    location: pa.Array,
+    seq_id: pa.Array,
+    label: pa.Array,
+    confidence: npt.NDArray[np.float64],
+    *,
+    n: int,
+    seed: int = 0,
+) -> Draw:
+    """The draw of so many sequences with this seed; it is made, and kept, where there is none yet.
+
+    Parameters
+    ----------
+    location, seq_id, label, confidence : (sequences,) what is known of all of them now
+    """
+    name = f"random-{n}-{seed}"
+    path = f"{FOLDER}/{name}.json"
+    if not run.folder.exists(path):
+        strata = make_strata([text or "" for text in label.to_pylist()], confidence, n)
+        chosen = draw(strata, seed)
+        of = strata.of[chosen]
+        made = Draw(
+            name,
+            dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            list(strata.names),
+            strata.sizes.tolist(),
+            location.take(pa.array(chosen)).to_pylist(),
+            seq_id.take(pa.array(chosen)).to_pylist(),
+            of.tolist(),
+            (strata.drawn[of] / strata.sizes[of]).tolist(),
+        )
+        run.folder.write(path, json.dumps(asdict(made), ensure_ascii=False).encode())
+    return _read(run, path)
+
+
+def read_draws(run: Run) -> list[Draw]:
+    """Every draw of the run, the newest first. Raises Damaged."""
+    paths = [f"{FOLDER}/{name}" for name in run.folder.list(FOLDER) if name.endswith(".json")]
+    return sorted((_read(run, path) for path in paths), key=lambda one: one.created, reverse=True)
+
+
+def find_rows(drawn: Draw, location: pa.Array, seq_id: pa.Array) -> Ints:
+    """The number of each drawn sequence among all of them; -1: it is not there any more."""
+    place = {pair: row for row, pair in enumerate(zip(location.to_pylist(), seq_id.to_pylist(), strict=True))}
+    pairs = zip(drawn.location, drawn.seq_id, strict=True)
+    return np.array([place.get(pair, -1) for pair in pairs], np.int64)
+
+
+def _read(run: Run, path: str) -> Draw:
+    try:
+        return Draw(**json.loads(run.folder.read(path)))
+    except (ValueError, TypeError) as problem:
+        fault = f"is no sample ({problem}): move it away, and draw again"
+        raise Damaged(run.folder.url, path, fault) from None
