@@ -337,7 +337,8 @@ class Items:
     def read_what_was_said(self) -> None:
         """Bring `said` up to what has been said by now, here and elsewhere."""
         images = pa.table({"image_id": self.frames["image_id"], "sha256": self.images["sha256"]})
-        rows = standing(read_corrections(self.run), images)
+        self._corrections = read_corrections(self.run)
+        rows = standing(self._corrections, images)
         found: dict[int, dict[str, Any]] = {}
         for row in rows.to_pylist():
             number = int(self._of[row["row"]])
@@ -354,6 +355,23 @@ class Items:
             number: Said(one["decision"], one["who"], one["when"], tuple(one["labels"].values()))
             for number, one in found.items()
         }
+
+    def earlier(self, number: int) -> list[Said]:
+        """What others decided on a sequence before, the newest first: it is kept, and does not count."""
+        stands = self.said.get(number)
+        if stands is None:
+            return []
+        ids = one_chunk(self.frames["image_id"]).take(pa.array(self.frames_of(number)))
+        rows = self._corrections.filter(pc.is_in(self._corrections["image_id"], ids))
+        found: dict[str, Said] = {}
+        for row in reversed(rows.to_pylist()):
+            if row["who"] == stands.who or row["decision"] == stands.decision or row["label"] is None:
+                continue
+            known = found.get(row["who"])
+            if known is None or known.decision == row["decision"]:
+                labels = (*(known.labels if known else ()), {"label": row["label"], "count": row["count"]})
+                found[row["who"]] = Said(row["decision"], row["who"], row["when"], labels)
+        return list(found.values())
 
     def decide(
         self,
