@@ -366,9 +366,28 @@ def _observations(package: DataPackage, media: Table, deployments: Table, notes:
     required = (
         "observationID", "deploymentID", "observationLevel", "observationType", "eventStart", "eventEnd",
     )  # fmt: skip
-    optional = ("mediaID", "eventID", "scientificName", "count")
+    optional = ("mediaID", "eventID", "scientificName", "count", "classificationMethod")
     table = package.table("observations", required, optional).distinct("observationID", notes)
-    return _of_what_is_there(table, media, deployments, notes)
+    return _of_what_is_there(_people_first(table, notes), media, deployments, notes)
+
+
+def _people_first(observations: Table, notes: Counter[str]) -> Table:
+    """Without what a machine observed in a medium, or an event, in which people observed something."""
+    by_people, by_machine = (
+        pc.fill_null(pc.equal(observations["classificationMethod"], method), False)
+        for method in ("human", "machine")
+    )
+    of_event = pc.equal(observations["observationLevel"], "event")
+    overruled = np.zeros(len(observations), np.bool_)
+    for of_level, key in ((pc.invert(of_event), "mediaID"), (of_event, "eventID")):
+        said = observations[key].filter(pc.and_(by_people, of_level)).drop_null()
+        if len(said):
+            same = pc.fill_null(pc.is_in(observations[key], said.combine_chunks()), False)
+            overruled |= np.asarray(pc.and_(pc.and_(by_machine, of_level), same).to_numpy(), np.bool_)
+    if not overruled.any():
+        return observations
+    notes["observations of a machine, where people observed the same medium or event"] += int(overruled.sum())
+    return observations.where_true(~overruled)
 
 
 def _is_of_event(observations: Table) -> npt.NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,6 +13,8 @@ from camtrap_batch.catalog.labels import number_labels
 from camtrap_batch.catalog.table import group_labels
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Label
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def labels_of_keywords(
@@ -42,7 +45,7 @@ def labels_of_keywords(
         what = f"hierarchy {how.hierarchy!r}" if how.hierarchy is not None else "keywords"
         raise InputError(
             f"dataset.label: {what}: none of {n:,} images has such a keyword; "
-            + (f"there are {some}" if some else "they have none at all")
+            + (f"there are {some}" if some else "they have no keywords at all")
         )
     rows = np.array([row for row, _, _ in found], np.int64)
     ids, categories = number_labels([name for _, name, _ in found], how.empty, notes)
@@ -62,7 +65,7 @@ def labels_of(
     names = list(_below(how.hierarchy, paths))
     count = None
     if how.count is not None:
-        numbers = [int(text) for text in _below(how.count, paths) if text.isascii() and text.isdecimal()]
+        numbers = [int(text) for text in _below(how.count, paths) if _NUMBER.fullmatch(text)]
         if len(numbers) == len(names) == 1:
             (count,) = numbers
         elif numbers:

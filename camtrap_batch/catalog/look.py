@@ -196,6 +196,10 @@ def _of_names(target: str, names: Sequence[str]) -> Found:
     return Found(dataset, lines, levels, camera, species, videos=len(videos), hierarchy=hierarchy)
 
 
+def _n_videos(names: Iterable[str]) -> int:
+    return sum(ending_of(name) in VIDEO_ENDINGS for name in names)
+
+
 def _levels(names: Iterable[str]) -> list[Level]:
     counts: list[Counter[str]] = []
     for name in names:
@@ -328,7 +332,7 @@ def _of_json(target: str) -> Found:
         return found
     labelled = "with labels of people" if has("annotations") else "without labels"
     lines = [f"a COCO Camera Traps file of {len(names):,} images, {labelled}", line]
-    return Found({"format": "cct", "metadata": target, "images": root}, lines)
+    return Found({"format": "cct", "metadata": target, "images": root}, lines, videos=_n_videos(names))
 
 
 def _of_results(target: str, names: list[str], root: str) -> Found:
@@ -336,7 +340,7 @@ def _of_results(target: str, names: list[str], root: str) -> Found:
     levels = _levels(below)
     camera, _ = _guess(levels, len(below))
     lines = [f"results of a detector for {len(names):,} images"]
-    return Found({"format": "folder", "images": root}, lines, levels, camera, None, target)
+    return Found({"format": "folder", "images": root}, lines, levels, camera, None, target, _n_videos(below))
 
 
 def _of_table(target: str) -> Found:
@@ -358,7 +362,7 @@ def _of_table(target: str) -> Found:
         line,
         *table.notes,
     ]
-    found = Found({"format": "csv", "metadata": target, "images": root}, lines)
+    found = Found({"format": "csv", "metadata": target, "images": root}, lines, videos=_n_videos(files))
     if "location" not in used:
         found.levels = _levels(tidy_name(name, root) for name in files)
         found.camera, found.species = _guess(found.levels, len(files))

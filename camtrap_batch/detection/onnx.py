@@ -402,7 +402,7 @@ class OnnxFinder:
         for views in prepared:
             waiting.append(views if isinstance(views, str) else len(views))
             for view in views if isinstance(views, list) else ():
-                if batch and (len(batch) == self._most or batch[0].placement.frame != view.placement.frame):
+                if batch and (len(batch) >= self._most or batch[0].placement.frame != view.placement.frame):
                     yield batch
                     batch = []
                 batch.append(view)
@@ -420,7 +420,7 @@ class OnnxFinder:
         except MemoryError:
             if n == 1 or self.detector.batch:
                 raise
-            self._most = max(1, n // 2)
+            self._most = max(1, min(self._most, n // 2))  # one that was put together before may be larger
             halves = [self._compute(half) for half in (views[: n // 2], views[n // 2 :])]
             return views, [raw for _, raws in halves for raw in raws]
         detector = self.detector

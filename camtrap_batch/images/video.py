@@ -237,7 +237,7 @@ def _frames_at(container: InputContainer, times: Sequence[float]) -> Iterator[Vi
         last, shown_s = frame, max(at, shown_s)
         if wanted and wanted[0] <= at:
             yield VideoFrame(wanted.pop(0), _pixels(frame))
-    if wanted and last is not None and _lasts_until(last, shown_s, stream, wanted[0]):
+    while wanted and last is not None and _lasts_until(last, shown_s, stream, wanted[0]):
         yield VideoFrame(wanted.pop(0), _pixels(last))
 
 

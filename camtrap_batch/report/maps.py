@@ -125,7 +125,10 @@ def _tip(point: MapPoint, *, exact: bool) -> str:
     names = ", ".join(point.locations[:6])
     if len(point.locations) > 6:
         names += f" and {len(point.locations) - 6:,} more"
-    figures = [plural(point.n_events, "event"), plural(point.richness, "species", "species")]
+    figures = [plural(point.n_events, "event")]
+    if point.is_area:
+        return f"{names}: {figures[0]}"
+    figures.append(plural(point.richness, "species", "species"))
     if point.top_label:
         figures.append(f"most {point.top_label}")
     if exact:

@@ -8,6 +8,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -16,13 +18,14 @@ from camtrap_batch.report.bundle import Bundle
 from camtrap_batch.report.choice import MOST_DOUBTFUL, doubtful
 from camtrap_batch.report.data import Example, ReportData
 from camtrap_batch.report.maps import draw_map
-from camtrap_batch.report.points import find_points
+from camtrap_batch.report.points import find_points, thinned
 from camtrap_batch.report.summary import Summary, summarise
 from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES, UNCERTAIN, USABLE
 
 MOST_CAMERAS = 200
 MOST_FILES = 200
 MOST_CLOCKS = 24
+_MOST_MARKS = 4_096
 
 _LEAKY = "frames of one burst on both sides: optimistic"
 
@@ -253,16 +256,20 @@ def _cameras(data: ReportData) -> dict[str, Any] | None:
     return {
         "rows": rows[:MOST_CAMERAS],
         "n_left_out": max(len(rows) - MOST_CAMERAS, 0),
-        "map": draw_map(points, data.blur_km) if points else None,
+        "map": draw_map(thinned(points, _MOST_MARKS), data.blur_km) if points else None,
         "n_points": len(points),
         "n_located": sum(len(point.locations) for point in points),
         "n_all": len(rows),
         "n_without_images": sum(row.images == 0 for row in rows),
         "has_effort": any(row.days is not None for row in rows),
-        "n_date_findings": sum(row.get("n_date_findings") or 0 for row in data.locations.to_pylist()),
+        "n_date_findings": _sum(data.locations, "n_date_findings"),
         "n_undated": data.n_undated,
         "undated": data.undated,
     }
+
+
+def _sum(table: pa.Table, name: str) -> int:
+    return int(pc.sum(table[name]).as_py() or 0) if name in table.column_names else 0
 
 
 def _model(data: ReportData) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,10 @@ from camtrap_batch.survey.grid import snap
 
 @dataclass(frozen=True)
 class MapPoint:
-    """A point (degrees, WGS 84) with the cameras at it: several where they stand or are blurred together."""
+    """A point (degrees, WGS 84) with the cameras at it: several where they stand or are blurred together.
+
+    `is_area`: `thinned` made it of several; richness and top species are those of the one with most events.
+    """
 
     longitude: float
     latitude: float
@@ -22,6 +25,7 @@ class MapPoint:
     n_events: int
     richness: int
     top_label: str | None
+    is_area: bool = False
 
 
 def find_points(locations: pa.Table, blur_km: float, groups: frozenset[str] = frozenset()) -> list[MapPoint]:
@@ -42,6 +46,29 @@ def find_points(locations: pa.Table, blur_km: float, groups: frozenset[str] = fr
         together.setdefault(point, []).append(row)
     points = [_point(*point, here, groups) for point, here in together.items()]
     return sorted(points, key=lambda point: (-point.n_events, point.locations))
+
+
+def thinned(points: list[MapPoint], most: int) -> list[MapPoint]:
+    """The points, of which those near one another are one where there are more than `most`."""
+    if len(points) <= most:
+        return points
+    place = np.array([(point.longitude, point.latitude) for point in points])
+    low, span = place.min(axis=0), np.maximum(np.ptp(place, axis=0), 1e-9)
+    side = int(np.sqrt(most))
+    cell = np.minimum((place - low) / span * side, side - 1).astype(np.int64)
+    together: dict[int, list[MapPoint]] = {}
+    for number, point in zip((cell[:, 0] * side + cell[:, 1]).tolist(), points, strict=True):
+        together.setdefault(number, []).append(point)
+    merged = []
+    for here in together.values():
+        if len(here) == 1:
+            merged += here
+            continue
+        most_seen = max(here, key=lambda point: point.n_events)  # what all of them saw together is not known
+        names = tuple(name for point in here for name in point.locations)
+        events = sum(point.n_events for point in here)
+        merged.append(replace(most_seen, locations=names, n_events=events, is_area=True))
+    return sorted(merged, key=lambda point: (-point.n_events, point.locations))
 
 
 def _point(longitude: float, latitude: float, rows: list[dict[str, Any]], groups: frozenset[str]) -> MapPoint:

@@ -97,8 +97,13 @@ def species_rows(events: pa.Table) -> list[SpeciesRow]:
     return sorted(rows, key=lambda row: (row.is_uncertain, not row.is_species, -row.events, row.label))
 
 
+_UNUSED = ("run_time", "geometry", "activity_by_hour")
+
+
 def camera_rows(locations: pa.Table) -> list[CameraRow]:
     """The rows of schemas.LOCATIONS, those with most events first."""
+    # Not the time zone of `run_time`: for each value, pyarrow looks for a package that may not be there.
+    locations = locations.drop_columns([name for name in _UNUSED if name in locations.column_names])
     rows = [
         CameraRow(
             str(row["location"]),

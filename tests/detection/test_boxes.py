@@ -56,7 +56,7 @@ def frames(
 
 def test_an_animal() -> None:
     seen = look([(ANIMAL, 0.9), (ANIMAL, 0.1), (PERSON, 0.3)])
-    assert seen.places() == {0: [pytest.approx((0.1, 0.2, 0.3, 0.4))]}
+    assert seen.boxes_by_row() == {0: [pytest.approx((0.1, 0.2, 0.3, 0.4))]}
     assert frames(seen, {0: [LION]}) == ([("lion", 0.8)], [1])
 
 
@@ -74,7 +74,7 @@ def test_a_box_that_is_found_empty_is_no_animal() -> None:
 
 def test_nothing_above_the_threshold() -> None:
     seen = look([], [(ANIMAL, 0.15)], [(PERSON, 0.19)], [(ANIMAL, 0.2)])
-    assert list(seen.places()) == [3]
+    assert list(seen.boxes_by_row()) == [3]
     labels, n_animals = frames(seen, {3: [LION]})
     assert labels == [("empty", 0.99), ("empty", 0.85), ("empty", 0.81), ("lion", 0.8)]
     assert n_animals == [0, 0, 0, 1]
@@ -103,7 +103,7 @@ def test_people_and_vehicles() -> None:
 
 def test_repeats_do_not_count() -> None:
     seen = look([(ANIMAL, 0.9)], [(ANIMAL, 0.9), (ANIMAL, 0.4)], [(PERSON, 0.9)], repeats=(0, 1, 3))
-    assert list(seen.places()) == [1]
+    assert list(seen.boxes_by_row()) == [1]
     labels, n_animals = frames(seen, {1: [LION]})
     assert labels == [("empty", 0.99), ("lion", 0.8), ("empty", 0.99)]
     assert n_animals == [0, 1, 0]

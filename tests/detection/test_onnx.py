@@ -4,6 +4,8 @@ import json
 import pickle
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +123,23 @@ def test_a_batch_that_is_too_large_is_halved(tmp_path: Path) -> None:
     detector = OnnxDetector.open(str(constant_detector(path, {"y": boxes}, names=["animal"], imgsz=[64, 64])))
     object.__setattr__(detector, "batch", None)
     network = Small()
-    found = list(OnnxFinder(detector, network, 8).find([photo()] * 16))  # type: ignore[arg-type]
-    assert [boxes_in(one) for one in found] == [[]] * 16
+    found = list(OnnxFinder(detector, network, 8).find([photo()] * 48))  # type: ignore[arg-type]
+    assert [boxes_in(one) for one in found] == [[]] * 48
     assert network.sizes[:5] == [8, 4, 2, 2, 4]
-    # At most one more, which was put together before memory ran out.
+    # At most one more, which was put together before memory ran out; and none after it is larger again.
     assert network.sizes.count(8) <= 2
+    assert set(network.sizes[-12:]) == {2}
+
+    finder = OnnxFinder(detector, network, 8)  # type: ignore[arg-type]
+    views = finder._prepare(photo())
+
+    def prepared() -> Iterator[Any]:
+        for number in range(9):
+            if number == 3:  # memory ran out while a batch was put together
+                finder._most = 2
+            yield views
+
+    assert [len(batch) for batch in finder._batches(prepared(), deque())] == [3, 2, 2, 2]
 
 
 def test_tiles_find_what_is_small(tmp_path: Path) -> None:

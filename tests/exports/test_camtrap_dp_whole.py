@@ -20,8 +20,10 @@ from support_runs import run_on_driver
 
 from camtrap_batch import open_run
 from camtrap_batch.catalog import reader_of
+from camtrap_batch.catalog.camtrap_dp import read_camtrap_dp
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
+from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
 
@@ -251,6 +253,10 @@ def test_what_people_said_stands_beside_the_machine(
     }  # fmt: skip
     assert events["A"]["classificationProbability"] == ""
     assert [row["scientificName"] for row in by_level["event machine"]] == ["oryx"]
+    read = read_camtrap_dp(str(tmp_path / "out"), ImageRoot(str(tmp_path / "images"), {}))
+    labels = {row["image_id"]: [one["name"] for one in row["labels"]] for row in read.table.to_pylist()}
+    assert labels == {"a": ["oryx"], "b": ["oryx"], "c": ["oryx"], "d": ["lion"]}
+    assert read.notes["observations of a machine, where people observed the same medium or event"] == 3
     made = json.loads((tmp_path / "out" / "datapackage.json").read_text())
     assert (made["title"], made["licenses"], made["project"]["individualAnimals"]) == (
         "Lions",

@@ -62,6 +62,14 @@ def test_the_frame_that_is_shown_at_a_time(
         assert lightness(frame.pixels) == pytest.approx(shade(int(frame.video_s * RATE + 1e-6)), abs=4)
 
 
+def test_the_last_frame_is_shown_to_its_end(make_video: Callable[..., bytes]) -> None:
+    times = [round(0.05 * number, 2) for number in range(20)]  # of a second of five frames
+    found = list(read_frames(io.BytesIO(make_video(seconds=1)), times))
+    assert [frame.video_s for frame in found] == times
+    shown = [round(lightness(frame.pixels)) for frame in found]
+    assert shown == pytest.approx([shade(number // 4) for number in range(20)], abs=4)
+
+
 def test_times_far_apart_are_sought(make_video: Callable[..., bytes]) -> None:
     times = [0.0, 20.0, 40.0]
     found = list(read_frames(io.BytesIO(make_video(seconds=45)), times))

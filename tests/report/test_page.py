@@ -244,7 +244,7 @@ def test_names_are_text_wherever_they_stand(make_data: MakeData) -> None:
         photos={"hostile": Photo(b"\xff\xd8", 4, 3, HOSTILE, HOSTILE)},
         job_file=HOSTILE,
         names=Names({HOSTILE: HOSTILE}, {}),
-        detector=Detected(HOSTILE, HOSTILE, 0.2, 5, 1, {HOSTILE: 1}, {HOSTILE: 1}),
+        detector=Detected(HOSTILE, HOSTILE, 0.2, 5, 1, {HOSTILE: 1}, {HOSTILE: 1}, HOSTILE),
         stages=[{"stage": HOSTILE, "shards": 1, "rows": 1, "rows_per_s": 1.0, "failed": 0}],
         versions={HOSTILE: HOSTILE},
         snapshots={HOSTILE: 1},

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camtrap_batch.report import ReportData
-from camtrap_batch.report.points import find_points
+from camtrap_batch.report.points import find_points, thinned
 from camtrap_batch.survey.grid import KM_PER_DEGREE, snap
 
 degrees = st.tuples(st.floats(-180, 180), st.floats(-90, 90))
@@ -62,3 +62,15 @@ def test_not_a_number_is_no_place(make_data: Callable[..., ReportData]) -> None:
     x = table.column_names.index("longitude")
     places = find_points(table.set_column(x, "longitude", pa.array([float("nan"), 36.0])), 1)
     assert [place.locations for place in places] == [("C0001",)]
+
+
+def test_of_many_points_those_near_one_another_are_one(make_data: Callable[..., ReportData]) -> None:
+    table = make_data(cameras=400, events=2000).locations
+    assert table is not None
+    points = find_points(table, 0)
+    assert thinned(points, 400) == points
+    few = thinned(points, 100)
+    assert len(few) <= 100
+    assert sorted(name for point in few for name in point.locations) == sorted(table["location"].to_pylist())
+    assert sum(point.n_events for point in few) == sum(table["n_events"].to_pylist())
+    assert any(point.is_area for point in few)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 import yaml
 
 import camtrap_batch
@@ -19,7 +22,8 @@ from camtrap_batch.errors import InputError, JobError
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job import Job
 from camtrap_batch.model import Samples, read_info
-from camtrap_batch.model.dlpk import describe
+from camtrap_batch.model.architectures import create_model
+from camtrap_batch.model.dlpk import describe, write_package
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.order import run_one
 from camtrap_batch.pipeline.stage import StageResult
@@ -340,6 +344,28 @@ def test_a_new_last_layer_on_features_that_are_computed_once(made: Made) -> None
     said = {row["image_id"]: row["label"] for row in made.rows("predictions")}
     right = np.mean([said[name] == label for name, label in truth.items()])
     assert right == pytest.approx(made.metrics["valid"]["accuracy"], abs=0.05)
+
+
+def test_a_published_model_is_adapted(made: Made) -> None:
+    """Its own size, framing and normalisation stay; `infer` runs what comes out, and it can be exported."""
+    torch.manual_seed(4)
+    folder = made.folder / "published"
+    folder.mkdir()
+    torch.save(create_model("test_resnet", 5, size=64).state_dict(), folder / "weights.pth")
+    card = {"arch": "test_resnet", "classes": list("vwxyz"), "size": 64, "resize": "letterbox"}
+    (folder / "model.json").write_text(json.dumps({**card, "mean": [0.4] * 3, "std": [0.3] * 3}))
+    made.set(train={"method": "head", "weights": "published"}, infer={"precision": "float32"})
+    made.do("train", "infer")
+    info = read_info(made.model)
+    assert (info.size, info.resize, info.mean) == (64, "letterbox", (0.4, 0.4, 0.4))
+    assert info.classes == ("empty", "lion", "zebra")
+    assert info.on == "crops"
+    truth = {row["image_id"]: row["label"] for row in made.rows("selection") if row["split"] == "valid"}
+    said = {row["image_id"]: row["label"] for row in made.rows("predictions")}
+    right = np.mean([said[name] == label for name, label in truth.items()])
+    assert right == pytest.approx(made.metrics["valid"]["accuracy"], abs=0.05)
+    assert made.metrics["valid"]["by_crop"]["accuracy"] > 0.7, "stripes are seen by any network"
+    assert b"CamtrapExpects" in zipfile.ZipFile(io.BytesIO(write_package(made.model, "it"))).read("it.emd")
 
 
 def test_whole_frames_get_a_head_too(made: Made) -> None:

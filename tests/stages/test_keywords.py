@@ -83,6 +83,16 @@ def test_keywords_that_stand_for_themselves(tmp_path: Path, keywords: Any) -> No
     }
 
 
+@pytest.mark.parametrize("count", ["many", "99999999999999", "-1", "2.5", "٣"])
+def test_a_count_that_is_none(tmp_path: Path, count: str) -> None:
+    (tmp_path / "images" / "C").mkdir(parents=True)
+    data = photo(xmp(lightroom=["Species|Lynx lynx", f"Count|{count}"]))
+    (tmp_path / "images" / "C" / "1.jpg").write_bytes(data)
+    job = Made(tmp_path, {"hierarchy": "Species", "count": "Count"})
+    job.do("catalog")
+    assert job.labels()["C/1.jpg"] == [("Lynx lynx", None)]
+
+
 def test_what_was_tagged_meanwhile_is_asked_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A photo that was tagged again, and a .xmp file that a program left beside another."""
     job = Made(tmp_path, {"hierarchy": "Species"})

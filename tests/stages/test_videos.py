@@ -207,6 +207,27 @@ def test_when_videos_were_taken(validated: Path) -> None:
     assert frames["b/VID_20220101_101010.mkv"][0]["datetime"] == dt.datetime(2022, 1, 1, 10, 10, 10)
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("2021-04-11", [START, START + dt.timedelta(seconds=2)]),
+        ("2021-04-12", [dt.datetime(2021, 4, 12)] * 2),
+    ],
+)
+def test_a_date_without_a_time(tmp_path: Path, given: str, taken: list[dt.datetime]) -> None:
+    """The video's own time of that day is taken; of another day a date is a date, for its frames as well."""
+    lay(tmp_path, {"a/1.mp4": make_video(seconds=4, creation_time="2021-04-11T20:43:09.000000Z")})
+    (tmp_path / "images.csv").write_text(f"file_name,datetime\na/1.mp4,{given}\n")
+    job = Made(tmp_path)
+    job.content["dataset"] |= {"format": "csv", "metadata": "images.csv"}
+    job.write()
+    job.do("catalog", "validate")
+    is_timed = taken[0] == START
+    for row, moment in zip(frames_of(job.rows("manifest"))["a/1.mp4"], taken, strict=True):
+        assert (row["datetime"], row["date_only"]) == (moment, None if is_timed else True)
+        assert row["datetime_source"] == ("video" if is_timed else "catalog")
+
+
 def test_a_promised_frame_that_is_not_there(validated: Path, tmp_path: Path) -> None:
     """An index that is at the beginning says how long it was, before it was cut off."""
     data = make_video("mp4", seconds=9)

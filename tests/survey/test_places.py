@@ -132,7 +132,7 @@ def test_categories_of_a_taxonomy_file(tmp_path: Path) -> None:
     run = a_run(tmp_path, {"A": "lion", "B": "oryx"}, ("CR", "VU"), events={"taxonomy": "taxa.csv"})
     shown = shown_locations(MergeResult.find(run))
     assert shown.moved == {"A", "C"}
-    assert any("neither a label here nor in events.taxonomy: cr" in note for note in shown.notes)
+    assert any("neither a label of this job nor in events.taxonomy: cr" in note for note in shown.notes)
     chain = MergeResult.find(run).snapshot.meta["taxonomy"]["lion"]
     assert chain == [["genus", "panthera"]]  # a category is no rank
 
@@ -223,3 +223,18 @@ def test_keys_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "should be a list of names such as [panthera leo], or a .csv file" in capsys.readouterr().err
     job.write_text(yaml.safe_dump({**content, "publish": {"sensitive": ["lion"], "sensitive_km": 0}}))
     assert main(["status", str(job)]) == 2
+
+
+def test_the_report_has_no_exact_place(tmp_path: Path) -> None:
+    (tmp_path / "cameras.csv").write_text(
+        "location,latitude,longitude\n" + "".join(f"{at},{PLACES[at][1]},{PLACES[at][0]}\n" for at in "AB")
+    )
+    a_run(tmp_path, {"A": "lion", "B": "oryx"}, cameras="cameras.csv")
+    job = str(tmp_path / "job.yaml")
+    assert main(["report", job, "--quiet"]) == 0
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "51.51" in page  # where the oryx is
+    assert not any(value in page for value in [*EXACT, "24.25", "31.54"])
+    assert main(["report", job, "--quiet", "--set", "publish.sensitive=null"]) == 0
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "24.25" in page

@@ -27,7 +27,8 @@ function draw(tag, attributes, ...inside) {
 }
 
 // ---- numbers ----
-const count = value => value === null || value === undefined ? UNKNOWN : Math.round(value).toLocaleString("en");
+const whole = new Intl.NumberFormat("en", {maximumFractionDigits: 0}), collator = new Intl.Collator("en", {numeric: true});
+const count = value => value === null || value === undefined ? UNKNOWN : whole.format(value);
 const decimal = (value, digits) => value === null || value === undefined ? UNKNOWN
   : value.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
 function percent(share) {
@@ -73,7 +74,7 @@ const valueOf = text => {
 function compare(one, other) {
   if (one === null || other === null) return one === other ? 0 : one === null ? 1 : -1;
   if (typeof one === "number" && typeof other === "number") return one - other;
-  return String(one).localeCompare(String(other), "en", {numeric: true});
+  return collator.compare(one, other);
 }
 function say(text) { if (at("said")) at("said").textContent = text; }
 async function copy(text, button) {
@@ -204,6 +205,7 @@ function command(text) {
 const quoted = text => /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", "'\"'\"'") + "'";
 
 // ---- what is known ----
+let byName = null;  // numbers of the cameras, for steps from one to the next
 let index = null, cameraOf = new Map(), labelOf = new Map();
 const LABEL = 0, COMMON = 1, RED = 2, RANK = 3, KIND = 4, EVENTS = 5, ANIMALS = 6, IMAGES = 7, CAMERAS = 8, SURE = 9;
 const RED_LIST = {EX: "extinct", EW: "extinct in the wild", CR: "critically endangered", EN: "endangered", VU: "vulnerable",
@@ -503,7 +505,8 @@ async function cameraPage(number) {
   const cameras = index.cameras, name = cameras.name[number];
   const page = (await load("c" + index.parts.c[number]))[number];
   const value = key => cameras[key][number];
-  const order = cameras.name.map((_, other) => other).sort((a, b) => compare(cameras.name[a], cameras.name[b]));
+  byName ??= cameras.name.map((_, other) => other).sort((a, b) => compare(cameras.name[a], cameras.name[b]));
+  const order = byName;
   const where = value("lat") === null ? "not known" : value("lat").toFixed(4) + ", " + value("lon").toFixed(4) + (page.grid ? " (rounded to a grid of " + page.grid + " km)" : "");
   const made = [steps(order, order.indexOf(number), cameraPath, other => cameras.name[other], ["All cameras", "#cameras"]),
     make("p", {class: "kind"}, "Camera"), make("h1", {}, name),
@@ -606,13 +609,18 @@ function cameraRows() {
   if (!table) return;
   const hasDays = c.days.some(value => value !== null);
   const rows = c.name.map((name, number) => {
-    const top = c.top[number].map(([label, n]) => index.labels[label][LABEL] + " " + count(n)).join(", ") || UNKNOWN;
+    const seen = () => c.top[number].map(([label, n]) => index.labels[label][LABEL] + " " + count(n)).join(", ");
     const values = [c.images[number], c.usable[number], c.empty[number], c.events[number], c.uncertain[number], c.species[number]];
-    const effort = hasDays ? [[c.days[number], decimal(c.days[number], 0)], [c.rate[number], decimal(c.rate[number], 1)]] : [];
-    const cells = [name, ...values.map(count), ...effort.map(([, text]) => text), top, c.first[number] ?? UNKNOWN, c.last[number] ?? UNKNOWN];
-    return {cells, sort: [name, ...values, ...effort.map(([value]) => value), top, c.first[number], c.last[number]],
-      make: () => make("tr", {}, make("th", {scope: "row"}, cameraLink(number)), cells.slice(1).map((cell, column) =>
-        make("td", {class: column < values.length + effort.length ? "n" : column === values.length + effort.length ? "species" : "date"}, cell)))};
+    const effort = hasDays ? [c.days[number], c.rate[number]] : [], n = values.length + effort.length;
+    return {  // text is made of those rows alone that show, or are searched: there may be a hundred thousand
+      sort: [name, ...values, ...effort, c.top[number][0]?.[1] ?? null, c.first[number], c.last[number]],
+      get cells() {
+        return [name, ...values.map(count), ...effort.map((value, at) => decimal(value, at)), seen() || UNKNOWN, c.first[number] ?? UNKNOWN, c.last[number] ?? UNKNOWN];
+      },
+      make() {
+        return make("tr", {}, make("th", {scope: "row"}, cameraLink(number)), this.cells.slice(1).map((cell, column) =>
+          make("td", {class: column < n ? "n" : column === n ? "species" : "date"}, cell)));
+      }};
   });
   enliven(table, rows);
   at("cameras-left-out")?.remove();

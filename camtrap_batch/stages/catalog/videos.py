@@ -186,6 +186,11 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     """
     row = pc.index_in(catalog["image_id"], value_set=videos["image_id"].combine_chunks())
     own = _set(catalog, "video_frames", videos["frames"].take(row))
+    # A date without a time of day gets the time where the video has one of that day.
+    days = [pc.floor_temporal(times, unit="day") for times in (own["datetime"], videos["datetime"].take(row))]
+    is_timed = pc.fill_null(pc.and_(own["date_only"], pc.equal(*days)), False)
+    own = _set(own, "datetime", pc.if_else(is_timed, None, own["datetime"]))
+    own = _set(own, "date_only", pc.if_else(is_timed, None, own["date_only"]))
     is_undated = pc.and_(own["datetime"].is_null(), row.is_valid())
     own = _set(own, "date_of", pc.if_else(is_undated, videos["date_of"].take(row), None))
     own = _set(own, "datetime", pc.coalesce(own["datetime"], videos["datetime"].take(row)))
@@ -198,6 +203,7 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     frames = own.take(pa.array(of))
     times = np.round(rank * every_s, 3)
     later = pc.add(frames["datetime"], pa.array((times * 1e6).astype("timedelta64[us]")))
+    later = pc.if_else(pc.fill_null(frames["date_only"], False), frames["datetime"], later)
     marks = pa.array([f"#t={seconds:.3f}".rstrip("0").rstrip(".") for seconds in times.tolist()], pa.string())
     for name, values in {
         "image_id": pc.binary_join_element_wise(frames["image_id"], marks, ""),

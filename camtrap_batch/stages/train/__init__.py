@@ -27,6 +27,7 @@ from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.crops import KNOWN
+from camtrap_batch.stages.detect import bring_detections
 from camtrap_batch.stages.train.cut import CUT, cut_crops
 from camtrap_batch.stages.train.figures import write_figures
 from camtrap_batch.stages.train.head import (
@@ -101,6 +102,8 @@ class TrainStage(Stage):
         """
         job, run = context.job, context.run
         check_weights(job.train.weights)
+        if job.trains_on_crops:
+            bring_detections(context)
         base = find_base(job, run)
         if job.train.method == "head":
             return _train_head(context, base)
