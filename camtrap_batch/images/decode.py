@@ -65,7 +65,7 @@ def decode_upright(data: bytes, wanted: int) -> Pixels:
         Nothing usable decodes.
     """
     if data.startswith(JPEG):
-        decoded, orientation = decode_jpeg(data, wanted), read_jpeg_exif(data).orientation
+        decoded, orientation = decode_jpeg(data, wanted, exactly=False), read_jpeg_exif(data).orientation
     else:
         try:
             image = open_image(data)
@@ -120,11 +120,11 @@ def jpeg_header(data: bytes) -> tuple[int, int, str] | None:
     return int(width), int(height), _MODES.get(space, "RGB")
 
 
-def decode_jpeg(data: bytes, wanted: int, exactly: bool = False) -> Decoded:
+def decode_jpeg(data: bytes, wanted: int, exactly: bool = True) -> Decoded:
     """Decode a JPEG file to `wanted` pixels or a little more on its short side.
 
-    `exactly`: to no more, in a way that costs half as much as `pixels.shrink` of what is decoded, where there
-    is one; a caller still has to shrink what has more.
+    `exactly`: to no more, for a thumbnail, where that can be had for half of what `pixels.shrink` of the decoded
+    picture costs; what has more, a caller still has to shrink.
     """
     from camtrap_batch.images.jpeg.baseline import decode_baseline  # numba takes half a second to import
 

@@ -142,10 +142,12 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
         verdict.detail = f"{width} x {height} pixels, the limit is {limits.max_pixels}"
         return
     wanted = max(limits.thumbnail, _SMALLEST)
-    if is_jpeg or image is None:
-        decoded = decode_jpeg(data, wanted, exactly=limits.thumbnail > 0)
-    else:
+    if not is_jpeg and image is not None:
         decoded = decode_other(image, wanted)
+    elif limits.thumbnail:
+        decoded = decode_jpeg(data, wanted)
+    else:
+        decoded = decode_jpeg(data, wanted, exactly=False)
     verdict.status, verdict.detail = decoded.status, decoded.detail
     if decoded.pixels is None:
         return

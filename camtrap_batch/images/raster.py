@@ -261,9 +261,11 @@ def grey_cells(pixels: Pixels, height: int, width: int) -> npt.NDArray[np.uint8]
 @lru_cache(64)
 def _borders(size: int, n: int) -> npt.NDArray[np.int64]:
     """Shape (n, 2): where each of n cells on an axis begins and ends; one has a pixel at least."""
-    borders = np.ceil(np.arange(n + 1) * (size / n) - 0.5).astype(np.int64)
-    first = np.minimum(borders[:-1], size - 1)
-    return np.stack([first, np.maximum(borders[1:], first + 1)], axis=1)
+    if size < n:
+        nearest = ((np.arange(n) + 0.5) * (size / n)).astype(np.int64)
+        return np.stack([nearest, nearest + 1], axis=1)
+    borders = np.floor(np.arange(n + 1) * (size / n) - 0.5).astype(np.int64) + 1
+    return np.stack([borders[:-1], borders[1:]], axis=1)
 
 
 @compiled
