@@ -418,3 +418,11 @@ def test_the_demo_without_its_extra_says_so_before_it_draws(tmp_path: Path) -> N
     assert done.returncode == 2
     assert "the demo needs the extra 'demo': pip install 'camtrap-batch[demo]'" in done.stderr
     assert not [*(tmp_path / "demo").rglob("*.jpg")]
+
+
+def test_a_stage_without_keys_of_its_own_has_a_help() -> None:
+    from camtrap_batch.cli.options import describe_keys
+
+    assert describe_keys(("tally",)) == ""
+    assert "  merge: " not in describe_keys(("events",))
+    assert "events.gap_min: 30" in describe_keys(("events",))

@@ -145,9 +145,9 @@ def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def describe_keys(sections: Collection[str] = ()) -> str:
     """The keys of these sections of a job file, one line each; by default of all of it."""
     rows = [row for row in reference(Job) if not sections or row[0].partition(".")[0] in sections]
-    width = max(len(f"{key}: {default}") for key, default, _ in rows)
+    width = max((len(f"{key}: {default}") for key, default, _ in rows), default=0)
     lines = [f"  {f'{key}: {default}':{min(width, 46)}}  {text}" for key, default, text in rows]
-    return "\n".join(["keys of the job file, with their defaults:", *lines])
+    return "\n".join(["keys of the job file, with their defaults:", *lines]) if lines else ""
 
 
 @contextmanager

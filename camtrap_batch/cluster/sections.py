@@ -106,7 +106,7 @@ class Cluster(Section):
         from dask.utils import parse_bytes
 
         groups = {name: getattr(self, name.lower(), None) for name in ("CPU", "GPU")}
-        stated = {name: group.memory for name, group in groups.items() if group is not None}
+        stated = {name: getattr(group, "memory", "auto") for name, group in groups.items()}
         return {name: parse_bytes(memory) for name, memory in stated.items() if memory != "auto"}
 
 

@@ -604,7 +604,7 @@ class ResultsDetector:
         n, n_known = len(lists), len(lists) - lists.null_count
         notes = [f"{self.key}: boxes of {n_known:,} of {n:,} images"]
         if lists.null_count:
-            notes[0] += f"; a model classifies the other {lists.null_count:,} as whole frames"
+            notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
         if others:
             notes.append(f"{self.key}: {others:,} entries are of no usable image of the catalog")
         if found.n_repeated:

@@ -140,7 +140,9 @@ class ReportData:
     rates, occupancy, activity
         Tables of `survey`: species, and estimates where there are enough stations for them.
     reviewed
-        Table `accuracy` of random reviews by people; None where there is none.
+        What a random sample says that people reviewed (see `judged`); None where there is none.
+    by_labels
+        The same by labels of the metadata that the model was not trained on.
     files
         image_id -> file name, of the best images of the events.
     strips
@@ -204,6 +206,7 @@ class ReportData:
     occupancy: pa.Table | None = None
     activity: pa.Table | None = None
     reviewed: pa.Table | None = None
+    by_labels: pa.Table | None = None
     files: dict[str, str] = field(default_factory=dict)
     strips: dict[str, list[str]] = field(default_factory=dict)
     photos: dict[str, Photo] = field(default_factory=dict)

@@ -159,7 +159,14 @@ class Reviewing:
         ]
         truth = items.truth[number].as_py()
         likeliest = [{"label": label, "p": round(p, 4)} for label, p in items.likeliest(number)]
-        return {**self.describe(number), "frames": frames, "truth": truth, "likeliest": likeliest}
+        earlier = [said.as_json() for said in items.earlier(number)]
+        return {
+            **self.describe(number),
+            "earlier": earlier,
+            "frames": frames,
+            "truth": truth,
+            "likeliest": likeliest,
+        }
 
     def picture(self, row: int, large: bool, people: bool = False) -> bytes | None:
         """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None where it can't be read.

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -160,3 +161,17 @@ def test_no_slurm_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_cluster(str(CLUSTER / "slurm.yaml")).open(),
     ):
         pass
+
+
+def test_what_workers_may_take_is_known_before_a_cluster_is_open(tmp_path: Path) -> None:
+    """What killed a worker is tried again where workers may take more."""
+    file = tmp_path / "local.yaml"
+    file.write_text("kind: local\ncpu: {workers: 1, memory: 300MB}\ngpu: {workers: 1}\n")
+    assert load_cluster(str(file)).worker_memory() == {
+        "CPU": 300_000_000,
+        "GPU": psutil.virtual_memory().total // 2,
+    }
+    group = {"workers": 2, "memory": "4GiB"}
+    file.write_text(yaml.safe_dump({"kind": "slurm", "cpu": group, "gpu": {**group, "memory": "32GiB"}}))
+    assert load_cluster(str(file)).worker_memory() == {"CPU": 4 * 2**30, "GPU": 32 * 2**30}
+    assert load_cluster("tcp://10.0.0.7:8786").worker_memory() == {}

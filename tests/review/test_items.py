@@ -88,3 +88,14 @@ def test_boxes_and_likeliest_of_a_sequence(reviewing: Reviewing) -> None:
 def test_first_page_is_ready(reviewing: Reviewing) -> None:
     reviewing.prepare()
     assert reviewing.order in reviewing._ranked
+
+
+def test_what_another_said_before_is_shown(reviewing: Reviewing) -> None:
+    items = reviewing.items
+    number = int(items._of[items.frames["image_id"].to_pylist().index("plain")])
+    items.decide([number], [{"label": "oryx", "count": 2}], "ada")
+    items.decide([number], [{"label": "lion"}], "ben")
+    items.read_what_was_said()
+    shown = reviewing.detail(number)
+    assert (shown["said"]["who"], shown["said"]["labels"][0]["label"]) == ("ben", "lion")
+    assert [(one["who"], one["labels"][0]["label"]) for one in shown["earlier"]] == [("ada", "oryx")]

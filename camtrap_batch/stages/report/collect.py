@@ -20,6 +20,7 @@ from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.order import plans
 from camtrap_batch.remote import redacted
 from camtrap_batch.report import Dates, Detected, Example, Finding, Names, ReportData, find_dates
+from camtrap_batch.report.judged import judged
 from camtrap_batch.selection.choice import reason_counts
 from camtrap_batch.stages.merge import read_rules
 from camtrap_batch.stages.report.photos import choose_photos, read_photos
@@ -48,6 +49,7 @@ TABLES = (
     "locations",
     "deployments",
     "corrections",
+    "metrics",
 )
 """Tables that a report is made of."""
 
@@ -70,6 +72,7 @@ def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
         **_findings(run),
         **_selection(run),
         **_model(run, job.infer.model),
+        **_judged(run),
         **_detector(run),
     }
     if {"locations", "events", "frames"} <= set(snapshots):
@@ -220,6 +223,13 @@ def _model(run: Run, wanted: str) -> Known:
     }
 
 
+def _judged(run: Run) -> Known:
+    if run.current("metrics") is None:
+        return {}
+    metrics = run.table("metrics").to_table()
+    return {"reviewed": judged(metrics, "sample"), "by_labels": judged(metrics, "labels")}
+
+
 def _computed_in(predicted: Snapshot | None, model_id: str) -> str | None:
     if predicted is None or predicted.inputs["model"] != model_id:
         return None
@@ -348,7 +358,8 @@ def _estimates(merged: MergeResult, events: pa.Table, deployments: pa.Table) -> 
     if len(some["label"].unique()) * days <= _MOST_ESTIMATED:
         for name in ("occupancy", "activity"):
             try:
-                found[name] = ESTIMATES[name](merged, counted, 7)
+                with np.errstate(all="ignore"):  # of what a fit tries on its way
+                    found[name] = ESTIMATES[name](merged, counted, 7)
             except (CamtrapError, ValueError):  # too little to estimate it from: the report does without
                 continue
     return found
