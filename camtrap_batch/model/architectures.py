@@ -220,6 +220,31 @@ def read_state(path: Path, what: str = "") -> Mapping[str, torch.Tensor]:
     }
 
 
+def without_prefix(
+    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """The tensors without what comes before each name, as of a network inside another one (`base_model.`)."""
+    first = next(iter(own))
+    for name in state:
+        if name.endswith(f".{first}"):
+            prefix = name.removesuffix(first)
+            if all(other.startswith(prefix) for other in state):
+                return {other.removeprefix(prefix): value for other, value in state.items()}
+    return state
+
+
+def nearest(
+    name: str,
+    value: torch.Tensor,
+    there: Mapping[str, torch.Tensor],
+    known: Mapping[str, torch.Tensor],
+) -> str:
+    """What is there instead of the tensor `name`: the tensor of its shape whose name is most alike."""
+    free = [other for other in there if other not in known and there[other].shape == value.shape]
+    near = difflib.get_close_matches(name, free, n=1, cutoff=0.0)
+    return f"; the nearest of its shape {tuple(value.shape)} is {near[0]}" if near else ""
+
+
 def _in_torchvision(arch: str) -> bool:
     return arch in torchvision.models.list_models(module=torchvision.models)
 
@@ -316,6 +341,7 @@ def published_state(
 def _fit(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
     """Load into `network` what fits; only the head may not."""
     own = network.state_dict()
+    state = without_prefix(state, own)
     head = head_parameters(network)
     fitting = {name: state[name] for name in own if name in state and state[name].shape == own[name].shape}
     for name in own:
@@ -325,6 +351,7 @@ def _fit(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> No
         raise InputError(
             f"{what}: weights of another network or input size: {name} {has},"
             f" should have shape {tuple(own[name].shape)}"
+            + ("" if name in state else nearest(name, own[name], state, own))
         )
     if not head.issubset(fitting):
         fitting = {name: value for name, value in fitting.items() if name not in head}

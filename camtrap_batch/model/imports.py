@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from camtrap_batch.model.architectures import (
     create_model,
     evaluation,
     head_parameters,
+    nearest,
     read_state,
 )
 from camtrap_batch.model.info import (
@@ -291,7 +291,7 @@ def _load(
         if name not in state:
             if name.endswith("num_batches_tracked"):
                 continue
-            raise InputError(f"{what}: {name} is not there{_nearest(name, value, state, own)}")
+            raise InputError(f"{what}: {name} is not there{nearest(name, value, state, own)}")
         if state[name].shape != value.shape:
             of_classes = f", for the {len(info.classes)} classes of {Path(card).name}" if name in head else ""
             raise InputError(
@@ -302,30 +302,5 @@ def _load(
             raise InputError(f"{what}: {name} holds values that are not finite numbers")
     for name in state:
         if name not in own and not name.startswith(_TRAINING_ONLY):
-            raise InputError(f"{what}: it has no {name}{_nearest(name, state[name], own, state)}")
+            raise InputError(f"{what}: it has no {name}{nearest(name, state[name], own, state)}")
     network.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
-
-
-def without_prefix(
-    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
-) -> Mapping[str, torch.Tensor]:
-    """The tensors without what comes before each name, as of a network inside another one (`base_model.`)."""
-    first = next(iter(own))
-    for name in state:
-        if name.endswith(f".{first}"):
-            prefix = name.removesuffix(first)
-            if all(other.startswith(prefix) for other in state):
-                return {other.removeprefix(prefix): value for other, value in state.items()}
-    return state
-
-
-def _nearest(
-    name: str,
-    value: torch.Tensor,
-    there: Mapping[str, torch.Tensor],
-    known: Mapping[str, torch.Tensor],
-) -> str:
-    """What is there instead of the tensor `name`: the tensor of its shape whose name is most alike."""
-    free = [other for other in there if other not in known and there[other].shape == value.shape]
-    near = difflib.get_close_matches(name, free, n=1, cutoff=0.0)
-    return f"; the nearest of its shape {tuple(value.shape)} is {near[0]}" if near else ""

@@ -12,6 +12,7 @@ layers scaled, until the surest boxes of a photo have confidences from a few per
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -104,6 +105,7 @@ def ultralytics(name: str, photos: list[str]) -> list[list[list[float]]]:
                 layers = [sequence[-1] for sequence in sequences]
                 scale(layers, lambda: torch.logit(scores_of(network, images, branch)))  # noqa: B023
     network.names = {0: "animal", 1: "person", 2: "vehicle"}
+    save(network, name, {"task": "detect", "imgsz": SIZE})
     variant = name.partition("+")[2]
     options: dict[str, Any] = {"end2end": {"nms": False}, "suppressed": {"nms": True}}.get(variant, {})
     is_dynamic = variant not in ("fixed", "suppressed")
@@ -120,6 +122,14 @@ def ultralytics(name: str, photos: list[str]) -> list[list[list[float]]]:
             results = exported.predict(np.ascontiguousarray(whole[..., ::-1]), **options)
         found.append(results[0].boxes.data.tolist())
     return found
+
+
+def save(network: nn.Module, name: str, trained: dict[str, Any] | None = None) -> None:
+    """Weights as the package keeps them after training: in short floats, the network's own classes."""
+    short = copy.deepcopy(network).half()
+    if trained:
+        short.args = trained
+    torch.save({"epoch": -1, "model": short, "ema": None, "train_args": trained}, f"{name}.pt")
 
 
 def scores_of(network: nn.Module, images: torch.Tensor, branch: str) -> torch.Tensor:
@@ -147,6 +157,7 @@ def yolov5(name: str, photos: list[str]) -> list[list[list[float]]]:
         lambda: torch.cat([level[..., 4:].flatten() for level in network(images)[1]]),
         0.4,
     )
+    save(network, name)
     # Its export fuses and runs the network once, to fix what depends on sizes.
     network.fuse()
     network.model[-1].export = True

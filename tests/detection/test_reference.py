@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,6 +163,37 @@ def test_the_same_boxes(
             assert _unmatched(got, wanted) == [], photo
         n_boxes += len(wanted)
     assert n_boxes > 50
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "kind"),
+    [("yolov5", "yolov5n", "megadetector"), ("ultralytics", "yolo11n", "ultralytics")],
+)
+def test_weights_are_imported(
+    package: str,
+    name: str,
+    kind: str,
+    reference: Callable[[str], Path],
+    real_images: Path,
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+) -> None:
+    """What the package itself keeps after training, by `camtrap model import`, which compares the boxes."""
+    weights = reference(package) / name / f"{name}.pt"
+    assert pytestconfig.cache is not None
+    target = pytestconfig.cache.mkdir("packages") / package
+    command = ["model", "import", kind, str(weights), "--size", "320", "--out", str(tmp_path / "out")]
+    ran = subprocess.run(
+        [sys.executable, "-m", "camtrap_batch", *command, "--pictures", str(real_images)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(target), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=800,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found = re.search(r"(\d+) of (\d+) boxes in 23 pictures", ran.stdout)
+    assert found
+    assert int(found[1]) >= 0.99 * int(found[2]) > 500
 
 
 def _rows(found: Found, width: int, height: int) -> npt.NDArray[np.float64]:

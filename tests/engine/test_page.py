@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import urllib.error
@@ -19,6 +18,7 @@ import pytest
 from dask.utils import key_split
 from distributed import Client
 from support import PATIENCE_S, wait_until
+from support_browser import chromium
 from support_cluster import Started
 
 from camtrap_batch import Job, run_stage
@@ -136,21 +136,10 @@ def test_task_names_and_report_name_the_stage(client: Client, validated: Job) ->
     assert "Task Stream" in reports[0].read_text()
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    """Of one test: as long as it runs, this thread has an event loop."""
-    if BROWSER is None:
-        pytest.skip("no browser: chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.mark.parametrize("width", [390, 1400])

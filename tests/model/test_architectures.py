@@ -60,7 +60,7 @@ def test_size_that_does_not_fit(arch: str, size: int) -> None:
         create_model(arch, 3, size=size)
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "state dict", "nested", "parallel"])
+@pytest.mark.parametrize("kind", ["safetensors", "state dict", "nested", "parallel", "inside"])
 def test_weights_from_a_file(tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)
     source = create_model(SMALL, 5, size=64).state_dict()
@@ -70,7 +70,8 @@ def test_weights_from_a_file(tmp_path: Path, kind: str) -> None:
     elif kind == "nested":
         torch.save({"model": source, "opt": {"lr": 0.1}}, path)
     else:
-        torch.save({f"module.{k}" if kind == "parallel" else k: v for k, v in source.items()}, path)
+        before = {"parallel": "module.", "inside": "base_model."}.get(kind, "")
+        torch.save({f"{before}{k}": v for k, v in source.items()}, path)
     torch.manual_seed(1)
     same = create_model(SMALL, 5, str(path), size=64).state_dict()
     assert all(torch.equal(same[name], source[name]) for name in source)
@@ -85,6 +86,14 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     safetensors.torch.save_file(create_model("squeezenet1_1", 5, size=64).state_dict(), path)
     with pytest.raises(InputError, match=r"another network.*conv1\.0\.weight is not there"):
         create_model(SMALL, 5, str(path), size=64)
+
+
+def test_a_tensor_that_nearly_fits_is_named(tmp_path: Path) -> None:
+    state = dict(create_model(SMALL, 5, size=64).state_dict())
+    state["stem.0.weight"] = state.pop("conv1.0.weight")
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"conv1\.0\.weight is not there.*nearest .* is stem\.0\.weight"):
+        create_model(SMALL, 5, str(tmp_path / "w.safetensors"), size=64)
 
 
 class Evil:

@@ -7,7 +7,6 @@ import gzip
 import http.server
 import io
 import re
-import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -18,15 +17,11 @@ from typing import Any
 import pytest
 from PIL import Image
 from support import wait_until
+from support_browser import chromium
 
 from camtrap_batch.report import ReportData, render_files
 from camtrap_batch.report.bundle import has_map
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 WIDTHS = (1400, 768, 390)
 AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
 HOSTILE = "<img src=x onerror=\"document.title='broken in'\">"
@@ -36,13 +31,8 @@ MakeData = Callable[..., ReportData]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        pytest.skip("no browser: chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=BROWSER, args=OPTIONS)
+    with chromium() as found:
         yield found
-        found.close()
 
 
 class Opened:

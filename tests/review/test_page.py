@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from support import wait_until
+from support_browser import chromium
 from support_exports import image, run_on_driver, write_run
 
 from camtrap_batch.cli import main
@@ -25,11 +26,6 @@ from camtrap_batch.images.pixels import make_thumbnail
 from camtrap_batch.store.corrections import read_corrections
 from camtrap_batch.store.run import Run
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 SEQUENCES = 230
 
 
@@ -92,13 +88,8 @@ def served(job: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], li
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        pytest.skip("no browser: chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=BROWSER, args=OPTIONS)
+    with chromium() as found:
         yield found
-        found.close()
 
 
 def open_page(browser: Any, link: str) -> tuple[Any, list[str]]:

@@ -17,11 +17,18 @@ import torch
 from torch import nn
 
 from camtrap_batch.errors import InputError, choices
-from camtrap_batch.model.architectures import create_model, evaluation, published_state, read_state, recipe
+from camtrap_batch.model.architectures import (
+    create_model,
+    evaluation,
+    published_state,
+    read_state,
+    recipe,
+    without_prefix,
+)
 from camtrap_batch.model.importers.base import Comparison
 from camtrap_batch.model.importers.libraries import Library
 from camtrap_batch.model.importers.originals import as_described, open_upright
-from camtrap_batch.model.imports import describe_model, import_state, without_prefix
+from camtrap_batch.model.imports import describe_model, import_state
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.predictor import Predictor
 

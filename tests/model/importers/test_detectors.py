@@ -114,14 +114,15 @@ SAVE = """
 import sys, torch
 from torch import nn
 from models.yolo import Model
-torch.manual_seed(5)
-network = Model({names})
-for module in network.modules():
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight)
-for convolution in network.model[3].m:
-    convolution.weight.data *= 3
-torch.save({{"epoch": 1, "ema": None, "model": network.half(), "optimizer": None}}, sys.argv[1])
+for file, names in ((sys.argv[1], ["animal", "person", "vehicle"]), (sys.argv[2], ["cat", "dog"])):
+    torch.manual_seed(5)
+    network = Model(names)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    for convolution in network.model[3].m:
+        convolution.weight.data *= 3
+    torch.save({"epoch": 1, "ema": None, "model": network.half(), "optimizer": None}, file)
 """
 NAMES = ["animal", "person", "vehicle"]
 
@@ -139,15 +140,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def save(package: Path, file: Path, names: list[str] = NAMES) -> Path:
-    code = SAVE.format(names=names)
-    subprocess.run([sys.executable, "-c", code, str(file)], cwd=package, check=True, timeout=120)
-    return file
-
-
 @pytest.fixture(scope="module")
 def weights(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(package, tmp_path_factory.mktemp("weights") / "md_v5a.0.0.pt")
+    """A file of weights; beside it `cats.pt`, which finds something else."""
+    folder = tmp_path_factory.mktemp("weights")
+    file = folder / "md_v5a.0.0.pt"
+    command = [sys.executable, "-c", SAVE, str(file), str(folder / "cats.pt")]
+    subprocess.run(command, cwd=package, check=True, timeout=120)
+    return file
 
 
 @pytest.fixture
@@ -170,7 +170,8 @@ def test_the_boxes_are_those_of_the_package(
     assert main([*command, "--pictures", str(photos)]) == 0
     ended = capsys.readouterr()
     found = re.search(
-        r"(\d+) of (\d+) boxes in 6 pictures the same as by YOLOv5's own letterbox and suppression", ended.out
+        r"(\d+) of (\d+) boxes in \d pictures the same as by YOLOv5's own letterbox and suppression",
+        ended.out,
     )
     assert found
     assert int(found[2]) > 100
@@ -220,23 +221,18 @@ def test_what_can_not_be_imported_is_one_line(
     assert "no such file" in refused(ULTRALYTICS, tmp_path / "none.pt", tmp_path / "b")
     (tmp_path / "x.onnx").write_bytes(b"\x08\x08")
     assert "camtrap model import onnx" in refused(ULTRALYTICS, tmp_path / "x.onnx", tmp_path / "c")
-    torch.save({"model": nn.Linear(2, 2).state_dict()}, tmp_path / "state.pt")
-    assert "should hold a network of YOLOv5 or ultralytics; it holds collections.OrderedDict" in refused(
-        ULTRALYTICS, tmp_path / "state.pt", tmp_path / "d"
-    )
     torch.save({"model": nn.Sequential(nn.Linear(2, 2))}, tmp_path / "plain.pt")
     assert "its last layer is no head of YOLOv5's" in refused(
         ULTRALYTICS, tmp_path / "plain.pt", tmp_path / "e"
     )
     monkeypatch.setenv("PYTHONPATH", str(package))
-    other = save(package, tmp_path / "cats.pt", ["cat", "dog"])
     assert "this one has 2 classes: cat, dog; import it as ultralytics" in refused(
-        MEGADETECTOR, other, tmp_path / "f", size=64
+        MEGADETECTOR, weights.with_name("cats.pt"), tmp_path / "f", size=64
     )
 
 
 def test_code_of_others_is_not_given_what_signs_in(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CAMTRAP_ARCGIS_TOKEN", "a secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
@@ -246,7 +242,7 @@ def test_code_of_others_is_not_given_what_signs_in(
     (tmp_path / "models" / "yolo.py").write_text(
         YOLO + "\nimport os\nraise ValueError(sorted(name for name in os.environ if 'A' in name))\n"
     )
-    said = refused(MEGADETECTOR, save(package, tmp_path / "md.pt"), tmp_path / "a")
+    said = refused(MEGADETECTOR, weights, tmp_path / "a")
     assert "PATH" in said
     assert "SECRET" not in said
     assert "TOKEN" not in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def photos(real_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight of the real photos."""
     folder = tmp_path_factory.mktemp("photos")
     some = sorted(path for path in real_images.rglob("*") if path.suffix.lower() == ".jpg")
-    for number, path in enumerate(some[::3]):
+    for number, path in enumerate(some[:: max(1, len(some) // 8)]):
         shutil.copy(path, folder / f"{number}.jpg")
     return folder
 
@@ -140,7 +141,9 @@ def imported(theirs: Path, tmp_path_factory: pytest.TempPathFactory, photos: Pat
 def test_it_says_what_it_does_and_what_it_compared(imported: tuple[Path, str]) -> None:
     _, said = imported
     assert f"{WEIGHTS}: loading it runs the code in it; that is done now, in a process of its own" in said
-    assert "top class on 8 of 8 pictures" in said
+    found = re.search(r"top class on (\d+) of (\d+) pictures", said)
+    assert found
+    assert found[1] == found[2]
     assert "allows 5 of 6 classes in USA-CA" in said
     assert "detector that it is used with: https://example.org/md_v5a.0.0.pt" in said
     assert "species.csv}" in said
