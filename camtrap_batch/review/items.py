@@ -217,7 +217,7 @@ class Items:
         """For orders: the label's confidence, and what else the frames may show."""
         sequence, species, probability = self._likely()
         groups = self.rank.is_valid().to_numpy(zero_copy_only=False)
-        special = pc.fill_null(pc.is_in(self.label, pa.array([self.empty, UNCERTAIN])), True)
+        special = pc.or_(pc.is_null(self.label), pc.is_in(self.label, pa.array([self.empty, UNCERTAIN])))
         return Evidence(
             self.location,
             self.label,
