@@ -25,12 +25,20 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.events.taxonomy import Taxonomy, taxonomy_of
 from camtrap_batch.review.order import Evidence
 from camtrap_batch.review.sample import Draw, bring_draw, find_rows
-from camtrap_batch.store.corrections import TRAITS, Correction, read_corrections, standing, write_journal
+from camtrap_batch.store.corrections import (
+    JOURNAL,
+    TRAITS,
+    Correction,
+    read_corrections,
+    standing,
+    write_journal,
+)
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import CORRECTIONS
 from camtrap_batch.vocabulary import EMPTY, PERSONS, UNCERTAIN
 
-_FRAMES = ["image_id", "file_name", "seq_id", "event_id", "label", "image_confidence"]
+_FRAMES = ["image_id", "file_name", "location", "seq_id", "event_id", "label", "image_confidence"]
 _MANIFEST = [
     "image_id", "sha256", "datetime", "is_night", "thumbnail_file", "thumbnail_row", "video_s", "bytes",
 ]  # fmt: skip
@@ -103,6 +111,9 @@ class Items:
         sequences = run.table("sequences").to_table()
         if not sequences.num_rows:
             raise InputError(f"{run.folder.url}: there is no sequence to look at")
+        # A sequence in which people saw several species has a row for each, and is looked at once.
+        key = _key(sequences).dictionary_encode().indices.to_numpy()
+        sequences = sequences.take(pa.array(np.sort(np.unique(key, return_index=True)[1])))
         self.seq_id = one_chunk(sequences["seq_id"])
         self.location = one_chunk(sequences["location"])
         self.label = one_chunk(sequences["label"])
@@ -115,7 +126,7 @@ class Items:
         rows = pc.index_in(one_chunk(frames["image_id"]), one_chunk(manifest["image_id"]))
         self.frames = frames
         self.images = manifest.take(rows)
-        self._of = pc.fill_null(pc.index_in(one_chunk(frames["seq_id"]), self.seq_id), -1).to_numpy()
+        self._of = pc.fill_null(pc.index_in(_key(frames), _key(sequences)), -1).to_numpy()
         self._by_sequence = np.argsort(self._of, kind="stable")
         self._starts = np.searchsorted(self._of[self._by_sequence], np.arange(len(self) + 1))
         first = self._by_sequence[np.minimum(self._starts[:-1], len(self._of) - 1)]
@@ -123,6 +134,7 @@ class Items:
         self.is_night = pc.fill_null(night, False).to_numpy(zero_copy_only=False)
         self.said: dict[int, Said] = {}
         self._drawn: dict[int, tuple[str, float]] = {}
+        self._read: tuple[int, frozenset[str]] | None = None
         self.read_what_was_said()
 
     def __len__(self) -> int:
@@ -208,7 +220,7 @@ class Items:
         """For orders: the label's confidence, and what else the frames may show."""
         sequence, species, probability = self._likely()
         groups = self.rank.is_valid().to_numpy(zero_copy_only=False)
-        special = pc.fill_null(pc.is_in(self.label, pa.array([self.empty, UNCERTAIN])), True)
+        special = pc.or_(pc.is_null(self.label), pc.is_in(self.label, pa.array([self.empty, UNCERTAIN])))
         return Evidence(
             self.location,
             self.label,
@@ -336,12 +348,21 @@ class Items:
 
     def read_what_was_said(self) -> None:
         """Bring `said` up to what has been said by now, here and elsewhere."""
-        images = pa.table({"image_id": self.frames["image_id"], "sha256": self.images["sha256"]})
+        known = self._written()
+        if known == self._read:
+            return
         self._corrections = read_corrections(self.run)
+        # Of a million images, only those that somebody spoke of.
+        ids, hashes = (one_chunk(pc.list_flatten(self._corrections[name])) for name in ("images", "sha256"))
+        image_id, sha256 = one_chunk(self.frames["image_id"]), one_chunk(self.images["sha256"])
+        is_told = pc.or_(pc.is_in(image_id, ids), pc.is_in(sha256, hashes.drop_null()))
+        at = np.flatnonzero(is_told.to_numpy(zero_copy_only=False))
+        places = pa.array(at)
+        images = pa.table({"image_id": image_id.take(places), "sha256": sha256.take(places)})
         rows = standing(self._corrections, images)
         found: dict[int, dict[str, Any]] = {}
         for row in rows.to_pylist():
-            number = int(self._of[row["row"]])
+            number = int(self._of[at[row["row"]]])
             before = found.get(number)
             if number < 0 or (before is not None and before["when"] > row["when"]):
                 continue
@@ -355,6 +376,12 @@ class Items:
             number: Said(one["decision"], one["who"], one["when"], tuple(one["labels"].values()))
             for number, one in found.items()
         }
+        self._read = known
+
+    def _written(self) -> tuple[int, frozenset[str]]:
+        """Where what people said stands: the table's snapshot, and the files of the journal."""
+        snapshot = self.run.current("corrections")
+        return snapshot.number if snapshot else 0, frozenset(self.run.folder.list(JOURNAL))
 
     def earlier(self, number: int) -> list[Said]:
         """What others decided on a sequence before, the newest first: it is kept, and does not count."""
@@ -426,7 +453,11 @@ class Items:
                         **one,
                     )
                 )
-        write_journal(self.run.folder, corrections)
+        path = write_journal(self.run.folder, corrections)
+        if self._read is not None:  # what is written here is known; what others write is not
+            self._read = self._read[0], self._read[1] | {path.rpartition("/")[2]}
+        said = pa.Table.from_pylist([_row(one) for one in corrections], CORRECTIONS)
+        self._corrections = pa.concat_tables([self._corrections, said])
         for number in numbers:
             self.said.pop(number, None)
             if given[0]["label"] is not None:
@@ -434,6 +465,15 @@ class Items:
                     one.decision for one in corrections if one.event == self.seq_id[number].as_py()
                 )
                 self.said[number] = Said(decision, who, now, tuple(given))
+
+
+def _key(rows: pa.Table) -> pa.Array:
+    """Which sequence each row is of: data sets use one name at several locations."""
+    return one_chunk(pc.binary_join_element_wise(rows["location"], rows["seq_id"], "\0"))
+
+
+def _row(correction: Correction) -> dict[str, Any]:
+    return {**correction.as_row(), "when": correction.when}
 
 
 def _numbers(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:

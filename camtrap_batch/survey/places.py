@@ -157,9 +157,10 @@ def shown_locations(merged: MergeResult, blur_km: float = 0.0, also: Collection[
     notes = [
         f"publish.sensitive: {int(is_near.sum()):,} of {len(grid):,} locations are on a grid of {km:g} km"
     ]
-    if unknown := sensitive.unknown(labels):
+    predictions = merged.run.snapshot("predictions", merged.snapshot.inputs["predictions"])
+    if unknown := sensitive.unknown({*labels, *predictions.meta.get("classes", ())}):
         notes.append(
-            f"publish.sensitive: neither a label here nor in events.taxonomy: {', '.join(unknown[:5])}"
+            f"publish.sensitive: neither a label of this job nor in events.taxonomy: {', '.join(unknown[:5])}"
             + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         )
     return Shown(*move(locations, grid), tuple(notes))

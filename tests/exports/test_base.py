@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,15 @@ def path_of(to: str, folder: Path) -> Path:
 
 def files_in(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Files, and what is in a .zip, without what says when it was written."""
+    found = files_in(folder)
+    for name in [name for name in found if name.endswith(".zip")]:
+        with zipfile.ZipFile(io.BytesIO(found.pop(name))) as archive:
+            found |= {f"{name}/{member}": archive.read(member) for member in archive.namelist()}
+    return {name: data for name, data in found.items() if "datapackage" not in name}
 
 
 @pytest.fixture(params=FORMATS)
@@ -58,7 +69,7 @@ def test_blocks_do_not_show(to: str, run: Run, tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr("camtrap_batch.exports.images.BLOCK", size)
         (folder := tmp_path / str(size)).mkdir()
         export(images_of(run), to, path_of(to, folder))
-        found.append({name: data for name, data in files_in(folder).items() if "datapackage" not in name})
+        found.append(content_of(folder))
     assert found[0]
     assert found[0] == found[1]
 

@@ -132,7 +132,7 @@ def test_categories_of_a_taxonomy_file(tmp_path: Path) -> None:
     run = a_run(tmp_path, {"A": "lion", "B": "oryx"}, ("CR", "VU"), events={"taxonomy": "taxa.csv"})
     shown = shown_locations(MergeResult.find(run))
     assert shown.moved == {"A", "C"}
-    assert any("neither a label here nor in events.taxonomy: cr" in note for note in shown.notes)
+    assert any("neither a label of this job nor in events.taxonomy: cr" in note for note in shown.notes)
     chain = MergeResult.find(run).snapshot.meta["taxonomy"]["lion"]
     assert chain == [["genus", "panthera"]]  # a category is no rank
 

@@ -358,7 +358,8 @@ def _estimates(merged: MergeResult, events: pa.Table, deployments: pa.Table) -> 
     if len(some["label"].unique()) * days <= _MOST_ESTIMATED:
         for name in ("occupancy", "activity"):
             try:
-                found[name] = ESTIMATES[name](merged, counted, 7)
+                with np.errstate(all="ignore"):  # of what a fit tries on its way
+                    found[name] = ESTIMATES[name](merged, counted, 7)
             except (CamtrapError, ValueError):  # too little to estimate it from: the report does without
                 continue
     return found

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import simplejpeg
 
 from camtrap_batch.detection.people import find_people
 from camtrap_batch.errors import CamtrapError
@@ -56,7 +57,7 @@ def read_photos(run: Run, image_ids: Iterable[str]) -> dict[str, Photo]:
         row = {name: rows[name][index].as_py() for name in ("image_id", "file_name", "location", "datetime")}
         shown = people.picture(row["image_id"], jpeg)
         if shown is not None:
-            height, width = decode_upright(shown, 1 << 16).shape[:2]
+            height, width = simplejpeg.decode_jpeg_header(shown)[:2]
             found[row["image_id"]] = Photo(
                 shown,
                 width,
