@@ -101,6 +101,7 @@ def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | Non
     strange: list[int] = []
     open_rows: list[tuple[int, str]] = []
     firsts: dict[Order, int] = {}
+    hints: set[Order] = set()  # of dates that there never were, such as 31/04
     rows = np.flatnonzero(np.isnat(values) & column.is_valid().to_numpy(zero_copy_only=False))
 
     def take(row: int, text: str, order: Order | None) -> None:
@@ -110,6 +111,8 @@ def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | Non
             open_rows.append((row, text))
         except ValueError:
             strange.append(row)
+            if (written := _written_order(text)) is not None:
+                hints.add(written)
         else:
             if parsed is None:
                 placeholders.append(row)
@@ -123,7 +126,8 @@ def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | Non
     for row, text in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
         if text.strip():
             take(row, text, None)
-    decided = order or (next(iter(firsts)) if len(firsts) == 1 else None)
+    told = set(firsts) or hints
+    decided = order or (next(iter(told)) if len(told) == 1 else None)
     left, open_rows = open_rows, []
     for row, text in left:
         take(row, text, decided)

@@ -43,8 +43,10 @@ def run(folder: Folder, plan: Plan, *, even_if_current: bool = False) -> None:
 
 def selection_rows(shard: Shard) -> pa.Table:
     ids = [f"{shard.id}-{row}" for row in range(shard.start, shard.stop)]
-    columns = [ids, ["lion"] * len(ids), ["train"] * len(ids), [1.0] * len(ids), ["kept"] * len(ids)]
-    return pa.table(columns, schema=SELECTION)
+    rows = [
+        {"image_id": id_, "label": "lion", "split": "train", "weight": 1.0, "reason": "kept"} for id_ in ids
+    ]
+    return pa.Table.from_pylist(rows, SELECTION)
 
 
 def thumbnail_rows(shard: Shard) -> pa.Table:

@@ -206,3 +206,11 @@ def test_a_column_of_odd_dates_is_parsed_as_its_cells_are(texts: list[str | None
                     offset = NULL_OFFSET if parsed[1] is None else parsed[1]
         assert (row in placeholders, row in strange) == (is_placeholder, is_strange)
         assert (str(times[row]), offsets[row]) == (str(time), offset)
+
+
+def test_a_date_that_never_was_tells_the_order_where_no_other_does() -> None:
+    """Day and month of 31/04 are clear, and no order is offered that would refuse it."""
+    dates = parse_dates(["03/04/2022", "31/04/2022"])
+    assert (str(dates.times[0])[:10], dates.strange, dates.undecided) == ("2022-04-03", [1], [])
+    dates = parse_dates(["03/04/2022", "31/04/2022", "05/13/2022"])
+    assert (str(dates.times[0])[:10], dates.strange) == ("2022-03-04", [1])

@@ -38,7 +38,7 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CORRECTIONS
 from camtrap_batch.vocabulary import EMPTY, PERSONS, UNCERTAIN
 
-_FRAMES = ["image_id", "file_name", "seq_id", "event_id", "label", "image_confidence"]
+_FRAMES = ["image_id", "file_name", "location", "seq_id", "event_id", "label", "image_confidence"]
 _MANIFEST = [
     "image_id", "sha256", "datetime", "is_night", "thumbnail_file", "thumbnail_row", "video_s", "bytes",
 ]  # fmt: skip
@@ -111,19 +111,23 @@ class Items:
         sequences = run.table("sequences").to_table()
         if not sequences.num_rows:
             raise InputError(f"{run.folder.url}: there is no sequence to look at")
+        # A sequence in which people saw several species has a row for each, and is looked at once.
+        key = _key(sequences).dictionary_encode().indices.to_numpy()
+        sequences = sequences.take(pa.array(np.sort(np.unique(key, return_index=True)[1])))
         self.seq_id = one_chunk(sequences["seq_id"])
         self.location = one_chunk(sequences["location"])
         self.label = one_chunk(sequences["label"])
         self.start = one_chunk(sequences["start"])
         self.confidence = _numbers(sequences["confidence"])
         self.rank = one_chunk(sequences["rank"])
+        self.source = one_chunk(sequences["label_source"])
         self.n_images = _numbers(sequences["n_images"]).astype(int)
         frames = run.table("frames").to_table(columns=_FRAMES)
         manifest = run.table("manifest").to_table(columns=_MANIFEST)
         rows = pc.index_in(one_chunk(frames["image_id"]), one_chunk(manifest["image_id"]))
         self.frames = frames
         self.images = manifest.take(rows)
-        self._of = pc.fill_null(pc.index_in(one_chunk(frames["seq_id"]), self.seq_id), -1).to_numpy()
+        self._of = pc.fill_null(pc.index_in(_key(frames), _key(sequences)), -1).to_numpy()
         self._by_sequence = np.argsort(self._of, kind="stable")
         self._starts = np.searchsorted(self._of[self._by_sequence], np.arange(len(self) + 1))
         first = self._by_sequence[np.minimum(self._starts[:-1], len(self._of) - 1)]
@@ -217,7 +221,7 @@ class Items:
         """For orders: the label's confidence, and what else the frames may show."""
         sequence, species, probability = self._likely()
         groups = self.rank.is_valid().to_numpy(zero_copy_only=False)
-        special = pc.fill_null(pc.is_in(self.label, pa.array([self.empty, UNCERTAIN])), True)
+        special = pc.or_(pc.is_null(self.label), pc.is_in(self.label, pa.array([self.empty, UNCERTAIN])))
         return Evidence(
             self.location,
             self.label,
@@ -462,6 +466,11 @@ class Items:
                     one.decision for one in corrections if one.event == self.seq_id[number].as_py()
                 )
                 self.said[number] = Said(decision, who, now, tuple(given))
+
+
+def _key(rows: pa.Table) -> pa.Array:
+    """Which sequence each row is of: data sets use one name at several locations."""
+    return one_chunk(pc.binary_join_element_wise(rows["location"], rows["seq_id"], "\0"))
 
 
 def _row(correction: Correction) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Snapshots: what a table is. An explicit list of files, with totals, that never changes once written.
+"""Snapshots: what a table is. An explicit list of files, with totals; its rows never change once written.
 
 Readers open the files of a snapshot and no others. The newest snapshot that can be read is the table; numbers
 only grow, so that of two drivers that commit at once neither can set the other back. `CURRENT` names it for

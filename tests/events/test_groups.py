@@ -371,3 +371,20 @@ def test_lines_that_match_no_class_are_named(tmp_path: Path) -> None:
     )
     assert "events.species that are no class of the model: 1 ('vulpes vulpe'" in of_species
     assert unused_lines(["Panthera leo (Linnaeus, 1758)", "vulpes vulpes"], taxonomy, None) == []
+
+
+def test_a_category_of_threat_is_no_rank(tmp_path: Path) -> None:
+    (tmp_path / "taxa.csv").write_text("label,genus,IUCN\npanthera leo,panthera,VU\npanthera leo,panthera,\n")
+    read = read_taxonomy(str(tmp_path / "taxa.csv"))
+    made = make_taxonomy({"Panthera leo": {"genus": "panthera", "Red list": "VU"}})
+    for found in (read, made):
+        assert found.above("panthera leo") == (("genus", "panthera"),)
+        assert found.categories == {"panthera leo": "VU"}
+    (tmp_path / "taxa.csv").write_text(
+        "label,genus,iucn\npanthera leo,panthera,VU\npanthera leo,panthera,CR\n"
+    )
+    with pytest.raises(InputError, match=r"taxa\.csv:3: 'panthera leo' is VU further up; it should have one"):
+        read_taxonomy(str(tmp_path / "taxa.csv"))
+    (tmp_path / "taxa.csv").write_text("label,iucn\npanthera leo,VU\n")
+    with pytest.raises(InputError, match="no column for a rank"):
+        read_taxonomy(str(tmp_path / "taxa.csv"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,3 +100,27 @@ def test_what_another_said_before_is_shown(reviewing: Reviewing) -> None:
     shown = reviewing.detail(number)
     assert (shown["said"]["who"], shown["said"]["labels"][0]["label"]) == ("ben", "lion")
     assert [(one["who"], one["labels"][0]["label"]) for one in shown["earlier"]] == [("ada", "oryx")]
+
+
+def test_a_sequence_of_several_species_is_one_item_and_names_may_come_twice(tmp_path: Path) -> None:
+    rows = [
+        image("a", 0, truth={"lion": 1, "oryx": 2}, seq_id="s0"),
+        image("b", 0, truth="lion", seq_id="s0", location="B"),
+        image("c", 9000, truth=None, seq_id="s1"),
+    ]
+    run = write_run(tmp_path, rows, events={"labels": "human"})
+    assert run.table("sequences").count_rows() == 4
+    items = Items(run)
+    assert len(items) == 3
+    found = [[items.frames["image_id"][int(row)].as_py() for row in items.frames_of(n)] for n in range(3)]
+    assert sorted(found) == [["a"], ["b"], ["c"]]
+    reviewing = Reviewing(
+        items, ImageRoot(str(tmp_path)), order="useful", wanted=Wanted(), n=None, who="mara"
+    )
+    reviewing.prepare()
+    shown = reviewing.list("useful", Wanted(), 0, "")["items"]
+    assert {(one["camera"], one["source"]) for one in shown} == {
+        ("A", "human"),
+        ("B", "human"),
+        ("A", "machine"),
+    }

@@ -89,7 +89,7 @@ def test_a_stage_looks_at_its_shards_with_a_request_for_each(
 
 
 def test_writing_a_file(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = pa.table([["a"], ["lion"], ["train"], [1.0], ["kept"]], schema=SELECTION)
+    rows = pa.Table.from_pylist([{"image_id": "a", "weight": 1.0, "reason": "kept"}], SELECTION)
     folder.write("x", b"1")  # connected
     with counted(monkeypatch) as requests:
         file = write_table(folder, "selection", "tables/selection/p/s-1.parquet", rows)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support_survey import cameras, outages
 
@@ -228,6 +228,7 @@ def test_refused(tmp_path: Path, rows: list[str], off: list[str], problem: str) 
 spans = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), min_size=1, max_size=6)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(spans, spans)
 def test_days_are_those_that_a_clock_would_count(
     stood: list[tuple[int, int]], off: list[tuple[int, int]]
@@ -248,6 +249,7 @@ def test_days_are_those_that_a_clock_would_count(
     assert sum(found["days"].to_pylist()) == pytest.approx(len(covered) / 24)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50))))
 def test_union(some: list[tuple[int, int]]) -> None:
     found = union(some)
