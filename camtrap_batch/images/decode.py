@@ -123,8 +123,8 @@ def jpeg_header(data: bytes) -> tuple[int, int, str] | None:
 def decode_jpeg(data: bytes, wanted: int, exactly: bool = True) -> Decoded:
     """Decode a JPEG file to `wanted` pixels or a little more on its short side.
 
-    `exactly`: to no more, for a thumbnail, where that can be had for half of what `pixels.shrink` of the decoded
-    picture costs; what has more, a caller still has to shrink.
+    `exactly`: to no more, for a thumbnail, where that is had for half of what `pixels.shrink` of it costs;
+    what has more, a caller still has to shrink.
     """
     from camtrap_batch.images.jpeg.baseline import decode_baseline  # numba takes half a second to import
 
