@@ -27,21 +27,20 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import yaml
 from infer import write_manifest
+from photos import pictures
 from PIL import Image, ImageFile, ImageOps
 from scale import CORES, IMAGES, Report, measure_stage
 
 from camtrap_batch.detection.frames import put
 from camtrap_batch.detection.onnx import OnnxDetector, OnnxFinder
 from camtrap_batch.runtime import choose_runtime, installed_runtimes, open_network
-
-PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "real_images"
 
 
 def main() -> int:
@@ -225,22 +224,6 @@ def ultralytics_predict(model: str, size: int) -> Callable[[list[bytes]], None] 
             network.predict(image, imgsz=size, conf=0.005, verbose=False)
 
     return run
-
-
-def pictures(n: int) -> list[bytes]:
-    found = [path for path in sorted(PHOTOS.rglob("*")) if path.suffix.lower() == ".jpg"]
-    some = [path.read_bytes() for path in found] or list(drawn(8))
-    return [some[number % len(some)] for number in range(n)]
-
-
-def drawn(n: int) -> Iterator[bytes]:
-    """Pictures as coarse as photos are, where there are none."""
-    rng = np.random.default_rng(0)
-    for _ in range(n):
-        coarse = Image.fromarray(rng.integers(0, 256, (192, 256, 3), np.uint8))
-        file = io.BytesIO()
-        coarse.resize((2048, 1536), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
-        yield file.getvalue()
 
 
 def write_network(path: Path, size: int) -> Path:

@@ -45,10 +45,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from busy import watched_gpu  # noqa: E402
 from networks import count_work, random_detector, write_onnx  # noqa: E402
+from photos import pictures  # noqa: E402
 from PIL import Image, ImageFile, ImageOps  # noqa: E402
 from torch import nn  # noqa: E402
 
-PHOTOS = HERE.parents[1] / "shared" / "real_images"
 CORES = len(os.sched_getaffinity(0))
 BUSY, OF_FASTAI, OF_LIMIT, OF_ONNXRUNTIME = 0.85, 5.0, 0.85, 1.5
 ImageFile.LOAD_TRUNCATED_IMAGES = True
@@ -551,22 +551,6 @@ def write_files(setting: Setting, n: int) -> list[Path]:
         if not file.exists():
             file.write_bytes(setting.photos[number % len(setting.photos)])
     return files
-
-
-def pictures(n: int) -> list[bytes]:
-    found = [path for path in sorted(PHOTOS.rglob("*")) if path.suffix.lower() == ".jpg"]
-    some = [path.read_bytes() for path in found] or list(drawn(8))
-    return [some[number % len(some)] for number in range(n)]
-
-
-def drawn(n: int) -> Iterator[bytes]:
-    """Pictures as coarse as photos are, where there are none."""
-    rng = np.random.default_rng(0)
-    for _ in range(n):
-        coarse = Image.fromarray(rng.integers(0, 256, (192, 256, 3), np.uint8))
-        file = io.BytesIO()
-        coarse.resize((2048, 1536), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
-        yield file.getvalue()
 
 
 if __name__ == "__main__":
