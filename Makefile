@@ -33,7 +33,7 @@ $(BIN)/python:
 
 # Without npm the report has a map that does not move.
 assets: | $(BIN)/python
-	-@$(BIN)/python web/build.py
+	-@$(BIN)/python tools/web/build.py
 
 demo: $(FOR_DEMO) assets
 	$(BIN)/camtrap demo demo

@@ -1,4 +1,4 @@
-"""Building a wheel or sdist brings what the report's map is made with into the package (see web/build.py)."""
+"""A wheel or sdist holds what the report's map is made with: tools/web/build.py brings it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
-_SCRIPT = Path(__file__).resolve().parent / "web" / "build.py"
+_SCRIPT = Path(__file__).resolve().parent / "tools" / "web" / "build.py"
 
 
 def _make_assets() -> None:

@@ -257,7 +257,7 @@ class _Known:
         at = self.by_label.rows(number)
         cameras, which = np.unique(self.camera_of[at], return_inverse=True)
         events = np.bincount(which)
-        sure = np.bincount(which, self.confidence[at]) / events
+        sure = self._mean_confidence(which, at)
         by_doubt = at[np.argsort(self.doubt[at], kind="stable")]
         by_doubt = by_doubt[self.doubt[by_doubt] < self.n_events][:_MOST_DOUBTFUL]
         dated = self.minute[at][self.is_dated[at]]
@@ -299,12 +299,18 @@ class _Known:
         where, n = np.unique(self.period[at], return_counts=True)
         return [[int(period), int(count)] for period, count in zip(where, n, strict=True) if period >= 0]
 
+    def _mean_confidence(self, which: Ints, at: Ints) -> npt.NDArray[np.float64]:
+        """Of the machine's events in each group; NaN where people said all of them."""
+        machine = ~self.is_human[at]
+        with np.errstate(invalid="ignore"):
+            return np.bincount(which, self.confidence[at] * machine) / np.bincount(which, machine)
+
     def _labels_of(self, at: Ints) -> list[list[Any]]:
         """Number of a label, its events, animals, and mean confidence at a camera."""
         labels, which = np.unique(self.label[at], return_inverse=True)
         events = np.bincount(which)
         animals = np.bincount(which, self.count[at])
-        sure = np.bincount(which, self.confidence[at]) / events
+        sure = self._mean_confidence(which, at)
         rows = zip(labels, events, animals, sure, strict=True)
         return [
             [int(label), int(n), int(count), _round(float(mean), 3)]

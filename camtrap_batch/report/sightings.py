@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from camtrap_batch.report.dates import DAY, near
 from camtrap_batch.survey.grid import snap
@@ -179,6 +180,9 @@ def _frame(events: pa.Table) -> pd.DataFrame:
     columns = ["label", "location", "start", "n_images", "count", "confidence"]
     frame: pd.DataFrame = events.select(columns).to_pandas()
     frame["label"] = frame["label"].fillna(UNCERTAIN)
+    if "label_source" in events.column_names:  # confidence is the model's: what people say has none
+        said = pc.fill_null(pc.equal(events["label_source"], "human"), False)
+        frame.loc[said.to_pandas().to_numpy(bool), "confidence"] = np.nan
     ranks = events["rank"].to_pylist() if "rank" in events.column_names else [None] * len(frame)
     frame["rank"] = pd.Series(ranks, dtype=object)
     return frame

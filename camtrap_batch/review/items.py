@@ -120,6 +120,7 @@ class Items:
         self.start = one_chunk(sequences["start"])
         self.confidence = _numbers(sequences["confidence"])
         self.rank = one_chunk(sequences["rank"])
+        self.source = one_chunk(sequences["label_source"])
         self.n_images = _numbers(sequences["n_images"]).astype(int)
         frames = run.table("frames").to_table(columns=_FRAMES)
         manifest = run.table("manifest").to_table(columns=_MANIFEST)

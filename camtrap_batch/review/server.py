@@ -134,6 +134,7 @@ class Reviewing:
             "seq_id": items.seq_id[number].as_py(),
             "camera": items.location[number].as_py(),
             "label": items.label[number].as_py(),
+            "source": items.source[number].as_py() or "machine",
             "confidence": None if np.isnan(confidence) else round(confidence, 4),
             "start": start.isoformat(" ", "seconds") if start else None,
             "n_images": len(frames),

@@ -111,9 +111,9 @@ class FileTarget:
         """All the files that the target is."""
         return [self.path]
 
-    @abstractmethod
     def faults(self) -> dict[Path, str]:
-        """What is wrong with the files that are there on disk, which are read whole."""
+        """What is wrong with the files that are there on disk, as far as it can be told: path -> fault."""
+        return {}
 
     @abstractmethod
     def require_kind(self) -> None:

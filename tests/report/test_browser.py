@@ -23,7 +23,7 @@ from camtrap_batch.report import ReportData, render_files
 from camtrap_batch.report.bundle import has_map
 
 WIDTHS = (1400, 768, 390)
-AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
+AXE = Path(__file__).parents[2] / "tools" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 HOSTILE = "<img src=x onerror=\"document.title='broken in'\">"
 
 MakeData = Callable[..., ReportData]

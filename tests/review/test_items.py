@@ -118,4 +118,9 @@ def test_a_sequence_of_several_species_is_one_item_and_names_may_come_twice(tmp_
         items, ImageRoot(str(tmp_path)), order="useful", wanted=Wanted(), n=None, who="mara"
     )
     reviewing.prepare()
-    assert {one["camera"] for one in reviewing.list("useful", Wanted(), 0, "")["items"]} == {"A", "B"}
+    shown = reviewing.list("useful", Wanted(), 0, "")["items"]
+    assert {(one["camera"], one["source"]) for one in shown} == {
+        ("A", "human"),
+        ("B", "human"),
+        ("A", "machine"),
+    }

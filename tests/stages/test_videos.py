@@ -30,7 +30,7 @@ from support_video import make_video, shade
 import camtrap_batch
 from camtrap_batch.engine.base import GivenExecutor
 from camtrap_batch.engine.inline import InlineExecutor
-from camtrap_batch.errors import MissingExtra
+from camtrap_batch.errors import InputError, MissingExtra
 from camtrap_batch.images import video_frames
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.job import Job
@@ -338,6 +338,19 @@ def test_a_renamed_video_keeps_its_id_and_its_frames_theirs(job: Made) -> None:
     assert "1 files were renamed, and keep their image id" in notes
     rows = [row for row in job.rows("catalog") if row["file_name"] == "a/2.mp4"]
     assert [row["image_id"] for row in rows] == [*(f"a/1.mp4#t={2 * n}" for n in range(4)), "a/1.mp4"]
+
+
+def test_another_data_set_is_refused_before_its_videos_are_asked(
+    job: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(job.file.parent / "other", {"x/9.mp4": make_video(seconds=1)})
+    job.content["dataset"]["images"] = "other/images"
+    job.write()
+    monkeypatch.setattr(videos, "probe_videos", None)
+    before = job.run.snapshot("videos").number
+    with pytest.raises(InputError, match="holds another data set"):
+        job.do("catalog")
+    assert job.run.snapshot("videos").number == before
 
 
 def test_a_dry_run_asks_nothing(

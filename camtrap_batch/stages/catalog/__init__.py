@@ -66,7 +66,9 @@ class CatalogStage(Stage):
         read = functools.cache(lambda: _read(context, reader))
 
         def rows() -> pa.Table:
-            return read().tables["catalog"]
+            table = read().tables["catalog"]
+            require_same_dataset(context, table)  # before anything is written
+            return table
 
         label, video = getattr(job.dataset, "label", None), job.dataset.video
         asked: list[str] = []

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TARGET = HERE.parent / "camtrap_batch" / "report" / "assets"
+TARGET = HERE.parent.parent / "camtrap_batch" / "report" / "assets"
 MODULES = HERE / "node_modules"
 
 FILES = {
@@ -44,7 +44,7 @@ def main() -> int:
         print("npm is not installed: the report will have a map that does not move", file=sys.stderr)
         return 1
     command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
-    if subprocess.run(command, cwd=HERE, check=False).returncode:  # noqa: S603
+    if subprocess.run(command, cwd=HERE, check=False).returncode:
         print("npm ci failed: the report will have a map that does not move", file=sys.stderr)
         return 1
     TARGET.mkdir(exist_ok=True)
