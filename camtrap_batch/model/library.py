@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -36,6 +37,8 @@ from camtrap_batch.store.run import Run
 
 _MODEL_FILES = (WEIGHTS, ONNX_FILE, METRICS, HISTORY, LR_FIND, CARD)
 """Of a model folder; the last one says that it is complete."""
+
+_IS_ID = re.compile("[0-9a-f]{16}")
 
 
 def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
@@ -71,6 +74,9 @@ def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
     outside = Folder(path)
     if outside.exists(CARD) or outside.exists(CLASSIFIER):
         return as_model_folder(outside)
+    if _IS_ID.fullmatch(name):
+        possible = choices(name, ["latest", *run.folder.list("models")])
+        raise InputError(f"{key}: no model {name!r}; {possible}")
     if "://" not in path and not Path(path).exists():
         what = "no such folder"
     else:
