@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camtrap_batch.engine.base import GivenExecutor
-from camtrap_batch.errors import InputError, Interrupted, JobError, UserError, choices
+from camtrap_batch.errors import (
+    InputError,
+    Interrupted,
+    JobError,
+    LeaseLost,
+    StageError,
+    UserError,
+    choices,
+)
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.stage import Planned, Stage, StageOption, StageResult
@@ -64,7 +72,8 @@ def run_one(context: Context, name: str) -> StageResult:
 def reprocess(context: Context) -> Iterator[StageResult]:
     """Do every stage in order that the job has a use for; each does only what is not done yet.
 
-    What a stage can find wrong at once is said before the first one begins (see `Stage.check`).
+    What a stage can find wrong at once is said before the first one begins (see `Stage.check`). Where
+    `publish` can't be finished the report is made all the same, of what is there, before its error is raised.
     """
     stages = [stage for stage in STAGES.values() if stage.applies(context.job)]
     context.progress.expect({stage.name: stage.help for stage in stages})
@@ -82,6 +91,18 @@ def reprocess(context: Context) -> Iterator[StageResult]:
                 if not context.dry_run:
                     raise
                 yield StageResult(stage.name, notes=[f"how much that is can't be told yet: {problem}"])
+            except StageError as problem:
+                if stage.name == "publish" and not isinstance(problem, LeaseLost):
+                    yield from _report_all_the_same(context)
+                raise
+
+
+def _report_all_the_same(context: Context) -> Iterator[StageResult]:
+    """The report after a `publish` that stopped, whose error is what counts: not one of the report's."""
+    try:
+        yield run_one(context, "report")
+    except (StageError, UserError) as problem:
+        context.display.note(f"report    not made: {problem}")
 
 
 def run_stage(job: Job | str | Path, name: str, client: Client, **options: Any) -> StageResult:

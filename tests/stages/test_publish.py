@@ -8,7 +8,9 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+import simplejpeg
 from support_runs import predict, run_on_driver, write_run
 
 from camtrap_batch.cli import main
@@ -49,6 +51,29 @@ def test_a_push_that_would_delete_much_stops_unless_told(
     assert (tmp_path / "run" / "locations.gpkg").read_bytes() == before
     assert main(["publish", str(job), "--quiet", "--set", "limits.deleted=1"]) == 0
     assert photos(tmp_path) == 15
+
+
+def test_where_publish_stops_the_report_is_made_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(10):
+        path = tmp_path / "photos" / f"C{number % 2}" / "fox" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(simplejpeg.encode_jpeg(np.full((48, 64, 3), 20 * number, np.uint8)))
+    dataset = "{format: folder, images: photos, location: {level: 0}, label: {level: 1}}"
+    job = tmp_path / "job.yaml"
+    job.write_text(f"name: run\noutput: .\ndataset: {dataset}\ninfer: {{model: none}}\n")
+    run = ["reprocess", str(job), "--cluster", "inline"]
+    assert main(run) == 0
+    before = (tmp_path / "run" / "report" / "index.html").read_bytes()
+    for number in range(1, 10, 2):
+        (tmp_path / "photos" / "C1" / "fox" / f"{number}.jpg").unlink()
+    capsys.readouterr()
+    assert main(run) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    assert "limits.deleted (0.2)" in told[-1]
+    assert any(line.startswith("report ") and "nothing to do" not in line for line in told)
+    assert (tmp_path / "run" / "report" / "index.html").read_bytes() != before
 
 
 def test_a_few_deletions_and_an_older_result_need_no_word(tmp_path: Path) -> None:
