@@ -139,7 +139,7 @@ def _unknown(data: ReportData, summary: Summary, stations: list[CameraRow]) -> I
     elif summary.n_doubted:
         yield (
             f"When {text.plural(summary.n_doubted, 'image')} {_were(summary.n_doubted)} taken: the camera's "
-            "clock was wrong. The period leaves them out."
+            "clock was wrong, or none stood there. The period leaves them out."
         )
     if data.n_undated:
         belong = "has no date and belongs" if data.n_undated == 1 else "have no date and belong"
