@@ -81,8 +81,8 @@ def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Gi
     found = f"; its columns are: {textwrap.shorten(', '.join(columns), 200)}" if columns else ""
     raise InputError(
         f"{path}: not a file with labels that is known{found}; it should be a table with the columns label "
-        "and image_id, file_name or event, a Timelapse CSV (RelativePath, File), a Label Studio export (JSON), "
-        "a Camtrap DP package, or images.csv of Wildlife Insights"
+        "and image_id, file_name or event, a Timelapse CSV (RelativePath, File), a Label Studio export "
+        "(JSON), a Camtrap DP package, or images.csv of Wildlife Insights"
     )
 
 
