@@ -227,9 +227,9 @@ def test_what_a_late_stage_would_refuse_is_refused_first(
 def test_one_class_is_refused_before_the_images_are_read(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "select.classes: empty: training needs at least 2" in refused(
-        capsys, "reprocess", str(job), "--quiet", "--set", "select.classes=[0]"
-    )
+    said = refused(capsys, "reprocess", str(job), "--quiet", "--set", "select.classes=[0]")
+    assert "select.classes: empty: training needs at least 2" in said
+    assert "infer.model to a model folder or id, or to none" in said
     assert not (job.parent / "runs" / "run" / "plans" / "validate").exists()
 
 

@@ -108,6 +108,11 @@ class Items:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        if run.current("sequences") is None:
+            raise InputError(
+                f"{run.folder.url}: the table sequences is not there yet; `camtrap reprocess` makes it, with "
+                "what comes before it"
+            )
         sequences = run.table("sequences").to_table()
         if not sequences.num_rows:
             raise InputError(f"{run.folder.url}: there is no sequence to look at")

@@ -352,6 +352,7 @@ class _Start(_Handler):
                 "labels": items.labels,
                 "names": items.other_names,
                 "empty": items.empty,
+                "has_model": items.run.job.infer.model != "none",
                 "cameras": cameras,
                 "wanted": {key: value for key, value in vars(reviewing.wanted).items() if value is not None},
             }

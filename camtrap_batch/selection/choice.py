@@ -374,7 +374,9 @@ def _require_images(selected: set[str], classes: Classes, *, are_named: bool) ->
     absent = [name for name in classes.ids_by_label if name not in selected and name != classes.empty]
     if len(selected) < 2:
         raise JobError(
-            f"select.classes: {len(selected)} classes have usable images; training needs at least 2"
+            f"select.classes: {len(selected)} {'class has' if len(selected) == 1 else 'classes have'} usable "
+            "images; training needs at least 2; or set infer.model to a model folder or id, or to none (the "
+            "labels of people are the result)"
         )
     if absent and are_named:
         raise JobError(f"select.classes: no usable image of: {', '.join(absent)}; leave these classes out")

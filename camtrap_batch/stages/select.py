@@ -37,7 +37,8 @@ class SelectStage(Stage):
         if not reader_of(dataset).has_labels and not read_corrections(context.run).num_rows:
             raise JobError(
                 f"dataset.format: a {dataset.format} has no labels to train on; set infer.model to a model "
-                "folder or id, or give labels: camtrap review, camtrap corrections"
+                "folder or id, or to none (the labels of people are the result), or give labels: camtrap "
+                "corrections"
             )
 
     def check_catalog(self, context: Context) -> None:
@@ -46,7 +47,8 @@ class SelectStage(Stage):
         if len(chosen) < 2:
             raise JobError(
                 f"select.classes: {', '.join(chosen) or 'none'}: training needs at least 2 classes; choose "
-                "more, or set infer.model"
+                "more, or set infer.model to a model folder or id, or to none (the labels of people are the "
+                "result)"
             )
 
     def run(self, context: Context) -> StageResult:

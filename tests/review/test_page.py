@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support_runs
 from support import wait_until
 from support_browser import chromium
 from support_exports import image, run_on_driver, write_run
@@ -191,6 +192,30 @@ def test_undo_several_species_counts_and_many_at_once(job: Path, browser: Any) -
     assert [row["label"] for row in rows[4:]] == ["person", "person"]
 
 
+def test_where_nobody_said_anything_enter_says_nothing(folder: Path, tmp_path: Path, browser: Any) -> None:
+    rows = [image(f"i{number}", 7200 * number, None, sha256=f"h{number}") for number in range(3)]
+    job = support_runs.write_run(tmp_path, rows, infer={"model": "none"})
+    (tmp_path / "images").mkdir(exist_ok=True)
+    for row in rows:
+        shutil.copy(folder / "images" / "i000.jpg", tmp_path / "images" / f"{row['image_id']}.jpg")
+    for stage in ("infer", "merge"):
+        run_on_driver(job, stage)
+    with served(job) as (_, (link,)):
+        page, wrong = open_page(browser, link)
+        assert page.inner_text("#machine") == "Nobody has said yet"
+        assert "model" not in page.inner_text("#form").lower()
+        assert page.is_disabled("#accept")
+        page.keyboard.press("Enter")
+        until(page, "document.getElementById('note').textContent.startsWith('Nothing is suggested')")
+        page.keyboard.press("a")
+        assert page.evaluate("state.several.length") == 0
+        page.fill("#search", "lion")
+        page.click("#accept")
+        looked_at(page, 1)
+        assert wrong == []
+    assert [row["label"] for row in rows_of(job)] == ["lion"]
+
+
 def test_two_people_do_not_overwrite_each_other(job: Path, browser: Any) -> None:
     with served(job, "--people", "2") as (_, links):
         (ada, _), (ben, _) = (open_page(browser, link) for link in links)
@@ -293,7 +318,7 @@ def test_what_can_not_be_is_one_line(job: Path, options: list[str], words: str) 
 def test_without_a_result_of_merge(tmp_path: Path) -> None:
     write_run(tmp_path, [image("i1")])
     code, line = run(tmp_path / "job.yaml", "--set", f"output={tmp_path / 'other'}")
-    assert (code, "the table sequences is not there yet" in line) == (2, True)
+    assert (code, "the table sequences is not there yet; `camtrap reprocess`" in line) == (2, True)
 
 
 def test_what_is_said_is_undone_by_nothing_else(job: Path) -> None:
