@@ -68,8 +68,18 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             print(f"  no such image: {named!r} ({row.where})")
         if len(matched.unmatched) > _SHOWN:
             print(f"  ... and {len(matched.unmatched) - _SHOWN:,} more")
-        for label, number in matched.unknown_labels.most_common(_SHOWN):
-            print(f"  {label!r} is no class or category of the data set: taken as it is, {number:,} times")
+        unknown = matched.unknown_labels.most_common(_SHOWN)
+        more = len(matched.unknown_labels) - len(unknown)
+        if known:
+            for label, number in unknown:
+                times = "once" if number == 1 else f"{number:,} times"
+                print(f"  {label!r} is no class or category of the data set: taken as it is, {times}")
+            if more:
+                print(f"  ... and {more:,} more such labels")
+        elif unknown:
+            listed = ", ".join(f"{label!r} ({number:,})" for label, number in unknown)
+            listed += f" and {more:,} more" if more else ""
+            print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
         if matched.at_odds:
             on = "1 image" if matched.at_odds == 1 else f"{matched.at_odds:,} images"
             print(f"  on {on} somebody else said something else: the later one counts")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,16 +77,19 @@ def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Gi
     for known in FORMATS:
         if known.name == format_name or (format_name is None and known.is_like(path)):
             return known.name, list(known.read(path))
+    columns = list(read_table(str(path), "corrections").columns) if path.suffix.lower() in _TABLES else []
+    found = f"; its columns are: {textwrap.shorten(', '.join(columns), 200)}" if columns else ""
     raise InputError(
-        f"{path}: not a file with labels that is known; it should be a table with the columns label and "
-        "image_id, file_name or event, a Timelapse CSV (RelativePath, File), a Label Studio export (JSON), "
-        "a Camtrap DP package, or images.csv of Wildlife Insights"
+        f"{path}: not a file with labels that is known{found}; it should be a table with the columns label "
+        "and image_id, file_name or event, a Timelapse CSV (RelativePath, File), a Label Studio export "
+        "(JSON), a Camtrap DP package, or images.csv of Wildlife Insights"
     )
 
 
 # A table of one's own
 
 
+_TABLES = (".csv", ".tsv", ".txt", ".xlsx")
 _OWN = {
     "image": ("image_id", "file_name", "file", "path"),
     "event": ("event", "event_id", "seq_id", "sequence"),
@@ -95,7 +99,7 @@ _OWN = {
 
 def _is_table(path: Path, *needed: Sequence[str]) -> bool:
     """Whether a file is a table that has one of each of these names among its columns."""
-    if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".xlsx"):
+    if path.suffix.lower() not in _TABLES:
         return False
     columns = read_table(str(path), "corrections").columns
     return all(any(name in columns for name in names) for names in needed)

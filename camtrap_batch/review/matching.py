@@ -36,7 +36,7 @@ class Matched:
     corrections : to record
     unmatched : rows that name no image and no event of the run
     unchanged : rows that say what stands already, or that were read before
-    unknown_labels : label that is no class or category of the data set -> rows
+    unknown_labels : label that is no class or category of the data set, and was not given before -> rows
     at_odds : images on which somebody else said something different before
     """
 
@@ -119,7 +119,8 @@ def match(
 
     Parameters
     ----------
-    known_labels : classes and categories; a label that differs from one in case or blanks alone is that one
+    known_labels : classes and categories; a label that differs from one, from one that people gave before, or
+        from one further up in the file, in case or blanks alone is that one
     empty : the label that means: no animal
     who, when : of rows that do not tell
     source : where it was said; rows of a source that were recorded before are not recorded again
@@ -133,13 +134,18 @@ def match(
     images = Images(run)
     before = read_corrections(run)
     read_before = {
-        (label, *ids)
+        (_plain(label or ""), *ids)
         for label, ids, its_source in zip(
             *(before[name].to_pylist() for name in ("label", "images", "source")), strict=True
         )
         if its_source == source
     }
     spelling = {_plain(label): label for label in known_labels}
+    # What people wrote first is the name, so that another way of writing it is no other species.
+    for label in before["label"].drop_null().unique().to_pylist():
+        if not any(_plain(label) in words for words in _WORDS.values()):
+            spelling.setdefault(_plain(label), label)
+    known = frozenset(spelling)
     found = images.find([names for row in rows for names in row.images])
     matched, at = Matched(), 0
     for row in rows:
@@ -152,7 +158,8 @@ def match(
             matched.unmatched.append(row)
             continue
         label = _label(row.label, spelling, empty)
-        if _plain(label) not in spelling and label not in (empty, PERSON):
+        if _plain(label) not in known and label not in (empty, PERSON):
+            spelling.setdefault(_plain(label), label)
             matched.unknown_labels[label] += 1
         picked = images.rows.take(pa.array(numbers))
         correction = Correction(
@@ -167,7 +174,7 @@ def match(
             box=row.box,
             **row.more,
         )
-        if (label, *correction.images) in read_before:
+        if (_plain(label), *correction.images) in read_before:
             matched.unchanged += 1
         else:
             matched.corrections.append(correction)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support_runs
 from support_exports import image, run_on_driver, write_run
 
 from camtrap_batch.cli import main
@@ -126,8 +127,32 @@ def test_a_label_of_no_list_is_taken_and_said(
     read(run, tmp_path, file)
     assert stands(run) == {"i1": ["Panthera pardus"], "i2": ["person"]}
     text = capsys.readouterr().out
-    assert "'Panthera pardus' is no class or category of the data set: taken as it is, 1 times" in text
+    assert "'Panthera pardus' is no class or category of the data set: taken as it is, once" in text
     assert "'person' is no class" not in text
+
+
+def test_another_way_of_writing_a_label_is_no_other_species(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    first.write_text("image_id,label\ni1,Panthera pardus\ni2,panthera  Pardus\n")
+    read(run, tmp_path, first)
+    capsys.readouterr()
+    second.write_text("image_id,label\ni4,PANTHERA PARDUS\n")
+    read(run, tmp_path, second)
+    assert stands(run) == {name: ["Panthera pardus"] for name in ("i1", "i2", "i4")}
+    assert "no class" not in capsys.readouterr().out
+
+
+def test_without_classes_labels_are_named_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    support_runs.write_run(tmp_path, [image("i1", label=None), image("i2", 60, None)])
+    file = tmp_path / "ours.csv"
+    file.write_text("image_id,label\ni1,fox\ni2,Fox\ni2,badger\n")
+    assert main(["corrections", str(tmp_path / "job.yaml"), str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "the data set has no classes: labels are taken as they are (rows): 'fox' (2), 'badger' (1)" in text
 
 
 def test_timelapse(run: Run, tmp_path: Path) -> None:
@@ -231,7 +256,7 @@ def test_our_own_camtrap_dp_comes_back(run: Run, tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("none.csv", None, "no such file"),
-        ("other.csv", "a,b\n1,2\n", "not a file with labels that is known"),
+        ("other.csv", "a,b\n1,2\n", "not a file with labels that is known; its columns are: a, b; it should"),
         ("ours.csv", "image_id,label\nx1,lion\nx2,lion\n", "none of the file's 2 rows is about an image"),
         ("ours.csv", "image_id,label,count\ni1,lion,many\n", "ours.csv:2: count: 'many' should be a whole"),
         ("ours.csv", "image_id,label,when\ni1,lion,soon\n", "ours.csv:2: when: 'soon' should be a date"),
