@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +21,21 @@ from camtrap_batch.events.codes import (
     timestamps,
 )
 from camtrap_batch.store.schemas import LOCATIONS
-from camtrap_batch.vocabulary import STATUSES, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import PEOPLE, STATUSES, UNCERTAIN, USABLE
 
 _DAY = 86_400_000_000  # microseconds
 
 Doubles = npt.NDArray[np.float64]
+
+
+def count_wildlife(row: Mapping[str, Any]) -> int:
+    """Species of a row of schemas.LOCATIONS without people and vehicles, which its `richness` counts too.
+
+    >>> count_wildlife({"richness": 2, "events_by_label": [{"label": "Vehicle", "n": 1}]})
+    1
+    """
+    seen = row["events_by_label"] or ()
+    return (row["richness"] or 0) - sum(entry["label"].casefold() in PEOPLE for entry in seen)
 
 
 def summarise(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.table import Table as Grid
 
+from camtrap_batch.events import count_wildlife
 from camtrap_batch.model.info import read_card
 from camtrap_batch.model.library import fetch_model, model_folder, read_metrics
 from camtrap_batch.store.run import Run
@@ -104,7 +105,7 @@ def _locations(run: Run) -> Iterator[RenderableType]:
             row["location"],
             f"{row['n_images']:,}",
             f"{row['n_events']:,}",
-            str(row["richness"]),
+            f"{count_wildlife(row):,}",
             most,
             str(row["n_uncertain"]),
         )

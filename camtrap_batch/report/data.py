@@ -55,14 +55,14 @@ class Example:
     image_id
         As in the tables.
     label, confidence
-        What the model says of it; a probability.
+        What the model says of it, and a probability; no confidence where people said it.
     truth
         What the annotation says; None where nothing is compared.
     """
 
     image_id: str
     label: str
-    confidence: float
+    confidence: float | None
     truth: str | None = None
 
 

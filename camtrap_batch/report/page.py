@@ -222,6 +222,8 @@ def _sightings(data: ReportData) -> dict[str, Any] | None:
         "rates": {} if data.rates is None else {row["label"]: row for row in data.rates.to_pylist()},
         "occupancy": [] if data.occupancy is None else data.occupancy.to_pylist(),
         "has_red_list": bool(data.names.red_list),
+        "is_labelled": data.model is not None
+        or (data.locations is not None and _sum(data.locations, "n_empty") > 0),
     }
 
 

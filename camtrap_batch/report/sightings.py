@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.events import count_wildlife
 from camtrap_batch.report.dates import DAY, near
 from camtrap_batch.survey.grid import snap
 from camtrap_batch.vocabulary import PEOPLE, UNCERTAIN, USABLE
@@ -113,7 +114,7 @@ def camera_rows(locations: pa.Table) -> list[CameraRow]:
             row["n_empty"] or 0,
             row["n_events"] or 0,
             row["n_uncertain"] or 0,
-            row["richness"] or 0,
+            count_wildlife(row),
             [(str(entry["label"]), int(entry["n"])) for entry in (row["events_by_label"] or [])[:3]],
             row["first"],
             row["last"],

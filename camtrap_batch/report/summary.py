@@ -139,11 +139,11 @@ def _unknown(data: ReportData, summary: Summary, stations: list[CameraRow]) -> I
     elif summary.n_doubted:
         yield (
             f"When {text.plural(summary.n_doubted, 'image')} {_were(summary.n_doubted)} taken: the camera's "
-            "clock was wrong. The period leaves them out."
+            "clock was wrong, or none stood there. The period leaves them out."
         )
     if data.n_undated:
-        images = text.plural(data.n_undated, "image")
-        yield f"When {images} without a date {_were(data.n_undated)} taken: in no event."
+        belong = "has no date and belongs" if data.n_undated == 1 else "have no date and belong"
+        yield f"{text.plural(data.n_undated, 'image')} {belong} to no event."
     if summary.days is None:
         yield "How long the cameras stood in the field."
     elif any((row.effort_source or "images") == "images" for row in stations if row.days is not None):
@@ -160,14 +160,13 @@ def _unknown(data: ReportData, summary: Summary, stations: list[CameraRow]) -> I
     if n_unplaced > 0:
         yield f"Where {text.plural(n_unplaced, 'camera stands', 'cameras stand')}: no coordinates are given."
     if data.metrics is None:
-        yield "How often the labels are right: no photo was kept aside that people had labelled."
+        if data.model is not None:
+            yield "How often the labels are right: no photo was kept aside that people had labelled."
     elif text.says_nothing((data.metrics.get("intervals") or {}).get("accuracy")):
         yield "How often the labels are right at other cameras: too few cameras were kept aside to tell."
     classes = (data.model or {}).get("classes")
     if classes:
         yield f"Species that the model does not know: it has {text.plural(len(classes), 'class', 'classes')}."
-    if summary.threatened is None and summary.species:
-        yield "Which species are threatened: events.taxonomy has no column red_list."
 
 
 def _were(n: int) -> str:

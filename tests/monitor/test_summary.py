@@ -51,3 +51,11 @@ def test_names_of_cameras_are_whole_at_80_columns(tmp_path: Path) -> None:
     assert "".join(row[0] for row in rows_of) == name
     assert "".join(row[4] for row in rows_of).replace(" ", "") == f"{label}3"
     assert "…" not in "".join(lines)
+
+
+def test_people_and_vehicles_are_no_species(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [image("a0", 0, "lion"), image("b0", 86_400, "vehicle", location="B")])
+    lines = [line.strip("│").split("│") for line in printed(run).splitlines() if line.startswith("│")]
+    rows = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+    assert rows["A"] == ["1", "1", "1", "lion 1", "0"]
+    assert rows["B"] == ["1", "1", "0", "vehicle 1", "0"]

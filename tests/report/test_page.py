@@ -168,7 +168,7 @@ def test_without_the_map_of_npm_the_page_says_so(
 ) -> None:
     monkeypatch.setattr(camtrap_batch.report.bundle, "_ASSETS", Path("/nowhere"))
     page = Page(render(make_data(cameras=5, events=60)))
-    assert "The map does not move: this package was built without npm." in page.text
+    assert "The map does not move." in page.text
     assert "Leaflet" not in page.text
     assert [script["src"] for script in page.all("script")] == ["parts/index.js", "parts/app.js"]
 
@@ -326,7 +326,22 @@ def test_empty_tables(make_data: MakeData) -> None:
             )
         )
     ).text
-    assert "No event" in text
+    assert "No event: no dated image is labelled as an animal." in text
+
+
+def test_without_a_model_nothing_is_said_of_one(make_data: MakeData) -> None:
+    """Boxes are animals that were seen, labels of people have no confidence, and nothing judges them."""
+    nobody = {"model": None, "metrics": None, "locations": LOCATIONS.empty_table(), "n_undated": 7}
+    boxes = Detected("md.json", "d", 0.2, 30, 0, {"animal": 10, "person": 1}, {"animal": 12, "person": 1})
+    text = Page(render(make_data(events=0, detector=boxes, **nobody))).text
+    assert "No event yet: no dated image has a label. A detector found animals in 10 images" in text
+    assert "camtrap review JOB" in text
+    assert "7 images have no date and belong to no event." in text
+    data = make_data(**nobody)
+    photos = [dataclasses.replace(photo, confidence=None) for photo in data.best_photos]
+    text = Page(render(dataclasses.replace(data, best_photos=photos))).text
+    assert "A photo of each species that people labelled." in text
+    assert not any(phrase in text for phrase in ("the model is surest", "no photo was kept aside"))
 
 
 def test_unknown_figures_are_dashes(make_data: MakeData) -> None:

@@ -85,7 +85,7 @@ def test_photos_are_of_the_originals(folder: Path) -> None:
 def test_a_clock_that_was_never_set_makes_no_period(folder: Path) -> None:
     page, parts = report(folder)
     assert "2021-04-11 to 2021-05-04" in page
-    assert "1 image with a date that a broken clock made left out" in page
+    assert "1 image with a doubtful date left out" in page
     cameras = part(parts, "index")["cameras"]
     assert cameras["first"][cameras["name"].index("B")] == "2021-04-12"
 

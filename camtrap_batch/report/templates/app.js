@@ -514,7 +514,7 @@ async function cameraPage(number) {
       ["Images", count(value("images"))], ["Usable", count(value("usable"))], ["Empty", count(value("empty"))],
       ["Events", count(value("events"))], ["Uncertain events", count(value("uncertain"))], ["Species", count(value("species"))],
       ["Events per 100 days", decimal(value("rate"), 2)], ["Place (latitude, longitude)", where]])];
-  if (!page.events) made.push(make("p", {}, value("images") ? "No event: no image with a date shows an animal." : "No image of this camera is in the data set."));
+  if (!page.events) made.push(make("p", {}, value("images") ? "No event: no dated image of this camera is labelled as an animal." : "No image of this camera is in the data set."));
   else {
     if (value("uncertain")) made.push(make("p", {class: "note"}, plural(value("uncertain"), "event") + " here " + (value("uncertain") === 1 ? "is" : "are") + " uncertain. ", command("camtrap review " + quoted(index.job) + " --camera " + quoted(name))));
     made.push(photoSection("To look at", "Events here that the model is least sure of, and that nobody has checked.", page.look),

@@ -310,7 +310,7 @@ def _dates(run: Run) -> Dates:
     findings = current_findings(run)
     if findings is not None:
         found = run.table("findings", findings.number).to_table(
-            columns=["image_id"], filter=pc.field("kind").isin(DATE_FINDINGS)
+            columns=["image_id"], filter=pc.field("kind").isin([*DATE_FINDINGS, "outside_deployment"])
         )
         doubted = one_chunk(pc.is_in(rows["image_id"], one_chunk(found["image_id"]))).to_numpy(
             zero_copy_only=False
@@ -326,12 +326,18 @@ def _files(run: Run, image_ids: pa.ChunkedArray) -> dict[str, str]:
 
 
 def _best_photos(events: pa.Table) -> list[Example]:
-    """The most confident photo of each species."""
+    """The most confident photo of each species; where only people labelled it, one without a confidence."""
     frame = events.select(["label", "confidence", "best_image_id"]).to_pandas()
-    frame = frame[frame["label"] != UNCERTAIN].sort_values("confidence", ascending=False)
+    if "label_source" in events.column_names:
+        said = pc.fill_null(pc.equal(events["label_source"], "human"), False)
+        frame.loc[said.to_pandas().to_numpy(bool), "confidence"] = np.nan
+    frame = frame[frame["label"] != UNCERTAIN].sort_values("confidence", ascending=False, kind="stable")
     chosen = frame.drop_duplicates("label").head(_MOST_PHOTOS)
     columns = (chosen[name].tolist() for name in ("best_image_id", "label", "confidence"))
-    return [Example(*row) for row in zip(*columns, strict=True)]
+    return [
+        Example(image_id, label, None if np.isnan(confidence) else confidence)
+        for image_id, label, confidence in zip(*columns, strict=True)
+    ]
 
 
 def _corrected(run: Run) -> int:
