@@ -89,6 +89,16 @@ def edits(job: Path, layer: str) -> dict[str, Any]:
         return dict(database.execute(query[layer]).fetchall())
 
 
+def test_labels_of_people_that_no_event_has_for_want_of_a_date(job: Path) -> None:
+    corrections = job.parent / "said.csv"
+    corrections.write_text("image_id,label\na0,lion\na3,leopard\n")
+    run_on_driver(job, "merge")
+    assert main(["corrections", str(job), str(corrections)]) == 0
+    (note,) = (note for note in run_on_driver(job, "merge").notes if note.startswith("images without a date"))
+    assert "no_event): 1; people labelled 1 of them (leopard 1), which are in no event" in note
+    assert "EXIF" in note
+
+
 def test_every_image_is_in_an_event_or_says_why_not(job: Path) -> None:
     notes = run_on_driver(job, "merge").notes
     frames = {row["image_id"]: row for row in table(job, "frames")}

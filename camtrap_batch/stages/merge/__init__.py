@@ -390,6 +390,21 @@ def _count(
     }
 
 
+def _labelled_undated(run: Run) -> str:
+    """How many images without a date people have labelled, as what, and how dates are given; or nothing."""
+    is_lost = (pc.field("no_event") == "no date") & (pc.field("label_source") == "human")
+    labels = run.table("frames").to_table(columns=["label"], filter=is_lost)["label"].drop_null()
+    if not len(labels):
+        return ""
+    counts = Counter(labels.to_pylist()).most_common()
+    listed = ", ".join(f"{label} {number:,}" for label, number in counts[:_SHOWN])
+    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+    return (
+        f"; people labelled {len(labels):,} of them ({listed}{more}), which are in no event until they have "
+        "a date: in the photo's EXIF, or in the metadata (docs/csv.md: datetime)"
+    )
+
+
 def _notes(run: Run, sources: _Sources) -> list[str]:
     """What the current tables came to, and whatever is counted apart in them."""
     taxonomy, classes = sources.taxonomy, sources.classes
@@ -409,7 +424,10 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
         f"{run.snapshot('events').rows:,} events",
     ]
     if found["no date"]:
-        notes.append(f"images without a date, in no event (table frames, no_event): {found['no date']:,}")
+        notes.append(
+            f"images without a date, in no event (table frames, no_event): {found['no date']:,}"
+            + _labelled_undated(run)
+        )
     dates = ", ".join(f"{kind} {found[kind]:,}" for kind in DATE_FINDINGS if found.get(kind))
     if dates:
         notes.append(f"dates that may be wrong count as they are (table findings): {dates}")
