@@ -6,7 +6,7 @@ Used by `job` (what to process) and `cluster` (where to run).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,9 +266,17 @@ def override(content: dict[str, Any], assignments: list[str], error: type[UserEr
 
 
 def parse(
-    model: type[Model], content: dict[str, Any], where: str, lines: Lines, error: type[UserError]
+    model: type[Model],
+    content: dict[str, Any],
+    where: str,
+    lines: Lines,
+    error: type[UserError],
+    assignments: Sequence[str] = (),
 ) -> Model:
-    """`content` as `model`; the first thing wrong is raised as one line that says where it stands."""
+    """`content` as `model`; the first thing wrong is raised as one line that says where it stands.
+
+    `assignments`: those that `override` has put into it; what is wrong in one is said of that.
+    """
     try:
         return model.model_validate(content)
     except pydantic.ValidationError as problem:
@@ -283,7 +291,10 @@ def parse(
         line = f"{where}:{at[keys]}" if at[keys] else where
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         dotted = ".".join(map(str, keys))
-        raise error(f"{line}: {dotted}: {_explain(model, content, keys, found[keys])}{more}") from None
+        given = [assignment.partition("=")[0].strip() for assignment in assignments]
+        is_set = any(f"{dotted}.".startswith(f"{key}.") for key in given)
+        place = f"--set {dotted}" if is_set else f"{line}: {dotted}"
+        raise error(f"{place}: {_explain(model, content, keys, found[keys])}{more}") from None
 
 
 def reference(model: type[Section], prefix: str = "") -> list[tuple[str, str, str]]:

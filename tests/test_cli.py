@@ -18,6 +18,7 @@ from camtrap_batch.cli import main
 from camtrap_batch.job import Job
 from camtrap_batch.model import ModelInfo
 from camtrap_batch.pipeline import STAGES
+from camtrap_batch.store.schemas import MADE_BY, SCHEMAS
 
 CCT = json.dumps(
     {
@@ -106,7 +107,28 @@ def test_unknown_architecture_is_refused_before_anything_is_written(
 
 
 def test_stage_without_its_input(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "the table catalog is not there yet" in refused(capsys, "validate", str(job))
+    line = refused(capsys, "validate", str(job))
+    assert "the table catalog is not there yet; run `camtrap catalog JOB` first" in line
+
+
+def test_each_table_names_the_stage_that_makes_it() -> None:
+    made = {
+        table.name: stage.name
+        for stage in STAGES.values()
+        for planned in (stage, *stage.parts)
+        for table in planned.tables
+    }
+    del made["model"]
+    assert made.items() <= MADE_BY.items()
+    assert set(SCHEMAS) == {*MADE_BY, "corrections"}
+
+
+@pytest.mark.parametrize("command", [["check"], ["check", "--repair"], ["gc"], ["gc", "--dry-run"]])
+def test_upkeep_where_there_is_no_run_folder(
+    job: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    assert "no run folder at " in refused(capsys, command[0], str(job), *command[1:])
+    assert not (job.parent / "runs").exists()
 
 
 def test_nothing_there_for_status_and_table(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

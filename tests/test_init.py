@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -129,7 +131,8 @@ def test_species_folders_alone_have_no_camera(
     init(capsys, tmp_path / "sorted")
     content = yaml.safe_load((here / "sorted.yaml").read_text())
     assert content["dataset"]["label"] == {"level": 0}
-    assert content["select"] == {"split": {"by": "random"}}
+    assert content["infer"] == {"model": "none"}
+    assert "# select: {split: {by: random}}" in (here / "sorted.yaml").read_text()
     assert not (here / "cameras.csv").exists()
     assert {row["location"] for row in runs(here / "sorted.yaml", capsys)} == {None}
 
@@ -152,7 +155,8 @@ def test_a_card_as_it_comes_out_of_a_camera(
     # Beside the card, since a job writes nothing among its images.
     job = tmp_path / "card.yaml"
     assert {row["location"] for row in runs(job, capsys)} == {"Kamera 1", "Kamera 2"}
-    assert "# infer:" in job.read_text()
+    assert "# infer: {model: FOLDER}" in job.read_text()
+    assert re.search(r"# infer: {model: none} .*camtrap review", job.read_text())
     assert "once infer.model names a trained model" in told
 
 
@@ -195,6 +199,38 @@ def test_a_table_and_a_zip(here: Path, stations: Path, capsys: pytest.CaptureFix
             archive.write(stations / name, name)
     init(capsys, stations.parent / "photos.zip")
     assert len(runs(here / "photos.yaml", capsys)) == 9
+
+
+def test_what_is_written_for_labels_runs_as_it_is_without_torch(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    names = [path.relative_to(stations).as_posix() for path in sorted(stations.rglob("*.jpg"))]
+    rows = "".join(f"{name};{name.split('/')[2]}\n" for name in names)
+    (stations / "list.csv").write_text(f"File;Species\n{rows}")
+    told = init(capsys, stations / "list.csv")
+    assert "camtrap reprocess list.yaml" in told
+    assert yaml.safe_load((here / "list.yaml").read_text())["infer"] == {"model": "none"}
+    assert main(["reprocess", "list.yaml", "--cluster", "inline", "--quiet"]) == 0
+    merged = open_run(here / "list.yaml").table("frames").to_table()
+    assert {"Vulpes vulpes", "Meles meles"} < set(merged["label"].to_pylist())
+
+
+def test_a_camera_table_of_other_cameras_stays_and_is_not_used(
+    here: Path, stations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "cameras.csv").write_text("location,latitude,longitude\nST1,1,2\nother,3,4\n")
+    told = init(capsys, stations)
+    assert "cameras.csv is there already, stays as it is, and is not used: it has no row for ST2, ST3" in told
+    assert yaml.safe_load((here / "photos.yaml").read_text())["dataset"]["cameras"] == "photos-cameras.csv"
+    assert (here / "photos-cameras.csv").read_text().splitlines()[1:] == ["ST1,,", "ST2,,", "ST3,,"]
+    assert (here / "cameras.csv").read_text().endswith("other,3,4\n")
+    (here / "cameras.csv").write_text("location,latitude,longitude\nST1,1,2\nST2,1,2\nST3,1,2\n")
+    assert "stays as it is\n" in init(capsys, stations, "--out", "b.yaml")
+    assert yaml.safe_load((here / "b.yaml").read_text())["dataset"]["cameras"] == "cameras.csv"
+    (here / "cameras.csv").write_text("location,latitude,longitude\n")
+    (here / "photos-cameras.csv").write_text("location,latitude,longitude\nST1,1,2\n")
+    assert "give the job another --name" in init(capsys, stations, "--out", "c.yaml", code=2)
 
 
 def test_a_data_package(

@@ -123,9 +123,12 @@ def test_a_mistake_is_answered_with_line_key_and_choices(
 
 def test_mistakes_in_set(job_file: Path) -> None:
     assert "--set train: should be KEY=VALUE" in wrong(job_file, "train")
-    assert "validate.shardsize: unknown key; did you mean 'shard_size'?" in wrong(
-        job_file, "validate.shardsize=1"
-    )
+    said = wrong(job_file, "validate.shardsize=1")
+    assert said.startswith("--set validate.shardsize: unknown key; did you mean 'shard_size'?")
+    assert wrong(job_file, "train={epoch: 1}").startswith("--set train.epoch: unknown key")
+    job_file.write_text(GOOD.replace("lr: find", "lr: fast"))
+    assert "job.yaml:11: train.lr: 'fast'" in wrong(job_file, "train.epochs=1")
+    job_file.write_text(GOOD)
     assert "should look like" in wrong(job_file, "dataset.utc_offset='2'")
     assert "has no group" in wrong(job_file, "dataset.location={regex: abc}")
     assert "give either level or regex" in wrong(job_file, "dataset.location={level: 0, regex: (a)}")

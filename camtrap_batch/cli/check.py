@@ -11,6 +11,7 @@ from camtrap_batch.errors import InputError, UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.check import Fault
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.identity import require_run_folder
 from camtrap_batch.store.run import Run
 
 
@@ -36,6 +37,7 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.check import check
 
     run = Run(Job.load(options.job, options.assignments))
+    require_run_folder(run.folder)
     report = check(run.folder, repair=options.repair, model_fault=_model_fault)
     report.faults += _target_faults(run)
     for fault in report.faults:

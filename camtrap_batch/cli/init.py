@@ -85,15 +85,9 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
     print(
         f"{catalog.table.num_rows:,} images of {len(locations):,} camera locations, {len(classes):,} labels"
     )
-    cameras = path.parent / "cameras.csv"
     if locations and reader.cameras() is None:
-        if cameras.exists():
-            print(f"{cameras} is there already, and stays as it is")
-        else:
-            _write_cameras(cameras, locations)
-            print(f"{cameras}: fill in latitude and longitude of {len(locations):,} cameras")
-        found.dataset["cameras"] = "cameras.csv"
-    is_labelled = reader.has_labels and (len(classes) > 1 or "hierarchy" in found.dataset.get("label", {}))
+        found.dataset["cameras"] = _cameras(path.parent, name, locations)
+    is_labelled = reader.has_labels and (bool(classes) or "hierarchy" in found.dataset.get("label", {}))
     text = _job_text(options.target, name, found, path.parent, locations, classes, is_labelled)
     path.write_text(text, encoding="utf-8")
     Job.load(path)
@@ -154,6 +148,33 @@ def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
     return path
 
 
+def _cameras(folder: Path, name: str, locations: list[str]) -> str:
+    """The name of a camera table in `folder` that has all of `locations`: one that is there, or a new one."""
+    for file in ("cameras.csv", f"{name}-cameras.csv"):
+        path = folder / file
+        if not path.exists():
+            _write_cameras(path, locations)
+            print(f"{path}: fill in latitude and longitude of {len(locations):,} cameras")
+            return file
+        if (lacking := _lacking(path, locations)) is None:
+            print(f"{path} is there already, and stays as it is")
+            return file
+        print(f"{path} is there already, stays as it is, and is not used: {lacking}")
+    raise UserError(f"{path}: lacks cameras of these images ({lacking}); give the job another --name")
+
+
+def _lacking(path: Path, locations: list[str]) -> str | None:
+    """What keeps a camera table from being that of `locations`, None: nothing."""
+    from camtrap_batch.catalog.cameras import read_camera_names
+
+    try:
+        named = set(read_camera_names(str(path)).to_pylist())
+    except UserError as problem:
+        return str(problem)
+    gone = [location for location in locations if location not in named]
+    return f"it has no row for {', '.join(gone[:3])}{', ...' if len(gone) > 3 else ''}" if gone else None
+
+
 def _write_cameras(path: Path, locations: list[str]) -> None:
     import csv
 
@@ -211,18 +232,16 @@ def _job_text(
     if found.results is not None:
         rows.append(("detect:", ""))
         row(1, "results", _relative(found.results, base), "boxes: crops of animals are classified")
-    if is_labelled and len(locations) < _FEW:
-        rows.append(("select:", ""))
-        row(
-            1,
-            "split",
-            {"by": "random"},
-            f"with {len(locations)} cameras there is nothing to divide by camera",
-        )
-    if not is_labelled:
-        rows.append(
-            ("# infer:\n#   model: FOLDER", "a trained model: these images have no labels to learn from")
-        )
+    if is_labelled:
+        text = "the labels of people are the result; without this line a classifier is trained on them"
+        rows.append(("infer: {model: none}", text))
+        if len(locations) < _FEW:
+            text = f"to train: {len(locations)} cameras are too few to divide by camera"
+            rows.append(("# select: {split: {by: random}}", text))
+    else:
+        text = "a trained model: these images have no labels to learn from; or"
+        rows.append(("# infer: {model: FOLDER}", text))
+        rows.append(("# infer: {model: none}", "labels that people give: camtrap review"))
     width = min(60, max(len(line) for line, _ in rows))
     body = "\n".join(f"{line:{width}}  # {text}".rstrip() if text else line for line, text in rows)
     return f"# camtrap init {redacted(target)}; all keys: camtrap reprocess --help\n{body}\n"
@@ -236,13 +255,13 @@ def _relative(path: str, base: Path) -> str:
     return path if near.startswith("../..") else near
 
 
-def _next(path: Path, can_train: bool) -> list[str]:
+def _next(path: Path, is_labelled: bool) -> list[str]:
     near = os.path.relpath(path)
     shown = str(path) if near.startswith("..") else near
-    if can_train:
+    if is_labelled:
         return [f"camtrap reprocess {shown} --dry-run", f"camtrap reprocess {shown}"]
     return [
         f"camtrap catalog {shown}",
         f"camtrap validate {shown}  (opens every image and says what is wrong)",
-        f"camtrap reprocess {shown}  (once infer.model names a trained model)",
+        f"camtrap reprocess {shown}  (once infer.model names a trained model, or none)",
     ]

@@ -19,7 +19,7 @@ from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.pipeline import plans
-from camtrap_batch.store.identity import check_identity
+from camtrap_batch.store.identity import check_identity, require_run_folder
 from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.merged import MergeResult, list_merged
@@ -208,6 +208,7 @@ def _gc(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.store.gc import collect
 
     run = Run(load_job(options))
+    require_run_folder(run.folder)
     files, size = collect(
         run.folder, keep=options.keep, dry_run=options.dry_run, min_age_s=options.min_age * 3600
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,7 +102,9 @@ class Job(Section):
         path = Path(path)
         content, lines = read_yaml(path, JobError)
         content = override(content, assignments or [], JobError)
-        return cls.parse(content, base=path.parent, where=str(path), lines=lines)
+        return cls.parse(
+            content, base=path.parent, where=str(path), lines=lines, assignments=assignments or []
+        )
 
     @classmethod
     def parse(
@@ -111,9 +114,13 @@ class Job(Section):
         base: Path,
         where: str = "job",
         lines: dict[tuple[str | int, ...], int] | None = None,
+        assignments: Sequence[str] = (),
     ) -> Job:
-        """The job in the mapping `content`; relative paths in it are taken from the folder `base`."""
-        job = parse(cls, content, where, lines or {}, JobError)
+        """The job in the mapping `content`; relative paths in it are taken from the folder `base`.
+
+        `assignments`: those of `--set` that are in it already, to say of what is wrong whence it comes.
+        """
+        job = parse(cls, content, where, lines or {}, JobError, assignments)
         job = from_folder(job, base)
         if job.notify is not None:
             job = job.model_copy(update={"notify": job.notify.from_folder(base)})

@@ -35,6 +35,12 @@ class _Identity:
     more: dict[str, Any] = field(default_factory=dict)
 
 
+def require_run_folder(folder: Folder) -> None:
+    """Raise InputError where there is nothing at all; whether it is sound is for others to say."""
+    if not folder.list(""):
+        raise InputError(f"no run folder at {folder.url}; `camtrap reprocess JOB` makes it (output and name)")
+
+
 def check_identity(folder: Folder) -> bool:
     """Whether there is a run folder already, which this version can read.
 

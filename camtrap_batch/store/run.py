@@ -49,7 +49,10 @@ class Run:
             raise InputError(f"no table {name!r}; {choices(name, schemas.SCHEMAS)}")
         found = self.current(name) if number is None else snapshots.load(self.folder, name, number)
         if found is None:
-            raise InputError(f"{self.folder.url}: the table {name} is not there yet; run its stage first")
+            stage = schemas.MADE_BY.get(name)
+            how = f"run `camtrap {stage} JOB` first (or `camtrap reprocess JOB`)"
+            how = how if stage is not None else "`camtrap review JOB` makes it"
+            raise InputError(f"{self.folder.url}: the table {name} is not there yet; {how}")
         return found
 
     def current(self, name: str) -> Snapshot | None:

@@ -610,6 +610,18 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 """Table name -> Arrow schema."""
 
+MADE_BY: dict[str, str] = {
+    **dict.fromkeys(("catalog", "videos", "keywords"), "catalog"),
+    **dict.fromkeys(("manifest", "thumbnails", "findings"), "validate"),
+    **dict.fromkeys(("detected", "boxes", "detections"), "detect"),
+    "selection": "select",
+    **dict.fromkeys(("training_images", "training_crops", "featured", "features"), "train"),
+    **dict.fromkeys(("predictions", "crops"), "infer"),
+    **dict.fromkeys(("frames", "sequences", "events", "locations", "deployments", "metrics"), "merge"),
+    "ledger": "publish",
+}
+"""Table name -> the stage that makes it; `corrections` is made by people."""
+
 _LABELLED_DETECTIONS = _schema(
     *_BOX_COLUMNS,
     ("label", pa.string(), "as in crops; null where the box was not classified"),
