@@ -115,6 +115,9 @@ class Inline(Cluster):
 
     executor: ClassVar[str] = "inline"
 
+    def worker_memory(self) -> dict[str, int]:
+        return {}  # it has no groups of workers
+
 
 class DaskCluster(Cluster):
     """A cluster file, of any kind."""
