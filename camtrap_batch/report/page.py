@@ -220,6 +220,7 @@ def _sightings(data: ReportData) -> dict[str, Any] | None:
         "periods": _periods(data),
         "photos": [photo for photo in _with_photo(data, data.best_photos) if photo.label != UNCERTAIN],
         "rates": {} if data.rates is None else {row["label"]: row for row in data.rates.to_pylist()},
+        "n_outside": 0 if data.rates is None else _sum(data.rates, "events_outside_effort"),
         "occupancy": [] if data.occupancy is None else data.occupancy.to_pylist(),
         "has_red_list": bool(data.names.red_list),
         "is_labelled": data.model is not None

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from camtrap_batch.codes import Ints
@@ -170,6 +171,30 @@ def working(deployments: pa.Table, counting: Counting = "station") -> dict[str, 
         location: union(spans) if counting == "station" else sorted(spans)
         for location, spans in found.items()
     }
+
+
+def is_watched(location: Sequence[str], time: Ints, deployments: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which of n moments at locations are in a time in which a camera worked there.
+
+    Parameters
+    ----------
+    time : (n,) microseconds, camera time
+    deployments : as the table `deployments`; at locations of which nothing is known, no moment is
+    """
+    spans = {
+        name: np.array(union(bounds(*span) for span in here), np.int64).reshape(-1, 2)
+        for name, here in working(deployments).items()
+    }
+    number = {name: at for at, name in enumerate(spans)}
+    code = np.array([number.get(name, -1) for name in location], np.int64)
+    found = np.zeros(len(time), np.bool_)
+    for name, edges in spans.items():
+        if not len(edges):  # it was out all the time
+            continue
+        rows = np.flatnonzero(code == number[name])
+        before = np.searchsorted(edges[:, 0], time[rows], side="right") - 1
+        found[rows] = (before >= 0) & (time[rows] < edges[before, 1])
+    return found
 
 
 def whole_days(start: int, end: int) -> Span:

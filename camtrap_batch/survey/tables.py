@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import encode, one_chunk
+from camtrap_batch.events.codes import microseconds
 from camtrap_batch.store.merged import MergeResult
-from camtrap_batch.survey.effort import Counting, effort_by_location
+from camtrap_batch.survey.effort import Counting, effort_by_location, is_watched
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments
 
 Doubles = npt.NDArray[np.float64]
@@ -54,13 +55,15 @@ SPECIES = pa.schema(
         ("individuals", pa.int64()),
         ("stations", pa.int32()),
         ("naive_occupancy", pa.float64()),
+        ("events_outside_effort", pa.int64()),
         *_RATE,
         ("first", pa.timestamp("us")),
         ("last", pa.timestamp("us")),
         ("effort_source", pa.string()),
     ]
 )
-"""By number of events. `naive_occupancy` is the part of the stations at which it was seen; low and high are a
+"""By number of events. Those in a time in which no camera worked, `events_outside_effort`, count in neither
+stations nor rates. `naive_occupancy` is the part of the stations at which it was seen; low and high are a
 95 % interval, see `rate`; `effort_source` is images where any of the effort rests on photos."""
 
 STATION_SPECIES = pa.schema(
@@ -69,6 +72,7 @@ STATION_SPECIES = pa.schema(
         ("label", pa.string()),
         ("events", pa.int64()),
         ("individuals", pa.int64()),
+        ("events_outside_effort", pa.int64()),
         ("camera_days", pa.float64()),
         ("events_per_100_trap_nights", pa.float64()),
         ("first", pa.timestamp("us")),
@@ -123,7 +127,8 @@ def species_rows(events: pa.Table, deployments: pa.Table, counting: Counting = "
     row = pc.index_in(one_chunk(events["location"]), one_chunk(watched["location"]))
     station = row.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     n, k = len(labels), len(days)
-    is_in = station >= 0
+    in_effort = _is_watched(events, deployments)
+    is_in = (station >= 0) & in_effort
     pair, count = np.unique(label[is_in] * max(k, 1) + station[is_in], return_counts=True)
     of, where = np.divmod(pair, max(k, 1))
     rates = np.full((n, 3), np.nan)
@@ -143,6 +148,7 @@ def species_rows(events: pa.Table, deployments: pa.Table, counting: Counting = "
         **_of_groups(label, n, events),
         "stations": np.bincount(of, minlength=n),
         "naive_occupancy": pa.array(np.bincount(of, minlength=n) / max(k, 1), mask=np.full(n, not k)),
+        "events_outside_effort": np.bincount(label[(station >= 0) & ~in_effort], minlength=n),
         **{name: pa.array(rates[:, at], from_pandas=True) for at, (name, _) in enumerate(_RATE)},
         "effort_source": pa.repeat(pa.scalar(source, pa.string()), n),
     }
@@ -153,7 +159,8 @@ def species_rows(events: pa.Table, deployments: pa.Table, counting: Counting = "
 def station_species_table(merged: MergeResult, counted: Counted) -> pa.Table:
     """`STATION_SPECIES` of a result."""
     events = counted.of(merged.table("events").to_table())
-    effort = effort_by_location(read_deployments(merged), counting_of(merged))
+    deployments = read_deployments(merged)
+    effort = effort_by_location(deployments, counting_of(merged))
     location, locations = encode(events["location"])
     label, labels = encode(events["label"])
     pair, group = np.unique(location * max(len(labels), 1) + label, return_inverse=True)
@@ -161,14 +168,17 @@ def station_species_table(merged: MergeResult, counted: Counted) -> pa.Table:
     row = pc.index_in(locations, one_chunk(effort["location"])).take(pa.array(where))
     days = one_chunk(effort["days"]).take(row)
     counts = _of_groups(group, len(pair), events)
+    in_effort = _is_watched(events, deployments)
+    inside = np.bincount(group[in_effort], minlength=len(pair))
     worked = days.fill_null(0).to_numpy(zero_copy_only=False)
     columns = {
         "location": locations.take(pa.array(where)),
         "label": labels.take(pa.array(what)),
         **counts,
+        "events_outside_effort": pa.array(counts["events"] - inside, mask=worked <= 0),
         "camera_days": days,
         "events_per_100_trap_nights": pa.array(
-            100 * counts["events"] / np.where(worked > 0, worked, 1), mask=worked <= 0
+            100 * inside / np.where(worked > 0, worked, 1), mask=worked <= 0
         ),
         "effort_source": one_chunk(effort["source"]).take(row),
     }
@@ -231,6 +241,11 @@ def rate(events: Doubles, days: Doubles) -> tuple[float, float, float]:
         variance = max(variance, n / (n - 1) * float(((events - ratio * days) ** 2).sum()) / worked**2)
     spread = np.exp(_Z * np.sqrt(variance) / ratio)
     return 100 * ratio, 100 * ratio / spread, 100 * ratio * spread
+
+
+def _is_watched(events: pa.Table, deployments: pa.Table) -> npt.NDArray[np.bool_]:
+    start = microseconds(events["start"])
+    return is_watched(events["location"].to_pylist(), start, deployments)
 
 
 def _of_groups(group: npt.NDArray[np.int64], n: int, events: pa.Table) -> dict[str, Any]:

@@ -73,6 +73,22 @@ def test_species(folder: Path) -> None:
     assert [row["label"] for row in table(folder, "species", "--species", "oryx")] == ["oryx"]
 
 
+def test_events_outside_of_the_effort_have_no_rate(tmp_path: Path) -> None:
+    """As the table `occupancy` does not count them; a date alone is the whole day."""
+    (tmp_path / "cameras.csv").write_text(
+        "location,latitude,longitude,start,end\nA,-24.25,31.5,2021-04-11,2021-04-21\n"
+    )
+    rows = [image("a0", 0, "oryx"), image("a1", 9 * DAY, "oryx"), image("a2", 60 * DAY, "lion")]
+    write_run(tmp_path, rows, cameras="cameras.csv")
+    oryx, lion = table(tmp_path, "species")
+    assert (lion["label"], lion["events"], lion["events_outside_effort"]) == ("lion", "1", "1")
+    assert (lion["stations"], float(lion["naive_occupancy"])) == ("0", 0)
+    assert float(lion["events_per_100_trap_nights"]) == 0
+    assert (oryx["events_outside_effort"], float(oryx["events_per_100_trap_nights"])) == ("0", 20)
+    lion, oryx = table(tmp_path, "station_species")
+    assert (lion["events_outside_effort"], float(lion["events_per_100_trap_nights"])) == ("1", 0)
+
+
 def test_station_species(folder: Path) -> None:
     rows = table(folder, "station_species")
     assert [(row["location"], row["label"], row["events"]) for row in rows] == [
