@@ -146,3 +146,11 @@ NO_EVENT: dict[str, str] = {
     "empty": "its sequence shows no animal, or itself, as people say",
 }
 """Why an image is in no event -> what it means; the first that holds."""
+
+
+def plural(n: int, one: str, many: str | None = None) -> str:
+    """
+    >>> plural(1, "camera"), plural(1200, "camera"), plural(2, "species", "species")
+    ('1 camera', '1,200 cameras', '2 species')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

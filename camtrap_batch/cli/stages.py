@@ -41,6 +41,7 @@ from camtrap_batch.pipeline import (
 from camtrap_batch.remote import redacted
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import now
+from camtrap_batch.vocabulary import plural
 
 
 def add(commands: Commands) -> None:
@@ -169,7 +170,7 @@ def _print_result(result: StageResult, display: Display, *, dry_run: bool) -> No
     if dry_run and not result.rows and not result.shards and result.stage in STAGES:
         what = [f"{result.stage:9} {STAGES[result.stage].help}"]
     else:
-        what = [f"{result.stage:9} {result.rows:,} rows"]
+        what = [f"{result.stage:9} {plural(result.rows, 'row')}"]
     if result.shards > 1 and not dry_run:
         what.append(f"{result.shards_run:,} of {result.shards:,} shards run now")
     is_done = bool(result.snapshots) or not result.notes

@@ -7,6 +7,8 @@ import math
 from typing import Any
 from urllib.parse import quote
 
+from camtrap_batch.vocabulary import plural as plural
+
 UNKNOWN = "\N{EN DASH}"
 
 
@@ -96,14 +98,6 @@ def hours_minutes(seconds: Any) -> str:
     '1:02:05'
     """
     return UNKNOWN if not is_known(seconds) else str(dt.timedelta(seconds=round(seconds)))
-
-
-def plural(n: int, one: str, many: str | None = None) -> str:
-    """
-    >>> plural(1, "camera"), plural(1200, "camera"), plural(2, "species", "species")
-    ('1 camera', '1,200 cameras', '2 species')
-    """
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def shorten(text: str, most: int) -> str:

@@ -40,7 +40,7 @@ from camtrap_batch.targets import (
 )
 from camtrap_batch.targets.base import OK, Photo, TakesEventPhotos, TakesPhotos
 from camtrap_batch.targets.public import BLUR_KM, is_people, without_metadata, without_people
-from camtrap_batch.vocabulary import NO_MODEL, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import NO_MODEL, UNCERTAIN, USABLE, plural
 
 _SHOWN_CAMERAS = 20
 _SHOWN_FAILURES = 5
@@ -333,8 +333,8 @@ def _describe(push: Push) -> list[str]:
         key = layer.rpartition("=")[2], edit
         totals[key] = totals.get(key, 0) + number
         cameras[location or "unknown"] = cameras.get(location or "unknown", 0) + number
-    notes = [f"{layer}: {number:,} {edit}s" for (layer, edit), number in totals.items()]
-    notes.append(f"{sum(push.unchanged.values()):,} rows are up to date")
+    notes = [f"{layer}: {plural(number, edit)}" for (layer, edit), number in totals.items()]
+    notes.append(plural(sum(push.unchanged.values()), "row is", "rows are") + " up to date")
     notes += push.notes
     most = sorted(cameras.items(), key=lambda item: (-item[1], item[0]))
     if most:

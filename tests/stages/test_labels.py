@@ -411,3 +411,23 @@ def test_a_whole_job_without_torch(tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "impala" in page
     assert "zebra" in (tmp_path / "list.csv").read_text()
+
+
+def test_the_catalog_says_that_no_label_means_no_animal(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"")
+    (tmp_path / "table.csv").write_text("file_name,species\na.jpg,leer\nb.jpg,fox\n")
+    dataset = {"format": "csv", "metadata": str(tmp_path / "table.csv"), "images": str(tmp_path / "images")}
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump({"name": "run", "output": str(tmp_path), "dataset": dataset}))
+    line = (
+        "none of the labels (fox, leer) is taken to mean: no animal; if one does, name it in "
+        "select.empty.class"
+    )
+    assert line in run_on_driver(job, "catalog").notes
+    assert line in run_on_driver(job, "catalog").notes  # also where the table stands already
+    assert not any(
+        "no animal" in note for note in run_on_driver(job, "catalog", "select.empty.class=leer").notes
+    )
+    (tmp_path / "table.csv").write_text("file_name,species\na.jpg,Empty\nb.jpg,fox\n")
+    assert not any("no animal" in note for note in run_on_driver(job, "catalog").notes)

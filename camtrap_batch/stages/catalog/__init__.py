@@ -29,6 +29,9 @@ from camtrap_batch.stages.catalog.videos import ask_videos, check_videos, with_f
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.shards import Plan, Shard
 from camtrap_batch.store.tables import stands
+from camtrap_batch.vocabulary import EMPTY
+
+_SHOWN = 3
 
 _MARK = b"# The job as it ran, written by camtrap: edit a copy of this file, not this file.\n"
 
@@ -110,6 +113,7 @@ class CatalogStage(Stage):
         result = do_on_driver(context, self, id_, make, inputs={})
         if not context.dry_run:
             save_job(context)
+            lines += _without_empty(job, categories_of(run.snapshot("catalog").meta))
         result.notes = [*lines, *result.notes, *asked]
         return result
 
@@ -138,6 +142,19 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
         told.append(f"{n_gone:,} {text}")
     meta = {"categories": catalog.categories, "notes": catalog.notes}
     return Made({"catalog": catalog.table}, meta, told)
+
+
+def _without_empty(job: Job, categories: list[tuple[int, str]]) -> list[str]:
+    """A line where photos are labelled, and no label of them means: no animal."""
+    names = [name for number, name in categories if number != 0]
+    is_named = job.select.empty.class_ != 0 or EMPTY in map(str.casefold, names)
+    if is_named or not names or len(names) < len(categories):
+        return []
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [
+        f"none of the labels ({', '.join(names[:_SHOWN])}{more}) is taken to mean: no animal; if one does, "
+        "name it in select.empty.class"
+    ]
 
 
 def check_outages(

@@ -47,7 +47,7 @@ from camtrap_batch.store.shards import digest
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.survey.checks import check_deployments, check_texts
 from camtrap_batch.survey.effort import Counting, effort_by_location, make_deployments
-from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, NO_MODEL, UNCERTAIN, USABLE
+from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, NO_MODEL, UNCERTAIN, USABLE, plural
 
 _FROM_MANIFEST = ("location", "deployment", "status", "datetime", "utc_offset_minutes", "is_night")
 _BATCH = 8192
@@ -420,8 +420,8 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
         if found[key]
     ]
     notes = [
-        f"{run.snapshot('sequences').rows:,} sequences" + (f": {', '.join(labelled)}" if labelled else ""),
-        f"{run.snapshot('events').rows:,} events",
+        plural(run.snapshot("sequences").rows, "sequence") + (f": {', '.join(labelled)}" if labelled else ""),
+        plural(run.snapshot("events").rows, "event"),
     ]
     if found["no date"]:
         notes.append(
