@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import zipfile
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def stations(tmp_path: Path) -> Path:
         for species in ("Vulpes vulpes", "Meles meles", "blank"):
             photo(tmp_path / "photos" / station / "DCIM" / species / "a.jpg")
     return tmp_path / "photos"
+
+
+class NoTorch(MetaPathFinder):
+    """As if torch were not installed."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def init(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
@@ -204,7 +213,8 @@ def test_a_table_and_a_zip(here: Path, stations: Path, capsys: pytest.CaptureFix
 def test_what_is_written_for_labels_runs_as_it_is_without_torch(
     here: Path, stations: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoTorch(), *sys.meta_path])
     names = [path.relative_to(stations).as_posix() for path in sorted(stations.rglob("*.jpg"))]
     rows = "".join(f"{name};{name.split('/')[2]}\n" for name in names)
     (stations / "list.csv").write_text(f"File;Species\n{rows}")
@@ -212,6 +222,12 @@ def test_what_is_written_for_labels_runs_as_it_is_without_torch(
     assert "camtrap reprocess list.yaml" in told
     assert yaml.safe_load((here / "list.yaml").read_text())["infer"] == {"model": "none"}
     assert main(["reprocess", "list.yaml", "--cluster", "inline", "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["status", "list.yaml", "--json"]) == 0
+    states = {stage["stage"]: stage["state"] for stage in json.loads(capsys.readouterr().out)["stages"]}
+    assert {name for name, state in states.items() if state == "not needed"} == {"detect", "select", "train"}
+    assert states["report"] == "done"
+    assert "waiting" not in states.values()
     merged = open_run(here / "list.yaml").table("frames").to_table()
     assert {"Vulpes vulpes", "Meles meles"} < set(merged["label"].to_pylist())
 

@@ -18,7 +18,7 @@ from camtrap_batch.exports.detection_history import COUNTED, counted_of
 from camtrap_batch.monitor.display import duration
 from camtrap_batch.monitor.progress import StageStatus
 from camtrap_batch.monitor.status import read_status
-from camtrap_batch.pipeline import plans
+from camtrap_batch.pipeline import STAGES, plans
 from camtrap_batch.store.identity import check_identity, require_run_folder
 from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
@@ -81,10 +81,16 @@ def add(commands: Commands) -> None:
 
 
 def _status(options: argparse.Namespace, stop: threading.Event) -> int:
+    from camtrap_batch.stages.report import STAGE as REPORT
+
     run = Run(load_job(options))
     check_identity(run.folder)
     driver = look(run.folder)
     status = read_status(run, plans(), driver)
+    for one in status:
+        if one.state == "waiting" and one.stage in STAGES and not STAGES[one.stage].applies(run.job):
+            one.state = "not needed"
+    status.append(StageStatus(REPORT.name, "done" if REPORT.is_made(run) else "waiting"))
     failed = any(stage.failed for stage in status)
     findings = None
     if run.current("manifest") is not None:

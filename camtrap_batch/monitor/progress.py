@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from camtrap_batch.monitor.metrics import Totals
 from camtrap_batch.store.shards import Plan, Receipt, Shard, unsettled
 
-State = Literal["waiting", "running", "unfinished", "failed", "done"]
+State = Literal["waiting", "running", "unfinished", "failed", "done", "not needed"]
 
 RECENT_S = 60.0
 """What the rate now is measured over."""

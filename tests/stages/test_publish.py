@@ -72,6 +72,7 @@ def test_where_publish_stops_the_report_is_made_all_the_same(
     assert main(run) == 1
     told = capsys.readouterr().err.strip().splitlines()
     assert "limits.deleted (0.2)" in told[-1]
+    assert any(line.strip() == "5 images of the last catalog are gone" for line in told)
     assert any(line.startswith("report ") and "nothing to do" not in line for line in told)
     assert (tmp_path / "run" / "report" / "index.html").read_bytes() != before
 

@@ -23,7 +23,7 @@ from camtrap_batch.selection.classes import check_classes
 from camtrap_batch.stages.catalog.keywords import PART as KEYWORDS
 from camtrap_batch.stages.catalog.keywords import ask_keywords, with_keywords
 from camtrap_batch.stages.catalog.other import REPLACE, require_same_dataset
-from camtrap_batch.stages.catalog.renames import keep_ids
+from camtrap_batch.stages.catalog.renames import count_gone, keep_ids
 from camtrap_batch.stages.catalog.videos import PART as VIDEOS
 from camtrap_batch.stages.catalog.videos import ask_videos, check_videos, with_frames
 from camtrap_batch.store.manifest import categories_of
@@ -136,8 +136,12 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
     if reader.ids_are_paths:
         catalog.table, renamed = keep_ids(context.run, image_root(context.job), catalog.table)
         catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
+    told = [f"{n:,} {text}" for text, n in catalog.notes.items()]
+    if reader.ids_are_paths and (n_gone := count_gone(context.run, catalog.table)):
+        text = "images of the last catalog are gone" if n_gone > 1 else "image of the last catalog is gone"
+        told.append(f"{n_gone:,} {text}")
     meta = {"categories": catalog.categories, "notes": catalog.notes}
-    return Made({"catalog": catalog.table}, meta, [f"{n:,} {text}" for text, n in catalog.notes.items()])
+    return Made({"catalog": catalog.table}, meta, told)
 
 
 def _without_empty(job: Job, categories: list[tuple[int, str]]) -> list[str]:

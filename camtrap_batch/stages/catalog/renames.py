@@ -48,6 +48,14 @@ def keep_ids(run: Run, root: ImageRoot, table: pa.Table) -> tuple[pa.Table, int]
     return table.set_column(column, table.schema.field(column), pa.array(result, pa.string())), len(renamed)
 
 
+def count_gone(run: Run, table: pa.Table) -> int:
+    """How many images of the current catalog a new one, with the ids of `keep_ids`, no longer has."""
+    if run.current("catalog") is None:
+        return 0
+    known = _known_ids(run)["image_id"]
+    return len(known) - (pc.sum(pc.is_in(known, table["image_id"].combine_chunks())).as_py() or 0)
+
+
 def _known_ids(run: Run) -> pa.Table:
     """Image ids and file names of the current catalog; where it is damaged, of the manifest."""
     columns = ["image_id", "file_name"]

@@ -12,6 +12,7 @@ from camtrap_batch.pipeline.stage import Stage, StageResult, shard_id
 from camtrap_batch.report import ASSETS, render_files
 from camtrap_batch.stages.report.collect import TABLES, collect
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.run import Run
 
 PAGE = "report/index.html"
 
@@ -25,13 +26,21 @@ class ReportStage(Stage):
     version = 4
     tables = ()
 
+    def is_made(self, run: Run) -> bool:
+        """Whether the page is there, and of the tables as they are now."""
+        mark = f"<!-- {self._made_of(run)[1]} -->".encode()
+        return run.folder.exists(PAGE) and run.folder.read(PAGE).endswith(mark)
+
+    def _made_of(self, run: Run) -> tuple[dict[str, int], str]:
+        snapshots = {name: found.number for name in TABLES if (found := run.current(name)) is not None}
+        return snapshots, shard_id(self, snapshots, run.job.to_yaml(), ASSETS, table="html")
+
     def run(self, context: Context) -> StageResult:
         """Write `report/index.html` and its parts. Raises InputError where not even the manifest is there."""
         started = time.monotonic()
         run = context.run
         run.snapshot("manifest")
-        snapshots = {name: found.number for name in TABLES if (found := run.current(name)) is not None}
-        id_ = shard_id(self, snapshots, context.job.to_yaml(), ASSETS, table="html")
+        snapshots, id_ = self._made_of(run)
         mark = f"<!-- {id_} -->".encode()
         result = StageResult(self.name, shards=1)
         if context.dry_run:
