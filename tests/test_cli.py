@@ -431,10 +431,20 @@ def test_a_first_dry_run_says_what_each_stage_will_do(job: Path, capsys: pytest.
 
 
 def test_the_demo_without_its_extra_says_so_before_it_draws(tmp_path: Path) -> None:
-    hide = "import sys; sys.modules['torch'] = sys.modules['fastai'] = None; "
-    script = f"{hide}import importlib.util as u; find = u.find_spec; "
-    script += "u.find_spec = lambda name, *rest: None if name in ('torch', 'fastai') else find(name, *rest); "
-    script += "from camtrap_batch.cli import main; sys.exit(main())"
+    script = (
+        "import sys\n"
+        "from importlib.abc import MetaPathFinder\n"
+        "class NoTorch(MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'fastai'):\n"
+        "            raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name in ('torch', 'fastai') else find(name, *rest)\n"
+        "from camtrap_batch.cli import main\n"
+        "sys.exit(main())\n"
+    )
     command = [sys.executable, "-c", script, "demo", str(tmp_path / "demo"), "--cluster", "inline"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2

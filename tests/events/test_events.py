@@ -345,7 +345,7 @@ def reference_events(sequences: list[Row], gap: timedelta) -> list[Row]:
     ]
 
 
-SAID = {"label_source": "machine", **dict.fromkeys(TRAITS)}
+SAID = {"label_source": "machine", **dict.fromkeys((*TRAITS, "machine_label", "machine_confidence"))}
 """Columns of what nobody said anything of."""
 
 

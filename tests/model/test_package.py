@@ -161,7 +161,7 @@ assert model.read_info({str(folder)!r}).model_id == {info.model_id!r}
 assert model.TrainConfig().arch == "resnet34"
 from camtrap_batch.errors import MissingExtra
 try:
-    model.Predictor
+    model.save_model
 except MissingExtra as problem:
     print(problem)
 """
