@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import datetime as dt
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from camtrap_batch.catalog.labels import label_key, one_name_each
 from camtrap_batch.catalog.tables import MISSING, GivenTable, number, read_table
 from camtrap_batch.errors import InputError
+from camtrap_batch.notices import LOGGER
 
 ROWS = [["A", "-24.5", "Löwe, groß"], ["B", "2", ""]]
 HEADER = ["location", "latitude", "note"]
@@ -102,7 +104,13 @@ def test_cells_that_a_spreadsheet_adds_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "xlsx"])
-def test_titles_above_the_header(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_titles_above_the_header(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever other tests of this process, and the libraries that they load, have done to logging.
+    caplog.set_level(logging.WARNING, LOGGER.name)
+    monkeypatch.setattr(LOGGER, "disabled", False)
+    monkeypatch.setattr(LOGGER, "propagate", True)
     expected = ("location", "latitude", "longitude")
     rows = [["Cameras of 2022, station north"], [], ["location", "latitude"], ["A", -24.5], ["B", 2]]
     path = tmp_path / f"titles.{kind}"
