@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t
 
 from camtrap_batch.codes import Ints
+from camtrap_batch.survey.numerics import scipy
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -199,7 +199,7 @@ class Sample:
         n = int(np.count_nonzero(y))
         if not n:
             return Estimate(0.0, 0.0, self._most_unseen(), 0)
-        width = t.ppf(0.5 + LEVEL / 2, self.freedom) * np.sqrt(variance) / value
+        width = scipy().stats.t.ppf(0.5 + LEVEL / 2, self.freedom) * np.sqrt(variance) / value
         return Estimate(value, value * np.exp(-width), value * np.exp(width), n)
 
     def _most_unseen(self) -> float:
@@ -211,7 +211,7 @@ def wilson(share: float, variance: float, n: int, freedom: int) -> tuple[float, 
     """Wilson's 95 % interval at the effective sample size, that of a simple sample of this variance."""
     effective = share * (1 - share) / variance if variance > 0 and 0 < share < 1 else float(n)
     effective = min(effective, 1e9)
-    quantile = float(t.ppf(0.5 + LEVEL / 2, freedom))
+    quantile = float(scipy().stats.t.ppf(0.5 + LEVEL / 2, freedom))
     square = quantile**2
     middle = (share + square / (2 * effective)) / (1 + square / effective)
     reach = (
