@@ -109,8 +109,11 @@ def test_an_image_that_kills_is_found_and_the_rest_is_done(executor: Executor, t
     assert [(shard.start, shard.stop) for shard in crashed] == [(19, 20)]
     receipts = find_receipts(work.folder, plan)
     assert sum(receipt.counts.get("crashed", 0) for receipt in receipts.values()) == 1
-    halved = [event.shard.id for event in events if isinstance(event, ShardHalved)]
-    assert halved[0] == plan.shards[2].id, "a shard without the image was halved"
+    # A half that waited on the same worker may be blamed once; what holds the image is halved to the end.
+    shards = [event.shard for event in events if isinstance(event, ShardHalved)]
+    assert shards[0].id == plan.shards[2].id, "a shard without the image was halved"
+    halved = [shard.id for shard in shards if shard.start <= 19 < shard.stop]
+    assert [shard.rows for shard in shards if shard.id in halved] == [8, 4, 2]
     assert all(after.startswith(before) for before, after in pairwise(halved))
     # What happened to the shard, in order: it was lost until it was halved, and never heard of again.
     of_it = [type(event) for event in events if event.shard.id == plan.shards[2].id]

@@ -213,7 +213,11 @@ class _FanOut:
                 key = self.ended.get_nowait()
                 if key in self.in_flight:
                     ended.append(self.in_flight.pop(key))
-        killed = [(future, attempt) for future, attempt in ended if _is_killed(future)]
+        killed = [
+            (future, attempt)
+            for future, attempt in ended
+            if _is_killed(future) and not self._was_done(attempt, future)
+        ]
         by_blame = sorted(killed, key=lambda pair: self._blame(*pair))
         blamed = {_lost_worker(future).server_id: attempt for future, attempt in by_blame}  # the last one
         others = [(attempt, future) for future, attempt in ended if not _is_killed(future)]
@@ -223,6 +227,15 @@ class _FanOut:
             self._count_loss(attempt, future, is_blamed=is_blamed)
         self.charged.update(blamed)
         return others
+
+    def _was_done(self, attempt: Attempt, future: Future[Any]) -> bool:
+        """Whether its worker did it and died before the answer was out: then it is done, and not to blame."""
+        receipt = read_receipt(self.work.folder, receipt_path(*self.work.plan, attempt.shard.id))
+        if receipt is None:
+            return False
+        future.release()
+        self.attempts.done(attempt, receipt)
+        return True
 
     def _blame(self, future: Future[Any], attempt: Attempt) -> tuple[bool, int, int]:
         """Of the shards that died together, the greatest is blamed.
