@@ -1,8 +1,8 @@
-"""Capture times as people and cameras write them: local camera time, and the clock's offset where the text
-has one.
+"""Capture times as people and cameras write them: local camera time, and the clock's offset if the text has
+one.
 
-The rules are the same for metadata, tables and EXIF. Whether 03/04/2022 is in March or in April is not
-guessed: another date of the same column tells (31/05/2022 does), or the job file (`dataset.dates`).
+The rules are the same for metadata, tables and EXIF. Whether 03/04/2022 is in March or April is not guessed:
+another date of the same column settles it (31/05/2022 does), or the job file (`dataset.dates`).
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ KNOWN_FORMS = (
 )
 
 Order = Literal["dmy", "mdy"]
-"""Which comes first where the year comes last: the day or the month."""
+"""Which comes first if the year comes last: the day or the month."""
 
 MOST_UNREADABLE = 0.05
-"""Part of a column's dates that may be unreadable; a table with more of them is refused."""
+"""Fraction of a column's dates that may be unreadable; a table with more is refused."""
 
 _NO_DATE = frozenset({"unknown", "none", "null", "nan", "nat", "n/a", "na", "#n/a", "#na", "<na>", "-"})
 
-_EARLIEST = 1900  # before that a clock was never set
-# Whatever this matches is a date, and can be parsed a column at a time; all else is looked at row by row.
+_EARLIEST = 1900  # an earlier year means that the clock was never set
+# Whatever this matches is a date, and can be parsed a column at a time; the rest is parsed row by row.
 _COMMON = (
     r"^(?:19|2\d)\d{2}"
     r"-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)"
@@ -68,13 +68,13 @@ class Dates:
 
     Attributes
     ----------
-    times : (n,) datetime64[us], local camera time; NaT where there is none; midnight where `date_only`
+    times : (n,) datetime64[us], local camera time; NaT if there is none; midnight where `date_only`
     offsets : (n,) int32, minutes east of UTC; `NULL_OFFSET` where the text has none
-    date_only : (n,) bool, the text says no time of day
-    placeholders : rows that say that the date is not known: a word, all zeros, a year before 1900
-    strange : rows whose text is no date in a known form, or can't be one (month 13)
-    undecided : rows that do not tell day from month, where nothing else in the column does
-    day_first, month_first : the first row that is written so, and could not be otherwise; None without one
+    date_only : (n,) bool, whether the text has no time of day
+    placeholders : rows that say that the date is unknown: a word, all zeros, a year before 1900
+    strange : rows whose text is not a date in a known form, or is impossible (month 13)
+    undecided : rows that leave day and month open, if nothing else in the column settles it
+    day_first, month_first : the first row that can only be read in that order; None if there is none
     """
 
     times: npt.NDArray[np.datetime64]
@@ -92,7 +92,7 @@ def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | Non
 
     Parameters
     ----------
-    order : of day and month where a text leaves it open; default: that of the column's other texts
+    order : order of day and month in ambiguous texts; default: that of the column's other texts
     """
     column = texts if isinstance(texts, pa.StringArray) else pa.array(texts, pa.string())
     values, offsets = _common(column)
@@ -101,7 +101,7 @@ def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | Non
     strange: list[int] = []
     open_rows: list[tuple[int, str]] = []
     firsts: dict[Order, int] = {}
-    hints: set[Order] = set()  # of dates that there never were, such as 31/04
+    hints: set[Order] = set()  # from impossible dates, such as 31/04
     rows = np.flatnonzero(np.isnat(values) & column.is_valid().to_numpy(zero_copy_only=False))
 
     def take(row: int, text: str, order: Order | None) -> None:
@@ -146,7 +146,7 @@ def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | Non
 def read_dates(
     texts: pa.StringArray, at: Callable[[int], str], notes: Counter[str], order: Order | None = None
 ) -> Dates:
-    """`parse_dates` of what people gave; what can't be read is no date, and is counted in `notes`.
+    """`parse_dates` for what people gave; what can't be read counts as no date, and is counted in `notes`.
 
     Parameters
     ----------
@@ -176,8 +176,8 @@ def read_dates(
             )
     if dates.undecided:
         raise InputError(
-            f"{say(dates.undecided[0])}: day or month first? no date of this column tells; set dataset.dates "
-            "to dmy or mdy"
+            f"{say(dates.undecided[0])}: day or month first? no date in this column settles it; set "
+            "dataset.dates to dmy or mdy"
         )
     n_given = int((~np.isnat(dates.times)).sum()) + len(dates.strange)
     if dates.strange and (
@@ -185,7 +185,7 @@ def read_dates(
     ):
         more = f", and {len(dates.strange) - 1} more such dates" if len(dates.strange) > 1 else ""
         raise InputError(
-            f"{say(dates.strange[0])} is no date that can be read{more}; possible: {KNOWN_FORMS}"
+            f"{say(dates.strange[0])} is not a date that can be read{more}; possible:  {KNOWN_FORMS}"
         )
     if dates.strange:
         notes[f"dates that can't be read, taken as no date: {say(dates.strange[0])}"] += len(dates.strange)
@@ -198,7 +198,8 @@ def read_dates(
 
 
 def parse_date(text: str, order: Order | None = None) -> tuple[dt.datetime, int | None] | None:
-    """One date: local camera time and the offset in minutes; None for a placeholder; else ValueError.
+    """One date: local camera time and the offset in minutes; None for a placeholder; otherwise raises
+    ValueError.
 
     >>> parse_date("2022-12-31T09:52:50+02:00")
     (datetime.datetime(2022, 12, 31, 9, 52, 50), 120)
@@ -246,10 +247,10 @@ def offset_minutes(text: str) -> int:
 
 
 def _common(texts: pa.Array) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
-    """Times and offsets of texts in the form that most metadata have; NaT and `NULL_OFFSET` of others."""
+    """Times and offsets of texts in the form that most metadata have; NaT and `NULL_OFFSET` for others."""
     texts = pc.if_else(pc.match_substring_regex(texts, _COMMON), texts, None)
     local = pc.utf8_slice_codeunits(texts, 0, 19)
-    # A missing time is NaT on its way to NumPy; the copy may be written to.
+    # A missing time becomes NaT on its way to NumPy; the copy is writable.
     values = local.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False).copy()
     offsets = np.full(len(texts), NULL_OFFSET, np.int32)
     with_zone = pc.greater(pc.binary_length(texts), 19).fill_null(False).to_numpy(zero_copy_only=False)
@@ -261,9 +262,9 @@ def _common(texts: pa.Array) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np
 
 
 def _written_order(text: str) -> Order | None:
-    """Which comes first, day or month, in a date that ends in its year, where the date itself tells."""
+    """Which comes first, day or month, in a date that ends in its year, if the date itself shows it."""
     match = _YEAR_LAST.fullmatch(text.strip())
-    if match is None or match["sign"] == ".":  # between dots the day is always first
+    if match is None or match["sign"] == ".":  # with dots the day is always first
         return None
     if int(match["first"]) > 12:
         return "dmy"

@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Option:
-    """A setting of one export or one stage, which the command has as an option.
+    """A setting of one export or one stage, offered by the command as an option.
 
     Attributes
     ----------
-    name : such as day1, for --day1; a word each is joined with -
+    name : such as day1, for --day1; words are joined with -
     help : what it does; the default is added
-    default : its value where it is not given
-    parse : makes the value of what was typed; raises ValueError with what would be right
+    default : its value if it is not given
+    parse : makes the value from what was typed; raises ValueError with what would be right
     metavar : stands for the value in the help; None for a switch, which takes no value
     """
 

@@ -179,7 +179,7 @@ def test_a_coco_file_and_results_of_a_detector(
         "categories": [{"id": 1, "name": "x"}],
     }
     (stations.parent / "a.json").write_text(json.dumps(cct))
-    assert "images: 9 of 9 looked for are in" in init(capsys, stations.parent / "a.json")
+    assert "images: 9 of 9 names were found in" in init(capsys, stations.parent / "a.json")
     assert yaml.safe_load((here / "a.yaml").read_text())["dataset"]["images"] == "../photos"
     assert len(runs(here / "a.yaml", capsys)) == 9
     results = {
@@ -201,7 +201,7 @@ def test_a_table_and_a_zip(here: Path, stations: Path, capsys: pytest.CaptureFix
     (stations / "list.csv").write_text(f"File;Comment;Species\n{rows}")
     told = init(capsys, stations / "list.csv")
     assert "columns that are read: file, species" in told
-    assert "columns that are left alone: comment" in told
+    assert "columns that are ignored: comment" in told
     assert {row["location"] for row in runs(here / "list.yaml", capsys)} == {"ST1", "ST2", "ST3"}
     with zipfile.ZipFile(stations.parent / "photos.zip", "w") as archive:
         for name in names:

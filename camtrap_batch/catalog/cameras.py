@@ -1,7 +1,8 @@
-"""What `dataset.cameras` and `dataset.outages` say: where cameras stood, from when to when, and when not.
+"""Reads `dataset.cameras` and `dataset.outages`: where cameras stood, from when to when, and when not.
 
-A .csv with a header or a .geojson with points. A camera that came back has several rows; of two cameras at
-one location, a column `camera` beside `location` tells which is which. docs/effort.md has the columns.
+A .csv with a header or a .geojson with points. A camera that came back has several rows; if there are two
+cameras at one location, a column `camera` besides `location` says which is which. docs/effort.md has the
+columns.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ PERIODS = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""Deployments as somebody wrote them down: start and end in local time, null where there is none; the offset
-of that time, null where it is the cameras' own; `source` is metadata or cameras; `where` is file and line."""
+"""Deployments as recorded: start and end in local time, null if there is none; the offset of that time,
+null if it is the cameras' own; `source` is metadata or cameras; `where` is file and line."""
 
 OUTAGES = pa.schema(
     [
@@ -47,7 +48,7 @@ OUTAGES = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""When cameras stood there and did not work, local camera time; `camera` is null: all of the location."""
+"""When cameras stood there without working, local camera time; if `camera` is null: all at the location."""
 
 _ALIASES = {
     "location": ("location", "location_id", "locationid", "camera", "name"),
@@ -77,9 +78,9 @@ class Site:
     Attributes
     ----------
     where : file and line, or feature
-    location, longitude, latitude : degrees, WGS 84; None where both cells are empty
-    cells : what else the row says, by the file's own names
-    roles : start, end, camera, deployment -> the name of the cell that has it
+    location, longitude, latitude : degrees, WGS 84; None if both cells are empty
+    cells : everything else in the row, by the file's own column names
+    roles : start, end, camera, deployment -> the name of the cell that holds it
     """
 
     where: str
@@ -90,7 +91,7 @@ class Site:
     roles: Mapping[str, str]
 
     def text(self, role: str) -> str | None:
-        """What the row says of start, end, camera or deployment; None where it says nothing."""
+        """The row's start, end, camera or deployment; None if it has none."""
         value = self.cells.get(self.roles.get(role, ""))
         return None if value is None or is_missing(str(value)) else str(value).strip()
 
@@ -101,7 +102,7 @@ def read_cameras(path: str) -> pa.Table:
     Raises
     ------
     InputError
-        The file is not there, lacks a column, or coordinates are impossible or given twice; with line.
+        The file is missing or lacks a column, or coordinates are impossible or given twice; with the line.
     """
     points = {
         site.location: (site.longitude, site.latitude)
@@ -119,33 +120,33 @@ def read_cameras(path: str) -> pa.Table:
 
 
 def read_camera_names(path: str) -> pa.ChunkedArray:
-    """The locations of a camera table, also those without coordinates. Raises as `read_cameras`."""
+    """The locations of a camera table, including those without coordinates. Raises like `read_cameras`."""
     return pa.chunked_array([list(dict.fromkeys(site.location for site in read_sites(path)))], pa.string())
 
 
 def cameras_without_place(path: str) -> list[str]:
-    """A line on cameras whose coordinates are empty, with the row of the first. Raises as `read_cameras`."""
+    """A note on cameras without coordinates, with the row of the first. Raises like `read_cameras`."""
     without = {site.location: site.where for site in read_sites(path) if site.latitude is None}
     if not without:
         return []
     location, where = next(iter(without.items()))
     return [
-        f"{where}: {location!r} has no place (cameras without one: {len(without):,}); it is on no map, and "
-        "in no data package"
+        f"{where}: {location!r} has no coordinates (cameras without: {len(without):,}); it is left out of "
+        "maps and data packages"
     ]
 
 
 def read_periods(path: str, order: Order | None = None) -> pa.Table:
-    """Deployments of the camera table, as `PERIODS`: a row for each of its rows with a start or an end.
+    """Deployments of the camera table, as `PERIODS`: one for each of its rows with a start or an end.
 
     Parameters
     ----------
-    order : of day and month in dates that leave it open
+    order : order of day and month in ambiguous dates
 
     Raises
     ------
     InputError
-        As `read_cameras`; or a start or an end is no date, or an end is not after its start.
+        As for `read_cameras`; or a start or an end is not a date, or an end is not after its start.
     """
     rows = []
     sites = read_sites(path)
@@ -175,7 +176,7 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
     Raises
     ------
     InputError
-        The file is not there, lacks a column, or a start or an end is missing, no date, or out of order.
+        The file is missing or lacks a column, or a start or an end is missing, not a date, or out of order.
     """
     rows = []
     table = read_table(path, _OUTAGES_KEY, _names(_OUTAGE, _OPTIONAL))
@@ -199,12 +200,12 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
 
 
 def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
-    """A line for each deployment that begins before an earlier one of the same camera has ended.
+    """A note for each deployment that begins before an earlier one of the same camera has ended.
 
     Raises
     ------
     InputError
-        An outage, or a part of one, is outside the deployments of its location, where these are known.
+        An outage, or part of one, is outside the deployments of its location, if these are known.
     """
     spans: dict[str, list[dict[str, Any]]] = {}
     for row in periods.to_pylist():
@@ -229,10 +230,10 @@ def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
 
 
 def read_covariates(path: str) -> pa.Table:
-    """What else the camera table says of each location, as it is written: location, longitude, latitude, ...
+    """What else the camera table says about each location, as written: location, longitude, latitude, ...
 
-    Of a location with several rows the first that says something holds. A column is of numbers where all its
-    values are numbers, else of text.
+    If a location has several rows, the first value counts. A column is numeric if all its values are numbers,
+    otherwise text.
     """
     columns: dict[str, dict[str, Any]] = {}
     points: dict[str, tuple[float | None, float | None]] = {}
@@ -256,7 +257,7 @@ def read_covariates(path: str) -> pa.Table:
 
 
 def read_sites(path: str) -> list[Site]:
-    """The rows of a camera table. Raises as `read_cameras`."""
+    """The rows of a camera table. Raises like `read_cameras`."""
     if path.lower().endswith((".geojson", ".json")):
         rows = _geojson(path, _read(path, _CAMERAS_KEY))
     else:
@@ -273,7 +274,7 @@ def read_sites(path: str) -> list[Site]:
             point = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
         if points.setdefault(location, point) != point:
             raise InputError(
-                f"{where}: location {location!r} has another place further up; it should have one"
+                f"{where}: location {location!r} has other coordinates further up; it should have one point"
             )
         roles = _roles(cells, _OPTIONAL)
         if roles.get("camera") == _roles(cells, _ALIASES).get("location"):
@@ -291,7 +292,7 @@ def _read(path: str, key: str) -> str:
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file ({key})") from None
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{path}: can't be read ({key}): {problem}") from None
 
 
@@ -306,7 +307,7 @@ def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str,
 
 
 def _order_of_dates(columns: Iterable[list[str | None]], order: Order | None) -> Order | None:
-    """The order of day and month that the job gives, else that of the dates that tell, if it is one."""
+    """The order of day and month that the job gives, otherwise the one that all unambiguous dates have."""
     found: set[Order] = set()
     for texts in columns:
         dates = parse_dates(texts)
@@ -338,7 +339,7 @@ def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict
 
 
 def _roles(cells: Mapping[str, Any], aliases: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Role -> the name of its column, for those that are there."""
+    """Role -> the name of its column, for the columns that exist."""
     found = {role: next((name for name in names if name in cells), None) for role, names in aliases.items()}
     return {role: name for role, name in found.items() if name is not None}
 
@@ -353,7 +354,8 @@ def _degrees(where: str, name: str, value: Any, most: int) -> float:
 
 
 def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
-    """A date or a date with a time; a date alone is noon. Raises InputError with `where` and `name`."""
+    """A date or a date with a time; a date without a time is noon. Raises InputError with `where` and
+    `name`."""
     if text is None or not text.strip():
         return None
     given = text.strip()
@@ -370,7 +372,7 @@ def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.d
 
 
 def check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:
-    """Raise InputError where an end is not after its start."""
+    """Raise InputError if an end is not after its start."""
     if start is not None and end is not None and end <= start:
         raise InputError(f"{where}: end: {_shown(end)} should be after the start, {_shown(start)}")
 

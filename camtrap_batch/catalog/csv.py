@@ -1,4 +1,4 @@
-"""A table of images -> catalog: a row for each file, or for each annotation of one. docs/csv.md."""
+"""A table of images -> catalog: one row for each file, or for each annotation of one. See docs/csv.md."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ COLUMNS: Names = {
     "width": ("width",),
     "height": ("height",),
 }
-"""What is read -> the names that its column may have; other columns are left alone."""
+"""What is read -> the names that its column may have; other columns are ignored."""
 
 _KEY = "dataset.metadata"
 _OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height")
-"""In which rows of one image may differ; a width may be that of an animal's box."""
+"""Columns in which rows of one image may differ; a width may be that of an animal's box."""
 
 Cells = list[str | None]
 Cell = TypeVar("Cell")
@@ -89,17 +89,17 @@ def read_csv(
 
     Parameters
     ----------
-    path : file or fsspec URL of a table as `tables.read_table` takes it, with columns of `COLUMNS`
-    location_of : location from a path, for images without one in the column `location`
-    label : where a path names the species, for a table that has no column for it
+    path : file or fsspec URL of a table that `tables.read_table` accepts, with columns of `COLUMNS`
+    location_of : finds the location in a path, for images without one in the column `location`
+    label : where a path names the species, for a table without a column for it
     utc_offset : offset of dates that have none of their own, such as "+02:00"
-    order : of day and month in dates that leave it open
+    order : order of day and month in ambiguous dates
     root : path or URL that file names may begin with, and are relative to
 
     Raises
     ------
     InputError
-        The file is not there, has no column file_name, or a value that can't be; with line and column.
+        The file is missing, has no column file_name, or has an impossible value; with line and column.
     """
     table = read_table(path, _KEY, [name for names in COLUMNS.values() for name in names])
     used = {what: name for what, names in COLUMNS.items() if (name := table.name_of(names))}
@@ -191,14 +191,15 @@ def read_csv(
 
 
 def _joined(first: Cells, then: Cells, between: str) -> Cells:
-    """Two columns as one; the second alone where the first has nothing, and the first alone likewise."""
+    """Two columns joined; only one of them where the other is empty."""
     return [
         f"{a.rstrip(between)}{between}{b}" if a and b else a or b for a, b in zip(first, then, strict=True)
     ]
 
 
 def _without_repeats(table: GivenTable, notes: Counter[str]) -> list[int]:
-    """Rows that are not, word for word, one further up: what was pasted twice does not add up."""
+    """Rows that do not repeat an earlier row word for word, so that what was pasted twice is not counted
+    twice."""
     seen: set[tuple[str | None, ...]] = set()
     kept = []
     for row, cells in enumerate(zip(*table.columns.values(), strict=True)):
@@ -212,7 +213,7 @@ def _without_repeats(table: GivenTable, notes: Counter[str]) -> list[int]:
 def _categories(
     numbers: list[int | None] | None, given: Cells, at: Callable[[int], str], notes: Counter[str]
 ) -> tuple[dict[int, str], list[int | None]]:
-    """Names of the categories, and the category of each row, None where the row is not annotated."""
+    """Names of the categories, and the category of each row, None if the row is not annotated."""
     one = one_name_each((name for name in given if name), notes)
     named = [one[name] if name else None for name in given]
     if numbers is not None:
@@ -242,7 +243,7 @@ def _categories(
 def _require_agreement(
     name: str, column: Cells, first_of: list[int], table: GivenTable, kept: list[int]
 ) -> None:
-    """Rows of one image differ in their annotation alone."""
+    """Raise InputError if rows of one image differ in anything but their annotation."""
     for row, first in enumerate(first_of):
         if column[row] != column[first]:
             raise InputError(

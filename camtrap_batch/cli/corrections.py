@@ -26,9 +26,9 @@ def add(commands: Commands) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="what was exported there; your own table: columns label and image_id, file_name or event",
+        help="what was exported there; a table of your own has columns label and image_id, file_name or event",
     )
-    parser.add_argument("--who", help="who gave them, where the file does not tell (default: you)")
+    parser.add_argument("--who", help="who gave them, if the file does not say (default: you)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be recorded, write nothing")
     parser.set_defaults(call=_corrections)
 
@@ -59,10 +59,10 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
         print(
             f"{path} ({kind}): {len(rows):,} labels; {len(matched.corrections):,} "
             f"{'would be recorded' if options.dry_run else 'recorded'}, of {len(images):,} images; "
-            f"{matched.unchanged:,} say what stands already; {len(matched.unmatched):,} match no image"
+            f"{matched.unchanged:,} repeat what is recorded; {len(matched.unmatched):,} match no image"
         )
         if not rows:
-            print("  nothing in it was said by a person")
+            print("  it holds no labels given by people")
         for row in matched.unmatched[:_SHOWN]:
             named = row.event if row.event is not None else " or ".join(row.images[0])
             print(f"  no such image: {named!r} ({row.where})")
@@ -73,7 +73,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
         if known:
             for label, number in unknown:
                 times = "once" if number == 1 else f"{number:,} times"
-                print(f"  {label!r} is no class or category of the data set: taken as it is, {times}")
+                print(f"  {label!r} is not a class or category of the data set: taken as it is, {times}")
             if more:
                 print(f"  ... and {more:,} more such labels")
         elif unknown:
@@ -82,7 +82,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
         if matched.at_odds:
             on = "1 image" if matched.at_odds == 1 else f"{matched.at_odds:,} images"
-            print(f"  on {on} somebody else said something else: the later one counts")
+            print(f"  on {on} people disagree: the later label counts")
     if not options.dry_run:
         fold(run)
         run.log("corrections", files=len(read), recorded=recorded)
@@ -92,7 +92,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _labels(run: Run) -> tuple[list[str], str]:
-    """The labels that the run knows, and the one that means: no animal."""
+    """The labels that the run knows, and the one that means that there is no animal."""
     from camtrap_batch.selection.classes import choose_classes
     from camtrap_batch.store.manifest import categories_of
     from camtrap_batch.vocabulary import EMPTY
@@ -113,7 +113,7 @@ def _user() -> str:
 
 
 def _content(path: Path) -> str:
-    """Stands for what a file, or a folder of files, holds: 12 hexadecimal digits."""
+    """Identifies the content of a file, or a folder of files: 12 hexadecimal digits."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*.csv")) if path.is_dir() else [path]:
         digest.update(file.read_bytes())

@@ -32,9 +32,9 @@ def add(commands: Commands) -> None:
         dest="after",
         type=whole_number,
         metavar="SNAPSHOT",
-        help="likewise (default: the current one)",
+        help="number of the result to compare with it (default: the current one)",
     )
-    parser.add_argument("--out", metavar="FILE", help="all of it as one .csv or .html file")
+    parser.add_argument("--out", metavar="FILE", help="write the whole comparison as one .csv or .html file")
     parser.set_defaults(call=_diff)
 
 

@@ -16,7 +16,7 @@ from camtrap_batch.errors import UserError
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _NONE = "none"
-_FEW = 3  # cameras; with fewer there is nothing to divide by camera
+_FEW = 3  # cameras; fewer can't be divided by camera
 
 
 def add(commands: Commands) -> None:
@@ -25,8 +25,8 @@ def add(commands: Commands) -> None:
         "init",
         help="look at a folder, a file or a URL and write a job file for it",
         description="init: look at what is there, say what was found, and write a commented job file that "
-        "runs as it is, and a cameras.csv to be filled in. Where it has to choose it asks on a terminal, and "
-        "takes the likeliest elsewhere.",
+        "runs as it is, and a cameras.csv to be filled in. If there is a choice, it asks on a terminal, and "
+        "otherwise takes the most likely one.",
     )
     parser.add_argument(
         "target",
@@ -39,9 +39,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="the job file (default: NAME.yaml, here or beside the images)"
     )
-    parser.add_argument("--name", help="of the job (default: as the folder or the file is named)")
+    parser.add_argument("--name", help="name of the job (default: that of the folder or file)")
     parser.add_argument(
-        "--location", metavar="LEVEL", help="folder level that names the camera, 0 = first, or none"
+        "--location", metavar="LEVEL", help="folder level that names the camera (0 is the first), or none"
     )
     parser.add_argument("--label", metavar="LEVEL", help="folder level that names the species, or none")
     parser.set_defaults(call=_init)
@@ -106,7 +106,7 @@ def _choose(given: str | None, option: str, what: str, guess: int | None, n_leve
             given = input(f"which folder level {what}? {', '.join(possible)} [{likely}] ").strip() or likely
     elif given is None:
         given = likely
-        print(f"the folder level that {what}: {given} (say otherwise with {option})")
+        print(f"the folder level that {what}: {given} (change it with {option})")
     if given not in possible:
         raise UserError(f"{option}: {given!r} is not possible; possible: {', '.join(possible)}")
     return None if given == _NONE else int(given)
@@ -132,7 +132,7 @@ def _name_of(target: str) -> str:
 
 
 def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
-    """Where the job file goes: not among the images, where its run folder could not be."""
+    """Where the job file goes: not among the images, where its run folder must not be."""
     images = str(dataset.get("images") or "")
     root = Path(images) if images and "://" not in images else None
     path = Path(out) if out is not None else Path(f"{name}.yaml")
@@ -142,14 +142,14 @@ def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
             raise UserError(f"--out {out}: is among the images, {root}; a job writes nothing there")
         path = root.resolve().parent / path.name
     if path.exists():
-        raise UserError(f"{path}: is there already; name another with --out FILE, or remove it")
+        raise UserError(f"{path}: already exists; name another with --out FILE, or remove it")
     if not path.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {path.parent}")
     return path
 
 
 def _cameras(folder: Path, name: str, locations: list[str]) -> str:
-    """The name of a camera table in `folder` that has all of `locations`: one that is there, or a new one."""
+    """The name of a camera table in `folder` that has all of `locations`: an existing one, or a new one."""
     for file in ("cameras.csv", f"{name}-cameras.csv"):
         path = folder / file
         if not path.exists():
@@ -157,14 +157,14 @@ def _cameras(folder: Path, name: str, locations: list[str]) -> str:
             print(f"{path}: fill in latitude and longitude of {len(locations):,} cameras")
             return file
         if (lacking := _lacking(path, locations)) is None:
-            print(f"{path} is there already, and stays as it is")
+            print(f"{path} already exists, and stays as it is")
             return file
-        print(f"{path} is there already, stays as it is, and is not used: {lacking}")
+        print(f"{path} already exists, stays as it is, and is not used:  {lacking}")
     raise UserError(f"{path}: lacks cameras of these images ({lacking}); give the job another --name")
 
 
 def _lacking(path: Path, locations: list[str]) -> str | None:
-    """What keeps a camera table from being that of `locations`, None: nothing."""
+    """Why a camera table does not fit `locations`; None if it does."""
     from camtrap_batch.catalog.cameras import read_camera_names
 
     try:
@@ -209,7 +209,7 @@ def _job_text(
 
     comments = {
         "format": found.lines[0],
-        "metadata": "what lists the images",
+        "metadata": "the file that lists the images",
         "images": "the image root; a job never changes it",
         "location": f"the folder level that names the camera: {listed(locations)}",
         "label": f"the folder level that names the species: {listed(classes)}",
@@ -231,7 +231,7 @@ def _job_text(
         rows.append(("  # video: {every_s: 1, most_frames: 10}", note))
     if found.results is not None:
         rows.append(("detect:", ""))
-        row(1, "results", _relative(found.results, base), "boxes: crops of animals are classified")
+        row(1, "results", _relative(found.results, base), "boxes, so that crops of animals are classified")
     if is_labelled:
         text = "the labels of people are the result; without this line a classifier is trained on them"
         rows.append(("infer: {model: none}", text))
@@ -248,7 +248,7 @@ def _job_text(
 
 
 def _relative(path: str, base: Path) -> str:
-    """A path as one relative to the job file's folder, where it is below that or beside it."""
+    """A path relative to the job file's folder, if it is below or beside that; otherwise unchanged."""
     if "://" in path:
         return path
     near = os.path.relpath(path, base)

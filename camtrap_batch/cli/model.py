@@ -1,4 +1,4 @@
-"""camtrap model: published models as model folders; a run's model for other programs, or as a portal item."""
+"""camtrap model: import published models, export a run's model for other programs, publish it to a portal."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def add(commands: Commands) -> None:
     actions = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     published = actions.add_parser(
-        "import", help="write a published model as a folder that a job takes, and compare the two"
+        "import", help="write a published model as a folder that a job can use, and compare the two"
     )
-    kinds = published.add_subparsers(dest="kind", title="where it is from", metavar="KIND", required=True)
+    kinds = published.add_subparsers(dest="kind", title="where the model is from", metavar="KIND", required=True)
     for name, importer in IMPORTERS.items():
         kind = kinds.add_parser(name, help=importer.help, description=f"{name}: {importer.help}")
         for argument in importer.arguments:
@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
             )
         kind.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
         kind.add_argument(
-            "--pictures", metavar="FOLDER", help="photos to compare on (default: some that are drawn)"
+            "--pictures", metavar="FOLDER", help="photos to compare them on (default: drawn ones)"
         )
         for option in importer.options:
             add_option(kind, option)
@@ -109,7 +109,7 @@ def _import(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _read_pictures(folder: Path) -> list[bytes]:
-    """Some photos of a folder, from all over it."""
+    """Some photos from all over a folder."""
     if not folder.is_dir():
         raise UserError(f"--pictures {folder}: no such folder")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -124,7 +124,7 @@ def _read_pictures(folder: Path) -> list[bytes]:
 
 
 def _is_whole(data: bytes) -> bool:
-    """Whether Pillow reads all of a photo, as the programs that it is compared with do."""
+    """Whether Pillow reads the whole photo, as the compared programs do."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -201,12 +201,12 @@ def _package(job: Job, folder: Path) -> bytes:
 
 
 def _write(out: Path, content: bytes) -> None:
-    """A file, whole or not at all."""
+    """Write a file, completely or not at all."""
     with replacing(out) as staged:
         staged.write_bytes(content)
 
 
 def _copy(folder: Path, out: Path) -> None:
-    """The model folder, as `infer.model` takes it; whole or not at all."""
+    """Write the model folder, in the form that `infer.model` takes; completely or not at all."""
     with replacing(out) as staged:
         shutil.copytree(folder, staged)

@@ -42,34 +42,34 @@ def add(commands: Commands) -> None:
         "--until",
         type=float,
         metavar="X",
-        help="as many as it takes until fewer than X wrong species-at-camera records are expected",
+        help="as many as needed until fewer than X wrong species-at-camera records are expected",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the random order; another one is another sample (default: 0)"
+        "--seed", type=int, default=0, help="seed of the random order; another seed draws another sample (default: 0)"
     )
-    parser.add_argument("--label", help="sequences with this label")
-    parser.add_argument("--camera", help="sequences of this camera location")
-    parser.add_argument("--least", type=_part, metavar="P", help="confidence at least")
-    parser.add_argument("--most", type=_part, metavar="P", help="confidence at most")
+    parser.add_argument("--label", help="only sequences with this label")
+    parser.add_argument("--camera", help="only sequences of this camera location")
+    parser.add_argument("--least", type=_part, metavar="P", help="only sequences with at least this confidence")
+    parser.add_argument("--most", type=_part, metavar="P", help="only sequences with at most this confidence")
     parser.add_argument("--from", dest="first", type=_date, metavar="DATE", help="taken on this day or later")
     parser.add_argument("--to", dest="last", type=_date, metavar="DATE", help="taken on this day or before")
     parser.add_argument("--light", choices=("day", "night"), help="taken by day, or in infrared light")
     parser.add_argument(
         "--which",
         choices=_STATES,
-        help="not looked at yet, looked at, uncertain, or at odds with the metadata",
+        help="not reviewed yet, reviewed, uncertain, or in disagreement with the metadata",
     )
-    parser.add_argument("--who", help="who looks (default: you); can be changed on the page")
+    parser.add_argument("--who", help="who reviews (default: you); can be changed on the page")
     parser.add_argument(
         "--people", type=whole_number, default=1, metavar="N", help="links to print, one for each browser"
     )
-    parser.add_argument("--port", type=int, default=0, help="default: one that is free")
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument(
-        "--address", default="127.0.0.1", help="default: this machine alone; others want a certificate"
+        "--address", default="127.0.0.1", help="default: this machine only; any other needs a certificate"
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate, to serve over TLS")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
-    parser.add_argument("--out", metavar="FILE", help="write the list as .csv or .parquet, and serve nothing")
+    parser.add_argument("--out", metavar="FILE", help="only write the list as .csv or .parquet, without a page")
     parser.set_defaults(call=_review)
 
 
@@ -138,7 +138,7 @@ async def _serve(
         reviewing, address=options.address, port=options.port, people=options.people, certificate=certificate
     )
     print(
-        f"{len(reviewing.items):,} sequences. Open in a browser, each link in one; Ctrl-C ends:", flush=True
+        f"{len(reviewing.items):,} sequences. Open each link in one browser; Ctrl-C ends:", flush=True
     )
     for link in served.links:
         print(f"  {link}", flush=True)

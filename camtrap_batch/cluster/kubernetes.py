@@ -273,7 +273,7 @@ def require_dask_kubernetes() -> None:
 
 
 def check_paths(spec: Kubernetes, paths: Mapping[str, str]) -> None:
-    """Raise ClusterError where a path of the job is on none of the volumes; URLs are seen everywhere.
+    """Raise ClusterError if a path of the job is on none of the volumes; URLs are seen everywhere.
 
     `paths`: dotted key of the job file -> path or URL.
     """

@@ -106,7 +106,7 @@ class Local(OwnCluster):
 
 
 def _roles(tls: Tls) -> dict[str, Any]:
-    """Arguments of Dask's `Security`. Raises ClusterError where a file is not there."""
+    """Arguments of Dask's `Security`. Raises ClusterError if a file is not there."""
     files = tls_settings(tls)
     roles = {
         f"tls_{role}_{part}": files[f"distributed.comm.tls.{role}.{part}"]

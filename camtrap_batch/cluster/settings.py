@@ -56,7 +56,7 @@ def tls_settings(tls: Tls | None) -> dict[str, Any]:
 
 
 def tls_paths(ca_file: str, cert: str, key: str) -> dict[str, Any]:
-    """As `tls_settings`, for files that need not be on this machine."""
+    """Like `tls_settings`, for files that need not be on this machine."""
     settings: dict[str, Any] = {
         "distributed.comm.tls.ca-file": ca_file,
         "distributed.comm.require-encryption": True,

@@ -256,7 +256,7 @@ class Submitted:
 
 
 def submit_driver(spec: Slurm, job_name: str, script: str) -> Submitted:
-    """Hand the script to SLURM. Raises ClusterError where it refuses it."""
+    """Hand the script to SLURM. Raises ClusterError if it refuses it."""
     require_sbatch()
     logs = Path(spec.logs).absolute()
     try:

@@ -113,7 +113,7 @@ class Ssh(OwnCluster):
         return Path("/tmp")  # noqa: S108 - on each host; the folder in it is new, and ours alone
 
     def _on_hosts(self, command: str, given: bytes) -> None:
-        """Run a command of the shell on each host. Raises ClusterError where one fails."""
+        """Run a command of the shell on each host. Raises ClusterError if one fails."""
         import asyncssh
 
         from camtrap_batch.cluster.started import reason_of

@@ -141,7 +141,7 @@ def client_of(start: Callable[[], Any], wrong: str) -> Iterator[Client]:
         with started as cluster, Client(cluster, set_as_default=False) as client:
             yield client
     except KeyboardInterrupt:
-        # Else Dask waits 10 s at exit for what is closing; workers end when they lose this process.
+        # Otherwise Dask waits 10 s at exit for what is closing; workers end when they lose this process.
         started.shutdown_on_close = False
         raise
 

@@ -132,10 +132,10 @@ class Known:
 
     Attributes
     ----------
-    boxes : for each row a list of `results.BOX`, null where nothing is known of it
+    boxes : for each row a list of `results.BOX`, null if nothing is known of it
     why : for each row without boxes a status (`unreadable`: the detector failed; `no_result`)
     meta, notes : for the snapshot, for people
-    labels : of each box, list by list: the name of what people said is in it, null where nobody did
+    labels : of each box, list by list: the name of what people said is in it, null if nobody did
     """
 
     boxes: pa.ListArray

@@ -26,7 +26,7 @@ from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
 
 COLUMN = "boxes"
-"""Of rows on their way to a worker: lists of `BOX` with `repeat`, null where no boxes are known."""
+"""Of rows on their way to a worker: lists of `BOX` with `repeat`, null if no boxes are known."""
 
 _LEAST_DOUBT, _MOST_DOUBT = 0.01, 0.49
 """Probability that an image without a box that counts has an animal after all. Detectors leave out what they
@@ -69,7 +69,7 @@ class Boxes:
     meta: dict[str, Any]
 
     def count(self) -> pa.Array:
-        """(rows,) int32: animal boxes that count; null where no boxes are known."""
+        """(rows,) int32: animal boxes that count; null if no boxes are known."""
         look = Look.at(self.column, self.rules)
         n = np.bincount(look.rows_of[look.classified], minlength=len(self.column))
         return pc.if_else(self.column.is_valid(), pa.array(n, pa.int32()), pa.scalar(None, pa.int32()))
@@ -97,7 +97,7 @@ class Repeats:
 
     Attributes
     ----------
-    number : (boxes,) int32: the place that a box repeats, -1 where it is none
+    number : (boxes,) int32: the place that a box repeats, -1 if it is none
     places : what is known of each place, most images first
     """
 
@@ -217,7 +217,7 @@ def find_boxes(settings: Detect, run: Run, rows: pa.Table, empty: str) -> Boxes:
 def read_boxes(
     folder: Folder, detected: Snapshot, detections: Snapshot, image_ids: pa.ChunkedArray
 ) -> pa.ListArray:
-    """The boxes of images, as `COLUMN` has them. Raises InputError where the tables lack an image."""
+    """The boxes of images, as `COLUMN` has them. Raises InputError if the tables lack an image."""
     of_images = open_table(folder, detected).to_table(columns=["image_id", "n_boxes"])
     boxes = open_table(folder, detections).to_table(
         columns=["x", "y", "w", "h", "confidence", "category", "repeat"]

@@ -65,10 +65,10 @@ class Drawn:
     image_id : (n,) str of each box
     corners : (n, 4) float64: x, y, width, height
     category : (n,) int16, an index into `CATEGORIES`
-    in_pixels : whether corners are pixels, else parts of the picture
+    in_pixels : whether corners are pixels, otherwise parts of the picture
     sizes : image id -> width and height that the metadata give
     empty : ids of images of which the metadata say that there is nothing
-    label : (n,) name of what is in each box, None where it is not said
+    label : (n,) name of what is in each box, None if it is not said
     """
 
     image_id: list[str]
@@ -158,7 +158,7 @@ class CatalogDetector:
     ) -> tuple[npt.NDArray[np.float64], int]:
         """Boxes as parts of their pictures, inside them; how many are of a picture that EXIF turns.
 
-        Raises InputError where a box is not inside its picture, by pixels that the metadata or the file give.
+        Raises InputError if a box is not inside its picture, by pixels that the metadata or the file give.
         """
         drawn = self.drawn
         corners = drawn.corners[order].copy()

@@ -110,7 +110,7 @@ def put(pixels: Pixels, fit: Fit, placement: Placement, out: npt.NDArray[np.floa
 
 
 def _pairs(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """As `_means`, of the two old pixels beside each new one alone: bilinear without antialiasing."""
+    """Like `_means`, of the two old pixels beside each new one alone: bilinear without antialiasing."""
     centres = np.clip((np.arange(new_size) + 0.5) * (size / new_size) - 0.5, 0, size - 1)
     first = np.minimum(centres.astype(np.int64), max(size - 2, 0))
     second = (centres - first)[:, None]

@@ -59,7 +59,7 @@ class Raw:
 def tell_layout(
     outputs: Sequence[Array], frame: tuple[int, int], metadata: Mapping[str, str], n_names: int | None
 ) -> Layout | None:
-    """The layout of a network's outputs for one picture of that frame; None where it is none that is known.
+    """The layout of a network's outputs for one picture of that frame; None if it is none that is known.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def _of_queries(rows: Array, metadata: Mapping[str, str], n_names: int | None) -
 
 
 def count_classes(layout: Layout, outputs: Sequence[Array]) -> int | None:
-    """How many classes the outputs have; None where they hold a class's number alone."""
+    """How many classes the outputs have; None if they hold a class's number alone."""
     if layout == "rf-detr":
         pair = _boxes_and_logits(outputs)
         return int(pair[1].shape[2]) if pair else None

@@ -227,7 +227,7 @@ class OnnxDetector:
 def read_card(path: Path) -> Card:
     """A `detector.json`; an empty one where there is no such file.
 
-    Raises InputError where it is not JSON, or a key in it is wrong.
+    Raises InputError if it is not JSON, or a key in it is wrong.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -241,7 +241,7 @@ def read_card(path: Path) -> Card:
 
 
 def _names(card: Card, metadata: Mapping[str, str], where: str) -> list[str] | None:
-    """Names of the categories, in the order of the outputs; None where nothing says them."""
+    """Names of the categories, in the order of the outputs; None if nothing says them."""
     found: Any = card.names
     if found is None and (text := metadata.get("names")) is not None:
         try:

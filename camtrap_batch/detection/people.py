@@ -65,7 +65,7 @@ class People:
         return image_id in self.boxes
 
     def picture(self, image_id: str, data: bytes) -> bytes | None:
-        """An image file as it may be handed out; None where it is to be left out.
+        """An image file as it may be handed out; None if it is to be left out.
 
         What shows no people, or may be shown, is given back as it is. What is blurred is a JPEG of the
         upright picture without metadata: cameras put a small copy of the photo into theirs. A picture that

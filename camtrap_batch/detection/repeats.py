@@ -28,7 +28,7 @@ def find_repeats(
     iou: float,
     min_frames: int,
 ) -> npt.NDArray[np.int32]:
-    """Number of the place that a box repeats, from 0 over all cameras; -1 where it repeats none.
+    """Number of the place that a box repeats, from 0 over all cameras; -1 if it repeats none.
 
     Boxes repeat a place where there is one box, the median of them, that each overlaps by `iou` or more
     (intersection over union), in at least `min_frames` frames.

@@ -64,8 +64,8 @@ class Detections:
 
     Attributes
     ----------
-    images : file_name, posix, each once; boxes, a list of `BOX`, null where the detector failed; said, a list
-        of `SAID` for each box; whole, `SAID` of the image as such; these two are empty where nothing is said
+    images : file_name, posix, each once; boxes, a list of `BOX`, null if the detector failed; said, a list
+        of `SAID` for each box; whole, `SAID` of the image as such; these two are empty if nothing is said
     categories : names of what is detected, such as animal, each once
     n_repeated : files that are in the results more than once; the first entry counts
     unlisted : id of a category that the results do not name -> its boxes, which are no detections
@@ -89,8 +89,8 @@ class LookedAt:
 
     Attributes
     ----------
-    rate : frames a second; None where the results do not tell
-    processed : numbers of the frames, from 0, ascending; None where the results do not tell: any
+    rate : frames a second; None if the results do not tell
+    processed : numbers of the frames, from 0, ascending; None if the results do not tell: any
     of_boxes : number of the frame of each of its boxes, in order
     """
 
@@ -99,7 +99,7 @@ class LookedAt:
     of_boxes: tuple[int, ...]
 
     def boxes_at(self, seconds: float) -> list[int] | None:
-        """Places of the boxes of the frame that is nearest to a time, None where none was looked at near it.
+        """Places of the boxes of the frame that is nearest to a time, None if none was looked at near it.
 
         >>> LookedAt(30.0, (0, 30), (0, 30, 30)).boxes_at(1.0), LookedAt(30.0, (0, 30), (0,)).boxes_at(2.0)
         ([1, 2], None)
@@ -226,7 +226,7 @@ def match_detections(
     images: str | None = None,
     key: str = KEY,
 ) -> pa.Array:
-    """The boxes of each file of the catalog: lists of `BOX`, null where the results don't have the file.
+    """The boxes of each file of the catalog: lists of `BOX`, null if the results don't have the file.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def match_frames(
 ) -> pa.Array:
     """The lists of `match_detections`, of frames of videos only the boxes of each frame.
 
-    They are those of the frame that was looked at within half a second of it; null where none was.
+    They are those of the frame that was looked at within half a second of it; null if none was.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def match_frames(
 def find_entries(
     detections: Detections, file_names: pa.ChunkedArray, images: str | None = None
 ) -> pa.Int32Array:
-    """Row of `detections.images` of each file of the catalog; null where the results don't have it."""
+    """Row of `detections.images` of each file of the catalog; null if the results don't have it."""
     known = _below(detections.images["file_name"].combine_chunks(), images)
     return one_chunk(pc.index_in(file_names, value_set=known))
 
@@ -361,7 +361,7 @@ def _with_others(name: str, p: float, raw: _Classes | None) -> list[tuple[str, f
 
 
 def species_name(name: str) -> str | None:
-    """What a classifier's class is called here; None where it says that it does not know.
+    """What a classifier's class is called here; None if it says that it does not know.
 
     Of SpeciesNet's classes (id;class;order;family;genus;species;common name) it is the common name, as in
     MegaDetector's results; of one without, the lowest of the others.
@@ -457,7 +457,7 @@ class _Columns:
         return sorted(found, key=lambda one: -one[1])[:_MOST_SAID]
 
     def detections(self, where: str, made_by: str | None = None) -> Detections:
-        """All of it; raises InputError where a box can't be one."""
+        """All of it; raises InputError if a box can't be one."""
         values = np.asarray(self._numbers, np.float32).reshape(-1, 5)
         starts = np.cumsum(np.concatenate([[0], np.asarray(self._lengths, np.int64)]), dtype=np.int64)
         _check(values, starts, self._files, where)

@@ -31,7 +31,7 @@ class Answer:
     Attributes
     ----------
     classes : labels that there are, sorted
-    label, confidence, top, n_boxes : (n,) as in the table predictions; null where nothing is known
+    label, confidence, top, n_boxes : (n,) as in the table predictions; null if nothing is known
     status : (n,) ok, or why there is no label: unreadable, no_result
     crops : rows of that table: boxes that a classifier has looked at, and that count
     notes : for people

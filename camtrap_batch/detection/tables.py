@@ -14,7 +14,7 @@ from camtrap_batch.detection.results import BOX
 
 SIDES = ("x", "y", "w", "h")
 REPEATABLE = pa.struct([*BOX, pa.field("repeat", pa.int32())])
-"""`BOX`, and the number of the place that a camera repeats it at; null where it is no repeat."""
+"""`BOX`, and the number of the place that a camera repeats it at; null if it is no repeat."""
 
 
 def to_lists(found: Sequence[Found | None]) -> pa.ListArray:
@@ -48,7 +48,7 @@ def to_tables(
 
     Parameters
     ----------
-    lists : of `BOX`, null where nothing is known of the image
+    lists : of `BOX`, null if nothing is known of the image
     status : why, for these; ok for the others
     animal : the category whose boxes are animals
     labels : of each box, where people drew it
@@ -95,7 +95,7 @@ def to_column(n_boxes: pa.ChunkedArray, boxes: pa.Table, categories: Sequence[st
 
     Parameters
     ----------
-    n_boxes : of each image, null where nothing is known of it
+    n_boxes : of each image, null if nothing is known of it
     boxes : in the same order of images
     """
     lengths = n_boxes.fill_null(0).to_numpy().astype(np.int64)

@@ -69,7 +69,7 @@ class LabelChange(NamedTuple):
 
 
 class CameraChange(NamedTuple):
-    """A camera's species before and after; None where it was not there."""
+    """A camera's species before and after; None if it was not there."""
 
     location: str
     top_before: str | None

@@ -53,7 +53,7 @@ def read_side(merged: MergeResult) -> Side:
 
 
 def read_truth(run: Run, sides: tuple[MergeResult, MergeResult]) -> tuple[pa.Table | None, str]:
-    """Annotated images (`compare`'s `truth`), and a note on them; None where nothing is annotated.
+    """Annotated images (`compare`'s `truth`), and a note on them; None if nothing is annotated.
 
     Only images with annotations of one class can be judged: a sequence has one label.
     """

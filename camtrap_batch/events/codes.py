@@ -22,7 +22,7 @@ NO_TIME = np.iinfo(np.int64).max
 
 
 def encode_locations(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
-    """As `encode`, with null read as `UNKNOWN_LOCATION`."""
+    """Like `encode`, with null read as `UNKNOWN_LOCATION`."""
     return encode(column.cast(pa.string()).fill_null(UNKNOWN_LOCATION))
 
 
@@ -42,7 +42,7 @@ def elapsed(frames: pa.Table, time: Ints, location: Ints) -> Ints:
     ----------
     frames : n images; a column `utc_offset_minutes` is not needed
     time : (n,) local, as `microseconds` gives it
-    location : (n,) number of each image's location, from 0; -1 where it has none
+    location : (n,) number of each image's location, from 0; -1 if it has none
     """
     if "utc_offset_minutes" not in frames.column_names:
         return time

@@ -30,7 +30,7 @@ class Events(NamedTuple):
     Attributes
     ----------
     events : schemas.EVENTS, by location, start, label
-    event_id : string array, of each row of `frames` as they were given; null where it belongs to no event
+    event_id : string array, of each row of `frames` as they were given; null if it belongs to no event
     n_undated : images that would belong to an event, had they a date
     """
 

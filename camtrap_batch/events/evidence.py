@@ -38,8 +38,8 @@ class Found:
 
     Attributes
     ----------
-    label : string array; null where nothing was classified
-    confidence : probability of the label, or of the best possible guess where it is uncertain; else NaN
+    label : string array; null if nothing was classified
+    confidence : probability of the label, or of the best possible guess where it is uncertain; otherwise NaN
     rank, set_aside, reason : string arrays, as in schemas.SEQUENCES
     own : the image's own probability of what its sequence is labelled or guessed; NaN: not classified
     """
@@ -144,7 +144,7 @@ class Evidence:
             yield from self._one_pass(group, last, group % n_passes == number)
 
     def _one_pass(self, group: Ints, last: Ints, is_wanted: Bools) -> Iterator[tuple[Ints, Ints]]:
-        """As `_whole_sequences`, for the wanted images."""
+        """Like `_whole_sequences`, for the wanted images."""
         waiting: list[tuple[Ints, Ints]] = []
         done = n_open = n_new = 0
         for batch in self._batches():

@@ -184,7 +184,7 @@ def _effort(locations: pa.Array, dates: Ints, effort: pa.Table | None) -> tuple[
 
 
 def _points(longitude: pa.Array, latitude: pa.Array) -> pa.Array:
-    """Points as well-known binary (OGC 06-103r4, clause 8); null where the place is not known."""
+    """Points as well-known binary (OGC 06-103r4, clause 8); null if the place is not known."""
     wkb = np.zeros(len(longitude), [("order", "<u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])
     wkb["order"], wkb["kind"] = 1, 1
     wkb["x"], wkb["y"] = (axis.fill_null(0).to_numpy(zero_copy_only=False) for axis in (longitude, latitude))

@@ -41,7 +41,7 @@ class SpeciesLists:
         return self.everywhere.union(*self.by_region.values(), *self.by_location.values())
 
     def at(self, location: str) -> tuple[frozenset[str], str] | None:
-        """The labels possible at a camera, and what the list is of; None where no list says.
+        """The labels possible at a camera, and what the list is of; None if no list says.
 
         Where some labels hold for regions or cameras alone, a camera that is in none of them has no list.
         """

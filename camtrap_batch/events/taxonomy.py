@@ -48,7 +48,7 @@ class Taxonomy:
     common: Mapping[str, str] = field(default_factory=dict)
 
     def above(self, label: str) -> tuple[Group, ...]:
-        """The groups that a label belongs to; none where the taxonomy does not have it."""
+        """The groups that a label belongs to; none if the taxonomy does not have it."""
         return self.groups.get(label_key(label), ())
 
     def names(self, label: str) -> list[str]:

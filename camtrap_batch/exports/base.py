@@ -54,7 +54,7 @@ class Export(Protocol):
     options: Sequence[Option]
 
     def check(self, out: str, job: Job) -> Path:
-        """Where it is to be written. Raises UserError where it may not; see `store.outpath`."""
+        """Where it is to be written. Raises UserError if it may not; see `store.outpath`."""
         ...
 
     def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:

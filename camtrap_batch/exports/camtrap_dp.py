@@ -119,14 +119,14 @@ class Rules:
 def read_about(path: str) -> dict[str, Any]:
     """The file `dataset.about`: JSON with members for the description of data packages.
 
-    Raises InputError where it can't be read, or has members that follow from the data.
+    Raises InputError if it can't be read, or has members that follow from the data.
     """
     try:
         with fsspec.open(path, "rb") as file:
             content = json.loads(file.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (dataset.about)") from None
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{path}: can't be read (dataset.about): {problem}") from None
     if not isinstance(content, dict):
         raise InputError(f'{path}: should be a JSON object such as {{"contributors": [...]}} (dataset.about)')
@@ -214,7 +214,7 @@ def is_package_of_ours(folder: Path) -> bool:
 
 
 def write_package(images: Images, path: Path, left_out: Path, rules: Rules) -> Written:
-    """As `write_camtrap_dp`; where the data set is a package itself, that one whole, with ours added."""
+    """Like `write_camtrap_dp`; where the data set is a package itself, that one whole, with ours added."""
     dataset = images.run.job.dataset
     if dataset.format != SOURCE:
         written = write_camtrap_dp(images, path, left_out, rules)
@@ -314,7 +314,7 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
 
 
 def write_zip(images: Images, path: Path, left_out: Path, rules: Rules) -> Written:
-    """As `write_package`, all files in one .zip."""
+    """Like `write_package`, all files in one .zip."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.name) as scratch:
         folder = Path(scratch) / "package"
         written = write_package(images, folder, left_out, rules)
@@ -331,7 +331,7 @@ def write_zip(images: Images, path: Path, left_out: Path, rules: Rules) -> Writt
 def _reasons(images: Images, block: Block, *, without_people: bool) -> tuple[Ints, list[str]]:
     """For each image the number of the reason why it can't be in the package, -1: it can; the reasons.
 
-    Of several the status is told, else the last of `others`.
+    Of several the status is told, otherwise the last of `others`.
     """
     rows, places = block.rows, images.locations
     placed = places.filter(pc.and_(pc.is_valid(places["latitude"]), pc.is_valid(places["longitude"])))

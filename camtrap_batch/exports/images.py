@@ -105,8 +105,8 @@ class Predictions:
     Attributes
     ----------
     labels : distinct labels, ascending
-    label : (n,) number of the label; -1 where the image could not be classified
-    confidence : (n,) its probability; NaN where there is no label
+    label : (n,) number of the label; -1 if the image could not be classified
+    confidence : (n,) its probability; NaN if there is no label
     top_begin : (n + 1,) where each image's most probable classes begin in `top_label` and `top_p`
     top_label, top_p : number and probability of each, descending within an image
     """
@@ -125,11 +125,11 @@ class Block(NamedTuple):
     Attributes
     ----------
     rows : columns of the manifest, `status` as text
-    predicted : (n,) row in `Images.predictions` and `Images.frames`; -1 where the image is not usable
-    label : what a person says, else what was predicted; null where neither is known
-    confidence : probability of what was predicted; null where nothing was, and of what a person says
+    predicted : (n,) row in `Images.predictions` and `Images.frames`; -1 if the image is not usable
+    label : what a person says, otherwise what was predicted; null where neither is known
+    confidence : probability of what was predicted; null if nothing was, and of what a person says
     boxes : place of an image among these -> its boxes, rows of the table `detections`, without repeats, each
-        with `label` and `label_confidence`, null where it was not classified
+        with `label` and `label_confidence`, null if it was not classified
     machine, machine_p : label and probability that were predicted, whatever people say
     human : (n,) whether the label is a person's
     told : place of an image that a person labelled among these -> what was said of each species, the first
@@ -197,12 +197,12 @@ class Images:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Raises InputError where they are of other images than their manifest."""
+        """Raises InputError if they are of other images than their manifest."""
         return self._read_predictions(self._usable[1])
 
     @property
     def merged(self) -> MergeResult:
-        """Raises InputError where `merge` was not run on these predictions."""
+        """Raises InputError if `merge` was not run on these predictions."""
         if self._merged is None:
             raise InputError(
                 f"{self.run.folder.url}: no sequences and events of snapshot {self.snapshot.number} of "
@@ -246,7 +246,7 @@ class Images:
         return self.show()
 
     def show(self, also: Collection[str] = ()) -> Shown:
-        """As `shown`, where something sensitive was seen at the locations `also`, too."""
+        """Like `shown`, where something sensitive was seen at the locations `also`, too."""
         if self._exact_places:
             locations = self.merged.table("locations").to_table()
             return Shown(locations, np.zeros(locations.num_rows))
@@ -254,7 +254,7 @@ class Images:
 
     @property
     def sensitive(self) -> Sensitive | None:
-        """Species whose exact places may not leave; None where there are none, or all may know."""
+        """Species whose exact places may not leave; None if there are none, or all may know."""
         return None if self._exact_places else sensitive_of(self.run.job)
 
     @cached_property
@@ -567,7 +567,7 @@ def _blocks(table: Table, columns: list[str]) -> Iterator[pa.Table]:
 
 
 def take(values: pa.Array, rows: npt.NDArray[Any]) -> pa.Array:
-    """Values at some places; null where the place is -1."""
+    """Values at some places; null if the place is -1."""
     return values.take(pa.array(rows, mask=rows < 0))
 
 

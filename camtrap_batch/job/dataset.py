@@ -21,7 +21,7 @@ _NO_SECRETS = (None, "", "anon", "cloud", "google_default", "cache")
 
 
 class _PartOfPath(Section):
-    level: int | None = Field(None, ge=0, description="folder level that names it, 0 = the first")
+    level: int | None = Field(None, ge=0, description="folder level that names it; 0 is the first")
     regex: str | None = Field(None, description="regular expression on the path")
 
     what: ClassVar[str]
@@ -49,31 +49,31 @@ class Location(_PartOfPath):
     what: ClassVar[str] = "location"
 
     level: int | None = Field(
-        None, ge=0, description="folder level that names the camera location, 0 = the first"
+        None, ge=0, description="folder level that names the camera location; 0 is the first"
     )
     regex: str | None = Field(
-        None, description="regular expression on the path; group `location`, else the first"
+        None, description="regular expression on the path; its group `location`, or else its first group"
     )
 
 
 class Label(_PartOfPath):
     what: ClassVar[str] = "label"
 
-    level: int | None = Field(None, ge=0, description="folder level that names the species, 0 = the first")
+    level: int | None = Field(None, ge=0, description="folder level that names the species; 0 is the first")
     regex: str | None = Field(
-        None, description="regular expression on the path; group `label`, else the first"
+        None, description="regular expression on the path; its group `label`, or else its first group"
     )
     keywords: Literal[True] | list[str] | None = Field(
-        None, description="true: each keyword of a photo names a species; or a list of those that do"
+        None, description="true: every keyword of a photo names a species; or a list of the keywords that do"
     )
     hierarchy: str | None = Field(
-        None, description="keyword below which those of species stand, as Species in Species|Vulpes vulpes"
+        None, description="keyword above those that name species, such as Species in Species|Vulpes vulpes"
     )
     count: str | None = Field(
-        None, description="with hierarchy: keyword below which the number of animals stands, as in Count|2"
+        None, description="with hierarchy: keyword above the number of animals, such as Count in Count|2"
     )
     empty: list[str] = Field(
-        ["empty", "blank"], description="names, in upper or lower case, that mean: no animal"
+        ["empty", "blank"], description="names, in upper or lower case, that mean that there is no animal"
     )
 
     later: ClassVar[tuple[str, ...]] = ("keywords", "hierarchy", "count")
@@ -81,7 +81,7 @@ class Label(_PartOfPath):
 
     @property
     def is_of_photos(self) -> bool:
-        """Whether it is not the path that names the species, but the keywords in the photo."""
+        """Whether the species is named by keywords in the photo, not by the path."""
         return self.keywords is not None or self.hierarchy is not None
 
     @model_validator(mode="after")
@@ -97,18 +97,18 @@ class Label(_PartOfPath):
 
 class Video(Section):
     every_s: float = Field(1, ge=0.01, strict=False, description="seconds from one frame to the next")
-    most_frames: int = Field(10, ge=1, le=10_000, description="most frames of one video, from its start on")
+    most_frames: int = Field(10, ge=1, le=10_000, description="most frames per video, from its start")
 
 
 class Dataset(Section):
-    """What all formats have.
+    """What all formats have in common.
 
     The section of a reader (`camtrap_batch.catalog.base`) names its format, and adds keys of its own.
 
     Attributes
     ----------
-    needs : keys that the format can't do without -> what they are for
-    refuses : keys of this class that mean nothing in the format -> why
+    needs : keys that the format requires -> what they are for
+    refuses : keys of this class that have no meaning in the format -> why
     """
 
     needs: ClassVar[Mapping[str, str]] = {
@@ -136,7 +136,7 @@ class Dataset(Section):
         "camtrap-dp has its own",
     )
     outages: InputPath | None = Field(
-        None, description="location, start, end as .csv: when a camera stood there and did not work"
+        None, description=".csv of location, start, end: when a camera stood there without working"
     )
     about: InputPath | dict[str, Any] | None = Field(
         None,
@@ -146,7 +146,7 @@ class Dataset(Section):
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 
     dates: Literal["dmy", "mdy"] | None = Field(
-        None, description="day or month first in dates such as 03/04/2022; default: as other dates tell"
+        None, description="day or month first in dates such as 03/04/2022; default: what other dates show"
     )
 
     video: Video | None = Field(

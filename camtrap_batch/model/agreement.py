@@ -143,7 +143,7 @@ class _Trial:
             self.observed, self.pixels = pixels[is_observed], pixels[~is_observed]
 
     def predictor(self, runtime: str, precision: str, threads: int | None = None) -> Predictor:
-        """The model, computed in this way. Raises ValueError where that can't be."""
+        """The model, computed in this way. Raises ValueError if that can't be."""
         if precision == "int8" and not (self.scratch / NETWORKS["int8"]).exists():
             on_openvino.to_integers(self.observed, self.scratch, phases.progress())
         return Predictor(
@@ -158,7 +158,7 @@ class _Trial:
         )
 
     def of_openvino(self) -> _Way | None:
-        """What OpenVINO comes to; None where it can't be used."""
+        """What OpenVINO comes to; None if it can't be used."""
         if self.device != "cpu" or len(self.pixels) < 2 or not on_openvino.is_there():
             return None
         try:

@@ -278,9 +278,10 @@ def _try(network: nn.Module, n_classes: int, size: int) -> None:
 
 
 def check_published(arch: str) -> None:
-    """Raise InputError where the published weights of a network are neither on this machine nor to be had.
+    """Raise InputError if the published weights of a network are neither on this machine nor to be had.
 
-    Nothing is downloaded: it is looked whether they were before, else whether their server can be reached.
+    Nothing is downloaded: it is looked whether they were before, otherwise whether their server can be
+    reached.
     """
     remedy = "use weights: none, or a FILE of weights"
     if _in_torchvision(arch):

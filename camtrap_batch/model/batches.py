@@ -32,8 +32,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class TrainBatches:
     """One pass gives every image about as often as its weight says, in a new order each time.
 
-    With equal weights each image comes exactly once. Else images are drawn by systematic resampling: an image
-    with k times the mean weight comes k times, rounded up or down, never by luck much more or less.
+    With equal weights each image comes exactly once. Otherwise images are drawn by systematic resampling: an
+    image with k times the mean weight comes k times, rounded up or down, never by luck much more or less.
 
     What is random in a pass depends on the seed and the number of the pass alone.
 

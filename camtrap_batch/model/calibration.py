@@ -51,7 +51,7 @@ def calibrated(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArr
 def cross_calibrated(
     logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], locations: Sequence[str], folds: int = 5
 ) -> npt.NDArray[np.float32]:
-    """As `calibrated`, each camera's images with the temperature that the other cameras' images give.
+    """Like `calibrated`, each camera's images with the temperature that the other cameras' images give.
 
     So the calibration of the images that the model's own temperature is fitted on can be measured as if
     they were new. With one location there is no other: then the temperature is fitted on the images
@@ -60,7 +60,7 @@ def cross_calibrated(
     Parameters
     ----------
     truth
-        -1 where it is not known: such rows are calibrated, and no temperature is fitted on them.
+        -1 if it is not known: such rows are calibrated, and no temperature is fitted on them.
     """
     names, location = np.unique(np.asarray(locations, str), return_inverse=True)
     known = truth >= 0

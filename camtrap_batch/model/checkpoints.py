@@ -73,7 +73,7 @@ class Checkpoints:
         self._write(LAST, {name: getattr(checkpoint, name) for name in asdict(_EMPTY)})
 
     def load(self) -> Checkpoint | None:
-        """The last epoch's; None where no epoch was finished. Raises StageError where it can't be read."""
+        """The last epoch's; None if no epoch was finished. Raises StageError if it can't be read."""
         state = self._read(LAST)
         return None if state is None else Checkpoint(**state)
 
@@ -81,7 +81,7 @@ class Checkpoints:
         self._write(BEST, {"network": dict(network)})
 
     def load_best(self) -> Mapping[str, torch.Tensor]:
-        """State dict of the network at the best epoch. Raises StageError where there is none."""
+        """State dict of the network at the best epoch. Raises StageError if there is none."""
         state = self._read(BEST)
         if state is None:
             raise StageError(

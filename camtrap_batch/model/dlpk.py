@@ -84,7 +84,7 @@ def write_package(folder: str | Path, name: str) -> bytes:
 def _traced(network: torch.nn.Module, info: ModelInfo, folder: Path) -> bytes:
     """A network as TorchScript, which needs no library that has its architecture.
 
-    Raises InputError where what was traced is not the network.
+    Raises InputError if what was traced is not the network.
     """
     network = network.eval()
     example = torch.linspace(-2, 2, 2 * 3 * info.size**2).view(2, 3, info.size, info.size)

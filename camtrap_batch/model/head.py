@@ -176,7 +176,7 @@ def train_head(
     features
         Shape (n, width): of each of the samples.
     balance
-        "none": each image counts the same; else as its weight says.
+        "none": each image counts the same; otherwise as its weight says.
     tell
         As `on_progress` of `learner.train`.
 

@@ -87,7 +87,7 @@ def import_state(
 ) -> ModelInfo:
     """Write tensors as a model folder `<parent>/<model id>`; `card` and `where` are for messages.
 
-    Raises InputError where they are not the whole of a network of `info.arch`, with finite numbers.
+    Raises InputError if they are not the whole of a network of `info.arch`, with finite numbers.
     """
     try:
         network = create_model(info.arch, len(info.classes), size=info.size)

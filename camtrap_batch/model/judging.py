@@ -46,7 +46,7 @@ def keep_random_images(samples: Samples, seed: int) -> Samples:
 
     They are from the cameras that the model learns, mostly from sequences whose other frames it learns. The
     accuracy on them beside that on unseen cameras shows how much a random split flatters. A twentieth of the
-    training images, 1,000 at most, from each class in proportion; none where that would be fewer than 20, or
+    training images, 1,000 at most, from each class in proportion; none if that would be fewer than 20, or
     where the split is by image already, that is, where valid and train share a location. All crops of an
     image go with it.
     """

@@ -176,7 +176,7 @@ def read_metrics(folder: Folder) -> dict[str, Any]:
 
 
 def read_numbers(folder: Folder, name: str) -> list[dict[str, Any]]:
-    """Rows of a CSV file of numbers; none where it is not there, or damaged, which is told."""
+    """Rows of a CSV file of numbers; none if it is not there, or damaged, which is told."""
     if not folder.exists(name):
         return []
     try:
@@ -188,7 +188,7 @@ def read_numbers(folder: Folder, name: str) -> list[dict[str, Any]]:
 
 
 def read_picture(folder: Folder, name: str) -> str | None:
-    """An SVG picture; None where it is not there, or damaged, which is told."""
+    """An SVG picture; None if it is not there, or damaged, which is told."""
     if not folder.exists(name):
         return None
     try:

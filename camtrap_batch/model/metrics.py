@@ -35,7 +35,7 @@ def evaluate(
     locations
         Camera location of each image.
     is_night
-        Shape (n,), or None where it is not known.
+        Shape (n,), or None if it is not known.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def bootstrap(
     Returns
     -------
     `accuracy`, `balanced_accuracy` and `macro_f1` as [low, high], and `per_class`: label -> `precision`,
-    `recall`, `f1`. None where the images that a figure is made of are from fewer than FEWEST_LOCATIONS, and
+    `recall`, `f1`. None if the images that a figure is made of are from fewer than FEWEST_LOCATIONS, and
     where no draw differs from another, as without a single mistake: then they can't tell.
     """
     n_locations, n_classes = int(location.max()) + 1, len(classes)

@@ -53,7 +53,7 @@ def candidates() -> list[str]:
 
 
 def possible(name: str) -> str | None:
-    """The precision of that name; None where this CPU would only emulate it.
+    """The precision of that name; None if this CPU would only emulate it.
 
     Networks in integers give the same answers on any CPU, if slower.
     """
@@ -90,7 +90,7 @@ def to_integers(pixels: Pixels, folder: Path, move: Callable[[], None] = lambda:
     Parameters
     ----------
     pixels : (n, size, size, 3) of pictures like those that will be classified
-    move : called now and then meanwhile
+    move : called now and then in the meantime
 
     Raises
     ------
@@ -112,7 +112,7 @@ def hash_files(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 def require_same(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Raise InputError where one of the files is not what was checked."""
+    """Raise InputError if one of the files is not what was checked."""
     for name, right in hashes.items():
         try:
             found = hash_files(folder, [name])[name]

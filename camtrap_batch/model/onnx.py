@@ -77,7 +77,7 @@ def arrange(images: npt.NDArray[np.float32], info: OnnxInfo) -> Array:
 
 
 def answers(outputs: list[Array], n_classes: int) -> Array | None:
-    """The output (pictures, classes) among a network's outputs; None where there is none."""
+    """The output (pictures, classes) among a network's outputs; None if there is none."""
     for output in outputs:
         flat = output.reshape(len(output), -1) if output.ndim > 1 else output
         if output.ndim > 1 and flat.shape[1] == n_classes == output.shape[1]:
@@ -86,9 +86,9 @@ def answers(outputs: list[Array], n_classes: int) -> Array | None:
 
 
 def side_of(info: OnnxInfo, where: str) -> int | None:
-    """Side of the square pictures that a network takes; None where it takes any.
+    """Side of the square pictures that a network takes; None if it takes any.
 
-    Raises InputError where it is no network of pictures.
+    Raises InputError if it is no network of pictures.
     """
     port = info.inputs[0] if len(info.inputs) == 1 else None
     if port is None or len(port.shape) != 4 or 3 not in (port.shape[1], port.shape[3]):

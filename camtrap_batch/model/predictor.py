@@ -310,7 +310,7 @@ class _Answers:
 
 
 def lead(answers: Probabilities) -> npt.NDArray[np.float32]:
-    """How far the most probable class of each row is before the next one; 1 where there is no other."""
+    """How far the most probable class of each row is before the next one; 1 if there is no other."""
     if answers.shape[1] < 2:
         return np.ones(len(answers), np.float32)
     top: npt.NDArray[np.float32] = np.partition(answers, -2, axis=1)

@@ -178,7 +178,7 @@ def _device(number: Any) -> torch.device:
 
 
 def _require_versions(least: dict[str, str]) -> None:
-    """Raise RuntimeError where a library is older than the model needs."""
+    """Raise RuntimeError if a library is older than the model needs."""
     for library, version in least.items():
         found = str(__import__(library).__version__)
         if _numbers(found) < _numbers(version):

@@ -62,7 +62,7 @@ class Samples:
     weights
         Shape (n,), float32: how often an image is shown in training, relative to the others.
     is_night
-        Shape (n,), bool: greyscale infrared; None where it is not known.
+        Shape (n,), bool: greyscale infrared; None if it is not known.
     category_ids
         Label -> the data set's category ids. Its keys are the classes.
     jpegs
@@ -102,7 +102,7 @@ class Samples:
 
     @property
     def truth(self) -> npt.NDArray[np.int64]:
-        """Shape (n,): index of each image's label in `classes`, -1 where it is in doubt."""
+        """Shape (n,): index of each image's label in `classes`, -1 if it is in doubt."""
         return self.index_of(self.labels)
 
     def index_of(self, labels: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -193,7 +193,7 @@ class Plain(_Counting):
 
 
 class JsonLines(_Counting):
-    """One JSON object a line, for programs; each has the job's name, or null where it is not known."""
+    """One JSON object a line, for programs; each has the job's name, or null if it is not known."""
 
     def __init__(self, file: TextIO, job: str | None) -> None:
         self.file, self.job = file, job

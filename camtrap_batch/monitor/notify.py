@@ -19,7 +19,7 @@ _PROGRAM_S = 60.0
 
 
 def notify(whom: Notify, record: Mapping[str, Any]) -> Iterator[str]:
-    """Send `record`. What could not be told, a line each: that is never a reason for a job to fail.
+    """Send `record`. What could not be told, one line each: that is never a reason for a job to fail.
 
     The address, which may hold a secret, is named by its host alone, and of a command the program.
     """

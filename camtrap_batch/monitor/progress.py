@@ -201,7 +201,7 @@ class Progress:
         self.totals.add_receipt(receipt)
 
     def cameras(self, stage: str) -> tuple[int, int]:
-        """Locations of a stage's rows, and how many of them are done; 0 where they are not counted."""
+        """Locations of a stage's rows, and how many of them are done; 0 if they are not counted."""
         with self._lock:
             status = self._current(stage)
             return status.cameras, status.cameras_done

@@ -160,7 +160,7 @@ def _receipts_in(events: Iterable[dict[str, Any]]) -> dict[str, Receipt]:
 
 
 def _count_cameras(status: StageStatus, plan: Plan, events: Iterable[dict[str, Any]]) -> bool:
-    """Take the number of cameras from the log; False where it does not tell."""
+    """Take the number of cameras from the log; False if it does not tell."""
     is_counted = False
     for event in events:
         if event["event"] == "stage begins":

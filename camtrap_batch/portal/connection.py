@@ -44,7 +44,7 @@ class Portal:
     url : of ArcGIS Online or an Enterprise portal; http:// on loopback only
     profile : one that the client keeps in ~/.arcgisprofile; None: from the environment
     anonymous : do not sign in
-    ca_bundle : file with the certificates of an authority of one's own
+    ca_bundle : file with the certificates of an authority of your own
     timeout_s : seconds without a byte after which a request is given up
     key : of the job file's section that says so, for messages
     """
@@ -253,7 +253,7 @@ def _open(portal: Portal, credentials: dict[str, str], layers: Sequence[str]) ->
 
 
 def _require_user(gis: Any, portal: Portal, credentials: dict[str, str]) -> None:
-    """Raise InputError where the portal does not know who asks: the client goes on as nobody."""
+    """Raise InputError if the portal does not know who asks: the client goes on as nobody."""
     try:
         answer = gis.session.get(f"{gis.resturl}community/self", params={"f": "json"}).json()
         refused = answer.get("error", {}).get("message") if "error" in answer else None

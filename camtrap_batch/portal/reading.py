@@ -79,7 +79,7 @@ class PointNames:
 
 
 def look_at(service: Service, url: str) -> LayerInfo:
-    """The layer at a URL. Raises InputError where there is none, or one of lines or polygons."""
+    """The layer at a URL. Raises InputError if there is none, or one of lines or polygons."""
     url = url.rstrip("/")
     about = service.describe(url)
     kind = about.get("type")

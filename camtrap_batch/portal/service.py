@@ -75,7 +75,7 @@ class Service:
         return answer
 
     def describe(self, url: str) -> dict[str, Any]:
-        """A layer's or service's definition. Raises InputError where there is none at the URL."""
+        """A layer's or service's definition. Raises InputError if there is none at the URL."""
         try:
             return self.read(url)
         except (ServiceRefused, Unknown) as problem:
@@ -196,7 +196,7 @@ def change_definition(service: Service, url: str, operation: str, change: dict[s
 
 
 def said_error(url: str, content: bytes) -> StageError | None:
-    """What a server says in place of a file: an error as JSON, in an HTTP 200; None where it is none."""
+    """What a server says in place of a file: an error as JSON, in an HTTP 200; None if it is none."""
     if not content.lstrip().startswith(b'{"error"'):
         return None
     try:

@@ -51,7 +51,7 @@ def matrix(
 ) -> tuple[list[str], list[list[int]]] | None:
     """Classes and counts of a confusion matrix, those with most images first.
 
-    Only classes that occur, in truth or prediction; None where they are more than `most`, or none.
+    Only classes that occur, in truth or prediction; None if they are more than `most`, or none.
     """
     counts: Sequence[Sequence[int]] = metrics.get("confusion") or []
     classes: Sequence[str] = metrics.get("classes") or list(metrics.get("per_class") or {})
@@ -79,7 +79,7 @@ def most_confused(metrics: Mapping[str, Any], most: int = 15) -> list[Confusion]
 
 
 def camera_spread(metrics: Mapping[str, Any], most: int = 10) -> Spread | None:
-    """How accuracy differs from camera to camera; None where it is not known."""
+    """How accuracy differs from camera to camera; None if it is not known."""
     cameras = metrics.get("by_location") or {}
     rows = [
         (camera or "unknown", int(entry["n"]), float(entry["accuracy"]))

@@ -33,7 +33,7 @@ Content = Callable[[], bytes]
 
 
 def asset(name: str) -> str | None:
-    """A file out of npm (see tools/web/build.py); None where the package was built without."""
+    """A file out of npm (see tools/web/build.py); None if the package was built without."""
     file = _ASSETS.joinpath(name)
     return file.read_text(encoding="utf-8") if file.is_file() else None
 

@@ -33,7 +33,7 @@ class Photo:
     ----------
     jpeg : upright, without metadata
     width, height : pixels
-    file_name, location, taken : of its image; camera time, None where it has no date
+    file_name, location, taken : of its image; camera time, None if it has no date
     boxes : those that count
     """
 
@@ -57,7 +57,7 @@ class Example:
     label, confidence
         What the model says of it, and a probability; no confidence where people said it.
     truth
-        What the annotation says; None where nothing is compared.
+        What the annotation says; None if nothing is compared.
     """
 
     image_id: str
@@ -115,7 +115,7 @@ class ReportData:
     n_images, status_counts, status_examples
         Rows of the manifest, by status, and some that are not ok: status, file name, location, detail.
     finding_counts, finding_examples
-        Kind -> findings, None where they are not made yet; some of each kind.
+        Kind -> findings, None if they are not made yet; some of each kind.
     selection_reasons, split_counts
         Reason -> images; label -> split -> images, sequences, locations.
     split_by, split_across
@@ -140,7 +140,7 @@ class ReportData:
     rates, occupancy, activity
         Tables of `survey`: species, and estimates where there are enough stations for them.
     reviewed
-        What a random sample says that people reviewed (see `judged`); None where there is none.
+        What a random sample says that people reviewed (see `judged`); None if there is none.
     by_labels
         The same by labels of the metadata that the model was not trained on.
     files
@@ -150,7 +150,7 @@ class ReportData:
     photos
         By image id.
     detector
-        None where no boxes are known.
+        None if no boxes are known.
     n_corrected
         Images of which people said what they show.
     best_photos, worst_mistakes

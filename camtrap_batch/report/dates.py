@@ -29,7 +29,7 @@ class Dates:
 
     Attributes
     ----------
-    first, last : of all images that count; None where none does
+    first, last : of all images that count; None if none does
     by_location : of each location's
     n_dated : images with a date
     n_doubted : those of them whose date is a finding, or far from all others

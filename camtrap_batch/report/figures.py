@@ -94,7 +94,7 @@ def confusion(names: list[str], counts: list[list[int]]) -> Markup:
 
 
 def reliability(metrics: Mapping[str, Any]) -> Markup | None:
-    """Confidence against accuracy; None where it is not known."""
+    """Confidence against accuracy; None if it is not known."""
     bins = metrics.get("reliability")
     if not bins:
         return None

@@ -15,7 +15,7 @@ ALL = "all"
 
 
 def judged(metrics: pa.Table, by: str) -> pa.Table | None:
-    """What is known of labels; None where they were not judged so.
+    """What is known of labels; None if they were not judged so.
 
     Parameters
     ----------

@@ -151,7 +151,7 @@ def events_by_hour(events: pa.Table, labels: Sequence[str]) -> list[tuple[str, l
 
 
 def events_by_period(events: pa.Table) -> Periods | None:
-    """Events over the study period; None where no event has a date.
+    """Events over the study period; None if no event has a date.
 
     A clock that was never set puts a few events years away from all others; they would squeeze the chart.
     """

@@ -41,7 +41,7 @@ class Summary:
     n_located
         Locations whose place is known.
     first, last
-        Of the study period; None where no date can be trusted.
+        Of the study period; None if no date can be trusted.
     n_doubted
         Images whose date does not count in it.
     days, effort
@@ -51,7 +51,7 @@ class Summary:
     species
         Those with most events first; neither groups nor people.
     threatened
-        Those of them that the Red List calls threatened; None where the job has no categories.
+        Those of them that the Red List calls threatened; None if the job has no categories.
     unknown
         What the report can't say, a sentence each.
     """

@@ -38,10 +38,10 @@ class Given:
     ----------
     where : file and line, for messages
     label : as it is written there; "empty" where the file says so in a way of its own
-    images : the images that it is about; none where it names an event of this project
-    event : id of an event or a sequence; None where it is about single images
+    images : the images that it is about; none if it names an event of this project
+    event : id of an event or a sequence; None if it is about single images
     box : x, y, w, h as parts of the picture
-    when : when it was said; None where the file does not tell
+    when : when it was said; None if the file does not tell
     more : count, sex, life_stage, ... as far as they are given
     """
 
@@ -86,7 +86,7 @@ def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Gi
     )
 
 
-# A table of one's own
+# A table of your own
 
 
 _TABLES = (".csv", ".tsv", ".txt", ".xlsx")

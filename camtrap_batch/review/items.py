@@ -90,7 +90,7 @@ class Said:
 
 
 class AtOdds(Exception):
-    """Somebody else decided meanwhile: sequence -> what they said."""
+    """Somebody else decided in the meantime: sequence -> what they said."""
 
     def __init__(self, said: dict[int, Said]) -> None:
         super().__init__(f"{len(said)} sequences were decided by somebody else")

@@ -61,7 +61,7 @@ class Images:
         )
 
     def find(self, wanted: Sequence[Names]) -> list[int | None]:
-        """Row of each image, None where none has such a name.
+        """Row of each image, None if none has such a name.
 
         An id counts first, then the path below the image root, then a path that ends, or is the end of, just
         one image's.
@@ -81,7 +81,7 @@ class Images:
         return found
 
     def of_event(self, name: str) -> tuple[Scope, list[int]]:
-        """The images of an event or a sequence: none where there is no such."""
+        """The images of an event or a sequence: none if there is no such."""
         if self._frames is None:
             return "event", []
         scopes: tuple[tuple[Scope, str], ...] = (("event", "event_id"), ("sequence", "seq_id"))

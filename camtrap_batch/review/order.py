@@ -50,7 +50,7 @@ class Evidence:
     Attributes
     ----------
     location, label : (n,) text; null for none
-    confidence : (n,) float, of the label; NaN where there is none
+    confidence : (n,) float, of the label; NaN if there is none
     claims : (n,) bool, whether the label is of a species: neither empty nor uncertain nor a group
     sequence, species, probability : (m,) what else a sequence may show: its number, a species, how probable
     """
@@ -168,7 +168,7 @@ def label_errors(known: Evidence, truth: pa.Array) -> Floats:
 
     Parameters
     ----------
-    truth : (n,) what the metadata say each sequence shows; null where they do not
+    truth : (n,) what the metadata say each sequence shows; null if they do not
     """
     n = len(known.label)
     codes = encode(pa.concat_arrays([truth, known.label, known.species]))[0]
@@ -199,7 +199,7 @@ def rank(order: Order, known: Evidence, truth: pa.Array, seed: int = 0) -> Ints:
 
     Parameters
     ----------
-    truth : (n,) what the metadata say each sequence shows; null where they do not
+    truth : (n,) what the metadata say each sequence shows; null if they do not
     """
     n = len(known.label)
     shuffled = np.random.default_rng(seed).permutation(n)

@@ -170,7 +170,7 @@ class Reviewing:
         }
 
     def picture(self, row: int, large: bool, people: bool = False) -> bytes | None:
-        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None where it can't be read.
+        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None if it can't be read.
 
         People are blurred, unless the job shows them (`report.people`), or whoever looks asks for it.
         """

@@ -1,8 +1,9 @@
 """What runs ONNX files: `Network`, and the runtimes that make one of a file.
 
-On a CPU that is OpenVINO where it is installed, else ONNX Runtime; on an NVIDIA GPU ONNX Runtime with CUDA.
-Neither runs code of a model's author. A network computes each batch by itself on a fixed number of threads,
-so that an answer depends on the batch alone, and not on which worker computed it, or on what came before.
+On a CPU that is OpenVINO where it is installed, otherwise ONNX Runtime; on an NVIDIA GPU ONNX Runtime with
+CUDA. Neither runs code of a model's author. A network computes each batch by itself on a fixed number of
+threads, so that an answer depends on the batch alone, and not on which worker computed it, or on what came
+before.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Runtime(Protocol):
 
     @classmethod
     def precisions(cls, device: Device) -> tuple[Precision, ...]:
-        """What it computes in on this machine, the fastest first; empty where it can't use the device."""
+        """What it computes in on this machine, the fastest first; empty if it can't use the device."""
         ...
 
     @classmethod
@@ -118,7 +119,7 @@ def choose_runtime(device: Device, name: str | None = None) -> tuple[str, type[R
 
 
 def best_device() -> Device:
-    """cuda where a runtime that is installed can use a GPU, else cpu."""
+    """cuda where a runtime that is installed can use a GPU, otherwise cpu."""
     return "cuda" if any(RUNTIMES[name].precisions("cuda") for name in installed_runtimes()) else "cpu"
 
 

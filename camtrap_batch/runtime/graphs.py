@@ -82,7 +82,7 @@ def quantise(path: Path, inputs: Array, out: Path, move: Callable[[], None] = la
     inputs : (n, ...) of which each (1, ...) is, or is repeated to, what the network takes at once; like what
         it will be given
     out : where the description goes
-    move : called now and then meanwhile
+    move : called now and then in the meantime
 
     Raises
     ------

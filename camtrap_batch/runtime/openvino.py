@@ -53,7 +53,7 @@ class OpenVino:
 
 
 def describe(path: Path) -> OnnxInfo:
-    """What a file of OpenVINO's says of itself. Raises InputError where it can't be read."""
+    """What a file of OpenVINO's says of itself. Raises InputError if it can't be read."""
     model = _read(path)
     inputs, outputs = (
         tuple(

@@ -65,7 +65,7 @@ def select(
     ----------
     rows : of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
     statuses : status of each row
-    findings : the table of that name, None where there is none
+    findings : the table of that name, None if there is none
     for_crops : whether crops of the images are trained on: then what their labels count is kept
     reviewed : what people said beside the labels that the data set came with, which are in `rows` already
     """
@@ -288,7 +288,7 @@ def count(
     location: np.ndarray[Any, Any],
     sequence: np.ndarray[Any, Any],
 ) -> dict[str, Any]:
-    """What a selection holds; codes of location and sequence are below 0 where they are not known.
+    """What a selection holds; codes of location and sequence are below 0 if they are not known.
 
     Returns
     -------
@@ -296,7 +296,7 @@ def count(
     in more than one split, and how many there are; `without_location`: images. A sequence is one of a
     location, as in the table sequences.
     """
-    # One number for each sequence of a location, NaN where there is none: not counted.
+    # One number for each sequence of a location, NaN if there is none: not counted.
     burst = np.where(sequence >= 0, sequence + (location + 1.0) * (sequence.max(initial=0) + 1), np.nan)
     site = np.where(location >= 0, location, np.nan)
     frame = pd.DataFrame({"label": label, "split": side, "sequence": burst, "location": site})

@@ -20,7 +20,7 @@ class Classes:
     Attributes
     ----------
     labels : category id -> label, for every chosen category; categories of one name are one class
-    empty : label of the class without an animal, None where the data set has no such category
+    empty : label of the class without an animal, None if the data set has no such category
     """
 
     labels: dict[int, str]
@@ -76,7 +76,7 @@ def choose_classes(job: Job, categories: Categories) -> Classes:
 
 
 def check_classes(job: Job, categories: Categories) -> None:
-    """Raise JobError where the job selects a class that there is not; nothing to check without categories."""
+    """Raise JobError if the job selects a class that there is not; nothing to check without categories."""
     if categories:
         choose_classes(job, categories)
 
@@ -84,7 +84,7 @@ def check_classes(job: Job, categories: Categories) -> None:
 def empty_of_data_set(job: Job, categories: Categories) -> str:
     """The label that means: no animal, where there is no model to say so.
 
-    Raises JobError where `select.empty.class` is none of the data set's.
+    Raises JobError if `select.empty.class` is none of the data set's.
     """
     empty = choose_classes(job, categories).empty if categories else None
     return empty or EMPTY

@@ -33,7 +33,8 @@ def label_crops(
     """Label of each crop, '' where it is in doubt; and how many are so, by `REASONS`.
 
     - A box that people drew carries the label that they gave it.
-    - Else a box carries the label of its image, where its labels name one species alone. Where they say how
+    - Otherwise a box carries the label of its image, where its labels name one species alone. Where they say
+    how
       many animals there are, and there are more boxes, the surest ones carry it.
     - In an empty image a box is empty: the detector was wrong.
     - The background of an empty image is empty. In an image with an animal that has no box, nobody knows
@@ -45,7 +46,7 @@ def label_crops(
     images : of each image that is selected: image_id, label, species, animals, as in the table selection
     crops : image (row in `images`), what, confidence of the box, its own label where people drew it
     classes : labels that are learnt
-    empty : the class without an animal; None where there is none
+    empty : the class without an animal; None if there is none
     """
     image = crops["image"].to_numpy()
     what = crops["what"].to_numpy(zero_copy_only=False)
@@ -81,7 +82,7 @@ def _ranks(
 
 
 def species_of(labels: pa.ChunkedArray, empty: str | None) -> tuple[pa.Array, pa.Array]:
-    """Of each image: how many species its labels name; how many animals, null where one does not say."""
+    """Of each image: how many species its labels name; how many animals, null if one does not say."""
     nothing = {EMPTY, (empty or EMPTY).casefold()}
     species, animals = [], []
     for marks in labels.to_pylist():

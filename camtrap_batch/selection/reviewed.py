@@ -18,7 +18,7 @@ _EMPTY_ID = 0
 def extended(categories: Categories, labels: Sequence[str]) -> list[tuple[int, str]]:
     """The data set's categories, and those that people named besides, with numbers below 0.
 
-    \"empty\" is category 0 where nothing else is, which is what `select.empty.class` says by default.
+    \"empty\" is category 0 if nothing else is, which is what `select.empty.class` says by default.
     """
     found = list(categories)
     said = {label.casefold(): label for label in sorted(labels, reverse=True)}

@@ -49,7 +49,7 @@ def groups_of(
     """Number of the group of each kept row: what must not be divided between train, valid and test.
 
     A group is a location, and the locations that share a sequence or duplicates with it. Images whose
-    location is not known are held together by deployment, else by sequence; those that have none of the
+    location is not known are held together by deployment, otherwise by sequence; those that have none of the
     three are one group. A `seq_id` at more than five locations names many sequences: it joins nothing.
 
     Parameters

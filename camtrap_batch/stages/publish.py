@@ -199,7 +199,7 @@ def _attached(data: bytes, source: str, *, is_public: bool) -> bytes:
 
 
 def _require_done(push: Push) -> None:
-    """Raise StageError where the push was stopped, or a row failed."""
+    """Raise StageError if the push was stopped, or a row failed."""
     if push.stopped is not None:
         raise push.stopped
     results = push.edits["result"]
@@ -216,7 +216,7 @@ def _require_done(push: Push) -> None:
 
 
 def check_target(job: Job) -> None:
-    """Raise UserError where the target can't be pushed to, as far as can be seen before."""
+    """Raise UserError if the target can't be pushed to, as far as can be seen before."""
     target_of(Run(job)).check(empty_rows(job.name))
 
 
@@ -271,7 +271,8 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
 
 
 def _of_photos(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """Label and confidence of each image: what a person says of it, else what the model says of it alone.
+    """Label and confidence of each image: what a person says of it, otherwise what the model says of it
+    alone.
 
     `label_source` is there where people said something, so that other layers stay as they were.
     """

@@ -92,7 +92,7 @@ STAGE = SelectStage()
 
 
 def _said(context: Context, manifest: Snapshot) -> pa.Table | None:
-    """What people said of the images, as `standing` gives it; None where nobody said anything."""
+    """What people said of the images, as `standing` gives it; None if nobody said anything."""
     run = context.run
     if not context.dry_run:
         fold(run)

@@ -56,7 +56,7 @@ class Strata:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval; NaN where the sample can't tell. `n`: units that it rests on."""
+    """A figure and its 95 % interval; NaN if the sample can't tell. `n`: units that it rests on."""
 
     value: float
     low: float

@@ -56,7 +56,7 @@ class Period(NamedTuple):
 
 EFFORT = pa.schema([("location", pa.string()), ("days", pa.float64()), ("source", pa.string())])
 """Effort of each location, ascending; `source` is metadata, cameras, or images where any of it rests on
-photos; days and source are null where nothing is known."""
+photos; days and source are null if nothing is known."""
 
 
 def make_deployments(
@@ -350,7 +350,7 @@ class _Photos:
         return np.sort(self._time[first:last])
 
     def offset(self, location: str, deployment: str | None) -> int | None:
-        """What the clock of most photos showed, in minutes east of UTC; None where nobody knows."""
+        """What the clock of most photos showed, in minutes east of UTC; None if nobody knows."""
         found = self._offsets.get((location, deployment))
         return self._offsets.get((location, None)) if found is None else found
 

@@ -38,7 +38,7 @@ class Occasions:
     stations : names, ascending
     first : (stations,) midnight at which each station's first occasion begins, microseconds
     days : length of an occasion
-    effort : (stations, occasions) days in which a camera worked; NaN where none did
+    effort : (stations, occasions) days in which a camera worked; NaN if none did
     """
 
     stations: tuple[str, ...]
@@ -73,7 +73,7 @@ class Records:
     n_outside: int
 
     def matrices(self, occasions: Occasions) -> Iterator[tuple[str, Doubles]]:
-        """Each species and its matrix; NaN where no camera worked."""
+        """Each species and its matrix; NaN if no camera worked."""
         for number, name in enumerate(self.species):
             matrix = np.where(np.isnan(occasions.effort), np.nan, 0.0)
             cells = slice(self.begin[number], self.begin[number + 1])

@@ -10,7 +10,7 @@ from camtrap_batch.errors import MissingExtra
 
 @cache
 def scipy() -> Any:
-    """The package; its parts are loaded as they are used. Raises MissingExtra where it is not installed."""
+    """The package; its parts are loaded as they are used. Raises MissingExtra if it is not installed."""
     try:
         import scipy as package
     except ImportError:

@@ -39,7 +39,7 @@ class Occupancy:
     p, p_low, p_high : probability to detect the species where it is, in an occasion of mean effort
     log_likelihood : at the estimate
     warnings : why it should be taken with care
-    reason : why nothing was fitted; None where it was
+    reason : why nothing was fitted; None if it was
     """
 
     stations: int

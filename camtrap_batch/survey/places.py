@@ -82,7 +82,7 @@ class Sensitive:
 
 
 def sensitive_of(job: Job) -> Sensitive | None:
-    """The sensitive species of a job; None where it names none.
+    """The sensitive species of a job; None if it names none.
 
     Raises
     ------
@@ -115,8 +115,8 @@ class Shown:
     Attributes
     ----------
     locations : schemas.LOCATIONS; longitude and latitude may be moved, geometry is then null
-    grid_km : (n,) of the grid on which each is; 0 where its place is exact
-    notes : for people, a line each
+    grid_km : (n,) of the grid on which each is; 0 if its place is exact
+    notes : for people, one line each
     """
 
     locations: pa.Table

@@ -119,7 +119,7 @@ def species_table(merged: MergeResult, counted: Counted) -> pa.Table:
 
 
 def species_rows(events: pa.Table, deployments: pa.Table, counting: Counting = "station") -> pa.Table:
-    """As `species_table`, of events that count and the table `deployments`."""
+    """Like `species_table`, of events that count and the table `deployments`."""
     effort = effort_by_location(deployments, counting)
     watched = effort.filter(pc.fill_null(pc.greater(effort["days"], 0), False))
     days = watched["days"].to_numpy()
@@ -228,7 +228,7 @@ def rate(events: Doubles, days: Doubles) -> tuple[float, float, float]:
 
     Returns
     -------
-    rate, low, high; NaN where there is no day, low and high NaN where there is no event
+    rate, low, high; NaN if there is no day, low and high NaN if there is no event
     """
     total, worked, n = events.sum(), days.sum(), len(days)
     if worked <= 0:

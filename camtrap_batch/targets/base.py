@@ -51,7 +51,7 @@ class LayerRows:
     longitude, latitude : float64, degrees, WGS 84
         Null where the place is not known: a row without geometry.
     description : for people who open the layer
-    utc_offset : int32, minutes east of UTC that the row's camera time was in, null where not known
+    utc_offset : int32, minutes east of UTC that the row's camera time was in, null if not known
     is_derived : keys depend on what the model says, so that another model takes rows away and adds others
         for the same animals; those of one camera that replace each other do not count as deleted
 
@@ -101,7 +101,7 @@ class Push:
 
 
 def require_unique(keys: pa.ChunkedArray, what: str) -> None:
-    """Raise InputError where a key is null, or there twice."""
+    """Raise InputError if a key is null, or there twice."""
     if keys.null_count:
         raise InputError(f"{what} is empty in {keys.null_count} rows; every row needs one")
     if pc.count_distinct(keys).as_py() != len(keys):
@@ -166,7 +166,7 @@ class Target(Protocol):
         ...
 
     def check(self, layers: Sequence[LayerRows]) -> None:
-        """Raise InputError where it can't take rows with the columns of these; nothing is changed."""
+        """Raise InputError if it can't take rows with the columns of these; nothing is changed."""
         ...
 
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
@@ -196,7 +196,7 @@ class TakesPhotos(Protocol):
         ...
 
     def attach(self, photos: Mapping[str, Sequence[Photo]], ours: re.Pattern[str]) -> list[str]:
-        """Attach photos to the cameras at their locations, each once; what was done, a line each.
+        """Attach photos to the cameras at their locations, each once; what was done, one line each.
 
         Parameters
         ----------
@@ -218,7 +218,7 @@ class TakesEventPhotos(Protocol):
     def attach_to_events(
         self, photos: Iterable[Mapping[str, Sequence[Photo]]], ours: re.Pattern[str]
     ) -> list[str]:
-        """As `TakesPhotos.attach`; `photos` are by event id, some at a time."""
+        """Like `TakesPhotos.attach`; `photos` are by event id, some at a time."""
         ...
 
 
@@ -227,7 +227,7 @@ class MakesMaps(Protocol):
     """A target of which a map is made by a command of its own, `camtrap layer map`."""
 
     def make_map(self, labels: Sequence[str]) -> list[str]:
-        """Make a map of the job's layers, or bring it up to date; what was done, a line each.
+        """Make a map of the job's layers, or bring it up to date; what was done, one line each.
 
         Parameters
         ----------
@@ -241,7 +241,7 @@ class MakesLayers(Protocol):
     """A target whose layers are made by a command of its own, `camtrap layer create`."""
 
     def create(self, layers: Sequence[LayerRows], labels: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """Make layers, or add what they lack; keys of `publish` to set, and what was done, a line each.
+        """Make layers, or add what they lack; keys of `publish` to set, and what was done, one line each.
 
         Parameters
         ----------

@@ -71,7 +71,7 @@ def plan_edits(rows: LayerRows, hashes: pa.Array, stored: pa.Table, layer: str) 
 
 
 def too_many_deleted(rows: LayerRows, edits: pa.Table, n_stored: int, most: float) -> str | None:
-    """Why a push that would delete so much of a layer must not begin; None where it may.
+    """Why a push that would delete so much of a layer must not begin; None if it may.
 
     Parameters
     ----------

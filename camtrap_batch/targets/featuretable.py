@@ -71,7 +71,7 @@ class FeatureTable:
 
     @classmethod
     def find(cls, db: sqlite3.Connection, sent: SentRows, file: str) -> FeatureTable | None:
-        """The layer that these rows go to; None where there is no such layer.
+        """The layer that these rows go to; None if there is no such layer.
 
         Raises
         ------
@@ -147,7 +147,7 @@ class FeatureTable:
         return pa.concat_tables(parts)
 
     def require_own(self, job: str, keys: pa.ChunkedArray) -> None:
-        """Raise InputError where one of the keys is on a row of another job, or of none."""
+        """Raise InputError if one of the keys is on a row of another job, or of none."""
         wanted = f"{_quoted(self.key)}, {_quoted(JOB)}"
         for theirs, owners in self._select(wanted, f"{_quoted(JOB)} IS NOT ?", job):
             taken = pc.index_in(keys, self._array(self.key, theirs)).drop_null()

@@ -71,7 +71,7 @@ def described(columns: pa.Table) -> pa.Table:
 
 
 def meaning_of(field: pa.Field) -> str:
-    """What `described` has put there; empty where it knows nothing."""
+    """What `described` has put there; empty if it knows nothing."""
     meaning: bytes = (field.metadata or {}).get(b"description", b"")
     return meaning.decode()
 

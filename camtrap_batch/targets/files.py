@@ -24,7 +24,7 @@ class FileTarget:
     ----------
     path : of the file; the first push makes it
     job : owner of the rows; rows of the file that are another's stay as they are
-    bucket : the run folder where the file is in it, at `path`, and not on disk; else None
+    bucket : the run folder where the file is in it, at `path`, and not on disk; otherwise None
     in_run : the file is in the run folder, which a job makes
     """
 
@@ -40,7 +40,7 @@ class FileTarget:
     def of(cls, run: Run, wanted: Wanted) -> Self:
         """The file that `publish.target` names.
 
-        Raises InputError where it is in the run folder behind a symbolic link: whoever can write there could
+        Raises InputError if it is in the run folder behind a symbolic link: whoever can write there could
         have any file of the user's changed.
         """
         name = Path(run.job.publish.target)
@@ -62,7 +62,7 @@ class FileTarget:
         return f"{self.section.title} {where}"
 
     def check(self, layers: Sequence[LayerRows] = ()) -> None:
-        """Raise InputError where something else is at the path, or no folder for it; in a bucket, pass."""
+        """Raise InputError if something else is at the path, or no folder for it; in a bucket, pass."""
         if self.bucket is not None:
             return
         if self.path.exists():
@@ -117,7 +117,7 @@ class FileTarget:
 
     @abstractmethod
     def require_kind(self) -> None:
-        """Raise InputError where what is at the path is no such file."""
+        """Raise InputError if what is at the path is no such file."""
 
     @abstractmethod
     def push_file(self, layers: Sequence[LayerRows], *, dry_run: bool) -> Push:

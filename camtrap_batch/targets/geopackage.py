@@ -1,6 +1,6 @@
 """A GeoPackage file as the target of a push: layers made by GDAL, rows edited in place by SQLite.
 
-Rows are compared with what the file really holds. Where nothing differs, the file is only read. Else all
+Rows are compared with what the file really holds. Where nothing differs, the file is only read. Otherwise all
 edits of all layers are one SQLite transaction, read back before it is committed: whatever happens, the file
 is as before or as it should be. Other layers, fields, styles and rows in the file stay as they are.
 
@@ -71,7 +71,7 @@ class GeoPackageTarget(FileTarget):
             raise MissingExtra("geo", "publishing to a GeoPackage") from None
 
     def require_kind(self) -> None:
-        """Raise InputError where what is at the path is no GeoPackage file."""
+        """Raise InputError if what is at the path is no GeoPackage file."""
         if not self.path.is_file():
             raise InputError(f"{self.path}: is a folder; it should be a GeoPackage file")
         with self.path.open("rb") as file:

@@ -55,7 +55,7 @@ class GeoParquetTarget(FileTarget):
         return [self._file(layer) for layer in LAYERS]
 
     def require_kind(self) -> None:
-        """Raise InputError where what is at the path is no GeoParquet file of points in WGS 84."""
+        """Raise InputError if what is at the path is no GeoParquet file of points in WGS 84."""
         _read(self.path)
 
     def faults(self) -> dict[Path, str]:
@@ -98,7 +98,7 @@ class _Plan:
 
     Attributes
     ----------
-    held : the whole file, None where there is none
+    held : the whole file, None if there is none
     sent : the rows as the file gets them, without geometry
     """
 
@@ -240,7 +240,7 @@ def _require_own(rows: LayerRows, held: pa.Table, job: str, file: Path) -> None:
 
 
 def _read(file: Path) -> pa.Table:
-    """All of a GeoParquet file. Raises InputError where it is something else, or not of points in WGS 84."""
+    """All of a GeoParquet file. Raises InputError if it is something else, or not of points in WGS 84."""
     if not file.is_file():
         raise InputError(f"{file}: is a folder; it should be a GeoParquet file")
     try:

@@ -33,7 +33,7 @@ def encode_points(x: pa.Array, y: pa.Array) -> list[bytes | None]:
 
 
 def decode_points(blobs: Sequence[object]) -> tuple[pa.Array, pa.Array]:
-    """Longitudes and latitudes; null where there is no geometry, or another than a point."""
+    """Longitudes and latitudes; null if there is no geometry, or another than a point."""
     import shapely
 
     points = shapely.from_wkb(np.array([_wkb(blob) for blob in blobs], object), on_invalid="ignore")
@@ -60,7 +60,7 @@ def encode_wkb(x: pa.ChunkedArray, y: pa.ChunkedArray) -> pa.Array:
 
 
 def decode_wkb(geometry: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
-    """Longitudes and latitudes of WKB; null where there is none, or another than such a point."""
+    """Longitudes and latitudes of WKB; null if there is none, or another than such a point."""
     is_point = pc.equal(pc.binary_length(geometry), _WKB.itemsize).fill_null(False).to_numpy()
     blobs = b"".join(geometry.filter(pa.array(is_point)).to_pylist())
     points = np.frombuffer(blobs, _WKB)
@@ -87,7 +87,7 @@ def _side(side: int, blob: object) -> float | None:
 
 @functools.lru_cache(maxsize=4096)  # a camera's events and photos are all at one point
 def _bounds(blob: object) -> tuple[float, float, float, float] | None:
-    """min x, min y, max x, max y; None where there is nothing."""
+    """min x, min y, max x, max y; None if there is nothing."""
     import shapely
 
     geometry = shapely.from_wkb(_wkb(blob), on_invalid="ignore")

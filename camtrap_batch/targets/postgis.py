@@ -113,7 +113,7 @@ class PostGISTarget:
         return f"{self.section.title} {self.url}, schema {self.schema}"
 
     def check(self, layers: Sequence[LayerRows]) -> None:
-        """Raise UserError where the database is not there, or has other tables of these names."""
+        """Raise UserError if the database is not there, or has other tables of these names."""
         with self._transaction() as db:
             for rows in layers:
                 _Table.find(db, self, _Sent(rows))
@@ -225,7 +225,7 @@ class _Table:
 
     @classmethod
     def find(cls, db: Connection[Any], target: PostGISTarget, sent: _Sent) -> _Table:
-        """The table that rows go to. Raises InputError where something else has its name."""
+        """The table that rows go to. Raises InputError if something else has its name."""
         rows = sent.rows
         where = f"{target.url}, table {target.schema}.{rows.layer}"
         _require_postgis(db, target)
@@ -317,7 +317,7 @@ class _Table:
         return edits.set_column(at, edits.schema.field(at), [pa.array(ids, pa.int64())])
 
     def require_exact(self) -> None:
-        """Raise StorageError where the table does not hold what was sent."""
+        """Raise StorageError if the table does not hold what was sent."""
         left, _ = self.plan()
         if left.num_rows:
             raise StorageError(

@@ -51,7 +51,7 @@ def without_people(locations: pa.Table, events: pa.Table) -> pa.Table:
 
 
 def bare(photo: Photo) -> Photo:
-    """A photo of which only the picture leaves. Raises InputError where it can't be read as one."""
+    """A photo of which only the picture leaves. Raises InputError if it can't be read as one."""
 
     def read() -> bytes:
         try:
@@ -84,7 +84,7 @@ _KEPT = frozenset({0xE0, 0xEE})  # JFIF and Adobe, which say what the colours ar
 
 
 def _without_segments(picture: bytes) -> bytes | None:
-    """A JPEG file without comments, application segments and what follows its end; None where it is no such
+    """A JPEG file without comments, application segments and what follows its end; None if it is no such
     file, or lies on its side.
 
     What is behind the first scan is looked at, too: markers there are stuffed or restarts (T.81, B.1.1.2).

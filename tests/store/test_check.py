@@ -315,7 +315,7 @@ def test_a_shard_is_asked_for_by_people(folder: Folder) -> None:
         ask_again(folder, "selekt")
     with pytest.raises(InputError, match="no shard 'x' in the last plan of select"):
         ask_again(folder, "select", "x")
-    with pytest.raises(InputError, match="3 shards begin so"):
+    with pytest.raises(InputError, match="3 shards begin with it"):
         ask_again(folder, "select", "v1")
     assert ask_again(folder, "select", "v1s2") == 1
     assert redone(folder) == {"v1s2"}

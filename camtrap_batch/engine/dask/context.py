@@ -1,4 +1,4 @@
-"""What work is told of the Dask worker that it runs on."""
+"""What work is told about the Dask worker that it runs on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def here(worker: Worker, visibility: Visibility) -> WorkerContext:
-    """The context of work on this worker; `visibility` is what the work needs to see."""
+    """The context for work on this worker; `visibility` is what the work needs to see."""
     return WorkerContext(
         name=str(worker.name),
         threads=int(worker.state.nthreads),

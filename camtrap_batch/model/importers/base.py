@@ -131,7 +131,7 @@ class Comparison:
         return self.same >= SAME * self.n and self.difference <= MOST_DIFFERENCE
 
     def require(self, where: str) -> None:
-        """Raise InputError where the two differ too much."""
+        """Raise InputError if the two differ too much."""
         if not self.agrees:
             raise InputError(f"{where}: what was written does not answer as the original does: {self}")
 
@@ -143,9 +143,9 @@ class Comparison:
 
 
 def classes_of(given: Mapping[str, Any]) -> list[str] | None:
-    """The labels in the file that `CLASSES` names: a line each, or a JSON list; None where it names none.
+    """The labels in the file that `CLASSES` names: one line each, or a JSON list; None if it names none.
 
-    Raises UserError where one is none.
+    Raises UserError if one is none.
     """
     if given["classes"] is None:
         return None

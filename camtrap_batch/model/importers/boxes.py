@@ -39,7 +39,7 @@ class Boxes:
     way: str
 
     def require(self, where: str) -> None:
-        """Raise InputError where the two differ too much."""
+        """Raise InputError if the two differ too much."""
         if self.same < SAME * self.boxes:
             raise InputError(f"{where}: what was written does not find what the original finds: {self}")
 

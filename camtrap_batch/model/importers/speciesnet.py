@@ -186,7 +186,7 @@ IMPORT = SpeciesNetImporter()
 
 
 def read_folder(folder: Path) -> dict[str, str]:
-    """What `info.json` says, its files being there. Raises InputError where it is not SpeciesNet's."""
+    """What `info.json` says, its files being there. Raises InputError if it is not SpeciesNet's."""
     path = folder / "info.json"
     try:
         info = json.loads(path.read_bytes())
@@ -222,7 +222,8 @@ def read_taxa(path: Path) -> list[Taxon]:
 
 
 def labels_of(taxa: Sequence[Taxon]) -> list[str]:
-    """A name for each, all different: where two have one, what people call them, else the line, is added."""
+    """A name for each, all different: where two have one, what people call them, otherwise the line, is
+    added."""
     labels = [taxon.name for taxon in taxa]
     for more in ("common", "line"):
         twice = {key for key, n in Counter(map(label_key, labels)).items() if n > 1}
@@ -234,7 +235,7 @@ def labels_of(taxa: Sequence[Taxon]) -> list[str]:
 
 
 def read_geofence(path: Path) -> dict[str, dict[str, dict[str, list[str]]]]:
-    """Class -> allow, block -> country -> regions (none: all of it). Raises InputError where it is none."""
+    """Class -> allow, block -> country -> regions (none: all of it). Raises InputError if it is none."""
     try:
         fence: dict[str, dict[str, dict[str, list[str]]]] = json.loads(path.read_bytes())
     except (OSError, ValueError) as problem:

@@ -163,7 +163,7 @@ def check_outages(
     cameras: pa.ChunkedArray | None,
     locations: pa.ChunkedArray,
 ) -> None:
-    """Raise InputError where an outage is of a location that neither the images nor the cameras know."""
+    """Raise InputError if an outage is of a location that neither the images nor the cameras know."""
     if outages is None:
         return
     known = {*locations.unique().to_pylist(), *(() if cameras is None else cameras.to_pylist())}
@@ -179,7 +179,7 @@ def check_outages(
 def _compare(job: Job, cameras: pa.ChunkedArray | None, of_images: pa.ChunkedArray) -> list[str]:
     """Lines about the locations that only the images or only the camera table has.
 
-    Raises InputError where the camera table is of other cameras than the images.
+    Raises InputError if the camera table is of other cameras than the images.
     """
     if cameras is None:
         return []

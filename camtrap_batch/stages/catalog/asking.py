@@ -131,7 +131,7 @@ def ask_files(
 
     Returns
     -------
-    Id of the table's plan, and notes; None where there is nothing to ask, or where a dry run can't know yet.
+    Id of the table's plan, and notes; None if there is nothing to ask, or where a dry run can't know yet.
     """
     run, job = context.run, context.job
     root = image_root(job)

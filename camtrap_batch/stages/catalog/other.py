@@ -31,7 +31,7 @@ _COMPARED = ["image_id", "location", "datetime", "video_s", "date_of"]
 
 
 def require_same_dataset(context: Context, table: pa.Table) -> None:
-    """Raise InputError where a new catalog is of another data set than the current one.
+    """Raise InputError if a new catalog is of another data set than the current one.
 
     It is the same where the job reads the same metadata or the same images as before, whatever has become of
     them, and where the catalog has kept at least half of its images: a data set may be moved.

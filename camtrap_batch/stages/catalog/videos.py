@@ -40,7 +40,7 @@ _HEADER_BYTES = 65_536
 
 
 def check_videos(context: Context) -> None:
-    """Raise MissingExtra where the job reads videos, and nothing here can."""
+    """Raise MissingExtra if the job reads videos, and nothing here can."""
     if context.job.dataset.video is not None and find_spec("av") is None:
         raise MissingExtra("video", "reading videos (dataset.video)")
 
@@ -84,7 +84,8 @@ def to_be_asked(rows: pa.Table) -> pa.Table:
 
 
 def photos_beside(names: list[str], videos: set[str]) -> dict[str, str]:
-    """The photo whose date a video can have: of the same name, else just before or after it in its folder.
+    """The photo whose date a video can have: of the same name, otherwise just before or after it in its
+    folder.
 
     >>> photos_beside(["c/IMG_1.JPG", "c/IMG_2.AVI", "c/IMG_3.AVI"], {"c/IMG_2.AVI", "c/IMG_3.AVI"})
     {'c/IMG_2.AVI': 'c/IMG_1.JPG'}

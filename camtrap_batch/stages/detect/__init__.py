@@ -102,7 +102,7 @@ def bring_detections(context: Context) -> list[str]:
 
 
 def _open(job: Job, settings: Detect, key: str) -> Detector:
-    """The job's detector. Raises InputError where it can't be used, or finds no animals."""
+    """The job's detector. Raises InputError if it can't be used, or finds no animals."""
     detector = open_detector(job, settings, key)
     make_rules(settings, detector.categories, "", key, redacted(str(settings.model or settings.results)))
     return detector

@@ -231,7 +231,7 @@ def _add_up(receipts: list[Receipt]) -> dict[str, int]:
 
 
 def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
-    """Where the model and the manifest do not fit together, a line each."""
+    """Where the model and the manifest do not fit together, one line each."""
     job, run = context.job, context.run
     notes = []
     if info.on == "crops" and job.detection is None:
@@ -268,7 +268,7 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
 
 
 def has_cuda() -> bool:
-    """Whether the worker that this runs on has a CUDA device. Raises ImportError where it has no torch."""
+    """Whether the worker that this runs on has a CUDA device. Raises ImportError if it has no torch."""
     import torch
 
     return bool(torch.cuda.is_available())

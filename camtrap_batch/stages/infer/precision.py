@@ -29,7 +29,7 @@ _MOST, _FEWEST, _SHARE = 232, 32, 20
 
 
 def known_precision(run: Run, work: InferShard) -> Found | None:
-    """What `check_precision` found for this model; None where it was not asked yet."""
+    """What `check_precision` found for this model; None if it was not asked yet."""
     return _question(work).known(run)
 
 

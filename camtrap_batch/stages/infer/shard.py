@@ -257,7 +257,7 @@ def prediction_rows(
 
     Parameters
     ----------
-    probabilities : (n, classes) calibrated; NaN where the image has no label, or one that is no class
+    probabilities : (n, classes) calibrated; NaN if the image has no label, or one that is no class
     named : row -> label that is no class, and its confidence
     without : status of rows that have no label
     """

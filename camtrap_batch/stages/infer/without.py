@@ -1,8 +1,8 @@
 """infer without a model (`infer.model: none`): what people, or the results of others, say is the answer.
 
 Where `detect.results` has species, they are the predictions: a machine's labels, by the rules for boxes that
-docs/inference.md has. Else the table predictions has a row without a label for each usable image, and `merge`
-takes the labels of people.
+docs/inference.md has. Otherwise the table predictions has a row without a label for each usable image, and
+`merge` takes the labels of people.
 """
 
 from __future__ import annotations

@@ -330,7 +330,7 @@ def find_effort(
 
 
 def read_rules(job: Job) -> tuple[Taxonomy | None, SpeciesLists | None]:
-    """The job's taxonomy and its species lists. Raises InputError where a file of them is wrong."""
+    """The job's taxonomy and its species lists. Raises InputError if a file of them is wrong."""
     events = job.events
     taxonomy = taxonomy_of(events.taxonomy)
     return taxonomy, read_species(events.species, events.regions) if events.species is not None else None

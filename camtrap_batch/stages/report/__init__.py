@@ -36,7 +36,7 @@ class ReportStage(Stage):
         return snapshots, shard_id(self, snapshots, run.job.to_yaml(), ASSETS, table="html")
 
     def run(self, context: Context) -> StageResult:
-        """Write `report/index.html` and its parts. Raises InputError where not even the manifest is there."""
+        """Write `report/index.html` and its parts. Raises InputError if not even the manifest is there."""
         started = time.monotonic()
         run = context.run
         run.snapshot("manifest")

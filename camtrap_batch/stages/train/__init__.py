@@ -179,7 +179,7 @@ def _train_head(context: Context, base: str | None) -> StageResult:
 
 
 def find_base(job: Job, run: Run) -> str | None:
-    """The model whose weights the job begins with: its id, or its folder; None where it names no model.
+    """The model whose weights the job begins with: its id, or its folder; None if it names no model.
 
     Of `latest` the run's last model, unless that was itself made of another one just as it would be made now.
 
@@ -206,7 +206,7 @@ def find_base(job: Job, run: Run) -> str | None:
 
 
 def _model_for(job: Job, run: Run, name: str) -> tuple[Folder, str]:
-    """The folder and id of a model to go on from. Raises InputError where it is another network."""
+    """The folder and id of a model to go on from. Raises InputError if it is another network."""
     model, info = open_model(run, name, "train.weights")
     train = job.train
     if (info.arch, info.size) != (train.arch, train.size):
@@ -493,7 +493,7 @@ def note_doubts(here: WorkerContext, reasons: Counter[str]) -> None:
 
 
 def check_weights(weights: str) -> None:
-    """Raise InputError where the job's weights are a file or folder that is not there."""
+    """Raise InputError if the job's weights are a file or folder that is not there."""
     if weights in ("imagenet", "none", "latest") or re.fullmatch("[0-9a-f]{16}", weights):
         return
     if not Path(weights).is_file() and not Folder(weights).exists(CARD):

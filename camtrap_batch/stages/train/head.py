@@ -60,7 +60,7 @@ class Base:
     ----------
     model : folder of a model; None: published or other weights
     name : id of that model, or what the job says
-    framing : how it sees a picture; None where that has to be looked up
+    framing : how it sees a picture; None if that has to be looked up
     arch, weights, size : of published or other weights, as in the job
     """
 

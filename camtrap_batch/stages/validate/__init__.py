@@ -161,7 +161,7 @@ class _Validation:
 def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.Array | None]:
     """The catalog's rows with size and version of each file, and where in an archive it lies, if in one.
 
-    Raises InputError where the image root is not there, or none of its files.
+    Raises InputError if the image root is not there, or none of its files.
     """
     rows = open_table(run.folder, catalog).to_table(columns=_SENT)
     root.check()

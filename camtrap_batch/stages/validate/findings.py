@@ -137,7 +137,7 @@ def find_all(
     found = [find_other_sizes(said.select(_SIZES), files.select(_SIZES))]
     del said
     release_memory()  # what reading took
-    # Arrow and NumPy let Python go on meanwhile.
+    # Arrow and NumPy let Python go on in the meantime.
     with ThreadPoolExecutor(1) as beside:
         duplicates = beside.submit(find_duplicates, files.select(_OF_DUPLICATES), near_bits)
         found += find_wrong_dates(files, now)

@@ -34,7 +34,7 @@ _OF_THUMBNAIL = [name for name in THUMBNAILS.names if name != "image_id"]
 
 
 def point_at_known(folder: Folder, manifest: Snapshot, rows: pa.Table, again: Collection[str]) -> pa.Table:
-    """`rows` with the columns `FILE` and `ROW`, null where the image has to be read.
+    """`rows` with the columns `FILE` and `ROW`, null if the image has to be read.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ _STILL_S = 600.0
 
 
 def require_append(layer: RemoteLayer) -> None:
-    """Raise InputError where a layer can't add and update rows by their key in append jobs."""
+    """Raise InputError if a layer can't add and update rows by their key in append jobs."""
     about = layer.info.about
     formats = about.get("supportedAppendFormats") or []
     formats = formats.split(",") if isinstance(formats, str) else formats

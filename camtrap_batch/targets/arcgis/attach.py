@@ -258,7 +258,7 @@ class Attacher:
         return sum(map(len, gone.values()))
 
     def _detach(self, parent: int, ids: Sequence[int]) -> None:
-        """Take attachments away. Raises StageError where one is still there afterwards."""
+        """Take attachments away. Raises StageError if one is still there afterwards."""
         answer = self._service.send(
             f"{self._layer.url}/{parent}/deleteAttachments", {"attachmentIds": ",".join(map(str, ids))}
         )

@@ -46,7 +46,7 @@ def create_layers(
 
     Returns
     -------
-    layer -> URL, of all; and what was done, a line each
+    layer -> URL, of all; and what was done, one line each
 
     Raises
     ------

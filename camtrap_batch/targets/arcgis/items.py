@@ -52,7 +52,7 @@ class ItemText:
 
     @classmethod
     def of(cls, job: str, given: str | Mapping[str, Any] | None) -> ItemText:
-        """From the job's name and its `dataset.about`. Raises InputError where the file can't be read."""
+        """From the job's name and its `dataset.about`. Raises InputError if the file can't be read."""
         about = read_about(given) if isinstance(given, str) else dict(given or {})
         licences = [one for one in about.get("licenses") or [] if isinstance(one, dict)]
         data = next((one for one in licences if one.get("scope") == "data"), {})
@@ -125,7 +125,7 @@ def thumbnail(title: str) -> io.BytesIO:
 
 
 def item_of(service: Service, url: str) -> Any:
-    """The item of the service that a layer or the service itself is at; None where the portal has none."""
+    """The item of the service that a layer or the service itself is at; None if the portal has none."""
     item_id = service.describe(url).get("serviceItemId")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -318,7 +318,7 @@ def _field(about: Mapping[str, Any], name: str) -> str:
 
 
 def _span(service: Service, url: str, about: Mapping[str, Any]) -> tuple[int, int] | None:
-    """First and last time of a layer's rows, ms since 1970; None where it has none."""
+    """First and last time of a layer's rows, ms since 1970; None if it has none."""
     field = (about.get("timeInfo") or {}).get("startTimeField")
     if not field:
         return None

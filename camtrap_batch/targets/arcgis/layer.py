@@ -102,7 +102,7 @@ class RemoteLayer:
         return next(field.name for field in self.fields if field.column == column)
 
     def add_lacking(self) -> None:
-        """Give the layer the fields that it lacks. Raises InputError where that is not allowed."""
+        """Give the layer the fields that it lacks. Raises InputError if that is not allowed."""
         if not self.lacking:
             return
         try:
@@ -278,7 +278,7 @@ class Sent:
         return values.cast(pa.float32()).cast(pa.float64()) if field.type == _REAL[1] else values
 
     def _require_different_keys(self) -> None:
-        """Raise InputError where keys differ in case alone: a unique index takes them for the same."""
+        """Raise InputError if keys differ in case alone: a unique index takes them for the same."""
         seen: dict[str, str] = {}
         for key in self.keys:
             if (other := seen.setdefault(key.lower(), key)) != key:
@@ -352,7 +352,7 @@ def _check_rights(url: str, about: dict[str, Any]) -> None:
 
 
 def _check_shows_all(url: str, about: dict[str, Any], service: Service) -> None:
-    """Raise InputError where rows are hidden from who is signed in: they would be added again and again."""
+    """Raise InputError if rows are hidden from who is signed in: they would be added again and again."""
     query = str(about.get("viewDefinitionQuery") or about.get("definitionQuery") or "").strip()
     if query:
         what = "a view" if about.get("isView") else "a layer"
@@ -369,7 +369,7 @@ def _check_shows_all(url: str, about: dict[str, Any], service: Service) -> None:
 
 
 def _check_required(url: str, about: dict[str, Any], fields: Sequence[Field]) -> None:
-    """Raise InputError where the layer wants a value for a field that none of ours is for."""
+    """Raise InputError if the layer wants a value for a field that none of ours is for."""
     ours = {field.name for field in fields}
     tracking = {str(name) for name in (about.get("editFieldsInfo") or {}).values()}
     for field in about.get("fields") or []:

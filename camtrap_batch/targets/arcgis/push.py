@@ -136,7 +136,7 @@ class LayerPush:
         return refused
 
     def prepare(self) -> None:
-        """Give the layer the fields that the edits need. Raises InputError where that is not allowed."""
+        """Give the layer the fields that the edits need. Raises InputError if that is not allowed."""
         if self._edits:
             self.remote.add_lacking()
 

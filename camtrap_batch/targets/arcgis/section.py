@@ -79,7 +79,7 @@ ITEM = re.compile(r"([0-9a-f]{32})(?:/(\d+))?")
 
 
 def cameras_layer(publish: Publish) -> tuple[str | None, str | None]:
-    """URL or item id of the layer for cameras, and its field with the location; None where a job has none."""
+    """URL or item id of the layer for cameras, and its field with the location; None if a job has none."""
     if not isinstance(publish, PublishArcGIS) or publish.cameras is None:
         return None, None
     return publish.cameras, publish.location_field

@@ -84,7 +84,7 @@ class ArcGISTarget:
         return f"{self.section.title} {self.portal}"
 
     def check(self, layers: Sequence[LayerRows]) -> None:
-        """Raise InputError where no layer is named, or one can't take such rows; nothing is changed."""
+        """Raise InputError if no layer is named, or one can't take such rows; nothing is changed."""
         self._look(layers)
 
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
