@@ -158,7 +158,7 @@ def bad_detector(path: Path, kind: str) -> tuple[Path, str]:
         return path, "whose layout is not known: it gives [1, 5000, 9] for a picture of 64 x 64 pixels"
     if kind == "classifier":
         constant_detector(path, {"y": np.zeros((1, 1000))}, names=["animal"], imgsz=[64, 64])
-        return path, "no detector, or one whose layout is not known: it gives [1, 1000]"
+        return path, "not a detector, or one with an unknown layout: it returns [1, 1000]"
     if kind == "names":
         constant_detector(
             path, {"y": np.zeros((1, 300, 8)) + 0.1}, names=["animal", "person"], imgsz=[64, 64]

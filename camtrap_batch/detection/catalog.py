@@ -1,8 +1,8 @@
-"""Boxes that people drew: of COCO Camera Traps annotations and of Camtrap DP observations.
+"""Boxes that people drew, from COCO Camera Traps annotations and Camtrap DP observations.
 
-Every such box is sure (confidence 1). What is in it counts as an animal, unless its category says person or
-vehicle. An image without a box is known to have none only where its annotations say so: one that is labelled,
-but not boxed, has no result.
+Every such box is sure (confidence 1). It counts as an animal, unless its category says person or vehicle. An
+image without a box is known to be empty only if its annotations say so: one that is labelled but not boxed
+has no result.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ class _Cct(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Boxes as the metadata have them.
+    """Boxes as they are in the metadata.
 
     Attributes
     ----------
-    image_id : (n,) str of each box
+    image_id : (n,) str, image of each box
     corners : (n, 4) float64: x, y, width, height
     category : (n,) int16, an index into `CATEGORIES`
-    in_pixels : whether corners are pixels, otherwise parts of the picture
-    sizes : image id -> width and height that the metadata give
-    empty : ids of images of which the metadata say that there is nothing
-    label : (n,) name of what is in each box, None if it is not said
+    in_pixels : whether corners are pixels, otherwise fractions of the picture
+    sizes : image id -> width and height according to the metadata
+    empty : ids of images that are empty according to the metadata
+    label : (n,) name of what is in each box, None if it is not given
     """
 
     image_id: list[str]
@@ -82,7 +82,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class CatalogDetector:
-    """The boxes of the data set's own metadata."""
+    """The boxes in the data set's own metadata."""
 
     path: str
     detector_id: str
@@ -105,7 +105,7 @@ class CatalogDetector:
         Raises
         ------
         InputError
-            There are none, or the format knows none.
+            There are none, or the format does not have boxes.
         """
         if kind not in _FORMATS:
             raise InputError(
@@ -146,9 +146,9 @@ class CatalogDetector:
         others = len(drawn.image_id) - len(mine)
         notes = [f"{len(order):,} boxes of the metadata, in {int((lengths > 0).sum()):,} of {n:,} images"]
         if others:
-            notes.append(f"{others:,} boxes of the metadata are of no usable image")
+            notes.append(f"{others:,} boxes in the metadata belong to no usable image")
         if turned:
-            notes.append(f"{turned:,} boxes are of the picture as EXIF turns it; the metadata's size says so")
+            notes.append(f"{turned:,} boxes are for the picture as turned by EXIF (by the metadata's size)")
         meta = {"file": redacted(self.path), "images": int(is_known.sum()), "without": int((~is_known).sum())}
         labels = pa.array([drawn.label[box] for box in order.tolist()], pa.string())
         return Known(lists, pc.if_else(pa.array(is_known), "ok", "no_result"), meta, notes, labels)
@@ -156,9 +156,9 @@ class CatalogDetector:
     def _in_parts(
         self, rows: pa.Table, ids: pa.StringArray, row_of: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float64], int]:
-        """Boxes as parts of their pictures, inside them; how many are of a picture that EXIF turns.
+        """Boxes as fractions of their pictures, cut at the border; how many are for a picture turned by EXIF.
 
-        Raises InputError if a box is not inside its picture, by pixels that the metadata or the file give.
+        Raises InputError if a box is not inside its picture, by the size in the metadata or of the file.
         """
         drawn = self.drawn
         corners = drawn.corners[order].copy()
@@ -192,7 +192,7 @@ class CatalogDetector:
 def _of_cct(path: str, key: str) -> Drawn:
     data = read_json(path, key)
     collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are made, and none becomes garbage
+    gc.disable()  # millions of small objects are created, and none becomes garbage
     try:
         content = msgspec.json.decode(data, type=_Cct)
     except msgspec.ValidationError as problem:
@@ -267,7 +267,7 @@ def _number(cell: str | None) -> float:
 
 
 def _category(*names: str) -> int:
-    """Place in `CATEGORIES` of what a box is of."""
+    """Index in `CATEGORIES` of what a box shows."""
     words = [name.strip().casefold() for name in names]
     if any(meaning(word) == PERSON or word == "homo sapiens" for word in words):
         return 1

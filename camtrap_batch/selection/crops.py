@@ -1,4 +1,4 @@
-"""What the crops of selected images show, where that is beyond doubt."""
+"""What the crops of selected images show, if that is beyond doubt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from camtrap_batch.vocabulary import EMPTY
 
 BOX, BACKGROUND, FRAME = "box", "background", "frame"
-"""What a crop is of, see the table training_crops."""
+"""Kinds of crops, see the table training_crops."""
 
 KNOWN = "known"
 NOT_CHOSEN = "a class that is not chosen"
@@ -30,7 +30,7 @@ def label_crops(
     classes: list[str],
     empty: str | None,
 ) -> tuple[_Texts, Counter[str]]:
-    """Label of each crop, '' where it is in doubt; and how many are so, by `REASONS`.
+    """Label of each crop, '' if it is in doubt; and how many are in doubt, by `REASONS`.
 
     - A box that people drew carries the label that they gave it.
     - Otherwise a box carries the label of its image, where its labels name one species alone. Where they say
@@ -73,7 +73,7 @@ def label_crops(
 def _ranks(
     image: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32], is_box: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Of each box: how many of its image are surer."""
+    """For each box: how many of its image's boxes are surer."""
     order = np.lexsort((-np.where(is_box, confidence, -1), image))
     starts = np.searchsorted(image[order], image[order])
     ranks = np.empty(len(image), np.int64)
@@ -82,7 +82,7 @@ def _ranks(
 
 
 def species_of(labels: pa.ChunkedArray, empty: str | None) -> tuple[pa.Array, pa.Array]:
-    """Of each image: how many species its labels name; how many animals, null if one does not say."""
+    """For each image: how many species its labels name; how many animals, null if a label does not say."""
     nothing = {EMPTY, (empty or EMPTY).casefold()}
     species, animals = [], []
     for marks in labels.to_pylist():

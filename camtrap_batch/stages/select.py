@@ -57,20 +57,20 @@ class SelectStage(Stage):
         Raises
         ------
         JobError
-            A chosen class has no usable image, or too few locations to be split by location; a split is
+            A chosen class has no usable image, or too few locations for a split by location; or a split is
             empty.
         """
         job, run = context.job, context.run
         catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
         said = _said(context, manifest)
         classes = choose_classes(job, _categories(run, said))
-        # Duplicates tie images together, which a split by image does not heed.
+        # Duplicates tie images together, which a split by image ignores.
         findings = current_findings(run) if job.select.split.by == "location" else None
         if job.select.drop:
             findings = require_findings(run)
         sources = {"catalog": catalog, "manifest": manifest} | ({"findings": findings} if findings else {})
         what = job.select.model_dump(mode="json", by_alias=True)
-        # Ids of jobs that have neither are those of before there were such.
+        # Jobs that have neither keep the ids from before these existed.
         more = ["crops"] if job.trains_on_crops else []
         if said is not None:
             more.append(digest(said["correction_id"].to_pylist()))
@@ -92,7 +92,7 @@ STAGE = SelectStage()
 
 
 def _said(context: Context, manifest: Snapshot) -> pa.Table | None:
-    """What people said of the images, as `standing` gives it; None if nobody said anything."""
+    """What people said about the images, as returned by `standing`; None if nobody said anything."""
     run = context.run
     if not context.dry_run:
         fold(run)
@@ -105,7 +105,7 @@ def _said(context: Context, manifest: Snapshot) -> pa.Table | None:
 
 
 def _categories(run: Run, said: pa.Table | None) -> list[tuple[int, str]]:
-    """The data set's categories, and what people called animals besides."""
+    """The data set's categories, and other names that people gave animals."""
     categories = categories_of(run.snapshot("catalog").meta)
     labels = [] if said is None else said["label"].drop_null().unique().to_pylist()
     return extended(categories, labels)

@@ -1,4 +1,4 @@
-"""scipy, which the core of the package does without: a worker needs none of its 140 MB."""
+"""scipy, which the package's core does not require: workers do not need its 140 MB."""
 
 from __future__ import annotations
 

@@ -272,7 +272,7 @@ def test_one_that_sees_what_it_does_not_know(folder: Path) -> None:
     constant_detector(folder / "classes.onnx", {"y": np.zeros((1, 10))}, names=["car"], imgsz=[64, 64])
     for model, message in [
         ("cars.onnx", r"detect\.animal_category: .*cars\.onnx has no category 'animal'; possible: car"),
-        ("classes.onnx", r"detect\.model\): no detector, or one whose layout is not known"),
+        ("classes.onnx", r"detect\.model\): not a detector, or one with an unknown layout"),
         ("none.onnx", r"none\.onnx \(detect\.model\): no such file"),
         ("model.tflite", r"model\.tflite: should end in possible: \.onnx"),
     ]:

@@ -132,7 +132,7 @@ def test_vegetation_is_a_finding_where_photos_are_annotated(tmp_path: Path) -> N
     job.write_text(job.read_text() + "select: {empty: {class: Empty}}\n")
     (found,) = findings(job)
     assert (found["kind"], found["image_id"]) == ("many_empty", "a001")
-    assert found["detail"].startswith("more than 100 images of nothing on 1 of 2 days, at most 119")
+    assert found["detail"].startswith("more than 100 empty images on 1 of 2 days, at most 119")
 
 
 def test_without_deployments_findings_are_what_they_were(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""detect: animals, people and vehicles in every usable image, or what others found in them."""
+"""detect: animals, people and vehicles in every usable image, or the boxes in results of other programs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SENT = [*COLUMNS, "width", "height"]
 _DEVICE: dict[Need, Device] = {"CPU": "cpu", "GPU": "cuda"}
 
 _FEWEST_TO_CHECK = 400
-"""Usable images below which everything is computed in float32: a check would take longer than it saves."""
+"""With fewer usable images everything is computed in float32: a check would cost more than it saves."""
 
 
 class DetectStage(Stage):
@@ -64,7 +64,8 @@ class DetectStage(Stage):
             _open(context.job, *context.job.detection)
 
     def run(self, context: Context) -> StageResult:
-        """Bring the tables `detected` and `detections` up to the current manifest and the job's detector.
+        """Bring the tables `detected` and `detections` up to date with the current manifest and the job's
+        detector.
 
         Raises
         ------
@@ -92,9 +93,9 @@ STAGE = DetectStage()
 
 
 def bring_detections(context: Context) -> list[str]:
-    """For a job that has the boxes of others: take them now, if `detect` has not, which is cheap.
+    """For a job with boxes from elsewhere: read them now, which is cheap, if `detect` has not.
 
-    Returns notes for people. Raises InputError as the stage does.
+    Returns notes for people. Raises InputError like the stage.
     """
     if context.job.detection is None or context.job.detection[0].results is None:
         return []
@@ -109,7 +110,7 @@ def _open(job: Job, settings: Detect, key: str) -> Detector:
 
 
 def _take(context: Context, settings: Detect, detector: KnownDetector) -> StageResult:
-    """Tables from boxes that are known."""
+    """Make the tables from known boxes."""
     run = context.run
     manifest = run.snapshot("manifest")
 
@@ -137,7 +138,7 @@ def _inputs(manifest: Snapshot, detector: Detector) -> dict[str, Any]:
 
 
 def _look(context: Context, settings: Detect, detector: PictureDetector) -> StageResult:
-    """Tables from looking at the pictures, on workers."""
+    """Make the tables by running the detector on the pictures, on workers."""
     run, job = context.run, context.job
     manifest = run.snapshot("manifest")
     rows = usable_rows(run, _READ)
@@ -184,7 +185,7 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     )
     result.notes += retries.notes()
     if said:
-        result.notes.append(f"the detector says of itself: {said}")
+        result.notes.append(f"the detector says about itself: {said}")
     return result
 
 
@@ -199,7 +200,7 @@ def _takes_thumbnails(job: Job, detector: PictureDetector) -> bool:
 def _retries(
     context: Context, work: DetectShard, rows: pa.Table, shard_size: int, before: Snapshot | None
 ) -> Retries:
-    """Shards: runs of rows along camera locations; an id stands for all that the boxes depend on."""
+    """Shards: runs of rows along camera locations; an id stands for everything that the boxes depend on."""
     runs = cut(texts(rows["image_id"]), shard_size, location_borders(rows).tolist())
     settings = [work.detector.detector_id, work.use_thumbnails, work.precision, work.animal]
     hashes = hash_runs(rows, ["image_id", "sha256"], runs)
@@ -211,7 +212,7 @@ def _retries(
 def _precision(
     context: Context, settings: Detect, work: DetectShard, rows: pa.Table
 ) -> tuple[Need | None, dict[str, Any]]:
-    """The precision to compute in, and the kind of workers, if they had to be asked for it."""
+    """The precision to compute in, and the kind of workers, if it had to ask them."""
     if settings.precision == "float32" or rows.num_rows < _FEWEST_TO_CHECK:
         return None, {"precision": "float32"}
     if (known := known_precision(context.run, work)) is not None:

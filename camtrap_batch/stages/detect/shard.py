@@ -1,4 +1,4 @@
-"""What a worker does with a shard of images: find what is in each."""
+"""What a worker does with a shard of images: find the boxes in each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DetectShard:
     ----------
     kept : folder with the detector's files
     animal : the category whose boxes are animals
-    precision : to compute in, where the worker's hardware can
+    precision : precision to compute in, if the worker's hardware supports it
     """
 
     folder: Folder
@@ -79,7 +79,7 @@ class DetectShard:
     def pictures(self, rows: pa.Table, order: list[int]) -> Iterator[bytes]:
         """Contents of the image files that can be read; the row of each is added to `order`.
 
-        Those of one size follow one another: the network is made ready for each shape that comes.
+        Images of one size follow one another: the network is prepared for each new shape.
         """
         sizes = [rows[name].fill_null(0).to_numpy() for name in ("width", "height")]
         by_size = np.lexsort(sizes)

@@ -1,4 +1,4 @@
-"""The figures of a model folder: their numbers read, their charts written."""
+"""The figures of a model folder: reads the numbers, writes the charts."""
 
 from __future__ import annotations
 
