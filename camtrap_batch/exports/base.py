@@ -1,6 +1,6 @@
-"""What an export is, and which there are.
+"""What an export is, and which exports there are.
 
-An export is one module with a class of this protocol and one line in `EXPORTS`; a package that is installed
+An export is one module with a class that follows this protocol and one line in `EXPORTS`; a package installed
 beside ours adds one through an entry point of the group `camtrap_batch.exports`.
 """
 
@@ -20,12 +20,12 @@ from camtrap_batch.store.outpath import replacing
 
 
 class Out:
-    """Where an export writes: hidden names, which take the place of what was there when all is whole.
+    """Where an export writes: hidden names, which replace what was there once everything is complete.
 
     Attributes
     ----------
-    final : what the user asked for
-    path : of the file or the folder to write, which is not there yet
+    final : the path that the user asked for
+    path : path of the file or folder to write, which does not exist yet
     """
 
     def __init__(self, final: Path, names: ExitStack) -> None:
@@ -33,7 +33,7 @@ class Out:
         self.path = names.enter_context(replacing(final))
 
     def beside(self, ending: str) -> Path:
-        """A file to write beside it: its name will be that of the export and `ending`."""
+        """A file to write beside it: its name will be that of the export followed by `ending`."""
         return self._names.enter_context(replacing(self.final.with_name(f"{self.final.name}{ending}")))
 
 
@@ -42,10 +42,10 @@ class Export(Protocol):
 
     Attributes
     ----------
-    name : what `--to` calls it
+    name : its name for `--to`
     help : what it is and who reads it, in a few words
     out : what `--out` names, such as: a file that ends in .csv
-    options : settings of its own
+    options : its own settings
     """
 
     name: str
@@ -54,20 +54,21 @@ class Export(Protocol):
     options: Sequence[Option]
 
     def check(self, out: str, job: Job) -> Path:
-        """Where it is to be written. Raises UserError if it may not; see `store.outpath`."""
+        """Where it is to be written. Raises UserError if that is not allowed; see `store.outpath`."""
         ...
 
     def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
-        """Write it. Of each image of the catalog the result says that it is in it, or why it is not.
+        """Write it. The result accounts for each image of the catalog: it is included, or left out for a
+        reason.
 
         Parameters
         ----------
-        options : by name, a value for each of the export's options
+        options : value of each of the export's options, by name
 
         Raises
         ------
         InputError
-            Something that it needs was not made yet, or it would hold nothing.
+            Something that it needs has not been made yet, or it would be empty.
         """
         ...
 
@@ -90,12 +91,12 @@ EXPORTS: Registry[Export] = Registry(
 def write_export(
     export: Export, images: Images, path: Path, options: Mapping[str, Any] | None = None
 ) -> Written:
-    """Write an export; what was at `path` stays until the new one is whole.
+    """Write an export; what was at `path` stays until the new one is complete.
 
     Parameters
     ----------
-    path : as the export's `check` gives it
-    options : by name; those that are not given have their defaults
+    path : the result of the export's `check`
+    options : options by name; others have their defaults
     """
     chosen = {option.name: option.default for option in export.options} | dict(options or {})
     with ExitStack() as names:

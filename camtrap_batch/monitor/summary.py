@@ -1,4 +1,4 @@
-"""What a command prints when a job is done: images by status, accuracy, top species per camera, paths."""
+"""What a command prints at the end of a job: images by status, accuracy, top species per camera, paths."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _locations(run: Run) -> Iterator[RenderableType]:
         )
     yield grid
     if len(rows) > _MOST_LOCATIONS:
-        yield f"and {len(rows) - _MOST_LOCATIONS:,} cameras more, in the report"
+        yield f"and {len(rows) - _MOST_LOCATIONS:,} more cameras, in the report"
 
 
 def _paths(run: Run) -> Iterator[RenderableType]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from camtrap_batch.events.codes import NO_TIME, Bools, encode_locations, microseconds
 from camtrap_batch.store.schemas import FINDINGS
 from camtrap_batch.survey.effort import DAY, FROM_IMAGES, SILENCE_DAYS, as_rows, bounds
+from camtrap_batch.vocabulary import plural
 
 FROM_MANIFEST = ("location", "datetime", "is_night")
 """Columns of the manifest that checks need."""

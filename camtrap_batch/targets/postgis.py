@@ -321,7 +321,7 @@ class _Table:
         left, _ = self.plan()
         if left.num_rows:
             raise StorageError(
-                f"{self.where}: {left.num_rows} rows read back differently than they were sent, such as "
+                f"{self.where}: {left.num_rows} rows read back differ from what was sent, such as "
                 f"{left['key'][0].as_py()!r}; nothing was changed"
             )
 

@@ -181,7 +181,7 @@ def test_exact_places_of_a_sensitive_species_stay(
             assert row == before
     assert not (tmp_path / "out" / "stations.csv").exists()
     assert (
-        found.notes["other tables of the package left out, as they may name places"] == 2
+        found.notes["other tables of the package left out, as they may reveal positions"] == 2
     )  # and the example's own
     exact = export(images_of(run, exact_places=True), "camtrap-dp", tmp_path / "exact")
     assert cells(tmp_path / "exact", "deployments") == cells(package, "deployments")

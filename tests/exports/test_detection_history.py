@@ -133,7 +133,7 @@ def test_from_photos_alone_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     out = export(tmp_path)
     assert read(out / "effort.csv")[1] == ["A", "7", "3"]
     assert json.loads((out / "options.json").read_text())["effort_rests_on"] == {"images": 1}
-    assert "1 stations whose effort is that of their photos, and so too short" in capsys.readouterr().out
+    assert "1 stations whose effort is taken from their photos, and so too short" in capsys.readouterr().out
     assert START.date().isoformat() == "2021-04-11"
 
 

@@ -416,7 +416,7 @@ def test_camtrap_dp_with_boxes(boxed: Images, tmp_path: Path, check_package: Cal
 
 def test_boxes_of_images_that_are_not_there(boxed: Images, tmp_path: Path) -> None:
     add_boxes(tmp_path / "job.yaml", [{"image_id": "x", "category": "animal"}], threshold=0.2)
-    with pytest.raises(InputError, match="detections of images that the manifest does not have"):
+    with pytest.raises(InputError, match="detections of images that are not in the manifest"):
         written(images_of(boxed.run), "md-json", tmp_path)
 
 

@@ -326,7 +326,7 @@ def test_written_differently_is_undone(pushed: GeoPackageTarget) -> None:
         " BEGIN UPDATE cameras SET model_id = 'mine' WHERE fid = NEW.fid; END",
     )
     before = state(pushed.path)
-    with pytest.raises(StorageError, match=r"3 rows read back differently .*layername=cameras"):
+    with pytest.raises(StorageError, match=r"3 rows read back differ from what was sent.*layername=cameras"):
         pushed.push(layers_of(locations_table(top="tiger")))
     assert state(pushed.path) == before
 
