@@ -185,7 +185,7 @@ def read_dates(
     ):
         more = f", and {len(dates.strange) - 1} more such dates" if len(dates.strange) > 1 else ""
         raise InputError(
-            f"{say(dates.strange[0])} is not a date that can be read{more}; possible:  {KNOWN_FORMS}"
+            f"{say(dates.strange[0])} is not a date that can be read{more}; possible: {KNOWN_FORMS}"
         )
     if dates.strange:
         notes[f"dates that can't be read, taken as no date: {say(dates.strange[0])}"] += len(dates.strange)

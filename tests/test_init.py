@@ -105,7 +105,7 @@ def test_what_it_would_guess_wrong_is_said_by_options(
     content = yaml.safe_load((here / "job.yaml").read_text())
     assert content["name"] == "mine"
     assert "location" not in content["dataset"]
-    assert "is there already" in init(capsys, stations, "--out", "job.yaml", code=2)
+    assert "already exists" in init(capsys, stations, "--out", "job.yaml", code=2)
     assert "possible: 0, 1, 2, none" in init(capsys, stations, "--location", "7", code=2)
     assert "one or the other" in init(capsys, stations, "--location", "2", "--label", "2", code=2)
     assert "is among the images" in init(capsys, stations, "--out", stations / "x.yaml", code=2)
@@ -237,7 +237,7 @@ def test_a_camera_table_of_other_cameras_stays_and_is_not_used(
 ) -> None:
     (here / "cameras.csv").write_text("location,latitude,longitude\nST1,1,2\nother,3,4\n")
     told = init(capsys, stations)
-    assert "cameras.csv is there already, stays as it is, and is not used: it has no row for ST2, ST3" in told
+    assert "cameras.csv already exists, stays as it is, and is not used: it has no row for ST2, ST3" in told
     assert yaml.safe_load((here / "photos.yaml").read_text())["dataset"]["cameras"] == "photos-cameras.csv"
     assert (here / "photos-cameras.csv").read_text().splitlines()[1:] == ["ST1,,", "ST2,,", "ST3,,"]
     assert (here / "cameras.csv").read_text().endswith("other,3,4\n")

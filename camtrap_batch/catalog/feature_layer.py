@@ -333,7 +333,7 @@ def _point(layer: LayerInfo, object_id: int, row: Mapping[str, Any]) -> tuple[fl
     if not (-180 <= x <= 180 and -90 <= y <= 90):
         raise InputError(
             f"{layer.url}: feature {object_id} is at {x:g}, {y:g}, which are not degrees: the server does "
-            "not return WGS 84;  correct the layer's spatial reference"
+            "not return WGS 84; correct the layer's spatial reference"
         )
     return x, y
 

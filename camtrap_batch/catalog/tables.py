@@ -341,7 +341,7 @@ def _sheet(path: str, key: str, data: bytes, notes: Counter[str]) -> Iterator[tu
             is_merged = any(b"<mergeCell " in archive.read(name) for name in sheets_of)
         if not is_workbook:
             raise InputError(
-                f"{redacted(path)}: is a zip file, not a table ({key});  it should be a .csv or .xlsx table"
+                f"{redacted(path)}: is a zip file, not a table ({key}); it should be a .csv or .xlsx table"
             )
         # openpyxl reports merged cells only for a workbook that is read whole.
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=not is_merged, data_only=True)

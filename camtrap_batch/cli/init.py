@@ -159,7 +159,7 @@ def _cameras(folder: Path, name: str, locations: list[str]) -> str:
         if (lacking := _lacking(path, locations)) is None:
             print(f"{path} already exists, and stays as it is")
             return file
-        print(f"{path} already exists, stays as it is, and is not used:  {lacking}")
+        print(f"{path} already exists, stays as it is, and is not used: {lacking}")
     raise UserError(f"{path}: lacks cameras of these images ({lacking}); give the job another --name")
 
 

@@ -273,7 +273,7 @@ def _size(card: Card, info: OnnxInfo, wanted: int | None, stride: int, where: st
             raise InputError(f"{where}: metadata imgsz: can't be read: {text[:80]!r}") from None
     if said is None:
         raise InputError(
-            f"{where}: does not say the size of its pictures:  set detect.size, or size in {CARD} beside "
+            f"{where}: does not say the size of its pictures: set detect.size, or size in {CARD} beside "
             "it (MegaDetector v5: 1280)"
         )
     sides = list(said) if isinstance(said, list | tuple) else [said, said]

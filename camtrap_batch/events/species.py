@@ -127,7 +127,7 @@ def unused_lines(
     if species is not None:
         found["events.species"] = unmatched(sorted(species.labels), sorted(ours), "the model")
     return [
-        f"labels of {key} that are not classes of the model:  {len(names):,} ({names.text})"
+        f"labels of {key} that are not classes of the model: {len(names):,} ({names.text})"
         for key, names in found.items()
         if names
     ]
@@ -139,7 +139,7 @@ def unused_cameras(species: SpeciesLists, locations: Sequence[str]) -> list[str]
     for key, names in (("events.regions", species.regions), ("events.species", species.by_location)):
         meant = {name for location in locations for name in _matching(location, names)}
         if found := unmatched([name for name in names if name not in meant], locations, "the data set"):
-            lines.append(f"cameras of {key} that are not locations:  {len(found):,} ({found.text})")
+            lines.append(f"cameras of {key} that are not locations: {len(found):,} ({found.text})")
     return lines
 
 

@@ -232,7 +232,7 @@ def parse_info(content: dict[str, Any]) -> ModelInfo:
     if not 0 < info.crop_pct <= 1:
         raise ValueError(f"crop_pct: {info.crop_pct} should be above 0, and 1 or less")
     if not info.antialias and info.interpolation != "bilinear":
-        raise ValueError(f"antialias: false requires bilinear;  interpolation is {info.interpolation}")
+        raise ValueError(f"antialias: false requires bilinear; interpolation is {info.interpolation}")
     return info
 
 

@@ -41,7 +41,7 @@ def retry_option(statuses: Sequence[str], which_are: str, *, in_reprocess: bool 
     """
     return StageOption(
         "retry",
-        f"try images with these statuses once more:  {', '.join(statuses)} ({which_are})",
+        f"try images with these statuses once more: {', '.join(statuses)} ({which_are})",
         default=frozenset(),
         parse=partial(_parse_statuses, possible=statuses),
         metavar="STATUS[,STATUS]",
@@ -183,7 +183,7 @@ class Retries:
             return []
         found = ", ".join(f"{status} {n:,}" for status, n in sorted(self._given_up.items()))
         return [
-            f"no longer tried again, after failing repeatedly: {found};  --retry {','.join(sorted(self._given_up))} tries "
+            f"no longer tried again, after failing repeatedly: {found}; --retry {','.join(sorted(self._given_up))} tries "
             "them once more"
         ]
 

@@ -241,7 +241,7 @@ def _require_locations(label: np.ndarray[Any, Any], group: np.ndarray[Any, Any],
         more = f" and {len(few) - _MOST_NAMED} more" if len(few) > _MOST_NAMED else ""
         raise JobError(
             f"select.split: by location needs at least {sides} locations per class (those that share a "
-            f"sequence or duplicates count as one); too few have:  {named}{more}; leave these classes out, or "
+            f"sequence or duplicates count as one); too few have: {named}{more}; leave these classes out, or "
             "split: {by: random}"
         )
 

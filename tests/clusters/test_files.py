@@ -49,7 +49,7 @@ def test_files_name_every_key(kind: str) -> None:
         ("ssh", {"cpu": {"hosts": []}}, "hosts: name at least one"),
         ("slurm", {"gpu": {"workers": 1, "gress": "gpu:1"}}, "gpu.gress: unknown key"),
         ("slurm", {"walltime": "4 hours"}, "'4 hours': should be a time as SLURM writes it"),
-        ("slurm", {"walltime": "00:00:30"}, "should be a minute at least"),
+        ("slurm", {"walltime": "00:00:30"}, "should be at least a minute"),
         ("slurm", {"driver": {"walltime": "00:03:00"}}, "should be at least 6 minutes"),
         ("slurm", {"adapt": {"min": 9, "max": 2}}, "min 9 is above max 2"),
         ("slurm", {"cpu": {"workers": 0}, "gpu": {"workers": 0}}, "cpu.workers and gpu.workers are both 0"),

@@ -363,7 +363,7 @@ def _check_shows_all(url: str, about: dict[str, Any], service: Service) -> None:
     ownership = about.get("ownershipBasedAccessControlForFeatures") or {}
     if ownership.get("allowOthersToQuery") is False and not service.owns(about.get("serviceItemId")):
         raise InputError(
-            f"{url}: shows everyone only their own rows (ownership-based access):  rows that another account "
+            f"{url}: shows everyone only their own rows (ownership-based access): rows that another account "
             "has pushed are hidden; sign in as the layer's owner, or let all editors see all features"
         )
 

@@ -379,7 +379,7 @@ class LayerPush:
                 edit.record(f"was reported as done ({edit.kind}), but is not on the layer")
             elif different := differs.get(id(edit)):
                 edit.record(
-                    f"was reported as done ({edit.kind}), but differs on the layer:  {', '.join(different)}"
+                    f"was reported as done ({edit.kind}), but differs on the layer: {', '.join(different)}"
                 )
             else:
                 edit.object_id = int(row[self.remote.object_id])
