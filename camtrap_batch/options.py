@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from camtrap_batch.errors import choices
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,32 @@ def whole_number(text: str | int) -> int:
     if not str(text).isdecimal():
         raise ValueError(f"{text!r} should be a whole number")
     return int(text)
+
+
+def fraction(text: str, *, above_zero: bool = False) -> float:
+    """
+    >>> fraction("0.25")
+    0.25
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1 or (above_zero and value == 0):
+        raise ValueError(f"{text!r} should be {'above 0, and 1 or less' if above_zero else 'between 0 and 1'}")
+    return value
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """
+    >>> one_of(["bilinear", "bicubic"])("bicubic")
+    'bicubic'
+    """
+    known = tuple(names)
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise ValueError(f"{text!r} is not possible; {choices(text, known, len(known))}")
+        return text
+
+    return parse

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import getpass
 import hashlib
 import threading
 from pathlib import Path
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job
+from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name
 from camtrap_batch.store.run import Run
 
 _SHOWN = 10
@@ -49,7 +48,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             rows,
             known_labels=known,
             empty=empty,
-            who=options.who or _user(),
+            who=options.who or user_name(),
             when=dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC),
             source=f"{kind}:{_content(path)}",
         )
@@ -103,13 +102,6 @@ def _labels(run: Run) -> tuple[list[str], str]:
     classes = list(predictions.meta.get("classes", [])) if predictions else []
     empty = choose_classes(run.job, categories).empty if categories else None
     return [*(name for _, name in categories), *classes], empty or EMPTY
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"
 
 
 def _content(path: Path) -> str:

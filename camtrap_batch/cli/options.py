@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -171,3 +172,11 @@ def _ask_again(wanted: Sequence[str], job: Job) -> None:
         for text in wanted:
             stage, _, shard = text.partition(":")
             ask_again(folder, stage, shard or None)
+
+
+def user_name() -> str:
+    """The name of whoever runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime as dt
-import getpass
 import threading
 from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
@@ -130,7 +129,7 @@ async def _serve(
         n=options.n,
         seed=options.seed,
         until=options.until,
-        who=options.who or _user(),
+        who=options.who or user_name(),
     )
     certificate = (options.tls_cert, options.tls_key) if options.tls_cert else None
     reviewing.prepare()
@@ -160,10 +159,3 @@ def _date(text: str) -> dt.date:
         return dt.date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: should be a date such as 2026-11-30") from None
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"

@@ -25,7 +25,7 @@ from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import Images
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
-from camtrap_batch.options import Option
+from camtrap_batch.options import Option, fraction, one_of
 from camtrap_batch.store.outpath import check_folder
 from camtrap_batch.survey.history import Occasions, Records, find_records, make_occasions
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments
@@ -55,38 +55,19 @@ def _day1(text: str) -> str | dt.date:
         raise ValueError(f"{text!r} should be survey, station or a date such as 2022-12-31") from None
 
 
-def _one_of(*possible: str) -> Any:
-    def parse(text: str) -> str:
-        if text not in possible:
-            raise ValueError(f"{text!r} should be one of {', '.join(possible)}")
-        return text
-
-    return parse
-
-
-def _part(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise ValueError(f"{text!r} should be between 0 and 1")
-    return value
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 COUNTED = (
-    Option("min-confidence", "an event with less confidence is not a record", 0.0, parse=_part, metavar="P"),
+    Option("min-confidence", "an event with less confidence is not a record", 0.0, parse=fraction, metavar="P"),
     Option("groups", "groups of species (events.taxonomy) are also records", False, metavar=None),
     Option("people", "people and vehicles are also records", False, metavar=None),
     Option(
         "labels",
         "human, machine: only events labelled by these; or all",
         "all",
-        parse=_one_of(*_LABELS),
+        parse=one_of(_LABELS),
         metavar="WHOSE",
     ),
     Option("species", "names between commas, default: all", parse=_names, metavar="NAME,..."),
@@ -112,7 +93,7 @@ class DetectionHistoryExport:
             "values",
             "presence (1 and 0), or how many events or individuals",
             "presence",
-            parse=_one_of(*_VALUES),
+            parse=one_of(_VALUES),
             metavar="WHAT",
         ),
         *COUNTED,

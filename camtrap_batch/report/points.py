@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from camtrap_batch.survey.grid import snap
+from camtrap_batch.vocabulary import PEOPLE
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _point(longitude: float, latitude: float, rows: list[dict[str, Any]], groups
     events: Counter[str] = Counter()
     for row in rows:
         for entry in row["events_by_label"] or []:
-            if entry["label"] not in groups:
+            if entry["label"] not in groups and entry["label"].casefold() not in PEOPLE:
                 events[entry["label"]] += entry["n"]
     top = min(events, key=lambda label: (-events[label], label)) if events else None
     names = tuple(sorted(str(row["location"]) for row in rows))

@@ -68,11 +68,6 @@ class Run:
         """Write the lines that were held back."""
         self._log.flush()
 
-    @cached_property
-    def local_root(self) -> Path | None:
-        """The run folder on disk, None if it is in a bucket."""
-        return self.folder.local("") if self.folder.is_local else None
-
 
 def open_run(job: Job | str | Path) -> Run:
     """The run of a job, given as a `Job` or as the path of a job file."""

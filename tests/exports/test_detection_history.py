@@ -108,7 +108,7 @@ def test_options(folder: Path) -> None:
     [
         (["--days", "0"], "'0' should be a whole number, 1 or more"),
         (["--day1", "spring"], "'spring' should be survey, station or a date"),
-        (["--values", "many"], "'many' should be one of presence, events, individuals"),
+        (["--values", "many"], "'many' is not possible; possible: events, individuals, presence"),
         (["--min-confidence", "7"], "'7' should be between 0 and 1"),
     ],
 )

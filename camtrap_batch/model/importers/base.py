@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from camtrap_batch.errors import InputError, UserError, choices
+from camtrap_batch.errors import InputError, UserError
 from camtrap_batch.images.framing import INTERPOLATION, RESIZE
-from camtrap_batch.options import Option, whole_number
+from camtrap_batch.options import Option, fraction, one_of, whole_number
 from camtrap_batch.registry import Registry
 
 SAME = 0.95
@@ -176,25 +177,6 @@ def three_numbers(text: str) -> list[float]:
     return numbers
 
 
-def one_of(names: Sequence[str]) -> Any:
-    def parse(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"{text!r} is not possible; {choices(text, names)}")
-        return text
-
-    return parse
-
-
-def _part(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise ValueError(f"{text!r} should be above 0, and 1 or less")
-    return value
-
-
 CLASSES = Option(
     "classes",
     "labels in the order of the outputs, one per line, or a JSON list",
@@ -204,7 +186,12 @@ CLASSES = Option(
 SEEN = (
     Option("size", "side of the square that the network sees, in pixels", parse=whole_number, metavar="PX"),
     Option("resize", " or ".join(RESIZE), parse=one_of(RESIZE), metavar="HOW"),
-    Option("crop-pct", "fraction of the resized picture that is seen, 0 to 1", parse=_part, metavar="PART"),
+    Option(
+        "crop-pct",
+        "fraction of the resized picture that is seen, 0 to 1",
+        parse=partial(fraction, above_zero=True),
+        metavar="PART",
+    ),
     Option("interpolation", ", ".join(INTERPOLATION), parse=one_of(INTERPOLATION), metavar="FILTER"),
     Option("mean", "of each channel, 0 to 1", parse=three_numbers, metavar="R,G,B"),
     Option("std", "of each channel, 0 to 1", parse=three_numbers, metavar="R,G,B"),

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.framing import BOXES
-from camtrap_batch.model.importers.base import CLASSES, SEEN, Argument, Imported, classes_of, one_of, seen
+from camtrap_batch.model.importers.base import CLASSES, SEEN, Argument, Imported, classes_of, seen
 from camtrap_batch.model.info import OUTPUTS
-from camtrap_batch.options import Option
+from camtrap_batch.options import Option, one_of
 from camtrap_batch.runtime import OnnxInfo, hash_file, read_onnx
 
 

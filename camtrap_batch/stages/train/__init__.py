@@ -21,7 +21,7 @@ from camtrap_batch.errors import CamtrapError, InputError, MissingExtra, StageEr
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Job, Train
 from camtrap_batch.model.info import CARD, WEIGHTS
-from camtrap_batch.model.library import fetch_model, keep_model, model_folder, open_model, upload_model
+from camtrap_batch.model.library import fetch_model, keep_model, model_folder, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import Done, do_on_workers
@@ -29,7 +29,7 @@ from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.crops import KNOWN
 from camtrap_batch.stages.detect import bring_detections
 from camtrap_batch.stages.train.cut import CUT, cut_crops
-from camtrap_batch.stages.train.figures import write_figures
+from camtrap_batch.stages.train.finish import finish_training, origin_of
 from camtrap_batch.stages.train.head import (
     FEATURES,
     HeadShard,
@@ -43,7 +43,7 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, digest
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import finish_shard, open_table
+from camtrap_batch.store.tables import open_table
 from camtrap_batch.vocabulary import EMPTY
 
 if TYPE_CHECKING:
@@ -366,13 +366,7 @@ class TrainShard:
             carried = self._carried(samples.classes, Path(scratch))
             provenance = {
                 **({} if self.base is None else {"base": self.base.url.rpartition("/")[2]}),
-                "job": self.job,
-                "train": _settings(self.config),
-                "seed": self.seed,
-                "manifest_snapshot": self.manifest.number,
-                "selection_snapshot": self.selection.number,
-                "selection_plan": self.selection.plan_id,
-                "split_by": self.selection.meta["split_by"],
+                **origin_of(self, _settings(self.config)),
             }
             result = self._together(
                 here,
@@ -380,20 +374,7 @@ class TrainShard:
                     samples, carried(config), parent, provenance, partial(tell, here), checkpoints, team
                 ),
             )
-            write_figures(Folder(str(parent / result.model_id)))
-            if not self.folder.is_local:
-                upload_model(self.folder, parent / result.model_id)
-        return finish_shard(
-            self.folder,
-            self.plan,
-            shard,
-            {},
-            counts={},
-            seconds={"read": read},
-            started=started,
-            worker=here.name,
-            result={"model_id": result.model_id, "empty": self.selection.meta["empty"], **self._began_with()},
-        )
+            return finish_training(self, shard, here, parent / result.model_id, started, read, self._began_with())
 
     def _began_with(self) -> dict[str, str]:
         return {} if self.base is None else {"base": self.base.url.rpartition("/")[2], "asked": self.asked}

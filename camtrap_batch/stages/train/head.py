@@ -22,19 +22,19 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.framing import Framing
 from camtrap_batch.job import Job, Train
 from camtrap_batch.model.info import ONNX_ARCH
-from camtrap_batch.model.library import fetch_model, keep_model, open_model, upload_model
+from camtrap_batch.model.library import fetch_model, keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.pipeline.stage import Part, StageResult, TableSpec
 from camtrap_batch.stages.train.cut import Cut, CutShard, boxes_of, do_cuts, selected_rows
-from camtrap_batch.stages.train.figures import write_figures
+from camtrap_batch.stages.train.finish import finish_training, origin_of
 from camtrap_batch.stages.train.samples import Crops, read_crops
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt, Shard
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import finish_shard, open_table
+from camtrap_batch.store.tables import open_table
 
 if TYPE_CHECKING:  # torch is loaded only on workers
     from camtrap_batch.model.head import Backbone, Featurer
@@ -226,39 +226,13 @@ class HeadShard:
                 features.astype(np.float32),
                 self.base.open(),
                 parent,
-                {
-                    "job": self.job,
-                    "train": self.config.model_dump(mode="json"),
-                    "base": self.base.name,
-                    "seed": self.seed,
-                    "manifest_snapshot": self.manifest.number,
-                    "selection_snapshot": self.selection.number,
-                    "selection_plan": self.selection.plan_id,
-                    "split_by": self.selection.meta["split_by"],
-                },
+                {**origin_of(self, self.config.model_dump(mode="json")), "base": self.base.name},
                 balance=self.config.balance,
                 seed=self.seed,
                 tell=partial(tell, here),
             )
-            write_figures(Folder(str(parent / result.model_id)))
-            if not self.folder.is_local:
-                upload_model(self.folder, parent / result.model_id)
-        return finish_shard(
-            self.folder,
-            self.plan,
-            shard,
-            {},
-            counts={},
-            seconds={"read": read},
-            started=started,
-            worker=here.name,
-            result={
-                "model_id": result.model_id,
-                "empty": self.selection.meta["empty"],
-                "base": self.base.name,
-                "asked": self.asked,
-            },
-        )
+            began_with = {"base": self.base.name, "asked": self.asked}
+            return finish_training(self, shard, here, parent / result.model_id, started, read, began_with)
 
     def crashed(self, shard: Shard, payload: None) -> Receipt:
         raise NotImplementedError("training has no single image to blame")
