@@ -10,6 +10,7 @@ from pathlib import Path
 
 from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import plural
 
 _SHOWN = 10
 
@@ -56,8 +57,8 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             recorded += record(run, matched.corrections)
         images = {image for correction in matched.corrections for image in correction.images}
         print(
-            f"{path} ({kind}): {len(rows):,} labels; {len(matched.corrections):,} "
-            f"{'would be recorded' if options.dry_run else 'recorded'}, of {len(images):,} images; "
+            f"{path} ({kind}): {plural(len(rows), 'label')}; {len(matched.corrections):,} "
+            f"{'would be recorded' if options.dry_run else 'recorded'}, of {plural(len(images), 'image')}; "
             f"{matched.unchanged:,} repeat what is recorded; {len(matched.unmatched):,} match no image"
         )
         if not rows:
@@ -79,9 +80,8 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             listed = ", ".join(f"{label!r} ({number:,})" for label, number in unknown)
             listed += f" and {more:,} more" if more else ""
             print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
-        if matched.at_odds:
-            on = "1 image" if matched.at_odds == 1 else f"{matched.at_odds:,} images"
-            print(f"  on {on} people disagree: the later label counts")
+        if matched.at_odds:                on = plural(matched.at_odds, "image")
+print(f"  on {on} people disagree: the later label counts")
     if not options.dry_run:
         fold(run)
         run.log("corrections", files=len(read), recorded=recorded)

@@ -13,6 +13,7 @@ from pathlib import Path
 from camtrap_batch.catalog.look import Found, look
 from camtrap_batch.cli.options import Commands
 from camtrap_batch.errors import UserError
+from camtrap_batch.vocabulary import plural
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _NONE = "none"
@@ -83,7 +84,8 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
     locations = sorted(set(catalog.table["location"].drop_null().to_pylist()))
     classes = [category for _, category in catalog.categories]
     print(
-        f"{catalog.table.num_rows:,} images of {len(locations):,} camera locations, {len(classes):,} labels"
+        f"{plural(catalog.table.num_rows, 'image')} of {plural(len(locations), 'camera location')}, "
+        f"{plural(len(classes), 'label')}"
     )
     if locations and reader.cameras() is None:
         found.dataset["cameras"] = _cameras(path.parent, name, locations)
@@ -154,7 +156,7 @@ def _cameras(folder: Path, name: str, locations: list[str]) -> str:
         path = folder / file
         if not path.exists():
             _write_cameras(path, locations)
-            print(f"{path}: fill in latitude and longitude of {len(locations):,} cameras")
+            print(f"{path}: fill in latitude and longitude of {plural(len(locations), 'camera')}")
             return file
         if (lacking := _lacking(path, locations)) is None:
             print(f"{path} already exists, and stays as it is")

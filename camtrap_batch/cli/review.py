@@ -12,6 +12,7 @@ from camtrap_batch.cli.options import Commands, job_argument, load_job, user_nam
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import plural
 
 if TYPE_CHECKING:
     from camtrap_batch.review.items import Wanted
@@ -109,7 +110,7 @@ def _write(job: Job, options: argparse.Namespace, wanted: Wanted) -> int:
     out = check_file(options.out, job, tuple(WRITERS))
     table = listing(Items(Run(job)), options.order, wanted, options.n, options.seed, options.until)
     write_out(ds.dataset(table), out)
-    print(f"{table.num_rows:,} sequences written to {out}")
+    print(f"{plural(table.num_rows, 'sequence')} written to {out}")
     return 0
 
 
@@ -137,7 +138,7 @@ async def _serve(
         reviewing, address=options.address, port=options.port, people=options.people, certificate=certificate
     )
     print(
-        f"{len(reviewing.items):,} sequences. Open each link in one browser; Ctrl-C ends:", flush=True
+        f"{plural(len(reviewing.items), 'sequence')}. Open each link in one browser; Ctrl-C ends:", flush=True
     )
     for link in served.links:
         print(f"  {link}", flush=True)

@@ -28,6 +28,7 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.survey.estimates import ESTIMATES
 from camtrap_batch.survey.tables import DERIVED, derive, with_choice
+from camtrap_batch.vocabulary import plural
 
 _MOST_RESULTS = 10
 
@@ -167,7 +168,7 @@ def _details(stage: StageStatus) -> Iterator[str]:
         most = sorted(stage.counts.items(), key=lambda item: -item[1])
         yield ", ".join(f"{name} {number:,}" for name, number in most)
     if stage.lost or stage.halved:
-        yield f"{stage.lost:,} attempts lost with their worker, {stage.halved:,} shards halved"
+        yield f"{plural(stage.lost, 'attempt')} lost with the worker, {plural(stage.halved, 'shard')} halved"
     phases = {name: seconds for name, seconds in stage.seconds.items() if name != "total"}
     if stage.shards > 1 and phases:
         parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items())
@@ -206,7 +207,7 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
         )
     else:
         rows = write_out(run.table(options.name, options.snapshot), path)
-    print(f"{rows:,} rows of {options.name} written to {options.out}")
+    print(f"{plural(rows, 'row')} of {options.name} written to {options.out}")
     return 0
 
 
@@ -219,5 +220,5 @@ def _gc(options: argparse.Namespace, stop: threading.Event) -> int:
         run.folder, keep=options.keep, dry_run=options.dry_run, min_age_s=options.min_age * 3600
     )
     verb = "would be deleted" if options.dry_run else "deleted"
-    print(f"{files:,} files ({size / 1e6:,.1f} MB) {verb}")
+    print(f"{plural(files, 'file')} ({size / 1e6:,.1f} MB) {verb}")
     return 0

@@ -24,6 +24,7 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CROPS
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
+from camtrap_batch.vocabulary import plural
 
 COLUMN = "boxes"
 """Column of rows on their way to a worker: lists of `BOX` with `repeat`, null if no boxes are known."""
@@ -117,8 +118,8 @@ class Repeats:
             return []
         worst = self.places[0]
         return [
-            f"{int((self.number >= 0).sum()):,} boxes at {len(self.places):,} places are repeats, set aside; "
-            f"most at {worst['location']}: {worst['images']:,} images"
+            f"{plural(int((self.number >= 0).sum()), 'box', 'boxes')} at {plural(len(self.places), 'spot')} set "
+            f"aside as repeats; most at {worst['location']}: {plural(worst['images'], 'image')}"
         ]
 
 

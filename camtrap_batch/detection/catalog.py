@@ -25,7 +25,7 @@ from camtrap_batch.detection.base import ANIMAL, PERSON, VEHICLE, Known, meaning
 from camtrap_batch.detection.results import BOX
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import redacted
-from camtrap_batch.vocabulary import EMPTY
+from camtrap_batch.vocabulary import EMPTY, plural
 
 CATEGORIES = (ANIMAL, PERSON, VEHICLE)
 _FORMATS = ("cct", "camtrap-dp")
@@ -144,9 +144,9 @@ class CatalogDetector:
             pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values, mask=pa.array(~is_known)
         )
         others = len(drawn.image_id) - len(mine)
-        notes = [f"{len(order):,} boxes of the metadata, in {int((lengths > 0).sum()):,} of {n:,} images"]
+        notes = [f"{plural(len(order), 'box', 'boxes')} of the metadata, in {int((lengths > 0).sum()):,} of {n:,} images"]
         if others:
-            notes.append(f"{others:,} boxes in the metadata belong to no usable image")
+            notes.append(f"{plural(others, 'box', 'boxes')} of the metadata belonging to no usable image")
         if turned:
             notes.append(f"{turned:,} boxes are for the picture as turned by EXIF (by the metadata's size)")
         meta = {"file": redacted(self.path), "images": int(is_known.sum()), "without": int((~is_known).sum())}

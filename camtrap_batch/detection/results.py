@@ -32,6 +32,7 @@ from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import redacted
+from camtrap_batch.vocabulary import plural
 
 KEY = "infer.detections"
 
@@ -606,7 +607,7 @@ class ResultsDetector:
         if lists.null_count:
             notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
         if others:
-            notes.append(f"{self.key}: {others:,} entries belong to no usable image of the catalog")
+            notes.append(f"{self.key}: {plural(others, 'entry belongs', 'entries belong')} to no usable image of the catalog")
         if found.n_repeated:
             notes.append(f"{self.key}: {found.n_repeated:,} entries name a file again; the first one counts")
         if found.unlisted:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from camtrap_batch.detection.boxes import Boxes, Look
 from camtrap_batch.detection.results import ResultsDetector, find_entries
 from camtrap_batch.store.schemas import CROPS
+from camtrap_batch.vocabulary import plural
 
 _BLANK = ("blank", "empty", "no animal", "nothing")
 """Names of classes, in lower case, that mean that there is no animal."""
@@ -117,7 +118,7 @@ def answers(results: ResultsDetector, rows: pa.Table, boxes: Boxes, empty: str) 
     lacking = pc.sum(entry.is_null()).as_py() or 0
     notes = [f"{len(labels) - labels.null_count:,} of {len(labels):,} images have a label from the results"]
     if lacking:
-        notes.append(f"{lacking:,} images are not in the results: they have no label")
+        notes.append(f"{plural(lacking, 'image is', 'images are')} not in the results: no label")
     counts = np.concatenate([*n_boxes, np.empty(0, np.int64)])
     return Answer(
         classes,

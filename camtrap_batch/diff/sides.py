@@ -10,6 +10,7 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.store import snapshots
 from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import plural
 
 
 def read_sides(run: Run, before: int | None, after: int | None) -> tuple[MergeResult, MergeResult]:
@@ -75,7 +76,7 @@ def read_truth(run: Run, sides: tuple[MergeResult, MergeResult]) -> tuple[pa.Tab
     notes = []
     if n_annotated > once.num_rows:
         notes.append(
-            f"{n_annotated - once.num_rows:,} images with annotations of several classes are left out."
+            f"{plural(n_annotated - once.num_rows, 'image')} with annotations of several classes left out."
         )
     if missing:
         notes.append(

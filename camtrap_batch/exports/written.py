@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from camtrap_batch.vocabulary import plural
+
 
 @dataclass
 class Written:
@@ -30,7 +32,7 @@ class Written:
 
     def lines(self) -> list[str]:
         """Lines for people: what was written, what was not, and why."""
-        what = f"{self.images:,} images" if self.headline is None else self.headline
+        what = plural(self.images, "image") if self.headline is None else self.headline
         lines = [f"{what} written to {self.path}"]
         lines += [f"{number:,} {text}" for text, number in self.notes.items() if number]
         if self.left_out:

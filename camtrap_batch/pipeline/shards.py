@@ -32,6 +32,7 @@ from camtrap_batch.store.shards import (
 )
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import commit_plan, finish_shard, stands
+from camtrap_batch.vocabulary import plural
 
 _NAMED = 3  # number of failed shards named in the message
 
@@ -58,7 +59,7 @@ def do_on_driver(
     made = make()
     if context.dry_run:
         rows = made.tables[names[0]].num_rows
-        return StageResult(of.name, rows, 1, notes=[f"{rows:,} rows would be written", *made.notes])
+        return StageResult(of.name, rows, 1, notes=[f"{plural(rows, 'row')} would be written", *made.notes])
     context.begin_writing()
     return commit_made(run, of, id_, made, inputs=inputs, started=started)
 
@@ -147,7 +148,7 @@ def do_on_workers(
     todo = unsettled(plan.shards, receipts)
     if context.dry_run:
         rows = sum(shard.rows for shard in todo)
-        notes = [f"{len(todo)} of {len(plan.shards)} shards would run, {rows:,} rows"]
+        notes = [f"{len(todo)} of {plural(len(plan.shards), 'shard')} would run, {plural(rows, 'row')}"]
         return StageResult(plan.stage, plan.rows, len(plan.shards), notes=notes)
     context.begin_writing()
     plan.freeze(run.folder)

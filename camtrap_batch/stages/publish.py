@@ -111,7 +111,7 @@ class PublishStage(Stage):
         _require_done(push)
         if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
             raise Interrupted(
-                f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
+                f"publish: interrupted with {plural(push.edits.num_rows - answered.num_rows, 'edit')} left; "
                 "the same command goes on"
             )
         if isinstance(target, TakesPhotos) and target.wants_photos:
@@ -210,7 +210,7 @@ def _require_done(push: Push) -> None:
     named = "; ".join(f"{row['edit']} {row['key']}: {row['result']}" for row in some)
     more = f"; and {failed.num_rows - len(some):,} more" if failed.num_rows > len(some) else ""
     raise StageError(
-        f"publish: {failed.num_rows:,} of {push.edits.num_rows:,} edits failed, the others are done: "
+        f"publish: {failed.num_rows:,} of {plural(push.edits.num_rows, 'edit')} failed,  the others are done: "
         f"{named}{more}"
     )
 

@@ -21,6 +21,7 @@ from camtrap_batch.store.records import Unreadable, decode
 from camtrap_batch.store.shards import File, Plan, Receipt, receipt_path, settled
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import find_damage, shard_of
+from camtrap_batch.vocabulary import plural
 
 GROWING = ("ledger", "corrections")
 """Tables that keep the files of their earlier snapshots; these can't be remade."""
@@ -223,7 +224,7 @@ class _Check:
 
     def _damaged(self, file: File, what: str, receipts: list[Receipt], used: Snapshot | None) -> None:
         if file.table in GROWING:
-            then = f"table {file.table} goes on without its {file.rows:,} rows: restore it, if you can"
+            then = f"table {file.table} goes on without its {plural(file.rows, 'row')}: restore it, if you can"
             self._found(file.file, what, then if used else "only older snapshots need it", counts=bool(used))
             if used and self.repair:
                 self._leave_out(used, file.file)
@@ -340,7 +341,7 @@ class _Check:
             # The last line may be cut off, if the driver was killed.
             good = [line for line in lines if _is_json(line)]
             if bad := sum(not _is_json(line) for line in lines[:-1]):
-                self._found(path, f"{bad:,} lines are not JSON", "they are removed")
+                self._found(path, f"{plural(bad, 'line is', 'lines are')} not JSON", "removed")
                 if self.repair:
                     self.folder.write(path, b"".join(good))
         for entry in self.entries.values():

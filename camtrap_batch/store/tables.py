@@ -33,6 +33,7 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.records import encode
 from camtrap_batch.store.shards import File, Plan, Receipt, Shard, file_receipt, find_faults
 from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.vocabulary import plural
 
 _ROW_GROUP = {"thumbnails": 256, "training_crops": 256}
 """Rows per row group: some 4 MB of thumbnails, so that a reader can shuffle and read ahead by row group."""
@@ -280,7 +281,7 @@ def find_damage(folder: Folder, file: str, rows: int | None = None) -> str | Non
             raise
         return f"is damaged ({text[:120]})"
     if rows is not None and found != rows:
-        return f"has {found:,} rows instead of {rows:,}"
+        return f"has {plural(found, 'row')} instead of {rows:,}"
     return None
 
 

@@ -32,7 +32,7 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
 from camtrap_batch.store.tables import finish_shard
-from camtrap_batch.vocabulary import RETRIED
+from camtrap_batch.vocabulary import RETRIED, plural
 
 ENTRY = "entry"
 """Column for workers: where in an archive a file is. It is not part of the work."""
@@ -177,7 +177,7 @@ def ask_files(
     )
     current = run.current(name)
     if context.dry_run and (current is None or current.plan_id != plan.id):
-        return None, [f"{table.num_rows:,} files would be read ({name})"]
+        return None, [f"{plural(table.num_rows, 'file')} would be read ({name})"]
     assert current is not None  # noqa: S101
     return current.plan_id, result.notes
 

@@ -26,6 +26,7 @@ from camtrap_batch.targets.arcgis import append
 from camtrap_batch.targets.arcgis.layer import Outcome, RemoteLayer, Sent
 from camtrap_batch.targets.base import EDITS, OK, LayerRows, Wanted
 from camtrap_batch.targets.edits import plan_edits, too_many_deleted
+from camtrap_batch.vocabulary import plural
 
 BATCH = 250
 """Maximum number of rows in one request."""
@@ -241,7 +242,7 @@ class LayerPush:
         left = sum(edit.result is None for edit in edits)
         if left and not self._stop.is_set():
             self.notes.append(
-                f"{self._rows.layer}: {left:,} rows were not done by append jobs, and are sent in batches"
+                f"{self._rows.layer}: {plural(left, 'row was', 'rows were')} not done by append jobs, now sent in batches"
                 f"{': ' if said else ''}{said[:200]}"
             )
 
