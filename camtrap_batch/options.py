@@ -49,7 +49,9 @@ def fraction(text: str, *, above_zero: bool = False) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1 or (above_zero and value == 0):
-        raise ValueError(f"{text!r} should be {'above 0, and 1 or less' if above_zero else 'between 0 and 1'}")
+        raise ValueError(
+            f"{text!r} should be {'above 0, and 1 or less' if above_zero else 'between 0 and 1'}"
+        )
     return value
 
 

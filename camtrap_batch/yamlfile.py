@@ -93,9 +93,9 @@ class OneOf:
 
     def _without_blanks(self, content: dict[str, Any], section: type[Section]) -> dict[str, Any]:
         """The block without keys that only another variant's section has, if they are null or have its
-        default.
+                default.
 
-A complete job file contains such keys, and stays valid when it is switched to another variant.
+        A complete job file contains such keys, and stays valid when it is switched to another variant.
         """
         foreign = set(content) - set(_fields(section))
         for _, other in self.sections() if foreign else ():

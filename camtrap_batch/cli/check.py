@@ -43,7 +43,9 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
     report.faults += _target_faults(run)
     for fault in report.faults:
         print(f"{run.folder.url}/{fault.file}: {fault.what}" + (f"; {fault.then}" if fault.then else ""))
-    print(f"{plural(report.files, 'file')}, {report.bytes / 1e6:,.1f} MB read: {_verdict(len(report.faults))}")
+    print(
+        f"{plural(report.files, 'file')}, {report.bytes / 1e6:,.1f} MB read: {_verdict(len(report.faults))}"
+    )
     if report.is_sound:
         return 0
     shards = ", ".join(f"{len(shards):,} of {stage}" for stage, shards in sorted(report.again.items()))

@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="what was exported there; a table of your own has columns label and image_id, file_name or event",
+        help="what was exported there; your own table has columns label and image_id, file_name or event",
     )
     parser.add_argument("--who", help="who gave them, if the file does not say (default: you)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be recorded, write nothing")
@@ -80,8 +80,9 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             listed = ", ".join(f"{label!r} ({number:,})" for label, number in unknown)
             listed += f" and {more:,} more" if more else ""
             print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
-        if matched.at_odds:                on = plural(matched.at_odds, "image")
-print(f"  on {on} people disagree: the later label counts")
+        if matched.at_odds:
+            on = plural(matched.at_odds, "image")
+            print(f"  on {on} people disagree: the later label counts")
     if not options.dry_run:
         fold(run)
         run.log("corrections", files=len(read), recorded=recorded)

@@ -133,7 +133,9 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
         )
     if done.failed:
         some = "; ".join(f"{photo}: {why}" for photo, why in list(done.failed.items())[:_SHOWN])
-        raise StageError(f"layer attach: {plural(len(done.failed), 'photo is', 'photos are')} not attached: {some}")
+        raise StageError(
+            f"layer attach: {plural(len(done.failed), 'photo is', 'photos are')} not attached: {some}"
+        )
     return 0
 
 

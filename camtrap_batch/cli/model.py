@@ -33,7 +33,9 @@ def add(commands: Commands) -> None:
     published = actions.add_parser(
         "import", help="write a published model as a folder that a job can use, and compare the two"
     )
-    kinds = published.add_subparsers(dest="kind", title="where the model is from", metavar="KIND", required=True)
+    kinds = published.add_subparsers(
+        dest="kind", title="where the model is from", metavar="KIND", required=True
+    )
     for name, importer in IMPORTERS.items():
         kind = kinds.add_parser(name, help=importer.help, description=f"{name}: {importer.help}")
         for argument in importer.arguments:

@@ -45,11 +45,16 @@ def add(commands: Commands) -> None:
         help="as many as needed until fewer than X wrong species-at-camera records are expected",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the random order; another seed draws another sample (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the random order; another seed draws another sample (default: 0)",
     )
     parser.add_argument("--label", help="only sequences with this label")
     parser.add_argument("--camera", help="only sequences of this camera location")
-    parser.add_argument("--least", type=_part, metavar="P", help="only sequences with at least this confidence")
+    parser.add_argument(
+        "--least", type=_part, metavar="P", help="only sequences with at least this confidence"
+    )
     parser.add_argument("--most", type=_part, metavar="P", help="only sequences with at most this confidence")
     parser.add_argument("--from", dest="first", type=_date, metavar="DATE", help="taken on this day or later")
     parser.add_argument("--to", dest="last", type=_date, metavar="DATE", help="taken on this day or before")
@@ -69,7 +74,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate, to serve over TLS")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
-    parser.add_argument("--out", metavar="FILE", help="only write the list as .csv or .parquet, without a page")
+    parser.add_argument(
+        "--out", metavar="FILE", help="only write the list as .csv or .parquet, without a page"
+    )
     parser.set_defaults(call=_review)
 
 

@@ -35,7 +35,9 @@ class HostGroup(Section):
     hosts: list[str] = Field(default_factory=list, description="names or addresses of machines")
     workers: int = Field(1, ge=1, description="worker processes on each host")
     threads: Threads = Field(1, description="threads of each worker")
-    memory: MemoryOrAuto = Field("auto", description="memory limit of each, such as 4GiB; auto: by its threads")
+    memory: MemoryOrAuto = Field(
+        "auto", description="memory limit of each, such as 4GiB; auto: by its threads"
+    )
 
 
 class Connect(Section):

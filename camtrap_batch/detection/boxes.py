@@ -118,7 +118,8 @@ class Repeats:
             return []
         worst = self.places[0]
         return [
-            f"{plural(int((self.number >= 0).sum()), 'box', 'boxes')} at {plural(len(self.places), 'spot')} set "
+            f"{plural(int((self.number >= 0).sum()), 'box', 'boxes')} at {plural(len(self.places), 'spot')} "
+            "set "
             f"aside as repeats; most at {worst['location']}: {plural(worst['images'], 'image')}"
         ]
 

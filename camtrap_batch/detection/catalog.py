@@ -144,7 +144,10 @@ class CatalogDetector:
             pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values, mask=pa.array(~is_known)
         )
         others = len(drawn.image_id) - len(mine)
-        notes = [f"{plural(len(order), 'box', 'boxes')} of the metadata, in {int((lengths > 0).sum()):,} of {n:,} images"]
+        notes = [
+            f"{plural(len(order), 'box', 'boxes')} of the metadata, "
+            f"in {int((lengths > 0).sum()):,} of {n:,} images"
+        ]
         if others:
             notes.append(f"{plural(others, 'box', 'boxes')} of the metadata belonging to no usable image")
         if turned:

@@ -607,7 +607,10 @@ class ResultsDetector:
         if lists.null_count:
             notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
         if others:
-            notes.append(f"{self.key}: {plural(others, 'entry belongs', 'entries belong')} to no usable image of the catalog")
+            notes.append(
+                f"{self.key}: {plural(others, 'entry belongs', 'entries belong')} to no usable "
+                "image of the catalog"
+            )
         if found.n_repeated:
             notes.append(f"{self.key}: {found.n_repeated:,} entries name a file again; the first one counts")
         if found.unlisted:

@@ -98,7 +98,8 @@ def _decided(before: MergeResult, after: MergeResult) -> Iterator[str]:
     n = frames.num_rows
     yield (
         f"Of {n:,} images that people had decided, and that keep their labels, the earlier model says the "
-        f"same about {right[0]:,} ({right[0] / n:.1%}), the later one about {right[1]:,} ({right[1] / n:.1%})."
+        f"same about {right[0]:,} ({right[0] / n:.1%}), "
+        f"the later one about {right[1]:,} ({right[1] / n:.1%})."
     )
 
 

@@ -61,7 +61,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 COUNTED = (
-    Option("min-confidence", "an event with less confidence is not a record", 0.0, parse=fraction, metavar="P"),
+    Option(
+        "min-confidence", "an event with less confidence is not a record", 0.0, parse=fraction, metavar="P"
+    ),
     Option("groups", "groups of species (events.taxonomy) are also records", False, metavar=None),
     Option("people", "people and vehicles are also records", False, metavar=None),
     Option(
@@ -175,13 +177,14 @@ def write_histories(images: Images, path: Path, options: Mapping[str, Any]) -> W
     )
     written = Written(path, images=len(images))
     written.headline = (
-        f"detection histories of {len(records.species):,} species at {plural(len(occasions.stations), 'station')} "
+        f"detection histories of {len(records.species):,} species "
+        f"at {plural(len(occasions.stations), 'station')} "
         f"in {plural(occasions.effort.shape[1], 'occasion')} of {plural(occasions.days, 'day')}, "
         f"from {plural(events.num_rows, 'event')}"
     )
-    written.notes[
-        "events when, by the deployments, no camera worked, or outside the occasions, left out"
-    ] = records.n_outside
+    written.notes["events when, by the deployments, no camera worked, or outside the occasions, left out"] = (
+        records.n_outside
+    )
     written.notes["stations whose effort is taken from their photos, and so too short"] = sources.get(
         "images", 0
     )

@@ -446,8 +446,7 @@ class Images:
             top_p.append(entries.field("p").to_numpy(zero_copy_only=False).astype(np.float32))
         if not pa.chunked_array(ids, pa.string()).equals(usable_ids):
             raise InputError(
-                f"{self.run.folder.url}: the predictions do not match the manifest's images; run infer "
-                "first"
+                f"{self.run.folder.url}: the predictions do not match the manifest's images; run infer first"
             )
         names = sorted(codes)
         rank = np.empty(len(names) + 1, np.int32)

@@ -124,9 +124,7 @@ class SignIn(Section):
         None, min_length=1, description="profile to sign in with; default: environment"
     )
     anonymous: bool = Field(False, description="do not sign in: for layers that are open to anyone")
-    ca_bundle: InputPath | None = Field(
-        None, description="file with the certificates of your own authority"
-    )
+    ca_bundle: InputPath | None = Field(None, description="file with the certificates of your own authority")
     timeout_s: float = Field(60, gt=0, strict=False, description="seconds to wait for an answer")
 
     @field_validator("portal")

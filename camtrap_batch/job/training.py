@@ -45,13 +45,18 @@ class Select(Section):
     empty: Empty = Field(default_factory=Empty, description="what to do with images without an animal")
     statuses: list[str] = Field(list(USABLE), min_length=1, description="statuses of images to train on")
     drop: list[str] = Field(
-        default_factory=list, description="kinds of findings whose images are left out of training; default: none"
+        default_factory=list,
+        description="kinds of findings whose images are left out of training; default: none",
     )
     max_per_class: int | None = Field(
-        None, ge=2, description="maximum number of images per class; the rest is dropped at random; default: all"
+        None,
+        ge=2,
+        description="maximum number of images per class; the rest is dropped at random; default: all",
     )
     max_per_location: int | None = Field(
-        None, ge=1, description="maximum number of images per location; the rest is dropped at random; default: all"
+        None,
+        ge=1,
+        description="maximum number of images per location; the rest is dropped at random; default: all",
     )
     split: Split = Field(default_factory=Split, description="how images are divided")
     seed: Seed = Field(42, description="seed for thinning and for the split")

@@ -61,15 +61,15 @@ class Question:
     ) -> Found:
         """Find out, on a worker.
 
-Parameters
-----------
-some : rows to compare on
-inputs : inputs of the check's plan
+        Parameters
+        ----------
+        some : rows to compare on
+        inputs : inputs of the check's plan
 
-        Raises
-        ------
-        Interrupted
-            `context.stop` was set.
+                Raises
+                ------
+                Interrupted
+                    `context.stop` was set.
         """
         shard = self._shard(some.num_rows, self.part, self._look(context.run)[1])
         plan = Plan.make(self.part.name, [shard], inputs)

@@ -183,7 +183,8 @@ class Retries:
             return []
         found = ", ".join(f"{status} {n:,}" for status, n in sorted(self._given_up.items()))
         return [
-            f"no longer tried again, after failing repeatedly: {found}; --retry {','.join(sorted(self._given_up))} tries "
+            f"no longer tried again, after failing repeatedly: {found}; "
+            f"--retry {','.join(sorted(self._given_up))} tries "
             "them once more"
         ]
 

@@ -210,7 +210,7 @@ def _require_done(push: Push) -> None:
     named = "; ".join(f"{row['edit']} {row['key']}: {row['result']}" for row in some)
     more = f"; and {failed.num_rows - len(some):,} more" if failed.num_rows > len(some) else ""
     raise StageError(
-        f"publish: {failed.num_rows:,} of {plural(push.edits.num_rows, 'edit')} failed,  the others are done: "
+        f"publish: {failed.num_rows:,} of {plural(push.edits.num_rows, 'edit')} failed, the others are done: "
         f"{named}{more}"
     )
 

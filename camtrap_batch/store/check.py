@@ -224,7 +224,9 @@ class _Check:
 
     def _damaged(self, file: File, what: str, receipts: list[Receipt], used: Snapshot | None) -> None:
         if file.table in GROWING:
-            then = f"table {file.table} goes on without its {plural(file.rows, 'row')}: restore it, if you can"
+            then = (
+                f"table {file.table} goes on without its {plural(file.rows, 'row')}: restore it, if you can"
+            )
             self._found(file.file, what, then if used else "only older snapshots need it", counts=bool(used))
             if used and self.repair:
                 self._leave_out(used, file.file)

@@ -59,7 +59,8 @@ def bare(photo: Photo) -> Photo:
             return without_metadata(photo.read())
         except OSError as problem:
             raise InputError(
-                f"{photo.name}: its metadata, which may reveal a position, can't be removed: {problem}; attach "
+                f"{photo.name}: its metadata, which may reveal a position, can't be removed: {problem}; "
+                "attach "
                 "a JPEG of it (publish.public, publish.sensitive)"
             ) from None
 

@@ -355,7 +355,8 @@ def test_cameras_of_lists_that_are_no_location_are_named(tmp_path: Path) -> None
     (tmp_path / "r.csv").write_text("location,region\ncam01,north\nCAM2,north\nX?,north\n")
     lists = read_species(str(tmp_path / "s.csv"), str(tmp_path / "r.csv"))
     assert unused_cameras(lists, ["CAM1", "CAM2"]) == [
-        "cameras of events.regions that are not locations: 2 ('cam01' (there is 'CAM1' in the data set), 'X?')",
+        "cameras of events.regions that are not locations: 2 ('cam01' (there is 'CAM1' in the data set), "
+        "'X?')",
         "cameras of events.species that are not locations: 1 ('Lake')",
     ]
     assert unused_cameras(lists, ["cam01", "CAM2", "X1", "Lake"]) == []

@@ -82,12 +82,8 @@ def test_people_vehicles_and_groups_are_events_but_no_species(make_data: Callabl
     number = table.column_names.index("events_by_label")
     seen = [{"label": "Vehicle", "n": 9}, {"label": "homo sapiens", "n": 5}, {"label": "felidae", "n": 3}]
     column = pa.array([[*seen, {"label": "lion", "n": 1}]], table.schema.field(number).type)
-    (point,) = find_points(
-        table.set_column(number, "events_by_label", column), 0, frozenset({"felidae"})
-    )
+    (point,) = find_points(table.set_column(number, "events_by_label", column), 0, frozenset({"felidae"}))
     assert (point.top_label, point.richness) == ("lion", 1)
     assert point.n_events == table["n_events"][0].as_py()
-    (point,) = find_points(
-        table.set_column(number, "events_by_label", pa.array([seen[:2]], column.type)), 0
-    )
+    (point,) = find_points(table.set_column(number, "events_by_label", pa.array([seen[:2]], column.type)), 0)
     assert (point.top_label, point.richness) == (None, 0)

@@ -80,7 +80,10 @@ def test_two_deployments_at_once_are_told(folder: Path, capsys: pytest.CaptureFi
 def test_a_camera_without_a_place_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "cameras.csv").write_text(CAMERAS + "A,0,0,,\nB,,,2021-03-06,2021-03-16\nC,,,,\n")
     assert main(["catalog", str(folder / "job.yaml")]) == 0
-    assert "cameras.csv:3: 'B' has no coordinates (cameras without: 2); it is left out of" in capsys.readouterr().err
+    assert (
+        "cameras.csv:3: 'B' has no coordinates (cameras without: 2); it is left out of"
+        in capsys.readouterr().err
+    )
 
 
 def run_of(folder: Path, rows: list[Row], cameras: str) -> tuple[Path, Run]:

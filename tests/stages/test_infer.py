@@ -118,7 +118,8 @@ def test_every_usable_image_has_its_row(validated: Path, tmp_path: Path, local: 
     assert kept["precision"] in kept["tried"]
     assert kept["images"] > 0
     assert any(
-        "1 of the model's 3 classes are not categories of the data set: 'kudu'" in note for note in result.notes
+        "1 of the model's 3 classes are not categories of the data set: 'kudu'" in note
+        for note in result.notes
     )
     assert job.infer(local).shards_run == 0
 

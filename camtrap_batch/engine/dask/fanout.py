@@ -336,7 +336,8 @@ class _FanOut:
                 why = next(reversed(self.turned_away.values()), None)
                 raise ClusterLost(
                     f"every worker that offers {self.need} went away, and none came back in "
-                    f"{self.wait_s:.0f} s; " + (f"the last one was sent away: {why}; " if why else "")
+                    f"{self.wait_s:.0f} s; "
+                    + (f"the last one was sent away: {why}; " if why else "")
                     + _RUN_AGAIN
                 ) from None
         else:

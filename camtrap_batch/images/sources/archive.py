@@ -182,7 +182,8 @@ class Archive:
 
     def _broken(self, why: str) -> InputError:
         return InputError(
-            f"{self._where}: is not a whole zip file ({KEY}): {why}; was it copied to its end? `unzip -t` tells"
+            f"{self._where}: is not a whole zip file ({KEY}): {why}; was it copied completely? "
+            "`unzip -t` tells"
         )
 
 

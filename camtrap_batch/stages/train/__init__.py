@@ -374,7 +374,9 @@ class TrainShard:
                     samples, carried(config), parent, provenance, partial(tell, here), checkpoints, team
                 ),
             )
-            return finish_training(self, shard, here, parent / result.model_id, started, read, self._began_with())
+            return finish_training(
+                self, shard, here, parent / result.model_id, started, read, self._began_with()
+            )
 
     def _began_with(self) -> dict[str, str]:
         return {} if self.base is None else {"base": self.base.url.rpartition("/")[2], "asked": self.asked}

@@ -1,4 +1,4 @@
-"""What every kind of training ends with: the model's origin, its charts, its place in the run, its receipt."""
+"""The end of every kind of training: the model's origin, its charts, its place in the run, its receipt."""
 
 from __future__ import annotations
 

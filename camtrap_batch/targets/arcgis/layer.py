@@ -379,7 +379,8 @@ def _check_required(url: str, about: dict[str, Any], fields: Sequence[Field]) ->
         if field.get("defaultValue") is None:
             raise InputError(
                 f"{url}: field {field['name']} must have a value in every row, but none of our columns "
-                "goes into it; make it nullable, give it a default, or name the column for it in publish.fields"
+                "goes into it; make it nullable, give it a default, or name "
+                "the column for it in publish.fields"
             )
 
 

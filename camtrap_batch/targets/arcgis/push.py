@@ -242,7 +242,8 @@ class LayerPush:
         left = sum(edit.result is None for edit in edits)
         if left and not self._stop.is_set():
             self.notes.append(
-                f"{self._rows.layer}: {plural(left, 'row was', 'rows were')} not done by append jobs, now sent in batches"
+                f"{self._rows.layer}: {plural(left, 'row was', 'rows were')} not done by append jobs, "
+                "now sent in batches"
                 f"{': ' if said else ''}{said[:200]}"
             )
 

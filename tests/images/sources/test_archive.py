@@ -306,7 +306,9 @@ def test_no_whole_zip(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = write_zip(tmp_path / "x.zip")
     path.write_bytes(damage(path.read_bytes()))
     root = ImageRoot(str(path))
-    with pytest.raises(InputError, match=r"x\.zip: is not a whole zip file \(dataset\.images\): .*`unzip -t`"):
+    with pytest.raises(
+        InputError, match=r"x\.zip: is not a whole zip file \(dataset\.images\): .*`unzip -t`"
+    ):
         root.listing(["top.jpg"])
 
 

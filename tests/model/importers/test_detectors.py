@@ -222,9 +222,7 @@ def test_what_can_not_be_imported_is_one_line(
     (tmp_path / "x.onnx").write_bytes(b"\x08\x08")
     assert "camtrap model import onnx" in refused(ULTRALYTICS, tmp_path / "x.onnx", tmp_path / "c")
     torch.save({"model": nn.Sequential(nn.Linear(2, 2))}, tmp_path / "plain.pt")
-    assert "its last layer is not YOLOv5's" in refused(
-        ULTRALYTICS, tmp_path / "plain.pt", tmp_path / "e"
-    )
+    assert "its last layer is not YOLOv5's" in refused(ULTRALYTICS, tmp_path / "plain.pt", tmp_path / "e")
     monkeypatch.setenv("PYTHONPATH", str(package))
     assert "this one has 2 classes: cat, dog; import it as ultralytics" in refused(
         MEGADETECTOR, weights.with_name("cats.pt"), tmp_path / "f", size=64
