@@ -26,7 +26,7 @@ class Status(StrEnum):
     OK = "ok", "decodes without a complaint", USED
     TRUNCATED = (
         "truncated",
-        "the header is fine, the stream ends early; the rest decodes, and training may use it",
+        "the header is fine, the stream ends early; the part present decodes, and training may use it",
         USED,
     )
     DAMAGED = "damaged", "decodes, but the decoder reports corrupt data", USED

@@ -143,7 +143,7 @@ def test_nothing_there_for_status_and_table(job: Path, capsys: pytest.CaptureFix
 
 def test_dry_run_writes_nothing(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["catalog", str(job), "--dry-run"]) == 0
-    assert "1 rows would be written" in capsys.readouterr().err
+    assert "1 row would be written" in capsys.readouterr().err
     assert not (job.parent / "runs").exists()
 
 

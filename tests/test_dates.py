@@ -138,7 +138,7 @@ def test_a_column_that_does_not_tell_is_asked_about_without_offering_what_it_has
         read("2022-01-01 00:00:00", "03/04/2022 9:52", "05/05/2022 9:52")
     message = str(caught.value)
     assert message == (
-        "a.csv:3: datetime '03/04/2022 9:52': day or month first? no date of this column tells; set "
+        "a.csv:3: datetime '03/04/2022 9:52': day or month first? no date in this column settles it; set "
         "dataset.dates to dmy or mdy"
     )
     times, _ = read("03/04/2022 9:52", "05/05/2022 9:52", order="mdy")

@@ -23,6 +23,6 @@ class Findings(Section):
         2,
         ge=0,
         le=2,
-        description="maximum number of bits, of 64, by which hashes of near duplicates (same second and location) "
-        "differ",
+        description="maximum number of bits, of 64, by which hashes of near duplicates (same second and "
+        "location) differ",
     )

@@ -88,7 +88,7 @@ def test_numbers_with_decimal_commas(tmp_path: Path) -> None:
         ('location,lat,lon\n"A\nB",1,2\nC,1\n', r"a.csv:4: 2 values"),
         ('location,lat,lon\nA,1,2\n"B,1,2\nC,1,2\n', r"a.csv:3: not CSV .*: a quote that is not closed"),
         ("location,lat,lat\n", r"a.csv:1: the column lat occurs twice"),
-        (b"\x00\x01\x02\xff" * 50, r"a.csv: is no text"),
+        (b"\x00\x01\x02\xff" * 50, r"a.csv: is not text"),
         (b"\xd0\xcf\x11\xe0rest", r"a.csv: a workbook of old Excel .*; save it as .xlsx or .csv"),
         (b"PK\x03\x04rest", r"a.csv: can't be read as an Excel workbook"),
     ],

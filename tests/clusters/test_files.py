@@ -48,7 +48,7 @@ def test_files_name_every_key(kind: str) -> None:
         ("ssh", {"cpu": {"host": ["a"]}}, "cpu.host: unknown key; did you mean 'hosts'?"),
         ("ssh", {"cpu": {"hosts": []}}, "hosts: name at least one"),
         ("slurm", {"gpu": {"workers": 1, "gress": "gpu:1"}}, "gpu.gress: unknown key"),
-        ("slurm", {"walltime": "4 hours"}, "'4 hours': should be a time as SLURM writes it"),
+        ("slurm", {"walltime": "4 hours"}, "'4 hours': should be a time in SLURM's form"),
         ("slurm", {"walltime": "00:00:30"}, "should be at least a minute"),
         ("slurm", {"driver": {"walltime": "00:03:00"}}, "should be at least 6 minutes"),
         ("slurm", {"adapt": {"min": 9, "max": 2}}, "min 9 is above max 2"),

@@ -200,7 +200,7 @@ def broken(path: Path, kind: str) -> tuple[str, str]:
         return str(path), r"a\.onnx \(detect\.model\): no such file"
     if kind == "classifier":
         constant_detector(path, {"y": np.zeros((1, 1000))}, names=["a"], imgsz=[64, 64])
-        return str(path), r"layout is not known: it gives \[1, 1000\] for a picture of 64 x 64"
+        return str(path), r"unknown layout: it returns \[1, 1000\] for a picture of 64 x 64"
     if kind == "task":
         constant_detector(path, {"y": np.zeros((1, 1000))}, task="classify")
         return str(path), "not a detector: its task is 'classify'"

@@ -35,7 +35,7 @@ def camtrap(folder: Path, *options: str) -> int:
         ("md-json", "x", r"should end in \.json"),
         ("md-json", "folder.json", "is a folder; it should be a file"),
         ("cct", "s3://bucket/x.json", "should be a path on this machine"),
-        ("camtrap-dp", "mine", "is a folder with other things than an earlier export in it"),
+        ("camtrap-dp", "mine", "is a folder that holds more than an earlier export"),
         ("camtrap-dp", "job.yaml", r"is a file; it should be a folder, or end in \.zip"),
         ("camtrap-dp", "images/dp", "is, or is inside, dataset.images"),
         ("camtrap-dp", "link", "is a symbolic link"),

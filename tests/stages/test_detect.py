@@ -222,7 +222,7 @@ def test_a_threshold_redoes_nothing_but_repeats(folder: Path) -> None:
     shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
     job = Made(folder, model="spots.onnx", repeat={"frames": 6, "iou": 0.9})
     notes = " ".join(job.do().notes)
-    assert "12 boxes at 2 places are repeats" in notes
+    assert "12 boxes at 2 spots set aside as repeats" in notes
     before, table = job.run.snapshot("detected"), job.rows("detections")
     assert {box["repeat"] for box in table if box["confidence"] > 0.5} == {0, 1}
     kept = job.run.snapshot("detections").meta["repeats"]
@@ -291,7 +291,7 @@ def test_one_that_sees_what_it_does_not_know(folder: Path) -> None:
     [
         ({}, "give either model or results"),
         ({"model": "a.onnx", "results": "a.json"}, "give either model or results"),
-        ({"results": "a.json", "tiles": 2}, "size and tiles are for a model"),
+        ({"results": "a.json", "tiles": 2}, "size and tiles apply to a model"),
         ({"model": "a.onnx", "tiles": 3}, "tiles"),
         ({"modle": "a.onnx"}, "did you mean .*model"),
     ],

@@ -291,7 +291,7 @@ def test_boxes_of_a_detector(validated: Path, tmp_path: Path, local: Client) -> 
         f"boxes of {rows.num_rows - 1} of {rows.num_rows} images; the other 1 are classified as whole"
         in notes
     )
-    assert f"{stumps.num_rows} boxes at 1 places are repeats" in notes
+    assert f"{stumps.num_rows} boxes at 1 spot set aside as repeats" in notes
     assert "entries belong to no usable image" in notes
     # Another threshold is other work; the same again is none.
     assert job.infer(local).shards_run == 0

@@ -177,7 +177,7 @@ def test_the_boxes_are_those_of_the_package(
     assert int(found[2]) > 100
     assert int(found[1]) >= 0.99 * int(found[2])
     assert f"detect: {{model: {out}/detector.onnx}}" in ended.out
-    assert "runs the code in it; that is done now, in a process of its own" in ended.err
+    assert "runs the code in it; this is done now, in a separate process" in ended.err
     assert "models" not in sys.modules
     card = json.loads((out / "detector.json").read_text())
     assert (card["names"], card["size"], card["stride"], card["layout"]) == (NAMES, [320, 320], 16, "yolov5")
