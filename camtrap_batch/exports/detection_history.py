@@ -182,7 +182,7 @@ def write_histories(images: Images, path: Path, options: Mapping[str, Any]) -> W
         f"in {plural(occasions.effort.shape[1], 'occasion')} of {plural(occasions.days, 'day')}, "
         f"from {plural(events.num_rows, 'event')}"
     )
-    written.notes["events when, by the deployments, no camera worked, or outside the occasions, left out"] = (
+    written.notes["events left out: no camera worked then, by the deployments, or outside the occasions"] = (
         records.n_outside
     )
     written.notes["stations whose effort is taken from their photos, and so too short"] = sources.get(

@@ -77,7 +77,7 @@ def test_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (options["events_outside_of_effort"], options["effort_rests_on"]) == (1, {"cameras": 2})
     said = capsys.readouterr().out
     assert "detection histories of 2 species at 2 stations in 4 occasions of 7 days, from 4 events" in said
-    assert "1 event while no camera worked by the deployments" in said
+    assert "1 event left out: no camera worked then, by the deployments, or outside the occasions" in said
 
 
 def test_options(folder: Path) -> None:
