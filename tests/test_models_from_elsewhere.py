@@ -119,7 +119,10 @@ def bad_classifier(folder: Path, kind: str) -> tuple[Path, str]:
         return model / "theirs.onnx", "classifier.json: no such file"
     if kind == "code":
         torch.save(torch.nn.Linear(2, 2), model / "best.pt")
-        return model / "best.pt", f"this command writes: camtrap model import timm|torchvision NAME {model}/best.pt"
+        return (
+            model / "best.pt",
+            f"this command writes: camtrap model import timm|torchvision NAME {model}/best.pt",
+        )
     if kind == "MegaDetector's code":
         torch.save(torch.nn.Linear(2, 2), model / "md_v5a.0.1.pt")
         return model / "md_v5a.0.1.pt", "camtrap model import megadetector"

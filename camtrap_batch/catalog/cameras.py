@@ -17,7 +17,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from camtrap_batch.catalog.tables import GivenTable, is_missing, number, read_table
+from camtrap_batch.catalog.tabular import GivenTable, is_missing, number, read_table
 from camtrap_batch.dates import Order, is_date_only, parse_date, parse_dates
 from camtrap_batch.errors import InputError
 

@@ -13,7 +13,7 @@ from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
-from camtrap_batch.catalog.tables import GivenTable, Names, read_table
+from camtrap_batch.catalog.tabular import GivenTable, Names, read_table
 from camtrap_batch.dates import Order
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Label, WithLabel

@@ -25,7 +25,7 @@ import numpy as np
 from camtrap_batch.catalog.csv import COLUMNS
 from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.catalog.names import tidy_name
-from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.exif import read_jpeg_exif

@@ -25,11 +25,11 @@ from camtrap_batch.cli import (
     init,
     layer,
     model,
+    overview,
     review,
     serve_layer,
     stages,
     submit,
-    tables,
 )
 from camtrap_batch.cli.options import Commands, Parser
 from camtrap_batch.errors import CamtrapError, UserError, choices, exit_code_of, explain
@@ -39,7 +39,7 @@ from camtrap_batch.notices import LOGGER
 _COMMANDS = (
     init,
     stages,
-    tables,
+    overview,
     check,
     review,
     corrections,

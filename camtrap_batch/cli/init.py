@@ -116,7 +116,7 @@ def _choose(given: str | None, option: str, what: str, guess: int | None, n_leve
 
 def _has_labels(dataset: dict[str, object]) -> bool:
     from camtrap_batch.catalog.csv import COLUMNS
-    from camtrap_batch.catalog.tables import read_table
+    from camtrap_batch.catalog.tabular import read_table
 
     if dataset["format"] != "csv":
         return False

@@ -10,7 +10,7 @@ import numpy as np
 
 from camtrap_batch.catalog.labels import label_key
 from camtrap_batch.catalog.names import unmatched
-from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.events.codes import Bools
 from camtrap_batch.events.taxonomy import LABEL, Taxonomy

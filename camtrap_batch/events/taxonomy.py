@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from camtrap_batch.catalog.labels import label_key, tidy_label
-from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.events.codes import Bools

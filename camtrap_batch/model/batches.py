@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from camtrap_batch.images.pixels import Pixels
+from camtrap_batch.model.decoding import Decoder, ahead
 from camtrap_batch.model.device import Normalise
-from camtrap_batch.model.pixels import Decoder, ahead
 
 _FLIP, _INFRARED, _BANNER = 0.5, 0.15, 0.3
 _FALLOFF = 0.6  # largest fraction of light missing in the corners of a picture taken with an infrared flash

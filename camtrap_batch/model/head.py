@@ -30,13 +30,13 @@ from camtrap_batch.detection.crops import Picture, decode_picture
 from camtrap_batch.errors import JobError
 from camtrap_batch.images.framing import Framing
 from camtrap_batch.model.architectures import create_model, evaluation, head_parameters
+from camtrap_batch.model.decoding import ahead
 from camtrap_batch.model.device import Autocast, Normalise, choose_device
-from camtrap_batch.model.figures import draw_results
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.judging import judge_logits, keep_random_images, summary
 from camtrap_batch.model.package import load_model, save_model
-from camtrap_batch.model.pixels import ahead
 from camtrap_batch.model.samples import Samples
+from camtrap_batch.model.sheets import draw_results
 from camtrap_batch.runtime import count_threads
 
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)

@@ -24,9 +24,9 @@ from camtrap_batch.model.calibration import (
     fit_temperature,
     reliability,
 )
+from camtrap_batch.model.decoding import Decoder
 from camtrap_batch.model.device import Normalise
 from camtrap_batch.model.metrics import evaluate
-from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Frames, Samples
 
 Indices = npt.NDArray[np.int64]

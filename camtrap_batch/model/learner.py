@@ -25,13 +25,13 @@ from camtrap_batch.model.architectures import create_model, evaluation, head_par
 from camtrap_batch.model.batches import IGNORED, EvalBatches, TrainBatches
 from camtrap_batch.model.checkpoints import Checkpoint, Checkpoints
 from camtrap_batch.model.config import TrainConfig
+from camtrap_batch.model.decoding import Decoder
 from camtrap_batch.model.device import Autocast, Normalise, choose_device, choose_precision
-from camtrap_batch.model.figures import draw_pictures
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.judging import REPORT_EVERY_S, OnProgress, judge, keep_random_images, summary
 from camtrap_batch.model.package import save_model
-from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Samples
+from camtrap_batch.model.sheets import draw_pictures
 from camtrap_batch.model.team import SoloTeam, TeamLost
 from camtrap_batch.runtime import count_threads
 from camtrap_batch.store.folder import Folder

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.monitor.metrics import Totals
+from camtrap_batch.monitor.counters import Totals
 from camtrap_batch.store.shards import Plan, Receipt, Shard, unsettled
 
 State = Literal["waiting", "running", "unfinished", "failed", "done", "not needed"]

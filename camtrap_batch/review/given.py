@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from camtrap_batch.catalog.tables import GivenTable, read_table
+from camtrap_batch.catalog.tabular import GivenTable, read_table
 from camtrap_batch.dates import parse_date
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.corrections import TRAITS

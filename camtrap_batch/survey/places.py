@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.labels import label_key
-from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import Bools
 from camtrap_batch.events.taxonomy import LABEL, Taxonomy, taxonomy_of

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from camtrap_batch.catalog import cct_columns
 from camtrap_batch.catalog.cct import read_cct
-from camtrap_batch.catalog.tables import MISSING
+from camtrap_batch.catalog.tabular import MISSING
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import CATALOG
 

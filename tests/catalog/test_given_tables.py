@@ -12,7 +12,7 @@ import openpyxl
 import pytest
 
 from camtrap_batch.catalog.labels import label_key, one_name_each
-from camtrap_batch.catalog.tables import MISSING, GivenTable, number, read_table
+from camtrap_batch.catalog.tabular import MISSING, GivenTable, number, read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.notices import LOGGER
 

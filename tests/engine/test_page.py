@@ -272,7 +272,7 @@ def test_a_driver_of_which_nothing_is_heard_is_gone(monkeypatch: pytest.MonkeyPa
     """Its machine lost the network: the connection never ends."""
     import asyncio
 
-    from camtrap_batch.monitor.metrics import Totals
+    from camtrap_batch.monitor.counters import Totals
 
     board = Board("")
     board.totals, board.scheduler = Totals(), SimpleNamespace(workers={})
@@ -298,7 +298,7 @@ def test_counters_of_a_second_driver_go_on() -> None:
     import asyncio
 
     board = Board("")
-    from camtrap_batch.monitor.metrics import Totals
+    from camtrap_batch.monitor.counters import Totals
 
     board.totals = Totals()
 
@@ -315,7 +315,7 @@ def test_counters_of_a_second_driver_go_on() -> None:
 def test_of_many_jobs_the_last_ones_are_kept() -> None:
     import asyncio
 
-    from camtrap_batch.monitor.metrics import Totals
+    from camtrap_batch.monitor.counters import Totals
 
     board = Board("")
     board.totals = Totals()

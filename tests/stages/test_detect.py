@@ -25,7 +25,7 @@ from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.order import STAGES, parse_options, run_one
 from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.pipeline.stage import StageResult
-from camtrap_batch.stages.detect import precision
+from camtrap_batch.stages.detect import trial
 from camtrap_batch.stages.detect.shard import DetectShard
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt, Shard
@@ -420,7 +420,7 @@ def test_a_precision_that_holds_is_taken(folder: Path, monkeypatch: pytest.Monke
     if fastest == "float32":
         pytest.skip("this CPU has no shorter floats")
     monkeypatch.setattr(detect, "_FEWEST_TO_CHECK", 1)
-    monkeypatch.setattr(precision, "_SHARE", 1)
+    monkeypatch.setattr(trial, "_SHARE", 1)
     job = Made(folder, model="spots.onnx")
     job.do()
     found = job.run.snapshot("detected").meta["precision"]

@@ -27,7 +27,7 @@ from camtrap_batch.model.architectures import create_model
 from camtrap_batch.model.device import choose_precision
 from camtrap_batch.rehearsal import write_dataset
 from camtrap_batch.stages import infer
-from camtrap_batch.stages.infer import precision
+from camtrap_batch.stages.infer import runtimes
 from camtrap_batch.store.run import Run
 
 CLASSES = ("empty", "tayassu pecari", "kudu")
@@ -150,7 +150,7 @@ def test_a_worker_that_can_not_load_torch_in_time_is_no_reason_to_stop(
     def fails(work: Any) -> float:
         raise ImportError("no torch here")
 
-    monkeypatch.setattr(precision, "_load", fails)
+    monkeypatch.setattr(runtimes, "_load", fails)
     job = Job(validated, tmp_path)
     job.infer(local)
     chosen = job.precision_chosen()

@@ -17,7 +17,7 @@ from typing import Any
 import tornado.web
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from camtrap_batch.monitor.metrics import Totals, gauges
+from camtrap_batch.monitor.counters import Totals, gauges
 
 NAME = "camtrap"
 OPERATION = "camtrap_state"

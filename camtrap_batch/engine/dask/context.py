@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from camtrap_batch.engine.base import WorkerContext
-from camtrap_batch.engine.dask.team import gathered
+from camtrap_batch.engine.dask.recruiting import gathered
 from camtrap_batch.engine.visibility import Visibility
 
 if TYPE_CHECKING:

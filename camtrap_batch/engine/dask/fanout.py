@@ -27,7 +27,7 @@ from camtrap_batch.engine.dask.fitness import Needs, check_scheduler, unfit_work
 from camtrap_batch.engine.visibility import Visibility
 from camtrap_batch.errors import ClusterError, ClusterLost, ImagesGone, NoWorker, UnfitWorker
 from camtrap_batch.images import MOST_ABANDONED, abandoned
-from camtrap_batch.monitor import metrics
+from camtrap_batch.monitor import counters
 from camtrap_batch.store.shards import Plan, Receipt, Shard, read_receipt, receipt_path
 
 TASKS_PER_THREAD = 3
@@ -362,7 +362,7 @@ def _run_shard(shard: Shard, payload: Any, *, work: Work, needs: Needs, stall_s:
             return done
         needs.check(worker.address)
         receipt = work.run(shard, payload, here(worker, needs.visibility))
-        metrics.count_here(receipt)
+        counters.count_here(receipt)
         _renew_where_decodes_hang(worker)
         return receipt
 

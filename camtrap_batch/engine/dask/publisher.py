@@ -91,10 +91,10 @@ def register(client: Client) -> None:
     import cloudpickle  # Dask requires it
 
     from camtrap_batch.engine.dask import board
-    from camtrap_batch.monitor import metrics
+    from camtrap_batch.monitor import counters
 
     page = (files("camtrap_batch.engine.dask") / "page.html").read_text("utf-8")
-    modules = (metrics, board)
+    modules = (counters, board)
     # The scheduler may have another version of this package, or not have it at all.
     for module in modules:
         cloudpickle.register_pickle_by_value(module)

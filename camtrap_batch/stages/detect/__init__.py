@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from camtrap_batch.detection.base import LEAST, Detector, KnownDetector, PictureDetector
 from camtrap_batch.detection.boxes import make_rules, mark_repeats
 from camtrap_batch.detection.library import keep_detector, open_detector
-from camtrap_batch.detection.tables import to_column, to_tables
+from camtrap_batch.detection.stored import to_column, to_tables
 from camtrap_batch.engine.base import Need, choose_workers
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.pictures import COLUMNS
@@ -27,8 +27,8 @@ from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
 from camtrap_batch.remote import redacted
 from camtrap_batch.runtime import Device
-from camtrap_batch.stages.detect.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.detect.shard import DetectShard
+from camtrap_batch.stages.detect.trial import PRECISION, check_precision, known_precision
 from camtrap_batch.store.manifest import usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, cut

@@ -14,7 +14,7 @@ import pyarrow as pa
 from camtrap_batch import phases
 from camtrap_batch.detection.base import Finder, Found, PictureDetector, Tally
 from camtrap_batch.detection.library import load_finder
-from camtrap_batch.detection.tables import to_lists, to_tables
+from camtrap_batch.detection.stored import to_lists, to_tables
 from camtrap_batch.engine.base import WorkerContext
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import read_pictures

@@ -26,7 +26,7 @@ from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_ids
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.detect import bring_detections
-from camtrap_batch.stages.infer.precision import PRECISION, check_precision, known_precision
+from camtrap_batch.stages.infer.runtimes import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.infer.shard import InferShard
 from camtrap_batch.stages.infer.without import infer_without_model
 from camtrap_batch.store.manifest import categories_of, usable_rows

@@ -37,7 +37,7 @@ from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.classes import empty_class, empty_of_data_set
-from camtrap_batch.stages.merge.metrics import describe, judged_by, measure
+from camtrap_batch.stages.merge.quality import describe, judged_by, measure
 from camtrap_batch.store import schemas
 from camtrap_batch.store.corrections import fold, read_corrections, standing
 from camtrap_batch.store.manifest import categories_of, current_findings, usable_rows

@@ -29,10 +29,10 @@ from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import library_versions, open_table
+from camtrap_batch.survey.derived import species_rows
 from camtrap_batch.survey.estimates import ESTIMATES
 from camtrap_batch.survey.places import shown_locations
 from camtrap_batch.survey.result import Counted, read_deployments
-from camtrap_batch.survey.tables import species_rows
 from camtrap_batch.vocabulary import DATE_FINDINGS, NO_MODEL, UNCERTAIN, USABLE
 
 TABLES = (

@@ -38,7 +38,7 @@ from camtrap_batch.stages.train.head import (
     head_settings,
     is_model,
 )
-from camtrap_batch.stages.train.samples import BoxTables, Crops, read_crops, read_samples
+from camtrap_batch.stages.train.selected import BoxTables, Crops, read_crops, read_samples
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, digest

@@ -29,7 +29,7 @@ from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.pipeline.stage import Part, StageResult, TableSpec
 from camtrap_batch.stages.train.cut import Cut, CutShard, boxes_of, do_cuts, selected_rows
 from camtrap_batch.stages.train.finish import finish_training, origin_of
-from camtrap_batch.stages.train.samples import Crops, read_crops
+from camtrap_batch.stages.train.selected import Crops, read_crops
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt, Shard

@@ -26,8 +26,8 @@ from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
+from camtrap_batch.survey.derived import DERIVED, derive, with_choice
 from camtrap_batch.survey.estimates import ESTIMATES
-from camtrap_batch.survey.tables import DERIVED, derive, with_choice
 from camtrap_batch.vocabulary import plural
 
 _MOST_RESULTS = 10
