@@ -256,9 +256,7 @@ def test_nothing_is_cut(browser: Any, make_whole: MakeData, tmp_path: Path, widt
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(
-    browser: Any, make_whole: MakeData, tmp_path: Path, scheme: str
-) -> None:
+def test_axe_finds_nothing_serious(browser: Any, make_whole: MakeData, tmp_path: Path, scheme: str) -> None:
     if not AXE.exists():
         pytest.skip("axe-core is not there (make assets)")
     data = make_whole(cameras=5, classes=5, events=60)  # its time grows with the elements of the page
