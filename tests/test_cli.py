@@ -427,7 +427,7 @@ def test_a_first_dry_run_says_what_each_stage_will_do(job: Path, capsys: pytest.
     for name, stage in STAGES.items():
         if name not in ("catalog", "detect"):  # it has no use for a detector
             assert f"{name:9} {stage.help}" in told
-    assert "rows would be written" in told
+    assert "1 row would be written" in told
 
 
 def test_the_demo_without_its_extra_says_so_before_it_draws(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from camtrap_batch.images.exif import read_jpeg_exif
 from camtrap_batch.images.keywords import read_keywords
 from camtrap_batch.job.base import web_address
 from camtrap_batch.remote import plain, redacted
-from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of, plural
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, counted, ending_of, plural
 
 _PATIENCE_S = 20.0
 _MOST_BYTES = 2**22
@@ -183,9 +183,9 @@ def _of_names(target: str, names: Sequence[str]) -> Found:
     endings = ", ".join(f"{kind} {number:,}" for kind, number in kinds.most_common(_SHOWN))
     lines = [
         plural(len(images), "image")
-        + (f", {len(videos):,} video{'s' * (len(videos) > 1)}" if videos else "")
+        + (f", {plural(len(videos), 'video')}" if videos else "")
         + f" ({endings})",
-        *([f"{n_other:,} other files, which are left out"] if n_other else []),
+        *([counted(n_other, "other files, which are left out")] if n_other else []),
     ]
     headers = _headers(ImageRoot(target), images)
     lines.append(_dates(headers))
@@ -358,8 +358,8 @@ def _of_table(target: str) -> Found:
     read = ", ".join(used.values())
     left = [name for name in table.columns if name not in used.values()]
     lines = [
-        f"a table of {plural(len(table), 'row')};  columns that are read: {read}",
-        *([f"columns that are ignored: {', '.join(left)}"] if left else []),
+        f"a table of {plural(len(table), 'row')}; columns that are read: {read}",
+        *([f"columns that are left alone: {', '.join(left)}"] if left else []),
         line,
         *table.notes,
     ]

@@ -59,7 +59,8 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
         print(
             f"{path} ({kind}): {plural(len(rows), 'label')}; {len(matched.corrections):,} "
             f"{'would be recorded' if options.dry_run else 'recorded'}, of {plural(len(images), 'image')}; "
-            f"{matched.unchanged:,} repeat what is recorded; {len(matched.unmatched):,} match no image"
+            f"{plural(matched.unchanged, 'says', 'say')} what stands already; "
+            f"{plural(len(matched.unmatched), 'matches', 'match')} no image"
         )
         if not rows:
             print("  it holds no labels given by people")
@@ -82,7 +83,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
         if matched.at_odds:
             on = plural(matched.at_odds, "image")
-            print(f"  on {on} people disagree: the later label counts")
+            print(f"  on {on} somebody else said something else: the later one counts")
     if not options.dry_run:
         fold(run)
         run.log("corrections", files=len(read), recorded=recorded)

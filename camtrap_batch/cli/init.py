@@ -13,7 +13,7 @@ from pathlib import Path
 from camtrap_batch.catalog.look import Found, look
 from camtrap_batch.cli.options import Commands
 from camtrap_batch.errors import UserError
-from camtrap_batch.vocabulary import plural
+from camtrap_batch.vocabulary import counted, plural
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _NONE = "none"
@@ -80,7 +80,7 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
     reader = reader_of(job.dataset)
     catalog = reader.read()
     for text, count in catalog.notes.items():
-        print(f"{count:,} {text}")
+        print(counted(count, text))
     locations = sorted(set(catalog.table["location"].drop_null().to_pylist()))
     classes = [category for _, category in catalog.categories]
     print(
@@ -217,7 +217,7 @@ def _job_text(
         "label": f"the folder level that names the species: {listed(classes)}",
         "cameras": "fill in latitude and longitude of each location there",
         "layer": "its portal; who may read it",
-        "video": f"frames of {found.videos:,} videos are images of their own",
+        "video": f"frames of {plural(found.videos, 'video')} are images of their own",
     }
     if "hierarchy" in found.dataset.get("label", {}):
         comments["label"] = "the keyword below which photos have their species"
@@ -229,7 +229,8 @@ def _job_text(
             value = redacted(_relative(value, base))
         row(1, key, value, comments.get(key, ""))
     if found.videos and "video" not in found.dataset:
-        note = f"{found.videos:,} videos are only counted; with camtrap-batch[video] their frames are images"
+        note = plural(found.videos, "video is", "videos are")
+        note += " only counted; with camtrap-batch[video] their frames are images"
         rows.append(("  # video: {every_s: 1, most_frames: 10}", note))
     if found.results is not None:
         rows.append(("detect:", ""))
@@ -238,7 +239,8 @@ def _job_text(
         text = "the labels of people are the result; without this line a classifier is trained on them"
         rows.append(("infer: {model: none}", text))
         if len(locations) < _FEW:
-            text = f"to train: {len(locations)} cameras are too few to divide by camera"
+            few = plural(len(locations), "camera is", "cameras are")
+            text = f"to train: {few} too few to divide by camera"
             rows.append(("# select: {split: {by: random}}", text))
     else:
         text = "a trained model: these images have no labels to learn from; or"

@@ -124,7 +124,8 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
     attacher = Attacher(service, url, location_field=field, one_feature=options.one_feature, stop=stop)
     done = attacher.attach(cameras)
     print(
-        f"{url}: {plural(done.attached, 'photo')} attached, {done.there:,} already there, "
+        f"{url}: {plural(done.attached, 'photo')} attached, "
+        f"{plural(done.there, 'was', 'were')} there already, "
         f"{plural(done.copies, 'feature')} added"
     )
     if done.left:
@@ -133,9 +134,8 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
         )
     if done.failed:
         some = "; ".join(f"{photo}: {why}" for photo, why in list(done.failed.items())[:_SHOWN])
-        raise StageError(
-            f"layer attach: {plural(len(done.failed), 'photo is', 'photos are')} not attached: {some}"
-        )
+        failed = plural(len(done.failed), "photo is", "photos are")
+        raise StageError(f"layer attach: {failed} not attached: {some}")
     return 0
 
 

@@ -177,10 +177,10 @@ def write_histories(images: Images, path: Path, options: Mapping[str, Any]) -> W
     )
     written = Written(path, images=len(images))
     written.headline = (
-        f"detection histories of {len(records.species):,} species "
-        f"at {plural(len(occasions.stations), 'station')} "
-        f"in {plural(occasions.effort.shape[1], 'occasion')} of {plural(occasions.days, 'day')}, "
-        f"from {plural(events.num_rows, 'event')}"
+        f"detection histories of {len(records.species):,} species at "
+        f"{plural(len(occasions.stations), 'station')} in "
+        f"{plural(occasions.effort.shape[1], 'occasion')} of {plural(occasions.days, 'day')}, from "
+        f"{plural(events.num_rows, 'event')}"
     )
     written.notes["events left out: no camera worked then, by the deployments, or outside the occasions"] = (
         records.n_outside

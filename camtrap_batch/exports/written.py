@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from camtrap_batch.vocabulary import plural
+from camtrap_batch.vocabulary import counted, plural
 
 
 @dataclass
@@ -31,10 +31,10 @@ class Written:
     headline: str | None = None
 
     def lines(self) -> list[str]:
-        """Lines for people: what was written, what was not, and why."""
+        """For people: what was written, what was not and why."""
         what = plural(self.images, "image") if self.headline is None else self.headline
         lines = [f"{what} written to {self.path}"]
-        lines += [_note(number, text) for text, number in self.notes.items() if number]
+        lines += [counted(number, text) for text, number in self.notes.items() if number]
         if self.left_out:
             lines.append(f"images left out: {self.left_out.total():,}, each named in {self.listed}:")
             lines += [f"  {number:,} {reason}" for reason, number in self.left_out.most_common()]

@@ -103,6 +103,8 @@ class PublishStage(Stage):
             )
         answered = push.edits.filter(push.edits["result"].is_valid())
         if context.dry_run:
+            if not push.edits.num_rows and (ledger := run.current("ledger")) is not None:
+                result.snapshots = {"ledger": ledger.number}
             return result
         if answered.num_rows:
             context.begin_writing()
