@@ -359,7 +359,7 @@ def _of_table(target: str) -> Found:
     left = [name for name in table.columns if name not in used.values()]
     lines = [
         f"a table of {plural(len(table), 'row')}; columns that are read: {read}",
-        *([f"columns that are left alone: {', '.join(left)}"] if left else []),
+        *([f"columns that are ignored: {', '.join(left)}"] if left else []),
         line,
         *table.notes,
     ]

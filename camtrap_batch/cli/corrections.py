@@ -83,7 +83,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
         if matched.at_odds:
             on = plural(matched.at_odds, "image")
-            print(f"  on {on} somebody else said something else: the later one counts")
+            print(f"  on {on} people disagree: the later label counts")
     if not options.dry_run:
         fold(run)
         run.log("corrections", files=len(read), recorded=recorded)

@@ -29,7 +29,6 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.survey.derived import DERIVED, derive, with_choice
 from camtrap_batch.survey.estimates import ESTIMATES
-from camtrap_batch.survey.tables import DERIVED, derive, with_choice
 from camtrap_batch.vocabulary import plural
 
 _MOST_RESULTS = 10

@@ -8,7 +8,7 @@ import datetime as dt
 import threading
 from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, out_option, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, load_job, out_option, user_name, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
@@ -148,7 +148,7 @@ async def _serve(
         reviewing, address=options.address, port=options.port, people=options.people, certificate=certificate
     )
     print(
-        f"{plural(len(reviewing.items), 'sequence')}. Open in a browser, each link in one; Ctrl-C ends:",
+        f"{plural(len(reviewing.items), 'sequence')}. Open each link in one browser; Ctrl-C ends:",
         flush=True,
     )
     for link in served.links:

@@ -174,7 +174,7 @@ def _print_result(result: StageResult, display: Display, *, dry_run: bool) -> No
     else:  # such as the report
         what = []
     if result.shards > 1 and not dry_run:
-        what.append(f"{result.shards_run:,} of {plural(result.shards, 'shard')} run now")
+        what.append(f"{result.shards_run:,} of {result.shards:,} shards run now")
     is_done = bool(result.snapshots) or not result.notes
     if not dry_run or is_done:
         what.append(duration(result.seconds) if result.shards_run else "nothing to do")

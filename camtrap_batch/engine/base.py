@@ -265,7 +265,7 @@ class Executor(Protocol):
         ClusterLost
             The scheduler is gone, or all workers of the kind are.
         WorkersDie
-            Workers die whatever they are given.
+            Workers die whatever work they get.
         StorageError, UserError, BrokenPromise
             A shard met what no other could escape: the disk is full, the model can't be read.
         """

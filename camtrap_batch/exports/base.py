@@ -110,8 +110,8 @@ def write_export(
 
     Parameters
     ----------
-    path : as the export's `check` gives it
-    options : by name; those that are not given have their defaults
+    path : the result of the export's `check`
+    options : options by name; others have their defaults
     outputs : what may be replaced; default: what commands of the run wrote
 
     Raises

@@ -185,9 +185,7 @@ def write_histories(images: Images, path: Path, options: Mapping[str, Any]) -> W
     written.notes["events left out: no camera worked then, by the deployments, or outside the occasions"] = (
         records.n_outside
     )
-    written.notes["stations whose effort is taken from their photos, and so too short"] = sources.get(
-        "images", 0
-    )
+    written.notes["stations whose effort is taken from photos, and so too short"] = sources.get("images", 0)
     return written
 
 

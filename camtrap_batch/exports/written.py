@@ -31,7 +31,7 @@ class Written:
     headline: str | None = None
 
     def lines(self) -> list[str]:
-        """For people: what was written, what was not and why."""
+        """Lines for people: what was written, what was not, and why."""
         what = plural(self.images, "image") if self.headline is None else self.headline
         lines = [f"{what} written to {self.path}"]
         lines += [counted(number, text) for text, number in self.notes.items() if number]
@@ -39,13 +39,3 @@ class Written:
             lines.append(f"images left out: {self.left_out.total():,}, each named in {self.listed}:")
             lines += [f"  {number:,} {reason}" for reason, number in self.left_out.most_common()]
         return lines
-
-
-def _note(number: int, text: str) -> str:
-    """
-    >>> _note(2, "events left out"), _note(1, "events left out"), _note(1, "of them without a label")
-    ('2 events left out', '1 event left out', '1 of them without a label')
-    """
-    what, _, rest = text.partition(" ")
-    singular = {"media": "medium"}.get(what, what.removesuffix("s"))
-    return f"{plural(number, singular, what)} {rest}".rstrip()

@@ -17,7 +17,9 @@ _NO_FILE = re.compile("imagenet|none|latest|[0-9a-f]{16}")
 
 
 class Empty(Section):
-    class_: int | str = Field(0, alias="class", description="category id or name that means: no animal")
+    class_: int | str = Field(
+        0, alias="class", description="category id or name that means that there is no animal"
+    )
     fraction: Fraction = Field(0.5, description="fraction of the empty images to keep")
 
 
@@ -105,7 +107,7 @@ class Train(Section):
     patience: int | None = Field(
         None,
         ge=1,
-        description="stop after this many epochs without a smaller valid loss, keep the best; default: never",
+        description="stop after this many epochs without a smaller valid loss and keep the best; default: never",
     )
 
     @model_validator(mode="after")

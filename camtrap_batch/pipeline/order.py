@@ -94,7 +94,7 @@ def reprocess(context: Context) -> Iterator[StageResult]:
                 if not context.dry_run:
                     raise
                 changed.append(stage.name)
-                yield StageResult(stage.name, notes=[f"how much that is can't be told yet: {problem}"])
+                yield StageResult(stage.name, notes=[f"how much that is can't be said yet: {problem}"])
             except StageError as problem:
                 if stage.name == "publish" and not isinstance(problem, LeaseLost):
                     yield from _report_all_the_same(context)

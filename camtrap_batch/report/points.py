@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from camtrap_batch.survey.grid import snap
-from camtrap_batch.vocabulary import PEOPLE
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,10 @@ class MapPoint:
 def find_points(
     locations: pa.Table, blur_km: float, no_species: frozenset[str] = frozenset()
 ) -> list[MapPoint]:
-    """The different points of schemas.LOCATIONS, those with most events first; unknown ones are left out.
+    """The distinct points of schemas.LOCATIONS, those with the most events first; unknown ones are left out.
 
-    Labels in `no_species`, groups and people, count as events alone.
-    With `blur_km` above 0, they do not depend on where in its cell of that grid a camera stands.
+    Labels in `no_species` (groups, people) count only as events.
+    With `blur_km` above 0, points do not depend on where in its cell of that grid a camera stands.
     """
     x, y = (
         locations[name].to_numpy(zero_copy_only=False).astype(np.float64)

@@ -85,16 +85,3 @@ def test_of_many_points_those_near_one_another_are_one(make_data: Callable[..., 
     assert sorted(name for point in few for name in point.locations) == sorted(table["location"].to_pylist())
     assert sum(point.n_events for point in few) == sum(table["n_events"].to_pylist())
     assert any(point.is_area for point in few)
-
-
-def test_people_vehicles_and_groups_are_events_but_no_species(make_data: Callable[..., ReportData]) -> None:
-    table = make_data(cameras=1).locations
-    assert table is not None
-    number = table.column_names.index("events_by_label")
-    seen = [{"label": "Vehicle", "n": 9}, {"label": "homo sapiens", "n": 5}, {"label": "felidae", "n": 3}]
-    column = pa.array([[*seen, {"label": "lion", "n": 1}]], table.schema.field(number).type)
-    (point,) = find_points(table.set_column(number, "events_by_label", column), 0, frozenset({"felidae"}))
-    assert (point.top_label, point.richness) == ("lion", 1)
-    assert point.n_events == table["n_events"][0].as_py()
-    (point,) = find_points(table.set_column(number, "events_by_label", pa.array([seen[:2]], column.type)), 0)
-    assert (point.top_label, point.richness) == (None, 0)

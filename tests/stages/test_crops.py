@@ -177,7 +177,7 @@ def test_crops_are_cut_once_and_hold_what_is_in_the_boxes(made: Made) -> None:
         assert pixels[0].mean() < 120, "no margin around the box"
     made.set(train={**made.content["train"], "epochs": 2})
     (note,) = made.do("train", dry_run=True).notes
-    assert note.startswith("1 of 1 shard would run"), "only the training is to be done again"
+    assert note.startswith("1 of 1 shards would run"), "only the training is to be done again"
 
 
 def test_the_job_is_judged_by_images_and_the_model_by_crops(made: Made) -> None:

@@ -337,7 +337,7 @@ class _FanOut:
                 raise ClusterLost(
                     f"every worker that offers {self.need} went away, and none came back in "
                     f"{self.wait_s:.0f} s; "
-                    + (f"the last one was sent away: {why}; " if why else "")
+                    + (f"the last one was dismissed: {why}; " if why else "")
                     + _RUN_AGAIN
                 ) from None
         else:

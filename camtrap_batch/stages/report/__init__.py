@@ -43,7 +43,7 @@ class ReportStage(Stage):
         snapshots, id_ = self._made_of(run)
         mark = f"<!-- {id_} -->".encode()
         result = StageResult(self.name, shards=1)
-        # No lease is needed, and nothing is committed: the page says of itself what it was made of.
+        # No lease is needed, and nothing is committed: the page itself says what it was made from.
         if run.folder.exists(PAGE) and run.folder.read(PAGE).endswith(mark):
             return result
         if context.dry_run:

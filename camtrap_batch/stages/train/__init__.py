@@ -468,7 +468,7 @@ class TrainShard:
 
 
 def note_doubts(here: WorkerContext, reasons: Counter[str]) -> None:
-    """Tell how many crops are learnt from and judged by, and how many are not, and why."""
+    """Report how many crops are used for learning and judging, how many are not, and why."""
     text = f"{plural(reasons[KNOWN], 'crop')} whose label is known, to learn from and to be judged by"
     in_doubt = Counter({why: n for why, n in reasons.items() if why != KNOWN})
     if in_doubt:
