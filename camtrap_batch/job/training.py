@@ -107,7 +107,7 @@ class Train(Section):
     patience: int | None = Field(
         None,
         ge=1,
-        description="stop after this many epochs without a smaller valid loss and keep the best; default: never",
+        description="stop after this many epochs without a smaller valid loss, keep the best; default: never",
     )
 
     @model_validator(mode="after")

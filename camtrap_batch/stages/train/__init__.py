@@ -43,7 +43,7 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, digest
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import finish_shard, open_table
+from camtrap_batch.store.tables import open_table
 from camtrap_batch.vocabulary import EMPTY, plural
 
 if TYPE_CHECKING:
