@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,7 +20,7 @@ from fsspec.core import url_to_fs
 
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
-from camtrap_batch.catalog.jsonfile import read_json, why_not_json
+from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.paths import location_finder
 from camtrap_batch.catalog.table import Catalog, dates_of_images, finish_catalog, group_labels, row_order
@@ -193,12 +192,8 @@ def _hashes(*columns: pa.StringArray) -> npt.NDArray[np.uint64] | None:
 
 def _read(path: str) -> Columns:
     data = read_json(path, "dataset.metadata")
-    try:
+    with parsing(data, path, "COCO Camera Traps"):
         return read_columns(data, Path(url_to_fs(path)[1]))
-    except msgspec.ValidationError as problem:
-        raise InputError(f"{path}: not COCO Camera Traps: {problem}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{path}: {why_not_json(data, problem)}") from None
 
 
 def _names(categories: pa.Table, path: str) -> dict[int, str]:

@@ -121,21 +121,15 @@ def read_columns(data: bytes | mmap.mmap, path: Path) -> Columns:
     `path` is the file's if it is on this machine, and `data` is then mapped from it.
     """
     has_file = isinstance(data, mmap.mmap) and path.is_file()
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are created, and none becomes garbage
+    if len(data) < 2 * PIECE_BYTES:
+        return _whole(data)
     try:
-        if len(data) < 2 * PIECE_BYTES:
-            return _whole(data)
-        try:
-            if has_file and len(data) >= FOR_TWO_BYTES and (os.cpu_count() or 1) > 1:
-                return _join(_read_by_two(data, path))
-            return _join([_columns(piece) for piece in _pieces(data)])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # There is nowhere to cut, or something is wrong and must be reported for the whole file.
-            return _whole(data)
-    finally:
-        if collecting:
-            gc.enable()
+        if has_file and len(data) >= FOR_TWO_BYTES and (os.cpu_count() or 1) > 1:
+            return _join(_read_by_two(data, path))
+        return _join([_columns(piece) for piece in _pieces(data)])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # There is nowhere to cut, or something is wrong and must be reported for the whole file.
+        return _whole(data)
 
 
 def text(value: str | float | None) -> str | None:

@@ -31,7 +31,7 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression
 from pyarrow import csv as arrow_csv
 
-from camtrap_batch.catalog.jsonfile import why_not_json
+from camtrap_batch.catalog.jsonfile import parsing
 from camtrap_batch.dates import Dates, Order, read_dates
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import is_unsafe
@@ -449,10 +449,8 @@ def _find_in_zip(url: str, archive: zipfile.ZipFile) -> str:
 def _decode(package: DataPackage) -> dict[str, Any]:
     with package.opened(package.where.rpartition("/")[2], None, _KEY) as file:
         data = file.read().removeprefix(codecs.BOM_UTF8)
-    try:
+    with parsing(data, package.where):
         content = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{package.where}: {why_not_json(data, problem)}") from None
     if not isinstance(content, dict):
         raise InputError(f"{package.where}: should be an object with resources (a data package)")
     return content

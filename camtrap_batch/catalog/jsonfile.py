@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import io
 import mmap
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
+import msgspec
 from fsspec.implementations.local import LocalFileOpener
 
 from camtrap_batch.errors import InputError
@@ -79,6 +83,22 @@ def why_not_json(data: bytes | mmap.mmap, problem: Exception) -> str:
         right = {"True": "true", "False": "false"}.get(word, "null")
         return f"not JSON, or cut off: line {line} has {word}, which JSON does not have; it should be {right}"
     return f"not JSON, or cut off: {problem}"
+
+
+@contextmanager
+def parsing(data: bytes | mmap.mmap, where: str, kind: str = "") -> Iterator[None]:
+    """While a large file is parsed. Raises InputError if msgspec finds that it is not JSON, or not `kind`."""
+    collecting = gc.isenabled()
+    gc.disable()  # millions of small objects are created, and none becomes garbage
+    try:
+        yield
+    except msgspec.ValidationError as problem:
+        raise InputError(f"{where}: not {kind}: {problem}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise InputError(f"{where}: {why_not_json(data, problem)}") from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _is_plain(file: Any) -> bool:

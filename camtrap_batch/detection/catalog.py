@@ -7,7 +7,6 @@ has no result.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.datapackage import open_package
-from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.detection.base import ANIMAL, PERSON, VEHICLE, Known, meaning
 from camtrap_batch.detection.results import BOX
 from camtrap_batch.errors import InputError
@@ -194,17 +193,8 @@ class CatalogDetector:
 
 def _of_cct(path: str, key: str) -> Drawn:
     data = read_json(path, key)
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are created, and none becomes garbage
-    try:
+    with parsing(data, f"{path} ({key})", "COCO Camera Traps with boxes"):
         content = msgspec.json.decode(data, type=_Cct)
-    except msgspec.ValidationError as problem:
-        raise InputError(f"{path}: not COCO Camera Traps with boxes: {problem} ({key})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{path}: not JSON, or cut off: {problem} ({key})") from None
-    finally:
-        if collecting:
-            gc.enable()
     names = {category.id: (category.name or "").strip() for category in content.categories}
     empty = {number for number, name in names.items() if number == 0 or name.casefold() == EMPTY}
     marked = [mark for mark in content.annotations if mark.bbox]

@@ -16,13 +16,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from camtrap_batch.errors import MissingExtra
 from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.images.sources.root import ImageRoot
+from camtrap_batch.ranges import Ranges
 
 if TYPE_CHECKING:
     import av
@@ -162,37 +163,12 @@ def open_video(
         It can't be read in parts and is too large to be held in memory.
     """
     if size > 0 and root.has_parts:
-        return io.BufferedReader(_Parts(root, file_name, size), _PART)
+        parts = Ranges(lambda start, end: root.read_part(file_name, start, end), size)
+        return io.BufferedReader(parts, _PART)
     content = root.read(file_name, _MOST_IN_MEMORY, entry)
     if len(content) > _MOST_IN_MEMORY:
         raise BrokenVideo(f"has more than {_MOST_IN_MEMORY:,} bytes, and can't be read in parts where it is")
     return io.BytesIO(content)
-
-
-class _Parts(io.RawIOBase):
-    def __init__(self, root: ImageRoot, file_name: str, size: int) -> None:
-        self._root, self._file_name, self._size, self._at = root, file_name, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._size)
-        data = self._root.read_part(self._file_name, self._at, end) if end > self._at else b""
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _opened(file: BinaryIO) -> InputContainer:

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from camtrap_batch.errors import CamtrapError, StorageError, StoreUnreachable
+from camtrap_batch.ranges import Ranges
 from camtrap_batch.remote import (
     TRIES,
     explain,
@@ -166,7 +167,7 @@ class Folder:
         if self.is_local:
             return self.local(path).open("rb")
         if size is not None:
-            return _Ranges(self._fs, self._full(path), size)
+            return _ranges(self._fs, self._full(path), size)
         with self._errors(path):
             return self._fs.open(self._full(path), "rb")  # type: ignore[no-any-return]
 
@@ -408,43 +409,14 @@ class _Handler(pafs.FSSpecHandler):  # type: ignore[misc]
         size = self._sizes.get(path)
         if size is None:
             return super().open_input_file(path)
-        return pa.PythonFile(_Ranges(self.fs, path, size), mode="r")
+        return pa.PythonFile(_ranges(self.fs, path, size), mode="r")
 
     def __reduce__(self) -> tuple[type[_Handler], tuple[Any, dict[str, int]]]:
         return _Handler, (self.fs, {})  # when pickled, it is used for a few of many files
 
 
-class _Ranges(io.RawIOBase, BinaryIO):
-    """A file of known size in a store: each read is one request for just those bytes."""
-
-    def __init__(self, filesystem: Any, path: str, size: int) -> None:
-        self._filesystem, self._path, self._size, self._at = filesystem, path, size, 0
-
-    def read(self, size: int | None = -1) -> bytes:
-        end = self._size if size is None or size < 0 else min(self._at + size, self._size)
-        if end <= self._at:
-            return b""
-        data = bytes(self._filesystem.cat_file(self._path, start=self._at, end=end))
-        self._at += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
+def _ranges(filesystem: Any, path: str, size: int) -> Ranges:
+    return Ranges(lambda start, end: bytes(filesystem.cat_file(path, start=start, end=end)), size)
 
 
 _FATAL = {

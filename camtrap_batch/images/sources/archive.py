@@ -31,6 +31,7 @@ from camtrap_batch.images.sources.base import (
     scheme_of,
     source_of,
 )
+from camtrap_batch.ranges import Ranges
 from camtrap_batch.remote import plain, redacted
 
 ENTRY = pa.struct(
@@ -245,42 +246,20 @@ class _Index:
         return pa.StructArray.from_arrays(columns, fields=list(ENTRY), mask=rows.is_null())
 
 
-class _Seekable(io.RawIOBase):
-    """A blob as a file with read and seek, for `zipfile`."""
-
-    _MOST = 8 * 2**20
+class _Seekable(Ranges):
+    """A blob as a file for `zipfile`, which hides why a read failed."""
 
     def __init__(self, blob: Blob) -> None:
-        self._blob, self._at = blob, 0
+        super().__init__(self._part, blob.stat()[0], most=8 * 2**20)
+        self._blob = blob
         self.failure: OSError | None = None
-        self._size = blob.stat()[0]
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError(errno.EINVAL, "before the file's begin")
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        end = min(self._at + min(len(buffer), self._MOST), self._size)
+    def _part(self, start: int, end: int) -> bytes:
         try:
-            data = self._blob.read(self._at, end) if end > self._at else b""
+            return self._blob.read(start, end)
         except OSError as problem:
             self.failure = problem
             raise
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _name(info: zipfile.ZipInfo) -> str:
