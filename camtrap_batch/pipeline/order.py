@@ -81,12 +81,22 @@ def reprocess(context: Context) -> Iterator[StageResult]:
         for stage in stages:
             stage.check(context)
     with context.driving("reprocess"):
+        ahead: str | None = None  # the first stage that a dry run found something to do for
         for number, stage in enumerate(stages):
             try:
                 if number == 1:  # the first one has made the catalog
                     for other in stages:
                         other.check_catalog(context)
-                yield run_one(context, stage.name)
+                result = run_one(context, stage.name)
+                if context.dry_run and ahead is not None and result.snapshots:
+                    result = StageResult(
+                        stage.name, notes=[f"how much that is can't be told before {ahead} has run"]
+                    )
+                elif context.dry_run and ahead is not None and stage.name == "publish":
+                    result.notes.insert(0, f"to make of the tables as they are now, before {ahead} has run:")
+                elif context.dry_run and ahead is None and not result.snapshots:
+                    ahead = stage.name
+                yield result
             except InputError as problem:
                 if not context.dry_run:
                     raise
