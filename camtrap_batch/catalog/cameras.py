@@ -421,7 +421,7 @@ def _moments(
     if dates.strange and notes is not None:
         photo = "the first photo" if name == "start" else "the last photo"
         notes[
-            f"{name}s of deployments that can't be read, taken as not known, so that {photo} counts: "
+            f"deployments whose {name} can't be read, and is taken as not known, so that {photo} counts: "
             f"{say(dates.strange[0])}"
         ] += len(dates.strange)
     times: list[dt.datetime | None] = dates.times.tolist()

@@ -19,7 +19,14 @@ from camtrap_batch.catalog.tables import GivenTable, Names, column_name, number,
 from camtrap_batch.dates import Order, are_too_many, join_date_and_time
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Label, WithLabel
-from camtrap_batch.vocabulary import EMPTY, IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
+from camtrap_batch.vocabulary import (
+    EMPTY,
+    IMAGE_ENDINGS,
+    RAW_ENDINGS,
+    VIDEO_ENDINGS,
+    ending_of,
+    is_word_for_empty,
+)
 
 COLUMNS: Names = {
     "file_name": ("file_name", "filename", "file", "file_path", "filepath", "path"),
@@ -83,6 +90,7 @@ _YES = frozenset(
 )
 _NO = frozenset({"0", "false", "f", "no", "n", "nein", "non", "não", "nee", "nej", "falsch", "faux", "falso"})
 _FILES = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
+_MOSTLY = 0.9  # of a column's values, to be taken for what its name says
 _EPITHET = re.compile(r"[a-z][a-z-]+(?: [a-z][a-z-]+)?")
 
 Cells = list[str | None]
@@ -355,7 +363,7 @@ def _may_be(what: str, column: Cells) -> bool:
     if what == "location":
         return len(set(given)) > 1 and not _are_files(column)
     if what == "count":
-        return bool(given) and all(_count(cell) is not None for cell in given)
+        return sum(_count(cell) is not None for cell in given) > _MOSTLY * len(given)
     if what == "is_empty":
         return bool(given) and all(cell.casefold() in _YES | _NO for cell in given)
     return bool(given)
@@ -379,6 +387,15 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             for row in alone:
                 labels[row] = genera[row]
             notes["animals of which the genus alone is known, which is their label"] += len(alone)
+            common = table.columns.get("common_name", labels)
+            rest = [
+                row
+                for row, label in enumerate(labels)
+                if label is None and common[row] and not is_word_for_empty(common[row] or "")
+            ]
+            for row in rest:
+                labels[row] = common[row]
+            notes["animals of which a common name alone is known, which is their label"] += len(rest)
     if (flag := used.get("is_empty")) is not None:
         for row, cell in enumerate(table.columns[flag]):
             said = (cell or "").casefold()

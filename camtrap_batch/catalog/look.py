@@ -185,7 +185,7 @@ def _of_folder(target: str) -> Found:
         names = [name.removeprefix(f"{inside}/") for name in names if name.startswith(f"{inside}/")]
     found = _of_names(root, names)
     if inside is not None:
-        found.lines.insert(0, f"all images here are in {inside}, which is taken as the image root")
+        found.lines.insert(1, f"all images here are in {inside}, which is taken as the image root")
     found.lines += [f"{n:,} {text}" for text, n in notes.items()]
     base = os.path.relpath(target) if _is_local(target) else redacted(target).rstrip("/")
     for name in lists[:_SHOWN]:
@@ -423,11 +423,11 @@ def _of_table(target: str) -> Found:
     left = [name for name in table.columns if name not in used.values()]
     taken = ", ".join(f"{name} ({what})" for what, name in likely.items())
     lines = [
-        f"a table of {len(table):,} rows; columns that are read: {read or 'none'}",
+        f"a table of {len(table):,} rows",
+        *([f"columns that are read: {read}"] if read else []),
         *([f"columns taken for what their names say: {taken}"] if taken else []),
         *([f"columns that are left alone: {', '.join(left)}"] if left else []),
         line,
-        *table.notes,
     ]
     found = Found({"format": "csv", "metadata": target, "images": root}, lines, videos=_n_videos(files))
     found.has_labels = bool({"category_id", "category_name"} & set(used))

@@ -88,13 +88,9 @@ def reprocess(context: Context) -> Iterator[StageResult]:
                     for other in stages:
                         other.check_catalog(context)
                 result = run_one(context, stage.name)
-                if context.dry_run and ahead is not None and result.snapshots:
-                    result = StageResult(
-                        stage.name, notes=[f"how much that is can't be told before {ahead} has run"]
-                    )
-                elif context.dry_run and ahead is not None and stage.name == "publish":
-                    result.notes.insert(0, f"to make of the tables as they are now, before {ahead} has run:")
-                elif context.dry_run and ahead is None and not result.snapshots:
+                if context.dry_run and ahead is not None:
+                    result = _after(ahead, result)
+                elif context.dry_run and not result.snapshots and stage.name != "publish":
                     ahead = stage.name
                 yield result
             except InputError as problem:
@@ -105,6 +101,15 @@ def reprocess(context: Context) -> Iterator[StageResult]:
                 if stage.name == "publish" and not isinstance(problem, LeaseLost):
                     yield from _report_all_the_same(context)
                 raise
+
+
+def _after(ahead: str, result: StageResult) -> StageResult:
+    """What a dry run can say of a stage when an earlier one, `ahead`, still has something to do."""
+    if result.stage == "publish":
+        result.notes.insert(0, f"to make of the tables as they are now, before {ahead} has run:")
+    elif result.snapshots or not result.notes:
+        return StageResult(result.stage, notes=[f"how much that is can't be told before {ahead} has run"])
+    return result
 
 
 def _report_all_the_same(context: Context) -> Iterator[StageResult]:

@@ -309,13 +309,14 @@ project_id,deployment_id,image_id,filename,location,is_blank,genus,species,commo
 1,D1,i2,IMG_2.JPG,gs://bucket/D1/IMG_2.JPG,0,Urocyon,cinereoargenteus,Grey Fox,2021-03-12 20:26:38,1
 1,D2,i3,IMG_3.JPG,gs://bucket/D2/IMG_3.JPG,1,,,Blank,2021-03-12 20:27:38,
 1,D2,i4,IMG_4.JPG,gs://bucket/D2/IMG_4.JPG,0,Martes,,Martes Species,2021-03-12 20:28:38,1
+1,D2,i5,IMG_5.JPG,gs://bucket/D2/IMG_5.JPG,0,,,Bird,2021-03-12 20:29:38,1
 """
 
 
 def test_a_table_of_wildlife_insights(tmp_path: Path) -> None:
     path = csv(tmp_path, WILDLIFE_INSIGHTS)
     catalog = read_csv(path, BY_FOLDER)
-    assert catalog.table["location"].null_count == 4  # URLs of files are no cameras
+    assert catalog.table["location"].null_count == 5  # URLs of files are no cameras
     notes = "\n".join(catalog.notes)
     assert "values of the column location that are files, no cameras: it is left alone" in notes
     assert (
@@ -328,8 +329,9 @@ def test_a_table_of_wildlife_insights(tmp_path: Path) -> None:
         "IMG_2.JPG": [("Urocyon cinereoargenteus", 1)],
         "IMG_3.JPG": [("empty", None)],
         "IMG_4.JPG": [("Martes", 1)],
+        "IMG_5.JPG": [("Bird", 1)],
     }
-    assert catalog.table["location"].to_pylist() == ["D1", "D1", "D2", "D2"]
+    assert catalog.table["location"].to_pylist() == ["D1", "D1", "D2", "D2", "D2"]
     assert "column left alone" not in "\n".join(catalog.notes)
 
 

@@ -264,7 +264,7 @@ def test_a_start_that_can_not_be_read_is_not_known_and_is_said(tmp_path: Path) -
     notes: Counter[str] = Counter()
     periods = cameras(tmp_path, *rows, notes=notes)
     assert notes == {
-        "starts of deployments that can't be read, taken as not known, so that the first photo counts: "
+        "deployments whose start can't be read, and is taken as not known, so that the first photo counts: "
         f"{tmp_path}/cameras.csv:2: start: 'soon'": 1
     }
     assert periods["start"].to_pylist()[0] is None
