@@ -234,7 +234,7 @@ def read_dates(
     if dates.numbered:
         first = dates.numbered[0]
         time = str(dates.times[first].astype("datetime64[s]")).replace("T", " ")
-        notes[f"dates that are Excel's day numbers, such as {texts[first].as_py()!r} for {time}"] += len(
+        notes[f"dates given as Excel's day numbers, such as {texts[first].as_py()!r} for {time}"] += len(
             dates.numbered
         )
     if n_alone := int(dates.date_only.sum()):

@@ -283,7 +283,7 @@ def test_day_numbers_of_excel() -> None:
         dt.datetime(2021, 3, 14, 12),
     ]
     assert notes == {
-        "dates that are Excel's day numbers, such as '44267.35109953704' for 2021-03-12 08:25:35": 3,
+        "dates given as Excel's day numbers, such as '44267.35109953704' for 2021-03-12 08:25:35": 3,
         "dates without a time of day": 1,
     }
     with pytest.raises(InputError, match=r"a.csv:3: datetime '44267' is no date that can be read, and 2"):

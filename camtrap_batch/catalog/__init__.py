@@ -26,6 +26,7 @@ from camtrap_batch.catalog.cameras import (
 )
 from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.job import Dataset
+from camtrap_batch.vocabulary import counted
 
 __all__ = [
     "READERS",
@@ -66,7 +67,7 @@ def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | 
         parts.append(of_source.filter(pc.invert(pc.is_in(of_source["location"], told))))
     periods = pa.concat_tables(parts) if parts else PERIODS.empty_table()
     outages = None if dataset.outages is None else read_outages(dataset.outages, dataset.dates)
-    lines = [f"{n:,} {text}" for text, n in notes.items()] + check_periods(periods, outages)
+    lines = [counted(n, text) for text, n in notes.items()] + check_periods(periods, outages)
     if dataset.cameras is not None:
         lines += [*cameras_without_place(dataset.cameras), *columns_left_alone(dataset.cameras)]
     return periods if periods.num_rows else None, outages, lines

@@ -223,7 +223,7 @@ def read_csv(
     table.require_cells([used["file_name"]])
     notes = table.notes
     for what, name in likely_columns(table, used).items():
-        notes[f"column left alone: {name}; if it has the {what}: dataset.columns: {{{what}: {name}}}"] += 1
+        notes[f"columns left alone: {name}; if it has the {what}: dataset.columns: {{{what}: {name}}}"] += 1
     kept = _without_repeats(table, notes)
     path_label = label if label is not None and (label.level is not None or label.regex is not None) else None
     own_label = label if label is not None and label.is_of_metadata else None
@@ -386,7 +386,7 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             alone = [row for row, label in enumerate(labels) if label is None and genera[row]]
             for row in alone:
                 labels[row] = genera[row]
-            notes["animals of which the genus alone is known, which is their label"] += len(alone)
+            notes["rows of which the genus alone is known: it is the label"] += len(alone)
             common = table.columns.get("common_name", labels)
             rest = [
                 row
@@ -395,7 +395,7 @@ def _species(table: GivenTable, used: Mapping[str, str], notes: Counter[str]) ->
             ]
             for row in rest:
                 labels[row] = common[row]
-            notes["animals of which a common name alone is known, which is their label"] += len(rest)
+            notes["rows of which a common name alone is known: it is the label"] += len(rest)
     if (flag := used.get("is_empty")) is not None:
         for row, cell in enumerate(table.columns[flag]):
             said = (cell or "").casefold()
@@ -457,8 +457,8 @@ def _taken_apart(
         counts = [_count(part) for part in split_cell(cell, between)]
         each = counts if len(counts) == len(parts) else [None] * len(parts)
         found += [(row, part, number_) for part, number_ in zip(parts, each, strict=True)]
-        notes["cells that name several species, taken apart"] += 1
-        notes["counts of cells that name several species, taken as not counted"] += bool(
+        notes["cells with several species, taken apart"] += 1
+        notes["counts of several species in one cell, taken as not counted"] += bool(
             cell and len(counts) != len(parts)
         )
     return found
@@ -467,7 +467,7 @@ def _taken_apart(
 def _note_several(labels: Cells, notes: Counter[str]) -> None:
     for sign, cells in several_in_one(labels).items():
         notes[
-            f"cells that seem to name several species, such as {cells[0]!r}, and count as one of their own; "
+            f"cells with several species, as it seems, such as {cells[0]!r}, each a class of its own; "
             f"dataset.label: {{between: {sign!r}}} takes them apart"
         ] += len(cells)
 

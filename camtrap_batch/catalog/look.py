@@ -39,8 +39,10 @@ from camtrap_batch.vocabulary import (
     PEOPLE,
     RAW_ENDINGS,
     VIDEO_ENDINGS,
+    counted,
     ending_of,
     is_word_for_empty,
+    plural,
 )
 
 _PATIENCE_S = 20.0
@@ -186,7 +188,7 @@ def _of_folder(target: str) -> Found:
     found = _of_names(root, names)
     if inside is not None:
         found.lines.insert(1, f"all images here are in {inside}, which is taken as the image root")
-    found.lines += [f"{n:,} {text}" for text, n in notes.items()]
+    found.lines += [counted(n, text) for text, n in notes.items()]
     base = os.path.relpath(target) if _is_local(target) else redacted(target).rstrip("/")
     for name in lists[:_SHOWN]:
         if (kind := _kind(f"{target}/{name}")) is not None:
@@ -241,10 +243,10 @@ def _of_names(target: str, names: Sequence[str]) -> Found:
     n_other = len(names) - len(images) - len(videos)
     endings = ", ".join(f"{kind} {number:,}" for kind, number in kinds.most_common(_SHOWN))
     lines = [
-        f"{len(images):,} images"
-        + (f", {len(videos):,} video{'s' * (len(videos) > 1)}" if videos else "")
+        plural(len(images), "image")
+        + (f", {plural(len(videos), 'video')}" if videos else "")
         + f" ({endings})",
-        *([f"{n_other:,} other files, which are left out"] if n_other else []),
+        *([counted(n_other, "other files, which are left out")] if n_other else []),
     ]
     headers = _headers(ImageRoot(target), images)
     lines.append(_dates(headers))
@@ -391,7 +393,7 @@ def _of_json(target: str) -> Found:
         found.lines.append(line)
         return found
     labelled = "with labels of people" if has("annotations") else "without labels"
-    lines = [f"a COCO Camera Traps file of {len(names):,} images, {labelled}", line]
+    lines = [f"a COCO Camera Traps file of {plural(len(names), 'image')}, {labelled}", line]
     return Found({"format": "cct", "metadata": target, "images": root}, lines, videos=_n_videos(names))
 
 
@@ -399,7 +401,7 @@ def _of_results(target: str, names: list[str], root: str) -> Found:
     below = [tidy_name(name, root) for name in names]
     levels = _levels(below)
     camera, _ = _guess(levels, len(below))
-    lines = [f"results of a detector for {len(names):,} images"]
+    lines = [f"results of a detector for {plural(len(names), 'image')}"]
     return Found({"format": "folder", "images": root}, lines, levels, camera, None, target, _n_videos(below))
 
 
@@ -423,7 +425,7 @@ def _of_table(target: str) -> Found:
     left = [name for name in table.columns if name not in used.values()]
     taken = ", ".join(f"{name} ({what})" for what, name in likely.items())
     lines = [
-        f"a table of {len(table):,} rows",
+        f"a table of {plural(len(table), 'row')}",
         *([f"columns that are read: {read}"] if read else []),
         *([f"columns taken for what their names say: {taken}"] if taken else []),
         *([f"columns that are left alone: {', '.join(left)}"] if left else []),
@@ -438,9 +440,8 @@ def _of_table(target: str) -> Found:
         if several:
             sign, cells = max(several.items(), key=lambda item: len(item[1]))
             found.dataset["label"] = {"between": sign}
-            lines.append(
-                f"{len(cells):,} cells name several species, such as {cells[0]!r}, and are taken apart"
-            )
+            told = counted(len(cells), "cells with several species, which are taken apart, such as")
+            lines.append(f"{told} {cells[0]!r}")
     if "location" not in used:
         found.levels = _levels(tidy_name(name, root) for name in files)
         found.camera, found.species = _guess(found.levels, len(files))

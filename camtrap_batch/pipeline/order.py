@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,22 +81,19 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     with context.display.waiting("checking the job, and loading what its stages need ..."):
         for stage in stages:
             stage.check(context)
+    changed: list[str] = []
     with context.driving("reprocess"):
-        ahead: str | None = None  # the first stage that a dry run found something to do for
         for number, stage in enumerate(stages):
             try:
                 if number == 1:  # the first one has made the catalog
                     for other in stages:
                         other.check_catalog(context)
                 result = run_one(context, stage.name)
-                if context.dry_run and ahead is not None:
-                    result = _after(ahead, result)
-                elif context.dry_run and not result.snapshots and stage.name != "publish":
-                    ahead = stage.name
-                yield result
+                yield _as_it_would_be(result, changed) if context.dry_run else result
             except InputError as problem:
                 if not context.dry_run:
                     raise
+                changed.append(stage.name)
                 yield StageResult(stage.name, notes=[f"how much that is can't be told yet: {problem}"])
             except StageError as problem:
                 if stage.name == "publish" and not isinstance(problem, LeaseLost):
@@ -103,12 +101,18 @@ def reprocess(context: Context) -> Iterator[StageResult]:
                 raise
 
 
-def _after(ahead: str, result: StageResult) -> StageResult:
-    """What a dry run can say of a stage when an earlier one, `ahead`, still has something to do."""
-    if result.stage == "publish":
-        result.notes.insert(0, f"to make of the tables as they are now, before {ahead} has run:")
-    elif result.snapshots or not result.notes:
-        return StageResult(result.stage, notes=[f"how much that is can't be told before {ahead} has run"])
+def _as_it_would_be(result: StageResult, changed: list[str]) -> StageResult:
+    """The result of a dry run, which sees what is there now and not what the stages before it would make.
+
+    Parameters
+    ----------
+    changed : those of them that would make something; the stage is added, where it would
+    """
+    if result.notes and not result.snapshots:
+        changed.append(result.stage)
+    elif changed:
+        note = f"done for what is there now; what {' and '.join(changed)} will change can't be told yet"
+        return replace(result, snapshots={}, notes=[*result.notes, note])
     return result
 
 

@@ -274,7 +274,7 @@ def test_cells_that_name_several_species(tmp_path: Path) -> None:
     catalog = read_csv(path, BY_FOLDER)
     assert labels(catalog)["a.jpg"] == [("fox; badger", None)]
     note = (
-        "cells that seem to name several species, such as 'fox; badger', and count as one of their own; "
+        "cells with several species, as it seems, such as 'fox; badger', each a class of its own; "
         "dataset.label: {between: ';'} takes them apart"
     )
     assert catalog.notes[note] == 2
@@ -285,7 +285,7 @@ def test_cells_that_name_several_species(tmp_path: Path) -> None:
         "c.jpg": [("fox", None), ("badger", None)],
         "d.jpg": [],
     }
-    assert catalog.notes["counts of cells that name several species, taken as not counted"] == 1
+    assert catalog.notes["counts of several species in one cell, taken as not counted"] == 1
     assert catalog.notes["images without an annotation"] == 1
     taxa = "990ae9dd;mammalia;carnivora;canidae;vulpes;vulpes;red fox"
     path = csv(tmp_path, f"file_name,species\na.jpg,{taxa}\nb.jpg,red fox\nc.jpg,grey fox/wolf\n")
@@ -320,7 +320,7 @@ def test_a_table_of_wildlife_insights(tmp_path: Path) -> None:
     notes = "\n".join(catalog.notes)
     assert "values of the column location that are files, no cameras: it is left alone" in notes
     assert (
-        "column left alone: is_blank; if it has the is_empty: dataset.columns: {is_empty: is_blank}" in notes
+        "columns left alone: is_blank; if it has the is_empty: dataset.columns: {is_empty: is_blank}" in notes
     )
     columns = {"location": "deployment_id", "is_empty": "is_blank", "count": "number_of_objects"}
     catalog = read_csv(path, BY_FOLDER, columns=columns)
@@ -332,7 +332,7 @@ def test_a_table_of_wildlife_insights(tmp_path: Path) -> None:
         "IMG_5.JPG": [("Bird", 1)],
     }
     assert catalog.table["location"].to_pylist() == ["D1", "D1", "D2", "D2", "D2"]
-    assert "column left alone" not in "\n".join(catalog.notes)
+    assert "left alone" not in "\n".join(catalog.notes)
 
 
 def test_names_of_columns_that_the_job_says(tmp_path: Path) -> None:
