@@ -19,7 +19,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.catalog.tables import GivenTable, is_missing, number, read_table
+from camtrap_batch.catalog.tabular import GivenTable, is_missing, number, read_table
 from camtrap_batch.dates import Order, are_too_many, check_orders, is_date_only, parse_date, parse_dates
 from camtrap_batch.errors import InputError
 

@@ -15,7 +15,7 @@ from camtrap_batch.catalog.labels import label_key, one_name_each, several_in_on
 from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
-from camtrap_batch.catalog.tables import GivenTable, Names, column_name, number, read_table
+from camtrap_batch.catalog.tabular import GivenTable, Names, column_name, number, read_table
 from camtrap_batch.dates import Order, are_too_many, join_date_and_time
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Label, WithLabel

@@ -27,7 +27,7 @@ from camtrap_batch.catalog.folder import without_run_folders
 from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.catalog.labels import several_in_one
 from camtrap_batch.catalog.names import tidy_name
-from camtrap_batch.catalog.tables import column_name, read_table
+from camtrap_batch.catalog.tabular import column_name, read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.exif import read_jpeg_exif
