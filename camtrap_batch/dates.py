@@ -42,9 +42,9 @@ MOST_UNREADABLE = 0.05
 _NO_DATE = frozenset({"unknown", "none", "null", "nan", "nat", "n/a", "na", "#n/a", "#na", "<na>", "-"})
 _WRITTEN: dict[Order, str] = {"dmy": "day first", "mdy": "month first", "ymd": "year first"}
 
-_EARLIEST = 1900  # before that a clock was never set
+_EARLIEST = 1900  # an earlier year means that the clock was never set
 _PIVOT = 70  # of years of two digits, as POSIX has it: 70 is 1970, 69 is 2069
-# Whatever this matches is a date, and can be parsed a column at a time; all else is looked at row by row.
+# Whatever this matches is a date, and can be parsed a column at a time; the rest is parsed row by row.
 _COMMON = (
     r"^(?:19|2\d)\d{2}"
     r"-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)"
@@ -117,12 +117,13 @@ class Dates:
     ----------
     times : (n,) datetime64[us], local camera time; NaT if there is none; midnight where `date_only`
     offsets : (n,) int32, minutes east of UTC; `NULL_OFFSET` where the text has none
-    date_only : (n,) bool, the text says no time of day
-    placeholders : rows that say that the date is not known: a word, all zeros, a year before 1900
-    strange : rows whose text is no date in a known form, or can't be one (month 13)
-    undecided : rows that do not tell day, month and year apart, where nothing else in the column does
-    told : order -> the first row that is written so, and could not be otherwise
-    numbered : rows that are day numbers of Excel, which count where the column has nothing else
+    date_only : (n,) bool, whether the text has no time of day
+    placeholders : rows that say that the date is unknown: a word, all zeros, a year before 1900
+    strange : rows whose text is not a date in a known form, or is impossible (month 13)
+    undecided : rows that leave the order of day, month and year open, if nothing else in the column settles
+        it
+    told : order -> the first row that can only be read in that order
+    numbered : rows that are day numbers of Excel, used if the column has nothing else
     """
 
     times: npt.NDArray[np.datetime64]
@@ -248,7 +249,7 @@ def check_orders(
     say: Callable[[int], str],
     order: Order | None,
 ) -> None:
-    """Raise InputError where a column mixes orders, has another than the job says, or does not tell which.
+    """Raise InputError if a column mixes orders, has another one than the job says, or leaves it open.
 
     `say`: file, line, column and value of a row.
     """
@@ -268,12 +269,12 @@ def check_orders(
     which = "day, month or year first" if "ymd" in offered else "day or month first"
     named = ", ".join(offered[:-1]) + f" or {offered[-1]}" if len(offered) > 1 else "dmy, mdy or ymd"
     raise InputError(
-        f"{say(dates.undecided[0])}: {which}? no date of this column tells; set dataset.dates to {named}"
+        f"{say(dates.undecided[0])}: {which}? no date in this column settles it; set dataset.dates to {named}"
     )
 
 
 def are_too_many(n_unreadable: int, n: int) -> bool:
-    """Whether so many of n values that people gave can't be read that the column is not what it should be."""
+    """Whether too many of n given values are unreadable for the column to be what it should be."""
     return n_unreadable > max(1, MOST_UNREADABLE * n) or n_unreadable == n
 
 
@@ -372,15 +373,15 @@ def _matched(text: str) -> re.Match[str] | None:
 
 
 def _readings(text: str | re.Match[str]) -> dict[Order, tuple[int, int, int]]:
-    """Order -> year, month, day, for each order that the numbers of a date can have which ends in its year,
-    or may begin with two digits of it; none where it is no such date, or there never was one."""
+    """Order -> year, month, day, for each possible order of a date that ends in its year, or may begin with
+    two digits of it; empty if it is not such a date, or an impossible one."""
     match = _YEAR_LAST.fullmatch(text.strip()) if isinstance(text, str) else text
     if match is None:
         return {}
     first, then, year = int(match["first"]), int(match["then"]), _year(match["year"])
-    if match["sign"] == ".":  # between dots the day is always first
+    if match["sign"] == ".":  # with dots the day is always first
         return {"dmy": (year, then, first)}
-    # Between hyphens, where ISO 8601 has it first, a short year may be.
+    # With hyphens, as in ISO 8601, a short year may come first.
     is_open = match["sign"] == "-" and len(match["year"]) == 2
     this_year = dt.datetime.now(dt.UTC).year
     found: dict[Order, tuple[int, int, int]] = {}
@@ -407,7 +408,7 @@ def _in_order(match: re.Match[str], order: Order | None) -> tuple[int, int, int]
 
 
 def _written_order(text: str) -> Order | None:
-    """Which order a date has that does not begin with four digits, where the date itself tells."""
+    """The order of a date that does not begin with four digits, if the date itself shows it."""
     match = _YEAR_LAST.fullmatch(text.strip())
     if match is None or match["sign"] == ".":
         return None
@@ -426,7 +427,7 @@ def _names_of_months() -> list[tuple[str, int]]:
 
 @functools.lru_cache(1000)
 def _month(word: str) -> int | None:
-    """The month that a word names, or of whose name it is the beginning, if it is that of one alone."""
+    """The month that a word names or abbreviates, if there is only one."""
     letters = unicodedata.normalize("NFKD", word.casefold())
     plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     found = {number for name, number in _names_of_months() if name.startswith(plain)}
@@ -434,7 +435,7 @@ def _month(word: str) -> int | None:
 
 
 def _numbered_day(text: str) -> dt.datetime | None:
-    """The time of one of Excel's day numbers, to the second; None for what is none of 1990 to 2050."""
+    """The time of one of Excel's day numbers, to the second; None outside of 1990 to 2050."""
     if _DAY_NUMBER.fullmatch(text.strip()) is None:
         return None
     days = float(text.replace(",", "."))

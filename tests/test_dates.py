@@ -262,7 +262,7 @@ def test_years_of_two_digits() -> None:
     with pytest.raises(InputError) as caught:
         read("03-04-21", "13-04-21")
     assert str(caught.value) == (
-        "a.csv:2: datetime '03-04-21': day, month or year first? no date of this column tells; set "
+        "a.csv:2: datetime '03-04-21': day, month or year first? no date in this column settles it; set "
         "dataset.dates to dmy or ymd"
     )
     with pytest.raises(

@@ -397,7 +397,7 @@ def test_a_table_with_columns_and_words_of_its_own(
     )
     (stations / "tabla.csv").write_text(f"Foto;Cámara;Especie;Fecha;Hora\n{rows}")
     told = init(capsys, stations / "tabla.csv", code=2)
-    assert "day or month first? no date of this column tells" in told
+    assert "day or month first? no date in this column settles it" in told
     assert told.strip().endswith("camtrap init: --dates")
     told = init(capsys, stations / "tabla.csv", "--dates", "dmy")
     taken = "foto (file_name), especie (category_name), cámara (location), fecha (date), hora (time)"

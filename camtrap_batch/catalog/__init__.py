@@ -53,8 +53,8 @@ def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | 
     Raises
     ------
     InputError
-        A column of times is wrong, or a time of an outage; an end is before its start, an outage is outside
-        of the deployments.
+        A column of times is wrong, or a time of an outage; an end is before its start, an outage lies outside
+        the deployments.
     """
     notes: Counter[str] = Counter()
     of_cameras = None if dataset.cameras is None else read_periods(dataset.cameras, dataset.dates, notes)

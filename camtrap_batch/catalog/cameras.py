@@ -91,10 +91,10 @@ class Site:
     Attributes
     ----------
     where : file and line, or feature
-    location, longitude, latitude : degrees, WGS 84; None where both cells are empty
-    cells : what else the row says, by the file's own names
-    roles : start, end, camera, deployment -> the name of the cell that has it
-    named_by : the name of the cell that has the location
+    location, longitude, latitude : degrees, WGS 84; None if both cells are empty
+    cells : everything else in the row, by the file's own column names
+    roles : start, end, camera, deployment -> the name of the cell that holds it
+    named_by : the name of the cell that holds the location
     """
 
     where: str
@@ -152,7 +152,7 @@ def cameras_without_place(path: str) -> list[str]:
 
 
 def columns_left_alone(path: str) -> list[str]:
-    """A line for each column that may be the start or the end of deployments by another name."""
+    """One line for each column that may hold the start or the end of deployments under another name."""
     first = read_sites(path)[0]
     return [
         f"{path}: the column {name} is left alone; if deployments {role} there, call it {role}"
@@ -164,13 +164,13 @@ def columns_left_alone(path: str) -> list[str]:
 
 
 def read_periods(path: str, order: Order | None = None, notes: Counter[str] | None = None) -> pa.Table:
-    """Deployments of the camera table, as `PERIODS`: a row for each of its rows with a start or an end.
+    """Deployments of the camera table, as `PERIODS`: one for each of its rows with a start or an end.
 
     Parameters
     ----------
-    order : of day and month in dates that leave it open, where no other date of the table tells
-    notes : gets starts and ends that can't be read and are taken as not known, up to a part of a column, as
-        of any table; without a count of them, each is refused
+    order : order of day and month in ambiguous dates, if no other date of the table settles it
+    notes : gets unreadable starts and ends, which are taken as unknown, up to a fraction of a column, as in
+        any table; without `notes`, each is refused
 
     Raises
     ------
@@ -338,7 +338,7 @@ def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str,
 
 
 def _order_of_dates(columns: Iterable[Sequence[str | None]], order: Order | None) -> Order | None:
-    """The order of day and month of those dates that tell, if it is one, else the one that the job gives."""
+    """The order of all unambiguous dates if it is the same for all, otherwise the one that the job gives."""
     found = {name for texts in columns for name in parse_dates(texts).told}
     return found.pop() if len(found) == 1 else order
 
@@ -405,9 +405,9 @@ def _moments(
     order: Order | None,
     notes: Counter[str] | None = None,
 ) -> list[dt.datetime | None]:
-    """A column of `moment`s. What can't be read is None, and in `notes`, up to `dates.MOST_UNREADABLE` of it.
+    """A column of `moment`s. Unreadable ones are None, and in `notes`, up to `dates.MOST_UNREADABLE` of them.
 
-    Raises InputError where there is more of that, or no `notes`, and where orders of day and month are mixed.
+    Raises InputError if there are more, or no `notes`, or if orders of day and month are mixed.
     """
     dates = parse_dates(texts, order)
 

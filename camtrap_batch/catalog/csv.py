@@ -54,7 +54,8 @@ COLUMNS: Names = {
     "height": ("height",),
     "is_empty": (),
 }
-"""What is read -> the names that its column may have; others are left alone, but for `dataset.columns`."""
+"""What is read -> the names that its column may have; others are ignored, unless named in
+`dataset.columns`."""
 
 LIKELY: Names = {
     what: tuple(names.split())
@@ -76,11 +77,11 @@ LIKELY: Names = {
         "is_empty": "is_blank is_empty blank empty no_animal",
     }.items()
 }
-"""What is read -> names of columns that likely have it, but may not: `dataset.columns` has to say so."""
+"""What is read -> names of columns that probably hold it, but may not: `dataset.columns` has to say so."""
 
 _KEY = "dataset.metadata"
 _OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "is_empty")
-"""In which rows of one image may differ; a width may be that of an animal's box."""
+"""Columns in which rows of one image may differ; a width may be that of an animal's box."""
 
 _NUMBERS = dict(
     zip("one two three four five six seven eight nine ten".split(), range(1, 11), strict=True)  # noqa: SIM905
@@ -198,9 +199,9 @@ def read_csv(
 
     Parameters
     ----------
-    path : file or fsspec URL of a table as `tables.read_table` takes it, with columns of `COLUMNS`
-    location_of : location from a path, for images without one in the column `location`
-    label : where a path names the species, for a table that has no column for it; or how to read the column
+    path : file or fsspec URL of a table that `tabular.read_table` accepts, with columns of `COLUMNS`
+    location_of : finds the location in a path, for images without one in the column `location`
+    label : where a path names the species, for a table without a column for it; or how to read the column
     utc_offset : offset of dates that have none of their own, such as "+02:00"
     order : order of day and month in ambiguous dates
     root : path or URL that file names may begin with, and are relative to

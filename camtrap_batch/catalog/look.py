@@ -429,7 +429,7 @@ def _of_table(target: str) -> Found:
         f"a table of {plural(len(table), 'row')}",
         *([f"columns that are read: {read}"] if read else []),
         *([f"columns taken for what their names say: {taken}"] if taken else []),
-        *([f"columns that are left alone: {', '.join(left)}"] if left else []),
+        *([f"columns that are ignored: {', '.join(left)}"] if left else []),
         line,
     ]
     found = Found({"format": "csv", "metadata": target, "images": root}, lines, videos=_n_videos(files))

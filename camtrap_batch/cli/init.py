@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _NONE = "none"
 _ORDERS = ("dmy", "mdy", "ymd")
-_FEW = 3  # cameras; with fewer there is nothing to divide by camera
+_FEW = 3  # cameras; fewer can't be divided by camera
 
 
 def add(commands: Commands) -> None:
@@ -188,7 +188,7 @@ def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
         path = root.resolve().parent / path.name
         print(f"the job file goes beside the images, to {path}: a job writes nothing among them")
     if path.exists():
-        raise UserError(f"{path}: is there already; name another with --out FILE, or remove it")
+        raise UserError(f"{path}: already exists; name another with --out FILE, or remove it")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         raise UserError(f"{path.parent}: can't be written to; say with --out FILE where the job file goes")
     if not path.parent.is_dir():

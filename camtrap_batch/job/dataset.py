@@ -74,12 +74,12 @@ class Label(_PartOfPath):
     )
     empty: list[str] = Field(
         ["empty", "blank"],
-        description="names, in upper or lower case, that mean: no animal; alone: in a table's own column",
+        description="names, in any case, that mean that there is no animal; alone: in a table's own column",
     )
     between: str | None = Field(
         None,
         min_length=1,
-        description="what stands between species of which a cell or a folder names several, such as ;",
+        description="separator of several species in one cell or folder name, such as ;",
     )
 
     later: ClassVar[tuple[str, ...]] = ("keywords", "hierarchy", "count", "between")
@@ -87,7 +87,7 @@ class Label(_PartOfPath):
 
     @property
     def is_of_metadata(self) -> bool:
-        """Whether it is the metadata that name the species, and only how to read them is said."""
+        """Whether the metadata name the species, and the keys only say how to read them."""
         return self.level is None and self.regex is None and not self.is_of_photos
 
     @property
@@ -161,7 +161,7 @@ class Dataset(Section):
 
     dates: Literal["dmy", "mdy", "ymd"] | None = Field(
         None,
-        description="what comes first in dates such as 03/04/2022 and 21-03-04; default: as other dates tell",
+        description="order of dates such as 03/04/2022 and 21-03-04; default: what other dates show",
     )
 
     video: Video | None = Field(

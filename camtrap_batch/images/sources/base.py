@@ -175,7 +175,8 @@ _VERSION_KEYS = (
 
 
 def is_hidden(file_name: str) -> bool:
-    """Whether the file or a folder that it is in has a name that begins with a dot, or is a system's own."""
+    """Whether the name of the file, or of a folder that it is in, begins with a dot or belongs to a
+    system."""
     return any(part.startswith(".") or part.lower() in _OF_SYSTEMS for part in file_name.split("/"))
 
 
@@ -183,7 +184,7 @@ _OF_SYSTEMS = frozenset(
     {"@eadir", "#recycle", "@recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information"}
     | {"lost+found", "lost.dir", "__macosx"}
 )
-"""Folders that NAS devices, Windows, Macs, phones and file systems make, in lower case: no cameras."""
+"""Folders that NAS devices, Windows, Macs, phones and file systems create, in lower case: not cameras."""
 
 
 def is_unsafe(file_name: str) -> bool:
