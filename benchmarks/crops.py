@@ -2,10 +2,10 @@
 
     python benchmarks/crops.py [--images N] [--scratch DIR]
 
-Draws the demo's data set, and does its job as far as `detect`. Then selects and trains twice, on whole frames and
-on crops of the detector's boxes. Both models are judged by the labels of the same images of cameras that none of
-them has seen: for crops by what the rules for boxes make of them. They are drawings, not photographs. Ends with 1
-where crops are no better.
+Draws the demo's data set, and does its job as far as `detect`. Then selects and trains twice, on whole frames
+and on crops of the detector's boxes. Both models are judged by the labels of images of the same cameras that
+neither has seen: that of crops by what the rules for boxes make of them. They are drawings, not photographs.
+Ends with 1 where crops are no better.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from camtrap_batch.rehearsal.demo import CAMERAS, IMAGES, write_demo_job
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help=f"default: {IMAGES:,}, as the demo")
+    parser.add_argument(
+        "--images", type=int, default=IMAGES, metavar="N", help=f"default: {IMAGES:,}, as the demo"
+    )
     parser.add_argument("--scratch", metavar="DIR", help="on the disk to be used (default: the system's)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch, prefix="crops-") as scratch:
@@ -39,7 +41,9 @@ def main() -> int:
 def compare(folder: Path, images: int) -> int:
     report = Report()
     job = write_demo_job(folder)
-    print(f"{images:,} drawings of {CAMERAS} cameras, {CORES} cores, load {os.getloadavg()[0]:.1f}", flush=True)
+    print(
+        f"{images:,} drawings of {CAMERAS} cameras, {CORES} cores, load {os.getloadavg()[0]:.1f}", flush=True
+    )
     with report.timed("data set drawn"):
         write_dataset(folder / "data", cameras=CAMERAS, images=images)
     with report.timed("catalog, validate, detect"):
@@ -56,8 +60,8 @@ def compare(folder: Path, images: int) -> int:
         valid = judged[on]["valid"]
         report.line(
             f"{on}: balanced accuracy on unseen cameras",
-            f"{valid['balanced_accuracy']:.3f}, accuracy {valid['accuracy']:.3f}, {valid['n_images']:,} images "
-            f"of {valid['n_locations']} cameras; selected and trained in {seconds:.1f} s",
+            f"{valid['balanced_accuracy']:.3f}, accuracy {valid['accuracy']:.3f}, {valid['n_images']:,} "
+            f"images of {valid['n_locations']} cameras; selected and trained in {seconds:.1f} s",
         )
     if splits["frames"] != splits["crops"]:
         raise SystemExit("the two splits differ: the figures can't be compared")

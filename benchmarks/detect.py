@@ -15,8 +15,8 @@ Without `--model` the file is that of a network of YOLO11s's size with random we
 time does not depend on what the weights are. Ends with 1 where a target is missed.
 
 With `--scale`: the stage on a manifest of WCS's shape (1,369,991 images) and a network that does next to
-nothing, on thumbnails of 64 pixels: what is lost to other than shards, memory of driver and scheduler; then, on
-200,000 rows at most, all workers against one that has one core.
+nothing, on thumbnails of 64 pixels: what is lost to other than shards, memory of driver and scheduler; then,
+on 200,000 rows at most, all workers against one that has one core.
 """
 
 from __future__ import annotations

@@ -197,7 +197,9 @@ def bad_results(path: Path, kind: str) -> str:
         words = "format_version '2.0' can't be read; possible: 1.0 to 1.6"
     elif kind == "pixels":
         content["images"][0]["detections"] = [{"category": "1", "conf": 0.9, "bbox": [10, 20, 300, 400]}]
-        words = "'elsewhere/x.jpg': bbox [10, 20, 300, 400] with conf 0.9: should be x, y, width, height as parts"
+        words = (
+            "'elsewhere/x.jpg': bbox [10, 20, 300, 400] with conf 0.9: should be x, y, width, height as parts"
+        )
     elif kind == "SpeciesNet's, of other images":
         content = {"predictions": [{"filepath": "elsewhere/x.jpg", "detections": []}]}
     path.write_text(json.dumps(content)[: 40 if kind == "cut off" else None])

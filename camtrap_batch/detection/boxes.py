@@ -139,9 +139,7 @@ def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, box
     location = rows["location"].combine_chunks().dictionary_encode()
     camera = location.indices.fill_null(-1).to_numpy().astype(np.int64)[row_of]
     corners = np.stack([boxes[name].to_numpy()[counts] for name in SIDES], axis=1)
-    found = find_repeats(
-        camera, row_of, corners, iou=settings.repeat.iou, min_frames=settings.repeat.frames
-    )
+    found = find_repeats(camera, row_of, corners, iou=settings.repeat.iou, min_frames=settings.repeat.frames)
     repeat[counts] = found
     names, image_ids = location.dictionary.to_pylist(), rows["image_id"]
     repeated = np.flatnonzero(found >= 0)

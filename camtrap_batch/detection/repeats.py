@@ -68,10 +68,8 @@ def _some_at_once(borders: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int
         first = min(last, len(borders) - 1)
 
 
-def _crowded(
-    boxes: Numbers, borders: npt.NDArray[np.int64], iou: float, least: int
-) -> npt.NDArray[np.int64]:
-    """Boxes that may be among `least` of their camera that overlap one so much; nearly all others are left out.
+def _crowded(boxes: Numbers, borders: npt.NDArray[np.int64], iou: float, least: int) -> npt.NDArray[np.int64]:
+    """Boxes that may be among `least` of their camera that overlap one so much; few others are kept.
 
     Such boxes differ little in size and in place. In a grid twice as coarse as that, or in one that is
     shifted by half a cell, they are in one cell.

@@ -56,10 +56,12 @@ _ROUNDED = 1e-3  # how far a confidence may be above 1
 _MD_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.6")
 _SPECIESNET_VERSIONS = ("20261015",)
 _START = 256
-_NO_LIST = "a list; should be an object with info, detection_categories and images, boxes as parts of the image"
+_NO_LIST = (
+    "a list; should be an object with info, detection_categories and images, boxes as parts of the image"
+)
 _WHOLE_BOX = (0.0, 0.0, 1.0, 1.0)
 _UNKNOWN_CATEGORY = "unknown"
-"""Name under which SpeciesNet's converter to MegaDetector's format puts what is said of an image without a box."""
+"""Of a box in which SpeciesNet's converter to MegaDetector's format puts what is said of an image as such."""
 
 _WHOLE_IMAGE = "0"  # SpeciesNet's category for a classification of the whole image, which is no box
 
@@ -216,7 +218,9 @@ def _parse(data: Any, where: str) -> Detections:
             return _of_speciesnet(msgspec.json.decode(data, type=_SpeciesNet), where)
         return _of_megadetector(msgspec.json.decode(data, type=_File), where)
     except msgspec.ValidationError as problem:
-        is_list = bytes(data[:_START]).lstrip().startswith(b"[")  # as programs write it whose boxes are in pixels
+        is_list = (
+            bytes(data[:_START]).lstrip().startswith(b"[")
+        )  # as programs write it whose boxes are in pixels
         raise InputError(f"{where}: not {kind}: {_NO_LIST if is_list else problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InputError(f"{where}: {why_not_json(data, problem)}") from None

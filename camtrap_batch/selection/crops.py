@@ -54,8 +54,8 @@ def label_crops(
     Parameters
     ----------
     images : of each image that is selected: label, reason, species, animals, told, as in the table selection
-    crops : image (row in `images`), what, confidence of the box, its sides x, y, w, h, and its own label where
-        the metadata have one
+    crops : image (row in `images`), what, confidence of the box, its sides x, y, w, h, and its own label
+        where the metadata have one
     classes : labels that are learnt
     empty : the class without an animal; None where there is none
     """
@@ -87,7 +87,11 @@ def label_crops(
 
 
 def _take_told(
-    images: pa.Table, crops: pa.Table, image: npt.NDArray[np.int64], is_box: npt.NDArray[np.bool_], own: _Texts
+    images: pa.Table,
+    crops: pa.Table,
+    image: npt.NDArray[np.int64],
+    is_box: npt.NDArray[np.bool_],
+    own: _Texts,
 ) -> npt.NDArray[np.bool_]:
     """Put what people said in review into `own`, in place; returns which crops nobody can tell the label of.
 

@@ -126,8 +126,8 @@ MANIFEST = _schema(
     (
         "orientation",
         pa.int8(),
-        "EXIF orientation, 2 to 8, of a picture that is not stored upright; otherwise null, as it is in rows of "
-        "earlier versions, which did not keep it",
+        "EXIF orientation, 2 to 8, of a picture that is not stored upright; otherwise null, as it is in rows "
+        "of earlier versions, which did not keep it",
     ),
     later=("date_only", "video_s", "orientation"),
 )
@@ -195,8 +195,8 @@ SELECTION = _schema(
     (
         "told",
         pa.list_(pa.struct([("label", pa.string()), ("box", pa.list_(pa.float32()))])),
-        "what people said in review where crops are trained on: a label, and the box (x, y, w, h) that it is of, "
-        "null where it is of the image as such",
+        "what people said in review where crops are trained on: a label, and the box (x, y, w, h) that it is "
+        "of, null where it is of the image as such",
     ),
     later=("species", "animals", "told"),
 )

@@ -341,7 +341,7 @@ def test_what_people_say_of_an_image_counts_before_the_boxes_of_the_metadata(mad
 
 
 def test_each_box_of_an_image_with_several_species_is_learnt(made: Made) -> None:
-    """Where the metadata say which is where; without boxes of their own such images are dropped, and counted."""
+    """Where the metadata say which is where; else such images are dropped, and counted."""
 
     def both(data: dict[str, Any]) -> None:
         lion = {"id": "new", "image_id": "a02", "category_id": 1, "bbox": [0, 0, 12, 12]}

@@ -445,7 +445,9 @@ def test_boxes_of_the_metadata_of_pictures_that_exif_turns(
     height, width = bright.shape
     lies = orientation >= 5
     bbox = [50, 5, 20, 10] if means == "stored" and lies else [int(side) for side in there]
-    size = {"stored": {"width": 80, "height": 40}, "upright": {"width": width, "height": height}}.get(means, {})
+    size = {"stored": {"width": 80, "height": 40}, "upright": {"width": width, "height": height}}.get(
+        means, {}
+    )
     content = {
         "images": [{"id": "a", "file_name": "a.jpg", "location": "x", **size}],
         "annotations": [{"id": "m", "image_id": "a", "category_id": 1, "bbox": bbox}],

@@ -24,7 +24,6 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Receipt, Shard
 from camtrap_batch.store.tables import finish_shard
 
-
 NOTHING = "nothing"
 """Under which images without a box that counts are told to those who watch."""
 

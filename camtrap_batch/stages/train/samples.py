@@ -329,9 +329,7 @@ def _described(
     if tables is None:
         n = crops.num_rows
         nothing = {name: np.zeros(n, np.float32) for name in ("confidence", *SIDES)}
-        return pa.table(
-            {"image": image, "what": crops["what"], **nothing, "label": pa.nulls(n, pa.string())}
-        )
+        return pa.table({"image": image, "what": crops["what"], **nothing, "label": pa.nulls(n, pa.string())})
     detected = open_table(folder, tables.detected).to_table(columns=["image_id", "n_boxes"])
     starts = np.cumsum([0, *detected["n_boxes"].fill_null(0).to_numpy()])
     of_image = pc.index_in(image_ids, value_set=detected["image_id"].combine_chunks()).to_numpy()
