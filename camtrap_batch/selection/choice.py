@@ -397,8 +397,8 @@ def describe(meta: dict[str, Any]) -> list[str]:
         lacking[_MOST_LACKING:] = [f"and {len(lacking) - _MOST_LACKING} more such classes"]
     if several := meta.get("kept_for_boxes"):
         lines.append(
-            f"{several:,} images show several of the classes: their boxes say which is where; they are "
-            "learnt from, and no image's label is judged by them"
+            f"{plural(several, 'image shows', 'images show')} several of the classes, and boxes say which is "
+            "where: crops of these are learnt, and no image's label is judged there"
         )
     return lines + lacking + _reviewed_lines(meta.get("reviewed"))
 

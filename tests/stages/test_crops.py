@@ -317,7 +317,7 @@ def test_what_people_say_of_a_box_is_what_its_crop_shows(made: Made) -> None:
     say(made, "a02", "zebra", box_of(made, "a02", 0))
     result = made.do("select")
     assert result.counts["several classes, kept for its boxes"] == 1
-    assert any("1 images show several of the classes: their boxes" in line for line in result.notes)
+    assert any("1 image shows several of the classes, and boxes say" in line for line in result.notes)
     samples = made.cut()
     assert labels_of(samples, "a02") == ["zebra", "lion"]
     assert samples.frames is not None
