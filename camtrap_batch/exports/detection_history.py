@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from camtrap_batch.catalog import as_photos_have_it
 from camtrap_batch.catalog.cameras import read_covariates
 from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import Images
@@ -295,7 +296,8 @@ def _covariates(images: Images, occasions: Occasions) -> pa.Table:
         "camera_days": pa.array(np.nansum(occasions.effort, axis=1)),
     }
     if (path := images.run.job.dataset.cameras) is not None:
-        table = read_covariates(path)
+        stations = pa.chunked_array([list(occasions.stations)], pa.string())
+        table = as_photos_have_it(read_covariates(path), lambda: stations)
         at = {name: number for number, name in enumerate(table["location"].to_pylist())}
         order = pa.array([at.get(name) for name in occasions.stations], pa.int64())
         columns |= {name: table[name].take(order) for name in table.column_names if name not in _PLACE}

@@ -48,7 +48,7 @@ class StageStatus:
     losses : `epoch` (a part of it while it lasts), `train_loss`, and at an epoch's end `valid_loss`
     fraction, text : of a stage that is one long shard: its part that is done, what it is at; None: its rows
         tell
-    labels : images by label so far, of those that are classified
+    labels : images by label so far, of those that are classified; or by what a detector finds in them
     help : what the stage does, for people
     """
 

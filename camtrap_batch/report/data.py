@@ -90,6 +90,7 @@ class Detected:
     n_with : images with a box that counts, by category
     n_boxes : boxes that count, by category
     description : what its file says of itself
+    n_without : images that it looked at without a box that counts; None: not known
     """
 
     name: str
@@ -100,6 +101,7 @@ class Detected:
     n_with: dict[str, int]
     n_boxes: dict[str, int]
     description: str = ""
+    n_without: int | None = None
 
 
 @dataclass(frozen=True)

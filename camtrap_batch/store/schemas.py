@@ -123,7 +123,13 @@ MANIFEST = _schema(
     ("thumbnail_row", pa.int32(), "row in thumbnail_file"),
     ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; otherwise null"),
     ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; otherwise null"),
-    later=("date_only", "video_s"),
+    (
+        "orientation",
+        pa.int8(),
+        "EXIF orientation, 2 to 8, of a picture that is not stored upright; otherwise null, as it is in rows "
+        "of earlier versions, which did not keep it",
+    ),
+    later=("date_only", "video_s", "orientation"),
 )
 
 VIDEOS = _schema(
@@ -186,7 +192,13 @@ SELECTION = _schema(
     ("reason", pa.string(), "why the image is kept or dropped"),
     ("species", pa.int32(), "how many species its labels name; null where crops are not trained on"),
     ("animals", pa.int32(), "how many animals its labels count; null where they do not say"),
-    later=("species", "animals"),
+    (
+        "told",
+        pa.list_(pa.struct([("label", pa.string()), ("box", pa.list_(pa.float32()))])),
+        "what people said in review where crops are trained on: a label, and the box (x, y, w, h) that it is "
+        "of, null where it is of the image as such",
+    ),
+    later=("species", "animals", "told"),
 )
 
 TRAINING_IMAGES = _schema(

@@ -204,7 +204,9 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     times = np.round(rank * every_s, 3)
     later = pc.add(frames["datetime"], pa.array((times * 1e6).astype("timedelta64[us]")))
     later = pc.if_else(pc.fill_null(frames["date_only"], False), frames["datetime"], later)
-    marks = pa.array([f"#t={seconds:.3f}".rstrip("0").rstrip(".") for seconds in times.tolist()], pa.string())
+    of_rank = np.round(np.arange(int(rank.max(initial=-1)) + 1) * every_s, 3).tolist()
+    names = [f"#t={seconds:.3f}".rstrip("0").rstrip(".") for seconds in of_rank]
+    marks = pa.array(names, pa.string()).take(pa.array(rank))
     for name, values in {
         "image_id": pc.binary_join_element_wise(frames["image_id"], marks, ""),
         "datetime": later,
