@@ -12,7 +12,6 @@ from camtrap_batch.cli.options import (
     add_option,
     job_argument,
     load_job,
-    out_option,
     whole_number,
 )
 from camtrap_batch.errors import UserError
@@ -30,7 +29,7 @@ def add(commands: Commands) -> None:
     )
     job_argument(parser)
     parser.add_argument("--to", required=True, metavar="FORMAT", help="what to write, see below")
-    out_option(parser, "where to write it", metavar="PATH", required=True)
+    parser.add_argument("--out", required=True, metavar="PATH", help="where to write it")
     parser.add_argument(
         "--snapshot",
         type=whole_number,
@@ -88,8 +87,7 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
     path = export.check(options.out, job)
     run = Run(job)
-    outputs = Outputs(run.folder, force=options.force)
-    outputs.require(path)
+    outputs = Outputs(run.folder)
     source = ExportInput.find(run, options.snapshot)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in export.options}
     images = Images(run, source, stop=stop, exact_places=options.exact_places)

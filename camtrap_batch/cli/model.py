@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, out_option
+from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job
 from camtrap_batch.errors import MissingExtra, UserError
 from camtrap_batch.job import Job
 from camtrap_batch.model import EXTRA_MODULES
@@ -58,11 +58,11 @@ def add(commands: Commands) -> None:
     export = actions.add_parser("export", help="write the model for ArcGIS (dlpk) or other programs")
     job_argument(export)
     export.add_argument("--to", required=True, choices=("dlpk", "safetensors"), help="kind of file")
-    out_option(
-        export,
-        "a .dlpk file; a .safetensors file, with its description as .json beside it, or a new folder",
-        metavar="PATH",
+    export.add_argument(
+        "--out",
         required=True,
+        metavar="PATH",
+        help="a .dlpk file; a .safetensors file, with its description as .json beside it, or a new folder",
     )
     _model_option(export)
     export.set_defaults(call=_export)
@@ -145,34 +145,28 @@ def _draw(folder: Path) -> Path:
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
-    files: list[Path] = []
     if options.to == "dlpk":
         out = check_file(options.out, job, (".dlpk",))
-        files = [out]
     elif options.out.lower().endswith(".safetensors"):
         out = check_file(options.out, job, (".safetensors",))
-        files = [out, check_file(str(out.with_suffix(".json")), job, (".json",))]
+        check_file(str(out.with_suffix(".json")), job, (".json",))
     else:
         out = check_path(options.out, job)
         if out.exists():
             raise UserError(
                 f"--out {out}: is there already; name a new folder, or a file that ends in .safetensors"
             )
-    outputs = Outputs(Run(job).folder, force=options.force)
-    for file in files:
-        outputs.require(file)
+    outputs = Outputs(Run(job).folder)
     folder, info = _find(job, options.model)
     if options.to == "dlpk":
-        _write(out, _package(job, folder))
+        _write(outputs, out, _package(job, folder))
     elif out.suffix.lower() == ".safetensors":
         if info.weights != WEIGHTS:
             raise UserError(f"--out {options.out}: model {info.model_id} is an ONNX file; name a new folder")
-        _write(out, (folder / WEIGHTS).read_bytes())
-        _write(out.with_suffix(".json"), (folder / CARD).read_bytes())
+        _write(outputs, out, (folder / WEIGHTS).read_bytes())
+        _write(outputs, out.with_suffix(".json"), (folder / CARD).read_bytes())
     else:
         _copy(folder, out)
-    for file in files:
-        outputs.record(file)
     classes = plural(len(info.classes), "class", "classes")
     print(f"model {info.model_id} ({info.arch}, {classes}) written to {options.out}")
     return 0
@@ -212,10 +206,12 @@ def _package(job: Job, folder: Path) -> bytes:
     return write_package(folder, job.name)
 
 
-def _write(out: Path, content: bytes) -> None:
-    """Write a file, completely or not at all."""
+def _write(outputs: Outputs, out: Path, content: bytes) -> None:
+    """A file, whole or not at all."""
+    outputs.keep(out)
     with replacing(out) as staged:
         staged.write_bytes(content)
+    outputs.record(out)
 
 
 def _copy(folder: Path, out: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, out_option, whole_number
+from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, whole_number
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.exports.detection_history import COUNTED, counted_of
 from camtrap_batch.monitor.display import duration
@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         help=", ".join(SCHEMAS) + "; made from these: " + ", ".join([*DERIVED, *ESTIMATES]),
     )
-    out_option(table, "ends in .parquet or .csv", required=True)
+    table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
     table.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
     group = table.add_argument_group("which events to count, for " + ", ".join([*DERIVED, *ESTIMATES]))
     for option in COUNTED:
@@ -194,23 +194,24 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
     path = check_file(options.out, job, WRITERS)
     run = Run(job)
-    outputs = Outputs(run.folder, force=options.force)
-    outputs.require(path)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
     if options.name in ESTIMATES:
         merged = MergeResult.find(run, options.snapshot)
         table = ESTIMATES[options.name](merged, counted_of(chosen), options.days)
         table = with_choice(table, merged, counted_of(chosen), days=options.days)
-        rows = write_out(ds.dataset(table), path)
+        found = ds.dataset(table)
     elif options.name in DERIVED:
         table = derive(options.name, MergeResult.find(run, options.snapshot), counted_of(chosen))
-        rows = write_out(ds.dataset(table), path)
+        found = ds.dataset(table)
     elif options.name not in SCHEMAS:
         raise InputError(
             f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED, *ESTIMATES], most=30)}"
         )
     else:
-        rows = write_out(run.table(options.name, options.snapshot), path)
+        found = run.table(options.name, options.snapshot)
+    outputs = Outputs(run.folder)
+    outputs.keep(path)
+    rows = write_out(found, path)
     outputs.record(path)
     print(f"{plural(rows, 'row')} of {options.name} written to {options.out}")
     return 0

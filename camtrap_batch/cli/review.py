@@ -8,7 +8,7 @@ import datetime as dt
 import threading
 from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, out_option, user_name, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
@@ -74,7 +74,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate, to serve over TLS")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
-    out_option(parser, "write the list as .csv or .parquet, and serve nothing")
+    parser.add_argument("--out", metavar="FILE", help="write the list as .csv or .parquet, and serve nothing")
     parser.set_defaults(call=_review)
 
 
@@ -115,9 +115,9 @@ def _write(job: Job, options: argparse.Namespace, wanted: Wanted) -> int:
 
     out = check_file(options.out, job, tuple(WRITERS))
     run = Run(job)
-    outputs = Outputs(run.folder, force=options.force)
-    outputs.require(out)
+    outputs = Outputs(run.folder)
     table = listing(Items(run), options.order, wanted, options.n, options.seed, options.until)
+    outputs.keep(out)
     write_out(ds.dataset(table), out)
     outputs.record(out)
     print(f"{plural(table.num_rows, 'sequence')} written to {out}")

@@ -146,12 +146,16 @@ class Known:
     labels: pa.Array | None = None
 
 
+KNOWN_BY = ("width", "height", "orientation", "video_s")
+"""Columns of the manifest that `KnownDetector.match` is given beside image_id and file_name."""
+
+
 @runtime_checkable
 class KnownDetector(Detector, Protocol):
     """A detector whose boxes are already known."""
 
     def match(self, rows: pa.Table) -> Known:
-        """Its boxes for rows of the manifest (image_id, file_name, width, height).
+        """Its boxes of rows of the manifest (image_id, file_name, and `KNOWN_BY`).
 
         Raises
         ------

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.detection.repeats import find_repeats
-from camtrap_batch.detection.stored import rows_of, to_column
+from camtrap_batch.detection.tables import SIDES, to_column
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job.detect import Detect
 from camtrap_batch.store.folder import Folder
@@ -124,43 +124,41 @@ class Repeats:
         ]
 
 
-def mark_repeats(settings: Detect, rows: pa.Table, lists: pa.ListArray, categories: Sequence[str]) -> Repeats:
-    """Look for boxes in the same spot of many pictures of a camera.
+def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, boxes: pa.Table) -> Repeats:
+    """Look for boxes in the same place of many pictures of a camera.
 
     Parameters
     ----------
-    rows : location and image_id of the pictures
-    lists : for each picture, a list of `results.BOX`
+    rows : with location and image_id, of the pictures
+    n_boxes : of each picture, null where nothing is known of it
+    boxes : x, y, w, h, confidence and category, in the same order of pictures
     """
-    values, row_of = lists.flatten(), rows_of(lists)
-    confidence = values.field("confidence").to_numpy()
-    counts = np.flatnonzero(confidence >= settings.threshold)
-    repeat = np.full(len(values), -1, np.int32)
+    repeat = np.full(boxes.num_rows, -1, np.int32)
+    counts = np.flatnonzero(boxes["confidence"].to_numpy() >= settings.threshold)
     if not settings.repeat.frames or not len(counts):
         return Repeats(repeat, [])
+    row_of = np.searchsorted(np.cumsum(n_boxes.fill_null(0).to_numpy()), counts, side="right")
     location = rows["location"].combine_chunks().dictionary_encode()
     camera = location.indices.fill_null(-1).to_numpy().astype(np.int64)[row_of]
-    corners = np.stack([values.field(name).to_numpy() for name in ("x", "y", "w", "h")], axis=1)
-    repeat[counts] = find_repeats(
-        camera[counts],
-        row_of[counts],
-        corners[counts],
-        iou=settings.repeat.iou,
-        min_frames=settings.repeat.frames,
-    )
+    corners = np.stack([boxes[name].to_numpy()[counts] for name in SIDES], axis=1)
+    found = find_repeats(camera, row_of, corners, iou=settings.repeat.iou, min_frames=settings.repeat.frames)
+    repeat[counts] = found
     names, image_ids = location.dictionary.to_pylist(), rows["image_id"]
-    found = np.flatnonzero(repeat >= 0)
-    found = found[np.argsort(repeat[found], kind="stable")]
+    repeated = np.flatnonzero(found >= 0)
+    repeated = repeated[np.argsort(found[repeated], kind="stable")]
     places = []
-    for members in np.split(found, np.flatnonzero(np.diff(repeat[found])) + 1) if len(found) else []:
-        numbers, n = np.unique(values.field("category").to_numpy()[members], return_counts=True)
+    for members in np.split(repeated, np.flatnonzero(np.diff(found[repeated])) + 1) if len(repeated) else []:
+        categories, n = np.unique(
+            boxes["category"].take(pa.array(counts[members])).to_numpy(zero_copy_only=False).astype(str),
+            return_counts=True,
+        )
         places.append(
             {
-                "repeat": int(repeat[members[0]]),
+                "repeat": int(found[members[0]]),
                 "location": names[camera[members[0]]],
                 "images": len(np.unique(row_of[members])),
                 "box": [round(float(value), 4) for value in np.median(corners[members], axis=0)],
-                "category": categories[numbers[np.argmax(n)]],
+                "category": str(categories[np.argmax(n)]),
                 "image_id": image_ids[int(row_of[members[0]])].as_py(),
             }
         )

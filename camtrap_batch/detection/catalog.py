@@ -30,6 +30,7 @@ CATEGORIES = (ANIMAL, PERSON, VEHICLE)
 _FORMATS = ("cct", "camtrap-dp")
 _VEHICLES = ("vehicle", "car", "truck", "motorcycle", "bicycle")
 _OUTSIDE = 0.02  # as in results files
+_FIRST_ON_SIDE = 5  # EXIF orientations from this one on exchange width and height
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -126,7 +127,7 @@ class CatalogDetector:
         row_of = row_of.fill_null(-1).to_numpy().astype(np.int64)
         mine = np.flatnonzero(row_of >= 0)
         order = mine[np.argsort(row_of[mine], kind="stable")]
-        corners, turned = self._in_parts(rows, ids, row_of, order)
+        corners, turned = self._in_parts(rows, row_of, order)
         n = len(ids)
         lengths = np.bincount(row_of[order], minlength=n)
         is_empty = pc.is_in(ids, value_set=pa.array(sorted(drawn.empty), pa.string()))
@@ -148,32 +149,49 @@ class CatalogDetector:
             f"in {int((lengths > 0).sum()):,} of {n:,} images"
         ]
         if others:
-            notes.append(f"{plural(others, 'box', 'boxes')} of the metadata belonging to no usable image")
-        if turned:
-            notes.append(f"{turned:,} boxes are for the picture as turned by EXIF (by the metadata's size)")
+            notes.append(f"{others:,} boxes of the metadata are of no usable image")
+        for number, what in zip(turned, ("as EXIF turns it", "before EXIF turns it"), strict=True):
+            if number:
+                notes.append(f"{number:,} boxes are of the picture {what}; the metadata's size says so")
         meta = {"file": redacted(self.path), "images": int(is_known.sum()), "without": int((~is_known).sum())}
         labels = pa.array([drawn.label[box] for box in order.tolist()], pa.string())
         return Known(lists, pc.if_else(pa.array(is_known), "ok", "no_result"), meta, notes, labels)
 
     def _in_parts(
-        self, rows: pa.Table, ids: pa.StringArray, row_of: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float64], int]:
-        """Boxes as fractions of their pictures, cut at the border; how many are for a picture turned by EXIF.
+        self, rows: pa.Table, row_of: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float64], tuple[int, int]]:
+        """Boxes as parts of their upright pictures, inside them.
+
+        The size that the metadata give of a picture which EXIF lays on its side tells whether they mean it
+        upright or as it is stored. Where they give none, or it is square or upside down, it is upright.
+
+        Returns
+        -------
+        The corners; how many are of a picture that the metadata have upright and the file has not, and the
+        other way round.
 
         Raises InputError if a box is not inside its picture, by the size in the metadata or of the file.
         """
         drawn = self.drawn
         corners = drawn.corners[order].copy()
-        turned = 0
+        orientation = rows["orientation"].fill_null(1).to_numpy()[row_of[order]]
+        upright, as_stored = np.zeros(len(order), bool), np.zeros(len(order), bool)
         if drawn.in_pixels:
             width, height = (
                 rows[name].fill_null(0).to_numpy().astype(np.float64)[row_of[order]]
                 for name in ("width", "height")
             )
+            lies = orientation >= _FIRST_ON_SIDE
+            width, height = np.where(lies, height, width), np.where(lies, width, height)
             for number, box in enumerate(order.tolist()):
-                if size := drawn.sizes.get(drawn.image_id[box]):
-                    turned += size == (height[number], width[number]) and size[0] != size[1]
-                    width[number], height[number] = size
+                if not (size := drawn.sizes.get(drawn.image_id[box])):
+                    continue
+                if lies[number] and size[0] != size[1]:
+                    as_stored[number] = (size[0] > size[1]) != (width[number] > height[number])
+                    upright[number] = not as_stored[number]
+                elif size[0] != size[1]:  # an earlier version's manifest kept no orientation
+                    upright[number] = size == (height[number], width[number])
+                width[number], height[number] = size
             corners /= np.maximum(np.stack([width, height, width, height], axis=1), 1)
         left, top = corners[:, 0], corners[:, 1]
         right, bottom = left + corners[:, 2], top + corners[:, 3]
@@ -188,7 +206,26 @@ class CatalogDetector:
             )
         left, top = np.clip(left, 0, 1), np.clip(top, 0, 1)
         width, height = np.clip(right, 0, 1) - left, np.clip(bottom, 0, 1) - top
-        return np.stack([left, top, width, height], axis=1), int(turned)
+        corners = np.stack([left, top, width, height], axis=1)
+        for turn in np.unique(orientation[as_stored]).tolist():
+            mine = as_stored & (orientation == turn)
+            corners[mine] = upright_boxes(corners[mine], turn)
+        return corners, (int(upright.sum()), int(as_stored.sum()))
+
+
+def upright_boxes(boxes: npt.NDArray[np.float64], orientation: int) -> npt.NDArray[np.float64]:
+    """Boxes (n, 4) in a picture as it is stored -> in the upright one: x, y, w, h as parts of its sides.
+
+    `orientation` is EXIF's, 5 to 8: first row and first column of what is stored are sides of the upright
+    picture (CIPA DC-008, tag 274).
+
+    >>> [round(float(side), 3) for side in upright_boxes(np.array([[0.1, 0.2, 0.3, 0.4]]), 6)[0]]
+    [0.4, 0.1, 0.4, 0.3]
+    """
+    x, y, w, h = boxes.T
+    across = y if orientation in (5, 8) else 1 - y - h
+    down = x if orientation in (5, 6) else 1 - x - w
+    return np.stack([across, down, h, w], axis=1)
 
 
 def _of_cct(path: str, key: str) -> Drawn:

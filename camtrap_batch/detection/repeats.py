@@ -7,7 +7,7 @@ person to check the result; so it requires more frames, and large boxes are left
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,8 @@ Numbers = npt.NDArray[np.float32]
 MOST_AREA = 0.3
 """Larger fractions of the frame are not repeats: anything in front of the lens fills it in the same way."""
 
-_ROUNDS = 3  # rounds of moving to the middle of the surrounding boxes
+_AT_ONCE = 200_000  # boxes whose cells are held in memory
+_ROUNDS = 3  # of moving to the middle of the boxes around
 
 
 def find_repeats(
@@ -44,38 +45,63 @@ def find_repeats(
     # order.
     middle = np.asarray(boxes[:, 0] + boxes[:, 2] / 2, np.float32)
     order = small[np.lexsort((frame[small], middle[small], camera[small]))]
-    borders = np.flatnonzero(np.diff(camera[order])) + 1
+    borders = np.concatenate([[0], np.flatnonzero(np.diff(camera[order])) + 1, [len(order)]])
     place = 0
-    for rows in np.split(order, borders):
-        if len(rows) < min_frames:
-            continue
-        rows = rows[_crowded(boxes[rows], iou, min_frames)]
-        for members in _places(boxes[rows], middle[rows], frame[rows], iou, min_frames):
-            found[rows[members]] = place
-            place += 1
+    for cameras in _some_at_once(borders):
+        rows = order[cameras[0] : cameras[-1]]
+        crowded = _crowded(boxes[rows], cameras - cameras[0], iou, min_frames)
+        for mine in np.split(crowded, np.searchsorted(crowded, cameras[1:-1] - cameras[0])):
+            if len(mine) < min_frames:
+                continue
+            some = rows[mine]
+            for members in _places(boxes[some], middle[some], frame[some], iou, min_frames):
+                found[some[members]] = place
+                place += 1
     return found
 
 
-def _crowded(boxes: Numbers, iou: float, least: int) -> npt.NDArray[np.bool_]:
-    """Boxes that may be among `least` overlapping ones; quickly discards nearly all others.
+def _some_at_once(borders: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """The borders of some cameras that follow one another, with `_AT_ONCE` boxes or little more."""
+    first = 0
+    while first < len(borders) - 1:
+        last = max(first + 1, int(np.searchsorted(borders, borders[first] + _AT_ONCE)))
+        yield borders[first : last + 1]
+        first = min(last, len(borders) - 1)
 
-    Such boxes differ little in size and position. In a grid twice as coarse as that, or in one shifted by
-    half a cell, they are in one cell.
+
+def _crowded(boxes: Numbers, borders: npt.NDArray[np.int64], iou: float, least: int) -> npt.NDArray[np.int64]:
+    """Boxes that may be among `least` of their camera that overlap one so much; few others are kept.
+
+    Such boxes differ little in size and in place. In a grid twice as coarse as that, or in one that is
+    shifted by half a cell, they are in one cell.
+
+    Parameters
+    ----------
+    borders : where each camera's boxes begin, and where the last one's end
+
+    Returns
+    -------
+    Indices, ascending.
     """
     step = max(4 * np.log(1 / iou), 0.05)
     slack = 2 * (1 - iou) / iou
+    cells: list[list[npt.NDArray[np.int64]]] = [[], []]
+    for side, (of_size, of_middle) in product((0, 1), product((0.0, 0.5), repeat=2)):
+        size = np.maximum(boxes[:, 2 + side], 1e-4)
+        bin_ = np.floor(np.log(size) / step + of_size)
+        cell = np.maximum(np.exp((bin_ + 1 - of_size) * step) * slack, 2e-6)
+        cell_of = np.floor((boxes[:, side] + size / 2) / cell + of_middle)
+        cells[side].append((bin_ + 2**9).astype(np.int64) << 20 | cell_of.astype(np.int64))
     found = np.zeros(len(boxes), bool)
-    for shifts in product((0.0, 0.5), repeat=4):
-        key = np.zeros(len(boxes), np.int64)
-        for side, (of_size, of_middle) in enumerate((shifts[:2], shifts[2:])):
-            size = np.maximum(boxes[:, 2 + side], 1e-4)
-            bin_ = np.floor(np.log(size) / step + of_size)
-            cell = np.maximum(np.exp((bin_ + 1 - of_size) * step) * slack, 2e-6)
-            cell_of = np.floor((boxes[:, side] + size / 2) / cell + of_middle)
-            key = key << 30 | (bin_ + 2**9).astype(np.int64) << 20 | cell_of.astype(np.int64)
-        _, cell_of, counts = np.unique(key, return_inverse=True, return_counts=True)
-        found |= counts[cell_of] >= least
-    return found
+    cameras = [(start, stop) for start, stop in pairwise(borders.tolist()) if stop - start >= least]
+    for across, down in product(*cells):
+        key = across << 30 | down
+        for start, stop in cameras:
+            in_order = np.sort(key[start:stop])
+            is_full = in_order[least - 1 :] == in_order[: stop - start - least + 1]
+            if is_full.any():
+                found[start:stop] |= np.isin(key[start:stop], in_order[least - 1 :][is_full])
+    return np.flatnonzero(found)
 
 
 def _places(

@@ -1,6 +1,6 @@
 """Results of detectors run elsewhere -> the boxes of each image, and the species in them.
 
-- MegaDetector: github.com/agentmorris/MegaDetector, "MegaDetector batch output format", versions 1.3 to 1.6
+- MegaDetector: github.com/agentmorris/MegaDetector, "MegaDetector batch output format", versions 1.0 to 1.6
 - SpeciesNet: github.com/google/cameratrapai, predictions of versions up to 5.0.5, which name no format, and
   of format 20261015
 
@@ -53,9 +53,17 @@ _OUTSIDE = 0.02  # how far a box may extend beyond its image, where it is cut of
 _NEAR_S = 0.5  # how far from a frame of a video the examined frame may be
 _STARTS = re.compile(r"^(\./)+")
 _ROUNDED = 1e-3  # how far a confidence may be above 1
-_MD_VERSIONS = ("1.3", "1.4", "1.5", "1.6")
+_MD_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.6")
 _SPECIESNET_VERSIONS = ("20261015",)
-_WHOLE_IMAGE = "0"  # SpeciesNet's category for a classification of the whole image, which is not a box
+_START = 256
+_NO_LIST = (
+    "a list; should be an object with info, detection_categories and images, boxes as parts of the image"
+)
+_WHOLE_BOX = (0.0, 0.0, 1.0, 1.0)
+_UNKNOWN_CATEGORY = "unknown"
+"""Of a box in which SpeciesNet's converter to MegaDetector's format puts what is said of an image as such."""
+
+_WHOLE_IMAGE = "0"  # SpeciesNet's category for a classification of the whole image, which is no box
 
 
 @dataclass(frozen=True)
@@ -201,12 +209,24 @@ def read_detections(path: str, key: str = KEY) -> Detections:
 
 
 def _parse(data: Any, where: str) -> Detections:
-    with parsing(data, where, "MegaDetector results"):
-        is_speciesnet = bytes(msgspec.json.decode(data, type=_Either).predictions) != b"null"
-        if not is_speciesnet:
-            return _of_megadetector(msgspec.json.decode(data, type=_File), where)
-    with parsing(data, where, "SpeciesNet predictions"):
-        return _of_speciesnet(msgspec.json.decode(data, type=_SpeciesNet), where)
+    collecting = gc.isenabled()
+    gc.disable()  # millions of small objects are made, and none becomes garbage
+    kind = "MegaDetector results"
+    try:
+        if bytes(msgspec.json.decode(data, type=_Either).predictions) != b"null":
+            kind = "SpeciesNet predictions"
+            return _of_speciesnet(msgspec.json.decode(data, type=_SpeciesNet), where)
+        return _of_megadetector(msgspec.json.decode(data, type=_File), where)
+    except msgspec.ValidationError as problem:
+        is_list = (
+            bytes(data[:_START]).lstrip().startswith(b"[")
+        )  # as programs write it whose boxes are in pixels
+        raise InputError(f"{where}: not {kind}: {_NO_LIST if is_list else problem}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise InputError(f"{where}: {why_not_json(data, problem)}") from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def match_detections(
@@ -292,6 +312,8 @@ def _of_megadetector(content: _File, where: str) -> Detections:
     decode = msgspec.json.Decoder(_Image).decode
     columns = _Columns(content.detection_categories)
     names = content.classification_categories or {}
+    kinds = content.detection_categories.items()
+    unknown = {id_ for id_, name in kinds if name.strip().casefold() == _UNKNOWN_CATEGORY}
 
     def said(box: _SpeciesBox) -> list[tuple[str, float]]:
         return [(names.get(str(id_), ""), p) for id_, p in box.classifications or ()]
@@ -302,7 +324,13 @@ def _of_megadetector(content: _File, where: str) -> Detections:
         except msgspec.ValidationError as problem:
             raise InputError(f"{where}: not MegaDetector results: images[{number}]: {problem}") from None
         boxes = None if image.failure else image.detections
-        columns.add(image.file, boxes, said, rate=image.frame_rate, processed=image.frames_processed)
+        whole: list[tuple[str, float]] = []
+        for box in boxes or () if unknown else ():
+            if str(box.category) in unknown and box.bbox == _WHOLE_BOX:
+                whole = whole or said(box)
+        if whole:
+            boxes = [box for box in boxes or () if str(box.category) not in unknown]
+        columns.add(image.file, boxes, said, whole, rate=image.frame_rate, processed=image.frames_processed)
     content.images.clear()
     return columns.detections(where, content.info.classifier)
 
@@ -549,7 +577,7 @@ class ResultsDetector:
     images: str | None
     key: str
 
-    help: ClassVar[str] = "results of MegaDetector (1.3 to 1.6) or SpeciesNet, as .json, .json.gz or .zip"
+    help: ClassVar[str] = "results of MegaDetector (1.0 to 1.6) or SpeciesNet, as .json, .json.gz or .zip"
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -597,12 +625,10 @@ class ResultsDetector:
         if lists.null_count:
             notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
         if others:
-            notes.append(
-                f"{self.key}: {plural(others, 'entry belongs', 'entries belong')} to no usable "
-                "image of the catalog"
-            )
-        if found.n_repeated:
-            notes.append(f"{self.key}: {found.n_repeated:,} entries name a file again; the first one counts")
+            notes.append(f"{self.key}: {others:,} entries are of no usable image of the catalog")
+        n_repeated = found.n_repeated + len(listed) - pc.count_distinct(listed).as_py()
+        if n_repeated:
+            notes.append(f"{self.key}: {n_repeated:,} entries name a file again; the first one counts")
         if found.unlisted:
             ids = ", ".join(repr(id_) for id_ in list(found.unlisted)[:5])
             count = sum(found.unlisted.values())
@@ -614,7 +640,7 @@ class ResultsDetector:
             "images": n_known,
             "without": lists.null_count,
             "entries_of_other_images": others,
-            "entries_twice": found.n_repeated,
+            "entries_twice": n_repeated,
             "unlisted": dict(found.unlisted),
         }
         why = pc.if_else(is_failed, "unreadable", "no_result")

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -114,9 +113,3 @@ def to_column(n_boxes: pa.ChunkedArray, boxes: pa.Table, categories: Sequence[st
     return pa.ListArray.from_arrays(
         offsets, values, mask=mask.combine_chunks() if isinstance(mask, pa.ChunkedArray) else mask
     )
-
-
-def rows_of(lists: pa.ListArray) -> npt.NDArray[np.int64]:
-    """Row of each box."""
-    lengths = pc.list_value_length(lists).fill_null(0).to_numpy()
-    return np.asarray(np.repeat(np.arange(len(lists)), lengths), np.int64)

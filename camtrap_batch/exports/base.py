@@ -36,14 +36,11 @@ class Out:
         self.path = self._place(final)
 
     def beside(self, ending: str) -> Path:
-        """A file to write beside it: its name will be that of the export and `ending`.
-
-        Raises UserError where somebody else's file has that name.
-        """
+        """A file to write beside it: its name will be that of the export and `ending`."""
         return self._place(self.final.with_name(f"{self.final.name}{ending}"))
 
     def _place(self, path: Path) -> Path:
-        self._outputs.require(path)
+        self._outputs.keep(path)
         self.written.append(path)
         return self._names.enter_context(replacing(path))
 
@@ -110,14 +107,9 @@ def write_export(
 
     Parameters
     ----------
-    path : the result of the export's `check`
-    options : options by name; others have their defaults
-    outputs : what may be replaced; default: what commands of the run wrote
-
-    Raises
-    ------
-    UserError
-        There is a file of somebody else's.
+    path : as the export's `check` gives it
+    options : by name; those that are not given have their defaults
+    outputs : of the run; what no command of it wrote is kept
     """
     outputs = outputs or Outputs(images.run.folder)
     chosen = {option.name: option.default for option in export.options} | dict(options or {})

@@ -17,6 +17,7 @@ from camtrap_batch.exports.jsonfile import encode, write_members
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
 from camtrap_batch.options import Option
+from camtrap_batch.remote import redacted
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.vocabulary import VIDEO_ENDINGS, Status, ending_of
 
@@ -55,7 +56,7 @@ def write_md_json(images: Images, path: Path) -> Written:
     made = dt.datetime.fromisoformat(images.snapshot.created).strftime("%Y-%m-%d %H:%M:%S")
     info = {
         "format_version": "1.6",
-        "detector": "camtrap-batch, whole frames" if not images.has_boxes else "boxes of infer.detections",
+        "detector": _detector(images),
         "detection_completion_time": made,
         "detector_metadata": _THRESHOLDS_BOXES if images.has_boxes else _THRESHOLDS_WHOLE,
         "classifier": images.classifier,
@@ -81,6 +82,13 @@ def write_md_json(images: Images, path: Path) -> Written:
             },
         )
     return written
+
+
+def _detector(images: Images) -> str:
+    settings = images.run.job.detection[0] if images.has_boxes and images.run.job.detection else None
+    if settings is None:
+        return "camtrap-batch, whole frames"
+    return redacted(str(settings.model or settings.results)).replace("\\", "/").rpartition("/")[2]
 
 
 class _Row(NamedTuple):

@@ -64,6 +64,7 @@ class Verdict:
     exif_offset_minutes: int | None = None
     camera_make: str | None = None
     camera_model: str | None = None
+    orientation: int | None = None
     is_night: bool | None = None
     thumbnail: Thumbnail | None = None
 
@@ -135,6 +136,7 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
         exif = read_exif(image)
     verdict.datetime_exif, verdict.camera_make, verdict.camera_model = exif.taken, exif.make, exif.model
     verdict.exif_offset_minutes = exif.utc_offset_minutes
+    verdict.orientation = exif.orientation if exif.orientation != 1 else None
     if max(width, height) <= _WIDEST:
         verdict.width, verdict.height = width, height
     if width * height > limits.max_pixels:

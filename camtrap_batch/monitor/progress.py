@@ -46,9 +46,9 @@ class StageStatus:
     cameras, cameras_done : number of locations of the rows, and of those whose rows are all done
     training : the last report of training: phase, epoch of epochs, images_per_s
     losses : `epoch` (a part of it while it lasts), `train_loss`, and at an epoch's end `valid_loss`
-    fraction, text : for a stage that is one long shard: the share that is done, and what it is doing; None:
-        its rows show it
-    labels : number of classified images so far, by label
+    fraction, text : of a stage that is one long shard: its part that is done, what it is at; None: its rows
+        tell
+    labels : images by label so far, of those that are classified; or by what a detector finds in them
     help : what the stage does, for people
     """
 

@@ -89,7 +89,8 @@ class Detected:
     n_images, n_failed : number of images that it examined, and of those about which nothing is known
     n_with : images with a box that counts, by category
     n_boxes : boxes that count, by category
-    description : what its file says about itself
+    description : what its file says of itself
+    n_without : images that it looked at without a box that counts; None: not known
     """
 
     name: str
@@ -100,6 +101,7 @@ class Detected:
     n_with: dict[str, int]
     n_boxes: dict[str, int]
     description: str = ""
+    n_without: int | None = None
 
 
 @dataclass(frozen=True)

@@ -121,9 +121,15 @@ MANIFEST = _schema(
         "file of the thumbnails table, relative to the run folder; null if none is kept",
     ),
     ("thumbnail_row", pa.int32(), "row in thumbnail_file"),
-    ("date_only", pa.bool_(), "true if the date has no time of day (midnight is not meant); otherwise null"),
-    ("video_s", pa.float64(), "for a frame of a video: seconds from the video's start; otherwise null"),
-    later=("date_only", "video_s"),
+    ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; otherwise null"),
+    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; otherwise null"),
+    (
+        "orientation",
+        pa.int8(),
+        "EXIF orientation, 2 to 8, of a picture that is not stored upright; otherwise null, as it is in rows "
+        "of earlier versions, which did not keep it",
+    ),
+    later=("date_only", "video_s", "orientation"),
 )
 
 VIDEOS = _schema(
@@ -184,9 +190,15 @@ SELECTION = _schema(
     ("split", pa.string(), "train, valid or test; null if the image is not selected"),
     ("weight", pa.float32(), "weight of the image in training; null if it is not selected"),
     ("reason", pa.string(), "why the image is kept or dropped"),
-    ("species", pa.int32(), "how many species its labels name; null unless the job trains on crops"),
-    ("animals", pa.int32(), "how many animals its labels count; null if they do not say"),
-    later=("species", "animals"),
+    ("species", pa.int32(), "how many species its labels name; null where crops are not trained on"),
+    ("animals", pa.int32(), "how many animals its labels count; null where they do not say"),
+    (
+        "told",
+        pa.list_(pa.struct([("label", pa.string()), ("box", pa.list_(pa.float32()))])),
+        "what people said in review where crops are trained on: a label, and the box (x, y, w, h) that it is "
+        "of, null where it is of the image as such",
+    ),
+    later=("species", "animals", "told"),
 )
 
 TRAINING_IMAGES = _schema(

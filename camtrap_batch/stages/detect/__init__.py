@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.detection.base import LEAST, Detector, KnownDetector, PictureDetector
+from camtrap_batch.detection.base import KNOWN_BY, LEAST, Detector, KnownDetector, PictureDetector
 from camtrap_batch.detection.boxes import make_rules, mark_repeats
 from camtrap_batch.detection.library import keep_detector, open_detector
-from camtrap_batch.detection.stored import to_column, to_tables
+from camtrap_batch.detection.tables import to_tables
 from camtrap_batch.engine.base import Need, choose_workers
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.pictures import COLUMNS
@@ -31,6 +31,7 @@ from camtrap_batch.stages.detect.shard import DetectShard
 from camtrap_batch.stages.detect.trial import PRECISION, check_precision, known_precision
 from camtrap_batch.store.manifest import usable_rows
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import BOXES
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.vocabulary import plural
@@ -116,7 +117,7 @@ def _take(context: Context, settings: Detect, detector: KnownDetector) -> StageR
     manifest = run.snapshot("manifest")
 
     def make() -> Made:
-        rows = usable_rows(run, ["image_id", "file_name", "status", "width", "height", "video_s"])
+        rows = usable_rows(run, ["image_id", "file_name", "status", *KNOWN_BY])
         known = detector.match(rows)
         tables = to_tables(
             rows["image_id"],
@@ -153,6 +154,7 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
         batch=settings.batch,
         use_thumbnails=_takes_thumbnails(job, detector),
         timeout_s=job.validate_.timeout_s,
+        threshold=settings.threshold,
     )
     need, found = _precision(context, settings, work, rows)
     work = replace(work, precision=found["precision"])
@@ -245,14 +247,12 @@ def _mark(context: Context, settings: Detect, result: StageResult) -> list[str]:
     notes: list[str] = []
 
     def make() -> Made:
-        of_images = run.table("detected", detected.number).to_table(columns=["image_id", "n_boxes"])
-        boxes = run.table("boxes").to_table()
+        of_images = run.table("detected", detected.number).to_table(columns=["n_boxes"])
+        boxes = run.table("boxes").to_table(columns=[name for name in BOXES.names if name != "label"])
         rows = usable_rows(run, ["image_id", "status", "location"])
-        categories = detected.meta["categories"]
-        lists = to_column(of_images["n_boxes"], boxes, categories)
-        repeats = mark_repeats(settings, rows, lists, categories)
+        repeats = mark_repeats(settings, rows, of_images["n_boxes"], boxes)
         notes.extend(repeats.notes())
-        marked = boxes.drop_columns(["label"]).append_column(
+        marked = boxes.append_column(
             "repeat", pa.array(repeats.number, pa.int32(), mask=np.asarray(repeats.number < 0))
         )
         meta = {"of": detected.plan_id, "repeats": {"threshold": settings.threshold, **repeats.meta()}}

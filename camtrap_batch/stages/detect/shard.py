@@ -24,6 +24,9 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Receipt, Shard
 from camtrap_batch.store.tables import finish_shard
 
+NOTHING = "nothing"
+"""Under which images without a box that counts are told to those who watch."""
+
 
 @dataclass(frozen=True)
 class DetectShard:
@@ -33,7 +36,8 @@ class DetectShard:
     ----------
     kept : folder with the detector's files
     animal : the category whose boxes are animals
-    precision : precision to compute in, if the worker's hardware supports it
+    precision : to compute in, where the worker's hardware can
+    threshold : of boxes that count, for those who watch alone: no row depends on it
     """
 
     folder: Folder
@@ -45,6 +49,7 @@ class DetectShard:
     batch: int
     use_thumbnails: bool
     timeout_s: float
+    threshold: float
     device: Device = "cpu"
     precision: Precision = "float32"
     divisible: ClassVar[bool] = True
@@ -125,5 +130,18 @@ class DetectShard:
             seconds=dict(seconds or {}),
             started=started,
             worker=worker,
-            result={"boxes": tables["boxes"].num_rows, "failed": sum(one is None for one in found)},
+            result={
+                "boxes": tables["boxes"].num_rows,
+                "failed": sum(one is None for one in found),
+                "labels": self._seen(found),
+            },
         )
+
+    def _seen(self, found: Sequence[Found | None]) -> dict[str, int]:
+        """Images by what counts in them; one may show several."""
+        seen: Counter[str] = Counter()
+        for one in found:
+            if one is not None:
+                here = np.unique(one.category[one.confidence >= self.threshold]).tolist()
+                seen.update([self.detector.categories[number] for number in here] or [NOTHING])
+        return dict(seen)

@@ -269,6 +269,7 @@ def _detector(run: Run) -> Known:
         n_with={row["category"]: row["image_id_count_distinct"] for row in rows},
         n_boxes={row["category"]: row["image_id_count"] for row in rows},
         description=detected.meta.get("detector", ""),
+        n_without=detected.rows - n_failed - pc.count_distinct(counted["image_id"]).as_py(),
     )
     return known
 

@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 
 from camtrap_batch.detection.boxes import Rules, read_boxes
 from camtrap_batch.detection.crops import margin_of
+from camtrap_batch.detection.tables import SIDES
 from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.selection.choice import balanced_weights
-from camtrap_batch.selection.crops import BACKGROUND, KNOWN, label_crops
+from camtrap_batch.selection.crops import BACKGROUND, KEPT_FOR_BOXES, KNOWN, label_crops
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
@@ -270,7 +271,7 @@ def read_crops(
     """
     from camtrap_batch.model import Samples
 
-    columns = ["image_id", "label", "split", "species", "animals"]
+    columns = ["image_id", "label", "split", "reason", "species", "animals", "told"]
     chosen = open_table(folder, selection).to_table(columns=columns)
     rows = open_table(folder, manifest).to_table(columns=[*COLUMNS, "location", "is_night"])
     is_chosen = chosen["label"].is_valid()
@@ -299,6 +300,7 @@ def read_crops(
     frames = None
     if source.of_boxes is not None:
         is_judged = np.isin(chosen["label"].to_numpy(zero_copy_only=False).astype(str), list(ids_by_label))
+        is_judged &= pc.not_equal(chosen["reason"], KEPT_FOR_BOXES).to_numpy(zero_copy_only=False)
         frames = _frames(
             folder, source.of_boxes, chosen, cut, is_judged, image, found["what"], location, is_night
         )
@@ -327,20 +329,20 @@ def _described(
     tables = source.of_boxes
     if tables is None:
         n = crops.num_rows
-        nothing = {"confidence": np.zeros(n, np.float32), "label": pa.nulls(n, pa.string())}
-        return pa.table({"image": image, "what": crops["what"], **nothing})
+        nothing = {name: np.zeros(n, np.float32) for name in ("confidence", *SIDES)}
+        return pa.table({"image": image, "what": crops["what"], **nothing, "label": pa.nulls(n, pa.string())})
     detected = open_table(folder, tables.detected).to_table(columns=["image_id", "n_boxes"])
     starts = np.cumsum([0, *detected["n_boxes"].fill_null(0).to_numpy()])
     of_image = pc.index_in(image_ids, value_set=detected["image_id"].combine_chunks()).to_numpy()
     box = crops["box"].fill_null(-1).to_numpy()
     row = pa.array(starts[of_image[image]] + box, mask=box < 0)
-    confidence = open_table(folder, tables.detections).to_table(columns=["confidence"])["confidence"]
+    boxes = open_table(folder, tables.detections).to_table(columns=["confidence", *SIDES])
     own = open_table(folder, tables.boxes).to_table(columns=["label"])["label"]
     return pa.table(
         {
             "image": image,
             "what": crops["what"],
-            "confidence": confidence.take(row).fill_null(0.0),
+            **{name: boxes[name].take(row).fill_null(0.0) for name in boxes.column_names},
             "label": own.take(row),
         }
     )

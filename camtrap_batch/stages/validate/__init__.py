@@ -51,7 +51,7 @@ _FROM_CATALOG = [name for name in CATALOG.names if name in MANIFEST.names and na
 _SENT = [*_FROM_CATALOG, *_OF_VIDEOS]
 _FROM_VERDICT = [
     "status", "detail", "format", "mode", "width", "height", "bytes", "sha256", "dhash",
-    "datetime_exif", "camera_make", "camera_model", "is_night",
+    "datetime_exif", "camera_make", "camera_model", "is_night", "orientation",
 ]  # fmt: skip
 
 

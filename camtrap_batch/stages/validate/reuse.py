@@ -92,7 +92,8 @@ def known_verdicts(folder: Folder, rows: pa.Table) -> dict[int, Verdict]:
 
 def _read_verdicts(folder: Folder, file: str, wanted: list[tuple[int, int]]) -> dict[int, Verdict]:
     columns = [*_OF_VERDICT, "thumbnail_file", "thumbnail_row", "datetime_source", "utc_offset_minutes"]
-    table = read_file(folder, file, columns)
+    table = read_file(folder, file)  # which lacks some columns, if an earlier version wrote it
+    table = table.select([name for name in columns if name in table.column_names])
     records = table.take([place for _, place in wanted]).to_pylist()
     thumbnail_files = {record["thumbnail_file"] for record in records} - {None}
     thumbnails = {name: read_file(folder, name, _OF_THUMBNAIL) for name in thumbnail_files}
