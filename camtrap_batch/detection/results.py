@@ -26,12 +26,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.jsonfile import parsing, read_json
+from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import redacted
-from camtrap_batch.vocabulary import plural
 
 KEY = "infer.detections"
 
