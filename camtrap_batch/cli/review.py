@@ -8,7 +8,7 @@ import datetime as dt
 import threading
 from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run

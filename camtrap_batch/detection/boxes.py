@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.detection.repeats import find_repeats
-from camtrap_batch.detection.tables import SIDES, to_column
+from camtrap_batch.detection.stored import SIDES, to_column
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job.detect import Detect
 from camtrap_batch.store.folder import Folder

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
@@ -208,24 +208,14 @@ def read_detections(path: str, key: str = KEY) -> Detections:
 
 
 def _parse(data: Any, where: str) -> Detections:
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are made, and none becomes garbage
-    kind = "MegaDetector results"
-    try:
-        if bytes(msgspec.json.decode(data, type=_Either).predictions) != b"null":
-            kind = "SpeciesNet predictions"
-            return _of_speciesnet(msgspec.json.decode(data, type=_SpeciesNet), where)
-        return _of_megadetector(msgspec.json.decode(data, type=_File), where)
-    except msgspec.ValidationError as problem:
-        is_list = (
-            bytes(data[:_START]).lstrip().startswith(b"[")
-        )  # as programs write it whose boxes are in pixels
-        raise InputError(f"{where}: not {kind}: {_NO_LIST if is_list else problem}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{where}: {why_not_json(data, problem)}") from None
-    finally:
-        if collecting:
-            gc.enable()
+    if bytes(data[:_START]).lstrip().startswith(b"["):  # from programs that write boxes in pixels
+        raise InputError(f"{where}: not MegaDetector results: {_NO_LIST}")
+    with parsing(data, where, "MegaDetector results"):
+        is_speciesnet = bytes(msgspec.json.decode(data, type=_Either).predictions) != b"null"
+        if not is_speciesnet:
+            return _of_megadetector(msgspec.json.decode(data, type=_File), where)
+    with parsing(data, where, "SpeciesNet predictions"):
+        return _of_speciesnet(msgspec.json.decode(data, type=_SpeciesNet), where)
 
 
 def match_detections(

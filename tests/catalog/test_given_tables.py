@@ -125,7 +125,7 @@ def test_titles_above_the_header(
     table = read_table(str(path), "dataset.cameras", expected)
     assert table.columns == {"location": ["A", "B"], "latitude": ["-24.5", "2"]}
     assert table.lines == [4, 5]
-    assert f"dataset.cameras: 1 lines above the header of {path}, left out" in caplog.messages
+    assert f"dataset.cameras: 1 line above the header of {path}, left out" in caplog.messages
 
 
 def test_cells_that_are_merged_below_one_another(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from camtrap_batch.detection.base import KNOWN_BY, LEAST, Detector, KnownDetector, PictureDetector
 from camtrap_batch.detection.boxes import make_rules, mark_repeats
 from camtrap_batch.detection.library import keep_detector, open_detector
-from camtrap_batch.detection.tables import to_tables
+from camtrap_batch.detection.stored import to_tables
 from camtrap_batch.engine.base import Need, choose_workers
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.pictures import COLUMNS

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from camtrap_batch.detection.boxes import Rules, read_boxes
 from camtrap_batch.detection.crops import margin_of
-from camtrap_batch.detection.tables import SIDES
+from camtrap_batch.detection.stored import SIDES
 from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
