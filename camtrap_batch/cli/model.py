@@ -20,7 +20,7 @@ from camtrap_batch.model.info import CARD, WEIGHTS, ModelInfo
 from camtrap_batch.store.outpath import check_file, check_path, replacing
 from camtrap_batch.store.outputs import Outputs
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import plural
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, ending_of, plural
 
 _PICTURES, _FEWEST_PICTURES = 24, 2
 
@@ -116,7 +116,7 @@ def _read_pictures(folder: Path) -> list[bytes]:
     """Some photos from all over a folder."""
     if not folder.is_dir():
         raise UserError(f"--pictures {folder}: no such folder")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    found = sorted(path for path in folder.rglob("*") if ending_of(path.name) in IMAGE_ENDINGS)
     some = [path.read_bytes() for path in found[:: max(1, len(found) // _PICTURES)][:_PICTURES]]
     whole = [data for data in some if _is_whole(data)]
     if len(whole) < _FEWEST_PICTURES:

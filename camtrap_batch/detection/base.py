@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from camtrap_batch.registry import Registry
+from camtrap_batch.vocabulary import PERSONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +27,6 @@ LEAST = 0.005
 """Boxes with less confidence are not kept, as in MegaDetector's results."""
 
 ANIMAL, PERSON, VEHICLE = "animal", "person", "vehicle"
-
-_PEOPLE = ("person", "people", "human")
 
 
 @dataclass(frozen=True)
@@ -187,4 +186,4 @@ def meaning(category: str, animal: str = ANIMAL) -> Meaning | None:
     name = category.strip().casefold()
     if name == animal.casefold():
         return "animal"
-    return "person" if name in _PEOPLE else "vehicle" if name == VEHICLE else None
+    return "person" if name in PERSONS else "vehicle" if name == VEHICLE else None

@@ -32,7 +32,7 @@ from camtrap_batch.store.schemas import FRAMES
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import Table
 from camtrap_batch.survey.places import Sensitive, Shown, sensitive_of, shown_locations
-from camtrap_batch.vocabulary import DATE_FINDINGS, EMPTY, NO_MODEL, USABLE
+from camtrap_batch.vocabulary import DATE_FINDINGS, EMPTY, NO_MODEL, PEOPLE, USABLE
 
 BLOCK = 16_384
 """Rows read and written at a time."""
@@ -41,7 +41,6 @@ BOX = ("x", "y", "w", "h")
 """Columns of the table `detections`: upper left corner, width and height, as fractions of the picture's."""
 
 _DETECTIONS, _CROPS = "detections", "crops"
-_PEOPLE = ("person", "human", "vehicle")
 """Categories of boxes that are not classified, as they already say what is in them."""
 _OF_BOX = [*BOX, "category", "confidence", "repeat"]
 _OF_LABEL = ["label", "label_confidence"]
@@ -550,7 +549,7 @@ class _Rows:
 
 def _is_named(category: str) -> bool:
     """Whether boxes of a category already say what is in them."""
-    return category.casefold() in _PEOPLE
+    return category.casefold() in PEOPLE
 
 
 def _blocks(table: Table, columns: list[str]) -> Iterator[pa.Table]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import Ints, encode
+from camtrap_batch.vocabulary import PERSONS
 
 Order = Literal["useful", "least-sure", "disagree", "rare", "people", "random"]
 
@@ -38,7 +39,7 @@ HELP: dict[str, str] = {
 
 _ROUNDS = 15
 
-_PEOPLE = pa.array(["person", "human", "people"])
+_PERSONS = pa.array(PERSONS)
 
 Floats = npt.NDArray[np.float64]
 
@@ -218,8 +219,8 @@ def rank(order: Order, known: Evidence, truth: pa.Array, seed: int = 0) -> Ints:
         code = encode(known.label)[0] + 1
         key = np.where(known.claims, np.bincount(code)[code], n + 1).astype(float)
     else:
-        people = pc.is_in(known.label, _PEOPLE).to_numpy(zero_copy_only=False) * (1 + sure)
-        also = pc.is_in(known.species, _PEOPLE).to_numpy(zero_copy_only=False)
+        people = pc.is_in(pc.utf8_lower(known.label), _PERSONS).to_numpy(zero_copy_only=False) * (1 + sure)
+        also = pc.is_in(pc.utf8_lower(known.species), _PERSONS).to_numpy(zero_copy_only=False)
         np.maximum.at(people, known.sequence[also], known.probability[also])
         key = -people
     # Ties in a fixed, arbitrary order.
