@@ -137,7 +137,7 @@ class Dates:
 
 
 def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | None = None) -> Dates:
-    """Parse a column of dates, None or blank where there is none.
+    """Parse a column of dates, None or blank if there is none.
 
     Parameters
     ----------

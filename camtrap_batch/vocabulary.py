@@ -181,7 +181,7 @@ def plural(n: int, one: str, many: str | None = None) -> str:
 
 
 def counted(n: int, many: str) -> str:
-    """A number, and what it is of, told in the plural.
+    """A number and what it counts, given in the plural.
 
     >>> counted(1, "categories that are in use"), counted(2, "images left out"), counted(1, "other files")
     ('1 category that is in use', '2 images left out', '1 other file')

@@ -486,7 +486,7 @@ def _categories(
 
     Parameters
     ----------
-    nothing : what labels that mean: no animal, have in common, as `label_key` has it
+    nothing : the `label_key`s of labels that mean that there is no animal
     is_told : whether the job says which rows do: then they are of category 0, whatever their id
     """
     one = one_name_each((name for name in given if name), notes)

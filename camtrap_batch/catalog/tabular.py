@@ -334,8 +334,8 @@ def _did_you_mean(name: str, columns: Iterable[str]) -> str:
 def _sheet(
     path: str, key: str, data: bytes, notes: Counter[str], expected: set[str]
 ) -> Iterator[tuple[int, list[str]]]:
-    """Row and cells of the sheet of a workbook that has the most known columns, else of the first that is not
-    empty."""
+    """Row and cells of the sheet of a workbook with the most known columns, otherwise of the first that is
+    not empty."""
     import openpyxl  # takes a quarter of a second
 
     try:

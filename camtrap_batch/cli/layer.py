@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
     attach.add_argument(
         "--layer",
         metavar="URL",
-        help="layer to attach to (default: the feature layer that the job reads, else publish.cameras)",
+        help="layer to attach to (default: the feature layer that the job reads, otherwise publish.cameras)",
     )
     attach.add_argument(
         "--one-feature",

@@ -31,7 +31,7 @@ ANIMAL, PERSON, VEHICLE = "animal", "person", "vehicle"
 
 @dataclass(frozen=True)
 class Found:
-    """What a detector found in one picture, the surest box first.
+    """What a detector found in one picture, the most confident box first.
 
     Attributes
     ----------

@@ -34,7 +34,7 @@ IOU: dict[Layout, float] = {"yolov5": 0.45, "yolov8": 0.7}
 any: the default of YOLOv5 and MegaDetector, and of ultralytics."""
 
 MOST_BOXES = 300
-"""Maximum number of boxes per picture, the surest: as many as any of that software keeps."""
+"""Maximum number of boxes per picture, the most confident ones: as many as any of that software keeps."""
 
 _STRIDES = (4, 8, 16, 32, 64, 128)
 """Strides of the grids on which YOLO networks find boxes; a network uses several consecutive ones."""
@@ -45,7 +45,7 @@ _APART = np.float32(7680)  # pixels
 
 @dataclass(frozen=True)
 class Raw:
-    """Boxes in a frame, the surest first.
+    """Boxes in a frame, the most confident first.
 
     Attributes
     ----------

@@ -27,7 +27,7 @@ def encode_locations(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
 
 
 def microseconds(column: pa.ChunkedArray) -> Ints:
-    """Timestamps as integers; `NO_TIME` where there is none."""
+    """Timestamps as integers; `NO_TIME` for null."""
     values = one_chunk(column).cast(pa.timestamp("us")).cast(pa.int64()).fill_null(NO_TIME)
     return np.asarray(values.to_numpy(zero_copy_only=False))
 

@@ -14,7 +14,7 @@ from camtrap_batch.errors import JobError, choices
 
 SPLITS = ("train", "valid", "test")
 IN_DOUBT = ""
-"""Label of a crop if nobody knows what it shows."""
+"""Label of a crop whose content is unknown."""
 
 
 @dataclass(frozen=True)

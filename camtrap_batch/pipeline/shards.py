@@ -219,7 +219,7 @@ def _begin(
     todo: Sequence[Shard],
     locations: pa.ChunkedArray | None,
 ) -> None:
-    """Tell whoever watches what there is to do, and how much of it was done before."""
+    """Tell observers what is to be done, and how much of it was done before."""
     context.executor()  # this says where to look
     context.progress.planned(plan, receipts, locations)
     counts: Counter[str] = Counter()

@@ -36,8 +36,8 @@ def doubtful(events: pa.Table) -> Ints:
 def chosen_events(events: pa.Table, most: int) -> Ints:
     """Rows of at most `most` events, in the order in which their photos are wanted.
 
-    First the surest event of each species, the events to review first, the surest and most doubtful of each
-    camera; then the second of each, and so on.
+    First the most confident event of each species, the events to review first, the surest and most doubtful
+    of each camera; then the second of each, and so on.
     """
     n = events.num_rows
     if not n or not most:

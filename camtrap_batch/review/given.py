@@ -23,7 +23,7 @@ from camtrap_batch.store.corrections import TRAITS
 Box = tuple[float, float, float, float]
 
 Names = tuple[str, ...]
-"""What may identify an image, the surest first: its id, its path, the end of its path."""
+"""What may identify an image, the most reliable first: its id, its path, the end of its path."""
 
 _YES = frozenset({"1", "true", "yes"})
 _SEX = {"f": "female", "m": "male"}

@@ -31,9 +31,9 @@ ORDERS: tuple[str, ...] = get_args(Order)
 HELP: dict[str, str] = {
     "useful": "those whose review changes the species list of a camera most",
     "least-sure": "the lowest confidence first",
-    "disagree": "labels of the metadata that look wrong, by confident learning, the surest first",
+    "disagree": "labels of the metadata that look wrong, by confident learning, the most certain first",
     "rare": "labels with the fewest sequences first",
-    "people": "what may show a person, the surest first",
+    "people": "what may show a person, the most confident first",
     "random": "a random order, the same each time",
 }
 

@@ -69,7 +69,7 @@ def select(
     ----------
     rows : rows of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
     statuses : status of each row
-    findings : the table of that name, None where there is none
+    findings : the table of that name, None if there is none
     for_crops : whether crops of the images are trained on: then what their labels count is kept
     reviewed : what people said beside the labels that the data set came with, which are in `rows` already
     named : boxes whose label is known, where crops are trained on

@@ -45,7 +45,7 @@ def label_crops(
     - A box that people drew in the metadata carries the label that they gave it, unless the image was
       labelled in review, and otherwise.
     - Else a box carries the label of its image, where its labels name one species alone. Where they say how
-      many animals there are, and there are more boxes, the surest ones carry it.
+      many animals there are, and there are more boxes, the most confident ones carry it.
     - In an empty image a box is empty: the detector was wrong.
     - The background of an empty image is empty. In an image with an animal that has no box, nobody knows
       where that is.

@@ -130,7 +130,7 @@ STAGE = PublishStage()
 
 
 def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]]:
-    """Camera location -> a photo of each species: the best image of the surest event."""
+    """Camera location -> a photo of each species: the best image of the most confident event."""
     order = [("confidence", "descending"), ("event_id", "ascending")]
     best: dict[tuple[str, str], str] = {}
     for event in _shown_events(context, merged).sort_by(order).to_pylist():

@@ -266,7 +266,7 @@ DETECTED = _schema(
     ("n_animals", pa.int32(), "boxes of the category detect.animal_category"),
     ("n_people", pa.int32(), "boxes of the categories person, people or human"),
     ("n_vehicles", pa.int32(), "boxes of the category vehicle"),
-    ("max_confidence", pa.float32(), "confidence of its surest box; null if it has none"),
+    ("max_confidence", pa.float32(), "confidence of its most confident box; null if it has none"),
     ("detector_id", pa.string(), "hash of everything that the detector's boxes depend on"),
 )
 

@@ -319,7 +319,7 @@ class _Photos:
                 )
 
     def ends(self, period: Period) -> Span:
-        """First and last photo that may be of a period; NO_TIME where there is none."""
+        """First and last photo that may be of a period; NO_TIME if there is none."""
         times = self.times(period)
         early, late = period.start, period.end
         if early != NO_TIME:
@@ -352,7 +352,7 @@ class _Photos:
         return np.sort(self._time[first:last])
 
     def offset(self, location: str, deployment: str | None) -> int | None:
-        """What the clock of most photos showed, in minutes east of UTC; None if nobody knows."""
+        """What the clock of most photos showed, in minutes east of UTC; None if unknown."""
         found = self._offsets.get((location, deployment))
         return self._offsets.get((location, None)) if found is None else found
 

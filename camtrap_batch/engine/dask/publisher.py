@@ -87,7 +87,7 @@ class Publisher:
 
 
 def register(client: Client) -> None:
-    """Put the page on the scheduler, unless it is there already. Raises whatever prevents it."""
+    """Put the page on the scheduler, unless it has it already. Raises whatever prevents it."""
     import cloudpickle  # Dask requires it
 
     from camtrap_batch.engine.dask import board

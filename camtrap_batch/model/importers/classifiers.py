@@ -23,7 +23,7 @@ from camtrap_batch.runtime import open_network, read_onnx
 
 
 def write_classifier(out: Path, file: Path, info: ModelInfo) -> Path:
-    """A folder of an ONNX file and its `classifier.json`, as `infer.model` takes it."""
+    """A folder of an ONNX file and its `classifier.json`, the form that `infer.model` accepts."""
     out.mkdir()
     shutil.copyfile(file, out / ONNX_FILE)
     card = {

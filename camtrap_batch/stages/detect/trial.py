@@ -1,4 +1,4 @@
-"""Before the pictures are looked at: bfloat16 held against float32 on some of them."""
+"""Before images are examined: bfloat16 compared with float32 on some of them."""
 
 from __future__ import annotations
 
