@@ -13,6 +13,7 @@ from camtrap_batch.errors import (
     Interrupted,
     JobError,
     LeaseLost,
+    NotMade,
     StageError,
     UserError,
     choices,
@@ -93,8 +94,11 @@ def reprocess(context: Context) -> Iterator[StageResult]:
             except InputError as problem:
                 if not context.dry_run:
                     raise
+                why = f"yet: {problem}"
+                if changed and isinstance(problem, NotMade):
+                    why = f"before {changed[0]} has run"
                 changed.append(stage.name)
-                yield StageResult(stage.name, notes=[f"how much that is can't be told yet: {problem}"])
+                yield StageResult(stage.name, notes=[f"how much that is can't be told {why}"])
             except StageError as problem:
                 if stage.name == "publish" and not isinstance(problem, LeaseLost):
                     yield from _report_all_the_same(context)
