@@ -131,6 +131,9 @@ EMPTY = "empty"
 NO_MODEL = "none"
 """The model of predictions that no model made: `infer.model`, and the id in its place."""
 
+FROM_METADATA = "from_metadata"
+"""Key of the meta of predictions that are what a machine has observed by the metadata."""
+
 
 PERSONS: tuple[str, ...] = ("human", "person", "people", "homo sapiens")
 """Labels, in lower case, of people."""

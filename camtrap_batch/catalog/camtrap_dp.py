@@ -38,6 +38,7 @@ BY_EVENT = "camtrap-dp-event"
 _TABLES = ("deployments", "media", "observations")
 _NAMES = {"blank": EMPTY, "human": "human", "vehicle": "vehicle", "unknown": None, "unclassified": None}
 _ANIMAL = "animal"
+_MACHINE = "machine"
 _VERSION = re.compile(r"camtrap-dp/(?:v)?(\d+)\.(\d+)([^/]*)/")
 _URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
 _SAMPLE = 200  # media that are looked for, to see by which name a folder holds them
@@ -117,6 +118,8 @@ def read_camtrap_dp(
             "seq_num_frames": n_frames,
             "labels": found.labels,
             "source": found.source,
+            "labelled_by": found.labelled_by,
+            "label_p": found.label_p,
         }
         return finish_catalog(
             columns,
@@ -353,12 +356,15 @@ class _Observed:
     sequence : (n,) number of the event; -1 where there is none
     labels : as `group_labels` gives them
     source : where labels come from
+    labelled_by, label_p : as in the catalog: which machine has labelled it, where no person has
     """
 
     seq_id: pa.Array
     sequence: Ints
     labels: pa.Array
     source: pa.Array
+    labelled_by: pa.Array
+    label_p: pa.Array
     categories: list[tuple[int, str]]
 
 
@@ -366,7 +372,10 @@ def _observations(package: DataPackage, media: Table, deployments: Table, notes:
     required = (
         "observationID", "deploymentID", "observationLevel", "observationType", "eventStart", "eventEnd",
     )  # fmt: skip
-    optional = ("mediaID", "eventID", "scientificName", "count", "classificationMethod")
+    optional = (
+        "mediaID", "eventID", "scientificName", "count", "classificationMethod", "classifiedBy",
+        "classificationProbability",
+    )  # fmt: skip
     table = package.table("observations", required, optional).distinct("observationID", notes)
     return _of_what_is_there(_people_first(table, notes), media, deployments, notes)
 
@@ -375,15 +384,21 @@ def _people_first(observations: Table, notes: Counter[str]) -> Table:
     """Without what a machine observed in a medium, or an event, in which people observed something."""
     by_people, by_machine = (
         pc.fill_null(pc.equal(observations["classificationMethod"], method), False)
-        for method in ("human", "machine")
+        for method in ("human", _MACHINE)
     )
     of_event = pc.equal(observations["observationLevel"], "event")
+    of_media = pc.invert(of_event)
     overruled = np.zeros(len(observations), np.bool_)
-    for of_level, key in ((pc.invert(of_event), "mediaID"), (of_event, "eventID")):
-        said = observations[key].filter(pc.and_(by_people, of_level)).drop_null()
+    # Of a medium, of an event, and of a medium of an event that people observed as a whole.
+    for theirs, its, key in (
+        (of_media, of_media, "mediaID"),
+        (of_event, of_event, "eventID"),
+        (of_event, of_media, "eventID"),
+    ):
+        said = observations[key].filter(pc.and_(by_people, theirs)).drop_null()
         if len(said):
             same = pc.fill_null(pc.is_in(observations[key], said.combine_chunks()), False)
-            overruled |= np.asarray(pc.and_(pc.and_(by_machine, of_level), same).to_numpy(), np.bool_)
+            overruled |= np.asarray(pc.and_(pc.and_(by_machine, its), same).to_numpy(), np.bool_)
     if not overruled.any():
         return observations
     notes["observations of a machine, where people observed the same medium or event"] += int(overruled.sum())
@@ -484,12 +499,32 @@ def _observed(media: Table, table: Table, clock: _Clock, notes: Counter[str]) ->
     notes["observations of events that no medium is in, left out"] += int((is_timed & ~is_met).sum())
     labels, categories = _labels(pd.concat([of_media[[*spread.columns]], spread]), n, notes)
     is_spread = np.isin(np.arange(n), spread["medium"])
+    labelled_by, label_p = _machines(of_media, of_events, pairs, n, notes)
     return _Observed(
         pa.array(events["event"], pa.string(), from_pandas=True),
         np.asarray(events.groupby(["deployment", "event"], sort=False).ngroup().fillna(-1), np.int64),
         labels,
         pa.array(np.where(is_spread, BY_EVENT, SOURCE), pa.string()),
+        labelled_by,
+        label_p,
         categories,
+    )
+
+
+def _machines(
+    of_media: pd.DataFrame, of_events: pd.DataFrame, pairs: pd.DataFrame, n: int, notes: Counter[str]
+) -> tuple[pa.Array, pa.Array]:
+    """Of each of n media that a machine alone has labelled: which one, and its highest probability."""
+    columns = ["medium", "by", "p"]
+    of_spans = of_events.dropna(subset="name")[["span", "by", "p"]].merge(pairs, on="span")
+    said = pd.concat([of_media.dropna(subset="name")[columns], of_spans[columns]])
+    by_people = said.loc[said["by"].isna(), "medium"]
+    by_machine = said[~said["medium"].isin(by_people)].groupby("medium")
+    notes["images that a machine has labelled, and no person"] += by_machine.ngroups
+    rows = np.arange(n)
+    return (
+        pa.array(by_machine["by"].first().reindex(rows), pa.string(), from_pandas=True),
+        pa.array(by_machine["p"].max().reindex(rows), pa.float32(), from_pandas=True),
     )
 
 
@@ -513,9 +548,10 @@ def _of_what_is_there(table: Table, media: Table, deployments: Table, notes: Cou
 
 
 def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
-    """Observations: numbers of medium and deployment (-1: none), event, name, count.
+    """Observations: numbers of medium and deployment (-1: none), event, name, count, by, p.
 
-    `name` is null where there is nothing to name; `is_judged` is false where nobody looked.
+    `name` is null where there is nothing to name; `is_judged` is false where nobody looked; `by` is the
+    machine that says so, null where that is not said; `p` how sure it is.
     """
     kinds = pc.utf8_lower(table["observationType"]).to_pandas()
     is_strange = ~kinds.isin([_ANIMAL, *_NAMES])
@@ -525,6 +561,7 @@ def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
     species = table["scientificName"].to_pandas().fillna(_ANIMAL)
     most = 2**31 - 1
     counts = table.numbers("count", -most, most, f"a whole number, at most {most}", whole=True)
+    is_machine = table["classificationMethod"].to_pandas() == _MACHINE
     return pd.DataFrame(
         {
             "medium": _positions_in(table["mediaID"], media["mediaID"]),
@@ -533,6 +570,8 @@ def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
             "name": species.where(kinds == _ANIMAL, kinds.map(_NAMES)),
             "count": np.where(counts < 1, np.nan, counts),
             "is_judged": ~is_strange & (kinds != "unclassified"),
+            "by": table["classifiedBy"].to_pandas().fillna(_MACHINE).where(is_machine),
+            "p": pd.to_numeric(table["classificationProbability"].to_pandas(), errors="coerce"),
         }
     )
 

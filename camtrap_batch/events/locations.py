@@ -143,6 +143,7 @@ def summarise(
         if dubious is None
         else np.bincount(_codes(dubious, locations), minlength=n),
         "geometry": _points(coordinates["longitude"], coordinates["latitude"]),
+        "corrected_by_label": pa.nulls(n, LOCATIONS.field("corrected_by_label").type),
     }
     return pa.table(
         {name: pa.array(column).cast(LOCATIONS.field(name).type) for name, column in columns.items()},

@@ -121,10 +121,12 @@ class Reviewed:
     ----------
     is_said : (n,) their label is that of a person
     is_new : (n,) without that they would have none to learn
+    is_drawn : (n,) they were drawn at random to be reviewed, whatever a model says of them
     """
 
     is_said: np.ndarray[Any, Any]
     is_new: np.ndarray[Any, Any]
+    is_drawn: np.ndarray[Any, Any]
 
     def meta(self, kept: np.ndarray[Any, Any], reason: np.ndarray[Any, Any]) -> dict[str, int]:
         """What a snapshot keeps of them."""
@@ -145,10 +147,10 @@ def _leave_out_reviewed(
     """Leave out, in place, what is to judge the model and is there only as it was reviewed; returns the rest.
 
     What people look at first is what a model was least sure of: figures on it are not those of the data set.
-    Where there is nothing else to judge a model on, it stays.
+    A random sample stays, and so does all of it where there is nothing else to judge a model on.
     """
     is_judged = side[kept] != "train"
-    is_new = reviewed.is_new[kept]
+    is_new = (reviewed.is_new & ~reviewed.is_drawn)[kept]
     for name in set(side[kept][is_judged]):
         mine = side[kept] == name
         if len(set(label[kept][mine & ~is_new])) < 2:

@@ -80,7 +80,9 @@ CATALOG = _schema(
     ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; otherwise null"),
     ("video_frames", pa.int32(), "of a video that is read: how many frames of it have rows; otherwise null"),
     ("date_of", pa.string(), _DATE_OF_VIDEO),
-    later=("date_only", "video_s", "video_frames", "date_of"),
+    ("labelled_by", pa.string(), "machine that its labels are of, where no person gave it any; null: people"),
+    ("label_p", pa.float32(), "how sure that machine is; null where it does not say"),
+    later=("date_only", "video_s", "video_frames", "date_of", "labelled_by", "label_p"),
 )
 
 MANIFEST = _schema(
@@ -225,7 +227,7 @@ PREDICTIONS = _schema(
         "source",
         pa.string(),
         "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes; results: "
-        "what others found (infer.model: none)",
+        "what others found (infer.model: none); metadata: the labels of a machine there (likewise)",
     ),
     ("status", pa.string(), "ok; otherwise why there is no label: unreadable, or crashed as in the manifest"),
     ("manifest_snapshot", pa.int32(), "number of the manifest's snapshot"),
@@ -426,6 +428,9 @@ EVENTS = _schema(
 )
 
 _COUNT = pa.struct([("label", pa.string()), ("n", pa.int32())])
+_CORRECTED = pa.struct(
+    [("label", pa.string()), ("n", pa.float64()), ("low", pa.int32()), ("high", pa.int32())]
+)
 
 GEO = json.dumps(
     {
@@ -482,7 +487,13 @@ LOCATIONS = _schema(
         "usable images whose date is a finding (date_out_of_order, clock_reset, ...); null without findings",
     ),
     ("geometry", pa.binary(), "the camera's place as a point, WKB, so that a .parquet file is GeoParquet"),
-    later=("effort_source", "n_video"),
+    (
+        "corrected_by_label",
+        pa.list_(_CORRECTED),
+        "events per species, whatever the model said, and a 95 % interval, by a random sample that people "
+        "reviewed (docs/review.md); null without one",
+    ),
+    later=("effort_source", "n_video", "corrected_by_label"),
     widened={"camera_days": "int32"},
 ).with_metadata({"geo": GEO})
 

@@ -127,6 +127,7 @@ _COUNTED = (
     "n_uncertain",
     "richness",
     "events_by_label",
+    "corrected_by_label",
     "top_label",
     "camera_days",
     "detections_per_100_days",
@@ -138,6 +139,9 @@ def _without_people(row: dict[str, Any], hours: list[int], groups: set[str]) -> 
     entries = row["events_by_label"] or []
     kept = [entry for entry in entries if entry["label"].lower() not in PEOPLE]
     gone = [entry for entry in entries if entry["label"].lower() in PEOPLE]
+    if (corrected := row["corrected_by_label"]) is not None:
+        others = [entry for entry in corrected if entry["label"].lower() not in PEOPLE]
+        row = {**row, "corrected_by_label": others}
     if not gone:
         return row
     n_events = row["n_events"] - sum(entry["n"] for entry in gone)

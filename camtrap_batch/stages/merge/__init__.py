@@ -36,7 +36,9 @@ from camtrap_batch.model.library import fetch_model, model_folder
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id
+from camtrap_batch.review.sample import Draw, read_draws
 from camtrap_batch.selection.classes import empty_class, empty_of_data_set
+from camtrap_batch.stages.merge.corrected import with_corrected
 from camtrap_batch.stages.merge.metrics import describe, judged_by, measure
 from camtrap_batch.store import schemas
 from camtrap_batch.store.corrections import fold, read_corrections, standing
@@ -47,7 +49,15 @@ from camtrap_batch.store.shards import digest
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.survey.checks import check_deployments, check_texts
 from camtrap_batch.survey.effort import Counting, effort_by_location, make_deployments
-from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, NO_MODEL, UNCERTAIN, USABLE, plural
+from camtrap_batch.vocabulary import (
+    DATE_FINDINGS,
+    FROM_METADATA,
+    NO_EVENT,
+    NO_MODEL,
+    UNCERTAIN,
+    USABLE,
+    plural,
+)
 
 _FROM_MANIFEST = ("location", "deployment", "status", "datetime", "utc_offset_minutes", "is_night")
 _BATCH = 8192
@@ -105,6 +115,7 @@ class _Sources:
     labels : whose count
     said : what people said of the usable images, as `events.human` wants it; None: nothing
     said_hash : of what they said
+    draws : random samples, of which they may have reviewed some
     """
 
     manifest: Snapshot
@@ -122,6 +133,7 @@ class _Sources:
     notes: list[str]
     said: pa.Table | None
     said_hash: list[str]
+    draws: list[Draw]
 
     @property
     def told(self) -> list[list[dict[str, Any]]]:
@@ -153,7 +165,7 @@ def _read_sources(context: Context) -> _Sources:
         classes, empty = list(predictions.meta.get("classes", info.classes)), empty_class(job, info)
     else:
         classes, empty = list(predictions.meta["classes"]), empty_of_data_set(job, categories)
-    labels: Labels = job.events.labels if model != NO_MODEL or classes else "human"
+    labels = _whose_labels(job, predictions)
     cameras = read_dataset_cameras(job.dataset)
     periods, outages, notes = read_dataset_periods(job.dataset)
     taxonomy, species = read_rules(job)
@@ -185,7 +197,17 @@ def _read_sources(context: Context) -> _Sources:
         notes=notes,
         said=said,
         said_hash=said_hash,
+        draws=read_draws(run) if said_hash else [],
     )
+
+
+def _whose_labels(job: Job, predictions: Snapshot) -> Labels:
+    """`events.labels`; without a model the labels of people count, before a machine's in the metadata."""
+    if predictions.inputs["model"] != NO_MODEL:
+        return job.events.labels
+    if predictions.meta.get(FROM_METADATA) and "labels" not in job.events.model_fields_set:
+        return "human_first"
+    return job.events.labels if predictions.meta["classes"] else "human"
 
 
 def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | None, list[str]]:
@@ -204,7 +226,7 @@ def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | No
             told, hashes = of_corrections(found), [digest(found["correction_id"].to_pylist())]
     if labels != "machine":
         catalog = run.table("catalog", int(run.snapshot("manifest").inputs["catalog"]))
-        rows = catalog.to_table(columns=["image_id", "labels"])
+        rows = catalog.to_table(columns=["image_id", "labels", "labelled_by"])
         usable = usable_rows(run, ["image_id", "status"])["image_id"]
         # The manifest's plan, on which a result depends, stands for what the catalog says.
         told = one_of_each(of_metadata(rows, usable, names), told)
@@ -222,6 +244,7 @@ def _id(sources: _Sources) -> str:
         sources.findings.plan_id if sources.findings else None,
         *sources.told,
         *sources.said_hash,
+        *([one.name, one.created] for one in sources.draws),
     )
 
 
@@ -283,6 +306,7 @@ def _merge(run: Run, sources: _Sources) -> Made:
         effort=effort,
     )
     table = frame_rows(frames, sequences, events, empty, shown)
+    locations = with_corrected(locations, sequences.sequences, table, sources.draws, empty)
     _require_all_images(images, locations, table)
     tables = {
         "locations": locations,
