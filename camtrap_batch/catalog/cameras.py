@@ -9,15 +9,17 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 
 from camtrap_batch.catalog.tables import GivenTable, is_missing, number, read_table
-from camtrap_batch.dates import Order, is_date_only, parse_date, parse_dates
+from camtrap_batch.dates import Order, are_too_many, check_orders, is_date_only, parse_date, parse_dates
 from camtrap_batch.errors import InputError
 
 CAMERAS = pa.schema([("location", pa.string()), ("longitude", pa.float64()), ("latitude", pa.float64())])
@@ -50,7 +52,11 @@ OUTAGES = pa.schema(
 """When cameras stood there and did not work, local camera time; `camera` is null: all of the location."""
 
 _ALIASES = {
-    "location": ("location", "location_id", "locationid", "camera", "name"),
+    "location": (
+        *("location", "location_id", "locationid", "camera", "name"),
+        *("station", "station_id", "site", "site_id", "site_name", "deployment_id", "deploymentid"),
+        *("placename", "camera_id", "camera_name"),
+    ),
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng", "long"),
 }
@@ -65,6 +71,13 @@ _OUTAGE = {
     "start": ("start", "from"),
     "end": ("end", "to"),
 }
+_NEVER_COVARIATES = frozenset({"location", "location_id", "locationid", "camera", "name"})
+_LIKELY = {
+    "start": ("start_date", "startdate", "date_start", "date_deployed", "deployed", "installed", "setup_day"),
+    "end": ("end_date", "enddate", "date_end", "date_retrieved", "retrieved", "removed", "retrieval_day"),
+}
+"""What may be when a camera stood there, and is left alone: role -> names of columns."""
+
 _CAMERAS_KEY, _OUTAGES_KEY = "dataset.cameras", "dataset.outages"
 _NUMBERS_FIRST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)", re.DOTALL)
 _NOON = dt.timedelta(hours=12)
@@ -80,6 +93,7 @@ class Site:
     location, longitude, latitude : degrees, WGS 84; None where both cells are empty
     cells : what else the row says, by the file's own names
     roles : start, end, camera, deployment -> the name of the cell that has it
+    named_by : the name of the cell that has the location
     """
 
     where: str
@@ -88,6 +102,7 @@ class Site:
     latitude: float | None
     cells: Mapping[str, Any]
     roles: Mapping[str, str]
+    named_by: str = "location"
 
     def text(self, role: str) -> str | None:
         """What the row says of start, end, camera or deployment; None where it says nothing."""
@@ -135,12 +150,26 @@ def cameras_without_place(path: str) -> list[str]:
     ]
 
 
-def read_periods(path: str, order: Order | None = None) -> pa.Table:
+def columns_left_alone(path: str) -> list[str]:
+    """A line for each column that may be the start or the end of deployments by another name."""
+    first = read_sites(path)[0]
+    return [
+        f"{path}: the column {name} is left alone; if deployments {role} there, call it {role}"
+        for role, names in _LIKELY.items()
+        if role not in first.roles
+        for name in names
+        if name in first.cells
+    ]
+
+
+def read_periods(path: str, order: Order | None = None, notes: Counter[str] | None = None) -> pa.Table:
     """Deployments of the camera table, as `PERIODS`: a row for each of its rows with a start or an end.
 
     Parameters
     ----------
-    order : of day and month in dates that leave it open
+    order : of day and month in dates that leave it open, where no other date of the table tells
+    notes : gets starts and ends that can't be read and are taken as not known, up to a part of a column, as
+        of any table; without a count of them, each is refused
 
     Raises
     ------
@@ -149,9 +178,11 @@ def read_periods(path: str, order: Order | None = None) -> pa.Table:
     """
     rows = []
     sites = read_sites(path)
-    order = _order_of_dates(([site.text(name) for site in sites] for name in ("start", "end")), order)
-    for site in sites:
-        start, end = (moment(site.where, name, site.text(name), order) for name in ("start", "end"))
+    columns = {name: [site.text(name) for site in sites] for name in ("start", "end")}
+    order = _order_of_dates(columns.values(), order)
+    wheres = [site.where for site in sites]
+    starts, ends = (_moments(wheres, name, texts, order, notes) for name, texts in columns.items())
+    for site, start, end in zip(sites, starts, ends, strict=True):
         if start is None and end is None:
             continue
         check_order(site.where, start, end)
@@ -181,20 +212,19 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
     table = read_table(path, _OUTAGES_KEY, _names(_OUTAGE, _OPTIONAL))
     at = table.require(_OUTAGE)
     order = _order_of_dates((table.columns[at[name]] for name in ("start", "end")), order)
-    for where, cells in table.rows():
+    wheres = [table.at(row) for row in range(len(table))]
+    times = [_moments(wheres, name, table.columns[at[name]], order) for name in ("start", "end")]
+    for (where, cells), start, end in zip(table.rows(), *times, strict=True):
         location = cells[at["location"]]
         if not location:
             raise InputError(f"{where}: location: empty ({_OUTAGES_KEY})")
-        times = {}
-        for name in ("start", "end"):
-            time = moment(where, name, cells[at[name]], order)
+        for name, time in (("start", start), ("end", end)):
             if time is None:
                 raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({_OUTAGES_KEY})")
-            times[name] = time
-        check_order(where, times["start"], times["end"])
+        check_order(where, start, end)
         camera = _roles(cells, _OPTIONAL).get("camera")
         of = cells[camera] if camera is not None and camera != at["location"] else None
-        rows.append({"location": location, "camera": of, "where": where, **times})
+        rows.append({"location": location, "camera": of, "where": where, "start": start, "end": end})
     return pa.Table.from_pylist(rows, schema=OUTAGES)
 
 
@@ -236,11 +266,11 @@ def read_covariates(path: str) -> pa.Table:
     """
     columns: dict[str, dict[str, Any]] = {}
     points: dict[str, tuple[float | None, float | None]] = {}
-    used = {alias for aliases in _ALIASES.values() for alias in aliases}
+    used = {*_NEVER_COVARIATES, *_ALIASES["latitude"], *_ALIASES["longitude"]}
     for site in read_sites(path):
         points.setdefault(site.location, (site.longitude, site.latitude))
         for name, value in site.cells.items():
-            if name in used or name in site.roles.values():
+            if name in used or name in (*site.roles.values(), site.named_by):
                 continue
             column = columns.setdefault(name, {})
             if value is not None and str(value).strip():
@@ -276,9 +306,10 @@ def read_sites(path: str) -> list[Site]:
                 f"{where}: location {location!r} has another place further up; it should have one"
             )
         roles = _roles(cells, _OPTIONAL)
-        if roles.get("camera") == _roles(cells, _ALIASES).get("location"):
+        named_by = _roles(cells, _ALIASES).get("location", "location")
+        if roles.get("camera") == named_by:
             roles.pop("camera", None)  # the column that names the location
-        sites.append(Site(where, location, *point, cells, roles))
+        sites.append(Site(where, location, *point, cells, roles, named_by))
     if not sites:
         raise InputError(f"{path}: holds no camera (dataset.cameras)")
     return sites
@@ -305,16 +336,10 @@ def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str,
         yield where, cells[at["location"]] or "", cells[at["longitude"]], cells[at["latitude"]], dict(cells)
 
 
-def _order_of_dates(columns: Iterable[list[str | None]], order: Order | None) -> Order | None:
-    """The order of day and month that the job gives, else that of the dates that tell, if it is one."""
-    found: set[Order] = set()
-    for texts in columns:
-        dates = parse_dates(texts)
-        if dates.day_first is not None:
-            found.add("dmy")
-        if dates.month_first is not None:
-            found.add("mdy")
-    return order or (found.pop() if len(found) == 1 else None)
+def _order_of_dates(columns: Iterable[Sequence[str | None]], order: Order | None) -> Order | None:
+    """The order of day and month of those dates that tell, if it is one, else the one that the job gives."""
+    found = {name for texts in columns for name in parse_dates(texts).told}
+    return found.pop() if len(found) == 1 else order
 
 
 def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
@@ -323,7 +348,9 @@ def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict
         for number, feature in enumerate(features):
             where = f"{path}: features[{number}]"
             properties = feature.get("properties") or {}
-            given = (properties.get(alias) for alias in (*_ALIASES["location"], "id"))
+            names = _ALIASES["location"]
+            # As ever before the names that came later.
+            given = (properties.get(name) for name in (*names[:5], "id", *names[5:]))
             location = next((value for value in given if value is not None), feature.get("id"))
             geometry = feature.get("geometry") or {}
             if geometry.get("type") != "Point":
@@ -367,6 +394,41 @@ def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.d
     if parsed is None:
         return None
     return parsed[0] + _NOON if is_date_only(given) else parsed[0]
+
+
+def _moments(
+    wheres: Sequence[str],
+    name: str,
+    texts: Sequence[str | None],
+    order: Order | None,
+    notes: Counter[str] | None = None,
+) -> list[dt.datetime | None]:
+    """A column of `moment`s. What can't be read is None, and in `notes`, up to `dates.MOST_UNREADABLE` of it.
+
+    Raises InputError where there is more of that, or no `notes`, and where orders of day and month are mixed.
+    """
+    dates = parse_dates(texts, order)
+
+    def say(row: int) -> str:
+        return f"{wheres[row]}: {name}: {texts[row]!r}"
+
+    if len(dates.told) > 1:
+        check_orders(dates, texts, say, None)
+    n_given = int((~np.isnat(dates.times)).sum()) + len(dates.strange)
+    is_refused = notes is None or are_too_many(len(dates.strange), n_given)
+    for row in sorted([*dates.undecided, *(dates.strange if is_refused else [])]):
+        moment(wheres[row], name, texts[row], order)
+    if dates.strange and notes is not None:
+        photo = "the first photo" if name == "start" else "the last photo"
+        notes[
+            f"deployments whose {name} can't be read, and is taken as not known, so that {photo} counts: "
+            f"{say(dates.strange[0])}"
+        ] += len(dates.strange)
+    times: list[dt.datetime | None] = dates.times.tolist()
+    return [
+        time + _NOON if time is not None and is_day else time
+        for time, is_day in zip(times, dates.date_only.tolist(), strict=True)
+    ]
 
 
 def check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:

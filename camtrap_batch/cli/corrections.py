@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import plural
 
 if TYPE_CHECKING:
     from camtrap_batch.review.given import Given
@@ -47,7 +48,6 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.review.matching import match
     from camtrap_batch.store.corrections import fold, record
     from camtrap_batch.store.outpath import check_file
-    from camtrap_batch.vocabulary import plural
 
     job = load_job(options)
     run = Run(job)
@@ -70,9 +70,10 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             recorded += record(run, matched.corrections)
         images = {image for correction in matched.corrections for image in correction.images}
         print(
-            f"{path} ({kind}): {len(rows):,} labels; {len(matched.corrections):,} "
-            f"{'would be recorded' if options.dry_run else 'recorded'}, of {len(images):,} images; "
-            f"{matched.unchanged:,} say what stands already; {len(matched.unmatched):,} match no image"
+            f"{path} ({kind}): {plural(len(rows), 'label')}; {len(matched.corrections):,} "
+            f"{'would be recorded' if options.dry_run else 'recorded'}, of {plural(len(images), 'image')}; "
+            f"{plural(matched.unchanged, 'says', 'say')} what stands already; "
+            f"{plural(len(matched.unmatched), 'matches', 'match')} no image"
         )
         if not rows:
             print("  nothing in it was said by a person")
