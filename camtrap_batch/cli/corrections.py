@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime as dt
-import getpass
 import hashlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job
+from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name
 from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import plural
 
@@ -33,7 +32,7 @@ def add(commands: Commands) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="what was exported there; your own table: columns label and image_id, file_name or event",
+        help="what was exported there; your own table has columns label and image_id, file_name or event",
     )
     parser.add_argument("--who", help="who gave them, where the file does not tell (default: you)")
     parser.add_argument(
@@ -62,7 +61,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             rows,
             known_labels=known,
             empty=empty,
-            who=options.who or _user(),
+            who=options.who or user_name(),
             when=dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC),
             source=f"{kind}:{_content(path)}",
         )
@@ -76,7 +75,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             f"{plural(len(matched.unmatched), 'matches', 'match')} no image"
         )
         if not rows:
-            print("  nothing in it was said by a person")
+            print("  it holds no labels given by people")
         for row in matched.unmatched[:_SHOWN]:
             named = row.event if row.event is not None else " or ".join(row.images[0])
             print(f"  no such image: {named!r} ({row.where})")
@@ -87,7 +86,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
         if known:
             for label, number in unknown:
                 times = "once" if number == 1 else f"{number:,} times"
-                print(f"  {label!r} is no class or category of the data set: taken as it is, {times}")
+                print(f"  {label!r} is not a class or category of the data set: taken as it is, {times}")
             if more:
                 print(f"  ... and {more:,} more such labels")
         elif unknown:
@@ -96,7 +95,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
         if matched.at_odds:
             on = plural(len(matched.at_odds), "image")
-            print(f"  on {on} somebody else said something else: the later one counts, both are kept")
+            print(f"  on {on} people disagree: the later label counts, both are kept")
             for image, (who, label) in list(matched.at_odds.items())[:_SHOWN]:
                 print(f"    {image}: {who} said {label}")
             if len(matched.at_odds) > _SHOWN:
@@ -124,7 +123,7 @@ def _write_unmatched(out: Path, rows: Sequence[Given]) -> None:
 
 
 def _labels(run: Run) -> tuple[list[str], str]:
-    """The labels that the run knows, and the one that means: no animal."""
+    """The labels that the run knows, and the one that means that there is no animal."""
     from camtrap_batch.selection.classes import choose_classes
     from camtrap_batch.store.manifest import categories_of
     from camtrap_batch.vocabulary import EMPTY
@@ -137,15 +136,8 @@ def _labels(run: Run) -> tuple[list[str], str]:
     return [*(name for _, name in categories), *classes], empty or EMPTY
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"
-
-
 def _content(path: Path) -> str:
-    """Stands for what a file, or a folder of files, holds: 12 hexadecimal digits."""
+    """Identifies the content of a file, or a folder of files: 12 hexadecimal digits."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*.csv")) if path.is_dir() else [path]:
         digest.update(file.read_bytes())

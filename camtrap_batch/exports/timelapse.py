@@ -1,4 +1,4 @@
-"""A table that Timelapse imports: a row for each image, with the fields that people fill in.
+"""A table that Timelapse imports: one row for each image, with the fields that people fill in.
 
 Timelapse (saul.cpsc.ucalgary.ca/timelapse) finds a photo by `RelativePath` and `File`, with the separators of
 Windows, and takes the other columns by the data labels of its template. What the machine says stands in
@@ -60,7 +60,7 @@ def write_timelapse(images: Images, path: Path, *, prefill: bool = False) -> Wri
 
     Parameters
     ----------
-    prefill : `Species` holds the image's own label; whoever reads the file back takes it for a person's
+    prefill : put the image's own label into `Species`; whoever reads the file back takes it for a person's
     """
     written = Written(path)
     frames = images.frames

@@ -1,8 +1,8 @@
 """The review page's server: on loopback, for those who have a link with a token, over TLS elsewhere.
 
-A link is good for one browser: its token is exchanged for a cookie. Requests are refused whose Host is not
-the one served (a page elsewhere that resolves to this address), and changes that do not carry our header (a
-form elsewhere). Nothing is written but corrections.
+A link is valid for one browser: its token is exchanged for a cookie. Refused are requests with another Host
+than the one served (a page elsewhere that resolves to this address), and changes without our header (a form
+elsewhere). Only corrections are written.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _LISTS = 32
 
 @dataclass(frozen=True)
 class Served:
-    """Where the page is: a link for each person, good for one browser each."""
+    """Where the page is: a link for each person, each valid for one browser."""
 
     links: tuple[str, ...]
     server: tornado.httpserver.HTTPServer
@@ -121,7 +121,7 @@ class Reviewing:
         }
 
     def list(self, order: Order, wanted: Wanted, start: int, name: str) -> dict[str, Any]:
-        """A page of the sequences that are as wanted, in an order; those that were looked at come last.
+        """A page of the requested sequences, in an order; reviewed ones come last.
 
         Parameters
         ----------
@@ -299,9 +299,9 @@ def serve(
 
     Parameters
     ----------
-    address : to listen on; anything but loopback wants a certificate
-    port : 0: one that is free
-    people : how many links to make
+    address : address to listen on; anything but loopback requires a certificate
+    port : 0: a free one
+    people : number of links to make
     certificate : files of certificate and key, for TLS
 
     Raises
@@ -310,7 +310,7 @@ def serve(
         The address is not loopback and there is no certificate, or can't be listened on.
     """
     if address not in ("127.0.0.1", "::1", "localhost") and certificate is None:
-        raise UserError(f"--address {address}: others could read along: give --tls-cert and --tls-key, too")
+        raise UserError(f"--address {address}: others could listen in: also give --tls-cert and --tls-key")
     context = None
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -373,7 +373,7 @@ class _Handler(tornado.web.RequestHandler):
         self.finish({"error": "this link is not valid, or was used: run camtrap review again"})
 
     async def beside(self, work: Any, *arguments: Any) -> Any:
-        """Do what reads files on another thread."""
+        """Run something that reads files on another thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.reviewing.pool, work, *arguments)
 
@@ -392,7 +392,7 @@ class _Page(_Handler):
                 self.reviewing.sessions.add(session)
                 secure = self.request.protocol == "https"
                 self.set_cookie(_COOKIE, session, httponly=True, samesite="Strict", secure=secure, path="/")
-                # Not a redirect by header: a cookie that is SameSite=Strict would not come with it.
+                # Not a redirect by header: a SameSite=Strict cookie would not be sent with it.
                 nonce = self._policy()
                 self.finish(f'<!doctype html><script nonce="{nonce}">location.replace("/")</script>')
                 return
@@ -458,7 +458,7 @@ class _Picture(_Handler):
 
 class _Decide(_Handler):
     async def post(self) -> None:
-        """What a person says of some sequences is on disk before this is answered."""
+        """What a person says about some sequences is on disk before this is answered."""
         try:
             content = json.loads(self.request.body)
             numbers, labels, who, seen = _decision(content, len(self.reviewing.opening))
@@ -541,7 +541,7 @@ def _wanted(given: dict[str, str]) -> Wanted:
 def listing(
     items: Items, order: Order, wanted: Wanted, n: int | None, seed: int = 0, until: float | None = None
 ) -> pa.Table:
-    """The list alone: sequences in an order, as a table."""
+    """Only the list: sequences in an order, as a table."""
     numbers = ordered(items, order, n, seed, until)
     numbers = numbers[items.select(wanted)[numbers]][:n]
     rows: Sequence[int] = numbers.tolist()

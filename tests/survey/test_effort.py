@@ -97,7 +97,7 @@ def test_overlaps_of_one_camera_count_once(tmp_path: Path) -> None:
     assert table["days"].to_pylist() == [10, 5]
     for counting in ("station", "cameras"):
         assert days(table, counting) == {"A": 15}
-    assert notes == {"deployments of a camera that stood there already: what they share counts once": 1}
+    assert notes == {"deployments that overlap one of the same camera: the overlap counts once": 1}
     [line] = check_periods(periods, None)
     assert line.startswith(f"{tmp_path}/cameras.csv:3: 'A' has a deployment from 2021-03-06 12:00")
 

@@ -1,4 +1,4 @@
-"""infer without a model (`infer.model: none`): what people, or the results of others, say is the answer.
+"""infer without a model (`infer.model: none`): the answer is what people, or another program's results, say.
 
 Where `detect.results` has species, they are the predictions: a machine's labels, by the rules for boxes that
 docs/inference.md has. Else those are what a machine has observed by the metadata (Camtrap DP), where no
@@ -43,12 +43,12 @@ def infer_without_model(context: Context, notes: list[str]) -> StageResult:
 
     Parameters
     ----------
-    notes : of what was done about boxes, for people
+    notes : notes for people on what was done about boxes
 
     Raises
     ------
     InputError
-        There is no manifest yet, or the results are not there, or of other images.
+        There is no manifest yet, or the results are missing, or belong to other images.
     """
     job, run = context.job, context.run
     manifest = run.snapshot("manifest")
@@ -66,7 +66,7 @@ def infer_without_model(context: Context, notes: list[str]) -> StageResult:
         except InputError:
             if not context.dry_run or run.current("detected") is not None:
                 raise
-            return StageResult("infer", notes=["how much that is can't be told before detect", *notes])
+            return StageResult("infer", notes=["how much that is can't be said before detect", *notes])
         inputs |= {name: run.snapshot(name).number for name in ("detected", "detections")}
     of = _LABELLED if results is not None else _UNLABELLED
     if results is None:
