@@ -71,7 +71,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
         print(
             f"{path} ({kind}): {plural(len(rows), 'label')}; {len(matched.corrections):,} "
             f"{'would be recorded' if options.dry_run else 'recorded'}, of {plural(len(images), 'image')}; "
-            f"{plural(matched.unchanged, 'says', 'say')} what stands already; "
+            f"{plural(matched.unchanged, 'repeats', 'repeat')} what is recorded; "
             f"{plural(len(matched.unmatched), 'matches', 'match')} no image"
         )
         if not rows:
