@@ -11,14 +11,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import pyarrow as pa
 
 from camtrap_batch.catalog.tables import GivenTable, is_missing, number, read_table
 from camtrap_batch.dates import Order, is_date_only, parse_date, parse_dates
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import InputError, choices
 
 CAMERAS = pa.schema([("location", pa.string()), ("longitude", pa.float64()), ("latitude", pa.float64())])
 """Degrees, WGS 84; each location once."""
@@ -47,10 +47,13 @@ OUTAGES = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""When cameras stood there and did not work, local camera time; `camera` is null: all of the location."""
+"""When cameras stood there and did not work, local camera time; `camera` is null: all of the location. Where
+a time has a zone there is a column `utc_offset_minutes`, too, as in `PERIODS`."""
 
+_NAME = ("location", "location_id", "locationid", "camera", "name")
+_STATION = ("station", "station_id")
 _ALIASES = {
-    "location": ("location", "location_id", "locationid", "camera", "name"),
+    "location": (*_NAME, *_STATION),
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng", "long"),
 }
@@ -68,6 +71,15 @@ _OUTAGE = {
 _CAMERAS_KEY, _OUTAGES_KEY = "dataset.cameras", "dataset.outages"
 _NUMBERS_FIRST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)", re.DOTALL)
 _NOON = dt.timedelta(hours=12)
+_PROBLEM = re.compile(r"problem_?(\d+)_(from|to)")
+"""Columns of the camera table with outages, as camtrapR has them."""
+
+
+class Moment(NamedTuple):
+    """A time; `offset` in minutes east of UTC, None where it is the cameras' own."""
+
+    time: dt.datetime
+    offset: int | None
 
 
 @dataclass(frozen=True)
@@ -149,11 +161,12 @@ def read_periods(path: str, order: Order | None = None) -> pa.Table:
     """
     rows = []
     sites = read_sites(path)
-    order = _order_of_dates(([site.text(name) for site in sites] for name in ("start", "end")), order)
+    order = _order_of_sites(sites, order)
     for site in sites:
-        start, end = (moment(site.where, name, site.text(name), order) for name in ("start", "end"))
-        if start is None and end is None:
+        given = [read_moment(site.where, name, site.text(name), order) for name in ("start", "end")]
+        if given == [None, None]:
             continue
+        (start, end), offset = _by_one_clock(given)
         check_order(site.where, start, end)
         rows.append(
             {
@@ -162,6 +175,7 @@ def read_periods(path: str, order: Order | None = None) -> pa.Table:
                 "deployment": site.text("deployment"),
                 "start": start,
                 "end": end,
+                "utc_offset_minutes": offset,
                 "source": "cameras",
                 "where": site.where,
             }
@@ -177,7 +191,7 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
     InputError
         The file is not there, lacks a column, or a start or an end is missing, no date, or out of order.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     table = read_table(path, _OUTAGES_KEY, _names(_OUTAGE, _OPTIONAL))
     at = table.require(_OUTAGE)
     order = _order_of_dates((table.columns[at[name]] for name in ("start", "end")), order)
@@ -185,17 +199,39 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
         location = cells[at["location"]]
         if not location:
             raise InputError(f"{where}: location: empty ({_OUTAGES_KEY})")
-        times = {}
-        for name in ("start", "end"):
-            time = moment(where, name, cells[at[name]], order)
-            if time is None:
-                raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({_OUTAGES_KEY})")
-            times[name] = time
-        check_order(where, times["start"], times["end"])
         camera = _roles(cells, _OPTIONAL).get("camera")
         of = cells[camera] if camera is not None and camera != at["location"] else None
+        times = _times_of_outage(
+            where, {name: cells[at[name]] for name in ("start", "end")}, order, _OUTAGES_KEY
+        )
         rows.append({"location": location, "camera": of, "where": where, **times})
-    return pa.Table.from_pylist(rows, schema=OUTAGES)
+    return _as_outages(rows)
+
+
+def read_camera_outages(path: str, order: Order | None = None) -> pa.Table:
+    """Outages in the camera table itself, as `OUTAGES`: columns problem1_from, problem1_to, and so on.
+
+    Raises
+    ------
+    InputError
+        As `read_cameras`; or an end of an outage is missing, no date, or out of order.
+    """
+    rows: list[dict[str, Any]] = []
+    sites = read_sites(path)
+    order = _order_of_sites(sites, order)
+    for site in sites:
+        problems: dict[str, dict[str, str | None]] = {}
+        for name, value in site.cells.items():
+            if _PROBLEM.fullmatch(name):
+                cell = None if value is None or is_missing(str(value)) else str(value)
+                problems.setdefault(name.rpartition("_")[0], {})[name] = cell
+        for which, cells in problems.items():
+            both = {name: cells.get(name) for name in (f"{which}_from", f"{which}_to")}
+            if set(both.values()) != {None}:
+                times = _times_of_outage(site.where, both, order, _CAMERAS_KEY)
+                of = {"location": site.location, "camera": site.text("camera"), "where": site.where}
+                rows.append({**of, **times})
+    return _as_outages(rows)
 
 
 def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
@@ -210,16 +246,10 @@ def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
     for row in periods.to_pylist():
         spans.setdefault(row["location"], []).append(row)
     for row in [] if outages is None else outages.to_pylist():
-        of = [
-            span
-            for span in spans.get(row["location"], [])
-            if row["camera"] is None or row["camera"] == span["camera"]
-        ]
-        if of and not any(
-            (span["start"] is None or span["start"] <= row["start"])
-            and (span["end"] is None or row["end"] <= span["end"])
-            for span in of
-        ):
+        here = spans.get(row["location"], [])
+        camera = camera_of(row, {span["camera"] for span in here})
+        of = [span for span in here if camera is None or camera == span["camera"]]
+        if of and not any(_is_within(row, span) for span in of):
             times = "; ".join(f"{_shown(span['start'])} to {_shown(span['end'])}" for span in of[:3])
             raise InputError(
                 f"{row['where']}: the outage from {_shown(row['start'])} to {_shown(row['end'])} is not "
@@ -240,7 +270,7 @@ def read_covariates(path: str) -> pa.Table:
     for site in read_sites(path):
         points.setdefault(site.location, (site.longitude, site.latitude))
         for name, value in site.cells.items():
-            if name in used or name in site.roles.values():
+            if name in used or name in site.roles.values() or _PROBLEM.fullmatch(name):
                 continue
             column = columns.setdefault(name, {})
             if value is not None and str(value).strip():
@@ -300,9 +330,34 @@ def _names(*roles: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
-    at = table.require(_ALIASES)
+    at = table.require({"location": _ALIASES["location"]})
+    if not _is_of_times_alone(table):
+        at |= table.require({axis: _ALIASES[axis] for axis in ("latitude", "longitude")})
     for where, cells in table.rows():
-        yield where, cells[at["location"]] or "", cells[at["longitude"]], cells[at["latitude"]], dict(cells)
+        x, y = (cells[at[axis]] if axis in at else None for axis in ("longitude", "latitude"))
+        yield where, cells[at["location"]] or "", x, y, dict(cells)
+
+
+def _is_of_times_alone(table: GivenTable) -> bool:
+    """Whether a camera table has setup dates, and no column that may be meant for degrees."""
+    axes = ("latitude", "longitude")
+    return (
+        table.name_of(_OPTIONAL["start"]) is not None
+        and all(table.name_of(_ALIASES[axis]) is None for axis in axes)
+        and not any(choices(axis, table.columns).startswith("did you mean") for axis in axes)
+    )
+
+
+def _order_of_sites(sites: Iterable[Site], order: Order | None) -> Order | None:
+    """As `_order_of_dates`, of all dates in a camera table."""
+    columns: dict[str, list[str | None]] = {}
+    for site in sites:
+        for name in ("start", "end"):
+            columns.setdefault(name, []).append(site.text(name))
+        for name, value in site.cells.items():
+            if _PROBLEM.fullmatch(name):
+                columns.setdefault(name, []).append(None if value is None else str(value))
+    return _order_of_dates(columns.values(), order)
 
 
 def _order_of_dates(columns: Iterable[list[str | None]], order: Order | None) -> Order | None:
@@ -323,7 +378,7 @@ def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict
         for number, feature in enumerate(features):
             where = f"{path}: features[{number}]"
             properties = feature.get("properties") or {}
-            given = (properties.get(alias) for alias in (*_ALIASES["location"], "id"))
+            given = (properties.get(alias) for alias in (*_NAME, "id", *_STATION))
             location = next((value for value in given if value is not None), feature.get("id"))
             geometry = feature.get("geometry") or {}
             if geometry.get("type") != "Point":
@@ -352,7 +407,84 @@ def _degrees(where: str, name: str, value: Any, most: int) -> float:
     return degrees
 
 
+def camera_of(outage: Mapping[str, Any], cameras: Iterable[str | None]) -> str | None:
+    """Which of the cameras that a location's deployments name an outage is of; None: of all of them.
+
+    Raises InputError where it names another one.
+    """
+    named = set(cameras) - {None}
+    camera: str | None = outage["camera"]
+    if camera is None or not named:
+        return None
+    if camera not in named:
+        raise InputError(
+            f"{outage['where']}: camera: {camera!r} is none of location {outage['location']!r} "
+            f"({_OUTAGES_KEY}); " + choices(camera, [name for name in named if name is not None])
+        )
+    return camera
+
+
+def deployments_to_come(periods: pa.Table, now: dt.datetime) -> list[str]:
+    """A line on deployments that end, or begin, after `now` (UTC, naive), with the row of the first."""
+    tomorrow = now + dt.timedelta(days=1)  # by any clock on earth
+    found = [row for row in periods.to_pylist() if (row["end"] or row["start"] or now) > tomorrow]
+    if not found:
+        return []
+    first = found[0]
+    name = "start" if first["end"] is None else "end"
+    return [
+        f"{first['where']}: {name}: {_shown(first[name])} has not come yet (such deployments: {len(found):,}"
+        "); days to come count as if the camera had worked: leave the end empty while it stands there"
+    ]
+
+
+def _is_within(outage: Mapping[str, Any], span: Mapping[str, Any]) -> bool:
+    """Whether an outage is within a deployment, of which either end may be open."""
+    ours, theirs = outage.get("utc_offset_minutes"), span["utc_offset_minutes"]
+    shift = dt.timedelta(minutes=0 if None in (ours, theirs) else theirs - ours)
+    return (span["start"] is None or span["start"] <= outage["start"] + shift) and (
+        span["end"] is None or outage["end"] + shift <= span["end"]
+    )
+
+
+def _times_of_outage(
+    where: str, cells: Mapping[str, str | None], order: Order | None, key: str
+) -> dict[str, Any]:
+    """Start, end and offset of an outage, from two cells by their columns' names."""
+    given = [read_moment(where, name, text, order) for name, text in cells.items()]
+    for name, one in zip(cells, given, strict=True):
+        if one is None:
+            raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({key})")
+    (start, end), offset = _by_one_clock(given)
+    check_order(where, start, end)
+    return {"start": start, "end": end, "utc_offset_minutes": offset}
+
+
+def _as_outages(rows: list[dict[str, Any]]) -> pa.Table:
+    schema = OUTAGES
+    if any(row["utc_offset_minutes"] is not None for row in rows):
+        schema = schema.append(PERIODS.field("utc_offset_minutes"))
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _by_one_clock(moments: Iterable[Moment | None]) -> tuple[list[dt.datetime | None], int | None]:
+    """Times by the clock of the first that has an offset, and that offset."""
+    given = list(moments)
+    offset = next((one.offset for one in given if one is not None and one.offset is not None), None)
+    times = []
+    for one in given:
+        shift = 0 if one is None or one.offset is None or offset is None else offset - one.offset
+        times.append(None if one is None else one.time + dt.timedelta(minutes=shift))
+    return times, offset
+
+
 def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
+    """As `read_moment`, without the zone."""
+    found = read_moment(where, name, text, order)
+    return None if found is None else found.time
+
+
+def read_moment(where: str, name: str, text: str | None, order: Order | None) -> Moment | None:
     """A date or a date with a time; a date alone is noon. Raises InputError with `where` and `name`."""
     if text is None or not text.strip():
         return None
@@ -366,7 +498,7 @@ def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.d
         raise InputError(f"{where}: {name}: {text.strip()!r} should be {hint}") from None
     if parsed is None:
         return None
-    return parsed[0] + _NOON if is_date_only(given) else parsed[0]
+    return Moment(parsed[0] + _NOON if is_date_only(given) else parsed[0], parsed[1])
 
 
 def check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:

@@ -18,6 +18,9 @@ _AUTHOR = re.compile(
 )
 _SHOWN = 3
 
+CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
+"""Names of a column with a category such as EN, which is no rank: what `publish.sensitive` may name."""
+
 
 def tidy_label(text: str) -> str:
     """A label with single blanks, none around it.
