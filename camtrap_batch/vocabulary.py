@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from enum import StrEnum
-from pathlib import PurePosixPath
 
 USED, TRIED_AGAIN = "used", "tried again"
 """What is done with images of a status."""
@@ -85,7 +86,9 @@ def ending_of(file_name: str) -> str:
     >>> ending_of("cam1/IMG_0001.JPG"), ending_of("cam.1/README")
     ('.jpg', '')
     """
-    return PurePosixPath(file_name).suffix.lower()
+    # As PurePosixPath(...).suffix has it: no object is made for each of a million files.
+    stem, _, ending = file_name.rstrip("/").rpartition("/")[2].rpartition(".")
+    return f".{ending.lower()}" if stem and ending else ""
 
 
 FINDING_KINDS: dict[str, str] = {
@@ -128,6 +131,27 @@ EMPTY = "empty"
 """Name given to category 0, no animal, where the metadata gives it none."""
 
 
+EMPTY_WORDS = frozenset(
+    {"empty", "blank", "blanks", "none", "nothing", "nil", "no animal", "no animals", "no wildlife"}
+    | {"false trigger", "misfire", "ghost", "nothing there"}
+    | {"leer", "leerbild", "kein tier", "nichts", "vide", "rien", "aucun", "aucun animal", "vacio", "vacia"}
+    | {"nada", "sin animal", "sin fauna", "ningun animal", "vazio", "vazia", "sem animal", "vuoto", "vuota"}
+    | {"nessun animale", "leeg", "geen dier", "niets", "tom", "tomt", "inget djur", "intet dyr", "ingen dyr"}
+)
+"""Words, as `is_word_for_empty` compares them, that people use for a picture without an animal."""
+
+
+def is_word_for_empty(label: str) -> bool:
+    """Whether a label is a usual word for: no animal, in one of some languages.
+
+    >>> is_word_for_empty("Vacío"), is_word_for_empty("no_animal"), is_word_for_empty("blank heron")
+    (True, True, False)
+    """
+    letters = unicodedata.normalize("NFKD", label.casefold().replace("_", " ").replace("-", " "))
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return " ".join(plain.split()) in EMPTY_WORDS
+
+
 NO_MODEL = "none"
 """The model of predictions that no model made: `infer.model`, and the id in its place."""
 
@@ -154,3 +178,26 @@ def plural(n: int, one: str, many: str | None = None) -> str:
     ('1 camera', '1,200 cameras', '2 species')
     """
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def counted(n: int, many: str) -> str:
+    """A number, and what it is of, told in the plural.
+
+    >>> counted(1, "categories that are in use"), counted(2, "images left out"), counted(1, "other files")
+    ('1 category that is in use', '2 images left out', '1 other file')
+    """
+    if n != 1:
+        return f"{n:,} {many}"
+    return "1 " + _OF_ONE.sub(lambda found: _ONE.get(found[0], found[0].removesuffix("s")), many)
+
+
+_OF_ONE = re.compile(r"^(?:other )?\w+|(?<=\bthat )(?:are|have)\b|(?<=\bwhich )(?:are|have)\b")
+"""What a noun in the plural is told by: the noun itself, and the verb of its clause."""
+_ONE = {
+    "categories": "category",
+    "boxes": "box",
+    "media": "medium",
+    "species": "species",
+    "are": "is",
+    "have": "has",
+}

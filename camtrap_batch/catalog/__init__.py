@@ -8,6 +8,9 @@ attached. `cameras` reads where the cameras stand.
 from __future__ import annotations
 
 import datetime as dt
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +20,7 @@ from camtrap_batch.catalog.cameras import (
     PERIODS,
     cameras_without_place,
     check_periods,
+    columns_left_alone,
     deployments_to_come,
     read_camera_outages,
     read_cameras,
@@ -25,11 +29,13 @@ from camtrap_batch.catalog.cameras import (
 )
 from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.job import Dataset
+from camtrap_batch.vocabulary import counted
 
 __all__ = [
     "READERS",
     "Catalog",
     "Reader",
+    "as_photos_have_it",
     "read_camera_names",
     "read_cameras",
     "read_dataset_cameras",
@@ -50,9 +56,11 @@ def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | 
     Raises
     ------
     InputError
-        A time in either file is wrong, an end is before its start, an outage is outside of the deployments.
+        A column of times is wrong, or a time of an outage; an end is before its start, an outage is outside
+        of the deployments.
     """
-    of_cameras = None if dataset.cameras is None else read_periods(dataset.cameras, dataset.dates)
+    notes: Counter[str] = Counter()
+    of_cameras = None if dataset.cameras is None else read_periods(dataset.cameras, dataset.dates, notes)
     of_source = reader_of(dataset).periods()
     parts = []
     if of_cameras is not None:
@@ -64,9 +72,9 @@ def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | 
     outages = None if dataset.outages is None else read_outages(dataset.outages, dataset.dates)
     if dataset.cameras is not None and len(more := read_camera_outages(dataset.cameras, dataset.dates)):
         outages = more if outages is None else pa.concat_tables([outages, more], promote_options="default")
-    lines = check_periods(periods, outages)
+    lines = [counted(n, text) for text, n in notes.items()] + check_periods(periods, outages)
     if dataset.cameras is not None:
-        lines += cameras_without_place(dataset.cameras)
+        lines += [*cameras_without_place(dataset.cameras), *columns_left_alone(dataset.cameras)]
     lines += deployments_to_come(periods, dt.datetime.now(dt.UTC).replace(tzinfo=None))
     return periods if periods.num_rows else None, outages, lines
 
@@ -76,3 +84,28 @@ def read_dataset_cameras(dataset: Dataset) -> pa.Table | None:
     if dataset.cameras is not None:
         return read_cameras(dataset.cameras)
     return reader_of(dataset).cameras()
+
+
+def as_photos_have_it(table: pa.Table, locations: Callable[[], pa.ChunkedArray]) -> pa.Table:
+    """A table of cameras with the locations written as those of the images, where they look the same and
+    differ in how accents are encoded alone (NFC, NFD).
+
+    Parameters
+    ----------
+    table : with a column location
+    locations : of the images; called only where a name has an accent
+    """
+    given = table["location"].to_pylist()
+    if all(name is None or name.isascii() for name in given):
+        return table
+    known = {name for name in locations().unique().to_pylist() if name is not None}
+    of: dict[str, list[str]] = {}
+    for name in known:
+        of.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+
+    def found(name: str | None) -> str | None:
+        same = [] if name is None or name in known else of.get(unicodedata.normalize("NFC", name), [])
+        return same[0] if len(same) == 1 and same[0] not in given else name
+
+    at = table.schema.get_field_index("location")
+    return table.set_column(at, table.schema.field(at), pa.array(map(found, given), pa.string()))

@@ -9,15 +9,25 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 
 from camtrap_batch.catalog.tables import GivenTable, is_missing, number, read_table
-from camtrap_batch.dates import Order, is_date_only, parse_date, parse_dates
+from camtrap_batch.dates import (
+    NULL_OFFSET,
+    Order,
+    are_too_many,
+    check_orders,
+    is_date_only,
+    parse_date,
+    parse_dates,
+)
 from camtrap_batch.errors import InputError, choices
 
 CAMERAS = pa.schema([("location", pa.string()), ("longitude", pa.float64()), ("latitude", pa.float64())])
@@ -53,7 +63,11 @@ a time has a zone there is a column `utc_offset_minutes`, too, as in `PERIODS`."
 _NAME = ("location", "location_id", "locationid", "camera", "name")
 _STATION = ("station", "station_id")
 _ALIASES = {
-    "location": (*_NAME, *_STATION),
+    "location": (
+        *("location", "location_id", "locationid", "camera", "name"),
+        *("station", "station_id", "site", "site_id", "site_name", "deployment_id", "deploymentid"),
+        *("placename", "camera_id", "camera_name"),
+    ),
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng", "long"),
 }
@@ -68,6 +82,13 @@ _OUTAGE = {
     "start": ("start", "from"),
     "end": ("end", "to"),
 }
+_NEVER_COVARIATES = frozenset({"location", "location_id", "locationid", "camera", "name"})
+_LIKELY = {
+    "start": ("start_date", "startdate", "date_start", "date_deployed", "deployed", "installed", "setup_day"),
+    "end": ("end_date", "enddate", "date_end", "date_retrieved", "retrieved", "removed", "retrieval_day"),
+}
+"""What may be when a camera stood there, and is left alone: role -> names of columns."""
+
 _CAMERAS_KEY, _OUTAGES_KEY = "dataset.cameras", "dataset.outages"
 _NUMBERS_FIRST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)", re.DOTALL)
 _NOON = dt.timedelta(hours=12)
@@ -92,6 +113,7 @@ class Site:
     location, longitude, latitude : degrees, WGS 84; None where both cells are empty
     cells : what else the row says, by the file's own names
     roles : start, end, camera, deployment -> the name of the cell that has it
+    named_by : the name of the cell that has the location
     """
 
     where: str
@@ -100,6 +122,7 @@ class Site:
     latitude: float | None
     cells: Mapping[str, Any]
     roles: Mapping[str, str]
+    named_by: str = "location"
 
     def text(self, role: str) -> str | None:
         """What the row says of start, end, camera or deployment; None where it says nothing."""
@@ -147,12 +170,26 @@ def cameras_without_place(path: str) -> list[str]:
     ]
 
 
-def read_periods(path: str, order: Order | None = None) -> pa.Table:
+def columns_left_alone(path: str) -> list[str]:
+    """A line for each column that may be the start or the end of deployments by another name."""
+    first = read_sites(path)[0]
+    return [
+        f"{path}: the column {name} is left alone; if deployments {role} there, call it {role}"
+        for role, names in _LIKELY.items()
+        if role not in first.roles
+        for name in names
+        if name in first.cells
+    ]
+
+
+def read_periods(path: str, order: Order | None = None, notes: Counter[str] | None = None) -> pa.Table:
     """Deployments of the camera table, as `PERIODS`: a row for each of its rows with a start or an end.
 
     Parameters
     ----------
-    order : of day and month in dates that leave it open
+    order : of day and month in dates that leave it open, where no other date of the table tells
+    notes : gets starts and ends that can't be read and are taken as not known, up to a part of a column, as
+        of any table; without a count of them, each is refused
 
     Raises
     ------
@@ -162,11 +199,13 @@ def read_periods(path: str, order: Order | None = None) -> pa.Table:
     rows = []
     sites = read_sites(path)
     order = _order_of_sites(sites, order)
-    for site in sites:
-        given = [read_moment(site.where, name, site.text(name), order) for name in ("start", "end")]
-        if given == [None, None]:
+    wheres = [site.where for site in sites]
+    columns = {name: [site.text(name) for site in sites] for name in ("start", "end")}
+    starts, ends = (_moments(wheres, name, texts, order, notes) for name, texts in columns.items())
+    for site, first, last in zip(sites, starts, ends, strict=True):
+        if first is None and last is None:
             continue
-        (start, end), offset = _by_one_clock(given)
+        (start, end), offset = _by_one_clock([first, last])
         check_order(site.where, start, end)
         rows.append(
             {
@@ -195,15 +234,15 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
     table = read_table(path, _OUTAGES_KEY, _names(_OUTAGE, _OPTIONAL))
     at = table.require(_OUTAGE)
     order = _order_of_dates((table.columns[at[name]] for name in ("start", "end")), order)
-    for where, cells in table.rows():
+    wheres = [table.at(row) for row in range(len(table))]
+    starts, ends = (_moments(wheres, name, table.columns[at[name]], order) for name in ("start", "end"))
+    for (where, cells), start, end in zip(table.rows(), starts, ends, strict=True):
         location = cells[at["location"]]
         if not location:
             raise InputError(f"{where}: location: empty ({_OUTAGES_KEY})")
+        times = _times_of_outage(where, {"start": start, "end": end}, _OUTAGES_KEY)
         camera = _roles(cells, _OPTIONAL).get("camera")
         of = cells[camera] if camera is not None and camera != at["location"] else None
-        times = _times_of_outage(
-            where, {name: cells[at[name]] for name in ("start", "end")}, order, _OUTAGES_KEY
-        )
         rows.append({"location": location, "camera": of, "where": where, **times})
     return _as_outages(rows)
 
@@ -219,18 +258,15 @@ def read_camera_outages(path: str, order: Order | None = None) -> pa.Table:
     rows: list[dict[str, Any]] = []
     sites = read_sites(path)
     order = _order_of_sites(sites, order)
-    for site in sites:
-        problems: dict[str, dict[str, str | None]] = {}
-        for name, value in site.cells.items():
-            if _PROBLEM.fullmatch(name):
-                cell = None if value is None or is_missing(str(value)) else str(value)
-                problems.setdefault(name.rpartition("_")[0], {})[name] = cell
-        for which, cells in problems.items():
-            both = {name: cells.get(name) for name in (f"{which}_from", f"{which}_to")}
-            if set(both.values()) != {None}:
-                times = _times_of_outage(site.where, both, order, _CAMERAS_KEY)
+    wheres = [site.where for site in sites]
+    times = {name: _moments(wheres, name, texts, order) for name, texts in _problems(sites).items()}
+    for which in dict.fromkeys(name.rpartition("_")[0] for name in times):
+        names = f"{which}_from", f"{which}_to"
+        for row, site in enumerate(sites):
+            given = {name: times[name][row] if name in times else None for name in names}
+            if any(given.values()):
                 of = {"location": site.location, "camera": site.text("camera"), "where": site.where}
-                rows.append({**of, **times})
+                rows.append(of | _times_of_outage(site.where, given, _CAMERAS_KEY))
     return _as_outages(rows)
 
 
@@ -266,11 +302,12 @@ def read_covariates(path: str) -> pa.Table:
     """
     columns: dict[str, dict[str, Any]] = {}
     points: dict[str, tuple[float | None, float | None]] = {}
-    used = {alias for aliases in _ALIASES.values() for alias in aliases}
+    used = {*_NEVER_COVARIATES, *_ALIASES["latitude"], *_ALIASES["longitude"]}
     for site in read_sites(path):
         points.setdefault(site.location, (site.longitude, site.latitude))
         for name, value in site.cells.items():
-            if name in used or name in site.roles.values() or _PROBLEM.fullmatch(name):
+            never = (*site.roles.values(), site.named_by)
+            if name in used or name in never or _PROBLEM.fullmatch(name):
                 continue
             column = columns.setdefault(name, {})
             if value is not None and str(value).strip():
@@ -306,9 +343,10 @@ def read_sites(path: str) -> list[Site]:
                 f"{where}: location {location!r} has another place further up; it should have one"
             )
         roles = _roles(cells, _OPTIONAL)
-        if roles.get("camera") == _roles(cells, _ALIASES).get("location"):
+        named_by = _roles(cells, _ALIASES).get("location", "location")
+        if roles.get("camera") == named_by:
             roles.pop("camera", None)  # the column that names the location
-        sites.append(Site(where, location, *point, cells, roles))
+        sites.append(Site(where, location, *point, cells, roles, named_by))
     if not sites:
         raise InputError(f"{path}: holds no camera (dataset.cameras)")
     return sites
@@ -348,28 +386,23 @@ def _is_of_times_alone(table: GivenTable) -> bool:
     )
 
 
-def _order_of_sites(sites: Iterable[Site], order: Order | None) -> Order | None:
+def _order_of_sites(sites: Sequence[Site], order: Order | None) -> Order | None:
     """As `_order_of_dates`, of all dates in a camera table."""
-    columns: dict[str, list[str | None]] = {}
-    for site in sites:
-        for name in ("start", "end"):
-            columns.setdefault(name, []).append(site.text(name))
-        for name, value in site.cells.items():
-            if _PROBLEM.fullmatch(name):
-                columns.setdefault(name, []).append(None if value is None else str(value))
-    return _order_of_dates(columns.values(), order)
+    columns = [[site.text(name) for site in sites] for name in ("start", "end")]
+    return _order_of_dates([*columns, *_problems(sites).values()], order)
 
 
-def _order_of_dates(columns: Iterable[list[str | None]], order: Order | None) -> Order | None:
-    """The order of day and month that the job gives, else that of the dates that tell, if it is one."""
-    found: set[Order] = set()
-    for texts in columns:
-        dates = parse_dates(texts)
-        if dates.day_first is not None:
-            found.add("dmy")
-        if dates.month_first is not None:
-            found.add("mdy")
-    return order or (found.pop() if len(found) == 1 else None)
+def _problems(sites: Sequence[Site]) -> dict[str, list[str | None]]:
+    """Columns with the times of outages: name -> a text for each row, None where it says nothing."""
+    names = dict.fromkeys(name for site in sites for name in site.cells if _PROBLEM.fullmatch(name))
+    cells = {name: [str(site.cells.get(name) or "") for site in sites] for name in names}
+    return {name: [None if is_missing(text) else text for text in texts] for name, texts in cells.items()}
+
+
+def _order_of_dates(columns: Iterable[Sequence[str | None]], order: Order | None) -> Order | None:
+    """The order of day and month of those dates that tell, if it is one, else the one that the job gives."""
+    found = {name for texts in columns for name in parse_dates(texts).told}
+    return found.pop() if len(found) == 1 else order
 
 
 def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
@@ -378,7 +411,9 @@ def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict
         for number, feature in enumerate(features):
             where = f"{path}: features[{number}]"
             properties = feature.get("properties") or {}
-            given = (properties.get(alias) for alias in (*_NAME, "id", *_STATION))
+            names = _ALIASES["location"]
+            # As ever before the names that came later.
+            given = (properties.get(name) for name in (*names[:5], "id", *names[5:]))
             location = next((value for value in given if value is not None), feature.get("id"))
             geometry = feature.get("geometry") or {}
             if geometry.get("type") != "Point":
@@ -447,15 +482,12 @@ def _is_within(outage: Mapping[str, Any], span: Mapping[str, Any]) -> bool:
     )
 
 
-def _times_of_outage(
-    where: str, cells: Mapping[str, str | None], order: Order | None, key: str
-) -> dict[str, Any]:
-    """Start, end and offset of an outage, from two cells by their columns' names."""
-    given = [read_moment(where, name, text, order) for name, text in cells.items()]
-    for name, one in zip(cells, given, strict=True):
+def _times_of_outage(where: str, given: Mapping[str, Moment | None], key: str) -> dict[str, Any]:
+    """Start, end and offset of an outage, from two times by their columns' names."""
+    for name, one in given.items():
         if one is None:
             raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({key})")
-    (start, end), offset = _by_one_clock(given)
+    (start, end), offset = _by_one_clock(given.values())
     check_order(where, start, end)
     return {"start": start, "end": end, "utc_offset_minutes": offset}
 
@@ -479,12 +511,6 @@ def _by_one_clock(moments: Iterable[Moment | None]) -> tuple[list[dt.datetime | 
 
 
 def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
-    """As `read_moment`, without the zone."""
-    found = read_moment(where, name, text, order)
-    return None if found is None else found.time
-
-
-def read_moment(where: str, name: str, text: str | None, order: Order | None) -> Moment | None:
     """A date or a date with a time; a date alone is noon. Raises InputError with `where` and `name`."""
     if text is None or not text.strip():
         return None
@@ -498,7 +524,44 @@ def read_moment(where: str, name: str, text: str | None, order: Order | None) ->
         raise InputError(f"{where}: {name}: {text.strip()!r} should be {hint}") from None
     if parsed is None:
         return None
-    return Moment(parsed[0] + _NOON if is_date_only(given) else parsed[0], parsed[1])
+    return parsed[0] + _NOON if is_date_only(given) else parsed[0]
+
+
+def _moments(
+    wheres: Sequence[str],
+    name: str,
+    texts: Sequence[str | None],
+    order: Order | None,
+    notes: Counter[str] | None = None,
+) -> list[Moment | None]:
+    """A column of `Moment`s. What can't be read is None, and in `notes`, up to `dates.MOST_UNREADABLE` of it.
+
+    Raises InputError where there is more of that, or no `notes`, and where orders of day and month are mixed.
+    """
+    dates = parse_dates(texts, order)
+
+    def say(row: int) -> str:
+        return f"{wheres[row]}: {name}: {texts[row]!r}"
+
+    if len(dates.told) > 1:
+        check_orders(dates, texts, say, None)
+    n_given = int((~np.isnat(dates.times)).sum()) + len(dates.strange)
+    is_refused = notes is None or are_too_many(len(dates.strange), n_given)
+    for row in sorted([*dates.undecided, *(dates.strange if is_refused else [])]):
+        moment(wheres[row], name, texts[row], order)
+    if dates.strange and notes is not None:
+        photo = "the first photo" if name == "start" else "the last photo"
+        notes[
+            f"deployments whose {name} can't be read, and is taken as not known, so that {photo} counts: "
+            f"{say(dates.strange[0])}"
+        ] += len(dates.strange)
+    columns = (dates.times.tolist(), dates.date_only.tolist(), dates.offsets.tolist())
+    return [
+        None
+        if time is None
+        else Moment(time + _NOON if is_day else time, None if offset == NULL_OFFSET else offset)
+        for time, is_day, offset in zip(*columns, strict=True)
+    ]
 
 
 def check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:

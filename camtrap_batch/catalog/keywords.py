@@ -32,11 +32,18 @@ def labels_of_keywords(
         No image has a keyword that is a label.
     """
     columns = (keywords[name].to_pylist() for name in ("keywords", "paths"))
-    found = [
-        (row, name, count)
-        for row, (flat, paths) in enumerate(zip(*columns, strict=True))
-        for name, count in labels_of(flat or [], [tuple(path.split("|")) for path in paths or []], how, notes)
-    ]
+    known: dict[tuple[tuple[str, ...], ...], tuple[list[tuple[str, int | None]], Counter[str]]] = {}
+    found = []
+    for row, both in enumerate(zip(*columns, strict=True)):
+        words = tuple(tuple(some or ()) for some in both)
+        if words not in known:  # a million photos have a few hundred ways to be tagged
+            told: Counter[str] = Counter()
+            paths = [tuple(path.split("|")) for path in words[1]]
+            known[words] = list(labels_of(list(words[0]), paths, how, told)), told
+        labels, told = known[words]
+        found += [(row, name, count) for name, count in labels]
+        if told:
+            notes.update(told)
     n = keywords.num_rows
     if not found:
         seen = Counter(word for words in keywords["keywords"].to_pylist() for word in words or [])
@@ -50,8 +57,8 @@ def labels_of_keywords(
     rows = np.array([row for row, _, _ in found], np.int64)
     ids, categories = number_labels([name for _, name, _ in found], how.empty, notes)
     notes["images without an annotation"] += n - len(np.unique(rows))
-    labels = group_labels(rows, ids, [count for _, _, count in found], n, dict(categories))
-    return labels, categories
+    column = group_labels(rows, ids, [count for _, _, count in found], n, dict(categories))
+    return column, categories
 
 
 def labels_of(

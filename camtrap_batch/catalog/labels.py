@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,15 @@ _AUTHOR = re.compile(
     r"(?:\([^\W\d_][^()]*\d{4}\)|[^\W\d_a-z][^()\d]*\d{4}|\(?L\.\)?)"
 )
 _SHOWN = 3
+_MOST_SPECIES = 5  # in one cell
+_SIGNS: tuple[tuple[str, Callable[[Iterable[object]], bool]], ...] = (
+    (";", any),
+    ("|", any),
+    ("+", all),
+    ("&", all),
+    (",", all),
+    ("/", all),
+)
 
 CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
 """Names of a column with a category such as EN, which is no rank: what `publish.sensitive` may name."""
@@ -82,3 +91,28 @@ def one_name_each(labels: Iterable[str], notes: Counter[str]) -> dict[str, str]:
             listed = ", ".join(map(repr, others[:_SHOWN]))
             notes[f"label written in several ways, taken to be {names[key]!r}: {listed}{more}"] += 1
     return {text: names[label_key(text)] for text in counts}
+
+
+def split_cell(text: str, between: str) -> list[str]:
+    """The parts of a text that names several things.
+
+    >>> split_cell("fox;  badger; ", ";")
+    ['fox', 'badger']
+    """
+    return [part.strip() for part in text.split(between) if part.strip()]
+
+
+def several_in_one(labels: Iterable[str | None]) -> dict[str, list[str]]:
+    """Labels that seem to name several species, by what stands between: what no name has in it, or between
+    parts that are all labels of their own."""
+    distinct = Counter(label for label in labels if label)
+    known = {label_key(label) for label in distinct}
+    found: dict[str, list[str]] = {}
+    for label, times in distinct.items():
+        for sign, enough in _SIGNS:
+            parts = split_cell(label, sign)
+            # What has more parts is a taxon with all that it belongs to.
+            if 2 <= len(parts) <= _MOST_SPECIES and enough(label_key(part) in known for part in parts):
+                found.setdefault(sign, []).extend([label] * times)
+                break
+    return found

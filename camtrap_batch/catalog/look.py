@@ -22,17 +22,28 @@ import fsspec
 import msgspec
 import numpy as np
 
-from camtrap_batch.catalog.csv import COLUMNS
+from camtrap_batch.catalog.csv import COLUMNS, LIKELY, likely_columns, used_columns
+from camtrap_batch.catalog.folder import without_run_folders
 from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.labels import several_in_one
 from camtrap_batch.catalog.names import tidy_name
-from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.catalog.tables import column_name, read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.exif import read_jpeg_exif
 from camtrap_batch.images.keywords import read_keywords
 from camtrap_batch.job.base import web_address
 from camtrap_batch.remote import plain, redacted
-from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
+from camtrap_batch.vocabulary import (
+    IMAGE_ENDINGS,
+    PEOPLE,
+    RAW_ENDINGS,
+    VIDEO_ENDINGS,
+    counted,
+    ending_of,
+    is_word_for_empty,
+    plural,
+)
 
 _PATIENCE_S = 20.0
 _MOST_BYTES = 2**22
@@ -44,7 +55,7 @@ _DATE = re.compile(r"\d{4}([-_.]?\d{2}([-_.]?\d{2})?)?|\d{2}[-_.]\d{2}[-_.]\d{4}
 _BINOMIAL = re.compile(r"[A-Z]?[a-z]{3,}[ _][a-z]{3,}([ _][a-z]{3,})?")
 _CAMERA = re.compile(r".*\d|.*(cam|site|station|loc|trap|plot|grid)", re.IGNORECASE)
 _TOPS = frozenset({"species", "taxon", "taxa", "animal", "animals", "art", "arten", "espèce", "especie"})
-_NOTHING = frozenset({"empty", "blank", "nothing", "no animal", "animal", "person", "human", "vehicle"})
+_NO_SPECIES = frozenset({"animal", *PEOPLE, "mensch", "personne", "persona", "pessoa", "fahrzeug"})
 _NOTHING_BUT_NAMES = re.compile(r"[^\W\d_]+([ _-][^\W\d_]+){0,3}")
 
 
@@ -80,6 +91,8 @@ class Found:
     results : path or URL of detections, where that is what was looked at
     videos : how many there are
     hierarchy : the keyword below which photos have their species
+    has_labels : whether a table has a column for the species
+    empty : the label that means: no animal, where it is none that says so by itself
     """
 
     dataset: dict[str, Any]
@@ -90,6 +103,8 @@ class Found:
     results: str | None = None
     videos: int = 0
     hierarchy: str | None = None
+    has_labels: bool = False
+    empty: str | None = None
 
 
 def look(target: str) -> Found:
@@ -110,7 +125,7 @@ def look(target: str) -> Found:
     name = path.lower().rstrip("/")
     if name.endswith((".json", ".json.gz")):
         return _of_json(target)
-    if name.endswith((".csv", ".tsv", ".txt", ".xlsx", ".csv.gz")):
+    if name.endswith((".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".csv.gz")):
         return _of_table(target)
     if name.endswith(".zip"):
         return _of_zip(target)
@@ -162,14 +177,61 @@ def _of_folder(target: str) -> Found:
     descriptor = f"{target.rstrip('/')}/datapackage.json"
     if _exists(descriptor):
         return _of_json(descriptor)
-    names = list(ImageRoot(target).walk())
-    found = _of_names(target, names)
+    notes: Counter[str] = Counter()
+    names = without_run_folders(list(ImageRoot(target).walk()), notes)
     lists = [name for name in names if "/" not in name and ending_of(name) in (".json", ".csv", ".xlsx")]
-    found.lines += [
-        f"{name} lies beside the images; if it lists them: camtrap init {redacted(target).rstrip('/')}/{name}"
-        for name in lists[:_SHOWN]
-    ]
+    inside = _only_folder(names) if _is_here(target) else None
+    root = target
+    if inside is not None:
+        root = f"{target.rstrip('/')}/{inside}"
+        names = [name.removeprefix(f"{inside}/") for name in names if name.startswith(f"{inside}/")]
+    found = _of_names(root, names)
+    if inside is not None:
+        found.lines.insert(1, f"all images here are in {inside}, which is taken as the image root")
+    found.lines += [counted(n, text) for text, n in notes.items()]
+    base = os.path.relpath(target) if _is_local(target) else redacted(target).rstrip("/")
+    for name in lists[:_SHOWN]:
+        if (kind := _kind(f"{target}/{name}")) is not None:
+            listed = name if base == "." else f"{base}/{name}"
+            found.lines.append(f"{name} lies beside the images{kind}: camtrap init {listed}")
     return found
+
+
+def _is_local(target: str) -> bool:
+    return "://" not in target
+
+
+def _is_here(target: str) -> bool:
+    """Whether a folder is the current one, or above it: then no job file can be written here for it."""
+    return _is_local(target) and Path.cwd().is_relative_to(Path(target).resolve())
+
+
+def _only_folder(names: Sequence[str]) -> str | None:
+    """The folder that all images and videos are in, at the first level, if it is one."""
+    listed = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
+    tops = {name.partition("/")[0] if "/" in name else "" for name in names if ending_of(name) in listed}
+    return tops.pop() or None if len(tops) == 1 else None
+
+
+def _kind(path: str) -> str | None:
+    """What a list of images may be, as its beginning tells; None where it is none."""
+    unknown = "; if it lists them"
+    if ending_of(path) not in (".json", ".csv"):
+        return unknown
+    try:
+        with fsspec.open(path, "rb") as file:
+            start: bytes = file.read(_HEADER_BYTES)
+    except Exception:  # clients of object stores have errors of their own; nothing hangs on it
+        return unknown
+    if ending_of(path) == ".csv":
+        header = re.split(
+            r"[,;\t|]", start.decode("utf-8-sig", "replace").partition("\n")[0].replace('"', "")
+        )
+        names = {*COLUMNS["file_name"], *LIKELY["file_name"]}
+        return " and lists images; to use it" if names & set(map(column_name, header)) else None
+    if any(key in start for key in (b'"detection_categories"', b'"detections"', b'"predictions"')):
+        return " and has results of a detector; to use them"
+    return " and lists images; to use it" if b'"file_name"' in start else None
 
 
 def _of_names(target: str, names: Sequence[str]) -> Found:
@@ -181,10 +243,10 @@ def _of_names(target: str, names: Sequence[str]) -> Found:
     n_other = len(names) - len(images) - len(videos)
     endings = ", ".join(f"{kind} {number:,}" for kind, number in kinds.most_common(_SHOWN))
     lines = [
-        f"{len(images):,} images"
-        + (f", {len(videos):,} video{'s' * (len(videos) > 1)}" if videos else "")
+        plural(len(images), "image")
+        + (f", {plural(len(videos), 'video')}" if videos else "")
         + f" ({endings})",
-        *([f"{n_other:,} other files, which are left out"] if n_other else []),
+        *([counted(n_other, "other files, which are left out")] if n_other else []),
     ]
     headers = _headers(ImageRoot(target), images)
     lines.append(_dates(headers))
@@ -220,7 +282,7 @@ def _guess(levels: list[Level], n_images: int) -> tuple[int | None, int | None]:
 
     def is_of_species(level: Level) -> bool:
         words = [name.replace("_", " ").casefold() for name in level.names]
-        known = sum(word in _NOTHING for word in words)
+        known = sum(word in _NO_SPECIES or is_word_for_empty(word) for word in words)
         likely = part(level, _BINOMIAL) >= 0.5 or (known and part(level, _NOTHING_BUT_NAMES) >= 0.8)
         return bool(likely) and part(level, _DATE) == 0
 
@@ -331,7 +393,7 @@ def _of_json(target: str) -> Found:
         found.lines.append(line)
         return found
     labelled = "with labels of people" if has("annotations") else "without labels"
-    lines = [f"a COCO Camera Traps file of {len(names):,} images, {labelled}", line]
+    lines = [f"a COCO Camera Traps file of {plural(len(names), 'image')}, {labelled}", line]
     return Found({"format": "cct", "metadata": target, "images": root}, lines, videos=_n_videos(names))
 
 
@@ -339,14 +401,20 @@ def _of_results(target: str, names: list[str], root: str) -> Found:
     below = [tidy_name(name, root) for name in names]
     levels = _levels(below)
     camera, _ = _guess(levels, len(below))
-    lines = [f"results of a detector for {len(names):,} images"]
+    lines = [f"results of a detector for {plural(len(names), 'image')}"]
     return Found({"format": "folder", "images": root}, lines, levels, camera, None, target, _n_videos(below))
 
 
 def _of_table(target: str) -> Found:
-    table = read_table(target, "camtrap init", [name for names in COLUMNS.values() for name in names])
-    used = {what: name for what, names in COLUMNS.items() if (name := table.name_of(names))}
-    column = table.require({"file_name": COLUMNS["file_name"]})["file_name"]
+    expected = [name for names in (*COLUMNS.values(), *LIKELY.values()) for name in names]
+    table = read_table(target, "camtrap init", expected)
+    used = used_columns(table)
+    likely = likely_columns(table, used)
+    read = ", ".join(used.values())
+    used |= likely
+    if "file_name" not in used:
+        table.require({"file_name": COLUMNS["file_name"]})
+    column = used["file_name"]
     files = [name for name in table.columns[column] if name]
     if "folder" in used:
         folders = table.columns[used["folder"]]
@@ -354,19 +422,30 @@ def _of_table(target: str) -> Found:
     if not files:
         raise InputError(f"{redacted(target)}: lists no image (camtrap init)")
     root, line = _root_of(target, files)
-    read = ", ".join(used.values())
     left = [name for name in table.columns if name not in used.values()]
+    taken = ", ".join(f"{name} ({what})" for what, name in likely.items())
     lines = [
-        f"a table of {len(table):,} rows; columns that are read: {read}",
+        f"a table of {plural(len(table), 'row')}",
+        *([f"columns that are read: {read}"] if read else []),
+        *([f"columns taken for what their names say: {taken}"] if taken else []),
         *([f"columns that are left alone: {', '.join(left)}"] if left else []),
         line,
-        *table.notes,
     ]
     found = Found({"format": "csv", "metadata": target, "images": root}, lines, videos=_n_videos(files))
+    found.has_labels = bool({"category_id", "category_name"} & set(used))
+    if likely:
+        found.dataset["columns"] = likely
+    if "category_name" in used and "category_id" not in used:
+        several = several_in_one(table.columns[used["category_name"]])
+        if several:
+            sign, cells = max(several.items(), key=lambda item: len(item[1]))
+            found.dataset["label"] = {"between": sign}
+            told = counted(len(cells), "cells with several species, which are taken apart, such as")
+            lines.append(f"{told} {cells[0]!r}")
     if "location" not in used:
         found.levels = _levels(tidy_name(name, root) for name in files)
         found.camera, found.species = _guess(found.levels, len(files))
-    if {"category_id", "category_name"} & set(used):
+    if found.has_labels:
         found.species = None
     return found
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.labels import number_labels
+from camtrap_batch.catalog.labels import number_labels, split_cell
 from camtrap_batch.catalog.table import Catalog, group_labels
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Label, Location
@@ -60,16 +60,23 @@ def labels_of_paths(
 
     Raises InputError where it finds none at all.
     """
-    found = list(map(label_finder(how), files))
-    if not any(found):
+    find = label_finder(how)
+    found = [(row, part) for row, file in enumerate(files) for part in _parts(find(file), how.between)]
+    if not found:
         raise InputError(
             f"dataset.label: {how.regex or f'level {how.level}'} finds a label in none of the paths, such as "
             f"{files[0]!r}"
         )
-    rows = np.array([row for row, name in enumerate(found) if name], np.int64)
-    ids, categories = number_labels([name for name in found if name], how.empty, notes)
-    notes["images without an annotation"] += len(files) - len(rows)
+    rows = np.array([row for row, _ in found], np.int64)
+    ids, categories = number_labels([name for _, name in found], how.empty, notes)
+    notes["images without an annotation"] += len(files) - len(np.unique(rows))
     return group_labels(rows, ids, [None] * len(rows), len(files), dict(categories)), categories
+
+
+def _parts(label: str | None, between: str | None) -> list[str]:
+    if not label:
+        return []
+    return [label] if between is None else split_cell(label, between)
 
 
 def check_locations(how: Location | None, catalog: Catalog) -> Catalog:

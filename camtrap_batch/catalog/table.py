@@ -158,7 +158,8 @@ def finish_catalog(
         notes["images whose file another image id has, too"] += twice
     if no_location := table["location"].null_count:
         notes["images without a location"] += no_location
-    if no_date := table["datetime"].null_count:
+    has_metadata = pc.any(pc.not_equal(table["source"], "folder")).as_py()
+    if has_metadata and (no_date := table["datetime"].null_count):
         notes["images without a date in the metadata"] += no_date
     noted = {text: count for text, count in notes.items() if count}
     return Catalog(pa.table(in_order, schema=table.schema), categories, noted)

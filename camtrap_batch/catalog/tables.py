@@ -24,6 +24,7 @@ import fsspec
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.remote import plain, redacted
+from camtrap_batch.vocabulary import counted
 
 MISSING = frozenset(
     {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
@@ -95,7 +96,7 @@ class GivenTable:
         for what, names in needed.items():
             name = self.name_of(names)
             if name is None:
-                raise InputError(f"{self.path}:1: no column {what}{self.origin}; {self._columns(names)}")
+                raise InputError(f"{self.path}:1: no column {what}{self.origin}; {self.listed(names)}")
             found[what] = name
         return found
 
@@ -105,7 +106,7 @@ class GivenTable:
             if None in (cells := self.columns[name]):
                 raise InputError(f"{self.at(cells.index(None))}: {name}: empty{self.origin}")
 
-    def _columns(self, names: Sequence[str]) -> str:
+    def listed(self, names: Sequence[str]) -> str:
         """Which columns there are, and which one of `names` may have been meant."""
         listed = textwrap.shorten(", ".join(self.columns), 200) or "none"
         # Commas are what everybody expects, but the file may not have been meant to be a table.
@@ -121,11 +122,14 @@ class GivenTable:
         for row, cell in enumerate(self.columns.get(name, [None] * len(self))):
             value = None if cell is None else number(cell)
             if cell is not None and (value is None or not value.is_integer() or abs(value) >= 2**31):
-                raise InputError(
-                    f"{self.at(row)}: {name}: {cell!r} should be a whole number, at most {2**31 - 1}"
-                )
+                raise InputError(self.not_whole(row, name))
             numbers.append(None if value is None else int(value))
         return numbers
+
+    def not_whole(self, row: int, name: str) -> str:
+        """What to say of a cell that should be a whole number."""
+        cell = self.columns[name][row]
+        return f"{self.at(row)}: {name}: {cell!r} should be a whole number, at most {2**31 - 1}"
 
 
 def read_table(path: str, key: str, expected: Iterable[str] = ()) -> GivenTable:
@@ -141,20 +145,20 @@ def read_table(path: str, key: str, expected: Iterable[str] = ()) -> GivenTable:
     InputError
         It is not there, is no table, has a row that can't be split, or a column twice; with line.
     """
-    data = _read(path, key)
+    data, expected = _read(path, key), set(expected)
     notes: Counter[str] = Counter()
     delimiter = None
     if data.startswith(b"PK\x03\x04"):
-        records = _sheet(path, key, data, notes)
+        records = _sheet(path, key, data, notes, expected)
     elif data.startswith(_OLE):
         raise InputError(f"{redacted(path)}: a workbook of old Excel ({key}); save it as .xlsx or .csv")
     else:
         text, delimiter, skipped = _delimited(decode(path, key, data, notes), expected)
         records = _split(text, delimiter, path, key, skipped)
     empty = GivenTable(redacted(path), key, {}, [], delimiter, notes)
-    table = _table(empty, _from_header(empty, records, set(expected)), set(expected))
+    table = _table(empty, _from_header(empty, records, expected), expected)
     if key not in _NOTED:
-        say_all([f"{key}: {count:,} {text}" for text, count in notes.items()])
+        say_all([f"{key}: {counted(count, text)}" for text, count in notes.items()])
     return table
 
 
@@ -323,18 +327,24 @@ def _did_you_mean(name: str, columns: Iterable[str]) -> str:
     return f"; {hint.partition(' possible:')[0]}" if hint.startswith("did you mean") else ""
 
 
-def _sheet(path: str, key: str, data: bytes, notes: Counter[str]) -> Iterator[tuple[int, list[str]]]:
-    """Row and cells of the first sheet of a workbook that is not empty."""
+def _sheet(
+    path: str, key: str, data: bytes, notes: Counter[str], expected: set[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Row and cells of the sheet of a workbook that has the most known columns, else of the first that is not
+    empty."""
     import openpyxl  # takes a quarter of a second
 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
             is_workbook = "xl/workbook.xml" in names
-            sheets_of = [
-                name for name in names if name.startswith("xl/worksheets/") and name.endswith(".xml")
+            contents = [
+                archive.read(name)
+                for name in names
+                if name.startswith("xl/worksheets/") and name.endswith(".xml")
             ]
-            is_merged = any(b"<mergeCell " in archive.read(name) for name in sheets_of)
+            is_merged = any(b"<mergeCell " in content for content in contents)
+            has_formulas = any(b"<f>" in content or b"<f " in content for content in contents)
         if not is_workbook:
             raise InputError(
                 f"{redacted(path)}: is a zip file, no table ({key}); it should be a .csv or .xlsx table"
@@ -342,17 +352,44 @@ def _sheet(path: str, key: str, data: bytes, notes: Counter[str]) -> Iterator[tu
         # Which cells are merged is told only of a workbook that is read whole.
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=not is_merged, data_only=True)
         sheets = [(sheet.title, list(_cells(sheet))) for sheet in book.worksheets]
+        full = [(title, rows) for title, rows in sheets if rows]
+        known = [_known(rows, expected) for _, rows in full]
+        title, rows = full[known.index(max(known))] if full else ("", [])
+        if has_formulas:
+            written = openpyxl.load_workbook(io.BytesIO(data), read_only=True)
+            _require_results(f"{redacted(path)}: sheet {title!r}", key, written[title], rows)
     except InputError:
         raise
     except Exception as problem:  # openpyxl raises whatever it meets in a broken file
         raise InputError(f"{redacted(path)}: can't be read as an Excel workbook ({key}): {problem}") from None
-    full = [(title, rows) for title, rows in sheets if rows]
     if len(full) > 1:
-        notes[f"sheets of {redacted(path)} beside the first, {full[0][0]!r}, left alone"] += len(full) - 1
-    rows = full[0][1] if full else []
-    width = max((len(cells) for _, cells in rows[:1]), default=0)
+        notes[f"sheets of {redacted(path)} beside {title!r}, left alone"] += len(full) - 1
+    width = max((len(cells) for _, cells in rows), default=0)
     for line, cells in rows:
         yield line, cells + [""] * (width - len(cells))
+
+
+def _known(rows: Sequence[tuple[int, list[str]]], expected: set[str]) -> int:
+    return max((len(expected & set(map(column_name, cells))) for _, cells in rows[:_TITLES]), default=0)
+
+
+def _require_results(where: str, key: str, sheet: Any, rows: Sequence[tuple[int, list[str]]]) -> None:
+    """Raise InputError where there are formulas and no program has saved what they come to: they would read
+    as empty cells."""
+    results = dict(rows)
+    first = ""
+    for line, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        found = results.get(line, [])
+        for at, value in enumerate(row):
+            if not isinstance(value, str) or not value.startswith("="):
+                continue
+            if at < len(found) and found[at]:
+                return
+            first = first or f"row {line}: the formula {value!r} has no result"
+    if first:
+        raise InputError(
+            f"{where}, {first} ({key}); open and save the file in a spreadsheet program, or save it as .csv"
+        )
 
 
 def _cells(sheet: Any) -> Iterator[tuple[int, list[str]]]:

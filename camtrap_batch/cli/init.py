@@ -9,13 +9,19 @@ import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from camtrap_batch.catalog.look import Found, look
 from camtrap_batch.cli.options import Commands
-from camtrap_batch.errors import UserError
+from camtrap_batch.errors import InputError, UserError
+from camtrap_batch.vocabulary import counted, is_word_for_empty, plural
+
+if TYPE_CHECKING:
+    from camtrap_batch.catalog import Catalog, Reader
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _NONE = "none"
+_ORDERS = ("dmy", "mdy", "ymd")
 _FEW = 3  # cameras; with fewer there is nothing to divide by camera
 
 
@@ -44,12 +50,16 @@ def add(commands: Commands) -> None:
         "--location", metavar="LEVEL", help="folder level that names the camera, 0 = first, or none"
     )
     parser.add_argument("--label", metavar="LEVEL", help="folder level that names the species, or none")
+    parser.add_argument(
+        "--dates",
+        choices=_ORDERS,
+        help="what comes first in dates of a table that leave it open, such as 03/04/2022",
+    )
     parser.set_defaults(call=_init)
 
 
 def _init(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.catalog import reader_of
-    from camtrap_batch.job import Job
+    from camtrap_batch.job import Job, Label
 
     found = look(options.target)
     for line in found.lines:
@@ -58,7 +68,7 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
         print(f"folder level {level.number}: {level}")
     if found.levels:
         camera = _choose(options.location, "--location", "names the camera", found.camera, len(found.levels))
-        takes_labels = found.results is None and not _has_labels(found.dataset)
+        takes_labels = found.results is None and not found.has_labels
         species = None
         if takes_labels:
             species = _choose(options.label, "--label", "names the species", found.species, len(found.levels))
@@ -74,16 +84,23 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
         found.dataset["video"] = {"every_s": 1, "most_frames": 10}
     name = options.name or _name_of(options.target)
     path = _place(options.out, name, found.dataset)
-    content = {"name": name, "output": "runs", "dataset": found.dataset}
-    job = Job.parse(content, base=path.parent, where=str(path))
-    reader = reader_of(job.dataset)
-    catalog = reader.read()
+    reader, catalog = _read_with_order(name, path, found, options.dates)
+    if words := [word for number, word in catalog.categories if number != 0 and is_word_for_empty(word)]:
+        print(f"labels that are taken to mean: no animal: {', '.join(words)}")
+        if found.dataset["format"] in ("csv", "folder"):
+            label = found.dataset.setdefault("label", {})
+            usual = [] if found.has_labels else Label.model_fields["empty"].default
+            label["empty"] = [*usual, *words]
+            reader, catalog = _read(name, path, found)
+        elif all(number != 0 for number, _ in catalog.categories):
+            found.empty = words[0]
     for text, count in catalog.notes.items():
-        print(f"{count:,} {text}")
+        print(counted(count, text))
     locations = sorted(set(catalog.table["location"].drop_null().to_pylist()))
     classes = [category for _, category in catalog.categories]
     print(
-        f"{catalog.table.num_rows:,} images of {len(locations):,} camera locations, {len(classes):,} labels"
+        f"{plural(catalog.table.num_rows, 'image')} of {plural(len(locations), 'camera location')}, "
+        f"{plural(len(classes), 'label')}"
     )
     if locations and reader.cameras() is None:
         found.dataset["cameras"] = _cameras(path.parent, name, locations)
@@ -101,9 +118,9 @@ def _choose(given: str | None, option: str, what: str, guess: int | None, n_leve
     """A folder level, as given, asked for, or guessed."""
     possible = [*map(str, range(n_levels)), _NONE]
     likely = _NONE if guess is None else str(guess)
-    if given is None and sys.stdin.isatty() and sys.stdout.isatty():
+    if given is None and _is_asked():
         while given not in possible:
-            given = input(f"which folder level {what}? {', '.join(possible)} [{likely}] ").strip() or likely
+            given = _ask(f"which folder level {what}? {', '.join(possible)} [{likely}] ", option) or likely
     elif given is None:
         given = likely
         print(f"the folder level that {what}: {given} (say otherwise with {option})")
@@ -112,14 +129,42 @@ def _choose(given: str | None, option: str, what: str, guess: int | None, n_leve
     return None if given == _NONE else int(given)
 
 
-def _has_labels(dataset: dict[str, object]) -> bool:
-    from camtrap_batch.catalog.csv import COLUMNS
-    from camtrap_batch.catalog.tables import read_table
+def _read_with_order(name: str, path: Path, found: Found, order: str | None) -> tuple[Reader[Any], Catalog]:
+    """`_read`, with the order of day and month as given, or asked for, where dates leave it open."""
+    if order is not None:
+        found.dataset["dates"] = order
+    try:
+        return _read(name, path, found)
+    except InputError as problem:
+        if order is not None or "set dataset.dates" not in str(problem):
+            raise
+        if not _is_asked():
+            raise InputError(f"{problem}; camtrap init: --dates") from None
+        print(problem)
+    while order not in _ORDERS:
+        order = _ask(f"what comes first? {', '.join(_ORDERS)} ", "--dates")
+    return _read_with_order(name, path, found, order)
 
-    if dataset["format"] != "csv":
-        return False
-    table = read_table(str(dataset["metadata"]), "camtrap init")
-    return any(table.name_of(COLUMNS[what]) for what in ("category_id", "category_name"))
+
+def _ask(question: str, option: str) -> str:
+    try:
+        return input(question).strip()
+    except EOFError:
+        raise UserError(f"no answer to: {question.strip()}; {option} gives one") from None
+
+
+def _is_asked() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _read(name: str, path: Path, found: Found) -> tuple[Reader[Any], Catalog]:
+    """What the job that is being written would read."""
+    from camtrap_batch.catalog import reader_of
+    from camtrap_batch.job import Job
+
+    content = {"name": name, "output": "runs", "dataset": found.dataset}
+    reader = reader_of(Job.parse(content, base=path.parent, where=str(path)).dataset)
+    return reader, reader.read()
 
 
 def _name_of(target: str) -> str:
@@ -141,8 +186,11 @@ def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
         if out is not None:
             raise UserError(f"--out {out}: is among the images, {root}; a job writes nothing there")
         path = root.resolve().parent / path.name
+        print(f"the job file goes beside the images, to {path}: a job writes nothing among them")
     if path.exists():
         raise UserError(f"{path}: is there already; name another with --out FILE, or remove it")
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path.parent}: can't be written to; say with --out FILE where the job file goes")
     if not path.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {path.parent}")
     return path
@@ -154,7 +202,7 @@ def _cameras(folder: Path, name: str, locations: list[str]) -> str:
         path = folder / file
         if not path.exists():
             _write_cameras(path, locations)
-            print(f"{path}: fill in latitude and longitude of {len(locations):,} cameras")
+            print(f"{path}: fill in latitude and longitude of {plural(len(locations), 'camera')}")
             return file
         if (lacking := _lacking(path, locations)) is None:
             print(f"{path} is there already, and stays as it is")
@@ -212,11 +260,14 @@ def _job_text(
         "metadata": "what lists the images",
         "images": "the image root; a job never changes it",
         "location": f"the folder level that names the camera: {listed(locations)}",
+        "columns": "the table's own names for them",
         "label": f"the folder level that names the species: {listed(classes)}",
         "cameras": "fill in latitude and longitude of each location there",
         "layer": "its portal; who may read it",
-        "video": f"frames of {found.videos:,} videos are images of their own",
+        "video": f"frames of {plural(found.videos, 'video')} are images of their own",
     }
+    if found.has_labels:
+        comments["label"] = "how to read them: what means no animal, what stands between several species"
     if "hierarchy" in found.dataset.get("label", {}):
         comments["label"] = "the keyword below which photos have their species"
     row(0, "name", name, "the run folder is <output>/<name>")
@@ -227,8 +278,11 @@ def _job_text(
             value = redacted(_relative(value, base))
         row(1, key, value, comments.get(key, ""))
     if found.videos and "video" not in found.dataset:
-        note = f"{found.videos:,} videos are only counted; with camtrap-batch[video] their frames are images"
+        note = plural(found.videos, "video is", "videos are")
+        note += " only counted; with camtrap-batch[video] their frames are images"
         rows.append(("  # video: {every_s: 1, most_frames: 10}", note))
+    if found.empty is not None:
+        row(0, "select", {"empty": {"class": found.empty}}, "the label that means: no animal")
     if found.results is not None:
         rows.append(("detect:", ""))
         row(1, "results", _relative(found.results, base), "boxes: crops of animals are classified")
@@ -236,7 +290,8 @@ def _job_text(
         text = "the labels of people are the result; without this line a classifier is trained on them"
         rows.append(("infer: {model: none}", text))
         if len(locations) < _FEW:
-            text = f"to train: {len(locations)} cameras are too few to divide by camera"
+            few = plural(len(locations), "camera is", "cameras are")
+            text = f"to train: {few} too few to divide by camera"
             rows.append(("# select: {split: {by: random}}", text))
     else:
         text = "a trained model: these images have no labels to learn from; or"

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from camtrap_batch.catalog import as_photos_have_it
 from camtrap_batch.catalog.cameras import read_covariates
 from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import Images
@@ -29,6 +30,7 @@ from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_folder
 from camtrap_batch.survey.history import Occasions, Records, find_records, make_occasions
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments
+from camtrap_batch.vocabulary import plural
 
 OPTIONS = "options.json"
 EFFORT, COVARIATES, SPECIES = "effort.csv", "site_covariates.csv", "species.csv"
@@ -192,8 +194,10 @@ def write_histories(images: Images, path: Path, options: Mapping[str, Any]) -> W
     )
     written = Written(path, images=len(images))
     written.headline = (
-        f"detection histories of {len(records.species):,} species at {len(occasions.stations):,} stations in "
-        f"{occasions.effort.shape[1]:,} occasions of {occasions.days} days, from {events.num_rows:,} events"
+        f"detection histories of {len(records.species):,} species at "
+        f"{plural(len(occasions.stations), 'station')} in "
+        f"{plural(occasions.effort.shape[1], 'occasion')} of {plural(occasions.days, 'day')}, from "
+        f"{plural(events.num_rows, 'event')}"
     )
     written.notes[
         "events when no camera worked by the deployments, or outside of the occasions, left out"
@@ -292,7 +296,8 @@ def _covariates(images: Images, occasions: Occasions) -> pa.Table:
         "camera_days": pa.array(np.nansum(occasions.effort, axis=1)),
     }
     if (path := images.run.job.dataset.cameras) is not None:
-        table = read_covariates(path)
+        stations = pa.chunked_array([list(occasions.stations)], pa.string())
+        table = as_photos_have_it(read_covariates(path), lambda: stations)
         at = {name: number for number, name in enumerate(table["location"].to_pylist())}
         order = pa.array([at.get(name) for name in occasions.stations], pa.int64())
         columns |= {name: table[name].take(order) for name in table.column_names if name not in _PLACE}

@@ -15,7 +15,7 @@ from camtrap_batch.findings.found import NONE, Found, Rows, group, is_null, mome
 
 FROM_MANIFEST = [
     "file_name", "location", "deployment", "seq_id", "frame_num", "modified", "datetime_exif", "datetime",
-    "camera_make", "camera_model",
+    "camera_make", "camera_model", "utc_offset_minutes",
 ]  # fmt: skip
 
 DIGITAL = np.datetime64("2000-01-02", "us")
@@ -135,7 +135,13 @@ def _out_of_order(rows: pa.Table, times: _Times) -> Found:
     order = np.lexsort((times[frames], number, sequence))
     frames, sequence, number = frames[order], sequence[order], number[order]
     time = times[frames]
-    goes_back = (np.diff(sequence) == 0) & (np.diff(number) > 0) & (np.diff(time) < np.timedelta64(0))
+    passed = np.diff(time)
+    if "utc_offset_minutes" in rows.column_names:  # an hour that clocks were put back has passed all the same
+        offset = rows["utc_offset_minutes"].combine_chunks().take(pa.array(frames))
+        minutes = np.diff(pc.fill_null(offset, 0).to_numpy()).astype("timedelta64[m]")
+        is_known = offset.is_valid().to_numpy(zero_copy_only=False)
+        passed = np.where(is_known[1:] & is_known[:-1], passed - minutes, passed)
+    goes_back = (np.diff(sequence) == 0) & (np.diff(number) > 0) & (passed < np.timedelta64(0))
     later = np.flatnonzero(goes_back) + 1
     later = later[np.argsort(frames[later])]
     detail = sentence(

@@ -125,7 +125,11 @@ class Job(Section):
         if job.notify is not None:
             job = job.model_copy(update={"notify": job.notify.from_folder(base)})
         there, before = (absolute(job.output, folder) for folder in (base, Path.cwd()))
-        is_moved = not _is_run_folder(f"{there}/{job.name}") and _is_run_folder(f"{before}/{job.name}")
+        is_moved = (
+            not _is_run_folder(f"{there}/{job.name}")
+            and _is_run_folder(f"{before}/{job.name}")
+            and job.input_at(f"{before}/{job.name}") is None  # that of another job of the same name
+        )
         job = job.model_copy(update={"output": before if is_moved else there})
         if is_moved:
             job._notes.append(

@@ -73,11 +73,22 @@ class Label(_PartOfPath):
         None, description="with hierarchy: keyword below which the number of animals stands, as in Count|2"
     )
     empty: list[str] = Field(
-        ["empty", "blank"], description="names, in upper or lower case, that mean: no animal"
+        ["empty", "blank"],
+        description="names, in upper or lower case, that mean: no animal; alone: in a table's own column",
+    )
+    between: str | None = Field(
+        None,
+        min_length=1,
+        description="what stands between species of which a cell or a folder names several, such as ;",
     )
 
-    later: ClassVar[tuple[str, ...]] = ("keywords", "hierarchy", "count")
+    later: ClassVar[tuple[str, ...]] = ("keywords", "hierarchy", "count", "between")
     """Keys that `dataset.label` did not have at first."""
+
+    @property
+    def is_of_metadata(self) -> bool:
+        """Whether it is the metadata that name the species, and only how to read them is said."""
+        return self.level is None and self.regex is None and not self.is_of_photos
 
     @property
     def is_of_photos(self) -> bool:
@@ -88,8 +99,11 @@ class Label(_PartOfPath):
     def _one(self) -> Self:
         given = [self.level is not None, self.regex is not None]
         given += [self.keywords is not None, self.hierarchy is not None]
-        if sum(given) != 1:
+        reads_metadata = not any(given) and self.model_fields_set & {"empty", "between"}
+        if sum(given) != 1 and not reads_metadata:
             raise ValueError("give one of level, regex, keywords and hierarchy")
+        if self.between is not None and self.is_of_photos:
+            raise ValueError("between is for cells and folders; each keyword is one species")
         if self.count is not None and self.hierarchy is None:
             raise ValueError("count needs hierarchy")
         return self
@@ -145,8 +159,9 @@ class Dataset(Section):
     )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 
-    dates: Literal["dmy", "mdy"] | None = Field(
-        None, description="day or month first in dates such as 03/04/2022; default: as other dates tell"
+    dates: Literal["dmy", "mdy", "ymd"] | None = Field(
+        None,
+        description="what comes first in dates such as 03/04/2022 and 21-03-04; default: as other dates tell",
     )
 
     video: Video | None = Field(
@@ -192,7 +207,14 @@ class WithLocation(Dataset):
 
 
 class WithLabel(WithLocation):
-    """A format in which a path may also name the species."""
+    """A format in which a path may also name the species.
+
+    Attributes
+    ----------
+    has_own_labels : whether the metadata may name the species, too
+    """
+
+    has_own_labels: ClassVar[bool] = False
 
     label: Label | None = Field(
         None,
@@ -203,4 +225,11 @@ class WithLabel(WithLocation):
     @property
     def path_label(self) -> Label | None:
         """`label`, where it is the path that names the species."""
-        return None if self.label is None or self.label.is_of_photos else self.label
+        is_of_path = self.label is not None and (self.label.level is not None or self.label.regex is not None)
+        return self.label if is_of_path else None
+
+    @model_validator(mode="after")
+    def _says_where_labels_are(self) -> Self:
+        if self.label is not None and self.label.is_of_metadata and not self.has_own_labels:
+            raise ValueError("label: give one of level, regex, keywords and hierarchy")
+        return self

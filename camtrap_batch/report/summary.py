@@ -12,6 +12,7 @@ from camtrap_batch.report import text
 from camtrap_batch.report.data import ReportData
 from camtrap_batch.report.names import RED_LIST
 from camtrap_batch.report.sightings import CameraRow, SpeciesRow, camera_rows, species_rows
+from camtrap_batch.vocabulary import USABLE
 
 _MOST_NAMED = 12
 _FROM = {"metadata": "the metadata", "cameras": "the table of cameras", "images": "the photos alone"}
@@ -132,7 +133,9 @@ def _effort(stations: list[CameraRow]) -> str | None:
 
 def _unknown(data: ReportData, summary: Summary, stations: list[CameraRow]) -> Iterator[str]:
     if data.events is None:
-        yield "Which species there are: the images are not classified yet."
+        is_usable = any(data.status_counts.get(status) for status in USABLE)
+        why = "the images are not classified yet" if is_usable else "not one image can be used, see below"
+        yield f"Which species there are: {why}."
         return
     if summary.first is None:
         yield "When the images were taken: none has a date that can be trusted."

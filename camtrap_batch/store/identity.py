@@ -23,7 +23,7 @@ OURS = frozenset(
 )
 """What a run folder has and hardly any other folder."""
 
-_ALSO_OURS = frozenset({"models", "checkpoints", "attachments", "report", "tmp"})
+_ALSO_OURS = frozenset({"models", "checkpoints", "attachments", "report", "outputs", "tmp"})
 
 _PATH = "format.json"
 

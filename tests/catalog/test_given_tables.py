@@ -203,3 +203,27 @@ def test_ways_of_writing_a_name_are_one(written: list[str], name: str) -> None:
 @pytest.mark.parametrize("text", ["Lion 2", "unknown 2019", "bird (small)", "Camera 2020", "red fox"])
 def test_names_that_have_no_author(text: str) -> None:
     assert label_key(text) == text.casefold()
+
+
+def test_the_sheet_with_the_columns_that_are_known(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.title = "Read me"
+    book.active.append(["This file has the cameras of 2021", "and more"])
+    sheet = book.create_sheet("Cameras")
+    sheet.append(["All cameras"])
+    sheet.append(["location", "latitude", "longitude", "note"])
+    sheet.append(["A", 1, 2])  # the last cell is empty
+    book.save(tmp_path / "a.xlsx")
+    table = read_table(str(tmp_path / "a.xlsx"), "camtrap init", ("location", "latitude", "longitude"))
+    assert table.columns == {"location": ["A"], "latitude": ["1"], "longitude": ["2"], "note": [None]}
+    assert table.lines == [3]
+    assert any("beside 'Cameras', left alone" in text for text in table.notes)
+
+
+def test_formulas_that_nobody_calculated_are_no_empty_cells(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["location", "latitude", "longitude"])
+    book.active.append(["A", "=1+1", 2])
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(InputError, match=r"a.xlsx: sheet 'Sheet', row 2: the formula '=1\+1' has no result"):
+        read_table(str(tmp_path / "a.xlsx"), "dataset.cameras")

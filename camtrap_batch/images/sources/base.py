@@ -174,11 +174,14 @@ _VERSION_KEYS = (
 
 def is_hidden(file_name: str) -> bool:
     """Whether the file or a folder that it is in has a name that begins with a dot, or is a system's own."""
-    return any(part.startswith(".") or part in _OF_SYSTEMS for part in file_name.split("/"))
+    return any(part.startswith(".") or part.lower() in _OF_SYSTEMS for part in file_name.split("/"))
 
 
-_OF_SYSTEMS = frozenset({"@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
-"""Folders that NAS devices, Windows and file systems make: no cameras."""
+_OF_SYSTEMS = frozenset(
+    {"@eadir", "#recycle", "@recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information"}
+    | {"lost+found", "lost.dir", "__macosx"}
+)
+"""Folders that NAS devices, Windows, Macs, phones and file systems make, in lower case: no cameras."""
 
 
 def is_unsafe(file_name: str) -> bool:

@@ -31,7 +31,7 @@ from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.stage import Part, TableSpec
 from camtrap_batch.stages.catalog.asking import ENTRY, AskShard, ask_files
 from camtrap_batch.store.schemas import CATALOG
-from camtrap_batch.vocabulary import IMAGE_ENDINGS, VIDEO_ENDINGS, ending_of
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, VIDEO_ENDINGS, ending_of, plural
 
 PART = Part("videos", 1, (TableSpec("videos", "each video that is read for its frames (dataset.video)"),))
 
@@ -204,7 +204,9 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     times = np.round(rank * every_s, 3)
     later = pc.add(frames["datetime"], pa.array((times * 1e6).astype("timedelta64[us]")))
     later = pc.if_else(pc.fill_null(frames["date_only"], False), frames["datetime"], later)
-    marks = pa.array([f"#t={seconds:.3f}".rstrip("0").rstrip(".") for seconds in times.tolist()], pa.string())
+    of_rank = np.round(np.arange(int(rank.max(initial=-1)) + 1) * every_s, 3).tolist()
+    names = [f"#t={seconds:.3f}".rstrip("0").rstrip(".") for seconds in of_rank]
+    marks = pa.array(names, pa.string()).take(pa.array(rank))
     for name, values in {
         "image_id": pc.binary_join_element_wise(frames["image_id"], marks, ""),
         "datetime": later,
@@ -231,5 +233,6 @@ def _note(videos: pa.Table) -> str:
     statuses = Counter(videos["status"].to_pylist())
     n_frames, n_read = pc.sum(videos["frames"]).as_py() or 0, statuses.pop("ok", 0)
     others = "".join(f", {n:,} {status}" for status, n in statuses.most_common())
-    some = f"{n_read:,} video{'s' * (n_read != 1)}"
-    return f"{n_frames:,} frames of {some} are images of their own{others}"
+    frames = plural(n_frames, "frame")
+    own = "is an image of its own" if n_frames == 1 else "are images of their own"
+    return f"{frames} of {plural(n_read, 'video')} {own}{others}"

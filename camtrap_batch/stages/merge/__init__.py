@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import read_dataset_cameras, read_dataset_periods
+from camtrap_batch.catalog import as_photos_have_it, read_dataset_cameras, read_dataset_periods
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.events import (
@@ -160,8 +160,7 @@ def _read_sources(context: Context) -> _Sources:
     else:
         classes, empty = list(predictions.meta["classes"]), empty_of_data_set(job, categories)
     labels: Labels = job.events.labels if model != NO_MODEL or classes else "human"
-    cameras = read_dataset_cameras(job.dataset)
-    periods, outages, notes = read_dataset_periods(job.dataset)
+    cameras, periods, outages, notes = _read_cameras(job, run)
     taxonomy, species = read_rules(job)
     settings: dict[str, Any] = {
         "min_confidence": job.infer.min_confidence,
@@ -194,6 +193,20 @@ def _read_sources(context: Context) -> _Sources:
         said=said,
         said_hash=said_hash,
     )
+
+
+def _read_cameras(job: Job, run: Run) -> tuple[pa.Table | None, pa.Table | None, pa.Table | None, list[str]]:
+    """Coordinates, deployments and outages, with the locations as the images have them, and notes."""
+    periods, outages, notes = read_dataset_periods(job.dataset)
+    cameras, periods, outages = (
+        None if table is None else as_photos_have_it(table, lambda: _locations(run))
+        for table in (read_dataset_cameras(job.dataset), periods, outages)
+    )
+    return cameras, periods, outages, notes
+
+
+def _locations(run: Run) -> pa.ChunkedArray:
+    return run.table("manifest").to_table(columns=["location"])["location"]
 
 
 def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | None, list[str]]:

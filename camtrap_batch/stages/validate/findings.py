@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import read_dataset_periods
+from camtrap_batch.catalog import as_photos_have_it, read_dataset_periods
 from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.events.codes import Bools
 from camtrap_batch.findings import (
@@ -57,6 +57,10 @@ def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
     catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
     near_bits = context.job.findings.near_bits
     periods, outages, _ = read_dataset_periods(context.job.dataset)
+    periods, outages = (
+        None if table is None else as_photos_have_it(table, lambda: _locations(run, manifest))
+        for table in (periods, outages)
+    )
     told: list[Any] = []
     if periods is not None:
         told = [[] if one is None else one.to_pylist() for one in (periods, outages)]
@@ -76,6 +80,10 @@ def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
     do_on_driver(context, FINDINGS, id_, make, inputs=inputs)
     found = kind_counts(current_findings(run))
     return ["findings: " + ", ".join(f"{kind} {n:,}" for kind, n in found.items())] if found else []
+
+
+def _locations(run: Run, manifest: Snapshot) -> pa.ChunkedArray:
+    return open_table(run.folder, manifest).to_table(columns=["location"])["location"]
 
 
 def find_in_deployments(
