@@ -1,7 +1,8 @@
-"""What `dataset.cameras` and `dataset.outages` say: where cameras stood, from when to when, and when not.
+"""Reads `dataset.cameras` and `dataset.outages`: where cameras stood, from when to when, and when not.
 
-A .csv with a header or a .geojson with points. A camera that came back has several rows; of two cameras at
-one location, a column `camera` beside `location` tells which is which. docs/effort.md has the columns.
+A .csv with a header or a .geojson with points. A camera that came back has several rows; if there are two
+cameras at one location, a column `camera` besides `location` says which is which. docs/effort.md has the
+columns.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.catalog.tables import GivenTable, is_missing, number, read_table
+from camtrap_batch.catalog.tabular import GivenTable, is_missing, number, read_table
 from camtrap_batch.dates import (
     NULL_OFFSET,
     Order,
@@ -45,8 +46,8 @@ PERIODS = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""Deployments as somebody wrote them down: start and end in local time, null where there is none; the offset
-of that time, null where it is the cameras' own; `source` is metadata or cameras; `where` is file and line."""
+"""Deployments as recorded: start and end in local time, null if there is none; the offset of that time,
+null if it is the cameras' own; `source` is metadata or cameras; `where` is file and line."""
 
 OUTAGES = pa.schema(
     [
@@ -57,11 +58,9 @@ OUTAGES = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""When cameras stood there and did not work, local camera time; `camera` is null: all of the location. Where
-a time has a zone there is a column `utc_offset_minutes`, too, as in `PERIODS`."""
+"""When cameras stood there without working, local camera time; if `camera` is null: all at the location. If a
+time has a zone there is also a column `utc_offset_minutes`, as in `PERIODS`."""
 
-_NAME = ("location", "location_id", "locationid", "camera", "name")
-_STATION = ("station", "station_id")
 _ALIASES = {
     "location": (
         *("location", "location_id", "locationid", "camera", "name"),
@@ -110,10 +109,10 @@ class Site:
     Attributes
     ----------
     where : file and line, or feature
-    location, longitude, latitude : degrees, WGS 84; None where both cells are empty
-    cells : what else the row says, by the file's own names
-    roles : start, end, camera, deployment -> the name of the cell that has it
-    named_by : the name of the cell that has the location
+    location, longitude, latitude : degrees, WGS 84; None if both cells are empty
+    cells : everything else in the row, by the file's own column names
+    roles : start, end, camera, deployment -> the name of the cell that holds it
+    named_by : the name of the cell that holds the location
     """
 
     where: str
@@ -125,7 +124,7 @@ class Site:
     named_by: str = "location"
 
     def text(self, role: str) -> str | None:
-        """What the row says of start, end, camera or deployment; None where it says nothing."""
+        """The row's start, end, camera or deployment; None if it has none."""
         value = self.cells.get(self.roles.get(role, ""))
         return None if value is None or is_missing(str(value)) else str(value).strip()
 
@@ -136,7 +135,7 @@ def read_cameras(path: str) -> pa.Table:
     Raises
     ------
     InputError
-        The file is not there, lacks a column, or coordinates are impossible or given twice; with line.
+        The file is missing or lacks a column, or coordinates are impossible or given twice; with the line.
     """
     points = {
         site.location: (site.longitude, site.latitude)
@@ -154,24 +153,24 @@ def read_cameras(path: str) -> pa.Table:
 
 
 def read_camera_names(path: str) -> pa.ChunkedArray:
-    """The locations of a camera table, also those without coordinates. Raises as `read_cameras`."""
+    """The locations of a camera table, including those without coordinates. Raises like `read_cameras`."""
     return pa.chunked_array([list(dict.fromkeys(site.location for site in read_sites(path)))], pa.string())
 
 
 def cameras_without_place(path: str) -> list[str]:
-    """A line on cameras whose coordinates are empty, with the row of the first. Raises as `read_cameras`."""
+    """A note on cameras without coordinates, with the row of the first. Raises like `read_cameras`."""
     without = {site.location: site.where for site in read_sites(path) if site.latitude is None}
     if not without:
         return []
     location, where = next(iter(without.items()))
     return [
-        f"{where}: {location!r} has no place (cameras without one: {len(without):,}); it is on no map, and "
-        "in no data package"
+        f"{where}: {location!r} has no coordinates (cameras without: {len(without):,}); it is left out of "
+        "maps and data packages"
     ]
 
 
 def columns_left_alone(path: str) -> list[str]:
-    """A line for each column that may be the start or the end of deployments by another name."""
+    """One line for each column that may hold the start or the end of deployments under another name."""
     first = read_sites(path)[0]
     return [
         f"{path}: the column {name} is left alone; if deployments {role} there, call it {role}"
@@ -183,18 +182,18 @@ def columns_left_alone(path: str) -> list[str]:
 
 
 def read_periods(path: str, order: Order | None = None, notes: Counter[str] | None = None) -> pa.Table:
-    """Deployments of the camera table, as `PERIODS`: a row for each of its rows with a start or an end.
+    """Deployments of the camera table, as `PERIODS`: one for each of its rows with a start or an end.
 
     Parameters
     ----------
-    order : of day and month in dates that leave it open, where no other date of the table tells
-    notes : gets starts and ends that can't be read and are taken as not known, up to a part of a column, as
-        of any table; without a count of them, each is refused
+    order : order of day and month in ambiguous dates, if no other date of the table settles it
+    notes : gets unreadable starts and ends, which are taken as unknown, up to a fraction of a column, as in
+        any table; without `notes`, each is refused
 
     Raises
     ------
     InputError
-        As `read_cameras`; or a start or an end is no date, or an end is not after its start.
+        As for `read_cameras`; or a start or an end is not a date, or an end is not after its start.
     """
     rows = []
     sites = read_sites(path)
@@ -228,7 +227,7 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
     Raises
     ------
     InputError
-        The file is not there, lacks a column, or a start or an end is missing, no date, or out of order.
+        The file is missing or lacks a column, or a start or an end is missing, not a date, or out of order.
     """
     rows: list[dict[str, Any]] = []
     table = read_table(path, _OUTAGES_KEY, _names(_OUTAGE, _OPTIONAL))
@@ -271,12 +270,12 @@ def read_camera_outages(path: str, order: Order | None = None) -> pa.Table:
 
 
 def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
-    """A line for each deployment that begins before an earlier one of the same camera has ended.
+    """A note for each deployment that begins before an earlier one of the same camera has ended.
 
     Raises
     ------
     InputError
-        An outage, or a part of one, is outside the deployments of its location, where these are known.
+        An outage, or part of one, is outside the deployments of its location, if these are known.
     """
     spans: dict[str, list[dict[str, Any]]] = {}
     for row in periods.to_pylist():
@@ -295,10 +294,10 @@ def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
 
 
 def read_covariates(path: str) -> pa.Table:
-    """What else the camera table says of each location, as it is written: location, longitude, latitude, ...
+    """What else the camera table says about each location, as written: location, longitude, latitude, ...
 
-    Of a location with several rows the first that says something holds. A column is of numbers where all its
-    values are numbers, else of text.
+    If a location has several rows, the first value counts. A column is numeric if all its values are numbers,
+    otherwise text.
     """
     columns: dict[str, dict[str, Any]] = {}
     points: dict[str, tuple[float | None, float | None]] = {}
@@ -323,7 +322,7 @@ def read_covariates(path: str) -> pa.Table:
 
 
 def read_sites(path: str) -> list[Site]:
-    """The rows of a camera table. Raises as `read_cameras`."""
+    """The rows of a camera table. Raises like `read_cameras`."""
     if path.lower().endswith((".geojson", ".json")):
         rows = _geojson(path, _read(path, _CAMERAS_KEY))
     else:
@@ -340,7 +339,7 @@ def read_sites(path: str) -> list[Site]:
             point = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
         if points.setdefault(location, point) != point:
             raise InputError(
-                f"{where}: location {location!r} has another place further up; it should have one"
+                f"{where}: location {location!r} has other coordinates further up; it should have one point"
             )
         roles = _roles(cells, _OPTIONAL)
         named_by = _roles(cells, _ALIASES).get("location", "location")
@@ -359,7 +358,7 @@ def _read(path: str, key: str) -> str:
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file ({key})") from None
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{path}: can't be read ({key}): {problem}") from None
 
 
@@ -400,7 +399,7 @@ def _problems(sites: Sequence[Site]) -> dict[str, list[str | None]]:
 
 
 def _order_of_dates(columns: Iterable[Sequence[str | None]], order: Order | None) -> Order | None:
-    """The order of day and month of those dates that tell, if it is one, else the one that the job gives."""
+    """The order of all unambiguous dates if it is the same for all, otherwise the one that the job gives."""
     found = {name for texts in columns for name in parse_dates(texts).told}
     return found.pop() if len(found) == 1 else order
 
@@ -428,7 +427,7 @@ def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict
 
 
 def _roles(cells: Mapping[str, Any], aliases: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Role -> the name of its column, for those that are there."""
+    """Role -> the name of its column, for the columns that exist."""
     found = {role: next((name for name in names if name in cells), None) for role, names in aliases.items()}
     return {role: name for role, name in found.items() if name is not None}
 
@@ -511,7 +510,8 @@ def _by_one_clock(moments: Iterable[Moment | None]) -> tuple[list[dt.datetime | 
 
 
 def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
-    """A date or a date with a time; a date alone is noon. Raises InputError with `where` and `name`."""
+    """A date or a date with a time; a date without a time is noon. Raises InputError with `where` and
+    `name`."""
     if text is None or not text.strip():
         return None
     given = text.strip()
@@ -534,9 +534,9 @@ def _moments(
     order: Order | None,
     notes: Counter[str] | None = None,
 ) -> list[Moment | None]:
-    """A column of `Moment`s. What can't be read is None, and in `notes`, up to `dates.MOST_UNREADABLE` of it.
+    """A column of `Moment`s. Unreadable ones are None, and in `notes`, up to `dates.MOST_UNREADABLE` of them.
 
-    Raises InputError where there is more of that, or no `notes`, and where orders of day and month are mixed.
+    Raises InputError if there are more, or no `notes`, or if orders of day and month are mixed.
     """
     dates = parse_dates(texts, order)
 
@@ -565,7 +565,7 @@ def _moments(
 
 
 def check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:
-    """Raise InputError where an end is not after its start."""
+    """Raise InputError if an end is not after its start."""
     if start is not None and end is not None and end <= start:
         raise InputError(f"{where}: end: {_shown(end)} should be after the start, {_shown(start)}")
 

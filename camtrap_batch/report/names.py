@@ -1,4 +1,4 @@
-"""What people call species, and how threatened these are: out of the job's taxonomy, or a data package's."""
+"""Common names of species, and how threatened they are, from the job's taxonomy or a data package's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RED_LIST = {
 """IUCN Red List Categories and Criteria, version 3.1: code -> name."""
 
 THREATENED = ("CR", "EN", "VU")
-"""Those that the Red List calls threatened."""
+"""Categories that the Red List calls threatened."""
 
 _ENGLISH = ("eng", "en", "en-GB", "en-US")
 
@@ -32,11 +32,11 @@ _CODES = {text.casefold(): code for code, name in RED_LIST.items() for text in (
 
 @dataclass(frozen=True)
 class Names:
-    """Names and categories by label, as `labels.label_key` has it.
+    """Names and categories by `labels.label_key` of a label.
 
     Attributes
     ----------
-    common : the name that people use
+    common : the common name
     red_list : the category: a code of `RED_LIST`, or whatever the taxonomy says
     """
 

@@ -421,7 +421,7 @@ def test_the_catalog_says_that_no_label_means_no_animal(tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump({"name": "run", "output": str(tmp_path), "dataset": dataset}))
     line = (
-        "none of the labels (fox, leer) is taken to mean: no animal; if one does, name it in "
+        "none of the labels (fox, leer) is taken to mean that there is no animal; if one does, name it in "
         "select.empty.class"
     )
     assert line in run_on_driver(job, "catalog").notes

@@ -93,7 +93,7 @@ def test_a_station_table_as_camtrapr_has_it(tmp_path: Path) -> None:
     table, _ = make_deployments(photos(), periods, off)
     assert days(table) == {"StationA": 42, "StationB": 43, "StationC": 38}
     assert [line.partition(": ")[2] for line in lines] == [
-        "'StationA' has no place (cameras without one: 3); it is on no map, and in no data package"
+        "'StationA' has no coordinates (cameras without: 3); it is left out of maps and data packages"
     ]
     assert read_covariates(str(path)).column_names == ["location", "longitude", "latitude", "utm_y", "utm_x"]
     (tmp_path / "outages.csv").write_text("location,start,end\nStationA,2009-04-10,2009-04-12\n")
@@ -133,7 +133,7 @@ def test_overlaps_of_one_camera_count_once(tmp_path: Path) -> None:
     assert table["days"].to_pylist() == [10, 5]
     for counting in ("station", "cameras"):
         assert days(table, counting) == {"A": 15}
-    assert notes == {"deployments of a camera that stood there already: what they share counts once": 1}
+    assert notes == {"deployments that overlap one of the same camera: the overlap counts once": 1}
     [line] = check_periods(periods, None)
     assert line.startswith(f"{tmp_path}/cameras.csv:3: 'A' has a deployment from 2021-03-06 12:00")
 

@@ -19,6 +19,7 @@ from support_exports import image, write_run
 from support_survey import IMAGES, cameras
 
 from camtrap_batch.cli import main
+from camtrap_batch.survey.derived import DERIVED, SPECIES, STATION_SPECIES, SURVEY, rate
 from camtrap_batch.survey.effort import make_deployments, rated_events, watched_events
 from camtrap_batch.survey.estimates import (
     ACCUMULATION,
@@ -29,7 +30,6 @@ from camtrap_batch.survey.estimates import (
     RICHNESS,
     times_of_day,
 )
-from camtrap_batch.survey.tables import DERIVED, SPECIES, STATION_SPECIES, SURVEY, rate
 
 DAY = 86_400.0
 
