@@ -20,10 +20,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.base import Reader, file_fingerprint
+from camtrap_batch.catalog.base import Reader, Taxon, file_fingerprint
 from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
 from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
-from camtrap_batch.catalog.labels import one_name_each
+from camtrap_batch.catalog.labels import CATEGORY, one_name_each
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
 from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes
 from camtrap_batch.errors import InputError
@@ -36,6 +36,7 @@ BY_EVENT = "camtrap-dp-event"
 """Source of a row whose labels were observed in its whole event, not in the image itself."""
 
 _TABLES = ("deployments", "media", "observations")
+_RANKS = ("genus", "family", "order", "class", "phylum", "kingdom")
 _NAMES = {"blank": EMPTY, "human": "human", "vehicle": "vehicle", "unknown": None, "unclassified": None}
 _ANIMAL = "animal"
 _MACHINE = "machine"
@@ -72,6 +73,9 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
 
     def periods(self) -> pa.Table:
         return read_package_periods(str(self.dataset.metadata), self.dataset.dates)
+
+    def taxa(self) -> list[Taxon]:
+        return read_taxa(str(self.dataset.metadata))
 
 
 def read_camtrap_dp(
@@ -169,6 +173,40 @@ def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
             },
             schema=PERIODS,
         )
+
+
+def read_taxa(path: str) -> list[Taxon]:
+    """What a package's `taxonomic` says of its species; entries that are none are skipped.
+
+    A Red List category is none of the format's terms, but some packages have one.
+    """
+    with opened_package(path, Counter()) as package:
+        listed = package.descriptor.get("taxonomic")
+    found = []
+    for entry in listed if isinstance(listed, list) else ():
+        if not isinstance(entry, dict) or not isinstance(label := entry.get("scientificName"), str):
+            continue
+        texts = {_words(key): text for key, text in _texts(entry).items()}
+        found.append(
+            Taxon(
+                label,
+                {rank: texts[rank] for rank in _RANKS if rank in texts},
+                _texts(entry.get("vernacularNames")),
+                next((texts[key] for key in CATEGORY if key in texts), None),
+            )
+        )
+    return found
+
+
+def _texts(entry: object) -> dict[str, str]:
+    """The members of an object that are text."""
+    members = entry.items() if isinstance(entry, dict) else ()
+    return {key: value for key, value in members if isinstance(value, str) and value.strip()}
+
+
+def _words(key: str) -> str:
+    """iucnCategory -> iucn_category."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()
 
 
 def _noon(dates: Dates) -> npt.NDArray[np.datetime64]:

@@ -481,7 +481,8 @@ LOCATIONS = _schema(
     (
         "detections_per_100_days",
         pa.float64(),
-        "100 (n_events - n_uncertain) / camera_days; null without a camera day",
+        "100 (n_events - n_uncertain) / camera_days, without events that began when no camera worked by its "
+        "deployments; null without a camera day",
     ),
     (
         "effort_source",

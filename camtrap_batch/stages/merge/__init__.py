@@ -48,7 +48,13 @@ from camtrap_batch.store.schemas import DEPLOYMENTS
 from camtrap_batch.store.shards import digest
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.survey.checks import check_deployments, check_texts
-from camtrap_batch.survey.effort import Counting, effort_by_location, make_deployments
+from camtrap_batch.survey.effort import (
+    RATES,
+    Counting,
+    effort_by_location,
+    make_deployments,
+    rated_events,
+)
 from camtrap_batch.vocabulary import (
     DATE_FINDINGS,
     FROM_METADATA,
@@ -177,6 +183,8 @@ def _read_sources(context: Context) -> _Sources:
     }
     if periods is not None or outages is not None:
         settings["effort"] = job.events.effort
+    if periods is not None:
+        settings |= RATES
     if labels != "machine":
         settings["labels"] = labels
     said, said_hash = _said(context, labels, Names(empty, [*classes, *(name for _, name in categories)]))
@@ -305,6 +313,7 @@ def _merge(run: Run, sources: _Sources) -> Made:
         empty=empty,
         counting=sources.counting,
     )
+    rated = None if effort is None else rated_events(events.events, deployments)
     dubious = _dubious(run, sources.findings)
     locations = summarise(
         images,
@@ -317,6 +326,7 @@ def _merge(run: Run, sources: _Sources) -> Made:
         run_time=dt.datetime.fromisoformat(predictions.created),
         dubious=dubious,
         effort=effort,
+        rated=rated,
     )
     table = frame_rows(frames, sequences, events, empty, shown)
     locations = with_corrected(locations, sequences.sequences, table, sources.draws, empty)
@@ -328,7 +338,10 @@ def _merge(run: Run, sources: _Sources) -> Made:
         "events": events.events,
         "deployments": deployments,
     }
-    return Made(tables, {**settings, "found": _count(table, sequences.sequences, locations, dubious)})
+    found = _count(table, sequences.sequences, locations, dubious)
+    if rated is not None:
+        found["outside effort"] = int((~rated).sum())
+    return Made(tables, {**settings, "found": found})
 
 
 def _require_all_images(images: pa.Table, locations: pa.Table, frames: pa.Table) -> None:
@@ -465,6 +478,11 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
         notes.append(
             f"images without a date, in no event (table frames, no_event): {found['no date']:,}"
             + _labelled_undated(run)
+        )
+    if outside := found.get("outside effort"):
+        notes.append(
+            f"events at a time when no camera worked by its deployments: {outside:,}; they do not count in "
+            "rates (table deployments, checks)"
         )
     dates = ", ".join(f"{kind} {found[kind]:,}" for kind in DATE_FINDINGS if found.get(kind))
     if dates:
