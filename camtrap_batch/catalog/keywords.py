@@ -1,4 +1,4 @@
-"""Keywords of photos -> labels, as `dataset.label` says which of them are species."""
+"""Keywords of photos -> labels; `dataset.label` says which keywords are species."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def labels_of_keywords(
 
     Parameters
     ----------
-    keywords : columns keywords and paths of schemas.KEYWORDS, a row for each image; null where none were read
+    keywords : columns keywords and paths of schemas.KEYWORDS, a row for each image; null if none were read
 
     Raises
     ------
@@ -83,7 +83,7 @@ def _ways_to_be_tagged(
 def labels_of(
     flat: list[str], paths: list[tuple[str, ...]], how: Label, notes: Counter[str]
 ) -> Iterator[tuple[str, int | None]]:
-    """Each species that the keywords of one image name, and how many animals, where that is said of it."""
+    """Each species that the keywords of one image name, and how many animals, if they say so."""
     if how.hierarchy is None:
         wanted = None if how.keywords is True else {word.casefold() for word in how.keywords or ()}
         yield from ((word, None) for word in flat if wanted is None or word.casefold() in wanted)
@@ -100,7 +100,7 @@ def labels_of(
 
 
 def _below(top: str, paths: list[tuple[str, ...]]) -> Iterator[str]:
-    """The last part of each path below a keyword; of a path and the beginning of it, the path alone."""
+    """The last part of each path below a keyword; a path that is the beginning of another is left out."""
     found = []
     for path in paths:
         parts = [part.casefold() for part in path]
