@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.runtime.base import Array, Device, Precision
+from camtrap_batch.runtime.base import Array, Device, Normalising, Precision
 from camtrap_batch.runtime.onnxfile import OnnxInfo
 
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
@@ -32,7 +32,13 @@ class OnnxRuntime:
 
     @classmethod
     def open(
-        cls, path: Path, info: OnnxInfo, device: Device, precision: Precision, threads: int
+        cls,
+        path: Path,
+        info: OnnxInfo,
+        device: Device,
+        precision: Precision,
+        threads: int,
+        normalising: Normalising | None = None,
     ) -> OnnxRuntimeNetwork:
         return OnnxRuntimeNetwork(path, info, device, precision, threads)
 

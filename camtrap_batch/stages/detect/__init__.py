@@ -212,12 +212,13 @@ def _precision(
     context: Context, settings: Detect, work: DetectShard, rows: pa.Table
 ) -> tuple[Need | None, dict[str, Any]]:
     """The precision to compute in, and the kind of workers, if they had to be asked for it."""
-    if settings.precision == "float32" or rows.num_rows < _FEWEST_TO_CHECK:
-        return None, {"precision": "float32"}
+    exact = {"precision": "float32"}
+    if settings.precision == "float32":
+        return None, exact
     if (known := known_precision(context.run, work)) is not None:
         return None, known
-    if context.dry_run:
-        return None, {"precision": "float32"}
+    if rows.num_rows < _FEWEST_TO_CHECK or context.dry_run:
+        return None, exact
     need = _workers(context, settings)
     return need, check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
 

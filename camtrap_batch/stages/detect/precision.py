@@ -9,7 +9,7 @@ import pyarrow as pa
 from camtrap_batch.detection.agreement import compare
 from camtrap_batch.detection.base import Found as FoundBoxes
 from camtrap_batch.detection.base import Tally
-from camtrap_batch.engine.base import Need, WorkerContext
+from camtrap_batch.engine.base import Need, Requirement, WorkerContext
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.precision import Found, PrecisionCheck, Question, sample
 from camtrap_batch.pipeline.stage import Part
@@ -51,6 +51,10 @@ class CheckPrecision(PrecisionCheck):
     """Looks at a sample in float32, and in the fastest precision that the worker knows."""
 
     work: DetectShard
+
+    @property
+    def requirement(self) -> Requirement | None:
+        return self.work.requirement
 
     def of(self, plan: tuple[str, str]) -> CheckPrecision:
         return CheckPrecision(replace(self.work, plan=plan))

@@ -15,7 +15,7 @@ from camtrap_batch.detection.boxes import Boxes, find_boxes
 from camtrap_batch.engine.base import Need, choose_workers
 from camtrap_batch.errors import MissingExtra
 from camtrap_batch.images.pictures import COLUMNS
-from camtrap_batch.model.info import ModelInfo
+from camtrap_batch.model.info import ONNX_ARCH, ModelInfo
 from camtrap_batch.model.library import keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
@@ -24,6 +24,7 @@ from camtrap_batch.pipeline.retries import FAILED, RETRY_FAILED, TRIES, Retries,
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_ids
+from camtrap_batch.runtime import choose_runtime
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.detect import bring_detections
 from camtrap_batch.stages.infer.precision import PRECISION, check_precision, known_precision
@@ -33,6 +34,9 @@ from camtrap_batch.store.manifest import categories_of, usable_rows
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.vocabulary import NO_MODEL
+
+FEWEST_TO_CHECK = 200
+"""Usable images below which all are computed in float32: a check would take longer than it saves."""
 
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 _READ = [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"]
@@ -160,6 +164,7 @@ def _read(context: Context) -> _Wanted:
         timeout_s=job.validate_.timeout_s,
         manifest=manifest.number,
         rules=boxes.rules if boxes else None,
+        of_onnx=choose_runtime("cpu")[0] if info.arch == ONNX_ARCH else None,
     )
     return _Wanted(rows, boxes, info, work, boxes_from, notes)
 
@@ -171,10 +176,15 @@ def _precision(
 
     Nothing is found where only a worker could tell, in a dry run.
     """
+    exact = {"precision": "float32"}
     if context.job.infer.precision == "float32" or not rows.num_rows:
-        return None, {"precision": "float32"}
-    if (known := known_precision(context.run, work)) is not None or context.dry_run:
+        return None, exact
+    if (known := known_precision(context.run, work)) is not None:
         return None, known
+    if rows.num_rows < FEWEST_TO_CHECK:
+        return None, exact
+    if context.dry_run:
+        return None, None
     context.begin_writing()
     need = _workers(context)
     return need, check_precision(context, replace(work, device=_DEVICE[need]), rows, need)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from camtrap_batch import phases
 from camtrap_batch.engine.base import Need, WorkerContext
+from camtrap_batch.model.required import RequiredToClassify
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.precision import Found, PrecisionCheck, Question, sample
 from camtrap_batch.pipeline.stage import Part
@@ -82,6 +83,11 @@ class CheckPrecision(PrecisionCheck):
     """Classifies a sample in every way that the worker knows."""
 
     work: InferShard
+
+    @property
+    def requirement(self) -> RequiredToClassify:
+        """Every worker that has torch can look; what it finds is what all others then have to have."""
+        return RequiredToClassify("torch", self.work.device, ("float32",), self.work.of_onnx)
 
     def of(self, plan: tuple[str, str]) -> CheckPrecision:
         return CheckPrecision(replace(self.work, plan=plan))
