@@ -186,7 +186,7 @@ class OnnxDetector:
                 f"{info.shapes()}"
             )
         names = _names(card, metadata, where)
-        stride = card.stride or int(metadata.get("stride", _STRIDE))
+        stride = card.stride or _stride(metadata, where)
         frame = _size(card, info, size, stride, where)
         batch, _, *sides = info.inputs[0].shape
         outputs = _look(path, info, frame, where)
@@ -275,11 +275,8 @@ def read_card(path: Path) -> Card:
 def _names(card: Card, metadata: Mapping[str, str], where: str) -> list[str] | None:
     """Names of the categories, in the order of the outputs; None where nothing says them."""
     found: Any = card.names
-    if found is None and (text := metadata.get("names")) is not None:
-        try:
-            found = ast.literal_eval(text)  # literals alone: what exporters write with str()
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise InputError(f"{where}: metadata names: can't be read: {text[:80]!r}") from None
+    if found is None:
+        found = _said(metadata, "names", where)
     if found is None:
         return None
     if isinstance(found, Mapping):
@@ -292,17 +289,33 @@ def _names(card: Card, metadata: Mapping[str, str], where: str) -> list[str] | N
     return [str(name).strip() for name in found]
 
 
+def _stride(metadata: Mapping[str, str], where: str) -> int:
+    """What the sides of pictures are multiples of: the largest, where there is one for each grid."""
+    said = _said(metadata, "stride", where)
+    strides = said if isinstance(said, list | tuple) else [_STRIDE if said is None else said]
+    if not strides or not all(isinstance(one, int | float) and 1 <= one <= _LARGEST for one in strides):
+        raise InputError(f"{where}: metadata stride: should be a number of pixels, it is {said!r}")
+    return int(max(strides))
+
+
+def _said(metadata: Mapping[str, str], key: str, where: str) -> Any:
+    """A value that an exporter wrote with str(); None where it wrote none."""
+    if (text := metadata.get(key)) is None:
+        return None
+    try:
+        return ast.literal_eval(text)  # literals alone
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise InputError(f"{where}: metadata {key}: can't be read: {text[:80]!r}") from None
+
+
 def _size(card: Card, info: OnnxInfo, wanted: int | None, stride: int, where: str) -> tuple[int, int]:
     """Height and width of the frames that the network is given."""
     fixed = info.inputs[0].shape[2:]
     said: Any = wanted or card.size
     if said is None and None not in fixed:
         said = list(fixed)
-    if said is None and (text := info.metadata.get("imgsz")) is not None:
-        try:
-            said = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            raise InputError(f"{where}: metadata imgsz: can't be read: {text[:80]!r}") from None
+    if said is None:
+        said = _said(info.metadata, "imgsz", where)
     if said is None:
         raise InputError(
             f"{where}: says nothing of the size of its pictures: set detect.size, or size in {CARD} beside "

@@ -246,6 +246,9 @@ def broken(path: Path, kind: str) -> tuple[str, str]:
     if kind == "names that are code":
         constant_detector(path, six, imgsz=[64, 64], names="__import__('os').abort()")
         return str(path), "metadata names: can't be read"
+    if kind == "stride":
+        constant_detector(path, six, imgsz=[64, 64], names=["animal"], stride=[8, "large"])
+        return str(path), r"metadata stride: should be a number of pixels, it is \[8, .large.\]"
     if kind == "card":
         constant_detector(path, six, imgsz=[64, 64])
         path.with_name("detector.json").write_text('{"nmes": ["animal"]}')
@@ -262,7 +265,7 @@ def broken(path: Path, kind: str) -> tuple[str, str]:
 
 KINDS = (
     "weights", "megadetector", "text", "missing", "classifier", "task", "two inputs", "no names",
-    "other names", "no size", "names that are code", "card", "card of text", "layout",
+    "other names", "no size", "names that are code", "stride", "card", "card of text", "layout",
 )  # fmt: skip
 
 
@@ -273,6 +276,12 @@ def test_no_detector(tmp_path: Path, kind: str) -> None:
         OnnxDetector.open(path)
     assert problem.value.exit_code == 2
     assert "\n" not in str(problem.value)
+
+
+def test_strides_of_each_grid(tmp_path: Path) -> None:
+    six = np.zeros((1, 300, 6)) + 100
+    path = constant_detector(tmp_path / "a.onnx", {"y": six}, names=["a"], imgsz=[90, 64], stride=[8.0, 16.0])
+    assert OnnxDetector.open(str(path)).fit.size == (96, 64)
 
 
 def test_a_size_that_it_does_not_take(tmp_path: Path) -> None:
