@@ -27,7 +27,7 @@ from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.runtime import choose_runtime
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.detect import bring_detections
-from camtrap_batch.stages.infer.precision import PRECISION, check_precision, known_precision
+from camtrap_batch.stages.infer.precision import PRECISION, check_precision, is_of_cpus, known_precision
 from camtrap_batch.stages.infer.shard import InferShard
 from camtrap_batch.stages.infer.without import infer_without_model
 from camtrap_batch.store.manifest import categories_of, usable_rows
@@ -101,7 +101,7 @@ class InferStage(Stage):
             retries = _retries(context, work, rows, cutting.result(), before, "crops")
             plan = Plan.make(self.name, retries.shards(), inputs)
         if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
-            need = _workers(context)
+            need = _workers(context, found)
         need = need or "CPU"
         meta = {
             "classes": list(wanted.info.classes),
@@ -179,7 +179,7 @@ def _precision(
     exact = {"precision": "float32"}
     if context.job.infer.precision == "float32" or not rows.num_rows:
         return None, exact
-    if (known := known_precision(context.run, work)) is not None:
+    if (known := known_precision(context.run, work, context.job.infer.device)) is not None:
         return None, known
     if rows.num_rows < FEWEST_TO_CHECK:
         return None, exact
@@ -190,7 +190,14 @@ def _precision(
     return need, check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
 
 
-def _workers(context: Context) -> Need:
+def _workers(context: Context, found: dict[str, Any] | None = None) -> Need:
+    """The kind of workers; of a run that was begun on CPUs, those that can go on with it (`found`)."""
+    if context.job.infer.device == "auto" and found is not None and is_of_cpus(found):
+        if context.executor().offers("GPU"):
+            context.display.note(
+                "infer: on CPU workers, as this run was begun; infer.device: cuda does all images anew on a GPU"
+            )
+        return "CPU"
     return choose_workers(context.executor(), context.job.infer.device, has_cuda, "infer.device")
 
 

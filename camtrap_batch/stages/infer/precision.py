@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from camtrap_batch import phases
-from camtrap_batch.engine.base import Need, WorkerContext
+from camtrap_batch.engine.base import Device, Need, WorkerContext
 from camtrap_batch.model.required import RequiredToClassify
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.precision import Found, PrecisionCheck, Question, sample
@@ -29,9 +29,19 @@ _MOST, _FEWEST, _SHARE = 232, 32, 20
 """Images that are looked at: one of `_SHARE`, so that the check takes a small part of the whole time."""
 
 
-def known_precision(run: Run, work: InferShard) -> Found | None:
-    """What `check_precision` found for this model; None where it was not asked yet."""
-    return _question(work).known(run)
+def known_precision(run: Run, work: InferShard, device: Device) -> Found | None:
+    """What `check_precision` found for this model; None where it was not asked yet.
+
+    Parameters
+    ----------
+    device : of the job file; what was found on CPUs does not hold for one who asks for GPUs
+    """
+    return _asked(run, work, device).known(run)
+
+
+def is_of_cpus(found: Found) -> bool:
+    """Whether it is CPUs that compute so, and no GPU."""
+    return found.get("runtime") == "openvino"
 
 
 def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Need) -> Found:
@@ -49,9 +59,16 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
     some = sample(rows, _SHARE, _FEWEST, _MOST)
     # Meanwhile every worker loads what its first shard would wait for; where it can't, that says why.
     with context.executor().on_each(need, _load, work) as loaded:
-        found = _question(work).ask(context, CheckPrecision(work), some, need, {"model": work.model_id})
+        question = _asked(context.run, work, context.job.infer.device)
+        found = question.ask(context, CheckPrecision(work), some, need, {"model": work.model_id})
     context.run.log("precision chosen", stage="infer", **found, loaded_s=loaded)
     return found
+
+
+def _asked(run: Run, work: InferShard, device: Device) -> Question:
+    question = _question(work)
+    found = question.known(run)
+    return question.of("cuda") if device == "cuda" and found is not None and is_of_cpus(found) else question
 
 
 def _question(work: InferShard) -> Question:
