@@ -114,7 +114,7 @@ def put(pixels: Pixels, fit: Fit, placement: Placement, out: npt.NDArray[np.floa
 
 
 def put_pixels(pixels: Pixels, placement: Placement, out: Pixels) -> None:
-    """Write a picture into its frame, of a `Fit` that is of pixels, for a network that normalises them itself.
+    """Write a picture into its frame, whose `Fit` is of pixels, for a network that normalises them itself.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def _put_pixels(
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def _pairs_of_columns(pixels: Any, columns: Any) -> Any:
-    """Where the two old pixels of each new column begin in a row, as numbers that need no check for a sign."""
+    """Where the two old pixels of each new column begin in a row, as numbers without a sign."""
     n, last = pixels.shape[2], pixels.shape[1] - 1
     lefts, rights = np.empty(len(columns), np.uint64), np.empty(len(columns), np.uint64)
     for x in range(len(columns)):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, field_validator
 
 from camtrap_batch import phases
@@ -473,7 +472,8 @@ class OnnxFinder:
         except MemoryError:
             if n == 1 or self.detector.batch:
                 raise
-            self._most = max(1, min(self._most, n // 2))  # one that was put together before may be larger
+            if n <= self._most:  # one that was put together before may be larger
+                self._most = max(1, n // 2)
             halves = [self._compute(half) for half in (views[: n // 2], views[n // 2 :])]
             return views, [raw for _, raws in halves for raw in raws]
         detector = self.detector

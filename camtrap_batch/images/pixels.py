@@ -12,8 +12,9 @@ import simplejpeg
 Pixels = npt.NDArray[np.uint8]
 """Shape (height, width, 3) RGB, or (height, width, 1) grey."""
 
+
 class Planes(NamedTuple):
-    """A colour picture as JPEG files keep it: luma, and of chroma (blue, red) half as many rows and columns."""
+    """A colour picture as JPEG files keep it: luma, and blue and red with half as many rows and columns."""
 
     luma: npt.NDArray[np.uint8]
     blue: npt.NDArray[np.uint8]

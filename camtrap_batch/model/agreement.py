@@ -40,11 +40,13 @@ MOST_DIFFERENCE = 0.01
 """Most that a class's probability may differ from that of float32, on average."""
 
 _OBSERVED, _FEWEST_FOR_INTEGERS = 32, 200
-"""Images on which ranges are observed; fewest others to compare on, as `margin_of` needs. What integers save in
-a small job is less than their check takes."""
+"""Images on which ranges are observed; fewest others to compare on, as `margin_of` needs. What integers save
+in a small job is less than their check takes."""
 
 _WORTH = 0.8  # of the next best's time: integers have to gain something
-_PROBED, _PROBED_PART = 24, 8  # most images on which runtimes are timed against each other; part of the sample
+_PROBED, _PROBED_PART = 24, 8
+"""Most images on which runtimes are timed against each other; one of so many of the sample."""
+
 _PROBES = 3  # times; the first one makes things ready
 _CLEARLY = 1.2  # as fast: else the runtime stays
 _COMPARED = 8  # images on which runtimes are held against each other

@@ -90,8 +90,8 @@ class Runtime(Protocol):
 
         Parameters
         ----------
-        normalising : to be made a part of the network where the runtime can: its `info` then says that it takes
-            (n, height, width, 3) uint8
+        normalising : to be made a part of the network where the runtime can: its `info` then says that it
+            takes (n, height, width, 3) uint8
         """
         ...
 

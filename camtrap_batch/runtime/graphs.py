@@ -90,7 +90,7 @@ def of_onnx(path: Path, size: int, mean: Sequence[float], std: Sequence[float], 
 
 
 def with_pixels(model: Any, mean: Sequence[float], std: Sequence[float], layout: str = "NCHW") -> Any:
-    """An `openvino.Model` of pictures, made to take pixels, (n, height, width, 3) uint8, and to normalise them.
+    """An `openvino.Model` that takes pixels, (n, height, width, 3) uint8, and normalises them.
 
     Parameters
     ----------

@@ -167,7 +167,7 @@ def test_a_worker_that_could_not_answer_looks_by_itself(started: Started, tmp_pa
 
 
 def test_one_that_computes_otherwise_is_turned_away(started: Started, tmp_path: Path) -> None:
-    """A worker without OpenVINO, which would compute in what else it has: other answers in the last digits."""
+    """A worker without OpenVINO would compute in what else it has: other answers in the last digits."""
     pytest.importorskip("openvino", reason="the extra 'onnx' is not installed")
     from support_onnx import spot_detector
 

@@ -96,7 +96,7 @@ def test_a_picture_alone_and_among_others(spots: OnnxDetector) -> None:
 def test_it_normalises_pixels_itself_or_is_given_floats(
     tmp_path: Path, card: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By OpenVINO pixels go into the network as they are; by ONNX Runtime they do not. The boxes are the same."""
+    """Into OpenVINO's networks pixels go as they are, into ONNX Runtime's they do not: the same boxes."""
     if installed_runtimes() != ["openvino", "onnxruntime"]:
         pytest.skip("one of the runtimes is not installed")
     (tmp_path / "detector.json").write_text(json.dumps(card))

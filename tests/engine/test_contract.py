@@ -71,7 +71,7 @@ def test_workers_that_lack_what_the_work_asks_for_are_given_nothing(
 ) -> None:
     plan = make_plan(3, 2)
     work = toy(executor, tmp_path, plan)
-    with pytest.raises(ClusterError, match="worker .* has no claws: buy some"):
+    with pytest.raises(ClusterError, match=r"worker .* has no claws: buy some"):
         fan_out(executor, plan, replace(work, requirement=Lacks("has no claws: buy some")))
     assert not Path(f"{work.folder.url}.tries").exists()
     outcome, _ = fan_out(executor, plan, replace(work, requirement=Lacks("")))

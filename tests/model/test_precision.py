@@ -295,11 +295,11 @@ def test_what_a_worker_has_to_have(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as less:
             less.setattr(on_openvino.RUNTIMES["openvino"], "precisions", lambda device: ("float32",))
             said = RequiredToClassify("openvino", "cpu", ("bfloat16", "float32")).lacking()
-            assert said == (
-                f"does not compute in bfloat16 on its CPU, which this run is computed in: {anew}"
-            )
+            assert said == (f"does not compute in bfloat16 on its CPU, which this run is computed in: {anew}")
             less.setattr("camtrap_batch.runtime.openvino.get_host_cpu_features", dict)
-            assert "in int8 on its CPU" in RequiredToClassify("openvino", "cpu", ("int8", "float32")).lacking()
+            assert (
+                "in int8 on its CPU" in RequiredToClassify("openvino", "cpu", ("int8", "float32")).lacking()
+            )
     monkeypatch.setattr(on_openvino, "is_there", lambda: False)
     said = RequiredToClassify("openvino", "cpu", ("float32",)).lacking()
     assert said.startswith("has no OpenVINO, which this run is computed in: install the extra 'onnx' there")
@@ -322,7 +322,7 @@ def test_what_a_worker_has_to_have(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unsure(rng: np.random.Generator, n: int) -> tuple[Any, Any]:
-    """Answers in float32 and in a way that errs, most of all where two classes are near; some images greatly."""
+    """Answers in float32 and in a way that errs, most where two classes are near, and some images greatly."""
     first = rng.beta(4, 1, n)
     near = rng.random(n) < 0.15
     first[near] = 0.5 + 0.1 * rng.random(near.sum())

@@ -428,7 +428,7 @@ def test_a_precision_that_holds_is_taken(folder: Path, monkeypatch: pytest.Monke
     assert found["apart"] <= 0.01
     if fastest == "bfloat16":  # which no GPU computes in: for one, it is asked anew
         job.write(device="cuda")
-        with pytest.raises(ClusterError, match="no GPU that .* can use here"):
+        with pytest.raises(ClusterError, match=r"no GPU that .* can use here"):
             job.do()
         job.write(device="auto")
         assert job.do().shards_run == 0

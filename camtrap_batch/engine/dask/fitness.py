@@ -38,7 +38,7 @@ def check_scheduler(client: Client) -> None:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the work needs of a worker: the driver's versions, what is to be seen, and what it asks for itself."""
+    """What the work needs of a worker: the driver's versions, what is to be seen, what it asks for itself."""
 
     visibility: Visibility
     versions: tuple[tuple[str, str | None], ...]
@@ -89,9 +89,7 @@ def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> Unfit
         # Each by itself: one that stands still must not keep the answers of others.
         asked = {
             asyncio.ensure_future(
-                client.run(
-                    look, needs.visibility, needs.requirement, workers=[address], on_error="return"
-                )
+                client.run(look, needs.visibility, needs.requirement, workers=[address], on_error="return")
             ): address
             for address in addresses
         }

@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camtrap_batch.images.jpeg.huffman import LOOK, PADDING, fill_tables, read_blocks, unstuff
+from camtrap_batch.images.jpeg.huffman import (
+    LOOK,
+    LOOK_DC,
+    LOOK_EARLY,
+    PADDING,
+    fill_tables,
+    read_blocks,
+    unstuff,
+)
 from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, Planes, shrunk
 from camtrap_batch.images.raster import colour, paint, resample_plane
 
@@ -82,7 +90,7 @@ def decode_baseline(data: bytes, wanted: int, exactly: bool = False) -> Pixels |
 
 
 def decode_planes(data: bytes, wanted: int, exactly: bool = False) -> tuple[Pixels, Planes | None] | None:
-    """As `decode_baseline`; with `exactly` also what the colours were made of, where chroma is half as large."""
+    """As `decode_baseline`; with `exactly` also what the colours were made of, if chroma is half as large."""
     try:
         header = _read_header(data)
         scale = next((s for s in _SCALES if -(-min(header.width, header.height) * s // 8) >= wanted), None)
@@ -279,9 +287,9 @@ def _blocks(header: _Header, n_columns: int, sizes: list[int]) -> npt.NDArray[np
 @lru_cache(64)  # a camera has its own tables, or those of T.81's annex K; 0.4 MB each
 def _stacked(codes: tuple[tuple[bytes, bytes], ...]) -> tuple[npt.NDArray[Any], ...]:
     """Tables of `fill_tables` for pairs of DC and AC codes: DC single and first, then AC."""
-    n, sizes = len(codes), (1 << 16, 1 << LOOK, 1 << 16, 1 << LOOK, 1 << LOOK)
-    stacks = [np.zeros((n, size), np.uint16) for size in sizes] + [np.zeros((n, 1 << LOOK), np.uint32)]
-    unused = np.empty(1 << LOOK, np.uint16), np.empty(1 << LOOK, np.uint32)
+    n, sizes = len(codes), (1 << 16, 1 << LOOK_DC, 1 << 16, 1 << LOOK, 1 << LOOK)
+    stacks = [np.zeros((n, size), np.uint16) for size in sizes] + [np.zeros((n, 1 << LOOK_EARLY), np.uint32)]
+    unused = np.empty(1 << LOOK, np.uint16), np.empty(1 << LOOK_EARLY, np.uint32)
     for number, (dc, ac) in enumerate(codes):
         _expect(max(dc[16:], default=0) <= _LARGEST_DC)
         of_dc, of_ac = [stack[number] for stack in stacks[:2]], [stack[number] for stack in stacks[2:]]

@@ -36,6 +36,7 @@ class LibraryImporter:
             is_optional=True,
         ),
     )
+
     @property
     def options(self) -> tuple[Option, ...]:
         return (CLASSES, *SEEN, _POOL) if self.name == "timm" else (CLASSES, *SEEN)

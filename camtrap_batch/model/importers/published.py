@@ -98,7 +98,7 @@ def import_published(
 
 
 def licence_of(library: Library, arch: str) -> str | None:
-    """Of the weights that timm publishes, as it says; None where it says nothing, or they are torchvision's."""
+    """Of the weights that timm publishes, as it says; None of those of torchvision."""
     if library == "torchvision":
         return None
     import timm

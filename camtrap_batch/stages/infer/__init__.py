@@ -195,7 +195,7 @@ def _workers(context: Context, found: dict[str, Any] | None = None) -> Need:
     if context.job.infer.device == "auto" and found is not None and is_of_cpus(found):
         if context.executor().offers("GPU"):
             context.display.note(
-                "infer: on CPU workers, as this run was begun; infer.device: cuda does all images anew on a GPU"
+                "infer: on CPU workers, as this run was begun; infer.device: cuda does all images anew"
             )
         return "CPU"
     return choose_workers(context.executor(), context.job.infer.device, has_cuda, "infer.device")
