@@ -265,7 +265,8 @@ def margin_of(answers: Probabilities, errors: Probabilities, *, tight: bool) -> 
     """The lead of the most probable class from which on a label is taken to be that of float32.
 
     Two classes change places only where the lead is no more than both together err, twice an image's error.
-    So a lead of twice the largest error of the sample is enough for every image that errs no more than that.
+    So a lead of twice the largest error of the sample is enough for every image that errs no more than that;
+    a sample of less than 200 has not seen the largest ones, and gets a reserve of as much again.
 
     Integers err most where the network is not sure, and so much there that this would be a large part of all.
     `tight` looks at each image's lead beside its own error: it is the largest lead that is no more than four
@@ -278,7 +279,8 @@ def margin_of(answers: Probabilities, errors: Probabilities, *, tight: bool) -> 
     errors : the largest of each image
     tight : for samples of 200 and more; a smaller one may have no image that is near a tie
     """
-    largest = 2 * float(errors.max())
+    is_small = len(errors) < _FEWEST_FOR_INTEGERS
+    largest = (4 if is_small else 2) * float(errors.max())
     if not tight:
         return round(largest + 1e-6, 6)
     leads = lead(answers)

@@ -22,10 +22,10 @@ from camtrap_batch.images.compiled import compiled
 LOOK: Final = 13
 """Bits looked up at once; tables of this size stay in a core's first cache. More, or fewer, are slower."""
 
-LOOK_DC: Final = 13
+LOOK_DC: Final = 10
 """The same for the first code of a block."""
 
-LOOK_EARLY: Final = 13
+LOOK_EARLY: Final = 12
 """The same for the codes that follow it, where their values are kept."""
 
 PADDING: Final = 4096
