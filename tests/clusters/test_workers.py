@@ -196,7 +196,7 @@ def test_one_that_computes_otherwise_is_turned_away(started: Started, tmp_path: 
     assert "turned away: worker tcp://127.0.0.1" in both.stdout + both.stderr
     receipts = (tmp_path / "run" / "receipts" / "detect").glob("*/*")
     assert {json.loads(path.read_text())["worker"].partition("@")[0] for path in receipts} == {"whole"}
-    assert run.table("detected").count_rows() > 30
+    assert run.table("detected").count_rows() > 20
 
 
 def test_nobody_offers_what_is_needed(started: Started, tmp_path: Path) -> None:
