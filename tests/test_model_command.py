@@ -75,6 +75,10 @@ def test_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "images", "job.yaml", "run", "lions", "lions.dlpk", "lions.json", "lions.safetensors"
     }  # fmt: skip
+    (folder / "lions.json").write_text("[1]")
+    assert camtrap(folder, "export", "--to", "safetensors", "--out", str(folder / "lions.safetensors")) == 0
+    assert (folder / "lions.kept-1.json").read_text() == "[1]"
+    assert not (folder / "lions.kept-1.safetensors").exists()
 
 
 def test_wrong_exports_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

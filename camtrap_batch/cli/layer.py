@@ -1,4 +1,4 @@
-"""camtrap layer: make the layers of a portal that a job is pushed to, attach photos to those it reads."""
+"""camtrap layer: create the portal layers that a job is pushed to, attach photos to those it reads."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Any
 from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.errors import Interrupted, StageError, UserError
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import UNCERTAIN
+from camtrap_batch.vocabulary import UNCERTAIN, plural
 
 _SHOWN = 5
 
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    layer = commands.add_parser("layer", help="make layers of a portal and a map of them, attach photos")
+    layer = commands.add_parser("layer", help="create layers on a portal and a map of them, attach photos")
     actions = layer.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = actions.add_parser(
-        "create", help="make the layers that the job names no URL for, add to the others what they lack"
+        "create", help="create the layers for which the job gives no URL, add to the others what they lack"
     )
     job_argument(create)
     create.set_defaults(call=_create)
     draw = actions.add_parser(
-        "map", help="make a web map of the job's layers, with symbols by species and time, or renew it"
+        "map", help="create or update a web map of the job's layers, with symbols by species and time"
     )
     job_argument(draw)
     draw.set_defaults(call=_map)
-    attach = actions.add_parser("attach", help="attach photos to the features of cameras, each once")
+    attach = actions.add_parser("attach", help="attach photos to the features of cameras, each photo once")
     job_argument(attach)
     attach.add_argument(
         "--folder",
         metavar="DIR",
-        help="holds a folder for each camera, named by its feature's object id, or by its location where the "
+        help="holds a folder for each camera, named by its feature's object id, or by its location if the "
         "layer has a field for it (default: dataset.images of a job of format folder)",
     )
     attach.add_argument(
@@ -78,7 +78,7 @@ def _map(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _target(run: Run, able: Any, what: str) -> Any:
-    """The job's target, which has to be of a protocol. Raises UserError where it is none such."""
+    """The job's target, which must follow a protocol. Raises UserError if it does not."""
     from camtrap_batch.targets.base import TARGETS, target_of
 
     target = target_of(run)
@@ -124,21 +124,23 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
     attacher = Attacher(service, url, location_field=field, one_feature=options.one_feature, stop=stop)
     done = attacher.attach(cameras)
     print(
-        f"{url}: {done.attached:,} photos attached, {done.there:,} were there already, "
-        f"{done.copies:,} features added"
+        f"{url}: {plural(done.attached, 'photo')} attached, "
+        f"{plural(done.there, 'was', 'were')} there already, "
+        f"{plural(done.copies, 'feature')} added"
     )
     if done.left:
         raise Interrupted(
-            f"layer attach: interrupted with {done.left:,} photos left; the same command goes on"
+            f"layer attach: interrupted with {plural(done.left, 'photo')} left; the same command goes on"
         )
     if done.failed:
         some = "; ".join(f"{photo}: {why}" for photo, why in list(done.failed.items())[:_SHOWN])
-        raise StageError(f"layer attach: {len(done.failed):,} photos are not attached: {some}")
+        failed = plural(len(done.failed), "photo is", "photos are")
+        raise StageError(f"layer attach: {failed} not attached: {some}")
     return 0
 
 
 def _labels(run: Run) -> list[str]:
-    """Labels of the events there are, most frequent first, then the model's."""
+    """Labels of the events, most frequent first, then the model's."""
     events = run.current("events")
     counted: Counter[str] = Counter()
     if events is not None:

@@ -1,6 +1,6 @@
-"""What an export is, and which there are.
+"""What an export is, and which exports there are.
 
-An export is one module with a class of this protocol and one line in `EXPORTS`; a package that is installed
+An export is one module with a class that follows this protocol and one line in `EXPORTS`; a package installed
 beside ours adds one through an entry point of the group `camtrap_batch.exports`.
 """
 
@@ -17,24 +17,32 @@ from camtrap_batch.job import Job
 from camtrap_batch.options import Option
 from camtrap_batch.registry import Registry
 from camtrap_batch.store.outpath import replacing
+from camtrap_batch.store.outputs import Outputs
 
 
 class Out:
-    """Where an export writes: hidden names, which take the place of what was there when all is whole.
+    """Where an export writes: hidden names, which replace what was there once everything is complete.
 
     Attributes
     ----------
     final : what the user asked for
     path : of the file or the folder to write, which is not there yet
+    written : what is there in the end: `final`, and what is beside it
     """
 
-    def __init__(self, final: Path, names: ExitStack) -> None:
-        self.final, self._names = final, names
-        self.path = names.enter_context(replacing(final))
+    def __init__(self, final: Path, names: ExitStack, outputs: Outputs) -> None:
+        self.final, self._names, self._outputs = final, names, outputs
+        self.written: list[Path] = []
+        self.path = self._place(final)
 
     def beside(self, ending: str) -> Path:
         """A file to write beside it: its name will be that of the export and `ending`."""
-        return self._names.enter_context(replacing(self.final.with_name(f"{self.final.name}{ending}")))
+        return self._place(self.final.with_name(f"{self.final.name}{ending}"))
+
+    def _place(self, path: Path) -> Path:
+        self._outputs.keep(path)
+        self.written.append(path)
+        return self._names.enter_context(replacing(path))
 
 
 class Export(Protocol):
@@ -42,10 +50,10 @@ class Export(Protocol):
 
     Attributes
     ----------
-    name : what `--to` calls it
+    name : its name for `--to`
     help : what it is and who reads it, in a few words
     out : what `--out` names, such as: a file that ends in .csv
-    options : settings of its own
+    options : its own settings
     """
 
     name: str
@@ -54,20 +62,21 @@ class Export(Protocol):
     options: Sequence[Option]
 
     def check(self, out: str, job: Job) -> Path:
-        """Where it is to be written. Raises UserError where it may not; see `store.outpath`."""
+        """Where it is to be written. Raises UserError if that is not allowed; see `store.outpath`."""
         ...
 
     def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
-        """Write it. Of each image of the catalog the result says that it is in it, or why it is not.
+        """Write it. The result accounts for each image of the catalog: it is included, or left out for a
+        reason.
 
         Parameters
         ----------
-        options : by name, a value for each of the export's options
+        options : value of each of the export's options, by name
 
         Raises
         ------
         InputError
-            Something that it needs was not made yet, or it would hold nothing.
+            Something that it needs has not been made yet, or it would be empty.
         """
         ...
 
@@ -88,17 +97,26 @@ EXPORTS: Registry[Export] = Registry(
 
 
 def write_export(
-    export: Export, images: Images, path: Path, options: Mapping[str, Any] | None = None
+    export: Export,
+    images: Images,
+    path: Path,
+    options: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
 ) -> Written:
-    """Write an export; what was at `path` stays until the new one is whole.
+    """Write an export; what was at `path` stays until the new one is complete.
 
     Parameters
     ----------
     path : as the export's `check` gives it
     options : by name; those that are not given have their defaults
+    outputs : of the run; what no command of it wrote is kept
     """
+    outputs = outputs or Outputs(images.run.folder)
     chosen = {option.name: option.default for option in export.options} | dict(options or {})
     with ExitStack() as names:
-        written = export.write(images, Out(path, names), chosen)
+        out = Out(path, names, outputs)
+        written = export.write(images, out, chosen)
+    for file in out.written:
+        outputs.record(file)
     written.path = path
     return written

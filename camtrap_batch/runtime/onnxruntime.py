@@ -62,7 +62,7 @@ class OnnxRuntimeNetwork:
             _load_cuda()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # Threads that spin for work take it from the decoder.
+        # Threads that spin while waiting for work take time from the decoder.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
@@ -98,7 +98,7 @@ def providers(device: Device, precision: Precision) -> list[Any]:
         return [_CPU]
     # float16 in TensorRT, which converts the weights itself; CUDA computes in the types of the file.
     first = [(_TENSORRT, {"trt_fp16_enable": True})] if precision == "float16" else []
-    # An arena that grows by what is asked for: the GPU may be shared with a second process.
+    # An arena that grows only as requested: the GPU may be shared with a second process.
     cuda = (_CUDA, {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"})
     return [*first, cuda, _CPU]
 

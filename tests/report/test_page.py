@@ -311,6 +311,12 @@ def test_only_validated(bare: ReportData) -> None:
         assert absent not in page.text
 
 
+def test_no_image_that_can_be_used(bare: ReportData) -> None:
+    text = Page(render(dataclasses.replace(bare, status_counts={"missing": 60, "corrupt": 40}))).text
+    assert "Which species there are: not one image can be used, see below." in text
+    assert "0 of 100 images can be used." in text
+
+
 def test_no_images_at_all(bare: ReportData) -> None:
     text = Page(render(dataclasses.replace(bare, n_images=0, status_counts={}))).text
     assert "0 of 0 images can be used" in text
@@ -341,7 +347,9 @@ def test_without_a_model_nothing_is_said_of_one(make_data: MakeData) -> None:
     photos = [dataclasses.replace(photo, confidence=None) for photo in data.best_photos]
     text = Page(render(dataclasses.replace(data, best_photos=photos))).text
     assert "A photo of each species that people labelled." in text
-    assert not any(phrase in text for phrase in ("the model is surest", "no photo was kept aside"))
+    assert not any(
+        phrase in text for phrase in ("the model is surest", "no photo labelled by people was kept aside")
+    )
 
 
 def test_unknown_figures_are_dashes(make_data: MakeData) -> None:
@@ -417,6 +425,26 @@ def test_blurred_page_does_not_know_where_a_camera_stands(make_data: MakeData) -
             assert f"{value:.4f}" in exact
     assert pages[0] == pages[1] == pages[2]
     assert "rounded to a grid of 4 km" in Page(pages[0]).text
+
+
+def test_people_are_no_species_on_the_map(make_data: MakeData) -> None:
+    data = make_data(cameras=6, classes=4, events=90)
+    assert data.events is not None
+    assert data.locations is not None
+    assert "panthera onca" in legend_of(render(data))
+    events, locations = data.events.to_pylist(), data.locations.to_pylist()
+    for entry in [*events, *(entry for row in locations for entry in row["events_by_label"])]:
+        entry["label"] = "person" if entry["label"] == "panthera onca" else entry["label"]
+    data = dataclasses.replace(
+        data,
+        events=pa.Table.from_pylist(events, data.events.schema),
+        locations=pa.Table.from_pylist(locations, data.locations.schema),
+    )
+    assert "person" not in legend_of(render(data))
+
+
+def legend_of(html: str) -> str:
+    return html.partition('class="legend"')[2].partition("</ul>")[0]
 
 
 def test_cameras_without_coordinates(make_data: MakeData) -> None:

@@ -67,7 +67,7 @@ def test_keywords_below_another(tmp_path: Path) -> None:
         "B/4.jpg": [],
     }
     assert "3 images without an annotation" in notes
-    assert "1 images whose keywords have a count and not one species: it is left out" in notes
+    assert "1 image whose keywords have a count and not one species: it is left out" in notes
     assert any("'vulpes vulpes'" in note and "several ways" in note for note in notes)
     snapshot = camtrap_batch.open_run(job.file).snapshot("catalog")
     assert snapshot.meta["categories"] == [[0, "empty"], [1, "Meles meles"], [2, "Vulpes vulpes"]]
@@ -125,7 +125,7 @@ def test_a_hierarchy_that_no_photo_has(tmp_path: Path) -> None:
 
 def test_a_dry_run_asks_nothing(tmp_path: Path) -> None:
     job = Made(tmp_path, {"hierarchy": "Species"}, select={"classes": ["Vulpes vulpes", "Meles meles"]})
-    assert "7 files would be asked (keywords)" in job.do("catalog", dry_run=True).notes
+    assert "7 files would be read (keywords)" in job.do("catalog", dry_run=True).notes
     assert not (tmp_path / "run").exists()
 
 

@@ -1,8 +1,8 @@
 """Whether a worker is fit for the work: the driver's versions, images and run folder in sight, what it wants.
 
-A worker on whose machine a disk is not mounted would call a whole data set missing, and nobody would notice.
-All workers are looked at before a stage's first shard, those that join later when they join, and each
-process looks once more before its own first shard.
+A worker on a machine where a disk is not mounted would call a whole data set missing, and nobody would
+notice. All workers are checked before a stage's first shard, those that join later when they join, and each
+process checks once more before its own first shard.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PACKAGES = (
     "camtrap-batch", "cloudpickle", "dask", "distributed", "msgpack", "numpy", "pandas", "pillow", "pyarrow",
     "python", "simplejpeg",
 )  # fmt: skip
-"""What tasks travel with, and what decides on the content of a row."""
+"""What carries tasks, and what decides the content of a row."""
 _SCHEDULER_PACKAGES = ("dask", "distributed", "msgpack", "python")
 _PATIENCE_S = 60.0
 
 
 def check_scheduler(client: Client) -> None:
-    """Raise ClusterError where the scheduler runs other versions of what it shares with the driver."""
+    """Raise ClusterError if the scheduler runs other versions of what it shares with the driver."""
     there = client.run_on_scheduler(get_package_info, _SCHEDULER_PACKAGES)
     if different := differences(get_package_info(_SCHEDULER_PACKAGES), there, _SCHEDULER_PACKAGES):
         raise ClusterError(f"the scheduler {client.scheduler_info()['address']} {_other_versions(different)}")
@@ -49,7 +49,7 @@ class Needs:
         return cls(visibility, tuple(get_package_info(PACKAGES).items()), requirement)
 
     def check(self, worker: str) -> None:
-        """Raise UnfitWorker where this process, the worker at that address, is not fit; asked once."""
+        """Raise UnfitWorker if this process, the worker at that address, is not fit; checked once."""
         if self in _fit:
             return
         who = f"worker {worker} on host {socket.gethostname()}"
@@ -81,12 +81,12 @@ class Unfit:
 def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> Unfit:
     """Which of `workers` (addresses) can't do the work.
 
-    One that does not answer in time is not named: it looks by itself before its own first shard.
+    One that does not answer in time is not named: it checks by itself before its own first shard.
     """
     addresses = list(workers)
 
     async def ask() -> dict[str, Any]:
-        # Each by itself: one that stands still must not keep the answers of others.
+        # Each by itself: one that stands still must not hold up the answers of others.
         asked = {
             asyncio.ensure_future(
                 client.run(look, needs.visibility, needs.requirement, workers=[address], on_error="return")
@@ -156,7 +156,7 @@ def differences(
 
 
 def _other_versions(different: list[str]) -> str:
-    return f"runs other versions than this machine: {'; '.join(different)}; install the same on both"
+    return f"runs other versions than this machine: {'; '.join(different)}; install the same versions on both"
 
 
 def _version(package: str, versions: Mapping[str, str | None]) -> str:

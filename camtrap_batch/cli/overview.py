@@ -24,10 +24,12 @@ from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.outpath import check_file
+from camtrap_batch.store.outputs import Outputs
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
+from camtrap_batch.survey.derived import DERIVED, derive, with_choice
 from camtrap_batch.survey.estimates import ESTIMATES
-from camtrap_batch.survey.tables import DERIVED, derive, with_choice
+from camtrap_batch.vocabulary import plural
 
 _MOST_RESULTS = 10
 
@@ -36,7 +38,7 @@ def add(commands: Commands) -> None:
     """Add the commands."""
     status = commands.add_parser("status", help="what is done, running, failed; speeds; time left")
     job_argument(status)
-    status.add_argument("--json", action="store_true", help="all of it, for programs")
+    status.add_argument("--json", action="store_true", help="everything as JSON, for programs")
     status.set_defaults(call=_status)
 
     table = commands.add_parser("table", help="one table as one .parquet or .csv file")
@@ -48,7 +50,7 @@ def add(commands: Commands) -> None:
     )
     table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
     table.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
-    group = table.add_argument_group("which events count, for " + ", ".join([*DERIVED, *ESTIMATES]))
+    group = table.add_argument_group("which events to count, for " + ", ".join([*DERIVED, *ESTIMATES]))
     for option in COUNTED:
         add_option(group, option)
     table.add_argument(
@@ -60,7 +62,7 @@ def add(commands: Commands) -> None:
     )
     table.set_defaults(call=_table)
 
-    gc = commands.add_parser("gc", help="delete what no snapshot refers to")
+    gc = commands.add_parser("gc", help="delete files that no snapshot refers to")
     job_argument(gc)
     gc.add_argument("--dry-run", action="store_true", help="say what would be deleted")
     gc.add_argument(
@@ -75,7 +77,7 @@ def add(commands: Commands) -> None:
         type=float,
         default=1.0,
         metavar="HOURS",
-        help="leave alone what is younger and no snapshot ever referred to (default: 1)",
+        help="keep files younger than this that no snapshot ever referred to (default: 1)",
     )
     gc.set_defaults(call=_gc)
 
@@ -119,7 +121,7 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
             say(f"{stage.stage}: {text}")
     if run.current("manifest") is not None:
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in (findings or {}).items())
-        text = "not made yet; validate makes them" if findings is None else kinds or "none"
+        text = "not made yet (validate makes them)" if findings is None else kinds or "none"
         say(f"findings: {text}")
     merged = list_merged(run)
     current = run.current("locations")
@@ -132,14 +134,14 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _driver(driver: Holder) -> str:
-    """What has become of the driver; empty where it ended as it should."""
+    """What became of the driver; empty if it ended normally."""
     match driver.state():
         case "held":
             return driver.describe()
         case "gone":
             return f"{driver.describe()}: it was killed, or its machine went down; the same command goes on"
         case "silent":
-            return f"{driver.describe()}: nothing was heard of it for {duration(abs(driver.silence_s()))}"
+            return f"{driver.describe()}: no sign of life for {duration(abs(driver.silence_s()))}"
         case _:
             return ""
 
@@ -162,16 +164,17 @@ def _status_grid(status: list[StageStatus]) -> Grid:
 
 
 def _details(stage: StageStatus) -> Iterator[str]:
-    """Lines about a stage that have no place in the table."""
+    """Lines about a stage that do not fit into the table."""
     if stage.counts:
         most = sorted(stage.counts.items(), key=lambda item: -item[1])
         yield ", ".join(f"{name} {number:,}" for name, number in most)
     if stage.lost or stage.halved:
-        yield f"{stage.lost:,} tries lost with their worker, {stage.halved:,} shards halved"
+        lost, halved = plural(stage.lost, "try", "tries"), plural(stage.halved, "shard")
+        yield f"{lost} lost with {'its' if stage.lost == 1 else 'their'} worker, {halved} halved"
     phases = {name: seconds for name, seconds in stage.seconds.items() if name != "total"}
     if stage.shards > 1 and phases:
         parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items())
-        yield f"{duration(stage.seconds.get('total', 0.0))} of workers, of it {parts}"
+        yield f"{duration(stage.seconds.get('total', 0.0))} of worker time, including {parts}"
     if stage.training.get("phase") == "train":
         yield f"epoch {stage.training['epoch']} of {stage.training['epochs']}"
     if judged := [point for point in stage.losses if "valid_loss" in point]:
@@ -196,17 +199,21 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
         merged = MergeResult.find(run, options.snapshot)
         table = ESTIMATES[options.name](merged, counted_of(chosen), options.days)
         table = with_choice(table, merged, counted_of(chosen), days=options.days)
-        rows = write_out(ds.dataset(table), path)
+        found = ds.dataset(table)
     elif options.name in DERIVED:
         table = derive(options.name, MergeResult.find(run, options.snapshot), counted_of(chosen))
-        rows = write_out(ds.dataset(table), path)
+        found = ds.dataset(table)
     elif options.name not in SCHEMAS:
         raise InputError(
             f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED, *ESTIMATES], most=30)}"
         )
     else:
-        rows = write_out(run.table(options.name, options.snapshot), path)
-    print(f"{rows:,} rows of {options.name} written to {options.out}")
+        found = run.table(options.name, options.snapshot)
+    outputs = Outputs(run.folder)
+    outputs.keep(path)
+    rows = write_out(found, path)
+    outputs.record(path)
+    print(f"{plural(rows, 'row')} of {options.name} written to {options.out}")
     return 0
 
 
@@ -219,5 +226,5 @@ def _gc(options: argparse.Namespace, stop: threading.Event) -> int:
         run.folder, keep=options.keep, dry_run=options.dry_run, min_age_s=options.min_age * 3600
     )
     verb = "would be deleted" if options.dry_run else "deleted"
-    print(f"{files:,} files ({size / 1e6:,.1f} MB) {verb}")
+    print(f"{plural(files, 'file')} ({size / 1e6:,.1f} MB) {verb}")
     return 0
