@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from camtrap_batch.model.importers.base import CLASSES, SEEN, Argument, Imported, classes_of, one_of, seen
-from camtrap_batch.options import Option
+from camtrap_batch.model.importers.base import CLASSES, SEEN, Argument, Imported, classes_of, seen
+from camtrap_batch.options import Option, one_of
 
 Library = Literal["timm", "torchvision"]
 
