@@ -286,7 +286,7 @@ def test_strides_of_each_grid(tmp_path: Path) -> None:
 
 def test_a_size_that_it_does_not_take(tmp_path: Path) -> None:
     path = str(spot_detector(tmp_path / "spots.onnx"))
-    with pytest.raises(InputError, match="size 128: takes pictures of 64 x 64 alone"):
+    with pytest.raises(InputError, match="size 128: takes only pictures of 64 x 64"):
         OnnxDetector.open(path, size=128)
     with pytest.raises(InputError, match="size 5: should be 32 to 4096 pixels"):
         OnnxDetector.open(path, size=5)
