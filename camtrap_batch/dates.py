@@ -1,5 +1,5 @@
-"""Capture times as people and cameras write them: local camera time, and the clock's offset where the text
-has one.
+"""Capture times as people and cameras write them: local camera time, and the clock's offset if the text has
+one.
 
 The rules are the same for metadata, tables and EXIF. Whether 03/04/2022 is in March or in April is not
 guessed: another date of the same column tells (31/05/2022 does), or the job file (`dataset.dates`). The same
@@ -37,14 +37,14 @@ Order = Literal["dmy", "mdy", "ymd"]
 years of two digits alone."""
 
 MOST_UNREADABLE = 0.05
-"""Part of a column's dates that may be unreadable; a table with more of them is refused."""
+"""Fraction of a column's dates that may be unreadable; a table with more is refused."""
 
 _NO_DATE = frozenset({"unknown", "none", "null", "nan", "nat", "n/a", "na", "#n/a", "#na", "<na>", "-"})
 _WRITTEN: dict[Order, str] = {"dmy": "day first", "mdy": "month first", "ymd": "year first"}
 
-_EARLIEST = 1900  # before that a clock was never set
+_EARLIEST = 1900  # an earlier year means that the clock was never set
 _PIVOT = 70  # of years of two digits, as POSIX has it: 70 is 1970, 69 is 2069
-# Whatever this matches is a date, and can be parsed a column at a time; all else is looked at row by row.
+# Whatever this matches is a date, and can be parsed a column at a time; the rest is parsed row by row.
 _COMMON = (
     r"^(?:19|2\d)\d{2}"
     r"-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)"
@@ -115,14 +115,15 @@ class Dates:
 
     Attributes
     ----------
-    times : (n,) datetime64[us], local camera time; NaT where there is none; midnight where `date_only`
+    times : (n,) datetime64[us], local camera time; NaT if there is none; midnight where `date_only`
     offsets : (n,) int32, minutes east of UTC; `NULL_OFFSET` where the text has none
-    date_only : (n,) bool, the text says no time of day
-    placeholders : rows that say that the date is not known: a word, all zeros, a year before 1900
-    strange : rows whose text is no date in a known form, or can't be one (month 13)
-    undecided : rows that do not tell day, month and year apart, where nothing else in the column does
-    told : order -> the first row that is written so, and could not be otherwise
-    numbered : rows that are day numbers of Excel, which count where the column has nothing else
+    date_only : (n,) bool, whether the text has no time of day
+    placeholders : rows that say that the date is unknown: a word, all zeros, a year before 1900
+    strange : rows whose text is not a date in a known form, or is impossible (month 13)
+    undecided : rows that leave the order of day, month and year open, if nothing else in the column settles
+        it
+    told : order -> the first row that can only be read in that order
+    numbered : rows that are day numbers of Excel, used if the column has nothing else
     """
 
     times: npt.NDArray[np.datetime64]
@@ -140,7 +141,7 @@ def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | Non
 
     Parameters
     ----------
-    order : of day and month where a text leaves it open; default: that of the column's other texts
+    order : order of day and month in ambiguous texts; default: that of the column's other texts
     """
     column = texts if isinstance(texts, pa.StringArray) else pa.array(texts, pa.string())
     values, offsets = _common(column)
@@ -149,26 +150,28 @@ def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | Non
     strange: list[int] = []
     open_rows: list[tuple[int, str]] = []
     firsts: dict[Order, int] = {}
-    hints: set[Order] = set()  # of dates that there never were, such as 31/04
+    hints: set[Order] = set()  # from impossible dates, such as 31/04
     rows = np.flatnonzero(np.isnat(values) & column.is_valid().to_numpy(zero_copy_only=False))
 
     def take(row: int, text: str, order: Order | None) -> None:
+        match = None if (text := text.strip()).lower() in _NO_DATE else _matched(text)
+        written = None if match is None else _written_order(match)
         try:
-            parsed = parse_date(text, order)
+            parsed = parse_date(text, order) if match is None else _of_match(match, order)
         except _Undecided:
             open_rows.append((row, text))
         except ValueError:
             strange.append(row)
-            if (written := _written_order(text)) is not None:
+            if written is not None:
                 hints.add(written)
         else:
-            if parsed is None:
+            if parsed is None or match is None:
                 placeholders.append(row)
                 return
             values[row] = np.datetime64(parsed[0], "us")
             offsets[row] = NULL_OFFSET if parsed[1] is None else parsed[1]
-            date_only[row] = is_date_only(text)
-            if (written := _written_order(text)) is not None:
+            date_only[row] = match["hour"] is None
+            if written is not None:
                 firsts.setdefault(written, row)
 
     for row, text in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
@@ -202,7 +205,7 @@ def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | Non
 def read_dates(
     texts: pa.StringArray, at: Callable[[int], str], notes: Counter[str], order: Order | None = None
 ) -> Dates:
-    """`parse_dates` of what people gave; what can't be read is no date, and is counted in `notes`.
+    """`parse_dates` for what people gave; what can't be read counts as no date, and is counted in `notes`.
 
     Parameters
     ----------
@@ -224,7 +227,7 @@ def read_dates(
     if dates.strange and are_too_many(len(dates.strange), n_given):
         more = f", and {len(dates.strange) - 1} more such dates" if len(dates.strange) > 1 else ""
         raise InputError(
-            f"{say(dates.strange[0])} is no date that can be read{more}; possible: {KNOWN_FORMS}"
+            f"{say(dates.strange[0])} is not a date that can be read{more}; possible: {KNOWN_FORMS}"
         )
     if dates.strange:
         notes[f"dates that can't be read, taken as no date: {say(dates.strange[0])}"] += len(dates.strange)
@@ -248,7 +251,7 @@ def check_orders(
     say: Callable[[int], str],
     order: Order | None,
 ) -> None:
-    """Raise InputError where a column mixes orders, has another than the job says, or does not tell which.
+    """Raise InputError if a column mixes orders, has another one than the job says, or leaves it open.
 
     `say`: file, line, column and value of a row.
     """
@@ -268,17 +271,18 @@ def check_orders(
     which = "day, month or year first" if "ymd" in offered else "day or month first"
     named = ", ".join(offered[:-1]) + f" or {offered[-1]}" if len(offered) > 1 else "dmy, mdy or ymd"
     raise InputError(
-        f"{say(dates.undecided[0])}: {which}? no date of this column tells; set dataset.dates to {named}"
+        f"{say(dates.undecided[0])}: {which}? no date in this column settles it; set dataset.dates to {named}"
     )
 
 
 def are_too_many(n_unreadable: int, n: int) -> bool:
-    """Whether so many of n values that people gave can't be read that the column is not what it should be."""
+    """Whether too many of n given values are unreadable for the column to be what it should be."""
     return n_unreadable > max(1, MOST_UNREADABLE * n) or n_unreadable == n
 
 
 def parse_date(text: str, order: Order | None = None) -> tuple[dt.datetime, int | None] | None:
-    """One date: local camera time and the offset in minutes; None for a placeholder; else ValueError.
+    """One date: local camera time and the offset in minutes; None for a placeholder; otherwise raises
+    ValueError.
 
     >>> parse_date("2022-12-31T09:52:50+02:00")
     (datetime.datetime(2022, 12, 31, 9, 52, 50), 120)
@@ -295,13 +299,7 @@ def parse_date(text: str, order: Order | None = None) -> tuple[dt.datetime, int 
     match = _matched(text)
     if match is None:
         raise ValueError(text)
-    parts = match.groupdict()
-    if "then" in parts:
-        return _date(match, *_in_order(match, order))
-    month = _month(parts["name"]) if "name" in parts else int(parts["month"])
-    if month is None:
-        raise ValueError(text)
-    return _date(match, _year(parts["year"]), month, int(parts["day"]))
+    return _of_match(match, order)
 
 
 def is_date_only(text: str) -> bool:
@@ -349,10 +347,10 @@ def offset_minutes(text: str) -> int:
 
 
 def _common(texts: pa.Array) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
-    """Times and offsets of texts in the form that most metadata have; NaT and `NULL_OFFSET` of others."""
+    """Times and offsets of texts in the form that most metadata have; NaT and `NULL_OFFSET` for others."""
     texts = pc.if_else(pc.match_substring_regex(texts, _COMMON), texts, None)
     local = pc.utf8_slice_codeunits(texts, 0, 19)
-    # A missing time is NaT on its way to NumPy; the copy may be written to.
+    # A missing time becomes NaT on its way to NumPy; the copy is writable.
     values = local.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False).copy()
     offsets = np.full(len(texts), NULL_OFFSET, np.int32)
     with_zone = pc.greater(pc.binary_length(texts), 19).fill_null(False).to_numpy(zero_copy_only=False)
@@ -371,17 +369,17 @@ def _matched(text: str) -> re.Match[str] | None:
 
 
 def _readings(text: str | re.Match[str]) -> dict[Order, tuple[int, int, int]]:
-    """Order -> year, month, day, for each order that the numbers of a date can have which ends in its year,
-    or may begin with two digits of it; none where it is no such date, or there never was one."""
+    """Order -> year, month, day, for each possible order of a date that ends in its year, or may begin with
+    two digits of it; empty if it is not such a date, or an impossible one."""
     match = _YEAR_LAST.fullmatch(text.strip()) if isinstance(text, str) else text
     if match is None:
         return {}
     first, then, year = int(match["first"]), int(match["then"]), _year(match["year"])
-    if match["sign"] == ".":  # between dots the day is always first
+    if match["sign"] == ".":  # with dots the day is always first
         return {"dmy": (year, then, first)}
-    # Between hyphens, where ISO 8601 has it first, a short year may be.
+    # With hyphens, as in ISO 8601, a short year may come first.
     is_open = match["sign"] == "-" and len(match["year"]) == 2
-    this_year = dt.datetime.now(dt.UTC).year
+    this_year = dt.datetime.now(dt.UTC).year if is_open else 0
     found: dict[Order, tuple[int, int, int]] = {}
     if not is_open or year <= this_year:
         if then <= 12 and (first <= 31 or not is_open):
@@ -391,6 +389,16 @@ def _readings(text: str | re.Match[str]) -> dict[Order, tuple[int, int, int]]:
     if is_open and _year(match["first"]) <= this_year and then <= 12 and 1 <= int(match["year"]) <= 31:
         found["ymd"] = (_year(match["first"]), then, int(match["year"]))
     return found
+
+
+def _of_match(match: re.Match[str], order: Order | None) -> tuple[dt.datetime, int | None] | None:
+    groups = match.re.groupindex
+    if "then" in groups:
+        return _date(match, *_in_order(match, order))
+    month = _month(match["name"]) if "name" in groups else int(match["month"])
+    if month is None:
+        raise ValueError(match[0])
+    return _date(match, _year(match["year"]), month, int(match["day"]))
 
 
 def _in_order(match: re.Match[str], order: Order | None) -> tuple[int, int, int]:
@@ -405,10 +413,9 @@ def _in_order(match: re.Match[str], order: Order | None) -> tuple[int, int, int]
     return next(iter(readings.values()))
 
 
-def _written_order(text: str) -> Order | None:
-    """Which order a date has that does not begin with four digits, where the date itself tells."""
-    match = _YEAR_LAST.fullmatch(text.strip())
-    if match is None or match["sign"] == ".":
+def _written_order(match: re.Match[str]) -> Order | None:
+    """The order of a date that does not begin with four digits, if the date itself shows it."""
+    if match.re is not _YEAR_LAST or match["sign"] == ".":
         return None
     readings = _readings(match)
     return next(iter(readings)) if len(readings) == 1 else None
@@ -425,7 +432,7 @@ def _names_of_months() -> list[tuple[str, int]]:
 
 @functools.lru_cache(1000)
 def _month(word: str) -> int | None:
-    """The month that a word names, or of whose name it is the beginning, if it is that of one alone."""
+    """The month that a word names or abbreviates, if there is only one."""
     letters = unicodedata.normalize("NFKD", word.casefold())
     plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     found = {number for name, number in _names_of_months() if name.startswith(plain)}
@@ -433,7 +440,7 @@ def _month(word: str) -> int | None:
 
 
 def _numbered_day(text: str) -> dt.datetime | None:
-    """The time of one of Excel's day numbers, to the second; None for what is none of 1990 to 2050."""
+    """The time of one of Excel's day numbers, to the second; None outside of 1990 to 2050."""
     if _DAY_NUMBER.fullmatch(text.strip()) is None:
         return None
     days = float(text.replace(",", "."))

@@ -173,7 +173,7 @@ def test_a_column_that_does_not_tell_is_asked_about_without_offering_what_it_has
         read("2022-01-01 00:00:00", "03/04/2022 9:52", "05/05/2022 9:52")
     message = str(caught.value)
     assert message == (
-        "a.csv:3: datetime '03/04/2022 9:52': day or month first? no date of this column tells; set "
+        "a.csv:3: datetime '03/04/2022 9:52': day or month first? no date in this column settles it; set "
         "dataset.dates to dmy or mdy"
     )
     times, _ = read("03/04/2022 9:52", "05/05/2022 9:52", order="mdy")
@@ -195,9 +195,11 @@ def test_a_date_that_can_not_be_read_is_a_row_without_one_up_to_a_part() -> None
     assert notes == {"dates that can't be read, taken as no date: a.csv:3: datetime 'soon'": 1}
     good = ["2022-01-01 00:00:00"] * 57
     assert read(*good, "soon", "later", "2022-13-01")[1].total() == 3  # of 60: one in twenty
-    with pytest.raises(InputError, match=r"a.csv:59: .* 'soon' is no date that can be read, and 3 more"):
+    with pytest.raises(InputError, match=r"a.csv:59: .* 'soon' is not a date that can be read, and 3 more"):
         read(*good, "soon", "later", "2022-13-01", "2022-02-30")
-    with pytest.raises(InputError, match=r"a.csv:2: .* 'soon' is no date that can be read; possible: 2022"):
+    with pytest.raises(
+        InputError, match=r"a.csv:2: .* 'soon' is not a date that can be read; possible: 2022"
+    ):
         read("soon", None)
 
 
@@ -262,7 +264,7 @@ def test_years_of_two_digits() -> None:
     with pytest.raises(InputError) as caught:
         read("03-04-21", "13-04-21")
     assert str(caught.value) == (
-        "a.csv:2: datetime '03-04-21': day, month or year first? no date of this column tells; set "
+        "a.csv:2: datetime '03-04-21': day, month or year first? no date in this column settles it; set "
         "dataset.dates to dmy or ymd"
     )
     with pytest.raises(
@@ -286,9 +288,9 @@ def test_day_numbers_of_excel() -> None:
         "dates given as Excel's day numbers, such as '44267.35109953704' for 2021-03-12 08:25:35": 3,
         "dates without a time of day": 1,
     }
-    with pytest.raises(InputError, match=r"a.csv:3: datetime '44267' is no date that can be read, and 2"):
+    with pytest.raises(InputError, match=r"a.csv:3: datetime '44267' is not a date that can be read, and 2"):
         read("2021-03-12 08:25:35", "44267", "44268", "44269")
-    with pytest.raises(InputError, match=r"'12345' is no date that can be read"):
+    with pytest.raises(InputError, match=r"'12345' is not a date that can be read"):
         read("12345")
 
 

@@ -105,7 +105,7 @@ def test_what_it_would_guess_wrong_is_said_by_options(
     content = yaml.safe_load((here / "job.yaml").read_text())
     assert content["name"] == "mine"
     assert "location" not in content["dataset"]
-    assert "is there already" in init(capsys, stations, "--out", "job.yaml", code=2)
+    assert "already exists" in init(capsys, stations, "--out", "job.yaml", code=2)
     assert "possible: 0, 1, 2, none" in init(capsys, stations, "--location", "7", code=2)
     assert "one or the other" in init(capsys, stations, "--location", "2", "--label", "2", code=2)
     assert "is among the images" in init(capsys, stations, "--out", stations / "x.yaml", code=2)
@@ -179,7 +179,7 @@ def test_a_coco_file_and_results_of_a_detector(
         "categories": [{"id": 1, "name": "x"}],
     }
     (stations.parent / "a.json").write_text(json.dumps(cct))
-    assert "images: 9 of 9 looked for are in" in init(capsys, stations.parent / "a.json")
+    assert "images: 9 of 9 names were found in" in init(capsys, stations.parent / "a.json")
     assert yaml.safe_load((here / "a.yaml").read_text())["dataset"]["images"] == "../photos"
     assert len(runs(here / "a.yaml", capsys)) == 9
     results = {
@@ -201,7 +201,7 @@ def test_a_table_and_a_zip(here: Path, stations: Path, capsys: pytest.CaptureFix
     (stations / "list.csv").write_text(f"File;Comment;Species\n{rows}")
     told = init(capsys, stations / "list.csv")
     assert "columns that are read: file, species" in told
-    assert "columns that are left alone: comment" in told
+    assert "columns that are ignored: comment" in told
     assert {row["location"] for row in runs(here / "list.yaml", capsys)} == {"ST1", "ST2", "ST3"}
     with zipfile.ZipFile(stations.parent / "photos.zip", "w") as archive:
         for name in names:
@@ -237,7 +237,7 @@ def test_a_camera_table_of_other_cameras_stays_and_is_not_used(
 ) -> None:
     (here / "cameras.csv").write_text("location,latitude,longitude\nST1,1,2\nother,3,4\n")
     told = init(capsys, stations)
-    assert "cameras.csv is there already, stays as it is, and is not used: it has no row for ST2, ST3" in told
+    assert "cameras.csv already exists, stays as it is, and is not used: it has no row for ST2, ST3" in told
     assert yaml.safe_load((here / "photos.yaml").read_text())["dataset"]["cameras"] == "photos-cameras.csv"
     assert (here / "photos-cameras.csv").read_text().splitlines()[1:] == ["ST1,,", "ST2,,", "ST3,,"]
     assert (here / "cameras.csv").read_text().endswith("other,3,4\n")
@@ -397,7 +397,7 @@ def test_a_table_with_columns_and_words_of_its_own(
     )
     (stations / "tabla.csv").write_text(f"Foto;Cámara;Especie;Fecha;Hora\n{rows}")
     told = init(capsys, stations / "tabla.csv", code=2)
-    assert "day or month first? no date of this column tells" in told
+    assert "day or month first? no date in this column settles it" in told
     assert told.strip().endswith("camtrap init: --dates")
     told = init(capsys, stations / "tabla.csv", "--dates", "dmy")
     taken = "foto (file_name), especie (category_name), cámara (location), fecha (date), hora (time)"

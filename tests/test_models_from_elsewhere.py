@@ -119,7 +119,10 @@ def bad_classifier(folder: Path, kind: str) -> tuple[Path, str]:
         return model / "theirs.onnx", "classifier.json: no such file"
     if kind == "code":
         torch.save(torch.nn.Linear(2, 2), model / "best.pt")
-        return model / "best.pt", f"this writes: camtrap model import timm|torchvision NAME {model}/best.pt"
+        return (
+            model / "best.pt",
+            f"this command writes: camtrap model import timm|torchvision NAME {model}/best.pt",
+        )
     if kind == "MegaDetector's code":
         torch.save(torch.nn.Linear(2, 2), model / "md_v5a.0.1.pt")
         return model / "md_v5a.0.1.pt", "camtrap model import megadetector"
@@ -155,10 +158,10 @@ def test_what_is_no_classifier_is_one_line_before_the_first_shard(
 def bad_detector(path: Path, kind: str) -> tuple[Path, str]:
     if kind == "layout":
         constant_detector(path, {"y": np.zeros((1, 5000, 9))}, names=["animal"], imgsz=[64, 64])
-        return path, "whose layout is not known: it gives [1, 5000, 9] for a picture of 64 x 64 pixels"
+        return path, "with an unknown layout: it returns [1, 5000, 9] for a picture of 64 x 64 pixels"
     if kind == "classifier":
         constant_detector(path, {"y": np.zeros((1, 1000))}, names=["animal"], imgsz=[64, 64])
-        return path, "no detector, or one whose layout is not known: it gives [1, 1000]"
+        return path, "not a detector, or one with an unknown layout: it returns [1, 1000]"
     if kind == "names":
         constant_detector(
             path, {"y": np.zeros((1, 300, 8)) + 0.1}, names=["animal", "person"], imgsz=[64, 64]

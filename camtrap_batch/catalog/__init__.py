@@ -1,4 +1,4 @@
-"""Readers of whatever describes a data set -> one catalog table.
+"""Readers that turn whatever describes a data set into one catalog table.
 
 `base` says what a reader is; each format is a module: `cct` reads COCO Camera Traps JSON, `csv` a table of
 files, `camtrap_dp` a data package, `folder` paths alone, `feature_layer` points of ArcGIS with photos
@@ -7,6 +7,7 @@ attached. `cameras` reads where the cameras stand.
 
 from __future__ import annotations
 
+import datetime as dt
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from camtrap_batch.catalog.cameras import (
     cameras_without_place,
     check_periods,
     columns_left_alone,
+    deployments_to_come,
+    read_camera_outages,
     read_cameras,
     read_outages,
     read_periods,
@@ -42,19 +45,19 @@ __all__ = [
 
 
 def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | None, list[str]]:
-    """Deployments and outages of a data set, and what there is to say of them, a line each.
+    """Deployments and outages of a data set, and notes on them, one line each.
 
-    Of locations that have both, the camera table holds, not the metadata.
+    For locations that are in both, the camera table counts, not the metadata.
 
     Returns
     -------
-    periods, outages : cameras.PERIODS and cameras.OUTAGES; None where nobody wrote any down
+    periods, outages : cameras.PERIODS and cameras.OUTAGES; None if nobody recorded any
 
     Raises
     ------
     InputError
-        A column of times is wrong, or a time of an outage; an end is before its start, an outage is outside
-        of the deployments.
+        A column of times is wrong, or a time of an outage; an end is before its start, an outage lies outside
+        the deployments.
     """
     notes: Counter[str] = Counter()
     of_cameras = None if dataset.cameras is None else read_periods(dataset.cameras, dataset.dates, notes)
@@ -67,14 +70,17 @@ def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | 
         parts.append(of_source.filter(pc.invert(pc.is_in(of_source["location"], told))))
     periods = pa.concat_tables(parts) if parts else PERIODS.empty_table()
     outages = None if dataset.outages is None else read_outages(dataset.outages, dataset.dates)
+    if dataset.cameras is not None and len(more := read_camera_outages(dataset.cameras, dataset.dates)):
+        outages = more if outages is None else pa.concat_tables([outages, more], promote_options="default")
     lines = [counted(n, text) for text, n in notes.items()] + check_periods(periods, outages)
     if dataset.cameras is not None:
         lines += [*cameras_without_place(dataset.cameras), *columns_left_alone(dataset.cameras)]
+    lines += deployments_to_come(periods, dt.datetime.now(dt.UTC).replace(tzinfo=None))
     return periods if periods.num_rows else None, outages, lines
 
 
 def read_dataset_cameras(dataset: Dataset) -> pa.Table | None:
-    """Coordinates of a data set's locations, as `cameras.CAMERAS`; None where nothing has them."""
+    """Coordinates of a data set's locations, as `cameras.CAMERAS`; None if nothing gives them."""
     if dataset.cameras is not None:
         return read_cameras(dataset.cameras)
     return reader_of(dataset).cameras()

@@ -1,7 +1,8 @@
-"""What `dataset.cameras` and `dataset.outages` say: where cameras stood, from when to when, and when not.
+"""Reads `dataset.cameras` and `dataset.outages`: where cameras stood, from when to when, and when not.
 
-A .csv with a header or a .geojson with points. A camera that came back has several rows; of two cameras at
-one location, a column `camera` beside `location` tells which is which. docs/effort.md has the columns.
+A .csv with a header or a .geojson with points. A camera that came back has several rows; if there are two
+cameras at one location, a column `camera` besides `location` says which is which. docs/effort.md has the
+columns.
 """
 
 from __future__ import annotations
@@ -12,15 +13,23 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.catalog.tables import GivenTable, is_missing, number, read_table
-from camtrap_batch.dates import Order, are_too_many, check_orders, is_date_only, parse_date, parse_dates
-from camtrap_batch.errors import InputError
+from camtrap_batch.catalog.tabular import GivenTable, is_missing, number, read_table
+from camtrap_batch.dates import (
+    NULL_OFFSET,
+    Order,
+    are_too_many,
+    check_orders,
+    is_date_only,
+    parse_date,
+    parse_dates,
+)
+from camtrap_batch.errors import InputError, choices
 
 CAMERAS = pa.schema([("location", pa.string()), ("longitude", pa.float64()), ("latitude", pa.float64())])
 """Degrees, WGS 84; each location once."""
@@ -37,8 +46,8 @@ PERIODS = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""Deployments as somebody wrote them down: start and end in local time, null where there is none; the offset
-of that time, null where it is the cameras' own; `source` is metadata or cameras; `where` is file and line."""
+"""Deployments as recorded: start and end in local time, null if there is none; the offset of that time,
+null if it is the cameras' own; `source` is metadata or cameras; `where` is file and line."""
 
 OUTAGES = pa.schema(
     [
@@ -49,7 +58,8 @@ OUTAGES = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""When cameras stood there and did not work, local camera time; `camera` is null: all of the location."""
+"""When cameras stood there without working, local camera time; if `camera` is null: all at the location. If a
+time has a zone there is also a column `utc_offset_minutes`, as in `PERIODS`."""
 
 _ALIASES = {
     "location": (
@@ -81,6 +91,15 @@ _LIKELY = {
 _CAMERAS_KEY, _OUTAGES_KEY = "dataset.cameras", "dataset.outages"
 _NUMBERS_FIRST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)", re.DOTALL)
 _NOON = dt.timedelta(hours=12)
+_PROBLEM = re.compile(r"problem_?(\d+)_(from|to)")
+"""Columns of the camera table with outages, as camtrapR has them."""
+
+
+class Moment(NamedTuple):
+    """A time; `offset` in minutes east of UTC, None where it is the cameras' own."""
+
+    time: dt.datetime
+    offset: int | None
 
 
 @dataclass(frozen=True)
@@ -90,10 +109,10 @@ class Site:
     Attributes
     ----------
     where : file and line, or feature
-    location, longitude, latitude : degrees, WGS 84; None where both cells are empty
-    cells : what else the row says, by the file's own names
-    roles : start, end, camera, deployment -> the name of the cell that has it
-    named_by : the name of the cell that has the location
+    location, longitude, latitude : degrees, WGS 84; None if both cells are empty
+    cells : everything else in the row, by the file's own column names
+    roles : start, end, camera, deployment -> the name of the cell that holds it
+    named_by : the name of the cell that holds the location
     """
 
     where: str
@@ -105,7 +124,7 @@ class Site:
     named_by: str = "location"
 
     def text(self, role: str) -> str | None:
-        """What the row says of start, end, camera or deployment; None where it says nothing."""
+        """The row's start, end, camera or deployment; None if it has none."""
         value = self.cells.get(self.roles.get(role, ""))
         return None if value is None or is_missing(str(value)) else str(value).strip()
 
@@ -116,7 +135,7 @@ def read_cameras(path: str) -> pa.Table:
     Raises
     ------
     InputError
-        The file is not there, lacks a column, or coordinates are impossible or given twice; with line.
+        The file is missing or lacks a column, or coordinates are impossible or given twice; with the line.
     """
     points = {
         site.location: (site.longitude, site.latitude)
@@ -134,24 +153,24 @@ def read_cameras(path: str) -> pa.Table:
 
 
 def read_camera_names(path: str) -> pa.ChunkedArray:
-    """The locations of a camera table, also those without coordinates. Raises as `read_cameras`."""
+    """The locations of a camera table, including those without coordinates. Raises like `read_cameras`."""
     return pa.chunked_array([list(dict.fromkeys(site.location for site in read_sites(path)))], pa.string())
 
 
 def cameras_without_place(path: str) -> list[str]:
-    """A line on cameras whose coordinates are empty, with the row of the first. Raises as `read_cameras`."""
+    """A note on cameras without coordinates, with the row of the first. Raises like `read_cameras`."""
     without = {site.location: site.where for site in read_sites(path) if site.latitude is None}
     if not without:
         return []
     location, where = next(iter(without.items()))
     return [
-        f"{where}: {location!r} has no place (cameras without one: {len(without):,}); it is on no map, and "
-        "in no data package"
+        f"{where}: {location!r} has no coordinates (cameras without: {len(without):,}); it is left out of "
+        "maps and data packages"
     ]
 
 
 def columns_left_alone(path: str) -> list[str]:
-    """A line for each column that may be the start or the end of deployments by another name."""
+    """One line for each column that may hold the start or the end of deployments under another name."""
     first = read_sites(path)[0]
     return [
         f"{path}: the column {name} is left alone; if deployments {role} there, call it {role}"
@@ -163,28 +182,29 @@ def columns_left_alone(path: str) -> list[str]:
 
 
 def read_periods(path: str, order: Order | None = None, notes: Counter[str] | None = None) -> pa.Table:
-    """Deployments of the camera table, as `PERIODS`: a row for each of its rows with a start or an end.
+    """Deployments of the camera table, as `PERIODS`: one for each of its rows with a start or an end.
 
     Parameters
     ----------
-    order : of day and month in dates that leave it open, where no other date of the table tells
-    notes : gets starts and ends that can't be read and are taken as not known, up to a part of a column, as
-        of any table; without a count of them, each is refused
+    order : order of day and month in ambiguous dates, if no other date of the table settles it
+    notes : gets unreadable starts and ends, which are taken as unknown, up to a fraction of a column, as in
+        any table; without `notes`, each is refused
 
     Raises
     ------
     InputError
-        As `read_cameras`; or a start or an end is no date, or an end is not after its start.
+        As for `read_cameras`; or a start or an end is not a date, or an end is not after its start.
     """
     rows = []
     sites = read_sites(path)
-    columns = {name: [site.text(name) for site in sites] for name in ("start", "end")}
-    order = _order_of_dates(columns.values(), order)
+    order = _order_of_sites(sites, order)
     wheres = [site.where for site in sites]
+    columns = {name: [site.text(name) for site in sites] for name in ("start", "end")}
     starts, ends = (_moments(wheres, name, texts, order, notes) for name, texts in columns.items())
-    for site, start, end in zip(sites, starts, ends, strict=True):
-        if start is None and end is None:
+    for site, first, last in zip(sites, starts, ends, strict=True):
+        if first is None and last is None:
             continue
+        (start, end), offset = _by_one_clock([first, last])
         check_order(site.where, start, end)
         rows.append(
             {
@@ -193,6 +213,7 @@ def read_periods(path: str, order: Order | None = None, notes: Counter[str] | No
                 "deployment": site.text("deployment"),
                 "start": start,
                 "end": end,
+                "utc_offset_minutes": offset,
                 "source": "cameras",
                 "where": site.where,
             }
@@ -206,50 +227,64 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
     Raises
     ------
     InputError
-        The file is not there, lacks a column, or a start or an end is missing, no date, or out of order.
+        The file is missing or lacks a column, or a start or an end is missing, not a date, or out of order.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     table = read_table(path, _OUTAGES_KEY, _names(_OUTAGE, _OPTIONAL))
     at = table.require(_OUTAGE)
     order = _order_of_dates((table.columns[at[name]] for name in ("start", "end")), order)
     wheres = [table.at(row) for row in range(len(table))]
-    times = [_moments(wheres, name, table.columns[at[name]], order) for name in ("start", "end")]
-    for (where, cells), start, end in zip(table.rows(), *times, strict=True):
+    starts, ends = (_moments(wheres, name, table.columns[at[name]], order) for name in ("start", "end"))
+    for (where, cells), start, end in zip(table.rows(), starts, ends, strict=True):
         location = cells[at["location"]]
         if not location:
             raise InputError(f"{where}: location: empty ({_OUTAGES_KEY})")
-        for name, time in (("start", start), ("end", end)):
-            if time is None:
-                raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({_OUTAGES_KEY})")
-        check_order(where, start, end)
+        times = _times_of_outage(where, {"start": start, "end": end}, _OUTAGES_KEY)
         camera = _roles(cells, _OPTIONAL).get("camera")
         of = cells[camera] if camera is not None and camera != at["location"] else None
-        rows.append({"location": location, "camera": of, "where": where, "start": start, "end": end})
-    return pa.Table.from_pylist(rows, schema=OUTAGES)
+        rows.append({"location": location, "camera": of, "where": where, **times})
+    return _as_outages(rows)
 
 
-def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
-    """A line for each deployment that begins before an earlier one of the same camera has ended.
+def read_camera_outages(path: str, order: Order | None = None) -> pa.Table:
+    """Outages in the camera table itself, as `OUTAGES`: columns problem1_from, problem1_to, and so on.
 
     Raises
     ------
     InputError
-        An outage, or a part of one, is outside the deployments of its location, where these are known.
+        As `read_cameras`; or an end of an outage is missing, no date, or out of order.
+    """
+    rows: list[dict[str, Any]] = []
+    sites = read_sites(path)
+    order = _order_of_sites(sites, order)
+    wheres = [site.where for site in sites]
+    times = {name: _moments(wheres, name, texts, order) for name, texts in _problems(sites).items()}
+    for which in dict.fromkeys(name.rpartition("_")[0] for name in times):
+        names = f"{which}_from", f"{which}_to"
+        for row, site in enumerate(sites):
+            given = {name: times[name][row] if name in times else None for name in names}
+            if any(given.values()):
+                of = {"location": site.location, "camera": site.text("camera"), "where": site.where}
+                rows.append(of | _times_of_outage(site.where, given, _CAMERAS_KEY))
+    return _as_outages(rows)
+
+
+def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
+    """A note for each deployment that begins before an earlier one of the same camera has ended.
+
+    Raises
+    ------
+    InputError
+        An outage, or part of one, is outside the deployments of its location, if these are known.
     """
     spans: dict[str, list[dict[str, Any]]] = {}
     for row in periods.to_pylist():
         spans.setdefault(row["location"], []).append(row)
     for row in [] if outages is None else outages.to_pylist():
-        of = [
-            span
-            for span in spans.get(row["location"], [])
-            if row["camera"] is None or row["camera"] == span["camera"]
-        ]
-        if of and not any(
-            (span["start"] is None or span["start"] <= row["start"])
-            and (span["end"] is None or row["end"] <= span["end"])
-            for span in of
-        ):
+        here = spans.get(row["location"], [])
+        camera = camera_of(row, {span["camera"] for span in here})
+        of = [span for span in here if camera is None or camera == span["camera"]]
+        if of and not any(_is_within(row, span) for span in of):
             times = "; ".join(f"{_shown(span['start'])} to {_shown(span['end'])}" for span in of[:3])
             raise InputError(
                 f"{row['where']}: the outage from {_shown(row['start'])} to {_shown(row['end'])} is not "
@@ -259,10 +294,10 @@ def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
 
 
 def read_covariates(path: str) -> pa.Table:
-    """What else the camera table says of each location, as it is written: location, longitude, latitude, ...
+    """What else the camera table says about each location, as written: location, longitude, latitude, ...
 
-    Of a location with several rows the first that says something holds. A column is of numbers where all its
-    values are numbers, else of text.
+    If a location has several rows, the first value counts. A column is numeric if all its values are numbers,
+    otherwise text.
     """
     columns: dict[str, dict[str, Any]] = {}
     points: dict[str, tuple[float | None, float | None]] = {}
@@ -270,7 +305,8 @@ def read_covariates(path: str) -> pa.Table:
     for site in read_sites(path):
         points.setdefault(site.location, (site.longitude, site.latitude))
         for name, value in site.cells.items():
-            if name in used or name in (*site.roles.values(), site.named_by):
+            never = (*site.roles.values(), site.named_by)
+            if name in used or name in never or _PROBLEM.fullmatch(name):
                 continue
             column = columns.setdefault(name, {})
             if value is not None and str(value).strip():
@@ -286,7 +322,7 @@ def read_covariates(path: str) -> pa.Table:
 
 
 def read_sites(path: str) -> list[Site]:
-    """The rows of a camera table. Raises as `read_cameras`."""
+    """The rows of a camera table. Raises like `read_cameras`."""
     if path.lower().endswith((".geojson", ".json")):
         rows = _geojson(path, _read(path, _CAMERAS_KEY))
     else:
@@ -303,7 +339,7 @@ def read_sites(path: str) -> list[Site]:
             point = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
         if points.setdefault(location, point) != point:
             raise InputError(
-                f"{where}: location {location!r} has another place further up; it should have one"
+                f"{where}: location {location!r} has other coordinates further up; it should have one point"
             )
         roles = _roles(cells, _OPTIONAL)
         named_by = _roles(cells, _ALIASES).get("location", "location")
@@ -322,7 +358,7 @@ def _read(path: str, key: str) -> str:
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file ({key})") from None
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{path}: can't be read ({key}): {problem}") from None
 
 
@@ -331,13 +367,39 @@ def _names(*roles: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
-    at = table.require(_ALIASES)
+    at = table.require({"location": _ALIASES["location"]})
+    if not _is_of_times_alone(table):
+        at |= table.require({axis: _ALIASES[axis] for axis in ("latitude", "longitude")})
     for where, cells in table.rows():
-        yield where, cells[at["location"]] or "", cells[at["longitude"]], cells[at["latitude"]], dict(cells)
+        x, y = (cells[at[axis]] if axis in at else None for axis in ("longitude", "latitude"))
+        yield where, cells[at["location"]] or "", x, y, dict(cells)
+
+
+def _is_of_times_alone(table: GivenTable) -> bool:
+    """Whether a camera table has setup dates, and no column that may be meant for degrees."""
+    axes = ("latitude", "longitude")
+    return (
+        table.name_of(_OPTIONAL["start"]) is not None
+        and all(table.name_of(_ALIASES[axis]) is None for axis in axes)
+        and not any(choices(axis, table.columns).startswith("did you mean") for axis in axes)
+    )
+
+
+def _order_of_sites(sites: Sequence[Site], order: Order | None) -> Order | None:
+    """As `_order_of_dates`, of all dates in a camera table."""
+    columns = [[site.text(name) for site in sites] for name in ("start", "end")]
+    return _order_of_dates([*columns, *_problems(sites).values()], order)
+
+
+def _problems(sites: Sequence[Site]) -> dict[str, list[str | None]]:
+    """Columns with the times of outages: name -> a text for each row, None where it says nothing."""
+    names = dict.fromkeys(name for site in sites for name in site.cells if _PROBLEM.fullmatch(name))
+    cells = {name: [str(site.cells.get(name) or "") for site in sites] for name in names}
+    return {name: [None if is_missing(text) else text for text in texts] for name, texts in cells.items()}
 
 
 def _order_of_dates(columns: Iterable[Sequence[str | None]], order: Order | None) -> Order | None:
-    """The order of day and month of those dates that tell, if it is one, else the one that the job gives."""
+    """The order of all unambiguous dates if it is the same for all, otherwise the one that the job gives."""
     found = {name for texts in columns for name in parse_dates(texts).told}
     return found.pop() if len(found) == 1 else order
 
@@ -365,7 +427,7 @@ def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict
 
 
 def _roles(cells: Mapping[str, Any], aliases: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Role -> the name of its column, for those that are there."""
+    """Role -> the name of its column, for the columns that exist."""
     found = {role: next((name for name in names if name in cells), None) for role, names in aliases.items()}
     return {role: name for role, name in found.items() if name is not None}
 
@@ -379,8 +441,77 @@ def _degrees(where: str, name: str, value: Any, most: int) -> float:
     return degrees
 
 
+def camera_of(outage: Mapping[str, Any], cameras: Iterable[str | None]) -> str | None:
+    """Which of the cameras that a location's deployments name an outage is of; None: of all of them.
+
+    Raises InputError where it names another one.
+    """
+    named = set(cameras) - {None}
+    camera: str | None = outage["camera"]
+    if camera is None or not named:
+        return None
+    if camera not in named:
+        raise InputError(
+            f"{outage['where']}: camera: {camera!r} is none of location {outage['location']!r} "
+            f"({_OUTAGES_KEY}); " + choices(camera, [name for name in named if name is not None])
+        )
+    return camera
+
+
+def deployments_to_come(periods: pa.Table, now: dt.datetime) -> list[str]:
+    """A line on deployments that end, or begin, after `now` (UTC, naive), with the row of the first."""
+    tomorrow = now + dt.timedelta(days=1)  # by any clock on earth
+    found = [row for row in periods.to_pylist() if (row["end"] or row["start"] or now) > tomorrow]
+    if not found:
+        return []
+    first = found[0]
+    name = "start" if first["end"] is None else "end"
+    return [
+        f"{first['where']}: {name}: {_shown(first[name])} has not come yet (such deployments: {len(found):,}"
+        "); days to come count as if the camera had worked: leave the end empty while it stands there"
+    ]
+
+
+def _is_within(outage: Mapping[str, Any], span: Mapping[str, Any]) -> bool:
+    """Whether an outage is within a deployment, of which either end may be open."""
+    ours, theirs = outage.get("utc_offset_minutes"), span["utc_offset_minutes"]
+    shift = dt.timedelta(minutes=0 if None in (ours, theirs) else theirs - ours)
+    return (span["start"] is None or span["start"] <= outage["start"] + shift) and (
+        span["end"] is None or outage["end"] + shift <= span["end"]
+    )
+
+
+def _times_of_outage(where: str, given: Mapping[str, Moment | None], key: str) -> dict[str, Any]:
+    """Start, end and offset of an outage, from two times by their columns' names."""
+    for name, one in given.items():
+        if one is None:
+            raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({key})")
+    (start, end), offset = _by_one_clock(given.values())
+    check_order(where, start, end)
+    return {"start": start, "end": end, "utc_offset_minutes": offset}
+
+
+def _as_outages(rows: list[dict[str, Any]]) -> pa.Table:
+    schema = OUTAGES
+    if any(row["utc_offset_minutes"] is not None for row in rows):
+        schema = schema.append(PERIODS.field("utc_offset_minutes"))
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _by_one_clock(moments: Iterable[Moment | None]) -> tuple[list[dt.datetime | None], int | None]:
+    """Times by the clock of the first that has an offset, and that offset."""
+    given = list(moments)
+    offset = next((one.offset for one in given if one is not None and one.offset is not None), None)
+    times = []
+    for one in given:
+        shift = 0 if one is None or one.offset is None or offset is None else offset - one.offset
+        times.append(None if one is None else one.time + dt.timedelta(minutes=shift))
+    return times, offset
+
+
 def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
-    """A date or a date with a time; a date alone is noon. Raises InputError with `where` and `name`."""
+    """A date or a date with a time; a date without a time is noon. Raises InputError with `where` and
+    `name`."""
     if text is None or not text.strip():
         return None
     given = text.strip()
@@ -402,10 +533,10 @@ def _moments(
     texts: Sequence[str | None],
     order: Order | None,
     notes: Counter[str] | None = None,
-) -> list[dt.datetime | None]:
-    """A column of `moment`s. What can't be read is None, and in `notes`, up to `dates.MOST_UNREADABLE` of it.
+) -> list[Moment | None]:
+    """A column of `Moment`s. Unreadable ones are None, and in `notes`, up to `dates.MOST_UNREADABLE` of them.
 
-    Raises InputError where there is more of that, or no `notes`, and where orders of day and month are mixed.
+    Raises InputError if there are more, or no `notes`, or if orders of day and month are mixed.
     """
     dates = parse_dates(texts, order)
 
@@ -424,15 +555,17 @@ def _moments(
             f"deployments whose {name} can't be read, and is taken as not known, so that {photo} counts: "
             f"{say(dates.strange[0])}"
         ] += len(dates.strange)
-    times: list[dt.datetime | None] = dates.times.tolist()
+    columns = (dates.times.tolist(), dates.date_only.tolist(), dates.offsets.tolist())
     return [
-        time + _NOON if time is not None and is_day else time
-        for time, is_day in zip(times, dates.date_only.tolist(), strict=True)
+        None
+        if time is None
+        else Moment(time + _NOON if is_day else time, None if offset == NULL_OFFSET else offset)
+        for time, is_day, offset in zip(*columns, strict=True)
     ]
 
 
 def check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:
-    """Raise InputError where an end is not after its start."""
+    """Raise InputError if an end is not after its start."""
     if start is not None and end is not None and end <= start:
         raise InputError(f"{where}: end: {_shown(end)} should be after the start, {_shown(start)}")
 

@@ -1,6 +1,6 @@
-"""Camtrap DP, a data package of deployments, media and observations -> catalog, and where cameras stand.
+"""Camtrap DP, a data package of deployments, media and observations -> catalog and camera positions.
 
-Format: camtrap-dp.tdwg.org, version 1.0. How its terms become columns is told in docs/camtrap_dp.md.
+Format: camtrap-dp.tdwg.org, version 1.0. docs/camtrap_dp.md explains how its terms become columns.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.base import Reader, file_fingerprint
+from camtrap_batch.catalog.base import Reader, Taxon, file_fingerprint
 from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
 from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
-from camtrap_batch.catalog.labels import one_name_each
+from camtrap_batch.catalog.labels import CATEGORY, one_name_each
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
 from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes
 from camtrap_batch.errors import InputError
@@ -33,14 +33,16 @@ from camtrap_batch.vocabulary import EMPTY
 
 SOURCE = "camtrap-dp"
 BY_EVENT = "camtrap-dp-event"
-"""Source of a row whose labels are what was observed in its whole event, not in the image itself."""
+"""Source of a row whose labels were observed in its whole event, not in the image itself."""
 
 _TABLES = ("deployments", "media", "observations")
+_RANKS = ("genus", "family", "order", "class", "phylum", "kingdom")
 _NAMES = {"blank": EMPTY, "human": "human", "vehicle": "vehicle", "unknown": None, "unclassified": None}
 _ANIMAL = "animal"
+_MACHINE = "machine"
 _VERSION = re.compile(r"camtrap-dp/(?:v)?(\d+)\.(\d+)([^/]*)/")
 _URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
-_SAMPLE = 200  # media that are looked for, to see by which name a folder holds them
+_SAMPLE = 200  # number of media to look for, to see by which names a folder holds them
 _SAMPLE_REMOTE = 20
 
 Ints = npt.NDArray[np.int64]
@@ -55,7 +57,7 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
     help = "data package"
 
     def fingerprint(self) -> dict[str, Any]:
-        # By which names the image root has the files is part of the catalog.
+        # The names by which the image root has the files are part of the catalog.
         files = [file_fingerprint(path) for path in package_files(str(self.dataset.metadata))]
         return {"files": files, "images": self.dataset.images}
 
@@ -72,6 +74,9 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
     def periods(self) -> pa.Table:
         return read_package_periods(str(self.dataset.metadata), self.dataset.dates)
 
+    def taxa(self) -> list[Taxon]:
+        return read_taxa(str(self.dataset.metadata))
+
 
 def read_camtrap_dp(
     path: str, images: ImageRoot, *, utc_offset: str | None = None, order: Order | None = None
@@ -81,16 +86,15 @@ def read_camtrap_dp(
     Parameters
     ----------
     path : datapackage.json, the folder that holds it, or a .zip of the package; a path or fsspec URL
-    images : where the files are; looked at to see by which name, see docs/camtrap_dp.md
+    images : where the files are; searched to see by which names, see docs/camtrap_dp.md
     utc_offset : offset of timestamps that have none of their own, such as "+02:00"
-    order : of day and month in dates that leave it open
+    order : order of day and month in ambiguous dates
 
     Raises
     ------
     InputError
-        The package is not there, lacks a table or a column, is of another version, or has a value that can't
-        be, with file and line, where more than a few rows are so; or its media are not to be found in the
-        image root.
+        The package is missing, lacks a table or a column, has another version, or has impossible values in
+        more than a few rows, with file and line; or its media can't be found in the image root.
     """
     notes: Counter[str] = Counter()
     with opened_package(path, notes) as package:
@@ -104,7 +108,8 @@ def read_camtrap_dp(
         table = _observations(package, media, deployments, notes)
         clock = _Clock(dates, table, utc_offset, notes, order)
         found = _observed(media, table, clock, notes)
-        # Within a second, media of a deployment are in the order of their file names, as the format has it.
+        # Within a second, media of a deployment are in the order of their file names, as the format
+        # specifies.
         names = pc.coalesce(media["fileName"], media["filePath"]).to_pandas()
         frames, n_frames = _frames(found.sequence, clock.media, names)
         columns = {
@@ -117,6 +122,8 @@ def read_camtrap_dp(
             "seq_num_frames": n_frames,
             "labels": found.labels,
             "source": found.source,
+            "labelled_by": found.labelled_by,
+            "label_p": found.label_p,
         }
         return finish_catalog(
             columns,
@@ -130,7 +137,7 @@ def read_camtrap_dp(
 
 
 def read_deployment_sites(path: str) -> pa.Table:
-    """Coordinates of a package's locations, as `cameras.CAMERAS`: where its latest deployment stood."""
+    """Coordinates of a package's locations, as `cameras.CAMERAS`: those of the latest deployment."""
     notes: Counter[str] = Counter()
     with opened_package(path, notes) as package:
         return _coordinates(_deployments(package, notes), notes)
@@ -139,14 +146,14 @@ def read_deployment_sites(path: str) -> pa.Table:
 def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
     """When cameras stood at a package's locations, as `cameras.PERIODS`: its deployments.
 
-    An end that is not after its start is none; neither is a time that can't be read.
+    An end that is not after its start, or a time that can't be read, counts as missing.
     """
     notes: Counter[str] = Counter()
     with opened_package(path, notes) as package:
         table = _deployments(package, notes)
         starts, ends = (table.dates(name, notes, order) for name in ("deploymentStart", "deploymentEnd"))
         (start, start_offset), (end, end_offset) = ((_noon(dates), dates.offsets) for dates in (starts, ends))
-        # Both ends in the clock of the start.
+        # Both ends by the clock of the start.
         known = (start_offset != NULL_OFFSET) & (end_offset != NULL_OFFSET)
         shift = np.where(known, start_offset.astype(np.int64) - end_offset, 0)
         end = end + shift.astype("timedelta64[m]")
@@ -168,13 +175,47 @@ def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
         )
 
 
+def read_taxa(path: str) -> list[Taxon]:
+    """What a package's `taxonomic` says of its species; entries that are none are skipped.
+
+    A Red List category is none of the format's terms, but some packages have one.
+    """
+    with opened_package(path, Counter()) as package:
+        listed = package.descriptor.get("taxonomic")
+    found = []
+    for entry in listed if isinstance(listed, list) else ():
+        if not isinstance(entry, dict) or not isinstance(label := entry.get("scientificName"), str):
+            continue
+        texts = {_words(key): text for key, text in _texts(entry).items()}
+        found.append(
+            Taxon(
+                label,
+                {rank: texts[rank] for rank in _RANKS if rank in texts},
+                _texts(entry.get("vernacularNames")),
+                next((texts[key] for key in CATEGORY if key in texts), None),
+            )
+        )
+    return found
+
+
+def _texts(entry: object) -> dict[str, str]:
+    """The members of an object that are text."""
+    members = entry.items() if isinstance(entry, dict) else ()
+    return {key: value for key, value in members if isinstance(value, str) and value.strip()}
+
+
+def _words(key: str) -> str:
+    """iucnCategory -> iucn_category."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()
+
+
 def _noon(dates: Dates) -> npt.NDArray[np.datetime64]:
     """Times; a date without a time is noon."""
     return np.where(dates.date_only, dates.times + np.timedelta64(12, "h"), dates.times)
 
 
 def package_files(path: str) -> list[str]:
-    """Paths or URLs of the files that a package's catalog is read from."""
+    """Paths or URLs of the files from which a package's catalog is read."""
     with opened_package(path, Counter()) as package:
         return package.files(_TABLES)
 
@@ -206,7 +247,7 @@ def _deployments(package: DataPackage, notes: Counter[str]) -> Table:
 
 
 def locations_of(deployments: Table | pa.Table) -> pa.ChunkedArray:
-    """The location that each deployment of a package is at."""
+    """The location of each deployment of a package."""
     return pc.coalesce(*(deployments[name] for name in ("locationID", "locationName", "deploymentID")))
 
 
@@ -226,7 +267,7 @@ def _coordinates(deployments: Table, notes: Counter[str]) -> pa.Table:
     placed = places.dropna(subset=["longitude", "latitude"])
     notes["deployments without coordinates"] += len(places) - len(placed)
     several = placed.groupby("location")[["longitude", "latitude"]].nunique().gt(1).any(axis=1)
-    notes["locations whose deployments stand at different places; the latest is taken"] += int(several.sum())
+    notes["locations whose deployments have different coordinates; the latest are used"] += int(several.sum())
     latest = placed.sort_values("start", kind="stable", na_position="first").drop_duplicates(
         "location", keep="last"
     )
@@ -248,7 +289,7 @@ def _media(package: DataPackage, notes: Counter[str]) -> Table:
 def _instants(
     times: npt.NDArray[np.datetime64], offsets: npt.NDArray[np.int32], utc_offset: str | None
 ) -> npt.NDArray[np.datetime64]:
-    """Local times -> UTC, in seconds; those with an offset that nobody knows are taken as they are."""
+    """Local times -> UTC, in seconds; times with an unknown offset are taken as they are."""
     default = 0 if utc_offset is None else offset_minutes(utc_offset)
     minutes = np.where(offsets == NULL_OFFSET, default, offsets)
     return np.asarray(times.astype("datetime64[s]") - minutes.astype("timedelta64[m]"))
@@ -259,7 +300,7 @@ def _file_names(media: Table, images: ImageRoot, notes: Counter[str]) -> pa.Arra
     paths = media["filePath"].to_pandas()
     names = paths.copy()
     root = f"{images.url.rstrip('/')}/"
-    is_web = root.startswith(("http://", "https://"))  # has files by their URL alone
+    is_web = root.startswith(("http://", "https://"))  # has files only by their URL
     is_url = paths.str.match(_URL).to_numpy(bool)
     is_below = paths.str.startswith(root).to_numpy(bool)
     names[is_below] = paths[is_below].str.removeprefix(root)
@@ -282,7 +323,7 @@ def _file_names(media: Table, images: ImageRoot, notes: Counter[str]) -> pa.Arra
 
 
 def _by_file_name(media: Table, rows: npt.NDArray[np.bool_]) -> dict[str, pd.Series]:
-    """Names by which media may have been saved: what names are made of -> names, if they tell media apart."""
+    """Names by which media may have been saved: what the names are made of -> names, if they are distinct."""
     files = media["fileName"]
     by_deployment = pc.binary_join_element_wise(media["deploymentID"], files, "/")
     options = {"fileName": files, "deploymentID/fileName": by_deployment}
@@ -299,7 +340,7 @@ def _distinct(options: dict[str, pd.Series]) -> dict[str, pd.Series]:
 
 
 def _best(options: dict[str, pd.Series], images: ImageRoot) -> tuple[str, int]:
-    """The option by which most of a sample of files are there, the first of equal ones; and how many are."""
+    """The option by which most of a sample of files exist, the first among equals; and how many do."""
     best = ("", 0)
     for by, names in options.items():
         most = _SAMPLE_REMOTE if "://" in images.url else _SAMPLE
@@ -334,7 +375,7 @@ def _not_there(media: Table, urls: pd.Series, images: ImageRoot, options: dict[s
 
 
 def _folder_of(first: str, last: str) -> str | None:
-    """The URL that the first and the last of some URLs, by the alphabet, both lie below."""
+    """The URL below which the alphabetically first and last of some URLs both lie."""
     both = zip(first.split("/")[:-1], last.split("/")[:-1], strict=False)
     parts = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both)]
     return "/".join(parts) if len(parts) > 2 else None
@@ -350,15 +391,18 @@ class _Observed:
     Attributes
     ----------
     seq_id : event of each medium
-    sequence : (n,) number of the event; -1 where there is none
-    labels : as `group_labels` gives them
+    sequence : (n,) number of the event; -1 if there is none
+    labels : as returned by `group_labels`
     source : where labels come from
+    labelled_by, label_p : as in the catalog: which machine has labelled it, where no person has
     """
 
     seq_id: pa.Array
     sequence: Ints
     labels: pa.Array
     source: pa.Array
+    labelled_by: pa.Array
+    label_p: pa.Array
     categories: list[tuple[int, str]]
 
 
@@ -366,27 +410,36 @@ def _observations(package: DataPackage, media: Table, deployments: Table, notes:
     required = (
         "observationID", "deploymentID", "observationLevel", "observationType", "eventStart", "eventEnd",
     )  # fmt: skip
-    optional = ("mediaID", "eventID", "scientificName", "count", "classificationMethod")
+    optional = (
+        "mediaID", "eventID", "scientificName", "count", "classificationMethod", "classifiedBy",
+        "classificationProbability",
+    )  # fmt: skip
     table = package.table("observations", required, optional).distinct("observationID", notes)
     return _of_what_is_there(_people_first(table, notes), media, deployments, notes)
 
 
 def _people_first(observations: Table, notes: Counter[str]) -> Table:
-    """Without what a machine observed in a medium, or an event, in which people observed something."""
+    """Drop what a machine observed in a medium, or an event, in which people observed something."""
     by_people, by_machine = (
         pc.fill_null(pc.equal(observations["classificationMethod"], method), False)
-        for method in ("human", "machine")
+        for method in ("human", _MACHINE)
     )
     of_event = pc.equal(observations["observationLevel"], "event")
+    of_media = pc.invert(of_event)
     overruled = np.zeros(len(observations), np.bool_)
-    for of_level, key in ((pc.invert(of_event), "mediaID"), (of_event, "eventID")):
-        said = observations[key].filter(pc.and_(by_people, of_level)).drop_null()
+    # Of a medium, of an event, and of a medium of an event that people observed as a whole.
+    for theirs, its, key in (
+        (of_media, of_media, "mediaID"),
+        (of_event, of_event, "eventID"),
+        (of_event, of_media, "eventID"),
+    ):
+        said = observations[key].filter(pc.and_(by_people, theirs)).drop_null()
         if len(said):
             same = pc.fill_null(pc.is_in(observations[key], said.combine_chunks()), False)
-            overruled |= np.asarray(pc.and_(pc.and_(by_machine, of_level), same).to_numpy(), np.bool_)
+            overruled |= np.asarray(pc.and_(pc.and_(by_machine, its), same).to_numpy(), np.bool_)
     if not overruled.any():
         return observations
-    notes["observations of a machine, where people observed the same medium or event"] += int(overruled.sum())
+    notes["observations by a machine of what people observed too, left out"] += int(overruled.sum())
     return observations.where_true(~overruled)
 
 
@@ -395,15 +448,15 @@ def _is_of_event(observations: Table) -> npt.NDArray[np.bool_]:
 
 
 class _Clock:
-    """Times of media and of observed events on one line, to tell which media are in which event.
+    """Times of media and of observed events on one time line, to tell which media are in which event.
 
-    Where both tables have time zones, or neither, that is UTC. Where only one has them, it is what the clocks
+    If both tables have time zones, or neither has, it is UTC. If only one has them, it is what the clocks
     showed, and the other table's times are taken to be in the same zone.
 
     Attributes
     ----------
     media : (n,) datetime64[s] of the media
-    start, end : of the observations of events; an event without an end ends when it starts
+    start, end : start and end of the observed events; an event without an end ends when it starts
     """
 
     def __init__(
@@ -436,7 +489,7 @@ class _Clock:
 
     @property
     def offsets(self) -> npt.NDArray[np.int32]:
-        """Offsets of the media: where only events have some, that of the last event that began before."""
+        """Offsets of the media: if only events have offsets, that of the last event that began before."""
         known = np.flatnonzero((self._of_events != NULL_OFFSET) & ~np.isnat(self.start))
         if not self._is_shared or not len(known):
             return self._offsets
@@ -466,7 +519,7 @@ def _observed(media: Table, table: Table, clock: _Clock, notes: Counter[str]) ->
     own = of_media.dropna(subset="event").drop_duplicates("medium").set_index("medium")["event"]
     events["event"] = own.reindex(events.index)
     inside = _inside(spans, events["deployment"].to_numpy(), instants, ~is_judged | events["event"].isna())
-    # Where events overlap, a medium is of the one that began last, the shortest of those.
+    # If events overlap, a medium belongs to the one that began last, and of those to the shortest.
     in_span = inside.join(spans, on="span").dropna(subset="event")
     in_span = in_span.sort_values(["start", "end"], ascending=[False, True], kind="stable")
     by_time = in_span.drop_duplicates("medium").set_index("medium")["event"]
@@ -476,25 +529,45 @@ def _observed(media: Table, table: Table, clock: _Clock, notes: Counter[str]) ->
     named = named.merge(spans.reset_index(), on=["deployment", "event"])
     pairs = pd.concat([inside[~is_judged[inside["medium"]]], named[["span", "medium"]]]).drop_duplicates()
     spread = _spread(of_events, pairs)
-    # Events that some medium is in, also one that was judged by itself.
+    # Events that contain some medium, even one that was judged by itself.
     met = _inside(spans, events["deployment"].to_numpy(), instants, np.ones(n, bool))["span"]
     ours = events.dropna(subset="event").merge(spans.reset_index(), on=["deployment", "event"])["span"]
     is_timed = ~np.isnat(of_events["start"].to_numpy()) | of_events["event"].notna().to_numpy()
     is_met = of_events["span"].isin({*met, *ours}).to_numpy()
-    notes["observations of events that no medium is in, left out"] += int((is_timed & ~is_met).sum())
+    notes["observations of events without media, left out"] += int((is_timed & ~is_met).sum())
     labels, categories = _labels(pd.concat([of_media[[*spread.columns]], spread]), n, notes)
     is_spread = np.isin(np.arange(n), spread["medium"])
+    labelled_by, label_p = _machines(of_media, of_events, pairs, n, notes)
     return _Observed(
         pa.array(events["event"], pa.string(), from_pandas=True),
         np.asarray(events.groupby(["deployment", "event"], sort=False).ngroup().fillna(-1), np.int64),
         labels,
         pa.array(np.where(is_spread, BY_EVENT, SOURCE), pa.string()),
+        labelled_by,
+        label_p,
         categories,
     )
 
 
+def _machines(
+    of_media: pd.DataFrame, of_events: pd.DataFrame, pairs: pd.DataFrame, n: int, notes: Counter[str]
+) -> tuple[pa.Array, pa.Array]:
+    """Of each of n media that a machine alone has labelled: which one, and its highest probability."""
+    columns = ["medium", "by", "p"]
+    of_spans = of_events.dropna(subset="name")[["span", "by", "p"]].merge(pairs, on="span")
+    said = pd.concat([of_media.dropna(subset="name")[columns], of_spans[columns]])
+    by_people = said.loc[said["by"].isna(), "medium"]
+    by_machine = said[~said["medium"].isin(by_people)].groupby("medium")
+    notes["images that a machine has labelled, and no person"] += by_machine.ngroups
+    rows = np.arange(n)
+    return (
+        pa.array(by_machine["by"].first().reindex(rows), pa.string(), from_pandas=True),
+        pa.array(by_machine["p"].max().reindex(rows), pa.float32(), from_pandas=True),
+    )
+
+
 def _of_what_is_there(table: Table, media: Table, deployments: Table, notes: Counter[str]) -> Table:
-    """Observations at a level that there is, of media and deployments that there are."""
+    """Observations at a valid level, of media and deployments that exist."""
     level = table["observationLevel"]
     is_media, is_event = (
         pc.fill_null(pc.equal(level, name), False).to_numpy() for name in ("media", "event")
@@ -513,9 +586,10 @@ def _of_what_is_there(table: Table, media: Table, deployments: Table, notes: Cou
 
 
 def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
-    """Observations: numbers of medium and deployment (-1: none), event, name, count.
+    """Observations: numbers of medium and deployment (-1: none), event, name, count, by, p.
 
-    `name` is null where there is nothing to name; `is_judged` is false where nobody looked.
+    `name` is null where there is nothing to name; `is_judged` is false where nobody looked; `by` is the
+    machine that says so, null where that is not said; `p` how sure it is.
     """
     kinds = pc.utf8_lower(table["observationType"]).to_pandas()
     is_strange = ~kinds.isin([_ANIMAL, *_NAMES])
@@ -525,6 +599,7 @@ def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
     species = table["scientificName"].to_pandas().fillna(_ANIMAL)
     most = 2**31 - 1
     counts = table.numbers("count", -most, most, f"a whole number, at most {most}", whole=True)
+    is_machine = table["classificationMethod"].to_pandas() == _MACHINE
     return pd.DataFrame(
         {
             "medium": _positions_in(table["mediaID"], media["mediaID"]),
@@ -533,6 +608,8 @@ def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
             "name": species.where(kinds == _ANIMAL, kinds.map(_NAMES)),
             "count": np.where(counts < 1, np.nan, counts),
             "is_judged": ~is_strange & (kinds != "unclassified"),
+            "by": table["classifiedBy"].to_pandas().fillna(_MACHINE).where(is_machine),
+            "p": pd.to_numeric(table["classificationProbability"].to_pandas(), errors="coerce"),
         }
     )
 
@@ -542,7 +619,7 @@ def _deployment_numbers(ids: pa.ChunkedArray, media: Table) -> Ints:
 
 
 def _positions_in(values: pa.ChunkedArray, of: pa.Array | pa.ChunkedArray) -> Ints:
-    """Where each value is in `of`; -1: nowhere."""
+    """Index of each value in `of`; -1: not there."""
     values_of = of.combine_chunks() if isinstance(of, pa.ChunkedArray) else of
     return np.asarray(pc.fill_null(pc.index_in(values, values_of), -1).to_numpy(), np.int64)
 
@@ -550,7 +627,7 @@ def _positions_in(values: pa.ChunkedArray, of: pa.Array | pa.ChunkedArray) -> In
 def _inside(
     spans: pd.DataFrame, deployment: Ints, instants: npt.NDArray[np.datetime64], is_open: Any
 ) -> pd.DataFrame:
-    """Pairs of a span and an open medium of its deployment, taken from its start to its end."""
+    """Pairs of a span and an open medium of its deployment taken between its start and its end."""
     media = np.flatnonzero(np.asarray(is_open, bool) & ~np.isnat(instants))
     spans = spans.dropna(subset=["start"])
     if not len(media) or not len(spans):
@@ -559,7 +636,7 @@ def _inside(
     first, last = second[media].min(), second[media].max()
 
     def line_up(deployment: Ints, second: Ints) -> Ints:
-        """All deployments' times one after the other, each with a second to spare before and after it."""
+        """All deployments' times laid end to end, with a second to spare before and after each."""
         return np.asarray(deployment * (last - first + 3) + np.clip(second - first + 1, 0, last - first + 2))
 
     at = line_up(deployment[media], second[media])
@@ -575,9 +652,9 @@ def _inside(
 
 
 def _spread(of_events: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """What was observed in events, for each medium of theirs: medium, name, count.
+    """What was observed in events, for each of their media: medium, name, count.
 
-    Within an event the counts of a name add up; of several events that a medium is in, the largest holds.
+    Within an event the counts of a name add up; if a medium is in several events, the largest count is used.
     """
     named = of_events.dropna(subset="name").groupby(["span", "name"], sort=False)["count"]
     marks = pairs.merge(named.sum(min_count=1).reset_index(), on="span")

@@ -1,4 +1,4 @@
-"""A table of images -> catalog: a row for each file, or for each annotation of one. docs/csv.md."""
+"""A table of images -> catalog: one row for each file, or for each annotation of one. See docs/csv.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from camtrap_batch.catalog.labels import label_key, one_name_each, several_in_on
 from camtrap_batch.catalog.names import tidy_name
 from camtrap_batch.catalog.paths import check_locations, labels_of_paths, location_finder
 from camtrap_batch.catalog.table import Catalog, Rows, group_labels, make_catalog
-from camtrap_batch.catalog.tables import GivenTable, Names, column_name, number, read_table
+from camtrap_batch.catalog.tabular import GivenTable, Names, column_name, number, read_table
 from camtrap_batch.dates import Order, are_too_many, join_date_and_time
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job import Label, WithLabel
@@ -54,7 +54,8 @@ COLUMNS: Names = {
     "height": ("height",),
     "is_empty": (),
 }
-"""What is read -> the names that its column may have; others are left alone, but for `dataset.columns`."""
+"""What is read -> the names that its column may have; others are ignored, unless named in
+`dataset.columns`."""
 
 LIKELY: Names = {
     what: tuple(names.split())
@@ -76,11 +77,11 @@ LIKELY: Names = {
         "is_empty": "is_blank is_empty blank empty no_animal",
     }.items()
 }
-"""What is read -> names of columns that likely have it, but may not: `dataset.columns` has to say so."""
+"""What is read -> names of columns that probably hold it, but may not: `dataset.columns` has to say so."""
 
 _KEY = "dataset.metadata"
 _OF_ANNOTATIONS = ("category_id", "category_name", "count", "width", "height", "is_empty")
-"""In which rows of one image may differ; a width may be that of an animal's box."""
+"""Columns in which rows of one image may differ; a width may be that of an animal's box."""
 
 _NUMBERS = dict(
     zip("one two three four five six seven eight nine ten".split(), range(1, 11), strict=True)  # noqa: SIM905
@@ -198,18 +199,18 @@ def read_csv(
 
     Parameters
     ----------
-    path : file or fsspec URL of a table as `tables.read_table` takes it, with columns of `COLUMNS`
-    location_of : location from a path, for images without one in the column `location`
-    label : where a path names the species, for a table that has no column for it; or how to read the column
+    path : file or fsspec URL of a table that `tabular.read_table` accepts, with columns of `COLUMNS`
+    location_of : finds the location in a path, for images without one in the column `location`
+    label : where a path names the species, for a table without a column for it; or how to read the column
     utc_offset : offset of dates that have none of their own, such as "+02:00"
-    order : of day and month in dates that leave it open
+    order : order of day and month in ambiguous dates
     root : path or URL that file names may begin with, and are relative to
     columns : what is read -> the table's own name of its column
 
     Raises
     ------
     InputError
-        The file is not there, has no column file_name, or a value that can't be; with line and column.
+        The file is missing, has no column file_name, or has an impossible value; with line and column.
     """
     own_names = [column_name(name) for name in (columns or {}).values()]
     table = read_table(path, _KEY, [*(name for names in COLUMNS.values() for name in names), *own_names])
@@ -333,14 +334,15 @@ def read_csv(
 
 
 def _joined(first: Cells, then: Cells, between: str) -> Cells:
-    """Two columns as one; the second alone where the first has nothing, and the first alone likewise."""
+    """Two columns joined; only one of them where the other is empty."""
     return [
         f"{a.rstrip(between)}{between}{b}" if a and b else a or b for a, b in zip(first, then, strict=True)
     ]
 
 
 def _without_repeats(table: GivenTable, notes: Counter[str]) -> list[int]:
-    """Rows that are not, word for word, one further up: what was pasted twice does not add up."""
+    """Rows that do not repeat an earlier row word for word, so that what was pasted twice is not counted
+    twice."""
     seen: set[tuple[str | None, ...]] = set()
     kept = []
     for row, cells in enumerate(zip(*table.columns.values(), strict=True)):
@@ -521,7 +523,7 @@ def _categories(
 def _require_agreement(
     name: str, column: Cells, first_of: list[int], table: GivenTable, kept: list[int]
 ) -> None:
-    """Rows of one image differ in their annotation alone."""
+    """Raise InputError if rows of one image differ in anything but their annotation."""
     for row, first in enumerate(first_of):
         if column[row] != column[first]:
             raise InputError(

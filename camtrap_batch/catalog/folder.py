@@ -16,7 +16,7 @@ from camtrap_batch.job import Label, WithLabel
 from camtrap_batch.remote import redacted
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
-_LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # what is not read is accounted for, too
+_LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # files that can't be read are accounted for, too
 
 
 class FolderDataset(WithLabel):
@@ -71,7 +71,7 @@ def read_folder(
     Parameters
     ----------
     names : posix paths relative to the image root
-    location_of : location from a path
+    location_of : finds the location in a path
     label : where a path names the species
 
     Raises

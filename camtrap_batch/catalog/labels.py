@@ -1,4 +1,4 @@
-"""Names of species as people write them -> one name for each."""
+"""Names of species as people write them -> one name per species."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ _SIGNS: tuple[tuple[str, Callable[[Iterable[object]], bool]], ...] = (
     ("/", all),
 )
 
+CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
+"""Names of a column with a category such as EN, which is no rank: what `publish.sensitive` may name."""
+
 
 def tidy_label(text: str) -> str:
-    """A label with single blanks, none around it.
+    """A label with single blanks inside and none around it.
 
     >>> tidy_label(" Vulpes\\xa0 vulpes")
     'Vulpes vulpes'
@@ -51,7 +54,7 @@ def label_key(text: str) -> str:
 def number_labels(
     labels: Sequence[str], empty: Iterable[str], notes: Counter[str]
 ) -> tuple[npt.NDArray[np.int64], list[tuple[int, str]]]:
-    """Category id of each label, and the categories; 0 is no animal.
+    """Category id of each label, and the categories; 0 means no animal.
 
     Parameters
     ----------
@@ -59,17 +62,20 @@ def number_labels(
     """
     one = one_name_each(labels, notes)
     nothing = {name.casefold() for name in empty}
-    names = [EMPTY if one[label].casefold() in nothing else one[label] for label in labels]
+    name_of = {label: EMPTY if name.casefold() in nothing else name for label, name in one.items()}
     # Ids follow the alphabet: the same labels give the same ids.
-    number_of = {name: number for number, name in enumerate(sorted({*names} - {EMPTY}), 1)} | {EMPTY: 0}
-    ids = np.array([number_of[name] for name in names], np.int64)
-    return ids, sorted((number, name) for name, number in number_of.items() if number or 0 in ids)
+    names = sorted({*name_of.values()} - {EMPTY})
+    number_of = {name: number for number, name in enumerate(names, 1)} | {EMPTY: 0}
+    id_of = {label: number_of[name] for label, name in name_of.items()}
+    ids = np.array([id_of[label] for label in labels], np.int64)
+    has_empty = EMPTY in name_of.values()
+    return ids, sorted((number, name) for name, number in number_of.items() if number or has_empty)
 
 
 def one_name_each(labels: Iterable[str], notes: Counter[str]) -> dict[str, str]:
-    """Each way of writing a label -> the name that it gets: without author, written as most often.
+    """Each spelling of a label -> the name that it gets: without author, in the most frequent spelling.
 
-    `labels` may come many times; what is written in several ways is said in `notes`.
+    `labels` may repeat; labels with several spellings are reported in `notes`.
     """
     counts = Counter(labels)
     ways: dict[str, Counter[str]] = {}
@@ -86,7 +92,7 @@ def one_name_each(labels: Iterable[str], notes: Counter[str]) -> dict[str, str]:
             others = sorted(set(written) - {names[key]})
             more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
             listed = ", ".join(map(repr, others[:_SHOWN]))
-            notes[f"label written in several ways, taken to be {names[key]!r}: {listed}{more}"] += 1
+            notes[f"label spelt in several ways, taken to be {names[key]!r}: {listed}{more}"] += 1
     return {text: names[label_key(text)] for text in counts}
 
 

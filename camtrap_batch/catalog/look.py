@@ -1,7 +1,7 @@
-"""A look at what somebody has, to say what it is and which job file would read it (`camtrap init`).
+"""Looks at what somebody has, to say what it is and which job file would read it (`camtrap init`).
 
-Nothing is decided for good: where folders may mean one thing or the other, `Found` has the levels to choose
-from and a guess.
+Nothing is decided for good: if folders could mean one thing or another, `Found` has the levels to choose from
+and a guess.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from camtrap_batch.catalog.folder import without_run_folders
 from camtrap_batch.catalog.jsonfile import read_json
 from camtrap_batch.catalog.labels import several_in_one
 from camtrap_batch.catalog.names import tidy_name
-from camtrap_batch.catalog.tables import column_name, read_table
+from camtrap_batch.catalog.tabular import column_name, read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.exif import read_jpeg_exif
@@ -47,7 +47,7 @@ from camtrap_batch.vocabulary import (
 
 _PATIENCE_S = 20.0
 _MOST_BYTES = 2**22
-_SAMPLE = 40  # images whose EXIF is looked at, and names that are looked for
+_SAMPLE = 40  # number of images whose EXIF is read, and of names to look for
 _HEADER_BYTES = 2**18
 _SHOWN = 4
 _DCIM = re.compile(r"DCIM|MISC|\d{3}[A-Z0-9_]{5}|\d{3}MEDIA|(SD|card|disk|usb)[ _-]?\d*", re.IGNORECASE)
@@ -65,8 +65,8 @@ class Level:
 
     Attributes
     ----------
-    names : of its folders, the one with most images first
-    n_images : images that lie below one
+    names : names of its folders, the one with the most images first
+    n_images : number of images that lie below one of them
     """
 
     number: int
@@ -86,10 +86,10 @@ class Found:
     ----------
     dataset : the section `dataset` of a job file, as far as it is known
     lines : what was found, for people, one thing per line
-    levels : folder levels, where paths are all that tells camera and species
-    camera, species : the levels that are likeliest, None: none is
-    results : path or URL of detections, where that is what was looked at
-    videos : how many there are
+    levels : folder levels, if only paths show camera and species
+    camera, species : the most likely levels; None: none is likely
+    results : path or URL of detections, if that is what was looked at
+    videos : number of videos
     hierarchy : the keyword below which photos have their species
     has_labels : whether a table has a column for the species
     empty : the label that means: no animal, where it is none that says so by itself
@@ -113,7 +113,7 @@ def look(target: str) -> Found:
     Raises
     ------
     InputError
-        There is nothing, or nothing that a job could read; with what would be.
+        There is nothing, or nothing that a job could read; with what would be possible.
     """
     path = urlsplit(target).path if "://" in target else target
     if re.search(r"/(Feature|Map)Server(/\d+)?/?$", path):
@@ -138,7 +138,8 @@ def look(target: str) -> Found:
 
 
 def _of_layer(target: str) -> Found:
-    """A feature layer: its portal, and whether it can be read without signing in, are asked of its server."""
+    """A feature layer: its server says which portal it belongs to, and whether it can be read without signing
+    in."""
     lines = [f"a feature layer: {redacted(target)}; its photos are read when the job runs"]
     dataset: dict[str, Any] = {"format": "feature-layer", "metadata": target}
     layer: dict[str, Any] = {}
@@ -149,8 +150,8 @@ def _of_layer(target: str) -> Found:
     answer = _asked(target)
     if "error" in answer:
         lines.append(
-            "it can't be read by everybody: set CAMTRAP_ARCGIS_TOKEN in the environment, or what else "
-            "docs/arcgis.md names"
+            "it can't be read by everybody: set CAMTRAP_ARCGIS_TOKEN in the environment, or sign in as "
+            "docs/arcgis.md says"
         )
     else:
         layer["anonymous"] = True
@@ -161,7 +162,7 @@ def _of_layer(target: str) -> Found:
 
 
 def _asked(url: str) -> dict[str, Any]:
-    """What an ArcGIS server says of a service. Raises InputError where nothing answers."""
+    """What an ArcGIS server says about a service. Raises InputError if nothing answers."""
     address = web_address(url.partition("?")[0])
     try:
         with urllib.request.urlopen(f"{address}?f=json", timeout=_PATIENCE_S) as answer:  # noqa: S310
@@ -275,7 +276,7 @@ def _levels(names: Iterable[str]) -> list[Level]:
 
 
 def _guess(levels: list[Level], n_images: int) -> tuple[int | None, int | None]:
-    """The levels of cameras and of species, as their names make likely."""
+    """The levels of cameras and of species that their names make most likely."""
 
     def part(level: Level, like: re.Pattern[str]) -> float:
         return sum(bool(like.fullmatch(name)) for name in level.names) / len(level.names)
@@ -300,7 +301,7 @@ def _guess(levels: list[Level], n_images: int) -> tuple[int | None, int | None]:
 
 
 def _headers(root: ImageRoot, images: Sequence[str]) -> list[bytes]:
-    """The beginning of some JPEG files; empty where one can't be read."""
+    """The first bytes of some JPEG files; empty for one that can't be read."""
     jpegs = [name for name in images if ending_of(name) in (".jpg", ".jpeg")]
     headers = []
     for at in np.unique(np.linspace(0, len(jpegs) - 1, _SAMPLE).astype(int)) if jpegs else ():
@@ -312,7 +313,7 @@ def _headers(root: ImageRoot, images: Sequence[str]) -> list[bytes]:
 
 
 def _keywords(headers: Sequence[bytes]) -> tuple[str | None, list[str]]:
-    """The keyword below which species stand, if there is one that says so, and lines about keywords."""
+    """The keyword above the species, if its name shows that, and lines about keywords."""
     found = [read_keywords(header) for header in headers]
     tagged = [keywords for keywords in found if keywords.flat or keywords.paths]
     if not tagged:
@@ -428,7 +429,7 @@ def _of_table(target: str) -> Found:
         f"a table of {plural(len(table), 'row')}",
         *([f"columns that are read: {read}"] if read else []),
         *([f"columns taken for what their names say: {taken}"] if taken else []),
-        *([f"columns that are left alone: {', '.join(left)}"] if left else []),
+        *([f"columns that are ignored: {', '.join(left)}"] if left else []),
         line,
     ]
     found = Found({"format": "csv", "metadata": target, "images": root}, lines, videos=_n_videos(files))
@@ -468,7 +469,7 @@ def _of_zip(target: str) -> Found:
 
 
 def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
-    """The folder that listed names are relative to, as far as a sample of them is found; and a line."""
+    """The folder that listed names are relative to, judged by a sample of them; and a line about it."""
     sample = [names[at] for at in np.unique(np.linspace(0, len(names) - 1, _SAMPLE).astype(int))]
     base = target.rpartition("/")[0] or "."
     if all(name.startswith("/") or "://" in name for name in sample):
@@ -492,10 +493,10 @@ def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
             break
     if not most:
         return best, (
-            f"where the images are could not be told: none of {len(sample)} looked for is beside the file; "
+            f"where the images are can't be told: none of {len(sample)} names was found beside the file; "
             "set dataset.images"
         )
-    return best, f"images: {most} of {len(sample)} looked for are in {redacted(best)}"
+    return best, f"images: {most} of {len(sample)} names were found in {redacted(best)}"
 
 
 def _n_there(root: str, names: Sequence[str]) -> int:
@@ -509,7 +510,7 @@ def _exists(path: str) -> bool:
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
         return bool(filesystem.exists(inner))
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{redacted(path)}: can't be read (camtrap init): {plain(problem)}") from None
 
 

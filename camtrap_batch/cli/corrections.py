@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime as dt
-import getpass
 import hashlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job
+from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name
 from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import plural
+
+if TYPE_CHECKING:
+    from camtrap_batch.review.given import Given
 
 _SHOWN = 10
 
@@ -27,9 +32,12 @@ def add(commands: Commands) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="what was exported there; your own table: columns label and image_id, file_name or event",
+        help="what was exported there; your own table has columns label and image_id, file_name or event",
     )
     parser.add_argument("--who", help="who gave them, where the file does not tell (default: you)")
+    parser.add_argument(
+        "--unmatched", metavar="FILE", help="write all rows that match no image to this .csv file"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be recorded, write nothing")
     parser.set_defaults(call=_corrections)
 
@@ -38,19 +46,22 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.review.given import read_given
     from camtrap_batch.review.matching import match
     from camtrap_batch.store.corrections import fold, record
+    from camtrap_batch.store.outpath import check_file
 
     job = load_job(options)
     run = Run(job)
     known, empty = _labels(run)
+    out = None if options.unmatched is None else check_file(options.unmatched, job, (".csv",))
     read = [(Path(name), *read_given(Path(name))) for name in options.files]
     recorded = 0
+    unmatched: list[Given] = []
     for path, kind, rows in read:
         matched = match(
             run,
             rows,
             known_labels=known,
             empty=empty,
-            who=options.who or _user(),
+            who=options.who or user_name(),
             when=dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC),
             source=f"{kind}:{_content(path)}",
         )
@@ -60,22 +71,22 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
         print(
             f"{path} ({kind}): {plural(len(rows), 'label')}; {len(matched.corrections):,} "
             f"{'would be recorded' if options.dry_run else 'recorded'}, of {plural(len(images), 'image')}; "
-            f"{plural(matched.unchanged, 'says', 'say')} what stands already; "
+            f"{plural(matched.unchanged, 'repeats', 'repeat')} what is recorded; "
             f"{plural(len(matched.unmatched), 'matches', 'match')} no image"
         )
         if not rows:
-            print("  nothing in it was said by a person")
+            print("  it holds no labels given by people")
         for row in matched.unmatched[:_SHOWN]:
             named = row.event if row.event is not None else " or ".join(row.images[0])
             print(f"  no such image: {named!r} ({row.where})")
         if len(matched.unmatched) > _SHOWN:
-            print(f"  ... and {len(matched.unmatched) - _SHOWN:,} more")
+            print(f"  ... and {len(matched.unmatched) - _SHOWN:,} more; --unmatched FILE.csv lists all")
         unknown = matched.unknown_labels.most_common(_SHOWN)
         more = len(matched.unknown_labels) - len(unknown)
         if known:
             for label, number in unknown:
                 times = "once" if number == 1 else f"{number:,} times"
-                print(f"  {label!r} is no class or category of the data set: taken as it is, {times}")
+                print(f"  {label!r} is not a class or category of the data set: taken as it is, {times}")
             if more:
                 print(f"  ... and {more:,} more such labels")
         elif unknown:
@@ -83,8 +94,16 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             listed += f" and {more:,} more" if more else ""
             print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
         if matched.at_odds:
-            on = plural(matched.at_odds, "image")
-            print(f"  on {on} somebody else said something else: the later one counts")
+            on = plural(len(matched.at_odds), "image")
+            print(f"  on {on} people disagree: the later label counts, both are kept")
+            for image, (who, label) in list(matched.at_odds.items())[:_SHOWN]:
+                print(f"    {image}: {who} said {label}")
+            if len(matched.at_odds) > _SHOWN:
+                print("    ... and more: camtrap review --which disputed")
+        unmatched += matched.unmatched
+    if out is not None:
+        _write_unmatched(out, unmatched)
+        print(f"rows that match no image: {len(unmatched):,}, written to {out}")
     if not options.dry_run:
         fold(run)
         run.log("corrections", files=len(read), recorded=recorded)
@@ -93,8 +112,18 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
     return 0
 
 
+def _write_unmatched(out: Path, rows: Sequence[Given]) -> None:
+    """The rows of files that match no image: where they stand, what they name, their label."""
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("where", "named", "label"))
+        for row in rows:
+            named = row.event if row.event is not None else " or ".join(row.images[0])
+            writer.writerow((row.where, named, row.label))
+
+
 def _labels(run: Run) -> tuple[list[str], str]:
-    """The labels that the run knows, and the one that means: no animal."""
+    """The labels that the run knows, and the one that means that there is no animal."""
     from camtrap_batch.selection.classes import choose_classes
     from camtrap_batch.store.manifest import categories_of
     from camtrap_batch.vocabulary import EMPTY
@@ -107,15 +136,8 @@ def _labels(run: Run) -> tuple[list[str], str]:
     return [*(name for _, name in categories), *classes], empty or EMPTY
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"
-
-
 def _content(path: Path) -> str:
-    """Stands for what a file, or a folder of files, holds: 12 hexadecimal digits."""
+    """Identifies the content of a file, or a folder of files: 12 hexadecimal digits."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*.csv")) if path.is_dir() else [path]:
         digest.update(file.read_bytes())

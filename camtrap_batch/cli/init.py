@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _NONE = "none"
 _ORDERS = ("dmy", "mdy", "ymd")
-_FEW = 3  # cameras; with fewer there is nothing to divide by camera
+_FEW = 3  # cameras; fewer can't be divided by camera
 
 
 def add(commands: Commands) -> None:
@@ -31,8 +31,8 @@ def add(commands: Commands) -> None:
         "init",
         help="look at a folder, a file or a URL and write a job file for it",
         description="init: look at what is there, say what was found, and write a commented job file that "
-        "runs as it is, and a cameras.csv to be filled in. Where it has to choose it asks on a terminal, and "
-        "takes the likeliest elsewhere.",
+        "runs as it is, and a cameras.csv to be filled in. If there is a choice, it asks on a terminal, and "
+        "otherwise takes the most likely one.",
     )
     parser.add_argument(
         "target",
@@ -45,9 +45,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="the job file (default: NAME.yaml, here or beside the images)"
     )
-    parser.add_argument("--name", help="of the job (default: as the folder or the file is named)")
+    parser.add_argument("--name", help="name of the job (default: that of the folder or file)")
     parser.add_argument(
-        "--location", metavar="LEVEL", help="folder level that names the camera, 0 = first, or none"
+        "--location", metavar="LEVEL", help="folder level that names the camera (0 is the first), or none"
     )
     parser.add_argument("--label", metavar="LEVEL", help="folder level that names the species, or none")
     parser.add_argument(
@@ -123,7 +123,7 @@ def _choose(given: str | None, option: str, what: str, guess: int | None, n_leve
             given = _ask(f"which folder level {what}? {', '.join(possible)} [{likely}] ", option) or likely
     elif given is None:
         given = likely
-        print(f"the folder level that {what}: {given} (say otherwise with {option})")
+        print(f"the folder level that {what}: {given} (change it with {option})")
     if given not in possible:
         raise UserError(f"{option}: {given!r} is not possible; possible: {', '.join(possible)}")
     return None if given == _NONE else int(given)
@@ -177,7 +177,7 @@ def _name_of(target: str) -> str:
 
 
 def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
-    """Where the job file goes: not among the images, where its run folder could not be."""
+    """Where the job file goes: not among the images, where its run folder must not be."""
     images = str(dataset.get("images") or "")
     root = Path(images) if images and "://" not in images else None
     path = Path(out) if out is not None else Path(f"{name}.yaml")
@@ -188,7 +188,7 @@ def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
         path = root.resolve().parent / path.name
         print(f"the job file goes beside the images, to {path}: a job writes nothing among them")
     if path.exists():
-        raise UserError(f"{path}: is there already; name another with --out FILE, or remove it")
+        raise UserError(f"{path}: already exists; name another with --out FILE, or remove it")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         raise UserError(f"{path.parent}: can't be written to; say with --out FILE where the job file goes")
     if not path.parent.is_dir():
@@ -197,7 +197,7 @@ def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
 
 
 def _cameras(folder: Path, name: str, locations: list[str]) -> str:
-    """The name of a camera table in `folder` that has all of `locations`: one that is there, or a new one."""
+    """The name of a camera table in `folder` that has all of `locations`: an existing one, or a new one."""
     for file in ("cameras.csv", f"{name}-cameras.csv"):
         path = folder / file
         if not path.exists():
@@ -205,14 +205,14 @@ def _cameras(folder: Path, name: str, locations: list[str]) -> str:
             print(f"{path}: fill in latitude and longitude of {plural(len(locations), 'camera')}")
             return file
         if (lacking := _lacking(path, locations)) is None:
-            print(f"{path} is there already, and stays as it is")
+            print(f"{path} already exists, and stays as it is")
             return file
-        print(f"{path} is there already, stays as it is, and is not used: {lacking}")
+        print(f"{path} already exists, stays as it is, and is not used: {lacking}")
     raise UserError(f"{path}: lacks cameras of these images ({lacking}); give the job another --name")
 
 
 def _lacking(path: Path, locations: list[str]) -> str | None:
-    """What keeps a camera table from being that of `locations`, None: nothing."""
+    """Why a camera table does not fit `locations`; None if it does."""
     from camtrap_batch.catalog.cameras import read_camera_names
 
     try:
@@ -257,7 +257,7 @@ def _job_text(
 
     comments = {
         "format": found.lines[0],
-        "metadata": "what lists the images",
+        "metadata": "the file that lists the images",
         "images": "the image root; a job never changes it",
         "location": f"the folder level that names the camera: {listed(locations)}",
         "columns": "the table's own names for them",
@@ -285,7 +285,7 @@ def _job_text(
         row(0, "select", {"empty": {"class": found.empty}}, "the label that means: no animal")
     if found.results is not None:
         rows.append(("detect:", ""))
-        row(1, "results", _relative(found.results, base), "boxes: crops of animals are classified")
+        row(1, "results", _relative(found.results, base), "boxes, so that crops of animals are classified")
     if is_labelled:
         text = "the labels of people are the result; without this line a classifier is trained on them"
         rows.append(("infer: {model: none}", text))
@@ -303,7 +303,7 @@ def _job_text(
 
 
 def _relative(path: str, base: Path) -> str:
-    """A path as one relative to the job file's folder, where it is below that or beside it."""
+    """A path relative to the job file's folder, if it is below or beside that; otherwise unchanged."""
     if "://" in path:
         return path
     near = os.path.relpath(path, base)

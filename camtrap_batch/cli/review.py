@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime as dt
-import getpass
 import threading
 from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, out_option, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from camtrap_batch.review.items import Wanted
 
 _POLL_S = 0.2
-_STATES = ("open", "done", "uncertain", "disagree")
+_STATES = ("open", "done", "uncertain", "disagree", "disputed")
 
 
 def add(commands: Commands) -> None:
@@ -43,39 +42,44 @@ def add(commands: Commands) -> None:
         "--until",
         type=float,
         metavar="X",
-        help="as many as it takes until fewer than X wrong species-at-camera records are expected",
+        help="as many as needed until fewer than X wrong species-at-camera records are expected",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the random order; another one is another sample (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the random order; another seed draws another sample (default: 0)",
     )
-    parser.add_argument("--label", help="sequences with this label")
-    parser.add_argument("--camera", help="sequences of this camera location")
-    parser.add_argument("--least", type=_part, metavar="P", help="confidence at least")
-    parser.add_argument("--most", type=_part, metavar="P", help="confidence at most")
+    parser.add_argument("--label", help="only sequences with this label")
+    parser.add_argument("--camera", help="only sequences of this camera location")
+    parser.add_argument(
+        "--least", type=_part, metavar="P", help="only sequences with at least this confidence"
+    )
+    parser.add_argument("--most", type=_part, metavar="P", help="only sequences with at most this confidence")
     parser.add_argument("--from", dest="first", type=_date, metavar="DATE", help="taken on this day or later")
     parser.add_argument("--to", dest="last", type=_date, metavar="DATE", help="taken on this day or before")
     parser.add_argument("--light", choices=("day", "night"), help="taken by day, or in infrared light")
     parser.add_argument(
         "--which",
         choices=_STATES,
-        help="not looked at yet, looked at, uncertain, or at odds with the metadata",
+        help="not looked at yet, looked at, uncertain, at odds with the metadata, or disputed among people",
     )
-    parser.add_argument("--who", help="who looks (default: you); can be changed on the page")
+    parser.add_argument("--who", help="who reviews (default: you); can be changed on the page")
     parser.add_argument(
         "--people", type=whole_number, default=1, metavar="N", help="links to print, one for each browser"
     )
-    parser.add_argument("--port", type=int, default=0, help="default: one that is free")
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument(
-        "--address", default="127.0.0.1", help="default: this machine alone; others want a certificate"
+        "--address", default="127.0.0.1", help="default: this machine only; any other needs a certificate"
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate, to serve over TLS")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
-    out_option(parser, "write the list as .csv or .parquet, and serve nothing")
+    parser.add_argument("--out", metavar="FILE", help="write the list as .csv or .parquet, and serve nothing")
     parser.set_defaults(call=_review)
 
 
 def _review(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.review.items import Items, Wanted
+    from camtrap_batch.review.items import Wanted
 
     job = load_job(options)
     wanted = Wanted(
@@ -91,7 +95,7 @@ def _review(options: argparse.Namespace, stop: threading.Event) -> int:
     if options.out is not None:
         return _write(job, options, wanted)
     run = Run(job)
-    asyncio.run(_serve(run, Items(run), options, wanted, stop))
+    asyncio.run(_serve(run, options, wanted, stop))
     from camtrap_batch.store.corrections import fold
 
     snapshot = fold(run)
@@ -111,48 +115,49 @@ def _write(job: Job, options: argparse.Namespace, wanted: Wanted) -> int:
 
     out = check_file(options.out, job, tuple(WRITERS))
     run = Run(job)
-    outputs = Outputs(run.folder, force=options.force)
-    outputs.require(out)
+    outputs = Outputs(run.folder)
     table = listing(Items(run), options.order, wanted, options.n, options.seed, options.until)
+    outputs.keep(out)
     write_out(ds.dataset(table), out)
     outputs.record(out)
     print(f"{plural(table.num_rows, 'sequence')} written to {out}")
     return 0
 
 
-async def _serve(
-    run: Run, items: object, options: argparse.Namespace, wanted: object, stop: threading.Event
-) -> None:
+async def _serve(run: Run, options: argparse.Namespace, wanted: Wanted, stop: threading.Event) -> None:
     from camtrap_batch.pipeline.images import image_root
     from camtrap_batch.review.server import Reviewing, serve
 
     if (options.tls_cert is None) != (options.tls_key is None):
         raise UserError("--tls-cert and --tls-key: give both, or neither")
     reviewing = Reviewing(
-        items,  # type: ignore[arg-type]
+        run,
         image_root(run.job),
         order=options.order,
-        wanted=wanted,  # type: ignore[arg-type]
+        wanted=wanted,
         n=options.n,
         seed=options.seed,
         until=options.until,
-        who=options.who or _user(),
+        who=options.who or user_name(),
     )
     certificate = (options.tls_cert, options.tls_key) if options.tls_cert else None
-    reviewing.prepare()
     served = serve(
         reviewing, address=options.address, port=options.port, people=options.people, certificate=certificate
     )
     print(
-        f"{plural(len(reviewing.items), 'sequence')}. Open in a browser, each link in one; Ctrl-C ends:",
+        f"{plural(len(reviewing.opening), 'sequence')}. Open each link in one browser; Ctrl-C ends:",
         flush=True,
     )
     for link in served.links:
         print(f"  {link}", flush=True)
+    opening = reviewing.opening
     while not stop.is_set():
         await asyncio.sleep(_POLL_S)
+        if opening.is_whole:
+            _ = opening.items  # raises what reading it raised
     served.server.stop()
     await served.server.close_all_connections()
+    await asyncio.to_thread(opening.close)
 
 
 def _part(text: str) -> float:
@@ -167,10 +172,3 @@ def _date(text: str) -> dt.date:
         return dt.date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: should be a date such as 2026-11-30") from None
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"

@@ -1,13 +1,12 @@
-"""Boxes that people drew: of COCO Camera Traps annotations and of Camtrap DP observations.
+"""Boxes that people drew, from COCO Camera Traps annotations and Camtrap DP observations.
 
-Every such box is sure (confidence 1). What is in it counts as an animal, unless its category says person or
-vehicle. An image without a box is known to have none only where its annotations say so: one that is labelled,
-but not boxed, has no result.
+Every such box is sure (confidence 1). It counts as an animal, unless its category says person or vehicle. An
+image without a box is known to be empty only if its annotations say so: one that is labelled but not boxed
+has no result.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.datapackage import open_package
-from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.detection.base import ANIMAL, PERSON, VEHICLE, Known, meaning
 from camtrap_batch.detection.results import BOX
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import redacted
-from camtrap_batch.vocabulary import EMPTY
+from camtrap_batch.vocabulary import EMPTY, plural
 
 CATEGORIES = (ANIMAL, PERSON, VEHICLE)
 _FORMATS = ("cct", "camtrap-dp")
@@ -59,17 +58,17 @@ class _Cct(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Boxes as the metadata have them.
+    """Boxes as they are in the metadata.
 
     Attributes
     ----------
-    image_id : (n,) str of each box
+    image_id : (n,) str, image of each box
     corners : (n, 4) float64: x, y, width, height
     category : (n,) int16, an index into `CATEGORIES`
-    in_pixels : whether corners are pixels, else parts of the picture
-    sizes : image id -> width and height that the metadata give
-    empty : ids of images of which the metadata say that there is nothing
-    label : (n,) name of what is in each box, None where it is not said
+    in_pixels : whether corners are pixels, otherwise fractions of the picture
+    sizes : image id -> width and height according to the metadata
+    empty : ids of images that are empty according to the metadata
+    label : (n,) name of what is in each box, None if it is not given
     """
 
     image_id: list[str]
@@ -83,7 +82,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class CatalogDetector:
-    """The boxes of the data set's own metadata."""
+    """The boxes in the data set's own metadata."""
 
     path: str
     detector_id: str
@@ -106,7 +105,7 @@ class CatalogDetector:
         Raises
         ------
         InputError
-            There are none, or the format knows none.
+            There are none, or the format does not have boxes.
         """
         if kind not in _FORMATS:
             raise InputError(
@@ -145,7 +144,10 @@ class CatalogDetector:
             pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values, mask=pa.array(~is_known)
         )
         others = len(drawn.image_id) - len(mine)
-        notes = [f"{len(order):,} boxes of the metadata, in {int((lengths > 0).sum()):,} of {n:,} images"]
+        notes = [
+            f"{plural(len(order), 'box', 'boxes')} of the metadata, "
+            f"in {int((lengths > 0).sum()):,} of {n:,} images"
+        ]
         if others:
             notes.append(f"{others:,} boxes of the metadata are of no usable image")
         for number, what in zip(turned, ("as EXIF turns it", "before EXIF turns it"), strict=True):
@@ -168,7 +170,7 @@ class CatalogDetector:
         The corners; how many are of a picture that the metadata have upright and the file has not, and the
         other way round.
 
-        Raises InputError where a box is not inside its picture, by pixels that the metadata or the file give.
+        Raises InputError if a box is not inside its picture, by the size in the metadata or of the file.
         """
         drawn = self.drawn
         corners = drawn.corners[order].copy()
@@ -228,17 +230,8 @@ def upright_boxes(boxes: npt.NDArray[np.float64], orientation: int) -> npt.NDArr
 
 def _of_cct(path: str, key: str) -> Drawn:
     data = read_json(path, key)
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are made, and none becomes garbage
-    try:
+    with parsing(data, f"{path} ({key})", "COCO Camera Traps with boxes"):
         content = msgspec.json.decode(data, type=_Cct)
-    except msgspec.ValidationError as problem:
-        raise InputError(f"{path}: not COCO Camera Traps with boxes: {problem} ({key})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{path}: not JSON, or cut off: {problem} ({key})") from None
-    finally:
-        if collecting:
-            gc.enable()
     names = {category.id: (category.name or "").strip() for category in content.categories}
     empty = {number for number, name in names.items() if number == 0 or name.casefold() == EMPTY}
     marked = [mark for mark in content.annotations if mark.bbox]
@@ -304,7 +297,7 @@ def _number(cell: str | None) -> float:
 
 
 def _category(*names: str) -> int:
-    """Place in `CATEGORIES` of what a box is of."""
+    """Index in `CATEGORIES` of what a box shows."""
     words = [name.strip().casefold() for name in names]
     if any(meaning(word) == PERSON or word == "homo sapiens" for word in words):
         return 1

@@ -1,8 +1,8 @@
 """People in pictures that are handed out: made unrecognisable, or left out, as `report.people` says.
 
-A person is what a detector's box of that category shows, at a low threshold: a hiker who is blurred in error
-costs little, one who is not costs trust. A picture whose label is a person, and in which no box is sure,
-counts as a whole.
+A person is anything in a detector's box of that category, at a low threshold: blurring too much costs little,
+but a recognisable hiker costs trust. A picture whose label is a person, and in which no box is sure, counts
+as a whole.
 """
 
 from __future__ import annotations
@@ -20,41 +20,42 @@ from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import meaning
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job.results import PeopleShown
+from camtrap_batch.store.corrections import read_corrections, standing
 from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import PERSONS
 
 LEAST = 0.05
-"""Confidence from which a box of a person counts here: far below what counts as a detection."""
+"""Minimum confidence for a box of a person here: far below that for a detection."""
 
 SURE = 0.2
-"""Confidence from which a box is taken to hold the person that the picture's label tells of."""
+"""Minimum confidence for a box to be taken as the person in the picture's label."""
 
 _MARGIN = 0.25
-"""Part of a box's sides that is blurred around it; boxes are often tight, or cut a hand off."""
+"""Fraction of a box's sides that is also blurred around it; boxes are often tight, or cut off a hand."""
 
 _LEAST_MARGIN = 0.03
-"""The same, as part of the picture's longer side."""
+"""The same, as a fraction of the picture's longer side."""
 
 _CELLS = 8
-"""Most cells along the longer side of what is blurred: a body of eight cells has no face."""
+"""Maximum number of cells along the longer side of what is blurred: a body of eight cells has no face."""
 
 _QUALITY = 85
 _ANY_SIDE = 1 << 16
 
 Box = tuple[float, float, float, float]
-"""x, y of the upper left corner, width, height, as parts of the upright picture's."""
+"""x, y of the upper left corner, width, height, as fractions of the upright picture's."""
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class People:
-    """Where some pictures show people, and what is done about it.
+    """Where pictures show people, and what to do about it.
 
     Attributes
     ----------
-    shown : as `report.people` has it
-    boxes : image_id -> what of the picture shows people; images without people are not in it
+    shown : a value of `report.people`
+    boxes : image_id -> parts of the picture that show people; images without people are not in it
     """
 
     shown: PeopleShown
@@ -65,11 +66,11 @@ class People:
         return image_id in self.boxes
 
     def picture(self, image_id: str, data: bytes) -> bytes | None:
-        """An image file as it may be handed out; None where it is to be left out.
+        """An image file as it may be handed out; None if it is to be left out.
 
-        What shows no people, or may be shown, is given back as it is. What is blurred is a JPEG of the
-        upright picture without metadata: cameras put a small copy of the photo into theirs. A picture that
-        can't be decoded can't be blurred, and is left out.
+        A picture without people, or one that may be shown, is returned unchanged. A blurred picture is an
+        upright JPEG without metadata: cameras put a small copy of the photo into theirs. A picture that can't
+        be decoded can't be blurred, and is left out.
         """
         boxes = self.boxes.get(image_id)
         if boxes is None or self.shown == "show":
@@ -83,7 +84,7 @@ class People:
 
 
 def find_people(run: Run, image_ids: Iterable[str], shown: PeopleShown | None = None) -> People:
-    """Where these images show people, by the current tables.
+    """Where these images show people, according to the current tables.
 
     Parameters
     ----------
@@ -111,11 +112,37 @@ def find_people(run: Run, image_ids: Iterable[str], shown: PeopleShown | None = 
     return People(shown, found)
 
 
-def blur(data: bytes, boxes: Iterable[Box]) -> bytes:
-    """An image file as a JPEG in which nobody can be recognised within the boxes, nor made so again.
+def labelled_people(
+    frames: pa.Table | None, predictions: pa.Table | None, catalog: pa.Table | None
+) -> tuple[set[str], set[str]]:
+    """Ids of images whose label is a person: by what people say, or an image's sequence is; and by a machine.
 
-    What is in a box, and a margin around it, is reduced to a few means of its pixels, and nothing else of it
-    is kept; smoothing between them is for the eye.
+    Parameters
+    ----------
+    frames : image_id, label and more of that table; None: it is not there
+    predictions : image_id and label
+    catalog : image_id, labels and labelled_by
+    """
+    said: set[str] = set()
+    guessed: set[str] = set()
+    if frames is not None:
+        said.update(frames["image_id"].filter(_is_person(frames["label"])).to_pylist())
+        said.update(_with_people(frames["image_id"], one_chunk(frames["more"]), "label"))
+    if predictions is not None:
+        guessed.update(predictions["image_id"].filter(_is_person(predictions["label"])).to_pylist())
+    if catalog is not None:
+        told = catalog.filter(catalog["labelled_by"].is_null())
+        said.update(_with_people(told["image_id"], one_chunk(told["labels"]), "name"))
+        told = catalog.filter(catalog["labelled_by"].is_valid())
+        guessed.update(_with_people(told["image_id"], one_chunk(told["labels"]), "name"))
+    return said, guessed
+
+
+def blur(data: bytes, boxes: Iterable[Box]) -> bytes:
+    """An image file as a JPEG in which people inside the boxes are irreversibly unrecognisable.
+
+    A box, with a margin around it, is reduced to a few means of its pixels, and nothing else of it is kept;
+    smoothing between them is for the eye.
 
     Raises
     ------
@@ -138,7 +165,7 @@ def blur(data: bytes, boxes: Iterable[Box]) -> bytes:
 
 
 def _around(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The pixels of a box with its margin: left, top, right, bottom."""
+    """A box with its margin in pixels: left, top, right, bottom."""
     x, y, w, h = box
     width, height = size
     least = _LEAST_MARGIN * max(size)
@@ -149,21 +176,46 @@ def _around(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
+LABELLED: Mapping[str, list[str]] = {
+    "frames": ["image_id", "label", "more"],
+    "predictions": ["image_id", "label"],
+    "catalog": ["image_id", "labels", "labelled_by"],
+}
+"""What `labelled_people` wants of each table."""
+
+
 def _labelled(run: Run, wanted: pc.Expression) -> set[str]:
-    """Those of the images whose label is a person: of the image, of its sequence, or in the metadata."""
-    found: set[str] = set()
-    for name in ("frames", "predictions"):
-        if run.current(name) is not None:
-            rows = run.table(name).to_table(columns=["image_id", "label"], filter=wanted)
-            found.update(rows["image_id"].filter(_is_person(rows["label"])).to_pylist())
-    if run.current("catalog") is not None:
-        rows = run.table("catalog").to_table(columns=["image_id", "labels"], filter=wanted)
-        labels = one_chunk(rows["labels"])
-        of = pc.list_parent_indices(labels).filter(
-            _is_person(pc.struct_field(pc.list_flatten(labels), "name"))
-        )
-        found.update(rows["image_id"].take(of).to_pylist())
+    """Those of the images whose label is a person.
+
+    What people said of an image in review counts before what a machine says, merged or not.
+    """
+    found = [
+        None if run.current(name) is None else run.table(name).to_table(columns=columns, filter=wanted)
+        for name, columns in LABELLED.items()
+    ]
+    said, guessed = labelled_people(*found)
+    corrections = read_corrections(run)
+    if corrections.num_rows and run.current("manifest") is not None:
+        images = run.table("manifest").to_table(columns=["image_id", "sha256"], filter=wanted)
+        rows = standing(corrections, images)
+        ids = images["image_id"].take(one_chunk(rows["row"]))
+        guessed -= set(ids.to_pylist())
+        said |= set(ids.filter(_is_person(rows["label"])).to_pylist())
+    return said | guessed
+
+
+def _with_people(ids: pa.ChunkedArray, labels: pa.Array, name: str) -> list[str]:
+    """Those of the images of whose labels, a list of structures, one is a person."""
+    if not len(labels):
+        return []
+    is_person = _is_person(pc.struct_field(pc.list_flatten(labels), name))
+    found: list[str] = ids.take(pc.list_parent_indices(labels).filter(is_person)).to_pylist()
     return found
+
+
+def is_person(label: str | None) -> bool:
+    """Whether a label means: a person."""
+    return label is not None and label.lower() in PERSONS
 
 
 def _is_person(labels: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

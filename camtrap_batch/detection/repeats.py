@@ -1,7 +1,7 @@
-"""Boxes that sit in the same place of the same camera in many frames: a stump, not an animal.
+"""Boxes in the same spot in many frames of the same camera: a stump, not an animal.
 
 After MegaDetector's "repeat detection elimination" (github.com/agentmorris/MegaDetector), but without a
-person who looks at what is found; so it takes more frames, and large boxes are left alone.
+person to check the result; so it requires more frames, and large boxes are left alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 Numbers = npt.NDArray[np.float32]
 
 MOST_AREA = 0.3
-"""Boxes over more of the frame than this are no repeats: all that stands before the lens fills it alike."""
+"""Larger fractions of the frame are not repeats: anything in front of the lens fills it in the same way."""
 
 _AT_ONCE = 200_000  # boxes whose cells are held in memory
 _ROUNDS = 3  # of moving to the middle of the boxes around
@@ -29,19 +29,20 @@ def find_repeats(
     iou: float,
     min_frames: int,
 ) -> npt.NDArray[np.int32]:
-    """Number of the place that a box repeats, from 0 over all cameras; -1 where it repeats none.
+    """Number of the spot that a box repeats, from 0 over all cameras; -1 if it does not repeat one.
 
-    Boxes repeat a place where there is one box, the median of them, that each overlaps by `iou` or more
-    (intersection over union), in at least `min_frames` frames.
+    Boxes repeat a spot if they all overlap one box, their median, by `iou` or more (intersection over union),
+    in at least `min_frames` frames.
 
     Parameters
     ----------
-    camera, frame : (n,) numbers of each box's camera and image; camera -1: not known, never a repeat
+    camera, frame : (n,) numbers of each box's camera and image; camera -1: unknown, never a repeat
     boxes : (n, 4) x, y, width, height
     """
     found = np.full(len(boxes), -1, np.int32)
     small = np.flatnonzero((camera >= 0) & (boxes[:, 2] * boxes[:, 3] <= MOST_AREA))
-    # By camera, then from left to right: what may overlap stands together. Ties in a fixed order.
+    # By camera, then from left to right, so that boxes that may overlap are neighbours. Ties in a fixed
+    # order.
     middle = np.asarray(boxes[:, 0] + boxes[:, 2] / 2, np.float32)
     order = small[np.lexsort((frame[small], middle[small], camera[small]))]
     borders = np.concatenate([[0], np.flatnonzero(np.diff(camera[order])) + 1, [len(order)]])
@@ -106,7 +107,7 @@ def _crowded(boxes: Numbers, borders: npt.NDArray[np.int64], iou: float, least: 
 def _places(
     boxes: Numbers, middle: Numbers, frame: npt.NDArray[np.int64], iou: float, min_frames: int
 ) -> Iterator[npt.NDArray[np.int64]]:
-    # Boxes that overlap so much have middles no further apart than this part of the width.
+    # The middles of boxes that overlap this much are no further apart than this fraction of the width.
     reach = (1 - iou) / (2 * iou) + 1e-6
     free = np.ones(len(boxes), bool)
 
@@ -122,7 +123,7 @@ def _places(
         if not free[row] or np.count_nonzero(free[low[row] : high[row]]) < min_frames:
             continue
         members = around(boxes[row])
-        # A box at the edge of the place may have too few around it: look from its middle.
+        # A box at the edge of the spot may have too few around it: look from the spot's middle.
         for _ in range(_ROUNDS):
             if len(members) < max(2, min_frames // 4):
                 break

@@ -1,4 +1,4 @@
-"""One image: what its bytes hold, and in which state they are."""
+"""One image: what its bytes hold, and what state they are in."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from camtrap_batch.images.exif import read_exif, read_jpeg_exif
 from camtrap_batch.images.kinds import NOT_READ, VIDEO_KINDS, other_kind, still_kind
 from camtrap_batch.images.pixels import (
     Pixels,
+    Planes,
     Thumbnail,
     difference_hash,
     is_greyscale,
@@ -25,7 +26,7 @@ from camtrap_batch.images.pixels import (
 )
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, ending_of
 
-_SMALLEST = 32  # pixels wanted on the short side where no thumbnail is: enough for hash, night or day
+_SMALLEST = 32  # pixels wanted on the short side without a thumbnail: enough for hash, night or day
 _WIDEST = 2**31 - 1  # what the manifest's columns hold
 
 
@@ -36,9 +37,9 @@ class Limits:
     Attributes
     ----------
     max_pixels : an image with more pixels is `too_large` and not decoded
-    timeout_s : most seconds to wait for the bytes of an image, and as many to decode it
+    timeout_s : maximum seconds to wait for the bytes of an image, and again to decode it
     thumbnail : short side of the thumbnail in pixels; 0: none
-    quality : of the thumbnail, as JPEG quality
+    quality : JPEG quality of the thumbnail
     """
 
     max_pixels: int = 200_000_000
@@ -49,7 +50,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Verdict:
-    """What is known of an image; the names are those of the manifest's columns."""
+    """What is known about an image; the names are those of the manifest's columns."""
 
     status: str
     detail: str | None = None
@@ -71,22 +72,22 @@ class Verdict:
 
 @cache
 def prepare() -> None:
-    """Load the compiled loops, and compile them where this machine never did, which takes some seconds.
+    """Load the compiled loops, or compile them, which takes some seconds, if this machine never has.
 
-    Without this, the first image would be charged for it.
+    Otherwise the first image would be charged for it.
     """
     judge(simplejpeg.encode_jpeg(np.zeros((512, 512, 3), np.uint8)), "black.jpg", Limits(thumbnail=_SMALLEST))
 
 
 def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
-    """Judge an image by its bytes. Whatever they are, the answer is a verdict."""
+    """Judge an image by its bytes. Whatever they are, the result is a verdict."""
     verdict = Verdict("ok", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     if not data:
         verdict.status = "empty_file"
     elif (kind := other_kind(data)) is not None:
         verdict.status, verdict.format = status_of(kind), kind
     elif (kind := still_kind(data)) is None:
-        # Nothing but the name says that it should be an image, as in a file full of zeros.
+        # Only the name says that it should be an image, as with a file full of zeros.
         is_named_still = ending_of(file_name) in IMAGE_ENDINGS
         verdict.status = "corrupt" if is_named_still else "not_image"
         verdict.detail = "not a file of any known image format"
@@ -107,12 +108,12 @@ def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
 
 
 def status_of(kind: str) -> str:
-    """The status of a file that is surely no still image, by its kind."""
+    """The status of a file that is surely not a still image, by its kind."""
     return "video" if kind in VIDEO_KINDS else "not_image"
 
 
 def judge_frame(pixels: Pixels, kind: str, limits: Limits) -> Verdict:
-    """The verdict on a frame of a video of that kind, decoded and upright, shape (height, width, 3).
+    """The verdict on a frame of a video of this kind, decoded and upright, shape (height, width, 3).
 
     A frame has no bytes of its own: its hash is that of its pixels.
     """
@@ -153,13 +154,19 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
     verdict.status, verdict.detail = decoded.status, decoded.detail
     if decoded.pixels is None:
         return
-    _look_at(verdict, upright(decoded.pixels, exif.orientation), min(width, height), limits)
+    pixels = upright(decoded.pixels, exif.orientation)
+    planes = decoded.planes if pixels is decoded.pixels else None
+    _look_at(verdict, pixels, min(width, height), limits, planes)
 
 
-def _look_at(verdict: Verdict, pixels: Pixels, full_short_side: int, limits: Limits) -> None:
-    """What is kept of upright pixels."""
+def _look_at(
+    verdict: Verdict, pixels: Pixels, full_short_side: int, limits: Limits, planes: Planes | None = None
+) -> None:
+    """What is kept of upright pixels, and of what they were made of."""
     if limits.thumbnail:
-        pixels = shrink(pixels, limits.thumbnail)
-        verdict.thumbnail = make_thumbnail(pixels, full_short_side, limits.quality)
+        small = shrink(pixels, limits.thumbnail)
+        planes = planes if small is pixels else None
+        pixels = small
+        verdict.thumbnail = make_thumbnail(pixels, full_short_side, limits.quality, planes)
     verdict.dhash = difference_hash(pixels)
     verdict.is_night = is_greyscale(pixels)

@@ -1,4 +1,4 @@
-"""The models of a run: found by name, opened whole, kept in the run folder, fetched to this machine."""
+"""The models of a run: found by name, checked, kept in the run folder, fetched to this machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 
 _MODEL_FILES = (WEIGHTS, ONNX_FILE, METRICS, HISTORY, LR_FIND, CARD)
-"""Of a model folder; the last one says that it is complete."""
+"""Files of a model folder; the last one shows that it is complete."""
 
 _IS_ID = re.compile("[0-9a-f]{16}")
 
@@ -44,7 +44,7 @@ _IS_ID = re.compile("[0-9a-f]{16}")
 def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
     """The folder of the model that the job names: latest, a model id of this run, a folder, an ONNX file.
 
-    `key`: of the job file, for messages.
+    `key`: the key of the job file, for messages.
     """
     trained = run.current("model")
     if name == "latest":
@@ -87,14 +87,14 @@ def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
 
 @cache
 def as_model_folder(model: Folder, file: str | None = None) -> Folder:
-    """A folder of weights with a card, as a model folder: itself, or, made elsewhere, a copy.
+    """A folder of weights with a card, as a model folder: itself, or a copy if it was made elsewhere.
 
     The copy is kept until the program ends. Making it needs torch on the driver.
 
     Parameters
     ----------
     file
-        Name of the ONNX file in it, where that was named.
+        Name of the ONNX file in it, if that was named.
     """
     here = fetch_model(model)
     is_onnx = file is not None or not (here / CARD).exists()
@@ -109,7 +109,7 @@ def as_model_folder(model: Folder, file: str | None = None) -> Folder:
 
 
 def open_model(run: Run, name: str, key: str = "infer.model") -> tuple[Folder, ModelInfo]:
-    """The model that the job names, found whole, and what it says of itself."""
+    """The model that the job names, checked to be complete, and what it says about itself."""
     model = find_model(run, name, key)
     info = read_info(fetch_model(model))
     if info.arch == ONNX_ARCH and not installed_runtimes():
@@ -129,7 +129,7 @@ def open_model(run: Run, name: str, key: str = "infer.model") -> tuple[Folder, M
 
 
 def keep_model(run: Run, model: Folder, model_id: str) -> Folder:
-    """The model in the run folder; one from elsewhere is copied, so that the run stays complete."""
+    """The model in the run folder; a model from elsewhere is copied, so that the run stays complete."""
     kept = model_folder(run, model_id)
     if not kept.exists(CARD):
         for name in _MODEL_FILES:
@@ -145,7 +145,7 @@ def model_folder(run: Run, model_id: str) -> Folder:
 
 @cache
 def fetch_model(model: Folder) -> Path:
-    """The model folder on this machine's disk; copied once a process where it is in a bucket."""
+    """The model folder on this machine's disk; copied once per process if it is in a bucket."""
     if model.is_local:
         return model.local("")
     here = Path(mkdtemp(prefix="camtrap-model-")) / model.url.rpartition("/")[2]
@@ -162,13 +162,13 @@ def upload_model(folder: Folder, model: Path) -> None:
 
 
 def read_metrics(folder: Folder) -> dict[str, Any]:
-    """What `metrics.json` of a model holds; nothing where it is not there, or damaged, which is told."""
+    """The content of a model's `metrics.json`; empty if it is missing, or damaged, which is reported."""
     if not folder.exists(METRICS):
         return {}
     try:
         found = json.loads(folder.read(METRICS))
         if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except ValueError as problem:
         _done_without(folder, METRICS, problem)
         return {}
@@ -176,7 +176,7 @@ def read_metrics(folder: Folder) -> dict[str, Any]:
 
 
 def read_numbers(folder: Folder, name: str) -> list[dict[str, Any]]:
-    """Rows of a CSV file of numbers; none where it is not there, or damaged, which is told."""
+    """Rows of a CSV file of numbers; none if it is missing, or damaged, which is reported."""
     if not folder.exists(name):
         return []
     try:
@@ -188,7 +188,7 @@ def read_numbers(folder: Folder, name: str) -> list[dict[str, Any]]:
 
 
 def read_picture(folder: Folder, name: str) -> str | None:
-    """An SVG picture; None where it is not there, or damaged, which is told."""
+    """An SVG picture; None if it is missing, or damaged, which is reported."""
     if not folder.exists(name):
         return None
     try:
@@ -201,4 +201,4 @@ def read_picture(folder: Folder, name: str) -> str | None:
 
 
 def _done_without(folder: Folder, name: str, problem: Exception) -> None:
-    say(f"{folder.url}/{name}: is damaged ({problem}); done without, as only figures of the model are in it")
+    say(f"{folder.url}/{name}: is damaged ({problem}); ignored, as it holds only figures of the model")

@@ -1,7 +1,7 @@
 """Labels that people gave elsewhere, in files of Timelapse, Label Studio and others, or in a table.
 
-A reader turns a file into `Given` rows, each with where it stands in the file. It does not know the job:
-`matching` finds the images.
+A reader turns a file into `Given` rows, each with its place in the file. It does not know the job: `matching`
+finds the images.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from camtrap_batch.catalog.tables import GivenTable, read_table
+from camtrap_batch.catalog.tabular import GivenTable, read_table
 from camtrap_batch.dates import parse_date
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.corrections import TRAITS
@@ -23,7 +23,7 @@ from camtrap_batch.store.corrections import TRAITS
 Box = tuple[float, float, float, float]
 
 Names = tuple[str, ...]
-"""What an image may be known by, the surest first: its id, its path, the end of its path."""
+"""What may identify an image, the surest first: its id, its path, the end of its path."""
 
 _YES = frozenset({"1", "true", "yes"})
 _SEX = {"f": "female", "m": "male"}
@@ -37,11 +37,11 @@ class Given:
     Attributes
     ----------
     where : file and line, for messages
-    label : as it is written there; "empty" where the file says so in a way of its own
-    images : the images that it is about; none where it names an event of this project
-    event : id of an event or a sequence; None where it is about single images
-    box : x, y, w, h as parts of the picture
-    when : when it was said; None where the file does not tell
+    label : as written there; "empty" if the file says so in its own way
+    images : the images concerned; none if it names an event of this project
+    event : id of an event or a sequence; None if it is about single images
+    box : x, y, w, h as fractions of the picture
+    when : when it was said; None if the file does not say
     more : count, sex, life_stage, ... as far as they are given
     """
 
@@ -57,7 +57,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: what it is called, and how it is told from others and read."""
+    """A kind of file: its name, and how it is recognised and read."""
 
     name: str
     is_like: Callable[[Path], bool]
@@ -70,7 +70,7 @@ def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Gi
     Raises
     ------
     InputError
-        The file is not there, is of no known format, or has a row that can't be read, with its line.
+        The file is missing, has an unknown format, or has a row that can't be read, with its line.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file")
@@ -80,13 +80,13 @@ def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Gi
     columns = list(read_table(str(path), "corrections").columns) if path.suffix.lower() in _TABLES else []
     found = f"; its columns are: {textwrap.shorten(', '.join(columns), 200)}" if columns else ""
     raise InputError(
-        f"{path}: not a file with labels that is known{found}; it should be a table with the columns label "
+        f"{path}: not a known kind of file with labels{found}; it should be a table with the columns label "
         "and image_id, file_name or event, a Timelapse CSV (RelativePath, File), a Label Studio export "
         "(JSON), a Camtrap DP package, or images.csv of Wildlife Insights"
     )
 
 
-# A table of one's own
+# A table of your own
 
 
 _TABLES = (".csv", ".tsv", ".txt", ".xlsx")
@@ -145,7 +145,11 @@ _TIMELAPSE_EMPTY = ("empty", "is_empty", "no_animal", "nothing")
 
 
 def _read_timelapse(path: Path) -> Iterator[Given]:
-    """Rows with a label; those without one were not looked at. Columns are those of a template."""
+    """Rows with a label; those without one were not looked at. Columns are those of a template.
+
+    `RelativePath` begins below the folder that Timelapse was opened in, whose name is `RootFolder` (`Folder`
+    in older versions), and which may be one of several below the image root.
+    """
     table = read_table(str(path), "corrections")
     found = {what: name for what, names in _TIMELAPSE.items() if (name := table.name_of(names))}
     empty = table.name_of(_TIMELAPSE_EMPTY)
@@ -158,10 +162,12 @@ def _read_timelapse(path: Path) -> Iterator[Given]:
         if label is None or cells["file"] is None:
             continue
         folder = (cells["relativepath"] or "").replace("\\", "/").strip("/")
+        photo = f"{folder}/{cells['file']}" if folder else str(cells["file"])
+        root = (cells.get("rootfolder") or cells.get("folder") or "").replace("\\", "/").strip("/")
         yield Given(
             where,
             label,
-            images=((f"{folder}/{cells['file']}" if folder else str(cells["file"]),),),
+            images=((photo, f"{root}/{photo}") if root else (photo,),),
             who=cells[found["who"]] if "who" in found else None,
             more=_traits(table, row, {what: name for what, name in found.items() if what in TRAITS}),
         )
@@ -171,17 +177,16 @@ def _read_timelapse(path: Path) -> Iterator[Given]:
 
 
 def _read_wildlife_insights(path: Path) -> Iterator[Given]:
-    """images.csv of a data download: a row for each object that was identified in an image."""
+    """images.csv of a data download: one row for each object identified in an image."""
     table = read_table(str(path), "corrections")
     for row, (where, cells) in enumerate(table.rows()):
         by = cells.get("identified_by")
         if by is not None and by.casefold() in _MACHINES:
             continue
-        names = (cells.get("genus"), cells.get("species"))
-        label = " ".join(names) if all(names) else cells.get("common_name") or cells.get("genus")  # type: ignore[arg-type]
+        label = _of_taxon(cells)
         if (cells.get("is_blank") or "").casefold() in _YES or (label or "").casefold() == "blank":
             label = _NO_ANIMAL
-        if label is None:
+        if label is None or label.casefold() in _NOT_IDENTIFIED:
             continue
         location = cells.get("location") or ""
         below = unquote(urlsplit(location).path).lstrip("/") if "://" in location else location
@@ -199,13 +204,26 @@ def _read_wildlife_insights(path: Path) -> Iterator[Given]:
                     "count": "number_of_objects",
                     "sex": "sex",
                     "life_stage": "age",
+                    "behaviour": "behavior",
                     "individual": "individual_id",
                     "comment": "individual_animal_notes",
-                },
+                }
+                if label != _NO_ANIMAL
+                else {},
             ),
         )
 
 
+def _of_taxon(cells: Mapping[str, str | None]) -> str | None:
+    """A species by its scientific name; what is known less well by its common name or lowest rank."""
+    genus, species = cells.get("genus"), cells.get("species")
+    if genus and species:
+        return f"{genus} {species}"
+    lowest = (cells.get(name) for name in ("common_name", "genus", "family", "order", "class"))
+    return next(filter(None, lowest), None)
+
+
+_NOT_IDENTIFIED = frozenset({"no cv result"})
 _MACHINES = frozenset({"computer vision", "speciesnet", "cv", "megadetector"})
 
 
@@ -236,7 +254,8 @@ _DP_TRAITS = {
 
 
 def _read_camtrap_dp(path: Path) -> Iterator[Given]:
-    """What people observed (classificationMethod human) in media, or in events: the media of their time."""
+    """What people observed (classificationMethod human) in media, or in events, that is, in the media of
+    their time."""
     from camtrap_batch.catalog.datapackage import open_package
 
     with open_package(str(path)) as package:
@@ -288,20 +307,21 @@ def _is_label_studio(path: Path) -> bool:
 
 
 def _read_label_studio(path: Path) -> Iterator[Given]:
-    """Tasks with annotations, as Label Studio exports them (JSON, not JSON-MIN)."""
+    """Tasks with annotations, as Label Studio exports them (JSON), or an annotation each (JSON-MIN)."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as problem:
         raise InputError(f"{path}: can't be read as JSON: {problem}") from None
     for number, task in enumerate(tasks, 1):
         where = f"{path}: task {task.get('id', number) if isinstance(task, dict) else number}"
+        if isinstance(task, dict) and "annotation_id" in task and "annotations" not in task:
+            yield from _label_studio_min(task, where)
+            continue
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
             raise InputError(
                 f"{where}: should be an object with data and annotations, as Label Studio writes it"
             )
-        data = task["data"]
-        known = (data.get("image_id"), data.get("file_name"), _file_of(str(data.get("image", ""))))
-        image = tuple(str(name) for name in known if name)
+        image = _label_studio_image(task["data"])
         for annotation in task.get("annotations") or ():
             if annotation.get("was_cancelled"):
                 continue
@@ -309,6 +329,43 @@ def _read_label_studio(path: Path) -> Iterator[Given]:
             who = by.get("email") if isinstance(by, dict) else None if by is None else str(by)
             when = _moment(annotation.get("updated_at") or annotation.get("created_at"))
             yield from _label_studio_labels(annotation.get("result") or (), where, image, who, when)
+
+
+def _label_studio_image(data: Mapping[str, Any]) -> Names:
+    known = (data.get("image_id"), data.get("file_name"), _file_of(str(data.get("image", ""))))
+    return tuple(str(name) for name in known if name)
+
+
+def _label_studio_min(task: Mapping[str, Any], where: str) -> Iterator[Given]:
+    """An annotation of JSON-MIN: answers stand under the names of what asked for them, beside the data.
+
+    An answer alone is a text, which data may be, too: it counts under a name that a label goes by. Several
+    are an object with `choices`; taxonomies are lists of ways down, rectangles lists of objects.
+    """
+    results: list[dict[str, Any]] = []
+    for name, value in task.items():
+        plain = name.casefold()
+        if isinstance(value, dict) and "choices" in value:
+            results.append({"type": "choices", "value": value})
+        elif isinstance(value, str) and value and plain in _LABEL_STUDIO_LABELS:
+            results.append({"type": "choices", "value": {"choices": [value]}})
+        elif isinstance(value, int | float) and plain in _TIMELAPSE["count"]:
+            results.append({"type": "number", "value": {"number": value}})
+        elif isinstance(value, list):
+            for one in value:
+                if isinstance(one, dict) and "rectanglelabels" in one:
+                    results.append({"type": "rectanglelabels", "value": one})
+                elif isinstance(one, dict) and "taxonomy" in one:
+                    results.append({"type": "taxonomy", "value": one})
+                elif isinstance(one, list) and one and all(isinstance(step, str) for step in one):
+                    results.append({"type": "taxonomy", "value": {"taxonomy": [one]}})
+    by = task.get("annotator")
+    who = by.get("email") if isinstance(by, dict) else None if by is None else str(by)
+    when = _moment(task.get("updated_at") or task.get("created_at"))
+    yield from _label_studio_labels(results, where, _label_studio_image(task), who, when)
+
+
+_LABEL_STUDIO_LABELS = (*_TIMELAPSE["label"], "choice", "choices")
 
 
 def _label_studio_labels(
@@ -335,7 +392,7 @@ def _label_studio_labels(
 
 
 def _file_of(address: str) -> str:
-    """The file that a URL or a local path of Label Studio's stands for."""
+    """The file behind one of Label Studio's URLs or local paths."""
     parts = urlsplit(address)
     if parts.query.startswith("d="):  # /data/local-files/?d=folder/file.jpg
         return unquote(parts.query[2:])
@@ -355,7 +412,7 @@ FORMATS = (
     Format("camtrap-dp", _is_package, _read_camtrap_dp),
     Format("label-studio", _is_label_studio, _read_label_studio),
 )
-"""In the order in which a file is tried."""
+"""Formats, in the order in which they are tried."""
 
 
 def _traits(table: GivenTable, row: int, names: dict[str, str]) -> dict[str, Any]:

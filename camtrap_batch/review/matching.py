@@ -24,31 +24,31 @@ _WORDS = {
     EMPTY: ("empty", "blank", "nothing", "no animal", "none"),
     PERSON: ("person", "human", "homo sapiens", "people"),
 }
-"""Labels with a meaning -> how people write them."""
+"""Labels with a meaning -> the spellings that people use."""
 
 
 @dataclass
 class Matched:
-    """What a file comes to.
+    """The result of matching a file.
 
     Attributes
     ----------
-    corrections : to record
+    corrections : corrections to record
     unmatched : rows that name no image and no event of the run
     unchanged : rows that say what stands already, or that were read before
     unknown_labels : label that is no class or category of the data set, and was not given before -> rows
-    at_odds : images on which somebody else said something different before
+    at_odds : image -> who said something different of it before, and what
     """
 
     corrections: list[Correction] = field(default_factory=list)
     unmatched: list[Given] = field(default_factory=list)
     unchanged: int = 0
     unknown_labels: Counter[str] = field(default_factory=Counter)
-    at_odds: int = 0
+    at_odds: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class Images:
-    """The images of a run, found by the names that people have for them."""
+    """The images of a run, found by the names that people use for them."""
 
     def __init__(self, run: Run) -> None:
         self.rows = run.table("manifest").to_table(columns=["image_id", "file_name", "sha256"])
@@ -61,10 +61,10 @@ class Images:
         )
 
     def find(self, wanted: Sequence[Names]) -> list[int | None]:
-        """Row of each image, None where none has such a name.
+        """Row of each image, None if none has such a name.
 
-        An id counts first, then the path below the image root, then a path that ends, or is the end of, just
-        one image's.
+        An id counts first, then the path below the image root, then a path that ends with, or is the end of,
+        just one image's path.
         """
         found: list[int | None] = [None] * len(wanted)
         flat = [(at, name) for at, names in enumerate(wanted) for name in names]
@@ -81,7 +81,7 @@ class Images:
         return found
 
     def of_event(self, name: str) -> tuple[Scope, list[int]]:
-        """The images of an event or a sequence: none where there is no such."""
+        """The images of an event or a sequence; none if there is no such event or sequence."""
         if self._frames is None:
             return "event", []
         scopes: tuple[tuple[Scope, str], ...] = (("event", "event_id"), ("sequence", "seq_id"))
@@ -115,36 +115,36 @@ def match(
     when: dt.datetime,
     source: str,
 ) -> Matched:
-    """Corrections of what the rows of a file say.
+    """Corrections from the rows of a file.
 
     Parameters
     ----------
-    known_labels : classes and categories; a label that differs from one, from one that people gave before, or
-        from one further up in the file, in case or blanks alone is that one
-    empty : the label that means: no animal
-    who, when : of rows that do not tell
+    known_labels : classes and categories; a label that differs from one of these, from one that people gave
+        before, or from one further up in the file only in case or blanks is taken for it
+    empty : the label that means that there is no animal
+    who, when : defaults for rows that do not say
     source : where it was said; rows of a source that were recorded before are not recorded again
 
     Raises
     ------
     InputError
-        Not one row is about an image of this run.
+        No row is about an image of this run.
     """
     rows = list(given)
     images = Images(run)
     before = read_corrections(run)
     read_before = {
-        (_plain(label or ""), *ids)
+        (plain(label or ""), *ids)
         for label, ids, its_source in zip(
             *(before[name].to_pylist() for name in ("label", "images", "source")), strict=True
         )
         if its_source == source
     }
-    spelling = {_plain(label): label for label in known_labels}
+    spelling = {plain(label): label for label in known_labels}
     # What people wrote first is the name, so that another way of writing it is no other species.
     for label in before["label"].drop_null().unique().to_pylist():
-        if not any(_plain(label) in words for words in _WORDS.values()):
-            spelling.setdefault(_plain(label), label)
+        if not any(plain(label) in words for words in _WORDS.values()):
+            spelling.setdefault(plain(label), label)
     known = frozenset(spelling)
     found = images.find([names for row in rows for names in row.images])
     matched, at = Matched(), 0
@@ -157,9 +157,9 @@ def match(
         if not numbers:
             matched.unmatched.append(row)
             continue
-        label = _label(row.label, spelling, empty)
-        if _plain(label) not in known and label not in (empty, PERSON):
-            spelling.setdefault(_plain(label), label)
+        label = spell(row.label, spelling, empty)
+        if plain(label) not in known and label not in (empty, PERSON):
+            spelling.setdefault(plain(label), label)
             matched.unknown_labels[label] += 1
         picked = images.rows.take(pa.array(numbers))
         correction = Correction(
@@ -174,7 +174,7 @@ def match(
             box=row.box,
             **row.more,
         )
-        if (_plain(label), *correction.images) in read_before:
+        if (plain(label), *correction.images) in read_before:
             matched.unchanged += 1
         else:
             matched.corrections.append(correction)
@@ -189,7 +189,7 @@ def match(
 
 
 def _without_what_stands(matched: Matched, before: pa.Table, images: pa.Table) -> Matched:
-    """Leave out decisions that say what stands already; name those that the others replace."""
+    """Leave out decisions that repeat what is recorded; name those that the others replace."""
     rows = standing(before, images)
     stands: dict[tuple[str, Any], set[Any]] = {}
     decided: dict[tuple[str, Any], tuple[str, str]] = {}
@@ -201,7 +201,6 @@ def _without_what_stands(matched: Matched, before: pa.Table, images: pa.Table) -
     for correction in matched.corrections:
         by_decision.setdefault(correction.decision, []).append(correction)
     matched.corrections = []
-    odds: set[str] = set()
     for corrections in by_decision.values():
         first = corrections[0]
         box = tuple(np.array(first.box, np.float32).tolist()) if first.box is not None else None
@@ -211,12 +210,12 @@ def _without_what_stands(matched: Matched, before: pa.Table, images: pa.Table) -
             continue
         for image in first.images:
             if (image, box) in decided and decided[image, box][1] != first.who:
-                odds.add(image)
+                labels = sorted(said[0] for said in stands[image, box])
+                matched.at_odds[image] = decided[image, box][1], ", ".join(labels)
         replaced = decided.get((first.images[0], box), (None, ""))[0]
         matched.corrections += [
             Correction(**{**correction.__dict__, "replaces": replaced}) for correction in corrections
         ]
-    matched.at_odds = len(odds)
     return matched
 
 
@@ -224,17 +223,21 @@ def _said(row: dict[str, Any]) -> tuple[Any, ...]:
     return (row["label"], *(row[name] for name in TRAITS))
 
 
-def _label(given: str, spelling: dict[str, str], empty: str) -> str:
-    plain = _plain(given)
-    if plain in spelling:
-        return spelling[plain]
+def spell(given: str, spelling: dict[str, str], empty: str) -> str:
+    """A label as it is known: by `spelling`, what it comes to in `plain` -> how it is written."""
+    key = plain(given)
+    if key in spelling:
+        return spelling[key]
     for label, words in _WORDS.items():
-        if plain in words:
-            return empty if label == EMPTY else label
+        if key in words and label == EMPTY:
+            return empty
+        if key in words:  # as the data set calls people, where it does
+            return next((spelling[word] for word in words if word in spelling), label)
     return " ".join(given.split())
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
+    """What ways of writing a label have in common: without case and further blanks."""
     return " ".join(label.split()).casefold()
 
 

@@ -1,6 +1,6 @@
 """ONNX files on CPUs and GPUs, for detectors and classifiers.
 
-`read_onnx` says what is in a file, without a runtime; `open_network` makes a `Network` of it, whose `run`
+`read_onnx` says what is in a file, without a runtime; `open_network` makes a `Network` from it, whose `run`
 computes a batch; `stream` computes many, as many at once as there are threads.
 """
 
@@ -15,6 +15,7 @@ from camtrap_batch.runtime.base import (
     Array,
     Device,
     Network,
+    Normalising,
     Precision,
     Runtime,
     best_device,
@@ -31,6 +32,7 @@ __all__ = [
     "Array",
     "Device",
     "Network",
+    "Normalising",
     "OnnxInfo",
     "Port",
     "Precision",
@@ -54,26 +56,29 @@ def open_network(
     threads: int | None = None,
     precision: Precision | Literal["auto"] = "float32",
     runtime: str | None = None,
+    normalising: Normalising | None = None,
 ) -> Network:
-    """The network in an ONNX file, or one of OpenVINO's; loading it runs no code of its author's.
+    """The network in an ONNX file, or in one of OpenVINO's; loading it runs none of its author's code.
 
     Parameters
     ----------
-    device : auto: a GPU where a runtime that is installed can use one
-    threads : batches that are computed at once on a CPU, each on one thread; None: one for each CPU that
+    device : auto: a GPU if an installed runtime can use one
+    threads : number of batches computed at once on a CPU, each on one thread; None: one for each CPU that
         this process may use
-    precision : auto: the shortest floats that the hardware computes with; whether the answers hold in them
-        is for the caller to check
+    precision : auto: the shortest floats that the hardware computes with; the caller must check whether the
+        answers hold in them
     runtime : openvino or onnxruntime; None: the first that is installed and can use the device
+    normalising : to be made a part of the network where the runtime can; `info` of the network then says that
+        it takes pixels, (n, height, width, 3) uint8
 
     Raises
     ------
     MissingExtra
         No runtime is installed.
     InputError
-        It is neither, has more than one input, or an operator that the runtime does not know.
+        It is neither, has more than one input, or contains an operator that the runtime does not know.
     JobError
-        The device is not there, or does not compute in that precision.
+        The device is missing, or does not compute in that precision.
     """
     where: Device = best_device() if device == "auto" else device
     if Path(path).suffix == ".xml":
@@ -87,7 +92,7 @@ def open_network(
         precision = able[0]
     elif precision not in able:
         raise JobError(f"{name} does not compute in {precision} on {where} here; possible: {', '.join(able)}")
-    return chosen.open(Path(path), info, where, precision, count_threads(threads))
+    return chosen.open(Path(path), info, where, precision, count_threads(threads), normalising)
 
 
 def _info(path: Path) -> OnnxInfo:

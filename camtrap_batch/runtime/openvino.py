@@ -1,25 +1,30 @@
 """ONNX files, and OpenVINO's own (see `graphs`), on CPUs through OpenVINO.
 
-A file is compiled for the shape of each batch that comes: on shapes that are left open OpenVINO takes a tenth
-longer. Of those compiled the last few are kept, since each holds the weights in the layout it wants.
+A file is compiled for the shape of each batch: with open shapes OpenVINO takes a tenth longer. Only the last
+few compiled networks are kept, since each holds the weights in its own layout.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llvmlite.binding import get_host_cpu_features
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.runtime.base import Array, Device, Precision
+from camtrap_batch.runtime.base import Array, Device, Normalising, Precision
+from camtrap_batch.runtime.graphs import with_pixels
 from camtrap_batch.runtime.onnxfile import OnnxInfo, Port
 from camtrap_batch.runtime.quiet import import_openvino
 
 _KEPT = 3  # compiled shapes: upright, wide and tall pictures
+_DOT_PRODUCTS = ("avx512vnni", "avxvnni", "dotprod", "i8mm")
+"""LLVM's names of what multiplies and adds 8-bit integers in 32 bits, on x86 and ARM."""
 _HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _OUT_OF_MEMORY = ("bad_alloc", "could not create a memory", "failed to allocate", "out of memory")
 
@@ -42,18 +47,28 @@ class OpenVino:
 
     @classmethod
     def open(
-        cls, path: Path, info: OnnxInfo, device: Device, precision: Precision, threads: int
+        cls,
+        path: Path,
+        info: OnnxInfo,
+        device: Device,
+        precision: Precision,
+        threads: int,
+        normalising: Normalising | None = None,
     ) -> OpenVinoNetwork:
-        return OpenVinoNetwork(path, info, precision, threads)
+        return OpenVinoNetwork(path, info, precision, threads, normalising)
 
     @classmethod
     def multiplies_integers(cls) -> bool:
-        """Whether this CPU has instructions for networks in 8-bit integers."""
-        return "INT8" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        """Whether this CPU has instructions for networks in 8-bit integers.
+
+        Without them OpenVINO adds up pairs of products in 16 bits, which may be too few: other answers.
+        """
+        features = get_host_cpu_features()
+        return any(features.get(name) for name in _DOT_PRODUCTS)
 
 
 def describe(path: Path) -> OnnxInfo:
-    """What a file of OpenVINO's says of itself. Raises InputError where it can't be read."""
+    """What an OpenVINO file says about itself. Raises InputError if it can't be read."""
     model = _read(path)
     inputs, outputs = (
         tuple(
@@ -75,12 +90,22 @@ class OpenVinoNetwork:
     runtime = "openvino"
     device: Device = "cpu"
 
-    def __init__(self, path: Path, info: OnnxInfo, precision: Precision, threads: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: OnnxInfo,
+        precision: Precision,
+        threads: int,
+        normalising: Normalising | None = None,
+    ) -> None:
+        if normalising is not None:
+            name, (n, _, *sides) = info.inputs[0].name, info.inputs[0].shape
+            info = replace(info, inputs=(Port(name, (n, *sides, 3), "uint8"),))
         self.info, self.precision, self.threads = info, precision, threads
-        self._path = path
+        self._path, self._normalising = path, normalising
         self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
         self._lock = threading.Lock()
-        _read(path)  # an unknown operator is said here, not by the first batch
+        _read(path)  # so that an unknown operator is reported here, not by the first batch
 
     def run(self, batch: Array) -> list[Array]:
         _check_shape(self.info, batch)
@@ -103,6 +128,8 @@ class OpenVinoNetwork:
 
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
         model = _read(self._path)
+        if self._normalising is not None:
+            model = with_pixels(model, self._normalising.mean, self._normalising.std)
         try:
             if model.inputs[0].get_partial_shape().is_dynamic:
                 model.reshape(list(shape))
@@ -113,7 +140,7 @@ class OpenVinoNetwork:
             "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
             "NUM_STREAMS": self.threads,
             "INFERENCE_NUM_THREADS": self.threads,
-            # Processes that pin themselves to the first cores would share these.
+            # Processes that pin themselves to the first cores would share them.
             "ENABLE_CPU_PINNING": False,
             "PERFORMANCE_HINT": "THROUGHPUT",
         }

@@ -44,8 +44,8 @@ REASONS = (
     OVER_LOCATION,
     REVIEWED,
 )
-"""Reasons of a selection's rows; beside them `status: ...` for images whose status is not selected, and
-`finding: ...` for those of a kind in `select.drop`."""
+"""Reasons in a selection's rows; others are `status: ...` for images whose status is not selected, and
+`finding: ...` for those with a kind in `select.drop`."""
 
 _VIDEO = "(" + "|".join(sorted(map(re.escape, VIDEO_ENDINGS))) + ")$"
 _HEAVIEST = 10.0
@@ -63,11 +63,11 @@ def select(
     reviewed: Reviewed | None = None,
     named: Named | None = None,
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """The table `selection`, and what its snapshot says of it.
+    """The table `selection`, and what its snapshot says about it.
 
     Parameters
     ----------
-    rows : of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
+    rows : rows of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
     statuses : status of each row
     findings : the table of that name, None where there is none
     for_crops : whether crops of the images are trained on: then what their labels count is kept
@@ -152,13 +152,15 @@ class Reviewed:
     ----------
     is_said : (n,) their label is that of a person
     is_new : (n,) without that they would have none to learn
+    is_drawn : (n,) they were drawn at random to be reviewed, whatever a model says of them
     """
 
     is_said: np.ndarray[Any, Any]
     is_new: np.ndarray[Any, Any]
+    is_drawn: np.ndarray[Any, Any]
 
     def meta(self, kept: np.ndarray[Any, Any], reason: np.ndarray[Any, Any]) -> dict[str, int]:
-        """What a snapshot keeps of them."""
+        """What a snapshot keeps about them."""
         return {
             "kept": int(self.is_said[kept].sum()),
             "new": int(self.is_new[kept].sum()),
@@ -173,13 +175,13 @@ def _leave_out_reviewed(
     kept: np.ndarray[Any, Any],
     reviewed: Reviewed,
 ) -> np.ndarray[Any, Any]:
-    """Leave out, in place, what is to judge the model and is there only as it was reviewed; returns the rest.
+    """Drop, in place, what would judge the model and is there only because it was reviewed; returns the rest.
 
     What people look at first is what a model was least sure of: figures on it are not those of the data set.
-    Where there is nothing else to judge a model on, it stays.
+    A random sample stays, and so does all of it where there is nothing else to judge a model on.
     """
     is_judged = side[kept] != "train"
-    is_new = reviewed.is_new[kept]
+    is_new = (reviewed.is_new & ~reviewed.is_drawn)[kept]
     for name in set(side[kept][is_judged]):
         mine = side[kept] == name
         if len(set(label[kept][mine & ~is_new])) < 2:
@@ -261,7 +263,7 @@ def choose(
     usable = np.isin(status.astype(str), allowed)
     reason[~usable] = "status: " + status[~usable]
     is_video = pc.match_substring_regex(rows["file_name"], _VIDEO, ignore_case=True)
-    if "video_s" in rows.column_names:  # frames of videos are images
+    if "video_s" in rows.column_names:  # frames of videos count as images
         is_video = pc.and_(is_video, rows["video_s"].is_null())
     reason[is_video.to_numpy()] = VIDEO
     label[~np.isin(reason, (KEPT, KEPT_FOR_BOXES))] = ""
@@ -310,7 +312,7 @@ def cap(
     why: str,
     rng: np.random.Generator,
 ) -> None:
-    """Keep at most `most` random ones of the kept rows of each code, in place; a code below 0 has no cap."""
+    """Keep at most `most` random rows of those kept for each code, in place; a code below 0 has no cap."""
     rows = rng.permutation(np.flatnonzero((label != "") & (codes >= 0)))
     rows = rows[np.argsort(codes[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(codes[rows], prepend=-1))
@@ -321,7 +323,7 @@ def cap(
 
 
 def balanced_weights(label: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Weight of each image so that every class weighs the same in all, none above 10."""
+    """Weight of each image, so that all classes have the same total weight; no weight exceeds 10."""
     index = pd.factorize(label)[0]
     counts = np.bincount(index)
     weight = len(label) / (len(counts) * counts)
@@ -334,15 +336,15 @@ def count(
     location: np.ndarray[Any, Any],
     sequence: np.ndarray[Any, Any],
 ) -> dict[str, Any]:
-    """What a selection holds; codes of location and sequence are below 0 where they are not known.
+    """What a selection contains; codes of location and sequence are below 0 if unknown.
 
     Returns
     -------
     `by_class`: label -> split -> images, sequences, locations; `across`: sequences and locations with images
-    in more than one split, and how many there are; `without_location`: images. A sequence is one of a
-    location, as in the table sequences.
+    in more than one split, and their totals; `without_location`: images. A sequence belongs to one location,
+    as in the table sequences.
     """
-    # One number for each sequence of a location, NaN where there is none: not counted.
+    # One number for each sequence of a location, NaN if there is none: not counted.
     burst = np.where(sequence >= 0, sequence + (location + 1.0) * (sequence.max(initial=0) + 1), np.nan)
     site = np.where(location >= 0, location, np.nan)
     frame = pd.DataFrame({"label": label, "split": side, "sequence": burst, "location": site})
@@ -422,7 +424,7 @@ def _reviewed_lines(found: dict[str, int] | None) -> list[str]:
 
 
 def _require_images(selected: set[str], classes: Classes, *, are_named: bool) -> None:
-    # The class without an animal is there by default, not by name.
+    # The class without an animal is included by default, not by name.
     absent = [name for name in classes.ids_by_label if name not in selected and name != classes.empty]
     if len(selected) < 2:
         raise JobError(

@@ -1,4 +1,4 @@
-"""What the crops of selected images show, where that is beyond doubt."""
+"""What the crops of selected images show, if that is beyond doubt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from camtrap_batch.detection.repeats import overlap
 from camtrap_batch.vocabulary import EMPTY
 
 BOX, BACKGROUND, FRAME = "box", "background", "frame"
-"""What a crop is of, see the table training_crops."""
+"""Kinds of crops, see the table training_crops."""
 
 KEPT_FOR_BOXES = "several classes, kept for its boxes"
 """Reason of a selected image that shows several of the classes."""
@@ -38,7 +38,7 @@ def label_crops(
     classes: list[str],
     empty: str | None,
 ) -> tuple[_Texts, Counter[str]]:
-    """Label of each crop, '' where it is in doubt; and how many are so, by `REASONS`.
+    """Label of each crop, '' if it is in doubt; and how many are in doubt, by `REASONS`.
 
     - A box that people labelled in review carries that label; the other boxes of such an image are in doubt,
       unless the metadata have them.
@@ -57,7 +57,7 @@ def label_crops(
     crops : image (row in `images`), what, confidence of the box, its sides x, y, w, h, and its own label
         where the metadata have one
     classes : labels that are learnt
-    empty : the class without an animal; None where there is none
+    empty : the class without an animal; None if there is none
     """
     image = crops["image"].to_numpy()
     what = crops["what"].to_numpy(zero_copy_only=False)
@@ -125,7 +125,7 @@ def _take_told(
 def _ranks(
     image: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32], is_box: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Of each box: how many of its image are surer."""
+    """For each box: how many of its image's boxes are surer."""
     order = np.lexsort((-np.where(is_box, confidence, -1), image))
     starts = np.searchsorted(image[order], image[order])
     ranks = np.empty(len(image), np.int64)
@@ -134,7 +134,7 @@ def _ranks(
 
 
 def species_of(labels: pa.ChunkedArray, empty: str | None) -> tuple[pa.Array, pa.Array]:
-    """Of each image: how many species its labels name; how many animals, null where one does not say."""
+    """For each image: how many species its labels name; how many animals, null if a label does not say."""
     nothing = {EMPTY, (empty or EMPTY).casefold()}
     species, animals = [], []
     for marks in labels.to_pylist():

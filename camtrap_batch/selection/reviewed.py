@@ -1,4 +1,4 @@
-"""What people said in review, in the place of the labels that a data set came with."""
+"""What people said in review, in place of a data set's own labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _EMPTY_ID = 0
 
 
 def extended(categories: Categories, labels: Sequence[str]) -> list[tuple[int, str]]:
-    """The data set's categories, and those that people named besides, with numbers below 0.
+    """The data set's categories, and further ones that people named, with numbers below 0.
 
-    \"empty\" is category 0 where nothing else is, which is what `select.empty.class` says by default.
+    \"empty\" is category 0 if nothing else is, which is what `select.empty.class` says by default.
     """
     found = list(categories)
     said = {label.casefold(): label for label in sorted(labels, reverse=True)}
@@ -31,11 +31,11 @@ def extended(categories: Categories, labels: Sequence[str]) -> list[tuple[int, s
 
 
 def overrule(rows: pa.Table, said: pa.Table, categories: Categories, empty: str | None) -> pa.Table:
-    """The catalog's rows with the labels that people gave, where they gave any.
+    """The catalog's rows, with the labels that people gave if they gave any.
 
     Parameters
     ----------
-    said : row (in `rows`), label, count, of all that counts now
+    said : row (in `rows`), label and count of everything that counts now
     categories : `extended`
     empty : name of the category without an animal, which \"empty\" means, too
     """

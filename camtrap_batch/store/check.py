@@ -1,4 +1,4 @@
-"""Everything that a run folder holds, read; what is wrong with it, and what has it made again.
+"""Reads everything in a run folder, names what is wrong with it, and has it repaired.
 
 Files of tables are compared with the hashes in their receipts (where an earlier version wrote none, they are
 decoded and their rows counted), records are parsed, models are compared with their ids.
@@ -21,9 +21,10 @@ from camtrap_batch.store.records import Unreadable, decode
 from camtrap_batch.store.shards import File, Plan, Receipt, receipt_path, settled
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import find_damage, shard_of
+from camtrap_batch.vocabulary import plural
 
 GROWING = ("ledger", "corrections")
-"""Tables that keep the files of their earlier snapshots; these are not made again."""
+"""Tables that keep the files of their earlier snapshots; these can't be remade."""
 
 _AT_ONCE = 8
 _CHUNK = 2**20
@@ -35,10 +36,10 @@ class Fault:
 
     Attributes
     ----------
-    file : in the run folder
-    what : is wrong with it
+    file : its path in the run folder
+    what : what is wrong with it, as the rest of a sentence about the file
     then : what a repair does about it, or what people can do
-    counts : whether it is a fault of the job's present state; not, where only older snapshots need the file
+    counts : whether the job's present state is affected; False if only older snapshots need the file
     """
 
     file: str
@@ -49,7 +50,7 @@ class Fault:
 
 @dataclass
 class Report:
-    """What was read, what was found, and which shards the next run does again because of it, by stage."""
+    """What was read, what was found, and which shards the next run redoes because of it, by stage."""
 
     files: int = 0
     bytes: int = 0
@@ -68,20 +69,20 @@ def check(
 
     Parameters
     ----------
-    repair : have the next run make again what is damaged, and put right what needs no run
-    model_fault : what is wrong with a model's folder, None if nothing is
+    repair : have the next run remake what is damaged, and fix at once what needs no run
+    model_fault : returns what is wrong with a model's folder, None if nothing is
 
     Raises
     ------
     LeaseHeld
-        It is to be repaired, and a driver is at work there.
+        A repair was asked for while a driver is at work there.
     InputError
-        It is no run folder, or one of a newer version.
+        It is not a run folder, or a newer version wrote it.
     """
     if not repair:
         return _Check(folder, repair=False, model_fault=model_fault).run()
     if folder.exists("format.json"):
-        # Else nothing would be repaired where this file is what is damaged.
+        # Otherwise nothing could be repaired when this very file is the damaged one.
         _mend_identity(folder)
     with lease.hold(folder, "-", "check --repair"):
         return _Check(folder, repair=True, model_fault=model_fault).run()
@@ -107,7 +108,8 @@ class _Check:
         self._spoilt: dict[str, list[str]] = {}
 
     def run(self) -> Report:
-        # Receipts before the files that they name, which are there first while a job runs.
+        # Receipts are listed before the files they name: while a job runs, a file is there before its
+        # receipt.
         records = {
             folder_name: dict(self.folder.read_many(self.folder.walk(folder_name)))
             for folder_name in ("snapshots", "receipts", "plans", "redo", "lease")
@@ -128,7 +130,7 @@ class _Check:
             self._ask()
         return self.report
 
-    # Each of these looks at one kind of thing, and mends what needs no run.
+    # Each of these looks at one kind of file, and fixes what needs no run.
 
     def _identity(self) -> None:
         try:
@@ -162,11 +164,11 @@ class _Check:
                 self.snapshots[table, number] = snapshot
             except Unreadable as problem:
                 lost.append((table, number))
-                self._found(path, str(problem), "it is deleted, and what was made of it committed again")
+                self._found(path, str(problem), "it is deleted, and what was made from it is committed again")
                 if self.repair:
                     self.folder.delete(path)
         for table, number in lost:
-            # What was made of it names its number: committed again, it names the one that there is.
+            # What was made from it names its number; committed again, it names one that exists.
             for key in self._current():
                 made = self.snapshots[key]
                 if made.inputs.get(table) == number or made.table == table or key[0] == table:
@@ -222,7 +224,9 @@ class _Check:
 
     def _damaged(self, file: File, what: str, receipts: list[Receipt], used: Snapshot | None) -> None:
         if file.table in GROWING:
-            then = f"table {file.table} goes on without its {file.rows:,} rows: restore it, if you can"
+            then = (
+                f"table {file.table} goes on without its {plural(file.rows, 'row')}: restore it, if you can"
+            )
             self._found(file.file, what, then if used else "only older snapshots need it", counts=bool(used))
             if used and self.repair:
                 self._leave_out(used, file.file)
@@ -285,7 +289,7 @@ class _Check:
                     self._commit_again(known[stage, name.removesuffix(".json")])
 
     def _lost_receipts(self, plan: Plan) -> None:
-        """Shards of a plan that is current, and that have no receipt; those that can't be read are told."""
+        """Shards of a current plan that have no receipt; receipts that can't be read are reported."""
         if (plan.stage, plan.id) not in self._current_plans():
             return
         of_stage = (receipt for receipt in self.receipts.values() if receipt.stage == plan.stage)
@@ -318,7 +322,7 @@ class _Check:
             self._found(where, what, "it is trained again")
             self._again(receipt.stage, receipt.shard_id, receipt.attempt)
             if self.repair:
-                # A model that is there already is left as it is.
+                # A model that is already there is left as it is.
                 for path in [path for path in self.entries if path.startswith(f"{where}/")]:
                     self.folder.delete(path)
 
@@ -336,10 +340,10 @@ class _Check:
             path for path in self.entries if path == LOG or path.startswith(f"{PARTS}/")
         ):
             lines = data.splitlines(keepends=True)
-            # The last one may be cut off by a kill.
+            # The last line may be cut off, if the driver was killed.
             good = [line for line in lines if _is_json(line)]
             if bad := sum(not _is_json(line) for line in lines[:-1]):
-                self._found(path, f"{bad:,} lines are no JSON", "they are taken out")
+                self._found(path, f"{plural(bad, 'line is', 'lines are')} not JSON", "removed")
                 if self.repair:
                     self.folder.write(path, b"".join(good))
         for entry in self.entries.values():
@@ -350,7 +354,7 @@ class _Check:
                 if self.repair:
                     self.folder.delete(entry.path)
 
-    # What the others stand on.
+    # Helpers of the above.
 
     @functools.cached_property
     def _newest(self) -> dict[str, int]:
@@ -360,7 +364,7 @@ class _Check:
         return found
 
     def _current(self) -> set[tuple[str, int]]:
-        """The newest snapshots, and those that they were made of."""
+        """The newest snapshots, and those they were made from."""
         pending, found = list(self._newest.items()), set[tuple[str, int]]()
         while pending:
             key = pending.pop()
@@ -385,7 +389,7 @@ class _Check:
         self.report.again.setdefault(stage, set()).add(shard)
 
     def _commit_again(self, snapshot: Snapshot) -> None:
-        """Nothing of it is done again; its stage finds its receipts, and commits them."""
+        """None of it is redone: its stage finds its receipts, and commits them."""
         prefix = f"receipts/{snapshot.stage}/{snapshot.plan_id}/"
         names = [
             path.removeprefix(prefix).removesuffix(".json")

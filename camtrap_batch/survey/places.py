@@ -1,9 +1,10 @@
-"""What place of each camera location anyone may see: the one rule of all that leaves the run folder.
+"""Which position of each camera location anyone may see: the one rule for everything that leaves the run
+folder.
 
-`shown_locations` is what the report, the map, exports and public layers take their places from. A location at
-which a sensitive species (`publish.sensitive`) was recorded by anyone, machine or person, is on a grid of
-`publish.sensitive_km`, with all that was seen there: the place of its other species is the same. So is what
-stands within `NEAR_M` of it. The run folder's own tables, and `camtrap table`, keep exact places.
+The report, the map, exports and public layers take their positions from `shown_locations`. A location where
+anyone, machine or person, recorded a sensitive species (`publish.sensitive`) is moved to a grid of
+`publish.sensitive_km`, with everything seen there, since its other species have the same position. So is any
+location within `NEAR_M` of it. The run folder's own tables, and `camtrap table`, keep exact positions.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.catalog.base import Taxon, reader_of
 from camtrap_batch.catalog.labels import label_key
-from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import Bools
 from camtrap_batch.events.taxonomy import LABEL, Taxonomy, taxonomy_of
@@ -28,66 +30,85 @@ from camtrap_batch.survey.grid import Floats, snap
 from camtrap_batch.survey.numerics import scipy
 
 NEAR_M = 100.0
-"""Metres within which another location's exact place would tell that of a sensitive one: cameras in pairs."""
+"""Metres within which another location's exact position would reveal a sensitive one: cameras in pairs."""
 
 _EARTH_M = 6_371_000.0
 
 
 @dataclass(frozen=True)
 class Sensitive:
-    """Species whose places are not to be known.
+    """Species whose positions must not become known.
 
     Attributes
     ----------
-    names : names that the job gives, in lower case: labels, groups, categories of threat
-    grid_km : of the grid on which locations are shown that saw them
-    taxonomy : which label is in which group and category
+    names : names in the job, in lower case: labels, groups, categories of threat
+    grid_km : size of the grid on which locations that saw them are shown
+    taxonomy : which label is in which group and category, and its common name
+    taxa : the same, as the data set itself says
     """
 
     names: frozenset[str]
     grid_km: float
     taxonomy: Taxonomy | None = None
+    taxa: tuple[Taxon, ...] = ()
 
     def covers(self, label: str) -> bool:
         """Whether a label is one of them, in one of their groups, or a group that holds one of them.
 
-        A class of SpeciesNet (`id;class;order;family;genus;species;common name`) is each of its names.
+        A SpeciesNet class (`id;class;order;family;genus;species;common name`) stands for each of its names.
         """
         return bool(self._words(label)) or label_key(label) in self._above
 
     def unknown(self, labels: Iterable[str]) -> list[str]:
-        """Names that neither the taxonomy nor any of these labels has: written in another way, perhaps."""
-        known = {word for label in labels for word in self._words(label)}
-        if self.taxonomy is not None:
-            known |= {word for label in self.taxonomy.groups for word in self._words(label)}
+        """Names that neither a taxonomy nor any of these labels has: perhaps spelt differently."""
+        known = {word for label in (*labels, *self._further) for word in self._words(label)}
         return sorted(self.names - known)
 
     def _words(self, label: str) -> set[str]:
-        """Names of the job that a label is, or is in."""
+        """Names in the job that a label equals, or belongs to."""
         parts = [label_key(part) for part in label.split(";")]
         words = {label_key(label), *parts[1:]} | ({f"{parts[4]} {parts[5]}"} if len(parts) == 7 else set())
-        if self.taxonomy is not None:
-            for word in list(words):
-                words |= {*self.taxonomy.names(word), self.taxonomy.categories.get(word, "").casefold()}
+        for word in list(words):
+            words |= self._further.get(word, set())
         return words & self.names
 
     @cached_property
+    def _further(self) -> dict[str, set[str]]:
+        """Label -> groups that it is in, its category, and what people call it."""
+        found: dict[str, set[str]] = {}
+        if (known := self.taxonomy) is not None:
+            for label in known.groups:
+                also = known.categories.get(label, ""), known.common.get(label, "")
+                found[label] = {*known.names(label), *(label_key(name) for name in also if name)}
+        for taxon in self.taxa:
+            named = [*taxon.above.values(), *taxon.common.values(), taxon.category or ""]
+            found.setdefault(label_key(taxon.label), set()).update(label_key(name) for name in named if name)
+        return found
+
+    @cached_property
     def _above(self) -> frozenset[str]:
-        """Groups that hold one of the species: where such an animal was not told apart."""
-        found: set[str] = set()
+        """Groups that contain one of the species: the animal may not have been identified further.
+
+        From the data set itself, genus and family only: it also names classes and phyla, which say nothing.
+        """
+        # The genus of a binomial: Panthera may be Panthera leo.
+        found = {words[0] for name in self.names if len(words := name.split()) == 2}
         for label in self.taxonomy.groups if self.taxonomy is not None else ():
             if self.taxonomy is not None and self._words(label):
                 found.update(self.taxonomy.names(label))
+        for taxon in self.taxa:
+            if self._words(taxon.label):
+                found |= {label_key(taxon.above.get(rank, "")) for rank in ("genus", "family")} - {""}
         return frozenset(found)
 
 
 def sensitive_of(job: Job) -> Sensitive | None:
-    """The sensitive species of a job; None where it names none.
+    """The sensitive species of a job; None if it names none.
 
     Raises
     ------
     InputError
-        The list or the taxonomy can't be read, with file and line.
+        The list, the taxonomy or the data package that the data set is can't be read, with file and line.
     """
     given = job.publish.sensitive
     if given is None:
@@ -100,23 +121,24 @@ def sensitive_of(job: Job) -> Sensitive | None:
         if not given:
             raise InputError(f"{job.publish.sensitive}: holds no label (publish.sensitive)")
     names = frozenset(map(label_key, given))
-    return Sensitive(names, job.publish.sensitive_km, taxonomy_of(job.events.taxonomy))
+    taxa = tuple(reader_of(job.dataset).taxa())
+    return Sensitive(names, job.publish.sensitive_km, taxonomy_of(job.events.taxonomy), taxa)
 
 
 def hides_places(job: Job) -> bool:
-    """Whether photos that leave keep no metadata: cameras write their place into EXIF."""
+    """Whether photos that leave lose their metadata: cameras write their position into EXIF."""
     return job.publish.public or job.publish.sensitive is not None
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Locations with the places that may be shown.
+    """Locations with the positions that may be shown.
 
     Attributes
     ----------
     locations : schemas.LOCATIONS; longitude and latitude may be moved, geometry is then null
-    grid_km : (n,) of the grid on which each is; 0 where its place is exact
-    notes : for people, a line each
+    grid_km : (n,) size of the grid on which each is; 0 if its position is exact
+    notes : lines for people
     """
 
     locations: pa.Table
@@ -130,17 +152,17 @@ class Shown:
 
 
 def shown_locations(merged: MergeResult, blur_km: float = 0.0, also: Collection[str] = ()) -> Shown:
-    """The table `locations` of a result with the places that may be shown.
+    """The table `locations` of a result with the positions that may be shown.
 
     Parameters
     ----------
-    blur_km : grid for all of them, 0: exact where nothing sensitive was seen
-    also : locations at which something sensitive was seen as others say, such as observations of a package
+    blur_km : grid for all locations, 0: exact if nothing sensitive was seen
+    also : locations where something sensitive was seen according to other sources, such as a package
 
     Raises
     ------
     InputError
-        As `sensitive_of` does.
+        As for `sensitive_of`.
     """
     locations = merged.table("locations").to_table()
     sensitive = sensitive_of(merged.run.job)
@@ -163,11 +185,16 @@ def shown_locations(merged: MergeResult, blur_km: float = 0.0, also: Collection[
             f"publish.sensitive: neither a label of this job nor in events.taxonomy: {', '.join(unknown[:5])}"
             + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         )
+    if telling := _named_by_place(merged, locations, is_near):
+        notes.append(
+            f"publish.sensitive: the name of {telling[0]!r}, or of its files, has its coordinates in it "
+            f"(such locations: {len(telling):,}); names leave as they are"
+        )
     return Shown(*move(locations, grid), tuple(notes))
 
 
 def move(locations: pa.Table, grid_km: Floats) -> tuple[pa.Table, Floats]:
-    """Rows of schemas.LOCATIONS, each moved to its grid (km; 0: left where it is), and `grid_km`."""
+    """Rows of schemas.LOCATIONS, each moved to its grid (km; 0: not moved), and `grid_km`."""
     x, y = (locations[name].to_numpy().copy() for name in ("longitude", "latitude"))
     known = ~np.isnan(x) & ~np.isnan(y)
     for km in np.unique(grid_km[grid_km > 0]):
@@ -184,12 +211,13 @@ def move(locations: pa.Table, grid_km: Floats) -> tuple[pa.Table, Floats]:
 
 
 def uncertainty_m(grid_km: float) -> int:
-    """Metres that a place on a grid may be off, at most: half the diagonal of a cell."""
+    """Maximum error in metres of a position on a grid: half the diagonal of a cell."""
     return math.ceil(grid_km * 1000 * math.sqrt(0.5))
 
 
 def _recorded(merged: MergeResult) -> Iterator[tuple[str, str]]:
-    """Location and label of all that anyone recorded: events, sequences, images, boxes, and the source."""
+    """Location and label of everything that anyone recorded: events, sequences, images, boxes, and the
+    source."""
     for pairs in _pairs(merged):
         texts = pa.table({"location": pairs["location"], "label": pairs["label"].cast(pa.string())})
         distinct = texts.group_by(["location", "label"]).aggregate([]).to_pylist()
@@ -212,7 +240,7 @@ def _pairs(merged: MergeResult) -> Iterator[pa.Table]:
         if (number := inputs.get(name)) is None:
             continue
         table = run.table(name, number)
-        if "label" not in table.schema.names:  # boxes alone
+        if "label" not in table.schema.names:  # only boxes
             continue
         boxes = table.to_table(columns=["image_id", "label"])
         row = pc.index_in(boxes["image_id"], frames["image_id"].combine_chunks())
@@ -224,8 +252,31 @@ def _pairs(merged: MergeResult) -> Iterator[pa.Table]:
             yield pa.table({"location": batch["location"].take(of), "label": names})
 
 
+def _named_by_place(merged: MergeResult, locations: pa.Table, is_hidden: Bools) -> list[str]:
+    """Hidden locations of which their name, or that of their first file, says where they are."""
+    hidden = locations.filter(pa.array(is_hidden)).select(["location", "longitude", "latitude"])
+    frames = merged.table("frames").to_table(
+        columns=["location", "file_name"],
+        filter=pc.field("location").isin(hidden["location"].combine_chunks()),
+    )
+    files = frames.group_by("location").aggregate([("file_name", "min")])
+    first = dict(zip(files["location"].to_pylist(), files["file_name_min"].to_pylist(), strict=True))
+    found = []
+    for row in hidden.to_pylist():
+        text = f"{row['location']} {first.get(row['location'], '')}".replace(",", ".")
+        degrees = [row["longitude"], row["latitude"]]
+        if None not in degrees and all(_to_100_m(abs(degree)) in text for degree in degrees):
+            found.append(row["location"])
+    return found
+
+
+def _to_100_m(degrees: float) -> str:
+    """Degrees as whoever writes them begins, to three decimals."""
+    return f"{math.floor(degrees * 1000 + 1e-6) / 1000:.3f}"
+
+
 def _near(locations: pa.Table, is_there: Bools) -> Bools:
-    """Which locations stand within `NEAR_M` of one of those that are marked."""
+    """Which locations are within `NEAR_M` of a marked one."""
     x, y = (np.radians(locations[name].to_numpy()) for name in ("longitude", "latitude"))
     points = _EARTH_M * np.column_stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)])
     known = np.isfinite(points).all(axis=1)

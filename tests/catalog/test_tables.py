@@ -91,7 +91,7 @@ def test_widths_and_heights_of_images_or_of_boxes(tmp_path: Path) -> None:
         ("file_name,category_id\n\na.jpg,1,2\n", r"a.csv:3: 3 values, the first line names 2 columns"),
         ("file_name,category_id\n,1\n", r"a.csv:2: file_name: empty"),
         ("file_name,location\na.jpg,x\na.jpg,y\n", r"a.csv:3: location: 'y' differs from line 2, 'x'"),
-        ("file_name,datetime\na.jpg,tomorrow\n", r"datetime 'tomorrow' is no date"),
+        ("file_name,datetime\na.jpg,tomorrow\n", r"datetime 'tomorrow' is not a date"),
         ("name;category_id\na;1\n", r"a.csv:1: no column file_name; .* semicolons, are: name, category_id"),
         ("file-name-x,species\na,1\n", r"no column file_name; .*; did you mean 'file_name_x'"),
         ('file_name,species\n"a.jpg,lion\nb.jpg,\n', r"a.csv:2: not CSV .*: a quote that is not closed"),
@@ -148,7 +148,7 @@ def test_cameras(tmp_path: Path) -> None:
     [
         ("location,lat\nA,1\n", r"cameras.csv:1: no column longitude"),
         ("location,lat,lon\nA,91,0\n", r"cameras.csv:2: latitude: 91 should be between -90 and 90"),
-        ("location,lat,lon\nA,1,1\nA,2,1\n", r"cameras.csv:3: location 'A' has another place"),
+        ("location,lat,lon\nA,1,1\nA,2,1\n", r"cameras.csv:3: location 'A' has other coordinates further up"),
         ("location,lat,lon\nA,north,1\n", r"cameras.csv:2: latitude: 'north' should be degrees"),
         ("location,lat,lon\n", r"cameras.csv: holds no camera"),
         (f"location,lat,lon\n{'A' * 200_000},1,1\n", r"cameras.csv:\d: not CSV"),
@@ -218,7 +218,7 @@ def test_a_table_of_r_or_of_a_european_spreadsheet(tmp_path: Path) -> None:
     assert rows["CAM1/a.jpg"]["datetime"].isoformat() == "2022-04-03T09:52:00"
     assert catalog.notes["rows that are the same as one further up, left out"] == 1
     assert any("read as Windows-1252" in text for text in catalog.notes)
-    assert any("written in several ways" in text for text in catalog.notes)
+    assert any("spelt in several ways" in text for text in catalog.notes)
 
 
 def test_labels_from_paths(tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ def test_a_driver_of_which_nothing_is_heard_is_gone(monkeypatch: pytest.MonkeyPa
     """Its machine lost the network: the connection never ends."""
     import asyncio
 
-    from camtrap_batch.monitor.metrics import Totals
+    from camtrap_batch.monitor.counters import Totals
 
     board = Board("")
     board.totals, board.scheduler = Totals(), SimpleNamespace(workers={})
@@ -306,7 +306,7 @@ def test_counters_of_a_second_driver_go_on() -> None:
     import asyncio
 
     board = Board("")
-    from camtrap_batch.monitor.metrics import Totals
+    from camtrap_batch.monitor.counters import Totals
 
     board.totals = Totals()
 
@@ -323,7 +323,7 @@ def test_counters_of_a_second_driver_go_on() -> None:
 def test_of_many_jobs_the_last_ones_are_kept() -> None:
     import asyncio
 
-    from camtrap_batch.monitor.metrics import Totals
+    from camtrap_batch.monitor.counters import Totals
 
     board = Board("")
     board.totals = Totals()

@@ -17,7 +17,7 @@ from distributed import Client
 from camtrap_batch import Job, phases
 from camtrap_batch.cli import main
 from camtrap_batch.engine.dask.performance import performance_path, performance_report
-from camtrap_batch.monitor import metrics
+from camtrap_batch.monitor import counters
 from camtrap_batch.monitor.progress import Cameras, Progress, StageStatus
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.pipeline import plans
@@ -53,6 +53,22 @@ def receipt(
 def make_run(folder: Path) -> Run:
     dataset = {"format": "folder", "images": str(folder / "images")}
     return Run(Job.parse({"name": "run", "output": str(folder), "dataset": dataset}, base=folder))
+
+
+def test_a_part_of_a_stage_stands_before_it() -> None:
+    progress = Progress("job", "runs/job")
+    progress.expect({"select": "", "train": "", "infer": ""})
+    progress.begin("select")
+    progress.planned(Plan.make("select", [Shard("s", 0, 9)], {}), {}, None)
+    progress.end("select", "done", 9, 1, {})
+    progress.begin("train")
+    for part in ("cut", "features"):
+        progress.planned(Plan.make(part, [Shard(part, 0, 9)], {}), {}, None)
+        progress.end(part, "done", 9, 1, {})
+    progress.planned(Plan.make("train", [Shard("t", 0, 9)], {}), {}, None)
+    stages = progress.as_record()["stages"]
+    assert [stage["stage"] for stage in stages] == ["select", "cut", "features", "train", "infer"]
+    assert stages[3]["state"] == "running"
 
 
 def test_cameras_are_done_when_their_last_row_is() -> None:
@@ -211,15 +227,15 @@ def test_a_worker_counts_in_a_process_that_counts_already(monkeypatch: pytest.Mo
     """As where scheduler and workers are threads of one process: the names are taken."""
     from prometheus_client import REGISTRY
 
-    monkeypatch.setattr(metrics, "_here", None)
-    taken = metrics.Totals()
+    monkeypatch.setattr(counters, "_here", None)
+    taken = counters.Totals()
     try:
         REGISTRY.register(taken)
     except ValueError:
-        taken = cast(metrics.Totals, SimpleNamespace(is_other=True))
+        taken = cast(counters.Totals, SimpleNamespace(is_other=True))
     try:
         plan = make_plan()
-        metrics.count_here(receipt(plan, plan.shards[0]))
+        counters.count_here(receipt(plan, plan.shards[0]))
     finally:
-        if isinstance(taken, metrics.Totals):
+        if isinstance(taken, counters.Totals):
             REGISTRY.unregister(taken)

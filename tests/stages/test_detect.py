@@ -22,14 +22,14 @@ from support_onnx import constant_detector, spot_detector
 import camtrap_batch
 from camtrap_batch.engine.base import GivenExecutor, WorkerContext
 from camtrap_batch.engine.inline import InlineExecutor
-from camtrap_batch.errors import CamtrapError, InputError, JobError, StageError
+from camtrap_batch.errors import CamtrapError, ClusterError, InputError, JobError, StageError
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.order import STAGES, parse_options, run_one
 from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.pipeline.stage import StageResult
-from camtrap_batch.stages.detect import precision
+from camtrap_batch.stages.detect import trial
 from camtrap_batch.stages.detect.shard import DetectShard
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt, Shard
@@ -163,7 +163,7 @@ def test_what_stays_unreadable_is_not_tried_for_ever(folder: Path) -> None:
     job.do()
     before = job.run.snapshot("detected")
     assert [job.do().shards_run for _ in range(4)] == [1, 1, 1, 0]
-    said = "tried again in vain, and no more: unreadable 1; --retry unreadable tries them once more"
+    said = "failing repeatedly: unreadable 1; --retry unreadable tries them once more"
     assert said in job.do().notes
     assert job.do(retry="unreadable").shards_run == 1
     after = job.run.snapshot("detected")
@@ -231,7 +231,7 @@ def test_a_threshold_redoes_nothing_but_repeats(folder: Path) -> None:
     shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
     job = Made(folder, model="spots.onnx", repeat={"frames": 6, "iou": 0.9})
     notes = " ".join(job.do().notes)
-    assert "12 boxes at 2 places are repeats" in notes
+    assert "12 boxes at 2 spots set aside as repeats" in notes
     before, table = job.run.snapshot("detected"), job.rows("detections")
     assert {box["repeat"] for box in table if box["confidence"] > 0.5} == {0, 1}
     kept = job.run.snapshot("detections").meta["repeats"]
@@ -317,7 +317,7 @@ def test_one_that_sees_what_it_does_not_know(folder: Path) -> None:
     constant_detector(folder / "classes.onnx", {"y": np.zeros((1, 10))}, names=["car"], imgsz=[64, 64])
     for model, message in [
         ("cars.onnx", r"detect\.animal_category: .*cars\.onnx has no category 'animal'; possible: car"),
-        ("classes.onnx", r"detect\.model\): no detector, or one whose layout is not known"),
+        ("classes.onnx", r"detect\.model\): not a detector, or one with an unknown layout"),
         ("none.onnx", r"none\.onnx \(detect\.model\): no such file"),
         ("model.tflite", r"model\.tflite: should end in possible: \.onnx"),
     ]:
@@ -336,7 +336,7 @@ def test_one_that_sees_what_it_does_not_know(folder: Path) -> None:
     [
         ({}, "give either model or results"),
         ({"model": "a.onnx", "results": "a.json"}, "give either model or results"),
-        ({"results": "a.json", "tiles": 2}, "size and tiles are for a model"),
+        ({"results": "a.json", "tiles": 2}, "size and tiles apply to a model"),
         ({"model": "a.onnx", "tiles": 3}, "tiles"),
         ({"modle": "a.onnx"}, "did you mean .*model"),
     ],
@@ -505,12 +505,18 @@ def test_a_precision_that_holds_is_taken(folder: Path, monkeypatch: pytest.Monke
     if fastest == "float32":
         pytest.skip("this CPU has no shorter floats")
     monkeypatch.setattr(detect, "_FEWEST_TO_CHECK", 1)
-    monkeypatch.setattr(precision, "_SHARE", 1)
+    monkeypatch.setattr(trial, "_SHARE", 1)
     job = Made(folder, model="spots.onnx")
     job.do()
     found = job.run.snapshot("detected").meta["precision"]
     assert (found["precision"], found["tried"], found["lost"]) == (fastest, fastest, 0)
     assert found["apart"] <= 0.01
+    if fastest == "bfloat16":  # which no GPU computes in: for one, it is asked anew
+        job.write(device="cuda")
+        with pytest.raises(ClusterError, match=r"no GPU that .* can use here"):
+            job.do()
+        job.write(device="auto")
+        assert job.do().shards_run == 0
     job.write(precision="float32")
     job.do()
     assert job.run.snapshot("detected").meta["precision"] == {"precision": "float32"}

@@ -20,17 +20,24 @@ pytest.importorskip("fastai", reason="the extra 'train' is not installed")
 import torch
 
 import camtrap_batch
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import ClusterError, InputError
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.model import ModelInfo, Predictor, save_model
+from camtrap_batch.model import ModelInfo, Predictor, on_openvino, save_model
 from camtrap_batch.model.architectures import create_model
 from camtrap_batch.model.device import choose_precision
 from camtrap_batch.rehearsal import write_dataset
 from camtrap_batch.stages import infer
-from camtrap_batch.stages.infer import precision
+from camtrap_batch.stages.infer import runtimes
 from camtrap_batch.store.run import Run
 
 CLASSES = ("empty", "tayassu pecari", "kudu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def any_number_is_worth_a_check() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(infer, "FEWEST_TO_CHECK", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +125,13 @@ def test_every_usable_image_has_its_row(validated: Path, tmp_path: Path, local: 
     assert kept["precision"] in kept["tried"]
     assert kept["images"] > 0
     assert any(
-        "1 of the model's 3 classes are no category of the data set: 'kudu'" in note for note in result.notes
+        "1 of the model's 3 classes are not categories of the data set: 'kudu'" in note
+        for note in result.notes
     )
     assert job.infer(local).shards_run == 0
 
 
+@pytest.mark.skipif(choose_precision(torch.device("cpu")) == torch.float32, reason="no bfloat16 here")
 def test_images_computed_again_are_counted(
     validated: Path, tmp_path: Path, local: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,9 +139,21 @@ def test_images_computed_again_are_counted(
     monkeypatch.setattr(infer, "check_precision", lambda *_: found)
     job = Job(validated, tmp_path)
     job.infer(local)
-    is_exact = choose_precision(torch.device("cpu")) == torch.float32
-    again = job.run.snapshot("predictions").meta["again"]
-    assert again == ({} if is_exact else {"float32": job.rows().num_rows})
+    assert job.run.snapshot("predictions").meta["again"] == {"float32": job.rows().num_rows}
+
+
+def test_a_worker_that_can_not_compute_as_the_others_do_is_refused(
+    validated: Path, tmp_path: Path, local: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not given shards to compute in its own way."""
+    found = {"precision": "float32", "steps": [["float32", 0]], "runtime": "openvino"}
+    monkeypatch.setattr(infer, "check_precision", lambda *_: found)
+    monkeypatch.setattr(on_openvino, "is_there", lambda: False)
+    job = Job(validated, tmp_path)
+    with pytest.raises(ClusterError, match=r"worker \S+ on host \S+ has no OpenVINO, which this run is"):
+        job.infer(local)
+    assert job.run.current("predictions") is None
+    assert not list((tmp_path / "run" / "receipts" / "infer").glob("*/*"))
 
 
 def test_a_worker_loads_the_model_before_the_precision_is_known(
@@ -149,7 +170,7 @@ def test_a_worker_that_can_not_load_torch_in_time_is_no_reason_to_stop(
     def fails(work: Any) -> float:
         raise ImportError("no torch here")
 
-    monkeypatch.setattr(precision, "_load", fails)
+    monkeypatch.setattr(runtimes, "_load", fails)
     job = Job(validated, tmp_path)
     job.infer(local)
     chosen = job.precision_chosen()
@@ -290,8 +311,8 @@ def test_boxes_of_a_detector(validated: Path, tmp_path: Path, local: Client) -> 
         f"boxes of {rows.num_rows - 1} of {rows.num_rows} images; the other 1 are classified as whole"
         in notes
     )
-    assert f"{stumps.num_rows} boxes at 1 places are repeats" in notes
-    assert "entries are of no usable image" in notes
+    assert f"{stumps.num_rows} boxes at 1 spot set aside as repeats" in notes
+    assert "entries belong to no usable image" in notes
     # Another threshold is other work; the same again is none.
     assert job.infer(local).shards_run == 0
     content = yaml.safe_load(job.file.read_text())

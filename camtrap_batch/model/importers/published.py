@@ -1,7 +1,7 @@
-"""Networks that timm and torchvision publish, as model folders that give the answers of the original.
+"""Networks published by timm and torchvision, as model folders that answer like the original.
 
-What is written is held against the original, seen through its library's own transforms, before it is called
-done. No code of a weights file is run.
+What is written is compared with the original, with its library's own transforms, before it counts as done. No
+code in a weights file is run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from camtrap_batch.errors import InputError, choices
+from camtrap_batch.errors import InputError, JobError, choices
 from camtrap_batch.model.architectures import (
     create_model,
     evaluation,
@@ -28,7 +28,7 @@ from camtrap_batch.model.architectures import (
 from camtrap_batch.model.importers.base import Comparison
 from camtrap_batch.model.importers.libraries import Library
 from camtrap_batch.model.importers.originals import as_described, open_upright
-from camtrap_batch.model.imports import describe_model, import_state
+from camtrap_batch.model.imports import describe_model, import_state, require_pool
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.predictor import Predictor
 
@@ -42,28 +42,28 @@ def import_published(
     pictures: Sequence[bytes],
     described: Mapping[str, Any] | None = None,
 ) -> tuple[ModelInfo, Comparison]:
-    """Write a network of timm's or torchvision's as a model folder `<parent>/<model id>`.
+    """Write a network of timm or torchvision as a model folder `<parent>/<model id>`.
 
     Parameters
     ----------
     name
-        As the library calls it; timm's may have a tag, such as "resnet34.a1_in1k".
+        The library's name for it; timm's may have a tag, such as "resnet34.a1_in1k".
     weights
         File of weights (.safetensors, or a torch state dict); None: those that the library publishes, which
         are downloaded.
     classes
-        Labels, in the order of the outputs; None: those that the weights are published with (ImageNet's).
+        Labels, in the order of the outputs; None: those of the published weights (ImageNet's).
     pictures
         Image files' bytes to compare on, two or more.
     described
-        Keys of `model.json` that say how the model wants its pictures, where that is otherwise than the
-        library's own evaluation.
+        Keys of `model.json` that say how the model needs its pictures, if that differs from the library's own
+        evaluation.
 
     Raises
     ------
     InputError
-        The name, the weights or the classes are not what they should be, or don't fit each other; or what
-        was written answers otherwise than the original.
+        The name, the weights or the classes are not what they should be, or don't fit each other; or what was
+        written does not answer like the original.
     """
     arch = _arch(library, name)
     where = str(weights) if weights is not None else f"{library}'s {name}"
@@ -75,23 +75,47 @@ def import_published(
     content = {
         "arch": arch,
         "classes": labels,
-        "provenance": {"library": library, "name": name, "weights": weights.name if weights else "published"},
+        "provenance": {
+            "library": library,
+            "name": name,
+            "weights": weights.name if weights else "published",
+            **({} if weights or not (terms := licence_of(library, arch)) else {"licence": terms}),
+        },
         **(described or {}),
     }
     info = describe_model(where, content)
-    ours = create_model(arch, len(labels), size=info.size)
+    require_pool(info, where)
+    ours = _create(arch, len(labels), info, where)
     state = without_prefix(state, ours.state_dict())
     info = import_state("--classes", info, _of_that_size(state, ours), where, parent)
     folder = Path(parent) / info.model_id
-    theirs = _original(library, arch, state, info, pictures, is_own=not described)
+    is_own = not set(described or {}) - {"pool"}
+    theirs = _original(library, arch, state, info, pictures, is_own=is_own)
     answers = Predictor(folder, "cpu", precision=torch.float32).predict(pictures)
     compared = Comparison.of(answers, theirs)
     compared.require(where)
     return info, compared
 
 
+def licence_of(library: Library, arch: str) -> str | None:
+    """Of the weights that timm publishes, as it says; None of those of torchvision."""
+    if library == "torchvision":
+        return None
+    import timm
+
+    published = timm.get_pretrained_cfg(arch)
+    return published.license if published is not None else None
+
+
+def _create(arch: str, n_classes: int, info: ModelInfo, where: str) -> nn.Module:
+    try:
+        return create_model(arch, n_classes, size=info.size, pool=info.pool)
+    except JobError as problem:
+        raise InputError(f"{where}: {str(problem).removeprefix('train.')}") from None
+
+
 def _of_that_size(state: Mapping[str, torch.Tensor], network: nn.Module) -> Mapping[str, torch.Tensor]:
-    """The state for pictures of the network's size: embeddings of places are resampled, as timm does it."""
+    """The state for pictures of the network's size: position embeddings are resampled, as timm does."""
     own = network.state_dict().get("pos_embed")
     given = state.get("pos_embed")
     grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
@@ -112,7 +136,7 @@ def _of_that_size(state: Mapping[str, torch.Tensor], network: nn.Module) -> Mapp
 
 
 def _arch(library: Library, name: str) -> str:
-    """The name under which `model.json` finds the network: torchvision's where both have one of that name."""
+    """The name under which `model.json` finds the network: torchvision's if both libraries have that name."""
     if library == "torchvision":
         from torchvision import models
         from torchvision.models import list_models
@@ -139,13 +163,15 @@ def _published_classes(library: Library, arch: str) -> list[str]:
 
         return list(next(iter(reversed(list(get_model_weights(arch))))).meta["categories"])
     import timm
-    import timm.data.imagenet_info
+    import timm.data.imagenet_info as imagenet
 
     published = timm.get_pretrained_cfg(arch)
-    if published is None or published.num_classes != 1000:
+    subset = imagenet.infer_imagenet_subset(published) if published is not None else None
+    if published is None or subset is None:
         raise InputError(f"timm does not say which classes {arch} has: give --classes FILE")
-    known = timm.data.imagenet_info.ImageNetInfo()
-    names = [known.index_to_description(number).partition(",")[0] for number in range(1000)]
+    known = imagenet.ImageNetInfo(subset)
+    numbers = range(published.num_classes)
+    names = [known.index_to_description(number).partition(",")[0] for number in numbers]
     twice = Counter(names)
     return [
         label if twice[label] == 1 else f"{label} ({known.index_to_label_name(number)})"
@@ -162,9 +188,9 @@ def _original(
     *,
     is_own: bool,
 ) -> npt.NDArray[np.float32]:
-    """Probabilities (pictures, classes) of the library's own network behind its own transforms.
+    """Probabilities (pictures, classes) of the library's own network after its own transforms.
 
-    Where pictures are wanted otherwise than the library has them, behind torchvision's, as they are wanted.
+    If the model needs pictures prepared differently, torchvision's transforms are used for that.
     """
     network: nn.Module
     transform: Any
@@ -178,8 +204,9 @@ def _original(
         import timm
         import timm.data
 
-        # Built for the size of the file, whatever the pictures' is.
+        # Built for the size in the file, whatever the pictures' size is.
         options = {"dynamic_img_size": True} if "pos_embed" in state and not is_own else {}
+        options |= {} if info.pool is None else {"global_pool": info.pool}
         network = timm.create_model(arch, pretrained=False, num_classes=len(info.classes), **options)
         library_data: Any = timm.data
         settings = library_data.resolve_model_data_config(network)

@@ -54,7 +54,7 @@ class CatalogStage(Stage):
         Raises
         ------
         InputError
-            Metadata, image root or camera table are not there, or not what they should be; or the run folder
+            Metadata, image root or camera table are missing, or not what they should be; or the run folder
             holds another data set.
         JobError
             The job selects a class that the metadata does not have.
@@ -92,7 +92,7 @@ class CatalogStage(Stage):
                 check_outages(outages, periods, cameras, locations)
             except Damaged:
                 if stands(run.folder, Plan.make(self.name, [Shard(id_, 0, before.rows)], {}), ["catalog"]):
-                    raise  # else it is made again, and compared then
+                    raise  # otherwise it is remade, and compared then
 
         def make() -> Made:
             made = read()
@@ -148,15 +148,15 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
 
 
 def _without_empty(job: Job, categories: list[tuple[int, str]]) -> list[str]:
-    """A line where photos are labelled, and no label of them means: no animal."""
+    """A note if photos are labelled, but none of the labels means that there is no animal."""
     names = [name for number, name in categories if number != 0]
     is_named = job.select.empty.class_ != 0 or EMPTY in map(str.casefold, names)
     if is_named or not names or len(names) < len(categories):
         return []
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return [
-        f"none of the labels ({', '.join(names[:_SHOWN])}{more}) is taken to mean: no animal; if one does, "
-        "name it in select.empty.class"
+        f"none of the labels ({', '.join(names[:_SHOWN])}{more}) is taken to mean that there is no animal; "
+        "if one does, name it in select.empty.class"
     ]
 
 
@@ -203,7 +203,7 @@ def check_outages(
     cameras: pa.ChunkedArray | None,
     locations: pa.ChunkedArray,
 ) -> None:
-    """Raise InputError where an outage is of a location that neither the images nor the cameras know."""
+    """Raise InputError if an outage is of a location that neither the images nor the cameras know."""
     if outages is None:
         return
     known = {*locations.unique().to_pylist(), *(() if cameras is None else cameras.to_pylist())}
@@ -217,9 +217,9 @@ def check_outages(
 
 
 def _compare(job: Job, cameras: pa.ChunkedArray | None, of_images: pa.ChunkedArray) -> list[str]:
-    """Lines about the locations that only the images or only the camera table has.
+    """Notes on locations that only the images or only the camera table has.
 
-    Raises InputError where the camera table is of other cameras than the images.
+    Raises InputError if the camera table describes other cameras than those of the images.
     """
     if cameras is None:
         return []
@@ -235,7 +235,7 @@ def _compare(job: Job, cameras: pa.ChunkedArray | None, of_images: pa.ChunkedArr
 
 
 def _camera_lines(job: Job, cameras: pa.ChunkedArray, of_images: pa.ChunkedArray) -> list[str]:
-    """Locations that only the images or only the camera table has, with the nearest in the other."""
+    """Locations that only the images or only the camera table has, with the nearest match in the other."""
     theirs = of_images.drop_null().unique().to_pylist()
     ours = cameras.to_pylist()
     table = str(job.dataset.cameras).rpartition("/")[2]
@@ -252,7 +252,7 @@ def _camera_lines(job: Job, cameras: pa.ChunkedArray, of_images: pa.ChunkedArray
 
 
 def save_job(context: Context) -> None:
-    """Keep the job as it ran. A `job.yaml` that is a user's own, there by chance, stays as it is."""
+    """Keep the job as it ran. A user's own file that happens to be called `job.yaml` is not touched."""
     text = _MARK + context.job.to_yaml().encode()
     folder = context.run.folder
     kept = folder.read("job.yaml") if folder.exists("job.yaml") else _MARK

@@ -1,7 +1,7 @@
-"""Labels of people from the keywords that they gave their photos in camtrapR, digiKam, Lightroom, Windows.
+"""People's labels from the keywords that they gave their photos in camtrapR, digiKam, Lightroom, Windows.
 
 Keywords are in the photos, which the driver does not open: the part `keywords` fans out over them, a worker
-reads of each JPEG what is before the picture, and the table `keywords` keeps what is there.
+reads what precedes the picture in each JPEG, and the table `keywords` keeps what it finds.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _SIDECAR, _SIDECAR_MODIFIED = "sidecar", "sidecar_modified"
 
 
 def ask_keywords(context: Context, of: str, read: Callable[[], pa.Table]) -> tuple[str | None, list[str]]:
-    """Bring the table `keywords` up to the photos of the metadata, as `ask_files` does.
+    """Bring the table `keywords` up to date with the photos in the metadata, using `ask_files`.
 
-    `read`: the rows that the metadata have.
+    `read`: the rows of the metadata.
     """
 
     def photos() -> pa.Table:
@@ -60,7 +60,7 @@ def with_keywords(made: Made, keywords: pa.Table, how: Label, where: str) -> Mad
     Raises
     ------
     InputError
-        The metadata have labels, too; or not one photo has a keyword that is a label.
+        The metadata also have labels; or no photo has a keyword that is a label.
     """
     catalog = made.tables["catalog"]
     if pc.any(pc.greater(pc.list_value_length(catalog["labels"]), 0)).as_py():

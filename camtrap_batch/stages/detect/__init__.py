@@ -1,4 +1,4 @@
-"""detect: animals, people and vehicles in every usable image, or what others found in them."""
+"""detect: animals, people and vehicles in every usable image, or the boxes in results of other programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from camtrap_batch.detection.base import KNOWN_BY, LEAST, Detector, KnownDetector, PictureDetector
 from camtrap_batch.detection.boxes import make_rules, mark_repeats
 from camtrap_batch.detection.library import keep_detector, open_detector
-from camtrap_batch.detection.tables import to_tables
+from camtrap_batch.detection.stored import to_tables
 from camtrap_batch.engine.base import Need, choose_workers
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.pictures import COLUMNS
@@ -27,8 +27,8 @@ from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
 from camtrap_batch.remote import redacted
 from camtrap_batch.runtime import Device
-from camtrap_batch.stages.detect.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.detect.shard import DetectShard
+from camtrap_batch.stages.detect.trial import PRECISION, check_precision, is_of_cpus, known_precision
 from camtrap_batch.store.manifest import usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import BOXES
@@ -45,7 +45,7 @@ _SENT = [*COLUMNS, "width", "height"]
 _DEVICE: dict[Need, Device] = {"CPU": "cpu", "GPU": "cuda"}
 
 _FEWEST_TO_CHECK = 400
-"""Usable images below which everything is computed in float32: a check would take longer than it saves."""
+"""With fewer usable images everything is computed in float32: a check would cost more than it saves."""
 
 
 class DetectStage(Stage):
@@ -66,7 +66,8 @@ class DetectStage(Stage):
             _open(context.job, *context.job.detection)
 
     def run(self, context: Context) -> StageResult:
-        """Bring the tables `detected` and `detections` up to the current manifest and the job's detector.
+        """Bring the tables `detected` and `detections` up to date with the current manifest and the job's
+        detector.
 
         Raises
         ------
@@ -94,9 +95,9 @@ STAGE = DetectStage()
 
 
 def bring_detections(context: Context) -> list[str]:
-    """For a job that has the boxes of others: take them now, if `detect` has not, which is cheap.
+    """For a job with boxes from elsewhere: read them now, which is cheap, if `detect` has not.
 
-    Returns notes for people. Raises InputError as the stage does.
+    Returns notes for people. Raises InputError like the stage.
     """
     if context.job.detection is None or context.job.detection[0].results is None:
         return []
@@ -104,14 +105,14 @@ def bring_detections(context: Context) -> list[str]:
 
 
 def _open(job: Job, settings: Detect, key: str) -> Detector:
-    """The job's detector. Raises InputError where it can't be used, or finds no animals."""
+    """The job's detector. Raises InputError if it can't be used, or finds no animals."""
     detector = open_detector(job, settings, key)
     make_rules(settings, detector.categories, "", key, redacted(str(settings.model or settings.results)))
     return detector
 
 
 def _take(context: Context, settings: Detect, detector: KnownDetector) -> StageResult:
-    """Tables from boxes that are known."""
+    """Make the tables from known boxes."""
     run = context.run
     manifest = run.snapshot("manifest")
 
@@ -139,7 +140,7 @@ def _inputs(manifest: Snapshot, detector: Detector) -> dict[str, Any]:
 
 
 def _look(context: Context, settings: Detect, detector: PictureDetector) -> StageResult:
-    """Tables from looking at the pictures, on workers."""
+    """Make the tables by running the detector on the pictures, on workers."""
     run, job = context.run, context.job
     manifest = run.snapshot("manifest")
     rows = usable_rows(run, _READ)
@@ -161,7 +162,7 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     retries = _retries(context, work, rows, settings.shard_size, before)
     plan = Plan.make(STAGE.name, retries.shards(), _inputs(manifest, detector))
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
-        need = _workers(context, settings)
+        need = _workers(context, settings, found)
     need = need or "CPU"
     said = getattr(detector, "description", "")
     meta = {"categories": list(detector.categories), "precision": found, "detector": said}
@@ -188,7 +189,7 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     )
     result.notes += retries.notes()
     if said:
-        result.notes.append(f"the detector says of itself: {said}")
+        result.notes.append(f"the detector says about itself: {said}")
     return result
 
 
@@ -203,7 +204,7 @@ def _takes_thumbnails(job: Job, detector: PictureDetector) -> bool:
 def _retries(
     context: Context, work: DetectShard, rows: pa.Table, shard_size: int, before: Snapshot | None
 ) -> Retries:
-    """Shards: runs of rows along camera locations; an id stands for all that the boxes depend on."""
+    """Shards: runs of rows along camera locations; an id stands for everything that the boxes depend on."""
     runs = cut(texts(rows["image_id"]), shard_size, location_borders(rows).tolist())
     settings = [work.detector.detector_id, work.use_thumbnails, work.precision, work.animal]
     hashes = hash_runs(rows, ["image_id", "sha256"], runs)
@@ -216,17 +217,25 @@ def _precision(
     context: Context, settings: Detect, work: DetectShard, rows: pa.Table
 ) -> tuple[Need | None, dict[str, Any]]:
     """The precision to compute in, and the kind of workers, if they had to be asked for it."""
-    if settings.precision == "float32" or rows.num_rows < _FEWEST_TO_CHECK:
-        return None, {"precision": "float32"}
-    if (known := known_precision(context.run, work)) is not None:
+    exact = {"precision": "float32"}
+    if settings.precision == "float32":
+        return None, exact
+    if (known := known_precision(context.run, work, settings.device)) is not None:
         return None, known
-    if context.dry_run:
-        return None, {"precision": "float32"}
+    if rows.num_rows < _FEWEST_TO_CHECK or context.dry_run:
+        return None, exact
     need = _workers(context, settings)
     return need, check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
 
 
-def _workers(context: Context, settings: Detect) -> Need:
+def _workers(context: Context, settings: Detect, found: dict[str, Any] | None = None) -> Need:
+    """The kind of workers; of a run that was begun on CPUs, those that can go on with it (`found`)."""
+    if settings.device == "auto" and found is not None and is_of_cpus(found):
+        if context.executor().offers("GPU"):
+            context.display.note(
+                "detect: on CPU workers, as this run was begun; detect.device: cuda does all images anew"
+            )
+        return "CPU"
     return choose_workers(context.executor(), settings.device, has_gpu, "detect.device")
 
 

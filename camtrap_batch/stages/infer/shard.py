@@ -1,4 +1,4 @@
-"""What a worker does with a shard of images: look at each, and write what the model says of it."""
+"""What a worker does with a shard of images: classify each, and write what the model says about it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import read_pictures
 from camtrap_batch.model.info import read_info
 from camtrap_batch.model.library import fetch_model
+from camtrap_batch.model.required import RequiredToClassify, todays_steps
 from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import PREDICTIONS
 from camtrap_batch.store.shards import Receipt, Shard
 from camtrap_batch.store.tables import finish_shard
 
-if TYPE_CHECKING:  # torch is loaded on workers alone
+if TYPE_CHECKING:  # torch is loaded only on workers
     from camtrap_batch.detection.crops import Box, Picture
     from camtrap_batch.model.predictor import Predictor, Probabilities
 
@@ -37,13 +38,13 @@ _MOST_LABELS = 50
 
 @dataclass
 class Said:
-    """What a model says of a shard's images.
+    """What a model says about a shard's images.
 
     Attributes
     ----------
     answers : row -> what it says; rows that can't be read have none
-    sources : of each row, what was looked at: see the column `source` of predictions
-    without : status of the rows that should have an answer, and have none
+    sources : for each row, what was classified: see the column `source` of predictions
+    without : status of the rows that should have an answer but have none
     """
 
     answers: dict[int, Probabilities]
@@ -58,11 +59,12 @@ class InferShard:
 
     Attributes
     ----------
-    runtime : torch or openvino; a worker that lacks it computes in float32, with torch
-    steps : precision to compute in, where the worker's hardware can, and margin between the two most probable
-        classes, under which an image is computed again as the next step says
+    runtime : torch or openvino
+    steps : precision to compute in, and margin between the two most probable classes, under which an image is
+        computed again as the next step says
     networks : files beside the model that the runtime computes, and their SHA-256
     rules : of boxes, where the shard's rows have some
+    of_onnx : the runtime by which torch's path computes the model, if that is an ONNX file
     """
 
     folder: Folder
@@ -80,6 +82,7 @@ class InferShard:
     steps: tuple[tuple[str, float], ...] = (("float32", 0.0),)
     runtime: str = "torch"
     networks: tuple[tuple[str, str], ...] = ()
+    of_onnx: str | None = None
     divisible: ClassVar[bool] = True
 
     @property
@@ -88,8 +91,13 @@ class InferShard:
 
     @property
     def image_root(self) -> ImageRoot | None:
-        # Boxes that are small in a thumbnail are cut out of the original.
+        # Boxes that are small in a thumbnail are cut from the original.
         return None if self.use_thumbnails and not self.rules else self.root
+
+    @property
+    def requirement(self) -> RequiredToClassify:
+        precisions = tuple(name for name, _ in todays_steps(self.runtime, self.steps))
+        return RequiredToClassify(self.runtime, self.device, precisions, self.of_onnx)
 
     def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
         started = time.monotonic()
@@ -130,9 +138,9 @@ class InferShard:
         return self._finish(shard, rows, Said({}, sources, classes, "crashed"), time.monotonic())
 
     def pictures(self, rows: pa.Table, gone: list[str]) -> Iterator[tuple[int, Picture, str]]:
-        """Index, what is looked at, and source of each row.
+        """Index, picture, and source of each row.
 
-        Those that can't be read are left out; names of their files are added to `gone`.
+        Rows that can't be read are left out; names of their files are added to `gone`.
         """
         from camtrap_batch.detection.crops import Picture, thumbnail_shows
 
@@ -165,17 +173,16 @@ class InferShard:
         """The model on this machine's disk, with the networks that its runtime computes."""
         here = fetch_model(self.model)
         for name, _ in self.networks:
-            if not (here / name).exists():  # made since the model was fetched
+            if not (here / name).exists():  # made after the model was fetched
                 (here / name).write_bytes(self.model.read(name))
         return here
 
     def _predictor(self, threads: int) -> Predictor:
         from camtrap_batch.model import load_predictor
-        from camtrap_batch.model.predictor import possible_steps
 
-        runtime, steps = possible_steps(self.runtime, self.device, self.steps)
+        steps = todays_steps(self.runtime, self.steps)
         return load_predictor(
-            self.local_model(), self.device, threads, self.batch, steps, runtime, dict(self.networks)
+            self.local_model(), self.device, threads, self.batch, steps, self.runtime, dict(self.networks)
         )
 
     def _finish(
@@ -257,8 +264,8 @@ def prediction_rows(
 
     Parameters
     ----------
-    probabilities : (n, classes) calibrated; NaN where the image has no label, or one that is no class
-    named : row -> label that is no class, and its confidence
+    probabilities : (n, classes) calibrated; NaN if the image has no label, or one that is not a class
+    named : row -> label that is not a class, and its confidence
     without : status of rows that have no label
     """
     n = rows.num_rows
@@ -299,6 +306,6 @@ def _lists(values: pa.Array, lengths: Sequence[int] | np.ndarray[Any, Any]) -> p
 
 
 def _labels(predictions: pa.Table) -> dict[str, int]:
-    """Images by label, of the most frequent ones: for those who watch."""
+    """Number of images for the most frequent labels, for the progress display."""
     labels = predictions["label"].drop_null().to_pylist()
     return dict(Counter(labels).most_common(_MOST_LABELS))

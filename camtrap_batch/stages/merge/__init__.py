@@ -36,8 +36,10 @@ from camtrap_batch.model.library import fetch_model, model_folder
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id
+from camtrap_batch.review.sample import Draw, read_draws
 from camtrap_batch.selection.classes import empty_class, empty_of_data_set
-from camtrap_batch.stages.merge.metrics import describe, judged_by, measure
+from camtrap_batch.stages.merge.corrected import with_corrected
+from camtrap_batch.stages.merge.quality import describe, judged_by, measure
 from camtrap_batch.store import schemas
 from camtrap_batch.store.corrections import fold, read_corrections, standing
 from camtrap_batch.store.manifest import categories_of, current_findings, usable_rows
@@ -46,8 +48,22 @@ from camtrap_batch.store.schemas import DEPLOYMENTS
 from camtrap_batch.store.shards import digest
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.survey.checks import check_deployments, check_texts
-from camtrap_batch.survey.effort import Counting, effort_by_location, make_deployments
-from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, NO_MODEL, UNCERTAIN, USABLE, plural
+from camtrap_batch.survey.effort import (
+    RATES,
+    Counting,
+    effort_by_location,
+    make_deployments,
+    rated_events,
+)
+from camtrap_batch.vocabulary import (
+    DATE_FINDINGS,
+    FROM_METADATA,
+    NO_EVENT,
+    NO_MODEL,
+    UNCERTAIN,
+    USABLE,
+    plural,
+)
 
 _FROM_MANIFEST = ("location", "deployment", "status", "datetime", "utc_offset_minutes", "is_night")
 _BATCH = 8192
@@ -81,7 +97,7 @@ class MergeStage(Stage):
         ------
         InputError
             There are no predictions yet, they belong to another manifest, or a file of the section `events`
-            is not there or not what it should be.
+            is missing or not what it should be.
         """
         sources = _read_sources(context)
         result = do_on_driver(
@@ -97,7 +113,7 @@ STAGE = MergeStage()
 
 @dataclass
 class _Sources:
-    """What is merged, and by which rules; `settings` is what a result says of these.
+    """What is merged, and by which rules; `settings` is what a result records about these.
 
     Attributes
     ----------
@@ -105,6 +121,7 @@ class _Sources:
     labels : whose count
     said : what people said of the usable images, as `events.human` wants it; None: nothing
     said_hash : of what they said
+    draws : random samples, of which they may have reviewed some
     """
 
     manifest: Snapshot
@@ -122,10 +139,11 @@ class _Sources:
     notes: list[str]
     said: pa.Table | None
     said_hash: list[str]
+    draws: list[Draw]
 
     @property
     def told(self) -> list[list[dict[str, Any]]]:
-        """What somebody wrote down of deployments; a run without is what it was before there were any."""
+        """Recorded deployments; without any, a run stays as it was before there were deployments."""
         if self.periods is None and self.outages is None:
             return []
         return [[] if table is None else table.to_pylist() for table in (self.periods, self.outages)]
@@ -153,7 +171,7 @@ def _read_sources(context: Context) -> _Sources:
         classes, empty = list(predictions.meta.get("classes", info.classes)), empty_class(job, info)
     else:
         classes, empty = list(predictions.meta["classes"]), empty_of_data_set(job, categories)
-    labels: Labels = job.events.labels if model != NO_MODEL or classes else "human"
+    labels = _whose_labels(job, predictions)
     cameras, periods, outages, notes = _read_cameras(job, run)
     taxonomy, species = read_rules(job)
     settings: dict[str, Any] = {
@@ -165,6 +183,8 @@ def _read_sources(context: Context) -> _Sources:
     }
     if periods is not None or outages is not None:
         settings["effort"] = job.events.effort
+    if periods is not None:
+        settings |= RATES
     if labels != "machine":
         settings["labels"] = labels
     said, said_hash = _said(context, labels, Names(empty, [*classes, *(name for _, name in categories)]))
@@ -184,7 +204,17 @@ def _read_sources(context: Context) -> _Sources:
         notes=notes,
         said=said,
         said_hash=said_hash,
+        draws=read_draws(run) if said_hash else [],
     )
+
+
+def _whose_labels(job: Job, predictions: Snapshot) -> Labels:
+    """`events.labels`; without a model the labels of people count, before a machine's in the metadata."""
+    if predictions.inputs["model"] != NO_MODEL:
+        return job.events.labels
+    if predictions.meta.get(FROM_METADATA) and "labels" not in job.events.model_fields_set:
+        return "human_first"
+    return job.events.labels if predictions.meta["classes"] else "human"
 
 
 def _read_cameras(job: Job, run: Run) -> tuple[pa.Table | None, pa.Table | None, pa.Table | None, list[str]]:
@@ -202,9 +232,9 @@ def _locations(run: Run) -> pa.ChunkedArray:
 
 
 def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | None, list[str]]:
-    """What people said of the usable images, and hashes of it.
+    """What people said about the usable images, and hashes of it.
 
-    A correction takes the place of what the metadata say of its image.
+    A correction replaces what the metadata say about its image.
     """
     run = context.run
     if not context.dry_run:
@@ -217,9 +247,9 @@ def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | No
             told, hashes = of_corrections(found), [digest(found["correction_id"].to_pylist())]
     if labels != "machine":
         catalog = run.table("catalog", int(run.snapshot("manifest").inputs["catalog"]))
-        rows = catalog.to_table(columns=["image_id", "labels"])
+        rows = catalog.to_table(columns=["image_id", "labels", "labelled_by"])
         usable = usable_rows(run, ["image_id", "status"])["image_id"]
-        # The manifest's plan, on which a result depends, stands for what the catalog says.
+        # The manifest's plan, on which a result depends, also stands for what the catalog says.
         told = one_of_each(of_metadata(rows, usable, names), told)
     return (told if told is not None and told.num_rows else None), hashes
 
@@ -235,11 +265,12 @@ def _id(sources: _Sources) -> str:
         sources.findings.plan_id if sources.findings else None,
         *sources.told,
         *sources.said_hash,
+        *([one.name, one.created] for one in sources.draws),
     )
 
 
 def _judge(context: Context, sources: _Sources) -> list[str]:
-    """Make `metrics`, where there is something to judge labels by; returns notes for people."""
+    """Make `metrics`, if there is anything to judge labels by; returns notes for people."""
     run = context.run
     locations = run.snapshot("locations")
     id_ = shard_id(METRICS, locations.plan_id, *judged_by(run, sources.predictions))
@@ -264,7 +295,7 @@ def _merge(run: Run, sources: _Sources) -> Made:
         min_confidence=settings["min_confidence"],
         classes=sources.classes,
         scores=lambda: _scores(run, predictions),
-        # Nothing rolls up, or is set aside, of what people alone have said.
+        # Labels of people alone are neither rolled up nor set aside.
         taxonomy=sources.taxonomy if sources.classes else None,
         species=sources.species if sources.classes else None,
     )
@@ -282,6 +313,7 @@ def _merge(run: Run, sources: _Sources) -> Made:
         empty=empty,
         counting=sources.counting,
     )
+    rated = None if effort is None else rated_events(events.events, deployments)
     dubious = _dubious(run, sources.findings)
     locations = summarise(
         images,
@@ -294,8 +326,10 @@ def _merge(run: Run, sources: _Sources) -> Made:
         run_time=dt.datetime.fromisoformat(predictions.created),
         dubious=dubious,
         effort=effort,
+        rated=rated,
     )
     table = frame_rows(frames, sequences, events, empty, shown)
+    locations = with_corrected(locations, sequences.sequences, table, sources.draws, empty)
     _require_all_images(images, locations, table)
     tables = {
         "locations": locations,
@@ -304,7 +338,10 @@ def _merge(run: Run, sources: _Sources) -> Made:
         "events": events.events,
         "deployments": deployments,
     }
-    return Made(tables, {**settings, "found": _count(table, sequences.sequences, locations, dubious)})
+    found = _count(table, sequences.sequences, locations, dubious)
+    if rated is not None:
+        found["outside effort"] = int((~rated).sum())
+    return Made(tables, {**settings, "found": found})
 
 
 def _require_all_images(images: pa.Table, locations: pa.Table, frames: pa.Table) -> None:
@@ -323,12 +360,12 @@ def find_effort(
     empty: str,
     counting: Counting,
 ) -> tuple[pa.Table, pa.Table | None]:
-    """Rows of the table `deployments`, and the effort of the locations of which somebody wrote them down.
+    """Rows of the table `deployments`, and the effort of locations whose deployments were recorded.
 
     Parameters
     ----------
     images : the manifest's columns `_FROM_MANIFEST`
-    frames : its usable images as `combine` labels them, in the same order
+    frames : its usable images as labelled by `combine`, in the same order
     """
     usable = images.filter(pc.is_in(images["status"].cast(pa.string()), pa.array(USABLE)))
     deployments, _ = make_deployments(usable, periods, outages)
@@ -343,14 +380,14 @@ def find_effort(
 
 
 def read_rules(job: Job) -> tuple[Taxonomy | None, SpeciesLists | None]:
-    """The job's taxonomy and its species lists. Raises InputError where a file of them is wrong."""
+    """The job's taxonomy and its species lists. Raises InputError if one of these files is wrong."""
     events = job.events
     taxonomy = taxonomy_of(events.taxonomy)
     return taxonomy, read_species(events.species, events.regions) if events.species is not None else None
 
 
 def usable_frames(run: Run, predictions: Snapshot) -> pa.Table:
-    """The usable rows of the manifest with label, confidence and count of their predictions beside them."""
+    """The usable rows of the manifest, joined with label, confidence and count of their predictions."""
     of_image = ["image_id", "file_name", "location", "seq_id", "frame_num", "status"]
     frames = usable_rows(run, [*of_image, "datetime", "utc_offset_minutes", "date_only"])
     table = run.table("predictions", predictions.number)
@@ -364,7 +401,7 @@ def usable_frames(run: Run, predictions: Snapshot) -> pa.Table:
 
 
 def _scores(run: Run, predictions: Snapshot) -> Iterator[pa.RecordBatch]:
-    """Probabilities, batch by batch: of many classes they are more than a driver's memory should hold."""
+    """Probabilities, batch by batch: with many classes they exceed what a driver's memory should hold."""
     table = run.table("predictions", predictions.number)
     columns = [name for name in ("top5", "probs") if name in table.schema.names]
     batches: Iterator[pa.RecordBatch] = table.to_batches(
@@ -391,7 +428,7 @@ def _dubious(run: Run, findings: Snapshot | None) -> pa.Table | None:
 def _count(
     frames: pa.Table, sequences: pa.Table, locations: pa.Table, dubious: pa.Table | None
 ) -> dict[str, int]:
-    """What `_notes` tells of, beside rows."""
+    """What `_notes` reports besides rows."""
     dated_wrong = Counter(dubious["kind_list"].combine_chunks().flatten().to_pylist() if dubious else ())
     return {
         **{why: pc.sum(pc.equal(frames["no_event"], why)).as_py() or 0 for why in NO_EVENT},
@@ -404,7 +441,8 @@ def _count(
 
 
 def _labelled_undated(run: Run) -> str:
-    """How many images without a date people have labelled, as what, and how dates are given; or nothing."""
+    """A note on how many images without a date people have labelled, as what, and how to give dates; or
+    nothing."""
     is_lost = (pc.field("no_event") == "no date") & (pc.field("label_source") == "human")
     labels = run.table("frames").to_table(columns=["label"], filter=is_lost)["label"].drop_null()
     if not len(labels):
@@ -419,7 +457,7 @@ def _labelled_undated(run: Run) -> str:
 
 
 def _notes(run: Run, sources: _Sources) -> list[str]:
-    """What the current tables came to, and whatever is counted apart in them."""
+    """Notes on the current tables, and on whatever is counted separately in them."""
     taxonomy, classes = sources.taxonomy, sources.classes
     locations = run.snapshot("locations")
     found: dict[str, int] = locations.meta["found"]
@@ -441,6 +479,11 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
             f"images without a date, in no event (table frames, no_event): {found['no date']:,}"
             + _labelled_undated(run)
         )
+    if outside := found.get("outside effort"):
+        notes.append(
+            f"events at a time when no camera worked by its deployments: {outside:,}; they do not count in "
+            "rates (table deployments, checks)"
+        )
     dates = ", ".join(f"{kind} {found[kind]:,}" for kind in DATE_FINDINGS if found.get(kind))
     if dates:
         notes.append(f"dates that may be wrong count as they are (table findings): {dates}")
@@ -449,7 +492,7 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
         names = rows["location"].to_pylist()
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         notes.append(f"cameras without an image: {len(names):,} ({', '.join(names[:_SHOWN])}{more})")
-    if taxonomy is not None and any(taxonomy.groups.values()):  # else it has names alone
+    if taxonomy is not None and any(taxonomy.groups.values()):  # otherwise it has only names
         strange = [name for name in classes if not taxonomy.above(name) and name != locations.meta["empty"]]
         if strange:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
@@ -466,7 +509,7 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
 
 
 def _as_json(species: SpeciesLists) -> dict[str, Any]:
-    """The lists as a snapshot keeps them, in an order that is always the same."""
+    """The lists in the form that a snapshot keeps, in a fixed order."""
     return {
         "everywhere": sorted(species.everywhere),
         "by_region": {name: sorted(labels) for name, labels in species.by_region.items()},

@@ -1,6 +1,6 @@
-"""report: a page about the run that one can look into, from its tables. Runs on the driver.
+"""report: a page for exploring the run, made from its tables. Runs on the driver.
 
-`collect` reads the tables, `photos` the pictures; what is made of them is the room `report`.
+`collect` reads the tables, `photos` the pictures; the room `report` makes the page from them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _PARTS = "parts-"
 
 class ReportStage(Stage):
     name = "report"
-    help = "write the report: a page, and what it opens from beside it"
+    help = "write the report: a page, and the files beside it that it opens"
     sections = ("report",)
     version = 4
     tables = ()
 
     def is_made(self, run: Run) -> bool:
-        """Whether the page is there, and of the tables as they are now."""
+        """Whether the page exists and shows the present tables."""
         mark = f"<!-- {self._made_of(run)[1]} -->".encode()
         return run.folder.exists(PAGE) and run.folder.read(PAGE).endswith(mark)
 
@@ -36,14 +36,14 @@ class ReportStage(Stage):
         return snapshots, shard_id(self, snapshots, run.job.to_yaml(), ASSETS, table="html")
 
     def run(self, context: Context) -> StageResult:
-        """Write `report/index.html` and its parts. Raises InputError where not even the manifest is there."""
+        """Write `report/index.html` and its parts. Raises InputError if there is not even a manifest."""
         started = time.monotonic()
         run = context.run
         run.snapshot("manifest")
         snapshots, id_ = self._made_of(run)
         mark = f"<!-- {id_} -->".encode()
         result = StageResult(self.name, shards=1)
-        # No lease is needed, and nothing is committed: the page says of itself what it was made of.
+        # No lease is needed, and nothing is committed: the page itself says what it was made from.
         if run.folder.exists(PAGE) and run.folder.read(PAGE).endswith(mark):
             return result
         if context.dry_run:
@@ -63,7 +63,7 @@ STAGE = ReportStage()
 
 
 def _delete_others(folder: Folder, parts: str) -> None:
-    """Delete the parts of earlier reports: the page that is there now opens none of them."""
+    """Delete the parts of earlier reports, which the present page does not open."""
     for name in folder.list("report"):
         if name.startswith(_PARTS) and name != parts:
             for path in list(folder.walk(f"report/{name}")):

@@ -1,4 +1,7 @@
-"""Pictures of a training run, as SVG files that hold their photos: a batch, and truth beside prediction."""
+"""Pictures of a training run, as SVG files that hold their photos: a batch, and truth beside prediction.
+
+They go where the model goes, so that none is of a person.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.model.batches import TrainBatches
 from camtrap_batch.model.info import BATCH, RESULTS
 from camtrap_batch.model.samples import Samples
+from camtrap_batch.vocabulary import PERSONS
 
 _CELLS, _COLUMNS = 24, 6
 _WIDTH, _HEIGHT, _LINE, _GAP = 176, 132, 15, 10  # of a photo, of a line of text, between photos
@@ -36,11 +40,11 @@ def draw_pictures(
     Parameters
     ----------
     batches
-        Of the training images, as the model is trained on: its first batch is shown.
+        Batches of training images: the first one is shown.
     mean, std
-        What the batches are normalised with, per channel, of pixel values between 0 and 1.
+        Normalisation of the batches, per channel, for pixel values between 0 and 1.
     metrics
-        What `judging.judge` gave.
+        The result of `judging.judge`.
     """
     pictures = {}
     if (batch := next(iter(batches), None)) is not None:
@@ -62,12 +66,13 @@ def show_batch(
     classes: Sequence[str],
 ) -> str:
     """The first images of a batch (n, 3, height, width), augmented and squeezed as the network sees them."""
+    kept = [row for row, label in enumerate(truth.tolist()) if not _is_person(classes[label])][:_CELLS]
     shape = (1, 3, 1, 1)
-    shown = images[:_CELLS].float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    shown = images[kept].float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
     pixels = (shown * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
     cells = [
         _Cell(picture, [(classes[label], "")])
-        for picture, label in zip(pixels, truth[:_CELLS].tolist(), strict=True)
+        for picture, label in zip(pixels, truth[kept].tolist(), strict=True)
     ]
     return _sheet("A batch as the network sees it", cells)
 
@@ -75,11 +80,12 @@ def show_batch(
 def show_results(samples: Samples, worst: Sequence[Mapping[str, Any]]) -> str:
     """Truth beside prediction, the worst mistakes first; rows as in metrics.json's `worst`.
 
-    Of an image that crops were cut out of, the first one is shown; without any there is nothing to show.
+    For an image that crops were cut from, the first crop is shown; without crops there is nothing to show.
     """
     index_of: dict[str, int] = {}
     for index, image_id in enumerate(samples.image_ids):
         index_of.setdefault(image_id, index)
+    rows = [row for row in worst if not (_is_person(row["truth"]) or _is_person(row["predicted"]))]
     cells = [
         _Cell(
             decode_upright(samples.jpegs[index_of[row["image_id"]]], _WIDTH),
@@ -89,9 +95,13 @@ def show_results(samples: Samples, worst: Sequence[Mapping[str, Any]]) -> str:
                 (f"with {row['confidence']:.1%}; truth {row['p_truth']:.1%}", ""),
             ],
         )
-        for row in [row for row in worst if row["image_id"] in index_of][:_CELLS]
+        for row in [row for row in rows if row["image_id"] in index_of][:_CELLS]
     ]
     return _sheet("Truth and prediction, the worst mistakes first", cells)
+
+
+def _is_person(label: str) -> bool:
+    return label.casefold() in PERSONS
 
 
 class _Cell(NamedTuple):
@@ -130,7 +140,7 @@ def _sheet(title: str, cells: Sequence[_Cell]) -> str:
 
 
 def _data_url(picture: Pixels) -> str:
-    """As JPEG, at twice the size that it is shown in, at most."""
+    """A JPEG file, at most twice as large as it is displayed."""
     every = max(1, min(picture.shape[0] // (2 * _HEIGHT), picture.shape[1] // (2 * _WIDTH)))
     small: npt.NDArray[np.uint8] = np.ascontiguousarray(picture[::every, ::every])
     space = "GRAY" if small.shape[2] == 1 else "RGB"
