@@ -10,8 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.catalog.base import Taxon, reader_of
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.errors import CamtrapError, InputError
+from camtrap_batch.job import Job
 from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, read_card
 from camtrap_batch.model.library import fetch_model, model_folder, read_metrics, read_numbers, read_picture
 from camtrap_batch.monitor.status import read_status
@@ -112,8 +114,16 @@ def _of_job(context: Context, snapshots: dict[str, int]) -> Known:
         "people": None if job.report.people == "show" else job.report.people,
         "single_file": job.report.single_file,
         "tiles": _tiles(job.report.tiles),
-        **({"names": Names.of(taxonomy)} if taxonomy else {}),
+        "names": Names.of(taxonomy, _taxa(job)),
     }
+
+
+def _taxa(job: Job) -> list[Taxon]:
+    """What the data set itself says of species; a package that is gone since says nothing."""
+    try:
+        return reader_of(job.dataset).taxa()
+    except InputError:
+        return []
 
 
 def _tiles(tiles: str | None) -> str | bytes | None:
@@ -257,19 +267,20 @@ def _detector(run: Run) -> Known:
         [("image_id", "count_distinct"), ("image_id", "count")]
     )
     rows = sorted(by_category.to_pylist(), key=lambda row: -row["image_id_count"])
-    n_failed = sum(n for status, n in detected.counts.items() if status != "ok")
+    status = run.table("detected").to_table(columns=["status"])["status"].cast("string")
+    n_looked_at = pc.sum(pc.equal(status, "ok")).as_py() or 0
     settings = run.job.detection[0] if run.job.detection else None
     name = str((settings.model or settings.results) if settings else "") or "not known"
     known["detector"] = Detected(
         name=redacted(name),
         detector_id=str(detected.inputs.get("detector", "")),
         threshold=float(threshold),
-        n_images=detected.rows,
-        n_failed=n_failed,
+        n_images=n_looked_at,
+        n_failed=len(status) - n_looked_at,
         n_with={row["category"]: row["image_id_count_distinct"] for row in rows},
         n_boxes={row["category"]: row["image_id_count"] for row in rows},
         description=detected.meta.get("detector", ""),
-        n_without=detected.rows - n_failed - pc.count_distinct(counted["image_id"]).as_py(),
+        n_without=n_looked_at - pc.count_distinct(counted["image_id"]).as_py(),
     )
     return known
 
