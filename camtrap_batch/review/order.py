@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import Ints, encode
-from camtrap_batch.vocabulary import UNCERTAIN
+from camtrap_batch.vocabulary import PERSONS, UNCERTAIN
 
 Order = Literal["useful", "least-sure", "disagree", "rare", "people", "random"]
 
