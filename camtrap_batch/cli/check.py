@@ -38,7 +38,7 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
 
     run = Run(Job.load(options.job, options.assignments))
     require_run_folder(run.folder)
-    report = check(run.folder, repair=options.repair, model_fault=_model_fault)
+    report = check(run.folder, repair=options.repair, model_fault=_model_fault, figure_faults=_figure_faults)
     report.faults += _target_faults(run)
     for fault in report.faults:
         print(f"{run.folder.url}/{fault.file}: {fault.what}" + (f"; {fault.then}" if fault.then else ""))
@@ -51,8 +51,12 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
         return 1
     if shards:
         print(f"the next run does these shards again: {shards}")
-    by_hand = [fault for fault in report.faults if fault.counts and fault.then.startswith(("remove", "copy"))]
+    by_hand = [fault for fault in report.faults if fault.counts and fault.then.startswith(_BY_HAND)]
     return 1 if by_hand else 0
+
+
+_BY_HAND = ("remove", "copy", "mend")
+"""How what people have to do begins."""
 
 
 def _verdict(faults: int) -> str:
@@ -72,6 +76,12 @@ def _target_faults(run: Run) -> list[Fault]:
         return []
     then = "remove it, or copy it there again: publish makes it anew, without what others have put into it"
     return [Fault(file.name, what, then) for file, what in target.faults().items()]
+
+
+def _figure_faults(model: Folder) -> dict[str, str]:
+    from camtrap_batch.model.library import figure_faults
+
+    return figure_faults(model)
 
 
 def _model_fault(model: Folder) -> str | None:

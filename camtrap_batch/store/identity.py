@@ -23,7 +23,9 @@ OURS = frozenset(
 )
 """What a run folder has and hardly any other folder."""
 
-_ALSO_OURS = frozenset({"models", "checkpoints", "attachments", "report", "tmp"})
+_ALSO_OURS = frozenset(
+    {"models", "checkpoints", "attachments", "report", "tmp", "corrections", "copies", "damaged"}
+)
 
 _PATH = "format.json"
 

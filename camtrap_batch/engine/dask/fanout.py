@@ -233,8 +233,9 @@ class _FanOut:
         receipt = read_receipt(self.work.folder, receipt_path(*self.work.plan, attempt.shard.id))
         if receipt is None:
             return False
+        self.stalls.pop(str(future.key), None)
         future.release()
-        self.attempts.done(attempt, receipt)
+        self._done(attempt, receipt)
         return True
 
     def _blame(self, future: Future[Any], attempt: Attempt) -> tuple[bool, int, int]:

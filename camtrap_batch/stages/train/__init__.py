@@ -21,7 +21,7 @@ from camtrap_batch.errors import CamtrapError, InputError, MissingExtra, StageEr
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Job, Train
 from camtrap_batch.model.info import CARD, WEIGHTS
-from camtrap_batch.model.library import fetch_model, keep_model, model_folder, open_model, upload_model
+from camtrap_batch.model.library import fetch_model, file_model, keep_model, model_folder, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import Done, do_on_workers
@@ -298,7 +298,8 @@ def _box_tables(job: Job, run: Run, selection: Snapshot) -> BoxTables:
 
 
 def _with_result(plan: Plan, receipts: list[Receipt]) -> Done:
-    return Done(plan, receipts, receipts[0].result)
+    result = {name: value for name, value in receipts[0].result.items() if name != "files"}
+    return Done(plan, receipts, result)
 
 
 class _Shown:
@@ -379,8 +380,7 @@ class TrainShard:
                 ),
             )
             write_figures(Folder(str(parent / result.model_id)))
-            if not self.folder.is_local:
-                upload_model(self.folder, parent / result.model_id)
+            files = file_model(self.folder, parent / result.model_id)
         return finish_shard(
             self.folder,
             self.plan,
@@ -390,7 +390,12 @@ class TrainShard:
             seconds={"read": read},
             started=started,
             worker=here.name,
-            result={"model_id": result.model_id, "empty": self.selection.meta["empty"], **self._began_with()},
+            result={
+                "model_id": result.model_id,
+                "empty": self.selection.meta["empty"],
+                **self._began_with(),
+                "files": files,
+            },
         )
 
     def _began_with(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.framing import Framing
 from camtrap_batch.job import Job, Train
 from camtrap_batch.model.info import ONNX_ARCH
-from camtrap_batch.model.library import fetch_model, keep_model, open_model, upload_model
+from camtrap_batch.model.library import fetch_model, file_model, keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import unpack
@@ -241,8 +241,7 @@ class HeadShard:
                 tell=partial(tell, here),
             )
             write_figures(Folder(str(parent / result.model_id)))
-            if not self.folder.is_local:
-                upload_model(self.folder, parent / result.model_id)
+            files = file_model(self.folder, parent / result.model_id)
         return finish_shard(
             self.folder,
             self.plan,
@@ -257,6 +256,7 @@ class HeadShard:
                 "empty": self.selection.meta["empty"],
                 "base": self.base.name,
                 "asked": self.asked,
+                "files": files,
             },
         )
 
