@@ -55,6 +55,7 @@ def test_a_worker_that_dies_once_its_receipt_is_written_costs_nothing(client: Cl
     of_it = [event for event in events if getattr(event, "shard", None) == plan.shards[2]]
     assert of_it == [base.ShardDone(plan.shards[2], outcome.receipts[plan.shards[2].id], 1)]
     assert tries_of(work).count(plan.shards[2].id) == 1
+    wait_until(lambda: len(client.scheduler_info()["workers"]) == 3)  # for the tests that follow
 
 
 def test_a_task_for_each_worker_of_a_kind(client: Client) -> None:
