@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import PurePosixPath
 
@@ -154,3 +155,26 @@ def plural(n: int, one: str, many: str | None = None) -> str:
     ('1 camera', '1,200 cameras', '2 species')
     """
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def counted(n: int, many: str) -> str:
+    """A number, and what it is of, told in the plural.
+
+    >>> counted(1, "categories that are in use"), counted(2, "images left out"), counted(1, "other files")
+    ('1 category that is in use', '2 images left out', '1 other file')
+    """
+    if n != 1:
+        return f"{n:,} {many}"
+    return "1 " + _OF_ONE.sub(lambda found: _ONE.get(found[0], found[0].removesuffix("s")), many)
+
+
+_OF_ONE = re.compile(r"^(?:other )?\w+|(?<=\bthat )(?:are|have)\b|(?<=\bwhich )(?:are|have)\b")
+"""What a noun in the plural is told by: the noun itself, and the verb of its clause."""
+_ONE = {
+    "categories": "category",
+    "boxes": "box",
+    "media": "medium",
+    "species": "species",
+    "are": "is",
+    "have": "has",
+}

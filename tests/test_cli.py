@@ -143,7 +143,7 @@ def test_nothing_there_for_status_and_table(job: Path, capsys: pytest.CaptureFix
 
 def test_dry_run_writes_nothing(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["catalog", str(job), "--dry-run"]) == 0
-    assert "1 rows would be written" in capsys.readouterr().err
+    assert "1 row would be written" in capsys.readouterr().err
     assert not (job.parent / "runs").exists()
 
 
@@ -427,7 +427,7 @@ def test_a_first_dry_run_says_what_each_stage_will_do(job: Path, capsys: pytest.
     for name, stage in STAGES.items():
         if name not in ("catalog", "detect"):  # it has no use for a detector
             assert f"{name:9} {stage.help}" in told
-    assert "rows would be written" in told
+    assert "1 row would be written" in told
 
 
 def test_the_demo_without_its_extra_says_so_before_it_draws(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import data_folder
+
+from camtrap_batch.cli import make_parser
+from camtrap_batch.exports import EXPORTS
 
 ROOT = Path(__file__).parent.parent
 _FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -33,6 +38,51 @@ def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
         r'(?:src|href)="(https?://[^"]+\.(?:js|css)[^"]*)"', (tmp_path / "site" / "index.html").read_text()
     )
     assert fetched == []  # it opens without a network
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Page and text of each `camtrap ...` in the docs: a line of a block, or between backticks."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "cluster").rglob("*.md")]
+    for page in pages:
+        text = page.read_text()
+        for found in re.finditer(r"^ *camtrap (.+)$|`camtrap ([^`]+)`", text, re.MULTILINE):
+            words = re.split(r"  |#|;", (found[1] or found[2]).replace("\\n", " "))[0].strip()
+            yield str(page.relative_to(ROOT)), words
+
+
+def test_commands_that_the_docs_show_exist() -> None:
+    """Each is one of ours, and so are its options."""
+    known = options_by_command()
+    wrong = []
+    for page, text in commands():
+        words = text.split()
+        command = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        if not re.fullmatch(r"[a-z-]+", words[0]):
+            continue  # such as camtrap catalog|validate|... JOB
+        flags = re.findall(r"(?<!\S)\[?(--[a-z][a-z-]*)", text)
+        if command not in known:
+            wrong.append((page, text, "no such command"))
+        wrong += [
+            (page, text, flag) for flag in flags if flag not in known.get(command, ()) and flag != "--help"
+        ]
+    assert wrong == []
+
+
+def options_by_command() -> dict[str, set[str]]:
+    """The options of each command, those that depend on what it is to write included."""
+    found: dict[str, set[str]] = {"help": set()}
+
+    def look(name: str, parser: argparse.ArgumentParser) -> None:
+        found[name] = {flag for action in parser._actions for flag in action.option_strings}
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for inner, below in action.choices.items():
+                    look(f"{name} {inner}".strip(), below)
+                    found[name] |= found[f"{name} {inner}".strip()] if name else set()
+
+    look("", make_parser())
+    found["export"] |= {f"--{option.name}" for name in EXPORTS for option in EXPORTS[name].options}
+    return found
 
 
 @pytest.mark.parametrize("page", ["photos.md", "labels.md", "published.md"])

@@ -173,3 +173,27 @@ def test_init_on_a_layer(
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert main(["init", "http://127.0.0.1:1/rest/services/a/FeatureServer/0", "--out", "none.yaml"]) == 2
     assert "no feature server answers there (camtrap init)" in capsys.readouterr().err
+
+
+def test_a_dry_run_does_not_take_later_stages_for_done(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write(here, "sorted")
+    job.write_text(job.read_text() + "infer: {model: none}\n")
+    do(job, "reprocess")
+    capsys.readouterr()
+
+    def told() -> dict[str, list[str]]:
+        assert main(["reprocess", str(job), "--cluster", "inline", "--dry-run"]) == 0
+        of: dict[str, list[str]] = {}
+        for line in "".join(capsys.readouterr()).splitlines():
+            of.setdefault(line.split()[0] if line[:1].strip() else list(of)[-1], []).append(line)
+        return of
+
+    assert all("nothing to do" in lines[0] for lines in told().values())
+    shutil.copy(here / "photos" / NAMES[0], here / "photos" / "CAM1" / "fox" / "new.jpg")
+    after = told()
+    assert "would be written" in " ".join(after["catalog"])
+    for stage in ("validate", "infer", "merge", "report"):
+        assert "nothing to do" not in " ".join(after[stage])
+        assert "what catalog will change can't be told yet" in " ".join(after[stage])

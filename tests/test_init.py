@@ -159,7 +159,7 @@ def test_a_card_as_it_comes_out_of_a_camera(
     monkeypatch.chdir(card)
     told = init(capsys)
     assert "3 images, 1 video (" in told
-    assert "1 other files, which are left out" in told
+    assert "1 other file, which is left out" in told
     assert "none of 3 images looked at has one in its EXIF" in told
     # Beside the card, since a job writes nothing among its images.
     job = tmp_path / "card.yaml"
@@ -343,5 +343,5 @@ def test_videos(
     assert ("video" in yaml.safe_load(text)["dataset"]) == is_installed
     line = next(line for line in text.splitlines() if "every_s" in line)
     assert (
-        "frames of 1 videos" if is_installed else "with camtrap-batch[video] their frames are images"
+        "frames of 1 video are" if is_installed else "with camtrap-batch[video] their frames are images"
     ) in line

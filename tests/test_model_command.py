@@ -85,6 +85,11 @@ def test_wrong_exports_are_one_line(folder: Path, capsys: pytest.CaptureFixture[
     assert "there is no folder" in to("dlpk", "nowhere/lions.dlpk")
     assert "which a job never changes" in to("dlpk", "images/lions.dlpk")
     assert "is there already" in to("safetensors", "run")
+    (folder / "lions.json").write_text("[1]")
+    assert "lions.json: is there already, and this run did not write it" in to(
+        "safetensors", "lions.safetensors"
+    )
+    assert (folder / "lions.json").read_text() == "[1]"
     assert "no model '0123456789abcdef'" in to("dlpk", "lions.dlpk", "--model", "0123456789abcdef")
 
 

@@ -32,7 +32,7 @@ from camtrap_batch.images.exif import read_jpeg_exif
 from camtrap_batch.images.keywords import read_keywords
 from camtrap_batch.job.base import web_address
 from camtrap_batch.remote import plain, redacted
-from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, counted, ending_of, plural
 
 _PATIENCE_S = 20.0
 _MOST_BYTES = 2**22
@@ -181,10 +181,10 @@ def _of_names(target: str, names: Sequence[str]) -> Found:
     n_other = len(names) - len(images) - len(videos)
     endings = ", ".join(f"{kind} {number:,}" for kind, number in kinds.most_common(_SHOWN))
     lines = [
-        f"{len(images):,} images"
-        + (f", {len(videos):,} video{'s' * (len(videos) > 1)}" if videos else "")
+        plural(len(images), "image")
+        + (f", {plural(len(videos), 'video')}" if videos else "")
         + f" ({endings})",
-        *([f"{n_other:,} other files, which are left out"] if n_other else []),
+        *([counted(n_other, "other files, which are left out")] if n_other else []),
     ]
     headers = _headers(ImageRoot(target), images)
     lines.append(_dates(headers))
@@ -331,7 +331,7 @@ def _of_json(target: str) -> Found:
         found.lines.append(line)
         return found
     labelled = "with labels of people" if has("annotations") else "without labels"
-    lines = [f"a COCO Camera Traps file of {len(names):,} images, {labelled}", line]
+    lines = [f"a COCO Camera Traps file of {plural(len(names), 'image')}, {labelled}", line]
     return Found({"format": "cct", "metadata": target, "images": root}, lines, videos=_n_videos(names))
 
 
@@ -339,7 +339,7 @@ def _of_results(target: str, names: list[str], root: str) -> Found:
     below = [tidy_name(name, root) for name in names]
     levels = _levels(below)
     camera, _ = _guess(levels, len(below))
-    lines = [f"results of a detector for {len(names):,} images"]
+    lines = [f"results of a detector for {plural(len(names), 'image')}"]
     return Found({"format": "folder", "images": root}, lines, levels, camera, None, target, _n_videos(below))
 
 
@@ -357,7 +357,7 @@ def _of_table(target: str) -> Found:
     read = ", ".join(used.values())
     left = [name for name in table.columns if name not in used.values()]
     lines = [
-        f"a table of {len(table):,} rows; columns that are read: {read}",
+        f"a table of {plural(len(table), 'row')}; columns that are read: {read}",
         *([f"columns that are left alone: {', '.join(left)}"] if left else []),
         line,
         *table.notes,

@@ -24,6 +24,7 @@ import fsspec
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.notices import say_all
 from camtrap_batch.remote import plain, redacted
+from camtrap_batch.vocabulary import counted
 
 MISSING = frozenset(
     {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
@@ -154,7 +155,7 @@ def read_table(path: str, key: str, expected: Iterable[str] = ()) -> GivenTable:
     empty = GivenTable(redacted(path), key, {}, [], delimiter, notes)
     table = _table(empty, _from_header(empty, records, set(expected)), set(expected))
     if key not in _NOTED:
-        say_all([f"{key}: {count:,} {text}" for text, count in notes.items()])
+        say_all([f"{key}: {counted(count, text)}" for text, count in notes.items()])
     return table
 
 

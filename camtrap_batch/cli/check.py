@@ -13,6 +13,7 @@ from camtrap_batch.store.check import Fault
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.identity import require_run_folder
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import plural
 
 
 def add(commands: Commands) -> None:
@@ -42,7 +43,9 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
     report.faults += _target_faults(run)
     for fault in report.faults:
         print(f"{run.folder.url}/{fault.file}: {fault.what}" + (f"; {fault.then}" if fault.then else ""))
-    print(f"{report.files:,} files, {report.bytes / 1e6:,.1f} MB read: {_verdict(len(report.faults))}")
+    print(
+        f"{plural(report.files, 'file')}, {report.bytes / 1e6:,.1f} MB read: {_verdict(len(report.faults))}"
+    )
     if report.is_sound:
         return 0
     shards = ", ".join(f"{len(shards):,} of {stage}" for stage, shards in sorted(report.again.items()))
@@ -60,7 +63,7 @@ _BY_HAND = ("remove", "copy", "mend")
 
 
 def _verdict(faults: int) -> str:
-    return "all is well" if not faults else f"{faults:,} fault{'s' if faults > 1 else ''}"
+    return "all is well" if not faults else plural(faults, "fault")
 
 
 def _target_faults(run: Run) -> list[Fault]:

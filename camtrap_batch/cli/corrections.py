@@ -11,6 +11,7 @@ from pathlib import Path
 
 from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import plural
 
 _SHOWN = 10
 
@@ -57,9 +58,10 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             recorded += record(run, matched.corrections)
         images = {image for correction in matched.corrections for image in correction.images}
         print(
-            f"{path} ({kind}): {len(rows):,} labels; {len(matched.corrections):,} "
-            f"{'would be recorded' if options.dry_run else 'recorded'}, of {len(images):,} images; "
-            f"{matched.unchanged:,} say what stands already; {len(matched.unmatched):,} match no image"
+            f"{path} ({kind}): {plural(len(rows), 'label')}; {len(matched.corrections):,} "
+            f"{'would be recorded' if options.dry_run else 'recorded'}, of {plural(len(images), 'image')}; "
+            f"{plural(matched.unchanged, 'says', 'say')} what stands already; "
+            f"{plural(len(matched.unmatched), 'matches', 'match')} no image"
         )
         if not rows:
             print("  nothing in it was said by a person")
@@ -81,7 +83,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             listed += f" and {more:,} more" if more else ""
             print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
         if matched.at_odds:
-            on = "1 image" if matched.at_odds == 1 else f"{matched.at_odds:,} images"
+            on = plural(matched.at_odds, "image")
             print(f"  on {on} somebody else said something else: the later one counts")
     if not options.dry_run:
         fold(run)

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
-from camtrap_batch.store.outpath import check_file
+from camtrap_batch.cli.options import Commands, job_argument, load_job, out_option, whole_number
+from camtrap_batch.store.outpath import check_file, replacing
+from camtrap_batch.store.outputs import Outputs
 from camtrap_batch.store.run import Run
 
 _ENDINGS = (".csv", ".html")
@@ -34,7 +35,7 @@ def add(commands: Commands) -> None:
         metavar="SNAPSHOT",
         help="likewise (default: the current one)",
     )
-    parser.add_argument("--out", metavar="FILE", help="all of it as one .csv or .html file")
+    out_option(parser, "all of it as one .csv or .html file")
     parser.set_defaults(call=_diff)
 
 
@@ -53,6 +54,9 @@ def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
     path = check_file(options.out, job, _ENDINGS) if options.out is not None else None
     run = Run(job)
+    outputs = Outputs(run.folder, force=options.force)
+    if path is not None:
+        outputs.require(path)
     sides = read_sides(run, options.before, options.after)
     before, after = sides
     diff = compare(read_side(before), read_side(after), *read_truth(run, sides))
@@ -61,12 +65,14 @@ def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
     for part in tables(diff):
         console.print(part, highlight=False, soft_wrap=isinstance(part, str))
     if path is not None:
-        if path.suffix.lower() == ".csv":
-            write_csv(diff, path)
-        else:
-            from camtrap_batch.stages.report.photos import read_photos
+        with replacing(path) as staged:
+            if path.suffix.lower() == ".csv":
+                write_csv(diff, staged)
+            else:
+                from camtrap_batch.stages.report.photos import read_photos
 
-            photos = read_photos(run, [example.image_id for example in diff.examples])
-            path.write_text(render(diff, job.name, dt.datetime.now(dt.UTC), photos), encoding="utf-8")
+                photos = read_photos(run, [example.image_id for example in diff.examples])
+                staged.write_text(render(diff, job.name, dt.datetime.now(dt.UTC), photos), encoding="utf-8")
+        outputs.record(path)
         print(f"written to {options.out}")
     return 0

@@ -6,9 +6,18 @@ import argparse
 import threading
 from collections.abc import Sequence
 
-from camtrap_batch.cli.options import Commands, Parser, add_option, job_argument, load_job, whole_number
+from camtrap_batch.cli.options import (
+    Commands,
+    Parser,
+    add_option,
+    job_argument,
+    load_job,
+    out_option,
+    whole_number,
+)
 from camtrap_batch.errors import UserError
 from camtrap_batch.exports import EXPORTS, ExportInput, Images, write_export
+from camtrap_batch.store.outputs import Outputs
 from camtrap_batch.store.run import Run
 
 
@@ -21,7 +30,7 @@ def add(commands: Commands) -> None:
     )
     job_argument(parser)
     parser.add_argument("--to", required=True, metavar="FORMAT", help="what to write, see below")
-    parser.add_argument("--out", required=True, metavar="PATH", help="where to write it")
+    out_option(parser, "where to write it", metavar="PATH", required=True)
     parser.add_argument(
         "--snapshot",
         type=whole_number,
@@ -79,10 +88,12 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
     path = export.check(options.out, job)
     run = Run(job)
+    outputs = Outputs(run.folder, force=options.force)
+    outputs.require(path)
     source = ExportInput.find(run, options.snapshot)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in export.options}
     images = Images(run, source, stop=stop, exact_places=options.exact_places)
-    written = write_export(export, images, path, chosen)
+    written = write_export(export, images, path, chosen, outputs)
     print(
         "\n".join([*written.lines(), *(images.shown.notes if images.has_merged and images.sensitive else ())])
     )

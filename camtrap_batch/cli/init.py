@@ -13,6 +13,7 @@ from pathlib import Path
 from camtrap_batch.catalog.look import Found, look
 from camtrap_batch.cli.options import Commands
 from camtrap_batch.errors import UserError
+from camtrap_batch.vocabulary import counted, plural
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _NONE = "none"
@@ -79,11 +80,12 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
     reader = reader_of(job.dataset)
     catalog = reader.read()
     for text, count in catalog.notes.items():
-        print(f"{count:,} {text}")
+        print(counted(count, text))
     locations = sorted(set(catalog.table["location"].drop_null().to_pylist()))
     classes = [category for _, category in catalog.categories]
     print(
-        f"{catalog.table.num_rows:,} images of {len(locations):,} camera locations, {len(classes):,} labels"
+        f"{plural(catalog.table.num_rows, 'image')} of {plural(len(locations), 'camera location')}, "
+        f"{plural(len(classes), 'label')}"
     )
     if locations and reader.cameras() is None:
         found.dataset["cameras"] = _cameras(path.parent, name, locations)
@@ -154,7 +156,7 @@ def _cameras(folder: Path, name: str, locations: list[str]) -> str:
         path = folder / file
         if not path.exists():
             _write_cameras(path, locations)
-            print(f"{path}: fill in latitude and longitude of {len(locations):,} cameras")
+            print(f"{path}: fill in latitude and longitude of {plural(len(locations), 'camera')}")
             return file
         if (lacking := _lacking(path, locations)) is None:
             print(f"{path} is there already, and stays as it is")
@@ -215,7 +217,7 @@ def _job_text(
         "label": f"the folder level that names the species: {listed(classes)}",
         "cameras": "fill in latitude and longitude of each location there",
         "layer": "its portal; who may read it",
-        "video": f"frames of {found.videos:,} videos are images of their own",
+        "video": f"frames of {plural(found.videos, 'video')} are images of their own",
     }
     if "hierarchy" in found.dataset.get("label", {}):
         comments["label"] = "the keyword below which photos have their species"
@@ -227,7 +229,8 @@ def _job_text(
             value = redacted(_relative(value, base))
         row(1, key, value, comments.get(key, ""))
     if found.videos and "video" not in found.dataset:
-        note = f"{found.videos:,} videos are only counted; with camtrap-batch[video] their frames are images"
+        note = plural(found.videos, "video is", "videos are")
+        note += " only counted; with camtrap-batch[video] their frames are images"
         rows.append(("  # video: {every_s: 1, most_frames: 10}", note))
     if found.results is not None:
         rows.append(("detect:", ""))
@@ -236,7 +239,8 @@ def _job_text(
         text = "the labels of people are the result; without this line a classifier is trained on them"
         rows.append(("infer: {model: none}", text))
         if len(locations) < _FEW:
-            text = f"to train: {len(locations)} cameras are too few to divide by camera"
+            few = plural(len(locations), "camera is", "cameras are")
+            text = f"to train: {few} too few to divide by camera"
             rows.append(("# select: {split: {by: random}}", text))
     else:
         text = "a trained model: these images have no labels to learn from; or"

@@ -11,7 +11,7 @@ from typing import Any
 from camtrap_batch.cli.options import Commands, job_argument, load_job
 from camtrap_batch.errors import Interrupted, StageError, UserError
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import UNCERTAIN
+from camtrap_batch.vocabulary import UNCERTAIN, plural
 
 _SHOWN = 5
 
@@ -124,16 +124,18 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
     attacher = Attacher(service, url, location_field=field, one_feature=options.one_feature, stop=stop)
     done = attacher.attach(cameras)
     print(
-        f"{url}: {done.attached:,} photos attached, {done.there:,} were there already, "
-        f"{done.copies:,} features added"
+        f"{url}: {plural(done.attached, 'photo')} attached, "
+        f"{plural(done.there, 'was', 'were')} there already, "
+        f"{plural(done.copies, 'feature')} added"
     )
     if done.left:
         raise Interrupted(
-            f"layer attach: interrupted with {done.left:,} photos left; the same command goes on"
+            f"layer attach: interrupted with {plural(done.left, 'photo')} left; the same command goes on"
         )
     if done.failed:
         some = "; ".join(f"{photo}: {why}" for photo, why in list(done.failed.items())[:_SHOWN])
-        raise StageError(f"layer attach: {len(done.failed):,} photos are not attached: {some}")
+        failed = plural(len(done.failed), "photo is", "photos are")
+        raise StageError(f"layer attach: {failed} not attached: {some}")
     return 0
 
 

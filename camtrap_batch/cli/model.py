@@ -11,14 +11,16 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job
+from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, out_option
 from camtrap_batch.errors import MissingExtra, UserError
 from camtrap_batch.job import Job
 from camtrap_batch.model import EXTRA_MODULES
 from camtrap_batch.model.importers.base import IMPORTERS
 from camtrap_batch.model.info import CARD, WEIGHTS, ModelInfo
 from camtrap_batch.store.outpath import check_file, check_path, replacing
+from camtrap_batch.store.outputs import Outputs
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import plural
 
 _PICTURES, _FEWEST_PICTURES = 24, 2
 
@@ -54,11 +56,11 @@ def add(commands: Commands) -> None:
     export = actions.add_parser("export", help="write the model for ArcGIS (dlpk) or other programs")
     job_argument(export)
     export.add_argument("--to", required=True, choices=("dlpk", "safetensors"), help="kind of file")
-    export.add_argument(
-        "--out",
-        required=True,
+    out_option(
+        export,
+        "a .dlpk file; a .safetensors file, with its description as .json beside it, or a new folder",
         metavar="PATH",
-        help="a .dlpk file; a .safetensors file, with its description as .json beside it, or a new folder",
+        required=True,
     )
     _model_option(export)
     export.set_defaults(call=_export)
@@ -141,17 +143,22 @@ def _draw(folder: Path) -> Path:
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
+    files: list[Path] = []
     if options.to == "dlpk":
         out = check_file(options.out, job, (".dlpk",))
+        files = [out]
     elif options.out.lower().endswith(".safetensors"):
         out = check_file(options.out, job, (".safetensors",))
-        check_file(str(out.with_suffix(".json")), job, (".json",))
+        files = [out, check_file(str(out.with_suffix(".json")), job, (".json",))]
     else:
         out = check_path(options.out, job)
         if out.exists():
             raise UserError(
                 f"--out {out}: is there already; name a new folder, or a file that ends in .safetensors"
             )
+    outputs = Outputs(Run(job).folder, force=options.force)
+    for file in files:
+        outputs.require(file)
     folder, info = _find(job, options.model)
     if options.to == "dlpk":
         _write(out, _package(job, folder))
@@ -162,7 +169,10 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
         _write(out.with_suffix(".json"), (folder / CARD).read_bytes())
     else:
         _copy(folder, out)
-    print(f"model {info.model_id} ({info.arch}, {len(info.classes)} classes) written to {options.out}")
+    for file in files:
+        outputs.record(file)
+    classes = plural(len(info.classes), "class", "classes")
+    print(f"model {info.model_id} ({info.arch}, {classes}) written to {options.out}")
     return 0
 
 

@@ -78,6 +78,15 @@ def load_job(options: argparse.Namespace) -> Job:
     return job
 
 
+def out_option(
+    parser: argparse.ArgumentParser, help_: str, *, metavar: str = "FILE", required: bool = False
+) -> None:
+    parser.add_argument("--out", required=required, metavar=metavar, help=help_)
+    parser.add_argument(
+        "--force", action="store_true", help="replace a file at --out that no command of this run wrote"
+    )
+
+
 def cluster_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster",

@@ -9,10 +9,11 @@ import getpass
 import threading
 from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, load_job, out_option, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import plural
 
 if TYPE_CHECKING:
     from camtrap_batch.review.items import Wanted
@@ -69,7 +70,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate, to serve over TLS")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
-    parser.add_argument("--out", metavar="FILE", help="write the list as .csv or .parquet, and serve nothing")
+    out_option(parser, "write the list as .csv or .parquet, and serve nothing")
     parser.set_defaults(call=_review)
 
 
@@ -106,11 +107,16 @@ def _write(job: Job, options: argparse.Namespace, wanted: Wanted) -> int:
     from camtrap_batch.review.server import listing
     from camtrap_batch.store.outfile import WRITERS, write_out
     from camtrap_batch.store.outpath import check_file
+    from camtrap_batch.store.outputs import Outputs
 
     out = check_file(options.out, job, tuple(WRITERS))
-    table = listing(Items(Run(job)), options.order, wanted, options.n, options.seed, options.until)
+    run = Run(job)
+    outputs = Outputs(run.folder, force=options.force)
+    outputs.require(out)
+    table = listing(Items(run), options.order, wanted, options.n, options.seed, options.until)
     write_out(ds.dataset(table), out)
-    print(f"{table.num_rows:,} sequences written to {out}")
+    outputs.record(out)
+    print(f"{plural(table.num_rows, 'sequence')} written to {out}")
     return 0
 
 
@@ -138,7 +144,8 @@ async def _serve(
         reviewing, address=options.address, port=options.port, people=options.people, certificate=certificate
     )
     print(
-        f"{len(reviewing.items):,} sequences. Open in a browser, each link in one; Ctrl-C ends:", flush=True
+        f"{plural(len(reviewing.items), 'sequence')}. Open in a browser, each link in one; Ctrl-C ends:",
+        flush=True,
     )
     for link in served.links:
         print(f"  {link}", flush=True)

@@ -168,9 +168,11 @@ def _check_extras(context: Context) -> None:
 
 def _print_result(result: StageResult, display: Display, *, dry_run: bool) -> None:
     if dry_run and not result.rows and not result.shards and result.stage in STAGES:
-        what = [f"{result.stage:9} {STAGES[result.stage].help}"]
-    else:
-        what = [f"{result.stage:9} {plural(result.rows, 'row')}"]
+        what = [STAGES[result.stage].help]
+    elif result.rows or result.snapshots:
+        what = [plural(result.rows, "row")]
+    else:  # such as the report
+        what = []
     if result.shards > 1 and not dry_run:
         what.append(f"{result.shards_run:,} of {result.shards:,} shards run now")
     is_done = bool(result.snapshots) or not result.notes
@@ -179,7 +181,7 @@ def _print_result(result: StageResult, display: Display, *, dry_run: bool) -> No
     statuses = sorted(result.counts.items(), key=lambda item: -item[1])
     if statuses:
         what.append(", ".join(f"{name} {number:,}" for name, number in statuses))
-    display.note(" · ".join(what))
+    display.note(f"{result.stage:9} {' · '.join(what)}".rstrip())
     for note in result.notes:
         display.note(f"          {note}")
 

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, whole_number
+from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, out_option, whole_number
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.exports.detection_history import COUNTED, counted_of
 from camtrap_batch.monitor.display import duration
@@ -24,10 +24,12 @@ from camtrap_batch.store.lease import Holder, look
 from camtrap_batch.store.manifest import current_findings, kind_counts
 from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.outpath import check_file
+from camtrap_batch.store.outputs import Outputs
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.survey.estimates import ESTIMATES
 from camtrap_batch.survey.tables import DERIVED, derive, with_choice
+from camtrap_batch.vocabulary import plural
 
 _MOST_RESULTS = 10
 
@@ -46,7 +48,7 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         help=", ".join(SCHEMAS) + "; made from these: " + ", ".join([*DERIVED, *ESTIMATES]),
     )
-    table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
+    out_option(table, "ends in .parquet or .csv", required=True)
     table.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
     group = table.add_argument_group("which events count, for " + ", ".join([*DERIVED, *ESTIMATES]))
     for option in COUNTED:
@@ -168,7 +170,8 @@ def _details(stage: StageStatus) -> Iterator[str]:
         most = sorted(stage.counts.items(), key=lambda item: -item[1])
         yield ", ".join(f"{name} {number:,}" for name, number in most)
     if stage.lost or stage.halved:
-        yield f"{stage.lost:,} tries lost with their worker, {stage.halved:,} shards halved"
+        lost, halved = plural(stage.lost, "try", "tries"), plural(stage.halved, "shard")
+        yield f"{lost} lost with {'its' if stage.lost == 1 else 'their'} worker, {halved} halved"
     phases = {name: seconds for name, seconds in stage.seconds.items() if name != "total"}
     if stage.shards > 1 and phases:
         parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items())
@@ -192,6 +195,8 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
     path = check_file(options.out, job, WRITERS)
     run = Run(job)
+    outputs = Outputs(run.folder, force=options.force)
+    outputs.require(path)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
     if options.name in ESTIMATES:
         merged = MergeResult.find(run, options.snapshot)
@@ -207,7 +212,8 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
         )
     else:
         rows = write_out(run.table(options.name, options.snapshot), path)
-    print(f"{rows:,} rows of {options.name} written to {options.out}")
+    outputs.record(path)
+    print(f"{plural(rows, 'row')} of {options.name} written to {options.out}")
     return 0
 
 
@@ -220,5 +226,5 @@ def _gc(options: argparse.Namespace, stop: threading.Event) -> int:
         run.folder, keep=options.keep, dry_run=options.dry_run, min_age_s=options.min_age * 3600
     )
     verb = "would be deleted" if options.dry_run else "deleted"
-    print(f"{files:,} files ({size / 1e6:,.1f} MB) {verb}")
+    print(f"{plural(files, 'file')} ({size / 1e6:,.1f} MB) {verb}")
     return 0

@@ -17,6 +17,7 @@ from camtrap_batch.job import Job
 from camtrap_batch.options import Option
 from camtrap_batch.registry import Registry
 from camtrap_batch.store.outpath import replacing
+from camtrap_batch.store.outputs import Outputs
 
 
 class Out:
@@ -26,15 +27,25 @@ class Out:
     ----------
     final : what the user asked for
     path : of the file or the folder to write, which is not there yet
+    written : what is there in the end: `final`, and what is beside it
     """
 
-    def __init__(self, final: Path, names: ExitStack) -> None:
-        self.final, self._names = final, names
-        self.path = names.enter_context(replacing(final))
+    def __init__(self, final: Path, names: ExitStack, outputs: Outputs) -> None:
+        self.final, self._names, self._outputs = final, names, outputs
+        self.written: list[Path] = []
+        self.path = self._place(final)
 
     def beside(self, ending: str) -> Path:
-        """A file to write beside it: its name will be that of the export and `ending`."""
-        return self._names.enter_context(replacing(self.final.with_name(f"{self.final.name}{ending}")))
+        """A file to write beside it: its name will be that of the export and `ending`.
+
+        Raises UserError where somebody else's file has that name.
+        """
+        return self._place(self.final.with_name(f"{self.final.name}{ending}"))
+
+    def _place(self, path: Path) -> Path:
+        self._outputs.require(path)
+        self.written.append(path)
+        return self._names.enter_context(replacing(path))
 
 
 class Export(Protocol):
@@ -88,7 +99,11 @@ EXPORTS: Registry[Export] = Registry(
 
 
 def write_export(
-    export: Export, images: Images, path: Path, options: Mapping[str, Any] | None = None
+    export: Export,
+    images: Images,
+    path: Path,
+    options: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
 ) -> Written:
     """Write an export; what was at `path` stays until the new one is whole.
 
@@ -96,9 +111,19 @@ def write_export(
     ----------
     path : as the export's `check` gives it
     options : by name; those that are not given have their defaults
+    outputs : what may be replaced; default: what commands of the run wrote
+
+    Raises
+    ------
+    UserError
+        There is a file of somebody else's.
     """
+    outputs = outputs or Outputs(images.run.folder)
     chosen = {option.name: option.default for option in export.options} | dict(options or {})
     with ExitStack() as names:
-        written = export.write(images, Out(path, names), chosen)
+        out = Out(path, names, outputs)
+        written = export.write(images, out, chosen)
+    for file in out.written:
+        outputs.record(file)
     written.path = path
     return written

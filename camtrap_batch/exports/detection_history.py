@@ -29,6 +29,7 @@ from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_folder
 from camtrap_batch.survey.history import Occasions, Records, find_records, make_occasions
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments
+from camtrap_batch.vocabulary import plural
 
 OPTIONS = "options.json"
 EFFORT, COVARIATES, SPECIES = "effort.csv", "site_covariates.csv", "species.csv"
@@ -192,8 +193,10 @@ def write_histories(images: Images, path: Path, options: Mapping[str, Any]) -> W
     )
     written = Written(path, images=len(images))
     written.headline = (
-        f"detection histories of {len(records.species):,} species at {len(occasions.stations):,} stations in "
-        f"{occasions.effort.shape[1]:,} occasions of {occasions.days} days, from {events.num_rows:,} events"
+        f"detection histories of {len(records.species):,} species at "
+        f"{plural(len(occasions.stations), 'station')} in "
+        f"{plural(occasions.effort.shape[1], 'occasion')} of {plural(occasions.days, 'day')}, from "
+        f"{plural(events.num_rows, 'event')}"
     )
     written.notes[
         "events when no camera worked by the deployments, or outside of the occasions, left out"

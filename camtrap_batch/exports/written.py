@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from camtrap_batch.vocabulary import counted, plural
+
 
 @dataclass
 class Written:
@@ -30,9 +32,9 @@ class Written:
 
     def lines(self) -> list[str]:
         """For people: what was written, what was not and why."""
-        what = f"{self.images:,} images" if self.headline is None else self.headline
+        what = plural(self.images, "image") if self.headline is None else self.headline
         lines = [f"{what} written to {self.path}"]
-        lines += [f"{number:,} {text}" for text, number in self.notes.items() if number]
+        lines += [counted(number, text) for text, number in self.notes.items() if number]
         if self.left_out:
             lines.append(f"images left out: {self.left_out.total():,}, each named in {self.listed}:")
             lines += [f"  {number:,} {reason}" for reason, number in self.left_out.most_common()]

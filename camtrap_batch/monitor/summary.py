@@ -11,7 +11,7 @@ from camtrap_batch.events import count_wildlife
 from camtrap_batch.model.info import read_card
 from camtrap_batch.model.library import fetch_model, model_folder, read_metrics
 from camtrap_batch.store.run import Run
-from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES
+from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, STATUSES, plural
 
 _MOST_LOCATIONS = 25
 
@@ -111,7 +111,7 @@ def _locations(run: Run) -> Iterator[RenderableType]:
         )
     yield grid
     if len(rows) > _MOST_LOCATIONS:
-        yield f"and {len(rows) - _MOST_LOCATIONS:,} cameras more, in the report"
+        yield f"and {plural(len(rows) - _MOST_LOCATIONS, 'more camera')}, in the report"
 
 
 def _paths(run: Run) -> Iterator[RenderableType]:

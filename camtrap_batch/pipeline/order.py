@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,21 +81,39 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     with context.display.waiting("checking the job, and loading what its stages need ..."):
         for stage in stages:
             stage.check(context)
+    changed: list[str] = []
     with context.driving("reprocess"):
         for number, stage in enumerate(stages):
             try:
                 if number == 1:  # the first one has made the catalog
                     for other in stages:
                         other.check_catalog(context)
-                yield run_one(context, stage.name)
+                result = run_one(context, stage.name)
+                yield _as_it_would_be(result, changed) if context.dry_run else result
             except InputError as problem:
                 if not context.dry_run:
                     raise
+                changed.append(stage.name)
                 yield StageResult(stage.name, notes=[f"how much that is can't be told yet: {problem}"])
             except StageError as problem:
                 if stage.name == "publish" and not isinstance(problem, LeaseLost):
                     yield from _report_all_the_same(context)
                 raise
+
+
+def _as_it_would_be(result: StageResult, changed: list[str]) -> StageResult:
+    """The result of a dry run, which sees what is there now and not what the stages before it would make.
+
+    Parameters
+    ----------
+    changed : those of them that would make something; the stage is added, where it would
+    """
+    if result.notes and not result.snapshots:
+        changed.append(result.stage)
+    elif changed:
+        note = f"done for what is there now; what {' and '.join(changed)} will change can't be told yet"
+        return replace(result, snapshots={}, notes=[*result.notes, note])
+    return result
 
 
 def _report_all_the_same(context: Context) -> Iterator[StageResult]:

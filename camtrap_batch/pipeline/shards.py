@@ -32,6 +32,7 @@ from camtrap_batch.store.shards import (
 )
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import commit_plan, finish_shard, stands
+from camtrap_batch.vocabulary import plural
 
 _NAMED = 3  # of the shards that failed
 
@@ -58,7 +59,7 @@ def do_on_driver(
     made = make()
     if context.dry_run:
         rows = made.tables[names[0]].num_rows
-        return StageResult(of.name, rows, 1, notes=[f"{rows:,} rows would be written", *made.notes])
+        return StageResult(of.name, rows, 1, notes=[f"{plural(rows, 'row')} would be written", *made.notes])
     context.begin_writing()
     return commit_made(run, of, id_, made, inputs=inputs, started=started)
 
@@ -147,7 +148,7 @@ def do_on_workers(
     todo = unsettled(plan.shards, receipts)
     if context.dry_run:
         rows = sum(shard.rows for shard in todo)
-        notes = [f"{len(todo)} of {len(plan.shards)} shards would run, {rows:,} rows"]
+        notes = [f"{len(todo):,} of {len(plan.shards):,} shards would run, {plural(rows, 'row')}"]
         return StageResult(plan.stage, plan.rows, len(plan.shards), notes=notes)
     context.begin_writing()
     plan.freeze(run.folder)
@@ -246,14 +247,15 @@ def _all_done(run: Run, plan: Plan, receipts: dict[str, Receipt], outcome: engin
         left = sum(settled(shard, receipts) is None for shard in plan.shards)
         run.log("interrupted", stage=stage, shards_left=left)
         raise Interrupted(
-            f"{stage}: interrupted with {left} of {len(plan.shards)} shards left; the same command goes on"
+            f"{stage}: interrupted with {left:,} of {len(plan.shards):,} shards left; the same "
+            "command goes on"
         )
     if outcome.failed:
         run.log("stage failed", stage=stage, failed=outcome.failed)
         named = "; ".join(f"{shard}: {reason}" for shard, reason in list(outcome.failed.items())[:_NAMED])
         more = f"; and {len(outcome.failed) - _NAMED} more" if len(outcome.failed) > _NAMED else ""
         raise ShardsFailed(
-            f"{stage}: {len(outcome.failed)} of {len(plan.shards)} shards failed, the others are kept: "
+            f"{stage}: {len(outcome.failed):,} of {len(plan.shards):,} shards failed, the others are kept: "
             f"{named}{more}"
         )
     return all_settled(plan, receipts)
@@ -285,7 +287,9 @@ def _observe(context: Context, stage: str, event: engine.Event) -> None:
             run.log("shard lost", stage=stage, shard=shard.id, worker=worker, losses=losses, **reason)
         case engine.ShardHalved(shard, halves):
             progress.shard_halved(stage, shard)
-            display.note(f"{stage}: shard {shard.id} ({shard.rows} rows) keeps losing its worker: halved")
+            display.note(
+                f"{stage}: shard {shard.id} ({plural(shard.rows, 'row')}) keeps losing its worker: halved"
+            )
             run.log("shard halved", stage=stage, shard=shard.id, halves=[half.id for half in halves])
         case engine.ShardErred(shard, error, final):
             progress.shard_erred(stage, shard, error, final=final)

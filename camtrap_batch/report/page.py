@@ -254,8 +254,8 @@ def _cameras(data: ReportData) -> dict[str, Any] | None:
         return None
     rows = sightings.camera_rows(data.locations)
     seen = [] if data.events is None else sightings.species_rows(data.events)
-    groups = frozenset(row.label for row in seen if row.rank is not None)
-    points = find_points(data.locations, data.blur_km, groups)
+    no_species = frozenset(row.label for row in seen if not row.is_species)
+    points = find_points(data.locations, data.blur_km, no_species)
     return {
         "rows": rows[:MOST_CAMERAS],
         "n_left_out": max(len(rows) - MOST_CAMERAS, 0),

@@ -28,10 +28,12 @@ class MapPoint:
     is_area: bool = False
 
 
-def find_points(locations: pa.Table, blur_km: float, groups: frozenset[str] = frozenset()) -> list[MapPoint]:
+def find_points(
+    locations: pa.Table, blur_km: float, no_species: frozenset[str] = frozenset()
+) -> list[MapPoint]:
     """The different points of schemas.LOCATIONS, those with most events first; unknown ones are left out.
 
-    Labels in `groups` are no species: they count as events alone.
+    Labels in `no_species`, groups and people, count as events alone.
     With `blur_km` above 0, they do not depend on where in its cell of that grid a camera stands.
     """
     x, y = (
@@ -44,7 +46,7 @@ def find_points(locations: pa.Table, blur_km: float, groups: frozenset[str] = fr
     together: dict[tuple[float, float], list[dict[str, Any]]] = {}
     for point, row in zip(zip(x.tolist(), y.tolist(), strict=True), rows, strict=True):
         together.setdefault(point, []).append(row)
-    points = [_point(*point, here, groups) for point, here in together.items()]
+    points = [_point(*point, here, no_species) for point, here in together.items()]
     return sorted(points, key=lambda point: (-point.n_events, point.locations))
 
 
@@ -71,11 +73,13 @@ def thinned(points: list[MapPoint], most: int) -> list[MapPoint]:
     return sorted(merged, key=lambda point: (-point.n_events, point.locations))
 
 
-def _point(longitude: float, latitude: float, rows: list[dict[str, Any]], groups: frozenset[str]) -> MapPoint:
+def _point(
+    longitude: float, latitude: float, rows: list[dict[str, Any]], no_species: frozenset[str]
+) -> MapPoint:
     events: Counter[str] = Counter()
     for row in rows:
         for entry in row["events_by_label"] or []:
-            if entry["label"] not in groups:
+            if entry["label"] not in no_species:
                 events[entry["label"]] += entry["n"]
     top = min(events, key=lambda label: (-events[label], label)) if events else None
     names = tuple(sorted(str(row["location"]) for row in rows))

@@ -19,7 +19,7 @@ from camtrap_batch.selection.crops import species_of
 from camtrap_batch.selection.split import duplicate_pairs, groups_of, split
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SELECTION
-from camtrap_batch.vocabulary import VIDEO_ENDINGS
+from camtrap_batch.vocabulary import VIDEO_ENDINGS, plural
 
 KEPT = "kept"
 VIDEO = "video"
@@ -337,9 +337,10 @@ def describe(meta: dict[str, Any]) -> list[str]:
             "sides; what it measures is optimistic".format(*across["sequences"], *across["locations"])
         )
     elif meta["without_location"]:
+        unplaced = plural(meta["without_location"], "image has", "images have")
         lines.append(
-            f"{meta['without_location']:,} images have no location: kept together by deployment or sequence; "
-            "that their cameras are not seen in training can't be promised"
+            f"{unplaced} no location: kept together by deployment or sequence; that "
+            "their cameras are not seen in training can't be promised"
         )
     lacking = []
     for name in sorted(by_class):

@@ -103,6 +103,8 @@ class PublishStage(Stage):
             )
         answered = push.edits.filter(push.edits["result"].is_valid())
         if context.dry_run:
+            if not push.edits.num_rows and (ledger := run.current("ledger")) is not None:
+                result.snapshots = {"ledger": ledger.number}
             return result
         if answered.num_rows:
             context.begin_writing()
@@ -111,7 +113,7 @@ class PublishStage(Stage):
         _require_done(push)
         if context.stop.is_set() and answered.num_rows < push.edits.num_rows:
             raise Interrupted(
-                f"publish: interrupted with {push.edits.num_rows - answered.num_rows:,} edits left; "
+                f"publish: interrupted with {plural(push.edits.num_rows - answered.num_rows, 'edit')} left; "
                 "the same command goes on"
             )
         if isinstance(target, TakesPhotos) and target.wants_photos:

@@ -24,7 +24,7 @@ OURS = frozenset(
 """What a run folder has and hardly any other folder."""
 
 _ALSO_OURS = frozenset(
-    {"models", "checkpoints", "attachments", "report", "tmp", "corrections", "copies", "damaged"}
+    {"models", "checkpoints", "attachments", "report", "outputs", "tmp", "corrections", "copies", "damaged"}
 )
 
 _PATH = "format.json"

@@ -11,6 +11,7 @@ import pyarrow as pa
 from camtrap_batch.events.codes import NO_TIME, Bools, encode_locations, microseconds
 from camtrap_batch.store.schemas import FINDINGS
 from camtrap_batch.survey.effort import DAY, FROM_IMAGES, SILENCE_DAYS, as_rows, bounds
+from camtrap_batch.vocabulary import plural
 
 FROM_MANIFEST = ("location", "datetime", "is_night")
 """Columns of the manifest that checks are made of."""
@@ -72,7 +73,7 @@ def check_texts(checks: Sequence[Check], n: int) -> list[list[str]]:
             texts[check.deployment].append(check.detail)
     for number, images in enumerate(outside):
         if images:
-            texts[number].insert(0, f"{images:,} images before the start or after the end")
+            texts[number].insert(0, f"{plural(images, 'image')} before the start or after the end")
     return texts
 
 

@@ -12,6 +12,7 @@ from support_exports import image, write_run
 from camtrap_batch.cli import main
 from camtrap_batch.errors import UserError
 from camtrap_batch.exports import EXPORTS
+from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.outpath import replacing
 from camtrap_batch.store.run import Run
 
@@ -70,6 +71,60 @@ def test_a_package_of_others_stays(run: Run, tmp_path: Path) -> None:
     descriptor["sources"] = [{"title": "Agouti"}]
     (out / "datapackage.json").write_text(json.dumps(descriptor))
     assert camtrap(tmp_path, "--to", "camtrap-dp", "--out", str(out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("table", "manifest"), "x.csv"),
+        (("table", "survey"), "x.parquet"),
+        (("export", "--to", "timelapse"), "x.csv"),
+        (("export", "--to", "camtrap-dp"), "x.zip"),
+    ],
+)
+def test_a_file_that_no_command_wrote_stays(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], name: str
+) -> None:
+    out = tmp_path / name
+    out.write_bytes(b"years of work")
+    verb, *rest = command
+    words = [verb, str(tmp_path / "job.yaml"), *rest, "--out", str(out)]
+    assert main(words) == 2
+    assert f"--out {out}: is there already, and this run did not write it" in capsys.readouterr().err
+    assert out.read_bytes() == b"years of work"
+    assert main([*words, "--force"]) == 0
+    assert main(words) == 0, "what a command wrote may be replaced"
+    with out.open("ab") as file:
+        file.write(b"what a person found")
+    assert main(words) == 2, "it was changed since"
+    assert out.read_bytes().endswith(b"what a person found")
+    out.write_bytes(b"")
+    assert main(words) == 0, "nothing is lost with an empty file"
+
+
+def test_what_lies_beside_an_export_stays_as_well(run: Run, tmp_path: Path) -> None:
+    words = ["--to", "label-studio", "--out", str(tmp_path / "tasks.json")]
+    assert camtrap(tmp_path, *words) == 0
+    assert camtrap(tmp_path, *words) == 0
+    config = tmp_path / "tasks.json.config.xml"
+    config.write_text(config.read_text() + "<!-- with our own species -->")
+    before = (tmp_path / "tasks.json").read_bytes()
+    assert camtrap(tmp_path, *words) == 2
+    assert config.read_text().endswith("<!-- with our own species -->")
+    assert (tmp_path / "tasks.json").read_bytes() == before
+
+
+def test_a_run_folder_that_may_only_be_read(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Folder, path: str, data: bytes) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(Folder, "write", refuse)
+    out = tmp_path / "x.csv"
+    assert main(["table", str(tmp_path / "job.yaml"), "manifest", "--out", str(out)]) == 0
+    assert "to replace it later will take --force" in capsys.readouterr().err
+    assert out.stat().st_size
 
 
 @pytest.mark.parametrize("is_folder", [False, True])

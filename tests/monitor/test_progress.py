@@ -165,7 +165,7 @@ def test_status_of_a_stage_that_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["status", str(tmp_path / "job.yaml")]) == 1
     text = capsys.readouterr().out
     assert "validate: shard s7 failed: ZeroDivisionError: no" in text
-    assert "validate: 1 tries lost with their worker, 0 shards halved" in text
+    assert "validate: 1 try lost with its worker, 0 shards halved" in text
 
 
 def test_status_of_a_stage_that_was_killed_long_ago(tmp_path: Path) -> None:

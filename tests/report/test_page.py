@@ -419,6 +419,26 @@ def test_blurred_page_does_not_know_where_a_camera_stands(make_data: MakeData) -
     assert "rounded to a grid of 4 km" in Page(pages[0]).text
 
 
+def test_people_are_no_species_on_the_map(make_data: MakeData) -> None:
+    data = make_data(cameras=6, classes=4, events=90)
+    assert data.events is not None
+    assert data.locations is not None
+    assert "panthera onca" in legend_of(render(data))
+    events, locations = data.events.to_pylist(), data.locations.to_pylist()
+    for entry in [*events, *(entry for row in locations for entry in row["events_by_label"])]:
+        entry["label"] = "person" if entry["label"] == "panthera onca" else entry["label"]
+    data = dataclasses.replace(
+        data,
+        events=pa.Table.from_pylist(events, data.events.schema),
+        locations=pa.Table.from_pylist(locations, data.locations.schema),
+    )
+    assert "person" not in legend_of(render(data))
+
+
+def legend_of(html: str) -> str:
+    return html.partition('class="legend"')[2].partition("</ul>")[0]
+
+
 def test_cameras_without_coordinates(make_data: MakeData) -> None:
     data = make_data(cameras=4, events=60)
     some = replace_columns(data.locations, longitude=[36.0, None, math.nan, 37.0])

@@ -56,6 +56,17 @@ def test_cameras_at_one_point_are_one_place(make_data: Callable[..., ReportData]
     assert [place.n_events for place in places] == sorted((place.n_events for place in places), reverse=True)
 
 
+def test_what_is_no_species_is_not_the_one_with_most_events(make_data: Callable[..., ReportData]) -> None:
+    table = make_data(cameras=4).locations
+    assert table is not None
+    before = find_points(table, 0)
+    most = before[0].top_label
+    assert most is not None
+    after = find_points(table, 0, frozenset({most}))
+    assert most not in {point.top_label for point in after}
+    assert [point.n_events for point in after] == [point.n_events for point in before]
+
+
 def test_not_a_number_is_no_place(make_data: Callable[..., ReportData]) -> None:
     table = make_data(cameras=2).locations
     assert table is not None

@@ -116,5 +116,5 @@ def test_counts_name_what_is_across_a_random_split_and_call_it_leaky() -> None:
         ["tiger", "2/1/1", "0/0/0"],
     ]
     assert "leaky, 1 of 2 sequences and 1 of 2 locations" in lines[3]
-    assert "1 images have no location" in choice.describe({**counted, "split_by": "location"})[3]
+    assert "1 image has no location" in choice.describe({**counted, "split_by": "location"})[3]
     assert lines[-1] == "no valid image of tiger (2 train / 0 valid)"

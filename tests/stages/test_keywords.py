@@ -67,7 +67,7 @@ def test_keywords_below_another(tmp_path: Path) -> None:
         "B/4.jpg": [],
     }
     assert "3 images without an annotation" in notes
-    assert "1 images whose keywords have a count and not one species: it is left out" in notes
+    assert "1 image whose keywords have a count and not one species: it is left out" in notes
     assert any("'vulpes vulpes'" in note and "several ways" in note for note in notes)
     snapshot = camtrap_batch.open_run(job.file).snapshot("catalog")
     assert snapshot.meta["categories"] == [[0, "empty"], [1, "Meles meles"], [2, "Vulpes vulpes"]]

@@ -335,7 +335,7 @@ def test_a_renamed_video_keeps_its_id_and_its_frames_theirs(job: Made) -> None:
     images = job.file.parent / "images"
     (images / "a" / "1.mp4").rename(images / "a" / "2.mp4")
     notes = job.do("catalog").notes
-    assert "1 files were renamed, and keep their image id" in notes
+    assert "1 file was renamed, and keeps its image id" in notes
     rows = [row for row in job.rows("catalog") if row["file_name"] == "a/2.mp4"]
     assert [row["image_id"] for row in rows] == [*(f"a/1.mp4#t={2 * n}" for n in range(4)), "a/1.mp4"]
 

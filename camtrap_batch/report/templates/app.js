@@ -345,7 +345,7 @@ const MOST_MARKS = 250, CELL = 44;
 function makeMap(box, cameras, lookOf, textOf) {
   const L = window.L;
   const placed = cameras.filter(([number]) => index.cameras.lat[number] !== null && index.cameras.lon[number] !== null);
-  if (!L || !placed.length) { box.remove(); return null; }
+  if (!L || !placed.length) return null;
   const map = L.map(box, {zoomSnap: .5, minZoom: 1, maxZoom: 17, worldCopyJump: true, scrollWheelZoom: false, zoomAnimation: false, fadeAnimation: false, markerZoomAnimation: false});
   map.attributionControl.setPrefix("Leaflet");
   map.on("focus click", () => map.scrollWheelZoom.enable());
@@ -355,7 +355,7 @@ function makeMap(box, cameras, lookOf, textOf) {
   map.fitBounds(bounds.pad(.15), {maxZoom: 12, animate: false});
   background(map);
   const layer = L.layerGroup().addTo(map);
-  const most = Math.max(1, ...placed.map(([, n]) => n));
+  const most = placed.reduce((most, [, n]) => Math.max(most, n), 1);
   const radius = n => 4 + 9 * Math.sqrt(n / most);
   function redraw() {
     layer.clearLayers();
@@ -452,8 +452,9 @@ function mapOfAll(only) {
   const box = at("map-all");
   if (!box) return;
   mainMap?.remove();
+  box.hidden = false;
   const all = index.cameras.name.map((_, number) => [number, index.cameras.events[number]]);
-  const topOf = number => index.cameras.top[number].find(([label]) => index.labels[label][KIND] !== "group")?.[0];
+  const topOf = number => index.cameras.top[number].find(([label]) => index.labels[label][KIND] === "species")?.[0];
   const places = new Map();
   for (const [number] of all) if (index.cameras.lat[number] !== null && topOf(number) !== undefined) places.set(topOf(number), (places.get(topOf(number)) || 0) + 1);
   const order = [...places].sort((a, b) => b[1] - a[1]).map(([label]) => label);
@@ -470,7 +471,8 @@ function mapOfAll(only) {
   load("s" + index.parts.s[only]).then(part => {
     const page = part[only];
     mainMap = makeMap(box, page.cameras.map(([number, n]) => [number, n]), () => 0, ([number, n]) => index.cameras.name[number] + ": " + plural(n, "event"));
-    legend.replaceChildren(make("span", {}, mark(0, 6)[0], " ", named(only), " ", make("a", {href: labelPath(only)}, "its page")));
+    box.hidden = mainMap === null;
+    legend.replaceChildren(make("span", {}, mark(0, 6)[0], " ", named(only), mainMap ? " " : ": no camera that saw it has known coordinates; ", make("a", {href: labelPath(only)}, "its page")));
   });
 }
 
@@ -545,7 +547,8 @@ async function speciesPage(number) {
       ["Part of the stations where it was seen", rate && rate[3] !== null ? percent(rate[3]) : null],
       ["Occupancy, seen or not", occupancy && occupancy[0] !== null ? percent(occupancy[0]) + (occupancy[1] === null ? "" : occupancy[1] < .01 && occupancy[2] > .99 ? " (nothing to know it from)" : " (95% interval " + percent(occupancy[1]) + " to " + percent(occupancy[2]) + ")") : occupancy && occupancy[4] ? occupancy[4] : null]])];
   const box = make("div", {class: "map", role: "application", "aria-label": "Map of the cameras that saw it"});
-  if (body.dataset.map) made.push(make("section", {}, make("h2", {}, "Where it was seen"), box));
+  const isPlaced = page.cameras.some(([camera]) => index.cameras.lat[camera] !== null);
+  if (body.dataset.map) made.push(make("section", {}, make("h2", {}, "Where it was seen"), isPlaced ? box : make("p", {}, "No camera that saw it has known coordinates.")));
   if (label[KIND] !== "uncertain" && label[KIND] !== "group") made.push(make("section", {}, make("h2", {}, "Activity"), charts(page)));
   made.push(photoSection("Best photos", "The surest events.", page.best));
   made.push(photoSection("To look at", "Events that the model is least sure of, and that nobody has checked.", page.look));
@@ -555,7 +558,7 @@ async function speciesPage(number) {
       page.doubtful.map(([camera, minute, , images, , sure, , file]) => [cameraLink(camera), when(minute), count(images), percent(sure), file]))));
   made.push(make("section", {}, make("h2", {}, "Cameras"), tableOf("Cameras that saw it", [["Camera"], ["Events", "n"], ["Mean confidence", "n"]], page.cameras.map(([camera, n, sure]) => [cameraLink(camera), count(n), percent(sure)]))));
   return [label[COMMON] || label[LABEL], made, () => {
-    if (body.dataset.map && !makeMap(box, page.cameras.map(([camera, n]) => [camera, n]), () => 0, ([camera, n]) => index.cameras.name[camera] + ": " + plural(n, "event"))) box.remove();
+    if (body.dataset.map && isPlaced) makeMap(box, page.cameras.map(([camera, n]) => [camera, n]), () => 0, ([camera, n]) => index.cameras.name[camera] + ": " + plural(n, "event"));
   }];
 }
 

@@ -29,7 +29,7 @@ from camtrap_batch.stages.catalog.videos import ask_videos, check_videos, with_f
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.shards import Plan, Shard
 from camtrap_batch.store.tables import stands
-from camtrap_batch.vocabulary import EMPTY
+from camtrap_batch.vocabulary import EMPTY, counted, plural
 
 _SHOWN = 3
 
@@ -135,11 +135,12 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
         catalog.notes |= notes
     if reader.ids_are_paths:
         catalog.table, renamed = keep_ids(context.run, image_root(context.job), catalog.table)
-        catalog.notes |= {"files were renamed, and keep their image id": renamed} if renamed else {}
-    told = [f"{n:,} {text}" for text, n in catalog.notes.items()]
+        text = "files were renamed, and keep their" if renamed != 1 else "file was renamed, and keeps its"
+        catalog.notes |= {f"{text} image id": renamed} if renamed else {}
+    told = [counted(n, text) for text, n in catalog.notes.items()]
     if reader.ids_are_paths and (n_gone := count_gone(context.run, catalog.table)):
         text = "images of the last catalog are gone" if n_gone > 1 else "image of the last catalog is gone"
-        told.append(f"{n_gone:,} {text}")
+        told.append(counted(n_gone, text))
     meta = {"categories": catalog.categories, "notes": catalog.notes}
     return Made({"catalog": catalog.table}, meta, told)
 
@@ -199,14 +200,15 @@ def _camera_lines(job: Job, cameras: pa.ChunkedArray, of_images: pa.ChunkedArray
     ours = cameras.to_pylist()
     table = str(job.dataset.cameras).rpartition("/")[2]
     without = unmatched(theirs, ours, table)
-    return [
-        *([f"{len(without):,} locations of images are not in {table}: {without.text}"] if without else []),
-        *(
-            [f"{len(empty):,} cameras of {table} have no image: {empty.text}"]
-            if (empty := unmatched(ours, theirs, "the photos"))
-            else []
-        ),
-    ]
+    empty = unmatched(ours, theirs, "the photos")
+    lines: list[str] = []
+    if without:
+        what = plural(len(without), "location of images is", "locations of images are")
+        lines.append(f"{what} not in {table}: {without.text}")
+    if empty:
+        what = plural(len(empty), f"camera of {table} has", f"cameras of {table} have")
+        lines.append(f"{what} no image: {empty.text}")
+    return lines
 
 
 def save_job(context: Context) -> None:

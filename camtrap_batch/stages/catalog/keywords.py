@@ -27,7 +27,7 @@ from camtrap_batch.pipeline.rows import texts
 from camtrap_batch.pipeline.stage import Made, Part, TableSpec
 from camtrap_batch.stages.catalog.asking import ENTRY, AskShard, ask_files
 from camtrap_batch.store.schemas import CATALOG
-from camtrap_batch.vocabulary import IMAGE_ENDINGS, ending_of
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, counted, ending_of
 
 PART = Part("keywords", 1, (TableSpec("keywords", "each photo, where keywords are labels (dataset.label)"),))
 
@@ -70,9 +70,9 @@ def with_keywords(made: Made, keywords: pa.Table, how: Label, where: str) -> Mad
     notes: Counter[str] = Counter()
     labels, categories = labels_of_keywords(keywords.take(row.combine_chunks()), how, notes)
     table = catalog.set_column(CATALOG.names.index("labels"), CATALOG.field("labels"), labels)
-    counted = {text: count for text, count in {**made.meta["notes"], **notes}.items() if count}
-    meta = {"categories": categories, "notes": counted}
-    return Made({"catalog": table}, meta, [f"{n:,} {text}" for text, n in counted.items()])
+    kept = {text: count for text, count in {**made.meta["notes"], **notes}.items() if count}
+    meta = {"categories": categories, "notes": kept}
+    return Made({"catalog": table}, meta, [counted(n, text) for text, n in kept.items()])
 
 
 class AskKeywords(AskShard):

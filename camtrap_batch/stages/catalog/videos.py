@@ -31,7 +31,7 @@ from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.stage import Part, TableSpec
 from camtrap_batch.stages.catalog.asking import ENTRY, AskShard, ask_files
 from camtrap_batch.store.schemas import CATALOG
-from camtrap_batch.vocabulary import IMAGE_ENDINGS, VIDEO_ENDINGS, ending_of
+from camtrap_batch.vocabulary import IMAGE_ENDINGS, VIDEO_ENDINGS, ending_of, plural
 
 PART = Part("videos", 1, (TableSpec("videos", "each video that is read for its frames (dataset.video)"),))
 
@@ -231,5 +231,6 @@ def _note(videos: pa.Table) -> str:
     statuses = Counter(videos["status"].to_pylist())
     n_frames, n_read = pc.sum(videos["frames"]).as_py() or 0, statuses.pop("ok", 0)
     others = "".join(f", {n:,} {status}" for status, n in statuses.most_common())
-    some = f"{n_read:,} video{'s' * (n_read != 1)}"
-    return f"{n_frames:,} frames of {some} are images of their own{others}"
+    frames = plural(n_frames, "frame")
+    own = "is an image of its own" if n_frames == 1 else "are images of their own"
+    return f"{frames} of {plural(n_read, 'video')} {own}{others}"

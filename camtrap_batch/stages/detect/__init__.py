@@ -33,6 +33,7 @@ from camtrap_batch.store.manifest import usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.vocabulary import plural
 
 REPEATS = Part("detections", 1, (TableSpec("detections", "each box that was found"),))
 
@@ -168,7 +169,8 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
         require_few_lost(context, STAGE.name, "detected", receipts, before)
         boxes, failed = (sum(receipt.result[name] for receipt in receipts) for name in ("boxes", "failed"))
         found = {"images": plan.rows - failed, "without": failed, "boxes": boxes}
-        note = f"{boxes:,} boxes in {plan.rows - failed:,} images, of confidence {LEAST} and more"
+        images = plural(plan.rows - failed, "image")
+        note = f"{plural(boxes, 'box', 'boxes')} in {images}, of confidence {LEAST} and more"
         return Done(plan, receipts, {**meta, "found": found, "tries": retries.record()}, [note])
 
     sent = rows.select(_SENT)

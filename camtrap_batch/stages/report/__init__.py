@@ -42,11 +42,11 @@ class ReportStage(Stage):
         run.snapshot("manifest")
         snapshots, id_ = self._made_of(run)
         result = StageResult(self.name, shards=1)
-        if context.dry_run:
-            result.notes.append(f"{PAGE} would be written")
-            return result
         # No lease is needed, and nothing is committed: the page says of itself what it was made of.
         if run.folder.exists(PAGE) and _is_page_of(run.folder, id_):
+            return result
+        if context.dry_run:
+            result.notes.append(f"{PAGE} would be written")
             return result
         parts = f"{_PARTS}{id_}"
         page, files = render_files(collect(context, snapshots), parts)

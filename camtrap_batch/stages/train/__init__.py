@@ -44,7 +44,7 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, digest
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import finish_shard, open_table
-from camtrap_batch.vocabulary import EMPTY
+from camtrap_batch.vocabulary import EMPTY, plural
 
 if TYPE_CHECKING:
     from camtrap_batch.model import Samples, TrainConfig, TrainResult
@@ -489,11 +489,11 @@ class TrainShard:
 
 def note_doubts(here: WorkerContext, reasons: Counter[str]) -> None:
     """Tell how many crops are learnt from and judged by, and how many are not, and why."""
-    text = f"{reasons[KNOWN]:,} crops whose label is known, to learn from and to be judged by"
+    text = f"{plural(reasons[KNOWN], 'crop')} whose label is known, to learn from and to be judged by"
     in_doubt = Counter({why: n for why, n in reasons.items() if why != KNOWN})
     if in_doubt:
         named = ", ".join(f"{why} {n:,}" for why, n in in_doubt.most_common())
-        text += f"; {in_doubt.total():,} others are not learnt from ({named})"
+        text += f"; {plural(in_doubt.total(), 'other is', 'others are')} not learnt from ({named})"
     _note(here, text)
 
 
