@@ -15,32 +15,38 @@ Without `--model` the file is that of a network of YOLO11s's size with random we
 time does not depend on what the weights are. Ends with 1 where a target is missed.
 
 With `--scale`: the stage on a manifest of WCS's shape (1,369,991 images) and a network that does next to
-nothing, on thumbnails of 64 pixels: what is lost to other than shards, memory of driver and scheduler.
+nothing, on thumbnails of 64 pixels: what is lost to other than shards, memory of driver and scheduler; then,
+on 200,000 rows at most, all workers against one that has one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from infer import write_manifest
 from photos import pictures
 from PIL import Image, ImageFile, ImageOps
-from scale import CORES, IMAGES, Report, measure_stage
+from scale import CAMTRAP, CORES, IMAGES, Report, at, cluster, measure_stage
 
 from camtrap_batch.detection.frames import put
 from camtrap_batch.detection.onnx import OnnxDetector, OnnxFinder
 from camtrap_batch.runtime import choose_runtime, installed_runtimes, open_network
+
+MOST_FOR_WORKERS = 200_000
 
 
 def main() -> int:
@@ -104,9 +110,7 @@ def measure(model: str, photos: list[bytes], size: int, rounds: int) -> int:
 
 def measure_scale(folder: Path, images: int) -> int:
     report = Report()
-    job = folder / "job.yaml"
     content = {
-        "name": "scale",
         "output": str(folder),
         "dataset": {"format": "folder", "images": str(folder / "images"), "location": {"level": 0}},
         "validate": {"thumbnails": 64},
@@ -117,14 +121,35 @@ def measure_scale(folder: Path, images: int) -> int:
             "shard_size": 4000,
         },
     }
-    job.write_text(yaml.safe_dump(content))
     (folder / "images").mkdir()
     with report.timed("manifest written"):
-        write_manifest(job, images)
+        job = write_job(folder, "scale", content, images)
     load = os.getloadavg()[0]
     print(f"{images:,} rows, a network of one pooling, {CORES} cores, load {load:.1f}", flush=True)
     measure_stage(report, job, folder, "detect", images)
+    speeds: dict[int, float] = {}
+    some = min(images, MOST_FOR_WORKERS)
+    for workers in (1, CORES):
+        job = write_job(folder, f"workers-{workers}", content, some)
+        with cluster(folder, workers) as (address, _):
+            command = [*CAMTRAP, "detect", str(job), "--quiet", "--cluster", address]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        lines = (folder / f"workers-{workers}" / "log.jsonl").read_text().splitlines()
+        times = {event["event"]: at(event) for event in map(json.loads, lines)}
+        speeds[workers] = some / (times["shard done"] - times["stage begins"])
+        report.line(f"{workers} workers, shards alone, images/s", f"{speeds[workers]:,.0f}")
+    name = f"of one worker, {CORES} workers"
+    if CORES > 1 and not at_least(name, speeds[CORES] / speeds[1], 0.9 * CORES):
+        report.missed.append(name)
     return report.end()
+
+
+def write_job(folder: Path, name: str, content: dict[str, Any], images: int) -> Path:
+    """A job file, and its run folder with a manifest."""
+    job = folder / f"{name}.yaml"
+    job.write_text(yaml.safe_dump({"name": name, **content}))
+    write_manifest(job, images)
+    return job
 
 
 def write_spots(path: Path, size: int, cell: int = 8) -> Path:

@@ -215,33 +215,40 @@ def peak_memory(pid: int) -> int:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
-    """A scheduler and a CPU worker for each core, as processes: the address, and process ids by role."""
+def cluster(folder: Path, workers: int = CORES) -> Iterator[tuple[str, dict[str, int]]]:
+    """A scheduler and CPU workers, as processes: the address, and process ids by role.
+
+    There is a worker for each core; fewer ones have no more cores than there are of them.
+    """
     settings = {
         f"DASK_{key.replace('.', '__').upper()}": json.dumps(value) for key, value in SETTINGS.items()
     }
     environment = {**os.environ, **settings}
     file = folder / "scheduler.json"
+    file.unlink(missing_ok=True)
+    cores = sorted(os.sched_getaffinity(0))[:workers]
     local = str(folder / "dask")
     dask = [sys.executable, "-m", "dask"]
     scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
-    worker = [*dask, "worker", "--scheduler-file", str(file), "--nworkers", str(CORES), "--nthreads", "1"]
+    worker = [*dask, "worker", "--scheduler-file", str(file), "--nworkers", str(workers), "--nthreads", "1"]
     with (folder / "dask.log").open("w") as log:
         started: list[subprocess.Popen[bytes]] = []
         try:
-            for command in (
-                [*scheduler, "--no-dashboard"],
-                [*worker, "--resources", "CPU=1", "--no-dashboard", "--local-directory", local],
-            ):
-                started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
-                wait_for(file.exists, "the scheduler's file")
+            started.append(
+                subprocess.Popen([*scheduler, "--no-dashboard"], stdout=log, stderr=log, env=environment)
+            )
+            wait_for(file.exists, "the scheduler's file")
+            command = [*worker, "--resources", "CPU=1", "--no-dashboard", "--local-directory", local]
+            if workers < CORES:
+                command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
             nanny = psutil.Process(started[1].pid)
 
-            def workers() -> list[psutil.Process]:
+            def processes() -> list[psutil.Process]:
                 return [child for child in nanny.children() if "spawn_main" in " ".join(child.cmdline())]
 
-            wait_for(lambda: len(workers()) == CORES, "the workers")
-            pids = {f"worker {number}": child.pid for number, child in enumerate(workers(), 1)}
+            wait_for(lambda: len(processes()) == workers, "the workers")
+            pids = {f"worker {number}": child.pid for number, child in enumerate(processes(), 1)}
             address = json.loads(file.read_text())["address"]
             yield address, {"scheduler": started[0].pid, **pids}
         finally:

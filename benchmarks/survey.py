@@ -21,9 +21,9 @@ from camtrap_batch.catalog.cameras import OUTAGES, PERIODS
 from camtrap_batch.exports.detection_history import write_matrices
 from camtrap_batch.store.schemas import EVENTS
 from camtrap_batch.survey.checks import check_deployments
+from camtrap_batch.survey.derived import species_rows
 from camtrap_batch.survey.effort import make_deployments
 from camtrap_batch.survey.history import find_records, make_occasions
-from camtrap_batch.survey.tables import species_rows
 
 SPECIES = 600
 STAND = 90

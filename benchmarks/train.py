@@ -38,7 +38,7 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.model import Samples, TrainConfig, train
 from camtrap_batch.model.architectures import create_model
 from camtrap_batch.model.device import choose_device, choose_precision
-from camtrap_batch.stages.train.samples import read_samples
+from camtrap_batch.stages.train.selected import read_samples
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "real_images"
 CORES = len(os.sched_getaffinity(0))

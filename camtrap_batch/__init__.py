@@ -5,7 +5,7 @@
 >>> run.table("manifest").to_pandas()                         # doctest: +SKIP
 >>> camtrap_batch.run_stage(job, "validate", client)          # doctest: +SKIP
 
-Names are loaded when they are used: importing the package alone takes no time.
+Names are loaded when they are used, so importing the package takes no time.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import sys
 
 def main() -> int:
     """Run the command; returns its exit code."""
-    # The search for garbage at the end of Python goes through all that is loaded, for nothing: 0.3 s.
+    # Garbage collection at Python's exit would search all that is loaded, in vain: 0.3 s.
     atexit.register(gc.freeze)
     try:
-        # Imported here: it takes a second or two, in which Ctrl-C may come.
+        # Imported here: this takes a second or two, during which Ctrl-C may come.
         from camtrap_batch.cli import main as run
 
         return run()

@@ -1,4 +1,4 @@
-"""Columns of text as integers, so that grouping a million rows is a matter of sorting numbers."""
+"""Text columns as integers, so that grouping a million rows means sorting numbers."""
 
 from __future__ import annotations
 

@@ -11,19 +11,19 @@ CamtrapError
 │   └── MissingExtra           a package of an optional extra is not installed
 ├── StageError             exit code 1: a stage could not be finished
 │   ├── ShardsFailed           some shards failed; the others have receipts
-│   ├── ClusterLost            the scheduler, or every worker of a kind, went away in the middle
-│   ├── ImagesGone             exit code 3: the disk or folder with the images went away meanwhile
-│   ├── TargetUnreachable      exit code 3: what results are pushed to does not answer
+│   ├── ClusterLost            the scheduler, or every worker of a kind, was lost during the work
+│   ├── ImagesGone             exit code 3: the disk or folder with the images is gone
+│   ├── TargetUnreachable      exit code 3: the target of a push does not answer
 │   ├── WorkersDie             workers die whatever they are given: no image is to blame
 │   ├── StorageError           the run folder can't be written: disk full, read-only, no permission
 │   ├── Damaged                a file of the run folder is not what was written
-│   ├── LeaseHeld              exit code 3: another driver works on the run folder
+│   ├── LeaseHeld              exit code 3: another driver is working on the run folder
 │   └── LeaseLost              exit code 3: this driver stood still for so long that another took over
 ├── BrokenPromise          exit code 1: a commit was refused because rows in are not rows out
 └── Interrupted            exit code 130: Ctrl-C; what was in flight has its receipts
 
-Exit code 3 is for what may pass by itself: the same command, later, may succeed. StoreUnreachable has it
-as well; it is an OSError, so that a task that meets it is tried again.
+Exit code 3 is for what may pass by itself: the same command may succeed later. StoreUnreachable also has it;
+it is an OSError, so that a task that meets it is tried again.
 
 A message says what was wrong, where (file, key, line) and what would be right, on one line.
 """
@@ -35,7 +35,7 @@ from collections.abc import Iterable
 
 
 class CamtrapError(Exception):
-    """Base class; `exit_code` is what the command ends with."""
+    """Base class; `exit_code` is the command's exit code."""
 
     exit_code = 1
 
@@ -113,13 +113,13 @@ class StorageError(StageError):
 
 
 class StoreUnreachable(OSError):
-    """The run folder's disk or store does not answer, or says that it can't just now."""
+    """The run folder's disk or store does not answer, or says that it can't at the moment."""
 
     exit_code = 3
 
 
 class Damaged(StageError):
-    """`file` is the path in the run folder, `fault` what is wrong with it, `advice` what helps."""
+    """`file` is the path in the run folder, `fault` what is wrong with it, `advice` what would help."""
 
     def __init__(self, url: str, file: str, fault: str, advice: str = "") -> None:
         super().__init__(f"{url}/{file}: {fault}" + (f"; {advice}" if advice else ""))
@@ -146,20 +146,20 @@ class Interrupted(CamtrapError):
 
 
 def exit_code_of(problem: BaseException) -> int:
-    """What a command that raises this ends with."""
+    """The exit code of a command that raises this."""
     if isinstance(problem, KeyboardInterrupt):
         return Interrupted.exit_code
     return problem.exit_code if isinstance(problem, CamtrapError | StoreUnreachable) else 1
 
 
 def explain(problem: BaseException) -> str:
-    """What a command that raises this says, on one line."""
+    """The message of a command that raises this, on one line."""
     text = str(problem)
     if isinstance(problem, KeyboardInterrupt):
         text = "stopped at once; finished shards are kept: the same command goes on"
-    elif isinstance(problem, OSError):  # of a disk or a file system that no stage can do without
+    elif isinstance(problem, OSError):  # from a disk or a file system that every stage needs
         text = f"{problem.filename}: {problem.strerror}" if problem.filename else text
-    elif not isinstance(problem, CamtrapError):  # a fault of ours
+    elif not isinstance(problem, CamtrapError):  # a fault in this package
         text = f"{type(problem).__name__}: {text} ({_where(problem)})"
     return " ".join(text.split("\n"))
 
@@ -173,7 +173,7 @@ def _where(problem: BaseException) -> str:
 
 
 def choices(wrong: str, known: Iterable[str], most: int = 12) -> str:
-    """The end of a message about a name that is not known: the nearest one, and which there are.
+    """The end of a message about an unknown name: the nearest known name, and the possible ones.
 
     >>> choices("resnet43", ["resnet34", "resnet50"])
     "did you mean 'resnet34'? possible: resnet34, resnet50"

@@ -12,9 +12,9 @@ Value = TypeVar("Value")
 
 
 def release_memory() -> None:
-    """Hand freed memory back to the system, instead of keeping it for what may come.
+    """Return freed memory to the system, instead of keeping it for later.
 
-    For the end of a step that held hundreds of megabytes: beside what the next one takes, they would count.
+    For the end of a step that held hundreds of megabytes: they would add to what the next step takes.
     """
     pa.default_memory_pool().release_unused()
     with suppress(AttributeError):  # not glibc
@@ -22,7 +22,7 @@ def release_memory() -> None:
 
 
 class Handover(Generic[Value]):
-    """Something large that changes hands: whoever takes it alone holds it, and can let go of it."""
+    """Something large that changes hands: whoever takes it is its only holder, and can release it."""
 
     def __init__(self) -> None:
         self._value: Value | None = None
@@ -31,6 +31,6 @@ class Handover(Generic[Value]):
         self._value = value
 
     def take(self) -> Value | None:
-        """What was given, once; None where nothing is there."""
+        """The object, once; None if it has been taken."""
         value, self._value = self._value, None
         return value

@@ -1,7 +1,7 @@
-"""What is worth a line to people though the work goes on: such as a file that was damaged, and done without.
+"""What deserves a line although the work goes on, such as a damaged file that is ignored.
 
 A notice is a warning of the logger `camtrap_batch`: the command prints it on standard error, a worker in its
-own log, and a program that uses the package decides for itself. A line is told once in a process.
+own log, and a program that uses the package decides for itself. Each line is reported once per process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _told: set[str] = set()
 
 
 def say(text: str) -> None:
-    """Tell people a line, once."""
+    """Report a line to people, once."""
     if text not in _told:
         _told.add(text)
         LOGGER.warning("%s", text)
 
 
 def say_all(texts: Sequence[str]) -> None:
-    """Tell the first few of many lines of a kind, and how many more there are."""
+    """Report the first few of many lines of a kind, and how many more there are."""
     for text in texts[:_MOST]:
         say(text)
     if len(texts) > _MOST:

@@ -1,4 +1,4 @@
-"""Which shard each thread of this process is at, and in which phase: what a worker tells while it works."""
+"""Which shard each thread of this process is working on, and in which phase: what a worker reports."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 STALL_S = 900.0
-"""Seconds without a sign of progress after which a worker is ended, if the cluster file says nothing else.
+"""Seconds without a sign of progress after which a worker is ended, unless the cluster file says otherwise.
 
-More than the 10 minutes for which GPU workers that train together wait for one another.
+This is more than the 10 minutes for which GPU workers that train together wait for one another.
 """
 
 
 @dataclass
 class Doing:
-    """What a thread is at; `signs` changes with each sign of progress."""
+    """What a thread is working on; `signs` changes with each sign of progress."""
 
     stage: str
     shard: str
@@ -29,7 +29,7 @@ class Doing:
     signs: int = 0
 
     def move(self) -> None:
-        """Give a sign of progress; from any thread, since none that gets lost is the only one."""
+        """Give a sign of progress, from any thread; a sign lost to a race is not the only one."""
         self.signs += 1
 
 
@@ -38,7 +38,7 @@ _doing: dict[int, Doing] = {}  # by thread
 
 @contextmanager
 def working_on(stage: str, shard: str, rows: int) -> Iterator[Doing]:
-    """This thread works on a shard until the block is left."""
+    """Mark this thread as working on a shard until the block ends."""
     now = time.monotonic()
     doing = _doing[threading.get_ident()] = Doing(stage, shard, rows, now, "start", now)
     try:
@@ -48,7 +48,8 @@ def working_on(stage: str, shard: str, rows: int) -> Iterator[Doing]:
 
 
 def enter(phase: str) -> None:
-    """This thread is in this phase of its shard, and makes progress; without a shard, nothing is noted."""
+    """Mark this thread as being in this phase of its shard, and making progress; does nothing without a
+    shard."""
     doing = _doing.get(threading.get_ident())
     if doing is None:
         return
@@ -58,13 +59,13 @@ def enter(phase: str) -> None:
 
 
 def progress() -> Callable[[], None]:
-    """What to call, on any thread, each time that a part of this thread's shard is done; cheap."""
+    """What to call, on any thread, whenever part of this thread's shard is done; it is cheap."""
     doing = _doing.get(threading.get_ident())
     return doing.move if doing is not None else lambda: None
 
 
 def current() -> list[dict[str, Any]]:
-    """What the threads are at. Seconds, not times: the clock of another machine may be wrong."""
+    """What the threads are doing. Durations, not times: the clock of another machine may be wrong."""
     now = time.monotonic()
     return [
         {

@@ -1,4 +1,4 @@
-"""Variants of a room by name: ours, and those that a package installed beside ours brings.
+"""Variants of a room by name: ours, and those from packages installed beside ours.
 
 A room with variants (readers, exports, targets, detectors) has one registry in its `base.py`. A variant is
 named as text, `module:attribute`, as entry points are, so that nothing is imported before it is used; a
@@ -19,17 +19,17 @@ Variant = TypeVar("Variant")
 
 
 class Registry(Mapping[str, Variant], Generic[Variant]):
-    """Name -> variant, imported when it is asked for.
+    """Name -> variant, imported when it is requested.
 
     Parameters
     ----------
-    group : of the entry points with which other packages add variants
-    ours : name -> `module:attribute` of those that come with this package
+    group : group of the entry points with which other packages add variants
+    ours : name -> `module:attribute` of the variants that come with this package
 
     Raises
     ------
     UserError
-        When a variant is asked for: its package can't be imported, or two packages bring the same name.
+        When a variant is requested: its package can't be imported, or two packages have the same name for it.
     """
 
     def __init__(self, group: str, ours: Mapping[str, str]) -> None:
@@ -52,11 +52,11 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
         return len(self._entries)
 
     def choose(self, name: str, key: str) -> Variant:
-        """The variant `name`. Raises UserError, with the names that are possible, where there is none.
+        """The variant `name`. Raises UserError, with the possible names, if there is none.
 
         Parameters
         ----------
-        key : what named it, for the message: a key of the job file, an option
+        key : what named it, for the message: a key of the job file, or an option
         """
         if name not in self._entries:
             raise UserError(f"{key}: {name!r} is not possible; {choices(name, list(self))}")
@@ -68,7 +68,7 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
         for entry in entry_points(group=self.group):
             if entry.name in entries:
                 both = f"{entries[entry.name].value} and {entry.value}"
-                raise UserError(f"{self.group}: {entry.name!r} is there twice: {both}")
+                raise UserError(f"{self.group}: {entry.name!r} is defined twice: {both}")
             entries[entry.name] = entry
         return entries
 
@@ -82,7 +82,7 @@ _ROOMS = {
 
 
 def registry(group: str) -> Registry[Any]:
-    """The registry of a group, for a room below the one that it is of: the job file asks for its sections."""
+    """The registry of a group, for use in lower rooms: the job file asks for its sections."""
     module, _, name = _ROOMS[group].partition(":")
     found: Registry[Any] = getattr(importlib.import_module(module), name)
     return found

@@ -1,15 +1,15 @@
-"""Object stores and web servers, through fsspec: opened, called in bounded time, tried again, explained.
+"""Object stores and web servers, through fsspec: opened, called in bounded time, retried, explained.
 
-The clients try again by themselves, each in its own way: botocore any request, gcsfs and Azure's as well,
-aiohttp never. Here one policy stands over those that can be told not to (S3, http); for the others it adds
-what they leave out. `explain` turns what a client raises into a sentence that says what to check.
+The clients retry in their own ways: botocore, gcsfs and Azure's client any request, aiohttp never. Here one
+policy replaces that of clients that can be told not to retry (S3, http); for the others it adds what they
+leave out. `explain` turns what a client raises into a sentence that says what to check.
 
-Why names of exceptions are matched here, and obstore is not used instead (tried with 0.12.1 against moto
-and a server that fails): its errors have neither status nor code, only text, so that a listing that is
-denied, one that is throttled and a wrong region are all `GenericError`; a write to a bucket that is not
-there is a FileNotFoundError; and a conditional write that S3 answers with 409, "try again", is
-`AlreadyExistsError`, as if another had written the object, which a commit must not take for granted.
-`storage_options` of job files are fsspec's, too, and Arrow reads through it.
+Why names of exceptions are matched here, and obstore is not used instead (tried with 0.12.1 against moto and
+a server that fails): its errors have neither status nor code, only text, so that a denied listing, a
+throttled one and a wrong region are all `GenericError`; a write to a missing bucket is a FileNotFoundError;
+and a conditional write that S3 answers with 409, "try again", is `AlreadyExistsError`, as if another process
+had written the object, which a commit must not take for granted. Moreover, `storage_options` of job files are
+fsspec's, and Arrow reads through fsspec.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from fsspec.asyn import sync
 from camtrap_batch.errors import InputError, MissingExtra
 
 CONNECT_S = 10.0
-"""Most seconds to get a connection."""
+"""Maximum seconds to get a connection."""
 SILENCE_S = 20.0
-"""Most seconds in which no byte comes."""
+"""Maximum seconds without a byte arriving."""
 ANSWER_S = 40.0
-"""Most seconds for the answer to a small question: is there such a bucket, such a folder?"""
+"""Maximum seconds for the answer to a small question: does this bucket, this folder exist?"""
 TRIES = 5
 
 Family = Literal["s3", "gs", "az", "http", "other"]
@@ -53,7 +53,7 @@ _TRANSIENT_ERRNO = frozenset(
     {errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ETIMEDOUT, errno.EAGAIN}
     | {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO, errno.ESTALE, errno.EINTR}
 )
-# Of clients that need not be installed: their names are all that is asked for.
+# Exceptions of clients that need not be installed, so only their names are used.
 _NO_ANSWER = frozenset(
     {"EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ClientConnectorDNSError"}
     | {"ConnectionTimeoutError", "ProxyConnectionError", "ServiceRequestError", "gaierror"}
@@ -83,7 +83,7 @@ _WRONG_CREDENTIALS = frozenset(
 )
 _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|[?][^\s'\"<>)]*")
 
-# Pauses of 0.2, 0.6, 1.8 and 5.4 s, and up to 0.3 s more each.
+# Pauses of 0.2, 0.6, 1.8 and 5.4 s, each with up to 0.3 s added.
 _POLICY: dict[str, Any] = {
     "attempts": TRIES,
     "timeout": 45,
@@ -96,13 +96,14 @@ _POLICY: dict[str, Any] = {
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
-# A file that can't be read after all has a status; which try it was is nobody's concern.
+# A file that can't be read in the end gets a status; which attempt it was does not matter.
 logging.getLogger("stamina").setLevel(logging.CRITICAL)
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 class HttpStatusError(OSError):
-    """A web server's answer that is not the file. `status` is HTTP's, `retry_after` in seconds if it told."""
+    """A web server's answer that is not the file. `status` is HTTP's, `retry_after` in seconds if it was
+    given."""
 
     def __init__(self, status: int, reason: str | None, retry_after: float | None = None) -> None:
         super().__init__(f"HTTP {status} {reason or ''}".strip())
@@ -121,13 +122,13 @@ def family_of(url: str) -> Family:
 def open_store(
     url: str, options: Mapping[str, Any] | None = None, *, client_tries: int, key: str = ""
 ) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the URL's path in it. Nothing is asked of the store yet.
+    """The fsspec file system of a URL, and the URL's path in it. No request is made yet.
 
     Equal arguments give the same file system within a process. It keeps no listings.
 
     Parameters
     ----------
-    client_tries : how often the client itself tries a request, where it can be told (S3); 1: once
+    client_tries : how often the client itself tries a request, if that can be set (S3); 1: once
     key : key of the job file that the URL is from, for the message
 
     Raises
@@ -142,7 +143,8 @@ def open_store(
             told[name] = {**_defaults(family, client_tries).get(name, {}), **told[name]}
     where = f"{redacted(url)} ({key})" if key else redacted(url)
     if family == "gs":
-        # gcsfs asks, over gRPC, for the kind of the bucket; where nobody may tell, again before each read.
+        # gcsfs asks over gRPC for the kind of the bucket, and if it is not allowed to, again before each
+        # read.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **told)
@@ -153,13 +155,14 @@ def open_store(
     except Exception as problem:
         raise InputError(explain(url, problem, key)) from None
     if family == "s3":
-        # Once more, for the body of an answer, which botocore leaves to the caller.
+        # Retried here for the body of an answer, which botocore leaves to the caller.
         filesystem.retries = 1 if client_tries == 1 else 2
     return filesystem, str(path).rstrip("/")
 
 
 def call(filesystem: Any, method: str, *args: Any, timeout_s: float | None = None, **options: Any) -> Any:
-    """A method of a file system, in bounded time where it is asynchronous. Raises what the client raises."""
+    """Call a method of a file system, in bounded time if it is asynchronous. Raises what the client
+    raises."""
     if getattr(filesystem, "async_impl", False):
         function = getattr(filesystem, f"_{method}")
         return sync(filesystem.loop, function, *args, timeout=timeout_s, **options)
@@ -167,9 +170,9 @@ def call(filesystem: Any, method: str, *args: Any, timeout_s: float | None = Non
 
 
 def with_retries(url: str, function: Callable[_P, _T], /, *args: _P.args, **options: _P.kwargs) -> _T:
-    """`function(*args)`, tried up to `TRIES` times while the reason may pass, with a longer pause each time.
+    """`function(*args)`, tried up to `TRIES` times while the error may pass, with a longer pause each time.
 
-    A pause that the server asks for is kept to. Raises what the last try raised.
+    A pause that the server asks for is observed. Raises what the last attempt raised.
     """
     family = family_of(url)
     return stamina.RetryingCaller(**_POLICY)(
@@ -180,7 +183,7 @@ def with_retries(url: str, function: Callable[_P, _T], /, *args: _P.args, **opti
 async def with_retries_async(
     url: str, function: Callable[_P, Awaitable[_T]], /, *args: _P.args, **options: _P.kwargs
 ) -> _T:
-    """As `with_retries`, for a coroutine."""
+    """Like `with_retries`, for a coroutine."""
     family = family_of(url)
     caller = stamina.AsyncRetryingCaller(**_POLICY)
     return await caller(lambda problem: _pause(family, problem), function, *args, **options)
@@ -200,7 +203,7 @@ def is_transient(problem: BaseException) -> bool:
 
 
 def status_of(problem: BaseException) -> int | None:
-    """The HTTP status behind an error, None where there was no answer."""
+    """The HTTP status behind an error; None if there was no answer."""
     for one in _chain(problem):
         if (value := _answer(one).get("ResponseMetadata", {}).get("HTTPStatusCode")) is not None:
             return int(value)
@@ -224,14 +227,14 @@ def is_missing_bucket(problem: BaseException) -> bool:
 
 
 def as_os_error(url: str, problem: BaseException) -> OSError:
-    """What reading one file failed with, as FileNotFoundError or another OSError; its text names no place."""
+    """Why reading one file failed, as FileNotFoundError or another OSError; its text names no path or URL."""
     if is_missing(problem) and not is_missing_bucket(problem):
         return FileNotFoundError(errno.ENOENT, "no such file")
     return OSError(_diagnosis(family_of(url), problem, has_options=False)[0])
 
 
 def redacted(url: str) -> str:
-    """A URL without what may be secret in it: a query (signatures, tokens), a user name and password.
+    """A URL without what may be secret in it: query (signatures, tokens), user name and password.
 
     >>> redacted("https://me:hush@host/a.zip?sig=hush"), redacted("/data/which?")
     ('https://host/a.zip', '/data/which?')
@@ -240,7 +243,7 @@ def redacted(url: str) -> str:
 
 
 def plain(problem: BaseException) -> str:
-    """An error's message on one line, short, without the query of any URL; the same in every run."""
+    """An error's message on one short line, without the query of any URL; the same in every run."""
     told = getattr(problem, "strerror", None) or str(problem)
     text = re.sub(r" at 0x[0-9a-f]+", "", _SECRETS.sub("", " ".join(str(told).split())))
     return text.encode("utf-8", "replace").decode()[:200] or type(problem).__name__
@@ -251,7 +254,7 @@ def explain(url: str, problem: BaseException, key: str = "") -> str:
 
     Parameters
     ----------
-    key : key of the job file that the URL is from; the run folder's has no options, so none are suggested
+    key : key of the job file that the URL is from; the run folder has no options, so none are suggested
     """
     family = family_of(url)
     where = f"{redacted(url)} ({key})" if key else redacted(url)
@@ -260,7 +263,7 @@ def explain(url: str, problem: BaseException, key: str = "") -> str:
 
 
 def is_of_the_store(problem: BaseException) -> bool:
-    """Whether an error is of the store as a whole: the credentials, the bucket, its region."""
+    """Whether an error concerns the store as a whole: the credentials, the bucket, its region."""
     code = _code_of(problem)
     return code in _NO_BUCKET | _OTHER_REGION | _WRONG_CREDENTIALS or any(
         _names(one) & _NO_CREDENTIALS for one in _chain(problem)
@@ -268,7 +271,7 @@ def is_of_the_store(problem: BaseException) -> bool:
 
 
 def is_refused(problem: BaseException) -> bool:
-    """Whether an error will be the same the next time: no permission, or one of the store as a whole."""
+    """Whether an error will recur: no permission, or one that concerns the store as a whole."""
     return (
         status_of(problem) in (301, 307, 401, 403)
         or isinstance(problem, PermissionError)
@@ -278,13 +281,13 @@ def is_refused(problem: BaseException) -> bool:
 
 
 def has_anything(filesystem: Any, path: str, family: Family) -> bool:
-    """Whether a bucket or a folder in it is there, without listing it. Raises what the client raises."""
+    """Whether a bucket or a folder in it exists, without listing it. Raises what the client raises."""
     if family not in ("s3", "gs", "az"):
         return bool(call(filesystem, "isdir", path, timeout_s=ANSWER_S))
     bucket, name, _ = filesystem.split_path(path)
     prefix = f"{name}/" if name else ""
     first = {"s3": _first_object, "gs": _first_at_google, "az": _first_at_azure}[family]
-    # A bucket may be empty; a folder that is, is not there.
+    # A bucket may be empty; an empty folder does not exist.
     return sync(filesystem.loop, first, filesystem, bucket, prefix, timeout=ANSWER_S) or not name
 
 
@@ -306,11 +309,11 @@ async def _first_at_azure(filesystem: Any, container: str, prefix: str) -> bool:
 
 
 def _pause(family: Family, problem: Exception) -> bool | float:
-    """Whether to try again; a number: after this many seconds."""
+    """Whether to try again; a number means after this many seconds."""
     if not is_transient(problem):
         return False
     if family in ("gs", "az") and not isinstance(problem, TimeoutError):
-        return False  # gcsfs and Azure's client have tried again already, for half a minute and more
+        return False  # gcsfs and Azure's client have already retried for half a minute or more
     for one in _chain(problem):
         headers = _answer(one).get("ResponseMetadata", {}).get("HTTPHeaders", {})
         asked = getattr(one, "retry_after", None) or seconds(headers.get("retry-after"))
@@ -320,7 +323,7 @@ def _pause(family: Family, problem: Exception) -> bool | float:
 
 
 def seconds(header: str | None) -> float | None:
-    """A `Retry-After` that is a number of seconds (it may be a date as well)."""
+    """A `Retry-After` that is a number of seconds (it may also be a date)."""
     return float(header) if header is not None and header.strip().isdecimal() else None
 
 
@@ -332,7 +335,7 @@ def _defaults(family: Family, client_tries: int) -> dict[str, Any]:
             "max_pool_connections": _CONNECTIONS,
             "retries": {"mode": "standard", "total_max_attempts": client_tries},
         }
-        # With more than one request at a time for an object, its size is asked for first.
+        # With more than one request at a time for an object, its size would be requested first.
         return {"use_listings_cache": False, "max_concurrency": 1, "config_kwargs": config}
     if family == "gs":
         return {"use_listings_cache": False, "requests_timeout": _aiohttp_timeout()}
@@ -367,7 +370,7 @@ def _fault_of_access(family: Family, problem: BaseException, *, has_options: boo
     status, code = status_of(problem), _code_of(problem)
     set_them = _what_to_set(family, has_options=has_options)
     if family == "az" and "account_name" in str(problem):
-        return "which storage account is not told", (
+        return "the storage account is not specified", (
             "set AZURE_STORAGE_ACCOUNT_NAME" + (", or storage_options: {account_name: NAME}" * has_options)
         )
     if _all_names(problem) & _NO_CREDENTIALS:
@@ -394,7 +397,7 @@ def _fault_of_access(family: Family, problem: BaseException, *, has_options: boo
 
 
 def _what_to_set(family: Family, *, has_options: bool) -> str:
-    """How a user tells who they are."""
+    """How users identify themselves."""
     credentials = {
         "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
         "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -408,7 +411,7 @@ def _what_to_set(family: Family, *, has_options: bool) -> str:
 
 
 def _fault_of_connection(problem: BaseException) -> tuple[str, str] | None:
-    """What is wrong between here and the server, or with the server; or that the file is not there."""
+    """What is wrong between here and the server, or with the server; or that the file does not exist."""
     status, names = status_of(problem), _all_names(problem)
     if names & _NO_ANSWER:
         return f"can't be reached: {_reason(problem)}", "check the host's name, the endpoint and the network"
@@ -420,7 +423,7 @@ def _fault_of_connection(problem: BaseException) -> tuple[str, str] | None:
         code = _code_of(problem)
         return f"the server fails ({status}{f' {code}' if code else ''})", "try again later"
     if is_missing(problem):
-        # A bucket's listing is empty where there is no such folder; it fails where there is no bucket.
+        # A bucket's listing is empty if there is no such folder; it fails if there is no bucket.
         return "no such bucket or folder", "check its name"
     return None
 
@@ -439,7 +442,7 @@ def _region_of(problem: BaseException) -> str | None:
 
 
 def _code_of(problem: BaseException) -> str | None:
-    """The store's own code of an error, such as S3's SlowDown."""
+    """The store's own code for an error, such as S3's SlowDown."""
     for one in _chain(problem):
         code = _answer(one).get("Error", {}).get("Code") or getattr(one, "error_code", None)
         if code:
@@ -448,13 +451,13 @@ def _code_of(problem: BaseException) -> str | None:
 
 
 def _answer(problem: BaseException) -> Mapping[str, Any]:
-    """What botocore keeps of an answer."""
+    """What botocore keeps from an answer."""
     answer = getattr(problem, "response", None)
     return answer if isinstance(answer, dict) else {}
 
 
 def _chain(problem: BaseException) -> Iterator[BaseException]:
-    """An error and what it was raised from."""
+    """An error, and the errors it was raised from."""
     seen: set[int] = set()
     one: BaseException | None = problem
     while one is not None and id(one) not in seen:
@@ -468,5 +471,5 @@ def _names(problem: BaseException) -> set[str]:
 
 
 def _all_names(problem: BaseException) -> set[str]:
-    """Names of the classes of an error, and of what it was raised from."""
+    """Names of the classes of an error, and of the errors it was raised from."""
     return {name for one in _chain(problem) for name in _names(one)}

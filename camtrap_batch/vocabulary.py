@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from enum import StrEnum
-from pathlib import PurePosixPath
 
 USED, TRIED_AGAIN = "used", "tried again"
-"""What is done with images of a status."""
+"""What is done with images that have a status."""
 
 
 class Status(StrEnum):
@@ -17,7 +17,7 @@ class Status(StrEnum):
     ----------
     meaning : for people
     is_usable : whether such images are trained on and classified, unless the job says otherwise
-    is_retried : whether `--retry` can name it: what a file's bytes say does not change by asking again
+    is_retried : whether `--retry` can name it: reading the same bytes again changes nothing
     """
 
     meaning: str
@@ -27,7 +27,7 @@ class Status(StrEnum):
     OK = "ok", "decodes without a complaint", USED
     TRUNCATED = (
         "truncated",
-        "the header is fine, the stream ends early; what there is decodes, and training may use it",
+        "the header is fine, the stream ends early; the part present decodes, and training may use it",
         USED,
     )
     DAMAGED = "damaged", "decodes, but the decoder reports corrupt data", USED
@@ -43,7 +43,7 @@ class Status(StrEnum):
         "an I/O error that stayed after retries, or no result within the job's time limit",
         TRIED_AGAIN,
     )
-    CRASHED = "crashed", "killed the worker that opened it, alone", TRIED_AGAIN
+    CRASHED = "crashed", "killed the worker that opened it, with nothing else running", TRIED_AGAIN
 
     def __new__(cls, name: str, meaning: str, use: str = "") -> Status:
         status = str.__new__(cls, name)
@@ -66,12 +66,12 @@ IMAGE_ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".avif"}
     | {".heic", ".heif"}
 )
-"""Endings of still images, in lower case. HEIC is listed and not read, as RAW files are."""
+"""Endings of still images, in lower case. HEIC files are listed but not read, like RAW files."""
 
 RAW_ENDINGS = frozenset(
     {".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"}
 )
-"""Endings of what a camera's sensor saw, in a format of its maker's own."""
+"""Endings of raw sensor data, in the formats of camera makers."""
 
 VIDEO_ENDINGS = frozenset(
     {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".mts", ".m2ts", ".3gp", ".asf"}
@@ -81,12 +81,14 @@ VIDEO_ENDINGS = frozenset(
 
 
 def ending_of(file_name: str) -> str:
-    """A file name's ending, as the sets of endings have it.
+    """A file name's ending, in the form of the sets of endings.
 
     >>> ending_of("cam1/IMG_0001.JPG"), ending_of("cam.1/README")
     ('.jpg', '')
     """
-    return PurePosixPath(file_name).suffix.lower()
+    # As PurePosixPath(...).suffix has it: no object is made for each of a million files.
+    stem, _, ending = file_name.rstrip("/").rpartition("/")[2].rpartition(".")
+    return f".{ending.lower()}" if stem and ending else ""
 
 
 FINDING_KINDS: dict[str, str] = {
@@ -96,7 +98,7 @@ FINDING_KINDS: dict[str, str] = {
     "date_in_future": "later than the file was written, or than the manifest was made",
     "date_out_of_order": "earlier than the frame before it in the sequence",
     "clock_reset": "taken after the camera's clock fell back, before it was right again",
-    "size_differs": "width and height are not those that the metadata gives",
+    "size_differs": "width and height are not those in the metadata",
 }
 """Kind of a finding about an image -> what it means."""
 
@@ -105,8 +107,8 @@ DEPLOYMENT_FINDINGS: dict[str, str] = {
     "outside_deployment": "taken before the start or after the end of the camera's deployments",
     "no_images": "a deployment without a usable image",
     "silence": "21 days of a deployment without an image: dead, full, or knocked over",
-    "no_night_pictures": "none of fifty images of a deployment is of a night",
-    "many_empty": "more than a hundred images of nothing in a day: vegetation moves before the camera",
+    "no_night_pictures": "none of fifty images of a deployment was taken at night",
+    "many_empty": "more than a hundred empty images in a day: vegetation moves in front of the camera",
     "wrong_clock": "a deployment that begins when no camera can have stood there",
 }
 """Kind of a finding -> what it means."""
@@ -118,7 +120,7 @@ DATE_FINDINGS: tuple[str, ...] = (
     "date_out_of_order",
     "clock_reset",
 )
-"""Kinds of findings that say: the date may be wrong."""
+"""Kinds of findings that mean that the date may be wrong."""
 
 
 UNCERTAIN = "uncertain"
@@ -126,11 +128,32 @@ UNCERTAIN = "uncertain"
 
 
 EMPTY = "empty"
-"""Name given to category 0, no animal, where the metadata gives it none."""
+"""Name given to category 0, no animal, if the metadata does not name it."""
+
+
+EMPTY_WORDS = frozenset(
+    {"empty", "blank", "blanks", "none", "nothing", "nil", "no animal", "no animals", "no wildlife"}
+    | {"false trigger", "misfire", "ghost", "nothing there"}
+    | {"leer", "leerbild", "kein tier", "nichts", "vide", "rien", "aucun", "aucun animal", "vacio", "vacia"}
+    | {"nada", "sin animal", "sin fauna", "ningun animal", "vazio", "vazia", "sem animal", "vuoto", "vuota"}
+    | {"nessun animale", "leeg", "geen dier", "niets", "tom", "tomt", "inget djur", "intet dyr", "ingen dyr"}
+)
+"""Words, as `is_word_for_empty` compares them, that people use for a picture without an animal."""
+
+
+def is_word_for_empty(label: str) -> bool:
+    """Whether a label is a usual word for: no animal, in one of some languages.
+
+    >>> is_word_for_empty("Vacío"), is_word_for_empty("no_animal"), is_word_for_empty("blank heron")
+    (True, True, False)
+    """
+    letters = unicodedata.normalize("NFKD", label.casefold().replace("_", " ").replace("-", " "))
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return " ".join(plain.split()) in EMPTY_WORDS
 
 
 NO_MODEL = "none"
-"""The model of predictions that no model made: `infer.model`, and the id in its place."""
+"""Value of `infer.model`, and model id of predictions, if no model made them."""
 
 
 PERSONS: tuple[str, ...] = ("human", "person", "people", "homo sapiens")
@@ -138,15 +161,15 @@ PERSONS: tuple[str, ...] = ("human", "person", "people", "homo sapiens")
 
 
 PEOPLE: tuple[str, ...] = (*PERSONS, "vehicle")
-"""Labels, in lower case, of what is no wildlife: people and their vehicles."""
+"""Labels, in lower case, of what is not wildlife: people and their vehicles."""
 
 
 NO_EVENT: dict[str, str] = {
-    "no date": "neither metadata nor EXIF say when it was taken: whether it is independent can't be told",
-    "not classified": "nothing of its sequence could be classified, or nobody labelled it",
-    "empty": "its sequence shows no animal, or itself, as people say",
+    "no date": "neither metadata nor EXIF say when it was taken, so whether it is independent is unknown",
+    "not classified": "no image of its sequence could be classified, or nobody labelled it",
+    "empty": "its sequence shows no animal, or people say that it does not itself",
 }
-"""Why an image is in no event -> what it means; the first that holds."""
+"""Why an image is in no event -> what that means; the first that applies."""
 
 
 def plural(n: int, one: str, many: str | None = None) -> str:

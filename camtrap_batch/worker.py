@@ -1,6 +1,6 @@
 """What every Dask worker does first: `dask worker --preload camtrap_batch.worker`.
 
-The name stays, for the clusters that people start themselves.
+The name is kept for clusters that people start themselves.
 """
 
 from camtrap_batch.engine.dask.preload import dask_setup

@@ -33,10 +33,10 @@ class OneOf:
 
     Attributes
     ----------
-    group : of the registry (see `registry.registry`); each of its variants has its `section`, a subclass of
-        the field's
+    group : group of the registry (see `registry.registry`); each of its variants has a `section`, a subclass
+        of the field's
     key : the key of the section that names the variant
-    default : what a section without the key is taken to say; None: it has to say it
+    default : value of the key in sections without it; None: the key is required
     """
 
     group: str
@@ -44,18 +44,18 @@ class OneOf:
     default: str | None = None
 
     def name_of(self, value: str) -> str:
-        """Name of the variant that a value of the key asks for, where it says more than the name."""
+        """Name of the variant that a value of the key asks for, if the value is more than a name."""
         return value
 
     def refuse(self, value: Any) -> str:
-        """What is wrong with a value of the key that no variant goes by."""
+        """The message about a value of the key that names no variant."""
         return f"{value!r} is not possible; {choices(str(value), registry(self.group))}"
 
     def sections(self) -> Iterator[tuple[str, type[Section]]]:
         """Name and section of each variant that can be loaded."""
         variants = registry(self.group)
         for name in variants:
-            with suppress(UserError):  # a package that is broken is told of where its variant is asked for
+            with suppress(UserError):  # a broken package is reported when its variant is requested
                 yield name, variants[name].section
 
     def describe(self) -> str:
@@ -64,7 +64,7 @@ class OneOf:
         return "; ".join(f"{name}: {_help(variants, name)}" for name in variants)
 
     def section(self, content: Any) -> type[Section] | None:
-        """The section that a block of keys names; None where it names none that there is."""
+        """The section that a block of keys names; None if it names none that exists."""
         name = content.get(self.key, self.default) if isinstance(content, dict) else None
         variants = registry(self.group)
         found = self.name_of(name) if isinstance(name, str) else None
@@ -92,9 +92,10 @@ class OneOf:
         raise pydantic.ValidationError.from_exception_data(self.key, [wrong])
 
     def _without_blanks(self, content: dict[str, Any], section: type[Section]) -> dict[str, Any]:
-        """Without keys that another variant's section alone has and that are null, or its default.
+        """The block without keys that only another variant's section has, if they are null or have its
+                default.
 
-        A job file that was written whole has them, and stays good when it is given another variant.
+        A complete job file contains such keys, and stays valid when it is switched to another variant.
         """
         foreign = set(content) - set(_fields(section))
         for _, other in self.sections() if foreign else ():
@@ -120,7 +121,7 @@ _FLOAT_FORM = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-
 
 
 class _Loader(yaml.SafeLoader):
-    """Numbers are what people mean by them, dates are text, and so is a key `on`, `no` or `yes`.
+    """Reads numbers as people mean them, dates as text, and also a key `on`, `no` or `yes` as text.
 
     To YAML 1.1, 1e-3 is text, 010 is 8, +10:30 is 630, 2024-02-30 is an exception, and a key `on` is true.
     """
@@ -138,7 +139,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that `_Loader`, or any reader of YAML 1.1, would take for a number; makes no aliases."""
+    """Quotes text that `_Loader`, or any reader of YAML 1.1, would take for a number; writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -151,7 +152,7 @@ _Dumper.add_implicit_resolver(_FLOAT, _FLOAT_FORM, list("-+.0123456789"))
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    """Text of several lines as lines."""
+    """Text of several lines as a block of lines."""
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
 
 
@@ -159,13 +160,13 @@ _Dumper.add_representer(str, _text)
 
 
 def write_yaml(content: Any, **style: Any) -> str:
-    """`content` as YAML that `read_yaml` reads as the same."""
+    """`content` as YAML that `read_yaml` reads back unchanged."""
     text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)
     return text
 
 
 def read_yaml(path: Path, error: type[UserError]) -> tuple[dict[str, Any], Lines]:
-    """The mapping in a YAML file, and the line each of its keys stands on.
+    """The mapping in a YAML file, and the line of each of its keys.
 
     Raises
     ------
@@ -174,7 +175,7 @@ def read_yaml(path: Path, error: type[UserError]) -> tuple[dict[str, Any], Lines
     """
     try:
         data = path.read_bytes()
-        # Windows' editors write UTF-16 as well, and a mark before either.
+        # Windows editors also write UTF-16, and a byte order mark before either.
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
@@ -201,7 +202,7 @@ def read_yaml(path: Path, error: type[UserError]) -> tuple[dict[str, Any], Lines
 
 
 def _plainly(problem: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
-    """Line, and what is wrong there, in words of people who do not know YAML's."""
+    """Line, and what is wrong there, in words for people who do not know YAML's."""
     said = problem.problem or problem.context or ""
     line = problem.problem_mark.line + 1 if problem.problem_mark else 1
     opened = problem.context_mark.line + 1 if problem.context_mark else line
@@ -231,7 +232,7 @@ def _plainly(problem: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
         before = next((above for above in reversed(lines[: line - 1]) if above.strip()), "")
         if ":" in before:
             return line, "indented deeper than the line before it, which has a value already"
-        return line - 1, "a key without a colon behind it"
+        return line - 1, "a key without a colon after it"
     if "<block end>" in said or "could not find expected ':'" in said:
         return line, (
             "indented differently from the keys beside it, or the line before it lacks a colon; all keys of "
@@ -275,18 +276,18 @@ def parse(
 ) -> Model:
     """`content` as `model`; the first thing wrong is raised as one line that says where it stands.
 
-    `assignments`: those that `override` has put into it; what is wrong in one is said of that.
+    `assignments`: those that `override` has put into it; an error in one is reported for the assignment.
     """
     try:
         return model.model_validate(content)
     except pydantic.ValidationError as problem:
-        # A union of kinds reports once for each kind, with the kind's name behind the key: one is enough.
+        # A union of kinds reports once for each kind, with the kind's name after the key: one is enough.
         found: dict[tuple[str | int, ...], dict[str, Any]] = {}
         for entry in problem.errors(include_url=False):
             problem_found = dict(entry)
             found.setdefault(_keys_of(content, problem_found), problem_found)
         at = {keys: _line(keys, lines) for keys in found}
-        # What is missing comes last: it may be there under a misspelt name.
+        # Missing keys come last: one may be there under a misspelt name.
         keys = min(found, key=lambda keys: (found[keys]["type"] == "missing", at[keys] or 0))
         line = f"{where}:{at[keys]}" if at[keys] else where
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -298,7 +299,7 @@ def parse(
 
 
 def reference(model: type[Section], prefix: str = "") -> list[tuple[str, str, str]]:
-    """Each key of `model`, dotted: (key, default as YAML, description); of variants, the keys of all."""
+    """Each key of `model`, dotted: (key, default as YAML, description); for variants, the keys of all."""
     rows: dict[str, tuple[str, str, str]] = {}
     for name, field in _fields(model).items():
         for section in _sections_of(field):
@@ -316,7 +317,7 @@ def reference(model: type[Section], prefix: str = "") -> list[tuple[str, str, st
 def section_of(field: FieldInfo, content: Any = None) -> type[Section] | None:
     """The Section that a field holds (also as `Section | None`), if it holds one.
 
-    `content`: what the file has there; it tells which variant's section it is.
+    `content`: what the file has there; it shows which variant's section it is.
     """
     if (one_of := _one_of(field)) is not None and (found := one_of.section(content)) is not None:
         return found
@@ -324,7 +325,7 @@ def section_of(field: FieldInfo, content: Any = None) -> type[Section] | None:
 
 
 def _sections_of(field: FieldInfo) -> list[type[Section]]:
-    """The section of a field, or, of variants, the base and the section of each."""
+    """The section of a field, or, for variants, the base and the section of each."""
     base = section_of(field)
     one_of = _one_of(field)
     others = [section for _, section in one_of.sections()] if one_of is not None else []
@@ -361,7 +362,7 @@ def _plain(value: Any) -> Any:
 
 
 def _keys_of(content: Any, problem: dict[str, Any]) -> tuple[str | int, ...]:
-    """The part of a problem's location that is keys of the file, without names of kinds."""
+    """The keys of the file in a problem's location, without names of kinds."""
     keys: list[str | int] = []
     for key in problem["loc"]:
         is_key = isinstance(content, dict) and key in content
@@ -385,7 +386,7 @@ def _explain(model: type[Section], content: Any, keys: tuple[str | int, ...], pr
     if kind in ("extra_forbidden", "invalid_key"):
         return _unknown_key(model, content, keys)
     if kind == "missing":
-        return "required, and not there"
+        return "required, but missing"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         known = _known_keys(model, content, keys)
         return f"should be a block of keys ({', '.join(known) or 'any'}), it is {_kind(given)}"
@@ -464,7 +465,7 @@ def _index(node: Any, at: tuple[str | int, ...], lines: Lines, path: Path, error
             line = key.start_mark.line + 1
             if inner in lines:
                 dotted = ".".join(map(str, inner))
-                raise error(f"{path}:{line}: {dotted}: stands here twice, first on line {lines[inner]}")
+                raise error(f"{path}:{line}: {dotted}: given twice, first on line {lines[inner]}")
             lines[inner] = line
             _index(value, inner, lines, path, error)
     elif isinstance(node, yaml.SequenceNode):

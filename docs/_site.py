@@ -19,7 +19,7 @@ from camtrap_batch.cli import make_parser
 from camtrap_batch.cluster import KINDS
 from camtrap_batch.exports import EXPORTS
 from camtrap_batch.job import Job
-from camtrap_batch.monitor.metrics import COUNTERS
+from camtrap_batch.monitor.counters import COUNTERS
 from camtrap_batch.targets.base import TARGETS
 from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, Status
 from camtrap_batch.yamlfile import Section, reference

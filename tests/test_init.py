@@ -105,7 +105,7 @@ def test_what_it_would_guess_wrong_is_said_by_options(
     content = yaml.safe_load((here / "job.yaml").read_text())
     assert content["name"] == "mine"
     assert "location" not in content["dataset"]
-    assert "is there already" in init(capsys, stations, "--out", "job.yaml", code=2)
+    assert "already exists" in init(capsys, stations, "--out", "job.yaml", code=2)
     assert "possible: 0, 1, 2, none" in init(capsys, stations, "--location", "7", code=2)
     assert "one or the other" in init(capsys, stations, "--location", "2", "--label", "2", code=2)
     assert "is among the images" in init(capsys, stations, "--out", stations / "x.yaml", code=2)
@@ -179,7 +179,7 @@ def test_a_coco_file_and_results_of_a_detector(
         "categories": [{"id": 1, "name": "x"}],
     }
     (stations.parent / "a.json").write_text(json.dumps(cct))
-    assert "images: 9 of 9 looked for are in" in init(capsys, stations.parent / "a.json")
+    assert "images: 9 of 9 names were found in" in init(capsys, stations.parent / "a.json")
     assert yaml.safe_load((here / "a.yaml").read_text())["dataset"]["images"] == "../photos"
     assert len(runs(here / "a.yaml", capsys)) == 9
     results = {
@@ -201,7 +201,7 @@ def test_a_table_and_a_zip(here: Path, stations: Path, capsys: pytest.CaptureFix
     (stations / "list.csv").write_text(f"File;Comment;Species\n{rows}")
     told = init(capsys, stations / "list.csv")
     assert "columns that are read: file, species" in told
-    assert "columns that are left alone: comment" in told
+    assert "columns that are ignored: comment" in told
     assert {row["location"] for row in runs(here / "list.yaml", capsys)} == {"ST1", "ST2", "ST3"}
     with zipfile.ZipFile(stations.parent / "photos.zip", "w") as archive:
         for name in names:
@@ -237,7 +237,7 @@ def test_a_camera_table_of_other_cameras_stays_and_is_not_used(
 ) -> None:
     (here / "cameras.csv").write_text("location,latitude,longitude\nST1,1,2\nother,3,4\n")
     told = init(capsys, stations)
-    assert "cameras.csv is there already, stays as it is, and is not used: it has no row for ST2, ST3" in told
+    assert "cameras.csv already exists, stays as it is, and is not used: it has no row for ST2, ST3" in told
     assert yaml.safe_load((here / "photos.yaml").read_text())["dataset"]["cameras"] == "photos-cameras.csv"
     assert (here / "photos-cameras.csv").read_text().splitlines()[1:] == ["ST1,,", "ST2,,", "ST3,,"]
     assert (here / "cameras.csv").read_text().endswith("other,3,4\n")
@@ -345,3 +345,103 @@ def test_videos(
     assert (
         "frames of 1 video are" if is_installed else "with camtrap-batch[video] their frames are images"
     ) in line
+
+
+def test_a_project_folder_with_photos_in_it(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without an argument: the photos are in a folder of the current one, and an earlier job ran there."""
+    shutil.copytree(stations, here / "photos")
+    told = init(capsys)
+    assert "all images here are in photos, which is taken as the image root" in told
+    dataset = yaml.safe_load((here / "here.yaml").read_text())["dataset"]
+    assert dataset["images"] == "photos"
+    assert dataset["location"] == {"level": 0}
+    assert {row["location"] for row in runs(here / "here.yaml", capsys)} == {"ST1", "ST2", "ST3"}
+    photo(here / "runs" / "here" / "report" / "thumbnail.jpg")
+    told = init(capsys, "--out", "again.yaml")
+    assert "9 images (.jpg 9)" in told
+    assert re.search(r"\d+ files in run folders of jobs, left out", told)
+    photo(here / "other" / "a.jpg")  # now there is no one folder that has them all
+    told = init(capsys)
+    assert f"the job file goes beside the images, to {here.parent / 'here.yaml'}" in told
+
+
+def test_lists_that_lie_beside_the_images(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stations / "md.json").write_text('{"images": [{"file": "a.jpg", "detections": []}]}')
+    (stations / "cct.json").write_text('{"images": [{"file_name": "a.jpg"}], "annotations": []}')
+    (stations / "list.csv").write_text("file\na.jpg\n")
+    (stations / "sites.csv").write_text("location,latitude\nA,1\n")
+    told = init(capsys, stations)
+    results = "md.json lies beside the images and has results of a detector; to use them: camtrap init"
+    assert f"{results} ../photos/md.json" in told
+    assert (
+        "cct.json lies beside the images and lists images; to use it: camtrap init ../photos/cct.json" in told
+    )
+    assert (
+        "list.csv lies beside the images and lists images; to use it: camtrap init ../photos/list.csv" in told
+    )
+    assert "sites.csv" not in told
+
+
+def test_a_table_with_columns_and_words_of_its_own(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [path.relative_to(stations).as_posix() for path in sorted(stations.rglob("*.jpg"))]
+    species = ["zorro", "tejón+zorro", "vacío", "tejón"] * 3
+    rows = "".join(
+        f"{name};{name[:3]};{label};0{n + 1}/03/21;8:2{n} PM\n"
+        for n, (name, label) in enumerate(zip(names, species, strict=False))
+    )
+    (stations / "tabla.csv").write_text(f"Foto;Cámara;Especie;Fecha;Hora\n{rows}")
+    told = init(capsys, stations / "tabla.csv", code=2)
+    assert "day or month first? no date in this column settles it" in told
+    assert told.strip().endswith("camtrap init: --dates")
+    told = init(capsys, stations / "tabla.csv", "--dates", "dmy")
+    taken = "foto (file_name), especie (category_name), cámara (location), fecha (date), hora (time)"
+    assert f"columns taken for what their names say: {taken}" in told
+    assert "labels that are taken to mean: no animal: vacío" in told
+    dataset = yaml.safe_load((here / "tabla.yaml").read_text())["dataset"]
+    assert dataset["label"] == {"between": "+", "empty": ["vacío"]}
+    found = runs(here / "tabla.yaml", capsys)
+    assert {row["location"] for row in found} == {"ST1", "ST2", "ST3"}
+    assert {label["name"] for row in found for label in row["labels"]} == {"zorro", "tejón", "empty"}  # type: ignore[attr-defined]
+    assert min(row["datetime"] for row in found).isoformat() == "2021-03-01T20:20:00"  # type: ignore[type-var]
+
+
+def test_words_for_empty_of_folders_and_of_a_coco_file(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for camera in ("A1", "A2", "A3"):
+        for species in ("Vulpes vulpes", "Meles meles", "Leer"):
+            photo(tmp_path / "sorted" / camera / species / "a.jpg")
+    init(capsys, tmp_path / "sorted")
+    label = yaml.safe_load((here / "sorted.yaml").read_text())["dataset"]["label"]
+    assert label == {"level": 1, "empty": ["empty", "blank", "Leer"]}
+    assert "empty" in {label["name"] for row in runs(here / "sorted.yaml", capsys) for label in row["labels"]}  # type: ignore[attr-defined]
+    names = [f"A1/{name}/a.jpg" for name in ("Vulpes vulpes", "Leer")]
+    cct = {
+        "images": [{"id": name, "file_name": name} for name in names],
+        "annotations": [{"image_id": name, "category_id": n} for n, name in enumerate(names, 1)],
+        "categories": [{"id": 1, "name": "fox"}, {"id": 2, "name": "nothing"}],
+    }
+    (tmp_path / "sorted" / "a.json").write_text(json.dumps(cct))
+    init(capsys, tmp_path / "sorted" / "a.json")
+    assert yaml.safe_load((here / "a.yaml").read_text())["select"] == {"empty": {"class": "nothing"}}
+    runs(here / "a.yaml", capsys)
+
+
+def test_no_answer_on_a_terminal_is_one_line(
+    here: Path, stations: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(question: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", nothing)
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    told = init(capsys, stations, code=2)
+    assert told.strip().endswith("0, 1, 2, none [0]; --location gives one")
+    assert list(here.iterdir()) == []

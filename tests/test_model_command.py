@@ -75,6 +75,10 @@ def test_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "images", "job.yaml", "run", "lions", "lions.dlpk", "lions.json", "lions.safetensors"
     }  # fmt: skip
+    (folder / "lions.json").write_text("[1]")
+    assert camtrap(folder, "export", "--to", "safetensors", "--out", str(folder / "lions.safetensors")) == 0
+    assert (folder / "lions.kept-1.json").read_text() == "[1]"
+    assert not (folder / "lions.kept-1.safetensors").exists()
 
 
 def test_wrong_exports_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,11 +89,6 @@ def test_wrong_exports_are_one_line(folder: Path, capsys: pytest.CaptureFixture[
     assert "there is no folder" in to("dlpk", "nowhere/lions.dlpk")
     assert "which a job never changes" in to("dlpk", "images/lions.dlpk")
     assert "is there already" in to("safetensors", "run")
-    (folder / "lions.json").write_text("[1]")
-    assert "lions.json: is there already, and this run did not write it" in to(
-        "safetensors", "lions.safetensors"
-    )
-    assert (folder / "lions.json").read_text() == "[1]"
     assert "no model '0123456789abcdef'" in to("dlpk", "lions.dlpk", "--model", "0123456789abcdef")
 
 

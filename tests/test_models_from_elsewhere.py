@@ -119,7 +119,10 @@ def bad_classifier(folder: Path, kind: str) -> tuple[Path, str]:
         return model / "theirs.onnx", "classifier.json: no such file"
     if kind == "code":
         torch.save(torch.nn.Linear(2, 2), model / "best.pt")
-        return model / "best.pt", f"this writes: camtrap model import timm|torchvision NAME {model}/best.pt"
+        return (
+            model / "best.pt",
+            f"this command writes: camtrap model import timm|torchvision NAME {model}/best.pt",
+        )
     if kind == "MegaDetector's code":
         torch.save(torch.nn.Linear(2, 2), model / "md_v5a.0.1.pt")
         return model / "md_v5a.0.1.pt", "camtrap model import megadetector"
@@ -155,10 +158,10 @@ def test_what_is_no_classifier_is_one_line_before_the_first_shard(
 def bad_detector(path: Path, kind: str) -> tuple[Path, str]:
     if kind == "layout":
         constant_detector(path, {"y": np.zeros((1, 5000, 9))}, names=["animal"], imgsz=[64, 64])
-        return path, "whose layout is not known: it gives [1, 5000, 9] for a picture of 64 x 64 pixels"
+        return path, "with an unknown layout: it returns [1, 5000, 9] for a picture of 64 x 64 pixels"
     if kind == "classifier":
         constant_detector(path, {"y": np.zeros((1, 1000))}, names=["animal"], imgsz=[64, 64])
-        return path, "no detector, or one whose layout is not known: it gives [1, 1000]"
+        return path, "not a detector, or one with an unknown layout: it returns [1, 1000]"
     if kind == "names":
         constant_detector(
             path, {"y": np.zeros((1, 300, 8)) + 0.1}, names=["animal", "person"], imgsz=[64, 64]
@@ -178,6 +181,43 @@ def test_what_is_no_detector_is_one_line_before_the_first_shard(
 ) -> None:
     path, words = bad_detector(tmp_path / "theirs.onnx", kind)
     line = refused("detect", write_job(validated, detect={"model": str(path)}), capsys)
+    assert words in line
+
+
+def bad_results(path: Path, kind: str) -> str:
+    """A results file, and what is said of it."""
+    content: dict[str, Any] = {
+        "info": {"format_version": "1.6"},
+        "detection_categories": {"1": "animal"},
+        "images": [{"file": "elsewhere/x.jpg", "detections": []}],
+    }
+    words = f"{path} (detect.results): of other images: none of its 1 files is in the catalog"
+    if kind == "no animal":
+        content["detection_categories"] = {"1": "bear", "2": "person"}
+        words = f"detect.animal_category: {path} has no category 'animal'; possible: bear, person"
+    elif kind == "a later version":
+        content["info"]["format_version"] = "2.0"
+        words = "format_version '2.0' can't be read; possible: 1.0 to 1.6"
+    elif kind == "pixels":
+        content["images"][0]["detections"] = [{"category": "1", "conf": 0.9, "bbox": [10, 20, 300, 400]}]
+        words = (
+            "'elsewhere/x.jpg': bbox [10, 20, 300, 400] with conf 0.9: should be x, y, width, height as parts"
+        )
+    elif kind == "SpeciesNet's, of other images":
+        content = {"predictions": [{"filepath": "elsewhere/x.jpg", "detections": []}]}
+    path.write_text(json.dumps(content)[: 40 if kind == "cut off" else None])
+    return f"{path} (detect.results): not JSON, or cut off" if kind == "cut off" else words
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["other images", "no animal", "a later version", "pixels", "cut off", "SpeciesNet's, of other images"],
+)
+def test_results_that_do_not_fit_are_one_line_before_the_first_shard(
+    validated: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = bad_results(tmp_path / "results.json", kind)
+    line = refused("detect", write_job(validated, detect={"results": str(tmp_path / "results.json")}), capsys)
     assert words in line
 
 

@@ -135,7 +135,7 @@ def test_a_foreign_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "run").rename(tmp_path / "before")
     (tmp_path / "run" / "photos").mkdir(parents=True)
     (tmp_path / "run" / "photos" / "a.jpg").write_bytes(b"1")
-    assert f"{tmp_path}/run: is no run folder" in refused(tmp_path, name, code=2)
+    assert f"{tmp_path}/run: is not a run folder" in refused(tmp_path, name, code=2)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["photos"]
 
 
@@ -288,7 +288,7 @@ def test_check_names_what_is_damaged_and_has_it_made_again(
     before = receipts(folder, "validate")
     done = call(folder, "check", "--repair")
     assert done.returncode == 0, done.stdout
-    assert "the next run does these shards again: 3 of validate" in done.stdout
+    assert "the next run redoes these shards: 3 of validate" in done.stdout
     done = call(folder, "validate", "--cluster", "inline")
     assert done.returncode == 0, done.stderr
     assert re.search(r"\b3 of \d\d shards run now", done.stderr), done.stderr

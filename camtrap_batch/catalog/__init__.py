@@ -1,4 +1,4 @@
-"""Readers of whatever describes a data set -> one catalog table.
+"""Readers that turn whatever describes a data set into one catalog table.
 
 `base` says what a reader is; each format is a module: `cct` reads COCO Camera Traps JSON, `csv` a table of
 files, `camtrap_dp` a data package, `folder` paths alone, `feature_layer` points of ArcGIS with photos
@@ -6,6 +6,10 @@ attached. `cameras` reads where the cameras stand.
 """
 
 from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,17 +19,20 @@ from camtrap_batch.catalog.cameras import (
     PERIODS,
     cameras_without_place,
     check_periods,
+    columns_left_alone,
     read_cameras,
     read_outages,
     read_periods,
 )
 from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.job import Dataset
+from camtrap_batch.vocabulary import counted
 
 __all__ = [
     "READERS",
     "Catalog",
     "Reader",
+    "as_photos_have_it",
     "read_camera_names",
     "read_cameras",
     "read_dataset_cameras",
@@ -35,20 +42,22 @@ __all__ = [
 
 
 def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | None, list[str]]:
-    """Deployments and outages of a data set, and what there is to say of them, a line each.
+    """Deployments and outages of a data set, and notes on them, one line each.
 
-    Of locations that have both, the camera table holds, not the metadata.
+    For locations that are in both, the camera table counts, not the metadata.
 
     Returns
     -------
-    periods, outages : cameras.PERIODS and cameras.OUTAGES; None where nobody wrote any down
+    periods, outages : cameras.PERIODS and cameras.OUTAGES; None if nobody recorded any
 
     Raises
     ------
     InputError
-        A time in either file is wrong, an end is before its start, an outage is outside of the deployments.
+        A column of times is wrong, or a time of an outage; an end is before its start, an outage lies outside
+        the deployments.
     """
-    of_cameras = None if dataset.cameras is None else read_periods(dataset.cameras, dataset.dates)
+    notes: Counter[str] = Counter()
+    of_cameras = None if dataset.cameras is None else read_periods(dataset.cameras, dataset.dates, notes)
     of_source = reader_of(dataset).periods()
     parts = []
     if of_cameras is not None:
@@ -58,14 +67,39 @@ def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | 
         parts.append(of_source.filter(pc.invert(pc.is_in(of_source["location"], told))))
     periods = pa.concat_tables(parts) if parts else PERIODS.empty_table()
     outages = None if dataset.outages is None else read_outages(dataset.outages, dataset.dates)
-    lines = check_periods(periods, outages)
+    lines = [counted(n, text) for text, n in notes.items()] + check_periods(periods, outages)
     if dataset.cameras is not None:
-        lines += cameras_without_place(dataset.cameras)
+        lines += [*cameras_without_place(dataset.cameras), *columns_left_alone(dataset.cameras)]
     return periods if periods.num_rows else None, outages, lines
 
 
 def read_dataset_cameras(dataset: Dataset) -> pa.Table | None:
-    """Coordinates of a data set's locations, as `cameras.CAMERAS`; None where nothing has them."""
+    """Coordinates of a data set's locations, as `cameras.CAMERAS`; None if nothing gives them."""
     if dataset.cameras is not None:
         return read_cameras(dataset.cameras)
     return reader_of(dataset).cameras()
+
+
+def as_photos_have_it(table: pa.Table, locations: Callable[[], pa.ChunkedArray]) -> pa.Table:
+    """A table of cameras with the locations written as those of the images, where they look the same and
+    differ in how accents are encoded alone (NFC, NFD).
+
+    Parameters
+    ----------
+    table : with a column location
+    locations : of the images; called only where a name has an accent
+    """
+    given = table["location"].to_pylist()
+    if all(name is None or name.isascii() for name in given):
+        return table
+    known = {name for name in locations().unique().to_pylist() if name is not None}
+    of: dict[str, list[str]] = {}
+    for name in known:
+        of.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+
+    def found(name: str | None) -> str | None:
+        same = [] if name is None or name in known else of.get(unicodedata.normalize("NFC", name), [])
+        return same[0] if len(same) == 1 and same[0] not in given else name
+
+    at = table.schema.get_field_index("location")
+    return table.set_column(at, table.schema.field(at), pa.array(map(found, given), pa.string()))

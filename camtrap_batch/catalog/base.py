@@ -1,6 +1,6 @@
-"""What a format of data sets is: a `Reader`, and the section of the job file that it reads.
+"""What a format of data sets consists of: a `Reader`, and the section of the job file that it reads.
 
-To add one, write a class like those in `csv` or `cct` and name it in `READERS`; a package of one's own names
+To add one, write a class like those in `csv` or `cct` and name it in `READERS`; a package of your own names
 it in its metadata:
 
     [project.entry-points."camtrap_batch.readers"]
@@ -28,16 +28,16 @@ _ALWAYS_NAMED = frozenset({"format", "location", "utc_offset"})
 
 
 class Reader(Protocol, Generic[Section]):
-    """Reads data sets of one format; derive from it to have what is the same for most.
+    """Reads data sets of one format; derive from it to inherit what most formats share.
 
     Attributes
     ----------
     section : `dataset` in the job file: a `Dataset` whose `format` is a Literal with the format's name; it
         checks what can be checked without looking at the data set
     help : what the format is, in a few words
-    ids_are_paths : whether images have no id but their path; then files that were renamed keep their id
-    names_are_given : whether file names come from metadata, and may be written otherwise than the files' own
-    dataset : the section of the job at hand
+    ids_are_paths : whether images have no id but their path; then renamed files keep their id
+    names_are_given : whether file names come from metadata, and may be spelt differently from the files' own
+    dataset : this job's section
     """
 
     section: ClassVar[type[Dataset]]
@@ -55,28 +55,28 @@ class Reader(Protocol, Generic[Section]):
         return True
 
     def fingerprint(self) -> dict[str, Any]:
-        """Tells cheaply whether what describes the data set is the same as before; JSON values.
+        """JSON values that show cheaply whether what describes the data set has changed.
 
-        Raises InputError where it is not there.
+        Raises InputError if it does not exist.
         """
         return file_fingerprint(str(self.dataset.metadata))
 
     def read(self) -> Catalog:
-        """The catalog; `table.make_catalog` makes one of columns. Raises InputError, with file and line."""
+        """The catalog; `table.make_catalog` makes one from columns. Raises InputError, with file and line."""
         ...
 
     def cameras(self) -> pa.Table | None:
-        """Coordinates of the camera locations, as `cameras.CAMERAS`, where the format itself has them."""
+        """Coordinates of the camera locations, as `cameras.CAMERAS`, if the format itself has them."""
         return None
 
     def periods(self) -> pa.Table | None:
-        """Deployments with their start and end, as `cameras.PERIODS`, where the format itself has them."""
+        """Deployments with their start and end, as `cameras.PERIODS`, if the format itself has them."""
         return None
 
     def settings(self) -> dict[str, Any]:
         """The keys that the catalog depends on, besides what `fingerprint` looks at; JSON values.
 
-        A key that is not set is left out, so that adding one to a format changes no catalog that there is.
+        A key that is not set is left out, so that adding a key to a format does not change existing catalogs.
         """
         content = self.dataset.model_dump(mode="json", exclude=set(_OF_NO_MATTER))
         label = getattr(self.dataset, "label", None)
@@ -90,7 +90,7 @@ class Reader(Protocol, Generic[Section]):
         return {"location": None, **{key: content[key] for key in content if key not in unset}}
 
     def images(self, run_url: str) -> ImageRoot:
-        """Where the images are; `run_url` is the run folder, to keep what is asked for only once."""
+        """Where the images are; `run_url` is the run folder, which keeps what is requested only once."""
         return ImageRoot(str(self.dataset.images), self.dataset.storage_options)
 
 
@@ -113,13 +113,13 @@ def reader_of(dataset: Dataset) -> Reader[Any]:
 
 
 def file_fingerprint(path: str) -> dict[str, Any]:
-    """Size and time or checksum of a file or URL. Raises InputError where it is not there, or a folder."""
+    """Size and time or checksum of a file or URL. Raises InputError if it does not exist or is a folder."""
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
         info = filesystem.info(inner)
     except FileNotFoundError:
         raise InputError(f"{redacted(path)}: no such file (dataset.metadata)") from None
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{redacted(path)}: can't be read (dataset.metadata): {plain(problem)}") from None
     if info.get("type") == "directory":
         raise InputError(f"{path}: is a folder (dataset.metadata); it should be a file")

@@ -1,7 +1,8 @@
-"""What `dataset.cameras` and `dataset.outages` say: where cameras stood, from when to when, and when not.
+"""Reads `dataset.cameras` and `dataset.outages`: where cameras stood, from when to when, and when not.
 
-A .csv with a header or a .geojson with points. A camera that came back has several rows; of two cameras at
-one location, a column `camera` beside `location` tells which is which. docs/effort.md has the columns.
+A .csv with a header or a .geojson with points. A camera that came back has several rows; if there are two
+cameras at one location, a column `camera` besides `location` says which is which. docs/effort.md has the
+columns.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 
-from camtrap_batch.catalog.tables import GivenTable, is_missing, number, read_table
-from camtrap_batch.dates import Order, is_date_only, parse_date, parse_dates
+from camtrap_batch.catalog.tabular import GivenTable, is_missing, number, read_table
+from camtrap_batch.dates import Order, are_too_many, check_orders, is_date_only, parse_date, parse_dates
 from camtrap_batch.errors import InputError
 
 CAMERAS = pa.schema([("location", pa.string()), ("longitude", pa.float64()), ("latitude", pa.float64())])
@@ -35,8 +38,8 @@ PERIODS = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""Deployments as somebody wrote them down: start and end in local time, null where there is none; the offset
-of that time, null where it is the cameras' own; `source` is metadata or cameras; `where` is file and line."""
+"""Deployments as recorded: start and end in local time, null if there is none; the offset of that time,
+null if it is the cameras' own; `source` is metadata or cameras; `where` is file and line."""
 
 OUTAGES = pa.schema(
     [
@@ -47,10 +50,14 @@ OUTAGES = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""When cameras stood there and did not work, local camera time; `camera` is null: all of the location."""
+"""When cameras stood there without working, local camera time; if `camera` is null: all at the location."""
 
 _ALIASES = {
-    "location": ("location", "location_id", "locationid", "camera", "name"),
+    "location": (
+        *("location", "location_id", "locationid", "camera", "name"),
+        *("station", "station_id", "site", "site_id", "site_name", "deployment_id", "deploymentid"),
+        *("placename", "camera_id", "camera_name"),
+    ),
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng", "long"),
 }
@@ -65,6 +72,13 @@ _OUTAGE = {
     "start": ("start", "from"),
     "end": ("end", "to"),
 }
+_NEVER_COVARIATES = frozenset({"location", "location_id", "locationid", "camera", "name"})
+_LIKELY = {
+    "start": ("start_date", "startdate", "date_start", "date_deployed", "deployed", "installed", "setup_day"),
+    "end": ("end_date", "enddate", "date_end", "date_retrieved", "retrieved", "removed", "retrieval_day"),
+}
+"""What may be when a camera stood there, and is left alone: role -> names of columns."""
+
 _CAMERAS_KEY, _OUTAGES_KEY = "dataset.cameras", "dataset.outages"
 _NUMBERS_FIRST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)", re.DOTALL)
 _NOON = dt.timedelta(hours=12)
@@ -77,9 +91,10 @@ class Site:
     Attributes
     ----------
     where : file and line, or feature
-    location, longitude, latitude : degrees, WGS 84; None where both cells are empty
-    cells : what else the row says, by the file's own names
-    roles : start, end, camera, deployment -> the name of the cell that has it
+    location, longitude, latitude : degrees, WGS 84; None if both cells are empty
+    cells : everything else in the row, by the file's own column names
+    roles : start, end, camera, deployment -> the name of the cell that holds it
+    named_by : the name of the cell that holds the location
     """
 
     where: str
@@ -88,9 +103,10 @@ class Site:
     latitude: float | None
     cells: Mapping[str, Any]
     roles: Mapping[str, str]
+    named_by: str = "location"
 
     def text(self, role: str) -> str | None:
-        """What the row says of start, end, camera or deployment; None where it says nothing."""
+        """The row's start, end, camera or deployment; None if it has none."""
         value = self.cells.get(self.roles.get(role, ""))
         return None if value is None or is_missing(str(value)) else str(value).strip()
 
@@ -101,7 +117,7 @@ def read_cameras(path: str) -> pa.Table:
     Raises
     ------
     InputError
-        The file is not there, lacks a column, or coordinates are impossible or given twice; with line.
+        The file is missing or lacks a column, or coordinates are impossible or given twice; with the line.
     """
     points = {
         site.location: (site.longitude, site.latitude)
@@ -119,39 +135,55 @@ def read_cameras(path: str) -> pa.Table:
 
 
 def read_camera_names(path: str) -> pa.ChunkedArray:
-    """The locations of a camera table, also those without coordinates. Raises as `read_cameras`."""
+    """The locations of a camera table, including those without coordinates. Raises like `read_cameras`."""
     return pa.chunked_array([list(dict.fromkeys(site.location for site in read_sites(path)))], pa.string())
 
 
 def cameras_without_place(path: str) -> list[str]:
-    """A line on cameras whose coordinates are empty, with the row of the first. Raises as `read_cameras`."""
+    """A note on cameras without coordinates, with the row of the first. Raises like `read_cameras`."""
     without = {site.location: site.where for site in read_sites(path) if site.latitude is None}
     if not without:
         return []
     location, where = next(iter(without.items()))
     return [
-        f"{where}: {location!r} has no place (cameras without one: {len(without):,}); it is on no map, and "
-        "in no data package"
+        f"{where}: {location!r} has no coordinates (cameras without: {len(without):,}); it is left out of "
+        "maps and data packages"
     ]
 
 
-def read_periods(path: str, order: Order | None = None) -> pa.Table:
-    """Deployments of the camera table, as `PERIODS`: a row for each of its rows with a start or an end.
+def columns_left_alone(path: str) -> list[str]:
+    """One line for each column that may hold the start or the end of deployments under another name."""
+    first = read_sites(path)[0]
+    return [
+        f"{path}: the column {name} is left alone; if deployments {role} there, call it {role}"
+        for role, names in _LIKELY.items()
+        if role not in first.roles
+        for name in names
+        if name in first.cells
+    ]
+
+
+def read_periods(path: str, order: Order | None = None, notes: Counter[str] | None = None) -> pa.Table:
+    """Deployments of the camera table, as `PERIODS`: one for each of its rows with a start or an end.
 
     Parameters
     ----------
-    order : of day and month in dates that leave it open
+    order : order of day and month in ambiguous dates, if no other date of the table settles it
+    notes : gets unreadable starts and ends, which are taken as unknown, up to a fraction of a column, as in
+        any table; without `notes`, each is refused
 
     Raises
     ------
     InputError
-        As `read_cameras`; or a start or an end is no date, or an end is not after its start.
+        As for `read_cameras`; or a start or an end is not a date, or an end is not after its start.
     """
     rows = []
     sites = read_sites(path)
-    order = _order_of_dates(([site.text(name) for site in sites] for name in ("start", "end")), order)
-    for site in sites:
-        start, end = (moment(site.where, name, site.text(name), order) for name in ("start", "end"))
+    columns = {name: [site.text(name) for site in sites] for name in ("start", "end")}
+    order = _order_of_dates(columns.values(), order)
+    wheres = [site.where for site in sites]
+    starts, ends = (_moments(wheres, name, texts, order, notes) for name, texts in columns.items())
+    for site, start, end in zip(sites, starts, ends, strict=True):
         if start is None and end is None:
             continue
         check_order(site.where, start, end)
@@ -175,36 +207,35 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
     Raises
     ------
     InputError
-        The file is not there, lacks a column, or a start or an end is missing, no date, or out of order.
+        The file is missing or lacks a column, or a start or an end is missing, not a date, or out of order.
     """
     rows = []
     table = read_table(path, _OUTAGES_KEY, _names(_OUTAGE, _OPTIONAL))
     at = table.require(_OUTAGE)
     order = _order_of_dates((table.columns[at[name]] for name in ("start", "end")), order)
-    for where, cells in table.rows():
+    wheres = [table.at(row) for row in range(len(table))]
+    times = [_moments(wheres, name, table.columns[at[name]], order) for name in ("start", "end")]
+    for (where, cells), start, end in zip(table.rows(), *times, strict=True):
         location = cells[at["location"]]
         if not location:
             raise InputError(f"{where}: location: empty ({_OUTAGES_KEY})")
-        times = {}
-        for name in ("start", "end"):
-            time = moment(where, name, cells[at[name]], order)
+        for name, time in (("start", start), ("end", end)):
             if time is None:
                 raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({_OUTAGES_KEY})")
-            times[name] = time
-        check_order(where, times["start"], times["end"])
+        check_order(where, start, end)
         camera = _roles(cells, _OPTIONAL).get("camera")
         of = cells[camera] if camera is not None and camera != at["location"] else None
-        rows.append({"location": location, "camera": of, "where": where, **times})
+        rows.append({"location": location, "camera": of, "where": where, "start": start, "end": end})
     return pa.Table.from_pylist(rows, schema=OUTAGES)
 
 
 def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
-    """A line for each deployment that begins before an earlier one of the same camera has ended.
+    """A note for each deployment that begins before an earlier one of the same camera has ended.
 
     Raises
     ------
     InputError
-        An outage, or a part of one, is outside the deployments of its location, where these are known.
+        An outage, or part of one, is outside the deployments of its location, if these are known.
     """
     spans: dict[str, list[dict[str, Any]]] = {}
     for row in periods.to_pylist():
@@ -229,18 +260,18 @@ def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
 
 
 def read_covariates(path: str) -> pa.Table:
-    """What else the camera table says of each location, as it is written: location, longitude, latitude, ...
+    """What else the camera table says about each location, as written: location, longitude, latitude, ...
 
-    Of a location with several rows the first that says something holds. A column is of numbers where all its
-    values are numbers, else of text.
+    If a location has several rows, the first value counts. A column is numeric if all its values are numbers,
+    otherwise text.
     """
     columns: dict[str, dict[str, Any]] = {}
     points: dict[str, tuple[float | None, float | None]] = {}
-    used = {alias for aliases in _ALIASES.values() for alias in aliases}
+    used = {*_NEVER_COVARIATES, *_ALIASES["latitude"], *_ALIASES["longitude"]}
     for site in read_sites(path):
         points.setdefault(site.location, (site.longitude, site.latitude))
         for name, value in site.cells.items():
-            if name in used or name in site.roles.values():
+            if name in used or name in (*site.roles.values(), site.named_by):
                 continue
             column = columns.setdefault(name, {})
             if value is not None and str(value).strip():
@@ -256,7 +287,7 @@ def read_covariates(path: str) -> pa.Table:
 
 
 def read_sites(path: str) -> list[Site]:
-    """The rows of a camera table. Raises as `read_cameras`."""
+    """The rows of a camera table. Raises like `read_cameras`."""
     if path.lower().endswith((".geojson", ".json")):
         rows = _geojson(path, _read(path, _CAMERAS_KEY))
     else:
@@ -273,12 +304,13 @@ def read_sites(path: str) -> list[Site]:
             point = (_degrees(where, "longitude", longitude, 180), _degrees(where, "latitude", latitude, 90))
         if points.setdefault(location, point) != point:
             raise InputError(
-                f"{where}: location {location!r} has another place further up; it should have one"
+                f"{where}: location {location!r} has other coordinates further up; it should have one point"
             )
         roles = _roles(cells, _OPTIONAL)
-        if roles.get("camera") == _roles(cells, _ALIASES).get("location"):
+        named_by = _roles(cells, _ALIASES).get("location", "location")
+        if roles.get("camera") == named_by:
             roles.pop("camera", None)  # the column that names the location
-        sites.append(Site(where, location, *point, cells, roles))
+        sites.append(Site(where, location, *point, cells, roles, named_by))
     if not sites:
         raise InputError(f"{path}: holds no camera (dataset.cameras)")
     return sites
@@ -291,7 +323,7 @@ def _read(path: str, key: str) -> str:
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file ({key})") from None
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{path}: can't be read ({key}): {problem}") from None
 
 
@@ -305,16 +337,10 @@ def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str,
         yield where, cells[at["location"]] or "", cells[at["longitude"]], cells[at["latitude"]], dict(cells)
 
 
-def _order_of_dates(columns: Iterable[list[str | None]], order: Order | None) -> Order | None:
-    """The order of day and month that the job gives, else that of the dates that tell, if it is one."""
-    found: set[Order] = set()
-    for texts in columns:
-        dates = parse_dates(texts)
-        if dates.day_first is not None:
-            found.add("dmy")
-        if dates.month_first is not None:
-            found.add("mdy")
-    return order or (found.pop() if len(found) == 1 else None)
+def _order_of_dates(columns: Iterable[Sequence[str | None]], order: Order | None) -> Order | None:
+    """The order of all unambiguous dates if it is the same for all, otherwise the one that the job gives."""
+    found = {name for texts in columns for name in parse_dates(texts).told}
+    return found.pop() if len(found) == 1 else order
 
 
 def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
@@ -323,7 +349,9 @@ def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict
         for number, feature in enumerate(features):
             where = f"{path}: features[{number}]"
             properties = feature.get("properties") or {}
-            given = (properties.get(alias) for alias in (*_ALIASES["location"], "id"))
+            names = _ALIASES["location"]
+            # As ever before the names that came later.
+            given = (properties.get(name) for name in (*names[:5], "id", *names[5:]))
             location = next((value for value in given if value is not None), feature.get("id"))
             geometry = feature.get("geometry") or {}
             if geometry.get("type") != "Point":
@@ -338,7 +366,7 @@ def _geojson(path: str, content: str) -> Iterator[tuple[str, str, Any, Any, dict
 
 
 def _roles(cells: Mapping[str, Any], aliases: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Role -> the name of its column, for those that are there."""
+    """Role -> the name of its column, for the columns that exist."""
     found = {role: next((name for name in names if name in cells), None) for role, names in aliases.items()}
     return {role: name for role, name in found.items() if name is not None}
 
@@ -353,7 +381,8 @@ def _degrees(where: str, name: str, value: Any, most: int) -> float:
 
 
 def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
-    """A date or a date with a time; a date alone is noon. Raises InputError with `where` and `name`."""
+    """A date or a date with a time; a date without a time is noon. Raises InputError with `where` and
+    `name`."""
     if text is None or not text.strip():
         return None
     given = text.strip()
@@ -369,8 +398,43 @@ def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.d
     return parsed[0] + _NOON if is_date_only(given) else parsed[0]
 
 
+def _moments(
+    wheres: Sequence[str],
+    name: str,
+    texts: Sequence[str | None],
+    order: Order | None,
+    notes: Counter[str] | None = None,
+) -> list[dt.datetime | None]:
+    """A column of `moment`s. Unreadable ones are None, and in `notes`, up to `dates.MOST_UNREADABLE` of them.
+
+    Raises InputError if there are more, or no `notes`, or if orders of day and month are mixed.
+    """
+    dates = parse_dates(texts, order)
+
+    def say(row: int) -> str:
+        return f"{wheres[row]}: {name}: {texts[row]!r}"
+
+    if len(dates.told) > 1:
+        check_orders(dates, texts, say, None)
+    n_given = int((~np.isnat(dates.times)).sum()) + len(dates.strange)
+    is_refused = notes is None or are_too_many(len(dates.strange), n_given)
+    for row in sorted([*dates.undecided, *(dates.strange if is_refused else [])]):
+        moment(wheres[row], name, texts[row], order)
+    if dates.strange and notes is not None:
+        photo = "the first photo" if name == "start" else "the last photo"
+        notes[
+            f"deployments whose {name} can't be read, and is taken as not known, so that {photo} counts: "
+            f"{say(dates.strange[0])}"
+        ] += len(dates.strange)
+    times: list[dt.datetime | None] = dates.times.tolist()
+    return [
+        time + _NOON if time is not None and is_day else time
+        for time, is_day in zip(times, dates.date_only.tolist(), strict=True)
+    ]
+
+
 def check_order(where: str, start: dt.datetime | None, end: dt.datetime | None) -> None:
-    """Raise InputError where an end is not after its start."""
+    """Raise InputError if an end is not after its start."""
     if start is not None and end is not None and end <= start:
         raise InputError(f"{where}: end: {_shown(end)} should be after the start, {_shown(start)}")
 

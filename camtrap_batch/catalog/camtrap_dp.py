@@ -1,6 +1,6 @@
-"""Camtrap DP, a data package of deployments, media and observations -> catalog, and where cameras stand.
+"""Camtrap DP, a data package of deployments, media and observations -> catalog and camera positions.
 
-Format: camtrap-dp.tdwg.org, version 1.0. How its terms become columns is told in docs/camtrap_dp.md.
+Format: camtrap-dp.tdwg.org, version 1.0. docs/camtrap_dp.md explains how its terms become columns.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from camtrap_batch.vocabulary import EMPTY
 
 SOURCE = "camtrap-dp"
 BY_EVENT = "camtrap-dp-event"
-"""Source of a row whose labels are what was observed in its whole event, not in the image itself."""
+"""Source of a row whose labels were observed in its whole event, not in the image itself."""
 
 _TABLES = ("deployments", "media", "observations")
 _NAMES = {"blank": EMPTY, "human": "human", "vehicle": "vehicle", "unknown": None, "unclassified": None}
 _ANIMAL = "animal"
 _VERSION = re.compile(r"camtrap-dp/(?:v)?(\d+)\.(\d+)([^/]*)/")
 _URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
-_SAMPLE = 200  # media that are looked for, to see by which name a folder holds them
+_SAMPLE = 200  # number of media to look for, to see by which names a folder holds them
 _SAMPLE_REMOTE = 20
 
 Ints = npt.NDArray[np.int64]
@@ -55,7 +55,7 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
     help = "data package"
 
     def fingerprint(self) -> dict[str, Any]:
-        # By which names the image root has the files is part of the catalog.
+        # The names by which the image root has the files are part of the catalog.
         files = [file_fingerprint(path) for path in package_files(str(self.dataset.metadata))]
         return {"files": files, "images": self.dataset.images}
 
@@ -81,16 +81,15 @@ def read_camtrap_dp(
     Parameters
     ----------
     path : datapackage.json, the folder that holds it, or a .zip of the package; a path or fsspec URL
-    images : where the files are; looked at to see by which name, see docs/camtrap_dp.md
+    images : where the files are; searched to see by which names, see docs/camtrap_dp.md
     utc_offset : offset of timestamps that have none of their own, such as "+02:00"
-    order : of day and month in dates that leave it open
+    order : order of day and month in ambiguous dates
 
     Raises
     ------
     InputError
-        The package is not there, lacks a table or a column, is of another version, or has a value that can't
-        be, with file and line, where more than a few rows are so; or its media are not to be found in the
-        image root.
+        The package is missing, lacks a table or a column, has another version, or has impossible values in
+        more than a few rows, with file and line; or its media can't be found in the image root.
     """
     notes: Counter[str] = Counter()
     with opened_package(path, notes) as package:
@@ -104,7 +103,8 @@ def read_camtrap_dp(
         table = _observations(package, media, deployments, notes)
         clock = _Clock(dates, table, utc_offset, notes, order)
         found = _observed(media, table, clock, notes)
-        # Within a second, media of a deployment are in the order of their file names, as the format has it.
+        # Within a second, media of a deployment are in the order of their file names, as the format
+        # specifies.
         names = pc.coalesce(media["fileName"], media["filePath"]).to_pandas()
         frames, n_frames = _frames(found.sequence, clock.media, names)
         columns = {
@@ -130,7 +130,7 @@ def read_camtrap_dp(
 
 
 def read_deployment_sites(path: str) -> pa.Table:
-    """Coordinates of a package's locations, as `cameras.CAMERAS`: where its latest deployment stood."""
+    """Coordinates of a package's locations, as `cameras.CAMERAS`: those of the latest deployment."""
     notes: Counter[str] = Counter()
     with opened_package(path, notes) as package:
         return _coordinates(_deployments(package, notes), notes)
@@ -139,14 +139,14 @@ def read_deployment_sites(path: str) -> pa.Table:
 def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
     """When cameras stood at a package's locations, as `cameras.PERIODS`: its deployments.
 
-    An end that is not after its start is none; neither is a time that can't be read.
+    An end that is not after its start, or a time that can't be read, counts as missing.
     """
     notes: Counter[str] = Counter()
     with opened_package(path, notes) as package:
         table = _deployments(package, notes)
         starts, ends = (table.dates(name, notes, order) for name in ("deploymentStart", "deploymentEnd"))
         (start, start_offset), (end, end_offset) = ((_noon(dates), dates.offsets) for dates in (starts, ends))
-        # Both ends in the clock of the start.
+        # Both ends by the clock of the start.
         known = (start_offset != NULL_OFFSET) & (end_offset != NULL_OFFSET)
         shift = np.where(known, start_offset.astype(np.int64) - end_offset, 0)
         end = end + shift.astype("timedelta64[m]")
@@ -174,7 +174,7 @@ def _noon(dates: Dates) -> npt.NDArray[np.datetime64]:
 
 
 def package_files(path: str) -> list[str]:
-    """Paths or URLs of the files that a package's catalog is read from."""
+    """Paths or URLs of the files from which a package's catalog is read."""
     with opened_package(path, Counter()) as package:
         return package.files(_TABLES)
 
@@ -206,7 +206,7 @@ def _deployments(package: DataPackage, notes: Counter[str]) -> Table:
 
 
 def locations_of(deployments: Table | pa.Table) -> pa.ChunkedArray:
-    """The location that each deployment of a package is at."""
+    """The location of each deployment of a package."""
     return pc.coalesce(*(deployments[name] for name in ("locationID", "locationName", "deploymentID")))
 
 
@@ -226,7 +226,7 @@ def _coordinates(deployments: Table, notes: Counter[str]) -> pa.Table:
     placed = places.dropna(subset=["longitude", "latitude"])
     notes["deployments without coordinates"] += len(places) - len(placed)
     several = placed.groupby("location")[["longitude", "latitude"]].nunique().gt(1).any(axis=1)
-    notes["locations whose deployments stand at different places; the latest is taken"] += int(several.sum())
+    notes["locations whose deployments have different coordinates; the latest are used"] += int(several.sum())
     latest = placed.sort_values("start", kind="stable", na_position="first").drop_duplicates(
         "location", keep="last"
     )
@@ -248,7 +248,7 @@ def _media(package: DataPackage, notes: Counter[str]) -> Table:
 def _instants(
     times: npt.NDArray[np.datetime64], offsets: npt.NDArray[np.int32], utc_offset: str | None
 ) -> npt.NDArray[np.datetime64]:
-    """Local times -> UTC, in seconds; those with an offset that nobody knows are taken as they are."""
+    """Local times -> UTC, in seconds; times with an unknown offset are taken as they are."""
     default = 0 if utc_offset is None else offset_minutes(utc_offset)
     minutes = np.where(offsets == NULL_OFFSET, default, offsets)
     return np.asarray(times.astype("datetime64[s]") - minutes.astype("timedelta64[m]"))
@@ -259,7 +259,7 @@ def _file_names(media: Table, images: ImageRoot, notes: Counter[str]) -> pa.Arra
     paths = media["filePath"].to_pandas()
     names = paths.copy()
     root = f"{images.url.rstrip('/')}/"
-    is_web = root.startswith(("http://", "https://"))  # has files by their URL alone
+    is_web = root.startswith(("http://", "https://"))  # has files only by their URL
     is_url = paths.str.match(_URL).to_numpy(bool)
     is_below = paths.str.startswith(root).to_numpy(bool)
     names[is_below] = paths[is_below].str.removeprefix(root)
@@ -282,7 +282,7 @@ def _file_names(media: Table, images: ImageRoot, notes: Counter[str]) -> pa.Arra
 
 
 def _by_file_name(media: Table, rows: npt.NDArray[np.bool_]) -> dict[str, pd.Series]:
-    """Names by which media may have been saved: what names are made of -> names, if they tell media apart."""
+    """Names by which media may have been saved: what the names are made of -> names, if they are distinct."""
     files = media["fileName"]
     by_deployment = pc.binary_join_element_wise(media["deploymentID"], files, "/")
     options = {"fileName": files, "deploymentID/fileName": by_deployment}
@@ -299,7 +299,7 @@ def _distinct(options: dict[str, pd.Series]) -> dict[str, pd.Series]:
 
 
 def _best(options: dict[str, pd.Series], images: ImageRoot) -> tuple[str, int]:
-    """The option by which most of a sample of files are there, the first of equal ones; and how many are."""
+    """The option by which most of a sample of files exist, the first among equals; and how many do."""
     best = ("", 0)
     for by, names in options.items():
         most = _SAMPLE_REMOTE if "://" in images.url else _SAMPLE
@@ -334,7 +334,7 @@ def _not_there(media: Table, urls: pd.Series, images: ImageRoot, options: dict[s
 
 
 def _folder_of(first: str, last: str) -> str | None:
-    """The URL that the first and the last of some URLs, by the alphabet, both lie below."""
+    """The URL below which the alphabetically first and last of some URLs both lie."""
     both = zip(first.split("/")[:-1], last.split("/")[:-1], strict=False)
     parts = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both)]
     return "/".join(parts) if len(parts) > 2 else None
@@ -350,8 +350,8 @@ class _Observed:
     Attributes
     ----------
     seq_id : event of each medium
-    sequence : (n,) number of the event; -1 where there is none
-    labels : as `group_labels` gives them
+    sequence : (n,) number of the event; -1 if there is none
+    labels : as returned by `group_labels`
     source : where labels come from
     """
 
@@ -372,7 +372,7 @@ def _observations(package: DataPackage, media: Table, deployments: Table, notes:
 
 
 def _people_first(observations: Table, notes: Counter[str]) -> Table:
-    """Without what a machine observed in a medium, or an event, in which people observed something."""
+    """Drop what a machine observed in a medium, or an event, in which people observed something."""
     by_people, by_machine = (
         pc.fill_null(pc.equal(observations["classificationMethod"], method), False)
         for method in ("human", "machine")
@@ -386,7 +386,7 @@ def _people_first(observations: Table, notes: Counter[str]) -> Table:
             overruled |= np.asarray(pc.and_(pc.and_(by_machine, of_level), same).to_numpy(), np.bool_)
     if not overruled.any():
         return observations
-    notes["observations of a machine, where people observed the same medium or event"] += int(overruled.sum())
+    notes["observations by a machine of what people observed too, left out"] += int(overruled.sum())
     return observations.where_true(~overruled)
 
 
@@ -395,15 +395,15 @@ def _is_of_event(observations: Table) -> npt.NDArray[np.bool_]:
 
 
 class _Clock:
-    """Times of media and of observed events on one line, to tell which media are in which event.
+    """Times of media and of observed events on one time line, to tell which media are in which event.
 
-    Where both tables have time zones, or neither, that is UTC. Where only one has them, it is what the clocks
+    If both tables have time zones, or neither has, it is UTC. If only one has them, it is what the clocks
     showed, and the other table's times are taken to be in the same zone.
 
     Attributes
     ----------
     media : (n,) datetime64[s] of the media
-    start, end : of the observations of events; an event without an end ends when it starts
+    start, end : start and end of the observed events; an event without an end ends when it starts
     """
 
     def __init__(
@@ -436,7 +436,7 @@ class _Clock:
 
     @property
     def offsets(self) -> npt.NDArray[np.int32]:
-        """Offsets of the media: where only events have some, that of the last event that began before."""
+        """Offsets of the media: if only events have offsets, that of the last event that began before."""
         known = np.flatnonzero((self._of_events != NULL_OFFSET) & ~np.isnat(self.start))
         if not self._is_shared or not len(known):
             return self._offsets
@@ -466,7 +466,7 @@ def _observed(media: Table, table: Table, clock: _Clock, notes: Counter[str]) ->
     own = of_media.dropna(subset="event").drop_duplicates("medium").set_index("medium")["event"]
     events["event"] = own.reindex(events.index)
     inside = _inside(spans, events["deployment"].to_numpy(), instants, ~is_judged | events["event"].isna())
-    # Where events overlap, a medium is of the one that began last, the shortest of those.
+    # If events overlap, a medium belongs to the one that began last, and of those to the shortest.
     in_span = inside.join(spans, on="span").dropna(subset="event")
     in_span = in_span.sort_values(["start", "end"], ascending=[False, True], kind="stable")
     by_time = in_span.drop_duplicates("medium").set_index("medium")["event"]
@@ -476,12 +476,12 @@ def _observed(media: Table, table: Table, clock: _Clock, notes: Counter[str]) ->
     named = named.merge(spans.reset_index(), on=["deployment", "event"])
     pairs = pd.concat([inside[~is_judged[inside["medium"]]], named[["span", "medium"]]]).drop_duplicates()
     spread = _spread(of_events, pairs)
-    # Events that some medium is in, also one that was judged by itself.
+    # Events that contain some medium, even one that was judged by itself.
     met = _inside(spans, events["deployment"].to_numpy(), instants, np.ones(n, bool))["span"]
     ours = events.dropna(subset="event").merge(spans.reset_index(), on=["deployment", "event"])["span"]
     is_timed = ~np.isnat(of_events["start"].to_numpy()) | of_events["event"].notna().to_numpy()
     is_met = of_events["span"].isin({*met, *ours}).to_numpy()
-    notes["observations of events that no medium is in, left out"] += int((is_timed & ~is_met).sum())
+    notes["observations of events without media, left out"] += int((is_timed & ~is_met).sum())
     labels, categories = _labels(pd.concat([of_media[[*spread.columns]], spread]), n, notes)
     is_spread = np.isin(np.arange(n), spread["medium"])
     return _Observed(
@@ -494,7 +494,7 @@ def _observed(media: Table, table: Table, clock: _Clock, notes: Counter[str]) ->
 
 
 def _of_what_is_there(table: Table, media: Table, deployments: Table, notes: Counter[str]) -> Table:
-    """Observations at a level that there is, of media and deployments that there are."""
+    """Observations at a valid level, of media and deployments that exist."""
     level = table["observationLevel"]
     is_media, is_event = (
         pc.fill_null(pc.equal(level, name), False).to_numpy() for name in ("media", "event")
@@ -515,7 +515,7 @@ def _of_what_is_there(table: Table, media: Table, deployments: Table, notes: Cou
 def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
     """Observations: numbers of medium and deployment (-1: none), event, name, count.
 
-    `name` is null where there is nothing to name; `is_judged` is false where nobody looked.
+    `name` is null if there is nothing to name; `is_judged` is false if nobody looked.
     """
     kinds = pc.utf8_lower(table["observationType"]).to_pandas()
     is_strange = ~kinds.isin([_ANIMAL, *_NAMES])
@@ -542,7 +542,7 @@ def _deployment_numbers(ids: pa.ChunkedArray, media: Table) -> Ints:
 
 
 def _positions_in(values: pa.ChunkedArray, of: pa.Array | pa.ChunkedArray) -> Ints:
-    """Where each value is in `of`; -1: nowhere."""
+    """Index of each value in `of`; -1: not there."""
     values_of = of.combine_chunks() if isinstance(of, pa.ChunkedArray) else of
     return np.asarray(pc.fill_null(pc.index_in(values, values_of), -1).to_numpy(), np.int64)
 
@@ -550,7 +550,7 @@ def _positions_in(values: pa.ChunkedArray, of: pa.Array | pa.ChunkedArray) -> In
 def _inside(
     spans: pd.DataFrame, deployment: Ints, instants: npt.NDArray[np.datetime64], is_open: Any
 ) -> pd.DataFrame:
-    """Pairs of a span and an open medium of its deployment, taken from its start to its end."""
+    """Pairs of a span and an open medium of its deployment taken between its start and its end."""
     media = np.flatnonzero(np.asarray(is_open, bool) & ~np.isnat(instants))
     spans = spans.dropna(subset=["start"])
     if not len(media) or not len(spans):
@@ -559,7 +559,7 @@ def _inside(
     first, last = second[media].min(), second[media].max()
 
     def line_up(deployment: Ints, second: Ints) -> Ints:
-        """All deployments' times one after the other, each with a second to spare before and after it."""
+        """All deployments' times laid end to end, with a second to spare before and after each."""
         return np.asarray(deployment * (last - first + 3) + np.clip(second - first + 1, 0, last - first + 2))
 
     at = line_up(deployment[media], second[media])
@@ -575,9 +575,9 @@ def _inside(
 
 
 def _spread(of_events: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """What was observed in events, for each medium of theirs: medium, name, count.
+    """What was observed in events, for each of their media: medium, name, count.
 
-    Within an event the counts of a name add up; of several events that a medium is in, the largest holds.
+    Within an event the counts of a name add up; if a medium is in several events, the largest count is used.
     """
     named = of_events.dropna(subset="name").groupby(["span", "name"], sort=False)["count"]
     marks = pairs.merge(named.sum(min_count=1).reset_index(), on="span")

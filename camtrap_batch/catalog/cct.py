@@ -1,6 +1,6 @@
 """COCO Camera Traps JSON -> catalog.
 
-Format: github.com/agentmorris/MegaDetector, "COCO Camera Traps format". Real files bend it; what is met is
+Format: github.com/agentmorris/MegaDetector, "COCO Camera Traps format". Real files bend it; deviations are
 counted in the catalog's notes, and only what would lose or confuse images is refused.
 """
 
@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,7 +20,7 @@ from fsspec.core import url_to_fs
 
 from camtrap_batch.catalog.base import Reader
 from camtrap_batch.catalog.cct_columns import Columns, read_columns
-from camtrap_batch.catalog.jsonfile import read_json, why_not_json
+from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.catalog.labels import one_name_each
 from camtrap_batch.catalog.paths import location_finder
 from camtrap_batch.catalog.table import Catalog, dates_of_images, finish_catalog, group_labels, row_order
@@ -66,16 +65,16 @@ def read_cct(
     Parameters
     ----------
     path : file or fsspec URL; `.json`, `.json.gz`, or a `.zip` that holds one `.json`
-    location_of : location from a path, for images whose location the file does not give
+    location_of : finds the location in a path, for images whose location the file does not give
     utc_offset : offset of dates that have none of their own, such as "+02:00"
-    order : of day and month in dates that leave it open
+    order : order of day and month in ambiguous dates
     root : path or URL that file names may begin with, and are relative to
 
     Raises
     ------
     InputError
-        The file is not there, not JSON, not COCO Camera Traps, has one id for two images or two categories,
-        or dates as `read_dates` refuses them.
+        The file is missing, not JSON, not COCO Camera Traps, has one id for two images or two categories,
+        or dates that `read_dates` refuses.
     """
     content = _read(path)
     notes: Counter[str] = Counter()
@@ -118,7 +117,8 @@ def _located(images: dict[str, pa.Array], location_of: Callable[[str], str | Non
 def _labels(
     ids: pa.StringArray, annotations: pa.Table, names: dict[int, str]
 ) -> tuple[pa.Array, bool, Counter[str]]:
-    """Each row's labels, whether an image id comes twice, and notes; `names` gets what it does not list."""
+    """Each row's labels, whether an image id occurs twice, and notes; `names` gets the categories it
+    lacks."""
     notes: Counter[str] = Counter()
     of_row, of_mark = _numbered(ids, annotations["image_id"].combine_chunks())
     n_ids = int(of_row.max(initial=-1)) + 1
@@ -128,7 +128,7 @@ def _labels(
     notes["annotations whose count is below 0, taken as not counted"] += (
         pc.sum(pc.less(counts, 0)).as_py() or 0
     )
-    notes["annotations whose count is no whole number, rounded down"] += (
+    notes["annotations whose count is not a whole number, rounded down"] += (
         pc.sum(pc.and_(pc.greater(counts, 0), pc.not_equal(whole, counts))).as_py() or 0
     )
     counts = pc.if_else(pc.less(counts, 0), None, whole).cast(pa.int32())
@@ -141,7 +141,7 @@ def _labels(
     notes["categories that share their name with another"] += sum(n for n in doubles.values() if n > 1)
     notes["images without an annotation"] += len(of_row) - int(np.count_nonzero(np.bincount(of_mark)))
     labels = group_labels(of_mark, category_ids, counts, n_ids, names)
-    # The first row of a double id is kept, and all its rows must agree.
+    # The first row of a repeated id is kept, and all its rows must agree.
     has_doubles = n_ids < len(of_row)
     return labels.take(pa.array(of_row)) if has_doubles else labels, has_doubles, notes
 
@@ -149,7 +149,7 @@ def _labels(
 def _numbered(
     images: pa.StringArray, marked: pa.StringArray
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """A number for each id, from 0 in the order in which they come; highest those that no image has."""
+    """A number for each id, from 0 in order of appearance; ids that no image has get the highest numbers."""
 
     def encoded(both: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         numbers = both.dictionary_encode().indices.to_numpy().astype(np.int64)
@@ -158,7 +158,7 @@ def _numbered(
     if (hashes := _hashes(images, marked)) is not None:
         of_row, of_mark = encoded(pa.array(hashes))
         known = of_mark < len(of_row)
-        # As a rule every image has a hash of its own, and these are found in a third of the time of texts.
+        # As a rule every image has a distinct hash, and hashes are found in a third of the time of texts.
         all_differ = of_row.max(initial=-1) + 1 == len(of_row)
         if all_differ and images.take(pa.array(of_mark[known])).equals(marked.filter(pa.array(known))):
             return of_row, of_mark
@@ -166,7 +166,7 @@ def _numbered(
 
 
 def _hashes(*columns: pa.StringArray) -> npt.NDArray[np.uint64] | None:
-    """A number for each text, as good as different for different ones; None where they are long."""
+    """A number for each text, practically always distinct; None if the texts are long."""
     lengths = [pc.min_max(pc.binary_length(column)).as_py() for column in columns if len(column)]
     longest = max((found["max"] for found in lengths), default=0)
     if longest > _LONGEST_HASHED:
@@ -192,12 +192,8 @@ def _hashes(*columns: pa.StringArray) -> npt.NDArray[np.uint64] | None:
 
 def _read(path: str) -> Columns:
     data = read_json(path, "dataset.metadata")
-    try:
+    with parsing(data, path, "COCO Camera Traps"):
         return read_columns(data, Path(url_to_fs(path)[1]))
-    except msgspec.ValidationError as problem:
-        raise InputError(f"{path}: not COCO Camera Traps: {problem}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{path}: {why_not_json(data, problem)}") from None
 
 
 def _names(categories: pa.Table, path: str) -> dict[int, str]:

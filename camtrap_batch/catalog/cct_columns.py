@@ -1,9 +1,9 @@
 """Objects of COCO Camera Traps JSON -> Arrow columns.
 
-A large file is read a piece at a time, cut between two objects: millions of them at once would take more
-memory than their columns, and most of the time to get it. Python makes one object after the other, so that a
-second process takes the second part. It runs this file as a script, and nothing of the package is imported
-here, so that it starts in no time.
+A large file is read a piece at a time, cut between two objects: millions of objects at once would take more
+memory than their columns, and getting that memory would take most of the time. Python makes objects one after
+the other, so a second process takes the second part. It runs this file as a script, and nothing of the
+package is imported here, so that it starts at once.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ import pyarrow.compute as pc
 
 PIECE_BYTES = 4_000_000
 FOR_TWO_BYTES = 64_000_000
-"""From this size on there are two processes."""
+"""Files of this size or more are read by two processes."""
 
-_FIRST_PART = 0.5  # of the bytes; the second process has to start, and has the annotations, which are cheaper
+_FIRST_PART = 0.5  # of the bytes: the second process must start, and gets the cheaper annotations
 
 Id = str | int | float
 _INT32 = msgspec.Meta(ge=-(2**31), lt=2**31)
@@ -42,13 +42,13 @@ Number = Whole | Annotated[float, _INT32]
 MISSING = frozenset(
     {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
 )
-"""As in `tables`: text that says that there is no value."""
+"""As in `tables`: text that means that there is no value."""
 
 _FLAGS = frozenset({True, "true", "True"})
 
 _BETWEEN = re.compile(rb"\}\s*,\s*\{")
 _NEAR = 1_000_000
-# It ends a piece of a file. The list that it turns up in is the one that was cut between two of its objects.
+# Ends a piece of a file. The list it turns up in is the one that was cut between two of its objects.
 _MARK = "the last one of a piece"
 _OPENING = b'{"images": ['
 _LIST = b"list"
@@ -95,12 +95,12 @@ _CUT: dict[str, msgspec.json.Decoder[Any]] = {
     "images": msgspec.json.Decoder(list[_Image]),
     "annotations": msgspec.json.Decoder(list[_Annotation]),
 }
-"""Lists that a file may be cut in."""
+"""Lists within which a file may be cut."""
 
 
 @dataclass
 class Columns:
-    """What a file holds.
+    """The content of a file.
 
     Attributes
     ----------
@@ -118,24 +118,18 @@ class Columns:
 def read_columns(data: bytes | mmap.mmap, path: Path) -> Columns:
     """Parse a COCO Camera Traps file. Raises what msgspec.json.decode does.
 
-    `path` is that of the file where it is one of this machine, and `data` mapped.
+    `path` is the file's if it is on this machine, and `data` is then mapped from it.
     """
     has_file = isinstance(data, mmap.mmap) and path.is_file()
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are made, and none becomes garbage
+    if len(data) < 2 * PIECE_BYTES:
+        return _whole(data)
     try:
-        if len(data) < 2 * PIECE_BYTES:
-            return _whole(data)
-        try:
-            if has_file and len(data) >= FOR_TWO_BYTES and (os.cpu_count() or 1) > 1:
-                return _join(_read_by_two(data, path))
-            return _join([_columns(piece) for piece in _pieces(data)])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # No place to cut, or something is wrong, and has to be said of the whole file.
-            return _whole(data)
-    finally:
-        if collecting:
-            gc.enable()
+        if has_file and len(data) >= FOR_TWO_BYTES and (os.cpu_count() or 1) > 1:
+            return _join(_read_by_two(data, path))
+        return _join([_columns(piece) for piece in _pieces(data)])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # There is nowhere to cut, or something is wrong and must be reported for the whole file.
+        return _whole(data)
 
 
 def text(value: str | float | None) -> str | None:
@@ -152,7 +146,7 @@ _text = functools.lru_cache(1_000_000)(text)
 
 
 def pixels(values: list[Any]) -> pa.Array:
-    """Widths or heights; null for what can be none: nothing but a check hangs on them."""
+    """Widths or heights; null for impossible values: only a check depends on them."""
     try:
         column = pa.array(values, pa.int32())
     except (pa.ArrowException, OverflowError):
@@ -165,11 +159,11 @@ def _whole(data: bytes | mmap.mmap) -> Columns:
 
 
 def _read_by_two(data: bytes | mmap.mmap, path: Path) -> list[dict[str, pa.Table]]:
-    """Tables of all pieces; of those in the second part, from another process."""
+    """Tables of all pieces; those of the second part come from another process."""
     cut = _cut(data, int(len(data) * _FIRST_PART))
     if cut is None:
         raise msgspec.DecodeError("nowhere to cut")
-    # Files, since a pipe would need this process to read and write meanwhile.
+    # Files, because a pipe would need this process to read and write in the meantime.
     with path.open("rb", buffering=0) as rest, tempfile.TemporaryFile() as answer:
         rest.seek(cut[1])
         with subprocess.Popen(  # noqa: S603
@@ -190,7 +184,7 @@ def _read_by_two(data: bytes | mmap.mmap, path: Path) -> list[dict[str, pa.Table
 
 
 def _answer() -> None:
-    """What the other process does: tables of a file from an image on."""
+    """What the other process runs: tables of a file from some image on."""
     gc.disable()
     parts = [_columns(piece) for piece in _pieces(sys.stdin.buffer.read(), opening=_OPENING)]
     for name in _TABLES:
@@ -208,13 +202,13 @@ def _join(parts: list[dict[str, pa.Table]]) -> Columns:
 
 
 def _pieces(data: bytes | mmap.mmap, *, opening: bytes = b"", end: int | None = None) -> Iterator[_Piece]:
-    """A file, or of one that begins as `opening` says the rest; or what is before `end`, where an image ends.
+    """A file, or the rest of one that begins with `opening`; or the part before `end`, where an image ends.
 
-    A piece that begins or ends outside the lists of images and annotations is a whole file but for what is
+    A piece that begins or ends outside the lists of images and annotations is a whole file except for what is
     cut off. In between, what follows up to the next cut is a piece of the same list if it is a list of such
-    objects; otherwise the list has ended. Where the next cut is in no such list, the rest is one piece.
+    objects; otherwise the list has ended. If the next cut is in neither list, the rest is one piece.
     """
-    # One place for all pieces: the system would have to find and clear each new one.
+    # One buffer for all pieces: the system would have to find and clear a new one for each.
     listed = memoryview(bytearray(PIECE_BYTES + _NEAR + 2))
     listed[:1] = b"["
     start = 0
@@ -247,14 +241,14 @@ def _pieces(data: bytes | mmap.mmap, *, opening: bytes = b"", end: int | None = 
 
 
 def _cut(data: bytes | mmap.mmap, start: int, end: int | None = None) -> tuple[int, int] | None:
-    """Where an object ends, and the next one begins, a piece after `start`, and before `end`."""
+    """Where one object ends and the next begins, one piece after `start` and before `end`."""
     near = start + PIECE_BYTES
     found = _BETWEEN.search(data, near, near + _NEAR if end is None else min(near + _NEAR, end))
     return found and (found.start() + 1, found.end() - 1)
 
 
 def _take_mark(piece: _Piece) -> str | None:
-    """Name of the list that was cut, if it was one of those in `_CUT`. The mark is taken out of it."""
+    """Name of the list that was cut, if it is in `_CUT`. The mark is removed from it."""
     if piece.images and piece.images[-1].id == _MARK:
         piece.images.pop()
         return "images"
@@ -265,7 +259,7 @@ def _take_mark(piece: _Piece) -> str | None:
 
 
 def _columns(content: _File | _Piece) -> dict[str, pa.Table]:
-    """Tables by the name of the list, for those that are there."""
+    """Tables by the name of the list, for the lists that exist."""
     return {
         name: pa.table(make(objects))
         for name, make in _TABLES.items()
@@ -322,7 +316,7 @@ def _numbers(objects: list[Any], name: str, kind: pa.DataType) -> pa.Array:
 
 
 def _number(value: str, name: str) -> float | None:
-    """A number that is written as text. Raises msgspec.ValidationError where it is none."""
+    """A number written as text. Raises msgspec.ValidationError if it is not one."""
     if value.strip() in MISSING:
         return None
     with contextlib.suppress(ValueError):
@@ -339,7 +333,7 @@ def _ids(values: list[str | int]) -> pa.Array:
 
 
 def _texts(values: list[Id | None]) -> pa.Array:
-    """As `text` has it."""
+    """Like `text`, for whole columns."""
     try:
         written = pa.array(values, pa.string())
     except pa.ArrowTypeError:  # numbers among them
@@ -351,7 +345,7 @@ def _texts(values: list[Id | None]) -> pa.Array:
 
 
 def _are_bare(texts: pa.StringArray) -> bool:
-    """Whether each begins and ends with a visible ASCII character, or is null."""
+    """Whether each text begins and ends with a visible ASCII character, or is null."""
     _, offsets, content = texts.buffers()
     ends = np.frombuffer(offsets, np.int32, len(texts) + 1)
     is_text = texts.is_valid().to_numpy(zero_copy_only=False)

@@ -1,7 +1,7 @@
 """A Frictionless data package: `datapackage.json` and the CSV tables that it names, read column by column.
 
-Format: specs.frictionlessdata.io, Data Package, Tabular Data Resource, CSV Dialect. A package comes from
-whatever origin: its paths stay inside it, or are http(s) URLs.
+Format: specs.frictionlessdata.io, Data Package, Tabular Data Resource, CSV Dialect. A package may come
+from anywhere: its paths must stay inside it, or be http(s) URLs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression
 from pyarrow import csv as arrow_csv
 
-from camtrap_batch.catalog.jsonfile import why_not_json
+from camtrap_batch.catalog.jsonfile import parsing
 from camtrap_batch.dates import Dates, Order, read_dates
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import is_unsafe
@@ -41,14 +41,14 @@ DESCRIPTOR = "datapackage.json"
 _KEY = "dataset.metadata"
 _WEB = ("http://", "https://")
 _COMPRESSIONS = {"gz": "gzip", "gzip": "gzip", "bz2": "bz2", "xz": "xz", "zip": "zip"}
-_BLOCK = 16 * 2**20  # bytes read at once; a row, with an image's EXIF data as JSON in it, has to fit
+_BLOCK = 16 * 2**20  # bytes read at once; a row, with an image's EXIF data as JSON in it, must fit
 
 
 @contextmanager
 def open_package(url: str) -> Iterator[DataPackage]:
     """The package at a path or URL: its `datapackage.json`, the folder that holds it, or a .zip of both.
 
-    Raises InputError where it is not there or its descriptor is no data package.
+    Raises InputError if it does not exist or its descriptor is not that of a data package.
     """
     with ExitStack() as opened:
         archive = None
@@ -73,7 +73,7 @@ class DataPackage:
 
     Attributes
     ----------
-    url : what it was opened by
+    url : the path or URL by which it was opened
     where : path or URL of its datapackage.json; inside a zip: the zip's, and the member's
     base : folder that paths in it are relative to
     descriptor : content of datapackage.json
@@ -93,7 +93,7 @@ class DataPackage:
         return [self.url, *(path for path in paths if path.startswith(_WEB))]
 
     def table(self, name: str, required: Sequence[str], optional: Sequence[str] = ()) -> Table:
-        """Columns of a table as text, null where a cell is blank; those of `optional` may not be there.
+        """Columns of a table as text, null where a cell is blank; those in `optional` may be missing.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class DataPackage:
         for number, path in enumerate(self._paths(name)):
             part = _Part(self, path, form)
             first = part.first_record()
-            # A table in several files: the later ones may repeat the header, or go on without one.
+            # A table in several files: later files may repeat the header, or continue without one.
             part.skip = number == 0 or first == header
             if number == 0:
                 header = first
@@ -121,7 +121,7 @@ class DataPackage:
 
     @contextmanager
     def opened(self, path: str, compression: str | None, origin: str) -> Iterator[IO[bytes]]:
-        """A file of the package, unpacked; `origin` is what names it, for messages."""
+        """A file of the package, unpacked; `origin` is what names the file, for messages."""
         with _told(self._full(path), origin), ExitStack() as files:
             if self._archive is not None and not path.startswith(_WEB):
                 inside = self._full(path).removeprefix(f"{self.url}/")
@@ -168,12 +168,12 @@ class DataPackage:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of a table, and where its rows stand. Usable while its package is open.
+    """Columns of a table, and where its rows are in the file. Usable while its package is open.
 
     Attributes
     ----------
     data : text columns
-    rows : row of the file that each row of `data` is, where some were left out
+    rows : for each row of `data`, its row in the file, if some rows were left out
     """
 
     data: pa.Table
@@ -191,7 +191,7 @@ class Table:
         return self._parts[0].shown
 
     def at(self, row: int) -> str:
-        """File and line of a row. Reads the file again: for messages alone."""
+        """File and line of a row. Reads the file again, so use it only for messages."""
         row = row if self.rows is None else int(self.rows[row])
         for part in self._parts:
             if row < part.rows:
@@ -206,7 +206,7 @@ class Table:
         return Table(self.data.filter(pa.array(mask)), self._parts, rows)
 
     def distinct(self, key: str, notes: Counter[str]) -> Table:
-        """Each row once; InputError where a key is blank, or stands for two rows that differ."""
+        """Each row once; InputError if a key is blank, or names two rows that differ."""
         keys = self[key]
         if keys.null_count:
             raise InputError(f"{self.at(pc.index(pc.is_null(keys), True).as_py())}: {key}: empty")
@@ -217,7 +217,7 @@ class Table:
         if len(other := np.flatnonzero(again & ~frame.duplicated().to_numpy())):
             first = int(np.flatnonzero(frame[key] == frame[key][other[0]])[0])
             raise InputError(
-                f"{self.at(int(other[0]))}: {key}: {frame[key][other[0]]!r} is at {self.at(first)}, too, "
+                f"{self.at(int(other[0]))}: {key}: {frame[key][other[0]]!r} is also at {self.at(first)}, "
                 "with other values; an id should name one row"
             )
         notes[f"rows with the {key} of a row before, the same each time"] += int(again.sum())
@@ -226,7 +226,8 @@ class Table:
     def numbers(
         self, column: str, least: float, most: float, what: str, *, whole: bool = False
     ) -> npt.NDArray[np.float64]:
-        """A column of numbers; NaN where there is none. InputError where one is not `what` it should be."""
+        """A column of numbers; NaN where a cell has none. InputError if a number is not `what` it should
+        be."""
         texts = self[column]
         try:
             values = texts.cast(pa.float64()).to_numpy()
@@ -241,7 +242,7 @@ class Table:
         return np.asarray(values, np.float64)
 
     def dates(self, column: str, notes: Counter[str], order: Order | None = None) -> Dates:
-        """A column of dates. Raises InputError as `read_dates` does."""
+        """A column of dates. Raises InputError like `read_dates`."""
         texts = self[column].combine_chunks()
         return read_dates(texts, lambda row: f"{self.at(row)}: {column}:", notes, order)
 
@@ -284,7 +285,7 @@ class _Form:
         schema = resource.get("schema")
         missing = schema.get("missingValues") if isinstance(schema, dict) else None
         if not isinstance(missing, list) or not all(isinstance(text, str) for text in missing):
-            missing = ["", "NA", "NaN", "nan"]  # of Camtrap DP's schemas, which packages name by their URL
+            missing = ["", "NA", "NaN", "nan"]  # Camtrap DP's schemas, which are referred to by URL
         return cls(
             delimiter=marks["delimiter"],
             quote=marks["quoteChar"],
@@ -313,7 +314,7 @@ class _Part:
     def at(self, row: int) -> str:
         try:
             line, _ = next(itertools.islice(self._records(), row + self.skip, None))
-        except InputError:  # Python's reader has limits of its own
+        except InputError:  # Python's reader has its own limits
             return f"{self.shown}: row {row + 1}"
         return f"{self.shown}:{line}"
 
@@ -352,7 +353,7 @@ class _Part:
             if self._check(len(header)):
                 raise self._not_csv(problem) from None
             table = pa.table({name: pa.array([], pa.string()) for name in wanted})
-        # Arrow takes a quote that is never closed for one cell, with the rest of the file in it.
+        # Arrow takes a quote that is never closed as one cell, with the rest of the file in it.
         if table.num_rows and "\n" in (table[numbered[-1]][-1].as_py() or ""):
             self._check(len(header))
         nothing = pa.nulls(table.num_rows, pa.string())
@@ -365,7 +366,7 @@ class _Part:
             yield file
 
     def _check(self, n_columns: int) -> int:
-        """Number of records below the header; InputError with the line of the first that is none."""
+        """Number of records below the header; InputError with the line of the first malformed one."""
         number = 0
         for line, record in self._records():
             if len(record) != n_columns:
@@ -376,7 +377,7 @@ class _Part:
         return number - self.skip
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Each record and the line that it begins on; lines without anything are none."""
+        """Each record and the line on which it begins; empty lines are skipped."""
         form = self.form
         line = 1
         with self._opened() as file, io.TextIOWrapper(file, form.encoding, newline="") as text:
@@ -413,7 +414,7 @@ def _check_header(shown: str, header: list[str], required: Sequence[str], column
 def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     trimmed = pc.utf8_trim_whitespace(column)
     if pc.all(pc.equal(pc.binary_length(trimmed), pc.binary_length(column))).as_py() is not False:
-        return column  # as nearly always: then there is no second copy of it
+        return column  # nearly always so; this avoids a second copy
     return pc.if_else(pc.equal(trimmed, ""), None, trimmed)
 
 
@@ -433,7 +434,8 @@ def _is_zip(url: str) -> bool:
 
 
 def _find_in_zip(url: str, archive: zipfile.ZipFile) -> str:
-    """The member that is the descriptor: people zip a package's files, or the folder that they are in."""
+    """The member that is the descriptor: people zip either a package's files or the folder that holds
+    them."""
     found = [
         name
         for name in archive.namelist()
@@ -447,10 +449,8 @@ def _find_in_zip(url: str, archive: zipfile.ZipFile) -> str:
 def _decode(package: DataPackage) -> dict[str, Any]:
     with package.opened(package.where.rpartition("/")[2], None, _KEY) as file:
         data = file.read().removeprefix(codecs.BOM_UTF8)
-    try:
+    with parsing(data, package.where):
         content = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{package.where}: {why_not_json(data, problem)}") from None
     if not isinstance(content, dict):
         raise InputError(f"{package.where}: should be an object with resources (a data package)")
     return content
@@ -458,14 +458,14 @@ def _decode(package: DataPackage) -> dict[str, Any]:
 
 @contextmanager
 def _told(path: str, origin: str) -> Iterator[None]:
-    """What goes wrong with a file -> InputError; trouble with its content is left to who reads it."""
+    """Turn what goes wrong with a file into InputError; problems with its content are left to the reader."""
     try:
         yield
     except (InputError, pa.ArrowInvalid, UnicodeError, csv.Error):
         raise
-    except (FileNotFoundError, KeyError):  # KeyError: of an archive
+    except (FileNotFoundError, KeyError):  # KeyError comes from an archive
         raise InputError(f"{path}: no such file ({origin})") from None
     except (zipfile.BadZipFile, EOFError, zlib.error) as problem:
         raise InputError(f"{path}: damaged or cut off ({origin}): {problem}") from None
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{path}: can't be read ({origin}): {problem}") from None

@@ -1,4 +1,4 @@
-"""Points of ArcGIS with photos attached -> catalog, and where the cameras stand.
+"""ArcGIS points with photos attached -> catalog and camera positions.
 
 One feature may have a photo, or many; features at one point are one camera, unless a field says which.
 """
@@ -127,8 +127,8 @@ def read_feature_layer(dataset: FeatureLayerDataset) -> Catalog:
     Raises
     ------
     InputError
-        There is no such layer, it is not one of points, lacks a field, has no photo, or gives fewer rows or
-        attachments than it says it has.
+        There is no such layer, it is not a point layer, lacks a field, has no photo, or returns fewer rows
+        or attachments than it says it has.
     """
     service, layer = _open(dataset)
     features = _features(service, layer, dataset)
@@ -146,7 +146,7 @@ def read_feature_layer(dataset: FeatureLayerDataset) -> Catalog:
             "`camtrap layer attach JOB --folder DIR` attaches some"
         )
     of = [features[one.parent] for one in photos]
-    notes["cameras with features at several places, taken to be at the first"] += _at_several(features)
+    notes["cameras with features at several points, taken to be at the first"] += _at_several(features)
     rows = Rows(
         image_id=[_image_id(layer.url, one) for one in photos],
         file_name=[file_name(one) for one in photos],
@@ -165,7 +165,7 @@ def read_feature_layer(dataset: FeatureLayerDataset) -> Catalog:
 
 
 def read_layer_cameras(dataset: FeatureLayerDataset) -> pa.Table:
-    """Coordinates of the cameras, as `cameras.CAMERAS`: of each, those of its first feature."""
+    """Coordinates of the cameras, as `cameras.CAMERAS`: those of each camera's first feature."""
     service, layer = _open(dataset)
     points: dict[str, tuple[float, float]] = {}
     for feature in _features(service, layer, dataset).values():
@@ -178,14 +178,14 @@ def read_layer_cameras(dataset: FeatureLayerDataset) -> pa.Table:
 def read_periods(dataset: FeatureLayerDataset) -> pa.Table:
     """When cameras stood where, as `cameras.PERIODS`: `start_field` and `end_field` of the features.
 
-    A feature without either says nothing, and features that say the same of a location are one deployment.
-    A date alone is noon; so is midnight by the cameras' clocks, which is what portals make of a date alone.
+    A feature without either says nothing, and features that say the same about a location are one deployment.
+    A date without a time is noon; so is midnight by the cameras' clocks, into which portals turn such a date.
 
     Raises
     ------
     InputError
-        As `read_feature_layer` does; or a field is none of dates, a text in it no date, an end not after its
-        start; with the feature.
+        As for `read_feature_layer`; or a field does not hold dates, a text in it is not a date, or an end is
+        not after its start; with the feature.
     """
     service, layer = _open(dataset)
     settings = dataset.layer
@@ -203,7 +203,7 @@ def read_periods(dataset: FeatureLayerDataset) -> pa.Table:
             continue
         check_order(where, start, end)
         found.setdefault((name, start, end), where)
-    # What a date field holds is UTC; without an offset of the clocks it is theirs that counts.
+    # A date field holds UTC; if the clocks' offset is not known, its times are taken as the clocks' own.
     offset = 0 if dataset.utc_offset is None else None
     columns = {
         "location": [name for name, _, _ in found],
@@ -219,7 +219,7 @@ def read_periods(dataset: FeatureLayerDataset) -> pa.Table:
 
 
 def layer_fingerprint(dataset: FeatureLayerDataset) -> str:
-    """Tells whether features and attachments are the same as before."""
+    """JSON values that show whether features and attachments are the same as before."""
     service, layer = _open(dataset)
     features = _features(service, layer, dataset)
     attachments = _attachments(service, layer, features)
@@ -255,7 +255,7 @@ def _open(dataset: FeatureLayerDataset) -> tuple[Service, LayerInfo]:
 
 
 def _features(service: Service, layer: LayerInfo, dataset: FeatureLayerDataset) -> dict[int, _Feature]:
-    """By object id, in that order."""
+    """Attachments by object id, in that order."""
     location = _optional(layer, dataset.layer.location_field, "location_field")
     date = _date_field(layer, dataset.layer.date_field, "date_field")
     features: dict[int, _Feature] = {}
@@ -332,14 +332,14 @@ def _point(layer: LayerInfo, object_id: int, row: Mapping[str, Any]) -> tuple[fl
         return None
     if not (-180 <= x <= 180 and -90 <= y <= 90):
         raise InputError(
-            f"{layer.url}: feature {object_id} is at {x:g}, {y:g}, which are no degrees: the server does not "
-            "give WGS 84; set the layer's spatial reference right"
+            f"{layer.url}: feature {object_id} is at {x:g}, {y:g}, which are not degrees: the server does "
+            "not return WGS 84; correct the layer's spatial reference"
         )
     return x, y
 
 
 def _date(value: object, utc_offset: str | None) -> str | None:
-    """A date as text, in camera time: what a date field holds is UTC."""
+    """A date as text, in camera time: a date field holds UTC."""
     if value is None:
         return None
     if not isinstance(value, int | float):
@@ -353,7 +353,8 @@ def _date(value: object, utc_offset: str | None) -> str | None:
 def _day_of(
     where: str, row: Mapping[str, Any], field: dict[str, Any] | None, dataset: Dataset
 ) -> dt.datetime | None:
-    """The time in a field, in camera time; noon for a midnight: a day that was chosen without one."""
+    """The time in a field, in camera time; noon instead of midnight, which means a day chosen without a
+    time."""
     if field is None:
         return None
     given = _date(row.get(field["name"]), dataset.utc_offset)

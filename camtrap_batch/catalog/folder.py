@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 from camtrap_batch.catalog.base import Reader
@@ -16,7 +16,7 @@ from camtrap_batch.job import Label, WithLabel
 from camtrap_batch.remote import redacted
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, ending_of
 
-_LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # what is not read is accounted for, too
+_LISTED = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS  # files that can't be read are accounted for, too
 
 
 class FolderDataset(WithLabel):
@@ -39,7 +39,7 @@ class FolderReader(Reader[FolderDataset]):
         return self.dataset.label is not None
 
     def fingerprint(self) -> dict[str, Any]:
-        names = "\n".join(self._root.walk())
+        names = "\n".join(without_run_folders(list(self._root.walk()), Counter()))
         return {"names": hashlib.sha256(names.encode()).hexdigest()}
 
     def read(self) -> Catalog:
@@ -71,7 +71,7 @@ def read_folder(
     Parameters
     ----------
     names : posix paths relative to the image root
-    location_of : location from a path
+    location_of : finds the location in a path
     label : where a path names the species
 
     Raises
@@ -81,7 +81,7 @@ def read_folder(
     """
     notes: Counter[str] = Counter()
     files: list[str] = []
-    for name in names:
+    for name in without_run_folders(list(names), notes):
         if ending_of(name) in _LISTED:
             files.append(name)
             if "\ufffd" in name:
@@ -103,3 +103,18 @@ def read_folder(
         notes=notes,
         utc_offset=utc_offset,
     )
+
+
+def without_run_folders(names: Sequence[str], notes: Counter[str]) -> Sequence[str]:
+    """File names but for those in run folders of jobs, whose pictures are of a report; counted in `notes`."""
+    jobs = {name.rpartition("/")[0] for name in names if name.endswith("/job.yaml")}
+    folders = tuple(
+        f"{job}/"
+        for job in jobs
+        if any(name.startswith((f"{job}/plans/", f"{job}/snapshots/")) for name in names)
+    )
+    if not folders:
+        return names
+    kept = [name for name in names if not name.startswith(folders)]
+    notes["files in run folders of jobs, left out"] += len(names) - len(kept)
+    return kept

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import io
 import mmap
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
+import msgspec
 from fsspec.implementations.local import LocalFileOpener
 
 from camtrap_batch.errors import InputError
 
 _NOT_OF_JSON = re.compile(rb"[:\[,]\s*(-?Infinity|NaN|NA|N/A|None|undefined|True|False)\b")
-"""What R, Python and JavaScript write for values."""
+"""What R, Python and JavaScript write for special values."""
 
 
 def read_json(path: str, key: str) -> bytes | mmap.mmap:
@@ -25,24 +29,25 @@ def read_json(path: str, key: str) -> bytes | mmap.mmap:
     Parameters
     ----------
     path : file or fsspec URL
-    key : of the job file that names it, for messages
+    key : the key of the job file that names it, for messages
 
     Raises
     ------
     InputError
-        It is not there, damaged, or can't be read.
+        It is missing or damaged, or can't be read.
     """
     try:
         with fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None) as file:
             if not path.endswith(".zip") and _is_plain(file):
-                # No second copy of what the system keeps in memory anyway: a third of a second in 587 MB.
+                # Avoids a second copy of what the system keeps in memory anyway: a third of a second for 587
+                # MB.
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             data = _as_utf8(file.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file ({key})") from None
     except (EOFError, zlib.error) as problem:
         raise InputError(f"{path}: damaged gzip file: {problem}") from None
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{path}: can't be read ({key}): {problem}") from None
     if not zipfile.is_zipfile(io.BytesIO(data)):
         if path.endswith(".zip"):
@@ -63,14 +68,15 @@ def read_json(path: str, key: str) -> bytes | mmap.mmap:
 
 
 def _as_utf8(data: bytes) -> bytes:
-    """Text without a mark before it; Windows' programs write UTF-16 as well."""
+    """Text without its byte order mark; Windows programs also write UTF-16."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace").encode()
     return data.removeprefix(codecs.BOM_UTF8)
 
 
 def why_not_json(data: bytes | mmap.mmap, problem: Exception) -> str:
-    """What to say of a file that msgspec can't parse: some programs write numbers that JSON does not have."""
+    """The message for a file that msgspec can't parse: some programs write numbers that JSON does not
+    have."""
     found = _NOT_OF_JSON.search(data)
     if found is not None and "malformed" in str(problem):
         line, word = data[: found.start(1)].count(b"\n") + 1, found[1].decode()
@@ -79,8 +85,24 @@ def why_not_json(data: bytes | mmap.mmap, problem: Exception) -> str:
     return f"not JSON, or cut off: {problem}"
 
 
+@contextmanager
+def parsing(data: bytes | mmap.mmap, where: str, kind: str = "") -> Iterator[None]:
+    """While a large file is parsed. Raises InputError if msgspec finds that it is not JSON, or not `kind`."""
+    collecting = gc.isenabled()
+    gc.disable()  # millions of small objects are created, and none becomes garbage
+    try:
+        yield
+    except msgspec.ValidationError as problem:
+        raise InputError(f"{where}: not {kind}: {problem}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise InputError(f"{where}: {why_not_json(data, problem)}") from None
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _is_plain(file: Any) -> bool:
-    """Whether an open file is on this machine, and JSON from its first byte on."""
+    """Whether an open file is on this machine, and is JSON from its first byte."""
     if not isinstance(file, LocalFileOpener):
         return False
     start = file.read(3)

@@ -1,4 +1,4 @@
-"""Keywords of photos -> labels, as `dataset.label` says which of them are species."""
+"""Keywords of photos -> labels; `dataset.label` says which keywords are species."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def labels_of_keywords(
 
     Parameters
     ----------
-    keywords : columns keywords and paths of schemas.KEYWORDS, a row for each image; null where none were read
+    keywords : columns keywords and paths of schemas.KEYWORDS, a row for each image; null if none were read
 
     Raises
     ------
@@ -32,11 +32,18 @@ def labels_of_keywords(
         No image has a keyword that is a label.
     """
     columns = (keywords[name].to_pylist() for name in ("keywords", "paths"))
-    found = [
-        (row, name, count)
-        for row, (flat, paths) in enumerate(zip(*columns, strict=True))
-        for name, count in labels_of(flat or [], [tuple(path.split("|")) for path in paths or []], how, notes)
-    ]
+    known: dict[tuple[tuple[str, ...], ...], tuple[list[tuple[str, int | None]], Counter[str]]] = {}
+    found = []
+    for row, both in enumerate(zip(*columns, strict=True)):
+        words = tuple(tuple(some or ()) for some in both)
+        if words not in known:  # a million photos have a few hundred ways to be tagged
+            told: Counter[str] = Counter()
+            paths = [tuple(path.split("|")) for path in words[1]]
+            known[words] = list(labels_of(list(words[0]), paths, how, told)), told
+        labels, told = known[words]
+        found += [(row, name, count) for name, count in labels]
+        if told:
+            notes.update(told)
     n = keywords.num_rows
     if not found:
         seen = Counter(word for words in keywords["keywords"].to_pylist() for word in words or [])
@@ -50,14 +57,14 @@ def labels_of_keywords(
     rows = np.array([row for row, _, _ in found], np.int64)
     ids, categories = number_labels([name for _, name, _ in found], how.empty, notes)
     notes["images without an annotation"] += n - len(np.unique(rows))
-    labels = group_labels(rows, ids, [count for _, _, count in found], n, dict(categories))
-    return labels, categories
+    column = group_labels(rows, ids, [count for _, _, count in found], n, dict(categories))
+    return column, categories
 
 
 def labels_of(
     flat: list[str], paths: list[tuple[str, ...]], how: Label, notes: Counter[str]
 ) -> Iterator[tuple[str, int | None]]:
-    """Each species that the keywords of one image name, and how many animals, where that is said of it."""
+    """Each species that the keywords of one image name, and how many animals, if they say so."""
     if how.hierarchy is None:
         wanted = None if how.keywords is True else {word.casefold() for word in how.keywords or ()}
         yield from ((word, None) for word in flat if wanted is None or word.casefold() in wanted)
@@ -74,7 +81,7 @@ def labels_of(
 
 
 def _below(top: str, paths: list[tuple[str, ...]]) -> Iterator[str]:
-    """The last part of each path below a keyword; of a path and the beginning of it, the path alone."""
+    """The last part of each path below a keyword; a path that is the beginning of another is left out."""
     found = []
     for path in paths:
         parts = [part.casefold() for part in path]

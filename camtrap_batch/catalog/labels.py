@@ -1,10 +1,10 @@
-"""Names of species as people write them -> one name for each."""
+"""Names of species as people write them -> one name per species."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,19 @@ _AUTHOR = re.compile(
     r"(?:\([^\W\d_][^()]*\d{4}\)|[^\W\d_a-z][^()\d]*\d{4}|\(?L\.\)?)"
 )
 _SHOWN = 3
+_MOST_SPECIES = 5  # in one cell
+_SIGNS: tuple[tuple[str, Callable[[Iterable[object]], bool]], ...] = (
+    (";", any),
+    ("|", any),
+    ("+", all),
+    ("&", all),
+    (",", all),
+    ("/", all),
+)
 
 
 def tidy_label(text: str) -> str:
-    """A label with single blanks, none around it.
+    """A label with single blanks inside and none around it.
 
     >>> tidy_label(" Vulpes\\xa0 vulpes")
     'Vulpes vulpes'
@@ -42,7 +51,7 @@ def label_key(text: str) -> str:
 def number_labels(
     labels: Sequence[str], empty: Iterable[str], notes: Counter[str]
 ) -> tuple[npt.NDArray[np.int64], list[tuple[int, str]]]:
-    """Category id of each label, and the categories; 0 is no animal.
+    """Category id of each label, and the categories; 0 means no animal.
 
     Parameters
     ----------
@@ -58,9 +67,9 @@ def number_labels(
 
 
 def one_name_each(labels: Iterable[str], notes: Counter[str]) -> dict[str, str]:
-    """Each way of writing a label -> the name that it gets: without author, written as most often.
+    """Each spelling of a label -> the name that it gets: without author, in the most frequent spelling.
 
-    `labels` may come many times; what is written in several ways is said in `notes`.
+    `labels` may repeat; labels with several spellings are reported in `notes`.
     """
     counts = Counter(labels)
     ways: dict[str, Counter[str]] = {}
@@ -77,5 +86,30 @@ def one_name_each(labels: Iterable[str], notes: Counter[str]) -> dict[str, str]:
             others = sorted(set(written) - {names[key]})
             more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
             listed = ", ".join(map(repr, others[:_SHOWN]))
-            notes[f"label written in several ways, taken to be {names[key]!r}: {listed}{more}"] += 1
+            notes[f"label spelt in several ways, taken to be {names[key]!r}: {listed}{more}"] += 1
     return {text: names[label_key(text)] for text in counts}
+
+
+def split_cell(text: str, between: str) -> list[str]:
+    """The parts of a text that names several things.
+
+    >>> split_cell("fox;  badger; ", ";")
+    ['fox', 'badger']
+    """
+    return [part.strip() for part in text.split(between) if part.strip()]
+
+
+def several_in_one(labels: Iterable[str | None]) -> dict[str, list[str]]:
+    """Labels that seem to name several species, by what stands between: what no name has in it, or between
+    parts that are all labels of their own."""
+    distinct = Counter(label for label in labels if label)
+    known = {label_key(label) for label in distinct}
+    found: dict[str, list[str]] = {}
+    for label, times in distinct.items():
+        for sign, enough in _SIGNS:
+            parts = split_cell(label, sign)
+            # What has more parts is a taxon with all that it belongs to.
+            if 2 <= len(parts) <= _MOST_SPECIES and enough(label_key(part) in known for part in parts):
+                found.setdefault(sign, []).extend([label] * times)
+                break
+    return found

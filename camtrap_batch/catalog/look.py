@@ -1,7 +1,7 @@
-"""A look at what somebody has, to say what it is and which job file would read it (`camtrap init`).
+"""Looks at what somebody has, to say what it is and which job file would read it (`camtrap init`).
 
-Nothing is decided for good: where folders may mean one thing or the other, `Found` has the levels to choose
-from and a guess.
+Nothing is decided for good: if folders could mean one thing or another, `Found` has the levels to choose from
+and a guess.
 """
 
 from __future__ import annotations
@@ -22,21 +22,32 @@ import fsspec
 import msgspec
 import numpy as np
 
-from camtrap_batch.catalog.csv import COLUMNS
+from camtrap_batch.catalog.csv import COLUMNS, LIKELY, likely_columns, used_columns
+from camtrap_batch.catalog.folder import without_run_folders
 from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.labels import several_in_one
 from camtrap_batch.catalog.names import tidy_name
-from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.catalog.tabular import column_name, read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.exif import read_jpeg_exif
 from camtrap_batch.images.keywords import read_keywords
 from camtrap_batch.job.base import web_address
 from camtrap_batch.remote import plain, redacted
-from camtrap_batch.vocabulary import IMAGE_ENDINGS, RAW_ENDINGS, VIDEO_ENDINGS, counted, ending_of, plural
+from camtrap_batch.vocabulary import (
+    IMAGE_ENDINGS,
+    PEOPLE,
+    RAW_ENDINGS,
+    VIDEO_ENDINGS,
+    counted,
+    ending_of,
+    is_word_for_empty,
+    plural,
+)
 
 _PATIENCE_S = 20.0
 _MOST_BYTES = 2**22
-_SAMPLE = 40  # images whose EXIF is looked at, and names that are looked for
+_SAMPLE = 40  # number of images whose EXIF is read, and of names to look for
 _HEADER_BYTES = 2**18
 _SHOWN = 4
 _DCIM = re.compile(r"DCIM|MISC|\d{3}[A-Z0-9_]{5}|\d{3}MEDIA|(SD|card|disk|usb)[ _-]?\d*", re.IGNORECASE)
@@ -44,7 +55,7 @@ _DATE = re.compile(r"\d{4}([-_.]?\d{2}([-_.]?\d{2})?)?|\d{2}[-_.]\d{2}[-_.]\d{4}
 _BINOMIAL = re.compile(r"[A-Z]?[a-z]{3,}[ _][a-z]{3,}([ _][a-z]{3,})?")
 _CAMERA = re.compile(r".*\d|.*(cam|site|station|loc|trap|plot|grid)", re.IGNORECASE)
 _TOPS = frozenset({"species", "taxon", "taxa", "animal", "animals", "art", "arten", "espèce", "especie"})
-_NOTHING = frozenset({"empty", "blank", "nothing", "no animal", "animal", "person", "human", "vehicle"})
+_NO_SPECIES = frozenset({"animal", *PEOPLE, "mensch", "personne", "persona", "pessoa", "fahrzeug"})
 _NOTHING_BUT_NAMES = re.compile(r"[^\W\d_]+([ _-][^\W\d_]+){0,3}")
 
 
@@ -54,8 +65,8 @@ class Level:
 
     Attributes
     ----------
-    names : of its folders, the one with most images first
-    n_images : images that lie below one
+    names : names of its folders, the one with the most images first
+    n_images : number of images that lie below one of them
     """
 
     number: int
@@ -75,11 +86,13 @@ class Found:
     ----------
     dataset : the section `dataset` of a job file, as far as it is known
     lines : what was found, for people, one thing per line
-    levels : folder levels, where paths are all that tells camera and species
-    camera, species : the levels that are likeliest, None: none is
-    results : path or URL of detections, where that is what was looked at
-    videos : how many there are
+    levels : folder levels, if only paths show camera and species
+    camera, species : the most likely levels; None: none is likely
+    results : path or URL of detections, if that is what was looked at
+    videos : number of videos
     hierarchy : the keyword below which photos have their species
+    has_labels : whether a table has a column for the species
+    empty : the label that means: no animal, where it is none that says so by itself
     """
 
     dataset: dict[str, Any]
@@ -90,6 +103,8 @@ class Found:
     results: str | None = None
     videos: int = 0
     hierarchy: str | None = None
+    has_labels: bool = False
+    empty: str | None = None
 
 
 def look(target: str) -> Found:
@@ -98,7 +113,7 @@ def look(target: str) -> Found:
     Raises
     ------
     InputError
-        There is nothing, or nothing that a job could read; with what would be.
+        There is nothing, or nothing that a job could read; with what would be possible.
     """
     path = urlsplit(target).path if "://" in target else target
     if re.search(r"/(Feature|Map)Server(/\d+)?/?$", path):
@@ -110,7 +125,7 @@ def look(target: str) -> Found:
     name = path.lower().rstrip("/")
     if name.endswith((".json", ".json.gz")):
         return _of_json(target)
-    if name.endswith((".csv", ".tsv", ".txt", ".xlsx", ".csv.gz")):
+    if name.endswith((".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".csv.gz")):
         return _of_table(target)
     if name.endswith(".zip"):
         return _of_zip(target)
@@ -123,7 +138,8 @@ def look(target: str) -> Found:
 
 
 def _of_layer(target: str) -> Found:
-    """A feature layer: its portal, and whether it can be read without signing in, are asked of its server."""
+    """A feature layer: its server says which portal it belongs to, and whether it can be read without signing
+    in."""
     lines = [f"a feature layer: {redacted(target)}; its photos are read when the job runs"]
     dataset: dict[str, Any] = {"format": "feature-layer", "metadata": target}
     layer: dict[str, Any] = {}
@@ -134,8 +150,8 @@ def _of_layer(target: str) -> Found:
     answer = _asked(target)
     if "error" in answer:
         lines.append(
-            "it can't be read by everybody: set CAMTRAP_ARCGIS_TOKEN in the environment, or what else "
-            "docs/arcgis.md names"
+            "it can't be read by everybody: set CAMTRAP_ARCGIS_TOKEN in the environment, or sign in as "
+            "docs/arcgis.md says"
         )
     else:
         layer["anonymous"] = True
@@ -146,7 +162,7 @@ def _of_layer(target: str) -> Found:
 
 
 def _asked(url: str) -> dict[str, Any]:
-    """What an ArcGIS server says of a service. Raises InputError where nothing answers."""
+    """What an ArcGIS server says about a service. Raises InputError if nothing answers."""
     address = web_address(url.partition("?")[0])
     try:
         with urllib.request.urlopen(f"{address}?f=json", timeout=_PATIENCE_S) as answer:  # noqa: S310
@@ -162,14 +178,61 @@ def _of_folder(target: str) -> Found:
     descriptor = f"{target.rstrip('/')}/datapackage.json"
     if _exists(descriptor):
         return _of_json(descriptor)
-    names = list(ImageRoot(target).walk())
-    found = _of_names(target, names)
+    notes: Counter[str] = Counter()
+    names = without_run_folders(list(ImageRoot(target).walk()), notes)
     lists = [name for name in names if "/" not in name and ending_of(name) in (".json", ".csv", ".xlsx")]
-    found.lines += [
-        f"{name} lies beside the images; if it lists them: camtrap init {redacted(target).rstrip('/')}/{name}"
-        for name in lists[:_SHOWN]
-    ]
+    inside = _only_folder(names) if _is_here(target) else None
+    root = target
+    if inside is not None:
+        root = f"{target.rstrip('/')}/{inside}"
+        names = [name.removeprefix(f"{inside}/") for name in names if name.startswith(f"{inside}/")]
+    found = _of_names(root, names)
+    if inside is not None:
+        found.lines.insert(1, f"all images here are in {inside}, which is taken as the image root")
+    found.lines += [counted(n, text) for text, n in notes.items()]
+    base = os.path.relpath(target) if _is_local(target) else redacted(target).rstrip("/")
+    for name in lists[:_SHOWN]:
+        if (kind := _kind(f"{target}/{name}")) is not None:
+            listed = name if base == "." else f"{base}/{name}"
+            found.lines.append(f"{name} lies beside the images{kind}: camtrap init {listed}")
     return found
+
+
+def _is_local(target: str) -> bool:
+    return "://" not in target
+
+
+def _is_here(target: str) -> bool:
+    """Whether a folder is the current one, or above it: then no job file can be written here for it."""
+    return _is_local(target) and Path.cwd().is_relative_to(Path(target).resolve())
+
+
+def _only_folder(names: Sequence[str]) -> str | None:
+    """The folder that all images and videos are in, at the first level, if it is one."""
+    listed = IMAGE_ENDINGS | RAW_ENDINGS | VIDEO_ENDINGS
+    tops = {name.partition("/")[0] if "/" in name else "" for name in names if ending_of(name) in listed}
+    return tops.pop() or None if len(tops) == 1 else None
+
+
+def _kind(path: str) -> str | None:
+    """What a list of images may be, as its beginning tells; None where it is none."""
+    unknown = "; if it lists them"
+    if ending_of(path) not in (".json", ".csv"):
+        return unknown
+    try:
+        with fsspec.open(path, "rb") as file:
+            start: bytes = file.read(_HEADER_BYTES)
+    except Exception:  # clients of object stores have errors of their own; nothing hangs on it
+        return unknown
+    if ending_of(path) == ".csv":
+        header = re.split(
+            r"[,;\t|]", start.decode("utf-8-sig", "replace").partition("\n")[0].replace('"', "")
+        )
+        names = {*COLUMNS["file_name"], *LIKELY["file_name"]}
+        return " and lists images; to use it" if names & set(map(column_name, header)) else None
+    if any(key in start for key in (b'"detection_categories"', b'"detections"', b'"predictions"')):
+        return " and has results of a detector; to use them"
+    return " and lists images; to use it" if b'"file_name"' in start else None
 
 
 def _of_names(target: str, names: Sequence[str]) -> Found:
@@ -213,14 +276,14 @@ def _levels(names: Iterable[str]) -> list[Level]:
 
 
 def _guess(levels: list[Level], n_images: int) -> tuple[int | None, int | None]:
-    """The levels of cameras and of species, as their names make likely."""
+    """The levels of cameras and of species that their names make most likely."""
 
     def part(level: Level, like: re.Pattern[str]) -> float:
         return sum(bool(like.fullmatch(name)) for name in level.names) / len(level.names)
 
     def is_of_species(level: Level) -> bool:
         words = [name.replace("_", " ").casefold() for name in level.names]
-        known = sum(word in _NOTHING for word in words)
+        known = sum(word in _NO_SPECIES or is_word_for_empty(word) for word in words)
         likely = part(level, _BINOMIAL) >= 0.5 or (known and part(level, _NOTHING_BUT_NAMES) >= 0.8)
         return bool(likely) and part(level, _DATE) == 0
 
@@ -238,7 +301,7 @@ def _guess(levels: list[Level], n_images: int) -> tuple[int | None, int | None]:
 
 
 def _headers(root: ImageRoot, images: Sequence[str]) -> list[bytes]:
-    """The beginning of some JPEG files; empty where one can't be read."""
+    """The first bytes of some JPEG files; empty for one that can't be read."""
     jpegs = [name for name in images if ending_of(name) in (".jpg", ".jpeg")]
     headers = []
     for at in np.unique(np.linspace(0, len(jpegs) - 1, _SAMPLE).astype(int)) if jpegs else ():
@@ -250,7 +313,7 @@ def _headers(root: ImageRoot, images: Sequence[str]) -> list[bytes]:
 
 
 def _keywords(headers: Sequence[bytes]) -> tuple[str | None, list[str]]:
-    """The keyword below which species stand, if there is one that says so, and lines about keywords."""
+    """The keyword above the species, if its name shows that, and lines about keywords."""
     found = [read_keywords(header) for header in headers]
     tagged = [keywords for keywords in found if keywords.flat or keywords.paths]
     if not tagged:
@@ -344,9 +407,15 @@ def _of_results(target: str, names: list[str], root: str) -> Found:
 
 
 def _of_table(target: str) -> Found:
-    table = read_table(target, "camtrap init", [name for names in COLUMNS.values() for name in names])
-    used = {what: name for what, names in COLUMNS.items() if (name := table.name_of(names))}
-    column = table.require({"file_name": COLUMNS["file_name"]})["file_name"]
+    expected = [name for names in (*COLUMNS.values(), *LIKELY.values()) for name in names]
+    table = read_table(target, "camtrap init", expected)
+    used = used_columns(table)
+    likely = likely_columns(table, used)
+    read = ", ".join(used.values())
+    used |= likely
+    if "file_name" not in used:
+        table.require({"file_name": COLUMNS["file_name"]})
+    column = used["file_name"]
     files = [name for name in table.columns[column] if name]
     if "folder" in used:
         folders = table.columns[used["folder"]]
@@ -354,19 +423,30 @@ def _of_table(target: str) -> Found:
     if not files:
         raise InputError(f"{redacted(target)}: lists no image (camtrap init)")
     root, line = _root_of(target, files)
-    read = ", ".join(used.values())
     left = [name for name in table.columns if name not in used.values()]
+    taken = ", ".join(f"{name} ({what})" for what, name in likely.items())
     lines = [
-        f"a table of {plural(len(table), 'row')}; columns that are read: {read}",
-        *([f"columns that are left alone: {', '.join(left)}"] if left else []),
+        f"a table of {plural(len(table), 'row')}",
+        *([f"columns that are read: {read}"] if read else []),
+        *([f"columns taken for what their names say: {taken}"] if taken else []),
+        *([f"columns that are ignored: {', '.join(left)}"] if left else []),
         line,
-        *table.notes,
     ]
     found = Found({"format": "csv", "metadata": target, "images": root}, lines, videos=_n_videos(files))
+    found.has_labels = bool({"category_id", "category_name"} & set(used))
+    if likely:
+        found.dataset["columns"] = likely
+    if "category_name" in used and "category_id" not in used:
+        several = several_in_one(table.columns[used["category_name"]])
+        if several:
+            sign, cells = max(several.items(), key=lambda item: len(item[1]))
+            found.dataset["label"] = {"between": sign}
+            told = counted(len(cells), "cells with several species, which are taken apart, such as")
+            lines.append(f"{told} {cells[0]!r}")
     if "location" not in used:
         found.levels = _levels(tidy_name(name, root) for name in files)
         found.camera, found.species = _guess(found.levels, len(files))
-    if {"category_id", "category_name"} & set(used):
+    if found.has_labels:
         found.species = None
     return found
 
@@ -389,7 +469,7 @@ def _of_zip(target: str) -> Found:
 
 
 def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
-    """The folder that listed names are relative to, as far as a sample of them is found; and a line."""
+    """The folder that listed names are relative to, judged by a sample of them; and a line about it."""
     sample = [names[at] for at in np.unique(np.linspace(0, len(names) - 1, _SAMPLE).astype(int))]
     base = target.rpartition("/")[0] or "."
     if all(name.startswith("/") or "://" in name for name in sample):
@@ -413,10 +493,10 @@ def _root_of(target: str, names: Sequence[str]) -> tuple[str, str]:
             break
     if not most:
         return best, (
-            f"where the images are could not be told: none of {len(sample)} looked for is beside the file; "
+            f"where the images are can't be told: none of {len(sample)} names was found beside the file; "
             "set dataset.images"
         )
-    return best, f"images: {most} of {len(sample)} looked for are in {redacted(best)}"
+    return best, f"images: {most} of {len(sample)} names were found in {redacted(best)}"
 
 
 def _n_there(root: str, names: Sequence[str]) -> int:
@@ -430,7 +510,7 @@ def _exists(path: str) -> bool:
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
         return bool(filesystem.exists(inner))
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{redacted(path)}: can't be read (camtrap init): {plain(problem)}") from None
 
 

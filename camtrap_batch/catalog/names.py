@@ -1,4 +1,4 @@
-"""File names as metadata give them -> as the image root has them."""
+"""File names as given in metadata -> as they are in the image root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from camtrap_batch.images.sources.base import are_unsafe, path_key
 
 
 def tidy_names(names: pa.Array, notes: Counter[str], root: str | None = None) -> pa.Array:
-    """Names with / between folders, relative to `root`, and without what says nothing: ./ and a double //."""
+    """Names with / between folders, relative to `root`, and without redundant ./ and //."""
     contents = [_content(chunk) for chunk in getattr(names, "chunks", [names])]
 
     def has(text: str) -> bool:
@@ -40,8 +40,8 @@ def tidy_names(names: pa.Array, notes: Counter[str], root: str | None = None) ->
 
 
 def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str]) -> pa.ChunkedArray:
-    """File names, with those that no file has replaced by the only one that differs in no more than case, or
-    in how accents are encoded (NFC, NFD); counted in `notes`.
+    """File names; a name that no file has is replaced by the only one that differs just in case, or in how
+    accents are encoded (NFC, NFD). Counted in `notes`.
 
     Where there are many names, a sample tells whether all need to be looked for. On a disk those folders
     alone are listed in which the files may be that are not there under these names.
@@ -76,9 +76,9 @@ def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str
 
 
 def outside_of_root(names: pa.ChunkedArray) -> list[str] | None:
-    """Names that are not paths inside the image root (see `is_unsafe`); None where all are."""
+    """Which names are not paths inside the image root (see `is_unsafe`); None if all are."""
     whole = names.combine_chunks()
-    # To look at all texts at once takes a hundredth of looking at each.
+    # Looking at all texts at once takes a hundredth of the time of looking at each.
     if _MAYBE_OUTSIDE.search(_content(whole)) is None and not pc.any(pc.starts_with(whole, "/")).as_py():
         return None
     found: list[str] = names.filter(pa.array(are_unsafe(whole.to_pylist()))).to_pylist()
@@ -86,7 +86,8 @@ def outside_of_root(names: pa.ChunkedArray) -> list[str] | None:
 
 
 def _content(names: pa.Array) -> bytes:
-    """All texts of an array one after the other: to search it takes a hundredth of a search in each."""
+    """All texts of an array joined: searching them at once takes a hundredth of the time of searching
+    each."""
     buffer = names.buffers()[2] if len(names) else None
     return buffer.to_pybytes() if buffer is not None else b""
 
@@ -96,7 +97,7 @@ _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")  # Excel makes 7 of 007
 
 
 class Unmatched(list[str]):
-    """Names that another list does not have; `text` names some, with the nearest there."""
+    """Names that another list does not have; `text` names some, with the nearest match in it."""
 
     text: str = ""
 
@@ -124,7 +125,7 @@ def unmatched(names: Sequence[str], others: Sequence[str], where: str) -> Unmatc
 
 
 def alike(name: str) -> str:
-    """What names have in common that differ in case, blanks, leading zeros, or in how accents are encoded.
+    """A key shared by names that differ only in case, blanks, leading zeros, or in how accents are encoded.
 
     >>> alike("CAM 007") == alike("cam  7")
     True
@@ -133,7 +134,7 @@ def alike(name: str) -> str:
 
 
 def tidy_name(name: str, root: str | None = None) -> str:
-    """`tidy_names` of one name.
+    """`tidy_names` for one name.
 
     >>> tidy_name("./cam1//a.jpg"), tidy_name("/data/cam1/a.jpg", "/data")
     ('cam1/a.jpg', 'cam1/a.jpg')
@@ -146,4 +147,4 @@ def tidy_name(name: str, root: str | None = None) -> str:
 
 
 _SHOWN = 5
-_MANY, _SAMPLE = 20_000, 500  # names: from how many on a sample is looked for first, and of how many
+_MANY, _SAMPLE = 20_000, 500  # with this many names, a sample of this size is looked for first

@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.labels import number_labels
+from camtrap_batch.catalog.labels import number_labels, split_cell
 from camtrap_batch.catalog.table import Catalog, group_labels
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Label, Location
 
 
 def location_finder(how: Location | None, label: Label | None = None) -> Callable[[str], str | None]:
-    """`location_of_path` as the job file's `dataset.location` has it.
+    """`location_of_path` with the settings of `dataset.location`.
 
-    Without one, a file's folder is its location, but for the level that names the species.
+    Without it, a file's folder is its location, except for the level that names the species.
     """
     if how is not None:
         return location_of_path(how.level, how.regex)
@@ -41,7 +41,7 @@ def location_finder(how: Location | None, label: Label | None = None) -> Callabl
 
 
 def label_finder(how: Label) -> Callable[[str], str | None]:
-    """A function from a file's path to the label that `dataset.label` finds in it, else None.
+    """A function from a file's path to the label that `dataset.label` finds in it, or None.
 
     >>> label_finder(Label(level=1))("CAM1/Vulpes vulpes/a.jpg")
     'Vulpes vulpes'
@@ -58,24 +58,31 @@ def labels_of_paths(
 ) -> tuple[pa.Array, list[tuple[int, str]]]:
     """The column `labels` and the categories that `dataset.label` finds in paths.
 
-    Raises InputError where it finds none at all.
+    Raises InputError if it finds none.
     """
-    found = list(map(label_finder(how), files))
-    if not any(found):
+    find = label_finder(how)
+    found = [(row, part) for row, file in enumerate(files) for part in _parts(find(file), how.between)]
+    if not found:
         raise InputError(
             f"dataset.label: {how.regex or f'level {how.level}'} finds a label in none of the paths, such as "
             f"{files[0]!r}"
         )
-    rows = np.array([row for row, name in enumerate(found) if name], np.int64)
-    ids, categories = number_labels([name for name in found if name], how.empty, notes)
-    notes["images without an annotation"] += len(files) - len(rows)
+    rows = np.array([row for row, _ in found], np.int64)
+    ids, categories = number_labels([name for _, name in found], how.empty, notes)
+    notes["images without an annotation"] += len(files) - len(np.unique(rows))
     return group_labels(rows, ids, [None] * len(rows), len(files), dict(categories)), categories
 
 
-def check_locations(how: Location | None, catalog: Catalog) -> Catalog:
-    """The catalog, with a note of paths that are not so deep as `dataset.location` says.
+def _parts(label: str | None, between: str | None) -> list[str]:
+    if not label:
+        return []
+    return [label] if between is None else split_cell(label, between)
 
-    Raises InputError where it finds a location in none of the paths.
+
+def check_locations(how: Location | None, catalog: Catalog) -> Catalog:
+    """The catalog, with a note on paths that are not as deep as `dataset.location` says.
+
+    Raises InputError if it finds a location in none of the paths.
     """
     if how is not None and catalog.table["location"].null_count == catalog.table.num_rows:
         first = catalog.table["file_name"][0].as_py()
@@ -105,8 +112,8 @@ def location_of_path(
 
     Parameters
     ----------
-    level : which folder of the path, 0 = the first; a file that is not so deep belongs to its own folder
-    regex : searched in the path; its group `group_name`, else its first group; no match: None
+    level : which folder of the path, 0 = the first; a file that is not that deep belongs to its own folder
+    regex : searched in the path; its group `group_name`, or else its first group; no match: None
 
     >>> location_of_path(0, None)("CAM1/2020/a.jpg")
     'CAM1'

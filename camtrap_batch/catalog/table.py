@@ -1,4 +1,4 @@
-"""Columns of any source -> the catalog table: dates parsed, annotations as lists, rows in their order."""
+"""Columns of any source -> the catalog table: dates parsed, annotations as lists, rows sorted."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _LAST = np.iinfo(np.int64).max
 
 @dataclass
 class Catalog:
-    """What describes a data set.
+    """The description of a data set.
 
     Attributes
     ----------
     table : schemas.CATALOG
         One row per image: by location, start of the sequence, sequence, frame, time, image id; nulls last.
-    categories : (id, name) of every category of the metadata, also of those that no image has
-    notes : what was odd in the metadata -> how often
+    categories : (id, name) of every category in the metadata, including those that no image has
+    notes : oddities in the metadata -> how often they occur
     """
 
     table: pa.Table
@@ -47,9 +47,9 @@ class Catalog:
 
 @dataclass
 class Rows:
-    """The columns of a source, a list or an Arrow array each.
+    """The columns of a source, each a list or an Arrow array.
 
-    `dates`, `width` and `height` are as the source writes them.
+    `dates`, `width` and `height` are as written in the source.
     """
 
     image_id: Texts
@@ -81,19 +81,19 @@ def make_catalog(
 
     Parameters
     ----------
-    labels : as `group_labels` gives them; None: there are none
-    source : for the column of that name
+    labels : as returned by `group_labels`; None: there are none
+    source : value of the column of that name
     where : the file or URL, for messages
     categories, notes : as in `Catalog`
-    utc_offset : of dates that have none of their own, such as "+02:00"
-    order : of day and month in dates that leave it open
+    utc_offset : offset of dates that have none of their own, such as "+02:00"
+    order : order of day and month in ambiguous dates
     root : path or URL that file names may begin with, and are relative to
     at : file and line of a row, for messages; default: `where` and the image's id
 
     Raises
     ------
     InputError
-        There is no image; an image id stands for two different images; or dates are as `read_dates` has it.
+        There is no image; an image id stands for two different images; or `read_dates` refuses the dates.
     """
     n = len(rows.image_id)
     notes = Counter() if notes is None else notes
@@ -136,7 +136,7 @@ def finish_catalog(
 ) -> Catalog:
     """`make_catalog` for columns that are Arrow arrays.
 
-    `order`: what `row_order` found, if it is known that no two rows have the same image id.
+    `order`: the result of `row_order`, if it is known that no two rows have the same image id.
     """
     offsets = dates.offsets
     if utc_offset is not None:
@@ -155,10 +155,11 @@ def finish_catalog(
         rows = pa.array(row_order(table) if order is None else order)
         in_order = list(beside.map(lambda column: column.take(rows), table.columns))
     if twice := table.num_rows - len(files.result()):
-        notes["images whose file another image id has, too"] += twice
+        notes["images that share their file with another image id"] += twice
     if no_location := table["location"].null_count:
         notes["images without a location"] += no_location
-    if no_date := table["datetime"].null_count:
+    has_metadata = pc.any(pc.not_equal(table["source"], "folder")).as_py()
+    if has_metadata and (no_date := table["datetime"].null_count):
         notes["images without a date in the metadata"] += no_date
     noted = {text: count for text, count in notes.items() if count}
     return Catalog(pa.table(in_order, schema=table.schema), categories, noted)
@@ -172,7 +173,7 @@ def dates_of_images(
     order: Order | None = None,
     at: Callable[[int], str] | None = None,
 ) -> Dates:
-    """The dates of a source's images. Raises InputError as `read_dates` does."""
+    """The dates of a source's images. Raises InputError like `read_dates`."""
 
     def describe(row: int) -> str:
         return f"{at(row) if at is not None else f'{where}: image {str(image_ids[row])!r}'}: datetime"
@@ -181,18 +182,18 @@ def dates_of_images(
 
 
 def row_order(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Row numbers, by location, start of the sequence, sequence, frame, time, image id; nulls last."""
-    # All that comes before the frame is the same for a whole sequence, so that these are sorted first.
+    """Row numbers sorted by location, start of the sequence, sequence, frame, time, image id; nulls last."""
+    # All keys before the frame are the same for a whole sequence, so sequences are sorted first.
     location, seq_id = (_ranks(table[name]) for name in ("location", "seq_id"))
     time = np.asarray(table["datetime"].cast(pa.int64()).fill_null(_LAST))
     sequences = pa.array(location * (seq_id.max() + 1) + seq_id).dictionary_encode()
     group = sequences.indices.to_numpy().astype(np.int64)
-    # Images without a sequence are not one: each has its own start.
+    # Images without a sequence do not form one: each has its own start.
     alone = np.flatnonzero(table["seq_id"].is_null())
     group[alone] = len(sequences.dictionary) + np.arange(len(alone))
     start = np.full(len(sequences.dictionary) + len(alone), _LAST)
     np.minimum.at(start, group, time)
-    # A row of each; the key that images without a sequence share stays empty, and is of no matter.
+    # One row of each; the key shared by images without a sequence stays empty, which does not matter.
     first = np.zeros(len(start), np.int64)
     first[group] = np.arange(len(group))
     keys = (seq_id[first], start, location[first])
@@ -222,18 +223,18 @@ def group_labels(
     n_images: int,
     names: dict[int, str],
 ) -> pa.Array:
-    """The column `labels`: each image's annotations in their order, those of one category added up.
+    """The column `labels`: each image's annotations in order, those of one category added up.
 
     Parameters
     ----------
     rows : (m,) image of each annotation
     category_ids : (m,)
-    counts : m numbers of animals, None where not known
+    counts : m numbers of animals, None if not known
     """
     in_order = np.argsort(rows, kind="stable")
     row, category = rows[in_order], category_ids[in_order]
     count = pa.array(counts, pa.int32(), from_pandas=True).take(pa.array(in_order))
-    # Few images have more than one annotation, and fewer one category twice.
+    # Few images have more than one annotation, and fewer have one category twice.
     several = np.flatnonzero(np.bincount(row, minlength=n_images)[row] > 1)
     if len(np.unique(row[several] * 2**32 + category[several])) < len(several):
         marks = pa.table({"row": row, "category": category, "count": count, "at": np.arange(len(row))})
@@ -278,7 +279,7 @@ def _without_doubles(table: pa.Table, where: str, notes: Counter[str]) -> pa.Tab
 
 
 def _ranks(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Each text's rank among the distinct ones in their order; null comes after all of them."""
+    """Each text's rank among the sorted distinct texts; null comes last."""
     codes, distinct = encode(column)
     return np.where(codes < 0, len(distinct), codes)
 

@@ -1,8 +1,8 @@
 """The `camtrap` command: parse, call a stage, print.
 
 Exit codes: 0 all done; 1 something failed that must not (the last line says what); 2 the command, the job
-file or the cluster file is wrong; 3 what may pass by itself (no worker came, nobody answers, another driver
-is at work): try again; 130 interrupted.
+file or the cluster file is wrong; 3 a problem that may pass by itself (no worker came, nobody answers,
+another driver is at work): try again; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from camtrap_batch.cli import (
     init,
     layer,
     model,
+    overview,
     review,
     serve_layer,
     stages,
     submit,
-    tables,
 )
 from camtrap_batch.cli.options import Commands, Parser
 from camtrap_batch.errors import CamtrapError, UserError, choices, exit_code_of, explain
@@ -39,7 +39,7 @@ from camtrap_batch.notices import LOGGER
 _COMMANDS = (
     init,
     stages,
-    tables,
+    overview,
     check,
     review,
     corrections,
@@ -63,7 +63,7 @@ _GROUPS = {
     "give results and models away": ("export", "layer", "model"),
     "clusters, upkeep, rehearsal": ("submit", "gc", "serve-layer"),
 }  # fmt: skip
-"""Commands by what one wants to do; one that is in no group is listed under the last."""
+"""Commands by purpose; a command in no group is listed under the last."""
 _NO_LOG = logging.NullHandler()
 
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(problem.exit_code) from None  # as the parser itself does
     options = parser.parse_args(given)
     stop = threading.Event()
-    # What libraries log ends in a status or in an error of ours; without a handler it would be printed.
+    # What libraries log becomes a status or one of our errors; without a handler it would also be printed.
     logging.getLogger().addHandler(_NO_LOG)
     try:
         with _notices_told(options), _no_other_lines(options), _orderly_stop(options, stop):
@@ -107,7 +107,7 @@ def make_parser() -> _MainParser:
         prog="camtrap",
         description="From camera-trap images to species per camera on a feature layer, on a Dask cluster.",
         epilog="exit codes: 0 all done; 1 something failed, see the last lines; "
-        "2 the command or a file is wrong; 3 what may pass by itself: try again; 130 interrupted",
+        "2 the command or a file is wrong; 3 a problem that may pass by itself: try again; 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"camtrap-batch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
@@ -118,7 +118,7 @@ def make_parser() -> _MainParser:
 
 
 class _MainParser(Parser):
-    """The parser of `camtrap`, whose help lists the commands by what one wants to do."""
+    """The parser of `camtrap`, whose help lists the commands by purpose."""
 
     commands: Commands
 
@@ -130,7 +130,7 @@ class _MainParser(Parser):
         last.extend(name for name in about if name not in listed)
         width = max(map(len, about))
         lines = [
-            "usage: camtrap COMMAND ...        camtrap COMMAND --help tells more of one",
+            "usage: camtrap COMMAND ...        camtrap COMMAND --help says more about one",
             "",
             str(self.description),
         ]
@@ -141,7 +141,7 @@ class _MainParser(Parser):
 
 
 def _check_words(parser: _MainParser, given: Sequence[str]) -> None:
-    """Raise UserError, with what would be right, where the parser's own message would not help."""
+    """Raise UserError, with what would be right, when the parser's own message would not help."""
     known = list(parser.commands.choices)
     command = given[0]
     if not command.startswith("-") and command not in known:
@@ -155,7 +155,7 @@ def _check_words(parser: _MainParser, given: Sequence[str]) -> None:
 
 
 def _say(options: argparse.Namespace, text: str, event: str = "error") -> None:
-    """What the command has to say for itself, on one line of standard error."""
+    """Print a message of the command itself, on one line of standard error."""
     text = " ".join(text.split("\n"))
     if getattr(options, "log_json", False):
         JsonLines(sys.stderr, getattr(options, "job_name", None)).event(event, text=text)
@@ -164,7 +164,7 @@ def _say(options: argparse.Namespace, text: str, event: str = "error") -> None:
 
 
 class _Teller(logging.Handler):
-    """Prints what the package's logger says as the command says what it has to say."""
+    """Prints the package's log messages in the same form as the command's own."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(logging.WARNING)
@@ -186,7 +186,7 @@ def _notices_told(options: argparse.Namespace) -> Iterator[None]:
 
 @contextmanager
 def _no_other_lines(options: argparse.Namespace) -> Iterator[None]:
-    """With --log-json: neither a warning nor the traceback of a thread between the lines of JSON."""
+    """With --log-json: keep warnings and tracebacks of threads out of the lines of JSON."""
     if not getattr(options, "log_json", False):
         yield
         return
@@ -210,13 +210,13 @@ def _no_other_lines(options: argparse.Namespace) -> Iterator[None]:
 
 @contextmanager
 def _orderly_stop(options: argparse.Namespace, stop: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) sets `stop`, the second one ends the command at once."""
+    """The first Ctrl-C (or SIGTERM) sets `stop`; the second ends the command at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        _say(options, "finishing what is in flight; once more to stop at once")
+        _say(options, "finishing what is in flight; press Ctrl-C again to stop at once")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, handle) for number in numbers}

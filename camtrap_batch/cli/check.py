@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--repair",
         action="store_true",
-        help="have the next run make again exactly what is damaged; put right at once what needs no run",
+        help="have the next run remake exactly what is damaged; fix at once what needs no run",
     )
     parser.set_defaults(call=_check)
 
@@ -50,7 +50,7 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
         return 0
     shards = ", ".join(f"{len(shards):,} of {stage}" for stage, shards in sorted(report.again.items()))
     if not options.repair:
-        print("camtrap check JOB --repair does what stands after each semicolon")
+        print("camtrap check JOB --repair does what is said after each semicolon")
         return 1
     if shards:
         print(f"the next run does these shards again: {shards}")
@@ -67,17 +67,17 @@ def _verdict(faults: int) -> str:
 
 
 def _target_faults(run: Run) -> list[Fault]:
-    """What is wrong with a file in the run folder that results are pushed to."""
+    """What is wrong with a target file in the run folder."""
     from camtrap_batch.targets.base import target_of
     from camtrap_batch.targets.files import FileTarget
 
     try:
         target = target_of(run)
-    except UserError:  # which is for `publish` to say
+    except UserError:  # `publish` reports it
         return []
     if not isinstance(target, FileTarget) or not target.in_run or target.bucket is not None:
         return []
-    then = "remove it, or copy it there again: publish makes it anew, without what others have put into it"
+    then = "remove it, or copy it there again: publish makes a new one, without what others put into it"
     return [Fault(file.name, what, then) for file, what in target.faults().items()]
 
 
@@ -88,7 +88,7 @@ def _figure_faults(model: Folder) -> dict[str, str]:
 
 
 def _model_fault(model: Folder) -> str | None:
-    """What is wrong with a model's folder; a network in ONNX is its own identity."""
+    """What is wrong with a model's folder; an ONNX network identifies itself."""
     from camtrap_batch.model.info import CARD, model_id, read_info
     from camtrap_batch.model.library import fetch_model
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import getpass
 import hashlib
 import threading
 from pathlib import Path
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job
+from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name
 from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import plural
 
@@ -27,9 +26,9 @@ def add(commands: Commands) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="what was exported there; your own table: columns label and image_id, file_name or event",
+        help="what was exported there; your own table has columns label and image_id, file_name or event",
     )
-    parser.add_argument("--who", help="who gave them, where the file does not tell (default: you)")
+    parser.add_argument("--who", help="who gave them, if the file does not say (default: you)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be recorded, write nothing")
     parser.set_defaults(call=_corrections)
 
@@ -50,7 +49,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             rows,
             known_labels=known,
             empty=empty,
-            who=options.who or _user(),
+            who=options.who or user_name(),
             when=dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC),
             source=f"{kind}:{_content(path)}",
         )
@@ -64,7 +63,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             f"{plural(len(matched.unmatched), 'matches', 'match')} no image"
         )
         if not rows:
-            print("  nothing in it was said by a person")
+            print("  it holds no labels given by people")
         for row in matched.unmatched[:_SHOWN]:
             named = row.event if row.event is not None else " or ".join(row.images[0])
             print(f"  no such image: {named!r} ({row.where})")
@@ -75,7 +74,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
         if known:
             for label, number in unknown:
                 times = "once" if number == 1 else f"{number:,} times"
-                print(f"  {label!r} is no class or category of the data set: taken as it is, {times}")
+                print(f"  {label!r} is not a class or category of the data set: taken as it is, {times}")
             if more:
                 print(f"  ... and {more:,} more such labels")
         elif unknown:
@@ -84,7 +83,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
         if matched.at_odds:
             on = plural(matched.at_odds, "image")
-            print(f"  on {on} somebody else said something else: the later one counts")
+            print(f"  on {on} people disagree: the later label counts")
     if not options.dry_run:
         fold(run)
         run.log("corrections", files=len(read), recorded=recorded)
@@ -94,7 +93,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _labels(run: Run) -> tuple[list[str], str]:
-    """The labels that the run knows, and the one that means: no animal."""
+    """The labels that the run knows, and the one that means that there is no animal."""
     from camtrap_batch.selection.classes import choose_classes
     from camtrap_batch.store.manifest import categories_of
     from camtrap_batch.vocabulary import EMPTY
@@ -107,15 +106,8 @@ def _labels(run: Run) -> tuple[list[str], str]:
     return [*(name for _, name in categories), *classes], empty or EMPTY
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"
-
-
 def _content(path: Path) -> str:
-    """Stands for what a file, or a folder of files, holds: 12 hexadecimal digits."""
+    """Identifies the content of a file, or a folder of files: 12 hexadecimal digits."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*.csv")) if path.is_dir() else [path]:
         digest.update(file.read_bytes())

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, out_option, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, load_job, whole_number
 from camtrap_batch.store.outpath import check_file, replacing
 from camtrap_batch.store.outputs import Outputs
 from camtrap_batch.store.run import Run
@@ -33,9 +33,9 @@ def add(commands: Commands) -> None:
         dest="after",
         type=whole_number,
         metavar="SNAPSHOT",
-        help="likewise (default: the current one)",
+        help="number of the result to compare with it (default: the current one)",
     )
-    out_option(parser, "all of it as one .csv or .html file")
+    parser.add_argument("--out", metavar="FILE", help="all of it as one .csv or .html file")
     parser.set_defaults(call=_diff)
 
 
@@ -54,9 +54,7 @@ def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
     path = check_file(options.out, job, _ENDINGS) if options.out is not None else None
     run = Run(job)
-    outputs = Outputs(run.folder, force=options.force)
-    if path is not None:
-        outputs.require(path)
+    outputs = Outputs(run.folder)
     sides = read_sides(run, options.before, options.after)
     before, after = sides
     diff = compare(read_side(before), read_side(after), *read_truth(run, sides))
@@ -65,6 +63,7 @@ def _diff(options: argparse.Namespace, stop: threading.Event) -> int:
     for part in tables(diff):
         console.print(part, highlight=False, soft_wrap=isinstance(part, str))
     if path is not None:
+        outputs.keep(path)
         with replacing(path) as staged:
             if path.suffix.lower() == ".csv":
                 write_csv(diff, staged)

@@ -12,7 +12,6 @@ from camtrap_batch.cli.options import (
     add_option,
     job_argument,
     load_job,
-    out_option,
     whole_number,
 )
 from camtrap_batch.errors import UserError
@@ -30,7 +29,7 @@ def add(commands: Commands) -> None:
     )
     job_argument(parser)
     parser.add_argument("--to", required=True, metavar="FORMAT", help="what to write, see below")
-    out_option(parser, "where to write it", metavar="PATH", required=True)
+    parser.add_argument("--out", required=True, metavar="PATH", help="where to write it")
     parser.add_argument(
         "--snapshot",
         type=whole_number,
@@ -40,21 +39,21 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--exact-places",
         action="store_true",
-        help="exact places of sensitive species (publish.sensitive), too: for those who may know them",
+        help="include exact positions of sensitive species (publish.sensitive): for those who may know them",
     )
     parser.set_defaults(call=_export)
     parser.late = _add_options
 
 
 def _add_options(parser: Parser, arguments: Sequence[str]) -> None:
-    """The options of the export that `arguments` name; for the help, all exports and what they have."""
+    """Add the options of the export that `arguments` name; for the help, list those of all exports."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--to")
     finder.add_argument("--help", "-h", action="store_true")
     try:
         found, _ = finder.parse_known_args(list(arguments))
     except argparse.ArgumentError:
-        return  # such as --to without a value, of which the parser itself tells
+        return  # such as --to without a value, which the parser itself reports
     try:
         if found.help:
             parser.epilog = _describe()
@@ -72,14 +71,14 @@ def _describe() -> str:
     for name in EXPORTS:
         try:
             export = EXPORTS[name]
-        except UserError as problem:  # of another package: the others can be used all the same
+        except UserError as problem:  # in another package: the other exports can still be used
             lines.append(f"  {name:{width}}  {problem}")
             continue
         lines.append(f"  {name:{width}}  {export.help}; --out: {export.out}")
         lines += [
             f"  {'':{width}}    --{option.name} {option.metavar or ''}".rstrip() for option in export.options
         ]
-    lines.append("camtrap export --to FORMAT --help says what the options of one do.")
+    lines.append("camtrap export --to FORMAT --help explains the options of one format.")
     return "\n".join(lines)
 
 
@@ -88,8 +87,7 @@ def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
     path = export.check(options.out, job)
     run = Run(job)
-    outputs = Outputs(run.folder, force=options.force)
-    outputs.require(path)
+    outputs = Outputs(run.folder)
     source = ExportInput.find(run, options.snapshot)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in export.options}
     images = Images(run, source, stop=stop, exact_places=options.exact_places)

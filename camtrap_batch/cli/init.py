@@ -9,15 +9,20 @@ import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from camtrap_batch.catalog.look import Found, look
 from camtrap_batch.cli.options import Commands
-from camtrap_batch.errors import UserError
-from camtrap_batch.vocabulary import counted, plural
+from camtrap_batch.errors import InputError, UserError
+from camtrap_batch.vocabulary import counted, is_word_for_empty, plural
+
+if TYPE_CHECKING:
+    from camtrap_batch.catalog import Catalog, Reader
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _NONE = "none"
-_FEW = 3  # cameras; with fewer there is nothing to divide by camera
+_ORDERS = ("dmy", "mdy", "ymd")
+_FEW = 3  # cameras; fewer can't be divided by camera
 
 
 def add(commands: Commands) -> None:
@@ -26,8 +31,8 @@ def add(commands: Commands) -> None:
         "init",
         help="look at a folder, a file or a URL and write a job file for it",
         description="init: look at what is there, say what was found, and write a commented job file that "
-        "runs as it is, and a cameras.csv to be filled in. Where it has to choose it asks on a terminal, and "
-        "takes the likeliest elsewhere.",
+        "runs as it is, and a cameras.csv to be filled in. If there is a choice, it asks on a terminal, and "
+        "otherwise takes the most likely one.",
     )
     parser.add_argument(
         "target",
@@ -40,17 +45,21 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="the job file (default: NAME.yaml, here or beside the images)"
     )
-    parser.add_argument("--name", help="of the job (default: as the folder or the file is named)")
+    parser.add_argument("--name", help="name of the job (default: that of the folder or file)")
     parser.add_argument(
-        "--location", metavar="LEVEL", help="folder level that names the camera, 0 = first, or none"
+        "--location", metavar="LEVEL", help="folder level that names the camera (0 is the first), or none"
     )
     parser.add_argument("--label", metavar="LEVEL", help="folder level that names the species, or none")
+    parser.add_argument(
+        "--dates",
+        choices=_ORDERS,
+        help="what comes first in dates of a table that leave it open, such as 03/04/2022",
+    )
     parser.set_defaults(call=_init)
 
 
 def _init(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.catalog import reader_of
-    from camtrap_batch.job import Job
+    from camtrap_batch.job import Job, Label
 
     found = look(options.target)
     for line in found.lines:
@@ -59,7 +68,7 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
         print(f"folder level {level.number}: {level}")
     if found.levels:
         camera = _choose(options.location, "--location", "names the camera", found.camera, len(found.levels))
-        takes_labels = found.results is None and not _has_labels(found.dataset)
+        takes_labels = found.results is None and not found.has_labels
         species = None
         if takes_labels:
             species = _choose(options.label, "--label", "names the species", found.species, len(found.levels))
@@ -75,10 +84,16 @@ def _init(options: argparse.Namespace, stop: threading.Event) -> int:
         found.dataset["video"] = {"every_s": 1, "most_frames": 10}
     name = options.name or _name_of(options.target)
     path = _place(options.out, name, found.dataset)
-    content = {"name": name, "output": "runs", "dataset": found.dataset}
-    job = Job.parse(content, base=path.parent, where=str(path))
-    reader = reader_of(job.dataset)
-    catalog = reader.read()
+    reader, catalog = _read_with_order(name, path, found, options.dates)
+    if words := [word for number, word in catalog.categories if number != 0 and is_word_for_empty(word)]:
+        print(f"labels that are taken to mean: no animal: {', '.join(words)}")
+        if found.dataset["format"] in ("csv", "folder"):
+            label = found.dataset.setdefault("label", {})
+            usual = [] if found.has_labels else Label.model_fields["empty"].default
+            label["empty"] = [*usual, *words]
+            reader, catalog = _read(name, path, found)
+        elif all(number != 0 for number, _ in catalog.categories):
+            found.empty = words[0]
     for text, count in catalog.notes.items():
         print(counted(count, text))
     locations = sorted(set(catalog.table["location"].drop_null().to_pylist()))
@@ -103,25 +118,53 @@ def _choose(given: str | None, option: str, what: str, guess: int | None, n_leve
     """A folder level, as given, asked for, or guessed."""
     possible = [*map(str, range(n_levels)), _NONE]
     likely = _NONE if guess is None else str(guess)
-    if given is None and sys.stdin.isatty() and sys.stdout.isatty():
+    if given is None and _is_asked():
         while given not in possible:
-            given = input(f"which folder level {what}? {', '.join(possible)} [{likely}] ").strip() or likely
+            given = _ask(f"which folder level {what}? {', '.join(possible)} [{likely}] ", option) or likely
     elif given is None:
         given = likely
-        print(f"the folder level that {what}: {given} (say otherwise with {option})")
+        print(f"the folder level that {what}: {given} (change it with {option})")
     if given not in possible:
         raise UserError(f"{option}: {given!r} is not possible; possible: {', '.join(possible)}")
     return None if given == _NONE else int(given)
 
 
-def _has_labels(dataset: dict[str, object]) -> bool:
-    from camtrap_batch.catalog.csv import COLUMNS
-    from camtrap_batch.catalog.tables import read_table
+def _read_with_order(name: str, path: Path, found: Found, order: str | None) -> tuple[Reader[Any], Catalog]:
+    """`_read`, with the order of day and month as given, or asked for, where dates leave it open."""
+    if order is not None:
+        found.dataset["dates"] = order
+    try:
+        return _read(name, path, found)
+    except InputError as problem:
+        if order is not None or "set dataset.dates" not in str(problem):
+            raise
+        if not _is_asked():
+            raise InputError(f"{problem}; camtrap init: --dates") from None
+        print(problem)
+    while order not in _ORDERS:
+        order = _ask(f"what comes first? {', '.join(_ORDERS)} ", "--dates")
+    return _read_with_order(name, path, found, order)
 
-    if dataset["format"] != "csv":
-        return False
-    table = read_table(str(dataset["metadata"]), "camtrap init")
-    return any(table.name_of(COLUMNS[what]) for what in ("category_id", "category_name"))
+
+def _ask(question: str, option: str) -> str:
+    try:
+        return input(question).strip()
+    except EOFError:
+        raise UserError(f"no answer to: {question.strip()}; {option} gives one") from None
+
+
+def _is_asked() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _read(name: str, path: Path, found: Found) -> tuple[Reader[Any], Catalog]:
+    """What the job that is being written would read."""
+    from camtrap_batch.catalog import reader_of
+    from camtrap_batch.job import Job
+
+    content = {"name": name, "output": "runs", "dataset": found.dataset}
+    reader = reader_of(Job.parse(content, base=path.parent, where=str(path)).dataset)
+    return reader, reader.read()
 
 
 def _name_of(target: str) -> str:
@@ -134,7 +177,7 @@ def _name_of(target: str) -> str:
 
 
 def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
-    """Where the job file goes: not among the images, where its run folder could not be."""
+    """Where the job file goes: not among the images, where its run folder must not be."""
     images = str(dataset.get("images") or "")
     root = Path(images) if images and "://" not in images else None
     path = Path(out) if out is not None else Path(f"{name}.yaml")
@@ -143,15 +186,18 @@ def _place(out: str | None, name: str, dataset: dict[str, object]) -> Path:
         if out is not None:
             raise UserError(f"--out {out}: is among the images, {root}; a job writes nothing there")
         path = root.resolve().parent / path.name
+        print(f"the job file goes beside the images, to {path}: a job writes nothing among them")
     if path.exists():
-        raise UserError(f"{path}: is there already; name another with --out FILE, or remove it")
+        raise UserError(f"{path}: already exists; name another with --out FILE, or remove it")
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path.parent}: can't be written to; say with --out FILE where the job file goes")
     if not path.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {path.parent}")
     return path
 
 
 def _cameras(folder: Path, name: str, locations: list[str]) -> str:
-    """The name of a camera table in `folder` that has all of `locations`: one that is there, or a new one."""
+    """The name of a camera table in `folder` that has all of `locations`: an existing one, or a new one."""
     for file in ("cameras.csv", f"{name}-cameras.csv"):
         path = folder / file
         if not path.exists():
@@ -159,14 +205,14 @@ def _cameras(folder: Path, name: str, locations: list[str]) -> str:
             print(f"{path}: fill in latitude and longitude of {plural(len(locations), 'camera')}")
             return file
         if (lacking := _lacking(path, locations)) is None:
-            print(f"{path} is there already, and stays as it is")
+            print(f"{path} already exists, and stays as it is")
             return file
-        print(f"{path} is there already, stays as it is, and is not used: {lacking}")
+        print(f"{path} already exists, stays as it is, and is not used: {lacking}")
     raise UserError(f"{path}: lacks cameras of these images ({lacking}); give the job another --name")
 
 
 def _lacking(path: Path, locations: list[str]) -> str | None:
-    """What keeps a camera table from being that of `locations`, None: nothing."""
+    """Why a camera table does not fit `locations`; None if it does."""
     from camtrap_batch.catalog.cameras import read_camera_names
 
     try:
@@ -211,14 +257,17 @@ def _job_text(
 
     comments = {
         "format": found.lines[0],
-        "metadata": "what lists the images",
+        "metadata": "the file that lists the images",
         "images": "the image root; a job never changes it",
         "location": f"the folder level that names the camera: {listed(locations)}",
+        "columns": "the table's own names for them",
         "label": f"the folder level that names the species: {listed(classes)}",
         "cameras": "fill in latitude and longitude of each location there",
         "layer": "its portal; who may read it",
         "video": f"frames of {plural(found.videos, 'video')} are images of their own",
     }
+    if found.has_labels:
+        comments["label"] = "how to read them: what means no animal, what stands between several species"
     if "hierarchy" in found.dataset.get("label", {}):
         comments["label"] = "the keyword below which photos have their species"
     row(0, "name", name, "the run folder is <output>/<name>")
@@ -232,9 +281,11 @@ def _job_text(
         note = plural(found.videos, "video is", "videos are")
         note += " only counted; with camtrap-batch[video] their frames are images"
         rows.append(("  # video: {every_s: 1, most_frames: 10}", note))
+    if found.empty is not None:
+        row(0, "select", {"empty": {"class": found.empty}}, "the label that means: no animal")
     if found.results is not None:
         rows.append(("detect:", ""))
-        row(1, "results", _relative(found.results, base), "boxes: crops of animals are classified")
+        row(1, "results", _relative(found.results, base), "boxes, so that crops of animals are classified")
     if is_labelled:
         text = "the labels of people are the result; without this line a classifier is trained on them"
         rows.append(("infer: {model: none}", text))
@@ -252,7 +303,7 @@ def _job_text(
 
 
 def _relative(path: str, base: Path) -> str:
-    """A path as one relative to the job file's folder, where it is below that or beside it."""
+    """A path relative to the job file's folder, if it is below or beside that; otherwise unchanged."""
     if "://" in path:
         return path
     near = os.path.relpath(path, base)

@@ -1,4 +1,4 @@
-"""camtrap layer: make the layers of a portal that a job is pushed to, attach photos to those it reads."""
+"""camtrap layer: create the portal layers that a job is pushed to, attach photos to those it reads."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _SHOWN = 5
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    layer = commands.add_parser("layer", help="make layers of a portal and a map of them, attach photos")
+    layer = commands.add_parser("layer", help="create layers on a portal and a map of them, attach photos")
     actions = layer.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = actions.add_parser(
-        "create", help="make the layers that the job names no URL for, add to the others what they lack"
+        "create", help="create the layers for which the job gives no URL, add to the others what they lack"
     )
     job_argument(create)
     create.set_defaults(call=_create)
     draw = actions.add_parser(
-        "map", help="make a web map of the job's layers, with symbols by species and time, or renew it"
+        "map", help="create or update a web map of the job's layers, with symbols by species and time"
     )
     job_argument(draw)
     draw.set_defaults(call=_map)
-    attach = actions.add_parser("attach", help="attach photos to the features of cameras, each once")
+    attach = actions.add_parser("attach", help="attach photos to the features of cameras, each photo once")
     job_argument(attach)
     attach.add_argument(
         "--folder",
         metavar="DIR",
-        help="holds a folder for each camera, named by its feature's object id, or by its location where the "
+        help="holds a folder for each camera, named by its feature's object id, or by its location if the "
         "layer has a field for it (default: dataset.images of a job of format folder)",
     )
     attach.add_argument(
@@ -78,7 +78,7 @@ def _map(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _target(run: Run, able: Any, what: str) -> Any:
-    """The job's target, which has to be of a protocol. Raises UserError where it is none such."""
+    """The job's target, which must follow a protocol. Raises UserError if it does not."""
     from camtrap_batch.targets.base import TARGETS, target_of
 
     target = target_of(run)
@@ -140,7 +140,7 @@ def _attach(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _labels(run: Run) -> list[str]:
-    """Labels of the events there are, most frequent first, then the model's."""
+    """Labels of the events, most frequent first, then the model's."""
     events = run.current("events")
     counted: Counter[str] = Counter()
     if events is not None:

@@ -1,4 +1,4 @@
-"""camtrap model: published models as model folders; a run's model for other programs, or as a portal item."""
+"""camtrap model: import published models, export a run's model for other programs, publish it to a portal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, out_option
+from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job
 from camtrap_batch.errors import MissingExtra, UserError
 from camtrap_batch.job import Job
 from camtrap_batch.model import EXTRA_MODULES
@@ -33,9 +33,11 @@ def add(commands: Commands) -> None:
     actions = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     published = actions.add_parser(
-        "import", help="write a published model as a folder that a job takes, and compare the two"
+        "import", help="write a published model as a folder that a job can use, and compare the two"
     )
-    kinds = published.add_subparsers(dest="kind", title="where it is from", metavar="KIND", required=True)
+    kinds = published.add_subparsers(
+        dest="kind", title="where the model is from", metavar="KIND", required=True
+    )
     for name, importer in IMPORTERS.items():
         kind = kinds.add_parser(name, help=importer.help, description=f"{name}: {importer.help}")
         for argument in importer.arguments:
@@ -47,7 +49,7 @@ def add(commands: Commands) -> None:
             )
         kind.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
         kind.add_argument(
-            "--pictures", metavar="FOLDER", help="photos to compare on (default: some that are drawn)"
+            "--pictures", metavar="FOLDER", help="photos to compare them on (default: drawn ones)"
         )
         for option in importer.options:
             add_option(kind, option)
@@ -56,11 +58,11 @@ def add(commands: Commands) -> None:
     export = actions.add_parser("export", help="write the model for ArcGIS (dlpk) or other programs")
     job_argument(export)
     export.add_argument("--to", required=True, choices=("dlpk", "safetensors"), help="kind of file")
-    out_option(
-        export,
-        "a .dlpk file; a .safetensors file, with its description as .json beside it, or a new folder",
-        metavar="PATH",
+    export.add_argument(
+        "--out",
         required=True,
+        metavar="PATH",
+        help="a .dlpk file; a .safetensors file, with its description as .json beside it, or a new folder",
     )
     _model_option(export)
     export.set_defaults(call=_export)
@@ -111,7 +113,7 @@ def _import(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _read_pictures(folder: Path) -> list[bytes]:
-    """Some photos of a folder, from all over it."""
+    """Some photos from all over a folder."""
     if not folder.is_dir():
         raise UserError(f"--pictures {folder}: no such folder")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -126,7 +128,7 @@ def _read_pictures(folder: Path) -> list[bytes]:
 
 
 def _is_whole(data: bytes) -> bool:
-    """Whether Pillow reads all of a photo, as the programs that it is compared with do."""
+    """Whether Pillow reads the whole photo, as the compared programs do."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -143,34 +145,28 @@ def _draw(folder: Path) -> Path:
 
 def _export(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
-    files: list[Path] = []
     if options.to == "dlpk":
         out = check_file(options.out, job, (".dlpk",))
-        files = [out]
     elif options.out.lower().endswith(".safetensors"):
         out = check_file(options.out, job, (".safetensors",))
-        files = [out, check_file(str(out.with_suffix(".json")), job, (".json",))]
+        check_file(str(out.with_suffix(".json")), job, (".json",))
     else:
         out = check_path(options.out, job)
         if out.exists():
             raise UserError(
                 f"--out {out}: is there already; name a new folder, or a file that ends in .safetensors"
             )
-    outputs = Outputs(Run(job).folder, force=options.force)
-    for file in files:
-        outputs.require(file)
+    outputs = Outputs(Run(job).folder)
     folder, info = _find(job, options.model)
     if options.to == "dlpk":
-        _write(out, _package(job, folder))
+        _write(outputs, out, _package(job, folder))
     elif out.suffix.lower() == ".safetensors":
         if info.weights != WEIGHTS:
             raise UserError(f"--out {options.out}: model {info.model_id} is an ONNX file; name a new folder")
-        _write(out, (folder / WEIGHTS).read_bytes())
-        _write(out.with_suffix(".json"), (folder / CARD).read_bytes())
+        _write(outputs, out, (folder / WEIGHTS).read_bytes())
+        _write(outputs, out.with_suffix(".json"), (folder / CARD).read_bytes())
     else:
         _copy(folder, out)
-    for file in files:
-        outputs.record(file)
     classes = plural(len(info.classes), "class", "classes")
     print(f"model {info.model_id} ({info.arch}, {classes}) written to {options.out}")
     return 0
@@ -210,13 +206,15 @@ def _package(job: Job, folder: Path) -> bytes:
     return write_package(folder, job.name)
 
 
-def _write(out: Path, content: bytes) -> None:
+def _write(outputs: Outputs, out: Path, content: bytes) -> None:
     """A file, whole or not at all."""
+    outputs.keep(out)
     with replacing(out) as staged:
         staged.write_bytes(content)
+    outputs.record(out)
 
 
 def _copy(folder: Path, out: Path) -> None:
-    """The model folder, as `infer.model` takes it; whole or not at all."""
+    """Write the model folder, in the form that `infer.model` takes; completely or not at all."""
     with replacing(out) as staged:
         shutil.copytree(folder, staged)

@@ -1,8 +1,9 @@
-"""Options that several commands have, and the context that they make."""
+"""Options that several commands share, and the context made from them."""
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
-"""What `add_subparsers` returns."""
+"""The type that `add_subparsers` returns."""
 
 
 def job_argument(parser: argparse.ArgumentParser) -> None:
@@ -69,22 +70,13 @@ def job_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_job(options: argparse.Namespace) -> Job:
-    """The job of the command line; what is to be told of it goes to standard error."""
+    """The job on the command line; notes on it go to standard error."""
     job = Job.load(options.job, options.assignments)
     options.job_name = job.name
     if not getattr(options, "log_json", False):
         for line in job.notes:
             print(f"camtrap: {line}", file=sys.stderr)
     return job
-
-
-def out_option(
-    parser: argparse.ArgumentParser, help_: str, *, metavar: str = "FILE", required: bool = False
-) -> None:
-    parser.add_argument("--out", required=required, metavar=metavar, help=help_)
-    parser.add_argument(
-        "--force", action="store_true", help="replace a file at --out that no command of this run wrote"
-    )
 
 
 def cluster_option(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +89,7 @@ def cluster_option(parser: argparse.ArgumentParser) -> None:
 
 
 def output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quiet", action="store_true", help="print the result alone")
+    parser.add_argument("--quiet", action="store_true", help="print only the result")
     parser.add_argument("--log-json", action="store_true", help="progress as JSON lines on standard error")
 
 
@@ -110,7 +102,7 @@ def job_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="STAGE[:SHARD]",
-        help="do a stage, or a shard of it, again although it is done",
+        help="redo a stage, or one of its shards, although it is done",
     )
     output_options(parser)
 
@@ -126,7 +118,7 @@ def add_option(group: Any, option: Option, *, as_typed: bool = False) -> None:
 
     Parameters
     ----------
-    as_typed : the value is text, and None where it is not given, for `pipeline.parse_options`
+    as_typed : the value is text, or None if it is not given, for `pipeline.parse_options`
     """
     flag, help_ = f"--{option.name}", option.help.replace("%", "%%")
     if option.metavar is None:
@@ -163,7 +155,7 @@ def describe_keys(sections: Collection[str] = ()) -> str:
 def open_context(
     options: argparse.Namespace, stop: threading.Event, job: Job, given: Mapping[str, Any] | None = None
 ) -> Iterator[Context]:
-    """What a command's stages are given; `given` are values of their own options."""
+    """The context for a command's stages; `given` are the values of their own options."""
     display = make_display(quiet=options.quiet, log_json=options.log_json, job=job.name)
     if getattr(options, "redo", None) and not options.dry_run:
         _ask_again(options.redo, job)
@@ -174,9 +166,17 @@ def open_context(
 
 
 def _ask_again(wanted: Sequence[str], job: Job) -> None:
-    """Take the receipts of what is to be done again from what is done."""
+    """Void the receipts of what is to be redone."""
     folder = Run(job).folder
     with hold(folder, job.name, "--redo"):
         for text in wanted:
             stage, _, shard = text.partition(":")
             ask_again(folder, stage, shard or None)
+
+
+def user_name() -> str:
+    """The name of whoever runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime as dt
-import getpass
 import threading
 from typing import TYPE_CHECKING
 
-from camtrap_batch.cli.options import Commands, job_argument, load_job, out_option, whole_number
+from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name, whole_number
 from camtrap_batch.errors import UserError
 from camtrap_batch.job import Job
 from camtrap_batch.store.run import Run
@@ -43,34 +42,39 @@ def add(commands: Commands) -> None:
         "--until",
         type=float,
         metavar="X",
-        help="as many as it takes until fewer than X wrong species-at-camera records are expected",
+        help="as many as needed until fewer than X wrong species-at-camera records are expected",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the random order; another one is another sample (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the random order; another seed draws another sample (default: 0)",
     )
-    parser.add_argument("--label", help="sequences with this label")
-    parser.add_argument("--camera", help="sequences of this camera location")
-    parser.add_argument("--least", type=_part, metavar="P", help="confidence at least")
-    parser.add_argument("--most", type=_part, metavar="P", help="confidence at most")
+    parser.add_argument("--label", help="only sequences with this label")
+    parser.add_argument("--camera", help="only sequences of this camera location")
+    parser.add_argument(
+        "--least", type=_part, metavar="P", help="only sequences with at least this confidence"
+    )
+    parser.add_argument("--most", type=_part, metavar="P", help="only sequences with at most this confidence")
     parser.add_argument("--from", dest="first", type=_date, metavar="DATE", help="taken on this day or later")
     parser.add_argument("--to", dest="last", type=_date, metavar="DATE", help="taken on this day or before")
     parser.add_argument("--light", choices=("day", "night"), help="taken by day, or in infrared light")
     parser.add_argument(
         "--which",
         choices=_STATES,
-        help="not looked at yet, looked at, uncertain, or at odds with the metadata",
+        help="not reviewed yet, reviewed, uncertain, or in disagreement with the metadata",
     )
-    parser.add_argument("--who", help="who looks (default: you); can be changed on the page")
+    parser.add_argument("--who", help="who reviews (default: you); can be changed on the page")
     parser.add_argument(
         "--people", type=whole_number, default=1, metavar="N", help="links to print, one for each browser"
     )
-    parser.add_argument("--port", type=int, default=0, help="default: one that is free")
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument(
-        "--address", default="127.0.0.1", help="default: this machine alone; others want a certificate"
+        "--address", default="127.0.0.1", help="default: this machine only; any other needs a certificate"
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate, to serve over TLS")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
-    out_option(parser, "write the list as .csv or .parquet, and serve nothing")
+    parser.add_argument("--out", metavar="FILE", help="write the list as .csv or .parquet, and serve nothing")
     parser.set_defaults(call=_review)
 
 
@@ -111,9 +115,9 @@ def _write(job: Job, options: argparse.Namespace, wanted: Wanted) -> int:
 
     out = check_file(options.out, job, tuple(WRITERS))
     run = Run(job)
-    outputs = Outputs(run.folder, force=options.force)
-    outputs.require(out)
+    outputs = Outputs(run.folder)
     table = listing(Items(run), options.order, wanted, options.n, options.seed, options.until)
+    outputs.keep(out)
     write_out(ds.dataset(table), out)
     outputs.record(out)
     print(f"{plural(table.num_rows, 'sequence')} written to {out}")
@@ -136,7 +140,7 @@ async def _serve(
         n=options.n,
         seed=options.seed,
         until=options.until,
-        who=options.who or _user(),
+        who=options.who or user_name(),
     )
     certificate = (options.tls_cert, options.tls_key) if options.tls_cert else None
     reviewing.prepare()
@@ -144,7 +148,7 @@ async def _serve(
         reviewing, address=options.address, port=options.port, people=options.people, certificate=certificate
     )
     print(
-        f"{plural(len(reviewing.items), 'sequence')}. Open in a browser, each link in one; Ctrl-C ends:",
+        f"{plural(len(reviewing.items), 'sequence')}. Open each link in one browser; Ctrl-C ends:",
         flush=True,
     )
     for link in served.links:
@@ -167,10 +171,3 @@ def _date(text: str) -> dt.date:
         return dt.date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: should be a date such as 2026-11-30") from None
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"

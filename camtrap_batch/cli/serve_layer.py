@@ -15,10 +15,10 @@ def add(commands: Commands) -> None:
         "serve-layer",
         help="a feature server like ArcGIS's on this machine, to rehearse a push; Ctrl-C ends it",
     )
-    serve.add_argument("folder", metavar="DIR", help="where its layers are kept; made when it is not there")
+    serve.add_argument("folder", metavar="DIR", help="where its layers are kept; created if missing")
     serve.add_argument("--port", type=whole_number, default=0, metavar="N", help="default: a free one")
     serve.add_argument(
-        "--faults", metavar="FILE", help="JSON list of what shall go wrong, see docs/rehearsal.md"
+        "--faults", metavar="FILE", help="JSON list of what is to go wrong, see docs/rehearsal.md"
     )
     serve.set_defaults(call=_serve)
 

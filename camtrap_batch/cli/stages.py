@@ -50,7 +50,7 @@ def add(commands: Commands) -> None:
         "demo", help="a synthetic data set, the whole job, the report: needs nothing else"
     )
     demo.add_argument(
-        "folder", nargs="?", default="demo", metavar="DIR", help="where it goes (default: demo)"
+        "folder", nargs="?", default="demo", metavar="DIR", help="where to put it (default: demo)"
     )
     cluster_option(demo)
     output_options(demo)
@@ -108,7 +108,7 @@ def _run_all(context: Context, results: list[StageResult]) -> None:
 
 @contextmanager
 def _end_told(options: argparse.Namespace, job: Job) -> Iterator[list[StageResult]]:
-    """Tell whom `notify` names how the block ended, with the results that were put into the list."""
+    """Notify whatever `notify` names of how the block ended, with the results put into the list."""
     began, results = time.monotonic(), list[StageResult]()
     ended: BaseException | None = None
     try:
@@ -147,7 +147,7 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
     with open_context(options, stop, Job.load(write_demo_job(folder))) as context:
         _check_extras(context)
         if context.run.current("model") is None:
-            # The dashboard is there to be watched from the first stage on.
+            # The dashboard should be visible from the first stage on.
             context.executor()
         write_demo_data(folder, context.display, stop)
         _run_all(context, [])
@@ -155,14 +155,14 @@ def _demo(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _check_extras(context: Context) -> None:
-    """Raise MissingExtra where something of the demo is not installed: before anything is drawn."""
+    """Raise MissingExtra if something that the demo needs is not installed, before anything is drawn."""
     for stage in STAGES.values():
         try:
             if stage.applies(context.job):
                 stage.check(context)
         except MissingExtra:
             raise MissingExtra("demo", "the demo") from None
-        except CamtrapError:  # of photos that are still to be drawn
+        except CamtrapError:  # the photos are still to be drawn
             continue
 
 

@@ -23,7 +23,7 @@ from camtrap_batch.yamlfile import write_yaml
 def add(commands: Commands) -> None:
     """Add the command."""
     submit = commands.add_parser(
-        "submit", help="hand `reprocess` to SLURM or Kubernetes, so that no laptop must stay open"
+        "submit", help="hand `reprocess` to SLURM or Kubernetes, so that no laptop has to stay on"
     )
     job_argument(submit)
     submit.add_argument(
@@ -72,8 +72,8 @@ def _to_slurm(options: argparse.Namespace, job: Job, spec: Slurm) -> None:
     print(f"log        {submitted.log}")
     print(f"status     camtrap status {shlex.quote(options.job)}, or squeue -j {submitted.job_id}")
     print(f"dashboard  once it runs, from your own machine: {tunnel}")
-    print(f"           then http://localhost:{port}/status; the log names the port, should it be another")
-    print(f"cancel     scancel {submitted.job_id}   (what is finished is kept)")
+    print(f"           then http://localhost:{port}/status; the log names the port if it is another")
+    print(f"cancel     scancel {submitted.job_id}   (finished work is kept)")
 
 
 def _to_kubernetes(options: argparse.Namespace, job: Job, spec: Kubernetes) -> None:
@@ -91,11 +91,11 @@ def _to_kubernetes(options: argparse.Namespace, job: Job, spec: Kubernetes) -> N
     print(
         f"dashboard  {kubectl} port-forward service/{name}-scheduler 8787, then http://localhost:8787/status"
     )
-    print(f"cancel     {kubectl} delete {' '.join(_ids(manifests))}   (what is finished is kept)")
+    print(f"cancel     {kubectl} delete {' '.join(_ids(manifests))}   (finished work is kept)")
 
 
 def _passed_on(options: argparse.Namespace) -> list[str]:
-    """The options of `reprocess` as they were typed."""
+    """The options of `reprocess`, as they were typed."""
     typed = {option.name: getattr(options, option.name.replace("-", "_")) for option in reprocess_options()}
     return [
         part

@@ -19,7 +19,7 @@ from camtrap_batch.cluster.ssh import Ssh
 from camtrap_batch.errors import ClusterError, choices
 from camtrap_batch.yamlfile import parse, read_yaml
 
-if TYPE_CHECKING:  # a cluster file is read by each command, a cluster opened by few
+if TYPE_CHECKING:  # every command reads a cluster file, few open a cluster
     from distributed import Client
 
 __all__ = [
@@ -74,13 +74,13 @@ def load_cluster(spec: str | None) -> Cluster:
 
 @contextmanager
 def open_cluster(spec: DaskCluster) -> Iterator[Client]:
-    """A client of the cluster that `spec` describes; what was started for it ends with the block."""
+    """A client of the cluster that `spec` describes; whatever was started for it ends with the block."""
     import dask
-    import distributed  # noqa: F401 - its defaults, read inside the block, would go with it
+    import distributed  # noqa: F401 - its defaults, if read inside the block, would be lost with it
 
     with (
         spec.secured() as secured,
-        # A local cluster's certificates are its own, and no matter of other clients of this process.
+        # A local cluster's certificates are its own; they do not concern other clients in this process.
         dask.config.set({**SETTINGS, **({} if isinstance(spec, Local) else tls_settings(secured.security))}),
         _quiet(),
         secured.open() as client,
@@ -90,10 +90,11 @@ def open_cluster(spec: DaskCluster) -> Iterator[Client]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Distributed says on stderr what the driver reports by itself (lost workers, links, other versions)."""
+    """Silence what Distributed prints although the driver reports it itself (lost workers, links,
+    versions)."""
     from distributed.versions import VersionMismatchWarning
 
-    # Those to which Distributed gives a handler of their own.
+    # Loggers to which Distributed gives a handler of their own.
     loggers = [
         logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")
     ]
@@ -103,7 +104,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VersionMismatchWarning)
-            # The link that is shown has the port that was taken instead.
+            # The link that is shown has the port that was used instead.
             warnings.filterwarnings("ignore", r"Port \d+ is already in use")
             yield
     finally:

@@ -26,7 +26,7 @@ _BETWEEN_TRIES_S = 0.5
 
 class Address(DaskCluster):
     kind: Literal["address"] = Field("address", description="a cluster that is running already")
-    address: str | None = Field(None, description="of its scheduler, such as tcp://host:8786")
+    address: str | None = Field(None, description="address of its scheduler, such as tcp://host:8786")
     scheduler_file: str | None = Field(None, description="file that its scheduler wrote; instead of address")
     connect_s: Wait = Field(10, description="seconds to wait until the scheduler answers")
     wait_s: Wait = Field(60, description="seconds to wait for scheduler_file, and for a needed worker")
@@ -57,7 +57,7 @@ def connect(address: str, timeout_s: float) -> Client:
     Raises
     ------
     ClusterError
-        Nobody answers, or not as it should: no TLS, another authority, no or a wrong certificate.
+        Nobody answers, or the answer is wrong: no TLS, another authority, no or a wrong certificate.
     """
     from distributed import Client
     from distributed.security import Security
@@ -81,7 +81,7 @@ def connect(address: str, timeout_s: float) -> Client:
 
 
 def _say_hello(address: str, security: Any, timeout_s: float) -> None:
-    """Find out what is wrong with a connection, which Dask itself only tries again until its time is up."""
+    """Find out what is wrong with a connection, which Dask itself only retries until time is up."""
     scheme, _, rest = address.partition("://")
     host, _, port = rest.rpartition(":")
     deadline = time.monotonic() + timeout_s
@@ -93,8 +93,8 @@ def _say_hello(address: str, security: Any, timeout_s: float) -> None:
                     _say_hello_in_tls(address, plain, security)
                 elif not _hears(plain):
                     raise ClusterError(
-                        f"{address}: something is there that does not say what a Dask scheduler says; if it "
-                        f"wants TLS, give `security` and tls://{rest}"
+                        f"{address}: something answers that is not a Dask scheduler; if it "
+                        f"requires TLS, give `security` and tls://{rest}"
                     )
             return
         except (OSError, OverflowError) as problem:
@@ -110,7 +110,7 @@ def _say_hello_in_tls(address: str, plain: socket.socket, security: Any) -> None
         context = security.get_connection_args("client")["ssl_context"]
     except ssl.SSLError as problem:
         raise ClusterError(
-            f"{files} or {security.tls_ca_file} (security.ca_file): no certificate that goes with its key: "
+            f"{files} or {security.tls_ca_file} (security.ca_file): no certificate that matches its key:  "
             f"{_short(problem)}"
         ) from None
     except OSError as problem:
@@ -127,7 +127,7 @@ def _say_hello_in_tls(address: str, plain: socket.socket, security: Any) -> None
     with secured:
         try:
             heard = _hears(secured)
-        except ssl.SSLError as problem:  # with TLS 1.3, the server looks at our certificate only now
+        except ssl.SSLError as problem:  # with TLS 1.3, the server checks our certificate only now
             raise ClusterError(
                 f"{address}: refuses the certificate {security.tls_client_cert} (security.cert): "
                 f"{_short(problem)}"
@@ -151,7 +151,7 @@ def _short(problem: BaseException) -> str:
 
 
 def _read_address(scheduler_file: Path, wait_s: float) -> str:
-    """The address in a scheduler's file, which may still be about to be written."""
+    """The address in a scheduler's file, which may not have been written yet."""
     deadline = time.monotonic() + wait_s
     while not scheduler_file.exists():
         if time.monotonic() >= deadline:

@@ -1,8 +1,8 @@
-"""A certificate for the life of one cluster: who does not have it gets nowhere.
+"""A certificate for the lifetime of one cluster, without which nobody gets in.
 
 Whoever reaches a Dask scheduler, a worker or a nanny can run code there; on a shared machine, that is
-everybody who has a login. So all parts of a cluster that we start speak TLS, and trust one certificate alone,
-made when the cluster begins. It is kept, with its key, in a folder that nobody else can open, and is deleted
+everybody with a login. So all parts of a cluster that we start speak TLS, and trust a single certificate,
+made when the cluster starts. It is kept, with its key, in a folder that nobody else can open, and is deleted
 with the cluster.
 """
 
@@ -25,13 +25,13 @@ _CLOCKS_DIFFER = dt.timedelta(days=1)
 
 
 def make_certificate() -> bytes:
-    """A new private key and its certificate, which signs itself, as PEM."""
+    """A new private key and its self-signed certificate, as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    key = ec.generate_private_key(ec.SECP256R1())  # made, and used in handshakes, faster than RSA
+    key = ec.generate_private_key(ec.SECP256R1())  # faster than RSA to make, and in handshakes
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _NAME)])
     now = dt.datetime.now(dt.UTC)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -71,11 +71,11 @@ def make_certificate() -> bytes:
 
 @contextmanager
 def temporary_certificate(parent: Path | None = None) -> Iterator[Tls]:
-    """A new certificate in a private folder, until the block is left.
+    """A new certificate in a private folder, until the block ends.
 
     Parameters
     ----------
-    parent : where the folder is made; None: where temporary files go
+    parent : where the folder is created; None: where temporary files go
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Kind kubernetes: the manifests of a DaskCluster, a GPU worker group and a DaskJob, for the Dask operator.
 
 The operator gives a cluster one worker group, `default`; GPU workers are a DaskWorkerGroup beside it. Its
-autoscaler looks at the default group alone.
+autoscaler considers only the default group.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ API = "kubernetes.dask.org/v1"
 _COMM, _DASHBOARD = 8786, 8787
 _TLS_FOLDER = "/etc/camtrap/tls"
 _JOB_FOLDER = "/etc/camtrap/job"
-_LONGEST_NAME = 44  # with what the operator and this module add, a label has room for it
+_LONGEST_NAME = 44  # leaves room in a label for what the operator and this module add
 _GRACE_S = 120
 _DELETED_S, _POLL_S = 300.0, 0.5
 _ROUTES, _API_ROUTE = "distributed.scheduler.http.routes", "distributed.http.scheduler.api"
@@ -50,19 +50,19 @@ _LABELS = {"app.kubernetes.io/part-of": "camtrap-batch"}
 
 class PodGroup(Section):
     workers: Number = Field(description="worker pods")
-    threads: Threads = Field(1, description="threads, and cores, of each")
-    memory: Memory = Field("4GiB", description="of each")
+    threads: Threads = Field(1, description="threads, and cores, of each worker")
+    memory: Memory = Field("4GiB", description="memory of each worker")
     image: str | None = Field(None, description="container image; absent: that of the cluster")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of the nodes to use")
     tolerations: list[dict[str, Any]] = Field(default_factory=list, description="taints of nodes to accept")
     resources: dict[str, int | str] = Field(
-        default_factory=dict, description="more of what a pod asks for, such as nvidia.com/gpu: 1"
+        default_factory=dict, description="further resources that a pod requests, such as nvidia.com/gpu: 1"
     )
 
 
 class DriverPod(Section):
-    cores: int = Field(1, ge=1, description="of the pod that runs the driver")
-    memory: Memory = Field("4GiB", description="of the pod that runs the driver")
+    cores: int = Field(1, ge=1, description="cores of the pod that runs the driver")
+    memory: Memory = Field("4GiB", description="memory of the pod that runs the driver")
 
 
 class Volume(Section):
@@ -88,7 +88,7 @@ class Kubernetes(DaskCluster):
     namespace: str = Field("default", description="namespace of everything")
     cpu: PodGroup = Field(description="workers that validate and, without a GPU, classify")
     gpu: PodGroup = Field(PodGroup(workers=0), description="workers that hold GPU=1 and train")
-    adapt: Adapt | None = Field(None, description="start CPU workers by need: {min, max}")
+    adapt: Adapt | None = Field(None, description="start CPU workers as needed: {min, max}")
     lifetime: Duration | None = Field(
         None, description="time after which a worker process leaves in order and is restarted, such as 6h"
     )
@@ -97,7 +97,7 @@ class Kubernetes(DaskCluster):
     secrets: list[str] = Field(
         default_factory=list, description="Secrets whose keys are environment variables of every pod"
     )
-    # Not files of this machine, as in the other kinds, but of the pods.
+    # Not files on this machine, as for the other kinds, but in the pods.
     security: TlsSecret | None = Field(None, description="TLS certificates")  # type: ignore[assignment]
     wait_s: Wait = Field(900, description="seconds to wait for the scheduler, and for a needed worker")
 
@@ -133,7 +133,7 @@ class Kubernetes(DaskCluster):
 
 
 def object_name(job_name: str) -> str:
-    """A job's name as Kubernetes takes it.
+    """A job's name in a form that Kubernetes accepts.
 
     >>> object_name("WCS_threatened.v2")
     'camtrap-wcs-threatened-v2'
@@ -143,7 +143,7 @@ def object_name(job_name: str) -> str:
 
 
 def cluster_manifests(spec: Kubernetes, name: str) -> list[dict[str, Any]]:
-    """A DaskCluster, its GPU worker group where it has one, and its autoscaler where it adapts."""
+    """A DaskCluster, its GPU worker group if it has one, and its autoscaler if it adapts."""
     cluster = {
         "apiVersion": API,
         "kind": "DaskCluster",
@@ -156,12 +156,12 @@ def cluster_manifests(spec: Kubernetes, name: str) -> list[dict[str, Any]]:
 def job_manifests(
     spec: Kubernetes, name: str, job_file: str, arguments: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What `camtrap submit` makes: a ConfigMap with the job file, a DaskJob with the driver, GPU workers.
+    """What `camtrap submit` creates: a ConfigMap with the job file, a DaskJob with the driver, GPU workers.
 
     Parameters
     ----------
-    job_file : content of the job file, all paths absolute
-    arguments : more options of `camtrap reprocess`
+    job_file : content of the job file, with absolute paths
+    arguments : further options of `camtrap reprocess`
     """
     scheme = "tls" if spec.security else "tcp"
     address = write_yaml(
@@ -204,7 +204,7 @@ def job_manifests(
 
 
 def apply(manifests: Sequence[dict[str, Any]]) -> None:
-    """Make the objects; what an earlier driver of the same job left behind is deleted first.
+    """Create the objects, after deleting what an earlier driver of the same job left behind.
 
     Raises
     ------
@@ -250,10 +250,10 @@ def _clear(manifests: Sequence[dict[str, Any]]) -> None:
                 found: dict[str, Any] = dict(driver.raw)
                 if (phase := found.get("status", {}).get("phase")) in ("Pending", "Running"):
                     raise ClusterError(
-                        f"DaskJob {namespace}/{name} is there already, and its driver is {phase.lower()}; "
+                        f"DaskJob {namespace}/{name} already exists, and its driver is {phase.lower()}; "
                         f"to end it: kubectl -n {namespace} delete daskjob/{name}"
                     )
-    # With the job goes what the operator made for it.
+    # What the operator made for the job goes with it.
     old = [object_from_spec(manifest, allow_unknown_type=True) for manifest in reversed(manifests)]
     there = [one for one in old if one.exists()]
     for one in there:
@@ -273,7 +273,7 @@ def require_dask_kubernetes() -> None:
 
 
 def check_paths(spec: Kubernetes, paths: Mapping[str, str]) -> None:
-    """Raise ClusterError where a path of the job is on none of the volumes; URLs are seen everywhere.
+    """Raise ClusterError if a path of the job is on none of the volumes; URLs are visible everywhere.
 
     `paths`: dotted key of the job file -> path or URL.
     """
@@ -396,7 +396,7 @@ def _pod(
         settings |= tls_paths(*(f"{_TLS_FOLDER}/{file}.pem" for file in ("ca", "cert", "key")))
         mounts.append({"name": "tls", "mountPath": _TLS_FOLDER, "readOnly": True})
         volumes.append({"name": "tls", "secret": {"secretName": spec.security.secret}})
-    # Its own page of workers to retire is how the operator scales down in order.
+    # The operator scales down in order through its own page of workers to retire.
     settings[_ROUTES] = _with_api(settings.get(_ROUTES))
     return {
         "containers": [
@@ -427,7 +427,7 @@ def _metadata(spec: Kubernetes, name: str) -> dict[str, Any]:
 
 
 def _bytes(memory: str) -> str:
-    """An amount in whole MiB, as Kubernetes and Dask both read it.
+    """An amount in whole MiB, in a form that both Kubernetes and Dask read.
 
     >>> _bytes("4GiB"), _bytes("500MB")
     ('4096Mi', '476Mi')

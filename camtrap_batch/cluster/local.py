@@ -1,4 +1,4 @@
-"""Kind local: worker processes of this machine."""
+"""Kind local: worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _LOOPBACK = "127.0.0.1"
 
 
 class Local(OwnCluster):
-    kind: Literal["local"] = Field("local", description="processes of this machine")
+    kind: Literal["local"] = Field("local", description="processes on this machine")
     cpu: Workers = Field(
         default_factory=Workers, description="workers that validate and, without a GPU, classify"
     )
     gpu: Workers = Field(Workers(workers=1), description="workers that hold GPU=1 and train")
-    adapt: Adapt | None = Field(None, description="start CPU workers by need: {min, max}")
+    adapt: Adapt | None = Field(None, description="start CPU workers as needed: {min, max}")
     lifetime: Duration | None = Field(
         None, description="time after which a worker process leaves in order and is restarted, such as 6h"
     )
     dashboard: str = Field(
-        "127.0.0.1:8787", description="address of the Dask dashboard; another port where it is taken"
+        "127.0.0.1:8787", description="address of the Dask dashboard; another port if it is taken"
     )
 
     def worker_memory(self) -> dict[str, int]:
@@ -100,13 +100,13 @@ class Local(OwnCluster):
         return {name: cores if group.workers == "auto" else group.workers for name, group in groups.items()}
 
     def _share(self) -> int:
-        """Bytes of this machine's memory for each worker, when all are there."""
+        """Bytes of this machine's memory for each worker, once all are there."""
         most = {**self._numbers(), **({"CPU": self.adapt.max} if self.adapt else {})}
         return int(psutil.virtual_memory().total) // max(1, sum(most.values()))
 
 
 def _roles(tls: Tls) -> dict[str, Any]:
-    """Arguments of Dask's `Security`. Raises ClusterError where a file is not there."""
+    """Arguments of Dask's `Security`. Raises ClusterError if a file is missing."""
     files = tls_settings(tls)
     roles = {
         f"tls_{role}_{part}": files[f"distributed.comm.tls.{role}.{part}"]

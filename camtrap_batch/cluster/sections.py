@@ -1,4 +1,4 @@
-"""What the cluster files of several kinds have in common."""
+"""What several kinds of cluster files have in common."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from camtrap_batch.yamlfile import Section
 if TYPE_CHECKING:
     from distributed import Client
 
-_LEAST_MEMORY = 200_000_000  # bytes that a worker needs before it has read an image
+_LEAST_MEMORY = 200_000_000  # bytes that a worker needs before it reads any image
 
 
 def _amount(value: str) -> str:
@@ -61,9 +61,9 @@ Number = Annotated[int, Field(ge=0)]
 
 class Workers(Section):
     workers: int | Literal["auto"] = Field("auto", description="worker processes; auto: one for each core")
-    threads: Threads = Field(1, description="threads of each")
+    threads: Threads = Field(1, description="threads of each worker")
     memory: MemoryOrAuto = Field(
-        "auto", description="limit of each, such as 4GiB; auto: an equal share of the machine's"
+        "auto", description="memory limit of each, such as 4GiB; auto: an equal share of the machine's"
     )
 
     @field_validator("workers")
@@ -75,13 +75,13 @@ class Workers(Section):
 
 
 class Adapt(Section):
-    """How many CPU workers there are, by the work that waits.
+    """How many CPU workers there are, depending on the waiting work.
 
-    At least one: how long its first shards take tells how many others are worth starting.
+    At least one: how long its first shards take shows how many others are worth starting.
     """
 
-    min: int = Field(1, ge=1, description="CPU workers that are always there")
-    max: int = Field(ge=1, description="most CPU workers at a time")
+    min: int = Field(1, ge=1, description="minimum number of CPU workers")
+    max: int = Field(ge=1, description="maximum number of CPU workers")
 
     @model_validator(mode="after")
     def _ordered(self) -> Adapt:
@@ -91,7 +91,7 @@ class Adapt(Section):
 
 
 class Cluster(Section):
-    """Where to run, of any kind; `executor` names what does shards there (see `engine.base.EXECUTORS`)."""
+    """Where to run, of any kind; `executor` names the executor for it (see `engine.base.EXECUTORS`)."""
 
     executor: ClassVar[str]
 
@@ -102,7 +102,7 @@ class Cluster(Section):
     )
 
     def worker_memory(self) -> dict[str, int]:
-        """Bytes that a worker of each kind may take, by CPU and GPU, as far as the file says."""
+        """Bytes that a worker of each kind may use, by CPU and GPU, as far as the file says."""
         from dask.utils import parse_bytes
 
         groups = {name: getattr(self, name.lower(), None) for name in ("CPU", "GPU")}
@@ -111,7 +111,7 @@ class Cluster(Section):
 
 
 class Inline(Cluster):
-    """This process alone: `--cluster inline`. It needs no file, and no Dask."""
+    """Only this process: `--cluster inline`. It needs no file, and no Dask."""
 
     executor: ClassVar[str] = "inline"
 
@@ -128,14 +128,15 @@ class DaskCluster(Cluster):
 
     @contextmanager
     def secured(self) -> Iterator[Self]:
-        """This cluster as it is opened: one that we start has certificates, at least for its own life."""
+        """This cluster with what it needs to be opened: one that we start has certificates, at least for its
+        lifetime."""
         yield self
 
     @abstractmethod
     def open(self) -> AbstractContextManager[Client]:
-        """A client of the cluster; what was started for it ends with the block.
+        """A client of the cluster; whatever was started for it ends with the block.
 
-        It is called with Dask's settings as they are in `settings`. Raises ClusterError.
+        It is called with Dask's settings from `settings`. Raises ClusterError.
         """
 
 
@@ -146,7 +147,7 @@ class OwnCluster(DaskCluster):
     """A cluster that we start ourselves. Nobody else gets in."""
 
     security: Tls | None = Field(
-        None, description="TLS certificates; absent: one that is made for this cluster, and goes with it"
+        None, description="TLS certificates; absent: one made for this cluster, which is deleted with it"
     )
 
     @contextmanager
@@ -165,7 +166,7 @@ class OwnCluster(DaskCluster):
 
 
 def lifetime_arguments(lifetime: str | None, *, restart: bool) -> dict[str, str | bool]:
-    """Options of a Dask worker that leaves in order after `lifetime`, not all of them at once."""
+    """Options of Dask workers that leave in order after `lifetime`, but not all at once."""
     if lifetime is None:
         return {}
     from dask.utils import parse_timedelta

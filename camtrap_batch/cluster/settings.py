@@ -12,17 +12,18 @@ from camtrap_batch.errors import ClusterError
 from camtrap_batch.yamlfile import Section
 
 SETTINGS: dict[str, Any] = {
-    # Losses are counted by the driver, which knows what to make of them.
+    # Losses are counted by the driver, which knows how to handle them.
     "distributed.scheduler.allowed-failures": 0,
-    # A worker that stands still has its nanny restart it after so long without a heartbeat; 5 minutes else.
+    # A worker that stands still is restarted by its nanny after this long without a heartbeat (default: 5
+    # minutes).
     "distributed.scheduler.worker-ttl": "2 minutes",
-    # Tasks return receipts: there is nothing to spill, and what grows is the task itself.
+    # Tasks return receipts: there is nothing to spill; only the task itself uses memory.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.preload": ["camtrap_batch.worker"],
     # Every 10 ms, the default, takes a tenth of a training task's time.
     "distributed.worker.profile.interval": "100ms",
-    # What every process does many times a second, busy or not: a twentieth of two cores by default.
+    # Done by every process many times a second, busy or not: by default it takes a twentieth of two cores.
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "2s",
     "distributed.worker.memory.monitor-interval": "200ms",
@@ -37,12 +38,12 @@ class Tls(Section):
 
 
 def tls_settings(tls: Tls | None) -> dict[str, Any]:
-    """Settings with which scheduler, workers and client speak TLS alone, and take this certificate each.
+    """Settings with which scheduler, workers and client speak only TLS, each with this certificate.
 
     Raises
     ------
     ClusterError
-        A file is not there.
+        A file is missing.
     """
     if tls is None:
         return {}
@@ -56,7 +57,7 @@ def tls_settings(tls: Tls | None) -> dict[str, Any]:
 
 
 def tls_paths(ca_file: str, cert: str, key: str) -> dict[str, Any]:
-    """As `tls_settings`, for files that need not be on this machine."""
+    """Like `tls_settings`, for files that need not be on this machine."""
     settings: dict[str, Any] = {
         "distributed.comm.tls.ca-file": ca_file,
         "distributed.comm.require-encryption": True,
@@ -68,7 +69,7 @@ def tls_paths(ca_file: str, cert: str, key: str) -> dict[str, Any]:
 
 
 def is_loopback(dashboard: str) -> bool:
-    """Whether a dashboard at this address is seen from its own machine alone.
+    """Whether a dashboard at this address is visible only from its own machine.
 
     >>> is_loopback("127.0.0.1:8787"), is_loopback(":8787")
     (True, False)

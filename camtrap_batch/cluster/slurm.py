@@ -1,6 +1,6 @@
-"""Kind slurm: each group of workers is a number of SLURM jobs; the driver runs in one of its own.
+"""Kind slurm: each group of workers is a number of SLURM jobs; the driver runs in a separate one.
 
-`camtrap submit` makes the driver's job; dask-jobqueue makes those of the workers.
+`camtrap submit` creates the driver's job; dask-jobqueue creates those of the workers.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from camtrap_batch.yamlfile import Section
 if TYPE_CHECKING:
     from distributed import SpecCluster
 
-_LEAVE_S = 180  # before the driver's walltime: more than what is in flight takes
+_LEAVE_S = 180  # before the driver's walltime: longer than work in flight takes
 _WALLTIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?|(\d+)")
-_DEATH_TIMEOUT_S = 120  # after which a worker whose driver is gone ends, and its SLURM job with it
+_DEATH_TIMEOUT_S = 120  # after which a worker without a driver ends, and its SLURM job with it
 
 
 def seconds_of(walltime: str) -> int:
-    """A time as SLURM writes it, in seconds.
+    """A time in SLURM's form, in seconds.
 
     >>> seconds_of("1-12:00:00"), seconds_of("02:30:00"), seconds_of("10:30"), seconds_of("90")
     (129600, 9000, 630, 5400)
     """
     found = _WALLTIME.fullmatch(walltime)
     if found is None:
-        raise ValueError(f"{walltime!r}: should be a time as SLURM writes it, such as 04:00:00 or 1-12:00:00")
+        raise ValueError(f"{walltime!r}: should be a time in SLURM's form, such as 04:00:00 or 1-12:00:00")
     days, first, second, third, minutes = found.groups()
     if minutes is not None:
         return int(minutes) * 60
@@ -54,7 +54,7 @@ def seconds_of(walltime: str) -> int:
 
 def _walltime(value: str) -> str:
     if seconds_of(value) < 60:
-        raise ValueError(f"{value!r}: should be a minute at least")
+        raise ValueError(f"{value!r}: should be at least a minute")
     return value
 
 
@@ -64,8 +64,8 @@ Walltime = Annotated[str, AfterValidator(_walltime)]
 class JobGroup(Section):
     workers: Number = Field(description="worker processes")
     per_job: int = Field(1, ge=1, description="worker processes in one SLURM job")
-    threads: Threads = Field(1, description="threads, and cores, of each")
-    memory: Memory = Field("4GiB", description="of each")
+    threads: Threads = Field(1, description="threads, and cores, of each worker")
+    memory: Memory = Field("4GiB", description="memory of each worker")
     partition: str | None = Field(None, description="absent: SLURM's default")
     extra: list[str] = Field(
         default_factory=list, description='more options of sbatch, such as "--gres=gpu:1"'
@@ -73,11 +73,11 @@ class JobGroup(Section):
 
 
 class Driver(Section):
-    cores: int = Field(2, ge=1, description="of the driver's own job")
-    memory: Memory = Field("8GiB", description="of the driver's own job")
+    cores: int = Field(2, ge=1, description="cores of the driver's own job")
+    memory: Memory = Field("8GiB", description="memory of the driver's own job")
     walltime: Walltime = Field("1-00:00:00", description="the driver is requeued when it is over")
     partition: str | None = Field(None, description="absent: SLURM's default")
-    extra: list[str] = Field(default_factory=list, description="more options of sbatch")
+    extra: list[str] = Field(default_factory=list, description="further options of sbatch")
 
     @field_validator("walltime")
     @classmethod
@@ -93,18 +93,18 @@ class Slurm(OwnCluster):
     kind: Literal["slurm"] = Field(description="workers are SLURM jobs")
     cpu: JobGroup = Field(description="workers that validate and, without a GPU, classify")
     gpu: JobGroup = Field(JobGroup(workers=0), description="workers that hold GPU=1 and train")
-    adapt: Adapt | None = Field(None, description="start CPU workers by need: {min, max}")
+    adapt: Adapt | None = Field(None, description="start CPU workers as needed: {min, max}")
     account: str | None = Field(None, description="whom SLURM charges")
     walltime: Walltime = Field(
-        "04:00:00", description="of a worker's job; it leaves in order before, and is replaced"
+        "04:00:00", description="of a worker's job; the worker leaves in order before, and is replaced"
     )
-    driver: Driver = Field(default_factory=Driver, description="the job that `camtrap submit` makes")
+    driver: Driver = Field(default_factory=Driver, description="the job that `camtrap submit` creates")
     python: str | None = Field(None, description="Python on the nodes; absent: the path of this one")
     prologue: list[str] = Field(
         default_factory=list, description='lines of shell before Python, such as "module load cuda"'
     )
     interface: str | None = Field(None, description="network interface that nodes share, such as ib0")
-    logs: str = Field("slurm-logs", description="folder for what the jobs print")
+    logs: str = Field("slurm-logs", description="folder for the jobs' output")
     local_directory: str | None = Field(None, description="scratch folder on the nodes; absent: Dask's")
     dashboard: str = Field("127.0.0.1:8787", description="address of the dashboard on the driver's node")
     wait_s: Wait = Field(3600, description="seconds to wait in SLURM's queue for a worker of a needed kind")
@@ -144,7 +144,7 @@ class Slurm(OwnCluster):
         )
 
     def worker_specs(self) -> dict[str, Any]:
-        """A SLURM job for each entry, as `SpecCluster` takes them."""
+        """A SLURM job for each entry, in the form of `SpecCluster`."""
         from dask.utils import format_bytes, parse_bytes
 
         from camtrap_batch.cluster.slurmjob import WorkerJob
@@ -188,7 +188,7 @@ class Slurm(OwnCluster):
 
 
 def leave_before(walltime: str) -> list[str]:
-    """Arguments of a Dask worker that ends its work before SLURM ends the worker, not all at once.
+    """Arguments of Dask workers that end their work before SLURM ends them, but not all at once.
 
     >>> leave_before("04:00:00")
     ['--lifetime', '13680s', '--lifetime-stagger', '600s']
@@ -202,7 +202,7 @@ def leave_before(walltime: str) -> list[str]:
 def driver_script(spec: Slurm, job_name: str, command: Sequence[str]) -> str:
     """The sbatch script that runs `command`, the driver, in a job of its own.
 
-    SLURM may end and requeue the job at any time: the command then goes on from its receipts. Before its
+    SLURM may end and requeue the job at any time: the command then continues from its receipts. Before its
     walltime is over it ends in order and is requeued by the script itself; `scancel` ends it for good.
     """
     driver = spec.driver
@@ -211,7 +211,7 @@ def driver_script(spec: Slurm, job_name: str, command: Sequence[str]) -> str:
     log = f"{_percent(Path(spec.logs).absolute())}/camtrap-{job_name}-%j.log"
     options = [
         f"--job-name=camtrap-{job_name}",
-        f"--output={shlex.quote(log)}",  # sbatch takes quotes in these lines as a shell does
+        f"--output={shlex.quote(log)}",  # sbatch treats quotes in these lines like a shell
         "--open-mode=append",
         f"--chdir={shlex.quote(str(Path.cwd()))}",
         "--ntasks=1",
@@ -245,7 +245,7 @@ def driver_script(spec: Slurm, job_name: str, command: Sequence[str]) -> str:
 
 
 def _percent(path: Path) -> str:
-    """A path as sbatch takes it where %j stands for the job's number."""
+    """A path for sbatch, where %j stands for the job's number."""
     return str(path).replace("%", "%%")
 
 
@@ -256,7 +256,7 @@ class Submitted:
 
 
 def submit_driver(spec: Slurm, job_name: str, script: str) -> Submitted:
-    """Hand the script to SLURM. Raises ClusterError where it refuses it."""
+    """Hand the script to SLURM. Raises ClusterError if it refuses it."""
     require_sbatch()
     logs = Path(spec.logs).absolute()
     try:

@@ -10,9 +10,9 @@ from distributed.core import Status
 
 
 class WorkerJob(SLURMJob):
-    """A SLURMJob that says how it ended: `SpecCluster` asks, where not all could be started.
+    """A SLURMJob that says how it ended: `SpecCluster` asks if not all could be started.
 
-    Paths of its logs may have spaces in them; sbatch takes quotes as a shell does, and `%%` for `%`.
+    Paths of its logs may contain spaces; sbatch treats quotes like a shell, and `%%` as `%`.
     """
 
     def __init__(self, *args: Any, log_directory: str, **options: Any) -> None:

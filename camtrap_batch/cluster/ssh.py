@@ -27,21 +27,23 @@ from camtrap_batch.yamlfile import Section
 if TYPE_CHECKING:
     from distributed import SpecCluster
 
-# In a folder that nobody else can open, nor has made; it may be the one of this machine itself.
+# In a folder that nobody else can open or has created; it may be this machine's own.
 _KEEP = "umask 077; mkdir {folder} 2>/dev/null; [ -O {folder} ] && cat > {folder}/{file}"
 
 
 class HostGroup(Section):
     hosts: list[str] = Field(default_factory=list, description="names or addresses of machines")
     workers: int = Field(1, ge=1, description="worker processes on each host")
-    threads: Threads = Field(1, description="threads of each")
-    memory: MemoryOrAuto = Field("auto", description="limit of each, such as 4GiB; auto: by its threads")
+    threads: Threads = Field(1, description="threads of each worker")
+    memory: MemoryOrAuto = Field(
+        "auto", description="memory limit of each, such as 4GiB; auto: by its threads"
+    )
 
 
 class Connect(Section):
-    port: int = Field(22, ge=1, le=65535, description="of the ssh servers")
-    username: str | None = Field(None, description="absent: as ssh does, also from ~/.ssh/config")
-    client_keys: list[str] = Field(default_factory=list, description="key files; absent: as ssh does")
+    port: int = Field(22, ge=1, le=65535, description="port of the ssh servers")
+    username: str | None = Field(None, description="user; absent: as for ssh, including ~/.ssh/config")
+    client_keys: list[str] = Field(default_factory=list, description="key files; absent: as for ssh")
     known_hosts: str | None = Field(None, description="file of host keys; absent: ~/.ssh/known_hosts")
     timeout_s: float = Field(20, gt=0, strict=False, description="seconds to wait for a connection")
 
@@ -101,7 +103,7 @@ class Ssh(OwnCluster):
             try:
                 yield secured
             finally:
-                with suppress(ClusterError):  # a host that went away
+                with suppress(ClusterError):  # a host is gone
                     self._on_hosts(f"rm -rf {shlex.quote(str(file.parent))}", b"")
 
     def _check_files(self) -> None:
@@ -110,10 +112,10 @@ class Ssh(OwnCluster):
                 raise ClusterError(f"{file}: no such file (connect)")
 
     def private_folder(self) -> Path:
-        return Path("/tmp")  # noqa: S108 - on each host; the folder in it is new, and ours alone
+        return Path("/tmp")  # noqa: S108 - on each host; the folder in it is new, and only ours
 
     def _on_hosts(self, command: str, given: bytes) -> None:
-        """Run a command of the shell on each host. Raises ClusterError where one fails."""
+        """Run a shell command on each host. Raises ClusterError if one fails."""
         import asyncssh
 
         from camtrap_batch.cluster.started import reason_of
@@ -134,7 +136,7 @@ class Ssh(OwnCluster):
         async def run_all() -> None:
             await asyncio.gather(*(run(host) for host in hosts))
 
-        with ThreadPoolExecutor(1) as pool:  # this thread may have a loop that runs, as in a notebook
+        with ThreadPoolExecutor(1) as pool:  # this thread may have a running loop, as in a notebook
             pool.submit(asyncio.run, run_all()).result()
 
     def _scheduler_host(self) -> str:

@@ -1,7 +1,7 @@
 """Clusters that the driver starts itself, and ends.
 
-Kinds local, ssh and slurm differ in the class that starts a worker. All are a `SpecCluster`, which holds
-workers of several kinds, each under a name that begins with its group (`cpu-0`, `gpu-0`).
+Kinds local, ssh and slurm differ in the class that starts a worker. All use a `SpecCluster` with workers of
+several kinds, each with a name that begins with its group (`cpu-0`, `gpu-0`).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ CPU, GPU = "cpu", "gpu"
 
 
 class StartedCluster(SpecCluster):
-    """A SpecCluster in which CPU workers come and go, and what has ended is started again.
+    """A SpecCluster in which CPU workers come and go, and ended workers are restarted.
 
     Parameters
     ----------
-    workers : worker specs by name; the first CPU worker's is that of all that are added
-    adapt : bounds of the number of CPU worker processes; None: it stays as it is
-    security : Dask's; None: as its settings say
-    keep : whether a worker (or a group of them, one SLURM job) that has ended is replaced; otherwise its
-        nanny, which is still there, starts it again
+    workers : worker specs by name; added workers get that of the first CPU worker
+    adapt : bounds of the number of CPU worker processes; None: the number is fixed
+    security : Dask's security; None: by its settings
+    keep : whether an ended worker (or a group of them, one SLURM job) is replaced; otherwise its nanny, which
+        is still there, restarts it
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class StartedCluster(SpecCluster):
         return sum(len(spec.get("group", [""])) for spec in specs)
 
     def scale(self, n: int = 0, memory: Any = None, cores: Any = None) -> Any:
-        """Have `n` worker processes in all, by starting CPU workers; 0 ends all."""
+        """Have `n` worker processes in all, by starting CPU workers; 0 ends all of them."""
         gpu_specs = sum(name.startswith(GPU) for name in self.worker_spec)
         each = len(self.new_spec.get("group", [""])) if self.new_spec else 1
         specs = gpu_specs + math.ceil((n - self.count(GPU)) / each) if n else 0
@@ -92,9 +92,10 @@ class StartedCluster(SpecCluster):
         super()._update_worker_status(op, msg)  # type: ignore[no-untyped-call]
 
     def _forget_if_gone(self, owner: str, job: Any) -> None:
-        """What SpecCluster does for a single worker: one that has ended is started again by `adapt`.
+        """What SpecCluster does for a single worker: `adapt` restarts one that has ended.
 
-        It is called for each worker that a job loses, and the next job may be waiting under the same name.
+        It is called for each worker that a job loses, and the next job may already be waiting under the same
+        name.
         """
         here = {str(info["name"]) for info in self.scheduler_info["workers"].values()}
         if (
@@ -106,7 +107,7 @@ class StartedCluster(SpecCluster):
 
 
 class _CpuAdaptive(Adaptive):
-    """Counts CPU workers, and never closes a GPU worker for being idle: its stage may be about to begin."""
+    """Counts CPU workers, and never closes an idle GPU worker: its stage may be about to begin."""
 
     async def target(self) -> int:
         cluster: Any = self.cluster
@@ -114,7 +115,7 @@ class _CpuAdaptive(Adaptive):
 
     async def workers_to_close(self, target: int) -> list[str]:
         cluster: Any = self.cluster
-        # As many more as there are GPU workers, which may be all that the scheduler would name.
+        # Add the number of GPU workers, which may be all that the scheduler would name.
         found = await super().workers_to_close(max(0, target - cluster.count(GPU)))
         names = [name for name in found if not str(name).startswith(GPU)]
         return names[: max(0, len(self.observed) - target)]
@@ -126,28 +127,28 @@ def _members(name: str, spec: dict[str, Any]) -> set[str]:
 
 @contextmanager
 def client_of(start: Callable[[], Any], wrong: str) -> Iterator[Client]:
-    """A client of the cluster that `start` makes; it ends with the block.
+    """A client of the cluster that `start` creates; it ends with the block.
 
-    `wrong` begins the ClusterError that is raised where it can't be started.
+    `wrong` begins the ClusterError that is raised if it can't be started.
     """
     with _without_ctrl_c():
         try:
             started = start()
         except CamtrapError:
             raise
-        except Exception as problem:  # of the system, ssh, SLURM or Kubernetes, each with a tree of its own
+        except Exception as problem:  # the system, ssh, SLURM, Kubernetes: each has its own errors
             raise ClusterError(f"{wrong}: {reason_of(problem)}") from None
     try:
         with started as cluster, Client(cluster, set_as_default=False) as client:
             yield client
     except KeyboardInterrupt:
-        # Else Dask waits 10 s at exit for what is closing; workers end when they lose this process.
+        # Otherwise Dask waits 10 s at exit for things to close; workers end when they lose this process.
         started.shutdown_on_close = False
         raise
 
 
 def reason_of(problem: BaseException) -> str:
-    """The first line of an exception's text; of a command that failed, what it said."""
+    """The first line of an exception's text; for a command that failed, its output."""
     text = str(problem)
     _, _, said = text.partition("stderr:\n")
     return error_lines(said) or next(iter(text.splitlines()), "") or type(problem).__name__
@@ -164,9 +165,9 @@ def error_lines(said: str) -> str:
 
 @contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is left; threads and processes that begin in it never get it.
+    """Hold back Ctrl-C until the block ends; threads and processes that begin in it never get it.
 
-    A terminal sends Ctrl-C to all processes, and a worker that is only starting would die of it.
+    A terminal sends Ctrl-C to all processes, and a worker that is just starting would die of it.
     """
     resource_tracker.ensure_running()  # when it starts, it lets Ctrl-C through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -1,1 +1,1 @@
-"""A detector's boxes: where they come from, which of them count, what is cut out of a picture."""
+"""A detector's boxes: where they come from, which of them count, what is cut from a picture."""

@@ -1,4 +1,4 @@
-"""How far two ways of computing a detector agree."""
+"""How well two ways of computing a detector agree."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from camtrap_batch.detection.base import Found
 
-_SURE = 0.1  # boxes below it are of no use to anyone
-_MARGIN = 0.05  # a box that is that much surer has to be found in both ways
-_SAME = 0.8  # overlap of boxes that are the same
+_SURE = 0.1  # boxes below this are useless
+_MARGIN = 0.05  # a box that is surer by this much must be found in both ways
+_SAME = 0.8  # overlap of equal boxes
 _LEAST_BOXES = 10
 _MOST_LOST = 0.02
 _MOST_APART = 0.01
@@ -24,9 +24,9 @@ class Agreement:
 
     Attributes
     ----------
-    boxes : that the first way found with a confidence that counts
-    lost : share of the surer of them that the second way did not find, or that it alone found
-    apart : mean difference of confidence of those that both found
+    boxes : number of boxes that the first way found with a confidence that counts
+    lost : share of the surer boxes that only one of the two ways found
+    apart : mean difference in confidence of boxes that both found
     """
 
     boxes: int
@@ -35,12 +35,12 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether one way may stand for the other: enough boxes to tell, nearly all found by both."""
+        """Whether one way may replace the other: there are enough boxes, and both found nearly all."""
         return self.boxes >= _LEAST_BOXES and self.lost <= _MOST_LOST and self.apart <= _MOST_APART
 
 
 def compare(exact: Sequence[Found], other: Sequence[Found]) -> Agreement:
-    """Compare what was found in the same pictures, in their order."""
+    """Compare what was found in the same pictures, in the same order."""
     lost = surer = boxes = 0
     apart: list[float] = []
     for one, two in zip(exact, other, strict=True):
@@ -59,7 +59,7 @@ def compare(exact: Sequence[Found], other: Sequence[Found]) -> Agreement:
 
 
 def _overlaps(one: Found, two: Found) -> npt.NDArray[np.float64]:
-    """Intersection over union of every pair of boxes; 0 where their categories differ."""
+    """Intersection over union of every pair of boxes; 0 if their categories differ."""
     first, second = (
         np.concatenate([found.boxes[:, :2], found.boxes[:, :2] + found.boxes[:, 2:]], axis=1)
         for found in (one, two)

@@ -1,7 +1,7 @@
 """Detectors: where the boxes in pictures come from.
 
-A detector either looks at pictures, on workers (`PictureDetector`), or knows the boxes of the catalog's files
-already, since someone else's has looked at them (`KnownDetector`). `DETECTORS` has one of each kind by name;
+A detector either looks at pictures, on workers (`PictureDetector`), or already knows the boxes in the
+catalog's files, because another program has looked at them (`KnownDetector`). `DETECTORS` lists them by name;
 another package adds its own through an entry point of the group `camtrap_batch.detectors`.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from camtrap_batch.runtime import Device, Precision
 
 LEAST = 0.005
-"""Confidence below which a box is not kept, as in MegaDetector's results."""
+"""Boxes with less confidence are not kept, as in MegaDetector's results."""
 
 ANIMAL, PERSON, VEHICLE = "animal", "person", "vehicle"
 
@@ -36,7 +36,8 @@ class Found:
 
     Attributes
     ----------
-    boxes : (n, 4) float32: x, y of the upper left corner, width, height, as parts of the upright picture's
+    boxes : (n, 4) float32: x, y of the upper left corner, width, height, as fractions of the upright
+        picture's
     confidence : (n,) float32
     category : (n,) int16, an index into the detector's `categories`
     """
@@ -50,13 +51,13 @@ class Found:
 
     @classmethod
     def nothing(cls) -> Found:
-        """No box."""
+        """A result without boxes."""
         return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int16))
 
 
 @dataclass
 class Tally:
-    """What finding took: seconds of waiting for pictures, and in the network."""
+    """The cost of detecting: seconds of waiting for pictures, and in the network."""
 
     read_s: float = 0.0
     forward_s: float = 0.0
@@ -66,7 +67,7 @@ class Finder(Protocol):
     """A detector, loaded on a worker."""
 
     def find(self, pictures: Iterable[bytes], tally: Tally | None = None) -> Iterator[Found | str]:
-        """For each image file's bytes, in order: what is in the picture, or why it does not decode.
+        """For the bytes of each image file, in order: what is in the picture, or why it does not decode.
 
         Pictures are taken from the iterator ahead of the network.
         """
@@ -74,12 +75,12 @@ class Finder(Protocol):
 
 
 class Detector(Protocol):
-    """A detector as a job names it, opened and checked. It is pickled, and so holds no network.
+    """The detector that a job names, opened and checked. It is pickled, so it holds no network.
 
     Attributes
     ----------
     help : a line for people
-    detector_id : 16 hex digits, of everything that its boxes depend on
+    detector_id : hash, 16 hexadecimal digits, of everything that its boxes depend on
     categories : names of what it finds; a box's category is an index into it
     """
 
@@ -94,10 +95,10 @@ class Detector(Protocol):
 
 @runtime_checkable
 class PictureDetector(Detector, Protocol):
-    """One that looks at pictures."""
+    """A detector that looks at pictures."""
 
     endings: ClassVar[tuple[str, ...]]
-    """Of the file names that `detect.model` gives, such as .onnx; a package's own need not be files."""
+    """Endings of the files that `detect.model` may name, such as .onnx; a package's own need not be files."""
 
     @classmethod
     def open(cls, path: str, *, size: int | None = None, tiles: int = 1, key: str = "detect.model") -> Any:
@@ -105,9 +106,9 @@ class PictureDetector(Detector, Protocol):
 
         Parameters
         ----------
-        size : side of the pictures it is to see, in pixels; None: what it says of itself
-        tiles : 2: overlapping quarters of large pictures are looked at, too
-        key : of the job file, for messages
+        size : side of the pictures it is to see, in pixels; None: what its file says
+        tiles : 2: also look at overlapping quarters of large pictures
+        key : the key of the job file, for messages
 
         Raises
         ------
@@ -118,24 +119,24 @@ class PictureDetector(Detector, Protocol):
 
     @property
     def files(self) -> dict[str, bytes | Path]:
-        """What a run folder keeps of it, by name: contents, or where they are."""
+        """The files that a run folder keeps of it, by name: contents, or paths."""
         ...
 
     def load(self, folder: Path, device: Device, threads: int, batch: int, precision: Precision) -> Finder:
-        """Make it ready on a worker, where `files` lie in `folder`."""
+        """Load it on a worker, where `files` are in `folder`."""
         ...
 
 
 @dataclass(frozen=True)
 class Known:
-    """Boxes that are known of a catalog's rows.
+    """Known boxes of a catalog's rows.
 
     Attributes
     ----------
-    boxes : for each row a list of `results.BOX`, null where nothing is known of it
+    boxes : for each row a list of `results.BOX`, null if nothing is known about it
     why : for each row without boxes a status (`unreadable`: the detector failed; `no_result`)
     meta, notes : for the snapshot, for people
-    labels : of each box, list by list: the name of what people said is in it, null where nobody did
+    labels : for each box, list by list: what people said is in it, null if nobody did
     """
 
     boxes: pa.ListArray
@@ -145,17 +146,21 @@ class Known:
     labels: pa.Array | None = None
 
 
+KNOWN_BY = ("width", "height", "orientation", "video_s")
+"""Columns of the manifest that `KnownDetector.match` is given beside image_id and file_name."""
+
+
 @runtime_checkable
 class KnownDetector(Detector, Protocol):
-    """One whose boxes are known."""
+    """A detector whose boxes are already known."""
 
     def match(self, rows: pa.Table) -> Known:
-        """Its boxes of rows of the manifest (image_id, file_name, width, height).
+        """Its boxes of rows of the manifest (image_id, file_name, and `KNOWN_BY`).
 
         Raises
         ------
         InputError
-            They are of other images.
+            The boxes belong to other images.
         """
         ...
 

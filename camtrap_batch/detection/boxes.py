@@ -1,6 +1,6 @@
-"""A detector's boxes beside the manifest's rows, and what an image is labelled that has some, or none.
+"""A detector's boxes for the manifest's rows, and how an image with boxes, or without any, is labelled.
 
-docs/inference.md has the rules in words.
+docs/inference.md explains the rules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.detection.repeats import find_repeats
-from camtrap_batch.detection.tables import rows_of, to_column
+from camtrap_batch.detection.stored import SIDES, to_column
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.job.detect import Detect
 from camtrap_batch.store.folder import Folder
@@ -24,21 +24,22 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CROPS
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
+from camtrap_batch.vocabulary import plural
 
 COLUMN = "boxes"
-"""Of rows on their way to a worker: lists of `BOX` with `repeat`, null where no boxes are known."""
+"""Column of rows on their way to a worker: lists of `BOX` with `repeat`, null if no boxes are known."""
 
 _LEAST_DOUBT, _MOST_DOUBT = 0.01, 0.49
 """Probability that an image without a box that counts has an animal after all. Detectors leave out what they
-are least sure of, and a probability of 0 would outweigh every other frame of a sequence; and with a high
-threshold empty is still the most probable."""
+are least sure of, and a probability of 0 would outweigh every other frame of a sequence; even with a high
+threshold, empty is still the most probable."""
 
-_LISTED = 200  # repeated places that are kept in a snapshot
+_LISTED = 200  # number of repeated spots kept in a snapshot
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How boxes make an image's label.
+    """How boxes determine an image's label.
 
     Attributes
     ----------
@@ -61,7 +62,7 @@ class Boxes:
     Attributes
     ----------
     column : a list for each row, see `COLUMN`
-    meta : what the snapshot keeps of them: counts, and places where a camera repeats a box
+    meta : what the snapshot keeps about them: counts, and spots where a camera repeats a box
     """
 
     column: pa.ListArray
@@ -69,7 +70,7 @@ class Boxes:
     meta: dict[str, Any]
 
     def count(self) -> pa.Array:
-        """(rows,) int32: animal boxes that count; null where no boxes are known."""
+        """(rows,) int32: animal boxes that count; null if no boxes are known."""
         look = Look.at(self.column, self.rules)
         n = np.bincount(look.rows_of[look.classified], minlength=len(self.column))
         return pc.if_else(self.column.is_valid(), pa.array(n, pa.int32()), pa.scalar(None, pa.int32()))
@@ -97,15 +98,15 @@ class Repeats:
 
     Attributes
     ----------
-    number : (boxes,) int32: the place that a box repeats, -1 where it is none
-    places : what is known of each place, most images first
+    number : (boxes,) int32: the spot that a box repeats, -1 if it is not a repeat
+    places : what is known about each spot, those with most images first
     """
 
     number: npt.NDArray[np.int32]
     places: list[dict[str, Any]]
 
     def meta(self) -> dict[str, Any]:
-        """What a snapshot keeps of them."""
+        """What a snapshot keeps about them."""
         return {
             "repeats": int((self.number >= 0).sum()),
             "repeated_places": self.places[:_LISTED],
@@ -117,48 +118,47 @@ class Repeats:
             return []
         worst = self.places[0]
         return [
-            f"{int((self.number >= 0).sum()):,} boxes at {len(self.places):,} places are repeats, set aside; "
-            f"most at {worst['location']}: {worst['images']:,} images"
+            f"{plural(int((self.number >= 0).sum()), 'box', 'boxes')} at {plural(len(self.places), 'spot')} "
+            "set "
+            f"aside as repeats; most at {worst['location']}: {plural(worst['images'], 'image')}"
         ]
 
 
-def mark_repeats(settings: Detect, rows: pa.Table, lists: pa.ListArray, categories: Sequence[str]) -> Repeats:
+def mark_repeats(settings: Detect, rows: pa.Table, n_boxes: pa.ChunkedArray, boxes: pa.Table) -> Repeats:
     """Look for boxes in the same place of many pictures of a camera.
 
     Parameters
     ----------
     rows : with location and image_id, of the pictures
-    lists : of `results.BOX`, for each picture
+    n_boxes : of each picture, null where nothing is known of it
+    boxes : x, y, w, h, confidence and category, in the same order of pictures
     """
-    values, row_of = lists.flatten(), rows_of(lists)
-    confidence = values.field("confidence").to_numpy()
-    counts = np.flatnonzero(confidence >= settings.threshold)
-    repeat = np.full(len(values), -1, np.int32)
+    repeat = np.full(boxes.num_rows, -1, np.int32)
+    counts = np.flatnonzero(boxes["confidence"].to_numpy() >= settings.threshold)
     if not settings.repeat.frames or not len(counts):
         return Repeats(repeat, [])
+    row_of = np.searchsorted(np.cumsum(n_boxes.fill_null(0).to_numpy()), counts, side="right")
     location = rows["location"].combine_chunks().dictionary_encode()
     camera = location.indices.fill_null(-1).to_numpy().astype(np.int64)[row_of]
-    corners = np.stack([values.field(name).to_numpy() for name in ("x", "y", "w", "h")], axis=1)
-    repeat[counts] = find_repeats(
-        camera[counts],
-        row_of[counts],
-        corners[counts],
-        iou=settings.repeat.iou,
-        min_frames=settings.repeat.frames,
-    )
+    corners = np.stack([boxes[name].to_numpy()[counts] for name in SIDES], axis=1)
+    found = find_repeats(camera, row_of, corners, iou=settings.repeat.iou, min_frames=settings.repeat.frames)
+    repeat[counts] = found
     names, image_ids = location.dictionary.to_pylist(), rows["image_id"]
-    found = np.flatnonzero(repeat >= 0)
-    found = found[np.argsort(repeat[found], kind="stable")]
+    repeated = np.flatnonzero(found >= 0)
+    repeated = repeated[np.argsort(found[repeated], kind="stable")]
     places = []
-    for members in np.split(found, np.flatnonzero(np.diff(repeat[found])) + 1) if len(found) else []:
-        numbers, n = np.unique(values.field("category").to_numpy()[members], return_counts=True)
+    for members in np.split(repeated, np.flatnonzero(np.diff(found[repeated])) + 1) if len(repeated) else []:
+        categories, n = np.unique(
+            boxes["category"].take(pa.array(counts[members])).to_numpy(zero_copy_only=False).astype(str),
+            return_counts=True,
+        )
         places.append(
             {
-                "repeat": int(repeat[members[0]]),
+                "repeat": int(found[members[0]]),
                 "location": names[camera[members[0]]],
                 "images": len(np.unique(row_of[members])),
                 "box": [round(float(value), 4) for value in np.median(corners[members], axis=0)],
-                "category": categories[numbers[np.argmax(n)]],
+                "category": str(categories[np.argmax(n)]),
                 "image_id": image_ids[int(row_of[members[0]])].as_py(),
             }
         )
@@ -172,7 +172,7 @@ def make_rules(
 
     Parameters
     ----------
-    categories : of the detector
+    categories : the detector's categories
     empty : label of images without an animal
     key, who : section of the job file, and what it names, for the message
 
@@ -192,22 +192,22 @@ def make_rules(
 
 
 def find_boxes(settings: Detect, run: Run, rows: pa.Table, empty: str) -> Boxes:
-    """The boxes of manifest rows, as the stage `detect` left them.
+    """The boxes of manifest rows, from the stage `detect`.
 
     Parameters
     ----------
-    rows : the usable ones, with image_id
+    rows : the usable rows, with image_id
     empty : label of images without an animal
 
     Raises
     ------
     InputError
-        `detect` was not run on this manifest.
+        `detect` has not been run on this manifest.
     """
     detected, detections = run.snapshot("detected"), run.snapshot("detections")
     if detections.meta.get("of") != detected.plan_id:
         raise InputError(
-            f"{run.folder.url}: the table detections is not of the current boxes; run detect first"
+            f"{run.folder.url}: the table detections is not that of the current boxes; run detect first"
         )
     column = read_boxes(run.folder, detected, detections, rows["image_id"])
     rules = make_rules(settings, tuple(detected.meta["categories"]), empty)
@@ -217,7 +217,7 @@ def find_boxes(settings: Detect, run: Run, rows: pa.Table, empty: str) -> Boxes:
 def read_boxes(
     folder: Folder, detected: Snapshot, detections: Snapshot, image_ids: pa.ChunkedArray
 ) -> pa.ListArray:
-    """The boxes of images, as `COLUMN` has them. Raises InputError where the tables lack an image."""
+    """The boxes of images, in the form of `COLUMN`. Raises InputError if the tables lack an image."""
     of_images = open_table(folder, detected).to_table(columns=["image_id", "n_boxes"])
     boxes = open_table(folder, detections).to_table(
         columns=["x", "y", "w", "h", "confidence", "category", "repeat"]
@@ -234,12 +234,12 @@ def read_boxes(
 
 @dataclass(frozen=True)
 class Look:
-    """What is looked at in the images of a shard, and what their boxes come to.
+    """What is classified in the images of a shard, and how their boxes determine labels.
 
     Attributes
     ----------
     rows_of : row of each box
-    classified : boxes that are, in order
+    classified : boxes that are classified, in order
     whole : rows that are classified as whole frames
     """
 
@@ -251,7 +251,7 @@ class Look:
 
     @classmethod
     def at(cls, column: pa.ListArray, rules: Rules) -> Look:
-        """What the boxes of a shard's rows ask for."""
+        """What the boxes of a shard's rows require."""
         lengths = pc.list_value_length(column).fill_null(0).to_numpy()
         boxes = column.flatten()
         counts = pc.and_(
@@ -270,7 +270,7 @@ class Look:
         )
 
     def numbers(self) -> npt.NDArray[np.int64]:
-        """Number of each box among those of its row, from 0."""
+        """Number of each box within its row, from 0."""
         first = np.searchsorted(self.rows_of, self.rows_of)
         return np.arange(len(self.rows_of)) - first
 
@@ -294,11 +294,11 @@ class Look:
         Parameters
         ----------
         probabilities : (rows, classes); rows with boxes are filled in here where their label is a class
-        answers : row -> (boxes classified, classes); a row is missing where it could not be decoded
+        answers : row -> (boxes classified, classes); a row is missing if it could not be decoded
 
         Returns
         -------
-        Row -> label and confidence, where the label is no class; number of animals in each row.
+        Row -> label and confidence, if the label is not a class; number of animals in each row.
         """
         confidence = self.boxes.field("confidence").to_numpy()
         is_animal = self.boxes.field("category").to_numpy() == self.rules.animal
@@ -311,7 +311,7 @@ class Look:
         for row in np.setdiff1d(np.arange(n), self.whole).tolist():
             own = np.arange(ends[row - 1] if row else 0, ends[row])
             own = own[is_free[own]]
-            # Where an animal and something else are as sure, it is the animal.
+            # If an animal and something else are equally sure, the animal counts.
             own = own[np.lexsort((is_animal[own], confidence[own]))]
             sure = float(confidence[own[-1]]) if len(own) else 0.0
             doubt = min(max(sure, _LEAST_DOUBT), _MOST_DOUBT)
@@ -342,11 +342,11 @@ class Look:
         classes: Sequence[str],
         top: int,
     ) -> pa.Table:
-        """Rows of the table `crops`: what the classifier says of each box that it has seen.
+        """Rows of the table `crops`: what the classifier says about each box that it has seen.
 
         Parameters
         ----------
-        top : classes that are kept of each
+        top : number of classes kept for each
         """
         of_row = self.rows_of[self.classified]
         first = np.searchsorted(self.rows_of, np.arange(len(image_ids) + 1))

@@ -1,13 +1,12 @@
-"""Boxes that people drew: of COCO Camera Traps annotations and of Camtrap DP observations.
+"""Boxes that people drew, from COCO Camera Traps annotations and Camtrap DP observations.
 
-Every such box is sure (confidence 1). What is in it counts as an animal, unless its category says person or
-vehicle. An image without a box is known to have none only where its annotations say so: one that is labelled,
-but not boxed, has no result.
+Every such box is sure (confidence 1). It counts as an animal, unless its category says person or vehicle. An
+image without a box is known to be empty only if its annotations say so: one that is labelled but not boxed
+has no result.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,17 +19,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.datapackage import open_package
-from camtrap_batch.catalog.jsonfile import read_json
+from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.detection.base import ANIMAL, PERSON, VEHICLE, Known, meaning
 from camtrap_batch.detection.results import BOX
 from camtrap_batch.errors import InputError
 from camtrap_batch.remote import redacted
-from camtrap_batch.vocabulary import EMPTY
+from camtrap_batch.vocabulary import EMPTY, plural
 
 CATEGORIES = (ANIMAL, PERSON, VEHICLE)
 _FORMATS = ("cct", "camtrap-dp")
 _VEHICLES = ("vehicle", "car", "truck", "motorcycle", "bicycle")
 _OUTSIDE = 0.02  # as in results files
+_FIRST_ON_SIDE = 5  # EXIF orientations from this one on exchange width and height
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -58,17 +58,17 @@ class _Cct(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Boxes as the metadata have them.
+    """Boxes as they are in the metadata.
 
     Attributes
     ----------
-    image_id : (n,) str of each box
+    image_id : (n,) str, image of each box
     corners : (n, 4) float64: x, y, width, height
     category : (n,) int16, an index into `CATEGORIES`
-    in_pixels : whether corners are pixels, else parts of the picture
-    sizes : image id -> width and height that the metadata give
-    empty : ids of images of which the metadata say that there is nothing
-    label : (n,) name of what is in each box, None where it is not said
+    in_pixels : whether corners are pixels, otherwise fractions of the picture
+    sizes : image id -> width and height according to the metadata
+    empty : ids of images that are empty according to the metadata
+    label : (n,) name of what is in each box, None if it is not given
     """
 
     image_id: list[str]
@@ -82,7 +82,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class CatalogDetector:
-    """The boxes of the data set's own metadata."""
+    """The boxes in the data set's own metadata."""
 
     path: str
     detector_id: str
@@ -105,7 +105,7 @@ class CatalogDetector:
         Raises
         ------
         InputError
-            There are none, or the format knows none.
+            There are none, or the format does not have boxes.
         """
         if kind not in _FORMATS:
             raise InputError(
@@ -127,7 +127,7 @@ class CatalogDetector:
         row_of = row_of.fill_null(-1).to_numpy().astype(np.int64)
         mine = np.flatnonzero(row_of >= 0)
         order = mine[np.argsort(row_of[mine], kind="stable")]
-        corners, turned = self._in_parts(rows, ids, row_of, order)
+        corners, turned = self._in_parts(rows, row_of, order)
         n = len(ids)
         lengths = np.bincount(row_of[order], minlength=n)
         is_empty = pc.is_in(ids, value_set=pa.array(sorted(drawn.empty), pa.string()))
@@ -144,34 +144,54 @@ class CatalogDetector:
             pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values, mask=pa.array(~is_known)
         )
         others = len(drawn.image_id) - len(mine)
-        notes = [f"{len(order):,} boxes of the metadata, in {int((lengths > 0).sum()):,} of {n:,} images"]
+        notes = [
+            f"{plural(len(order), 'box', 'boxes')} of the metadata, "
+            f"in {int((lengths > 0).sum()):,} of {n:,} images"
+        ]
         if others:
             notes.append(f"{others:,} boxes of the metadata are of no usable image")
-        if turned:
-            notes.append(f"{turned:,} boxes are of the picture as EXIF turns it; the metadata's size says so")
+        for number, what in zip(turned, ("as EXIF turns it", "before EXIF turns it"), strict=True):
+            if number:
+                notes.append(f"{number:,} boxes are of the picture {what}; the metadata's size says so")
         meta = {"file": redacted(self.path), "images": int(is_known.sum()), "without": int((~is_known).sum())}
         labels = pa.array([drawn.label[box] for box in order.tolist()], pa.string())
         return Known(lists, pc.if_else(pa.array(is_known), "ok", "no_result"), meta, notes, labels)
 
     def _in_parts(
-        self, rows: pa.Table, ids: pa.StringArray, row_of: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float64], int]:
-        """Boxes as parts of their pictures, inside them; how many are of a picture that EXIF turns.
+        self, rows: pa.Table, row_of: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float64], tuple[int, int]]:
+        """Boxes as parts of their upright pictures, inside them.
 
-        Raises InputError where a box is not inside its picture, by pixels that the metadata or the file give.
+        The size that the metadata give of a picture which EXIF lays on its side tells whether they mean it
+        upright or as it is stored. Where they give none, or it is square or upside down, it is upright.
+
+        Returns
+        -------
+        The corners; how many are of a picture that the metadata have upright and the file has not, and the
+        other way round.
+
+        Raises InputError if a box is not inside its picture, by the size in the metadata or of the file.
         """
         drawn = self.drawn
         corners = drawn.corners[order].copy()
-        turned = 0
+        orientation = rows["orientation"].fill_null(1).to_numpy()[row_of[order]]
+        upright, as_stored = np.zeros(len(order), bool), np.zeros(len(order), bool)
         if drawn.in_pixels:
             width, height = (
                 rows[name].fill_null(0).to_numpy().astype(np.float64)[row_of[order]]
                 for name in ("width", "height")
             )
+            lies = orientation >= _FIRST_ON_SIDE
+            width, height = np.where(lies, height, width), np.where(lies, width, height)
             for number, box in enumerate(order.tolist()):
-                if size := drawn.sizes.get(drawn.image_id[box]):
-                    turned += size == (height[number], width[number]) and size[0] != size[1]
-                    width[number], height[number] = size
+                if not (size := drawn.sizes.get(drawn.image_id[box])):
+                    continue
+                if lies[number] and size[0] != size[1]:
+                    as_stored[number] = (size[0] > size[1]) != (width[number] > height[number])
+                    upright[number] = not as_stored[number]
+                elif size[0] != size[1]:  # an earlier version's manifest kept no orientation
+                    upright[number] = size == (height[number], width[number])
+                width[number], height[number] = size
             corners /= np.maximum(np.stack([width, height, width, height], axis=1), 1)
         left, top = corners[:, 0], corners[:, 1]
         right, bottom = left + corners[:, 2], top + corners[:, 3]
@@ -186,22 +206,32 @@ class CatalogDetector:
             )
         left, top = np.clip(left, 0, 1), np.clip(top, 0, 1)
         width, height = np.clip(right, 0, 1) - left, np.clip(bottom, 0, 1) - top
-        return np.stack([left, top, width, height], axis=1), int(turned)
+        corners = np.stack([left, top, width, height], axis=1)
+        for turn in np.unique(orientation[as_stored]).tolist():
+            mine = as_stored & (orientation == turn)
+            corners[mine] = upright_boxes(corners[mine], turn)
+        return corners, (int(upright.sum()), int(as_stored.sum()))
+
+
+def upright_boxes(boxes: npt.NDArray[np.float64], orientation: int) -> npt.NDArray[np.float64]:
+    """Boxes (n, 4) in a picture as it is stored -> in the upright one: x, y, w, h as parts of its sides.
+
+    `orientation` is EXIF's, 5 to 8: first row and first column of what is stored are sides of the upright
+    picture (CIPA DC-008, tag 274).
+
+    >>> [round(float(side), 3) for side in upright_boxes(np.array([[0.1, 0.2, 0.3, 0.4]]), 6)[0]]
+    [0.4, 0.1, 0.4, 0.3]
+    """
+    x, y, w, h = boxes.T
+    across = y if orientation in (5, 8) else 1 - y - h
+    down = x if orientation in (5, 6) else 1 - x - w
+    return np.stack([across, down, h, w], axis=1)
 
 
 def _of_cct(path: str, key: str) -> Drawn:
     data = read_json(path, key)
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are made, and none becomes garbage
-    try:
+    with parsing(data, f"{path} ({key})", "COCO Camera Traps with boxes"):
         content = msgspec.json.decode(data, type=_Cct)
-    except msgspec.ValidationError as problem:
-        raise InputError(f"{path}: not COCO Camera Traps with boxes: {problem} ({key})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{path}: not JSON, or cut off: {problem} ({key})") from None
-    finally:
-        if collecting:
-            gc.enable()
     names = {category.id: (category.name or "").strip() for category in content.categories}
     empty = {number for number, name in names.items() if number == 0 or name.casefold() == EMPTY}
     marked = [mark for mark in content.annotations if mark.bbox]
@@ -267,7 +297,7 @@ def _number(cell: str | None) -> float:
 
 
 def _category(*names: str) -> int:
-    """Place in `CATEGORIES` of what a box is of."""
+    """Index in `CATEGORIES` of what a box shows."""
     words = [name.strip().casefold() for name in names]
     if any(meaning(word) == PERSON or word == "homo sapiens" for word in words):
         return 1

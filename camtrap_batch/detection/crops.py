@@ -13,18 +13,19 @@ from camtrap_batch.images.framing import Framing, frame, resize_image
 from camtrap_batch.images.pixels import Pixels
 
 Box = tuple[float, float, float, float]
-"""x, y of the upper left corner, width, height: parts of the upright picture's width and height."""
+"""x, y of the upper left corner, width, height, as fractions of the upright picture's width and height."""
 
 MARGIN = 0.15
-"""What is kept around a square for training, on each side, as a part of it: to move and widen it there."""
+"""Margin kept around a square for training, on each side, as a fraction of it, so that it can be moved and
+widened."""
 
-_SMALLEST = 0.01  # side of a box, as part of the frame: else a speck would ask for a huge decode
+_SMALLEST = 0.01  # side of a box, as a fraction of the frame: smaller boxes would require a huge decode
 _MOST_WANTED = 4096
-_FILTER = 4  # pixels beside a square that the filter may take into account, where the picture is made larger
+_FILTER = 4  # pixels beside a square that the filter may use when the picture is enlarged
 
 
 class Picture(NamedTuple):
-    """An image file's bytes, and the boxes in it to look at; None: the whole frame."""
+    """An image file's bytes, and the boxes in it to classify; None: the whole frame."""
 
     data: bytes
     boxes: Sequence[Box] | None = None
@@ -33,9 +34,9 @@ class Picture(NamedTuple):
 def decode_picture(picture: Picture, framing: Framing) -> Pixels:
     """The squares that a model sees of a picture.
 
-    A box is widened to a square of its longer side, moved to be inside the frame, and cut off where the
-    frame is smaller: animals keep their shape, and what is around them is seen; or it is taken as it is,
-    where `framing` says so. It is resized as `framing` says of its filter, to the whole square.
+    A box is widened to a square with its longer side, moved inside the frame, and cut off if the frame is
+    smaller, so animals keep their shape and their surroundings are seen; or it is taken as it is, if
+    `framing` says so. It is resized to the whole square with the filter of `framing`.
 
     Returns
     -------
@@ -52,7 +53,7 @@ def decode_picture(picture: Picture, framing: Framing) -> Pixels:
     image = _decode_for(picture.data, picture.boxes, framing)
     squares = []
     for box in picture.boxes:
-        if framing.boxes == "stretch":  # cut out first: what is around it does not count at its border
+        if framing.boxes == "stretch":  # cut first, so that its surroundings do not affect its border
             part = image.crop(whole_pixels(box, image.width, image.height))
             squares.append(np.asarray(resize_image(part, (size, size), framing)))
             continue
@@ -71,10 +72,10 @@ def margin_of(size: int) -> int:
 
 
 def cut_for_training(picture: Picture, size: int) -> Pixels:
-    """The squares that a model trained here sees of a picture, each with what is around it.
+    """The squares that a model trained here sees of a picture, each with its surroundings.
 
-    The middle of each, `size` pixels wide, is what `decode_picture` gives. Around it are `margin_of(size)`
-    pixels of the same scale; beyond the frame's border the picture is mirrored.
+    The middle of each, `size` pixels wide, is the result of `decode_picture`. Around it are `margin_of(size)`
+    pixels at the same scale; beyond the frame's border the picture is mirrored.
 
     Returns
     -------
@@ -104,14 +105,14 @@ def cut_for_training(picture: Picture, size: int) -> Pixels:
 
 
 def _decode_for(data: bytes, boxes: Sequence[Box], framing: Framing) -> Image.Image:
-    """The picture, RGB, with as many pixels in each box as the square has, where it has them."""
+    """The picture, RGB, with as many pixels in each box as the square has, if the file has them."""
     longest = min(max(box[2], box[3], _SMALLEST) for box in boxes)
     whole = framing.decode(data, min(_MOST_WANTED, int(np.ceil(framing.size / longest))))
     return Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole).convert("RGB")
 
 
 def _mirrored(start: float, stop: float, extent: int) -> tuple[npt.NDArray[np.int64], int]:
-    """Indices of the pixels from `start` to `stop`, mirrored where they are outside, and the first one."""
+    """Indices of the pixels from `start` to `stop`, mirrored if they are outside, and the first one."""
     first = int(np.floor(start)) - _FILTER
     indices = np.arange(first, int(np.ceil(stop)) + _FILTER)
     period = max(2 * (extent - 1), 1)
@@ -120,19 +121,19 @@ def _mirrored(start: float, stop: float, extent: int) -> tuple[npt.NDArray[np.in
 
 
 def thumbnail_shows(boxes: Sequence[Box], size: int, thumbnail: int, width: int, height: int) -> bool:
-    """Whether a thumbnail has as many pixels of each box as a model wants, or as the original has.
+    """Whether a thumbnail has as many pixels in each box as a model needs, or as the original has.
 
     Parameters
     ----------
-    size : of the model's square, in pixels
-    thumbnail : pixels of the short side of thumbnails
-    width, height : of the original
+    size : side of the model's square, in pixels
+    thumbnail : pixels on the short side of thumbnails
+    width, height : pixels of the original
     """
     return min(width, height) <= thumbnail or all(max(w, h) * thumbnail >= size for _, _, w, h in boxes)
 
 
 def square_around(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom in pixels of what is looked at for a box in a frame of that size.
+    """Left, top, right, bottom in pixels of what is classified for a box in a frame of this size.
 
     >>> square_around((0.5, 0.5, 0.25, 0.25), 400, 200)
     (200.0, 62.5, 300.0, 162.5)
@@ -148,7 +149,7 @@ def square_around(box: Box, width: int, height: int) -> tuple[float, float, floa
 
 
 def whole_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom in pixels of a box alone, all rounded down as SpeciesNet does it.
+    """Left, top, right, bottom in pixels of a box alone, all rounded down as in SpeciesNet.
 
     >>> whole_pixels((0.5, 0.5, 0.25, 0.3), 401, 201)
     (200, 100, 300, 160)

@@ -1,7 +1,7 @@
-"""A picture as a detector sees it: in a frame of the size that the network wants, and the way back.
+"""A picture as a detector sees it: in a frame of the size that the network needs, and the way back.
 
-Detectors were trained on pictures that OpenCV made smaller without smoothing them (its INTER_LINEAR), in a
-frame of grey; who gives a network something else gets other boxes than the network's own software.
+Detectors were trained on pictures that OpenCV reduced without smoothing (its INTER_LINEAR), in a grey frame;
+a network that sees something else returns other boxes than its own software.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from camtrap_batch.images.compiled import compiled
 from camtrap_batch.images.pixels import Pixels
 
 GREY = 114
-"""Of the frame around a letterboxed picture, as YOLOv5 and all that came from it have it."""
+"""Grey of the frame around a letterboxed picture, as in YOLOv5 and its descendants."""
 
-_BITS = 11  # after the point, of OpenCV's weights
+_BITS = 11  # fractional bits of OpenCV's weights
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Fit:
     ----------
     size : height and width of the frame
     resize : letterbox keeps the picture's shape; stretch fills the frame with it
-    stride : a letterboxed frame is cut down to multiples of it where the network takes any size; 0: it does
-        not, and the frame stays as it is
-    smooth : whether a picture is smoothed when it is made smaller (antialiased, as torchvision can do it)
-    in_floats : whether means of pixels stay as they are, as in torchvision, or are rounded, as in OpenCV;
-        smoothed ones stay as they are
-    mean, std : of each channel, of values between 0 and 1
+    stride : a letterboxed frame is cut down to multiples of this if the network takes any size; 0: it does
+        not, and the frame keeps its size
+    smooth : whether a picture is smoothed when it is reduced (antialiased, as torchvision can do)
+    in_floats : whether means of pixels stay unrounded, as in torchvision, or are rounded, as in OpenCV;
+        smoothed ones always stay unrounded
+    mean, std : per channel, for values between 0 and 1
     """
 
     size: tuple[int, int]
@@ -46,7 +46,7 @@ class Fit:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def place(self, height: int, width: int) -> Placement:
-        """Where a picture of that size is in its frame.
+        """Where a picture of this size is in its frame.
 
         >>> Fit((640, 640), stride=32).place(1536, 2048)
         Placement(height=480, width=640, top=0, left=0, frame=(480, 640))
@@ -68,7 +68,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Placement:
-    """Rows and columns that a picture takes in its frame, and where it begins; size of the frame."""
+    """Rows and columns that a picture takes up in its frame, where it begins, and the frame's size."""
 
     height: int
     width: int
@@ -95,7 +95,7 @@ def put(pixels: Pixels, fit: Fit, placement: Placement, out: npt.NDArray[np.floa
         means = _means if fit.smooth else _pairs
         rows, columns = means(pixels.shape[0], placement.height), means(pixels.shape[1], placement.width)
         _put_smooth(np.ascontiguousarray(pixels), *rows, *columns, inside)
-        # Of whole numbers of 0 to 255 a table would do; means of them are normalised as they are.
+        # For integers from 0 to 255 a table would do; unrounded means are normalised directly.
         inside /= np.float32(255)
         inside -= mean[:, None, None]
         inside /= std[:, None, None]
@@ -110,7 +110,7 @@ def put(pixels: Pixels, fit: Fit, placement: Placement, out: npt.NDArray[np.floa
 
 
 def _pairs(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """As `_means`, of the two old pixels beside each new one alone: bilinear without antialiasing."""
+    """Like `_means`, for only the two old pixels beside each new one: bilinear without antialiasing."""
     centres = np.clip((np.arange(new_size) + 0.5) * (size / new_size) - 0.5, 0, size - 1)
     first = np.minimum(centres.astype(np.int64), max(size - 2, 0))
     second = (centres - first)[:, None]
@@ -119,7 +119,7 @@ def _pairs(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray
 
 
 def _means(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For each new pixel the first old one that counts, and weights of it and those after it, 1 together.
+    """For each new pixel the first old one that counts, and weights of it and those after it, which sum to 1.
 
     A triangle, as wide as two pixels of the coarser size: what torchvision and Pillow call bilinear,
     antialiased.
@@ -136,7 +136,7 @@ def _means(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray
 
 
 def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """For each new pixel the first of two old ones, and the second one's weight, as OpenCV takes them."""
+    """For each new pixel the first of two old ones, and the second one's weight, as in OpenCV."""
     centres = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
     first = np.floor(centres).astype(np.int64)
     weight = np.round((centres - first) * (1 << _BITS)).astype(np.int32)
@@ -157,7 +157,8 @@ def _put(
     one, four, two, sixteen = np.int32(1 << _BITS), np.int32(4), np.int32(2), np.int32(16)
     last_row, last_column, n = pixels.shape[0] - 1, pixels.shape[1] - 1, pixels.shape[2]
     height, width = out.shape[1], out.shape[2]
-    # Where the two columns of each new one begin in a row, as numbers that need no check for being below 0.
+    # Where each new column's two old ones begin in a row, as unsigned numbers, which need no check for below
+    # 0.
     lefts, rights = np.empty(width, np.uint64), np.empty(width, np.uint64)
     for x in range(width):
         lefts[x] = columns[x] * n

@@ -1,12 +1,15 @@
-"""What a detector's outputs mean: layouts of the exports of today, told apart, and read as boxes.
+"""What a detector's outputs mean: recognises the layouts of present-day exports, and reads them as boxes.
 
 - yolov5: [boxes, 5 + classes], centre and size in pixels, objectness, classes; YOLOv5, MegaDetector v5
-- yolov8: [4 + classes, boxes], centre and size in pixels, classes; YOLOv8, v9, v11, and v10 and v26 where
-  their boxes are still to be suppressed
+- yolov8: [4 + classes, boxes], centre and size in pixels, classes; YOLOv8, v9, v11, and v10 and v26 if their
+boxes
+  are still to be suppressed
 - end2end: [boxes, 6], corners in pixels, confidence, class; YOLOv10, v26, exports with suppression inside
-- rtdetr: [boxes, 4 + classes], centre and size in parts of the frame, classes; RT-DETR
-- rtdetr-top: [boxes, 6], centre and size in parts of the frame, confidence, class; RT-DETR of ultralytics 8.4
-- rf-detr: [boxes, 4], centre and size in parts of the frame, and [boxes, classes], logits; RF-DETR, and what
+- rtdetr: [boxes, 4 + classes], centre and size in fractions of the frame, classes; RT-DETR
+- rtdetr-top: [boxes, 6], centre and size in fractions of the frame, confidence, class; RT-DETR of ultralytics
+8.4
+- rf-detr: [boxes, 4], centre and size in fractions of the frame, and [boxes, classes], logits; RF-DETR, and
+what
   `transformers` has of its kind
 """
 
@@ -27,14 +30,14 @@ Layout = Literal["yolov5", "yolov8", "end2end", "rtdetr", "rtdetr-top", "rf-detr
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 IOU: dict[Layout, float] = {"yolov5": 0.45, "yolov8": 0.7}
-"""Overlap from which the less sure of two boxes of a category is dropped, where the layout's own software
-drops any: YOLOv5's and MegaDetector's default, and that of ultralytics."""
+"""Overlap from which the less sure of two boxes of a category is dropped, if the layout's own software drops
+any: the default of YOLOv5 and MegaDetector, and of ultralytics."""
 
 MOST_BOXES = 300
-"""Of one picture, the surest: as much as all of that software keeps."""
+"""Maximum number of boxes per picture, the surest: as many as any of that software keeps."""
 
 _STRIDES = (4, 8, 16, 32, 64, 128)
-"""Of the grids on which YOLO networks find boxes; a network has some that follow one another."""
+"""Strides of the grids on which YOLO networks find boxes; a network uses several consecutive ones."""
 _MOST_QUERIES = 1000
 _TO_SUPPRESS = 30_000
 _APART = np.float32(7680)  # pixels
@@ -59,25 +62,25 @@ class Raw:
 def tell_layout(
     outputs: Sequence[Array], frame: tuple[int, int], metadata: Mapping[str, str], n_names: int | None
 ) -> Layout | None:
-    """The layout of a network's outputs for one picture of that frame; None where it is none that is known.
+    """The layout of a network's outputs for one picture in that frame; None if it is unknown.
 
     Parameters
     ----------
-    outputs : what the network gave for a picture, of batch 1
-    metadata : of the ONNX file
-    n_names : number of category names that are known of it
+    outputs : the network's outputs for a picture, in a batch of 1
+    metadata : metadata of the ONNX file
+    n_names : number of known category names
     """
     shapes = [output.shape for output in outputs]
     if pair := _boxes_and_logits(outputs):
         boxes, logits = pair
-        # Boxes on a grid are of a YOLO export that is not known here.
+        # Boxes on a grid come from a YOLO export that is not known here.
         return "rf-detr" if boxes.shape[1] <= _MOST_QUERIES and logits.shape[2] >= 1 else None
     flat = [shape for shape in shapes if len(shape) == 3]
     if len(flat) != 1 or shapes[0] != flat[0] or flat[0][0] != 1:
         return None
     _, rows, columns = flat[0]
     cells = _cells(frame)
-    # The number of names tells where a grid is of a kind that is not known here.
+    # The number of names decides if a grid is of an unknown kind.
     if columns > rows > 4 and (columns in cells or rows == 4 + (n_names or -1)):
         return "yolov8"
     if (rows in {3 * n for n in cells} and columns > 5) or (
@@ -90,13 +93,13 @@ def tell_layout(
 
 
 def _cells(frame: tuple[int, int]) -> set[int]:
-    """Numbers of cells that the grids of a network may have together."""
+    """Possible total numbers of cells in a network's grids."""
     each = [-(-frame[0] // stride) * -(-frame[1] // stride) for stride in _STRIDES]
     return {sum(each[i:j]) for i in range(len(each)) for j in range(i + 2, len(each) + 1)}
 
 
 def _of_queries(rows: Array, metadata: Mapping[str, str], n_names: int | None) -> Layout:
-    """Of outputs [boxes, values] with a few hundred boxes, which come without a grid."""
+    """The layout of outputs [boxes, values] with a few hundred boxes, which have no grid."""
     in_parts = bool((np.abs(rows[:, :4]) <= 2).all())
     if rows.shape[1] != 6:
         return "rtdetr"
@@ -104,13 +107,13 @@ def _of_queries(rows: Array, metadata: Mapping[str, str], n_names: int | None) -
         return "rtdetr-top"
     if not in_parts or metadata.get("end2end") == "True":
         return "end2end"
-    # Two classes, or a confidence and the number of a class, which is whole.
+    # Two classes, or a confidence and a class number, which is whole.
     has_numbers = bool((rows[:, 5] == np.round(rows[:, 5])).all())
     return "rtdetr" if n_names == 2 and not has_numbers else "rtdetr-top"
 
 
 def count_classes(layout: Layout, outputs: Sequence[Array]) -> int | None:
-    """How many classes the outputs have; None where they hold a class's number alone."""
+    """How many classes the outputs have; None if they hold only a class's number."""
     if layout == "rf-detr":
         pair = _boxes_and_logits(outputs)
         return int(pair[1].shape[2]) if pair else None
@@ -132,14 +135,14 @@ def read_boxes(
     Parameters
     ----------
     frame : height and width of the pictures that the network was given
-    n_categories : categories that have a name; what is found beyond is no detection
+    n_categories : number of categories with names; others are not detections
     least : boxes with less confidence are left out
     iou : see `IOU`
 
     Raises
     ------
     InputError
-        The outputs are not of that layout.
+        The outputs do not have that layout.
     """
     if layout == "rf-detr":
         pair = _boxes_and_logits(outputs)
@@ -162,7 +165,7 @@ def suppress(found: Raw, iou: float, most: int = MOST_BOXES) -> Raw:
     """Leave out boxes whose overlap with a surer one of their category is above `iou`."""
     order = np.argsort(-found.confidence, kind="stable")[:_TO_SUPPRESS]
     category = found.category[order]
-    # Apart by category, as that software does it: so a box at the very edge of `iou` is rounded as there.
+    # Separated by category as in that software, so that a box right at `iou` is rounded in the same way.
     apart = found.corners[order] + category[:, None].astype(np.float32) * _APART
     kept = order[_suppress(apart, category, np.float32(iou), most)]
     return Raw(found.corners[kept], found.confidence[kept], found.category[kept])

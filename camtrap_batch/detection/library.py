@@ -1,4 +1,4 @@
-"""Detectors of a job: the one that it names, opened; kept in the run folder; loaded by workers."""
+"""A job's detector: opened by name, kept in the run folder, loaded by workers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def open_detector(job: Job, settings: Detect, key: str = "detect") -> Detector:
 
     Parameters
     ----------
-    key : of the section that has it, for messages
+    key : key of its section, for messages
 
     Raises
     ------
     InputError
         It can't be used.
     """
-    results = "infer.detections" if key == "infer" else f"{key}.results"  # as it was called before
+    results = "infer.detections" if key == "infer" else f"{key}.results"  # its former name
     if settings.results == CATALOG:
         return CatalogDetector.open(str(job.dataset.metadata), kind=job.dataset.format, key=results)
     if settings.results is not None:
@@ -46,7 +46,7 @@ def open_detector(job: Job, settings: Detect, key: str = "detect") -> Detector:
             endings[ending] = variant  # type: ignore[assignment]
     chosen = next((variant for ending, variant in endings.items() if path.lower().endswith(ending)), None)
     if chosen is None:
-        # What is said of weights that need code is worth more than a list of endings.
+        # Advice about weights that need code is more useful than a list of endings.
         chosen = endings[".onnx"] if Path(path).is_file() else None
     if chosen is None:
         raise InputError(f"{key}.model: {path}: should end in {choices(Path(path).suffix, endings)}")
@@ -55,7 +55,7 @@ def open_detector(job: Job, settings: Detect, key: str = "detect") -> Detector:
 
 
 def keep_detector(run: Run, detector: PictureDetector) -> Folder:
-    """The detector's files in the run folder, so that the run stays complete, and workers see them."""
+    """Keep the detector's files in the run folder, so that the run stays complete and workers see them."""
     kept = Folder(f"{run.folder.url}/detectors/{detector.detector_id}")
     files = detector.files
     for name, content in files.items():
@@ -66,7 +66,7 @@ def keep_detector(run: Run, detector: PictureDetector) -> Folder:
 
 @cache
 def fetch_detector(kept: Folder) -> Path:
-    """A kept detector on this machine's disk; copied once a process where it is in a bucket."""
+    """A kept detector on this machine's disk; copied once per process if it is in a bucket."""
     if kept.is_local:
         return kept.local("")
     here = Path(mkdtemp(prefix="camtrap-detector-"))
@@ -78,7 +78,7 @@ def fetch_detector(kept: Folder) -> Path:
 def load_finder(
     detector: PictureDetector, kept: Folder, device: Device, threads: int, batch: int, precision: Precision
 ) -> Finder:
-    """A detector ready to find; the process keeps the last one.
+    """A detector that is ready to use; the process keeps the last one.
 
     Raises
     ------
@@ -88,6 +88,6 @@ def load_finder(
     key = (detector.detector_id, device, threads, batch, precision)
     with _loading:
         if key not in _loaded:
-            _loaded.clear()  # first: two large networks may be more than the memory holds
+            _loaded.clear()  # first, as two large networks may exceed the memory
             _loaded[key] = detector.load(fetch_detector(kept), device, threads, batch, precision)
         return _loaded[key]

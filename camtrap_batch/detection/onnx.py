@@ -1,6 +1,6 @@
-"""Detectors in ONNX files, as the exporters of today write them; docs/detectors.md.
+"""Detectors in ONNX files, as written by present-day exporters; see docs/detectors.md.
 
-What an exporter's metadata do not say, a `detector.json` beside the file does, and it counts before them.
+A `detector.json` beside the file says what the exporter's metadata do not, and takes precedence over them.
 """
 
 from __future__ import annotations
@@ -54,36 +54,36 @@ CARD = "detector.json"
 MODEL = "detector.onnx"
 
 _NO_MATTER = ("path", "batch", "description")
-"""Attributes on which no box depends."""
+"""Attributes that do not affect boxes."""
 
 _LONGEST = 200
 
-_VERSION = 1  # of how boxes are made; part of a detector's id
+_VERSION = 1  # version of how boxes are made; part of a detector's id
 _STRIDE = 32
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _LARGEST = 4096
 _DTYPES = {"float32": np.float32, "float16": np.float16}
 
-_OVERLAP = 0.2  # of tiles, as part of the picture's side: what is smaller is whole in one of them
-_AT_EDGE = 0.01  # of a tile: a box that comes so near to an inner edge is cut
+_OVERLAP = 0.2  # of tiles, as a fraction of the picture's side: smaller objects are whole in one
+_AT_EDGE = 0.01  # fraction of a tile: a box this close to an inner edge is cut off
 _SAME_IN_TILES = 0.45
 
 
 class Card(Section):
-    """A `detector.json`; all keys are optional, and count before the exporter's metadata."""
+    """A `detector.json`; all keys are optional, and take precedence over the exporter's metadata."""
 
     names: list[str] | dict[str, str] | None = Field(None, description="categories, in the outputs' order")
     size: int | list[int] | None = Field(
         None, description="side of its pictures, or [height, width], in pixels"
     )
     stride: int | None = Field(None, ge=1, le=256, description="sides of its pictures are multiples of it")
-    layout: str | None = Field(None, description=f"of its outputs: {', '.join(LAYOUTS)}")
+    layout: str | None = Field(None, description=f"layout of its outputs: {', '.join(LAYOUTS)}")
     iou: float | None = Field(None, gt=0, le=1, strict=False, description="overlap of boxes of one animal")
     resize: str | None = Field(None, description="letterbox or stretch")
     smooth: bool | None = Field(None, description="whether pictures are smoothed when made smaller")
     mean: list[float] | None = Field(None, min_length=3, max_length=3, description="of each channel, 0 to 1")
     std: list[float] | None = Field(None, min_length=3, max_length=3, description="of each channel, 0 to 1")
-    provenance: dict[str, str] | None = Field(None, description="where it is from; no box depends on it")
+    provenance: dict[str, str] | None = Field(None, description="where it is from; does not affect boxes")
 
     @field_validator("layout")
     @classmethod
@@ -106,13 +106,13 @@ class OnnxDetector:
 
     Attributes
     ----------
-    path : of the file
-    sha256 : of its content
+    path : path of the file
+    sha256 : hash of its content
     iou : overlap from which the less sure of two boxes of a category is dropped
-    tiles : 1, or 2: overlapping quarters of large pictures are looked at, too
-    dtype : of its input
+    tiles : 1, or 2: also look at overlapping quarters of large pictures
+    dtype : type of its input
     batch : pictures that it takes at once; None: any number
-    description : what the file says of itself
+    description : what the file says about itself
     """
 
     path: str
@@ -153,12 +153,12 @@ class OnnxDetector:
     def open(
         cls, path: str, *, size: int | None = None, tiles: int = 1, key: str = "detect.model"
     ) -> OnnxDetector:
-        """Look at the file, and at what its network gives for a grey picture.
+        """Examine the file, and what its network returns for a grey picture.
 
         Raises
         ------
         InputError
-            It is no detector, or one whose outputs are not known; what has to be known of it is said nowhere,
+            It is not a detector, or one whose outputs are unknown; or what must be known about it is missing
             or does not fit.
         MissingExtra
             No runtime is installed.
@@ -167,18 +167,18 @@ class OnnxDetector:
         if Path(path).is_file() and needs_code(path):
             kind = "megadetector" if Path(path).name.lower().startswith("md") else "ultralytics"
             raise InputError(
-                f"{where}: weights of PyTorch, which run code of their own when loaded; should be an "
-                f"ONNX file, which this writes: camtrap model import {kind} {path}"
+                f"{where}: PyTorch weights, which run code of their own when loaded; should be an "
+                f"ONNX file, which this command writes: camtrap model import {kind} {path}"
             )
         info = read_onnx(path, key)
         card = read_card(Path(path).parent / CARD)
         metadata = info.metadata
         if (task := metadata.get("task", "detect")) != "detect":
-            raise InputError(f"{where}: no detector: its task is {task!r}")
+            raise InputError(f"{where}: not a detector: its task is {task!r}")
         if len(info.inputs) != 1 or len(info.inputs[0].shape) != 4 or info.inputs[0].dtype not in _DTYPES:
             raise InputError(
-                f"{where}: no detector: should have one input of shape [pictures, 3, height, width], and has "
-                f"{info.shapes()}"
+                f"{where}: not a detector: should have one input of shape [pictures, 3, height, width], "
+                f"and has {info.shapes()}"
             )
         names = _names(card, metadata, where)
         stride = card.stride or int(metadata.get("stride", _STRIDE))
@@ -189,8 +189,8 @@ class OnnxDetector:
         if layout not in LAYOUTS:
             shapes = ", ".join(str(list(output.shape)) for output in outputs)
             raise InputError(
-                f"{where}: no detector, or one whose layout is not known: it gives {shapes} for a picture of "
-                f"{frame[1]} x {frame[0]} pixels; {CARD} beside it may name a layout: {', '.join(LAYOUTS)}"
+                f"{where}: not a detector, or one with an unknown layout: it returns {shapes} for a picture "
+                f"of {frame[1]} x {frame[0]} pixels; {CARD} beside it may name a layout: {', '.join(LAYOUTS)}"
             )
         n_classes = count_classes(layout, outputs)
         if names is None:
@@ -199,7 +199,7 @@ class OnnxDetector:
                 f"{where}: the names{count} are not known; write {CARD} beside it, such as "
                 '{"names": ["animal", "person", "vehicle"]}'
             )
-        spare = 1 if layout == "rf-detr" else 0  # its last logit may stand for nothing
+        spare = 1 if layout == "rf-detr" else 0  # its last logit may stand for "nothing"
         if n_classes is not None and not len(names) <= n_classes <= len(names) + spare:
             raise InputError(
                 f"{where}: has {n_classes} classes, and {len(names)} names: {', '.join(names[:5])}"
@@ -225,9 +225,9 @@ class OnnxDetector:
 
 
 def read_card(path: Path) -> Card:
-    """A `detector.json`; an empty one where there is no such file.
+    """A `detector.json`; an empty one if there is no such file.
 
-    Raises InputError where it is not JSON, or a key in it is wrong.
+    Raises InputError if it is not JSON, or a key in it is wrong.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -241,11 +241,11 @@ def read_card(path: Path) -> Card:
 
 
 def _names(card: Card, metadata: Mapping[str, str], where: str) -> list[str] | None:
-    """Names of the categories, in the order of the outputs; None where nothing says them."""
+    """Names of the categories, in the order of the outputs; None if they are given nowhere."""
     found: Any = card.names
     if found is None and (text := metadata.get("names")) is not None:
         try:
-            found = ast.literal_eval(text)  # literals alone: what exporters write with str()
+            found = ast.literal_eval(text)  # only literals: what exporters write with str()
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise InputError(f"{where}: metadata names: can't be read: {text[:80]!r}") from None
     if found is None:
@@ -261,7 +261,7 @@ def _names(card: Card, metadata: Mapping[str, str], where: str) -> list[str] | N
 
 
 def _size(card: Card, info: OnnxInfo, wanted: int | None, stride: int, where: str) -> tuple[int, int]:
-    """Height and width of the frames that the network is given."""
+    """Height and width of the frames for the network."""
     fixed = info.inputs[0].shape[2:]
     said: Any = wanted or card.size
     if said is None and None not in fixed:
@@ -273,7 +273,7 @@ def _size(card: Card, info: OnnxInfo, wanted: int | None, stride: int, where: st
             raise InputError(f"{where}: metadata imgsz: can't be read: {text[:80]!r}") from None
     if said is None:
         raise InputError(
-            f"{where}: says nothing of the size of its pictures: set detect.size, or size in {CARD} beside "
+            f"{where}: does not say the size of its pictures: set detect.size, or size in {CARD} beside "
             "it (MegaDetector v5: 1280)"
         )
     sides = list(said) if isinstance(said, list | tuple) else [said, said]
@@ -281,7 +281,7 @@ def _size(card: Card, info: OnnxInfo, wanted: int | None, stride: int, where: st
         raise InputError(f"{where}: size {said!r}: should be 32 to {_LARGEST} pixels")
     if any(there not in (None, side) for there, side in zip(fixed, sides, strict=True)):
         raise InputError(
-            f"{where}: size {said!r}: takes pictures of {fixed[1]} x {fixed[0]} alone; export it with free "
+            f"{where}: size {said!r}: takes only pictures of {fixed[1]} x {fixed[0]}; export it with free "
             "sizes, or leave the size out"
         )
     return tuple(
@@ -291,7 +291,7 @@ def _size(card: Card, info: OnnxInfo, wanted: int | None, stride: int, where: st
 
 
 def _fit(card: Card, layout: Layout, frame: tuple[int, int], stride: int) -> Fit:
-    """How the layout's own software prepares pictures, but for what the card says."""
+    """How the layout's own software prepares pictures, except for what the card says."""
     with_logits = layout == "rf-detr"
     stretched = layout in ("rtdetr", "rtdetr-top", "rf-detr")
     resize = card.resize or ("stretch" if stretched else "letterbox")
@@ -308,34 +308,34 @@ def _fit(card: Card, layout: Layout, frame: tuple[int, int], stride: int) -> Fit
 
 
 def _look(path: str, info: OnnxInfo, frame: tuple[int, int], where: str) -> list[Array]:
-    """What the network gives for a grey picture."""
+    """The network's outputs for a grey picture."""
     network = open_network(path, "cpu", 1, "float32")
     batch = info.inputs[0].shape[0] or 1
     try:
         outputs = network.run(np.full((batch, 3, *frame), GREY / 255, _DTYPES[info.inputs[0].dtype]))
     except CamtrapError:
         raise
-    except Exception as problem:  # whatever a runtime raises for a network that does not take a picture
+    except Exception as problem:  # a runtime may raise anything for a network that does not take a picture
         short = " ".join(str(problem).split())[:200]
         raise InputError(
-            f"{where}: no detector: fails on a picture of {frame[1]} x {frame[0]}: {short}"
+            f"{where}: not a detector: fails on a picture of {frame[1]} x {frame[0]}: {short}"
         ) from None
     return [output[:1] if output.ndim and len(output) == batch else output for output in outputs]
 
 
 class _View(NamedTuple):
-    """A picture, or a tile of it, in its frame: pixels (3, height, width), and where it is."""
+    """A picture, or a tile of it, in its frame: pixels (3, height, width), and its position."""
 
     pixels: npt.NDArray[np.float32]
     placement: Placement
-    height: int  # of the picture, or tile, before
+    height: int  # of the picture, or tile, before fitting
     width: int
-    window: tuple[float, float, float, float]  # left, top, width, height as parts of the whole picture
+    window: tuple[float, float, float, float]  # left, top, width, height as fractions of the whole picture
 
 
 @dataclass
 class OnnxFinder:
-    """A detector's network on a worker; pictures are decoded on threads beside it."""
+    """A detector's network on a worker; pictures are decoded on threads alongside."""
 
     detector: OnnxDetector
     network: Network
@@ -344,7 +344,7 @@ class OnnxFinder:
     _most: int = field(init=False)
 
     def __post_init__(self) -> None:
-        # On a CPU a picture alone is as fast as many, and its boxes do not depend on those beside it.
+        # On a CPU one picture at a time is as fast as many, and its boxes do not depend on its neighbours.
         self._most = self.detector.batch or (self.batch if self.network.device == "cuda" else 1)
 
     def find(self, pictures: Iterable[bytes], tally: Tally | None = None) -> Iterator[Found | str]:
@@ -373,7 +373,7 @@ class OnnxFinder:
         return [self._view(pixels, window) for window in self._windows(pixels)]
 
     def _windows(self, pixels: Pixels) -> list[tuple[float, float, float, float]]:
-        """The whole picture, and tiles where it is larger than the frame."""
+        """The whole picture, and tiles if it is larger than the frame."""
         whole = (0.0, 0.0, 1.0, 1.0)
         height, width = pixels.shape[:2]
         if self.detector.tiles == 1 or (
@@ -397,7 +397,7 @@ class OnnxFinder:
     def _batches(
         self, prepared: Iterable[list[_View] | str], waiting: deque[int | str]
     ) -> Iterator[list[_View]]:
-        """Views of one shape that follow one another, as many as the network is given at once."""
+        """Consecutive views of one shape, as many as the network is given at once."""
         batch: list[_View] = []
         for views in prepared:
             waiting.append(views if isinstance(views, str) else len(views))
@@ -420,7 +420,7 @@ class OnnxFinder:
         except MemoryError:
             if n == 1 or self.detector.batch:
                 raise
-            self._most = max(1, min(self._most, n // 2))  # one that was put together before may be larger
+            self._most = max(1, min(self._most, n // 2))  # a batch assembled earlier may be larger
             halves = [self._compute(half) for half in (views[: n // 2], views[n // 2 :])]
             return views, [raw for _, raws in halves for raw in raws]
         detector = self.detector
@@ -446,7 +446,7 @@ class OnnxFinder:
             waiting.popleft()
 
     def _join(self, views: list[tuple[_View, Raw]]) -> Found:
-        """The boxes of a picture, from those of its views."""
+        """The boxes of a picture, combined from those of its views."""
         parts = [self._in_parts(view, raw) for view, raw in views]
         if len(parts) == 1:
             corners, confidence, category = parts[0].corners, parts[0].confidence, parts[0].category
@@ -458,9 +458,10 @@ class OnnxFinder:
         return Found(boxes.astype(np.float32), confidence, category)
 
     def _in_parts(self, view: _View, raw: Raw) -> Raw:
-        """Corners as parts of the whole picture, without boxes of no size, or cut by a tile's inner edge."""
+        """Corners as fractions of the whole picture, without empty boxes, or those cut by a tile's inner
+        edge."""
         placement, corners = view.placement, raw.corners.astype(np.float64)
-        if self.detector.layout == "yolov5":  # as it does it itself, half a pixel off where the border is odd
+        if self.detector.layout == "yolov5":  # like its own software, half a pixel off if the border is odd
             rows, columns = placement.frame
             scale = min(rows / view.height, columns / view.width)
             left, top = (columns - view.width * scale) / 2, (rows - view.height * scale) / 2
@@ -487,7 +488,7 @@ def _fields(raw: Raw) -> tuple[Array, Array, Array]:
 
 
 def _timed(batches: Iterator[list[_View]], tally: Tally) -> Iterator[list[_View]]:
-    """The batches; the time that making them takes, and that between them, is added to the tally."""
+    """The batches; adds the time to make them, and the time in between, to the tally."""
     asked = time.perf_counter()
     for batch in batches:
         got = time.perf_counter()

@@ -1,8 +1,8 @@
 """People in pictures that are handed out: made unrecognisable, or left out, as `report.people` says.
 
-A person is what a detector's box of that category shows, at a low threshold: a hiker who is blurred in error
-costs little, one who is not costs trust. A picture whose label is a person, and in which no box is sure,
-counts as a whole.
+A person is anything in a detector's box of that category, at a low threshold: blurring too much costs little,
+but a recognisable hiker costs trust. A picture whose label is a person, and in which no box is sure, counts
+as a whole.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import PERSONS
 
 LEAST = 0.05
-"""Confidence from which a box of a person counts here: far below what counts as a detection."""
+"""Minimum confidence for a box of a person here: far below that for a detection."""
 
 SURE = 0.2
-"""Confidence from which a box is taken to hold the person that the picture's label tells of."""
+"""Minimum confidence for a box to be taken as the person in the picture's label."""
 
 _MARGIN = 0.25
-"""Part of a box's sides that is blurred around it; boxes are often tight, or cut a hand off."""
+"""Fraction of a box's sides that is also blurred around it; boxes are often tight, or cut off a hand."""
 
 _LEAST_MARGIN = 0.03
-"""The same, as part of the picture's longer side."""
+"""The same, as a fraction of the picture's longer side."""
 
 _CELLS = 8
-"""Most cells along the longer side of what is blurred: a body of eight cells has no face."""
+"""Maximum number of cells along the longer side of what is blurred: a body of eight cells has no face."""
 
 _QUALITY = 85
 _ANY_SIDE = 1 << 16
 
 Box = tuple[float, float, float, float]
-"""x, y of the upper left corner, width, height, as parts of the upright picture's."""
+"""x, y of the upper left corner, width, height, as fractions of the upright picture's."""
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class People:
-    """Where some pictures show people, and what is done about it.
+    """Where pictures show people, and what to do about it.
 
     Attributes
     ----------
-    shown : as `report.people` has it
-    boxes : image_id -> what of the picture shows people; images without people are not in it
+    shown : a value of `report.people`
+    boxes : image_id -> parts of the picture that show people; images without people are not in it
     """
 
     shown: PeopleShown
@@ -65,11 +65,11 @@ class People:
         return image_id in self.boxes
 
     def picture(self, image_id: str, data: bytes) -> bytes | None:
-        """An image file as it may be handed out; None where it is to be left out.
+        """An image file as it may be handed out; None if it is to be left out.
 
-        What shows no people, or may be shown, is given back as it is. What is blurred is a JPEG of the
-        upright picture without metadata: cameras put a small copy of the photo into theirs. A picture that
-        can't be decoded can't be blurred, and is left out.
+        A picture without people, or one that may be shown, is returned unchanged. A blurred picture is an
+        upright JPEG without metadata: cameras put a small copy of the photo into theirs. A picture that can't
+        be decoded can't be blurred, and is left out.
         """
         boxes = self.boxes.get(image_id)
         if boxes is None or self.shown == "show":
@@ -83,7 +83,7 @@ class People:
 
 
 def find_people(run: Run, image_ids: Iterable[str], shown: PeopleShown | None = None) -> People:
-    """Where these images show people, by the current tables.
+    """Where these images show people, according to the current tables.
 
     Parameters
     ----------
@@ -112,10 +112,10 @@ def find_people(run: Run, image_ids: Iterable[str], shown: PeopleShown | None = 
 
 
 def blur(data: bytes, boxes: Iterable[Box]) -> bytes:
-    """An image file as a JPEG in which nobody can be recognised within the boxes, nor made so again.
+    """An image file as a JPEG in which people inside the boxes are irreversibly unrecognisable.
 
-    What is in a box, and a margin around it, is reduced to a few means of its pixels, and nothing else of it
-    is kept; smoothing between them is for the eye.
+    A box, with a margin around it, is reduced to a few means of its pixels, and nothing else of it is kept;
+    smoothing between them is for the eye.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def blur(data: bytes, boxes: Iterable[Box]) -> bytes:
 
 
 def _around(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The pixels of a box with its margin: left, top, right, bottom."""
+    """A box with its margin in pixels: left, top, right, bottom."""
     x, y, w, h = box
     width, height = size
     least = _LEAST_MARGIN * max(size)
@@ -150,7 +150,7 @@ def _around(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def _labelled(run: Run, wanted: pc.Expression) -> set[str]:
-    """Those of the images whose label is a person: of the image, of its sequence, or in the metadata."""
+    """The images whose label is a person: their own, that of their sequence, or one in the metadata."""
     found: set[str] = set()
     for name in ("frames", "predictions"):
         if run.current(name) is not None:

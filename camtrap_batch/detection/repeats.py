@@ -1,13 +1,13 @@
-"""Boxes that sit in the same place of the same camera in many frames: a stump, not an animal.
+"""Boxes in the same spot in many frames of the same camera: a stump, not an animal.
 
 After MegaDetector's "repeat detection elimination" (github.com/agentmorris/MegaDetector), but without a
-person who looks at what is found; so it takes more frames, and large boxes are left alone.
+person to check the result; so it requires more frames, and large boxes are left alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,9 @@ import numpy.typing as npt
 Numbers = npt.NDArray[np.float32]
 
 MOST_AREA = 0.3
-"""Boxes over more of the frame than this are no repeats: all that stands before the lens fills it alike."""
+"""Larger fractions of the frame are not repeats: anything in front of the lens fills it in the same way."""
 
+_AT_ONCE = 200_000  # boxes whose cells are held in memory
 _ROUNDS = 3  # of moving to the middle of the boxes around
 
 
@@ -28,59 +29,85 @@ def find_repeats(
     iou: float,
     min_frames: int,
 ) -> npt.NDArray[np.int32]:
-    """Number of the place that a box repeats, from 0 over all cameras; -1 where it repeats none.
+    """Number of the spot that a box repeats, from 0 over all cameras; -1 if it does not repeat one.
 
-    Boxes repeat a place where there is one box, the median of them, that each overlaps by `iou` or more
-    (intersection over union), in at least `min_frames` frames.
+    Boxes repeat a spot if they all overlap one box, their median, by `iou` or more (intersection over union),
+    in at least `min_frames` frames.
 
     Parameters
     ----------
-    camera, frame : (n,) numbers of each box's camera and image; camera -1: not known, never a repeat
+    camera, frame : (n,) numbers of each box's camera and image; camera -1: unknown, never a repeat
     boxes : (n, 4) x, y, width, height
     """
     found = np.full(len(boxes), -1, np.int32)
     small = np.flatnonzero((camera >= 0) & (boxes[:, 2] * boxes[:, 3] <= MOST_AREA))
-    # By camera, then from left to right: what may overlap stands together. Ties in a fixed order.
+    # By camera, then from left to right, so that boxes that may overlap are neighbours. Ties in a fixed
+    # order.
     middle = np.asarray(boxes[:, 0] + boxes[:, 2] / 2, np.float32)
     order = small[np.lexsort((frame[small], middle[small], camera[small]))]
-    borders = np.flatnonzero(np.diff(camera[order])) + 1
+    borders = np.concatenate([[0], np.flatnonzero(np.diff(camera[order])) + 1, [len(order)]])
     place = 0
-    for rows in np.split(order, borders):
-        if len(rows) < min_frames:
-            continue
-        rows = rows[_crowded(boxes[rows], iou, min_frames)]
-        for members in _places(boxes[rows], middle[rows], frame[rows], iou, min_frames):
-            found[rows[members]] = place
-            place += 1
+    for cameras in _some_at_once(borders):
+        rows = order[cameras[0] : cameras[-1]]
+        crowded = _crowded(boxes[rows], cameras - cameras[0], iou, min_frames)
+        for mine in np.split(crowded, np.searchsorted(crowded, cameras[1:-1] - cameras[0])):
+            if len(mine) < min_frames:
+                continue
+            some = rows[mine]
+            for members in _places(boxes[some], middle[some], frame[some], iou, min_frames):
+                found[some[members]] = place
+                place += 1
     return found
 
 
-def _crowded(boxes: Numbers, iou: float, least: int) -> npt.NDArray[np.bool_]:
-    """Boxes that may be among `least` that overlap one so much; nearly all others are left out, quickly.
+def _some_at_once(borders: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """The borders of some cameras that follow one another, with `_AT_ONCE` boxes or little more."""
+    first = 0
+    while first < len(borders) - 1:
+        last = max(first + 1, int(np.searchsorted(borders, borders[first] + _AT_ONCE)))
+        yield borders[first : last + 1]
+        first = min(last, len(borders) - 1)
+
+
+def _crowded(boxes: Numbers, borders: npt.NDArray[np.int64], iou: float, least: int) -> npt.NDArray[np.int64]:
+    """Boxes that may be among `least` of their camera that overlap one so much; few others are kept.
 
     Such boxes differ little in size and in place. In a grid twice as coarse as that, or in one that is
     shifted by half a cell, they are in one cell.
+
+    Parameters
+    ----------
+    borders : where each camera's boxes begin, and where the last one's end
+
+    Returns
+    -------
+    Indices, ascending.
     """
     step = max(4 * np.log(1 / iou), 0.05)
     slack = 2 * (1 - iou) / iou
+    cells: list[list[npt.NDArray[np.int64]]] = [[], []]
+    for side, (of_size, of_middle) in product((0, 1), product((0.0, 0.5), repeat=2)):
+        size = np.maximum(boxes[:, 2 + side], 1e-4)
+        bin_ = np.floor(np.log(size) / step + of_size)
+        cell = np.maximum(np.exp((bin_ + 1 - of_size) * step) * slack, 2e-6)
+        cell_of = np.floor((boxes[:, side] + size / 2) / cell + of_middle)
+        cells[side].append((bin_ + 2**9).astype(np.int64) << 20 | cell_of.astype(np.int64))
     found = np.zeros(len(boxes), bool)
-    for shifts in product((0.0, 0.5), repeat=4):
-        key = np.zeros(len(boxes), np.int64)
-        for side, (of_size, of_middle) in enumerate((shifts[:2], shifts[2:])):
-            size = np.maximum(boxes[:, 2 + side], 1e-4)
-            bin_ = np.floor(np.log(size) / step + of_size)
-            cell = np.maximum(np.exp((bin_ + 1 - of_size) * step) * slack, 2e-6)
-            cell_of = np.floor((boxes[:, side] + size / 2) / cell + of_middle)
-            key = key << 30 | (bin_ + 2**9).astype(np.int64) << 20 | cell_of.astype(np.int64)
-        _, cell_of, counts = np.unique(key, return_inverse=True, return_counts=True)
-        found |= counts[cell_of] >= least
-    return found
+    cameras = [(start, stop) for start, stop in pairwise(borders.tolist()) if stop - start >= least]
+    for across, down in product(*cells):
+        key = across << 30 | down
+        for start, stop in cameras:
+            in_order = np.sort(key[start:stop])
+            is_full = in_order[least - 1 :] == in_order[: stop - start - least + 1]
+            if is_full.any():
+                found[start:stop] |= np.isin(key[start:stop], in_order[least - 1 :][is_full])
+    return np.flatnonzero(found)
 
 
 def _places(
     boxes: Numbers, middle: Numbers, frame: npt.NDArray[np.int64], iou: float, min_frames: int
 ) -> Iterator[npt.NDArray[np.int64]]:
-    # Boxes that overlap so much have middles no further apart than this part of the width.
+    # The middles of boxes that overlap this much are no further apart than this fraction of the width.
     reach = (1 - iou) / (2 * iou) + 1e-6
     free = np.ones(len(boxes), bool)
 
@@ -96,7 +123,7 @@ def _places(
         if not free[row] or np.count_nonzero(free[low[row] : high[row]]) < min_frames:
             continue
         members = around(boxes[row])
-        # A box at the edge of the place may have too few around it: look from its middle.
+        # A box at the edge of the spot may have too few around it: look from the spot's middle.
         for _ in range(_ROUNDS):
             if len(members) < max(2, min_frames // 4):
                 break

@@ -1,17 +1,16 @@
-"""Results of detectors that someone else has run -> boxes of each image, and the species in them.
+"""Results of detectors run elsewhere -> the boxes of each image, and the species in them.
 
-- MegaDetector: github.com/agentmorris/MegaDetector, "MegaDetector batch output format", versions 1.3 to 1.6
+- MegaDetector: github.com/agentmorris/MegaDetector, "MegaDetector batch output format", versions 1.0 to 1.6
 - SpeciesNet: github.com/google/cameratrapai, predictions of versions up to 5.0.5, which name no format, and
   of format 20261015
 
-Where a classifier has looked as well, its answers are kept beside the boxes: `classifications` of a box in
+If a classifier was used as well, its answers are kept with the boxes: `classifications` of a box in
 MegaDetector's format, as AddaxAI and MegaDetector with SpeciesNet write them; SpeciesNet's prediction of the
 image, or, in the newer format, of each box.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import re
@@ -27,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.jsonfile import read_json, why_not_json
+from camtrap_batch.catalog.jsonfile import parsing, read_json
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import Known
 from camtrap_batch.errors import InputError
@@ -38,23 +37,31 @@ KEY = "infer.detections"
 BOX = pa.struct(
     [(name, pa.float32()) for name in ("x", "y", "w", "h", "confidence")] + [("category", pa.int16())]
 )
-"""x and y of the upper left corner, width and height as parts of the upright image's; how sure the detector
-is; index into `Detections.categories`."""
+"""x and y of the upper left corner, width and height as fractions of the upright image's; confidence of the
+detector; index into `Detections.categories`."""
 
 SAID = pa.list_(pa.struct([("code", pa.int32()), ("p", pa.float32())]))
-"""Species, the most probable first: place in `Detections.species`, and how probable."""
+"""Species, the most probable first: index in `Detections.species`, and probability."""
 
 _MOST_SAID = 5
 
 _UNKNOWN = frozenset({"", "no cv result", "unknown"})
-"""Names of classes, in lower case, with which a classifier says that it does not know."""
+"""Names of classes, in lower case, by which a classifier says that it does not know."""
 
-_OUTSIDE = 0.02  # how far a box may reach out of its image; it is cut off there
-_NEAR_S = 0.5  # how far from a frame of a video another may be that was looked at
+_OUTSIDE = 0.02  # how far a box may extend beyond its image, where it is cut off
+_NEAR_S = 0.5  # how far from a frame of a video the examined frame may be
 _STARTS = re.compile(r"^(\./)+")
 _ROUNDED = 1e-3  # how far a confidence may be above 1
-_MD_VERSIONS = ("1.3", "1.4", "1.5", "1.6")
+_MD_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.6")
 _SPECIESNET_VERSIONS = ("20261015",)
+_START = 256
+_NO_LIST = (
+    "a list; should be an object with info, detection_categories and images, boxes as parts of the image"
+)
+_WHOLE_BOX = (0.0, 0.0, 1.0, 1.0)
+_UNKNOWN_CATEGORY = "unknown"
+"""Of a box in which SpeciesNet's converter to MegaDetector's format puts what is said of an image as such."""
+
 _WHOLE_IMAGE = "0"  # SpeciesNet's category for a classification of the whole image, which is no box
 
 
@@ -64,14 +71,14 @@ class Detections:
 
     Attributes
     ----------
-    images : file_name, posix, each once; boxes, a list of `BOX`, null where the detector failed; said, a list
-        of `SAID` for each box; whole, `SAID` of the image as such; these two are empty where nothing is said
+    images : file_name, posix, each once; boxes, a list of `BOX`, null if the detector failed; said, a list of
+        `SAID` for each box; whole, `SAID` for the image as such; these two are empty if nothing is said
     categories : names of what is detected, such as animal, each once
-    n_repeated : files that are in the results more than once; the first entry counts
-    unlisted : id of a category that the results do not name -> its boxes, which are no detections
-    species : names of what a classifier has seen, as it calls them
+    n_repeated : number of files that are in the results more than once; the first entry counts
+    unlisted : id of a category that the results do not name -> number of its boxes, which are not detections
+    species : the classifier's names for what it has seen
     made_by : the classifier, as the results name it
-    videos : file_name of a video -> which of its frames were looked at, and of which each box is
+    videos : file_name of a video -> which of its frames were examined, and the frame of each box
     """
 
     images: pa.Table
@@ -85,13 +92,13 @@ class Detections:
 
 @dataclass(frozen=True)
 class LookedAt:
-    """Frames of a video that a detector looked at.
+    """Frames of a video that a detector examined.
 
     Attributes
     ----------
-    rate : frames a second; None where the results do not tell
-    processed : numbers of the frames, from 0, ascending; None where the results do not tell: any
-    of_boxes : number of the frame of each of its boxes, in order
+    rate : frames per second; None if the results do not say
+    processed : numbers of the frames, from 0, ascending; None if the results do not say: any frame
+    of_boxes : frame number of each of its boxes, in order
     """
 
     rate: float | None
@@ -99,7 +106,7 @@ class LookedAt:
     of_boxes: tuple[int, ...]
 
     def boxes_at(self, seconds: float) -> list[int] | None:
-        """Places of the boxes of the frame that is nearest to a time, None where none was looked at near it.
+        """Indices of the boxes in the frame nearest to a time, None if no frame near it was examined.
 
         >>> LookedAt(30.0, (0, 30), (0, 30, 30)).boxes_at(1.0), LookedAt(30.0, (0, 30), (0,)).boxes_at(2.0)
         ([1, 2], None)
@@ -175,7 +182,7 @@ class _Either(msgspec.Struct):
 class _File(msgspec.Struct):
     info: _Info
     detection_categories: dict[str, str]
-    images: list[msgspec.Raw]  # views of the file: as objects, all boxes would be several times its size
+    images: list[msgspec.Raw]  # views of the file: as objects, all boxes would take several times its size
     classification_categories: dict[str, str] | None = None
 
 
@@ -190,7 +197,7 @@ def read_detections(path: str, key: str = KEY) -> Detections:
     Parameters
     ----------
     path : file or fsspec URL; `.json`, `.json.gz`, or a `.zip` that holds one `.json`
-    key : of the job file, for messages
+    key : the key of the job file, for messages
 
     Raises
     ------
@@ -201,21 +208,14 @@ def read_detections(path: str, key: str = KEY) -> Detections:
 
 
 def _parse(data: Any, where: str) -> Detections:
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are made, and none becomes garbage
-    kind = "MegaDetector results"
-    try:
-        if bytes(msgspec.json.decode(data, type=_Either).predictions) != b"null":
-            kind = "SpeciesNet predictions"
-            return _of_speciesnet(msgspec.json.decode(data, type=_SpeciesNet), where)
-        return _of_megadetector(msgspec.json.decode(data, type=_File), where)
-    except msgspec.ValidationError as problem:
-        raise InputError(f"{where}: not {kind}: {problem}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"{where}: {why_not_json(data, problem)}") from None
-    finally:
-        if collecting:
-            gc.enable()
+    if bytes(data[:_START]).lstrip().startswith(b"["):  # from programs that write boxes in pixels
+        raise InputError(f"{where}: not MegaDetector results: {_NO_LIST}")
+    with parsing(data, where, "MegaDetector results"):
+        is_speciesnet = bytes(msgspec.json.decode(data, type=_Either).predictions) != b"null"
+        if not is_speciesnet:
+            return _of_megadetector(msgspec.json.decode(data, type=_File), where)
+    with parsing(data, where, "SpeciesNet predictions"):
+        return _of_speciesnet(msgspec.json.decode(data, type=_SpeciesNet), where)
 
 
 def match_detections(
@@ -226,7 +226,7 @@ def match_detections(
     images: str | None = None,
     key: str = KEY,
 ) -> pa.Array:
-    """The boxes of each file of the catalog: lists of `BOX`, null where the results don't have the file.
+    """The boxes of each file in the catalog: lists of `BOX`, null if the results don't have the file.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def match_detections(
     Raises
     ------
     InputError
-        None of the files is in the results: they are of other images.
+        None of the files is in the results: they belong to other images.
     """
     row = find_entries(detections, file_names, images)
     known = detections.images["file_name"].combine_chunks()
@@ -252,14 +252,14 @@ def match_detections(
 def match_frames(
     detections: Detections, lists: pa.Array, names: pa.ChunkedArray, seconds: pa.ChunkedArray
 ) -> pa.Array:
-    """The lists of `match_detections`, of frames of videos only the boxes of each frame.
+    """The lists of `match_detections`, for frames of videos only with each frame's own boxes.
 
-    They are those of the frame that was looked at within half a second of it; null where none was.
+    They are those of the frame that was examined within half a second of it; null if there was none.
 
     Parameters
     ----------
-    names : of each row's file, as the results have it
-    seconds : from the start of the video; null in rows that are no frame of one
+    names : name of each row's file in the results
+    seconds : time from the start of the video; null for rows that are not frames of one
     """
     rows = np.flatnonzero(seconds.is_valid().to_numpy())
     if not len(rows):
@@ -280,13 +280,13 @@ def match_frames(
 def find_entries(
     detections: Detections, file_names: pa.ChunkedArray, images: str | None = None
 ) -> pa.Int32Array:
-    """Row of `detections.images` of each file of the catalog; null where the results don't have it."""
+    """Row of `detections.images` of each file of the catalog; null if the results don't have it."""
     known = _below(detections.images["file_name"].combine_chunks(), images)
     return one_chunk(pc.index_in(file_names, value_set=known))
 
 
 def _below(names: pa.StringArray, images: str | None) -> pa.StringArray:
-    """Names relative to the image root where they begin with it, as given or with its links followed."""
+    """Names made relative to the image root if they begin with it, as given or with its links resolved."""
     if images is None:
         return names
     roots = {images, os.path.realpath(images)} if "://" not in images else {images}
@@ -301,6 +301,8 @@ def _of_megadetector(content: _File, where: str) -> Detections:
     decode = msgspec.json.Decoder(_Image).decode
     columns = _Columns(content.detection_categories)
     names = content.classification_categories or {}
+    kinds = content.detection_categories.items()
+    unknown = {id_ for id_, name in kinds if name.strip().casefold() == _UNKNOWN_CATEGORY}
 
     def said(box: _SpeciesBox) -> list[tuple[str, float]]:
         return [(names.get(str(id_), ""), p) for id_, p in box.classifications or ()]
@@ -311,7 +313,13 @@ def _of_megadetector(content: _File, where: str) -> Detections:
         except msgspec.ValidationError as problem:
             raise InputError(f"{where}: not MegaDetector results: images[{number}]: {problem}") from None
         boxes = None if image.failure else image.detections
-        columns.add(image.file, boxes, said, rate=image.frame_rate, processed=image.frames_processed)
+        whole: list[tuple[str, float]] = []
+        for box in boxes or () if unknown else ():
+            if str(box.category) in unknown and box.bbox == _WHOLE_BOX:
+                whole = whole or said(box)
+        if whole:
+            boxes = [box for box in boxes or () if str(box.category) not in unknown]
+        columns.add(image.file, boxes, said, whole, rate=image.frame_rate, processed=image.frames_processed)
     content.images.clear()
     return columns.detections(where, content.info.classifier)
 
@@ -340,14 +348,14 @@ def _of_speciesnet(content: _SpeciesNet, where: str) -> Detections:
 
 
 def _of_image(image: _Prediction) -> list[tuple[str, float]]:
-    """What SpeciesNet predicts of an image as such, in the older format."""
+    """What SpeciesNet predicts for an image as such, in the older format."""
     if image.prediction is None:
         return []
     return _with_others(image.prediction, image.prediction_score or 0.0, image.classifications)
 
 
 def _of_box(box: _ClassifiedBox) -> list[tuple[str, float]]:
-    """What SpeciesNet predicts of a box, in the newer format; or, without its ensemble, the classifier."""
+    """What SpeciesNet, or its classifier without the ensemble, predicts for a box, in the newer format."""
     raw, final = box.raw_classifications, box.processed_classification
     if final is not None:
         return _with_others(final.class_, final.score, raw)
@@ -355,16 +363,16 @@ def _of_box(box: _ClassifiedBox) -> list[tuple[str, float]]:
 
 
 def _with_others(name: str, p: float, raw: _Classes | None) -> list[tuple[str, float]]:
-    """A prediction, and what else the classifier took for possible, where it is one of its own classes."""
+    """A prediction, and the classifier's alternatives, if it is one of the classifier's own classes."""
     others = zip(raw.classes, raw.scores, strict=False) if raw is not None and name in raw.classes else ()
     return [(name, p), *((other, score) for other, score in others if other != name)]
 
 
 def species_name(name: str) -> str | None:
-    """What a classifier's class is called here; None where it says that it does not know.
+    """The name used here for a classifier's class; None if the class means that it does not know.
 
-    Of SpeciesNet's classes (id;class;order;family;genus;species;common name) it is the common name, as in
-    MegaDetector's results; of one without, the lowest of the others.
+    For SpeciesNet's classes (id;class;order;family;genus;species;common name) it is the common name, as in
+    MegaDetector's results, or else the lowest of the other names.
 
     >>> species_name("e3f1;mammalia;carnivora;felidae;panthera;leo;lion"), species_name("f1;;;;;;blank")
     ('lion', 'blank')
@@ -418,7 +426,7 @@ class _Columns:
         rate: float | None = None,
         processed: list[int] | None = None,
     ) -> None:
-        """The boxes of one image, or of some frames of a video, and what a classifier says of them and of it.
+        """The boxes of one image, or of some frames of a video, and what a classifier says about them and it.
 
         None: the detector failed.
         """
@@ -444,7 +452,7 @@ class _Columns:
         self._lengths.append(number)
 
     def _codes(self, said: Iterable[tuple[str, float]]) -> list[tuple[int, float]]:
-        """Places of species in the order of their probability; those that mean nothing are left out."""
+        """Indices of species by descending probability; those that mean nothing are left out."""
         found = []
         for class_, p in said:
             code = self._known.get(class_)
@@ -457,7 +465,7 @@ class _Columns:
         return sorted(found, key=lambda one: -one[1])[:_MOST_SAID]
 
     def detections(self, where: str, made_by: str | None = None) -> Detections:
-        """All of it; raises InputError where a box can't be one."""
+        """The whole result; raises InputError if a box is impossible."""
         values = np.asarray(self._numbers, np.float32).reshape(-1, 5)
         starts = np.cumsum(np.concatenate([[0], np.asarray(self._lengths, np.int64)]), dtype=np.int64)
         _check(values, starts, self._files, where)
@@ -491,7 +499,7 @@ class _Columns:
         )
 
     def _list(self, id_: str, name: str) -> None:
-        """Two ids of one name are one category."""
+        """Merge categories that have the same name."""
         known = [other.casefold() for other in self._names]
         if name.casefold() in known:
             self._ids[id_] = known.index(name.casefold())
@@ -550,7 +558,7 @@ def _boxes(values: npt.NDArray[np.float32], categories: npt.NDArray[np.int16]) -
 
 @dataclass(frozen=True)
 class ResultsDetector:
-    """The results of a detector that someone else has run."""
+    """The results of a detector run elsewhere."""
 
     path: str
     detector_id: str
@@ -558,7 +566,7 @@ class ResultsDetector:
     images: str | None
     key: str
 
-    help: ClassVar[str] = "results of MegaDetector (1.3 to 1.6) or SpeciesNet, as .json, .json.gz or .zip"
+    help: ClassVar[str] = "results of MegaDetector (1.0 to 1.6) or SpeciesNet, as .json, .json.gz or .zip"
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -566,7 +574,7 @@ class ResultsDetector:
 
     @property
     def has_species(self) -> bool:
-        """Whether a classifier has looked, too."""
+        """Whether a classifier was used, too."""
         return bool(self.detections.species)
 
     @property
@@ -585,7 +593,7 @@ class ResultsDetector:
         Raises
         ------
         InputError
-            As `read_detections` does.
+            As for `read_detections`.
         """
         data = read_json(path, key)
         detector_id = hashlib.sha256(data).hexdigest()[:16]
@@ -598,7 +606,7 @@ class ResultsDetector:
         listed = _below(found.images["file_name"].combine_chunks(), self.images)
         place = pc.index_in(names, value_set=listed)
         lists = match_frames(found, whole, found.images["file_name"].take(place), rows["video_s"])
-        # Of a video that was looked at, a frame that was not is not known.
+        # Nothing is known about an unexamined frame of an examined video.
         is_failed = pc.and_(place.is_valid(), whole.is_null())
         others = len(listed) - pc.sum(pc.is_in(listed, value_set=names.combine_chunks())).as_py()
         n, n_known = len(lists), len(lists) - lists.null_count
@@ -607,8 +615,9 @@ class ResultsDetector:
             notes[0] += f"; the other {lists.null_count:,} are classified as whole frames"
         if others:
             notes.append(f"{self.key}: {others:,} entries are of no usable image of the catalog")
-        if found.n_repeated:
-            notes.append(f"{self.key}: {found.n_repeated:,} entries name a file again; the first one counts")
+        n_repeated = found.n_repeated + len(listed) - pc.count_distinct(listed).as_py()
+        if n_repeated:
+            notes.append(f"{self.key}: {n_repeated:,} entries name a file again; the first one counts")
         if found.unlisted:
             ids = ", ".join(repr(id_) for id_ in list(found.unlisted)[:5])
             count = sum(found.unlisted.values())
@@ -620,7 +629,7 @@ class ResultsDetector:
             "images": n_known,
             "without": lists.null_count,
             "entries_of_other_images": others,
-            "entries_twice": found.n_repeated,
+            "entries_twice": n_repeated,
             "unlisted": dict(found.unlisted),
         }
         why = pc.if_else(is_failed, "unreadable", "no_result")

@@ -1,4 +1,5 @@
-"""Species that others found in pictures -> what each image shows, by docs/inference.md's rules for boxes."""
+"""Species that other programs found in pictures -> what each image shows, by the rules in
+docs/inference.md."""
 
 from __future__ import annotations
 
@@ -13,11 +14,12 @@ import pyarrow.compute as pc
 from camtrap_batch.detection.boxes import Boxes, Look
 from camtrap_batch.detection.results import ResultsDetector, find_entries
 from camtrap_batch.store.schemas import CROPS
+from camtrap_batch.vocabulary import plural
 
 _BLANK = ("blank", "empty", "no animal", "nothing")
-"""Names of classes, in lower case, that mean: no animal."""
+"""Names of classes, in lower case, that mean that there is no animal."""
 
-_ROWS = 4096  # at a time: probabilities of all classes are held of this many images
+_ROWS = 4096  # images at a time whose probabilities of all classes are held
 _TOP = 5
 _NEXT_TO_NOTHING = 1e-6
 
@@ -26,14 +28,14 @@ Top = list[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of n images.
+    """What is known about n images.
 
     Attributes
     ----------
-    classes : labels that there are, sorted
-    label, confidence, top, n_boxes : (n,) as in the table predictions; null where nothing is known
+    classes : all labels, sorted
+    label, confidence, top, n_boxes : (n,) as in the table predictions; null if nothing is known
     status : (n,) ok, or why there is no label: unreadable, no_result
-    crops : rows of that table: boxes that a classifier has looked at, and that count
+    crops : rows of that table: boxes that count and that a classifier has examined
     notes : for people
     """
 
@@ -48,15 +50,15 @@ class Answer:
 
 
 def answers(results: ResultsDetector, rows: pa.Table, boxes: Boxes, empty: str) -> Answer:
-    """What the results say of the images.
+    """What the results say about the images.
 
-    A box that counts, and that no classifier has looked at, is an animal and no more; it has a say only where
-    there is no other. Where the results have a label of the image as such, that is the image's.
+    A box that counts, but that no classifier has examined, is just an animal; it has a say only if there is
+    no other box. If the results have a label for the image as such, the image gets that.
 
     Parameters
     ----------
-    rows : image_id, file_name and video_s, of n images
-    boxes : of these, as `find_boxes` gives them
+    rows : image_id, file_name and video_s of n images
+    boxes : their boxes, from `find_boxes`
     empty : label of images without an animal
     """
     found = results.detections
@@ -114,9 +116,9 @@ def answers(results: ResultsDetector, rows: pa.Table, boxes: Boxes, empty: str) 
     is_known = boxes.column.is_valid()
     why = pc.if_else(entry.is_valid(), "unreadable", "no_result")
     lacking = pc.sum(entry.is_null()).as_py() or 0
-    notes = [f"{len(labels) - labels.null_count:,} of {len(labels):,} images have the label of the results"]
+    notes = [f"{len(labels) - labels.null_count:,} of {len(labels):,} images have a label from the results"]
     if lacking:
-        notes.append(f"{lacking:,} images are not in the results: they have no label")
+        notes.append(f"{plural(lacking, 'image is', 'images are')} not in the results: no label")
     counts = np.concatenate([*n_boxes, np.empty(0, np.int64)])
     return Answer(
         classes,
@@ -136,7 +138,7 @@ def _choose_frames(
     entry: pa.Array,
     said: list[list[list[dict[str, Any]]] | None],
 ) -> None:
-    """Of what is `said` of a video's boxes, leave each frame what is said of its own (see `match_frames`)."""
+    """Reduce what is `said` about a video's boxes to what concerns each frame's own (see `match_frames`)."""
     names = results.detections.images["file_name"]
     for row, time in enumerate(rows["video_s"].to_pylist()):
         boxes = said[row]
@@ -154,7 +156,7 @@ def _probabilities(
     confidence: npt.NDArray[np.float32],
     n_classes: int,
 ) -> npt.NDArray[np.float32]:
-    """(boxes, classes): what is said of an image's boxes that count."""
+    """(boxes, classes): what is said about an image's boxes that count."""
     p = np.zeros((len(told), n_classes), np.float32)
     is_classified = any(entries for _, entries in told)
     for place, (box, entries) in enumerate(told):
@@ -171,7 +173,7 @@ def _of(p: npt.NDArray[np.float32], classes: list[str]) -> Top:
 
 
 def _joined(said: Top) -> Top:
-    """What is said of an image or a box, classes of one name together, the most probable first."""
+    """What is said about an image or a box, with classes of one name combined, the most probable first."""
     together: dict[str, float] = {}
     for name, p in said:
         together[name] = together.get(name, 0.0) + p

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from camtrap_batch.diff.causes import find_causes
 from camtrap_batch.diff.compare import ChangedImage, Diff, Side, compare
+from camtrap_batch.diff.console import tables
 from camtrap_batch.diff.csvfile import write_csv
 from camtrap_batch.diff.page import render
 from camtrap_batch.diff.sides import read_side, read_sides, read_truth
-from camtrap_batch.diff.tables import tables
 
 __all__ = [
     "ChangedImage",

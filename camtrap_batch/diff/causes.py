@@ -20,7 +20,7 @@ _RULES = {
     "effort": "events.effort",
     "empty": "the class that means empty",
 }
-"""Key in the meta of a result's snapshot -> the key of the job, for people."""
+"""Key in the meta of a result's snapshot -> text on the key of the job, for people."""
 
 
 def find_causes(before: MergeResult, after: MergeResult) -> list[str]:
@@ -37,7 +37,7 @@ def find_causes(before: MergeResult, after: MergeResult) -> list[str]:
     found += _decided(before, after)
     if not found and before.snapshot.inputs["predictions"] != after.snapshot.inputs["predictions"]:
         found.append("The images were classified again, with the same model.")
-    return found or ["Nothing that is written down: another version of camtrap-batch made the second one."]
+    return found or ["Nothing that is recorded: another version of camtrap-batch made the second one."]
 
 
 def _predictions(run: Run, merged: MergeResult) -> Snapshot:
@@ -69,7 +69,7 @@ def _rules(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
         one, other = before.get(key), after.get(key)
         if one != other:
             yield (
-                f"{name}: another one."
+                f"{name}: a different one."
                 if isinstance(one, dict) and isinstance(other, dict)
                 else f"{name}: {_value(one)} before, {_value(other)} after."
             )
@@ -82,7 +82,7 @@ def _corrections(before: MergeResult, after: MergeResult) -> Iterator[str]:
 
 
 def _decided(before: MergeResult, after: MergeResult) -> Iterator[str]:
-    """What two models say of the images that people had decided, which keep what people said."""
+    """What two models say about images that people had decided, which keep people's labels."""
     if before.snapshot.inputs["model"] == after.snapshot.inputs["model"] or not _said_by_people(after):
         return
     frames = after.table("frames").to_table(
@@ -97,8 +97,9 @@ def _decided(before: MergeResult, after: MergeResult) -> Iterator[str]:
         right.append(pc.sum(pc.fill_null(same, False)).as_py() or 0)
     n = frames.num_rows
     yield (
-        f"Of {n:,} images people had decided, which stays as they said: the model before says the same of "
-        f"{right[0]:,} ({right[0] / n:.1%}), the one after of {right[1]:,} ({right[1] / n:.1%})."
+        f"Of {n:,} images that people had decided, and that keep their labels, the earlier model says the "
+        f"same about {right[0]:,} ({right[0] / n:.1%}), "
+        f"the later one about {right[1]:,} ({right[1] / n:.1%})."
     )
 
 

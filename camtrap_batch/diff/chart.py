@@ -13,21 +13,21 @@ from camtrap_batch.report.text import count, shorten
 
 _BAR, _BETWEEN, _TOP = 14.0, 330.0, 24.0
 _ROW = 24.0
-"""Least height of a bar with the gap below it: its label has to be read."""
+"""Minimum height of a bar with the gap below it, so that its label can be read."""
 
 _LEAST = 1.5
-"""Height of the thinnest band that can be seen."""
+"""Height of the thinnest visible band."""
 
 _LONGEST_NAME = 28
 
 
 def flow_chart(flow: Sequence[Flow]) -> Markup:
-    """Bands as thick as their images are many; what keeps its label is grey."""
+    """Bands whose thickness shows their number of images; what keeps its label is grey."""
     before, after = Counter[str](), Counter[str]()
     for row in flow:
         before[row.before] += row.images
         after[row.after] += row.images
-    # The same order on both sides, by the images of both, so that few bands cross.
+    # The same order on both sides, by the images on both, so that few bands cross.
     order = sorted(before | after, key=lambda name: (-before[name] - after[name], name))
     scale = _ROW * 1.2 * len(order) / before.total()
     left_tops, right_tops = _stack(before, order, scale), _stack(after, order, scale)
@@ -42,7 +42,7 @@ def flow_chart(flow: Sequence[Flow]) -> Markup:
         ends[row.after] += thick
     return picture(
         "Images by label, before and after",
-        "Each band is the images that went from a label on the left to one on the right.",
+        "Each band stands for the images that went from a label on the left to one on the right.",
         right + _BAR + margin,
         max([*starts.values(), *ends.values()]) + _ROW,
         tag("text", "before", x=left - 6, y=12, class_="name end"),

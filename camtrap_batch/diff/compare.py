@@ -1,8 +1,8 @@
 """Two results of `merge` -> what is different between them. Arrow tables in, rows of numbers out.
 
-An image has the label of its sequence. An event is the same in both where the two have the label, and an
-image, in common: its first and last image, and so its id, may differ. It is lost where no event of the other
-result has an image of it under its label, gained the other way round.
+An image has the label of its sequence. Events in both results are the same if they share the label and an
+image: the first and last image, and so the id, may differ. An event is lost if no event of the other result
+has one of its images under its label, and gained the other way round.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from camtrap_batch.vocabulary import UNCERTAIN
 
 NOT_CLASSIFIED = "not classified"
-"""Stands for the label of an image of which nothing could be classified."""
+"""Stands for the label of an image in which nothing could be classified."""
 
 NOT_THERE = "not there"
 """Stands for the label of an image that one of the two results does not have."""
@@ -31,7 +31,7 @@ class Side:
 
     Attributes
     ----------
-    name : for people
+    name : name for people
     frames, events, locations : as in store.schemas
     classes : labels of its model
     groups : label in lower case -> names of the groups above it, in lower case
@@ -69,7 +69,7 @@ class LabelChange(NamedTuple):
 
 
 class CameraChange(NamedTuple):
-    """A camera's species before and after; None where it was not there."""
+    """A camera's species before and after; None if the camera was not there."""
 
     location: str
     top_before: str | None
@@ -81,7 +81,7 @@ class CameraChange(NamedTuple):
 
     @property
     def is_changed(self) -> bool:
-        """Its top species or its richness is another, or it was not there."""
+        """Whether its top species or richness differs, or it was not there."""
         return (self.top_before, self.richness_before) != (self.top_after, self.richness_after)
 
 
@@ -115,7 +115,7 @@ class Accuracy(NamedTuple):
     uncertain_after: int
 
     def share(self, n: int) -> float:
-        """Part of the images."""
+        """Share of the images."""
         return n / self.images
 
 
@@ -134,17 +134,17 @@ class Diff:
     Attributes
     ----------
     before, after : names of the sides
-    n_images, n_changed : images of either; of them those with another label
-    flow : every pair of labels, also equal ones; most images first
-    labels : every label, most images changed first
+    n_images, n_changed : number of images in either, and of those with another label
+    flow : every pair of labels, including equal ones; those with the most images first
+    labels : every label; those with the most changed images first
     cameras : those that changed
-    n_cameras : cameras of either
+    n_cameras : number of cameras in either
     events : gained and lost, by location and start
-    accuracy : of all annotated images, then of those that neither model was trained on; empty without truth
-    by_class : the same for each annotated class, of the last of these
-    n_unknown : annotated images of classes that neither model has; they are not in `accuracy`
+    accuracy : for all annotated images, then for those that neither model was trained on; empty without truth
+    by_class : the same for each annotated class, for the last of these
+    n_unknown : number of annotated images of classes that neither model has; they are not in `accuracy`
     truth_note : what to know about the truth
-    examples : some images with another label, of the most frequent changes first
+    examples : some images with another label, those of the most frequent changes first
     causes : what made the two differ, for people
     """
 
@@ -181,10 +181,10 @@ def compare(before: Side, after: Side, truth: pa.Table | None = None, truth_note
     Parameters
     ----------
     truth
-        image_id, label, and is_trained_on: whether the model of either side learned from it; null: not known.
+        image_id, label, and is_trained_on: whether the model of either side learnt from it; null: unknown.
         Each image at most once. None: nothing is annotated.
     truth_note
-        For people.
+        Note for people.
     """
     both = _side_by_side(before.frames, after.frames)
     pairs = both.groupby(["before", "after"], as_index=False, observed=True).size()
@@ -216,12 +216,12 @@ def compare(before: Side, after: Side, truth: pa.Table | None = None, truth_note
 
 
 def _examples(both: pd.DataFrame, flow: list[Flow]) -> list[ChangedImage]:
-    """Some images of each of the most frequent changes; those that one result does not have are none."""
+    """Some images for each of the most frequent changes, without those that one result does not have."""
     found = []
     changes = [row for row in flow if row.before != row.after and NOT_THERE not in (row.before, row.after)]
     for row in sorted(changes, key=lambda row: (-row.images, row.before, row.after))[:_MOST_CHANGES]:
         of_it = both[(both["before"] == row.before) & (both["after"] == row.after)]
-        # One of an event, so that they are no frames of one burst.
+        # One per event, so that they are not frames of one burst.
         several = of_it.drop_duplicates("event_after") if of_it["event_after"].notna().any() else of_it
         some = several["image_id"].head(_MOST_OF_A_CHANGE)
         found += [ChangedImage(str(image_id), row.before, row.after) for image_id in some]
@@ -347,7 +347,7 @@ def _accuracy(
 
 
 def _outcomes(judged: pd.DataFrame, name: str, side: Side) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
-    """right, group, uncertain or wrong: worked out once for each pair of annotation and label."""
+    """right, group, uncertain or wrong: determined once for each pair of annotation and label."""
     number = judged.groupby(["truth", name], sort=False).ngroup().to_numpy()
     _, firsts = np.unique(number, return_index=True)
     kinds = []

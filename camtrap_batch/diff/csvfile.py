@@ -1,4 +1,4 @@
-"""A comparison as one CSV file: a line for each thing that is different, told apart by the column `part`."""
+"""A comparison as one CSV file: one line for each difference, distinguished by the column `part`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _label_measures(row: LabelChange) -> Iterator[tuple[str, object, object]]:
 
 
 def accuracy_measures(row: Accuracy) -> Iterator[tuple[str, int, int]]:
-    """Name, and images before and after, of each thing that can come of a label."""
+    """Name, and images before and after, of each possible outcome for a label."""
     yield "right", row.right_before, row.right_after
     yield "group", row.group_before, row.group_after
     yield "uncertain", row.uncertain_before, row.uncertain_after

@@ -12,10 +12,10 @@ from camtrap_batch.report.page import environment
 from camtrap_batch.vocabulary import UNCERTAIN
 
 MOST_ROWS = 500
-"""Of a table; the rest is in the CSV file."""
+"""Maximum rows of a table; the rest is in the CSV file."""
 
 _MOST_LABELS = 30
-"""That a drawing can hold; beyond it the tables have to do."""
+"""Maximum labels in a drawing; beyond that the tables must do."""
 
 
 def render(diff: Diff, job: str, created: dt.datetime, photos: Mapping[str, Photo] | None = None) -> str:

@@ -10,6 +10,7 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.store import snapshots
 from camtrap_batch.store.merged import MergeResult, list_merged
 from camtrap_batch.store.run import Run
+from camtrap_batch.vocabulary import plural
 
 
 def read_sides(run: Run, before: int | None, after: int | None) -> tuple[MergeResult, MergeResult]:
@@ -33,10 +34,10 @@ def read_sides(run: Run, before: int | None, after: int | None) -> tuple[MergeRe
 
 
 def read_side(merged: MergeResult) -> Side:
-    """What `compare` wants to know of a result."""
+    """What `compare` needs to know about a result."""
     groups = merged.snapshot.meta["taxonomy"] or {}
     predictions = merged.table("predictions")
-    # Predictions that do not name the model's classes: those that it chose.
+    # For predictions that do not name the model's classes: the classes that it chose.
     classes = (
         predictions.snapshot.meta.get("classes")
         or predictions.to_table(columns=["label"])["label"].drop_null().unique().to_pylist()
@@ -53,7 +54,7 @@ def read_side(merged: MergeResult) -> Side:
 
 
 def read_truth(run: Run, sides: tuple[MergeResult, MergeResult]) -> tuple[pa.Table | None, str]:
-    """Annotated images (`compare`'s `truth`), and a note on them; None where nothing is annotated.
+    """Annotated images (`compare`'s `truth`), and a note on them; None if nothing is annotated.
 
     Only images with annotations of one class can be judged: a sequence has one label.
     """
@@ -75,11 +76,11 @@ def read_truth(run: Run, sides: tuple[MergeResult, MergeResult]) -> tuple[pa.Tab
     notes = []
     if n_annotated > once.num_rows:
         notes.append(
-            f"{n_annotated - once.num_rows:,} images with annotations of several classes are left out."
+            f"{plural(n_annotated - once.num_rows, 'image')} with annotations of several classes left out."
         )
     if missing:
         notes.append(
-            f"Which images {' and '.join(missing)} was trained on is not known, so they are not told apart."
+            f"Which images {' and '.join(missing)} was trained on is not known, so these are not set apart."
         )
     is_trained_on = (
         pa.nulls(once.num_rows, pa.bool_())
@@ -91,7 +92,7 @@ def read_truth(run: Run, sides: tuple[MergeResult, MergeResult]) -> tuple[pa.Tab
 
 
 def _trained_on(run: Run, sides: tuple[MergeResult, MergeResult]) -> tuple[pa.ChunkedArray | None, list[str]]:
-    """The images that the models of the two sides were trained on; None and whose are not known."""
+    """The images that the models of the two sides were trained on; or None, and whose are not known."""
     selections = {}
     for number in snapshots.numbers(run.folder, "model"):
         model = snapshots.load(run.folder, "model", number)

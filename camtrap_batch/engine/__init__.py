@@ -1,1 +1,1 @@
-"""Shards over workers: the protocol (`base`), a Dask cluster (`dask`), this very process (`inline`)."""
+"""Shards over workers: the protocol (`base`), a Dask cluster (`dask`), this process itself (`inline`)."""

@@ -1,10 +1,10 @@
-"""What is left to do of a plan's shards, and what becomes of those that fail: the same with every executor.
+"""What is left to do of a plan's shards, and what becomes of those that fail: the same for every executor.
 
-A shard whose work raises is tried again, and has failed on its third attempt. One that loses its worker is
-tried again, too; one that keeps losing it is halved, and its halves in turn, until the single image that does
-it is found. Only losses with nothing beside it convict an image, and only where others succeeded meanwhile:
-its row is then written with the status `crashed`. Where nothing succeeds, it is not the images that kill the
-workers, and the stage ends.
+A shard whose work raises is tried again, and fails for good on its third attempt. One that loses its worker
+is also tried again; one that keeps losing workers is halved, and its halves in turn, until the single image
+that causes it is found. An image is convicted only by losses while nothing else ran on the worker, and only
+if other shards succeeded in the meantime: its row is then written with the status `crashed`. If nothing
+succeeds, it is not the images that kill the workers, and the stage ends.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ LOSSES_BEFORE_HALVING = 3
 ERRORS_BEFORE_FAILED = 3
 LOSSES_ALONE_BEFORE_CRASHED = 2
 LOSSES_IN_A_ROW = 12
-"""Losses (but for those of single images that run alone) without a shard done between them that end a stage.
+"""Losses in a row, with no shard done in between, that end a stage; single images that run alone don't count.
 
-Three for each worker, where that is more: all of them may be taken away at once, by whoever they belong to.
+Three per worker if that is more: whoever owns the workers may take all of them away at once.
 """
 
 
@@ -66,8 +66,8 @@ class Attempts:
     Attributes
     ----------
     todo : what may begin, in this order
-    alone : single images under suspicion, each of which must run with nothing beside it
-    workers : that there are, or threads of them
+    alone : single images under suspicion, each of which must run with nothing else beside it
+    workers : number of workers, or of their threads
     """
 
     plan: Plan
@@ -91,7 +91,7 @@ class Attempts:
         self._settle(attempt, receipt)
 
     def erred(self, attempt: Attempt, problem: BaseException) -> None:
-        """Its work raised. Raises what no other shard can escape."""
+        """Its work raised. Re-raises what no other shard could escape."""
         if isinstance(problem, StorageError | UserError | BrokenPromise):
             raise problem
         attempt.errors += 1
@@ -113,13 +113,13 @@ class Attempts:
 
         Parameters
         ----------
-        deaths : that it is blamed for; 0 where another shard on the same worker is
-        memory : bytes that the worker might take
+        deaths : how many it is blamed for; 0 if another shard on the same worker is
+        memory : bytes that the worker was allowed
 
         Raises
         ------
         WorkersDie
-            Nothing was done while workers died: no image is to blame.
+            Nothing was finished while workers died: no image is to blame.
         """
         shard, ran_alone = attempt.shard, attempt.must_run_alone
         if deaths:
@@ -133,7 +133,7 @@ class Attempts:
         if attempt.losses < LOSSES_BEFORE_HALVING:
             (self.todo.appendleft if attempt.is_suspect else self.todo.append)(attempt)
         elif not self.work.divisible or (stall is not None and stall.phase == "write"):
-            why = str(stall or "out of memory?")  # where the run folder hangs, no image is to blame
+            why = str(stall or "out of memory?")  # if the run folder hangs, no image is to blame
             self.failed(attempt, f"its worker died {attempt.losses} times, the last one was {worker}; {why}")
         elif shard.rows > 1:
             halves = shard.halves()
@@ -155,10 +155,10 @@ class Attempts:
         self.observe(ShardDone(attempt.shard, receipt, attempt.tries))
 
     def _others_succeeded(self, attempt: Attempt) -> bool:
-        """Whether workers did other shards since this one was first lost.
+        """Whether workers have done other shards since this one was first lost.
 
-        They also did where another part of the shard that was halved has a receipt, of an earlier run; or
-        where all others were done before, and this image alone is under suspicion.
+        This also holds if another part of the halved shard has a receipt from an earlier run, or if all other
+        shards were done before and only this image is under suspicion.
         """
         if self.succeeded > (attempt.succeeded or 0):
             return True
@@ -170,9 +170,9 @@ class Attempts:
         return any(set(part.counts) - {"crashed"} for part in parts)
 
     def _whatever_they_are_given(self, shard: Shard, worker: str, memory: int | None) -> WorkersDie:
-        had = f"with {memory / 2**20:,.0f} MiB of memory each" if memory else "without a limit of memory"
+        had = f"with {memory / 2**20:,.0f} MiB of memory each" if memory else "without a memory limit"
         return WorkersDie(
-            f"workers die whatever they are given, {had}: nothing was done between their deaths, so no image "
+            f"workers die whatever work they get, {had}: nothing was done between their deaths, so no image "
             f"is to blame; the last was {worker}, at shard {shard.id} ({shard.rows} rows): give them more "
-            "memory, or see their logs; what was done is kept"
+            "memory, or look at their logs; what was done is kept"
         )

@@ -1,9 +1,9 @@
-"""What does the shards of a stage: executors, the work they are given, what a worker knows, what they tell.
+"""Doing a stage's shards: executors, the work they are given, what a worker knows, the events they report.
 
-An `Executor` takes a stage's `Work` and its shards, has workers do them, and tells the driver what happens as
-events. Nothing here, and nothing that a stage is given, knows what the workers are: processes of a Dask
-cluster (`engine.dask`), or this very process (`engine.inline`). A new executor is one module with a class of
-this protocol, and a kind of cluster file that names it (see `camtrap_batch.cluster`).
+An `Executor` takes a stage's `Work` and its shards, has workers do them, and reports what happens to the
+driver as events. Nothing here, and nothing that a stage is given, knows what the workers are: processes of a
+Dask cluster (`engine.dask`), or this process itself (`engine.inline`). A new executor is one module with a
+class that follows this protocol, and a kind of cluster file that names it (see `camtrap_batch.cluster`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from camtrap_batch.registry import Registry
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Plan, Receipt, Shard
 
-if TYPE_CHECKING:  # torch is loaded on workers alone
+if TYPE_CHECKING:  # torch is loaded only on workers
     from camtrap_batch.cluster.sections import Cluster
     from camtrap_batch.images import ImageRoot
     from camtrap_batch.model.team import SoloTeam
@@ -32,7 +32,7 @@ Need = Literal["CPU", "GPU"]
 """What a stage asks of the workers that do its shards."""
 
 Device = Literal["auto", "cpu", "cuda"]
-"""What a job file says about where a network is computed."""
+"""Where a network is computed, as a job file says."""
 
 
 # What a worker is given
@@ -42,11 +42,11 @@ class Others(Protocol):
     """The other workers of a training team."""
 
     def problem(self) -> BaseException | None:
-        """Why the first of them failed, other than by losing the team; waits a little for it."""
+        """Why the first member failed, for a reason other than losing the team; waits briefly for it."""
 
 
 class Joins(Protocol):
-    """A training that other workers can join: `join` is what each of them does, in `team`."""
+    """A training that other workers can join: `join` is what each of them runs, in `team`."""
 
     def join(self, team: SoloTeam, batch: int, here: WorkerContext) -> None: ...
 
@@ -76,18 +76,18 @@ def _sees_all(files: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a shard's work knows of the worker that it runs on.
+    """What a shard's work knows about the worker that it runs on.
 
     Attributes
     ----------
     name : of the worker, for receipts
-    threads : that its share of the machine is worth
-    memory : bytes that the worker may take; None: no limit but the machine's
-    tell : sends a message (values of JSON) to whoever listens to a topic, see `Executor.listen`
-    look_again : to be called with paths of images that were listed and can't be opened: raises UnfitWorker
-        where it is not the files that are gone but the disk, or the folder, that they are on
-    team : the team that trains together, of this worker and those others that can join now, until the block
-        is left; in it, `model.team.TeamLost` is raised where one of them is gone
+    threads : how many threads its share of the machine is worth
+    memory : bytes that the worker may use; None: no limit but the machine's
+    tell : sends a message (JSON values) to whoever listens to a topic, see `Executor.listen`
+    look_again : to be called with paths of images that were listed but can't be opened: raises UnfitWorker if
+        it is not the files that are gone but the disk, or the folder, that they are on
+    team : a context with the team that trains together: this worker and the others that can join now; in the
+        block, `model.team.TeamLost` is raised if one of them is gone
     """
 
     name: str = "here"
@@ -99,7 +99,7 @@ class WorkerContext:
 
 
 class Work(Protocol):
-    """What a stage does with a shard. Small, since it travels with each task."""
+    """What a stage does with a shard. Keep it small: it travels with every task."""
 
     @property
     def folder(self) -> Folder: ...
@@ -114,7 +114,7 @@ class Work(Protocol):
 
     @property
     def image_root(self) -> ImageRoot | None:
-        """Where it opens images, if it does: each worker has to see it."""
+        """Where it opens images, if it does: every worker must see it."""
 
     def run(self, shard: Shard, payload: Any, here: WorkerContext) -> Receipt:
         """Do the shard, on a worker. Rows in are rows out.
@@ -124,7 +124,7 @@ class Work(Protocol):
         UnfitWorker
             This worker can't see what it should: the shard is done elsewhere.
         StorageError, UserError, BrokenPromise
-            What no other shard can escape either: the stage ends.
+            What no other shard could escape either: the stage ends.
         """
 
     def crashed(self, shard: Shard, payload: Any) -> Receipt:
@@ -136,7 +136,7 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Stall:
-    """A task (by its key) that made no progress for `seconds`."""
+    """A task (by its key) that has made no progress for `seconds`."""
 
     key: str
     worker: str
@@ -149,7 +149,7 @@ class Stall:
 
 @dataclass(frozen=True)
 class ShardDone:
-    """A shard is done, on its n-th attempt."""
+    """A shard is done, on this attempt (counted from 1)."""
 
     shard: Shard
     receipt: Receipt
@@ -158,7 +158,8 @@ class ShardDone:
 
 @dataclass(frozen=True)
 class ShardLost:
-    """A worker died while it had this shard; `losses` so far; `stall` where it stood still at this shard."""
+    """A worker died while it had this shard; `losses` so far; `stall` is set if it stood still on this
+    shard."""
 
     shard: Shard
     worker: str
@@ -192,7 +193,7 @@ class ImageCrashed:
 
 @dataclass(frozen=True)
 class WorkerTurnedAway:
-    """A worker is not fit for the work, and was sent away."""
+    """A worker is not fit for the work, and was dismissed."""
 
     worker: str
     reason: str
@@ -203,7 +204,7 @@ Event = ShardDone | ShardLost | ShardHalved | ShardErred | ImageCrashed | Worker
 
 @dataclass
 class Outcome:
-    """What a fan-out came to: receipts by shard id, and shards that failed, with the reason."""
+    """The result of a fan-out: receipts by shard id, and shards that failed, with the reason."""
 
     receipts: dict[str, Receipt] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -219,7 +220,7 @@ class Executor(Protocol):
     Attributes
     ----------
     wait_s : seconds to wait for a first worker of a needed kind, and for one to come back
-    stall_s : seconds without any progress after which a worker is ended, and its shard tried again
+    stall_s : seconds without progress after which a worker is ended, and its shard tried again
     """
 
     @property
@@ -244,92 +245,94 @@ class Executor(Protocol):
 
         Parameters
         ----------
-        shards : what is left to do of the plan, in the order in which it shall begin
+        shards : what is left to do of the plan, in the order in which it is to begin
         payload : what a shard's work needs to know, made when it begins
         observe : called on this thread with each event
-        stop : once set, nothing more begins; what is in flight is waited for
-        stall_s : instead of the executor's own
+        stop : once set, nothing more begins; what is in flight is awaited
+        stall_s : overrides the executor's own
 
         Returns
         -------
         Outcome
-            Receipts of every shard (or its halves) that was done, and what failed.
+            Receipts of every shard (or half of one) that was done, and what failed.
 
         Raises
         ------
         NoWorker
             No worker offers `need`.
         ClusterError
-            One of those that do runs other versions, or does not see the images or the run folder.
+            A worker that does has other versions, or does not see the images or the run folder.
         ClusterLost
-            The scheduler went away, or all workers of the kind did.
+            The scheduler is gone, or all workers of the kind are.
         WorkersDie
-            Workers die whatever they are given.
+            Workers die whatever work they get.
         StorageError, UserError, BrokenPromise
-            A shard met what no other can escape: the disk is full, the model can't be read.
+            A shard met what no other could escape: the disk is full, the model can't be read.
         """
 
     def on_each(
         self, need: Need, function: Callable[..., Answer], *arguments: Any
     ) -> AbstractContextManager[list[Answer]]:
-        """Have each worker that offers `need` call `function`, beside what is done in the block.
+        """Have each worker that offers `need` call `function`, alongside what the block does.
 
-        After the block, the list holds the answers of those that had ended by then; none is waited for, and
-        what one raises is not told.
+        After the block, the list holds the answers that had arrived by then; none is awaited, and what a
+        worker raises is not reported.
         """
 
     def ask(self, need: Need, question: Callable[[], Answer], about: str) -> Answer:
-        """What `question` returns on one of the workers that offer `need`; a worker that dies is asked again.
+        """What `question` returns on one of the workers that offer `need`; if a worker dies, it is asked
+        again.
 
         Parameters
         ----------
-        about : what is asked, in a few words that go on from "it was asked"
+        about : what is asked, in a few words that continue "it was asked"
 
         Raises
         ------
         NoWorker
-            None is there, or comes back in time.
+            There is none, and none comes back in time.
         ClusterError
-            Those that were asked died, again and again.
+            The workers that were asked kept dying.
         ClusterLost
-            The scheduler went away.
+            The scheduler is gone.
         Exception
             What `question` raised.
         """
 
     def offers(self, need: Need) -> bool:
-        """Whether a worker that is there now offers `need`."""
+        """Whether a worker that offers `need` is there now."""
 
     def require(self, need: Need) -> int:
-        """Threads of the workers that offer `need`. Raises NoWorker where none comes within `wait_s`."""
+        """Number of threads of the workers that offer `need`. Raises NoWorker if none comes within
+        `wait_s`."""
 
     def listen(self, topic: str, hear: Callable[[dict[str, Any]], None]) -> AbstractContextManager[None]:
-        """Until the block is left, call `hear` with what workers tell about a topic, on whatever thread."""
+        """Until the block ends, call `hear` with what workers send to a topic, on any thread."""
 
     def publish(self, progress: Progress) -> list[str]:
-        """Show how far the job is where the executor has a page for that, until `close`.
+        """Show the job's progress, if the executor has a page for that, until `close`.
 
-        Called again, nothing happens. Returns lines for people: where to look.
+        A second call does nothing. Returns lines for people: where to look.
         """
 
     def report(
         self, run: Run, plan: Plan, stop: threading.Event
     ) -> AbstractContextManager[Callable[[], object]]:
-        """Keep a record, in the run folder, of how the block's work went, where the executor has one.
+        """Keep a record, in the run folder, of how the block's work went, if the executor makes one.
 
-        Making it begins when the function that the block is given is called, at the latest with its end.
+        It is begun when the block calls the function it is given, or at the latest when the block ends.
         """
 
     def close(self) -> None:
-        """Say that the job has ended. What was opened for the executor is closed by who opened it."""
+        """Say that the job has ended. Whoever opened something for the executor closes it."""
 
 
 class ExecutorSource(Protocol):
-    """Opens an executor at the first call.
+    """Opens an executor on the first call.
 
     Attributes
     ----------
-    memory : bytes that a worker of each kind may take, as far as that is known before it is open
+    memory : bytes that a worker of each kind may use, as far as that is known before it is open
     """
 
     @property
@@ -340,7 +343,7 @@ class ExecutorSource(Protocol):
 
 @dataclass
 class GivenExecutor:
-    """An executor that is there already."""
+    """An executor that is already open."""
 
     given: Executor
     memory: Mapping[str, int] = field(default_factory=dict)
@@ -356,23 +359,23 @@ EXECUTORS: Registry[Callable[[Cluster], AbstractContextManager[Executor]]] = Reg
         "inline": "camtrap_batch.engine.inline:open_executor",
     },
 )
-"""Name, as a kind of cluster gives it -> what opens an executor from its file, until a block is left."""
+"""Name, as a kind of cluster gives it -> context that opens an executor from its file."""
 
 
 def choose_workers(executor: Executor, device: Device, has_device: Callable[[], bool], key: str) -> Need:
-    """GPU where the job wants it, or leaves it open and a GPU worker has a device; else CPU.
+    """GPU if the job wants it, or leaves it open and a GPU worker has a device; otherwise CPU.
 
     Parameters
     ----------
-    has_device : asked of a worker that offers GPU
-    key : of the job file, which said `device`
+    has_device : run on a worker that offers GPU
+    key : the key of the job file that said `device`
 
     Raises
     ------
     ClusterError
-        No GPU worker is there or comes back in time; or those asked died again and again, or lack a package.
+        There is no GPU worker, and none comes back in time; or those asked kept dying, or lack a package.
     ClusterLost
-        The scheduler went away.
+        The scheduler is gone.
     """
     if device == "cpu":
         return "CPU"
@@ -394,7 +397,7 @@ def choose_workers(executor: Executor, device: Device, has_device: Callable[[], 
 
 
 def memory_here(here: WorkerContext) -> int:
-    """Bytes that a worker may take: its limit, or less where the machine has less left."""
+    """Bytes that a worker may use: its limit, or less if the machine has less left."""
     import psutil
 
     available = int(psutil.virtual_memory().available)

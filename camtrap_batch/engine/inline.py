@@ -1,7 +1,7 @@
 """Every shard in this process, one after the other, without Dask: for a debugger, a profiler, a small job.
 
-The executor of `--cluster inline`. What a worker's death is on a cluster is a MemoryError here: the shard is
-tried again, halved, and the image that does it marked. A process that really dies takes the driver with it,
+The executor of `--cluster inline`. A MemoryError here stands for a worker's death on a cluster: the shard is
+tried again, halved, and the image that causes it marked. A process that really dies takes the driver with it,
 and nothing ends a shard that stands still.
 """
 
@@ -30,11 +30,11 @@ Answer = TypeVar("Answer")
 Hear = Callable[[dict[str, Any]], None]
 
 NAME = "inline"
-"""Of the only worker, in receipts."""
+"""Name of the only worker, in receipts."""
 
 
 class InlineExecutor:
-    """An `Executor` whose only worker is the thread that calls it. It offers whatever is needed."""
+    """An `Executor` whose only worker is the calling thread. It offers whatever is needed."""
 
     wait_s = 0.0
     stall_s = phases.STALL_S
@@ -73,9 +73,9 @@ class InlineExecutor:
 
     @contextmanager
     def on_each(self, need: Need, function: Callable[..., Answer], *arguments: Any) -> Iterator[list[Answer]]:
-        # Nothing is beside the block: what is loaded here is there for it.
+        # Nothing runs beside the block: what is loaded here is ready for it.
         answers: list[Answer] = []
-        with suppress(Exception):  # the first shard says why
+        with suppress(Exception):  # the first shard will say why
             answers.append(function(*arguments))
         yield answers
 

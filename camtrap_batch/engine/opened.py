@@ -25,7 +25,7 @@ class ExecutorHandle:
         self._executor: Executor | None = None
 
     def executor(self) -> Executor:
-        """The executor. Raises ClusterError where it can't be had."""
+        """The executor. Raises ClusterError if it can't be opened."""
         if self._executor is None:
             self._executor = self._stack.enter_context(EXECUTORS[self.spec.executor](self.spec))
         return self._executor

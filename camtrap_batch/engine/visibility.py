@@ -1,7 +1,8 @@
 """Whether a process sees what the work needs: the run folder, and the images.
 
-A worker on whose machine a disk is not mounted, or no longer, would call a whole data set missing, and nobody
-would notice. Each process looks before its first shard, and again when a file is gone that should be there.
+A worker on a machine where a disk is not mounted, or no longer is, would call a whole data set missing, and
+nobody would notice. Each process checks before its first shard, and again when a file that should be there is
+gone.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _seen: set[Visibility] = set()
 
 @dataclass(frozen=True)
 class Visibility:
-    """What each worker has to see, as the driver sees it.
+    """What each worker must see, as the driver sees it.
 
     Attributes
     ----------
     folder, file : the run folder, and a file in it
-    images : what the work opens images in, if it does
-    landmark : what tells their root from an empty one in its place (see `ImageRoot.landmark`)
+    images : where the work opens images, if it does
+    landmark : what distinguishes their root from an empty one in its place (see `ImageRoot.landmark`)
     """
 
     folder: Folder
@@ -41,9 +42,9 @@ class Visibility:
         return cls(folder, file, images, images.landmark() if images is not None else None)
 
     def missing(self) -> str:
-        """What can't be seen from this process, with the reason; empty where all can be.
+        """What can't be seen from this process, with the reason; empty if everything can.
 
-        What was seen once is taken as seen.
+        What has been seen once is not checked again.
         """
         if self in _seen:
             return ""
@@ -53,11 +54,12 @@ class Visibility:
         return ""
 
     def missing_now(self, files: Sequence[str] = ()) -> str:
-        """As `missing`, whatever was seen before; and whether the folders of `files` are gone or empty.
+        """Like `missing`, whatever was seen before, and also whether the folders of `files` are gone or
+        empty.
 
         Parameters
         ----------
-        files : paths in `images` that were there when the driver listed them, and can't be opened now
+        files : paths in `images` that existed when the driver listed them, and can't be opened now
         """
         _seen.discard(self)
         return self._missing(files)
@@ -79,11 +81,11 @@ class Visibility:
         return f"{lost}; is the disk mounted?" if lost else ""
 
     def check(self, worker: str) -> None:
-        """Raise UnfitWorker where this process, on the worker at that address, can't see what it needs."""
+        """Raise UnfitWorker if this process, on the worker at that address, can't see what it needs."""
         _refuse(worker, self.missing())
 
     def check_again(self, worker: str, files: Iterable[str]) -> None:
-        """As `check`, where `files` could not be opened; without any, nothing is looked at."""
+        """Like `check`, after `files` could not be opened; without files it does nothing."""
         if names := list(files):
             _refuse(worker, self.missing_now(names))
 

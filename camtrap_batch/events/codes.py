@@ -1,4 +1,4 @@
-"""Locations and times as integers, so that grouping a million rows is a matter of sorting numbers."""
+"""Locations and times as integers, so that grouping a million rows means sorting numbers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 UNKNOWN_LOCATION = "unknown"
-"""Location of the images whose metadata names none."""
+"""Location of images whose metadata name none."""
 
 NO_TIME = np.iinfo(np.int64).max
 """Stands for a missing date, so that undated images sort last."""
 
 
 def encode_locations(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
-    """As `encode`, with null read as `UNKNOWN_LOCATION`."""
+    """Like `encode`, with null read as `UNKNOWN_LOCATION`."""
     return encode(column.cast(pa.string()).fill_null(UNKNOWN_LOCATION))
 
 
@@ -33,16 +33,16 @@ def microseconds(column: pa.ChunkedArray) -> Ints:
 
 
 def elapsed(frames: pa.Table, time: Ints, location: Ints) -> Ints:
-    """Times on a line on which an hour is an hour: in UTC where the offsets of a location's clocks are known.
+    """Times on a line on which an hour is an hour: in UTC if the offsets of a location's clocks are known.
 
-    So a burst over the end of summer time is one. Where a location's dates have offsets only in part, its
-    clocks are compared as they are.
+    So a burst across the end of summer time stays one burst. If only some of a location's dates have offsets,
+    its clocks' times are compared as they are.
 
     Parameters
     ----------
     frames : n images; a column `utc_offset_minutes` is not needed
-    time : (n,) local, as `microseconds` gives it
-    location : (n,) number of each image's location, from 0; -1 where it has none
+    time : (n,) local time, as returned by `microseconds`
+    location : (n,) number of each image's location, from 0; -1 if it has none
     """
     if "utc_offset_minutes" not in frames.column_names:
         return time
@@ -56,7 +56,7 @@ def elapsed(frames: pa.Table, time: Ints, location: Ints) -> Ints:
 
 
 def flags(frames: pa.Table, name: str) -> Bools:
-    """A column of booleans that may not be there; null is False."""
+    """A column of booleans that may be missing; null is False."""
     if name not in frames.column_names:
         return np.zeros(frames.num_rows, np.bool_)
     return np.asarray(one_chunk(frames[name]).fill_null(False).to_numpy(zero_copy_only=False), np.bool_)
@@ -68,7 +68,7 @@ def timestamps(values: Ints) -> pa.Array:
 
 
 def starts_of_groups(*keys: npt.NDArray[Any]) -> Bools:
-    """For sorted keys: where a row differs from the one before it in any of them; true for the first row."""
+    """For sorted keys: which rows differ from the row before in any of them; true for the first row."""
     starts = np.ones(len(keys[0]), np.bool_)
     starts[1:] = False
     for key in keys:

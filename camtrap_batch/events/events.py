@@ -30,8 +30,8 @@ class Events(NamedTuple):
     Attributes
     ----------
     events : schemas.EVENTS, by location, start, label
-    event_id : string array, of each row of `frames` as they were given; null where it belongs to no event
-    n_undated : images that would belong to an event, had they a date
+    event_id : string array, for each row of `frames` as given; null if it belongs to no event
+    n_undated : number of images that would belong to an event if they had a date
     """
 
     events: pa.Table
@@ -42,19 +42,19 @@ class Events(NamedTuple):
 def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
     """Group the images of a label at a location into events.
 
-    A new event begins where an image comes more than `gap_min` minutes after the previous image of that label
-    at that location, so an animal that stays is one event however long it stays. `UNCERTAIN` counts
-    as a label of its own, and so does each group. Images without an animal, without a label or without a date
+    A new event begins with an image that comes more than `gap_min` minutes after the previous image with that
+    label at that location, so an animal that stays is one event however long it stays. `UNCERTAIN` counts as
+    a label of its own, and so does each group. Images without an animal, without a label or without a date
     belong to no event.
 
     Parameters
     ----------
     frames
-        Images as `combine` labels them (sequences.FRAMES); one that shows several species has a row for
+        Images labelled by `combine` (sequences.FRAMES); one that shows several species has a row for
         each. A column `count`, boxes of animals in the image, makes the event's count its largest value;
         without one it is 1. `utc_offset_minutes` and `date_only` as in `combine`.
     empty
-        Label that means: no animal.
+        Label that means that there is no animal.
     gap_min
         Minutes.
     """
@@ -115,13 +115,13 @@ def find_events(frames: pa.Table, *, empty: str, gap_min: float) -> Events:
 
 
 def _true_or_null(is_so: Bools, begins: Ints) -> pa.Array:
-    """Whether it is so for any of each group's rows: true, otherwise null."""
+    """Whether it holds for any of each group's rows: true, otherwise null."""
     found = np.logical_or.reduceat(is_so, begins) if len(begins) else is_so
     return pa.array(found, pa.bool_(), mask=~found)
 
 
 def _said(seen: pa.Table, event: npt.NDArray[np.int64], n: int) -> dict[str, pa.Array]:
-    """Whether a person labelled some of each event, and what was said of its animals, if it is one."""
+    """Whether a person labelled part of each event, and what was said about its animals, if all agree."""
     if "label_source" not in seen.column_names:
         return by_machine(n)
     is_human = pc.fill_null(pc.equal(seen["label_source"], HUMAN), False)
@@ -135,7 +135,7 @@ def _said(seen: pa.Table, event: npt.NDArray[np.int64], n: int) -> dict[str, pa.
         times = np.bincount(pairs[0], minlength=n)
         one = np.zeros(n, np.int64)
         np.maximum.at(one, pairs[0], pairs[1])
-        if name == "classified_at":  # the last time counts
+        if name == "classified_at":  # the latest time counts
             times = np.minimum(times, 1)
         columns[name] = values.cast(TRAIT_TYPES[name]).take(pa.array(one, mask=times != 1))
     return columns

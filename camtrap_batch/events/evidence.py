@@ -1,8 +1,8 @@
 """What the frames of each sequence say together: its label, how probable it is, and why it is not another.
 
-Probabilities are added up as whole numbers, of which one is 2^-40: such a sum is exact, and so the same in
-whatever order the frames come. Frames pass by in batches, and a sequence is judged when its last one has, so
-that the probabilities of a million images of many classes need not be in memory at once.
+Probabilities are added up as integers in units of 2^-40: such a sum is exact, and so independent of the order
+of frames. Frames arrive in batches, and a sequence is judged after its last one, so that the probabilities of
+a million images with many classes need not be in memory at once.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from camtrap_batch.vocabulary import UNCERTAIN
 
 _ONE = 2.0**40
 _CELLS = 2_000_000
-"""Images of a batch times classes."""
+"""Images per batch times classes."""
 
 _MOST_BYTES = 512 * 2**20
-"""Of probabilities that wait; where there would be more, the table is read several times, in parts."""
+"""Limit on probabilities held back; if there would be more, the table is read several times, in parts."""
 
 _UNSURE = -2
-"""Code of a sequence of which neither a class nor a group is probable enough."""
+"""Code of a sequence for which neither a class nor a group is probable enough."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What `Evidence.judge` finds: of each sequence but for `own`, which is of each image.
+    """What `Evidence.judge` finds: for each sequence, except `own`, which is for each image.
 
     Attributes
     ----------
-    label : string array; null where nothing was classified
-    confidence : probability of the label, or of the best possible guess where it is uncertain; else NaN
+    label : string array; null if nothing was classified
+    confidence : probability of the label, or of the best possible guess if it is uncertain; otherwise NaN
     rank, set_aside, reason : string arrays, as in schemas.SEQUENCES
-    own : the image's own probability of what its sequence is labelled or guessed; NaN: not classified
+    own : the image's own probability of its sequence's label or guess; NaN: not classified
     """
 
     label: pa.Array
@@ -53,7 +53,7 @@ class Found:
 
 
 class Evidence:
-    """The predictions of some images, as `sequences.combine` is given them."""
+    """The predictions of some images, in the form that `sequences.combine` receives."""
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class Evidence:
     ) -> None:
         self.min_confidence = np.float32(min_confidence)
         label = frames["label"].cast(pa.string())
-        # A detector's labels need not be the model's: where there is no box, an image is empty to any model.
+        # A detector's labels need not be the model's: without a box, an image is empty for any model.
         told = {*label.drop_null().unique().to_pylist(), empty}
-        # In the alphabet's order, so that the first of equals is the first in the alphabet.
+        # In alphabetical order, so that the first among equals is alphabetically first.
         self.classes = sorted(told.union(_top5_labels(frames) if classes is None else classes))
         self.names = pa.array(self.classes, pa.string())
         self.empty = self.classes.index(empty)
@@ -92,12 +92,12 @@ class Evidence:
 
         Parameters
         ----------
-        group : number of each image's sequence, from 0 without a gap
-        location : of each sequence, in the list that was given
+        group : number of each image's sequence, from 0 without gaps
+        location : index of each sequence's location in the given list
         """
         n = len(location)
-        code = np.full(n, -1, np.int64)  # of a class; from len(classes): of a group; -1: nothing is known
-        guess = np.full(n, -1, np.int64)  # the most probable class that is possible
+        code = np.full(n, -1, np.int64)  # a class; from len(classes) on a group; -1: nothing is known
+        guess = np.full(n, -1, np.int64)  # the most probable possible class
         most = np.full(n, -1, np.int64)  # the most probable class
         confidence, most_p = np.full(n, np.nan, np.float32), np.zeros(n, np.float32)
         own = np.full(len(group), np.nan, np.float32)
@@ -133,10 +133,10 @@ class Evidence:
         return self._describe(code, guess, most, confidence, most_p, own, location)
 
     def _whole_sequences(self, group: Ints, n: int) -> Iterator[tuple[Ints, Ints]]:
-        """Images by sequence, with their probabilities (images, classes); each sequence comes at once."""
+        """Images by sequence, with their probabilities (images, classes); each sequence is yielded whole."""
         last = np.zeros(n, np.int64)
         np.maximum.at(last, group, np.arange(len(group)))
-        # Images that wait for the last one of their sequence: few of a sorted table, most of a shuffled one.
+        # Images waiting for the last one of their sequence: few in a sorted table, most in a shuffled one.
         closed = np.cumsum(np.bincount(last[group], minlength=len(group)))
         most = (np.arange(1, len(group) + 1) - closed).max(initial=0)
         n_passes = 1 + int(most) * len(self.classes) * 8 // _MOST_BYTES
@@ -144,7 +144,7 @@ class Evidence:
             yield from self._one_pass(group, last, group % n_passes == number)
 
     def _one_pass(self, group: Ints, last: Ints, is_wanted: Bools) -> Iterator[tuple[Ints, Ints]]:
-        """As `_whole_sequences`, for the wanted images."""
+        """Like `_whole_sequences`, for the wanted images."""
         waiting: list[tuple[Ints, Ints]] = []
         done = n_open = n_new = 0
         for batch in self._batches():
@@ -154,7 +154,7 @@ class Evidence:
             part = batch if len(wanted) == batch.num_rows else batch.take(pa.array(wanted))
             waiting.append((image, self._weights(part, image)))
             n_new += len(image)
-            # Not after each batch: what waits would be copied over and over.
+            # Not after every batch: waiting images would be copied over and over.
             if n_new < max(n_open, _CELLS // len(self.classes)) and done < len(group):
                 continue
             image, weights = (np.concatenate(some) for some in zip(*waiting, strict=True))
@@ -163,7 +163,7 @@ class Evidence:
             whole = np.flatnonzero(~is_open)
             whole = whole[np.argsort(group[image[whole]], kind="stable")]
             begins = np.flatnonzero(starts_of_groups(group[image[whole]]))
-            # Some sequences at a time: what is worked out of them takes several times their memory.
+            # A few sequences at a time: intermediate results take several times their memory.
             step = max(_CELLS // len(self.classes), 1)
             for rows in np.split(whole, begins[1:][np.diff(begins[1:] // step, prepend=0) > 0]):
                 yield image[rows], weights[rows]
@@ -179,12 +179,12 @@ class Evidence:
                 yield batch.slice(start, most)
 
     def _weights(self, batch: pa.RecordBatch, image: Ints) -> Ints:
-        """(images, classes) probabilities, as whole numbers."""
+        """(images, classes) probabilities, as integers."""
         p = np.zeros((batch.num_rows, len(self.classes)))
         is_classified = self.is_classified[image]
         rows = np.flatnonzero(is_classified)
         p[rows, self.label[image[rows]]] = self.confidence[image[rows]]
-        # Probabilities of all classes may be of half precision, so what top5 says comes last.
+        # Probabilities of all classes may be in half precision, so top5 takes precedence.
         for name in ("probs", "top5"):
             if name not in batch.schema.names:
                 continue
@@ -205,12 +205,12 @@ class Evidence:
         width = pc.list_value_length(probs)
         if self.column is None or not pc.all(pc.equal(width, len(self.column))).as_py():
             raise BrokenPromise(
-                "merge: the predictions' probs are not of the model's classes; run infer again"
+                "merge: the predictions' probs do not match the model's classes; run infer again"
             )
         return self.column
 
     def _add_up(self, image: Ints, weights: Ints, begins: Ints, size: Ints) -> tuple[Ints, Ints]:
-        """Sums of the frames that speak, and how many do, for each sequence."""
+        """For each sequence, the sums over the frames that speak, and their number."""
         if not len(image):
             return weights, size
         label, is_classified = self.label[image], self.is_classified[image]
@@ -300,6 +300,6 @@ def _codes(labels: pa.Array | pa.ChunkedArray, names: pa.Array) -> Ints:
     known = pc.index_in(labels, names)
     if known.null_count != labels.null_count:
         strange = labels.filter(pc.and_(pc.is_valid(labels), pc.is_null(known)))[0].as_py()
-        raise BrokenPromise(f"merge: {strange!r} is no class of the predictions' model; run infer again")
+        raise BrokenPromise(f"merge: {strange!r} is not a class of the predictions' model; run infer again")
     codes = one_chunk(known.cast(pa.int64()).fill_null(-1))
     return np.asarray(codes.to_numpy(zero_copy_only=False))

@@ -1,4 +1,4 @@
-"""Each usable image, with what was found of its sequence and its event."""
+"""Each usable image, with what was found out about its sequence and its event."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def frame_rows(
 
     Parameters
     ----------
-    frames : as of `combine`, in the manifest's order
-    shown : what `events` were found of: the sequences' frames, and after them, by image, a row for each
-        further species in it; default: there are none
+    frames : from `combine`, in the manifest's order
+    shown : what `events` were found in: the sequences' frames, followed by one row for each further species
+        in an image, by image; default: there are none
     """
     labelled = sequences.frames
     counted = labelled if "count" in labelled.column_names else frames

@@ -1,13 +1,13 @@
-"""What people say counts before what the machine says.
+"""What people say takes precedence over what the machine says.
 
-A label that a person gave an image is that image's, and its sequence's: where people looked at some frames of
-a sequence and saw animals there, the sequence has their labels; where all that they looked at is empty and
-they looked at every frame, it is empty; where they found only some frames empty, the machine's label of the
-others stays. A sequence in which people saw several species has a row for each.
+A label that a person gave an image holds for that image and its sequence: if people looked at some frames of
+a sequence and saw animals, the sequence has their labels; if they looked at every frame and all are empty, it
+is empty; if they found only some frames empty, the machine's label of the others stays. A sequence in which
+people saw several species has a row for each.
 
-Where the labels of people are all that counts, each image keeps what was said of itself: beside an animal
-an empty image stays empty, and one that nobody labelled has no label. So events are those of the labelled
-images, as camtrapR's `recordTable` counts them.
+If only people's labels count, each image keeps what was said about itself: beside an animal an empty image
+stays empty, and one that nobody labelled has no label. So events are those of the labelled images, as in
+camtrapR's `recordTable`.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ Rows = npt.NDArray[np.int64]
 def overrule(
     found: Sequences, said: pa.Table | None, *, empty: str, alone: bool = False
 ) -> tuple[Sequences, pa.Table]:
-    """Put what people said in the place of what the machine says.
+    """Replace what the machine says by what people said.
 
     Parameters
     ----------
     found
-        As `combine` makes it.
+        The result of `combine`.
     said
-        row (of `found.frames`), label, count, and of `TRAITS` what is known: one row for each image and
-        label; what counts now. None: nothing.
+        row (of `found.frames`), label, count, and whatever is known of `TRAITS`: one row for each image and
+        label, for what counts now. None: nothing.
     empty
         Label that means: no animal.
     alone
-        Labels of people are all that counts: `found` has none, and each image keeps its own.
+        Only people's labels count: `found` has none, and each image keeps its own.
 
     Returns
     -------
-    sequences : as `combine` makes them, with `label_source`; a sequence with several species has a row each
-    frames : those of `sequences`, and after them, by image, a row for each further species that it shows; for
+    sequences : like those of `combine`, with `label_source`; a sequence with several species has a row for
+        each
+    frames : those of `sequences`, followed by one row for each further species in an image, by image; for
         `find_events`
     """
     if alone:
@@ -65,7 +66,7 @@ def overrule(
     looked_at = np.bincount(of[np.unique(row)], minlength=len(n_frames))
     is_animal = one_chunk(pc.not_equal(said["label"], empty)).to_numpy(zero_copy_only=False)
     has_animal = np.bincount(of[row[is_animal]], minlength=len(n_frames)) > 0
-    # Of empties, all frames have to be said so; beside an animal an empty frame is just that.
+    # A sequence is empty only if all its frames were called so; beside an animal an empty frame is just that.
     counts = has_animal | (looked_at == n_frames)
     speaks = counts[of[row]] & (is_animal | ~has_animal[of[row]])
     if alone:
@@ -81,14 +82,14 @@ def overrule(
     told, sequence = said.filter(pa.array(speaks)), of[row[speaks]]
     per_sequence = _labels_of(sequence, one_chunk(told["label"]))
     if not alone:
-        # A frame that nobody looked at has its sequence's first label.
+        # A frame that nobody looked at gets its sequence's first label.
         first_label = np.full(len(n_frames), -1, np.int64)
         first_label[sequence[per_sequence[::-1]]] = np.flatnonzero(speaks)[per_sequence[::-1]]
         source = np.where(counts[of], first_label[of], -1)
     source[row[per_frame]] = per_frame
     is_looked_at = np.zeros(len(of), bool)
     is_looked_at[row] = True
-    # Boxes tell how many animals there are, not how many of each species.
+    # Boxes show how many animals there are, not how many of each species.
     is_shared = np.bincount(row, minlength=len(of)) > 1
     labelled = _told(frames, said, source, is_looked_at, is_shared)
     more = np.setdiff1d(np.arange(len(row)), per_frame)
@@ -118,7 +119,7 @@ def _unlabelled(found: Sequences) -> Sequences:
 
 
 def _whole(said: pa.Table) -> pa.Table:
-    """What was said, with all columns that are read here."""
+    """What was said, with all columns that are used here."""
     columns = {name: said[name] for name in ("row", "label", "count")}
     for name, kind in TRAIT_TYPES.items():
         columns[name] = said[name].cast(kind) if name in said.column_names else pa.nulls(said.num_rows, kind)
@@ -126,12 +127,12 @@ def _whole(said: pa.Table) -> pa.Table:
 
 
 def _first_of(row: Rows) -> Rows:
-    """The first of the sorted rows that are alike."""
+    """Marks the first of equal rows, for sorted rows."""
     return np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
 
 
 def _labels_of(sequence: Rows, label: pa.Array) -> Rows:
-    """One row of each label of each sequence, by sequence and label."""
+    """One row for each label of each sequence, by sequence and label."""
     if not len(sequence):
         return np.array([], np.int64)
     code = label.dictionary_encode()
@@ -148,11 +149,11 @@ def _told(
     looked_at: npt.NDArray[np.bool_],
     shared: npt.NDArray[np.bool_],
 ) -> pa.Table:
-    """Frames with the label of the row `source` of what was said; -1: they stay as they are.
+    """Frames with the label of row `source` of what was said; -1: they stay as they are.
 
     Parameters
     ----------
-    looked_at : whether somebody said it of this very frame
+    looked_at : whether somebody said it about this very frame
     shared : whether the frame shows several species
     """
     take = pa.array(np.maximum(source, 0), mask=source < 0)
@@ -178,9 +179,9 @@ def _sequences(
     per_sequence: Rows,
     first_image: pa.ChunkedArray,
 ) -> pa.Table:
-    """The table with the labels that people gave: a row for each label of a sequence.
+    """The table with people's labels: a row for each label of a sequence.
 
-    Its best image is the machine's, where that has one; otherwise the first that somebody saw it in.
+    Its best image is the machine's, if there is one; otherwise the first in which somebody saw it.
     """
     own = pc.binary_join_element_wise(sequences["location"], sequences["seq_id"], "\0")
     wanted = keys.take(pa.array(sequence[per_sequence]))
@@ -210,7 +211,7 @@ def _sequences(
 
 
 def _only(label: pa.Array, trait: pa.Array, sequence: Rows, per_sequence: Rows) -> pa.Array:
-    """What is said of each label of a sequence, where all who say something say the same."""
+    """What is said about each label of a sequence, if everybody who says something agrees."""
     known = np.flatnonzero(says_something(trait))
     if not len(known):
         return pa.nulls(len(per_sequence), trait.type)

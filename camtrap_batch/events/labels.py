@@ -1,6 +1,6 @@
-"""What people say of images, from metadata and from corrections: a row for each image and label.
+"""What people say about images, from metadata and corrections: one row for each image and label.
 
-`SAID` is what `events.human` puts in the place of what the machine says.
+`SAID` is the table with which `events.human` replaces what the machine says.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ SAID = pa.schema([("row", pa.int64()), ("label", pa.string()), ("count", pa.int3
 
 
 class Names:
-    """How labels of people are written: as the classes that they are, whatever their case.
+    """The spelling of people's labels: that of the class they name, whatever their case.
 
     Parameters
     ----------
-    empty : label that means: no animal
+    empty : label that means that there is no animal
     known : classes of the model, and categories of the data set; the first spelling counts
 
     >>> names = Names("empty", ["Lion", "lion"])
@@ -48,7 +48,7 @@ def of_metadata(catalog: pa.Table, usable: pa.ChunkedArray, names: Names) -> pa.
 
     Parameters
     ----------
-    catalog : image_id and labels, of each image
+    catalog : image_id and labels of each image
     usable : ids of the usable images, in the catalog's order
     """
     ids = one_chunk(catalog["image_id"])
@@ -61,15 +61,15 @@ def of_metadata(catalog: pa.Table, usable: pa.ChunkedArray, names: Names) -> pa.
     counts = found.field("count")
     told = pa.table({"row": row, "label": names.of(found.field("name")), "count": counts.cast(pa.int32())})
     told = told.filter(pc.and_(pc.greater_equal(told["row"], 0), pc.is_valid(told["label"])))
-    # Two categories of one name are both that.
+    # Two categories with one name are the same.
     together = told.group_by(["row", "label"], use_threads=False).aggregate([("count", "sum")])
     return _whole(together.rename_columns({"count_sum": "count"}))
 
 
 def of_corrections(standing: pa.Table) -> pa.Table:
-    """Corrections as `store.corrections.standing` gives them (`SAID`).
+    """Corrections as returned by `store.corrections.standing` (`SAID`).
 
-    Boxes of an image that have one label are so many animals of it.
+    Each box of an image with some label counts as one animal of it.
     """
     told = _whole(standing.rename_columns({"who": "classified_by", "when": "classified_at"}))
     of_box = pc.equal(standing["scope"], "box")
@@ -82,7 +82,7 @@ def of_corrections(standing: pa.Table) -> pa.Table:
 
 
 def one_of_each(metadata: pa.Table, corrections: pa.Table | None) -> pa.Table:
-    """Of each image what was said last: corrections take the place of what the metadata say of it."""
+    """What was said last about each image: corrections replace what the metadata say about it."""
     if corrections is None:
         return metadata
     is_corrected = pc.is_in(metadata["row"], one_chunk(corrections["row"]))

@@ -1,4 +1,4 @@
-"""What is known of each camera location: its images by status, its species, its events."""
+"""What is known about each camera location: its images by status, its species, its events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ Doubles = npt.NDArray[np.float64]
 
 
 def count_wildlife(row: Mapping[str, Any]) -> int:
-    """Species of a row of schemas.LOCATIONS without people and vehicles, which its `richness` counts too.
+    """Number of species in a row of schemas.LOCATIONS without people and vehicles, which `richness` counts
+    too.
 
     >>> count_wildlife({"richness": 2, "events_by_label": [{"label": "Vehicle", "n": 1}]})
     1
@@ -51,7 +52,7 @@ def summarise(
     dubious: pa.Table | None = None,
     effort: pa.Table | None = None,
 ) -> pa.Table:
-    """One row for each location of the manifest or of `cameras`, also for those without a usable image.
+    """One row for each location of the manifest or of `cameras`, including those without a usable image.
 
     Parameters
     ----------
@@ -59,19 +60,19 @@ def summarise(
         Every image: location, status, datetime. Images without a location are counted under
         `UNKNOWN_LOCATION`.
     sequences, events
-        As `combine` and `find_events` make them from the usable images.
+        Results of `combine` and `find_events` for the usable images.
     cameras
         location, longitude, latitude in degrees, WGS 84; each location once. A camera that the manifest does
-        not know has a row without images.
+        not have gets a row without images.
     empty
         Label that means: no animal.
     model_id, predictions_snapshot, run_time
         Where the labels come from; `run_time` with a time zone.
     dubious
-        The location of each usable image whose date is a finding; None where findings are not made.
+        The location of each usable image whose date is a finding; None if there are no findings yet.
     effort
-        Locations whose deployments are known: location, days in the field, and source of these. Of others the
-        dates with a usable image count.
+        Locations with known deployments: location, days in the field, and their source. For others the dates
+        with a usable image count.
 
     Returns
     -------
@@ -103,7 +104,7 @@ def summarise(
     ungrouped = species.filter(pa.array(~is_group))
     _, richness, top_label = _count_labels(where[~is_group], ungrouped["label"], n)
     hour = one_chunk(pc.hour(species["start"])).to_numpy(zero_copy_only=False).astype(np.int64)
-    is_timed = ~flags(species, "date_only")  # a date without a time of day is no midnight
+    is_timed = ~flags(species, "date_only")  # a date without a time of day does not mean midnight
     activity = np.bincount(where[is_timed] * 24 + hour[is_timed], minlength=n * 24)
     days, source = _effort(
         locations, _count_days(location[is_usable & is_dated], time[is_usable & is_dated], n), effort
@@ -162,7 +163,7 @@ def _coordinates(locations: pa.Array, cameras: pa.Table | None) -> dict[str, pa.
 
 
 def _count_days(location: Ints, time: Ints, n: int) -> Ints:
-    """Different dates, for each location."""
+    """Number of distinct dates at each location."""
     day = time // _DAY
     order = np.lexsort((day, location))
     is_new = starts_of_groups(location[order], day[order])
@@ -170,7 +171,7 @@ def _count_days(location: Ints, time: Ints, n: int) -> Ints:
 
 
 def _effort(locations: pa.Array, dates: Ints, effort: pa.Table | None) -> tuple[Doubles, pa.Array]:
-    """Days of each location, and what they rest on."""
+    """Days at each location, and what they are based on."""
     days = dates.astype(np.float64)
     source = np.array([None, "images"], object)[(dates > 0).astype(int)]
     if effort is not None:
@@ -184,7 +185,7 @@ def _effort(locations: pa.Array, dates: Ints, effort: pa.Table | None) -> tuple[
 
 
 def _points(longitude: pa.Array, latitude: pa.Array) -> pa.Array:
-    """Points as well-known binary (OGC 06-103r4, clause 8); null where the place is not known."""
+    """Points as well-known binary (OGC 06-103r4, clause 8); null if the coordinates are not known."""
     wkb = np.zeros(len(longitude), [("order", "<u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])
     wkb["order"], wkb["kind"] = 1, 1
     wkb["x"], wkb["y"] = (axis.fill_null(0).to_numpy(zero_copy_only=False) for axis in (longitude, latitude))

@@ -1,14 +1,14 @@
-"""Images -> sequences: which frames belong together, and what their evidence combined says.
+"""Images -> sequences: which frames belong together, and what their combined evidence says.
 
-An animal walks into the picture and out of it again, so some frames of a sequence with an animal are rightly
-empty. Hence the rule: frames whose most probable label is not empty, and that are sure of it, speak for the
-sequence, of animals only; where there is none, all frames speak, of everything. The sequence's probabilities
-are the mean of those of the frames that speak. Wildlife Insights labels in the same spirit: a mix of blank
-images and animals is not blank (wildlifeinsights.org, "Identify images in sequence projects").
+An animal walks into the picture and out again, so some frames of a sequence with an animal are rightly empty.
+Hence the rule: frames whose most probable label is not empty, and that are sure of it, speak for the
+sequence, about animals only; if there are none, all frames speak, about everything. The sequence's
+probabilities are the mean of those of the frames that speak. Wildlife Insights labels in the same spirit: a
+mix of blank images and animals is not blank (wildlifeinsights.org, "Identify images in sequence projects").
 
-With a taxonomy, a frame is also sure where a group of its label is probable enough, and a sequence whose
-most probable class is not sure gets the lowest group above it that is. Species that are not on the list of
-the camera's region can't be the label, but they are evidence for the groups above them; SpeciesNet's ensemble
+With a taxonomy, a frame is also sure if a group of its label is probable enough, and a sequence whose most
+probable class is not sure gets the lowest group above it that is. Species that are not on the list of the
+camera's region can't be the label, but they are evidence for the groups above them; SpeciesNet's ensemble
 rolls up in the same spirit (github.com/google/cameratrapai).
 """
 
@@ -40,15 +40,15 @@ from camtrap_batch.events.taxonomy import Taxonomy
 from camtrap_batch.store.schemas import SEQUENCES
 
 MACHINE, HUMAN = "machine", "human"
-"""Who a label is from: `label_source`."""
+"""Whose label it is: `label_source`."""
 
 TRAITS = ("sex", "life_stage", "behaviour", "individual", "classified_by", "classified_at")
-"""What is known of a person's label beside it and a count: of the animal; who said so, and when."""
+"""What is known besides a person's label and count: about the animal, and who said so, and when."""
 
 TRAIT_TYPES = {name: SEQUENCES.field(name).type for name in TRAITS}
 
 BURST_GAP_S = 60.0
-"""Longest gap inside a burst, seconds; that of Wildlife Insights and of MegaDetector's `create_sequences`."""
+"""Longest gap within a burst, seconds; as in Wildlife Insights and MegaDetector's `create_sequences`."""
 
 FRAMES = pa.schema(
     [
@@ -66,12 +66,12 @@ FRAMES = pa.schema(
 )
 """Images with the label, the confidence and the rank of their sequence.
 
-`image_confidence` is the image's own probability of that label, or of the best guess where it is uncertain.
+`image_confidence` is the image's own probability of that label, or of the best guess if it is uncertain.
 """
 
 
 def by_machine(n: int) -> dict[str, pa.Array]:
-    """The columns of n rows of which no person said anything."""
+    """The columns for n rows about which nobody said anything."""
     return {
         "label_source": pa.repeat(MACHINE, n),
         **{name: pa.nulls(n, kind) for name, kind in TRAIT_TYPES.items()},
@@ -79,7 +79,7 @@ def by_machine(n: int) -> dict[str, pa.Array]:
 
 
 def says_something(trait: pa.Array | pa.ChunkedArray) -> Bools:
-    """Whether values of a trait say anything: that one is "unknown" takes nothing from what others are."""
+    """Whether values of a trait say anything: "unknown" does not contradict other values."""
     said = pc.is_valid(trait)
     if pa.types.is_string(trait.type):
         said = pc.and_(said, pc.fill_null(pc.not_equal(trait, "unknown"), False))
@@ -107,43 +107,43 @@ def combine(
     """Group images into sequences and give each one label.
 
     A sequence is a `seq_id` at one location: data sets use the same one at two. Images without a `seq_id` are
-    grouped by time: a burst goes on while each image of its location comes at most `burst_gap_s` after the
-    one before. An image that has no date either, or no known location, is a sequence of its own.
+    grouped by time: a burst continues while each image of its location follows the one before within
+    `burst_gap_s`. An image without a date as well, or without a known location, is a sequence of its own.
 
     Parameters
     ----------
     frames
         Usable images: image_id (unique), location, seq_id, datetime, and from the predictions label,
         confidence, top5 and, where there is one, probs. An image without a label could not be classified; it
-        belongs to a sequence and has no say in it. Of columns that need not be there, `count` is passed on,
-        `utc_offset_minutes` tells elapsed time where it is known for all of a location, and an image with
+        belongs to a sequence but has no say in it. Optional columns: `count` is passed on,
+        `utc_offset_minutes` gives elapsed time if it is known for all of a location, and an image with
         `date_only` is in no burst.
     empty
         Label that means: no animal.
     min_confidence
-        Probability from which an image speaks for its sequence, and below which a sequence is `UNCERTAIN`,
-        or has the label of a group.
+        Minimum probability with which an image speaks for its sequence; a sequence below it is `UNCERTAIN`,
+        or gets the label of a group.
     burst_gap_s
         Seconds.
     classes
-        The model's, in the order of `probs`; default: those in label and top5.
+        The model's classes, in the order of `probs`; default: those in label and top5.
     scores
-        Gives top5 and probs batch by batch, in the order of `frames`, each time that it is called; default:
-        those in `frames`. `probs` are the calibrated probabilities of all classes; where there are none,
-        classes outside an image's top5, or without one outside its label, count as probability 0.
+        Yields top5 and probs batch by batch, in the order of `frames`, each time it is called; default: those
+        in `frames`. `probs` are the calibrated probabilities of all classes; without them, classes outside an
+        image's top5, or without that outside its label, count as probability 0.
     taxonomy, species
         Groups of classes; the classes that are possible at each location. Default: neither.
 
     Returns
     -------
     Sequences
-        A sequence of which no image could be classified has null for label, confidence and best image.
-        Between equally probable labels the first in the alphabet wins, between images the smallest image_id.
+        A sequence without any classified image has null for label, confidence and best image. Between equally
+        probable labels the alphabetically first wins, between images the smallest image_id.
 
     Raises
     ------
     InputError
-        No class is in the taxonomy, or on a species list.
+        None of the classes is in the taxonomy, or on a species list.
     """
     location, locations = encode_locations(frames["location"])
     time = microseconds(frames["datetime"])
@@ -155,7 +155,7 @@ def combine(
     begins = np.flatnonzero(starts_of_groups(group[order]))
     first = order[begins]
     start = time[first]
-    # Undated images are the last of their sequence.
+    # Undated images come last in their sequence.
     dated = np.where(time[order] == NO_TIME, -1, np.arange(len(order)))
     last = order[np.maximum(np.maximum.reduceat(dated, begins), 0)] if len(first) else first
     end = np.where(start == NO_TIME, NO_TIME, time[last])
@@ -222,7 +222,7 @@ def combine(
 def _group(
     location: Ints, locations: pa.Array, name: Ints, time: Ints, burst_gap_s: float, date_only: Bools
 ) -> Ints:
-    """Number of each image's sequence, from 0 without a gap."""
+    """Number of each image's sequence, from 0 without gaps."""
     group = np.empty(len(name), np.int64)
     is_named = name >= 0
     key = location[is_named] * (name.max(initial=0) + 1) + name[is_named]
@@ -240,7 +240,7 @@ def _group(
 def _made_names(
     locations: list[str], location: Ints, image_ids: pa.Array, image: Ints, is_nameless: Bools
 ) -> pa.Array:
-    """Names of the sequences that the source has none for, from location and first image; otherwise null."""
+    """Names for sequences that the source does not name, from location and first image; otherwise null."""
     made = np.full(len(location), None, object)
     ids = image_ids.take(pa.array(image[is_nameless])).to_pylist()
     made[is_nameless] = [

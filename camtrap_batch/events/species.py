@@ -10,7 +10,7 @@ import numpy as np
 
 from camtrap_batch.catalog.labels import label_key
 from camtrap_batch.catalog.names import unmatched
-from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.events.codes import Bools
 from camtrap_batch.events.taxonomy import LABEL, Taxonomy
@@ -22,11 +22,11 @@ class SpeciesLists:
 
     Attributes
     ----------
-    everywhere : at each camera
+    everywhere : labels possible at every camera
     by_region : region -> labels
-    by_location : camera location, * and ? stand for any text and letter -> labels
-    regions : camera location, likewise -> its region
-    where : file, for messages
+    by_location : camera location (* and ? stand for any text and any letter) -> labels
+    regions : camera location, written the same way -> its region
+    where : the file, for messages
     """
 
     everywhere: frozenset[str]
@@ -37,13 +37,13 @@ class SpeciesLists:
 
     @property
     def labels(self) -> frozenset[str]:
-        """All labels of the lists."""
+        """All labels in the lists."""
         return self.everywhere.union(*self.by_region.values(), *self.by_location.values())
 
     def at(self, location: str) -> tuple[frozenset[str], str] | None:
-        """The labels possible at a camera, and what the list is of; None where no list says.
+        """The labels possible at a camera, and what the list covers; None if no list applies.
 
-        Where some labels hold for regions or cameras alone, a camera that is in none of them has no list.
+        If all labels are for certain regions or cameras, a camera in none of them has no list.
         """
         possible = self.everywhere
         names: list[str] = []
@@ -58,7 +58,7 @@ class SpeciesLists:
 
 
 def _matching(location: str, names: Mapping[str, object]) -> Iterator[str]:
-    """The names that are a location, or stand for it by * and ?; its own first."""
+    """The names that equal a location, or match it by * and ?; its own first."""
     if location in names:
         yield location
     for name in names:
@@ -71,14 +71,14 @@ def _matching(location: str, names: Mapping[str, object]) -> Iterator[str]:
 
 
 def read_species(path: str, regions: str | None = None) -> SpeciesLists:
-    """Species lists from a CSV file: `label`, and where it has them `region` and `location`.
+    """Species lists from a CSV file: `label`, and optionally `region` and `location`.
 
     A row without either holds everywhere. `regions` is a CSV file of `location` and `region`.
 
     Raises
     ------
     InputError
-        A file can't be read, or a region of the list has no camera in `regions`; with line.
+        A file can't be read, or a region in the list has no camera in `regions`; with the line.
     """
     of = _read_regions(regions) if regions is not None else {}
     everywhere: set[str] = set()
@@ -115,7 +115,8 @@ def read_species(path: str, regions: str | None = None) -> SpeciesLists:
 def unused_lines(
     classes: Sequence[str], taxonomy: Taxonomy | None, species: SpeciesLists | None
 ) -> list[str]:
-    """What the taxonomy and the species lists say of labels that no class of the model is, or is below."""
+    """Notes on labels in the taxonomy and the species lists that match no class of the model, or group of
+    one."""
     ours = {label_key(label) for label in classes}
     found = {}
     if taxonomy is not None:
@@ -126,19 +127,19 @@ def unused_lines(
     if species is not None:
         found["events.species"] = unmatched(sorted(species.labels), sorted(ours), "the model")
     return [
-        f"labels of {key} that are no class of the model: {len(names):,} ({names.text})"
+        f"labels of {key} that are not classes of the model: {len(names):,} ({names.text})"
         for key, names in found.items()
         if names
     ]
 
 
 def unused_cameras(species: SpeciesLists, locations: Sequence[str]) -> list[str]:
-    """What the lists say of cameras that are no location, with the nearest that is one."""
+    """Notes on cameras in the lists that are not locations, with the nearest location."""
     lines = []
     for key, names in (("events.regions", species.regions), ("events.species", species.by_location)):
         meant = {name for location in locations for name in _matching(location, names)}
         if found := unmatched([name for name in names if name not in meant], locations, "the data set"):
-            lines.append(f"cameras of {key} that are no location: {len(found):,} ({found.text})")
+            lines.append(f"cameras of {key} that are not locations: {len(found):,} ({found.text})")
     return lines
 
 
@@ -161,15 +162,15 @@ def possible_classes(
     taxonomy: Taxonomy | None,
     empty: str,
 ) -> tuple[Bools, list[str | None]]:
-    """(locations, classes) whether a class is possible there, and what each list is of (None: no list).
+    """(locations, classes) whether a class is possible there, and what each list covers (None: no list).
 
-    A class is possible where the list has it or a group above it, and one that stands for a group where a
-    class below it is; `empty` always is.
+    A class is possible if the list has it or a group above it, and a class that stands for a group if a class
+    below it is possible; `empty` always is.
 
     Raises
     ------
     InputError
-        No class of the model is on any list.
+        None of the model's classes is on any list.
     """
     names = [set(taxonomy.names(label)) if taxonomy else {label_key(label)} for label in classes]
     mask = np.ones((len(locations), len(classes)), np.bool_)

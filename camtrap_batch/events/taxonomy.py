@@ -1,7 +1,7 @@
-"""Groups of species, as a job gives them: genus, family, ... of each label.
+"""Groups of species, as given by a job: genus, family, ... of each label.
 
-A label that stands for a group itself ("felidae" among the model's classes) is that group: its own
-probability counts to it.
+A label that names a group itself ("felidae" among the model's classes) is that group: its own probability
+counts towards it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from itertools import pairwise
 import numpy as np
 
 from camtrap_batch.catalog.labels import label_key, tidy_label
-from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.events.codes import Bools
 from camtrap_batch.vocabulary import UNCERTAIN
 
 LABEL = ("label", "species", "scientific_name", "scientificname")
-"""Names of the column with the label."""
+"""Possible names of the column with the label."""
 
 CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
-"""Names of the column with a category such as EN, which is no rank: what `publish.sensitive` may name."""
+"""Possible names of the column with a category such as EN, which is not a rank; `publish.sensitive` may name
+one."""
 
 COMMON_NAME = ("common_name", "vernacular_name", "vernacularname", "english_name")
-"""Names of the column with the name that people use, which is no rank either."""
+"""Possible names of the column with the common name, which is not a rank either."""
 
 Group = tuple[str, str]
 """Rank and name of a group, such as ("genus", "panthera")."""
@@ -34,12 +35,12 @@ Group = tuple[str, str]
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """The groups above each label, the lowest first. Labels are compared as `labels.label_key` has them.
+    """The groups above each label, the lowest first. Labels are compared by `labels.label_key`.
 
     Attributes
     ----------
-    categories : label -> its category of threat (`CATEGORY`), as it is written
-    common : label -> the name that people use
+    categories : label -> its category of threat (`CATEGORY`), as written
+    common : label -> the common name
     """
 
     groups: Mapping[str, tuple[Group, ...]]
@@ -48,7 +49,7 @@ class Taxonomy:
     common: Mapping[str, str] = field(default_factory=dict)
 
     def above(self, label: str) -> tuple[Group, ...]:
-        """The groups that a label belongs to; none where the taxonomy does not have it."""
+        """The groups that a label belongs to; none if it is not in the taxonomy."""
         return self.groups.get(label_key(label), ())
 
     def names(self, label: str) -> list[str]:
@@ -57,7 +58,7 @@ class Taxonomy:
 
 
 def taxonomy_of(given: str | Mapping[str, Mapping[str, str]] | None) -> Taxonomy | None:
-    """The taxonomy that `events.taxonomy` gives: a file, or groups. Raises as `read_taxonomy` does."""
+    """The taxonomy in `events.taxonomy`: a file, or groups. Raises like `read_taxonomy`."""
     if given is None:
         return None
     return read_taxonomy(given) if isinstance(given, str) else make_taxonomy(given)
@@ -66,12 +67,12 @@ def taxonomy_of(given: str | Mapping[str, Mapping[str, str]] | None) -> Taxonomy
 def read_taxonomy(path: str) -> Taxonomy:
     """A taxonomy from a CSV file: a column `label`, then one for each rank, the lowest first.
 
-    A group's cell may be empty. A column named as in `CATEGORY` or `COMMON_NAME` is no rank.
+    A group's cell may be empty. A column named as in `CATEGORY` or `COMMON_NAME` is not a rank.
 
     Raises
     ------
     InputError
-        The file can't be read, or a group is below two others; with line.
+        The file can't be read, or a group is below two others; with the line.
     """
     table = read_table(path, "events.taxonomy", LABEL)
     column = table.require({"label": LABEL})["label"]
@@ -98,12 +99,12 @@ def read_taxonomy(path: str) -> Taxonomy:
 
 
 def make_taxonomy(content: Mapping[str, Mapping[str, str]], where: str = "events.taxonomy") -> Taxonomy:
-    """A taxonomy from label -> rank -> group, the lowest rank first. Raises as `read_taxonomy` does."""
+    """A taxonomy from label -> rank -> group, the lowest rank first. Raises like `read_taxonomy`."""
     return _taxonomy((_row(f"{where}.{label}", label, groups) for label, groups in content.items()), where)
 
 
 _Row = tuple[str, str, list[Group], str, str]
-"""Where it stands, label, groups, category of threat, common name."""
+"""Its place in the file, label, groups, category of threat, common name."""
 
 
 def _row(where: str, label: str, given: Mapping[str, str]) -> _Row:
@@ -165,7 +166,7 @@ class Tree:
 
     Attributes
     ----------
-    names, ranks : of the groups
+    names, ranks : names and ranks of the groups
     above : (classes, depth) number of each group above a class, the lowest first, then -1
     members : (groups, classes) whether a class belongs to a group
     """

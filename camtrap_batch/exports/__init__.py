@@ -1,7 +1,7 @@
-"""A run's results as files that other programs read: one module a format.
+"""A run's results as files that other programs read: one module per format.
 
 `md-json` MegaDetector batch results, `camtrap-dp` a data package, `csv` one row per image, `cct` COCO Camera
-Traps. docs/exports.md says what becomes what. All of them stream: 1.4 million images take under 1 GB.
+Traps. docs/exports.md has the mappings. All of them stream: 1.4 million images take under 1 GB.
 """
 
 from __future__ import annotations

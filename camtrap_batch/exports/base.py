@@ -1,6 +1,6 @@
-"""What an export is, and which there are.
+"""What an export is, and which exports there are.
 
-An export is one module with a class of this protocol and one line in `EXPORTS`; a package that is installed
+An export is one module with a class that follows this protocol and one line in `EXPORTS`; a package installed
 beside ours adds one through an entry point of the group `camtrap_batch.exports`.
 """
 
@@ -21,7 +21,7 @@ from camtrap_batch.store.outputs import Outputs
 
 
 class Out:
-    """Where an export writes: hidden names, which take the place of what was there when all is whole.
+    """Where an export writes: hidden names, which replace what was there once everything is complete.
 
     Attributes
     ----------
@@ -36,14 +36,11 @@ class Out:
         self.path = self._place(final)
 
     def beside(self, ending: str) -> Path:
-        """A file to write beside it: its name will be that of the export and `ending`.
-
-        Raises UserError where somebody else's file has that name.
-        """
+        """A file to write beside it: its name will be that of the export and `ending`."""
         return self._place(self.final.with_name(f"{self.final.name}{ending}"))
 
     def _place(self, path: Path) -> Path:
-        self._outputs.require(path)
+        self._outputs.keep(path)
         self.written.append(path)
         return self._names.enter_context(replacing(path))
 
@@ -53,10 +50,10 @@ class Export(Protocol):
 
     Attributes
     ----------
-    name : what `--to` calls it
+    name : its name for `--to`
     help : what it is and who reads it, in a few words
     out : what `--out` names, such as: a file that ends in .csv
-    options : settings of its own
+    options : its own settings
     """
 
     name: str
@@ -65,20 +62,21 @@ class Export(Protocol):
     options: Sequence[Option]
 
     def check(self, out: str, job: Job) -> Path:
-        """Where it is to be written. Raises UserError where it may not; see `store.outpath`."""
+        """Where it is to be written. Raises UserError if that is not allowed; see `store.outpath`."""
         ...
 
     def write(self, images: Images, out: Out, options: Mapping[str, Any]) -> Written:
-        """Write it. Of each image of the catalog the result says that it is in it, or why it is not.
+        """Write it. The result accounts for each image of the catalog: it is included, or left out for a
+        reason.
 
         Parameters
         ----------
-        options : by name, a value for each of the export's options
+        options : value of each of the export's options, by name
 
         Raises
         ------
         InputError
-            Something that it needs was not made yet, or it would hold nothing.
+            Something that it needs has not been made yet, or it would be empty.
         """
         ...
 
@@ -105,18 +103,13 @@ def write_export(
     options: Mapping[str, Any] | None = None,
     outputs: Outputs | None = None,
 ) -> Written:
-    """Write an export; what was at `path` stays until the new one is whole.
+    """Write an export; what was at `path` stays until the new one is complete.
 
     Parameters
     ----------
     path : as the export's `check` gives it
     options : by name; those that are not given have their defaults
-    outputs : what may be replaced; default: what commands of the run wrote
-
-    Raises
-    ------
-    UserError
-        There is a file of somebody else's.
+    outputs : of the run; what no command of it wrote is kept
     """
     outputs = outputs or Outputs(images.run.folder)
     chosen = {option.name: option.default for option in export.options} | dict(options or {})

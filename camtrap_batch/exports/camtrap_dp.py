@@ -1,4 +1,4 @@
-"""A Camtrap DP data package of what was predicted: deployments, media, observations.
+"""A Camtrap DP data package of the predictions: deployments, media, observations.
 
 Format: camtrap-dp.tdwg.org, version 1.0.2. `catalog.camtrap_dp` reads what is written here.
 """
@@ -60,7 +60,7 @@ OBSERVATIONS = (
     "classificationProbability", "observationTags", "observationComments",
 )  # fmt: skip
 LEFT_OUT = ("kind", "id", "file_name", "location", "reason")
-"""Columns of the list of what is not in the package."""
+"""Columns of the list of what was left out of the package."""
 
 TABLES = {"deployments": DEPLOYMENTS, "media": MEDIA, "observations": OBSERVATIONS}
 _DESCRIPTOR = "datapackage.json"
@@ -68,12 +68,12 @@ _FILES = frozenset({_DESCRIPTOR, *(f"{name}.csv" for name in TABLES)})
 TOOL = "camtrap-batch"
 _SCHEMAS = "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2"
 IN_PARQUET = "-parquet"
-"""What the name of a table's resource ends in that holds its rows as Parquet."""
+"""Suffix of the name of a table's resource with its rows as Parquet."""
 PROFILE = f"{_SCHEMAS}/camtrap-dp-profile.json"
 BY_PEOPLE = "observations of media by people"
 SHOWS_PEOPLE = "that show people (--without-people)"
 _MISSING = ("", "NA", "NaN", "nan")
-"""Values that the format reads as: none."""
+"""Values that the format reads as missing."""
 _REFUSED_PATH = r"^[./~]|\.\.|\n"
 _BBOX = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
 _NUMBERS = ("latitude", "longitude", *_BBOX, "classificationProbability")
@@ -88,7 +88,7 @@ _NO_OFFSET = np.iinfo(np.int32).min
 
 
 _LIST = ".left-out.csv"
-"""What the name of the list is, after that of the package."""
+"""Suffix of the list's name, after that of the package."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class Rules:
 
     Attributes
     ----------
-    without_people : media that show people are left out
-    decimals : of coordinates; None: as they are
+    without_people : whether to leave out media that show people
+    decimals : decimals of coordinates; None: unchanged
     about : members of datapackage.json that the job gives
-    parquet : the tables as Parquet, too
+    parquet : whether to write the tables as Parquet, too
     """
 
     without_people: bool = False
@@ -110,7 +110,7 @@ class Rules:
 
     @classmethod
     def of(cls, images: Images, options: Mapping[str, Any]) -> Rules:
-        """By the options of the export, and the job's `dataset.about`."""
+        """From the options of the export, and the job's `dataset.about`."""
         given = images.run.job.dataset.about
         about = read_about(given) if isinstance(given, str) else _checked(dict(given or {}), "dataset.about")
         return cls(options["without-people"], options["coordinate-decimals"], about, options["parquet"])
@@ -119,14 +119,14 @@ class Rules:
 def read_about(path: str) -> dict[str, Any]:
     """The file `dataset.about`: JSON with members for the description of data packages.
 
-    Raises InputError where it can't be read, or has members that follow from the data.
+    Raises InputError if it can't be read, or has members that follow from the data.
     """
     try:
         with fsspec.open(path, "rb") as file:
             content = json.loads(file.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (dataset.about)") from None
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{path}: can't be read (dataset.about): {problem}") from None
     if not isinstance(content, dict):
         raise InputError(f'{path}: should be a JSON object such as {{"contributors": [...]}} (dataset.about)')
@@ -136,7 +136,7 @@ def read_about(path: str) -> dict[str, Any]:
 def _checked(content: dict[str, Any], where: str) -> dict[str, Any]:
     for name in content:
         if name in _FROM_DATA:
-            raise InputError(f"{where}: {name}: follows from the data, and can't be given (dataset.about)")
+            raise InputError(f"{where}: {name}: follows from the data, and can't be set (dataset.about)")
     return content
 
 
@@ -156,7 +156,7 @@ class CamtrapDpExport:
     options = (
         Option(
             "without-people",
-            "leave out media that show people, and what was observed of them",
+            "leave out media that show people, and the observations of them",
             False,
             metavar=None,
         ),
@@ -166,7 +166,7 @@ class CamtrapDpExport:
             parse=_decimals,
             metavar="N",
         ),
-        Option("parquet", "the tables as Parquet beside the CSV files, too", False, metavar=None),
+        Option("parquet", "also write the tables as Parquet, beside the CSV files", False, metavar=None),
     )
 
     def check(self, out: str, job: Job) -> Path:
@@ -193,7 +193,7 @@ def _is_zip(out: str) -> bool:
 
 
 def list_beside(path: Path) -> Path:
-    """Where the list of what was left out of the package at `path` is written."""
+    """Path of the list of what was left out of the package at `path`."""
     return path.with_name(f"{path.name}{_LIST}")
 
 
@@ -214,13 +214,13 @@ def is_package_of_ours(folder: Path) -> bool:
 
 
 def write_package(images: Images, path: Path, left_out: Path, rules: Rules) -> Written:
-    """As `write_camtrap_dp`; where the data set is a package itself, that one whole, with ours added."""
+    """Like `write_camtrap_dp`; if the data set is itself a package, that one complete, with our additions."""
     dataset = images.run.job.dataset
     if dataset.format != SOURCE:
         written = write_camtrap_dp(images, path, left_out, rules)
     else:
         from camtrap_batch.exports.camtrap_dp_source import (
-            write_whole,  # which is made of this module's parts
+            write_whole,  # it uses parts of this module
         )
 
         written = write_whole(images, path, left_out, str(dataset.metadata), rules)
@@ -230,7 +230,7 @@ def write_package(images: Images, path: Path, left_out: Path, rules: Rules) -> W
 
 
 def _write_parquet(path: Path) -> None:
-    """Each table of the package in the folder `path` as a resource more, in Parquet; times stay text."""
+    """Add each table of the package in the folder `path` as another resource, in Parquet; times stay text."""
     for name, columns in TABLES.items():
         numbers = {**dict.fromkeys(_NUMBERS, pa.float64()), "count": pa.int64()}
         kinds = {column: numbers.get(column, pa.string()) for column in columns}
@@ -261,7 +261,7 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
     Raises
     ------
     InputError
-        No image can be in it: none has a date, a place and a sound file.
+        No image can be included: none has a date, coordinates and a sound file.
     """
     rules = rules or Rules()
     written = Written(path, listed=left_out)
@@ -307,14 +307,14 @@ def write_camtrap_dp(images: Images, path: Path, left_out: Path, rules: Rules | 
         file.write(table)
     write_descriptor(path, described(_descriptor(images, table, taxa, written), rules))
     written.notes["deployments"] = table.num_rows
-    written.notes["of them with timestampIssues: a date in doubt, or no time zone"] = (
+    written.notes["of them with timestampIssues: a doubtful date, or no time zone"] = (
         deployments.with_issues()
     )
     return written
 
 
 def write_zip(images: Images, path: Path, left_out: Path, rules: Rules) -> Written:
-    """As `write_package`, all files in one .zip."""
+    """Like `write_package`, all files in one .zip."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.name) as scratch:
         folder = Path(scratch) / "package"
         written = write_package(images, folder, left_out, rules)
@@ -329,9 +329,9 @@ def write_zip(images: Images, path: Path, left_out: Path, rules: Rules) -> Writt
 
 
 def _reasons(images: Images, block: Block, *, without_people: bool) -> tuple[Ints, list[str]]:
-    """For each image the number of the reason why it can't be in the package, -1: it can; the reasons.
+    """For each image the number of the reason why it can't be in the package, -1 if it can; and the reasons.
 
-    Of several the status is told, else the last of `others`.
+    If there are several, the status counts, otherwise the last of `others`.
     """
     rows, places = block.rows, images.locations
     placed = places.filter(pc.and_(pc.is_valid(places["latitude"]), pc.is_valid(places["longitude"])))
@@ -343,7 +343,7 @@ def _reasons(images: Images, block: Block, *, without_people: bool) -> tuple[Int
         ("of a location without coordinates", pc.invert(is_placed)),
         ("without a location", pc.is_null(rows["location"])),
         ("with a file name that Camtrap DP does not allow", _is_refused(rows["file_name"], _REFUSED_PATH)),
-        ("with an id that Camtrap DP takes for none", _is_refused(rows["image_id"], None)),
+        ("with an id that Camtrap DP takes as missing", _is_refused(rows["image_id"], None)),
     ]
     if without_people:
         others.append((SHOWS_PEOPLE, pa.array(shows_people(images, block))))
@@ -358,7 +358,7 @@ def _reasons(images: Images, block: Block, *, without_people: bool) -> tuple[Int
 
 
 def shows_people(images: Images, block: Block) -> Bools:
-    """Whether an image's label, or a box of it that counts, is of people or their vehicles."""
+    """Whether an image's label, or a box in it that counts, is of people or their vehicles."""
     found = pc.fill_null(pc.is_in(pc.utf8_lower(block.label), pa.array(PEOPLE)), False)
     shown = np.array(found.to_numpy(zero_copy_only=False), bool)
     for place, boxes in block.boxes.items():
@@ -378,7 +378,7 @@ def list_left_out(file: CsvWriter, block: Block, mask: Bools, why: str, written:
 
 
 def list_images(file: CsvWriter, block: Block, reasons: Ints, why: list[str], written: Written) -> None:
-    """List the images of a block that are left out: those whose reason, a place in `why`, is not -1."""
+    """List the images of a block that are left out: those whose reason, an index into `why`, is not -1."""
     is_out = reasons >= 0
     if not is_out.any():
         return
@@ -413,7 +413,7 @@ class _Deployment:
 
 
 class _Given:
-    """Deployments that somebody wrote down, with their true start and end."""
+    """Recorded deployments, with their true start and end."""
 
     def __init__(self, deployments: pa.Table) -> None:
         self._rows: dict[str, list[dict[str, Any]]] = {}
@@ -438,7 +438,7 @@ class _Given:
         return next((row for row in self._rows.get(location, []) if row["name"] == name), None)
 
     def named(self, rows: pa.Table) -> pa.Table:
-        """Images, each with the name of the deployment that it was taken in, or of the nearest in time."""
+        """Images, each with the name of its deployment, or of the nearest one in time."""
         if not self._rows:
             return rows
         location, time = rows["location"].to_pylist(), microseconds(rows["datetime"]).tolist()
@@ -455,7 +455,7 @@ class _Given:
 
 
 class _Deployments:
-    """Deployments as they are met, and what is known of each when all images are seen.
+    """Deployments as they are encountered, and what is known about each after all images.
 
     Parameters
     ----------
@@ -469,7 +469,7 @@ class _Deployments:
         self._ids = set(_MISSING)
 
     def add(self, rows: pa.Table) -> Ints:
-        """Take images in; returns the number of each one's deployment."""
+        """Add images; returns the number of each one's deployment."""
         rows = self._given.named(rows)
         pairs = pa.table(
             {name: rows[name].combine_chunks().dictionary_encode() for name in ("location", "deployment")}
@@ -499,7 +499,7 @@ class _Deployments:
             row["location"]: row | {"off": uncertainty_m(km) if km else None}
             for row, km in zip(places, shown.grid_km.tolist(), strict=True)
         }
-        for location, name in self._given.names():  # those that saw nothing, too
+        for location, name in self._given.names():  # including those that saw nothing
             if of.get(location, {}).get("latitude") is not None:
                 self._number_of(location, name)
         rows = []
@@ -537,7 +537,7 @@ class _Deployments:
         found = self._number.get((location, name))
         if found is None:
             id_ = location if name is None else name
-            if id_.strip() in self._ids:  # of another location, or a word that stands for none
+            if id_.strip() in self._ids:  # the id of another location, or a word that means missing
                 id_ = f"{id_}-{short_hash(location, name or '')}"
             self._ids.add(id_.strip())
             found = self._number[location, name] = len(self._all)
@@ -582,7 +582,7 @@ def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
             "fileMediatype": pc.binary_join_element_wise(
                 pc.if_else(is_frame, "video", "image"), pc.if_else(pc.equal(kind, "mpo"), "jpeg", kind), "/"
             ),
-            # The format knows no frames: each is a medium of its own, of the same file.
+            # The format does not have frames: each is a separate medium, of the same file.
             "mediaComments": pc.binary_join_element_wise(
                 "frame at", rows["video_s"].cast(pa.string()), "s", " "
             ),
@@ -591,10 +591,10 @@ def _media(rows: pa.Table, deployment: pa.Array) -> pa.Table:
 
 
 def seen(images: Images, block: Block, places: Ints) -> pa.Table:
-    """What is seen in images: what the metadata say, where that counts; otherwise what the machine says.
+    """What is seen in images: what the metadata say, if that counts; otherwise what the machine says.
 
     Columns are the image's number in `places`, a prefix of the observation's id, label, confidence, box, the
-    row of its event in `images.events` (-1: none), and of people's labels `count`, and `is_human`.
+    row of its event in `images.events` (-1: none), and for people's labels `count`, and `is_human`.
     """
     event = images.event[block.predicted[places]]
     by_machine = _by_machine(images, block, places)
@@ -608,7 +608,7 @@ def seen(images: Images, block: Block, places: Ints) -> pa.Table:
             "is_human": pa.repeat(False, len(image)),
         }
     )
-    # What was said in corrections is an observation of its own, see `of_people`.
+    # What was said in corrections becomes a separate observation, see `of_people`.
     told = {place: said for place, said in block.told.items() if said[0]["classified_at"] is None}
     is_told = np.isin(places, np.fromiter(told, np.int64, len(told)))
     if not is_told.any():
@@ -633,7 +633,7 @@ def seen(images: Images, block: Block, places: Ints) -> pa.Table:
 
 
 def _by_machine(images: Images, block: Block, places: Ints) -> pa.Table:
-    """What a machine has seen: of each image its boxes, or where there are none its label."""
+    """What a machine has seen: each image's boxes, or its label if there are none."""
     labels, confidences = (part.take(pa.array(places)) for part in (block.machine, block.machine_p))
     if not images.has_boxes:
         n = len(places)
@@ -653,7 +653,7 @@ def _by_machine(images: Images, block: Block, places: Ints) -> pa.Table:
         boxes = images.counting(block.boxes.get(place, []))
         for which, box in enumerate(boxes):
             corners = [round(box[name], 6) for name in BOX]
-            if min(corners[2:]) <= 0:  # which the format does not allow
+            if min(corners[2:]) <= 0:  # the format does not allow this
                 corners = [None] * 4
             rows.append((number, f"box:{which}", box["label"], round(box["label_confidence"], 4), *corners))
         if not boxes:
@@ -693,17 +693,18 @@ def of_media(images: Images, rows: pa.Table, deployment: pa.Array, seen: pa.Tabl
 
 
 class People:
-    """What people said of images, block by block."""
+    """What people said about images, block by block."""
 
     def __init__(self, images: Images) -> None:
         said = images.said
-        # Of a sequence or an event as a whole nothing is said of each of its images.
+        # Statements about a whole sequence or event say nothing about each of its images.
         of_one = None if said is None else pc.is_in(said["scope"], pa.array(["image", "box"]))
         self._said = None if said is None else said.filter(of_one)
         self._start = 0
 
     def of(self, is_in: Bools) -> tuple[pa.Table | None, Ints]:
-        """What was said of the next images where `is_in` is true, and the number of each among these."""
+        """What was said about the next images for which `is_in` is true, and the number of each among
+        these."""
         start, self._start = self._start, self._start + len(is_in)
         if self._said is None:
             return None, np.zeros(0, np.int64)
@@ -718,12 +719,12 @@ class People:
 def of_people(
     images: Images, rows: pa.Table, deployment: pa.Array, said: pa.Table | None, image: Ints
 ) -> pa.Table:
-    """Observations of single media that people made.
+    """Observations of single media by people.
 
     Parameters
     ----------
     rows, deployment : images, and the deployment of each
-    said, image : of `People.of`
+    said, image : results of `People.of`
     """
     if said is None or not said.num_rows:
         return pa.table({name: pa.array([], pa.string()) for name in ("observationID", "scientificName")})
@@ -754,7 +755,7 @@ def of_people(
 
 
 def _traits(said: pa.Table) -> dict[str, pa.Array]:
-    """Traits in the format's words; a word that it does not have is none of its values."""
+    """Traits in the format's vocabulary; other words become null."""
     known = [name for name in _TRAITS.values() if name in said.column_names]
     found = {}
     for theirs, ours in _TRAITS.items():
@@ -775,7 +776,7 @@ _WORDS = {"sex": ("female", "male"), "lifeStage": ("adult", "subadult", "juvenil
 
 
 def _instants(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Times in UTC as the format has them."""
+    """Times in UTC in the form of the format."""
     seconds = times.cast(pa.timestamp("s", tz="UTC"), safe=False)
     return pc.strftime(seconds, "%Y-%m-%dT%H:%M:%SZ")
 
@@ -791,7 +792,7 @@ def _kinds(images: Images, label: pa.Array) -> pa.Array:
 
 
 def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str, pa.Array]:
-    """What observations say of a machine's labels."""
+    """What observations say about a machine's labels."""
     kind = _kinds(images, label)
     by_machine = pc.is_valid(label)
     made = utc(images.snapshot.created)
@@ -806,7 +807,7 @@ def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str
 
 
 class HasIds(Protocol):
-    """Deployments that have numbers."""
+    """Deployments identified by numbers."""
 
     def ids(self, number: Ints) -> pa.Array:
         """The id of each number."""
@@ -814,7 +815,8 @@ class HasIds(Protocol):
 
 
 class EventTimes:
-    """For each event: a deployment of its images in the package (-1: none is in it), zones of its times."""
+    """For each event: a deployment of its images in the package (-1: none is included), and zones of its
+    times."""
 
     def __init__(self, number: int) -> None:
         self.deployment = np.full(number, -1, np.int64)
@@ -829,7 +831,8 @@ class EventTimes:
         deployment: Ints,
         rows: pa.Table,
     ) -> None:
-        """Take notice of what is `seen` in images, and `said` of them; `deployment` and `rows` are theirs."""
+        """Take note of what is `seen` in images, and `said` about them; `deployment` and `rows` belong to the
+        images."""
         image, event = seen["image"].to_numpy(), seen["event"].to_numpy()
         told, of = said
         if told is not None:
@@ -862,7 +865,7 @@ def write_events(
     *,
     is_ours: Bools | None = None,
 ) -> set[str]:
-    """Returns the names that are in them.
+    """Write the events; returns the names in them.
 
     Parameters
     ----------
@@ -915,7 +918,7 @@ def write_events(
 def _by_people(
     images: Images, events: pa.Table, kept: Bools, observed: Mapping[str, pa.Array]
 ) -> dict[str, pa.Array]:
-    """Who labelled events, and when, where it was a person.
+    """Who labelled events, and when, if it was a person.
 
     Parameters
     ----------
@@ -956,7 +959,7 @@ def write_descriptor(path: Path, descriptor: Mapping[str, Any]) -> None:
 
 
 def described(descriptor: dict[str, Any], rules: Rules) -> dict[str, Any]:
-    """A descriptor with what the job says of the project, and how coordinates were rounded."""
+    """A descriptor with what the job says about the project, and how coordinates were rounded."""
     about = dict(rules.about)
     if isinstance(about.get("project"), dict) and isinstance(descriptor.get("project"), dict):
         about["project"] = descriptor["project"] | about["project"]
@@ -967,7 +970,7 @@ def described(descriptor: dict[str, Any], rules: Rules) -> dict[str, Any]:
 
 
 def rounded(deployments: pa.Table, decimals: int | None) -> pa.Table:
-    """Rows of deployments.csv with their coordinates, numbers or text, rounded; others as they are."""
+    """Rows of deployments.csv with their coordinates, numbers or text, rounded; other columns unchanged."""
     if decimals is None:
         return deployments
     for name in ("latitude", "longitude"):
@@ -995,7 +998,7 @@ def resources() -> list[dict[str, Any]]:
 
 
 def source() -> dict[str, str]:
-    """What a descriptor says of us."""
+    """What a descriptor says about us."""
     return {"title": TOOL, "version": version(TOOL)}
 
 
@@ -1004,9 +1007,9 @@ def _descriptor(images: Images, deployments: pa.Table, taxa: set[str], written: 
     name = images.run.job.name
     notes = f"Labels are predictions of {images.made_by or f'model {images.model_id}'}"
     people = images.said is not None or images.has_told
-    notes += "; what people said is marked as theirs." if people else ", not of people."
+    notes += "; what people said is marked as theirs." if people else ", not by people."
     if images.model_id == NO_MODEL:
-        notes = "Labels are of people."
+        notes = "Labels are by people."
     if written.left_out:
         notes += f" {written.left_out.total():,} of {len(images):,} images are not included: "
         notes += ", ".join(f"{number:,} {reason}" for reason, number in written.left_out.most_common()) + "."
@@ -1041,7 +1044,7 @@ def _knows_individuals(images: Images) -> bool:
 
 
 def taxonomic(images: Images, taxa: set[str]) -> list[dict[str, str]]:
-    """The species and groups that are observed, with what the taxonomy of `merge` says of them."""
+    """The observed species and groups, with what the taxonomy of `merge` says about them."""
     chains = images.merged.snapshot.meta["taxonomy"] or {}
     groups = {
         name.casefold(): (rank.casefold(), chain[at + 1 :])
@@ -1060,7 +1063,7 @@ def taxonomic(images: Images, taxa: set[str]) -> list[dict[str, str]]:
 
 
 def spatial(deployments: pa.Table) -> dict[str, Any]:
-    """The box that holds all deployments, as GeoJSON; the point, where it is one."""
+    """The bounding box of all deployments, as GeoJSON; a point if they are all in one place."""
     (west, east), (south, north) = (
         pc.min_max(deployments[name].cast(pa.float64())).as_py().values()
         for name in ("longitude", "latitude")
@@ -1075,12 +1078,12 @@ def spatial(deployments: pa.Table) -> dict[str, Any]:
 
 
 def stamps(time: Ints, offset: npt.NDArray[np.int32]) -> pa.Array:
-    """Local times as the format has them, to the second, each with its zone.
+    """Local times in the form of the format, to the second, each with its zone.
 
     Parameters
     ----------
     time : microseconds
-    offset : minutes east of UTC; where it is not known, the time gets a Z
+    offset : minutes east of UTC; if it is not known, the time gets a Z
     """
     texts = pc.strftime(pa.array(time // 1_000_000, pa.timestamp("s")), "%Y-%m-%dT%H:%M:%S")
     offsets, inverse = np.unique(offset, return_inverse=True)
@@ -1106,10 +1109,10 @@ def utc(text: str) -> str:
 
 
 class CsvWriter:
-    """A CSV file of some columns, of which most stay empty."""
+    """A CSV file with columns of which most stay empty."""
 
     def __init__(self, path: Path, columns: tuple[str, ...], *, as_text: bool = False) -> None:
-        """`as_text`: numbers that are given as text stay as they are written."""
+        """`as_text`: numbers given as text stay as they are written."""
         kinds = {} if as_text else {**dict.fromkeys(_NUMBERS, pa.float64()), "count": pa.int32()}
         self._schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
         self._writer = pacsv.CSVWriter(path, self._schema)

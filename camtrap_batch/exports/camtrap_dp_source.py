@@ -1,7 +1,8 @@
-"""A data package whole: what came in comes back out, with our observations beside those of the package.
+"""A complete data package: what came in comes back out, with our observations beside those of the package.
 
-Every row of the package's deployments, media and observations is written as it is, cell by cell, and every
-member of its description; observations that an earlier export of ours had added are replaced by today's.
+Every row of the package's deployments, media and observations is written unchanged, cell by cell, as is every
+member of its description; observations that an earlier export of ours had added are replaced by the present
+ones.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from camtrap_batch.survey.places import uncertainty_m
 from camtrap_batch.vocabulary import USABLE
 
 _OURS = r"^(media|box:\d+|event):"
-"""What ids of observations begin with that we add; `classifiedBy` is a model id then."""
+"""Prefix of the ids of observations that we add; their `classifiedBy` is a model id."""
 _MODEL = r"^[0-9a-f]{16}$"
 
 
@@ -40,7 +41,7 @@ def write_whole(images: Images, path: Path, left_out: Path, source: str, rules: 
 
     Parameters
     ----------
-    source : the package that the data set is, as `dataset.metadata` names it
+    source : the data set's own package, as named by `dataset.metadata`
 
     Raises
     ------
@@ -71,7 +72,7 @@ def write_whole(images: Images, path: Path, left_out: Path, source: str, rules: 
         descriptor = _descriptor(images, package.descriptor, taxa, files, written, rules)
         if moved:
             n_others = len(_others(package))
-            written.notes["other tables of the package left out, as they may name places"] = n_others
+            written.notes["other tables of the package left out, as they may reveal positions"] = n_others
             descriptor["spatial"] = ours.spatial(deployments)
     ours.write_descriptor(path, descriptor)
     written.notes["deployments of the package, as they were"] = deployments.num_rows
@@ -81,7 +82,7 @@ def write_whole(images: Images, path: Path, left_out: Path, source: str, rules: 
 
 
 def _hide_places(images: Images, tables: dict[str, pa.Table]) -> tuple[dict[str, pa.Table], bool]:
-    """The tables with the places that may leave (`survey.places`), and whether any is another than it was."""
+    """The tables with the positions that may leave (`survey.places`), and whether any has changed."""
     if (sensitive := images.sensitive) is None:
         return tables, False
     deployments, media, observations = (tables[name] for name in ours.TABLES)
@@ -110,7 +111,7 @@ def _hide_places(images: Images, tables: dict[str, pa.Table]) -> tuple[dict[str,
         column = pc.if_else(is_moved, pa.array(texts, pa.string()), deployments[name])
         deployments = deployments.set_column(deployments.column_names.index(name), name, column)
     of_moved = pc.is_in(media["deploymentID"], deployments["deploymentID"].filter(is_moved).combine_chunks())
-    exif = pc.if_else(of_moved, pa.scalar(None, pa.string()), media["exifData"])  # cameras write places there
+    exif = pc.if_else(of_moved, pa.scalar(None, pa.string()), media["exifData"])  # may hold a position
     media = media.set_column(media.column_names.index("exifData"), "exifData", exif)
     return {"deployments": deployments, "media": media, "observations": observations}, True
 
@@ -124,11 +125,11 @@ def _add_ours(
     unlisted: ours.CsvWriter,
     written: Written,
 ) -> set[str]:
-    """Write what the model and people say of media and events; returns the names in it.
+    """Write what the model and people say about media and events; returns the names in it.
 
     Parameters
     ----------
-    known : ids of observations that are written already: what people said in an earlier run stays
+    known : ids of observations that are already written: what people said in an earlier run stays
     """
     ids = tables["media"]["mediaID"].combine_chunks()
     deployments = _Deployments(tables["deployments"]["deploymentID"])
@@ -146,7 +147,7 @@ def _add_ours(
         shows_people = np.asarray(pc.is_in(block.rows["image_id"], people).to_numpy(), bool)
         ours.list_left_out(unlisted, block, shows_people, ours.SHOWS_PEOPLE, written)
         written.images += int((~shows_people).sum())
-        # A medium that is no picture, or has no date, is in the package, and nothing is said of it.
+        # A medium that is not a picture, or has no date, is in the package, and nothing is said about it.
         status = pc.is_in(block.rows["status"], pa.array(USABLE))
         is_in = np.asarray(pc.and_(status, pc.is_valid(block.rows["datetime"])).to_numpy(), bool)
         is_in &= ~shows_people
@@ -156,7 +157,7 @@ def _add_ours(
         rows = block.rows.filter(pa.array(is_in))
         number = deployments.add(rows)
         seen = ours.seen(images, block, np.flatnonzero(is_in))
-        # What people say in the package is in it already.
+        # What people say in the package is already in it.
         seen = seen.filter(pc.invert(seen["is_human"]))
         events.observed(images, seen, said, number, rows)
         table = ours.of_media(images, rows, deployments.ids(number), seen)
@@ -243,7 +244,7 @@ def _others(package: DataPackage) -> list[dict[str, Any]]:
 
 
 def _copy_others(package: DataPackage, path: Path) -> list[dict[str, Any]]:
-    """Tables and files of the package that are none of Camtrap DP's; copied where they lie in it."""
+    """Tables and files of the package that do not belong to Camtrap DP; they are copied to the same place."""
     found = []
     for resource in _others(package):
         found.append(resource)

@@ -45,11 +45,12 @@ EXPORT = CctExport()
 
 
 def write_cct(images: Images, path: Path) -> Written:
-    """Write every image of the catalog, and an annotation for each label or, where there are any, box."""
+    """Write every image of the catalog, with an annotation for each box, or for each label if there are no
+    boxes."""
     written = Written(path)
     categories = number_categories(images.labels(), _known(images), images.is_empty)
 
-    # Annotations come after the images in the file, and are made with them.
+    # Annotations follow the images in the file, but are made along with them.
     with tempfile.TemporaryFile(dir=path.parent) as kept, path.open("wb") as file:
 
         def records() -> Iterator[bytes]:
@@ -82,7 +83,7 @@ def write_cct(images: Images, path: Path) -> Written:
 def number_categories(
     labels: Iterable[str], known: Iterable[tuple[int, str]], is_empty: Any
 ) -> dict[str, int]:
-    """Category ids of labels: 0 for no animal, the data set's own for those that it has, and free ones.
+    """Category ids of labels: 0 for no animal, the data set's own ids if it has them, and new ones.
 
     >>> number_categories({"lion", "blank", "oryx"}, [(0, "blank"), (24, "oryx")], "blank".__eq__)
     {'blank': 0, 'oryx': 24, 'lion': 25}
@@ -152,7 +153,7 @@ def _records(
 def _said(
     told: list[dict[str, Any]], boxes: list[dict[str, Any]], row: dict[str, Any], categories: dict[str, int]
 ) -> list[dict[str, Any]]:
-    """The annotations of what a person says of an image: in its boxes, where these are that one species'."""
+    """The annotations of what a person says about an image: in its boxes, if these show that one species."""
     by_whom = {"label_source": "human"}
     first = told[0]
     if len(told) == 1 and boxes and first["count"] in (None, len(boxes)) and categories[first["label"]] != 0:

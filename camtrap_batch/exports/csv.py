@@ -106,7 +106,7 @@ def write_csv(images: Images, path: Path) -> Written:
 
 
 def _told(block: Block) -> dict[str, pa.Array]:
-    """Who each label is from, and what else a person said; further species as "zebra: 2; lion"."""
+    """Whose each label is, and what else a person said; further species as "zebra: 2; lion"."""
     n = len(block.human)
     source = pc.if_else(pa.array(block.human), "human", "machine")
     first = [block.told[place][0] if place in block.told else {} for place in range(n)]
@@ -128,6 +128,6 @@ def _told(block: Block) -> dict[str, pa.Array]:
 def no_formula(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Texts that no spreadsheet takes for a formula: ' before each that begins with = + - @ ' or a tab.
 
-    Whoever reads them drops one ' at the beginning, where there is one, and has what was there.
+    To get the original, a reader drops one ' at the beginning, if there is one.
     """
     return pc.replace_substring_regex(texts, _FORMULA, r"'\1")

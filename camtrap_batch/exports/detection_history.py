@@ -1,7 +1,7 @@
-"""Detection histories for occupancy models: a folder of CSV files, as R's read.csv takes them.
+"""Detection histories for occupancy models: a folder of CSV files for R's read.csv.
 
-Rows are stations and columns occasions, named as camtrapR's `detectionHistory` names them: unmarked's
-`unmarkedFrameOccu`, spOccupancy and camtrapR's own functions take them as they are.
+Rows are stations and columns occasions, named as in camtrapR's `detectionHistory`: unmarked's
+`unmarkedFrameOccu`, spOccupancy and camtrapR's own functions read them directly.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from camtrap_batch.catalog import as_photos_have_it
 from camtrap_batch.catalog.cameras import read_covariates
 from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import Images
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
-from camtrap_batch.options import Option
+from camtrap_batch.options import Option, fraction, one_of
 from camtrap_batch.store.outpath import check_folder
 from camtrap_batch.survey.history import Occasions, Records, find_records, make_occasions
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments
@@ -56,38 +57,21 @@ def _day1(text: str) -> str | dt.date:
         raise ValueError(f"{text!r} should be survey, station or a date such as 2022-12-31") from None
 
 
-def _one_of(*possible: str) -> Any:
-    def parse(text: str) -> str:
-        if text not in possible:
-            raise ValueError(f"{text!r} should be one of {', '.join(possible)}")
-        return text
-
-    return parse
-
-
-def _part(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise ValueError(f"{text!r} should be between 0 and 1")
-    return value
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 COUNTED = (
-    Option("min-confidence", "an event with less confidence is no record", 0.0, parse=_part, metavar="P"),
-    Option("groups", "groups of species (events.taxonomy) are records, too", False, metavar=None),
-    Option("people", "people and vehicles are records, too", False, metavar=None),
+    Option(
+        "min-confidence", "an event with less confidence is not a record", 0.0, parse=fraction, metavar="P"
+    ),
+    Option("groups", "groups of species (events.taxonomy) are also records", False, metavar=None),
+    Option("people", "people and vehicles are also records", False, metavar=None),
     Option(
         "labels",
         "human, machine: only events labelled by these; or all",
         "all",
-        parse=_one_of(*_LABELS),
+        parse=one_of(_LABELS),
         metavar="WHOSE",
     ),
     Option("species", "names between commas, default: all", parse=_names, metavar="NAME,..."),
@@ -107,13 +91,13 @@ class DetectionHistoryExport:
             parse=_day1,
             metavar="DAY",
         ),
-        Option("most-days", "leave out what is later than this many days", parse=_positive, metavar="N"),
-        Option("complete", "only occasions in all of whose days a camera worked", False, metavar=None),
+        Option("most-days", "leave out occasions after this many days", parse=_positive, metavar="N"),
+        Option("complete", "only occasions on all of whose days a camera worked", False, metavar=None),
         Option(
             "values",
             "presence (1 and 0), or how many events or individuals",
             "presence",
-            parse=_one_of(*_VALUES),
+            parse=one_of(_VALUES),
             metavar="WHAT",
         ),
         *COUNTED,
@@ -135,7 +119,8 @@ def write_histories(images: Images, path: Path, options: Mapping[str, Any]) -> W
     Raises
     ------
     InputError
-        `merge` was not run, no station's days are known, or an option asks for what is not there.
+        `merge` has not been run, no station's days are known, or an option asks for something that does not
+        exist.
     """
     images.check_stop()
     merged = images.merged
@@ -198,12 +183,10 @@ def write_histories(images: Images, path: Path, options: Mapping[str, Any]) -> W
         f"{plural(occasions.effort.shape[1], 'occasion')} of {plural(occasions.days, 'day')}, from "
         f"{plural(events.num_rows, 'event')}"
     )
-    written.notes[
-        "events when no camera worked by the deployments, or outside of the occasions, left out"
-    ] = records.n_outside
-    written.notes["stations whose effort is that of their photos, and so too short"] = sources.get(
-        "images", 0
+    written.notes["events left out: no camera worked then, by the deployments, or outside the occasions"] = (
+        records.n_outside
     )
+    written.notes["stations whose effort is taken from photos, and so too short"] = sources.get("images", 0)
     return written
 
 
@@ -221,7 +204,7 @@ def counted_of(options: Mapping[str, Any]) -> Counted:
 def write_matrices(
     path: Path, occasions: Occasions, records: Records, check_stop: Callable[[], None] = lambda: None
 ) -> dict[str, str]:
-    """A file for each species, and one for the effort, into a folder; returns the names of the former.
+    """Write a file for each species, and one for the effort, into a folder; returns the names of the former.
 
     Parameters
     ----------
@@ -245,11 +228,11 @@ _ZERO = ord("0")
 
 
 def _blank(occasions: Occasions) -> tuple[Bytes, npt.NDArray[np.int64]]:
-    """A file in which nothing was seen, and where each cell begins in it: all files differ in few cells."""
+    """A file in which nothing was seen, and where each cell begins in it: files differ only in few cells."""
     is_off = np.isnan(occasions.effort)
     starts = [f"{_quoted(name)},".encode() for name in occasions.stations]
     header = ",".join(['""', *map(_quoted, occasions.names)]).encode() + b"\n"
-    widths = np.where(is_off, 3, 2)  # with the comma, or the end of the line, behind it
+    widths = np.where(is_off, 3, 2)  # including the comma, or the end of the line, after it
     lengths = widths.sum(axis=1) + np.array([len(start) for start in starts])
     begins = len(header) + np.concatenate([[0], np.cumsum(lengths)[:-1]])
     within = np.cumsum(widths, axis=1) - widths + np.array([[len(start)] for start in starts])
@@ -265,7 +248,7 @@ def _blank(occasions: Occasions) -> tuple[Bytes, npt.NDArray[np.int64]]:
 
 
 def _fill(content: Bytes, at: npt.NDArray[np.int64], values: npt.NDArray[np.int64]) -> Bytes:
-    """The content with numbers in the cells that begin at `at`; a copy where one has several digits."""
+    """The content with numbers in the cells that begin at `at`; a copy if one has several digits."""
     texts = [str(value).encode() for value in values.tolist()]
     content[at] = [text[0] for text in texts]
     more = [(place + 1, digit) for place, text in zip(at.tolist(), texts, strict=True) for digit in text[1:]]
@@ -285,7 +268,7 @@ def _write_matrix(path: Path, occasions: Occasions, matrix: Any) -> None:
 
 
 def _covariates(images: Images, occasions: Occasions) -> pa.Table:
-    """Place and covariates of each station, in the order of the histories."""
+    """Position and covariates of each station, in the order of the histories."""
     sites = {row["location"]: row for row in images.locations.select(_PLACE).to_pylist()}
     rows = {name: sites.get(name, {}) for name in occasions.stations}
     columns: dict[str, Any] = {
@@ -295,7 +278,8 @@ def _covariates(images: Images, occasions: Occasions) -> pa.Table:
         "camera_days": pa.array(np.nansum(occasions.effort, axis=1)),
     }
     if (path := images.run.job.dataset.cameras) is not None:
-        table = read_covariates(path)
+        stations = pa.chunked_array([list(occasions.stations)], pa.string())
+        table = as_photos_have_it(read_covariates(path), lambda: stations)
         at = {name: number for number, name in enumerate(table["location"].to_pylist())}
         order = pa.array([at.get(name) for name in occasions.stations], pa.int64())
         columns |= {name: table[name].take(order) for name in table.column_names if name not in _PLACE}
@@ -314,11 +298,11 @@ _TELLS_PLACE = re.compile(
     r"|utm|mgrs|geohash|plus_?code|what3words|wkt|geom|geometry|gridref",
     re.IGNORECASE,
 )
-"""Columns of a camera table that say where a camera stands in another way."""
+"""Columns of a camera table that give a camera's position in another way."""
 
 
 def _sources(deployments: pa.Table, occasions: Occasions) -> dict[str, int]:
-    """How many stations' effort rests on what; on photos where any of it does."""
+    """Number of stations by what their effort rests on; photos if any of it does."""
     of: dict[str, str] = {}
     for location, source in zip(
         *(deployments[name].to_pylist() for name in ("location", "source")), strict=True

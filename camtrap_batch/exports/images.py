@@ -1,6 +1,6 @@
-"""What every export is made of: the images of a run, what was predicted of them, and what they belong to.
+"""What every export is made from: the images of a run, their predictions, and what they belong to.
 
-Rows are read in blocks. Of the predictions, numbers alone are held in memory; texts are held once each.
+Rows are read in blocks. Of the predictions, only numbers are held in memory; each text is held once.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ BLOCK = 16_384
 """Rows read and written at a time."""
 
 BOX = ("x", "y", "w", "h")
-"""Columns of the table `detections`: upper left corner, width and height, as parts of the picture's."""
+"""Columns of the table `detections`: upper left corner, width and height, as fractions of the picture's."""
 
 _DETECTIONS, _CROPS = "detections", "crops"
 _PEOPLE = ("person", "human", "vehicle")
-"""Categories of boxes that are not classified, and say by themselves what is in them."""
+"""Categories of boxes that are not classified, as they already say what is in them."""
 _OF_BOX = [*BOX, "category", "confidence", "repeat"]
 _OF_LABEL = ["label", "label_confidence"]
 _OF_CROP = ["box", "label", "confidence"]
@@ -57,7 +57,7 @@ _HUMAN = "human"
 
 @dataclass(frozen=True)
 class ExportInput:
-    """What is exported: a snapshot of the predictions, and the result of `merge` made of it, if any."""
+    """What is exported: a snapshot of the predictions, and the result of `merge` made from it, if any."""
 
     predictions: Snapshot
     merged: MergeResult | None
@@ -79,7 +79,8 @@ class ExportInput:
         return cls(predictions, next(made, None))
 
     def empty(self, run: Run) -> str:
-        """The label that means: no animal. Without a result of merge, as job file and model say today."""
+        """The label that means that there is no animal. Without a result of merge, as job file and model now
+        say."""
         if self.merged is not None:
             return str(self.merged.snapshot.meta["empty"])
         if self.predictions.inputs["model"] == NO_MODEL:
@@ -105,8 +106,8 @@ class Predictions:
     Attributes
     ----------
     labels : distinct labels, ascending
-    label : (n,) number of the label; -1 where the image could not be classified
-    confidence : (n,) its probability; NaN where there is no label
+    label : (n,) number of the label; -1 if the image could not be classified
+    confidence : (n,) its probability; NaN if there is no label
     top_begin : (n + 1,) where each image's most probable classes begin in `top_label` and `top_p`
     top_label, top_p : number and probability of each, descending within an image
     """
@@ -125,15 +126,15 @@ class Block(NamedTuple):
     Attributes
     ----------
     rows : columns of the manifest, `status` as text
-    predicted : (n,) row in `Images.predictions` and `Images.frames`; -1 where the image is not usable
-    label : what a person says, else what was predicted; null where neither is known
-    confidence : probability of what was predicted; null where nothing was, and of what a person says
-    boxes : place of an image among these -> its boxes, rows of the table `detections`, without repeats, each
-        with `label` and `label_confidence`, null where it was not classified
-    machine, machine_p : label and probability that were predicted, whatever people say
+    predicted : (n,) row in `Images.predictions` and `Images.frames`; -1 if the image is not usable
+    label : what a person says, otherwise what was predicted; null where neither is known
+    confidence : probability of what was predicted; null if nothing was, and of what a person says
+    boxes : index of an image among these -> its boxes, rows of the table `detections`, without repeats, each
+        with `label` and `label_confidence`, null if it was not classified
+    machine, machine_p : predicted label and probability, whatever people say
     human : (n,) whether the label is a person's
-    told : place of an image that a person labelled among these -> what was said of each species, the first
-        first: `label`, `count`, `event_id`, `sex`, ..., `classified_by`, `classified_at`
+    told : index among these of an image that a person labelled -> what was said about each species, the first
+        one first: `label`, `count`, `event_id`, `sex`, ..., `classified_by`, `classified_at`
     """
 
     rows: pa.Table
@@ -154,11 +155,11 @@ class Images:
     ----------
     run, source
     empty
-        Label that means: no animal; default: as `ExportInput.empty` finds it.
+        Label that means that there is no animal; default: `ExportInput.empty`.
     stop
         Once it is set, `blocks` raises Interrupted.
     exact_places
-        Places of sensitive species, too (`publish.sensitive`): for those who may know them.
+        Include exact positions of sensitive species (`publish.sensitive`): for those who may know them.
     """
 
     def __init__(
@@ -190,29 +191,29 @@ class Images:
 
     @property
     def classifier(self) -> str:
-        """Who labels are from, but for those of people: the model, or what others name in their results."""
+        """Whose the labels are, apart from people's: the model, or the program named in results."""
         if self.model_id == NO_MODEL:
             return "people"
         return self.made_by or f"camtrap-batch {self.model_id}"
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Raises InputError where they are of other images than their manifest."""
+        """The predictions. Raises InputError if they do not match their manifest's images."""
         return self._read_predictions(self._usable[1])
 
     @property
     def merged(self) -> MergeResult:
-        """Raises InputError where `merge` was not run on these predictions."""
+        """The result of merge. Raises InputError if `merge` has not been run on these predictions."""
         if self._merged is None:
             raise InputError(
-                f"{self.run.folder.url}: no sequences and events of snapshot {self.snapshot.number} of "
-                "predictions are there; run merge first"
+                f"{self.run.folder.url}: there are no sequences and events for snapshot "
+                f"{self.snapshot.number} of predictions; run merge first"
             )
         return self._merged
 
     @property
     def has_merged(self) -> bool:
-        """Whether `merge` was run on these predictions."""
+        """Whether `merge` has been run on these predictions."""
         return self._merged is not None
 
     @property
@@ -226,7 +227,7 @@ class Images:
         table = self.merged.table("frames")
         parts = []
         for rows in chain([table.schema.empty_table()], _blocks(table, list(_BELONGING))):
-            # Of texts, a number for each image, and each text once.
+            # Texts: a number for each image, and each text once.
             texts = {name: rows[name].combine_chunks().dictionary_encode() for name in _BELONGING[:3]}
             parts.append(pa.table({**texts, "confidence": rows["confidence"]}))
         return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
@@ -237,7 +238,7 @@ class Images:
 
     @property
     def locations(self) -> pa.Table:
-        """The table `locations` with the places that may leave: see `survey.places`."""
+        """The table `locations` with the positions that may leave: see `survey.places`."""
         return self.shown.locations
 
     @cached_property
@@ -246,7 +247,7 @@ class Images:
         return self.show()
 
     def show(self, also: Collection[str] = ()) -> Shown:
-        """As `shown`, where something sensitive was seen at the locations `also`, too."""
+        """Like `shown`, if something sensitive was also seen at the locations `also`."""
         if self._exact_places:
             locations = self.merged.table("locations").to_table()
             return Shown(locations, np.zeros(locations.num_rows))
@@ -254,7 +255,7 @@ class Images:
 
     @property
     def sensitive(self) -> Sensitive | None:
-        """Species whose exact places may not leave; None where there are none, or all may know."""
+        """Species whose exact positions may not leave; None if there are none, or all may know."""
         return None if self._exact_places else sensitive_of(self.run.job)
 
     @cached_property
@@ -280,10 +281,11 @@ class Images:
 
     @cached_property
     def said(self) -> pa.Table | None:
-        """What people said of usable images, as it stands now (`store.corrections.standing`); None: nothing.
+        """What people said about usable images, as it stands now (`store.corrections.standing`); None:
+        nothing.
 
-        Beside its columns: `row`, the image's in the manifest, by which it is sorted, and `of_event`, the row
-        of `events` that the image belongs to with this label, -1: none.
+        Besides its columns: `row`, the image's in the manifest, by which it is sorted, and `of_event`, the
+        row of `events` that the image belongs to with this label, -1: none.
         """
         corrections = read_corrections(self.run)
         if not corrections.num_rows:
@@ -309,10 +311,10 @@ class Images:
         return label in self._empty
 
     def counting(self, boxes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Of an image's boxes those that the label of the image may be from, each with a label.
+        """The boxes of an image from which its label may come, each with a label.
 
-        They are boxes with an animal in them, as the model says; and of people and vehicles, as the detector
-        says, those above `infer.detection_threshold` of that day.
+        They are boxes with an animal in them, according to the model; and those of people and vehicles,
+        according to the detector, above `infer.detection_threshold` at that time.
         """
         threshold = self.snapshot.meta[_DETECTIONS]["threshold"] if boxes else 0
         found = []
@@ -360,7 +362,7 @@ class Images:
             human, told = self._told.of(predicted)
             is_human = pa.array(human)
             machine = take(labels, label)
-            # As many digits as mean something; a float32 has noise after them.
+            # Only significant digits; a float32 has noise after them.
             machine_p = pc.round(pa.array(confidence.astype(float), mask=label < 0), 4)
             own = [told[place][0]["label"] if place in told else None for place in range(len(human))]
             yield Block(
@@ -376,10 +378,10 @@ class Images:
             )
             start += rows.num_rows
         if not detections.is_done():
-            raise InputError(f"{self.run.folder.url}: detections of images that the manifest does not have")
+            raise InputError(f"{self.run.folder.url}: detections of images that are not in the manifest")
 
     def doubted_dates(self) -> pa.Array:
-        """Ids of the images about whose date there is a finding."""
+        """Ids of the images with a finding about their date."""
         for number in reversed(snapshots.numbers(self.run.folder, "findings")):
             found = snapshots.load(self.run.folder, "findings", number)
             if found.meta.get("manifest_plan") == self.manifest.plan_id:
@@ -390,7 +392,7 @@ class Images:
 
     @cached_property
     def _told(self) -> _Told:
-        """What people said of the images, as `merge` took it."""
+        """What people said about the images, as used by `merge`."""
         nothing = _Told(pa.array([], pa.int64()), FRAMES.empty_table().select(_TOLD))
         if self._merged is None:
             return nothing
@@ -408,7 +410,7 @@ class Images:
 
     @cached_property
     def _usable(self) -> tuple[npt.NDArray[np.int32], pa.ChunkedArray]:
-        """For each image its place among the usable ones, -1: it is none; ids of those."""
+        """For each image its index among the usable ones, -1 if it is not usable; and the ids of those."""
         usable, ids = [], []
         for rows in _blocks(self.run.table("manifest", self.manifest.number), ["image_id", "status"]):
             mask = pc.is_in(rows["status"].cast(pa.string()), pa.array(USABLE))
@@ -444,8 +446,7 @@ class Images:
             top_p.append(entries.field("p").to_numpy(zero_copy_only=False).astype(np.float32))
         if not pa.chunked_array(ids, pa.string()).equals(usable_ids):
             raise InputError(
-                f"{self.run.folder.url}: the predictions are of other images than the manifest's; run infer "
-                "first"
+                f"{self.run.folder.url}: the predictions do not match the manifest's images; run infer first"
             )
         names = sorted(codes)
         rank = np.empty(len(names) + 1, np.int32)
@@ -462,11 +463,11 @@ class Images:
 
 
 class _Told:
-    """What people said of images.
+    """What people said about images.
 
     Parameters
     ----------
-    rows : of the table frames, ascending
+    rows : row numbers in the table frames, ascending
     told : these rows of it
     """
 
@@ -478,7 +479,7 @@ class _Told:
             self.labels.update(pc.struct_field(more, "label").drop_null().to_pylist() if len(more) else ())
 
     def of(self, rows: Ints) -> tuple[Bools, dict[int, list[dict[str, Any]]]]:
-        """Whether each row was labelled by a person; and what was said, by place."""
+        """Whether each row was labelled by a person; and what was said, by index."""
         at = np.searchsorted(self._rows, rows)
         found = np.append(self._rows, -2)[np.minimum(at, len(self._rows))] == rows
         places = np.flatnonzero(found)
@@ -501,7 +502,7 @@ class _Boxes:
         self._crops = _Rows(crops, _OF_CROP)
 
     def of(self, image_ids: pa.ChunkedArray) -> dict[int, list[dict[str, Any]]]:
-        """Boxes of the next images that are no repeats, by the image's place."""
+        """Boxes of the next images that are not repeats, by the image's index."""
         crops = self._crops.of(image_ids)
         found: dict[int, list[dict[str, Any]]] = {}
         for at, boxes in self._detections.of(image_ids).items():
@@ -519,7 +520,7 @@ class _Boxes:
 
 
 class _Rows:
-    """The rows of a table that are in the order of the images, handed out as these are read."""
+    """The rows of a table in the order of the images, handed out as these are read."""
 
     def __init__(self, table: Table | None, columns: list[str]) -> None:
         self._columns = columns
@@ -527,7 +528,7 @@ class _Rows:
         self._waiting = next(self._tables, None)
 
     def of(self, image_ids: pa.ChunkedArray) -> dict[int, list[dict[str, Any]]]:
-        """Rows of the next images, by the image's place."""
+        """Rows of the next images, by the image's index."""
         found: dict[int, list[dict[str, Any]]] = {}
         while self._waiting is not None:
             place = pc.index_in(self._waiting["image_id"], image_ids.combine_chunks()).combine_chunks()
@@ -548,7 +549,7 @@ class _Rows:
 
 
 def _is_named(category: str) -> bool:
-    """Whether boxes of a category say by themselves what is in them."""
+    """Whether boxes of a category already say what is in them."""
     return category.casefold() in _PEOPLE
 
 
@@ -567,12 +568,12 @@ def _blocks(table: Table, columns: list[str]) -> Iterator[pa.Table]:
 
 
 def take(values: pa.Array, rows: npt.NDArray[Any]) -> pa.Array:
-    """Values at some places; null where the place is -1."""
+    """Values at the given indices; null if an index is -1."""
     return values.take(pa.array(rows, mask=rows < 0))
 
 
 def _at(values: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
-    """Values at some places; anything where the place is -1."""
+    """Values at the given indices; arbitrary if an index is -1."""
     return values[rows] if len(values) else np.zeros(len(rows), values.dtype)
 
 

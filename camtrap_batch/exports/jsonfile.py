@@ -1,4 +1,4 @@
-"""JSON files that are larger than memory: an object, of which members may be arrays made while writing."""
+"""JSON files that are larger than memory: an object whose members may be arrays generated while writing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Tasks for Label Studio, each with the machine's answer as a pre-annotation.
 
-Format: labelstud.io/guide/predictions, "Basic Label Studio JSON". The labelling configuration that they
-belong to is written beside them; `camtrap corrections` reads what people made of them (export as JSON).
+Format: labelstud.io/guide/predictions, "Basic Label Studio JSON". Their labelling configuration is
+written beside them; `camtrap corrections` reads what people made of them (export as JSON).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from camtrap_batch.store.outpath import check_file
 from camtrap_batch.vocabulary import EMPTY
 
 CONFIG, LIST = ".config.xml", ".left-out.csv"
-"""What the names of the configuration and of the list of images left out are, after that of the tasks."""
+"""Suffixes of the names of the configuration and of the list of images left out, after that of the tasks."""
 
 _SPECIES, _BOX, _IMAGE = "species", "box", "image"
 _LOCAL = "/data/local-files/?d="
@@ -39,7 +39,7 @@ class LabelStudioExport:
     options = (
         Option(
             "prefix",
-            "what stands before a file's path, default: the URL of the image root, or "
+            "prefix of a file's path, default: the URL of the image root, or "
             f"{_LOCAL} for files of Label Studio's own machine",
             metavar="URL",
         ),
@@ -66,7 +66,7 @@ def write_tasks(images: Images, path: Path, left_out: Path, *, prefix: str | Non
 
     Parameters
     ----------
-    prefix : of the address of an image, before its path below the image root
+    prefix : beginning of an image's address, before its path below the image root
     """
     written = Written(path)
     root = str(images.run.job.dataset.images or "")

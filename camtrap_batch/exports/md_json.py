@@ -1,4 +1,4 @@
-"""MegaDetector batch results, as Timelapse and MegaDetector's own tools read them.
+"""MegaDetector batch results, for Timelapse and MegaDetector's own tools.
 
 Format: lila.science/megadetector-output-format, version 1.6.
 """
@@ -17,6 +17,7 @@ from camtrap_batch.exports.jsonfile import encode, write_members
 from camtrap_batch.exports.written import Written
 from camtrap_batch.job import Job
 from camtrap_batch.options import Option
+from camtrap_batch.remote import redacted
 from camtrap_batch.store.outpath import check_file
 from camtrap_batch.vocabulary import VIDEO_ENDINGS, Status, ending_of
 
@@ -55,7 +56,7 @@ def write_md_json(images: Images, path: Path) -> Written:
     made = dt.datetime.fromisoformat(images.snapshot.created).strftime("%Y-%m-%d %H:%M:%S")
     info = {
         "format_version": "1.6",
-        "detector": "camtrap-batch, whole frames" if not images.has_boxes else "boxes of infer.detections",
+        "detector": _detector(images),
         "detection_completion_time": made,
         "detector_metadata": _THRESHOLDS_BOXES if images.has_boxes else _THRESHOLDS_WHOLE,
         "classifier": images.classifier,
@@ -67,7 +68,7 @@ def write_md_json(images: Images, path: Path) -> Written:
         for rows in _by_file(_rows(images, classes, written)):
             record = rows[0].record if rows[0].video_s is None else _video(rows, rates)
             if "failure" in record:
-                written.notes["of them with a failure: no image that can be opened, or no label"] += 1
+                written.notes["of them with a failure: the image can't be opened, or has no label"] += 1
             yield encode(record)
 
     with path.open("wb") as file:
@@ -83,8 +84,15 @@ def write_md_json(images: Images, path: Path) -> Written:
     return written
 
 
+def _detector(images: Images) -> str:
+    settings = images.run.job.detection[0] if images.has_boxes and images.run.job.detection else None
+    if settings is None:
+        return "camtrap-batch, whole frames"
+    return redacted(str(settings.model or settings.results)).replace("\\", "/").rpartition("/")[2]
+
+
 class _Row(NamedTuple):
-    """What is written of an image; `video_s`: of a frame of a video."""
+    """What is written about an image; `video_s`: time of a frame of a video."""
 
     record: dict[str, Any]
     status: str
@@ -104,7 +112,7 @@ def _rows(images: Images, classes: dict[str, str], written: Written) -> Iterator
 
 
 def _by_file(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
-    """Each image for itself; of a video that is read all rows, which follow one another, together."""
+    """Each image separately; all rows of a video, which are consecutive, together."""
     for _, group in groupby(rows, lambda row: (row.record["file"], row.is_of_video)):
         of_file = list(group)
         if of_file[0].video_s is None:
@@ -163,9 +171,9 @@ def _records(images: Images, block: Block, classes: dict[str, str]) -> Iterator[
 def _said(
     images: Images, boxes: list[dict[str, Any]], told: list[dict[str, Any]], classes: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """Detections of an image that a person labelled: sure, in the boxes that there are, or of all of it.
+    """Detections of an image that a person labelled: sure, in its boxes, or for the whole image.
 
-    Where people saw several species, nothing tells which box shows which; each is of the whole picture.
+    If people saw several species, nothing says which box shows which; each is for the whole picture.
     """
     labels = [one["label"] for one in told if not images.is_empty(one["label"])]
     if not labels:
@@ -183,7 +191,7 @@ def _category(label: str) -> str:
 
 
 def _whole_frame(images: Images, row: int, label: str, classes: dict[str, str]) -> dict[str, Any]:
-    """What the model says of a whole picture."""
+    """What the model says about a whole picture."""
     predictions = images.predictions
     first, last = predictions.top_begin[row : row + 2]
     labels = [predictions.labels[code] for code in predictions.top_label[first:last].tolist()]

@@ -72,8 +72,8 @@ def write_speciesnet(images: Images, path: Path) -> Written:
 def class_of(label: str, taxonomy: Mapping[str, Any]) -> str:
     """A label as SpeciesNet's class: id;class;order;family;genus;species;common name.
 
-    A label that is such a class already stays it. A binomial is genus and species; of higher ranks what
-    `events.taxonomy` has. The id is a UUID made from the label, but for blank, animal, human and vehicle.
+    A label that is already such a class is kept. A binomial gives genus and species; higher ranks come from
+    `events.taxonomy`. The id is a UUID made from the label, except for blank, animal, human and vehicle.
 
     >>> class_of("Panthera leo", {"panthera leo": [["family", "Felidae"]]}).partition(";")[2]
     ';;felidae;panthera;leo;panthera leo'
@@ -122,7 +122,7 @@ def _records(images: Images, block: Block, classes: Mapping[str, str]) -> Iterat
 def _said(
     told: list[dict[str, Any]], boxes: list[dict[str, Any]], classes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What a person says of an image; its prediction is the first species."""
+    """What a person says about an image; its prediction is the first species."""
     names = [classes[one["label"]] for one in told]
     return {
         "classifications": {"classes": names, "scores": [1.0] * len(names)},

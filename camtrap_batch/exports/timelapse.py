@@ -1,9 +1,8 @@
-"""A table that Timelapse imports: a row for each image, with the fields that people fill in.
+"""A table that Timelapse imports: one row for each image, with the fields that people fill in.
 
-Timelapse (saul.cpsc.ucalgary.ca/timelapse) finds a photo by `RelativePath` and `File`, with the separators of
-Windows, and takes the other columns by the data labels of its template. What the machine says stands in
-columns of its own, so that `Species` holds what a person said and nothing else; `camtrap corrections` reads
-it back.
+Timelapse (saul.cpsc.ucalgary.ca/timelapse) finds a photo by `RelativePath` and `File`, with Windows
+separators, and matches the other columns by the data labels of its template. What the machine says is in
+separate columns, so that `Species` holds only what a person said; `camtrap corrections` reads it back.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def write_timelapse(images: Images, path: Path, *, prefill: bool = False) -> Wri
 
     Parameters
     ----------
-    prefill : `Species` holds the image's own label; whoever reads the file back takes it for a person's
+    prefill : put the image's own label into `Species`; whoever reads the file back takes it for a person's
     """
     written = Written(path)
     frames = images.frames
@@ -87,12 +86,12 @@ def write_timelapse(images: Images, path: Path, *, prefill: bool = False) -> Wri
             nothing = pa.nulls(n, pa.string())
             writer.write_table(pa.table([made.get(name, nothing) for name in COLUMNS], schema=schema))
             written.images += n
-            written.notes["of them without a label of the machine"] += block.machine.null_count
+            written.notes["of them without a machine's label"] += block.machine.null_count
     return written
 
 
 def _said(block: Block, *, prefill: bool) -> dict[str, pa.Array]:
-    """What people said; `Species` has what the machine says as well, where it is wanted."""
+    """What people said; `Species` also has what the machine says, if that is wanted."""
     n = len(block.human)
     told = [block.told[place][0] if place in block.told else {} for place in range(n)]
     label = block.label if prefill else pc.if_else(pa.array(block.human), block.label, None)

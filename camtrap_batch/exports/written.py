@@ -1,4 +1,4 @@
-"""What an export has to say of itself when it is written."""
+"""What an export reports when it is written."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Written:
 
     Attributes
     ----------
-    path : of the file or the folder
-    images : in it
-    left_out : reason -> images that are not in it
+    path : path of the file or folder
+    images : number of images in it
+    left_out : reason -> number of images left out
     listed : file that names each of those
-    notes : number of rows by what else there is to say of them
-    headline : what was written, where it is no list of images
+    notes : number of rows by further remarks on them
+    headline : what was written, if it is not a list of images
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Written:
     headline: str | None = None
 
     def lines(self) -> list[str]:
-        """For people: what was written, what was not and why."""
+        """Lines for people: what was written, what was not, and why."""
         what = plural(self.images, "image") if self.headline is None else self.headline
         lines = [f"{what} written to {self.path}"]
         lines += [counted(number, text) for text, number in self.notes.items() if number]

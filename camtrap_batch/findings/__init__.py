@@ -1,7 +1,7 @@
-"""What looks wrong in a data set: duplicates, dates that can't be, sizes that differ from the metadata's.
+"""What looks wrong in a data set: duplicates, impossible dates, sizes that differ from the metadata's.
 
 Rows of the manifest (and the metadata's sizes) in, rows of the table `findings` out. Nothing here grows
-faster than the number of images, but for sorting. docs/rules.md has every rule in words.
+faster than the number of images, except sorting. docs/rules.md describes every rule.
 """
 
 from camtrap_batch.findings.dates import FROM_MANIFEST as DATE_COLUMNS

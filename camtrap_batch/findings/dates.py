@@ -1,7 +1,7 @@
-"""Dates that can't be: before the camera, in the future, out of order, after a clock fell back.
+"""Impossible dates: before the camera, in the future, out of order, after a clock fell back.
 
-Dates are the manifest's `datetime`, what every later stage goes by. A clock that lost its power starts again
-from a factory date, as a rule 1 January, 00:00, of some year.
+Dates are the manifest's `datetime`, which every later stage uses. A clock that lost its power restarts from a
+factory date, usually 1 January, 00:00, of some year.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from camtrap_batch.findings.found import NONE, Found, Rows, group, is_null, mome
 
 FROM_MANIFEST = [
     "file_name", "location", "deployment", "seq_id", "frame_num", "modified", "datetime_exif", "datetime",
-    "camera_make", "camera_model",
+    "camera_make", "camera_model", "utc_offset_minutes",
 ]  # fmt: skip
 
 DIGITAL = np.datetime64("2000-01-02", "us")
-"""Before it there were no digital camera traps; clocks start at 1970-01-01, 1980-01-01 or 2000-01-01."""
+"""Before this there were no digital camera traps; clocks start at 1970-01-01, 1980-01-01 or 2000-01-01."""
 
 YEAR = np.timedelta64(365, "D")
 DAY = np.timedelta64(1, "D")
-"""Time zones and clocks an hour wrong stay within it."""
+"""Time zones, and clocks that are an hour off, stay within this."""
 
 FEWEST_IN_ORDER = 10
 MOST_STEPS_BACK = 0.1
-"""Files count as numbered in order of time where so many are numbered, and at most this share steps back."""
+"""Files count as numbered in order of time if this many are numbered, and at most this share steps back."""
 
 _Times = npt.NDArray[np.datetime64]
 _NUMBERED = r"(?P<more>[0-9]*?)(?P<number>[0-9]{1,18})\.[^./]*$"
@@ -45,16 +45,16 @@ def find_wrong_dates(rows: pa.Table, now: np.datetime64) -> tuple[Found, Found, 
     times = _times(rows["datetime"])
     future = _in_future(rows, times, now)
     credible = times.copy()
-    credible[future.rows] = np.datetime64("NaT")  # what comes after one such date has not fallen back
+    credible[future.rows] = np.datetime64("NaT")  # dates after such a date have not fallen back
     return _before_camera(rows, times), future, _out_of_order(rows, times), _resets(rows, credible)
 
 
 def _before_camera(rows: pa.Table, times: _Times) -> Found:
-    """Before 2000-01-02; or in a stretch of dates that began on 1 January, apart from all of its model.
+    """Before 2000-01-02; or in a stretch of dates that began on 1 January, far from all others of its model.
 
-    A stretch is a run of a camera's dates without a gap of over a year. Those that begin on 1 January may
-    count from a factory date. They do where the earliest date of all other stretches of cameras of the same
-    make and model is more than a year after their beginning.
+    A stretch is a run of a camera's dates without a gap of over a year. Stretches that begin on 1 January may
+    count from a factory date. They do if the earliest date in all other stretches of cameras of the same make
+    and model is more than a year after their beginning.
     """
     dated = np.flatnonzero(~np.isnat(times))
     model = group(rows["camera_make"], rows["camera_model"])[dated]
@@ -102,10 +102,10 @@ def _model_names(rows: pa.Table, picked: Rows) -> pa.Array:
 
 
 def _in_future(rows: pa.Table, times: _Times, now: np.datetime64) -> Found:
-    """More than a day after `now`, or after the file was written, as far as that time can be believed."""
+    """More than a day after `now`, or after the file was written, as far as that time is credible."""
     modified = _modified(rows["modified"])
     exif = _times(rows["datetime_exif"])
-    # A file that kept the time at which its camera wrote it knows no better than the camera's clock.
+    # A file's time set by its camera is no better than the camera's clock.
     is_cameras = np.abs(modified - exif) <= DAY
     modified[is_cameras | (modified < DIGITAL)] = np.datetime64("NaT")
     after_now, after_file = times > now + DAY, times > modified + DAY
@@ -127,7 +127,7 @@ def _modified(column: pa.ChunkedArray) -> _Times:
 
 
 def _out_of_order(rows: pa.Table, times: _Times) -> Found:
-    """Earlier than the frame before it in its sequence; frames of the same number have no order."""
+    """Earlier than the frame before it in its sequence; frames with the same number have no order."""
     is_frame = ~np.isnat(times) & ~is_null(rows["seq_id"]) & ~is_null(rows["frame_num"])
     frames = np.flatnonzero(is_frame)
     sequence = group(rows["location"], rows["seq_id"])[frames]
@@ -135,7 +135,13 @@ def _out_of_order(rows: pa.Table, times: _Times) -> Found:
     order = np.lexsort((times[frames], number, sequence))
     frames, sequence, number = frames[order], sequence[order], number[order]
     time = times[frames]
-    goes_back = (np.diff(sequence) == 0) & (np.diff(number) > 0) & (np.diff(time) < np.timedelta64(0))
+    passed = np.diff(time)
+    if "utc_offset_minutes" in rows.column_names:  # an hour that clocks were put back has passed all the same
+        offset = rows["utc_offset_minutes"].combine_chunks().take(pa.array(frames))
+        minutes = np.diff(pc.fill_null(offset, 0).to_numpy()).astype("timedelta64[m]")
+        is_known = offset.is_valid().to_numpy(zero_copy_only=False)
+        passed = np.where(is_known[1:] & is_known[:-1], passed - minutes, passed)
+    goes_back = (np.diff(sequence) == 0) & (np.diff(number) > 0) & (passed < np.timedelta64(0))
     later = np.flatnonzero(goes_back) + 1
     later = later[np.argsort(frames[later])]
     detail = sentence(
@@ -151,13 +157,13 @@ def _out_of_order(rows: pa.Table, times: _Times) -> Found:
 
 
 def _resets(rows: pa.Table, times: _Times) -> Found:
-    """Images from a clock's fall to when it is right again, in the order in which the files are numbered.
+    """Images from a clock's fall until it is right again, in the order in which the files are numbered.
 
-    That order is known within a folder, among names that are the same but for the number at their end (DCF,
-    JEITA CP-3461: IMG_0001.JPG).
+    That order is known within a folder, among names that differ only in the number at their end (DCF, JEITA
+    CP-3461: IMG_0001.JPG).
     """
     parts = pc.extract_regex(rows["file_name"], _NUMBERED)
-    # The expression could catch what is before the number, too, in more than twice the time.
+    # The expression could also capture what precedes the number, but would take more than twice the time.
     before = pc.ascii_rtrim(pc.replace_substring_regex(rows["file_name"], _EXTENSION, ""), "0123456789")
     is_numbered = ~is_null(parts) & ~np.isnat(times)
     files = np.flatnonzero(is_numbered)
@@ -202,8 +208,8 @@ def _resets(rows: pa.Table, times: _Times) -> Found:
 def _episodes(time: _Times, start: int, end: int, falls: Rows) -> list[tuple[int, int]]:
     """Runs (from, to) of a series, rows `start` to `end`, in which the clock is wrong.
 
-    Each starts with a fall to a date before all earlier ones that are right, and stops where a date reaches
-    that before the fall. `falls` are the rows that are more than a day earlier than the one before.
+    Each starts with a fall to a date before all earlier correct ones, and ends where a date reaches the one
+    before the fall. `falls` are the rows that are more than a day earlier than the one before.
     """
     episodes: list[tuple[int, int]] = []
     right_from, earliest = start, time[start]

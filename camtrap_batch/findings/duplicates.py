@@ -1,4 +1,4 @@
-"""Files that are there twice, and pictures of one moment that look the same."""
+"""Duplicate files, and pictures of one moment that look the same."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from camtrap_batch.vocabulary import USABLE
 FROM_MANIFEST = ["file_name", "location", "status", "sha256", "dhash", "datetime"]
 
 MOST_BITS = 2
-"""Most bits in which hashes of near duplicates may be allowed to differ: what `_close_in_large` can find."""
+"""Maximum number of bits in which hashes of near duplicates may differ: what `_close_in_large` can find."""
 
 _Hashes = npt.NDArray[np.uint64]
 
-_FLAT = (0, 2**64 - 1)  # no cell, or every cell, is darker than its neighbour: nothing is seen
+_FLAT = (0, 2**64 - 1)  # no cell, or every cell, is darker than its neighbour: nothing is visible
 _LARGE = 64
 
 
 def find_duplicates(rows: pa.Table, near_bits: int) -> tuple[Found, Found]:
     """Exact duplicates in the whole data set, near duplicates within each location.
 
-    Frames of videos are neither: those of one video are alike, and a video that is there twice is told of its
-    own row.
+    Frames of videos are excluded: those of one video are alike, and a duplicate video is reported for its own
+    row.
 
-    An exact duplicate is compared with the first image of the same bytes. A near duplicate is compared with
-    the first image of its group: every image of a group differs from that one, not merely from each other,
-    in at most `near_bits`, so that groups do not chain.
+    An exact duplicate is compared with the first image with the same bytes. A near duplicate is compared with
+    the first image of its group: every image of a group differs from that one, not just from a neighbour, in
+    at most `near_bits`, so that groups do not form chains.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def find_duplicates(rows: pa.Table, near_bits: int) -> tuple[Found, Found]:
     is_empty = pc.equal(status, "empty_file").to_numpy()
     copies, originals = _exact(rows["sha256"], is_empty | is_frame)
     is_candidate = pc.is_in(status, pa.array(USABLE)).to_numpy() & ~is_null(rows["dhash"]) & ~is_frame
-    # A copy stands for its original where that is at another location.
+    # A copy stands in for its original if that is at another location.
     is_candidate[copies[location[copies] == location[originals]]] = False
     hashes = pc.fill_null(rows["dhash"], 0).to_numpy()
     is_candidate &= ~np.isin(hashes, np.array(_FLAT, np.uint64))
@@ -83,7 +83,7 @@ def _exact_detail(rows: pa.Table, location: Rows, copies: Rows, originals: Rows)
     names = _names(rows, originals)
     is_same_file = pc.equal(_names(rows, copies), names)
     is_elsewhere = pa.array(location[copies] != location[originals])
-    # One text is made for each: where all images are copies, two would take half a gigabyte.
+    # One text is made for each: if all images are copies, two would take half a gigabyte.
     location = pc.if_else(is_elsewhere, rows["location"].take(pa.array(originals)).combine_chunks(), "")
     return sentence(
         pc.if_else(is_same_file, "the same file is listed under another image id, too", "the same bytes as "),
@@ -112,7 +112,7 @@ def _near(
     moment = group(location[dated], group(pa.chunked_array([pa.array(seconds[dated])])))
     first = np.arange(len(hashes))
     first[dated] = dated[leaders(moment, hashes[dated], near_bits)]
-    # Of an image without a date, nothing but the hash says that it is of the same moment.
+    # For an image without a date, only the hash says that it is of the same moment.
     left = np.flatnonzero((first == np.arange(len(hashes))) & np.isin(location, location[undated]))
     same = left[leaders(location[left], hashes[left], near_bits)]
     first[left[undated[left]]] = same[undated[left]]
@@ -121,7 +121,7 @@ def _near(
 
 
 def leaders(groups: Rows, hashes: _Hashes, bits: int) -> Rows:
-    """For each row the first of its kind, itself where it is that one.
+    """For each row the first of its kind, possibly itself.
 
     In order of the rows: a row that differs in at most `bits` from an earlier row of its group that is itself
     a leader follows the first such leader; every other row is a leader.
@@ -158,7 +158,7 @@ def _close(groups: Rows, hashes: _Hashes, bits: int) -> tuple[Rows, Rows]:
 
 
 def _close_in_large(hashes: _Hashes, bits: int) -> tuple[Rows, Rows]:
-    """Hashes at most two bits apart have in common a hash that is at most one bit from both."""
+    """Hashes at most two bits apart share a hash that is at most one bit from both."""
     flips = np.r_[np.uint64(0), np.uint64(1) << np.arange(64, dtype=np.uint64)]
     around = (hashes[:, None] ^ flips).ravel()
     order = np.argsort(around)

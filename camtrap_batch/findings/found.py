@@ -1,4 +1,4 @@
-"""What every rule returns, and how it becomes a table; codes for columns that are only compared."""
+"""The result of every rule, and how it becomes a table; codes for columns that are only compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Found:
     Attributes
     ----------
     rows : (n,) ascending, each at most once
-    others : (n,) the image that each is compared with, `NONE` where there is none
+    others : (n,) the image with which each is compared, `NONE` if there is none
     detail : n texts of one line
     """
 
@@ -60,9 +60,9 @@ def findings_table(found: Sequence[Found], names: pa.Table) -> pa.Table:
 
 
 def group(first: pa.ChunkedArray | Rows, *others: pa.ChunkedArray | Rows) -> Rows:
-    """A number for each row, the same where the rows are equal in every column; null equals null.
+    """A number for each row, equal for rows that are equal in every column; null equals null.
 
-    Of a single column, null is 0. A column may be such numbers itself.
+    For a single column, null is 0. A column may itself consist of such numbers.
     """
     key = _codes(first)
     for column in others:
@@ -77,12 +77,12 @@ def is_null(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 
 
 def sentence(*parts: str | pa.Array) -> pa.Array:
-    """Texts put together, row by row."""
+    """Texts joined row by row."""
     return pc.binary_join_element_wise(*parts, "", null_handling="replace", null_replacement="unknown")
 
 
 def moments(times: npt.NDArray[Any]) -> pa.Array:
-    """Times as people read them, to the second."""
+    """Times as text for people, to the second."""
     return pa.array(times.astype("datetime64[s]"), pa.timestamp("s")).cast(pa.string())
 
 

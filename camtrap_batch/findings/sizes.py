@@ -1,4 +1,4 @@
-"""Images whose size is not what the metadata says."""
+"""Images whose size differs from the metadata's."""
 
 from __future__ import annotations
 

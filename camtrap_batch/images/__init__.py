@@ -1,9 +1,9 @@
-"""One image: where it is, what it holds, in which state it is. Knows nothing of Dask.
+"""One image: where it is, what it holds, what state it is in. Independent of Dask.
 
-`sources` lists and reads files: of a folder on `disk`, in a `bucket`, on the `web`, of an `archive` in any of
+`sources` lists and reads files: in a folder on `disk`, in a `bucket`, on the `web`, in an `archive` in any of
 these, or `attachments` of a feature layer; `sources.base` has the table. `kinds` looks at first bytes,
-`decode` and `exif` at the rest; `pixels` works on small pictures, `judge` puts the verdict on one image
-together, `reading` reads and judges many. Most JPEG files go through `jpeg`, with `compiled` loops.
+`decode` and `exif` at the rest; `pixels` works on small pictures, `judge` puts together the verdict on one
+image, `reading` reads and judges many. Most JPEG files go through `jpeg`, with `compiled` loops.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from numba import njit
 def compiled(function: Any) -> Any:
     """Compile on the first call, free of the GIL, and keep the machine code for later processes.
 
-    It lies in `__pycache__` beside the module, else in the user's cache, or where NUMBA_CACHE_DIR says. What
-    other compiled functions call is made with `njit` instead.
+    It is kept in `__pycache__` beside the module, otherwise in the user's cache, or where NUMBA_CACHE_DIR
+    says. What other compiled functions call is compiled with `njit` instead.
     """
     try:
         machine_code = njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # none of these can be written
+    except RuntimeError:  # none of these folders can be written
         return njit(nogil=True)(function)
 
     @functools.wraps(function)
@@ -24,8 +24,8 @@ def compiled(function: Any) -> Any:
         try:
             return machine_code(*arguments)
         except OSError:
-            # A full disk or a quota, where the code that has just been made should be kept, is no fault of
-            # the image that is being decoded. These loops do no I/O; the code is there now.
+            # A full disk or a quota, where the new machine code should be kept, is no fault of the image that
+            # is being decoded. These loops do no I/O; the code is compiled now.
             return machine_code(*arguments)
 
     return call

@@ -1,8 +1,8 @@
-"""What it takes to decode an image, told from its header and its size in bytes before it is decoded.
+"""What decoding an image costs, judged by its header and its size in bytes before it is decoded.
 
-A header may claim anything: 58 bytes can say that they are 200 million pixels. What decoding takes is known
-beforehand, from the format and how its decoder works, so that what would take more memory or time than one
-image may take is not begun.
+A header may claim anything: 58 bytes can say that they are 200 million pixels. The cost is known beforehand,
+from the format and how its decoder works, so that a decode that would take more memory or time than one image
+may take is never begun.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from PIL import Image
 from camtrap_batch.images.jpeg.frame import Frame
 
 MOST_MEMORY = 600_000_000
-"""Bytes that decoding an image may take, beside its file and the reduced picture."""
+"""Bytes that decoding an image may take, besides its file and the reduced picture."""
 
 _MOST_BLOCKS = 10**9
-"""Blocks that a decoder may go over, scan by scan; libjpeg-turbo takes 8 ns for one that holds nothing."""
+"""Blocks that a decoder may visit, over all scans; libjpeg-turbo takes 8 ns for an empty one."""
 
-_WIDEST_PIXEL = 4  # bytes that Pillow takes for a pixel of what is not listed here
+_WIDEST_PIXEL = 4  # bytes that Pillow takes for a pixel in a mode that is not listed here
 _PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 _ROW = 8  # bytes for its address
 
-# Bytes a pixel that a decoder takes beside Pillow's own: measured with pictures of 16 megapixels, rounded up.
+# Bytes per pixel that a decoder takes besides Pillow's own: measured on pictures of 16 megapixels, rounded
+# up.
 _BESIDE = {"GIF": 1, "BMP": 1, "WEBP": 12, "AVIF": 6}
-_OF_A_ROW = 16  # bytes per pixel of a row or two that a decoder holds
+_OF_A_ROW = 16  # bytes per pixel for decoders that hold a row or two
 _JPEG2000_SAMPLE = 4.5
-_TIFF_SAMPLE = 1.0  # of a strip, which may be the whole picture
+_TIFF_SAMPLE = 1.0  # for a strip, which may be the whole picture
 
 # Bytes of pixels that a byte can stand for at most: deflate (RFC 1951: 258 bytes in 2 bits); LZW of GIF and
-# TIFF (strings of up to 4096 bytes in 12 bits); PackBits; of a bitmap that is not packed, eight pixels.
+# TIFF (strings of up to 4096 bytes in 12 bits); PackBits; in an unpacked bitmap, eight pixels.
 _DEFLATE, _LZW = 1032, 2731
 _DENSEST: dict[tuple[str, object], int] = {
     ("PNG", None): _DEFLATE,
@@ -40,11 +41,11 @@ _DENSEST: dict[tuple[str, object], int] = {
     ("TIFF", "tiff_deflate"): _DEFLATE,
     ("TIFF", "packbits"): 64,
 }
-_USABLE_PART = 0.1  # of a picture, below which nobody wants what is left of it
+_USABLE_PART = 0.1  # fraction of a picture below which the remainder is useless
 
 
 def refuse_jpeg(frame: Frame, n_bytes: int) -> tuple[str, str] | None:
-    """Status and detail of a JPEG file that libjpeg would need too much memory or time for."""
+    """Status and detail of a JPEG file for which libjpeg would need too much memory or time."""
     memory = frame.coefficient_bytes
     if frame.is_lossless:  # never at a fraction
         memory = frame.width * frame.height * 6
@@ -61,7 +62,7 @@ def refuse_jpeg(frame: Frame, n_bytes: int) -> tuple[str, str] | None:
 
 
 def refuse_other(image: Image.Image, n_bytes: int) -> tuple[str, str] | None:
-    """Status and detail of an image that Pillow would need too much memory for."""
+    """Status and detail of an image for which Pillow would need too much memory."""
     width, height = image.size
     memory = _memory(image)
     if memory <= MOST_MEMORY:

@@ -1,9 +1,9 @@
-"""From the bytes of an image to small pixels, and what the decoder had to say.
+"""From the bytes of an image to small pixels, with the decoder's complaints.
 
-JPEG files are decoded once, at the smallest scale that still serves: a scaled decode reads the whole
+JPEG files are decoded once, at the smallest sufficient scale: a scaled decode reads the whole
 entropy-coded stream, so it finds every fault that a full one finds, in less than half the time. Sound files
 of the usual kind are read by `baseline`; all others by libjpeg-turbo, whose warnings, which Pillow swallows,
-tell `damaged` from `ok`. What is no JPEG goes through Pillow.
+distinguish `damaged` from `ok`. Other formats go through Pillow.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from camtrap_batch.images.libtiff import hear_libtiff
 from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, is_blank, upright
 
 JPEG = b"\xff\xd8"
-"""What every JPEG file begins with."""
+"""The first bytes of every JPEG file."""
 
-# The formats that cameras and their software write. Pillow knows more: some call other programs, some take
-# almost any bytes for a picture.
+# The formats that cameras and their software write. Pillow knows more, but some call other programs, and some
+# take almost any bytes for a picture.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "AVIF")
 _CUT_OFF = ("premature end of jpeg file", "truncated", "unexpected end of file", "not enough image data")
 _MODES = {"Gray": "L", "CMYK": "CMYK", "YCCK": "CMYK"}
 _SPACES = {"Gray": ("GRAY", 1), "CMYK": ("CMYK", 4), "YCCK": ("CMYK", 4)}
-_BLOCK = 2 * 16 * 16  # pixels that are rubbish where a JPEG stream ends: its last block, or two
+_BLOCK = 2 * 16 * 16  # pixels of rubbish where a JPEG stream breaks off: its last block or two
 _TILE_PIXELS = 2**20
 _MANY_PIXELS = 2**24
-_ALL = 2**16  # pixels on the short side: whatever the file has
-_MOST_DRAFT = 8  # times that Pillow's JPEG decoder reduces
+_ALL = 2**16  # pixels on the short side: full size
+_MOST_DRAFT = 8  # largest factor by which Pillow's JPEG decoder reduces
 
-# Each image's size is held against the job's own limit before anything is decoded; Pillow's, which is global
-# and lower, would refuse images that a job allows.
+# Each image's size is checked against the job's own limit before anything is decoded; Pillow's limit, which
+# is global and lower, would refuse images that a job allows.
 Image.MAX_IMAGE_PIXELS = None
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """`pixels` at a reduced size, RGB or grey; None where nothing usable decodes (status `corrupt`)."""
+    """`pixels` at a reduced size, RGB or grey; None if nothing usable decodes (status `corrupt`)."""
 
     status: str
     detail: str | None
@@ -57,7 +57,7 @@ class Decoded:
 def decode_upright(data: bytes, wanted: int) -> Pixels:
     """The picture in an image file as EXIF turns it, with `wanted` pixels or more on its short side.
 
-    A truncated or damaged file gives what there is of it; a smaller picture keeps its size.
+    A truncated or damaged file gives what can be decoded; a smaller picture keeps its size.
 
     Raises
     ------
@@ -78,9 +78,9 @@ def decode_upright(data: bytes, wanted: int) -> Pixels:
 
 
 def decode_whole(data: bytes) -> Pixels:
-    """The picture in an image file, upright, in all its pixels.
+    """The picture in an image file, upright, at full size.
 
-    With the exact inverse transform and smooth chroma, as OpenCV and Pillow decode, where that serves.
+    Uses the exact inverse transform and smooth chroma, as OpenCV and Pillow do, if possible.
 
     Returns
     -------
@@ -99,20 +99,20 @@ def decode_whole(data: bytes) -> Pixels:
                 data, colorspace=space, fastdct=False, fastupsample=False, strict=False
             )
         except (ValueError, KeyError):
-            pass  # of another kind, or so damaged that libjpeg gives up
+            pass  # another kind of file, or so damaged that libjpeg gives up
         else:
             return upright(pixels, read_jpeg_exif(data).orientation)
     return decode_upright(data, _ALL)
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The image with its header read, by Pillow; raises whatever Pillow raises where it can't be."""
+    """The image, opened by Pillow with its header read; raises whatever Pillow raises if it can't be read."""
     silence_pillow()
     return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
 def jpeg_header(data: bytes) -> tuple[int, int, str] | None:
-    """Width, height and mode of a JPEG file, by libjpeg; None where that can't read them."""
+    """Width, height and mode of a JPEG file, read by libjpeg; None if it can't read them."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):
@@ -123,8 +123,8 @@ def jpeg_header(data: bytes) -> tuple[int, int, str] | None:
 def decode_jpeg(data: bytes, wanted: int, exactly: bool = True) -> Decoded:
     """Decode a JPEG file to `wanted` pixels or a little more on its short side.
 
-    `exactly`: to no more, for a thumbnail, where that is had for half of what `pixels.shrink` of it costs;
-    what has more, a caller still has to shrink.
+    `exactly`: to no more, for a thumbnail, where that costs half of what `pixels.shrink` would; a larger
+    result still has to be shrunk by the caller.
     """
     from camtrap_batch.images.jpeg.baseline import decode_baseline  # numba takes half a second to import
 
@@ -147,8 +147,8 @@ def _decode_by_libjpeg(data: bytes, wanted: int) -> Decoded:
     space, channels = _SPACES.get(coded, ("RGB", 3))
     how = {"colorspace": space, "fastupsample": True, **smallest}
     status, detail = "ok", None
-    # libjpeg writes the rows that it gets to, also where it complains in the end: the others must not be
-    # what memory held before.
+    # libjpeg writes the rows that it reaches, even if it complains in the end; the others must not show what
+    # memory held before.
     pixels: Pixels = np.zeros((height, width, channels), np.uint8)
     try:
         simplejpeg.decode_jpeg(data, **how, buffer=pixels, strict=True)
@@ -165,11 +165,11 @@ def _decode_by_libjpeg(data: bytes, wanted: int) -> Decoded:
 
 
 def decode_other(image: Image.Image, wanted: int) -> Decoded:
-    """Decode an image that Pillow has opened, the first of several, as `decode_jpeg` does."""
+    """Decode an image opened by Pillow, the first if there are several, in the way of `decode_jpeg`."""
     if (refusal := refuse_other(image, _bytes_of(image))) is not None:
         return Decoded(*refusal, None)
     silence_pillow()
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library that was imported meanwhile may have set it
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library that was imported in the meantime may have set it
     status, detail = "ok", None
     with hear_libtiff() as said:
         try:
@@ -178,8 +178,8 @@ def decode_other(image: Image.Image, wanted: int) -> Decoded:
             raise
         except Exception as problem:
             status, detail = _blame(problem)
-            # Without tiles left to decode, Pillow hands out what it has. (Its own switch for truncated files
-            # is global, and other threads decode, too.)
+            # With no tiles left to decode, Pillow hands out what it has. (Its own switch for truncated files
+            # is global, and other threads are decoding.)
             image.tile = []  # type: ignore[attr-defined]
             try:
                 image.load()
@@ -194,13 +194,13 @@ def decode_other(image: Image.Image, wanted: int) -> Decoded:
 
 
 def one_line(problem: BaseException) -> str:
-    """An error's message in one line, short, and the same in every run."""
+    """An error's message on one short line, the same in every run."""
     text = re.sub(r" at 0x[0-9a-f]+|\?\S+", "", " ".join(str(problem).split()))
     return text.encode("utf-8", "replace").decode()[:200] or type(problem).__name__
 
 
 def _decode_odd_jpeg(data: bytes, wanted: int, refusal: Exception) -> Decoded:
-    """A JPEG file that libjpeg-turbo's plain interface refuses, for its colour sampling for example.
+    """A JPEG file that libjpeg-turbo's plain interface refuses, for example because of its colour sampling.
 
     Pillow may decode it, but without a word about damage. So it is `ok` where our own reader, which goes over
     every byte, calls it sound, or libjpeg-turbo, whose interface has no name for its sampling, reads all of
@@ -244,7 +244,7 @@ def _blame(problem: Exception) -> tuple[str, str]:
 
 
 def _shrink(image: Image.Image, wanted: int) -> Pixels:
-    """RGB or grey pixels, `wanted` or up to three times as many on the short side, fewer of a thin picture.
+    """RGB or grey pixels, `wanted` or up to three times as many on the short side, fewer for a thin picture.
 
     Tile by tile, so that a large image does not need its size several times over.
     """
@@ -265,11 +265,11 @@ def _shrink(image: Image.Image, wanted: int) -> Pixels:
 
 
 def _factors(size: tuple[int, int], wanted: int) -> tuple[int, int]:
-    """How many columns and rows become one, for `_shrink`."""
+    """How many columns and rows `_shrink` merges into one."""
     factor = max(1, min(size) // (2 * wanted))
     if size[0] * size[1] <= _MANY_PIXELS * factor * factor:
         return factor, factor
-    # Long and thin: what will be left of it, by `pixels.shrink`, has a limit on its long side.
+    # Long and thin: `pixels.shrink` will limit its long side.
     ratio = min(1.0, wanted / min(size), JPEG_LONGEST / max(size))
     across, down = (max(1, side // max(1, round(side * ratio))) for side in size)
     return across, down
@@ -291,7 +291,7 @@ def _highest(image: Image.Image) -> float:
 
 
 def _eight_bit(image: Image.Image, highest: float) -> Image.Image:
-    """RGB or grey with 8 bits; transparency is dropped, not blended."""
+    """RGB or grey in 8 bits; transparency is dropped, not blended."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.clip(np.nan_to_num(np.asarray(image, np.float32)), 0, highest)
         return Image.fromarray((values * np.float32(255 / highest)).astype(np.uint8))
@@ -299,7 +299,7 @@ def _eight_bit(image: Image.Image, highest: float) -> Image.Image:
 
 
 def _from_cmyk(pixels: Pixels) -> Pixels:
-    """Adobe's JPEG files hold CMYK inverted: 255 is no ink."""
+    """Adobe's JPEG files hold inverted CMYK: 255 means no ink."""
     colours = np.empty((*pixels.shape[:2], 3), np.uint8)
     rows = max(1, _TILE_PIXELS // pixels.shape[1])
     for top in range(0, len(pixels), rows):

@@ -1,6 +1,6 @@
 """What a camera wrote into the EXIF block: when, which camera, which way up.
 
-The block of a JPEG file is read by our own code, since six of some 60 fields are wanted: looking at no other
+The block of a JPEG file is read by our own code: only six of some 60 fields are needed, and reading no others
 takes a tenth of the time that Pillow takes. Other formats' blocks are read by Pillow.
 """
 
@@ -36,10 +36,10 @@ _NO_SEGMENT = (b"\xd9", b"\xda")  # the image's end, and the start of its scan
 
 @dataclass(frozen=True)
 class ExifFields:
-    """Those fields that are kept; each is None where it is absent, blank or broken.
+    """The fields that are kept; each is None if it is absent, blank or broken.
 
-    `taken` is local camera time in whole seconds: of DateTimeOriginal (also where it is in the main
-    directory), else DateTimeDigitized, else DateTime. `utc_offset_minutes` is what its clock showed, east of
+    `taken` is local camera time in whole seconds: DateTimeOriginal (even if it is in the main directory),
+    otherwise DateTimeDigitized, otherwise DateTime. `utc_offset_minutes` is what its clock showed, east of
     UTC. `orientation` is 1 to 8, as EXIF counts.
     """
 
@@ -51,9 +51,9 @@ class ExifFields:
 
 
 def read_exif(image: Image.Image) -> ExifFields:
-    """The EXIF fields of an image that is open, but not loaded. A broken block is no fault of the picture."""
+    """The EXIF fields of an image that is open but not loaded. A broken block is no fault of the picture."""
     if image.format == "PNG" and "exif" not in image.info:
-        # Pillow would decode the whole picture to look for EXIF behind it.
+        # Pillow would decode the whole picture to look for EXIF after it.
         return ExifFields()
     try:
         exif = image.getexif()
@@ -63,9 +63,9 @@ def read_exif(image: Image.Image) -> ExifFields:
 
 
 def read_jpeg_exif(data: bytes) -> ExifFields:
-    """The EXIF fields of a JPEG file, as `read_exif` gives them, without opening it as an image.
+    """The EXIF fields of a JPEG file, like `read_exif`, without opening it as an image.
 
-    Of some 60 fields in a block six are wanted: looking at no other takes a tenth of the time.
+    Only six of some 60 fields in a block are read, in a tenth of the time.
     """
     tiff = _exif_block(data)
     order = _BYTE_ORDERS.get(tiff[:4]) if tiff else None
@@ -77,10 +77,10 @@ def read_jpeg_exif(data: bytes) -> ExifFields:
 
 
 def silence_pillow() -> None:
-    """Ignore Pillow's warnings, of which there are many on damaged files: the verdict says what is wrong.
+    """Ignore Pillow's warnings, which are many on damaged files: the verdict says what is wrong.
 
-    `warnings.catch_warnings` would restore the filters of other threads; so ours stays, and is put first
-    again wherever somebody put another before it.
+    `warnings.catch_warnings` would restore the filters of other threads, so our filter stays, and is moved to
+    the front again if somebody has put another before it.
     """
     first = warnings.filters[0] if warnings.filters else None
     if first is None or first[0] != "ignore" or getattr(first[3], "pattern", None) != _PILLOW:
@@ -88,7 +88,7 @@ def silence_pillow() -> None:
 
 
 def _exif_block(data: bytes) -> bytes | None:
-    """What the APP1 segment that holds EXIF contains: a small TIFF file. Segments: ITU-T T.81, B.1.1."""
+    """The content of the APP1 segment that holds EXIF: a small TIFF file. Segments: ITU-T T.81, B.1.1."""
     at = 2
     while data[at : at + 1] == b"\xff":
         marker = data[at + 1 : at + 2]
@@ -105,7 +105,8 @@ def _exif_block(data: bytes) -> bytes | None:
 
 
 def _directory(tiff: bytes, order: str, offset: int) -> dict[int, bytes | int]:
-    """The fields of `_WANTED` in one directory of a TIFF file: text as bytes, the first of numbers."""
+    """The fields in `_WANTED` of one directory of a TIFF file: text as bytes, the first of several
+    numbers."""
     end = offset + 2 + 12 * int.from_bytes(tiff[offset : offset + 2], _ORDER_NAMES[order])
     entries = tiff[offset + 2 : end]
     found: dict[int, bytes | int] = {}
@@ -124,7 +125,7 @@ def _directory(tiff: bytes, order: str, offset: int) -> dict[int, bytes | int]:
 
 
 def _fields(main: Mapping[int, Any], more: Callable[[], Mapping[int, Any]]) -> ExifFields:
-    """Fields from the main directory, and from the one that it points to, which may be broken."""
+    """Fields from the main directory, and from the one it points to; either may be broken."""
     try:
         inner = more()
     except Exception:
@@ -150,7 +151,7 @@ def _fields(main: Mapping[int, Any], more: Callable[[], Mapping[int, Any]]) -> E
 
 
 def _field(directory: Mapping[int, Any], tag: int) -> object:
-    # Fields are decoded when they are asked for: one that is broken must not hide the others.
+    # Fields are decoded when they are needed: a broken one must not hide the others.
     try:
         return directory.get(tag)
     except Exception:
@@ -160,11 +161,11 @@ def _field(directory: Mapping[int, Any], tag: int) -> object:
 def _exif_date(
     directory: Mapping[int, Any], tag: int, inner: Mapping[int, Any], offset_tag: int
 ) -> tuple[dt.datetime, int | None] | None:
-    """A date and its offset; None for what is no date, by the rules for metadata, or has no time of day."""
+    """A date and its offset; None if, by the rules for metadata, it is not a date, or has no time of day."""
     text = _exif_text(_field(directory, tag))
     try:
         found = parse_date(text) if text is not None and not is_date_only(text) else None
-    except ValueError:  # 2021:02:30, or something behind the date that nobody can read
+    except ValueError:  # 2021:02:30, or something unreadable after the date
         return None
     if found is None:
         return None
@@ -177,7 +178,7 @@ def _exif_date(
 
 
 def _exif_text(value: object) -> str | None:
-    """Text up to its first NUL. Pillow takes every byte for Latin-1; what is UTF-8 is read as UTF-8."""
+    """Text up to its first NUL. Pillow takes every byte for Latin-1; valid UTF-8 is read as UTF-8."""
     if isinstance(value, str):
         value = value.encode("latin-1", "replace")
     if not isinstance(value, bytes):

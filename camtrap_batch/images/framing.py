@@ -1,8 +1,8 @@
 """From a picture to the square that a network sees: squeezed, cut out of the middle, or with bars.
 
-Our own models see the whole frame squeezed to a square: a crop would lose the animal at the frame's border,
-which is a frequent one in camera-trap images, and bars would spend a quarter of the pixels on nothing. A
-published model gives its own answers only where it sees a picture as it did when it was evaluated.
+Our own models see the whole frame squeezed to a square: a crop would lose an animal at the frame's border,
+where camera traps often catch them, and bars would waste a quarter of the pixels. A published model gives its
+published answers only if it sees a picture as it did when it was evaluated.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ INTERPOLATION: tuple[str, ...] = get_args(Interpolation)
 BOXES: tuple[str, ...] = get_args(Boxes)
 
 _MARGIN = 1.5
-"""How much larger than the square a JPEG is decoded at least. At 1 the network would see originals otherwise
-than thumbnails of them (mean difference 3.0 of 255 over real photos at 224; at 1.5 it is 1.8, as at 2)."""
+"""A JPEG is decoded at least this many times larger than the square. At 1 the network would see originals
+differently from their thumbnails (mean difference 3.0 of 255 over real photos at 224; at 1.5 and at 2 it is
+1.8)."""
 
 _MARGIN_OF_OTHERS = 2.0
 """The same for models that were evaluated on full decodes. EfficientNet-Lite0, 24 real photos, confidence of
 timm's top class: mean difference 0.043 at 1, 0.030 at 1.5, 0.010 at 2, 0.011 at 3, 0.002 on full decodes."""
 
 BAR = 114
-"""Grey of the bars of a letterbox, as detectors have it."""
+"""Grey of the bars of a letterbox, the value that detectors use."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,17 @@ class Framing:
         squash: both sides to `side`, whatever the shape. crop: the short side to `side`, then the middle is
         cut out. letterbox: the long side to `side`, grey bars beside it.
     crop_pct
-        The part of the resized picture's side that the square is; below 1 a border is cut off.
+        The square's side as a fraction of the resized picture's; below 1 a border is cut off.
     interpolation
         A filter of Pillow's.
     antialias
-        Whether the filter widens where a picture is made smaller, as Pillow's do; without, only bilinear.
+        Whether the filter widens when a picture is made smaller, as Pillow's do; without it, only bilinear.
     boxes
-        What of a detector's box is seen. square: a square around it; stretch: the box alone, whatever its
-        shape, from its first whole pixel on.
+        How a detector's box is seen. square: a square around it; stretch: the box alone, whatever its
+        shape, from its first whole pixel.
     trim
-        (part, pixels): so large a part of the height is left out, half of it above, half below, but never
-        more than this many pixels; (0, 0): none. Cameras print date and temperature there.
+        (fraction, pixels): this fraction of the height is left out, half above, half below, but never more
+        than this many pixels; (0, 0): none. Cameras print date and temperature there.
     """
 
     size: int
@@ -76,7 +77,7 @@ class Framing:
 
     @property
     def is_ours(self) -> bool:
-        """Whether pictures are squeezed as for the models that are trained here."""
+        """Whether pictures are squeezed as for models trained here."""
         return self == Framing(self.size)
 
     @property
@@ -86,22 +87,22 @@ class Framing:
 
     @property
     def is_of_whole(self) -> bool:
-        """Whether each pixel of the picture counts: where single ones are looked at, or counted."""
+        """Whether every pixel of the picture matters because single pixels are sampled or counted."""
         return not self.antialias or self.boxes == "stretch" or any(self.trim)
 
     def decode(self, data: bytes, wanted: int | None = None) -> Pixels:
         """The picture in a file, upright, with `wanted` pixels (`decoded`) or more on its short side.
 
-        Raises ValueError where nothing decodes.
+        Raises ValueError if nothing decodes.
         """
         return decode_whole(data) if self.is_of_whole else decode_upright(data, wanted or self.decoded)
 
     def takes_thumbnails(self, kept: int) -> bool:
-        """Whether thumbnails with a short side of `kept` pixels hold what the network wants.
+        """Whether thumbnails with a short side of `kept` pixels suffice for the network.
 
-        Models trained here have learnt from such thumbnails. Others see how they were compressed: the top
-        class of EfficientNet-Lite0 was timm's on 21 of 24 real photos from thumbnails of 256 pixels, on 22
-        from 512 and from 768, and on 23 from originals.
+        Models trained here have learnt from such thumbnails. Others are disturbed by their compression: the
+        top class of EfficientNet-Lite0 was timm's on 21 of 24 real photos from thumbnails of 256 pixels, on
+        22 from 512 and from 768, and on 23 from originals.
         """
         return self.is_ours and kept >= self.size
 
@@ -113,7 +114,7 @@ def frame(data: bytes, framing: Framing) -> Pixels:
     ----------
     data
         The file's bytes: a JPEG, or anything else that Pillow reads. A truncated or damaged JPEG gives
-        what there is of it.
+        what can be decoded.
 
     Returns
     -------
@@ -126,7 +127,7 @@ def frame(data: bytes, framing: Framing) -> Pixels:
     """
     pixels = framing.decode(data)
     if framing.is_ours:
-        # Here, as the loops load numba, and commands that only read a model's card need none of it.
+        # Imported here: the loops load numba, which commands that only read a model's card do not need.
         from camtrap_batch.images.raster import resample
 
         square = resample(pixels, framing.size, framing.size)
@@ -164,7 +165,7 @@ def resize_image(
     framing: Framing,
     box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
-    """An RGB image, or the part of it in `box` (left, top, right, bottom), at another width and height."""
+    """An RGB image, or its part in `box` (left, top, right, bottom), at another width and height."""
     if framing.antialias:
         return image.resize(size, Image.Resampling[framing.interpolation.upper()], box=box)
     return _without_antialias(image, size, box or (0, 0, image.width, image.height))
@@ -173,7 +174,7 @@ def resize_image(
 def _without_antialias(
     image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
 ) -> Image.Image:
-    """Bilinear between the four nearest pixels, however many lie between two samples."""
+    """Bilinear interpolation between the four nearest pixels, however many lie between two samples."""
     pixels = np.asarray(image, np.float32)
     left, top, right, bottom = box
     for axis, (start, stop, wanted) in enumerate(((top, bottom, size[1]), (left, right, size[0]))):

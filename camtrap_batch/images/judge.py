@@ -1,4 +1,4 @@
-"""One image: what its bytes hold, and in which state they are."""
+"""One image: what its bytes hold, and what state they are in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from camtrap_batch.images.pixels import (
 )
 from camtrap_batch.vocabulary import IMAGE_ENDINGS, ending_of
 
-_SMALLEST = 32  # pixels wanted on the short side where no thumbnail is: enough for hash, night or day
+_SMALLEST = 32  # pixels wanted on the short side without a thumbnail: enough for hash, night or day
 _WIDEST = 2**31 - 1  # what the manifest's columns hold
 
 
@@ -36,9 +36,9 @@ class Limits:
     Attributes
     ----------
     max_pixels : an image with more pixels is `too_large` and not decoded
-    timeout_s : most seconds to wait for the bytes of an image, and as many to decode it
+    timeout_s : maximum seconds to wait for the bytes of an image, and again to decode it
     thumbnail : short side of the thumbnail in pixels; 0: none
-    quality : of the thumbnail, as JPEG quality
+    quality : JPEG quality of the thumbnail
     """
 
     max_pixels: int = 200_000_000
@@ -49,7 +49,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Verdict:
-    """What is known of an image; the names are those of the manifest's columns."""
+    """What is known about an image; the names are those of the manifest's columns."""
 
     status: str
     detail: str | None = None
@@ -64,28 +64,29 @@ class Verdict:
     exif_offset_minutes: int | None = None
     camera_make: str | None = None
     camera_model: str | None = None
+    orientation: int | None = None
     is_night: bool | None = None
     thumbnail: Thumbnail | None = None
 
 
 @cache
 def prepare() -> None:
-    """Load the compiled loops, and compile them where this machine never did, which takes some seconds.
+    """Load the compiled loops, or compile them, which takes some seconds, if this machine never has.
 
-    Without this, the first image would be charged for it.
+    Otherwise the first image would be charged for it.
     """
     judge(simplejpeg.encode_jpeg(np.zeros((512, 512, 3), np.uint8)), "black.jpg", Limits(thumbnail=_SMALLEST))
 
 
 def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
-    """Judge an image by its bytes. Whatever they are, the answer is a verdict."""
+    """Judge an image by its bytes. Whatever they are, the result is a verdict."""
     verdict = Verdict("ok", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     if not data:
         verdict.status = "empty_file"
     elif (kind := other_kind(data)) is not None:
         verdict.status, verdict.format = status_of(kind), kind
     elif (kind := still_kind(data)) is None:
-        # Nothing but the name says that it should be an image, as in a file full of zeros.
+        # Only the name says that it should be an image, as with a file full of zeros.
         is_named_still = ending_of(file_name) in IMAGE_ENDINGS
         verdict.status = "corrupt" if is_named_still else "not_image"
         verdict.detail = "not a file of any known image format"
@@ -106,12 +107,12 @@ def judge(data: bytes, file_name: str, limits: Limits) -> Verdict:
 
 
 def status_of(kind: str) -> str:
-    """The status of a file that is surely no still image, by its kind."""
+    """The status of a file that is surely not a still image, by its kind."""
     return "video" if kind in VIDEO_KINDS else "not_image"
 
 
 def judge_frame(pixels: Pixels, kind: str, limits: Limits) -> Verdict:
-    """The verdict on a frame of a video of that kind, decoded and upright, shape (height, width, 3).
+    """The verdict on a frame of a video of this kind, decoded and upright, shape (height, width, 3).
 
     A frame has no bytes of its own: its hash is that of its pixels.
     """
@@ -135,6 +136,7 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
         exif = read_exif(image)
     verdict.datetime_exif, verdict.camera_make, verdict.camera_model = exif.taken, exif.make, exif.model
     verdict.exif_offset_minutes = exif.utc_offset_minutes
+    verdict.orientation = exif.orientation if exif.orientation != 1 else None
     if max(width, height) <= _WIDEST:
         verdict.width, verdict.height = width, height
     if width * height > limits.max_pixels:
@@ -155,7 +157,7 @@ def _judge_picture(verdict: Verdict, data: bytes, limits: Limits) -> None:
 
 
 def _look_at(verdict: Verdict, pixels: Pixels, full_short_side: int, limits: Limits) -> None:
-    """What is kept of upright pixels."""
+    """Fill in what is kept of upright pixels."""
     if limits.thumbnail:
         pixels = shrink(pixels, limits.thumbnail)
         verdict.thumbnail = make_thumbnail(pixels, full_short_side, limits.quality)

@@ -1,4 +1,4 @@
-"""Keywords that people gave a photo: of XMP (in the file or beside it), IPTC and EXIF.
+"""Keywords that people gave a photo, from XMP (in the file or beside it), IPTC and EXIF.
 
 - XMP part 1 (ISO 16684-1): a packet of RDF, which may be searched for in any file
 - dc:subject: flat; lr:hierarchicalSubject (Lightroom) with | between levels; digiKam:TagsList with /
@@ -28,7 +28,7 @@ _PHOTOSHOP, _IPTC_RESOURCE, _KEYWORD = b"Photoshop 3.0\0", 1028, b"\x1c\x02\x19"
 
 @dataclass(frozen=True)
 class Keywords:
-    """`flat`: keywords; `paths`: those that stand below others, from the top; each once, in their order."""
+    """`flat`: plain keywords; `paths`: those in a hierarchy, from the top; each once, in order."""
 
     flat: tuple[str, ...] = ()
     paths: tuple[tuple[str, ...], ...] = ()
@@ -39,7 +39,7 @@ def read_keywords(data: bytes, sidecar: bytes = b"") -> Keywords:
 
     Parameters
     ----------
-    data : an image file, or of a JPEG file as much as holds what is before the picture
+    data : an image file; of a JPEG file, everything before the picture is enough
     sidecar : the .xmp file beside it
     """
     flat: dict[str, None] = {}
@@ -65,7 +65,7 @@ def _packets(data: bytes) -> Iterator[bytes]:
 
 
 def _items(packet: bytes) -> Iterator[tuple[str, str]]:
-    """Name of a property that holds keywords, and each of them. A broken packet has none."""
+    """Each keyword, with the name of the property that holds it. A broken packet has none."""
     if b"<!" in packet:  # XMP has neither document types nor entities: nothing to expand
         return
     try:
@@ -80,7 +80,7 @@ def _items(packet: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _segments(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Marker and content of each segment of a JPEG file that lies before the picture (ITU-T T.81, B.1.1)."""
+    """Marker and content of each segment of a JPEG file before the picture (ITU-T T.81, B.1.1)."""
     at = 2 if data.startswith(b"\xff\xd8") else len(data)
     while data[at : at + 1] == b"\xff":
         marker = data[at + 1 : at + 2]

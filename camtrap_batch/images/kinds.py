@@ -1,7 +1,7 @@
-"""What kind of file it is, from its first bytes, and of a TIFF file from its directories.
+"""What kind of file it is, judged by its first bytes, and for a TIFF file by its directories.
 
 Cameras' RAW files are mostly TIFF files whose first directory is often a small preview, which Pillow would
-take for the picture. They are told by what the sensor's own data are called (TIFF/EP, DNG 1.7).
+take for the picture. They are recognised by how the sensor's own data are labelled (TIFF/EP, DNG 1.7).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _RAW_MAKES = (
 NOT_READ = frozenset(
     {"HEIF", "CR3", "CRW", "MRW", "X3F", "RAF", "DNG", "RAW", *(kind for _, kind in _RAW_MAKES)}
 )
-"""Kinds of still images that are not read: they have to be converted to JPEG first."""
+"""Kinds of still images that are not read: they must be converted to JPEG first."""
 
 _MAKE, _SUB_IFDS, _DNG_VERSION = 271, 330, 50706  # tags of a TIFF file
 _PHOTOMETRIC, _COMPRESSION = 262, 259
@@ -79,14 +79,14 @@ _CONTROL = frozenset(range(32)) - frozenset(b"\t\n\r\f\x1b") | {127}
 
 
 def still_kind(data: bytes) -> str | None:
-    """The kind of still image that a file claims to be; None where it claims none."""
+    """The kind of still image that a file claims to be; None if it claims none."""
     for signature, kind in _RAW_SIGNATURES:
         if data.startswith(signature):
             return kind
     for signature, kind in _STILL_SIGNATURES:
         if data.startswith(signature):
             return _raw_kind(data) or kind if kind == "TIFF" else kind
-    # Two letters are too few to tell a bitmap by: the size of its second header follows them.
+    # Two letters are too few to recognise a bitmap: check the size of its second header, too.
     if data.startswith(b"BM") and data[15:18] == b"\0\0\0":
         return "BMP"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -100,7 +100,7 @@ def still_kind(data: bytes) -> str | None:
 
 
 def other_kind(data: bytes) -> str | None:
-    """The kind of a file that is surely no still image (a video, HTML, text); None where it may be one."""
+    """The kind of a file that is surely not a still image (a video, HTML, text); None if it may be one."""
     if still_kind(data) is not None:
         return None
     for signature, kind in _SIGNATURES:
@@ -116,12 +116,12 @@ def other_kind(data: bytes) -> str | None:
 
 
 def _is_transport_stream(data: bytes) -> bool:
-    """Packets of 188 bytes, each with a mark; of camcorders, with four bytes of time before each."""
+    """Packets of 188 bytes, each with a mark; camcorders put four bytes of time before each."""
     return any(data[at : at + 3 * step : step] == b"GGG" for at, step in ((0, 188), (4, 192)))
 
 
 def _raw_kind(data: bytes) -> str | None:
-    """The kind of RAW file that a TIFF file is; None where it is a picture."""
+    """The kind of RAW file that a TIFF file is; None if it is a picture."""
     if data[8:10] == b"CR" and data[10:11] in (b"\1", b"\2"):
         return "CR2"
     make, is_raw = b"", False
@@ -137,7 +137,7 @@ def _raw_kind(data: bytes) -> str | None:
 
 
 def _directories(data: bytes) -> Iterator[dict[int, tuple[int, int, int]]]:
-    """Tag -> type, count and value of each directory of a TIFF file, and of those below it."""
+    """Tag -> type, count and value, for each directory of a TIFF file and those below it."""
     order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
     layout = struct.Struct(("<" if order == "little" else ">") + "HHL4s")
     ahead, seen = [int.from_bytes(data[4:8], order)], {0}
@@ -164,7 +164,7 @@ def _directories(data: bytes) -> Iterator[dict[int, tuple[int, int, int]]]:
 
 
 def _text(data: bytes, field: tuple[int, int, int]) -> bytes:
-    """The text of a field that is longer than the field itself, as every maker's name is."""
+    """The text of a field that does not fit into the field itself, such as a maker's name."""
     _, count, at = field
     return data[at : at + min(count, 64)].strip(b"\0 ")
 
@@ -177,7 +177,7 @@ def _kind_of_text(start: bytes) -> str | None:
         return "HTML"
     if lowered.startswith(("<?xml", "<svg")):
         return "XML"
-    # The last character may be cut in two, and is then one that can't be decoded.
+    # The last character may be cut in two, and then can't be decoded.
     if not text or "\ufffd" in text[:-1] or any(ord(letter) in _CONTROL for letter in text):
         return None
     return "JSON" if text[0] in "{[" else "text"

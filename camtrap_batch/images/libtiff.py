@@ -1,9 +1,9 @@
-"""What libtiff says of a picture while Pillow decodes it: heard here, and not printed.
+"""What libtiff says about a picture while Pillow decodes it: collected here instead of printed.
 
-libtiff tells faults that it decodes on over to a handler of the process, which prints them; Pillow hears
-nothing of them. In place of that handler there is one here that keeps what is said for the thread that is
-decoding: to redirect standard error instead would take the words of all other threads with it. (Warnings,
-which Pillow switches off before each decode, are not to be had.)
+libtiff reports faults that do not stop a decode to a handler of the process, which prints them; Pillow does
+not see them. The handler here replaces that one and keeps what is said for the decoding thread: redirecting
+standard error instead would swallow the output of all other threads. (Warnings, which Pillow switches off
+before each decode, are not available.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import PIL
 
 _LONGEST = 512  # bytes of a message
-_MOST = 100  # messages that are kept of one picture
+_MOST = 100  # messages kept for one picture
 _LOADED = re.compile(r"\s(/.*/libtiff[^/\n]*\.so[^/\n]*)$", re.MULTILINE)
 
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
@@ -28,7 +28,7 @@ _heard = threading.local()
 
 @contextmanager
 def hear_libtiff() -> Iterator[list[str]]:
-    """What libtiff says on this thread until the block is left, as it is said."""
+    """Collects what libtiff says on this thread until the block ends."""
     _install()
     before = getattr(_heard, "said", None)
     said: list[str] = []
@@ -41,7 +41,7 @@ def hear_libtiff() -> Iterator[list[str]]:
 
 @cache
 def _install() -> bool:
-    """Whether the handler is there: where Pillow's libtiff is no library of its own, it can't be."""
+    """Whether the handler is installed: it can't be if Pillow's libtiff is not a separate library."""
     for path in _libraries():
         try:
             library = ctypes.CDLL(path)
@@ -58,7 +58,7 @@ def _libraries() -> list[str]:
     """Paths of the libtiff that this process has loaded with Pillow."""
     try:
         return sorted(set(_LOADED.findall(Path("/proc/self/maps").read_text())))
-    except OSError:  # not Linux: where Pillow's wheels keep it
+    except OSError:  # not Linux: look where Pillow's wheels keep it
         beside = Path(PIL.__file__).parent
         folders = (beside / ".dylibs", beside.parent / "pillow.libs")
         return sorted(str(path) for folder in folders for path in folder.glob("libtiff*"))

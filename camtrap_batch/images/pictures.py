@@ -1,4 +1,4 @@
-"""The pixels of manifest rows: thumbnails where they are large enough, else the original files."""
+"""The pixels of manifest rows: thumbnails where they are large enough, otherwise the original files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from camtrap_batch.store.folder import Folder
 Source = Literal["thumbnail", "original"]
 
 COLUMNS = ["image_id", "file_name", "thumbnail_file", "thumbnail_row", "video_s", "bytes"]
-"""What of the manifest `read_pictures` wants."""
+"""The manifest's columns that `read_pictures` needs."""
 
 
 def read_pictures(
@@ -30,13 +30,13 @@ def read_pictures(
     """Index in `rows`, JPEG (or other image file) and source of each row.
 
     Thumbnails come first, file by file, then originals, which are read ahead on as many threads as the root
-    takes at once, then frames of videos, whose files are uncompressed. The order is the same in every run. A
-    row without a thumbnail is read from the image root; None where that fails.
+    can use, then frames of videos, whose files are uncompressed. The order is the same in every run. A
+    row without a thumbnail is read from the image root; None if that fails.
 
     Parameters
     ----------
-    use_thumbnails : whether thumbnails will do, of all rows or of each (n,)
-    timeout_s : most seconds for one original
+    use_thumbnails : whether thumbnails will do, for all rows or for each, shape (n,)
+    timeout_s : maximum seconds for one original
     """
     wanted = np.broadcast_to(use_thumbnails, rows.num_rows)
     files = rows["thumbnail_file"].to_pylist()

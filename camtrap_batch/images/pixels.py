@@ -14,8 +14,8 @@ Pixels = npt.NDArray[np.uint8]
 JPEG_LONGEST = 65_500
 """libjpeg's limit for a side, in pixels."""
 
-_SAMPLE = 48  # rows and columns that are enough to tell most pictures
-_THINNEST = 4  # times as long as wide: of what is longer, no more of the long side is sampled
+_SAMPLE = 48  # rows and columns that are enough to judge most pictures
+_THINNEST = 4  # ratio of sides beyond which no more of the long side is sampled
 _AT_ONCE = 2**18  # pixels
 _BLANK_RANGE = 2
 _NIGHT_TOP, _NIGHT_BOTTOM = 0.10, 0.85
@@ -43,7 +43,7 @@ class Thumbnail:
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn and mirror as the EXIF orientation says."""
+    """Turn and mirror the picture as the EXIF orientation says."""
     if orientation not in _TURNS:
         return pixels
     mirror, turns = _TURNS[orientation]
@@ -53,11 +53,11 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 def is_blank(pixels: Pixels, spared: float = 0) -> bool:
     """Whether there is nothing in the picture: one flat colour, as a decoder gives for a missing stream.
 
-    As many pixels as `spared`, but no more than a tenth, may differ.
+    Up to `spared` pixels, but no more than a tenth, may differ.
     """
     down, across = _steps(pixels)
     if down * across > 1 and not is_blank(np.ascontiguousarray(pixels[::down, ::across]), np.inf):
-        return False  # what the sample shows, the whole picture does
+        return False  # what the sample shows, the whole picture shows
     rows = max(1, _AT_ONCE // pixels.shape[1])
     strips = [pixels[top : top + rows] for top in range(0, len(pixels), rows)]
     flat = np.array([_median(strips, channel) for channel in range(pixels.shape[2])], np.float32)
@@ -66,9 +66,10 @@ def is_blank(pixels: Pixels, spared: float = 0) -> bool:
 
 
 def is_greyscale(pixels: Pixels) -> bool:
-    """Whether a picture was taken in infrared light: no colour in it, but for a banner at top or bottom.
+    """Whether a picture was taken in infrared light: it has no colour, except in a banner at the top or
+    bottom.
 
-    A tint that all the picture has (some cameras' infrared is purple) is no colour.
+    A tint of the whole picture (some cameras' infrared is purple) does not count as colour.
     """
     if pixels.shape[2] == 1:
         return True
@@ -81,7 +82,7 @@ def is_greyscale(pixels: Pixels) -> bool:
 
 
 def difference_hash(pixels: Pixels) -> int:
-    """64-bit difference hash: is each of 8 x 8 cells darker than its right neighbour.
+    """64-bit difference hash: whether each of 8 x 8 cells is darker than its right neighbour.
 
     N. Krawetz, "Kind of Like That", 2013 (hackerfactor.com). Near duplicates differ in a few bits.
     """
@@ -102,7 +103,7 @@ def shrink(pixels: Pixels, short_side: int) -> Pixels:
 
 
 def shrunk(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width that `shrink` gives a picture.
+    """Height and width of a picture after `shrink`.
 
     >>> shrunk(360, 512, 256), shrunk(100, 512, 256)
     ((256, 364), (100, 512))
@@ -114,7 +115,7 @@ def shrunk(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def make_thumbnail(pixels: Pixels, full_short_side: int, quality: int) -> Thumbnail:
-    """A picture as a JPEG file; `full_short_side` is that of the file which it is a reduced version of."""
+    """A picture as a JPEG file; `full_short_side` is that of the file before reduction."""
     height, width = pixels.shape[:2]
     pixels = np.ascontiguousarray(pixels)
     if pixels.shape[2] == 1:
@@ -125,7 +126,7 @@ def make_thumbnail(pixels: Pixels, full_short_side: int, quality: int) -> Thumbn
 
 
 def _steps(pixels: Pixels) -> tuple[int, int]:
-    """From one sampled row, and column, to the next."""
+    """Distance from one sampled row, and column, to the next."""
     height, width = pixels.shape[:2]
     least = max(1, min(height, width) // _SAMPLE)
     return max(least, height // (_SAMPLE * _THINNEST)), max(least, width // (_SAMPLE * _THINNEST))
@@ -143,7 +144,7 @@ def _median(strips: list[Pixels], channel: int) -> float:
 
 
 def _from_median(values: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
-    """How far each value is from the median; `np.median` takes a mean of two, and ten times as long."""
+    """How far each value is from the median; `np.median` averages two values, and takes ten times as long."""
     middle = values.size // 2
     median = np.partition(values, middle, axis=None)[middle]
     return np.asarray(np.abs(values - median))

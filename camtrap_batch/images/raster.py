@@ -1,6 +1,6 @@
 """Compiled loops over pixels: from coefficients to samples, from luma and chroma to RGB, to another size.
 
-`resample` is our own because it takes half the time of Pillow's, and no copy into an Image and back.
+`resample` is our own because it takes half the time of Pillow's, without a copy into an Image and back.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from camtrap_batch.images.pixels import Pixels
 
 _EDGE = 928  # of 8192, an eighth of it: the mean of half a wave of cosine, times the square root of 2
 _CORNER = 841  # the same on both axes
-_BITS = 14  # after the point, of weights
-_USUAL_SIDE = 8192  # pixels; tables for such sides are kept, 64 kB each
-_KEPT = 7  # of them, of what one axis gives to the other
+_BITS = 14  # fractional bits of weights
+_USUAL_SIDE = 8192  # pixels; tables for sides up to this are kept, 64 kB each
+_KEPT = 7  # fractional bits kept from one axis to the other
 
 
 @compiled
@@ -94,7 +94,7 @@ def colour(
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def _add_chroma(cb: Any, cr: Any, of_cb: Any, of_cr: Any, out: Any) -> None:
-    """What a row of chroma adds to a channel, once or twice for each sample."""
+    """What a row of chroma adds to a channel, once or twice per sample."""
     constant = np.int32(1 << (_BITS - 1)) - np.int32(128) * (of_cb + of_cr)
     if len(out) == len(cb):
         for column in range(len(cb)):
@@ -116,10 +116,10 @@ def _clamped(value: Any) -> Any:
 
 
 def resample(pixels: Pixels, height: int, width: int) -> Pixels:
-    """A picture, grey or RGB, at another size: what Pillow calls BILINEAR, in half of its time.
+    """A picture, grey or RGB, at another size: what Pillow calls BILINEAR, in half the time.
 
-    Each pixel is a mean, weighted by a triangle as wide as two pixels, of this size or the new one, whichever
-    are the larger.
+    Each pixel is a mean weighted by a triangle as wide as two pixels, of the old size or the new one,
+    whichever is larger.
     """
     if pixels.shape[2] == 1:
         return resample_plane(pixels[..., 0], height, width)[..., None]
@@ -136,11 +136,11 @@ def resample_plane(
     width: int,
     scale: tuple[float, float] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """A plane of samples at another size, as `resample` does it.
+    """A plane of samples at another size, in the way of `resample`.
 
     Parameters
     ----------
-    scale : rows, and columns, that a new one stands for; None: all of them for all of the new ones
+    scale : how many rows, and columns, a new one stands for; None: the ratio of old to new size
     """
     out = np.empty((height, width), np.uint8)
     down, across = scale or (plane.shape[0] / height, plane.shape[1] / width)
@@ -150,7 +150,8 @@ def resample_plane(
 
 
 def _weights(size: int, new_size: int, scale: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """For each new pixel, the first one that counts, and weights of it and those after it, 1 together."""
+    """For each new pixel, the first old one that counts, and weights of it and those after it, which sum to
+    1."""
     return (_kept_weights if size <= _USUAL_SIDE else _make_weights)(size, new_size, scale)
 
 
@@ -227,7 +228,7 @@ def _resample_plane(
         for sample in range(len(sums)):
             sums[sample] >>= np.int32(_BITS - _KEPT)
         line = out[y]
-        if n_taps == 4:  # as thumbnails of most photos have: without a loop half the time
+        if n_taps == 4:  # as in thumbnails of most photos: unrolled, it takes half the time
             for x in range(len(line)):
                 at = np.uint64(first_columns[x])
                 line[x] = (
@@ -249,8 +250,8 @@ def _resample_plane(
 def grey_cells(pixels: Pixels, height: int, width: int) -> npt.NDArray[np.uint8]:
     """The grey mean of each of `height` x `width` cells, rounded.
 
-    A pixel belongs to the cell that its centre is in. Pillow's BOX of its mode L rounds twice, and is 1 of
-    255 off here and there.
+    A pixel belongs to the cell that its centre is in. Pillow's BOX in mode L rounds twice, and is
+    occasionally off by 1 of 255.
     """
     out = np.empty((height, width), np.uint8)
     rows, columns = _borders(pixels.shape[0], height), _borders(pixels.shape[1], width)
@@ -260,7 +261,7 @@ def grey_cells(pixels: Pixels, height: int, width: int) -> npt.NDArray[np.uint8]
 
 @lru_cache(64)
 def _borders(size: int, n: int) -> npt.NDArray[np.int64]:
-    """Shape (n, 2): where each of n cells on an axis begins and ends; one has a pixel at least."""
+    """Shape (n, 2): where each of n cells on an axis begins and ends; each has at least one pixel."""
     if size < n:
         nearest = ((np.arange(n) + 0.5) * (size / n)).astype(np.int64)
         return np.stack([nearest, nearest + 1], axis=1)

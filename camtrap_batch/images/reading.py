@@ -1,4 +1,4 @@
-"""Many images: read ahead on threads while one is decoded, each within its time."""
+"""Many images: read ahead on threads while one is decoded, each within a time limit."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from camtrap_batch.images.kinds import other_kind
 from camtrap_batch.images.sources.root import ImageRoot, is_unsafe
 
 MOST_BYTES = 256 * 2**20
-"""A file with more bytes is not read to its end."""
+"""Files with more bytes are not read to the end."""
 
 MOST_ABANDONED = 4
-"""A process in which so many decodes go on that were given up should be ended: each may hold 1 GB."""
+"""A process in which this many abandoned decodes still run should be ended: each may hold 1 GB."""
 
 _BYTES_AHEAD = 64 * 2**20
 _AHEAD_PER_READER = 2
-_TYPICAL_BYTES = 2**20  # of a file whose size the listing does not know
+_TYPICAL_BYTES = 2**20  # assumed for a file whose size the listing does not know
 _HUNG_READS = 16
-_LOOKS = 8  # at a decode, within its time
+_LOOKS = 8  # how often to check on a decode within its time
 
 
 def judge_files(
@@ -36,17 +36,17 @@ def judge_files(
 ) -> list[Verdict]:
     """A verdict for each file, in order.
 
-    As many files are read ahead as the root takes at once, and as fit into 64 MiB. Neither a read nor a
-    decode that hangs holds up the others for longer than `limits.timeout_s`: its thread is left behind, and
-    counted (see `abandoned`) as long as it goes on.
+    As many files are read ahead as the root can serve at once, and as fit into 64 MiB. A read or a decode
+    that hangs holds up the others for no longer than `limits.timeout_s`: its thread is left behind, and
+    counted (see `abandoned`) as long as it runs.
 
     Parameters
     ----------
     sizes : bytes of each file as the listing says, 0 or less where it does not know
-    entries : of each file in an archive, as the listing says
+    entries : for files in an archive, each file's entry in the listing
     clock : seconds spent waiting for `read`, and in `decode`, are added to it
     """
-    prepare()  # not within the time of an image
+    prepare()  # so that it does not count as an image's time
     n = len(file_names)
     ahead = _ReadAhead(root, file_names, limits, sizes or [-1] * n, entries or [None] * n)
     verdicts: list[Verdict] = []
@@ -62,9 +62,9 @@ def judge_files(
 
 
 def read_files(root: ImageRoot, file_names: Sequence[str], limits: Limits) -> Iterator[bytes | Verdict]:
-    """The bytes of each file, in order, or the verdict where there are none; read ahead as in `judge_files`.
+    """The bytes of each file, in order, or a verdict if there are none; read ahead as in `judge_files`.
 
-    Raises what reading raised that is no fault of a single file: credentials that are missing, say.
+    Raises reading errors that are no fault of a single file, such as missing credentials.
     """
     n = len(file_names)
     ahead = _ReadAhead(root, file_names, limits, [-1] * n, [None] * n)
@@ -76,12 +76,12 @@ def read_files(root: ImageRoot, file_names: Sequence[str], limits: Limits) -> It
 
 
 def abandoned() -> int:
-    """How many decodes go on in this process that were given up."""
+    """How many abandoned decodes are still running in this process."""
     return _abandoned.count
 
 
 def count_abandoned(number: int) -> None:
-    """So many more decodes, or fewer, were given up and go on."""
+    """Change the number of abandoned decodes that are still running."""
     _abandoned.add(number)
 
 
@@ -99,9 +99,9 @@ _abandoned = _Count()
 
 
 class _Decoder:
-    """A thread that judges files from `first` on, until it is through or hangs at one.
+    """A thread that judges files from `first` on, until it is done or hangs at one.
 
-    The thread goes from file to file by itself: handing each one over would cost more than hashing it.
+    The thread goes from file to file by itself: handing over each file would cost more than hashing it.
     """
 
     def __init__(self, ahead: _ReadAhead, file_names: Sequence[str], limits: Limits, first: int) -> None:
@@ -111,12 +111,12 @@ class _Decoder:
         self._problem: BaseException | None = None
         self._ended = threading.Event()
         self._lock = threading.Lock()
-        self._began: float | None = None  # with the decode that goes on now
+        self._began: float | None = None  # when the present decode began
         self._bytes = 0
         self._is_abandoned = False
 
     def watch(self) -> list[Verdict]:
-        """Run the thread; the verdicts it came to, the last one on the file at which it hangs, if it does."""
+        """Run the thread; yields its verdicts, the last one on the file at which it hangs, if it does."""
         threading.Thread(target=self._work, name="decode", daemon=True).start()
         move, seen = phases.progress(), 0
         while not self._ended.wait(self._limits.timeout_s / _LOOKS):
@@ -167,7 +167,7 @@ class _Decoder:
 
 
 class _ReadAhead:
-    """Files of a list, read on threads, in their order."""
+    """Files of a list, read on threads, in order."""
 
     def __init__(
         self,
@@ -185,17 +185,17 @@ class _ReadAhead:
         self._arrived, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
         self._contents: dict[int, bytes | Verdict | BaseException] = {}
         self._reading: dict[int, float] = {}  # when each read began
-        self._next = 0  # to be read
+        self._next = 0  # the next file to read
         self._taken = 0
-        self._bytes = 0  # of files that are read, or were and are not taken yet
+        self._bytes = 0  # of files being read, or read and not taken yet
         self._hung = 0
         for _ in range(self._readers):
             self._add_reader()
 
     def take(self, index: int) -> bytes | Verdict:
-        """The bytes of a file, or the verdict where there are none to judge; each file once, in order.
+        """The bytes of a file, or a verdict if there are none to judge; each file once, in order.
 
-        Raises what reading raised that is no fault of a single file: credentials that are missing, say.
+        Raises reading errors that are no fault of a single file, such as missing credentials.
         """
         with self._lock:
             while index not in self._contents:
@@ -208,7 +208,7 @@ class _ReadAhead:
                     self._give_up(index)
             self._taken = index + 1
             self._bytes -= self._sizes[index]
-            # Readers are woken for several files at once: each time costs the decoder some of its own.
+            # Readers are woken for several files at once: each waking costs the decoder some time.
             if self._next - self._taken <= self._most_ahead // 2:
                 self._room.notify_all()
             content = self._contents.pop(index)
@@ -217,7 +217,7 @@ class _ReadAhead:
         return content
 
     def close(self) -> None:
-        """Let each reader end when it is done with its file."""
+        """Make each reader end when it is done with its file."""
         with self._lock:
             self._next = len(self._file_names)
             self._room.notify_all()
@@ -226,14 +226,14 @@ class _ReadAhead:
         threading.Thread(target=self._work, name="read", daemon=True).start()
 
     def _give_up(self, index: int) -> None:
-        """Settle a file whose read hangs, and put another reader instead of the one that hangs."""
+        """Give a verdict on a file whose read hangs, and replace the hanging reader."""
         del self._reading[index]
         self._contents[index] = Verdict("unreadable", f"not read within {self._limits.timeout_s:g} s")
         self._hung += 1
         if self._hung < _HUNG_READS:
             self._add_reader()
             return
-        # The store is gone: every further file would take its time and keep a thread.
+        # The store is gone: every further file would use up its time limit and a thread.
         for other in range(self._next, len(self._file_names)):
             self._contents[other] = Verdict("unreadable", f"not tried after {self._hung} reads that hang")
         self._next = len(self._file_names)
@@ -248,19 +248,19 @@ class _ReadAhead:
                 content = problem
             with self._lock:
                 if self._reading.pop(index, None) is None:
-                    return  # given up, and another reader is there instead
+                    return  # given up, and replaced by another reader
                 self._contents[index] = content
                 del content
                 if index == self._taken:
                     self._arrived.notify_all()
 
     def _claim(self) -> int | None:
-        """The next file to read, once there is room for it; None where there is no more."""
+        """The next file to read, once there is room for it; None if there are no more."""
         with self._lock:
             while self._next < len(self._file_names):
                 size = self._sizes[self._next]
                 is_full = self._next - self._taken >= self._most_ahead or self._bytes + size > _BYTES_AHEAD
-                # A single file may be larger than all the room.
+                # A single file may be larger than the whole budget.
                 if not is_full or self._next == self._taken:
                     index = self._next
                     self._next += 1
@@ -274,7 +274,7 @@ class _ReadAhead:
 def _read(
     root: ImageRoot, file_name: str, limits: Limits, entry: dict[str, int] | None = None
 ) -> bytes | Verdict:
-    """The bytes of what may be an image; the verdict on anything else."""
+    """The bytes of what may be an image; a verdict on anything else."""
     if is_unsafe(file_name):
         return Verdict("unsafe_path", "not a path inside the image root; it was not opened")
     try:
@@ -282,11 +282,11 @@ def _read(
     except (FileNotFoundError, NotADirectoryError):
         return Verdict("missing")
     except OSError as problem:
-        # The reason alone: the full path would tie the row to where the folder is now.
+        # Only the reason: the full path would tie the row to the folder's present position.
         return Verdict("unreadable", problem.strerror or one_line(problem))
     kind = other_kind(data)
     if len(data) > MOST_BYTES:
         status = "too_large" if kind is None else status_of(kind)
         return Verdict(status, f"more than {MOST_BYTES} bytes", format=kind)
-    # Videos are large: they are let go at once, instead of waiting for their turn.
+    # Videos are large: they are released at once, instead of waiting for their turn.
     return data if kind is None else judge(data, file_name, limits)

@@ -1,11 +1,11 @@
 """Frames of a video, sampled by time: from a disk, a bucket, a web server or a zip file (extra 'video').
 
-A video is read in parts, so that its beginning and its index are all that is transferred to learn how long it
-is. A file that is cut off or damaged gives the frames that there are. Everything runs on one thread.
+A video is read in parts, so that only its beginning and its index are transferred to learn its duration. A
+file that is cut off or damaged gives the frames that can be decoded. Everything runs on one thread.
 
-How many frames a video has is not known to the driver, which must not read 100,000 of them: workers `probe`
-videos first, which takes some 100 kB each, and `frame_times` tells from what they say which rows each has. A
-frame that its container promised and that is not there is a row all the same.
+The driver does not know how many frames a video has, and must not read 100,000 videos: workers `probe` videos
+first, which takes some 100 kB each, and `frame_times` derives from the answers which rows each has. A frame
+that its container promised is a row even if it does not exist.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from camtrap_batch.errors import MissingExtra
 from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.images.sources.root import ImageRoot
+from camtrap_batch.ranges import Ranges
 
 if TYPE_CHECKING:
     import av
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _PART = 2**20  # bytes of one read
 _MOST_IN_MEMORY = 2**30
-_WORTH_A_SEEK_S = 5.0  # of frames that would be decoded for nothing otherwise
+_WORTH_A_SEEK_S = 5.0  # of frames that would otherwise be decoded in vain
 _NAMED_DATE = re.compile(
     r"(?<!\d)(20\d\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])[-_ T.]?([01]\d|2[0-3])[-_.:]?([0-5]\d)"
     r"[-_.:]?([0-5]\d)(?!\d)"
@@ -39,14 +40,14 @@ _NAMED_DATE = re.compile(
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video says of itself.
+    """What a video says about itself.
 
     Attributes
     ----------
-    duration_s : None where it does not tell
-    rate : frames a second; None where it does not tell
-    taken : when it began as its container tells, in UTC or camera time as the camera has it; None where it
-        does not
+    duration_s : seconds; None if it does not say
+    rate : frames per second; None if it does not say
+    taken : when it began according to its container, in UTC or camera time, depending on the camera; None if
+        it does not say
     """
 
     duration_s: float | None
@@ -66,11 +67,11 @@ class VideoFrame:
 
 
 class BrokenVideo(Exception):
-    """Nothing of it can be decoded; the message says why."""
+    """Nothing in the video can be decoded; the message says why."""
 
 
 def frame_times(duration_s: float | None, every_s: float, most_frames: int) -> list[float]:
-    """When frames are taken, in seconds from the video's start; of a video of unknown duration the first.
+    """When frames are sampled, in seconds from the video's start; if the duration is unknown, only the first.
 
     >>> frame_times(3.2, 1.0, 10), frame_times(60.0, 1.0, 4), frame_times(None, 1.0, 10)
     ([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0], [0.0])
@@ -82,7 +83,7 @@ def frame_times(duration_s: float | None, every_s: float, most_frames: int) -> l
 
 
 def probe(file: BinaryIO) -> VideoInfo:
-    """What a video says of itself; nothing is decoded. Raises BrokenVideo, OSError, MissingExtra."""
+    """What a video says about itself; nothing is decoded. Raises BrokenVideo, OSError, MissingExtra."""
     with _opened(file) as container:
         stream = _stream_of(container)
         duration = container.duration / 1e6 if container.duration else None
@@ -112,7 +113,7 @@ def read_frames(file: BinaryIO, times: Sequence[float]) -> Iterator[VideoFrame]:
     Raises
     ------
     BrokenVideo
-        Not one frame can be decoded.
+        No frame can be decoded.
     OSError
         The file can't be read.
     MissingExtra
@@ -132,7 +133,7 @@ def read_frames(file: BinaryIO, times: Sequence[float]) -> Iterator[VideoFrame]:
 
 
 def date_in_name(file_name: str) -> dt.datetime | None:
-    """The moment that a file's own name has in it, as many cameras and phones write it; None where none is.
+    """The moment that a file's name contains, as many cameras and phones write it; None if there is none.
 
     >>> date_in_name("cam1/VID_20210411_204309.mp4"), date_in_name("cam1/2021-04-11 20.43.09.AVI")
     (datetime.datetime(2021, 4, 11, 20, 43, 9), datetime.datetime(2021, 4, 11, 20, 43, 9))
@@ -147,52 +148,27 @@ def date_in_name(file_name: str) -> dt.datetime | None:
 def open_video(
     root: ImageRoot, file_name: str, size: int, entry: Mapping[str, int] | None = None
 ) -> BinaryIO:
-    """A video as a file that can be sought, read in parts of 1 MiB where its source can give parts.
+    """A video as a seekable file, read in parts of 1 MiB if its source can serve parts.
 
     Parameters
     ----------
     size : bytes, as the listing says
-    entry : of a file in an archive, as the listing says
+    entry : for a file in an archive, its entry in the listing
 
     Raises
     ------
     OSError
         The file can't be read.
     BrokenVideo
-        It is too large to be held where it can't be read in parts.
+        It can't be read in parts and is too large to be held in memory.
     """
     if size > 0 and root.has_parts:
-        return io.BufferedReader(_Parts(root, file_name, size), _PART)
+        parts = Ranges(lambda start, end: root.read_part(file_name, start, end), size)
+        return io.BufferedReader(parts, _PART)
     content = root.read(file_name, _MOST_IN_MEMORY, entry)
     if len(content) > _MOST_IN_MEMORY:
         raise BrokenVideo(f"has more than {_MOST_IN_MEMORY:,} bytes, and can't be read in parts where it is")
     return io.BytesIO(content)
-
-
-class _Parts(io.RawIOBase):
-    def __init__(self, root: ImageRoot, file_name: str, size: int) -> None:
-        self._root, self._file_name, self._size, self._at = root, file_name, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._size)
-        data = self._root.read_part(self._file_name, self._at, end) if end > self._at else b""
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _opened(file: BinaryIO) -> InputContainer:
@@ -231,7 +207,7 @@ def _frames_at(container: InputContainer, times: Sequence[float]) -> Iterator[Vi
         if frame is None:
             break
         at = frame.time - start if frame.time is not None else shown_s
-        # What is shown at a time is the last frame before it.
+        # The frame shown at a time is the last one before it.
         while wanted and last is not None and at > wanted[0] + 1e-6:
             yield VideoFrame(wanted.pop(0), _pixels(last))
         last, shown_s = frame, max(at, shown_s)
@@ -249,7 +225,7 @@ def _lasts_until(frame: av.VideoFrame, shown_s: float, stream: av.VideoStream, t
 
 
 def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames in the order in which they are shown, up to the end or to where no more can be decoded."""
+    """Frames in the order in which they are shown, up to the end or to where decoding fails."""
     import av
 
     packets = container.demux(stream)
@@ -268,7 +244,7 @@ def _decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Vi
 
 
 def _end_of(container: InputContainer, stream: av.VideoStream) -> float | None:
-    """Where the last packet ends, of a container that does not tell how long it is: all of it is read."""
+    """Where the last packet ends, for a container that does not give its duration: reads all of it."""
     import av
 
     end = start = None
@@ -288,7 +264,7 @@ def _end_of(container: InputContainer, stream: av.VideoStream) -> float | None:
 
 
 def _seek(container: InputContainer, stream: av.VideoStream, to_s: float) -> bool:
-    """Go to the last key frame before a time; False where the container can't."""
+    """Go to the last key frame before a time; False if the container can't."""
     import av
 
     try:
@@ -305,7 +281,7 @@ def _pixels(frame: av.VideoFrame) -> Pixels:
 
 
 def _date_of(metadata: Mapping[str, str]) -> dt.datetime | None:
-    """When a recording began: `creation_time` of most containers, `date` or Apple's own of others."""
+    """When a recording began: `creation_time` in most containers, `date` or Apple's own key in others."""
     for key in ("com.apple.quicktime.creationdate", "creation_time", "date", "DATE_DIGITIZED", "IDIT"):
         value = next((value for name, value in metadata.items() if name.lower() == key.lower()), None)
         if value and (found := _date_in_text(value)) is not None and found.year > 1970:

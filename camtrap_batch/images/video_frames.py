@@ -1,7 +1,7 @@
-"""Many videos: their frames, and what they say of themselves, each video within its time.
+"""Many videos: their frames, and what they say about themselves, each video within a time limit.
 
-A video is opened once for all frames that are wanted of it. Each has a thread of its own, one or a few of
-which are ahead of what is taken; one at which nothing comes for too long is given up, its thread left behind.
+A video is opened once for all frames that are wanted. Each has its own thread, and one or a few of these run
+ahead of the consumer; a video that yields nothing for too long is given up, and its thread left behind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from camtrap_batch.images.video import BrokenVideo, VideoInfo, open_video, probe
 
 Answer = TypeVar("Answer")
 
-_FRAMES_AHEAD = 2  # of each video: a frame of 4K takes 25 MB
+_FRAMES_AHEAD = 2  # per video: a frame in 4K takes 25 MB
 _VIDEOS_AHEAD = 2
 _PROBED_AT_ONCE = 8
 _FIRST_BYTES = 1024
@@ -35,7 +35,7 @@ _FIRST_BYTES = 1024
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame of a video, decoded and upright; `kind`: of the video, as `kinds` names it."""
+    """A frame of a video, decoded and upright; `kind`: kind of the video, as named by `kinds`."""
 
     pixels: Pixels
     kind: str
@@ -50,16 +50,16 @@ def read_video_frames(
     sizes: Sequence[int] | None = None,
     entries: Sequence[dict[str, int] | None] | None = None,
 ) -> Iterator[Frame | Verdict]:
-    """Frames of videos, in order, or the verdict where there is none: rows in are frames and verdicts out.
+    """Frames of videos, in order, or a verdict if there is none: rows in are frames and verdicts out.
 
     Neighbours of one file, with ascending times, are read in one go.
 
     Parameters
     ----------
-    seconds : of each frame, from the start of its video
-    timeout_s : most seconds for one frame
-    sizes : bytes of each file, where they are known; otherwise it is read whole
-    entries : of each file in an archive, as the listing says
+    seconds : time of each frame, from the start of its video
+    timeout_s : maximum seconds for one frame
+    sizes : bytes of each file, if known; otherwise it is read whole
+    entries : for files in an archive, each file's entry in the listing
 
     Raises
     ------
@@ -100,7 +100,7 @@ def judge_video_frames(
     entries: Sequence[dict[str, int] | None] | None,
     clock: dict[str, float],
 ) -> list[Verdict]:
-    """A verdict on each frame; `bytes` is the size of its video. Parameters as of `read_video_frames`.
+    """A verdict on each frame; `bytes` is the size of its video. Parameters as for `read_video_frames`.
 
     `clock`: seconds spent are added to `decode`.
     """
@@ -122,7 +122,7 @@ def probe_videos(
     sizes: Sequence[int],
     entries: Sequence[dict[str, int] | None] | None,
 ) -> Iterator[VideoInfo | Verdict]:
-    """What each video says of itself, in order, or the verdict where it can't be read."""
+    """What each video says about itself, in order, or a verdict if it can't be read."""
 
     def look_at(number: int) -> Callable[[], Iterator[VideoInfo]]:
         return lambda: _probed(root, file_names[number], sizes[number], entries[number] if entries else None)
@@ -140,7 +140,7 @@ def probe_videos(
 
 
 def frame_file(pixels: Pixels) -> bytes:
-    """A frame as an image file, in all its pixels: for what takes image files."""
+    """A frame as an image file, at full size, for code that takes image files."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "BMP")
     return file.getvalue()
@@ -199,7 +199,7 @@ def _why_unread(problem: OSError) -> Verdict:
 
 
 class _Beside(Generic[Answer]):
-    """What an iterator gives, made on a thread of its own."""
+    """The items of an iterator, produced on a thread of its own."""
 
     def __init__(self, make: Callable[[], Iterator[Answer]]) -> None:
         self._make = make
@@ -210,7 +210,7 @@ class _Beside(Generic[Answer]):
         threading.Thread(target=self._work, name="video", daemon=True).start()
 
     def items(self, timeout_s: float) -> Iterator[Answer]:
-        """Each item; raises what making them raised, and TimeoutError where one takes too long."""
+        """Each item; raises what the iterator raised, and TimeoutError if an item takes too long."""
         try:
             while True:
                 try:
@@ -228,9 +228,9 @@ class _Beside(Generic[Answer]):
             self.leave()
 
     def leave(self) -> None:
-        """Let the thread end at the next item."""
+        """Make the thread end at the next item."""
         self._is_left.set()
-        while not self._given.empty():  # it may wait for room
+        while not self._given.empty():  # it may be waiting for room
             self._given.get_nowait()
 
     def _give_up(self) -> None:
@@ -255,7 +255,7 @@ class _Beside(Generic[Answer]):
 
 
 def _beside(makers: Iterable[Callable[[], Iterator[Answer]]], at_once: int) -> Iterator[_Beside[Answer]]:
-    """One after the other, with so many begun ahead of what is taken."""
+    """One after the other, with this many begun ahead of the consumer."""
     rest = iter(makers)
     ahead: deque[_Beside[Answer]] = deque()
     try:

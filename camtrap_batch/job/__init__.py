@@ -1,4 +1,4 @@
-"""The job file: what to process. One YAML a data set; every key but three has a default."""
+"""The job file: what to process. One YAML file per data set; all keys but three have defaults."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Job(Section):
-    """A job file, checked. `Job.load` reads one; paths in it are absolute then."""
+    """A job file, checked. `Job.load` reads one and makes its paths absolute."""
 
     name: str = Field(description="the run folder is <output>/<name>")
     output: PathOrUrl = Field(description="folder or fsspec URL of run folders, relative to the job file")
@@ -62,7 +62,7 @@ class Job(Section):
     )
     report: Report = Field(default_factory=Report, description="the HTML report")
     notify: Notify | None = Field(
-        None, description="who is told that a command of the job ended: a URL, or {url, command}"
+        None, description="what is notified when a command of the job ends: a URL, or {url, command}"
     )
     _notes: list[str] = PrivateAttr(default_factory=list)
 
@@ -96,7 +96,7 @@ class Job(Section):
         Raises
         ------
         JobError
-            The file is not there, not YAML, a key or value in it is wrong, or the job would write where its
+            The file is missing or not YAML, a key or value in it is wrong, or the job would write where its
             images are.
         """
         path = Path(path)
@@ -118,14 +118,19 @@ class Job(Section):
     ) -> Job:
         """The job in the mapping `content`; relative paths in it are taken from the folder `base`.
 
-        `assignments`: those of `--set` that are in it already, to say of what is wrong whence it comes.
+        `assignments`: those of `--set` that it already contains, so that errors can say where a value is
+        from.
         """
         job = parse(cls, content, where, lines or {}, JobError, assignments)
         job = from_folder(job, base)
         if job.notify is not None:
             job = job.model_copy(update={"notify": job.notify.from_folder(base)})
         there, before = (absolute(job.output, folder) for folder in (base, Path.cwd()))
-        is_moved = not _is_run_folder(f"{there}/{job.name}") and _is_run_folder(f"{before}/{job.name}")
+        is_moved = (
+            not _is_run_folder(f"{there}/{job.name}")
+            and _is_run_folder(f"{before}/{job.name}")
+            and job.input_at(f"{before}/{job.name}") is None  # that of another job of the same name
+        )
         job = job.model_copy(update={"output": before if is_moved else there})
         if is_moved:
             job._notes.append(
@@ -133,13 +138,13 @@ class Job(Section):
                 f"output relative to the current folder; to use it from anywhere, move it to {there}"
             )
         if job.infer.detections is not None:
-            job._notes.append(f"{where}: infer.detections: is called detect.results now; it goes on working")
+            job._notes.append(f"{where}: infer.detections: is now called detect.results; it still works")
         _check_output(job, where)
         return job
 
     @property
     def notes(self) -> list[str]:
-        """What is to be told of how the job file was understood, a line each."""
+        """Notes on how the job file was understood, one line each."""
         return list(self._notes)
 
     @property
@@ -149,7 +154,7 @@ class Job(Section):
 
     @property
     def detection(self) -> tuple[Detect, str] | None:
-        """Where boxes come from, if from anywhere, and the section that says so."""
+        """Where boxes come from, if there are any, and the section that says so."""
         if self.detect is not None:
             return self.detect, "detect"
         infer = self.infer
@@ -165,9 +170,10 @@ class Job(Section):
 
     @property
     def trains_on_crops(self) -> bool:
-        """Whether it is crops of boxes that the classifier learns from, not whole frames.
+        """Whether the classifier learns from crops of boxes, not from whole frames.
 
-        A job that names its boxes as earlier versions did goes on to learn from frames, unless it says so.
+        A job that names its boxes as earlier versions did keeps learning from frames, unless it says
+        otherwise.
         """
         return self.train.on == "crops" or (self.train.on == "auto" and self.detect is not None)
 
@@ -177,15 +183,15 @@ class Job(Section):
         return self.publish.address(self.run_url)
 
     def inputs(self) -> dict[str, str]:
-        """Dotted key -> path or URL of all that the job reads and never changes."""
+        """Dotted key -> path or URL of everything that the job reads and never changes."""
         return dict(inputs_of(self))
 
     def input_at(self, path: str) -> str | None:
-        """The key of the input that a path or URL is, or is inside of; None where it is neither."""
+        """The key of the input that a path or URL is, or is inside; None if it is neither."""
         return next((key for key, url in self.inputs().items() if _is_inside(path, url)), None)
 
     def to_yaml(self) -> str:
-        """The whole job with its defaults, as a job file; URLs are without the signature they may have."""
+        """The whole job with its defaults, as a job file; signatures in URLs are left out."""
         content = self.model_dump(by_alias=True)
         for key, url in self.inputs().items():
             *sections, last = key.split(".")
@@ -197,7 +203,7 @@ class Job(Section):
 
 
 def _check_output(job: Job, where: str) -> None:
-    """Raise JobError where the job would write into its own input, or its run folder can't be a folder."""
+    """Raise JobError if the job would write into its own input, or its run folder can't be a folder."""
     for key, path in (("output", job.run_url), *job.publish.written(job.run_url)):
         if (used := job.input_at(path)) is not None:
             raise JobError(f"{where}: {key}: {path} is inside {used}, which a job never changes")
@@ -228,5 +234,5 @@ def _is_inside(path: str, folder: str) -> bool:
 
 
 def _file_of(url: str) -> str:
-    """Of zip://folder::URL, the zip."""
+    """The zip file of zip://folder::URL."""
     return url.partition("::")[2] if url.startswith("zip://") else url

@@ -21,8 +21,8 @@ def _path_or_url(value: str) -> str:
         raise ValueError(f"{value!r}: should be a path or a URL")
     if any(ord(letter) < 32 for letter in value):
         raise ValueError(
-            f"{value!r}: holds a special character, as a backslash in double quotes makes one; put a Windows "
-            "path in single quotes"
+            f"{value!r}: holds a special character, such as a backslash makes in double quotes; put a "
+            "Windows path in single quotes"
         )
     return value
 
@@ -33,7 +33,7 @@ def web_address(value: str) -> str:
         value.startswith("http://") and host in ("127.0.0.1", "localhost", "::1")
     ):
         raise ValueError(
-            f"{redacted(value)!r}: should begin with https:// (http:// is for this machine alone)"
+            f"{redacted(value)!r}: should begin with https:// (http:// is only for this machine)"
         )
     if urlsplit(value).query or urlsplit(value).username:
         raise ValueError(
@@ -59,7 +59,7 @@ class Input:
 
     Attributes
     ----------
-    words : values that are no path
+    words : values that are not paths
     """
 
     words: re.Pattern[str] | None = None
@@ -69,11 +69,11 @@ class Input:
 
 
 InputPath = Annotated[PathOrUrl, Input()]
-"""A path or URL of what the job reads: every key that is annotated so is one of `inputs_of`."""
+"""A path or URL of something that the job reads: every key annotated with it is among `inputs_of`."""
 
 
 def inputs_of(section: Section, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted key and path or URL of all that a section, and those inside it, read."""
+    """Dotted key and path or URL of everything that a section, and those inside it, read."""
     for name, field in type(section).model_fields.items():
         value, key = getattr(section, name), f"{prefix}{field.alias or name}"
         if isinstance(value, Section):
@@ -98,7 +98,7 @@ def from_folder(section: _Section, base: Path) -> _Section:
 
 
 def absolute(path: str, base: Path) -> str:
-    """A path as an absolute one, relative to `base`; a URL stays as it is."""
+    """A path made absolute, relative to `base`; a URL stays as it is."""
     if "://" in path.rpartition("::")[2]:
         return path
     if path.startswith("zip://"):
@@ -124,9 +124,7 @@ class SignIn(Section):
         None, min_length=1, description="profile to sign in with; default: environment"
     )
     anonymous: bool = Field(False, description="do not sign in: for layers that are open to anyone")
-    ca_bundle: InputPath | None = Field(
-        None, description="file with the certificates of an authority of one's own"
-    )
+    ca_bundle: InputPath | None = Field(None, description="file with the certificates of your own authority")
     timeout_s: float = Field(60, gt=0, strict=False, description="seconds to wait for an answer")
 
     @field_validator("portal")

@@ -21,7 +21,7 @@ _NO_SECRETS = (None, "", "anon", "cloud", "google_default", "cache")
 
 
 class _PartOfPath(Section):
-    level: int | None = Field(None, ge=0, description="folder level that names it, 0 = the first")
+    level: int | None = Field(None, ge=0, description="folder level that names it; 0 is the first")
     regex: str | None = Field(None, description="regular expression on the path")
 
     what: ClassVar[str]
@@ -49,47 +49,61 @@ class Location(_PartOfPath):
     what: ClassVar[str] = "location"
 
     level: int | None = Field(
-        None, ge=0, description="folder level that names the camera location, 0 = the first"
+        None, ge=0, description="folder level that names the camera location; 0 is the first"
     )
     regex: str | None = Field(
-        None, description="regular expression on the path; group `location`, else the first"
+        None, description="regular expression on the path; its group `location`, or else its first group"
     )
 
 
 class Label(_PartOfPath):
     what: ClassVar[str] = "label"
 
-    level: int | None = Field(None, ge=0, description="folder level that names the species, 0 = the first")
+    level: int | None = Field(None, ge=0, description="folder level that names the species; 0 is the first")
     regex: str | None = Field(
-        None, description="regular expression on the path; group `label`, else the first"
+        None, description="regular expression on the path; its group `label`, or else its first group"
     )
     keywords: Literal[True] | list[str] | None = Field(
-        None, description="true: each keyword of a photo names a species; or a list of those that do"
+        None, description="true: every keyword of a photo names a species; or a list of the keywords that do"
     )
     hierarchy: str | None = Field(
-        None, description="keyword below which those of species stand, as Species in Species|Vulpes vulpes"
+        None, description="keyword above those that name species, such as Species in Species|Vulpes vulpes"
     )
     count: str | None = Field(
-        None, description="with hierarchy: keyword below which the number of animals stands, as in Count|2"
+        None, description="with hierarchy: keyword above the number of animals, such as Count in Count|2"
     )
     empty: list[str] = Field(
-        ["empty", "blank"], description="names, in upper or lower case, that mean: no animal"
+        ["empty", "blank"],
+        description="names, in any case, that mean that there is no animal; alone: in a table's own column",
+    )
+    between: str | None = Field(
+        None,
+        min_length=1,
+        description="separator of several species in one cell or folder name, such as ;",
     )
 
-    later: ClassVar[tuple[str, ...]] = ("keywords", "hierarchy", "count")
+    later: ClassVar[tuple[str, ...]] = ("keywords", "hierarchy", "count", "between")
     """Keys that `dataset.label` did not have at first."""
 
     @property
+    def is_of_metadata(self) -> bool:
+        """Whether the metadata name the species, and the keys only say how to read them."""
+        return self.level is None and self.regex is None and not self.is_of_photos
+
+    @property
     def is_of_photos(self) -> bool:
-        """Whether it is not the path that names the species, but the keywords in the photo."""
+        """Whether the species is named by keywords in the photo, not by the path."""
         return self.keywords is not None or self.hierarchy is not None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         given = [self.level is not None, self.regex is not None]
         given += [self.keywords is not None, self.hierarchy is not None]
-        if sum(given) != 1:
+        reads_metadata = not any(given) and self.model_fields_set & {"empty", "between"}
+        if sum(given) != 1 and not reads_metadata:
             raise ValueError("give one of level, regex, keywords and hierarchy")
+        if self.between is not None and self.is_of_photos:
+            raise ValueError("between is for cells and folders; each keyword is one species")
         if self.count is not None and self.hierarchy is None:
             raise ValueError("count needs hierarchy")
         return self
@@ -97,18 +111,18 @@ class Label(_PartOfPath):
 
 class Video(Section):
     every_s: float = Field(1, ge=0.01, strict=False, description="seconds from one frame to the next")
-    most_frames: int = Field(10, ge=1, le=10_000, description="most frames of one video, from its start on")
+    most_frames: int = Field(10, ge=1, le=10_000, description="most frames per video, from its start")
 
 
 class Dataset(Section):
-    """What all formats have.
+    """What all formats have in common.
 
     The section of a reader (`camtrap_batch.catalog.base`) names its format, and adds keys of its own.
 
     Attributes
     ----------
-    needs : keys that the format can't do without -> what they are for
-    refuses : keys of this class that mean nothing in the format -> why
+    needs : keys that the format requires -> what they are for
+    refuses : keys of this class that have no meaning in the format -> why
     """
 
     needs: ClassVar[Mapping[str, str]] = {
@@ -136,7 +150,7 @@ class Dataset(Section):
         "camtrap-dp has its own",
     )
     outages: InputPath | None = Field(
-        None, description="location, start, end as .csv: when a camera stood there and did not work"
+        None, description=".csv of location, start, end: when a camera stood there without working"
     )
     about: InputPath | dict[str, Any] | None = Field(
         None,
@@ -145,8 +159,9 @@ class Dataset(Section):
     )
     utc_offset: str | None = Field(None, description='what the cameras\' clocks show, such as "+02:00"')
 
-    dates: Literal["dmy", "mdy"] | None = Field(
-        None, description="day or month first in dates such as 03/04/2022; default: as other dates tell"
+    dates: Literal["dmy", "mdy", "ymd"] | None = Field(
+        None,
+        description="order of dates such as 03/04/2022 and 21-03-04; default: what other dates show",
     )
 
     video: Video | None = Field(
@@ -192,7 +207,14 @@ class WithLocation(Dataset):
 
 
 class WithLabel(WithLocation):
-    """A format in which a path may also name the species."""
+    """A format in which a path may also name the species.
+
+    Attributes
+    ----------
+    has_own_labels : whether the metadata may name the species, too
+    """
+
+    has_own_labels: ClassVar[bool] = False
 
     label: Label | None = Field(
         None,
@@ -203,4 +225,11 @@ class WithLabel(WithLocation):
     @property
     def path_label(self) -> Label | None:
         """`label`, where it is the path that names the species."""
-        return None if self.label is None or self.label.is_of_photos else self.label
+        is_of_path = self.label is not None and (self.label.level is not None or self.label.regex is not None)
+        return self.label if is_of_path else None
+
+    @model_validator(mode="after")
+    def _says_where_labels_are(self) -> Self:
+        if self.label is not None and self.label.is_of_metadata and not self.has_own_labels:
+            raise ValueError("label: give one of level, regex, keywords and hierarchy")
+        return self

@@ -9,13 +9,13 @@ from camtrap_batch.yamlfile import Section
 
 class Validate(Section):
     shard_size: int = Field(
-        500, ge=1, le=1000, description="most images in one shard, that is in one Dask task"
+        500, ge=1, le=1000, description="maximum number of images in one shard, that is in one Dask task"
     )
     thumbnails: int = Field(
         256, ge=0, le=2048, description="short side of the thumbnails kept, in pixels; 0: none"
     )
     max_pixels: int = Field(200_000_000, ge=1, description="an image with more pixels is too_large")
-    timeout_s: float = Field(60, gt=0, strict=False, description="most seconds for one image")
+    timeout_s: float = Field(60, gt=0, strict=False, description="maximum seconds for one image")
 
 
 class Findings(Section):
@@ -23,5 +23,6 @@ class Findings(Section):
         2,
         ge=0,
         le=2,
-        description="most bits, of 64, between the hashes of near duplicates (of one second at one location)",
+        description="maximum number of bits, of 64, by which hashes of near duplicates (same second and "
+        "location) differ",
     )

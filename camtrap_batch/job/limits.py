@@ -1,4 +1,4 @@
-"""The section `limits`: guard rails, so that a fault of the surroundings is not taken for a result."""
+"""The section `limits`: guard rails, so that a fault in the environment is not taken for a result."""
 
 from __future__ import annotations
 

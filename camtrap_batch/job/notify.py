@@ -1,4 +1,4 @@
-"""The section `notify`: who is told that a command of the job has ended."""
+"""The section `notify`: what is notified when a command of the job has ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from camtrap_batch.yamlfile import Section
 class Notify(Section):
     url: str | None = Field(None, description="URL that gets JSON by POST when a command of the job ends")
     command: list[str] | None = Field(
-        None, min_length=1, description="program, and its arguments, that gets the same on standard input"
+        None, min_length=1, description="program, with its arguments, that gets the same on standard input"
     )
 
     @model_validator(mode="before")
@@ -40,7 +40,7 @@ class Notify(Section):
         return self
 
     def from_folder(self, base: Path) -> Self:
-        """The same, with a program that is given by its path taken from the folder `base`."""
+        """The same, with a program's relative path resolved against the folder `base`."""
         if self.command is None or "/" not in self.command[0]:
             return self
         program, *arguments = self.command

@@ -14,12 +14,12 @@ from camtrap_batch.yamlfile import OneOf
 
 
 class Publish(SignIn):
-    """The keys that every target has; the portal to sign in to is that of `camtrap model publish`, too.
+    """The keys that every target has; `camtrap model publish` signs in to the same portal.
 
     Attributes
     ----------
     title : what the target is, for people
-    form : what `target` looks like where it names this target
+    form : what `target` looks like if it names this target
     """
 
     title: ClassVar[str] = "target"
@@ -29,21 +29,21 @@ class Publish(SignIn):
 
     fields: dict[str, dict[str, str]] = Field(
         default_factory=dict,
-        description="arcgis: names of fields of one's own, such as {photos: {ClassLabel: Species}}; "
-        "elsewhere without effect",
+        description="arcgis: your own names for fields, such as {photos: {ClassLabel: Species}}; no effect "
+        "on other targets",
     )
     public: bool = Field(
         False,
-        description="for anyone to see: places on a grid of report.blur_km (10 km where that is 0), people "
-        "and vehicles left out",
+        description="for anyone to see: positions on a grid of report.blur_km (10 km if that is 0), without "
+        "people and vehicles",
     )
     sensitive: InputPath | list[str] | None = Field(
         None,
-        description="species whose exact places never leave: names, groups or categories of events.taxonomy "
-        "such as [panthera leo, rhinocerotidae, CR], or a .csv with a column label",
+        description="species whose exact positions are never published: names, groups or categories of "
+        "events.taxonomy such as [panthera leo, rhinocerotidae, CR], or a .csv with a column label",
     )
     sensitive_km: float = Field(
-        10, gt=0, strict=False, description="grid on which cameras that saw them are shown"
+        10, gt=0, strict=False, description="size of the grid on which cameras that saw them are shown"
     )
 
     @field_validator("sensitive", mode="before")
@@ -56,20 +56,21 @@ class Publish(SignIn):
 
     @classmethod
     def claims(cls, target: str) -> bool:
-        """Whether a value of `target` names this target; the first in the registry that says so has it."""
+        """Whether a value of `target` names this target; the first target in the registry that agrees is
+        used."""
         return False
 
     def address(self, run_url: str) -> str:
-        """Path or URL of what is pushed to, of a job whose run folder is at `run_url`."""
+        """Path or URL that is pushed to, for a job whose run folder is at `run_url`."""
         return self.target
 
     def written(self, run_url: str) -> list[tuple[str, str]]:
-        """(key of the job file, path or URL) of all that a push writes to."""
+        """(key of the job file, path or URL) of everything that a push writes to."""
         return [("publish.target", self.address(run_url))]
 
 
 class PublishFile(Publish):
-    """A target that is a file: by its ending, in the run folder or anywhere on disk."""
+    """A target that is a file, recognised by its ending, in the run folder or anywhere on disk."""
 
     ending: ClassVar[str]
 
@@ -98,7 +99,7 @@ class OneTarget(OneOf):
 
     def name_of(self, value: str) -> str:
         targets = registry(self.group)
-        # One after the other: those of other packages are imported only where none of ours has it.
+        # One after the other: those of other packages are imported only if none of ours matches.
         return next((name for name in targets if targets[name].section.claims(value)), value)
 
     def refuse(self, value: Any) -> str:
@@ -111,7 +112,7 @@ TARGET = OneTarget("camtrap_batch.targets", "target", "locations.gpkg")
 
 
 def default_publish() -> Publish:
-    """The section of a job file that does not have it."""
+    """The section of a job file that does not have one."""
     section = TARGET.section({})
-    assert section is not None and issubclass(section, Publish)  # noqa: S101, PT018 - it is one of ours
+    assert section is not None and issubclass(section, Publish)  # noqa: S101, PT018 - it is one of our own
     return section()

@@ -1,4 +1,4 @@
-"""The sections `infer`, `events` and `report`: from images to what is said of them."""
+"""The sections `infer`, `events` and `report`: from images to what is said about them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from camtrap_batch.vocabulary import NO_MODEL
 from camtrap_batch.yamlfile import Section
 
 _NO_FOLDER = re.compile(rf"latest|{NO_MODEL}|[0-9a-f]{{16}}")
-"""Values of `infer.model` that name no folder."""
+"""Values of `infer.model` that do not name a folder."""
 
 PeopleShown = Literal["blur", "leave_out", "show"]
-"""What is done about people in pictures that are handed out."""
+"""How people are treated in pictures that are handed out."""
 
 
 class Infer(Section):
@@ -31,14 +31,14 @@ class Infer(Section):
     )
     batch: int = Field(64, ge=1, description="images per forward pass")
     min_confidence: Fraction = Field(
-        0.5, description="a sequence below it is uncertain, or has the label of a group (events.taxonomy)"
+        0.5, description="a sequence below it is uncertain, or gets the label of a group (events.taxonomy)"
     )
     shard_size: int = Field(
-        256, ge=1, le=10_000, description="most images in one shard, that is in one Dask task"
+        256, ge=1, le=10_000, description="maximum number of images in one shard, that is in one Dask task"
     )
     precision: Literal["auto", "float32"] = Field(
         "auto",
-        description="auto: the fastest that gives the labels of float32 (99.5 % of them); float32: exact",
+        description="auto: the fastest with the labels of float32 (99.5 % of them); float32: exact",
     )
     detections: InputPath | None = Field(
         None, description="MegaDetector results: file or URL, relative to the job file; crops are classified"
@@ -62,14 +62,14 @@ Labels = Literal["machine", "human_first", "human"]
 class Events(Section):
     labels: Labels = Field(
         "machine",
-        description="machine; human_first: the metadata's labels, where there are some; human: no others",
+        description="machine; human_first: the metadata's labels if there are any; human: no others",
     )
     gap_min: float = Field(
         30, gt=0, strict=False, description="minutes from the previous image that end an event"
     )
     effort: Literal["station", "cameras"] = Field(
         "station",
-        description="two cameras at one location: station counts a day once, cameras for each of them",
+        description="two cameras at one location: station counts a day once, cameras counts it for each",
     )
     taxonomy: InputPath | dict[str, dict[str, str]] | None = Field(
         None,
@@ -77,10 +77,10 @@ class Events(Section):
     )
     species: InputPath | None = Field(
         None,
-        description="which species are possible: a .csv of label[,region][,location]; others are set aside",
+        description="which species are possible: a .csv of label[,region][,location]; others are ruled out",
     )
     regions: InputPath | None = Field(
-        None, description="which cameras are in a region: a .csv of location,region"
+        None, description="which region each camera is in: a .csv of location,region"
     )
 
     @field_validator("taxonomy", mode="before")
@@ -111,17 +111,17 @@ class Events(Section):
 
 class Report(Section):
     blur_km: float = Field(
-        0, ge=0, strict=False, description="round places in the report to a grid of this many km"
+        0, ge=0, strict=False, description="round positions in the report to a grid of this many km"
     )
     people: PeopleShown = Field(
         "blur",
         description="people in pictures of the report and on layers: blur, leave_out or show",
     )
     photos: int = Field(
-        400, ge=0, le=20_000, description="most photos in the report, some 40 kB each; 0: none"
+        400, ge=0, le=20_000, description="maximum number of photos in the report, about 40 kB each; 0: none"
     )
     single_file: bool = Field(
-        False, description="all in one .html file, instead of files beside it that load as they are opened"
+        False, description="everything in one .html file, instead of files beside it that load when opened"
     )
     tiles: InputPath | None = Field(
         None,
@@ -138,7 +138,7 @@ class Report(Section):
         if address.query or address.username:
             raise ValueError(
                 f"{redacted(value)!r}: should have neither a user nor a query, which may hold a secret: "
-                "it stands in the report"
+                "the report would show it"
             )
         is_template = address.scheme in ("https", "http") and all(
             part in value for part in ("{z}", "{x}", "{y}")

@@ -13,23 +13,25 @@ from camtrap_batch.vocabulary import FINDING_KINDS, USABLE
 from camtrap_batch.yamlfile import Section
 
 _NO_FILE = re.compile("imagenet|none|latest|[0-9a-f]{16}")
-"""Values of `train.weights` that name no file."""
+"""Values of `train.weights` that do not name a file."""
 
 
 class Empty(Section):
-    class_: int | str = Field(0, alias="class", description="category id or name that means: no animal")
-    fraction: Fraction = Field(0.5, description="part of the empty images that is kept")
+    class_: int | str = Field(
+        0, alias="class", description="category id or name that means that there is no animal"
+    )
+    fraction: Fraction = Field(0.5, description="fraction of the empty images to keep")
 
 
 class Split(Section):
     by: Literal["location", "random"] = Field(
         "location",
-        description="location: no camera, sequence or duplicate on two sides; random: the notebook's split "
-        "by image, leaky",
+        description="location: no camera, sequence or duplicate on two sides; random: the notebook's leaky "
+        "split by image",
     )
-    valid: Fraction = Field(0.2, description="part of the selected images to validate on")
-    test: Fraction = Field(0.0, description="part of the selected images to test on")
-    seed: Seed | None = Field(None, description="seed of the split alone; default: select.seed")
+    valid: Fraction = Field(0.2, description="fraction of the selected images to validate on")
+    test: Fraction = Field(0.0, description="fraction of the selected images to test on")
+    seed: Seed | None = Field(None, description="separate seed for the split; default: select.seed")
 
     @model_validator(mode="after")
     def _some_left(self) -> Split:
@@ -45,16 +47,21 @@ class Select(Section):
     empty: Empty = Field(default_factory=Empty, description="what to do with images without an animal")
     statuses: list[str] = Field(list(USABLE), min_length=1, description="statuses of images to train on")
     drop: list[str] = Field(
-        default_factory=list, description="kinds of findings whose images are not trained on; none by default"
+        default_factory=list,
+        description="kinds of findings whose images are left out of training; default: none",
     )
     max_per_class: int | None = Field(
-        None, ge=2, description="most images of a class; the rest is dropped at random; default: all"
+        None,
+        ge=2,
+        description="maximum number of images per class; the rest is dropped at random; default: all",
     )
     max_per_location: int | None = Field(
-        None, ge=1, description="most images of a location; the rest is dropped at random; default: all"
+        None,
+        ge=1,
+        description="maximum number of images per location; the rest is dropped at random; default: all",
     )
     split: Split = Field(default_factory=Split, description="how images are divided")
-    seed: Seed = Field(42, description="seed of the thinning and of the split")
+    seed: Seed = Field(42, description="seed for thinning and for the split")
 
     @field_validator("statuses")
     @classmethod
@@ -81,21 +88,21 @@ class Train(Section):
         "id of this run, or latest: its last model",
     )
     on: Literal["auto", "frames", "crops"] = Field(
-        "auto", description="what is learnt from; auto: crops where the job has boxes (detect), else frames"
+        "auto", description="what to learn from; auto: crops if the job has boxes (detect), otherwise frames"
     )
     method: Literal["finetune", "head"] = Field(
         "finetune",
-        description="finetune: the whole network; head: a new last layer alone, on what the network of "
-        "`weights` gives, computed once",
+        description="finetune: the whole network; head: only a new last layer, on what the network of "
+        "`weights` computes once",
     )
     size: int = Field(224, ge=32, le=1024, description="side of the model's square input, in pixels")
     epochs: int = Field(5, ge=1, description="passes over the training images")
     batch: int = Field(64, ge=1, description="images per training step")
-    lr: float | Literal["find"] = Field("find", description="learning rate, or find: search one first")
+    lr: float | Literal["find"] = Field("find", description="learning rate, or find: search for one first")
 
     balance: Literal["sampling", "weights", "none"] = Field(
         "sampling",
-        description="rare classes: sampling shows them more often, weights has their loss count more",
+        description="rare classes: sampling shows them more often, weights makes their loss count more",
     )
     patience: int | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""The classifier: train it, judge it, keep it as a folder, classify with it. Knows nothing of Dask.
+"""The classifier: train it, judge it, keep it as a folder, classify with it. Independent of Dask.
 
 Names are loaded when they are used: importing the package imports neither torch nor fastai.
 """

@@ -1,11 +1,11 @@
-"""Which of the fast ways to compute a model is the fastest that gives the labels of float32.
+"""Finds the fastest way to compute a model that gives the labels of float32.
 
-A way is a runtime and a precision. A fast way errs by a little, and changes the label of an image whose two
-most probable classes are about as probable. How much it errs is seen on a sample; where the two are closer
-than that, the image is computed again in the next finer precision, in the end in float32.
+A way is a runtime and a precision. A fast way is slightly inexact, which changes the label of an image whose
+two most probable classes are about equally probable. A sample shows how large the errors are; if the two
+classes are closer than that, the image is computed again in the next finer precision, in the end in float32.
 
-On CPUs both OpenVINO and torch are at hand. What OpenVINO comes to is found first, since it has integers;
-torch is tried in full only where it is faster on a few images.
+On CPUs both OpenVINO and torch are available. OpenVINO is examined first, since it has integers; torch is
+tried in full only if it is faster on a few images.
 """
 
 from __future__ import annotations
@@ -34,34 +34,35 @@ if TYPE_CHECKING:
     from torch import nn
 
 MOST_AGAIN = 0.25
-"""Most images, of the sample, that may have to be computed again: more would take what the fast way saves."""
+"""Largest fraction of the sample that may have to be computed again: more would cost what the fast way
+saves."""
 
 MOST_DIFFERENCE = 0.01
-"""Most that a class's probability may differ from that of float32, on average."""
+"""Largest mean difference of a class's probability from that of float32."""
 
 _OBSERVED, _FEWEST_FOR_INTEGERS = 32, 200
-"""Images on which ranges are observed; fewest others to compare on. Integers may be right for the sample and
-wrong elsewhere, and what they save in a small job is less than their check takes."""
+"""Images on which ranges are observed; minimum number of others to compare on. Integers may be right for the
+sample and wrong elsewhere, and in a small job they save less than their check costs."""
 
-_WORTH = 0.8  # of the next best's time: integers have to gain something
-_PROBED = 24  # images on which runtimes are timed against each other
-_PROBES = 3  # times; the first one makes things ready
-_CLEARLY = 1.2  # as fast: else the runtime stays
-_COMPARED = 8  # images on which runtimes are held against each other
-_SAME_NETWORK = 0.002  # most that a probability may differ between two runtimes in float32
+_WORTH = 0.8  # fraction of the next best's time that integers may take to be worthwhile
+_PROBED = 24  # images on which runtimes are timed
+_PROBES = 3  # repetitions; the first one warms up
+_CLEARLY = 1.2  # times as fast: otherwise the runtime stays
+_COMPARED = 8  # images on which runtimes are compared
+_SAME_NETWORK = 0.002  # largest difference of a probability between two runtimes in float32
 
 
 @dataclass
 class _Way:
-    """The best that was found of a runtime.
+    """The best way found for a runtime.
 
     Attributes
     ----------
-    steps : precision and margin of each, see `load_predictor`
-    right : what it answers in float32
+    steps : precision and margin of each step, see `load_predictor`
+    right : its answers in float32
     tried : precision -> figures
-    seconds : an image, what is computed again included
-    first : of them, the first step alone
+    seconds : seconds per image, including what is computed again
+    first : seconds per image in the first step alone
     """
 
     runtime: str
@@ -77,7 +78,7 @@ class _Way:
 
     @property
     def share(self) -> float:
-        """Of the first step's speed, what is left when near ties are computed again."""
+        """The fraction of the first step's speed that remains when near ties are computed again."""
         return self.first / self.seconds if self.seconds else 1.0
 
 
@@ -93,18 +94,18 @@ def choose(
     pictures
         A sample.
     threads
-        That shards will be computed with; the sample is computed on all CPUs.
+        Number of threads with which shards will be computed; the sample is computed on all CPUs.
     scratch
-        An empty folder: what a `Predictor` needs beside the model, for what is chosen, is written there.
+        An empty folder, for what a `Predictor` of the chosen way needs besides the model.
 
     Returns
     -------
-    runtime, precision; steps, precision and margin of each (see `load_predictor`); networks, files in
-    `scratch` and their SHA-256; device; images compared; of each precision tried of that runtime `same_top1`
-    (part of the images, none computed again), `difference` (mean, of the probabilities), `margin`, `again`
-    (part of the images that are closer) and `images_per_s` (none computed again, on all CPUs); `why_not` of
-    what can't be computed; `runtimes`, images a second of processor time in each one's fastest precision on
-    `threads` threads, where there are two.
+    runtime, precision; steps, with the precision and margin of each (see `load_predictor`); networks, files
+    in `scratch` and their SHA-256; device; images compared; for each precision tried in that runtime
+    `same_top1` (fraction of the images, none computed again), `difference` (mean, of the probabilities),
+    `margin`, `again` (fraction of the images that are closer) and `images_per_s` (none computed again, on all
+    CPUs); `why_not`, reasons for what can't be computed; `runtimes`, if there are two, images per second of
+    processor time in each one's fastest precision on `threads` threads.
     """
     network, info = load_model(folder)
     trial = _Trial(Path(folder), network, info, choose_device(device).type, batch, scratch)
@@ -134,16 +135,16 @@ class _Trial:
         self.pixels = self.observed = np.empty((0, info.size, info.size, 3), np.uint8)
 
     def look(self, pixels: Pixels) -> None:
-        """Take these squares for the sample."""
+        """Use these squares as the sample."""
         self.pixels = pixels
         if len(pixels) >= _OBSERVED + _FEWEST_FOR_INTEGERS:
-            # From all over the sample, as what is compared.
+            # From all over the sample, like those that are compared.
             is_observed = np.zeros(len(pixels), bool)
             is_observed[np.linspace(0, len(pixels) - 1, _OBSERVED).astype(int)] = True
             self.observed, self.pixels = pixels[is_observed], pixels[~is_observed]
 
     def predictor(self, runtime: str, precision: str, threads: int | None = None) -> Predictor:
-        """The model, computed in this way. Raises ValueError where that can't be."""
+        """The model, computed in this way. Raises ValueError if that is impossible."""
         if precision == "int8" and not (self.scratch / NETWORKS["int8"]).exists():
             on_openvino.to_integers(self.observed, self.scratch, phases.progress())
         return Predictor(
@@ -158,7 +159,7 @@ class _Trial:
         )
 
     def of_openvino(self) -> _Way | None:
-        """What OpenVINO comes to; None where it can't be used."""
+        """The best way with OpenVINO; None if it can't be used."""
         if self.device != "cpu" or len(self.pixels) < 2 or not on_openvino.is_there():
             return None
         try:
@@ -191,8 +192,8 @@ class _Trial:
 
         Parameters
         ----------
-        names : the fastest first, the last one is float32
-        exact : what another runtime came to: its answers in float32 are taken, and its speed there
+        names : precisions, the fastest first; the last one is float32
+        exact : the result of another runtime, whose float32 answers and speed are used
         """
         if exact is not None:
             right, tried = exact.right, {"float32": exact.tried["float32"]}
@@ -219,16 +220,16 @@ class _Trial:
                 "images_per_s": speed,
             }
             agrees = again <= MOST_AGAIN and errors.mean() <= MOST_DIFFERENCE
-            # What is near in a finer precision is so in this one: it is computed again there as well.
+            # Near ties in a finer precision are near ties in this one: they are computed again there, too.
             seconds = 1 / speed + again * best.first + (best.seconds - best.first)
             if agrees and (name != "int8" or seconds <= _WORTH * best.seconds):
                 best = _Way(runtime, [[name, margin], *best.steps], right, tried, seconds, 1 / speed)
         return best
 
     def probe(self, runtime: str, precision: str, threads: int) -> float:
-        """Images a second of processor time, of a few images, on so many threads.
+        """Images per second of processor time, for a few images, on this many threads.
 
-        What else the machine does must not decide, or two jobs would differ in their last digits.
+        Other load on the machine must not decide, or two jobs would differ in their last digits.
         """
         few, seconds = self.pixels[:_PROBED], []
         try:
@@ -260,15 +261,16 @@ class _Trial:
 
 
 def _margin(answers: Probabilities, errors: Probabilities) -> float:
-    """The lead of the most probable class from which on a label is taken to be that of float32.
+    """The smallest lead of the most probable class with which a label is taken to be that of float32.
 
-    Two classes change places only where the lead is no more than both together err, twice an image's error.
-    In the sample, that of an image with this lead or more is less than half of it: either since no error is
-    as large, or since the larger ones, which networks make where they are not sure, go with smaller leads.
+    Two classes change places only if the lead is no more than the errors of both together, twice an image's
+    error. In the sample, the error of an image with this lead or more is less than half of it: either because
+    no error is as large, or because larger errors, which networks make when they are unsure, go with smaller
+    leads.
 
     Parameters
     ----------
-    errors : the largest of each image
+    errors : the largest error of each image
     """
     leads = lead(answers)
     unsafe = leads[leads <= 2 * (2 * errors)]
@@ -277,7 +279,7 @@ def _margin(answers: Probabilities, errors: Probabilities) -> float:
 
 
 def _classify(predictor: Predictor, pixels: Pixels) -> tuple[Probabilities, float]:
-    """Probabilities, and images a second without the first batch, which makes things ready."""
+    """Probabilities, and images per second without the first batch, which is a warm-up."""
     if len(pixels) < 2:
         return np.empty((0, len(predictor.info.classes)), np.float32), 0.0
     n_first = max(1, min(predictor.batch, len(pixels) // 4))

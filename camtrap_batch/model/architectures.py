@@ -29,12 +29,12 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 _USUAL = ("convnext_tiny", "efficientnet_v2_s", "resnet18", "resnet34", "resnet50")
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    # Without the auxiliary heads the answer is one tensor; the input is normalised as for the others.
+    # Without auxiliary heads the answer is a single tensor; the input is normalised as for the others.
     "googlenet": {"aux_logits": False, "init_weights": True, "transform_input": True},
     "inception_v3": {"aux_logits": False, "init_weights": True, "transform_input": True},
 }
 _CROP_MODES: dict[str, Resize] = {"center": "crop", "squash": "squash", "border": "letterbox"}
-"""timm's names of what `Framing` can do."""
+"""timm's names for what `Framing` can do."""
 
 _INTERPOLATION: dict[str, Interpolation] = {name: name for name in get_args(Interpolation)}
 
@@ -47,10 +47,11 @@ _PLAIN: list[Any] = [
     torchvision.transforms.Resize,
     torchvision.transforms.ToTensor,
 ]
-"""Plain classes that weights may name beside tensors: how pictures were prepared, as DeepFaune's do."""
+"""Plain classes that weights files may hold besides tensors: how pictures were prepared, as in
+DeepFaune's."""
 
 _NESTED = ("state_dict", "model_state_dict", "model")
-"""Keys under which training programs keep the weights in a file that holds more."""
+"""Keys under which training programs store the weights in a file that holds more."""
 
 
 @functools.cache
@@ -68,8 +69,8 @@ def check_architecture(arch: str) -> None:
     Raises
     ------
     JobError
-        With the nearest known name. A name that would fetch a model's code or description from somewhere
-        (`hf-hub:...`) is not known.
+        The name is unknown; the message has the nearest known one. Names that would fetch a model's code or
+        description from elsewhere (`hf-hub:...`) count as unknown.
     """
     if _in_torchvision(arch):
         return
@@ -84,7 +85,7 @@ def check_architecture(arch: str) -> None:
 
 
 def create_model(arch: str, n_classes: int, weights: str = "none", size: int = 224) -> nn.Module:
-    """A network that answers `n_classes` logits to images of `size` x `size` pixels.
+    """A network that returns `n_classes` logits for images of `size` x `size` pixels.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def create_model(arch: str, n_classes: int, weights: str = "none", size: int = 2
         Outputs of the head.
     weights
         "none" (random), "imagenet" (downloaded), or a file: .safetensors, or a torch state dict, which is
-        read without running code. The head is left random where it doesn't fit.
+        read without running code. The head is left random if it doesn't fit.
     size
         Side of the square input, in pixels.
 
@@ -129,9 +130,9 @@ class Evaluation:
 
 
 def evaluation(arch: str, size: int | None = None) -> Evaluation:
-    """What torchvision or timm evaluate a network's published weights with.
+    """How torchvision or timm evaluate a network's published weights.
 
-    Where neither has weights for it: the whole picture squeezed to 224 pixels, ImageNet's mean and std.
+    If neither has weights for it: the whole picture squeezed to 224 pixels, ImageNet's mean and std.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ def evaluation(arch: str, size: int | None = None) -> Evaluation:
 
 
 def head_parameters(network: nn.Module) -> set[str]:
-    """Names of the parameters of the last layer, the one that knows the classes."""
+    """Names of the parameters of the last layer, the one that depends on the classes."""
     if hasattr(network, "get_classifier"):  # timm's; several layers in distilled networks
         found: Any = network.get_classifier()  # type: ignore[operator]
         layers = list(found) if isinstance(found, tuple | list) else [found]
@@ -172,7 +173,7 @@ def head_parameters(network: nn.Module) -> set[str]:
 
 
 def recipe(arch: str, size: int) -> tuple[str, dict[str, Any]]:
-    """Which library builds a network, "torchvision" or "timm", and with which options beside its classes."""
+    """Which library builds a network, "torchvision" or "timm", and with which options besides its classes."""
     if not _in_torchvision(arch):
         return "timm", _fixed_size(arch, size)
     options = dict(_OPTIONS.get(arch, {}))
@@ -186,13 +187,13 @@ def recipe(arch: str, size: int) -> tuple[str, dict[str, Any]]:
 def read_state(path: Path, what: str = "") -> Mapping[str, torch.Tensor]:
     """The tensors of a .safetensors file or a torch state dict by name; no code in the file is run.
 
-    A state dict may lie under a key of its own, as training programs keep it beside other things. `what`
+    A state dict may be under a key of its own, as training programs store it along with other things. `what`
     begins the messages.
 
     Raises
     ------
     InputError
-        There is no such file, or it holds anything else than tensors and plain values.
+        There is no such file, or it holds anything other than tensors and plain values.
     """
     try:
         if path.suffix == ".safetensors":
@@ -206,7 +207,7 @@ def read_state(path: Path, what: str = "") -> Mapping[str, torch.Tensor]:
         # torch's own text advises to load the file as code: not repeated here.
         raise InputError(
             f"{what}{path}: not a file of weights ({type(problem).__name__}):"
-            " should be .safetensors, or a torch state dict that holds tensors alone"
+            " should be .safetensors, or a torch state dict that holds only tensors"
         ) from None
     for key in _NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
@@ -223,7 +224,8 @@ def read_state(path: Path, what: str = "") -> Mapping[str, torch.Tensor]:
 def without_prefix(
     state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
 ) -> Mapping[str, torch.Tensor]:
-    """The tensors without what comes before each name, as of a network inside another one (`base_model.`)."""
+    """The tensors without a common prefix of their names, as for a network inside another one
+    (`base_model.`)."""
     first = next(iter(own))
     for name in state:
         if name.endswith(f".{first}"):
@@ -239,7 +241,7 @@ def nearest(
     there: Mapping[str, torch.Tensor],
     known: Mapping[str, torch.Tensor],
 ) -> str:
-    """What is there instead of the tensor `name`: the tensor of its shape whose name is most alike."""
+    """What exists instead of the tensor `name`: the tensor of its shape with the most similar name."""
     free = [other for other in there if other not in known and there[other].shape == value.shape]
     near = difflib.get_close_matches(name, free, n=1, cutoff=0.0)
     return f"; the nearest of its shape {tuple(value.shape)} is {near[0]}" if near else ""
@@ -262,7 +264,7 @@ def _build(arch: str, n_classes: int, size: int) -> nn.Module:
 
 
 def _fixed_size(arch: str, size: int) -> dict[str, Any]:
-    """timm's networks that are built for one input size have to be told which."""
+    """timm's networks that are built for one input size must be told which."""
     import timm
 
     published = timm.get_pretrained_cfg(arch)
@@ -278,9 +280,9 @@ def _try(network: nn.Module, n_classes: int, size: int) -> None:
 
 
 def check_published(arch: str) -> None:
-    """Raise InputError where the published weights of a network are neither on this machine nor to be had.
+    """Raise InputError if the published weights of a network are neither on this machine nor available.
 
-    Nothing is downloaded: it is looked whether they were before, else whether their server can be reached.
+    Nothing is downloaded: this checks whether they were before, or else whether their server can be reached.
     """
     remedy = "use weights: none, or a FILE of weights"
     if _in_torchvision(arch):
@@ -300,7 +302,7 @@ def check_published(arch: str) -> None:
         source = (config.hf_hub_id or "") if config is not None else ""
         url, folder = constants.ENDPOINT, Path(constants.HF_HUB_CACHE)
         is_here = bool(source) and (folder / f"models--{source.replace('/', '--')}").is_dir()
-    if is_here or getproxies():  # what a proxy can reach, it alone knows
+    if is_here or getproxies():  # only a proxy knows what it can reach
         return
     host = urlsplit(url).hostname or ""
     try:
@@ -328,7 +330,7 @@ def published_state(
 
         if not timm.list_pretrained(f"{arch.partition('.')[0]}.*"):
             raise InputError(f"train.weights: timm has no weights for {arch}; {remedy}")
-        # Built with its own head, so that timm resizes position embeddings but leaves the tensors' names.
+        # Built with its own head, so that timm resizes position embeddings but keeps the tensors' names.
         pretrained: nn.Module = timm.create_model(arch, pretrained=True, **_fixed_size(arch, size))
         return pretrained.state_dict()
     except InputError:

@@ -10,32 +10,33 @@ import torch
 from torch.nn import functional
 
 from camtrap_batch.images.pixels import Pixels
+from camtrap_batch.model.decoding import Decoder, ahead
 from camtrap_batch.model.device import Normalise
-from camtrap_batch.model.pixels import Decoder, ahead
 
 _FLIP, _INFRARED, _BANNER = 0.5, 0.15, 0.3
-_FALLOFF = 0.6  # most of the light that is missing in the corners of a picture taken by an infrared flash
-_AT_BOTTOM = 0.8  # of the strips with date and temperature, the others are at the top
-_STRIP = 0.03, 0.12  # their height, of the frame's
-_ROTATE, _SHIFT = 0.15, 0.08  # radians; part of the half frame
-_NEAREST, _FARTHEST = 0.85, 1.12  # how much of the frame is seen, on each axis
-_FARTHEST_OF_CROPS = 1.25  # detectors draw their boxes more or less tightly
+_FALLOFF = 0.6  # largest fraction of light missing in the corners of a picture taken with an infrared flash
+_AT_BOTTOM = 0.8  # fraction of strips with date and temperature; the others are at the top
+_STRIP = 0.03, 0.12  # their height, as fractions of the frame's
+_ROTATE, _SHIFT = 0.15, 0.08  # radians; fraction of half the frame
+_NEAREST, _FARTHEST = 0.85, 1.12  # fraction of the frame that is seen, on each axis
+_FARTHEST_OF_CROPS = 1.25  # detectors draw boxes more or less tightly
 _CONTRAST, _BRIGHTNESS = 0.25, 38.0  # factor and its inverse; of 255
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG and Pillow have it
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in JPEG and Pillow
 
 IGNORED = -100
-"""Instead of a class: the image counts for nothing (torch's default)."""
+"""In place of a class: the image counts for nothing (torch's default)."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class TrainBatches:
-    """One pass gives every image about as often as its weight says, in a new order each time.
+    """One pass yields every image about as often as its weight says, in a new order each time.
 
-    With equal weights each image comes exactly once. Else images are drawn by systematic resampling: an image
-    with k times the mean weight comes k times, rounded up or down, never by luck much more or less.
+    With equal weights each image occurs exactly once. Otherwise images are drawn by systematic resampling: an
+    image with k times the mean weight occurs k times, rounded up or down, never by chance much more or less
+    often.
 
-    What is random in a pass depends on the seed and the number of the pass alone.
+    Randomness in a pass depends only on the seed and the number of the pass.
 
     Parameters
     ----------
@@ -48,15 +49,15 @@ class TrainBatches:
     weights
         Shape (n,): how often each is shown, relative to the others.
     batch
-        Most images in a batch; batches of one pass are of nearly the same size.
+        Maximum number of images in a batch; batches of one pass have nearly the same size.
     normalise
         From pixels to the network's input.
     seed
-        Of order and augmentation.
+        Seed of order and augmentation.
     blocks, window
         Shape (n,) and a number: as in `Samples`. The order is random within a window that moves over blocks.
     part, parts
-        Which part of each batch to give, of how many: the others are another process's.
+        Which part of each batch to yield, of how many: the others belong to other processes.
     """
 
     def __init__(
@@ -101,7 +102,8 @@ class TrainBatches:
         for rows, pixels in load(self._decoder, self._indices, mine):
             if len(rows) < 2:  # batch normalisation can't learn from one image
                 if self._parts > 1:
-                    # The other processes wait for this one in every step: two images that count for nothing.
+                    # The other processes wait for this one in every step, so it gets two images that count
+                    # for nothing.
                     shape = (2, self._decoder.size, self._decoder.size, 3)
                     yield self._normalise(torch.zeros(shape, dtype=torch.uint8)), torch.tensor([IGNORED] * 2)
                 continue
@@ -142,7 +144,7 @@ class EvalBatches:
 def load(
     decoder: Decoder, indices: npt.NDArray[np.int64], parts: list[npt.NDArray[np.int64]]
 ) -> Iterator[tuple[npt.NDArray[np.int64], Pixels]]:
-    """For each part (rows in `indices`): those that decode, and their pixels; one part ahead."""
+    """For each part (rows in `indices`): the images that decode, and their pixels; one part ahead."""
 
     def work(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Pixels]:
         good, pixels = decoder.get(indices[rows])
@@ -154,7 +156,7 @@ def load(
 
 
 def resample(weights: npt.NDArray[np.float64], random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """As many indices of `weights` as it has, drawn in proportion to it and shuffled.
+    """As many indices as `weights` has entries, drawn in proportion to them and shuffled.
 
     Systematic resampling: one random offset, then equal steps (Douc, Cappé, Moulines 2005, Comparison of
     resampling schemes for particle filtering).
@@ -174,7 +176,7 @@ def in_window(
     """The same indices in another random order, in which about `window` blocks are in use at any time.
 
     Blocks begin one after another, in random order; the images of each are spread over the time in which as
-    many begin as the window holds. So one block is read at a time, just before it is wanted.
+    many blocks begin as the window holds. So one block is read at a time, just before it is needed.
     """
     _, number = np.unique(blocks[drawn], return_inverse=True)
     n_blocks = int(number.max()) + 1
@@ -185,14 +187,15 @@ def in_window(
 
 
 def vary(images: torch.Tensor, random: torch.Generator, margin: int = 0) -> torch.Tensor:
-    """Each image mirrored, turned, moved, zoomed, lit a little differently; what cameras do to some of them.
+    """Each image mirrored, turned, moved, zoomed and lit a little differently, and some changed as cameras
+    do.
 
     Some lose their colours as in infrared light: what reflects it is bright whatever its colour, and the
-    flash reaches the corners less. Of some a strip at the top or bottom is covered, where cameras print date,
-    temperature and their maker's name: a model that reads it has learnt the camera.
+    flash reaches the corners less. Some have a strip at the top or bottom covered, where cameras print date,
+    temperature and their maker's name: a model that reads those has learnt the camera.
 
-    Nothing that cuts much off: the animal may be at the border. One resampling of the whole batch takes 2 ms
-    an image of 224 x 224 on two cores, a fifth of what fastai's `aug_transforms` takes.
+    Nothing cuts much off: the animal may be at the border. One resampling of the whole batch takes 2 ms per
+    image of 224 x 224 on two cores, a fifth of what fastai's `aug_transforms` takes.
 
     Parameters
     ----------
@@ -201,7 +204,7 @@ def vary(images: torch.Tensor, random: torch.Generator, margin: int = 0) -> torc
     random
         Generator on the CPU, so that a seed means the same on every device.
     margin
-        Pixels on each side that are there to move and widen what is seen; the result is without them.
+        Extra pixels on each side, to move and widen what is seen; the result does not have them.
     """
     n, device = len(images), images.device
 
@@ -228,7 +231,7 @@ def vary(images: torch.Tensor, random: torch.Generator, margin: int = 0) -> torc
     place, shape = torch.stack([top, bottom], 1), list(images.shape)
     if margin:
         inside = [side - 2 * margin for side in shape[2:]]
-        # Of the middle's coordinates, those of the whole picture: width first.
+        # From coordinates in the middle part to those in the whole picture: width first.
         place *= torch.tensor([[inside[1] / shape[3]], [inside[0] / shape[2]]])
         shape[2:] = inside
     grid = functional.affine_grid(place.to(device), shape, align_corners=False)

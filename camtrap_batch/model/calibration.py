@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 LOWEST, HIGHEST = 0.05, 20.0
-"""Bounds of the temperature: a valid split without an error would drive it to 0."""
+"""Bounds of the temperature: a valid split without any mistake would drive it to 0."""
 
 
 def fit_temperature(logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> float:
-    """The temperature that makes the likelihood of `truth` greatest (Guo et al. 2017, section 4.2).
+    """The temperature that maximises the likelihood of `truth` (Guo et al. 2017, section 4.2).
 
     Parameters
     ----------
@@ -51,23 +51,22 @@ def calibrated(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArr
 def cross_calibrated(
     logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], locations: Sequence[str], folds: int = 5
 ) -> npt.NDArray[np.float32]:
-    """As `calibrated`, each camera's images with the temperature that the other cameras' images give.
+    """Like `calibrated`, with each camera's images at the temperature fitted on the other cameras' images.
 
-    So the calibration of the images that the model's own temperature is fitted on can be measured as if
-    they were new. With one location there is no other: then the temperature is fitted on the images
-    themselves, and the calibration error is a little too low.
+    So calibration can be measured on the images that the model's own temperature is fitted on as if they were
+    new. With a single location, the temperature is fitted on the images themselves, and the calibration error
+    is a little too low.
 
     Parameters
     ----------
-    truth
-        -1 where it is not known: such rows are calibrated, and no temperature is fitted on them.
+    truth        -1 if it is not known: such rows are calibrated, but no temperature is fitted on them.
     """
     names, location = np.unique(np.asarray(locations, str), return_inverse=True)
     known = truth >= 0
     whole = fit_temperature(logits[known], truth[known])
     if len(names) == 1:
         return calibrated(logits, whole)
-    # The largest locations first, one to each fold in turn, so that folds are of about one size.
+    # The largest locations first, one to each fold in turn, so that folds have about the same size.
     fold_of = np.empty(len(names), np.int64)
     fold_of[np.argsort(-np.bincount(location), kind="stable")] = np.arange(len(names)) % folds
     fold = fold_of[location]
@@ -92,7 +91,7 @@ def expected_calibration_error(
 def reliability(
     probs: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], bins: int = 15
 ) -> list[dict[str, Any]]:
-    """The reliability diagram: for each bin of confidence that has images, what came of them.
+    """The reliability diagram: for each bin of confidence that has images, how they turned out.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Where training goes on after whatever ended it: the state at the end of the last epoch, in a folder."""
+"""Where training resumes after an interruption: the state at the end of the last epoch, in a folder."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ LAST, BEST = "last.pt", "best.pt"
 
 @dataclass
 class Checkpoint:
-    """The state of a training at the end of an epoch. What is random in an epoch depends on its number alone.
+    """The state of training at the end of an epoch. Randomness in an epoch depends only on its number.
 
     Attributes
     ----------
     network
         State dict of the network.
     optimizer
-        `state`, a dict a parameter, and `hypers`, a dict a group: as fastai's optimizers have them.
+        `state`, one dict per parameter, and `hypers`, one dict per group, as in fastai's optimizers.
     history
-        A row for each finished epoch, as in history.csv.
+        One row for each finished epoch, as in history.csv.
     rate, searched
         The learning rate, and the search for it, as in lr_find.csv.
     batch
-        Images per step: smaller than asked for where memory was too small.
+        Images per step: fewer than requested if memory was too small.
     smooth
         What fastai's smooth training loss consists of: count, value.
     scaler
         State of float16's gradient scaling; empty in other precisions.
     notes
-        What people should know of this training.
+        What people should know about this training.
     """
 
     network: Mapping[str, torch.Tensor]
@@ -51,14 +51,14 @@ class Checkpoint:
 
     @property
     def epochs(self) -> int:
-        """Finished ones."""
+        """Number of finished epochs."""
         return len(self.history)
 
 
 class Checkpoints:
-    """The checkpoints of one training: the last epoch's and, where it is asked for, the best one's weights.
+    """The checkpoints of one training: that of the last epoch and, on request, the best epoch's weights.
 
-    Each replaces the one before, whole or not at all. Reading one runs no code.
+    Each replaces the one before, completely or not at all. Reading one runs no code.
 
     Parameters
     ----------
@@ -73,7 +73,8 @@ class Checkpoints:
         self._write(LAST, {name: getattr(checkpoint, name) for name in asdict(_EMPTY)})
 
     def load(self) -> Checkpoint | None:
-        """The last epoch's; None where no epoch was finished. Raises StageError where it can't be read."""
+        """The last epoch's checkpoint; None if no epoch was finished. Raises StageError if it can't be
+        read."""
         state = self._read(LAST)
         return None if state is None else Checkpoint(**state)
 
@@ -81,7 +82,7 @@ class Checkpoints:
         self._write(BEST, {"network": dict(network)})
 
     def load_best(self) -> Mapping[str, torch.Tensor]:
-        """State dict of the network at the best epoch. Raises StageError where there is none."""
+        """State dict of the network at the best epoch. Raises StageError if there is none."""
         state = self._read(BEST)
         if state is None:
             raise StageError(

@@ -16,7 +16,7 @@ class TrainConfig:
         A torchvision or timm classification architecture.
     weights
         "imagenet" (downloaded by torchvision or timm), "none", or the path of a .safetensors file or of a
-        torch state dict. What only the head has is left out where the number of classes differs.
+        torch state dict. The head's own tensors are left out if the number of classes differs.
     size
         Side of the model's square input, in pixels.
     epochs
@@ -29,14 +29,14 @@ class TrainConfig:
         What makes rare classes count: "sampling" (an image is shown as often as its weight says), "weights"
         (each is shown once an epoch, its loss counts as its weight says) or "none".
     patience
-        Epochs without a smaller loss on valid after which training stops; the best epoch is kept then. None:
-        all epochs, and the last one is kept.
+        Epochs without a smaller loss on valid after which training stops; then the best epoch is kept. None:
+        train all epochs and keep the last one.
     seed
-        Of initial weights, order of images and augmentation.
+        Seed of initial weights, order of images and augmentation.
     threads
         Threads of torch and of decoding; None: one for each CPU this process may use.
     device
-        "auto": CUDA where torch finds it.
+        "auto": CUDA if torch finds it.
     cache_bytes
         Memory for decoded images, in bytes; what does not fit is decoded again in each epoch.
         None: a quarter of the memory that is free at the start.

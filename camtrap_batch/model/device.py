@@ -1,4 +1,4 @@
-"""Where a model is computed, and how exactly."""
+"""Where a model is computed, and in what precision."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from camtrap_batch.errors import JobError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; "auto" is CUDA where torch finds it.
+    """The device with a name; "auto" is CUDA if torch finds it.
 
     Raises
     ------
@@ -26,14 +26,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(device: torch.device) -> torch.dtype:
-    """What autocast computes in: bfloat16 where the hardware supports it, otherwise float16 (GPU) or float32.
+    """The type that autocast computes in: bfloat16 if the hardware supports it, otherwise float16 (GPU) or
+    float32.
 
     On a CPU without bfloat16 instructions autocast would only emulate it, slower than float32.
     """
     if device.type == "cuda":
         exact = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if exact else torch.float16
-    # Not in every torch: then the safe choice.
+    # Not every torch has this: otherwise take the safe choice.
     able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
@@ -41,7 +42,8 @@ def choose_precision(device: torch.device) -> torch.dtype:
 class Autocast(nn.Module):
     """`network` computed in `precision`, its answer in float32.
 
-    A module rather than a block around the training loop: an exception in the loop leaves nothing on.
+    A module rather than a block around the training loop, so that an exception in the loop leaves nothing
+    enabled.
     """
 
     def __init__(self, network: nn.Module, precision: torch.dtype) -> None:
@@ -86,7 +88,7 @@ class Normalise:
             images = change(images)
         images = images.contiguous(memory_format=torch.channels_last)
         n, _, height, width = images.shape
-        # Row by row as they lie in memory: channel by channel torch would take three values at a time.
+        # Row by row, as in memory: channel by channel, torch would process three values at a time.
         rows = images.permute(0, 2, 3, 1).view(n, height, 3 * width)
         rows.sub_(self._mean.repeat(width)).div_(self._std.repeat(width))
         return images

@@ -23,17 +23,18 @@ from camtrap_batch.model.package import load_model
 
 FUNCTION = "CamtrapObjectClassifier.py"
 IN_ARCGIS = "torchvision"
-"""The library whose architectures ArcGIS's deep learning libraries have; others go as TorchScript."""
+"""The library whose architectures are in ArcGIS's deep learning libraries; others are stored as
+TorchScript."""
 
 LEAST: dict[bool, dict[str, str]] = {True: {"torch": "1.13", "torchvision": "0.14"}, False: {"torch": "2.0"}}
-"""Whether it is one of these -> the least versions: of a state dict read without running code, and of all the
-classification models that torchvision has; of TorchScript."""
+"""Whether it is one of these -> minimum versions: for a state dict read without running code, with all the
+classification models of torchvision; for TorchScript."""
 
-_DATE = (1980, 1, 1, 0, 0, 0)  # of every file in the zip: the same model gives the same bytes
+_DATE = (1980, 1, 1, 0, 0, 0)  # date of every file in the zip, so that the same model gives the same bytes
 
 
 def write_package(folder: str | Path, name: str) -> bytes:
-    """The package of a model folder: a flat zip; the same model and name give the same bytes.
+    """The package made from a model folder: a flat zip; the same model and name give the same bytes.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def write_package(folder: str | Path, name: str) -> bytes:
     Raises
     ------
     InputError
-        The folder holds no intact model, or one that the raster function can't give pictures to.
+        The folder holds no intact model, or one for which the raster function can't prepare pictures.
     """
     folder = Path(folder)
     network, info = load_model(folder)
@@ -73,7 +74,7 @@ def write_package(folder: str | Path, name: str) -> bytes:
     package = io.BytesIO()
     with zipfile.ZipFile(package, "w") as archive:
         for file, content in files.items():
-            # Weights hardly shrink: they are stored as they are.
+            # Weights hardly compress: they are stored as they are.
             packing = zipfile.ZIP_STORED if file.endswith(".pth") else zipfile.ZIP_DEFLATED
             entry = zipfile.ZipInfo(file, _DATE)
             entry.external_attr = 0o644 << 16
@@ -82,24 +83,24 @@ def write_package(folder: str | Path, name: str) -> bytes:
 
 
 def _traced(network: torch.nn.Module, info: ModelInfo, folder: Path) -> bytes:
-    """A network as TorchScript, which needs no library that has its architecture.
+    """A network as TorchScript, which needs no library with its architecture.
 
-    Raises InputError where what was traced is not the network.
+    Raises InputError if the trace does not behave like the network.
     """
     network = network.eval()
     example = torch.linspace(-2, 2, 2 * 3 * info.size**2).view(2, 3, info.size, info.size)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracing is on its way out, and all that ArcGIS's torch can read
+        warnings.simplefilter("ignore")  # tracing is deprecated, but it is all that ArcGIS's torch can read
         try:
             script: Any = torch.jit
             script.save(script.trace(network, example, check_trace=False), (file := io.BytesIO()))
             read = script.load(io.BytesIO(file.getvalue()))
-            # One picture, and more than it was traced with.
+            # One picture, and more pictures than it was traced with.
             near = all(
                 torch.allclose(read(pictures), network(pictures), atol=1e-4)
                 for pictures in (example[:1], torch.cat([example.flip(3), example[:1]]))
             )
-        except Exception as problem:  # whatever a network does when it is traced
+        except Exception as problem:  # a network may raise anything when it is traced
             reason = str(problem).strip().splitlines()[0][:200]
         else:
             if near:
@@ -128,7 +129,7 @@ def definition(info: ModelInfo, name: str) -> dict[str, Any]:
         "ImageHeight": info.size,
         "ImageWidth": info.size,
         "ImageSpaceUsed": "PIXEL_SPACE",
-        # A photo is no tile of a raster: all of it is looked at, whatever its size.
+        # A photo is not a raster tile: the whole photo is classified, whatever its size.
         "CropSizeFixed": 0,
         "BlackenAroundFeature": 0,
         "MetaDataMode": "Imagenet",
@@ -155,7 +156,7 @@ def definition(info: ModelInfo, name: str) -> dict[str, Any]:
 
 
 def _framing(info: ModelInfo) -> dict[str, Any]:
-    """What the raster function has to know where a picture is not squeezed as for models trained here."""
+    """What the raster function must know if pictures are not squeezed as for models trained here."""
     how = info.framing
     if how.is_ours:
         return {}
@@ -163,7 +164,7 @@ def _framing(info: ModelInfo) -> dict[str, Any]:
 
 
 def _expected(info: ModelInfo) -> dict[str, Any]:
-    """What pictures a model of crops expects; whole frames go without saying."""
+    """Which pictures a model of crops expects; nothing for whole frames."""
     if info.on == "frames":
         return {}
     return {
@@ -176,7 +177,7 @@ def _expected(info: ModelInfo) -> dict[str, Any]:
 
 
 def describe(info: ModelInfo) -> str:
-    """A line about a model: what it is, and how good on cameras that it has not seen."""
+    """A line about a model: what it is, and how good it is on cameras that it has not seen."""
     text = f"Camera-trap classifier: {info.arch}, {len(info.classes)} classes, model {info.model_id}."
     if info.on == "crops":
         text += " It expects crops: the square of the longer side of a detector's box, without a margin."

@@ -1,7 +1,7 @@
-"""A new last layer on a network that stays as it is: its features, and how they are classified.
+"""A new last layer on an unchanged network: its features, and how they are classified.
 
-Multinomial logistic regression with weights for rare classes, by scikit-learn. How much it is regularised
-is chosen on cameras of the training split that it is not fitted on; the split that judges the model takes no
+Multinomial logistic regression with weights for rare classes, by scikit-learn. The regularisation is chosen
+on cameras of the training split that the layer is not fitted on; the split that judges the model takes no
 part.
 """
 
@@ -30,17 +30,17 @@ from camtrap_batch.detection.crops import Picture, decode_picture
 from camtrap_batch.errors import JobError
 from camtrap_batch.images.framing import Framing
 from camtrap_batch.model.architectures import create_model, evaluation, head_parameters
+from camtrap_batch.model.decoding import ahead
 from camtrap_batch.model.device import Autocast, Normalise, choose_device
-from camtrap_batch.model.figures import draw_results
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.judging import judge_logits, keep_random_images, summary
 from camtrap_batch.model.package import load_model, save_model
-from camtrap_batch.model.pixels import ahead
 from camtrap_batch.model.samples import Samples
+from camtrap_batch.model.sheets import draw_results
 from camtrap_batch.runtime import count_threads
 
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-"""scikit-learn's C: the larger, the less it is regularised."""
+"""scikit-learn's C: a larger value means less regularisation."""
 
 _MOST_ITERATIONS = 300
 _FOLDS, _MOST_TO_CHOOSE = 3, 6000
@@ -54,8 +54,8 @@ class Backbone:
 
     Attributes
     ----------
-    network : whole, in evaluation mode on the CPU
-    info : of the model that it is from; of published or other weights what is known of them
+    network : the whole network, in evaluation mode on the CPU
+    info : the model that it comes from; for published or other weights, what is known about them
     layer : name of the last layer, which is linear
     """
 
@@ -69,13 +69,13 @@ def open_backbone(folder: Path | None, arch: str, weights: str, size: int) -> Ba
 
     Parameters
     ----------
-    folder : of a model; None: published or other weights
-    arch, weights, size : of those, as in the job's `train`
+    folder : a model folder; None: published or other weights
+    arch, weights, size : for these weights, as in the job's `train`
 
     Raises
     ------
     JobError
-        Its last layer is not a linear one, or it has several.
+        Its last layer is not linear, or it has several.
     """
     if folder is not None:
         network, info = load_model(folder)
@@ -98,7 +98,7 @@ class Featurer:
         self.info = backbone.info
         self._device = choose_device(device)
         self._threads, self._batch = count_threads(threads), batch
-        # In full precision: a last layer is fitted to it, and predictions are held against that.
+        # In full precision: a last layer is fitted to the result, and predictions are compared with that.
         self._network = Autocast.on(self._device, backbone.network, torch.float32).eval()
         self._normalise = Normalise(self.info.mean, self.info.std, self._device)
         self._given: list[torch.Tensor] = []
@@ -107,7 +107,8 @@ class Featurer:
         )
 
     def compute(self, pictures: Iterable[tuple[int, Picture]]) -> Iterator[tuple[int, Floats]]:
-        """For each picture that decodes: its number, and features (boxes or 1, width) of what is seen."""
+        """For each picture that decodes: its number, and the features (boxes or 1, width) of what is seen in
+        it."""
         torch.set_num_threads(self._threads)
         with ThreadPoolExecutor(self._threads) as pool:
 
@@ -152,7 +153,7 @@ def _decode(picture: Picture, framing: Framing) -> npt.NDArray[np.uint8] | None:
 
 @dataclass(frozen=True)
 class HeadResult:
-    """What fitting a head gave: the model's id, and its figures as in metrics.json."""
+    """The result of fitting a head: the model's id, and its figures as in metrics.json."""
 
     model_id: str
     metrics: dict[str, Any]
@@ -174,11 +175,11 @@ def train_head(
     Parameters
     ----------
     features
-        Shape (n, width): of each of the samples.
+        Shape (n, width): features of each sample.
     balance
-        "none": each image counts the same; else as its weight says.
+        "none": all images count the same; otherwise according to their weights.
     tell
-        As `on_progress` of `learner.train`.
+        Like `on_progress` of `learner.train`.
 
     Raises
     ------
@@ -229,18 +230,18 @@ def fit_head(
     weights: npt.NDArray[np.float64],
     groups: npt.NDArray[Any],
 ) -> tuple[float, Floats, Floats]:
-    """Fit a linear layer: how much it is regularised (C), weight (classes, width) and bias (classes,).
+    """Fit a linear layer: its regularisation (C), weight (classes, width) and bias (classes,).
 
     Parameters
     ----------
     features
         Shape (n, width).
     truth
-        Shape (n,): index of the right class; every class is there.
+        Shape (n,): index of the right class; every class occurs.
     weights
         Shape (n,): how much each counts.
     groups
-        Shape (n,): camera of each.
+        Shape (n,): camera of each sample.
     """
     mean, spread = features.mean(axis=0), features.std(axis=0)
     spread[spread < 1e-6] = 1.0
@@ -249,7 +250,7 @@ def fit_head(
     strength = _choose(scaled, truth, weights, groups)
     model = _regression(strength, scaled, truth, weights)
     weight, bias = model.coef_, model.intercept_
-    if len(bias) == 1:  # of two classes it gives the second's advantage
+    if len(bias) == 1:  # for two classes it returns the second's advantage
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     weight = weight / spread
     return strength, weight.astype(np.float32), (bias - weight @ mean).astype(np.float32)
@@ -258,7 +259,7 @@ def fit_head(
 def _choose(
     scaled: Floats, truth: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], groups: npt.NDArray[Any]
 ) -> float:
-    """Of `_STRENGTHS` the one that is best on cameras that it was not fitted on."""
+    """The member of `_STRENGTHS` that is best on cameras that the layer was not fitted on."""
     n_groups = len(set(groups.tolist()))
     if n_groups < 2:
         return 1.0
@@ -267,7 +268,7 @@ def _choose(
     losses = np.zeros(len(_STRENGTHS))
     for fitted, judged in GroupKFold(min(_FOLDS, n_groups)).split(some, groups=groups[some]):
         inside, outside = some[fitted], some[judged]
-        if len(np.unique(truth[inside])) < len(labels):  # a class of few cameras: nothing to tell
+        if len(np.unique(truth[inside])) < len(labels):  # a class with few cameras: no comparison is possible
             outside = outside[np.isin(truth[outside], truth[inside])]
         if not len(outside) or len(np.unique(truth[inside])) < 2:
             continue
@@ -284,14 +285,14 @@ def _regression(
     strength: float, scaled: Floats, truth: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
 ) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # then it is near enough
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the result is then close enough
         return LogisticRegression(C=strength, max_iter=_MOST_ITERATIONS).fit(
             scaled, truth, sample_weight=weights
         )
 
 
 def with_head(backbone: Backbone, weight: Floats, bias: Floats) -> nn.Module:
-    """The network with another last layer; a new one."""
+    """A copy of the network with another last layer."""
     info = backbone.info
     network = create_model(info.arch, len(bias), size=info.size)
     state = dict(backbone.network.state_dict())
@@ -302,9 +303,9 @@ def with_head(backbone: Backbone, weight: Floats, bias: Floats) -> nn.Module:
 
 
 def carry_over(folder: Path, classes: list[str]) -> dict[str, torch.Tensor]:
-    """The tensors of a model folder, to go on from with other classes.
+    """The tensors of a model folder, to continue from with other classes.
 
-    Of the last layer those of the classes that both have; a new class begins with their mean. With no class
+    The last layer has those of the classes that both have; a new class begins with their mean. With no class
     in common the last layer is left out.
     """
     network, info = load_model(folder)

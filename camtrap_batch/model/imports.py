@@ -1,4 +1,4 @@
-"""Models that other programs trained: weights beside a `model.json` that says what they are."""
+"""Models trained by other programs: weights beside a `model.json` that says what they are."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ def import_model(folder: str | Path, parent: str | Path) -> ModelInfo:
     folder
         Holds a `model.json` with at least `arch` and `classes` (labels, in the order of the outputs), and one
         file of weights: .safetensors, or a torch state dict. `weights` in `model.json` names the file where
-        there are several. What else `model.json` of a model folder has may be given; without it, pictures are
-        resized, cut and normalised as the architecture's published weights were evaluated with, and the
+        there are several. Other keys of a model folder's `model.json` may be given; without them, pictures
+        are resized, cut and normalised as for the evaluation of the architecture's published weights, and the
         temperature is 1.
     parent
-        Folder of models; made where it is missing.
+        Folder of models; created if it is missing.
 
     Returns
     -------
-    What is known of the model, with its id.
+    What is known about the model, with its id.
 
     Raises
     ------
     InputError
-        `model.json` or the weights are not there, are not what they should be, or don't fit each other.
+        `model.json` or the weights are missing, are not what they should be, or don't fit each other.
         A file that would run code is refused.
     """
     folder = Path(folder)
@@ -87,7 +87,7 @@ def import_state(
 ) -> ModelInfo:
     """Write tensors as a model folder `<parent>/<model id>`; `card` and `where` are for messages.
 
-    Raises InputError where they are not the whole of a network of `info.arch`, with finite numbers.
+    Raises InputError if they are not a complete network of `info.arch` with finite numbers.
     """
     try:
         network = create_model(info.arch, len(info.classes), size=info.size)
@@ -98,9 +98,9 @@ def import_state(
 
 
 def describe_model(card: str | Path, content: Mapping[str, Any]) -> ModelInfo:
-    """What a `model.json` says of a model from elsewhere; what it leaves out is as published.
+    """What a `model.json` says about a model from elsewhere; what it leaves out is as published.
 
-    Raises InputError, beginning with `card`, where something in it is wrong.
+    Raises InputError, beginning with `card`, if something in it is wrong.
     """
     for key in content:
         if key not in _KEYS:
@@ -142,16 +142,16 @@ def import_onnx(
     Parameters
     ----------
     content
-        What a `classifier.json` says of it: `classes` at least, and `size` where the file takes any. What is
-        left out: pictures are squeezed to the square, and normalised with ImageNet's mean and std; whether
-        `outputs` are probabilities is seen.
+        Content of a `classifier.json`: `classes` at least, and `size` if the file takes any. By default
+        pictures are squeezed to the square, and normalised with ImageNet's mean and std; whether `outputs`
+        are probabilities is tested.
     card
-        Where that is from, for messages.
+        Where the content is from, for messages.
 
     Raises
     ------
     InputError
-        The file is no classifier, or the classes are not as many as its outputs.
+        The file is not a classifier, or the numbers of classes and outputs differ.
     MissingExtra
         No runtime is installed.
     """
@@ -164,14 +164,14 @@ def import_onnx(
     if content.get("outputs") is None:
         info = replace(info, outputs=found)
     elif info.outputs == "probabilities" != found:
-        raise InputError(f"{card}: outputs: what {file.name} gives are no probabilities; should be logits")
+        raise InputError(f"{card}: outputs: what {file.name} returns are not probabilities; should be logits")
     return save_onnx(parent, file.read_bytes(), info)
 
 
 def describe_onnx(card: str | Path, content: Mapping[str, Any], side: int | None) -> ModelInfo:
-    """What a `classifier.json` says; `side`: of the pictures that the file takes, None for any.
+    """What a `classifier.json` says; `side`: side of the pictures that the file takes, None for any.
 
-    Raises InputError, beginning with `card`, where something in it is wrong.
+    Raises InputError, beginning with `card`, if something in it is wrong.
     """
     for key in content:
         if key not in _ONNX_KEYS:
@@ -183,7 +183,7 @@ def describe_onnx(card: str | Path, content: Mapping[str, Any], side: int | None
             f"{card}: should have 'size': the side of the square that the network sees, in pixels"
         )
     if side not in (None, size):
-        raise InputError(f"{card}: size {size}: the network takes pictures of {side} x {side} alone")
+        raise InputError(f"{card}: size {size}: the network takes only pictures of {side} x {side}")
     published = Evaluation(Framing(size))
     described = {key: value for key, value in content.items() if key != "file" and value is not None}
     return _parse(
@@ -207,7 +207,7 @@ def import_onnx_folder(folder: str | Path, file: str | None, parent: str | Path)
     Parameters
     ----------
     file
-        Its name; None: what the card names as `file`, or the only one.
+        Its name; None: the card's `file`, or the only ONNX file.
     """
     folder = Path(folder)
     card = folder / CLASSIFIER
@@ -225,7 +225,7 @@ def import_onnx_folder(folder: str | Path, file: str | None, parent: str | Path)
 
 
 def code_advice(path: Path) -> str:
-    """What is said of a file that would run code when it is loaded."""
+    """The advice about a file that would run code when it is loaded."""
     name = path.name.lower()
     if "always_crop" in name or "full_image" in name:
         how = f"camtrap model import speciesnet {path.parent}"
@@ -234,13 +234,13 @@ def code_advice(path: Path) -> str:
     else:
         how = f"camtrap model import timm|torchvision NAME {path}, or ultralytics {path}"
     return (
-        "weights of PyTorch, which run code of their own when loaded; should be a model folder or an ONNX "
-        f"file, which this writes: {how}"
+        "PyTorch weights, which run code of their own when loaded; should be a model folder or an ONNX "
+        f"file, which this command writes: {how}"
     )
 
 
 def check_classes(where: str | Path, classes: Any) -> list[str]:
-    """The labels, if they are two or more texts, all different. Raises InputError."""
+    """The labels, which must be two or more different texts. Raises InputError."""
     if not classes:
         raise InputError(f"{where}: should have 'classes': a list of labels")
     if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):

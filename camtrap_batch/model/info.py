@@ -1,16 +1,16 @@
-"""What a model folder says of its model; readable without torch.
+"""What a model folder says about its model; readable without torch.
 
 A model folder holds
 
 - `model.safetensors`: the network's weights; or `model.onnx`, the network itself, where `arch` is onnx
 - `model.json`: everything else that predictions depend on, where the model came from, how good it is
 - `metrics.json`: the figures in full: per class, per location, confusion, reliability
-- `history.csv`: one row per epoch; `lr_find.csv`: the search for a learning rate, where there was one
+- `history.csv`: one row per epoch; `lr_find.csv`: the search for a learning rate, if there was one
 - `*.svg`: figures for people
-- `openvino-float32` and `openvino-int8` (`.xml`, `.bin`), where a job has made them: see `on_openvino`
+- `openvino-float32` and `openvino-int8` (`.xml`, `.bin`), if a job has made them: see `on_openvino`
 
-The model id is a hash of the weights and of those parts of `model.json` that change a prediction: training
-the same again gives the same id, and a changed file is found out.
+The model id is a hash of the weights and of those parts of `model.json` that change a prediction: repeating a
+training gives the same id, and a changed file is detected.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LearntFrom = Literal["frames", "crops"]
 LEARNT_FROM: tuple[str, ...] = get_args(LearntFrom)
 WEIGHTS, CARD, METRICS = "model.safetensors", "model.json", "metrics.json"
 ONNX_ARCH, ONNX_FILE = "onnx", "model.onnx"
-CLASSIFIER = "classifier.json"  # beside an ONNX file from elsewhere
+CLASSIFIER = "classifier.json"  # lies beside an ONNX file from elsewhere
 HISTORY, LR_FIND = "history.csv", "lr_find.csv"
 BATCH, RESULTS = "batch.svg", "results.svg"
 
@@ -62,11 +62,11 @@ class ModelInfo:
     size
         Side of the square input, in pixels.
     mean, std
-        Of pixel values between 0 and 1, per channel.
+        Normalisation of pixel values between 0 and 1, per channel.
     temperature
-        What logits are divided by before the softmax.
+        Divisor of logits before the softmax.
     provenance
-        What the caller said of the model's origin.
+        What the caller said about the model's origin.
     versions
         Libraries it was trained with.
     metrics
@@ -74,10 +74,10 @@ class ModelInfo:
     resize, crop_pct, interpolation, antialias, boxes, trim
         How a picture becomes the square, see `images.framing.Framing`.
     on
-        What it has learnt from, and expects: whole frames, or crops: the square of the longer side of a
-        detector's box around it, without a margin (`detection.crops.square_around`).
+        What it has learnt from, and expects: whole frames or crops. A crop is the square around a detector's
+        box with its longer side, without a margin (`detection.crops.square_around`).
     outputs
-        What the network gives, logits or probabilities.
+        What the network returns, logits or probabilities.
     """
 
     model_id: str
@@ -124,7 +124,7 @@ class ModelInfo:
 
 
 def read_info(folder: str | Path) -> ModelInfo:
-    """The model in a folder; the weights are not looked at.
+    """The model in a folder; the weights are not examined.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def read_info(folder: str | Path) -> ModelInfo:
 
 
 def read_card(folder: str | Path, name: str = CARD) -> dict[str, Any]:
-    """What `model.json`, or the card of that name, holds, whoever wrote it.
+    """The content of `model.json`, or of another card, whoever wrote it.
 
     Raises
     ------
@@ -172,8 +172,7 @@ def model_id(weights: str, info: ModelInfo) -> str:
     weights
         sha256 of the weights file, hexadecimal.
     info
-        Its architecture, classes, input size, framing, normalisation and temperature count; nothing else
-        does.
+        Only its architecture, classes, input size, framing, normalisation and temperature count.
     """
     content = {
         "weights": weights,
@@ -185,8 +184,8 @@ def model_id(weights: str, info: ModelInfo) -> str:
         "std": info.std,
         "temperature": info.temperature,
     }
-    if not info.framing.is_ours:  # ids of models from before there was a choice stay as they are
-        # What was added to them later counts where it is not as it was before.
+    if not info.framing.is_ours:  # models from before there was a choice keep their ids
+        # Later additions count only if they differ from the original behaviour.
         later = {"boxes": "square", "trim": (0.0, 0)}
         framing = asdict(info.framing).items()
         content["framing"] = {key: value for key, value in framing if later.get(key) != value}
@@ -197,9 +196,9 @@ def model_id(weights: str, info: ModelInfo) -> str:
 
 
 def parse_info(content: dict[str, Any]) -> ModelInfo:
-    """A `ModelInfo` of the content of a `model.json` without its format.
+    """A `ModelInfo` from the content of a `model.json` without its format.
 
-    Raises KeyError, TypeError or ValueError where something is missing, unknown or of the wrong kind.
+    Raises KeyError, TypeError or ValueError if something is missing, unknown or of the wrong kind.
     """
     if unknown := set(content) - {part.name for part in fields(ModelInfo)}:
         raise ValueError(f"unknown key {min(unknown)!r}")
@@ -220,7 +219,7 @@ def parse_info(content: dict[str, Any]) -> ModelInfo:
         }
     )
     if len(info.classes) != len(info.category_ids) or len(info.mean) != 3 or len(info.std) != 3:
-        raise ValueError("classes and category_ids should be as many, mean and std have 3 values")
+        raise ValueError("classes and category_ids should have the same length, mean and std 3 values")
     for key, value, known in (
         ("resize", info.resize, RESIZE),
         ("interpolation", info.interpolation, INTERPOLATION),
@@ -233,7 +232,7 @@ def parse_info(content: dict[str, Any]) -> ModelInfo:
     if not 0 < info.crop_pct <= 1:
         raise ValueError(f"crop_pct: {info.crop_pct} should be above 0, and 1 or less")
     if not info.antialias and info.interpolation != "bilinear":
-        raise ValueError(f"antialias: false is for bilinear; interpolation is {info.interpolation}")
+        raise ValueError(f"antialias: false requires bilinear; interpolation is {info.interpolation}")
     return info
 
 

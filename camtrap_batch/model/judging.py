@@ -1,4 +1,4 @@
-"""Judge a trained network on the splits that it has not learnt from."""
+"""Judges a trained network on the splits that it has not learnt from."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from camtrap_batch.model.calibration import (
     fit_temperature,
     reliability,
 )
+from camtrap_batch.model.decoding import Decoder
 from camtrap_batch.model.device import Normalise
 from camtrap_batch.model.metrics import evaluate
-from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Frames, Samples
 
 Indices = npt.NDArray[np.int64]
@@ -42,20 +42,20 @@ _MAIN = ("n_images", "n_locations", "accuracy", "balanced_accuracy", "macro_f1",
 
 
 def keep_random_images(samples: Samples, seed: int) -> Samples:
-    """Move some random training images to a split of their own, `RANDOM`, as a split by image would.
+    """Move some random training images to a separate split, `RANDOM`, as a split by image would.
 
-    They are from the cameras that the model learns, mostly from sequences whose other frames it learns. The
-    accuracy on them beside that on unseen cameras shows how much a random split flatters. A twentieth of the
-    training images, 1,000 at most, from each class in proportion; none where that would be fewer than 20, or
-    where the split is by image already, that is, where valid and train share a location. All crops of an
-    image go with it.
+    They are from cameras that the model learns from, mostly from sequences whose other frames it learns from.
+    The accuracy on them, compared with that on unseen cameras, shows how much a random split flatters. They
+    are a twentieth of the training images, at most 1,000, from each class in proportion; none if that would
+    be fewer than 20, or if the split is already by image, that is, if valid and train share a location. All
+    crops of an image move with it.
     """
     images: Samples | Frames = samples.frames or samples
     splits = np.asarray(images.splits, dtype=object)
     training = images.of_split("train")
     locations = np.asarray(images.locations, dtype=object)
     shared = set(locations[images.of_split("valid")]) & set(locations[training])
-    if shared - {""}:  # which camera an image without location is of, nobody knows
+    if shared - {""}:  # nobody knows which camera took an image without a location
         return samples
     share = min(_RANDOM_SHARE, _RANDOM_MOST / max(len(training), 1))
     random = np.random.default_rng(seed)
@@ -86,7 +86,7 @@ def judge(
     normalise: Normalise,
     on_progress: OnProgress,
 ) -> dict[str, Any]:
-    """The figures of metrics.json, but for what it says of the training: see `judge_logits`."""
+    """The figures of metrics.json, except those about the training: see `judge_logits`."""
 
     def logits_of(indices: Indices) -> tuple[npt.NDArray[np.float32], Indices]:
         return _logits(model, EvalBatches(decoder, indices, indices, batch, normalise), on_progress)
@@ -97,22 +97,22 @@ def judge(
 def judge_logits(
     logits_of: Callable[[Indices], tuple[npt.NDArray[np.float32], Indices]], samples: Samples
 ) -> dict[str, Any]:
-    """The figures of metrics.json, but for what it says of the training.
+    """The figures of metrics.json, except those about the training.
 
-    `on`: what the model classifies, frames or crops. `valid` and `test`: what `metrics.evaluate` gives,
-    `ece`, `ece_uncalibrated` and `reliability` (see `calibration`), and `worst`: the images whose right class
-    got least. The temperature is fitted on valid; so that valid's calibration error, too, is of images that
-    the temperature was not fitted on, it is measured by `calibration.cross_calibrated`. `random_split`: the
-    main figures on the images that `keep_random_images` kept.
+    `on`: what the model classifies, frames or crops. `valid` and `test`: the results of `metrics.evaluate`,
+    with `ece`, `ece_uncalibrated` and `reliability` (see `calibration`), and `worst`: the images whose right
+    class got the smallest probability. The temperature is fitted on valid; so that valid's calibration error
+    is also measured on images that the temperature was not fitted on, `calibration.cross_calibrated` is used.
+    `random_split`: the main figures on the images that `keep_random_images` kept.
 
-    Of a model of crops the figures are those of images, labelled as a job does it (`detection.boxes`): an
-    animal that has no box counts as missed, a box that is none as a mistake. `by_crop` has the main figures
-    of the crops whose label is known.
+    For a model of crops the figures are those of images, labelled as in a job (`detection.boxes`): an animal
+    without a box counts as missed, a box without an animal as a mistake. `by_crop` has the main figures of
+    the crops whose label is known.
 
     Parameters
     ----------
     logits_of
-        Of indices in the samples: logits (n, classes), and the indices (n,) of those that there are.
+        Given indices in the samples: logits (n, classes), and the indices (n,) of those available.
     """
     metrics: dict[str, Any] = {"on": "frames" if samples.frames is None else "crops"}
     temperature = 1.0
@@ -161,7 +161,7 @@ def judge_logits(
 
 @dataclass(frozen=True)
 class _Answers:
-    """What a model says of labelled images, or crops.
+    """What a model says about labelled images, or crops.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ class _Answers:
 
 
 def _to_judge(samples: Samples, split: str) -> Indices:
-    """Indices of what has to be looked at, to judge a split."""
+    """Indices of what must be classified to judge a split."""
     indices = samples.of_split(split)
     if samples.frames is None:
         return indices
@@ -188,7 +188,7 @@ def _to_judge(samples: Samples, split: str) -> Indices:
 
 
 def _answered(samples: Samples, indices: Indices, ways: list[npt.NDArray[np.float32]]) -> _Answers:
-    """Of those of `indices` whose label is known."""
+    """Compute the answers for those of `indices` whose label is known."""
     known = np.flatnonzero(samples.truth[indices] >= 0)
     kept = indices[known]
     night = samples.is_night
@@ -205,7 +205,8 @@ def _answered(samples: Samples, indices: Indices, ways: list[npt.NDArray[np.floa
 def _answered_images(
     samples: Samples, frames: Frames, split: str, indices: Indices, ways: list[npt.NDArray[np.float32]]
 ) -> _Answers:
-    """Of the images of a split, as a job labels them by their boxes; those that don't decode are left out."""
+    """The answers for the images of a split, labelled by their boxes as in a job, without those that don't
+    decode."""
     at = np.full(len(samples), -1)
     at[indices] = np.arange(len(indices))
     kept = [index for index in frames.of_split(split).tolist() if (at[frames.crops[index]] >= 0).all()]
@@ -227,7 +228,7 @@ def _answered_images(
         classes += sorted({label for label, _ in named.values()} - set(classes))
     full = []
     for of_frames, named in found:
-        # Labels that are no class of the model, such as person, are mistakes, or right.
+        # Labels that are not classes of the model, such as person, are right or wrong as well.
         probs = np.hstack([of_frames, np.zeros((len(kept), len(classes) - of_frames.shape[1]), np.float32)])
         for row, (label, confidence) in named.items():
             probs[row] = 0

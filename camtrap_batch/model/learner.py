@@ -1,4 +1,4 @@
-"""Train a classifier with fastai, judge it on cameras it has not seen, keep it as a model folder."""
+"""Trains a classifier with fastai, judges it on cameras it has not seen, keeps it as a model folder."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from camtrap_batch.model.architectures import create_model, evaluation, head_par
 from camtrap_batch.model.batches import IGNORED, EvalBatches, TrainBatches
 from camtrap_batch.model.checkpoints import Checkpoint, Checkpoints
 from camtrap_batch.model.config import TrainConfig
+from camtrap_batch.model.decoding import Decoder
 from camtrap_batch.model.device import Autocast, Normalise, choose_device, choose_precision
-from camtrap_batch.model.figures import draw_pictures
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.judging import REPORT_EVERY_S, OnProgress, judge, keep_random_images, summary
 from camtrap_batch.model.package import save_model
-from camtrap_batch.model.pixels import Decoder
 from camtrap_batch.model.samples import Samples
+from camtrap_batch.model.sheets import draw_pictures
 from camtrap_batch.model.team import SoloTeam, TeamLost
 from camtrap_batch.runtime import count_threads
 from camtrap_batch.store.folder import Folder
@@ -51,15 +51,15 @@ with warnings.catch_warnings():
 LABEL_SMOOTHING = 0.05
 _LR_STEPS = 100
 _LOST = 4.0
-"""A multiple of the chance-level loss; above it at the end of an epoch, the weights are lost."""
+"""A multiple of the chance-level loss; above it at the end of an epoch, training has diverged."""
 _OUT_OF_MEMORY = ("CUDA out of memory", "not enough memory", "can't allocate memory")
 _FEW_FAILED, _MOST_FAILED = 3, 0.02
-"""How many images, and what part of them, may fail to decode: more is a wrong folder, not a few bad files."""
+"""How many images, and what fraction, may fail to decode: more means a wrong folder, not a few bad files."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run gave: the model's id, its figures as in metrics.json, and how long it took."""
+    """The result of a training run: the model's id, its figures as in metrics.json, and how long it took."""
 
     model_id: str
     metrics: dict[str, Any]
@@ -79,11 +79,11 @@ def train(
 
     From random weights the whole network learns under a one-cycle schedule (Smith 2018, arXiv 1803.09820).
     With given weights it is fastai's `fine_tune`: one epoch for the head alone, the others for everything,
-    the early layers with a smaller learning rate. Same seed, machine and library versions: same model, also
-    where the training was ended and went on from a checkpoint.
+    the early layers with a smaller learning rate. The same seed, machine and library versions give the
+    same model, even if training was interrupted and resumed from a checkpoint.
 
-    Where the loss is lost after an epoch or more, training stops with the last good epoch. Where memory is
-    too small, the batch is halved and training goes on from the last epoch.
+    If training diverges after an epoch or more, it stops with the last good epoch. If memory is too small,
+    the batch is halved and training resumes from the last epoch.
 
     Parameters
     ----------
@@ -94,26 +94,26 @@ def train(
     folder
         Folder of models.
     provenance
-        Where the samples come from; goes into model.json as it is.
+        Where the samples come from; copied into model.json.
     on_progress
         Called about once a second and at the end of each epoch with a dict: `phase` ("lr_find", "train" or
         "evaluate": the finished model), `epoch` and `epochs`, `batch` and `batches`, `images_per_s`; after
-        a training step `train_loss` and `lr`; at an epoch's end `valid_loss`, `accuracy` and
-        `balanced_accuracy` too. With the phase "note" it has a `text` for people alone. An exception from it
-        ends the training.
+        a training step `train_loss` and `lr`; at an epoch's end also `valid_loss`, `accuracy` and
+        `balanced_accuracy`. With the phase "note" it has only a `text` for people. An exception from it ends
+        the training.
     checkpoints
-        Where each epoch's end is kept, and training goes on from; kept nowhere by default.
+        Where the state after each epoch is kept, and training resumes from; by default nowhere.
     team
         The processes that train this model together, of which this is the first: the others `join`.
 
     Raises
     ------
     JobError
-        Nothing to train or validate on, an unknown architecture, a device that is not there.
+        Nothing to train or validate on, an unknown architecture, a missing device.
     InputError
         The given weights are not available.
     StageError
-        The loss is lost in the first epoch, too many images don't decode, or memory is too small for two
+        Training diverges in the first epoch, too many images don't decode, or memory is too small for two
         images. No model is left behind.
     TeamLost
         Another process of the team is gone.
@@ -200,7 +200,7 @@ class _Fitted:
 
 
 class _Training:
-    """One training, in as many attempts as memory wants."""
+    """One training, in as many attempts as memory requires."""
 
     def __init__(
         self,
@@ -227,10 +227,10 @@ class _Training:
             try:
                 return self._attempt(batch, notes)
             except (MemoryError, RuntimeError) as problem:
-                # A team starts again with a smaller batch, where it was put together.
+                # A team restarts with a smaller batch where it was assembled.
                 if not is_out_of_memory(problem) or self.team.size > 1:
                     raise
-            # Here the attempt's tensors are free.
+            # Here the attempt's tensors have been freed.
             gc.collect()
             torch.cuda.empty_cache()
             before = self.checkpoints.load()
@@ -243,7 +243,7 @@ class _Training:
         self.on_progress({"phase": "note", "text": text})
 
     def batches(self, batch: int) -> TrainBatches:
-        """The training images in batches of a team that has this many images a step."""
+        """The training images in batches for a team with this many images per step."""
         samples, is_drawn = self.samples, self.config.balance == "sampling"
         weights = samples.weights[self.indices]
         return TrainBatches(
@@ -306,13 +306,14 @@ class _Training:
         )
 
     def _rate(self, learn: Any, reporter: _Reporter) -> tuple[float, list[dict[str, float]]]:
-        """The learning rate and, if it was searched, the search: rows with `lr` and `loss`."""
+        """The learning rate and, if it was searched for, the search: rows with `lr` and `loss`."""
         if self.config.lr != "find":
             return self.config.lr, []
         searched: list[dict[str, float]] = []
 
         def find() -> str:
-            # The first of a team searches on its part of the batches; no other takes part in its steps.
+            # The first member of a team searches on its part of the batches; no other takes part in these
+            # steps.
             together = [callback for callback in learn.cbs if isinstance(callback, _Together)]
             with learn.removed_cbs(together):
                 rate, rows = _find_rate(learn, reporter, self.config.weights != "none")
@@ -340,19 +341,19 @@ def is_out_of_memory(problem: BaseException) -> bool:
 
 
 def halve(batch: int) -> tuple[int, str]:
-    """Half of a batch that memory was too small for, and what to say. Raises StageError at two images."""
+    """Half of a batch that was too large for memory, and a message. Raises StageError at two images."""
     if batch <= 2:
         raise StageError(
             "memory is too small to train on two images at a time: lower train.size, or choose a smaller "
             "train.arch"
         )
-    return batch // 2, f"out of memory with {batch} images a step: goes on with {batch // 2} (train.batch)"
+    return batch // 2, f"out of memory with {batch} images per step: goes on with {batch // 2} (train.batch)"
 
 
 class _Loss(nn.Module):
     """Cross entropy with smoothed labels, the mean over images weighted by class.
 
-    `counted` is the weight of the last batch: a team's means are weighted with it.
+    `counted` is the weight of the last batch, by which a team's means are weighted.
     """
 
     def __init__(self, weights: torch.Tensor) -> None:
@@ -376,12 +377,13 @@ class _Loss(nn.Module):
 
 
 class _Reporter(Callback):  # type: ignore[misc]
-    """Keeps the history, tells how far training is, stops it when the loss is lost.
+    """Keeps the history, reports progress, stops training when it diverges.
 
-    fastai rewrites the message of an exception from a callback: failures are kept and raised after the fit.
+    fastai rewrites the message of an exception from a callback, so failures are kept and raised after the
+    fit.
     """
 
-    order = 70  # after the Recorder has the batch's and the epoch's figures
+    order = 70  # after the Recorder, which has the batch's and the epoch's figures
 
     def __init__(
         self, n_classes: int, check: Callable[[], None], on_progress: OnProgress, team: SoloTeam
@@ -435,7 +437,7 @@ class _Reporter(Callback):  # type: ignore[misc]
             return
         rate, loss = self._rate(), float(self.learn.smooth_loss)
         searching = self.phase == "lr_find"
-        # A team looks at its end of the epoch, together: who left earlier would leave the others waiting.
+        # A team checks together at the end of the epoch: whoever left earlier would leave the others waiting.
         if not searching and not math.isfinite(loss) and self.team.size == 1:
             self._lose(rate)
         self._tell(
@@ -462,7 +464,7 @@ class _Reporter(Callback):  # type: ignore[misc]
         self.history.append({"epoch": len(self.history) + 1, **figures, "seconds": round(seconds, 3)})
 
     def _figures(self) -> dict[str, float]:
-        """Of the epoch that ends, over the whole team; stops the training where the loss is lost."""
+        """Figures of the finished epoch, over the whole team; stops the training if it has diverged."""
         own = [self._valid_loss, float(self.learn.recorder.values[-1][0]), *self._confusion.flatten()]
         with self.raising(TeamLost):
             summed = self.team.add(torch.tensor(own, dtype=torch.float64)).numpy()
@@ -472,7 +474,7 @@ class _Reporter(Callback):  # type: ignore[misc]
         if not seen.any():
             self._fail(StageError("none of the images to validate on can be decoded; validate them again"))
         valid_loss, train_loss = float(summed[0] / support.sum()), float(summed[1] / self.team.size)
-        # Chance is log(classes). No epoch that learns anything ends at a multiple of it.
+        # Chance level is log(classes). No epoch that learns anything ends at a multiple of it.
         if not math.isfinite(valid_loss) or not train_loss < _LOST * math.log(self._n_classes):
             self._lose(max(self.learn.recorder.lrs))
         return {
@@ -488,7 +490,7 @@ class _Reporter(Callback):  # type: ignore[misc]
         self._images = self._images_told = 0
 
     def _rate(self) -> float:
-        """The head's learning rate now."""
+        """The head's present learning rate."""
         return float(self.learn.opt.hypers[-1]["lr"])
 
     def _tell(self, event: dict[str, Any]) -> None:
@@ -498,14 +500,14 @@ class _Reporter(Callback):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def raising(self, kind: type[Exception]) -> Iterator[None]:
-        """Have an exception of this kind end the fit, and come out of it unchanged."""
+        """Make an exception of this kind end the fit, and leave it unchanged."""
         try:
             yield
         except kind as problem:
             self._fail(problem)
 
     def _lose(self, rate: float) -> None:
-        """End the training: its loss is lost."""
+        """End the training: it has diverged."""
         self.lost = f"the training diverged at learning rate {rate:.2g}: lower train.lr, or set it to find"
         if not self.history:
             self.failure = StageError(self.lost)
@@ -517,9 +519,9 @@ class _Reporter(Callback):  # type: ignore[misc]
 
 
 class _Keeper(Callback):  # type: ignore[misc]
-    """Keeps each epoch's end, goes on from it, stops where epochs no longer help."""
+    """Keeps the state after each epoch, resumes from it, stops when epochs no longer help."""
 
-    order = 80  # after the _Reporter has the epoch's figures
+    order = 80  # after the _Reporter, which has the epoch's figures
 
     def __init__(
         self,
@@ -547,7 +549,7 @@ class _Keeper(Callback):  # type: ignore[misc]
         if self._reporter.phase == "train":
             done = len(self._reporter.history)
             self.dls.train.next_pass = done
-            torch.manual_seed(self._seed + done)  # of dropout
+            torch.manual_seed(self._seed + done)  # for dropout
 
     def after_epoch(self) -> None:
         reporter = self._reporter
@@ -583,14 +585,14 @@ class _Keeper(Callback):  # type: ignore[misc]
 
     @property
     def is_over(self) -> bool:
-        """Whether the last epochs no longer helped."""
+        """Whether the last epochs have not helped."""
         losses = [row["valid_loss"] for row in self._reporter.history]
         if self._patience is None or not losses:
             return False
         return len(losses) - 1 - int(np.argmin(losses)) >= self._patience
 
     def restore_best(self, network: nn.Module) -> int:
-        """Put the weights of the epoch that is kept into `network`; returns the epoch."""
+        """Load the weights of the epoch that is kept into `network`; returns the epoch."""
         reporter = self._reporter
         kept = len(reporter.history)
         if reporter.lost is not None:
@@ -614,7 +616,7 @@ class _Keeper(Callback):  # type: ignore[misc]
 
 
 class _Together(Callback):  # type: ignore[misc]
-    """Averages a team's gradients in each step, and its running statistics at the end of a pass."""
+    """Averages a team's gradients in each step, and its running statistics at the end of each pass."""
 
     order = 5  # before gradients are scaled back
 
@@ -632,7 +634,8 @@ class _Together(Callback):  # type: ignore[misc]
 
 
 class _Learner(Learner):  # type: ignore[misc]
-    """fastai's, that can begin a fit at a later epoch: one-cycle's place follows from the epoch's number."""
+    """fastai's, able to begin a fit at a later epoch: the position in one-cycle follows from the epoch's
+    number."""
 
     first_epoch = 0
 
@@ -643,7 +646,7 @@ class _Learner(Learner):  # type: ignore[misc]
 
 
 class _ScaledGradients(MixedPrecision):  # type: ignore[misc]
-    """fastai's gradient scaling for float16; autocast itself is the model's, see `device.Autocast`."""
+    """fastai's gradient scaling for float16; autocast itself is part of the model, see `device.Autocast`."""
 
     def before_batch(self) -> None:
         pass
@@ -691,7 +694,7 @@ def _learner(
 def _fit(
     learn: Any, reporter: _Reporter, keeper: _Keeper, config: TrainConfig, before: Checkpoint | None
 ) -> None:
-    """Train, from the checkpoint `before` on; fastai's `fine_tune` where weights are given."""
+    """Train, starting from the checkpoint `before`; like fastai's `fine_tune` if weights are given."""
     done, rate = len(reporter.history), keeper.rate
     phases: list[tuple[int, bool, Any, dict[str, float]]]
     if config.weights == "none":
@@ -725,7 +728,7 @@ def _fit(
 
 
 def _restore(learn: Any, before: Checkpoint) -> None:
-    """The optimizer as it was."""
+    """Restore the optimizer."""
     if learn.opt is None:
         learn.create_opt()
     device = next(learn.model.parameters()).device
@@ -737,7 +740,7 @@ def _restore(learn: Any, before: Checkpoint) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A number of fastai's schedule without its NumPy or tensor type."""
+    """A number from fastai's schedule without its NumPy or tensor type."""
     return value.item() if hasattr(value, "item") else value
 
 
@@ -747,7 +750,7 @@ def _scaler_state(learn: Any) -> dict[str, Any]:
 
 
 def _find_rate(learn: Any, reporter: _Reporter, pretrained: bool) -> tuple[float, list[dict[str, float]]]:
-    """fastai's learning-rate finder: of the head alone where the body is given, as `fine_tune` begins."""
+    """fastai's learning-rate finder: for the head alone if the body is given, as `fine_tune` begins."""
     reporter.phase = "lr_find"
     if pretrained:
         learn.freeze()
@@ -774,7 +777,7 @@ def _find_rate(learn: Any, reporter: _Reporter, pretrained: bool) -> tuple[float
 
 @contextlib.contextmanager
 def _reproducible() -> Iterator[None]:
-    """cuDNN without its choice of the fastest algorithm by trial, which differs from run to run."""
+    """cuDNN without choosing the fastest algorithm by trial, which differs from run to run."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
         yield
 

@@ -1,4 +1,4 @@
-"""The models of a run: found by name, opened whole, kept in the run folder, fetched to this machine."""
+"""The models of a run: found by name, checked, kept in the run folder, fetched to this machine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 
 _MODEL_FILES = (WEIGHTS, ONNX_FILE, METRICS, HISTORY, LR_FIND, CARD)
-"""Of a model folder; the last one says that it is complete."""
+"""Files of a model folder; the last one shows that it is complete."""
 
 _IS_ID = re.compile("[0-9a-f]{16}")
 _T = TypeVar("_T")
@@ -47,7 +47,7 @@ _T = TypeVar("_T")
 def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
     """The folder of the model that the job names: latest, a model id of this run, a folder, an ONNX file.
 
-    `key`: of the job file, for messages.
+    `key`: the key of the job file, for messages.
     """
     trained = run.current("model")
     if name == "latest":
@@ -90,14 +90,14 @@ def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
 
 @cache
 def as_model_folder(model: Folder, file: str | None = None) -> Folder:
-    """A folder of weights with a card, as a model folder: itself, or, made elsewhere, a copy.
+    """A folder of weights with a card, as a model folder: itself, or a copy if it was made elsewhere.
 
     The copy is kept until the program ends. Making it needs torch on the driver.
 
     Parameters
     ----------
     file
-        Name of the ONNX file in it, where that was named.
+        Name of the ONNX file in it, if that was named.
     """
     here = fetch_model(model)
     is_onnx = file is not None or not (here / CARD).exists()
@@ -112,7 +112,7 @@ def as_model_folder(model: Folder, file: str | None = None) -> Folder:
 
 
 def open_model(run: Run, name: str, key: str = "infer.model") -> tuple[Folder, ModelInfo]:
-    """The model that the job names, found whole, and what it says of itself."""
+    """The model that the job names, checked to be complete, and what it says about itself."""
     model = find_model(run, name, key)
     info = read_info(fetch_model(model))
     if info.arch == ONNX_ARCH and not installed_runtimes():
@@ -132,7 +132,7 @@ def open_model(run: Run, name: str, key: str = "infer.model") -> tuple[Folder, M
 
 
 def keep_model(run: Run, model: Folder, model_id: str) -> Folder:
-    """The model in the run folder; one from elsewhere is copied, so that the run stays complete."""
+    """The model in the run folder; a model from elsewhere is copied, so that the run stays complete."""
     kept = model_folder(run, model_id)
     if not kept.exists(CARD):
         for name in _MODEL_FILES:
@@ -148,7 +148,7 @@ def model_folder(run: Run, model_id: str) -> Folder:
 
 @cache
 def fetch_model(model: Folder) -> Path:
-    """The model folder on this machine's disk; copied once a process where it is in a bucket."""
+    """The model folder on this machine's disk; copied once per process if it is in a bucket."""
     if model.is_local:
         return model.local("")
     here = Path(mkdtemp(prefix="camtrap-model-")) / model.url.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""How good a classifier is: over all, per class, by day and night, per camera location."""
+"""How good a classifier is: overall, per class, by day and night, per camera location."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 RESAMPLES = 1000
 FEWEST_LOCATIONS = 3
-"""Below it there are no intervals: too few cameras to say how much they differ."""
+"""With fewer there are no intervals: too few cameras to say how much they differ."""
 _INTERVAL = (2.5, 97.5)  # percentiles
 _Counts = npt.NDArray[np.int64]
 
@@ -35,14 +35,14 @@ def evaluate(
     locations
         Camera location of each image.
     is_night
-        Shape (n,), or None where it is not known.
+        Shape (n,), or None if it is not known.
 
     Returns
     -------
-    What JSON can hold. A figure that nothing is known of (recall of a class without an image, precision of a
-    class never predicted) is None, and means leave it out. `balanced_accuracy` and `macro_f1` are means over
-    the classes that have images here; `confusion[i][j]` counts images of class i taken for class j;
-    `intervals` is what `bootstrap` gives.
+    Values that JSON can hold. A figure that can't be known (recall of a class without an image, precision of
+    a class never predicted) is None, and means leave it out. `balanced_accuracy` and `macro_f1` are means
+    over the classes that have images here; `confusion[i][j]` counts images of class i taken for class j;
+    `intervals` is the result of `bootstrap`.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # of the extra `train`
 
@@ -89,16 +89,16 @@ def bootstrap(
     classes: Sequence[str],
     location: npt.NDArray[np.int64],
 ) -> dict[str, Any]:
-    """How far the figures would vary with other cameras: 95 % percentile intervals over locations.
+    """How much the figures would vary with other cameras: 95 % percentile intervals over locations.
 
     Whole camera locations are drawn with replacement (the cluster bootstrap), since images of one camera are
     alike: drawing images would give intervals much too narrow. See Efron and Tibshirani 1993, An Introduction
-    to the Bootstrap, chapter 13. Always the same draws.
+    to the Bootstrap, chapter 13. The draws are always the same.
 
     Parameters
     ----------
     predicted, truth
-        Shape (n,): index of the class predicted, and of the right one.
+        Shape (n,): index of the predicted class, and of the right one.
     classes
         Their labels, in order.
     location
@@ -107,8 +107,8 @@ def bootstrap(
     Returns
     -------
     `accuracy`, `balanced_accuracy` and `macro_f1` as [low, high], and `per_class`: label -> `precision`,
-    `recall`, `f1`. None where the images that a figure is made of are from fewer than FEWEST_LOCATIONS, and
-    where no draw differs from another, as without a single mistake: then they can't tell.
+    `recall`, `f1`. None if the images behind a figure are from fewer than FEWEST_LOCATIONS, or if no draw
+    differs from another, as without a single mistake: then nothing can be said.
     """
     n_locations, n_classes = int(location.max()) + 1, len(classes)
 
@@ -127,7 +127,7 @@ def bootstrap(
     hit, true, said = (
         (drawn @ counts.astype(np.float32)).astype(np.float64) for counts in (hits, support, taken)
     )
-    with np.errstate(invalid="ignore"):  # 0/0: a class that the draw has no image of
+    with np.errstate(invalid="ignore"):  # 0/0: the draw has no image of the class
         recall, precision, f1 = hit / true, hit / said, 2 * hit / (true + said)
     seen = true > 0
     enough = {

@@ -1,8 +1,8 @@
 """A classifier computed by OpenVINO, on CPUs: its files in the model folder, and what computes them.
 
-The files are made of the weights by the check of precisions, once for each model and run folder, and kept
-with the model: workers compute the same network, and load neither torch nor what made it. The networks take
-pixels as they are decoded; normalising is a part of them.
+The check of precisions makes the files from the weights, once for each model and run folder, and they are
+kept with the model: workers compute the same network, and load neither torch nor the conversion tools. The
+networks take pixels as decoded; normalising is part of them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ NETWORKS: Mapping[str, str] = {
     "float16": "openvino-float32.xml",
     "int8": "openvino-int8.xml",
 }
-"""Precision -> the file of a model folder that is computed in it."""
+"""Precision -> the file in a model folder that is computed in it."""
 
 _AT_ONCE = 4
-"""Images that are computed together. More are no faster on one thread; fewer read the weights more often."""
+"""Number of images computed together. More are no faster on one thread; fewer read the weights more often."""
 
 
 def is_there() -> bool:
@@ -45,7 +45,7 @@ def is_there() -> bool:
 
 
 def candidates() -> list[str]:
-    """What to compute in on this machine, the fastest first; the last one is float32."""
+    """Precisions to try on this machine, the fastest first; the last one is float32."""
     from camtrap_batch.runtime.openvino import OpenVino
 
     integers = ["int8"] if OpenVino.multiplies_integers() else []
@@ -53,9 +53,9 @@ def candidates() -> list[str]:
 
 
 def possible(name: str) -> str | None:
-    """The precision of that name; None where this CPU would only emulate it.
+    """The precision with this name; None if this CPU would only emulate it.
 
-    Networks in integers give the same answers on any CPU, if slower.
+    Networks in integers give the same answers on any CPU, only more slowly.
     """
     return name if name == "int8" or name in RUNTIMES["openvino"].precisions("cpu") else None
 
@@ -66,31 +66,31 @@ def convert(network: nn.Module, info: ModelInfo, folder: Path) -> None:
     Raises
     ------
     ValueError
-        It has something that can't be written down as a graph, or that OpenVINO does not know.
+        It contains something that can't be written as a graph, or that OpenVINO does not know.
     """
     import torch
 
-    # Two: a size of 1 would be taken for one that is always so.
+    # Two: a size of 1 would be taken as fixed.
     example = torch.zeros(2, 3, info.size, info.size)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own parts
+        warnings.simplefilter("ignore")  # torch warns about its own parts
         try:
             program = torch.export.export(
                 network, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
             )
-        except Exception as problem:  # a network whose code can't be followed says so in many ways
+        except Exception as problem:  # a network whose code can't be traced fails in many ways
             lines = str(problem).strip().splitlines() or [type(problem).__name__]
             raise ValueError(lines[0][:200]) from None
         graphs.write(graphs.of_program(program, info.mean, info.std), folder / NETWORKS["float32"])
 
 
 def to_integers(pixels: Pixels, folder: Path, move: Callable[[], None] = lambda: None) -> None:
-    """Write what `convert` wrote into `folder` in 8-bit integers, too.
+    """Also write what `convert` wrote into `folder` in 8-bit integers.
 
     Parameters
     ----------
-    pixels : (n, size, size, 3) of pictures like those that will be classified
-    move : called now and then meanwhile
+    pixels : (n, size, size, 3), pictures like those that will be classified
+    move : called now and then during the work
 
     Raises
     ------
@@ -101,7 +101,7 @@ def to_integers(pixels: Pixels, folder: Path, move: Callable[[], None] = lambda:
 
 
 def files_for(precisions: list[str]) -> list[str]:
-    """Names of the files that are needed to compute in these precisions."""
+    """Names of the files needed to compute in these precisions."""
     names = dict.fromkeys(NETWORKS[name] for name in precisions)
     return [file.name for name in names for file in graphs.files_of(Path(name))]
 
@@ -112,7 +112,7 @@ def hash_files(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 def require_same(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Raise InputError where one of the files is not what was checked."""
+    """Raise InputError if one of the files is not what was checked."""
     for name, right in hashes.items():
         try:
             found = hash_files(folder, [name])[name]
@@ -120,13 +120,13 @@ def require_same(folder: Path, hashes: Mapping[str, str]) -> None:
             raise InputError(f"{folder / name}: can't be read: {problem.strerror or problem}") from None
         if found != right:
             raise InputError(
-                f"{folder / name}: is not what was made of the model's weights; delete it, and the snapshots "
-                "of predictions, or set infer.precision: float32"
+                f"{folder / name}: is not what was made from the model's weights; delete it, and the "
+                "snapshots of predictions, or set infer.precision: float32"
             )
 
 
 class OpenVinoForward:
-    """A `Forward` (see `predictor`) of OpenVINO.
+    """A `Forward` (see `predictor`) by OpenVINO.
 
     Each image is computed on one thread, `threads` parts of a batch at once: its answer does not depend on
     how many threads there are.
@@ -148,7 +148,7 @@ class OpenVinoForward:
     def _parts(self, pixels: Pixels) -> Iterator[npt.NDArray[Any]]:
         for start in range(0, len(pixels), self._at_once):
             part = pixels[start : start + self._at_once]
-            if len(part) < self._at_once:  # each other shape would be compiled for itself
+            if len(part) < self._at_once:  # every other shape would be compiled separately
                 rest = np.zeros((self._at_once - len(part), *part.shape[1:]), np.uint8)
                 part = np.concatenate([part, rest])
             yield part

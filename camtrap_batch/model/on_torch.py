@@ -1,4 +1,4 @@
-"""A classifier computed by torch: on GPUs, and on CPUs where no other runtime is faster."""
+"""A classifier computed by torch: on GPUs, and on CPUs if no other runtime is faster."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PRECISIONS: Mapping[str, torch.dtype] = {
 
 
 def candidates(device: torch.device) -> list[str]:
-    """What to compute in on this machine, the fastest first; the last one is float32."""
+    """Precisions to try on this machine, the fastest first; the last one is float32."""
     short = name_of(choose_precision(device))
     return [*({short} - {"float32"}), "float32"]
 
 
 def possible(name: str, device: torch.device) -> str | None:
-    """The precision of that name, or the short floats that this machine has; None: a finer step has to do."""
+    """The precision with this name, or this machine's short floats; None: a finer step must do."""
     if name == "float32":
         return name
     short = name_of(choose_precision(device))
@@ -39,17 +39,17 @@ def possible(name: str, device: torch.device) -> str | None:
 
 
 def name_of(precision: torch.dtype | str) -> str:
-    """Such as "bfloat16"."""
+    """Name of the type, such as "bfloat16"."""
     return str(precision).removeprefix("torch.")
 
 
 class TorchForward:
-    """A `Forward` (see `predictor`) of torch.
+    """A `Forward` (see `predictor`) by torch.
 
     Parameters
     ----------
-    network : on the CPU, in evaluation mode; its weights stay as they are
-    threads : of torch, on a CPU
+    network : on the CPU, in evaluation mode; its weights are not changed
+    threads : number of torch's threads, on a CPU
     """
 
     runtime = "torch"
@@ -69,7 +69,7 @@ class TorchForward:
 
     def __call__(self, pixels: Pixels, temperature: float) -> npt.NDArray[np.float32]:
         with self._lock, torch.inference_mode():
-            # Of this thread: OpenMP's setting belongs to the thread that made it, and Dask's nanny says 1.
+            # For this thread: OpenMP's setting belongs to the thread that made it, and Dask's nanny sets 1.
             torch.set_num_threads(self.threads)
             try:
                 logits = self.network(self.network_input(pixels))
@@ -83,13 +83,13 @@ class TorchForward:
         return probs
 
     def shared(self, precision: str) -> TorchForward:
-        """The same in another precision, with the same weights in memory."""
+        """A copy in another precision, sharing the weights in memory."""
         other = copy.copy(self)
         other.precision, other.network = precision, Autocast(self.network.network, PRECISIONS[precision])
         return other
 
     def network_input(self, pixels: Pixels) -> torch.Tensor:
-        """What the network is given for squares (n, size, size, 3): float32 (n, 3, size, size)."""
+        """The network's input for squares (n, size, size, 3): float32 (n, 3, size, size)."""
         return self._normalise(torch.from_numpy(pixels))
 
 
@@ -101,12 +101,12 @@ def make_ready(network: nn.Module, device: torch.device, precision: torch.dtype)
 
 
 def _fused(network: nn.Module) -> nn.Module:
-    """Batch normalisation put into the convolutions before it, where the network can be rewritten so."""
+    """Batch normalisation folded into the convolutions before it, if the network can be rewritten."""
     from torch.fx.experimental.optimization import fuse
 
     try:
         fused: nn.Module = fuse(network)
-    except Exception:  # a network whose code torch.fx can't follow: it says so in many ways
+    except Exception:  # torch.fx can't trace the network's code: it fails in many ways
         return network
     return fused
 

@@ -1,4 +1,4 @@
-"""A classifier in an ONNX file, called as a network of torch is: normalised pictures in, logits out."""
+"""A classifier in an ONNX file, called like a torch network: normalised pictures in, logits out."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from camtrap_batch.runtime import (
 )
 
 _TOGETHER = 8
-"""Pictures that a thread computes at once on a CPU, the last ones filled up: so an answer does not depend on
-how many there are, and one shape alone has to be compiled."""
+"""Pictures that a thread computes at once on a CPU, padded at the end: so an answer does not depend on how
+many there are, and only one shape must be compiled."""
 
 _DTYPES = {"float32": np.float32, "float16": np.float16}
-_SUMS = 1e-3  # that probabilities may be off from 1
+_SUMS = 1e-3  # tolerance for the sum of probabilities, which should be 1
 
 
 class OnnxClassifier(nn.Module):
-    """The network of a model folder whose `arch` is onnx; its weights are no parameters of torch's.
+    """The network of a model folder whose `arch` is onnx; its weights are not torch parameters.
 
     It computes on the device of the pictures, in the precision of torch's autocast, with as many threads as
-    torch has when it first does.
+    torch has on the first call.
     """
 
     def __init__(self, path: Path, info: ModelInfo) -> None:
@@ -69,7 +69,8 @@ class OnnxClassifier(nn.Module):
 
 
 def arrange(images: npt.NDArray[np.float32], info: OnnxInfo) -> Array:
-    """Pictures (n, 3, height, width) as a network takes them: channels first or last, and its floats."""
+    """Pictures (n, 3, height, width) in the form a network takes: channels first or last, in its float
+    type."""
     port = info.inputs[0]
     if _is_last(port.shape):
         images = images.transpose(0, 2, 3, 1)
@@ -77,7 +78,7 @@ def arrange(images: npt.NDArray[np.float32], info: OnnxInfo) -> Array:
 
 
 def answers(outputs: list[Array], n_classes: int) -> Array | None:
-    """The output (pictures, classes) among a network's outputs; None where there is none."""
+    """The output (pictures, classes) among a network's outputs; None if there is none."""
     for output in outputs:
         flat = output.reshape(len(output), -1) if output.ndim > 1 else output
         if output.ndim > 1 and flat.shape[1] == n_classes == output.shape[1]:
@@ -86,14 +87,14 @@ def answers(outputs: list[Array], n_classes: int) -> Array | None:
 
 
 def side_of(info: OnnxInfo, where: str) -> int | None:
-    """Side of the square pictures that a network takes; None where it takes any.
+    """Side of the square pictures that a network takes; None if it takes any.
 
-    Raises InputError where it is no network of pictures.
+    Raises InputError if it is not a network for pictures.
     """
     port = info.inputs[0] if len(info.inputs) == 1 else None
     if port is None or len(port.shape) != 4 or 3 not in (port.shape[1], port.shape[3]):
         raise InputError(
-            f"{where}: no classifier: should have one input of shape [pictures, 3, height, width] or "
+            f"{where}: not a classifier: should have one input of shape [pictures, 3, height, width] or "
             f"[pictures, height, width, 3], and has {info.shapes()}"
         )
     if port.dtype not in _DTYPES:
@@ -105,12 +106,12 @@ def side_of(info: OnnxInfo, where: str) -> int | None:
 
 
 def look(path: Path, info: OnnxInfo, size: int, n_classes: int, where: str) -> Outputs:
-    """What a network gives for a picture of white: probabilities, or logits.
+    """What a network returns for a white picture: probabilities, or logits.
 
     Raises
     ------
     InputError
-        It fails, or what it gives is not as many numbers as there are classes.
+        It fails, or does not return as many numbers as there are classes.
     MissingExtra
         No runtime is installed.
     """
@@ -120,9 +121,9 @@ def look(path: Path, info: OnnxInfo, size: int, n_classes: int, where: str) -> O
         outputs = network.run(arrange(np.ones((n, 3, size, size), np.float32), info))
     except CamtrapError:
         raise
-    except Exception as problem:  # whatever a runtime raises for a network that does not take a picture
+    except Exception as problem:  # a runtime may raise anything for a network that does not take a picture
         short = " ".join(str(problem).split())[:200]
-        raise InputError(f"{where}: no classifier: fails on a picture of {size} x {size}: {short}") from None
+        raise InputError(f"{where}: not a classifier: fails on {size} x {size} pixels: {short}") from None
     found = answers(outputs, n_classes)
     if found is None:
         shapes = ", ".join(str(list(output.shape)) for output in outputs)

@@ -1,4 +1,5 @@
-"""A model as a folder: saved whole or not at all, loaded without running code. See `info` for its files."""
+"""A model as a folder: saved completely or not at all, loaded without running code. See `info` for its
+files."""
 
 from __future__ import annotations
 
@@ -44,24 +45,24 @@ def save_model(
     lr_find: Sequence[Mapping[str, Any]] = (),
     pictures: Mapping[str, str] = MappingProxyType({}),
 ) -> ModelInfo:
-    """Write a model folder `<parent>/<model id>`; it is there whole, or not at all.
+    """Write a model folder `<parent>/<model id>`, completely or not at all.
 
     Parameters
     ----------
     parent
-        Folder of models; made where it is missing.
+        Folder of models; created if it is missing.
     network
         The network; its weights are written in float32.
     info
-        What is known of it; `model_id` and `versions` are filled in here.
+        What is known about it; `model_id` and `versions` are filled in here.
     metrics, history, lr_find
-        Contents of metrics.json, history.csv and lr_find.csv (left out where empty).
+        Contents of metrics.json, history.csv and lr_find.csv (left out if empty).
     pictures
         File name -> SVG.
 
     Returns
     -------
-    `info` with the model id. A folder of this id that is there already is left as it is.
+    `info` with the model id. An existing folder with this id is left as it is.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def save_model(
 
 
 def save_onnx(parent: str | Path, network: bytes, info: ModelInfo) -> ModelInfo:
-    """Write a model folder whose network is an ONNX file; otherwise as `save_model`."""
+    """Write a model folder whose network is an ONNX file; otherwise like `save_model`."""
     return _save(Path(parent), network, info, info.metrics, [])
 
 
@@ -114,7 +115,7 @@ def _save(
         try:
             temporary.rename(final)
         except OSError:
-            if not final.exists():  # else another process was first, with the same content
+            if not final.exists():  # otherwise another process was first, with the same content
                 raise
     except OSError as problem:
         raise StorageError(f"{final}: the model can't be written: {problem}") from problem
@@ -125,7 +126,7 @@ def _save(
 
 
 def load_model(folder: str | Path) -> tuple[nn.Module, ModelInfo]:
-    """The network of a model folder, in evaluation mode on the CPU, and what is known of it.
+    """The network of a model folder, in evaluation mode on the CPU, and what is known about it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Classify images with a saved model: decoding on threads, the network beside it."""
+"""Classifies images with a saved model: decoding on threads, the network alongside."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from camtrap_batch.model.info import read_info
 from camtrap_batch.runtime import count_threads
 from camtrap_batch.runtime.stream import beside, in_order
 
-if TYPE_CHECKING:  # a worker that computes in another runtime never loads torch
+if TYPE_CHECKING:  # a worker that uses another runtime never loads torch
     from torch import nn
 
 Probabilities = npt.NDArray[np.float32]
 Steps = Sequence[tuple[str | None, float]]
 
-_KEPT = 2  # models a process holds: the one in use, and one more while a job changes over
-_TOGETHER = 8  # pictures decoded by one call of a thread: less of the interpreter's lock, still even
+_KEPT = 2  # models that a process holds: the one in use, and one more while a job switches
+_TOGETHER = 8  # pictures decoded per call of a thread: less contention for the lock, still balanced
 _BATCHES_AHEAD = 2
 
 _loaded: OrderedDict[tuple[object, ...], Predictor] = OrderedDict()
-_preloaded: dict[str, nn.Module] = {}  # of the model that is wanted next, by its id
+_preloaded: dict[str, nn.Module] = {}  # the network of the model needed next, by its id
 _loading = threading.Lock()
 
 
@@ -44,7 +44,7 @@ class Forward(Protocol):
     Attributes
     ----------
     runtime : torch, openvino, ...
-    precision : what it computes in
+    precision : the precision it computes in
     """
 
     runtime: str
@@ -71,13 +71,13 @@ class Predictor:
     device
         "auto" (CUDA where torch finds it), "cpu" or "cuda".
     threads
-        Threads of the network and of decoding; None: one for each CPU this process may use. Beside a GPU
-        all CPUs decode.
+        Threads of the network and of decoding; None: one for each CPU this process may use. With a GPU, all
+        CPUs decode.
     batch
-        Most images in a forward pass; halved when memory runs out.
+        Maximum number of images in a forward pass; halved when memory runs out.
     precision
-        What to compute in; None: bfloat16 where the hardware supports it, otherwise float16 (GPU) or float32.
-        `on_torch` and `on_openvino` say which are possible.
+        Precision to compute in; None: bfloat16 if the hardware supports it, otherwise float16 (GPU) or
+        float32. `on_torch` and `on_openvino` say which are possible.
     runtime
         torch or openvino; for the latter `networks` holds files that the check of precisions made.
     margin
@@ -86,7 +86,7 @@ class Predictor:
     finer
         The same model in a more exact precision; None: in float32.
     network
-        The folder's, for torch, where it is loaded already; several predictors may share it.
+        The folder's network, for torch, if it is already loaded; several predictors may share it.
     networks
         Folder of files for other runtimes; None: the model's.
 
@@ -95,7 +95,7 @@ class Predictor:
     InputError
         The folder holds no intact model.
     JobError
-        "cuda" where there is none.
+        "cuda" if there is none.
     """
 
     def __init__(
@@ -173,22 +173,21 @@ class Predictor:
         return np.concatenate(answers)
 
     def classify(self, pictures: Iterable[Picture], tally: Tally | None = None) -> list[Probabilities | str]:
-        """Calibrated probabilities of whatever each picture says is to be looked at.
+        """Calibrated probabilities of whatever each picture says is to be classified.
 
-        Pictures are taken from the iterator, decoded and put together to batches on threads, some batches
-        ahead of the network. Which picture comes into which batch depends on their order alone.
+        Pictures are taken from the iterator, decoded and combined into batches on threads, some batches ahead
+        of the network. Which picture goes into which batch depends only on their order.
 
         Parameters
         ----------
         pictures
-            In the order in which they shall be done; reading may take its time.
+            Pictures in the order in which to classify them; reading them may take time.
         tally
-            What this takes is added to it.
+            The cost of this call is added to it.
 
         Returns
-        -------
-        For each picture: shape (boxes or 1, classes), float32, in the order of `info.classes`; or why it
-        does not decode.
+        ------- For each picture: shape (boxes or 1, classes), float32, in the order of `info.classes`; or why
+        it does not decode.
         """
         found: list[int | str] = []  # squares of each picture
         answers = _Answers(self)
@@ -212,7 +211,7 @@ class Predictor:
     def forward(self, pixels: Pixels) -> Iterator[Probabilities]:
         """Calibrated probabilities of squares (n, size, size, 3), in parts of at most `batch`.
 
-        `margin` is not looked at.
+        `margin` is ignored.
         """
         start, move = 0, phases.progress()
         while start < len(pixels):
@@ -250,7 +249,7 @@ class Predictor:
 
 @dataclass
 class Tally:
-    """What classifying took.
+    """The cost of classifying.
 
     Attributes
     ----------
@@ -290,7 +289,7 @@ class _Answers:
             self._hand_on()
 
     def all(self) -> Probabilities:
-        """Of all squares, in their order."""
+        """Results of all squares, in order."""
         answers = np.concatenate(self._answers)
         if self._finer and self._near:
             self._hand_on()
@@ -298,7 +297,7 @@ class _Answers:
         return answers
 
     def count_again(self, again: Counter[str]) -> None:
-        """Add how many were near ties."""
+        """Add the number of near ties."""
         if self._finer and self._near:
             again[self._finer._predictor.precision] += len(self._near)
             self._finer.count_again(again)
@@ -310,7 +309,7 @@ class _Answers:
 
 
 def lead(answers: Probabilities) -> npt.NDArray[np.float32]:
-    """How far the most probable class of each row is before the next one; 1 where there is no other."""
+    """The lead of the most probable class of each row over the next one; 1 if there is no other."""
     if answers.shape[1] < 2:
         return np.ones(len(answers), np.float32)
     top: npt.NDArray[np.float32] = np.partition(answers, -2, axis=1)
@@ -318,7 +317,7 @@ def lead(answers: Probabilities) -> npt.NDArray[np.float32]:
 
 
 def squares(pictures: Iterable[Picture], framing: Framing, threads: int | None = None) -> Pixels:
-    """What a network sees of those pictures that decode: shape (n, size, size, 3)."""
+    """What a network sees of the pictures that decode: shape (n, size, size, 3)."""
     nothing = np.empty((0, framing.size, framing.size, 3), np.uint8)
     decoded = _decoded(pictures, framing, count_threads(threads), 0)
     return np.concatenate([nothing, *(item for item in decoded if not isinstance(item, str))])
@@ -342,12 +341,12 @@ def load_predictor(
     steps
         Precision and margin of the predictor, of its finer one, and so on.
     networks
-        Files of the folder that the runtime computes -> SHA-256 that they should have.
+        Files in the folder that the runtime computes -> the SHA-256 they should have.
 
     Raises
     ------
     InputError, JobError
-        As `Predictor` does; or one of `networks` was changed.
+        As for `Predictor`; or one of `networks` was changed.
     """
     model_id = read_info(folder).model_id
     named = tuple((_name(precision), margin) for precision, margin in steps)
@@ -399,10 +398,10 @@ def _in_steps(
 def possible_steps(
     runtime: str, device: str, steps: Sequence[tuple[str, float]]
 ) -> tuple[str, list[tuple[str, float]]]:
-    """The runtime and the steps that come closest to these on this machine, and give the same labels.
+    """The runtime and the steps that come closest to these on this machine, with the same labels.
 
-    A precision that the hardware lacks is left out: its images are computed as the next step says, which is
-    finer. Without the runtime they are computed in float32, by torch. `device` is cpu or cuda.
+    A precision that the hardware lacks is left out: its images are computed by the next, finer step. Without
+    the runtime they are computed by torch in float32. `device` is cpu or cuda.
     """
     if runtime == "openvino":
         from camtrap_batch.model import on_openvino
@@ -420,16 +419,16 @@ def possible_steps(
 
 
 def preload(folder: str | Path, device: str = "cpu") -> None:
-    """Load what `load_predictor` will want in this process whatever the precision, and the decoder.
+    """Load what `load_predictor` will need in this process whatever the precision, and the decoder.
 
-    Raises InputError as `Predictor` does.
+    Raises InputError like `Predictor`.
     """
     info = read_info(folder)
     frame(make_thumbnail(np.zeros((8, 8, 3), np.uint8), 8, 85).jpeg, Framing(8))
     if device == "cpu":
         from camtrap_batch.model.on_openvino import is_there
 
-        if is_there():  # torch is only needed where it turns out to be faster
+        if is_there():  # torch is needed only if it turns out to be faster
             return
     network = _load(folder)
     with _loading:

@@ -1,7 +1,7 @@
 """Classifies camera-trap photos in ArcGIS: the Python raster function of a Deep Learning Package.
 
-The package holds this file as CamtrapObjectClassifier.py, beside its .emd and its weights. It stands alone:
-numpy, Pillow, torch, and torchvision where it has the network's architecture, are all it imports.
+The package holds this file as CamtrapObjectClassifier.py, beside its .emd and its weights. It is
+self-contained: it imports only numpy, Pillow, torch, and torchvision if that has the network's architecture.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _FIELDS = [
 
 
 class CamtrapObjectClassifier:
-    """What ArcGIS calls, in this order: initialize, getParameterInfo, getConfiguration, vectorize."""
+    """The object that ArcGIS uses; it calls, in this order, initialize, getParameterInfo, getConfiguration,
+    vectorize."""
 
     def __init__(self) -> None:
         self.name = "Camera-trap classifier"
@@ -51,7 +52,7 @@ class CamtrapObjectClassifier:
         network: Any
         if parameters["library"] == "torchscript":
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # newer ones would have it in another format
+                warnings.simplefilter("ignore")  # newer versions would prefer another format
                 network = torch.jit.load(str(weights), map_location="cpu")  # type: ignore[no-untyped-call]
         else:
             network = _build(parameters, len(self.json_info["Classes"]))
@@ -161,7 +162,7 @@ class CamtrapObjectClassifier:
 
 
 def _read_definition(model: str) -> tuple[dict[str, Any], Path]:
-    """The content of the .emd, and the folder that its other files are in."""
+    """The content of the .emd, and the folder that holds its other files."""
     try:
         if model.lstrip().startswith("{"):
             return json.loads(model), Path(__file__).absolute().parent
@@ -178,7 +179,7 @@ def _device(number: Any) -> torch.device:
 
 
 def _require_versions(least: dict[str, str]) -> None:
-    """Raise RuntimeError where a library is older than the model needs."""
+    """Raise RuntimeError if a library is older than the model needs."""
     for library, version in least.items():
         found = str(__import__(library).__version__)
         if _numbers(found) < _numbers(version):
@@ -208,7 +209,7 @@ def _build(parameters: dict[str, Any], n_classes: int) -> torch.nn.Module:
 
 
 def _square(raster: Any, mask: Any, parameters: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """A raster as the network wants it: RGB, (size, size, 3), resized as its model was evaluated with."""
+    """A raster in the form the network needs: RGB, (size, size, 3), resized as in its model's evaluation."""
     pixels = np.array(raster)
     if mask is not None:
         pixels[np.broadcast_to(np.asarray(mask) == 0, pixels.shape)] = 0
@@ -233,10 +234,10 @@ def _square(raster: Any, mask: Any, parameters: dict[str, Any]) -> np.ndarray[An
 
 
 def _squeezed(image: Image.Image, size: int) -> np.ndarray[Any, Any]:
-    """The whole picture, squeezed to a square: what the models that are trained here have learnt from.
+    """The whole picture, squeezed to a square: what models trained here have learnt from.
 
-    Halved as often as leaves half as much again as is needed, then resampled: what reading a JPEG file at a
-    reduced scale, as in training, gives.
+    Halved as long as at least 1.5 times the needed size remains, then resampled: the same as reading a JPEG
+    file at a reduced scale, as in training.
     """
     factor = 1
     while factor < 8 and min(-(-side // (2 * factor)) for side in image.size) >= int(1.5 * size):

@@ -14,21 +14,21 @@ from camtrap_batch.errors import JobError, choices
 
 SPLITS = ("train", "valid", "test")
 IN_DOUBT = ""
-"""Label of a crop of which nobody knows what it shows."""
+"""Label of a crop if nobody knows what it shows."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The images that crops were cut out of: what a job says of them, by the rules for boxes, is judged.
+    """The images that crops were cut from: what a job says about them, by the rules for boxes, is judged.
 
     Attributes
     ----------
     image_ids, labels, splits, locations, is_night
-        As of `Samples`, one entry for each image.
+        As in `Samples`, one entry per image.
     boxes
-        Of each image, see `detection.boxes.COLUMN`.
+        Boxes of each image, see `detection.boxes.COLUMN`.
     crops
-        Of each image: indices in the samples of what a job classifies of it, in the order of its boxes.
+        For each image: indices in the samples of what a job classifies in it, in the order of its boxes.
     rules
         How boxes make an image's label.
     """
@@ -49,34 +49,34 @@ class Frames:
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled images, or crops of images; every sequence has one entry for each, in the same order.
+    """Labelled images, or crops of images; every attribute has one entry for each, in the same order.
 
     Attributes
     ----------
     image_ids, locations
         As in the tables selection and manifest.
     labels
-        As in the table selection; of a crop `IN_DOUBT`, where it is there for its image's label alone.
+        As in the table selection; `IN_DOUBT` for a crop that is included only for its image's label.
     splits
         "train", "valid" or "test"; while training also `judging.RANDOM`.
     weights
         Shape (n,), float32: how often an image is shown in training, relative to the others.
     is_night
-        Shape (n,), bool: greyscale infrared; None where it is not known.
+        Shape (n,), bool: greyscale infrared; None if it is not known.
     category_ids
         Label -> the data set's category ids. Its keys are the classes.
     jpegs
-        The image files' bytes, thumbnails or originals. May read when indexed; read from several threads.
+        Bytes of the image files, thumbnails or originals. Indexing may read them, from several threads.
     blocks
         Shape (n,), int64: images with the same number are read together, such as those of a row group; None
-        where all are at hand.
+        if all are in memory.
     window
         How many blocks can be held at once; only with `blocks`.
     margin
-        Pixels of each JPEG, on each side, around the square that the model sees. Above 0 they are crops, of
-        just the size that is trained on.
+        Pixels of each JPEG, on each side, around the square that the model sees. If above 0, they are crops
+        of exactly the size that is trained on.
     frames
-        What the crops were cut out of; None where whole frames are trained on.
+        The images that the crops were cut from; None if whole frames are trained on.
     """
 
     image_ids: Sequence[str]
@@ -97,12 +97,12 @@ class Samples:
 
     @property
     def classes(self) -> list[str]:
-        """The labels, sorted: a class is known by its index here."""
+        """The labels, sorted: a class is identified by its index here."""
         return sorted(self.category_ids)
 
     @property
     def truth(self) -> npt.NDArray[np.int64]:
-        """Shape (n,): index of each image's label in `classes`, -1 where it is in doubt."""
+        """Shape (n,): index of each image's label in `classes`, -1 if it is in doubt."""
         return self.index_of(self.labels)
 
     def index_of(self, labels: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -123,7 +123,7 @@ class Samples:
         JobError
             Fewer than two classes, a class without a training image, nothing to validate on.
         ValueError
-            The sequences are not of one length, or hold what they must not.
+            The attributes differ in length, or hold what they must not.
         """
         n = len(self)
         for name in ("labels", "splits", "weights", "locations", "is_night", "jpegs", "blocks"):

@@ -1,7 +1,7 @@
-"""Several processes that train one model: each takes its part of every batch, gradients are averaged.
+"""Several processes that train one model: each takes its part of every batch, and gradients are averaged.
 
-The result is that of one process with the same batch, up to rounding and to batch normalisation, which sees a
-part of the batch. `SoloTeam` is the team of one.
+The result is that of one process with the same batch, up to rounding and batch normalisation, which sees only
+a part of the batch. `SoloTeam` is a team of one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 import torch.distributed as dist
 
 PATIENCE = dt.timedelta(minutes=10)
-"""How long one waits for the others in a step. Gloo notices a process that dies at once, NCCL then."""
+"""How long a process waits for the others in a step. Gloo notices a dead process at once, NCCL after this."""
 
 WAIT = dt.timedelta(hours=2)
-"""How long the others wait for the first, which alone searches the learning rate."""
+"""How long the others wait for the first, which alone searches for the learning rate."""
 
 
 class TeamLost(Exception):
@@ -30,7 +30,7 @@ class TeamLost(Exception):
 def open_store(host: str, port: int | None, wait: dt.timedelta) -> tuple[Any, int]:
     """Where a team meets: the store of a process at `host`, and its port; opened here without a `port`.
 
-    By itself the store would listen on every interface, to anybody; here it does at `host` alone.
+    By default the store would listen to anybody on every interface; here it listens only on `host`.
     """
     if port is not None:
         return _store(host, port, wait, is_master=False), port
@@ -40,7 +40,7 @@ def open_store(host: str, port: int | None, wait: dt.timedelta) -> tuple[Any, in
 
 
 def use_interface_of(host: str) -> None:
-    """Have the connections of a team that meets at this machine's loopback address stay there."""
+    """Keep the connections of a team that meets at this machine's loopback address on loopback."""
     if ip_address(host).is_loopback:
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
@@ -56,11 +56,11 @@ class SoloTeam:
     rank, size = 0, 1
 
     def add(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of what each process has, in place of `values`."""
+        """Replace `values` by their sum over all processes."""
         return values
 
     def first(self, name: str, make: Callable[[], str]) -> str:
-        """What the process of rank 0 makes, for all."""
+        """The result of rank 0, for all processes."""
         return make()
 
     def average_gradients(self, parameters: Sequence[torch.nn.Parameter], weight: float) -> None:
@@ -71,12 +71,12 @@ class SoloTeam:
 
 
 class Team(SoloTeam):
-    """One of several processes; a context, at whose end the connections are closed.
+    """One of several processes; a context that closes the connections at its end.
 
     Parameters
     ----------
     store
-        Reached by all.
+        The store that all processes reach.
     rank, size
         Which process this is, and of how many.
     device
@@ -132,8 +132,8 @@ class Team(SoloTeam):
             _scatter(flat / self.size, buffers)
 
 
-class _lost:  # noqa: N801 - reads as the function that it is
-    """Errors of torch.distributed, which are RuntimeErrors of any kind, as TeamLost."""
+class _lost:  # noqa: N801 - used like a function
+    """Turns errors of torch.distributed, which are RuntimeErrors of any kind, into TeamLost."""
 
     def __enter__(self) -> None:
         pass

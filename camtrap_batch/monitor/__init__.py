@@ -1,1 +1,1 @@
-"""What is shown while a job runs (`display`), and what the run folder tells about it (`status`)."""
+"""What is shown while a job runs (`display`), and what the run folder says about it (`status`)."""

@@ -23,22 +23,22 @@ class Display(Protocol):
         """`done` of `rows` rows were done before, `counts` of them by status."""
 
     def advance(self, rows: int, counts: dict[str, int]) -> None:
-        """So many rows more are done."""
+        """This many more rows are done."""
 
     def reach(self, fraction: float, text: str) -> None:
-        """So much of the stage is done, and what it is at now: for a stage that is one shard."""
+        """The share of the stage that is done, and what it is doing now: for a stage that is one shard."""
 
     def end(self) -> None: ...
 
     def waiting(self, text: str) -> AbstractContextManager[object]:
-        """The block takes a while before there is anything to count: on a terminal, what it does."""
+        """The block takes a while before there is anything to count: show on a terminal what it does."""
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Show a line that stays."""
 
 
 class Silent:
-    """Shows nothing."""
+    """A display that shows nothing."""
 
     def begin(self, stage: str, rows: int, done: int, counts: dict[str, int], unit: str = "images") -> None:
         pass
@@ -60,7 +60,8 @@ class Silent:
 
 
 class _Counting:
-    """Rows done, their rate, statuses so far and the time left; of one long shard, its share that is done."""
+    """Rows done, their rate, statuses so far and the time left; for one long shard, the share that is
+    done."""
 
     def begin(self, stage: str, rows: int, done: int, counts: dict[str, int], unit: str = "images") -> None:
         self.stage, self.rows, self.unit = stage, rows, unit
@@ -157,7 +158,7 @@ class Live(_Counting):
 
 
 class Plain(_Counting):
-    """A line now and then, for output that goes to a file."""
+    """A line now and then, for output to a file."""
 
     def __init__(self, file: TextIO) -> None:
         self.file = file
@@ -193,7 +194,7 @@ class Plain(_Counting):
 
 
 class JsonLines(_Counting):
-    """One JSON object a line, for programs; each has the job's name, or null where it is not known."""
+    """One JSON object per line, for programs; each has the job's name, or null if it is not known."""
 
     def __init__(self, file: TextIO, job: str | None) -> None:
         self.file, self.job = file, job
@@ -229,7 +230,7 @@ class JsonLines(_Counting):
 
 
 def make_display(*, quiet: bool, log_json: bool, job: str | None = None) -> Display:
-    """The display that suits the options and what standard error is, of the job with this name."""
+    """The display that suits the options and standard error, for the job with this name."""
     if log_json:
         return JsonLines(sys.stderr, job)
     if quiet:

@@ -1,4 +1,4 @@
-"""The end of a command, told to a URL (JSON by POST) or to a program (on its standard input)."""
+"""Reports the end of a command to a URL (JSON by POST) or to a program (on its standard input)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _PROGRAM_S = 60.0
 
 
 def notify(whom: Notify, record: Mapping[str, Any]) -> Iterator[str]:
-    """Send `record`. What could not be told, a line each: that is never a reason for a job to fail.
+    """Send `record`. Yields a line for each failure, which never makes a job fail.
 
-    The address, which may hold a secret, is named by its host alone, and of a command the program.
+    Only the host of the address, which may hold a secret, is named, and only the program of a command.
     """
     body = json.dumps(record, ensure_ascii=False).encode()
     if whom.url is not None and (problem := _post(whom.url, body)):
-        yield f"notify: {urlsplit(whom.url).hostname}: the end of the job could not be told: {problem}"
+        yield f"notify: {urlsplit(whom.url).hostname}: could not be told of the job's end: {problem}"
     if whom.command is not None and (problem := _call(whom.command, body)):
-        yield f"notify: {whom.command[0]}: the end of the job could not be told: {problem}"
+        yield f"notify: {whom.command[0]}: could not be told of the job's end: {problem}"
 
 
 def _post(url: str, body: bytes) -> str:
@@ -44,7 +44,7 @@ def _post(url: str, body: bytes) -> str:
 
 
 def _call(command: Sequence[str], body: bytes) -> str:
-    # What it says goes to a file: a process that it leaves behind would keep a pipe open.
+    # Its output goes to a file: a process that it leaves behind would keep a pipe open.
     with tempfile.TemporaryFile() as said:
         try:
             done = subprocess.run(  # noqa: S603 - the job file says so

@@ -1,6 +1,6 @@
-"""How far each stage of a job is: as the driver counts it for the page, and as `camtrap status` reads it.
+"""The progress of each stage: as counted by the driver for the page, and as read by `camtrap status`.
 
-Both fill the same `StageStatus`; what is kept does not grow with the job.
+Both fill the same `StageStatus`, whose size does not grow with the job.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.monitor.metrics import Totals
+from camtrap_batch.monitor.counters import Totals
 from camtrap_batch.store.shards import Plan, Receipt, Shard, unsettled
 
 State = Literal["waiting", "running", "unfinished", "failed", "done", "not needed"]
 
 RECENT_S = 60.0
-"""What the rate now is measured over."""
+"""Period over which the present rate is measured."""
 
 _MOST_FAILED = 20
 _MOST_LOSSES = 400
@@ -30,25 +30,25 @@ _MOST_LOSSES = 400
 
 @dataclass
 class StageStatus:
-    """How far a stage is.
+    """The progress of a stage.
 
     Attributes
     ----------
-    rows, rows_done, shards, shards_done : of its plan
+    rows, rows_done, shards, shards_done : numbers of its plan
     rows_per_s, rows_per_s_mean : now, and over all the time that shards were worked on
-    seconds_left : at the speed of now
+    seconds_left : at the present speed
     counts : rows by status
-    seconds : time of all shards together, by phase; `total` is their wall-clock
-    bytes : of the tables written
-    lost : tries that ended with their worker
-    halved : shards that were halved
+    seconds : time of all shards together, by phase; `total` is their wall-clock time
+    bytes : size of the tables written
+    lost : number of attempts that ended with their worker
+    halved : number of shards that were halved
     failed : shards that failed (at most 20 of them), with the reason
-    cameras, cameras_done : locations of the rows, and those of which every row is done
-    training : what training said last: phase, epoch of epochs, images_per_s
+    cameras, cameras_done : number of locations of the rows, and of those whose rows are all done
+    training : the last report of training: phase, epoch of epochs, images_per_s
     losses : `epoch` (a part of it while it lasts), `train_loss`, and at an epoch's end `valid_loss`
     fraction, text : of a stage that is one long shard: its part that is done, what it is at; None: its rows
         tell
-    labels : images by label so far, of those that are classified
+    labels : images by label so far, of those that are classified; or by what a detector finds in them
     help : what the stage does, for people
     """
 
@@ -89,7 +89,7 @@ class StageStatus:
             self.failed[shard] = reason
 
     def trained(self, progress: Mapping[str, Any]) -> None:
-        """Take in what training tells (see `model.train`)."""
+        """Store what training reports (see `model.train`)."""
         keys = ("phase", "epoch", "epochs", "batch", "batches", "images_per_s")
         self.training = {key: progress[key] for key in keys if key in progress}
         if progress.get("phase") != "train" or progress.get("train_loss") is None:
@@ -101,7 +101,7 @@ class StageStatus:
             if progress.get("accuracy") is not None:
                 point["accuracy"] = progress["accuracy"]
         self.losses.append(point)
-        if len(self.losses) > _MOST_LOSSES:  # every second point, but for the ends of epochs
+        if len(self.losses) > _MOST_LOSSES:  # every second point, except the ends of epochs
             self.losses = [
                 point for number, point in enumerate(self.losses) if number % 2 or "valid_loss" in point
             ][-_MOST_LOSSES:]
@@ -112,7 +112,7 @@ class Cameras:
 
     Parameters
     ----------
-    locations : of each row; rows without one belong to no camera
+    locations : location of each row; rows without one belong to no camera
     """
 
     def __init__(self, locations: pa.ChunkedArray) -> None:
@@ -134,7 +134,7 @@ class Cameras:
 
 
 class Progress:
-    """What the driver knows of the stages of a job; threads may share it.
+    """What the driver knows about the stages of a job; threads may share it.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class Progress:
             self._start_clock()
 
     def planned(self, plan: Plan, receipts: Mapping[str, Receipt], locations: pa.ChunkedArray | None) -> None:
-        """The stage's plan, what of it was done before, and the location of each row where it has one."""
+        """The stage's plan, how much of it was done before, and the location of each row, if it has one."""
         cameras = Cameras(locations) if locations is not None else None
         about = self._help.get(plan.stage, "")
         status = StageStatus(plan.stage, "running", plan.rows, shards=len(plan.shards), help=about)
@@ -183,7 +183,7 @@ class Progress:
                 if "." in name:
                     self._left[_whole(name)] -= receipt.rows
             self._start_clock()
-        # Prometheus sees no growth in a counter that begins at 1.
+        # Prometheus does not see the growth of a counter that begins at 1.
         for result in ("done", "lost", "halved", "erred", "failed"):
             self.totals.add("camtrap_shards", (plan.stage, result), 0)
 
@@ -201,7 +201,7 @@ class Progress:
         self.totals.add_receipt(receipt)
 
     def cameras(self, stage: str) -> tuple[int, int]:
-        """Locations of a stage's rows, and how many of them are done; 0 where they are not counted."""
+        """Locations of a stage's rows, and how many of them are done; 0 if they are not counted."""
         with self._lock:
             status = self._current(stage)
             return status.cameras, status.cameras_done
@@ -223,14 +223,14 @@ class Progress:
         self.totals.add("camtrap_shards", (stage, "failed" if final else "erred"), 1)
 
     def trained(self, stage: str, progress: Mapping[str, Any], fraction: float, text: str) -> None:
-        """What training tells; how much of it is done, and what it is at, as the terminal shows it."""
+        """What training reports; how much of it is done, and what it is doing, as shown on the terminal."""
         with self._lock:
             status = self._current(stage)
             status.trained(progress)
             status.fraction, status.text = max(fraction, status.fraction or 0.0), text
             status.rows_per_s = progress.get("images_per_s", 0.0)
             now = time.monotonic()
-            if self._first_share is None:  # reading the images, and loading torch, is over
+            if self._first_share is None:  # reading the images and loading torch is over
                 self._first_share = (now, fraction)
             began, share = self._first_share
             if fraction > share:
@@ -239,7 +239,7 @@ class Progress:
     def end(
         self, stage: str, state: State, rows: int = 0, shards: int = 0, counts: dict[str, int] | None = None
     ) -> None:
-        """A stage has ended; where it is done, with this many rows and shards."""
+        """A stage has ended; if it is done, with this many rows and shards."""
         with self._lock:
             status = self._current(stage)
             status.state = state
@@ -252,7 +252,7 @@ class Progress:
                 status.cameras_done = status.cameras
 
     def as_record(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
+        """Everything, as values that JSON can hold."""
         with self._lock:
             self._measure()
             stages = [asdict(status) for status in self._stages.values()]
@@ -268,7 +268,7 @@ class Progress:
         self._recent = deque([(self._began, self._rows_before)], maxlen=int(RECENT_S) + 1)
 
     def _note_rows(self, rows: int) -> None:
-        """Keep one count a second."""
+        """Keep one count per second."""
         now = time.monotonic()
         if now - self._recent[-1][0] >= 1 or len(self._recent) < 2:
             self._recent.append((now, rows))
@@ -293,7 +293,7 @@ class Progress:
 def count_plan(
     status: StageStatus, plan: Plan, receipts: Mapping[str, Receipt], cameras: Cameras | None
 ) -> None:
-    """Add to a status what of a plan is done."""
+    """Add to a status what is done of a plan."""
     halved: dict[str, dict[str, Receipt]] = {}
     for name, receipt in receipts.items():
         if "." in name:
@@ -323,5 +323,5 @@ def add_up(into: dict[str, Any], numbers: Mapping[str, float]) -> None:
 
 
 def _whole(shard_id: str) -> str:
-    """Id of the plan's shard that a shard is, or is a part of."""
+    """Id of the plan's shard that a shard is, or belongs to."""
     return shard_id.partition(".")[0]

@@ -1,8 +1,8 @@
-"""What the run folder alone tells about a job: done, running, failed, how fast, how long still.
+"""What the run folder alone says about a job: done, running, failed, how fast, how much longer.
 
-It reads plans, receipts, snapshots and the log. No cluster is asked, so that it is the same while a job
-runs, after it, and from another machine. In a bucket, where each receipt is a request and the log a few, what
-the log says of a shard is taken from there; of receipts that it does not tell of yet, the names are listed.
+It reads plans, receipts, snapshots and the log. No cluster is asked, so it works the same while a job runs,
+afterwards, and from another machine. In a bucket, where each receipt is a request but the log only a few,
+shards are taken from the log, and the names of receipts that it does not mention yet are listed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from camtrap_batch.store.tables import open_files
 from camtrap_batch.vocabulary import USABLE
 
 _RECENT_S = 120.0
-"""What the rate now is measured over, and the least time without a sign after which nothing runs."""
+"""Period over which the present rate is measured, and minimum silence after which nothing is running."""
 
 _ENDED: dict[str, State] = {"interrupted": "unfinished", "stage failed": "failed"}
 
@@ -37,14 +37,15 @@ class Named(Protocol):
 
 
 class Watched(Protocol):
-    """What has plans: a stage, or a part of one (see `pipeline.stage.Planned`)."""
+    """Something that has plans: a stage, or a part of one (see `pipeline.stage.Planned`)."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def tables(self) -> Sequence[Named]:
-        """The first one is committed when a plan is done; a plan without any is when all its shards are."""
+        """Tables; the first one is committed when a plan is done; a plan without tables is done when all its
+        shards are."""
 
     @property
     def rows_of(self) -> str | None: ...
@@ -59,7 +60,7 @@ def read_status(run: Run, plans: Iterable[Watched], driver: Holder | None = None
     Parameters
     ----------
     driver : who holds the lease of the run folder (see `store.lease.look`); None: an earlier version ran it,
-        which is taken to run as long as there are recent signs of it
+        which counts as running as long as there are recent signs of it
     """
     log = _read_log(run)
     found = ((watched, _stage_status(run, watched, log, driver)) for watched in plans)
@@ -97,7 +98,7 @@ def _stage_status(
 
 
 def _last_plan(run: Run, stage: str, events: Sequence[dict[str, Any]]) -> Plan | None:
-    """The plan that the log names last, of those that are there; without one, the newest."""
+    """The existing plan that the log names last, or else the newest."""
     names = {name.removesuffix(".json") for name in run.folder.list(f"plans/{stage}")}
     last = next((event["plan"] for event in reversed(events) if event.get("plan") in names), None)
     wanted = [last] if last is not None else sorted(names)
@@ -106,7 +107,7 @@ def _last_plan(run: Run, stage: str, events: Sequence[dict[str, Any]]) -> Plan |
         try:
             plans.append(Plan.from_json(data))
         except Unreadable as problem:
-            say(f"{run.folder.url}/{path}: {problem}; done without")
+            say(f"{run.folder.url}/{path}: {problem}; ignored")
     return max(plans, key=lambda plan: plan.created, default=None)
 
 
@@ -131,7 +132,7 @@ def _state(
     if not signs:
         return "unfinished"
     if driver is not None:
-        # What an earlier driver left unfinished is not what this one is at.
+        # What an earlier driver left unfinished is not what this one is working on.
         is_its_own = bool(events) and _time(events[-1]["time"]) >= _time(driver.since)
         return "running" if is_its_own and driver.state() == "held" else "unfinished"
     silent = (dt.datetime.now(dt.UTC) - max(map(_time, signs))).total_seconds()
@@ -139,7 +140,7 @@ def _state(
 
 
 def _receipts_in(events: Iterable[dict[str, Any]]) -> dict[str, Receipt]:
-    """What the log says of shards that are done, as receipts with one file of all their bytes."""
+    """What the log says about finished shards, as receipts with one file for all their bytes."""
     return {
         event["shard"]: Receipt(
             stage=event["stage"],
@@ -155,12 +156,12 @@ def _receipts_in(events: Iterable[dict[str, Any]]) -> dict[str, Receipt]:
             finished=event["time"],
         )
         for event in events
-        if event["event"] == "shard done" and "bytes" in event  # an earlier version tells less
+        if event["event"] == "shard done" and "bytes" in event  # an earlier version logs less
     }
 
 
 def _count_cameras(status: StageStatus, plan: Plan, events: Iterable[dict[str, Any]]) -> bool:
-    """Take the number of cameras from the log; False where it does not tell."""
+    """Take the number of cameras from the log; False if it does not have it."""
     is_counted = False
     for event in events:
         if event["event"] == "stage begins":
@@ -183,7 +184,7 @@ def _take_in(status: StageStatus, event: dict[str, Any]) -> None:
 
 
 def _cameras(run: Run, plan: Plan, made_of: str | None) -> Cameras | None:
-    """The cameras of a plan's rows, as long as the table is there that it was made from."""
+    """The cameras of a plan's rows, as long as the table it was made from exists."""
     number = plan.inputs.get(made_of) if made_of else None
     if made_of is None or not isinstance(number, int):
         return None
@@ -193,7 +194,7 @@ def _cameras(run: Run, plan: Plan, made_of: str | None) -> Cameras | None:
         if made_of == "catalog":
             return Cameras(table.to_table(columns=["location"])["location"])
         rows = table.to_table(columns=["location", "status"])
-    except InputError:  # `camtrap gc` has been there
+    except InputError:  # `camtrap gc` has deleted it
         return None
     except Damaged as problem:
         say(f"{problem}; cameras are not counted")
@@ -204,7 +205,7 @@ def _cameras(run: Run, plan: Plan, made_of: str | None) -> Cameras | None:
 
 
 def _rates(receipts: Iterable[Receipt]) -> tuple[float, float]:
-    """Rows a second: over the last stretch of work, and over all time in which some shard was worked on."""
+    """Rows per second: over the last stretch of work, and over all time in which any shard was worked on."""
     ended = sorted(
         (
             (_time(receipt.finished).timestamp(), receipt.seconds["total"], receipt.rows)
@@ -222,9 +223,9 @@ def _rates(receipts: Iterable[Receipt]) -> tuple[float, float]:
 
 
 def _rate(ended: Sequence[tuple[float, float, int]]) -> float:
-    """Rows a second of shards (end, seconds, rows) that are sorted by their end."""
+    """Rows per second for shards (end, seconds, rows) sorted by their end."""
     busy, covered = 0.0, float("inf")
-    for end, seconds, _ in reversed(ended):  # from the last one back, what no later one has covered
+    for end, seconds, _ in reversed(ended):  # backwards, only what no later shard has covered
         begin = end - seconds
         busy += max(0.0, min(end, covered) - min(begin, covered))
         covered = min(covered, begin)
@@ -234,11 +235,11 @@ def _rate(ended: Sequence[tuple[float, float, int]]) -> float:
 def _read_log(run: Run) -> list[dict[str, Any]]:
     events = []
     for line in read_log(run.folder).splitlines():
-        if run.folder.is_local and b'"event": "shard done"' in line:  # its receipt tells more
+        if run.folder.is_local and b'"event": "shard done"' in line:  # its receipt says more
             continue
         try:
             events.append(json.loads(line))
-        except ValueError:  # the last line, cut off by a kill
+        except ValueError:  # the last line, cut off when the driver was killed
             continue
     return events
 

@@ -1,4 +1,4 @@
-"""What a command prints when a job is done: images by status, accuracy, top species per camera, paths."""
+"""What a command prints at the end of a job: images by status, accuracy, top species per camera, paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage is, how its shards are planned, done and committed, and the order of a job's stages."""
+"""What a stage is, how its shards are planned, done and committed, and the order of the stages."""
 
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.order import (

@@ -1,4 +1,4 @@
-"""What every stage is given: one command's view of a job."""
+"""What every stage receives: one command's view of a job."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Context:
     cluster : where shards run; it is not opened by a stage that has nothing to do there
     stop : set by Ctrl-C: finish what is in flight, then leave
     dry_run : say what would be done, write nothing
-    options : values of the options of the stage at hand, by name (see `Stage.options`)
-    job_file : name of the job file, for commands to type
+    options : values of the present stage's options, by name (see `Stage.options`)
+    job_file : name of the job file, for suggested commands
     """
 
     job: Job
@@ -47,9 +47,9 @@ class Context:
 
     @contextmanager
     def driving(self, command: str) -> Iterator[None]:
-        """The block in which a command works: it gives back what `begin_writing` takes.
+        """The block in which a command works: at its end, what `begin_writing` took is released.
 
-        Raises InputError where the run folder is none of ours, or a newer version wrote it.
+        Raises InputError if the folder is not a run folder, or a newer version wrote it.
         """
         if self._leases is not None:  # a stage of `reprocess`
             yield
@@ -63,10 +63,10 @@ class Context:
                 self._leases = None
 
     def begin_writing(self, *, only_if_needed: bool = False) -> None:
-        """Take the run folder's lease, unless it is held. Raises LeaseHeld where another driver has it.
+        """Take the run folder's lease, unless it is held. Raises LeaseHeld if another driver has it.
 
-        A command that finds its input wrong has not come so far, and leaves no trace. Nor does one that may
-        have nothing to do (`only_if_needed`), unless it comes here again.
+        A command that finds its input wrong does not get here, and leaves no trace. Nor does one that may
+        have nothing to do (`only_if_needed`), unless it calls this again.
         """
         if self._leases is not None:
             held = hold(self.run.folder, self.job.name, self._command, only_if_needed=only_if_needed)
@@ -77,12 +77,12 @@ class Context:
         return self.options.get(option.name, option.default)
 
     def executor(self) -> Executor:
-        """What does shards; the first call opens it, and shows where its progress can be watched."""
+        """The executor; the first call opens it, and shows where its progress can be watched."""
         executor = self.cluster.executor()
         for line in executor.publish(self.progress):
             self.display.note(line)
         return executor
 
     def stall_s(self, executor: Executor) -> float:
-        """Of the cluster file; at least what an image may take to be read and decoded, and as much again."""
+        """`stall_s` of the cluster file, but at least twice what an image may take to be read and decoded."""
         return max(executor.stall_s, 4 * self.job.validate_.timeout_s)

@@ -8,5 +8,5 @@ from camtrap_batch.job import Job
 
 
 def image_root(job: Job) -> ImageRoot:
-    """The folder, or the feature layer, that file names of a job's catalog belong to."""
+    """The folder or feature layer to which the file names of a job's catalog belong."""
     return reader_of(job.dataset).images(job.run_url)

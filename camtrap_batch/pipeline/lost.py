@@ -1,4 +1,5 @@
-"""The guard rail `limits.lost`: what goes wrong around the images is not committed as what the images are."""
+"""The guard rail `limits.lost`: a fault in the images' surroundings is not committed as a fault of the
+images."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ from camtrap_batch.store.tables import open_files, read_whole_files
 from camtrap_batch.vocabulary import USABLE
 
 LOST = ("missing", "unreadable", "crashed")
-"""Statuses that may say more of a disk, a network or a worker than of the image."""
+"""Statuses that may say more about a disk, a network or a worker than about the image."""
 
 _FEWEST = 3
-"""Fewer stop nothing: of a handful of images one is a large part."""
+"""Fewer lost images never stop a stage: one of a handful is a large part."""
 
 
 def require_few_lost(
@@ -30,18 +31,18 @@ def require_few_lost(
     before: Snapshot | None,
     listed: pa.ChunkedArray | None = None,
 ) -> None:
-    """Raise StageError where more than `limits.lost` of the images that were there can't be read now.
+    """Raise StageError if more than `limits.lost` of the images that were there can't be read now.
 
-    Then the shards in question are done again next time. What the last snapshot says is lost was taken so,
-    and is not lost again.
+    The shards in question are then redone next time. Images that the last snapshot already calls lost are not
+    counted again.
 
     Parameters
     ----------
-    table : of the stage, with the columns image_id and status
-    receipts : of all its shards, in row order
+    table : the stage's table, with the columns image_id and status
+    receipts : receipts of all its shards, in row order
     before : the table's last snapshot
-    listed : of each row, whether the file was listed before the work began; those were there, and those that
-        the last snapshot has as usable. None: all of them were
+    listed : for each row, whether the file was listed before the work began; listed files were there, and so
+        were those that are usable in the last snapshot. None: all files were there
     """
     there = sum(receipt.rows for receipt in receipts) if listed is None else pc.sum(listed).as_py() or 0
     lost_in_all = sum(receipt.counts.get(status, 0) for receipt in receipts for status in LOST)
@@ -78,10 +79,10 @@ def require_few_lost(
     raise StageError(
         f"{stage}: {lost.total():,} of {there:,} images that were there can't be read now ({named}), more "
         f"than limits.lost: {context.job.limits.lost:g} allows; {why} Nothing was committed; the same "
-        "command tries them again; with --set limits.lost=1 it takes things as they are"
+        "command tries them again; with --set limits.lost=1 it accepts the loss"
     )
 
 
 def _is_much(context: Context, lost: int, there: int) -> bool:
-    """Whether so many, of the images that were there, are more than may get lost."""
+    """Whether this many of the images that were there are more than may be lost."""
     return lost >= _FEWEST and lost > context.job.limits.lost * there

@@ -1,4 +1,4 @@
-"""The stages of a job in their order, and the ways to run them: one, or all that a job has a use for."""
+"""The stages of a job in order, and the ways to run them: one, or all that the job needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from camtrap_batch.pipeline.stage import Planned, Stage, StageOption, StageResul
 from camtrap_batch.registry import Registry
 from camtrap_batch.store.run import open_run
 
-if TYPE_CHECKING:  # what needs no cluster does not wait for the import
+if TYPE_CHECKING:  # commands without a cluster do not wait for the import
     from distributed import Client
 
 STAGES: Registry[Stage] = Registry(
@@ -40,11 +40,11 @@ STAGES: Registry[Stage] = Registry(
         "report": "camtrap_batch.stages.report:STAGE",
     },
 )
-"""Stage by name, in the order in which they run; those of other packages come last."""
+"""Stages by name, in the order in which they run; those of other packages come last."""
 
 
 def plans() -> list[Planned]:
-    """What has plans in a run folder: the stages that keep tables, each followed by its parts."""
+    """Whatever has plans in a run folder: the stages that keep tables, each followed by its parts."""
     found: list[Planned] = []
     for stage in STAGES.values():
         found += [stage, *stage.parts] if stage.tables else stage.parts
@@ -52,7 +52,7 @@ def plans() -> list[Planned]:
 
 
 def run_one(context: Context, name: str) -> StageResult:
-    """Do one stage. Raises CamtrapError; JobError where there is no such stage."""
+    """Do one stage. Raises CamtrapError; JobError if there is no such stage."""
     if name not in STAGES:
         raise JobError(f"no stage {name!r}; {choices(name, STAGES)}")
     if context.stop.is_set():
@@ -71,10 +71,10 @@ def run_one(context: Context, name: str) -> StageResult:
 
 
 def reprocess(context: Context) -> Iterator[StageResult]:
-    """Do every stage in order that the job has a use for; each does only what is not done yet.
+    """Do every stage that the job needs, in order; each does only what is not done yet.
 
-    What a stage can find wrong at once is said before the first one begins (see `Stage.check`). Where
-    `publish` can't be finished the report is made all the same, of what is there, before its error is raised.
+    What a stage can find wrong at once is reported before the first one begins (see `Stage.check`). If
+    `publish` can't be finished, the report is still made of what is there before the error is raised.
     """
     stages = [stage for stage in STAGES.values() if stage.applies(context.job)]
     context.progress.expect({stage.name: stage.help for stage in stages})
@@ -85,7 +85,7 @@ def reprocess(context: Context) -> Iterator[StageResult]:
     with context.driving("reprocess"):
         for number, stage in enumerate(stages):
             try:
-                if number == 1:  # the first one has made the catalog
+                if number == 1:  # the first stage has made the catalog
                     for other in stages:
                         other.check_catalog(context)
                 result = run_one(context, stage.name)
@@ -94,7 +94,7 @@ def reprocess(context: Context) -> Iterator[StageResult]:
                 if not context.dry_run:
                     raise
                 changed.append(stage.name)
-                yield StageResult(stage.name, notes=[f"how much that is can't be told yet: {problem}"])
+                yield StageResult(stage.name, notes=[f"how much that is can't be said yet: {problem}"])
             except StageError as problem:
                 if stage.name == "publish" and not isinstance(problem, LeaseLost):
                     yield from _report_all_the_same(context)
@@ -117,7 +117,7 @@ def _as_it_would_be(result: StageResult, changed: list[str]) -> StageResult:
 
 
 def _report_all_the_same(context: Context) -> Iterator[StageResult]:
-    """The report after a `publish` that stopped, whose error is what counts: not one of the report's."""
+    """The report after a failed `publish`; an error of its own must not hide that of `publish`."""
     try:
         yield run_one(context, "report")
     except (StageError, UserError) as problem:
@@ -125,10 +125,11 @@ def _report_all_the_same(context: Context) -> Iterator[StageResult]:
 
 
 def run_stage(job: Job | str | Path, name: str, client: Client, **options: Any) -> StageResult:
-    """What `camtrap NAME JOB` does, on a client of one's own; `job` may be the path of a job file.
+    """Do what `camtrap NAME JOB` does, on a client of your own; `job` may be the path of a job file.
 
-    Workers that declare no resources take CPU work; `train` needs one that offers GPU=1. `options` are those
-    of the stage's command, such as `retry` of validate (an iterable of statuses) or `snapshot` of publish.
+    Workers that declare no resources accept CPU work; `train` needs one that offers GPU=1. `options` are
+    those of the stage's command, such as `retry` of validate (an iterable of statuses) or `snapshot` of
+    publish.
 
     Raises
     ------
@@ -149,12 +150,12 @@ def run_stage(job: Job | str | Path, name: str, client: Client, **options: Any) 
 
 
 def reprocess_options() -> list[StageOption]:
-    """The options of stages that `camtrap reprocess` has as well."""
+    """The stages' options that `camtrap reprocess` also has."""
     return [option for stage in STAGES.values() for option in stage.options if option.in_reprocess]
 
 
 def parse_options(given: Mapping[str, Any], known: Iterable[StageOption]) -> dict[str, Any]:
-    """The values of options from what was typed, or given in Python; None: not given.
+    """The values of options, from what was typed or passed in Python; None: not given.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Before the first shard: fast ways of computing a network, held against float32 on some of the images.
+"""Before the first shard: fast ways of computing a network, compared with float32 on some of the images.
 
-One task on a worker, for each network and run folder. What it found is kept in its receipt, and in the
-snapshots that were made with it, so that all workers compute in the same way, today and later.
+This takes one task on a worker for each network and run folder. Its result is kept in its receipt, and in the
+snapshots that were made with it, so that all workers compute in the same way, now and later.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from camtrap_batch.store.shards import Plan, Receipt, Shard, find_receipts
 from camtrap_batch.store.tables import finish_shard
 
 Found = dict[str, Any]
-"""What a check found: `precision`, and whatever else the stage wants to know."""
+"""The result of a check: `precision`, and whatever else the stage wants to know."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a check is of.
+    """The subject of a check.
 
     Attributes
     ----------
-    stage : that asks
+    stage : the stage that asks
     part : name and version of the check
-    table : whose rows will be computed
+    table : the table whose rows will be computed
     depends : what the answer depends on, JSON values
-    earlier : versions of the check whose answers still hold: results that were made with them stay
-    is_whole : whether what an answer speaks of is still there
+    earlier : versions of the check whose answers still hold: results made with them stay
+    is_whole : whether everything that an answer mentions still exists
     """
 
     stage: str
@@ -53,23 +53,23 @@ class Question:
     is_whole: Callable[[Found], bool] = lambda found: True
 
     def known(self, run: Run) -> Found | None:
-        """What was found before; None where it was not asked yet."""
+        """The earlier result; None if it has not been asked for yet."""
         return self._look(run)[0]
 
     def ask(
         self, context: Context, check: PrecisionCheck, some: pa.Table, need: Need, inputs: dict[str, Any]
     ) -> Found:
-        """Find it out, on a worker.
+        """Find out, on a worker.
 
         Parameters
         ----------
         some : rows to compare on
-        inputs : of the check's plan
+        inputs : inputs of the check's plan
 
-        Raises
-        ------
-        Interrupted
-            `context.stop` was set.
+                Raises
+                ------
+                Interrupted
+                    `context.stop` was set.
         """
         shard = self._shard(some.num_rows, self.part, self._look(context.run)[1])
         plan = Plan.make(self.part.name, [shard], inputs)
@@ -80,13 +80,13 @@ class Question:
             raise Interrupted(f"{self.stage}: interrupted before it began; the same command goes on")
         if not outcome.failed:
             return dict(outcome.receipts[shard.id].result)
-        # Several copies of the network may be more than a worker's memory holds; one may not.
+        # A worker's memory may be too small for several copies of the network, but not for one.
         (reason,) = outcome.failed.values()
         context.display.note(f"{self.stage}: in float32, as nothing faster could be tried: {reason}")
         return {"precision": "float32", "why_not": {"all others": reason}, "check": shard.id}
 
     def _look(self, run: Run) -> tuple[Found | None, int]:
-        """What was found before, and how often something was found that is not there any more."""
+        """The earlier result, and how often a result was found whose files no longer exist."""
         lost = 0
         parts = [self.part, *(Part(self.part.name, version) for version in self.earlier)]
         current = run.current(self.table)
@@ -114,17 +114,17 @@ class Question:
 
 @dataclass(frozen=True)
 class PrecisionCheck:
-    """A `Work` that compares; `of` gives it a plan."""
+    """A `Work` that compares; `of` binds it to a plan."""
 
-    work: Any  # the stage's own
+    work: Any  # the stage's own work
     divisible: ClassVar[bool] = False
 
     def of(self, plan: tuple[str, str]) -> Work:
-        """This check, as work of a plan."""
+        """This check, as the work of a plan."""
         raise NotImplementedError
 
     def compare(self, rows: pa.Table, here: WorkerContext) -> Found:
-        """What is found on these rows."""
+        """The result on these rows."""
         raise NotImplementedError
 
     @property
@@ -159,7 +159,7 @@ class PrecisionCheck:
 
 
 def sample(rows: pa.Table, share: int, fewest: int, most: int) -> pa.Table:
-    """One row of `share`, from everywhere, but no fewer than `fewest`, if there are so many, nor more than
+    """One row in `share`, spread over all, but at least `fewest`, if there are that many, and at most
     `most`."""
     n = min(rows.num_rows, most, max(fewest, rows.num_rows // share))
     return rows.take(pa.array(np.linspace(0, rows.num_rows - 1, n).round().astype(np.int64)))

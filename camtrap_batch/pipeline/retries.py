@@ -1,4 +1,4 @@
-"""Images that failed are tried again; where that changes nothing, results are reused."""
+"""Images that failed are tried again; if that changes nothing, results are reused."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from camtrap_batch.vocabulary import Status
 CRASHED = Status.CRASHED.value
 
 ALWAYS = math.inf
-"""A number of tries that never ends."""
+"""A number of attempts that stands for no limit."""
 
 FAILED = ("unreadable", CRASHED)
-"""Statuses of images that a network could not be shown."""
+"""Statuses of images that could not be shown to a network."""
 
 TRIES = {"unreadable": 3, CRASHED: 1}
-"""How often these are tried again in vain, one try a run: a shard is computed again with them."""
+"""How often these are tried again in vain, once per run: their whole shard is computed again."""
 
 
 def retry_option(statuses: Sequence[str], which_are: str, *, in_reprocess: bool = False) -> StageOption:
@@ -36,8 +36,8 @@ def retry_option(statuses: Sequence[str], which_are: str, *, in_reprocess: bool 
 
     Parameters
     ----------
-    statuses : that it can name
-    which_are : tried again without being asked for
+    statuses : the statuses that it can name
+    which_are : ends the help text: when such images are tried again without the option
     """
     return StageOption(
         "retry",
@@ -50,7 +50,7 @@ def retry_option(statuses: Sequence[str], which_are: str, *, in_reprocess: bool 
 
 
 def _parse_statuses(given: str | Iterable[str], possible: Sequence[str]) -> frozenset[str]:
-    """The statuses in `--retry STATUS[,STATUS]`. Raises JobError where one can't be tried again."""
+    """The statuses in `--retry STATUS[,STATUS]`. Raises JobError if one can't be tried again."""
     if isinstance(given, str):
         given = filter(None, given.replace(" ", "").split(","))
     statuses = frozenset(given)
@@ -60,18 +60,18 @@ def _parse_statuses(given: str | Iterable[str], possible: Sequence[str]) -> froz
 
 
 RETRY_FAILED = retry_option(FAILED, "the next runs do so anyway, a few times")
-"""Of the stages that show images to a network."""
+"""The option of stages that show images to a network."""
 
 
 def read_failed(
     context: Context, before: Snapshot | None, statuses: Iterable[str], *, listed: bool = False
 ) -> pa.Table | None:
-    """Images of a table with one of these statuses: `image_id` and `status`; None where there are none.
+    """Images of a table that have one of these statuses: `image_id` and `status`; None if there are none.
 
     Parameters
     ----------
-    listed : the table has a column `modified`, and those count alone which the listing showed, or which were
-        asked for: what it does not show, such as a folder with a picture's name, is seen there if it changes
+    listed : the table has a column `modified`, and only images count that the listing showed or that were
+        asked for: changes of anything else, such as a folder with a picture's name, show in the listing
     """
     wanted = sorted(statuses)
     if before is None or not any(before.counts.get(status) for status in wanted):
@@ -87,21 +87,21 @@ def read_failed(
 
 
 class Retries:
-    """How often shards were done again because of images that failed; kept with the table's snapshot.
+    """How often shards were redone because of images that failed; kept with the table's snapshot.
 
-    A shard that is tried again needs an id, and so a receipt, of its own: that of the shard, and the number
-    of the retry. The number of the last retry, and of the one whose rows are in the table, differ where a
-    retry changed nothing. An image that kills its worker is also tried again where workers have more memory
-    than they had.
+    A shard that is tried again needs its own id, and so its own receipt: the shard's id with the number of
+    the retry. The number of the last retry and that of the one whose rows are in the table differ if a retry
+    changed nothing. An image that kills its worker is also tried again once workers have more memory than
+    before.
 
     Parameters
     ----------
     table : name of the table, which has a column `status`
     before : its current snapshot
     failed : images in it that may be tried again, with their status (see `read_failed`)
-    most : by status, how often in vain without being asked to (see `retry_option`)
-    image_ids : of the rows of the plan
-    ids, runs : of its shards, as if nothing was ever tried again
+    most : by status, how often it is tried in vain without being asked for (see `retry_option`)
+    image_ids : image ids of the plan's rows
+    ids, runs : ids and runs of its shards, as if nothing had ever been tried again
     """
 
     def __init__(
@@ -132,14 +132,13 @@ class Retries:
             self._last[id_] = self._used[id_] = self._last.get(id_, 0) + 1
 
     def shards(self) -> list[Shard]:
-        """The shards of the plan, those to be tried again with a new id."""
+        """The shards of the plan; those to be tried again have a new id."""
         return self._shards(self._used)
 
     def keep_earlier(self, plan: Plan, done: list[Receipt]) -> tuple[Plan, list[Receipt]]:
-        """The plan and its receipts, with the earlier ones of those shards that have the same statuses again.
+        """The plan and its receipts, with the earlier receipts of shards whose statuses are the same again.
 
-        So a table stays what it was where all retries were in vain, and nothing that was made of it is made
-        again.
+        So a table stays what it was if all retries were in vain, and nothing that was made from it is remade.
         """
         killing = {receipt.shard_id.partition(".")[0] for receipt in done if receipt.counts.get(CRASHED)}
         for number, (id_, shard) in enumerate(zip(self._ids, plan.shards, strict=True)):
@@ -165,7 +164,7 @@ class Retries:
         return final, all_settled(final, old | new)
 
     def record(self) -> dict[str, Any]:
-        """What is kept with the table, under `tries` in its meta."""
+        """What is kept with the table, as `tries` in its meta."""
         ids = set(self._ids)
         numbers = {"last": self._last, "used": self._used, "in_vain": self._in_vain, "memory": self._had}
         return {
@@ -175,16 +174,17 @@ class Retries:
 
     @property
     def statuses(self) -> frozenset[str]:
-        """Of the images that are tried again."""
+        """The statuses of the images that are tried again."""
         return frozenset(self._due)
 
     def notes(self) -> list[str]:
-        """What is tried no more, a line for people."""
+        """A line for people about what is no longer tried."""
         if not self._given_up:
             return []
         found = ", ".join(f"{status} {n:,}" for status, n in sorted(self._given_up.items()))
         return [
-            f"tried again in vain, and no more: {found}; --retry {','.join(sorted(self._given_up))} tries "
+            f"no longer tried again, after failing repeatedly: {found}; "
+            f"--retry {','.join(sorted(self._given_up))} tries "
             "them once more"
         ]
 
@@ -197,7 +197,7 @@ class Retries:
     def _runs_with(
         self, failed: pa.Table | None, image_ids: pa.ChunkedArray, before: Snapshot | None
     ) -> list[int]:
-        """Numbers of the shards with an image to try again, of those that the table was made by."""
+        """Numbers of the table's shards that have an image to try again."""
         if failed is None or not failed.num_rows or before is None:
             return []
         made_by = {shard_of(file.file).partition(".")[0] for file in before.files}

@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_TOGETHER = 256  # runs whose rows are texts in memory at one time
+_TOGETHER = 256  # number of runs whose rows are held in memory as text at once
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 def texts(column: pa.ChunkedArray) -> list[str]:
-    """The values of a column of strings; a sixth of the time of `to_pylist`."""
+    """The values of a column of strings, in a sixth of the time of `to_pylist`."""
     values: list[str] = column.to_numpy().tolist()
     return values
 
 
 def pack(table: pa.Table) -> bytes:
-    """A few hundred rows as bytes, to travel with a task."""
+    """A few hundred rows as bytes that travel with a task."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
         writer.write_table(table.combine_chunks())
@@ -56,7 +56,7 @@ def _hash_runs(
     borders = np.frombuffer(ends, np.int64)[texts.offset :][: len(texts) + 1]
     for start, stop in runs:
         rows = borders[start - begin : stop - begin + 1]
-        # The lengths tell where one row ends and the next begins.
+        # The lengths show where one row ends and the next begins.
         hash_ = hashlib.sha256(np.diff(rows).tobytes())
         hash_.update(memoryview(content)[rows[0] : rows[-1]])
         yield hash_.hexdigest()[:32]
@@ -65,7 +65,7 @@ def _hash_runs(
 def location_borders(rows: pa.Table) -> np.ndarray[Any, Any]:
     """Rank of a cut before each row: best between locations, then sequences, then anywhere.
 
-    So small locations share a shard, large ones are divided, and sequences stay whole where they can.
+    So small locations share a shard, large ones are divided, and sequences stay whole if possible.
     """
     location, sequence = (
         rows[name].fill_null("").to_numpy(zero_copy_only=False) for name in ("location", "seq_id")

@@ -1,6 +1,6 @@
-"""The two ways to do a stage's shards: the only one here on the driver, or many on workers.
+"""The two ways to do a stage's shards: a single one on the driver, or many on workers.
 
-Both do what has no receipt yet, and commit; where nothing is left to do, neither opens a cluster.
+Both do what has no receipt yet, and commit; if nothing is left to do, neither opens a cluster.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import commit_plan, finish_shard, stands
 from camtrap_batch.vocabulary import plural
 
-_NAMED = 3  # of the shards that failed
+_NAMED = 3  # number of failed shards named in the message
 
 
 def do_on_driver(
     context: Context, of: Planned, id_: str, make: Callable[[], Made], *, inputs: dict[str, Any]
 ) -> StageResult:
-    """Make tables here, unless they are there: one shard, written, with a receipt, and committed.
+    """Make tables here, unless they exist: one shard, written, with a receipt, and committed.
 
     Parameters
     ----------
     id_ : id of the shard (see `shard_id`)
-    make : called only where the result is not there yet
+    make : called only if the result does not exist yet
     inputs : snapshots that the tables are made from, table -> number
     """
     started = time.monotonic()
@@ -54,7 +54,7 @@ def do_on_driver(
     asked = Plan.make(of.name, [Shard(id_, 0, before.rows if before else 0)], inputs)
     if before is not None and before.inputs.get("shard") == id_ and stands(run.folder, asked, names):
         return _up_to_date(run, of.name, before, names)
-    if inputs and not context.dry_run:  # all but the catalog, which may find nothing to write of
+    if inputs and not context.dry_run:  # all but the catalog, which may find nothing to write
         context.begin_writing()
     made = make()
     if context.dry_run:
@@ -74,7 +74,7 @@ def commit_made(
     started: float,
     prepend: tuple[File, ...] = (),
 ) -> StageResult:
-    """Write what was made as the only shard of a plan, and commit it; parameters as of `do_on_driver`.
+    """Write what was made as the only shard of a plan, and commit it; parameters as for `do_on_driver`.
 
     Parameters
     ----------
@@ -96,13 +96,13 @@ def commit_made(
 
 @dataclass
 class Done:
-    """What is to be committed of a plan.
+    """What to commit for a plan.
 
     Attributes
     ----------
-    receipts : that cover the plan, in row order
-    meta : what is kept in the snapshots, beside the rows
-    notes : for people, a line each
+    receipts : receipts that cover the plan, in row order
+    meta : what is kept in the snapshots besides the rows
+    notes : lines for people
     """
 
     plan: Plan
@@ -127,15 +127,15 @@ def do_on_workers(
     Parameters
     ----------
     payload : what a shard's work needs to know, made when it begins
-    tables : that the shards write; the first has one row for each row of the plan
-    finish : looks at the receipts, in row order, before the commit: what to commit, with what meta; raises
-        where something is wrong, and then nothing is committed
-    locations : of each row of the plan, to count the cameras that are done
+    tables : the tables that the shards write; the first has one row for each row of the plan
+    finish : given the receipts, in row order, says what to commit, and with what meta; if it raises, nothing
+        is committed
+    locations : location of each row of the plan, to count the cameras that are done
 
     Raises
     ------
     ShardsFailed
-        Some shard could not be done; nothing is committed, the others keep their receipts.
+        A shard could not be done; nothing is committed, the others keep their receipts.
     Interrupted
         `context.stop` was set before all was done.
     """
@@ -166,7 +166,7 @@ def do_on_workers(
             work_is_done()
         done = finish(plan, _all_done(run, plan, receipts | outcome.receipts, outcome))
         if before is not None and before.plan_id == done.plan.id and stands(run.folder, done.plan, tables):
-            # All that was tried again was in vain.
+            # Every retry was in vain.
             snapshots.amend(run.folder, before, done.meta)
             run.log("nothing changed", stage=plan.stage, plan=done.plan.id)
             result = _up_to_date(run, plan.stage, before, tables)
@@ -193,7 +193,7 @@ def fan_out(
     need: engine.Need,
     shown: bool = False,
 ) -> engine.Outcome:
-    """Have workers do these shards, the greatest first; `shown`: events are shown, logged and counted."""
+    """Have workers do these shards, the largest first; `shown`: events are shown, logged and counted."""
     executor = context.executor()
 
     def observe(event: engine.Event) -> None:
@@ -219,8 +219,8 @@ def _begin(
     todo: Sequence[Shard],
     locations: pa.ChunkedArray | None,
 ) -> None:
-    """Tell whoever watches what there is to do, and what of it was done before."""
-    context.executor()  # which says where to look
+    """Tell whoever watches what there is to do, and how much of it was done before."""
+    context.executor()  # this says where to look
     context.progress.planned(plan, receipts, locations)
     counts: Counter[str] = Counter()
     for receipt in receipts.values():
@@ -241,7 +241,7 @@ def _begin(
 
 
 def _all_done(run: Run, plan: Plan, receipts: dict[str, Receipt], outcome: engine.Outcome) -> list[Receipt]:
-    """The receipts that cover the plan, in row order; raises where a fan-out left some of it undone."""
+    """The receipts that cover the plan, in row order; raises if a fan-out left part of it undone."""
     stage = plan.stage
     if outcome.interrupted:
         left = sum(settled(shard, receipts) is None for shard in plan.shards)

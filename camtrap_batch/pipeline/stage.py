@@ -1,8 +1,8 @@
-"""What a stage is, what it makes and comes to, and the ids of its shards.
+"""What a stage is, what it makes, its result, and the ids of its shards.
 
 A stage is one module of `camtrap_batch.stages` with a class of this protocol, and one line in
-`camtrap_batch.pipeline.order`. Its work is a *plan*: rows, cut into *shards*. Each shard leaves a receipt, so
-that nothing is done twice, and when all are there the driver commits *snapshots* of the stage's tables.
+`camtrap_batch.pipeline.order`. Its work is a *plan*: rows, cut into *shards*. Each shard leaves a receipt,
+so that nothing is done twice, and once all are there the driver commits *snapshots* of the stage's tables.
 
 One rule holds a job together, and is checked with each shard and at each commit: **the first table of a stage
 has one row for each row of its plan**. No image gets lost, whatever is wrong with it: it has a row, with a
@@ -26,12 +26,12 @@ from camtrap_batch.store.shards import digest
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table as a stage promises it.
+    """A table that a stage promises to make.
 
     Attributes
     ----------
-    name : of a schema in `store.schemas`; or `model`, whose snapshots have no files
-    rows : what it has rows for
+    name : name of a schema in `store.schemas`; or `model`, whose snapshots have no files
+    rows : what each row stands for
     """
 
     name: str
@@ -39,15 +39,15 @@ class TableSpec:
 
 
 class Planned(Protocol):
-    """What has plans of its own: a stage, or a part of one.
+    """Something with its own plans: a stage, or a part of one.
 
     Attributes
     ----------
-    name : of its plans and receipts in the run folder
-    version : of the code; another one does all shards again
-    tables : what it commits; **the first has one row for each row of the plan**
-    rows_of : the table whose rows are the plan's, where there is one: catalog, or manifest (its usable rows)
-    is_part : it belongs to a stage, and not every job has it
+    name : name of its plans and receipts in the run folder
+    version : version of the code; a new version redoes all shards
+    tables : the tables it commits; **the first has one row for each row of the plan**
+    rows_of : the table whose rows are the plan's, if there is one: catalog, or manifest (its usable rows)
+    is_part : whether it belongs to a stage, and not every job has it
     """
 
     @property
@@ -68,7 +68,7 @@ class Planned(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """Work within a stage that is planned, and shown by `camtrap status`, for itself."""
+    """Work within a stage that is planned separately, and shown separately by `camtrap status`."""
 
     name: str
     version: int
@@ -78,16 +78,16 @@ class Part:
 
 
 class Stage(Protocol):
-    """One step of a job, as a user knows it: it reads snapshots of tables, and commits tables of its own.
+    """One step of a job, as users know it: it reads snapshots of tables, and commits its own tables.
 
     Attributes
     ----------
-    name : the command `camtrap NAME JOB`
+    name : its command, `camtrap NAME JOB`
     help : what it does, in one line
-    sections : of the job file, that it reads
+    sections : the sections of the job file that it reads
     version, tables, rows_of, is_part : see `Planned`
-    options : of its command alone; `Context.option` has their values
-    parts : what it plans beside its own tables
+    options : options of its own command; `Context.option` has their values
+    parts : what it plans besides its own tables
     """
 
     name: ClassVar[str]
@@ -101,11 +101,11 @@ class Stage(Protocol):
     parts: ClassVar[tuple[Part, ...]] = ()
 
     def applies(self, job: Job) -> bool:
-        """Whether this job has any use for it: `reprocess` leaves out those that it has none for."""
+        """Whether this job needs it: `reprocess` skips stages that it does not need."""
         return True
 
     def check(self, context: Context) -> None:
-        """Raise CamtrapError where it is clear before anything is done that this stage can't succeed.
+        """Raise CamtrapError if it is clear before anything is done that this stage can't succeed.
 
         `reprocess` asks every stage before the first one begins: hours of work should not end in a message
         that could have been given at once. It should take seconds, and change nothing.
@@ -113,7 +113,7 @@ class Stage(Protocol):
         return
 
     def check_catalog(self, context: Context) -> None:
-        """As `check`, asked once the catalog is there, before any image is read."""
+        """Like `check`, called once the catalog exists, before any image is read."""
         return
 
     def run(self, context: Context) -> StageResult:
@@ -123,7 +123,7 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class StageOption(Option):
-    """An option of a stage's command; `in_reprocess`: `camtrap reprocess` has it as well."""
+    """An option of a stage's command; `in_reprocess`: `camtrap reprocess` also has it."""
 
     in_reprocess: bool = False
 
@@ -135,8 +135,8 @@ class Made:
     Attributes
     ----------
     tables : name -> rows, for each of the stage's tables
-    meta : what is kept in their snapshots, beside the rows
-    notes : for people, a line each
+    meta : what is kept in their snapshots besides the rows
+    notes : lines for people
     """
 
     tables: Mapping[str, pa.Table]
@@ -146,15 +146,15 @@ class Made:
 
 @dataclass
 class StageResult:
-    """What a stage came to.
+    """The result of a stage.
 
     Attributes
     ----------
-    rows, shards : of the whole plan
-    shards_run : done by this call; the others had receipts
+    rows, shards : how many the whole plan has
+    shards_run : how many this call did; the others had receipts
     counts : rows by status
-    snapshots : table -> number of its snapshot now
-    notes : for people, a line each
+    snapshots : table -> number of its present snapshot
+    notes : lines for people
     """
 
     stage: str
@@ -173,7 +173,7 @@ def shard_id(of: Planned, *depends_on: Any, table: str | None = None) -> str:
     Parameters
     ----------
     depends_on : JSON values; the same ones are the same work, in any run of this job
-    table : whose schema counts; default: the first of `of`
+    table : the table whose schema counts; default: the first of `of`
     """
     return digest([of.name, *identity(of, table), *depends_on])
 
@@ -183,15 +183,15 @@ def shard_ids(of: Planned, settings: Iterable[Any], inputs: Iterable[Iterable[An
 
     Parameters
     ----------
-    settings : what all of them depend on, JSON values
-    inputs : what each of them depends on besides: hashes of its rows
+    settings : what all shards depend on, JSON values
+    inputs : what each shard depends on besides: hashes of its rows
     """
-    # Nested otherwise than in `shard_id`: run folders hold ids of both kinds.
+    # Nested differently from `shard_id`: run folders hold ids of both kinds.
     common = [*identity(of), *settings]
     return [digest([of.name, common, *parts]) for parts in inputs]
 
 
 def identity(of: Planned, table: str | None = None) -> list[Any]:
-    """Version and schema, on which every shard depends; a schema of no table is its name."""
+    """Version and schema, on which every shard depends; without a schema, the table's name."""
     name = table or of.tables[0].name
     return [of.version, schemas.fingerprint(name) if name in schemas.SCHEMAS else name]

@@ -1,8 +1,8 @@
-"""A portal of ArcGIS (Online or Enterprise), through the client `arcgis` (the extra 'arcgis').
+"""An ArcGIS portal (Online or Enterprise), through the client `arcgis` (the extra 'arcgis').
 
-`connection` signs in; `adapter` sends each edit once, and none without its token; `service` asks a feature
-service and tells what an answer means; `reading` gets all rows and attachments of a layer. Importing this
-imports no client.
+`connection` signs in; `adapter` sends each edit once, and none without its token; `service` queries a feature
+service and interprets its answers; `reading` gets all rows and attachments of a layer. Importing this imports
+no client.
 """
 
 from __future__ import annotations

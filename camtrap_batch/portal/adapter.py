@@ -8,26 +8,26 @@ from urllib.parse import urlsplit, urlunsplit
 from camtrap_batch.errors import StageError
 
 _REPEATED = (429, 500, 502, 503, 504)
-_ANSWER = "camtrap_answer"  # to a request, kept with it
+_ANSWER = "camtrap_answer"  # the answer to a request, kept with it
 _SIGNATURES = ("X-Esri-Authorization", "Authorization")
 
 
 class SignedOut(StageError):
-    """The token has expired, or is refused: nothing more is sent."""
+    """The token has expired, or was refused: nothing more is sent."""
 
 
 class NotSigned(Exception):
     """A request that should carry a token has none, and was not sent.
 
-    While one thread renews the token, the client lets others send without it.
+    While one thread renews the token, the client lets others send without one.
     """
 
 
 def no_resend_adapter(timeout_s: float, ca_bundle: str | None) -> Any:
     """An adapter to be mounted through `GIS(adapter=...)`.
 
-    The client's own repeats every POST five times, which adds a row up to six times, gives some requests no
-    limit, and sends a request again without its token where that has expired.
+    The client's own adapter repeats every POST five times, which adds a row up to six times, sets no limit
+    for some requests, and resends a request without its token if that has expired.
     """
     from arcgis.auth.tools._adapter import EsriTrustStoreAdapter
     from urllib3.util import Retry
@@ -43,7 +43,7 @@ def no_resend_adapter(timeout_s: float, ca_bundle: str | None) -> Any:
                 max_retries=Retry(
                     total=3,
                     connect=0,
-                    other=0,  # such as a certificate that is not trusted
+                    other=0,  # such as an untrusted certificate
                     backoff_factor=0.5,
                     status_forcelist=_REPEATED,
                     allowed_methods=frozenset(["GET", "HEAD"]),
@@ -57,7 +57,8 @@ def no_resend_adapter(timeout_s: float, ca_bundle: str | None) -> Any:
                 request.url = urlunsplit(url._replace(scheme="http"))
             is_signed = any(name in request.headers for name in _SIGNATURES)
             if self.must_be_signed and "/FeatureServer" in url.path and not is_signed:
-                # Whatever a server refuses, the client asks again as nobody: it gets the first answer again.
+                # The client repeats whatever a server refuses without signing in: it gets the first answer
+                # again.
                 if (first := getattr(request, _ANSWER, None)) is not None:
                     return first
                 raise NotSigned

@@ -29,10 +29,10 @@ _SECRETS = (TOKEN, API_KEY, PASSWORD, CLIENT_SECRET)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ENVIRONMENT = threading.Lock()
 _NO_ADDRESS = "urn:ietf:wg:oauth:2.0:oob"
-"""Where a browser goes afterwards, of a program that has no web address: it shows a code."""
+"""Where a browser goes afterwards for a program without a web address: it shows a code."""
 
 _user_tokens: dict[tuple[str, str], tuple[str, float]] = {}
-"""Portal and OAuth client -> a user's token, and until when it is good: the code for it is good once."""
+"""Portal and OAuth client -> a user's token, and until when it is valid: its code is valid only once."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Portal:
 
     Attributes
     ----------
-    url : of ArcGIS Online or an Enterprise portal; http:// on loopback only
-    profile : one that the client keeps in ~/.arcgisprofile; None: from the environment
+    url : URL of ArcGIS Online or an Enterprise portal; http:// on loopback only
+    profile : a profile that the client keeps in ~/.arcgisprofile; None: from the environment
     anonymous : do not sign in
-    ca_bundle : file with the certificates of an authority of one's own
+    ca_bundle : file with the certificates of an authority of your own
     timeout_s : seconds without a byte after which a request is given up
-    key : of the job file's section that says so, for messages
+    key : key of the job file's section that says so, for messages
     """
 
     url: str = ONLINE
@@ -58,18 +58,18 @@ class Portal:
 
     @classmethod
     def of(cls, section: SignIn, key: str) -> Portal:
-        """What a section of the job file says."""
+        """The portal that a section of the job file describes."""
         given = {name: getattr(section, name) for name in SignIn.model_fields}
         return cls(url=given.pop("portal"), key=key, **given)
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL is of this machine."""
+    """Whether a URL refers to this machine."""
     return (urlsplit(url).hostname or "") in _LOOPBACK
 
 
 def connect(portal: Portal, *layers: str) -> Any:
-    """A `arcgis.gis.GIS`, signed in as far as the portal says, that never repeats an edit by itself.
+    """An `arcgis.gis.GIS`, signed in as `portal` says, that never repeats an edit by itself.
 
     Looks for, in this order: `profile`; a token (CAMTRAP_ARCGIS_TOKEN); an API key (CAMTRAP_ARCGIS_API_KEY);
     a user's name (CAMTRAP_ARCGIS_USERNAME) and password (CAMTRAP_ARCGIS_PASSWORD, or asked for on a
@@ -85,13 +85,14 @@ def connect(portal: Portal, *layers: str) -> Any:
     MissingExtra
         `arcgis` is not installed.
     InputError
-        There is nothing to sign in with, the profile does not exist, the portal can't be reached or says no.
+        There is nothing to sign in with, the profile does not exist, or the portal can't be reached or
+        refuses.
     """
     if find_spec("arcgis") is None:
         raise MissingExtra("arcgis", "a feature layer of ArcGIS")
     for url in (portal.url, *layers):
         if url.startswith("http://") and not is_loopback(url):
-            raise InputError(f"{url}: http:// is for this machine alone; use https://")
+            raise InputError(f"{url}: http:// is only for this machine; use https://")
     credentials = {} if portal.anonymous else _credentials(portal)
     signs_in = bool(credentials)
     if not signs_in and not portal.anonymous:
@@ -112,7 +113,7 @@ def connect(portal: Portal, *layers: str) -> Any:
 
 
 def without_secrets(problem: Exception) -> str:
-    """An error's message on one line, without URLs' queries and without what signs in."""
+    """An error's message on one line, without URLs' queries and without credentials."""
     text = " ".join(str(problem).split()) or type(problem).__name__
     for name in _SECRETS:
         if secret := os.environ.get(name):
@@ -143,14 +144,14 @@ def _credentials(portal: Portal) -> dict[str, str]:
 
 
 def _app_token(portal: Portal, credentials: dict[str, str]) -> str:
-    """A token for an app. The client would ask for it without a check of certificates, and log the secret."""
+    """A token for an app. The client would request it without checking certificates, and log the secret."""
     return _oauth_token(portal, credentials, {"grant_type": "client_credentials"})[0]
 
 
 def _user_token(portal: Portal, client_id: str) -> str:
-    """A token for a user who signs in with a browser; the one of an earlier call, as long as it is good.
+    """A token for a user who signs in with a browser; that of an earlier call, as long as it is valid.
 
-    The client would take any certificate here as well, and wait for a code where nobody can give one.
+    The client would accept any certificate here, too, and wait for a code when nobody can give one.
     """
     token, good_until = _user_tokens.get((portal.url, client_id), ("", 0.0))
     if time.monotonic() < good_until:
@@ -158,7 +159,7 @@ def _user_token(portal: Portal, client_id: str) -> str:
     if not _has_terminal():
         raise InputError(
             f"{portal.url}: {CLIENT_ID} without {CLIENT_SECRET} asks a user for a code, and there is no "
-            f"terminal to ask on: set {CLIENT_SECRET}, or sign in otherwise, such as with {TOKEN}"
+            f"terminal to ask on: set {CLIENT_SECRET}, or sign in another way, such as with {TOKEN}"
         )
     wanted = {"client_id": client_id, "response_type": "code", "redirect_uri": _NO_ADDRESS}
     page = f"{portal.url.rstrip('/')}/sharing/rest/oauth2/authorize?{urlencode(wanted)}"
@@ -172,7 +173,7 @@ def _user_token(portal: Portal, client_id: str) -> str:
 
 
 def _oauth_token(portal: Portal, credentials: dict[str, str], grant: dict[str, str]) -> tuple[str, float]:
-    """A token, and for how many seconds it is good."""
+    """A token, and for how many seconds it is valid."""
     import requests
 
     _require_bundle(portal)
@@ -198,7 +199,7 @@ def _has_terminal() -> bool:
 
 
 def _ask(question: str) -> str:
-    """What is typed on the terminal, without showing it; nothing where it is closed."""
+    """What is typed on the terminal, without showing it; empty if it is closed."""
     try:
         return getpass.getpass(question).strip()
     except EOFError:
@@ -211,7 +212,7 @@ def _require_bundle(portal: Portal) -> None:
 
 
 def _require_profile(portal: Portal) -> None:
-    """The client would make a profile that is not there, with nothing in it."""
+    """Check the profile: the client would create a missing one, with nothing in it."""
     name = portal.profile
     file = Path.home() / ".arcgisprofile"
     known = configparser.ConfigParser()
@@ -238,7 +239,7 @@ def _open(portal: Portal, credentials: dict[str, str], layers: Sequence[str]) ->
         "set_active": False,
         "adapter": {"https://": adapter, "http://": adapter},
         "ca_bundles": portal.ca_bundle,
-        # It would look for a password in ~/.netrc, and leave out the token for it.
+        # It would look for a password in ~/.netrc, and omit the token because of it.
         "trust_env": False,
         **credentials,
     }
@@ -253,7 +254,7 @@ def _open(portal: Portal, credentials: dict[str, str], layers: Sequence[str]) ->
 
 
 def _require_user(gis: Any, portal: Portal, credentials: dict[str, str]) -> None:
-    """Raise InputError where the portal does not know who asks: the client goes on as nobody."""
+    """Raise InputError if the portal does not know the user: the client would continue anonymously."""
     try:
         answer = gis.session.get(f"{gis.resturl}community/self", params={"f": "json"}).json()
         refused = answer.get("error", {}).get("message") if "error" in answer else None
@@ -269,7 +270,7 @@ def _require_user(gis: Any, portal: Portal, credentials: dict[str, str]) -> None
 
 @contextmanager
 def _no_other_key() -> Iterator[None]:
-    """The client silently signs in with ESRI_API_KEY where it finds one."""
+    """Hide ESRI_API_KEY, with which the client would silently sign in."""
     with _ENVIRONMENT:
         key = os.environ.pop("ESRI_API_KEY", None)
         try:

@@ -1,8 +1,8 @@
-"""All rows, and all attachments, of a layer: what arrives is compared with what there is.
+"""All rows, and all attachments, of a layer: what arrives is compared with what exists.
 
-Rows are read by object ids that were asked for first, so that a page with fewer rows than asked for is
-noticed; the client's own `query` has given 2,300 of 2,500 rows without an error, its `attachments.search`
-100 of 250 attachments.
+Rows are read by object ids that are requested first, so that a page with too few rows is noticed; the
+client's own `query` has returned 2,300 of 2,500 rows without an error, its `attachments.search` 100 of 250
+attachments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from camtrap_batch.errors import InputError, StageError
 from camtrap_batch.portal.service import Service
 
 AT_ONCE = 4
-"""Requests in flight."""
+"""Number of requests in flight."""
 
 X, Y = "geometry: x", "geometry: y"
 WGS_84 = 4326
@@ -29,13 +29,13 @@ _TRIES = 4
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """What a layer says of itself.
+    """What a layer says about itself.
 
     Attributes
     ----------
     object_id : field with the object ids
     has_points : False for a table
-    page : rows to ask for at once
+    page : number of rows to request at once
     about : the whole definition
     """
 
@@ -60,7 +60,7 @@ class Attachment:
 
 
 class PointNames:
-    """Names of places; those less than a metre apart are one."""
+    """Names of points; those less than a metre apart are the same."""
 
     _CELL = 1e-5  # degrees
 
@@ -68,7 +68,7 @@ class PointNames:
         self._names: dict[tuple[int, int], list[tuple[float, float, str]]] = {}
 
     def name(self, x: float, y: float, default: str) -> str:
-        """The name of the first place at x, y (degrees), `default` where this is the first."""
+        """The name of the first point at x, y (degrees), `default` if this is the first."""
         column, row = math.floor(x / self._CELL), math.floor(y / self._CELL)
         around = [(column + i, row + j) for i in (0, -1, 1) for j in (0, -1, 1)]
         for there_x, there_y, name in (place for cell in around for place in self._names.get(cell, ())):
@@ -79,7 +79,7 @@ class PointNames:
 
 
 def look_at(service: Service, url: str) -> LayerInfo:
-    """The layer at a URL. Raises InputError where there is none, or one of lines or polygons."""
+    """The layer at a URL. Raises InputError if there is none, or if it has lines or polygons."""
     url = url.rstrip("/")
     about = service.describe(url)
     kind = about.get("type")
@@ -107,7 +107,7 @@ def read_features(
     Raises
     ------
     StageError
-        The layer gives fewer rows than it says it has.
+        The layer returns fewer rows than it says it has.
     """
     ids = read_ids(service, layer, where)
     wanted = list(dict.fromkeys([layer.object_id, *fields]))
@@ -127,9 +127,9 @@ def read_features(
             left -= {int(row[layer.object_id]) for row in rows}
             if not left:
                 return rows
-        # A row may have been deleted in the meantime; otherwise it is there, and is not given.
+        # A row may have been deleted in the meantime; otherwise it exists but is not returned.
         if left & set(read_ids(service, layer, where)):
-            raise StageError(f"{layer.url}: gives {len(rows)} of {len(some)} rows that it says it has")
+            raise StageError(f"{layer.url}: returns {len(rows)} of {len(some)} rows that it says it has")
         return rows
 
     pages = [ids[start : start + layer.page] for start in range(0, len(ids), layer.page)]
@@ -145,7 +145,7 @@ def read_ids(service: Service, layer: LayerInfo, where: str) -> list[int]:
         count = service.read(query, where=where, returnCountOnly="true").get("count")
         if count == len(found):
             return sorted(map(int, found))
-    raise StageError(f"{layer.url}: gives the ids of {len(found)} rows, and says that it has {count}")
+    raise StageError(f"{layer.url}: returns the ids of {len(found)} rows, but says that it has {count}")
 
 
 def read_attachments(service: Service, layer: LayerInfo, parents: Sequence[int]) -> list[Attachment]:
@@ -154,7 +154,7 @@ def read_attachments(service: Service, layer: LayerInfo, parents: Sequence[int])
     Raises
     ------
     StageError
-        The layer gives fewer attachments than it says it has.
+        The layer returns fewer attachments than it says it has.
     """
     can = layer.about.get("advancedQueryCapabilities") or {}
     can_count = can.get("supportsQueryAttachments") and can.get("supportsQueryAttachmentsCountOnly")
@@ -173,7 +173,7 @@ def attachment_url(layer: str, parent: int, attachment: int) -> str:
 
 
 def _query_attachments(service: Service, layer: LayerInfo, parents: Sequence[int]) -> list[Attachment]:
-    """By pages, until there are as many as the layer counts: a page may have fewer than there is room for."""
+    """Page by page, until there are as many as the layer counts: a page may not be full."""
     address = f"{layer.url}/queryAttachments"
     ids = ",".join(map(str, parents))
     for _ in range(_TRIES):
@@ -196,11 +196,11 @@ def _query_attachments(service: Service, layer: LayerInfo, parents: Sequence[int
             offset += len(page)
         if len(found) == count:
             return list(found.values())
-    raise StageError(f"{layer.url}: gives {len(found)} of {count} attachments that it says it has")
+    raise StageError(f"{layer.url}: returns {len(found)} of {count} attachments that it says it has")
 
 
 def _list_attachments(service: Service, layer: LayerInfo, parents: Sequence[int]) -> list[Attachment]:
-    """Of one row after the other, for servers that do not count: this list has no pages."""
+    """Row by row, for servers that do not count: this list has no pages."""
     return [
         _attachment(parent, info)
         for parent in parents

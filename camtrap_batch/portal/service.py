@@ -1,7 +1,7 @@
 """Requests to a feature service over the client's session, and what an answer means.
 
-ArcGIS says no in several ways: an HTTP status, an error inside HTTP 200, an empty answer. What counts is
-whether it is known that nothing was done, and whether asking again may help.
+ArcGIS refuses in several ways: an HTTP status, an error inside HTTP 200, an empty answer. What matters is
+whether it is certain that nothing was done, and whether retrying may help.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _LONGEST_REST_S = 60.0
 
 
 class Unknown(StageError):
-    """No answer that says what was done: it may have been done, or not.
+    """There is no answer that says what was done: it may have been done, or not.
 
     Attributes
     ----------
-    retry_after_s : seconds that the server asks to be left alone; None: it does not say
+    retry_after_s : seconds that the server asks to wait; None: it does not say
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
@@ -41,11 +41,11 @@ class Unknown(StageError):
 
 
 class ServiceRefused(StageError):
-    """The server has said no to the request as it is.
+    """The server has refused the request.
 
     Attributes
     ----------
-    code : ArcGIS's, or the HTTP status
+    code : ArcGIS's code, or the HTTP status
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -58,14 +58,14 @@ class ServiceRefused(StageError):
 
 
 class Service:
-    """A portal's session, for reading (repeated where that may help) and for edits (sent once)."""
+    """A portal's session, for reading (retried if that may help) and for edits (sent once)."""
 
     def __init__(self, gis: Any) -> None:
         self.gis = gis
         self._session = gis.session
 
     def read(self, url: str, **parameters: Any) -> dict[str, Any]:
-        """The answer to a question, asked up to six times.
+        """The answer to a query, sent up to six times.
 
         Raises
         ------
@@ -75,14 +75,14 @@ class Service:
         return answer
 
     def describe(self, url: str) -> dict[str, Any]:
-        """A layer's or service's definition. Raises InputError where there is none at the URL."""
+        """A layer's or service's definition. Raises InputError if there is none at the URL."""
         try:
             return self.read(url)
         except (ServiceRefused, Unknown) as problem:
             raise InputError(f"{url}: {problem}") from None
 
     def send(self, url: str, parameters: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> Any:
-        """One POST, never repeated: what the server answers, without an error in it."""
+        """One POST, never repeated: the server's answer, which contains no error."""
         from requests.exceptions import RequestException
 
         form = {"f": "json"} | {
@@ -104,7 +104,7 @@ class Service:
         try:
             answer = json.loads(content)
         except ValueError:
-            raise Unknown("an answer that is no JSON") from None
+            raise Unknown("an answer that is not JSON") from None
         if not answer:
             raise Unknown("an empty answer")
         if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
@@ -112,7 +112,7 @@ class Service:
         return answer
 
     def owns(self, item_id: str | None) -> bool:
-        """Whether who is signed in owns a portal's item, or administers the portal."""
+        """Whether whoever is signed in owns a portal's item, or administers the portal."""
         me = self.gis.users.me
         if me is None or item_id is None:
             return False
@@ -120,7 +120,7 @@ class Service:
         return me.role == "org_admin" or (item is not None and item.owner == me.username)
 
     def fetch(self, url: str, most: int) -> bytes:
-        """The content at an address, asked for once; of more than `most` bytes, the first `most`.
+        """The content at an address, requested once; only the first `most` bytes if there are more.
 
         Raises
         ------
@@ -175,7 +175,7 @@ def _retry_after(response: Any) -> float | None:
         return min(float(said), _LONGEST_REST_S)
     try:
         rest_s = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
-    except (TypeError, ValueError):  # none, without a zone, or no date at all
+    except (TypeError, ValueError):  # missing, without a zone, or not a date
         return None
     return min(max(rest_s, 0.0), _LONGEST_REST_S)
 
@@ -183,7 +183,7 @@ def _retry_after(response: Any) -> float | None:
 with_retries = stamina.RetryingCaller(attempts=_TRIES, timeout=_LONGEST_S, wait_initial=0.2, wait_max=10).on(
     _may_help
 )
-"""Calls a function again, up to six times, as long as it raises `Unknown`."""
+"""Calls a function up to six times, as long as it raises `Unknown`."""
 
 
 def change_definition(service: Service, url: str, operation: str, change: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ def change_definition(service: Service, url: str, operation: str, change: dict[s
 
 
 def said_error(url: str, content: bytes) -> StageError | None:
-    """What a server says in place of a file: an error as JSON, in an HTTP 200; None where it is none."""
+    """An error that a server returns in place of a file, as JSON in an HTTP 200; None if it is a file."""
     if not content.lstrip().startswith(b'{"error"'):
         return None
     try:

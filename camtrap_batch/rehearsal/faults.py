@@ -25,7 +25,7 @@ class Fault:
         name: of the fault, for the truth table.
         status: that the image must be given.
         suffix: of the file name.
-        spoil: makes the file's content from the photo's; None where there is no file.
+        spoil: makes the file's content from the photo's; None if there is no file.
         findings: kinds of findings that must come out beside the status.
         seconds: of a video: it has a frame for each.
     """

@@ -128,8 +128,8 @@ def write_cameras(path: Path, cameras: Sequence[Camera], plan: Sequence[Sequence
 def write_truth(path: Path, images: Sequence[Image]) -> None:
     """One row per image: what is drawn on it, and what must come out.
 
-    `category_id` and `label` are those of the first animal and empty where nothing usable can be decoded;
-    `second_id` is that of another species in the picture. `annotated` is 0 where the metadata has no
+    `category_id` and `label` are those of the first animal and empty if nothing usable can be decoded;
+    `second_id` is that of another species in the picture. `annotated` is 0 if the metadata has no
     annotation, `dated` 0 where neither metadata nor EXIF has a date. `datetime` is the true one always;
     `findings` are the kinds of findings that must come out, with spaces between.
     """

@@ -84,7 +84,7 @@ def take_photo(camera: Camera, frame: Frame, seed: int, size: tuple[int, int]) -
 def _in_parts(
     place: Rectangle, moved: tuple[int, int], view: tuple[int, int], photo: tuple[int, int]
 ) -> tuple[float, float, float, float] | None:
-    """The box of what the view shows of a rectangle, as parts of the photo; None where that is nothing."""
+    """The box of what the view shows of a rectangle, as parts of the photo; None if that is nothing."""
     left, right = (min(max(place[side] + moved[0], 0), view[0]) / photo[0] for side in (0, 2))
     top, bottom = (min(max(place[side] + moved[1], 0), view[1]) / photo[1] for side in (1, 3))
     return (left, top, right - left, bottom - top) if right > left and bottom > top else None

@@ -1,9 +1,9 @@
-"""The HTML report: what a run found, to be looked into without a network or a server.
+"""The HTML report: what a run found, to be explored without a network or a server.
 
-`data` is what goes in, `page` fills the templates, `pages` makes what the script shows of each camera and
-species, `bundle` the files of all that. `summary`, `sightings`, `dates` and `accuracy` work out what there
-is to say, `choice` which events have photos; `charts` and `maps` draw, with the elements and scales of `svg`;
-`text` writes numbers.
+`data` is the input, `page` fills the templates, `pages` makes what the script shows for each camera and
+species, `bundle` the files of all that. `summary`, `sightings`, `dates` and `accuracy` derive the content,
+`choice` selects events with photos; `charts` and `maps` draw, with the elements and scales of `svg`; `text`
+formats numbers.
 """
 
 from __future__ import annotations
@@ -34,6 +34,6 @@ __all__ = [
 
 
 def render_files(data: ReportData, parts: str = "parts") -> tuple[str, Iterator[tuple[str, Content]]]:
-    """The page, and path and content of each file that it opens from beside it, in the folder `parts`."""
+    """The page, and path and content of each file beside it that it opens, in the folder `parts`."""
     bundle = Bundle(data, parts)
     return render(data, bundle), bundle.files()

@@ -1,4 +1,4 @@
-"""How good the model is, from the figures of one split, in the order in which a reader wants them."""
+"""How good the model is, from the figures of one split, in the order in which readers want them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from camtrap_batch.report.text import is_known
 
 MOST_CLASSES = 60
-"""Classes of a confusion matrix that can still be read."""
+"""Maximum number of classes for a readable confusion matrix."""
 
 _BINS = 10
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Images of class `truth` taken for `predicted`; `share` is of the images of class `truth`."""
+    """Images of class `truth` taken for `predicted`; `share` is relative to the images of class `truth`."""
 
     truth: str
     predicted: str
@@ -35,7 +35,7 @@ class Spread:
 
 
 def class_rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The classes with their figures, those with most images first."""
+    """The classes with their figures, those with the most images first."""
     per_class = metrics.get("per_class") or {}
     return sorted(per_class.items(), key=lambda item: (-(item[1].get("support") or 0), item[0]))
 
@@ -49,9 +49,9 @@ def most_frequent_share(metrics: Mapping[str, Any]) -> float | None:
 def matrix(
     metrics: Mapping[str, Any], most: int | None = MOST_CLASSES
 ) -> tuple[list[str], list[list[int]]] | None:
-    """Classes and counts of a confusion matrix, those with most images first.
+    """Classes and counts of a confusion matrix, those with the most images first.
 
-    Only classes that occur, in truth or prediction; None where they are more than `most`, or none.
+    Only classes that occur, in truth or prediction; None if there are none, or more than `most`.
     """
     counts: Sequence[Sequence[int]] = metrics.get("confusion") or []
     classes: Sequence[str] = metrics.get("classes") or list(metrics.get("per_class") or {})
@@ -79,7 +79,7 @@ def most_confused(metrics: Mapping[str, Any], most: int = 15) -> list[Confusion]
 
 
 def camera_spread(metrics: Mapping[str, Any], most: int = 10) -> Spread | None:
-    """How accuracy differs from camera to camera; None where it is not known."""
+    """How accuracy differs from camera to camera; None if it is not known."""
     cameras = metrics.get("by_location") or {}
     rows = [
         (camera or "unknown", int(entry["n"]), float(entry["accuracy"]))

@@ -1,7 +1,7 @@
-"""The files of a report: a page, and what it loads from beside it as people open it; or all in one file.
+"""The files of a report: a page, and the files beside it that it loads on demand; or everything in one file.
 
-Everything opens from disk: what loads later is a script that hands over JSON, since a page that was opened
-from disk may not fetch a file.
+Everything opens from disk: what loads later is a script that hands over JSON, since a page opened from disk
+may not fetch a file.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _TILE_SCRIPTS = ("pmtiles.js", "protomaps-leaflet.js")
 
 
 Content = Callable[[], bytes]
-"""Makes the content of a file when it is written: a report may have more photos than memory should hold."""
+"""Makes the content of a file when it is written: a report may have more photos than fit into memory."""
 
 
 def asset(name: str) -> str | None:
-    """A file out of npm (see tools/web/build.py); None where the package was built without."""
+    """A file from npm (see tools/web/build.py); None if the package was built without it."""
     file = _ASSETS.joinpath(name)
     return file.read_text(encoding="utf-8") if file.is_file() else None
 
@@ -43,21 +43,21 @@ def _stamp() -> str:
 
 
 def has_map() -> bool:
-    """Whether a map that moves can be made."""
+    """Whether an interactive map can be made."""
     return all(_ASSETS.joinpath(name).is_file() for name in (*_MAP_SCRIPTS, "leaflet.css", "world.json"))
 
 
 ASSETS = _stamp()
-"""Stands for the scripts of reports: another value, another report."""
+"""Identifies the scripts of reports: another value means another report."""
 
 
 @dataclass
 class Bundle:
-    """What the page of a report says of the files beside it, and these.
+    """The files beside the page of a report, and what the page says about them.
 
     Parameters
     ----------
-    folder : of the parts, relative to the page
+    folder : folder of the parts, relative to the page
     """
 
     data: ReportData
@@ -73,18 +73,18 @@ class Bundle:
 
     @cached_property
     def moves(self) -> bool:
-        """Whether the map moves."""
+        """Whether the map is interactive."""
         return self.pages is not None and has_map()
 
     @property
     def is_archive(self) -> bool:
-        """Whether the map tiles come out of a PMTiles archive."""
+        """Whether the map tiles come from a PMTiles archive."""
         tiles = self.data.tiles
         return isinstance(tiles, bytes) or (tiles is not None and urlsplit(tiles).path.endswith(".pmtiles"))
 
     @property
     def host(self) -> str | None:
-        """Where map tiles are asked for."""
+        """The host that map tiles are requested from."""
         if not self.moves or not isinstance(self.data.tiles, str):
             return None
         address = urlsplit(self.data.tiles)
@@ -105,7 +105,7 @@ class Bundle:
 
     @property
     def policy(self) -> str:
-        """What the page may do: nothing of the network, but for map tiles that the job names."""
+        """What the page may do: no network access, except for map tiles that the job names."""
         host = f" {self.host}" if self.host else ""
         script = " ".join(map(_hash, self.scripts.values())) if self.is_single else "'self' file:"
         own = "" if self.is_single else " 'self' file:"
@@ -122,7 +122,7 @@ class Bundle:
         return Markup((asset("leaflet.css") or "") if self.moves else "")  # noqa: S704 - a file of the package
 
     def script_tags(self) -> Markup:
-        """The scripts, and in one file the parts as well, which run nothing."""
+        """The scripts, and for a single file also the parts, which run nothing."""
         if not self.is_single:
             tags = [f'<script src="{self.folder}/{name}" defer></script>' for name in self.scripts]
             return Markup("\n".join(tags))  # noqa: S704 - names of ours
@@ -146,7 +146,8 @@ class Bundle:
         return f"{self.folder}/photos/{self._numbers[image_id]}.jpg"
 
     def files(self) -> Iterator[tuple[str, Content]]:
-        """Path, and what gives the content, of each file beside the page; none where all is in one file."""
+        """Path of each file beside the page, and what makes its content; none if everything is in one
+        file."""
         if self.is_single:
             return
         for name, script in self.scripts.items():
@@ -163,7 +164,7 @@ class Bundle:
         return {image_id: number for number, image_id in enumerate(self.data.photos)}
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
-        """Name and content of what loads when it is asked for."""
+        """Name and content of what loads on demand."""
         if self.pages is None:
             return
         yield from self.pages.parts.items()
@@ -184,7 +185,7 @@ def json_of(content: Any) -> str:
 
 
 def _hand_over(name: str, content: Any) -> str:
-    """A script that gives the page a part, as text, which is read when it is needed."""
+    """A script that hands the page a part as text, which is parsed when it is needed."""
     text = _no_tags(json_of(json_of(content)))
     return f"(window.camtrapParts ??= {{}})[{json.dumps(name)}] = {text};\n"
 
@@ -194,12 +195,12 @@ def _handed_over(name: str, content: Any) -> bytes:
 
 
 def _no_tags(text: str) -> str:
-    """JSON that begins and ends no element, wherever it stands."""
+    """JSON that can't begin or end an element, wherever it is."""
     return text.replace("<", "\\u003c")
 
 
 def _in_html(script: str) -> str:
-    """A script as it may stand in a page: nothing in it ends the element."""
+    """A script in a form that is safe within a page: nothing in it ends the element."""
     return script.replace("</script", "<\\/script")
 
 

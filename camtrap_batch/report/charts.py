@@ -18,7 +18,7 @@ _LONGEST_NAME = 28
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart: (x, y), of which those without a y are left out."""
+    """A line of a chart: points (x, y); those without a y are left out."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
@@ -56,9 +56,9 @@ def columns(
     *,
     wide: bool = True,
 ) -> Markup:
-    """A column for each value; `names` says what each is of.
+    """A column for each value; `names` says what each stands for.
 
-    Under the axis stand `x_ticks`, in columns from the left, or as many of the names as there is room for.
+    Below the axis are `x_ticks`, in columns from the left, or as many of the names as there is room for.
     """
     width, height = _WIDE if wide else _SMALL
     left, right, top, bottom = 46, width - 18, 28, height - 38
@@ -99,9 +99,9 @@ def lines(
     x_name: Callable[[float], str] = "{:g}".format,
     mark: float | None = None,
 ) -> Markup:
-    """Up to three lines, told apart by colour and dashes. Empty where nothing is known.
+    """Up to three lines, distinguished by colour and dashes. Empty if nothing is known.
 
-    The x axis has its ticks at whole numbers, written as `x_name` says; a dashed line stands at the x `mark`.
+    The x axis has ticks at whole numbers, formatted by `x_name`; a dashed line marks the x `mark`.
     """
     known = [
         Line(line.name, [point for point in line.points if all(map(is_known, point))]) for line in series

@@ -1,4 +1,4 @@
-"""Which events a report shows photos of: some of each species and camera, and those to look at."""
+"""Which events a report shows photos of: some of each species and camera, and those to review."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from camtrap_batch.codes import Ints, encode, one_chunk
 from camtrap_batch.vocabulary import UNCERTAIN
 
 MOST_DOUBTFUL = 24
-"""Events that the report says to look at first."""
+"""Number of events that the report suggests reviewing first."""
 
 _FRAMES = 8
-"""Most photos of one event."""
+"""Maximum number of photos of one event."""
 
 
 def doubtful(events: pa.Table) -> Ints:
-    """Rows of schemas.EVENTS that nobody has looked at, those that a person should look at first.
+    """Rows of schemas.EVENTS that nobody has reviewed, in the order in which people should review them.
 
     Uncertain ones come first, then the others; each by confidence, the lowest first.
     """
@@ -34,9 +34,9 @@ def doubtful(events: pa.Table) -> Ints:
 
 
 def chosen_events(events: pa.Table, most: int) -> Ints:
-    """Rows of at most `most` events, in the order in which photos of them are wanted.
+    """Rows of at most `most` events, in the order in which their photos are wanted.
 
-    First the surest event of each species, those to look at first, the surest and most doubtful of each
+    First the surest event of each species, the events to review first, the surest and most doubtful of each
     camera; then the second of each, and so on.
     """
     n = events.num_rows
@@ -65,14 +65,14 @@ def chosen_events(events: pa.Table, most: int) -> Ints:
 def chosen_images(
     order: Sequence[str], best: Mapping[str, str], frames: Mapping[str, Sequence[str]], most: int
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """Images to show of events, and the strips of frames of those of which several are shown.
+    """Images of events to show, and strips of frames for events of which several are shown.
 
-    Half of the photos are the best of an event each; of the rest, the other frames of events are taken as far
-    as they go, an event at a time.
+    Half of the photos are the best image of an event; the rest are further frames of events, one event at a
+    time, as far as they go.
 
     Parameters
     ----------
-    order : event ids, as `chosen_events` orders them
+    order : event ids, in the order of `chosen_events`
     best, frames : event id -> its best image; its images in their order
     """
     of_one = [event for event in order if event in best]
@@ -125,7 +125,7 @@ def _true(values: pa.ChunkedArray | pa.Array) -> np.ndarray[tuple[int], np.dtype
 
 
 def by_event(frames: pa.Table, events: Iterable[str]) -> dict[str, list[str]]:
-    """event_id -> image ids of its frames, in the table's order, of columns event_id and image_id."""
+    """event_id -> image ids of its frames, in the table's order, from columns event_id and image_id."""
     found: dict[str, list[str]] = {event: [] for event in events}
     for event, image in zip(frames["event_id"].to_pylist(), frames["image_id"].to_pylist(), strict=True):
         if event in found:

@@ -1,4 +1,4 @@
-"""What a report is made from. Knows nothing of run folders: the stage `report` reads them."""
+"""What a report is made from. Independent of run folders: the stage `report` reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from camtrap_batch.report.names import Names
 
 @dataclass(frozen=True)
 class Box:
-    """A box in a photo: parts of its width and height from its upper left corner, and what it is called."""
+    """A box in a photo: fractions of its width and height from its upper left corner, and its label."""
 
     x: float
     y: float
@@ -33,7 +33,7 @@ class Photo:
     ----------
     jpeg : upright, without metadata
     width, height : pixels
-    file_name, location, taken : of its image; camera time, None where it has no date
+    file_name, location, taken : those of its image; camera time, None if it has no date
     boxes : those that count
     """
 
@@ -48,16 +48,16 @@ class Photo:
 
 @dataclass(frozen=True)
 class Example:
-    """An image to show, by its photo in `ReportData.photos`; without one it is left out.
+    """An image to show, with its photo in `ReportData.photos`; without one it is left out.
 
     Attributes
     ----------
     image_id
         As in the tables.
     label, confidence
-        What the model says of it, and a probability; no confidence where people said it.
+        What the model says about it, and a probability; no confidence if people said it.
     truth
-        What the annotation says; None where nothing is compared.
+        What the annotation says; None if nothing is compared.
     """
 
     image_id: str
@@ -84,12 +84,13 @@ class Detected:
 
     Attributes
     ----------
-    name, detector_id : what it is, for people and for programs
+    name, detector_id : its name, for people and for programs
     threshold : a box with less confidence does not count
-    n_images, n_failed : that it looked at, and of which nothing is known
+    n_images, n_failed : number of images that it examined, and of those about which nothing is known
     n_with : images with a box that counts, by category
     n_boxes : boxes that count, by category
     description : what its file says of itself
+    n_without : images that it looked at without a box that counts; None: not known
     """
 
     name: str
@@ -100,49 +101,50 @@ class Detected:
     n_with: dict[str, int]
     n_boxes: dict[str, int]
     description: str = ""
+    n_without: int | None = None
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows; what has a default may be left out, and its part of the page is.
+    """Everything that a report shows; what has a default may be left out, along with its part of the page.
 
     Attributes
     ----------
     created
         With a time zone.
     dataset, notes
-        Keys of the job's section `dataset`; what was odd in the metadata -> how often.
+        Keys of the job's section `dataset`; oddities in the metadata -> how often they occur.
     n_images, status_counts, status_examples
         Rows of the manifest, by status, and some that are not ok: status, file name, location, detail.
     finding_counts, finding_examples
-        Kind -> findings, None where they are not made yet; some of each kind.
+        Kind -> findings, None if they are not made yet; some of each kind.
     selection_reasons, split_counts
         Reason -> images; label -> split -> images, sequences, locations.
     split_by, split_across
-        "location" or "random"; sequences and locations with images in several splits, and how many there are.
+        "location" or "random"; sequences and locations with images in several splits, and their totals.
     model
         A model.json, with `training` of its metrics.json.
     computed_in
         What the model was computed in to classify, such as "bfloat16".
     metrics
         One split of a metrics.json (model.metrics.evaluate, calibration), with `classes`, `split` and
-        `split_by`, and with `random_split` of that metrics.json where it is there.
+        `split_by`, and with `random_split` of that metrics.json if there is one.
     history, lr_find
         Rows of a history.csv and an lr_find.csv, as numbers.
     batch
-        A batch as the model was trained on, as an SVG document.
+        A batch of training images, as an SVG document.
     names
-        What people call species, and their categories in the Red List.
+        Common names of species, and their categories in the Red List.
     locations, events, deployments
-        schemas.LOCATIONS, with the places that may be shown, schemas.EVENTS and schemas.DEPLOYMENTS.
+        schemas.LOCATIONS, with the positions that may be shown, schemas.EVENTS and schemas.DEPLOYMENTS.
     dates
         When the images were taken, without dates that a broken clock made.
     rates, occupancy, activity
-        Tables of `survey`: species, and estimates where there are enough stations for them.
+        Tables of `survey`: species, and estimates if there are enough stations for them.
     reviewed
-        What a random sample says that people reviewed (see `judged`); None where there is none.
+        What a reviewed random sample says (see `judged`); None if there is none.
     by_labels
-        The same by labels of the metadata that the model was not trained on.
+        The same, judged by labels of the metadata that the model was not trained on.
     files
         image_id -> file name, of the best images of the events.
     strips
@@ -150,9 +152,9 @@ class ReportData:
     photos
         By image id.
     detector
-        None where no boxes are known.
+        None if no boxes are known.
     n_corrected
-        Images of which people said what they show.
+        Number of images for which people said what they show.
     best_photos, worst_mistakes
         The most confident first.
     n_undated, undated
@@ -160,20 +162,20 @@ class ReportData:
     stages
         Dicts with stage, shards, rows, rows_per_s and failed.
     detections
-        What the predictions' snapshot keeps of a detector's boxes: n_repeated_places, repeats, and
+        What the predictions' snapshot keeps about a detector's boxes: n_repeated_places, repeats, and
         repeated_places with location, images, box, category.
     blur_km
-        Above 0, the page holds no place of a camera more exact than a grid of this many km.
+        If above 0, the page gives no camera's position more exactly than a grid of this many km.
     hidden
         Location -> km of the coarser grid on which it is shown: something sensitive was seen there.
     people
-        What became of photos with people, for people; None: nothing.
+        Text on how photos of people were treated; None: they were not.
     job_file
-        Name of the job file, for commands to type.
+        Name of the job file, for suggested commands.
     tiles
         URL template of map tiles or of a PMTiles archive, or the archive itself; None: outlines of countries.
     single_file
-        Whether all goes into one file.
+        Whether everything goes into one file.
     """
 
     job_name: str

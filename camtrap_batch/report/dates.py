@@ -29,10 +29,10 @@ class Dates:
 
     Attributes
     ----------
-    first, last : of all images that count; None where none does
-    by_location : of each location's
-    n_dated : images with a date
-    n_doubted : those of them whose date is a finding, or far from all others
+    first, last : first and last date of all images that count; None if none does
+    by_location : the same for each location
+    n_dated : number of images with a date
+    n_doubted : number of those whose date is a finding, or far from all others
     """
 
     first: dt.datetime | None
@@ -73,7 +73,7 @@ def find_dates(
 
 
 def near(time: Ints) -> npt.NDArray[np.bool_]:
-    """Which times (n,), in microseconds, are not so far from all others that they would squeeze a chart."""
+    """Which times (n,), in microseconds, are not so far from all others that they would distort a chart."""
     if not len(time):
         return np.zeros(0, np.bool_)
     low, high = np.quantile(time, [_RIM, 1 - _RIM])

@@ -13,7 +13,7 @@ from camtrap_batch.report import accuracy, charts
 from camtrap_batch.report.text import is_known
 
 _LOST = 4.0
-"""The search for a learning rate ends where the loss explodes: points above so many times the first."""
+"""The search for a learning rate ends where the loss explodes: points above this many times the first."""
 
 
 def model_figures(
@@ -82,7 +82,7 @@ def rate_search(rows: Sequence[dict[str, float]], chosen: float | None) -> Marku
 
 
 def confusion(names: list[str], counts: list[list[int]]) -> Markup:
-    """The confusion matrix that `accuracy.matrix` gives."""
+    """A chart of the confusion matrix from `accuracy.matrix`."""
     right = sum(counts[index][index] for index in range(len(names)))
     return charts.heat_map(
         "Confusion matrix",
@@ -94,7 +94,7 @@ def confusion(names: list[str], counts: list[list[int]]) -> Markup:
 
 
 def reliability(metrics: Mapping[str, Any]) -> Markup | None:
-    """Confidence against accuracy; None where it is not known."""
+    """Confidence against accuracy; None if it is not known."""
     bins = metrics.get("reliability")
     if not bins:
         return None

@@ -1,4 +1,4 @@
-"""The table `metrics` as a reader wants it: a row for each label, figures with their intervals."""
+"""The table `metrics` for readers: one row per label, figures with their intervals."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ALL = "all"
 
 
 def judged(metrics: pa.Table, by: str) -> pa.Table | None:
-    """What is known of labels; None where they were not judged so.
+    """What is known about labels; None if they were not judged in this way.
 
     Parameters
     ----------
-    metrics : schemas.METRICS; of several samples the first counts, which is the newest
+    metrics : schemas.METRICS; if there are several samples, the first one, which is the newest, counts
     by : sample or labels
     """
     rows = metrics.filter(pc.equal(metrics["judged_by"], by)).to_pylist()

@@ -17,7 +17,7 @@ from camtrap_batch.survey.grid import KM_PER_DEGREE
 
 _WIDTH, _LOWEST, _HIGHEST = 800.0, 300.0, 620.0
 _LEFT, _TOP, _FOOT = 1.0, 1.0, 62.0
-_SMALLEST = 0.02  # degrees of latitude that a map is at least wide
+_SMALLEST = 0.02  # minimum extent of a map in degrees of latitude
 _ROOM = 1.16
 _MOST_NAMES, _MOST_TRIED, _LONGEST_NAME = 60, 300, 22
 
@@ -32,14 +32,14 @@ _OUTLINES: tuple[Sequence[tuple[float, float]], ...] = (
         *((0.45, 1.2), (-0.45, 1.2), (-0.45, 0.45), (-1.2, 0.45), (-1.2, -0.45), (-0.45, -0.45)),
     ),
 )
-"""Shapes of about the area of a circle with radius 1: species are told apart without colour, too."""
+"""Shapes with about the area of a circle of radius 1, so that species can be distinguished without colour."""
 
 _OTHER, _NOTHING = "other", "hollow"
 
 
 @dataclass(frozen=True)
 class CameraMap:
-    """A map, and what its marks mean: mark, label and at how many points it stands."""
+    """A map, and what its marks mean: mark, label and its number of points."""
 
     drawing: Markup
     legend: list[tuple[Markup, str, int]]
@@ -74,7 +74,7 @@ def _draw(points: Sequence[MapPoint], looks: dict[str, int], blur_km: float) -> 
     n_cameras = sum(len(point.locations) for point in points)
     return picture(
         "Map of the camera locations",
-        f"{plural(n_cameras, 'camera')} at {plural(len(points), 'place')}; a larger mark stands for more "
+        f"{plural(n_cameras, 'camera')} at {plural(len(points), 'point')}; a larger mark stands for more "
         "events. The table of cameras has the figures.",
         _WIDTH,
         frame.bottom + _FOOT,
@@ -159,7 +159,7 @@ def _graticule(frame: Frame, bounds: tuple[float, ...]) -> Markup:
 def _names(
     points: Sequence[MapPoint], circles: Sequence[tuple[float, float, float]], frame: Frame
 ) -> list[Markup]:
-    """Names of the points with most events, where they cover neither a mark nor another name."""
+    """Names of the points with the most events, if they cover neither a mark nor another name."""
     taken = np.array([(x - r, y - r, x + r, y + r) for x, y, r in circles])
     names = []
     for point, (x, y, r) in zip(points[:_MOST_TRIED], circles, strict=False):
@@ -185,7 +185,7 @@ def _names(
 
 
 def _scale_bar(frame: Frame, bounds: tuple[float, ...], units: float) -> Markup:
-    """A round number of km; a map so tall that it differs from top to bottom says where it holds."""
+    """A scale of a round number of km; on a map so tall that the scale varies, it says where it holds."""
     per_km = units / KM_PER_DEGREE
     km = nice(80 / per_km)
     length, y = km * per_km, frame.bottom + 40

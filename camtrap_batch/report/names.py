@@ -1,4 +1,4 @@
-"""What people call species, and how threatened these are: out of the job's taxonomy."""
+"""Common names of species, and how threatened they are, from the job's taxonomy."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ RED_LIST = {
 """IUCN Red List Categories and Criteria, version 3.1: code -> name."""
 
 THREATENED = ("CR", "EN", "VU")
-"""Those that the Red List calls threatened."""
+"""Categories that the Red List calls threatened."""
 
 _CODES = {text.casefold(): code for code, name in RED_LIST.items() for text in (code, name)}
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names and categories by label, as `labels.label_key` has it.
+    """Names and categories by `labels.label_key` of a label.
 
     Attributes
     ----------
-    common : the name that people use
+    common : the common name
     red_list : the category: a code of `RED_LIST`, or whatever the taxonomy says
     """
 

@@ -64,7 +64,7 @@ def render(data: ReportData, bundle: Bundle | None = None) -> str:
 
 @functools.cache
 def environment() -> Environment:
-    """The templates, with what they may use: filters, names, the style sheet."""
+    """The templates, with the filters, names and style sheet they may use."""
     loader = PackageLoader("camtrap_batch.report")
     found = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -131,7 +131,7 @@ def _accuracy(metrics: dict[str, Any]) -> Headline:
 
 
 def _look(data: ReportData) -> dict[str, Any] | None:
-    """The events that a person should look at first, with the command that opens them."""
+    """The events that people should review first, with the command that opens them."""
     if data.events is None:
         return None
     order = doubtful(data.events)
@@ -147,7 +147,7 @@ def _look(data: ReportData) -> dict[str, Any] | None:
 
 
 def review_command(job_file: str, event: dict[str, Any]) -> str:
-    """What to type to look at an event.
+    """The command to review an event.
 
     >>> review_command("job.yaml", {"location": "C 1", "label": "lion", "start": None, "end": None})
     "camtrap review job.yaml --camera 'C 1' --label lion"

@@ -1,6 +1,6 @@
-"""The pages of cameras and species, as JSON that the report's script shows: ReportData in, plain values out.
+"""The pages of cameras and species, as JSON for the report's script: ReportData in, plain values out.
 
-A camera, label or photo goes by its number in the index. Times are minutes since 1970, camera time.
+Cameras, labels and photos are referred to by number in the index. Times are minutes since 1970, camera time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from camtrap_batch.report.data import Photo, ReportData
 from camtrap_batch.vocabulary import UNCERTAIN
 
 MOST_EVENTS = 150_000
-"""Events listed on the pages of all cameras; a camera with many lists the least sure ones."""
+"""Number of events listed on the pages of all cameras; a camera with many lists the least sure ones."""
 
 _MOST_DOUBTFUL = 200
 _BEST, _DOUBTFUL = 6, 6
@@ -38,11 +38,11 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pages:
-    """All that the script shows.
+    """Everything that the script shows.
 
     Attributes
     ----------
-    index : what it knows of every camera and label from the beginning
+    index : what it knows about every camera and label from the beginning
     parts : name -> pages that load together
     photos : image id -> number of its photo
     """
@@ -196,7 +196,7 @@ class _Known:
         ]
 
     def camera_columns(self) -> Json:
-        """What is known of each camera, column by column."""
+        """What is known about each camera, column by column."""
         rows = self.cameras
         spans = [self.data.dates.by_location.get(row.location) if self.data.dates else None for row in rows]
         return {
@@ -295,12 +295,12 @@ class _Known:
         return [int(n) for n in np.bincount(self.minute[timed] % 1440 // 60, minlength=24)]
 
     def _over(self, at: Ints) -> list[list[int]]:
-        """Number of a period, and events in it, of those with any."""
+        """Number of each period with events, and their number."""
         where, n = np.unique(self.period[at], return_counts=True)
         return [[int(period), int(count)] for period, count in zip(where, n, strict=True) if period >= 0]
 
     def _mean_confidence(self, which: Ints, at: Ints) -> npt.NDArray[np.float64]:
-        """Of the machine's events in each group; NaN where people said all of them."""
+        """Mean confidence of the machine's events in each group; NaN if people labelled all of them."""
         machine = ~self.is_human[at]
         with np.errstate(invalid="ignore"):
             return np.bincount(which, self.confidence[at] * machine) / np.bincount(which, machine)
@@ -318,7 +318,8 @@ class _Known:
         ]
 
     def _shown(self, at: Ints) -> Json:
-        """The best photos, and those to look at: as `photo_entry`, label, confidence, if a person said it."""
+        """The best photos, and those to review: `photo_entry`, label, confidence, whether a person said
+        it."""
         shown = [event for event in at.tolist() if self.best[event] in self.photos]
         is_uncertain = {event: self.labels[self.label[event]] == UNCERTAIN for event in shown}
         unsure = [
@@ -371,7 +372,7 @@ _SURE = 0.9
 
 
 class _Groups:
-    """Rows by the number of their group; -1 is none."""
+    """Rows by the number of their group; -1 means none."""
 
     def __init__(self, group: Ints, n: int) -> None:
         self._order = np.argsort(group, kind="stable")
@@ -383,7 +384,7 @@ class _Groups:
 
 
 def _pack(letter: str, pages: Sequence[Json], parts: dict[str, Json]) -> list[int]:
-    """Put pages into parts of a size that loads at once; the number of each page's part."""
+    """Put pages into parts that load quickly; the number of each page's part."""
     import json
 
     numbers: list[int] = []
@@ -399,7 +400,7 @@ def _pack(letter: str, pages: Sequence[Json], parts: dict[str, Json]) -> list[in
 
 
 def _cap(sizes: npt.NDArray[np.int64], budget: int) -> int:
-    """The largest number such that groups of these sizes, cut to it, have at most `budget` rows in all."""
+    """The largest limit such that groups of these sizes, cut to it, have at most `budget` rows in all."""
     low, high = 1, int(sizes.max(initial=1))
     while low < high:
         middle = (low + high + 1) // 2

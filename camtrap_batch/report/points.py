@@ -1,4 +1,4 @@
-"""The points at which cameras stand, blurred where the job asks for it: maps draw nothing but these."""
+"""The points where cameras stand, blurred if the job asks for it: maps draw only these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from camtrap_batch.survey.grid import snap
 
 @dataclass(frozen=True)
 class MapPoint:
-    """A point (degrees, WGS 84) with the cameras at it: several where they stand or are blurred together.
+    """A point (degrees, WGS 84) with the cameras there: several if they stand, or are blurred, together.
 
     `is_area`: `thinned` made it of several; richness and top species are those of the one with most events.
     """
@@ -31,10 +31,10 @@ class MapPoint:
 def find_points(
     locations: pa.Table, blur_km: float, no_species: frozenset[str] = frozenset()
 ) -> list[MapPoint]:
-    """The different points of schemas.LOCATIONS, those with most events first; unknown ones are left out.
+    """The distinct points of schemas.LOCATIONS, those with the most events first; unknown ones are left out.
 
-    Labels in `no_species`, groups and people, count as events alone.
-    With `blur_km` above 0, they do not depend on where in its cell of that grid a camera stands.
+    Labels in `no_species` (groups, people) count only as events.
+    With `blur_km` above 0, points do not depend on where in its cell of that grid a camera stands.
     """
     x, y = (
         locations[name].to_numpy(zero_copy_only=False).astype(np.float64)
@@ -51,7 +51,7 @@ def find_points(
 
 
 def thinned(points: list[MapPoint], most: int) -> list[MapPoint]:
-    """The points, of which those near one another are one where there are more than `most`."""
+    """The points; if there are more than `most`, neighbouring ones are merged."""
     if len(points) <= most:
         return points
     place = np.array([(point.longitude, point.latitude) for point in points])
@@ -66,7 +66,7 @@ def thinned(points: list[MapPoint], most: int) -> list[MapPoint]:
         if len(here) == 1:
             merged += here
             continue
-        most_seen = max(here, key=lambda point: point.n_events)  # what all of them saw together is not known
+        most_seen = max(here, key=lambda point: point.n_events)  # what they saw together is not known
         names = tuple(name for point in here for name in point.locations)
         events = sum(point.n_events for point in here)
         merged.append(replace(most_seen, locations=names, n_events=events, is_area=True))

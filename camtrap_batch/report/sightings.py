@@ -18,14 +18,14 @@ from camtrap_batch.survey.grid import snap
 from camtrap_batch.vocabulary import PEOPLE, UNCERTAIN, USABLE
 
 _UNITS = (("day", "D", 1.0, 60), ("week", "W", 7.0, 110), ("month", "M", 30.4, 120), ("year", "Y", 365.2, 0))
-"""Name, pandas' letter, days, and up to how many of them a chart shows."""
+"""Name, pandas' letter, days, and the maximum number that a chart shows."""
 
 
 @dataclass(frozen=True)
 class SpeciesRow:
-    """A species, or a group of species, whose `rank` says which; people and vehicles; or uncertain events.
+    """A species, or a group of species of the rank in `rank`; people and vehicles; or uncertain events.
 
-    `individuals` sums the animals of its events, `share` is of all events.
+    `individuals` sums the animals in its events, `share` is relative to all events.
     """
 
     label: str
@@ -71,7 +71,7 @@ class CameraRow:
 
 @dataclass(frozen=True)
 class Periods:
-    """Events and cameras with an event per day, week, month or year; `left_out` are far off the others."""
+    """Events and cameras with an event per day, week, month or year; `left_out` are far from the others."""
 
     unit: str
     names: list[str]
@@ -81,7 +81,8 @@ class Periods:
 
 
 def species_rows(events: pa.Table) -> list[SpeciesRow]:
-    """The species of schemas.EVENTS, most events first; then groups and people; uncertain ones last."""
+    """The species of schemas.EVENTS, those with the most events first; then groups and people; uncertain ones
+    last."""
     frame = _frame(events)
     rows = [
         SpeciesRow(
@@ -103,8 +104,8 @@ _UNUSED = ("run_time", "geometry", "activity_by_hour")
 
 
 def camera_rows(locations: pa.Table) -> list[CameraRow]:
-    """The rows of schemas.LOCATIONS, those with most events first."""
-    # Not the time zone of `run_time`: for each value, pyarrow looks for a package that may not be there.
+    """The rows of schemas.LOCATIONS, those with the most events first."""
+    # Not the time zone of `run_time`: for each value, pyarrow looks for a package that may not be installed.
     locations = locations.drop_columns([name for name in _UNUSED if name in locations.column_names])
     rows = [
         CameraRow(
@@ -130,7 +131,7 @@ def camera_rows(locations: pa.Table) -> list[CameraRow]:
 def shown_places(
     places: Mapping[str, tuple[float | None, float | None]], blur_km: float
 ) -> dict[str, tuple[float, float]]:
-    """Degrees of each place that is known, blurred as the report's are."""
+    """Degrees of each known position, blurred as in the report."""
     known = {
         name: (x, y)
         for name, (x, y) in places.items()
@@ -151,9 +152,9 @@ def events_by_hour(events: pa.Table, labels: Sequence[str]) -> list[tuple[str, l
 
 
 def events_by_period(events: pa.Table) -> Periods | None:
-    """Events over the study period; None where no event has a date.
+    """Events over the study period; None if no event has a date.
 
-    A clock that was never set puts a few events years away from all others; they would squeeze the chart.
+    A clock that was never set puts a few events years away from all others; they would distort the chart.
     """
     frame = _frame(events).dropna(subset=["start"])
     if frame.empty:

@@ -1,4 +1,4 @@
-"""The head of the report, for those who do not read on: what was seen, how well, and what is not known."""
+"""The head of the report, for those who do not read further: what was seen, how well, and what is unknown."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from camtrap_batch.report import text
 from camtrap_batch.report.data import ReportData
 from camtrap_batch.report.names import RED_LIST
 from camtrap_batch.report.sightings import CameraRow, SpeciesRow, camera_rows, species_rows
+from camtrap_batch.vocabulary import USABLE
 
 _MOST_NAMED = 12
 _FROM = {"metadata": "the metadata", "cameras": "the table of cameras", "images": "the photos alone"}
@@ -19,7 +20,7 @@ _FROM = {"metadata": "the metadata", "cameras": "the table of cameras", "images"
 
 @dataclass(frozen=True)
 class Named:
-    """A species with the names that people know it by."""
+    """A species with its common names."""
 
     row: SpeciesRow
     common: str | None
@@ -32,28 +33,28 @@ class Named:
 
 @dataclass(frozen=True)
 class Summary:
-    """What stands at the head of the report.
+    """The content of the report's head.
 
     Attributes
     ----------
     n_cameras, n_locations
-        A location at which two cameras stood is one location and two cameras.
+        A location with two cameras counts as one location and two cameras.
     n_located
-        Locations whose place is known.
+        Number of locations with known coordinates.
     first, last
-        Of the study period; None where no date can be trusted.
+        First and last date of the study period; None if no date can be trusted.
     n_doubted
         Images whose date does not count in it.
     days, effort
-        Camera days in all, and what they rest on, for people.
+        Camera days in all, and a text on what they rest on.
     n_events, n_uncertain
-        Events in all, and those of them that are uncertain.
+        Number of events, and of uncertain ones.
     species
-        Those with most events first; neither groups nor people.
+        Those with the most events first; neither groups nor people.
     threatened
-        Those of them that the Red List calls threatened; None where the job has no categories.
+        Those species that the Red List calls threatened; None if the job has no categories.
     unknown
-        What the report can't say, a sentence each.
+        What the report can't say, one sentence each.
     """
 
     n_cameras: int
@@ -124,7 +125,7 @@ def _count_located(data: ReportData) -> int:
 def _effort(stations: list[CameraRow]) -> str | None:
     """What camera days rest on.
 
-    Results of older versions do not say it: they rest on photos.
+    Results of older versions do not say; theirs rest on photos.
     """
     sources = {row.effort_source or "images" for row in stations if row.days is not None}
     return " and ".join(_FROM.get(source, source) for source in sorted(sources)) or None
@@ -132,7 +133,9 @@ def _effort(stations: list[CameraRow]) -> str | None:
 
 def _unknown(data: ReportData, summary: Summary, stations: list[CameraRow]) -> Iterator[str]:
     if data.events is None:
-        yield "Which species there are: the images are not classified yet."
+        is_usable = any(data.status_counts.get(status) for status in USABLE)
+        why = "the images are not classified yet" if is_usable else "not one image can be used, see below"
+        yield f"Which species there are: {why}."
         return
     if summary.first is None:
         yield "When the images were taken: none has a date that can be trusted."
@@ -161,7 +164,7 @@ def _unknown(data: ReportData, summary: Summary, stations: list[CameraRow]) -> I
         yield f"Where {text.plural(n_unplaced, 'camera stands', 'cameras stand')}: no coordinates are given."
     if data.metrics is None:
         if data.model is not None:
-            yield "How often the labels are right: no photo was kept aside that people had labelled."
+            yield "How often the labels are right: no photo labelled by people was kept aside."
     elif text.says_nothing((data.metrics.get("intervals") or {}).get("accuracy")):
         yield "How often the labels are right at other cameras: too few cameras were kept aside to tell."
     classes = (data.model or {}).get("classes")

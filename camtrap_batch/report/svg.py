@@ -1,4 +1,4 @@
-"""SVG elements as escaped markup, and the scales and axes that every chart shares.
+"""SVG elements as escaped markup, and the scales and axes shared by all charts.
 
 Colours and type come from the page's style sheet by class, so that a chart follows dark mode and print.
 """
@@ -37,7 +37,7 @@ def tag(name: str, *children: str | Markup, **attributes: str | float | None) ->
 def picture(
     title: str, description: str, width: float, height: float, *children: Markup, style: str | None = None
 ) -> Markup:
-    """A whole chart; `title` and `description` are what a screen reader says of it."""
+    """A whole chart; `title` and `description` are for screen readers."""
     return tag(
         "svg",
         tag("title", title),
@@ -119,7 +119,7 @@ class Frame:
         x_title: str = "",
         y_title: str = "",
     ) -> Markup:
-        """Grid lines at `y_ticks`, the two axes, their labels, what they show and in which unit."""
+        """Grid lines at `y_ticks`, the two axes, their labels, quantities and units."""
         parts = []
         for value, label in y_ticks:
             y = self.y(value)

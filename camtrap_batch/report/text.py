@@ -1,4 +1,4 @@
-"""Numbers and dates as a reader wants them; an en dash where nothing is known."""
+"""Numbers and dates for readers; an en dash if nothing is known."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def number(value: Any, decimals: int = 3) -> str:
 
 
 def percent(share: Any) -> str:
-    """One decimal; what is not quite all or nothing is not rounded to it.
+    """One decimal; what is not quite 0 or 100 % is not rounded to it.
 
     >>> percent(0.934), percent(0.99999), percent(1), percent(1e-6)
     ('93.4%', '>99.9%', '100%', '<0.1%')
@@ -59,7 +59,7 @@ NOTHING_KNOWN = "nothing to know it from"
 
 
 def says_nothing(bounds: Any) -> bool:
-    """Whether an interval of a share covers all that there is, as one from 0 to 100 % does.
+    """Whether an interval of a share covers everything, like one from 0 to 100 %.
 
     >>> says_nothing([0.004, 0.998]), says_nothing([0.2, 1.0]), says_nothing(None)
     (True, False, False)
@@ -84,7 +84,7 @@ def minute(value: dt.datetime | None) -> str:
 
 
 def in_hash(name: str) -> str:
-    """A name as it stands in the address of a page of the report.
+    """A name in the form used in the address of a report's page.
 
     >>> in_hash("A/1 ü")
     'A%2F1%20%C3%BC'
@@ -109,5 +109,5 @@ def shorten(text: str, most: int) -> str:
 
 
 def is_known(value: Any) -> bool:
-    """False for None and for what is not a finite number."""
+    """False for None, and for anything that is not a finite number."""
     return value is not None and math.isfinite(value)

@@ -1,1 +1,1 @@
-"""What people say of images: labels that they gave elsewhere, and the page on which they look at photos."""
+"""What people say about images: labels that they gave elsewhere, and the page for reviewing photos."""

@@ -1,7 +1,7 @@
 """Labels that people gave elsewhere, in files of Timelapse, Label Studio and others, or in a table.
 
-A reader turns a file into `Given` rows, each with where it stands in the file. It does not know the job:
-`matching` finds the images.
+A reader turns a file into `Given` rows, each with its place in the file. It does not know the job: `matching`
+finds the images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from camtrap_batch.catalog.tables import GivenTable, read_table
+from camtrap_batch.catalog.tabular import GivenTable, read_table
 from camtrap_batch.dates import parse_date
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.corrections import TRAITS
@@ -23,7 +23,7 @@ from camtrap_batch.store.corrections import TRAITS
 Box = tuple[float, float, float, float]
 
 Names = tuple[str, ...]
-"""What an image may be known by, the surest first: its id, its path, the end of its path."""
+"""What may identify an image, the surest first: its id, its path, the end of its path."""
 
 _YES = frozenset({"1", "true", "yes"})
 _SEX = {"f": "female", "m": "male"}
@@ -37,11 +37,11 @@ class Given:
     Attributes
     ----------
     where : file and line, for messages
-    label : as it is written there; "empty" where the file says so in a way of its own
-    images : the images that it is about; none where it names an event of this project
-    event : id of an event or a sequence; None where it is about single images
-    box : x, y, w, h as parts of the picture
-    when : when it was said; None where the file does not tell
+    label : as written there; "empty" if the file says so in its own way
+    images : the images concerned; none if it names an event of this project
+    event : id of an event or a sequence; None if it is about single images
+    box : x, y, w, h as fractions of the picture
+    when : when it was said; None if the file does not say
     more : count, sex, life_stage, ... as far as they are given
     """
 
@@ -57,7 +57,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: what it is called, and how it is told from others and read."""
+    """A kind of file: its name, and how it is recognised and read."""
 
     name: str
     is_like: Callable[[Path], bool]
@@ -70,7 +70,7 @@ def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Gi
     Raises
     ------
     InputError
-        The file is not there, is of no known format, or has a row that can't be read, with its line.
+        The file is missing, has an unknown format, or has a row that can't be read, with its line.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file")
@@ -80,13 +80,13 @@ def read_given(path: Path, format_name: str | None = None) -> tuple[str, list[Gi
     columns = list(read_table(str(path), "corrections").columns) if path.suffix.lower() in _TABLES else []
     found = f"; its columns are: {textwrap.shorten(', '.join(columns), 200)}" if columns else ""
     raise InputError(
-        f"{path}: not a file with labels that is known{found}; it should be a table with the columns label "
+        f"{path}: not a known kind of file with labels{found}; it should be a table with the columns label "
         "and image_id, file_name or event, a Timelapse CSV (RelativePath, File), a Label Studio export "
         "(JSON), a Camtrap DP package, or images.csv of Wildlife Insights"
     )
 
 
-# A table of one's own
+# A table of your own
 
 
 _TABLES = (".csv", ".tsv", ".txt", ".xlsx")
@@ -145,7 +145,7 @@ _TIMELAPSE_EMPTY = ("empty", "is_empty", "no_animal", "nothing")
 
 
 def _read_timelapse(path: Path) -> Iterator[Given]:
-    """Rows with a label; those without one were not looked at. Columns are those of a template."""
+    """Rows with a label; those without one were not reviewed. Columns are those of a template."""
     table = read_table(str(path), "corrections")
     found = {what: name for what, names in _TIMELAPSE.items() if (name := table.name_of(names))}
     empty = table.name_of(_TIMELAPSE_EMPTY)
@@ -171,7 +171,7 @@ def _read_timelapse(path: Path) -> Iterator[Given]:
 
 
 def _read_wildlife_insights(path: Path) -> Iterator[Given]:
-    """images.csv of a data download: a row for each object that was identified in an image."""
+    """images.csv of a data download: one row for each object identified in an image."""
     table = read_table(str(path), "corrections")
     for row, (where, cells) in enumerate(table.rows()):
         by = cells.get("identified_by")
@@ -236,7 +236,8 @@ _DP_TRAITS = {
 
 
 def _read_camtrap_dp(path: Path) -> Iterator[Given]:
-    """What people observed (classificationMethod human) in media, or in events: the media of their time."""
+    """What people observed (classificationMethod human) in media, or in events, that is, in the media of
+    their time."""
     from camtrap_batch.catalog.datapackage import open_package
 
     with open_package(str(path)) as package:
@@ -288,7 +289,7 @@ def _is_label_studio(path: Path) -> bool:
 
 
 def _read_label_studio(path: Path) -> Iterator[Given]:
-    """Tasks with annotations, as Label Studio exports them (JSON, not JSON-MIN)."""
+    """Tasks with annotations, in Label Studio's export format (JSON, not JSON-MIN)."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as problem:
@@ -335,7 +336,7 @@ def _label_studio_labels(
 
 
 def _file_of(address: str) -> str:
-    """The file that a URL or a local path of Label Studio's stands for."""
+    """The file behind one of Label Studio's URLs or local paths."""
     parts = urlsplit(address)
     if parts.query.startswith("d="):  # /data/local-files/?d=folder/file.jpg
         return unquote(parts.query[2:])
@@ -355,7 +356,7 @@ FORMATS = (
     Format("camtrap-dp", _is_package, _read_camtrap_dp),
     Format("label-studio", _is_label_studio, _read_label_studio),
 )
-"""In the order in which a file is tried."""
+"""Formats, in the order in which they are tried."""
 
 
 def _traits(table: GivenTable, row: int, names: dict[str, str]) -> dict[str, Any]:

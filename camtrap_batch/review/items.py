@@ -1,7 +1,7 @@
-"""What is looked at: the sequences of a run, their frames, and what is known of them.
+"""What is reviewed: the sequences of a run, their frames, and what is known about them.
 
-Tables are read once, as columns; a sequence is a number. What people said is read again before each decision,
-so that several may review the same run at a time.
+Tables are read once, as columns; a sequence is a number. What people said is reread before each decision, so
+that several people may review the same run at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LEAST_EVIDENCE = 0.02
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which sequences are asked for; None: whatever.
+    """Which sequences are requested; None: any.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Wanted:
     first, last : dates
     is_night : whether its first frame is taken in infrared light
     state : open, done, uncertain, disagree
-    text : in the label or the camera's name
+    text : part of the label or of the camera's name
     """
 
     label: str | None = None
@@ -73,7 +73,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Said:
-    """What a person decided on a sequence."""
+    """What a person decided about a sequence."""
 
     decision: str
     who: str
@@ -90,7 +90,7 @@ class Said:
 
 
 class AtOdds(Exception):
-    """Somebody else decided meanwhile: sequence -> what they said."""
+    """Somebody else decided in the meantime: sequence -> what they said."""
 
     def __init__(self, said: dict[int, Said]) -> None:
         super().__init__(f"{len(said)} sequences were decided by somebody else")
@@ -116,7 +116,7 @@ class Items:
         sequences = run.table("sequences").to_table()
         if not sequences.num_rows:
             raise InputError(f"{run.folder.url}: there is no sequence to look at")
-        # A sequence in which people saw several species has a row for each, and is looked at once.
+        # A sequence in which people saw several species has a row for each, but is reviewed once.
         key = _key(sequences).dictionary_encode().indices.to_numpy()
         sequences = sequences.take(pa.array(np.sort(np.unique(key, return_index=True)[1])))
         self.seq_id = one_chunk(sequences["seq_id"])
@@ -147,7 +147,7 @@ class Items:
         return len(self.seq_id)
 
     def draw(self, n: int, seed: int = 0) -> Ints:
-        """The sequences of a random sample, in the order to look at them; decisions on them will say so."""
+        """The sequences of a random sample, in the order to review them; decisions about them will say so."""
         drawn: Draw = bring_draw(
             self.run, self.location, self.seq_id, self.label, self.confidence, n=n, seed=seed
         )
@@ -163,13 +163,13 @@ class Items:
 
     @cached_property
     def empty(self) -> str:
-        """The label that means: no animal."""
+        """The label that means that there is no animal."""
         found: str = self.run.snapshot("locations").meta.get("empty") or EMPTY
         return found
 
     @cached_property
     def labels(self) -> list[str]:
-        """Every label that there may be: classes, categories, those seen; sorted."""
+        """Every possible label, sorted: classes, categories, and labels that occur."""
         found = set(self.label.drop_null().unique().to_pylist()) - {UNCERTAIN}
         if (predictions := self.run.current("predictions")) is not None:
             found.update(predictions.meta.get("classes") or ())
@@ -187,7 +187,7 @@ class Items:
 
     @cached_property
     def other_names(self) -> dict[str, list[str]]:
-        """Label -> the name that people use, and its groups, as far as the taxonomy has them."""
+        """Label -> its common name and its groups, as far as the taxonomy has them."""
         if (taxonomy := self.taxonomy) is None:
             return {}
         found = {
@@ -201,7 +201,7 @@ class Items:
 
     @cached_property
     def truth(self) -> pa.Array:
-        """What the metadata say of each sequence: the label of its frames, where they have just one."""
+        """What the metadata say about each sequence: its frames' label, if they have just one."""
         catalog = self.run.table("catalog").to_table(columns=["image_id", "labels"])
         names: list[str | None] = [None] * len(self)
         labels = one_chunk(catalog["labels"])
@@ -238,7 +238,7 @@ class Items:
         )
 
     def _likely(self) -> tuple[Ints, pa.Array, npt.NDArray[np.float64]]:
-        """Sequence, class and mean probability, of the frames' likeliest classes; not of empties."""
+        """Sequence, class and mean probability of the frames' most likely classes, without empty."""
         nothing = np.array([], np.int64), pa.array([], pa.string()), np.array([], np.float64)
         if self.run.current("predictions") is None:
             return nothing
@@ -264,7 +264,7 @@ class Items:
 
     def likeliest(self, number: int) -> list[tuple[str, float]]:
         """The classes that a sequence most probably shows, with their probability."""
-        # Sorted by sequence, as `_likely` makes them: no table is read for a look.
+        # `_likely` is sorted by sequence, so no table has to be read for this.
         evidence = self.evidence
         first, last = np.searchsorted(evidence.sequence, (number, number + 1))
         labels = evidence.species.slice(first, last - first).to_pylist()
@@ -275,7 +275,7 @@ class Items:
         return sorted(found, key=lambda item: (-item[1], item[0]))[:_LIKELIEST]
 
     def boxes(self, number: int) -> dict[str, list[dict[str, Any]]]:
-        """Image id -> boxes of a sequence's frames, where a detector has found some."""
+        """Image id -> boxes in a sequence's frames, if a detector has found any."""
         return {
             self.frames["image_id"][row].as_py(): boxes
             for row in self.frames_of(number).tolist()
@@ -315,7 +315,7 @@ class Items:
         return row[order], table.drop_columns(["image_id"]).take(pa.array(order)).combine_chunks()
 
     def select(self, wanted: Wanted) -> npt.NDArray[np.bool_]:
-        """Which sequences are as wanted, (n,)."""
+        """Which sequences match the request, (n,)."""
         keep = np.ones(len(self), bool)
 
         def only(condition: Any) -> None:
@@ -353,12 +353,12 @@ class Items:
         return keep
 
     def read_what_was_said(self) -> None:
-        """Bring `said` up to what has been said by now, here and elsewhere."""
+        """Bring `said` up to date with what has been said by now, here and elsewhere."""
         known = self._written()
         if known == self._read:
             return
         self._corrections = read_corrections(self.run)
-        # Of a million images, only those that somebody spoke of.
+        # Of a million images, only those about which somebody said something.
         ids, hashes = (one_chunk(pc.list_flatten(self._corrections[name])) for name in ("images", "sha256"))
         image_id, sha256 = one_chunk(self.frames["image_id"]), one_chunk(self.images["sha256"])
         is_told = pc.or_(pc.is_in(image_id, ids), pc.is_in(sha256, hashes.drop_null()))
@@ -385,12 +385,12 @@ class Items:
         self._read = known
 
     def _written(self) -> tuple[int, frozenset[str]]:
-        """Where what people said stands: the table's snapshot, and the files of the journal."""
+        """The state of what people said: the table's snapshot, and the files of the journal."""
         snapshot = self.run.current("corrections")
         return snapshot.number if snapshot else 0, frozenset(self.run.folder.list(JOURNAL))
 
     def earlier(self, number: int) -> list[Said]:
-        """What others decided on a sequence before, the newest first: it is kept, and does not count."""
+        """What others decided about a sequence before, the newest first: it is kept, but does not count."""
         stands = self.said.get(number)
         if stands is None:
             return []
@@ -413,17 +413,17 @@ class Items:
         who: str,
         seen: dict[int, str | None] | None = None,
     ) -> None:
-        """Keep, durably, what a person says of some sequences; no label takes back what was said.
+        """Store durably what a person says about some sequences; no label revokes what was said.
 
         Parameters
         ----------
-        labels : label and, where they are known, the traits of each species that is there
-        seen : sequence -> the decision that the person saw there; None: do not look
+        labels : label and known traits of each species present
+        seen : sequence -> the decision that the person saw there; None: do not check
 
         Raises
         ------
         AtOdds
-            Somebody else decided on one of them since; nothing is kept.
+            Somebody else has decided about one of them in the meantime; nothing is stored.
         """
         self.read_what_was_said()
         if seen is not None:
@@ -460,7 +460,7 @@ class Items:
                     )
                 )
         path = write_journal(self.run.folder, corrections)
-        if self._read is not None:  # what is written here is known; what others write is not
+        if self._read is not None:  # what is written here is known, what others write is not
             self._read = self._read[0], self._read[1] | {path.rpartition("/")[2]}
         said = pa.Table.from_pylist([_row(one) for one in corrections], CORRECTIONS)
         self._corrections = pa.concat_tables([self._corrections, said])
@@ -489,7 +489,7 @@ def _now() -> dt.datetime:
 
 
 def _key(rows: pa.Table) -> pa.Array:
-    """Which sequence each row is of: data sets use one name at several locations."""
+    """The sequence of each row: data sets use the same name at several locations."""
     return one_chunk(pc.binary_join_element_wise(rows["location"], rows["seq_id"], "\0"))
 
 

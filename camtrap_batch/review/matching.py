@@ -24,20 +24,20 @@ _WORDS = {
     EMPTY: ("empty", "blank", "nothing", "no animal", "none"),
     PERSON: ("person", "human", "homo sapiens", "people"),
 }
-"""Labels with a meaning -> how people write them."""
+"""Labels with a meaning -> the spellings that people use."""
 
 
 @dataclass
 class Matched:
-    """What a file comes to.
+    """The result of matching a file.
 
     Attributes
     ----------
-    corrections : to record
+    corrections : corrections to record
     unmatched : rows that name no image and no event of the run
-    unchanged : rows that say what stands already, or that were read before
-    unknown_labels : label that is no class or category of the data set, and was not given before -> rows
-    at_odds : images on which somebody else said something different before
+    unchanged : number of rows that repeat what is recorded, or were read before
+    unknown_labels : label that is not a class or category of the data set, and was not given before -> rows
+    at_odds : number of images about which somebody else said something different before
     """
 
     corrections: list[Correction] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Matched:
 
 
 class Images:
-    """The images of a run, found by the names that people have for them."""
+    """The images of a run, found by the names that people use for them."""
 
     def __init__(self, run: Run) -> None:
         self.rows = run.table("manifest").to_table(columns=["image_id", "file_name", "sha256"])
@@ -61,10 +61,10 @@ class Images:
         )
 
     def find(self, wanted: Sequence[Names]) -> list[int | None]:
-        """Row of each image, None where none has such a name.
+        """Row of each image, None if none has such a name.
 
-        An id counts first, then the path below the image root, then a path that ends, or is the end of, just
-        one image's.
+        An id counts first, then the path below the image root, then a path that ends with, or is the end of,
+        just one image's path.
         """
         found: list[int | None] = [None] * len(wanted)
         flat = [(at, name) for at, names in enumerate(wanted) for name in names]
@@ -81,7 +81,7 @@ class Images:
         return found
 
     def of_event(self, name: str) -> tuple[Scope, list[int]]:
-        """The images of an event or a sequence: none where there is no such."""
+        """The images of an event or a sequence; none if there is no such event or sequence."""
         if self._frames is None:
             return "event", []
         scopes: tuple[tuple[Scope, str], ...] = (("event", "event_id"), ("sequence", "seq_id"))
@@ -115,20 +115,20 @@ def match(
     when: dt.datetime,
     source: str,
 ) -> Matched:
-    """Corrections of what the rows of a file say.
+    """Corrections from the rows of a file.
 
     Parameters
     ----------
-    known_labels : classes and categories; a label that differs from one, from one that people gave before, or
-        from one further up in the file, in case or blanks alone is that one
-    empty : the label that means: no animal
-    who, when : of rows that do not tell
+    known_labels : classes and categories; a label that differs from one of these, from one that people gave
+        before, or from one further up in the file only in case or blanks is taken for it
+    empty : the label that means that there is no animal
+    who, when : defaults for rows that do not say
     source : where it was said; rows of a source that were recorded before are not recorded again
 
     Raises
     ------
     InputError
-        Not one row is about an image of this run.
+        No row is about an image of this run.
     """
     rows = list(given)
     images = Images(run)
@@ -141,7 +141,7 @@ def match(
         if its_source == source
     }
     spelling = {_plain(label): label for label in known_labels}
-    # What people wrote first is the name, so that another way of writing it is no other species.
+    # The first spelling is the name, so that another spelling is not another species.
     for label in before["label"].drop_null().unique().to_pylist():
         if not any(_plain(label) in words for words in _WORDS.values()):
             spelling.setdefault(_plain(label), label)
@@ -189,7 +189,7 @@ def match(
 
 
 def _without_what_stands(matched: Matched, before: pa.Table, images: pa.Table) -> Matched:
-    """Leave out decisions that say what stands already; name those that the others replace."""
+    """Leave out decisions that repeat what is recorded; name those that the others replace."""
     rows = standing(before, images)
     stands: dict[tuple[str, Any], set[Any]] = {}
     decided: dict[tuple[str, Any], tuple[str, str]] = {}

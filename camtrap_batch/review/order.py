@@ -1,13 +1,13 @@
-"""Which sequences a person should look at first.
+"""Which sequences people should review first.
 
-`useful` asks what a look does to the list of species of each camera. Let a record be "species s was at camera
-c", claimed where a sequence there has the label s. A claimed record is wrong where none of its sequences
-shows the species; all of them have to be looked at to remove it, so that a look at one removes its part. A
-record that is not claimed is wrong where the species was there after all, and the look at the sequence that
-shows it removes that. The value of a look is the sum of both, in wrong records. The probabilities are the
-calibrated ones of `infer`, weighed by what the camera's other sequences say (see `_records`).
+`useful` asks what a review does to the list of species at each camera. Let a record be "species s was at
+camera c", claimed if a sequence there has the label s. A claimed record is wrong if none of its sequences
+shows the species; all of them must be reviewed to remove it, so that reviewing one removes its share. A
+record that is not claimed is wrong if the species was there after all, and reviewing the sequence that shows
+it removes that error. The value of a review is the sum of both, in wrong records. The probabilities are the
+calibrated ones of `infer`, weighted by what the camera's other sequences say (see `_records`).
 
-`disagree` finds labels of the metadata that are wrong by confident learning (Northcutt, Jiang and Chuang
+`disagree` finds wrong labels of the metadata by confident learning (Northcutt, Jiang and Chuang
 2021, Journal of Artificial Intelligence Research 70, 1373-1411).
 """
 
@@ -28,7 +28,7 @@ Order = Literal["useful", "least-sure", "disagree", "rare", "people", "random"]
 ORDERS: tuple[str, ...] = get_args(Order)
 
 HELP: dict[str, str] = {
-    "useful": "those that change the species list of a camera most, per look",
+    "useful": "those whose review changes the species list of a camera most",
     "least-sure": "the lowest confidence first",
     "disagree": "labels of the metadata that look wrong, by confident learning, the surest first",
     "rare": "labels with the fewest sequences first",
@@ -45,13 +45,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of n sequences.
+    """What is known about n sequences.
 
     Attributes
     ----------
     location, label : (n,) text; null for none
-    confidence : (n,) float, of the label; NaN where there is none
-    claims : (n,) bool, whether the label is of a species: neither empty nor uncertain nor a group
+    confidence : (n,) float, that of the label; NaN if there is none
+    claims : (n,) bool, whether the label is a species: neither empty nor uncertain nor a group
     sequence, species, probability : (m,) what else a sequence may show: its number, a species, how probable
     """
 
@@ -66,12 +66,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class _Records:
-    """What sequences say of species at cameras: an entry for each sequence and species that it may show.
+    """What sequences say about species at cameras: an entry for each sequence and species that it may show.
 
     Attributes
     ----------
     sequence, record : (entries,) number of the sequence, and of the record
-    p : (entries,) that it shows the species, where that is at the camera at all
+    p : (entries,) probability that it shows the species, if that is at the camera at all
     is_claim : (entries,) whether the species is its label
     present : (records,) probability that the species is at the camera
     """
@@ -84,11 +84,11 @@ class _Records:
 
 
 def usefulness(known: Evidence) -> tuple[Floats, float]:
-    """How many wrong species-at-camera records a look at each sequence removes, and how many are expected.
+    """How many wrong species-at-camera records reviewing each sequence removes, and how many are expected.
 
     Returns
     -------
-    (n,) value of each sequence, and the expected number of wrong records before anyone looks
+    (n,) value of each sequence, and the expected number of wrong records before any review
     """
     value = np.zeros(len(known.label))
     found = _records(known)
@@ -98,14 +98,14 @@ def usefulness(known: Evidence) -> tuple[Floats, float]:
     claims = np.bincount(found.record[found.is_claim], minlength=n)
     nothing = np.bincount(found.record, np.log1p(-found.p), n)
     nothing_claimed = np.bincount(found.record[found.is_claim], np.log1p(-found.p[found.is_claim]), n)
-    # Claimed, and no sequence that claims it is right: all of them have to be looked at.
+    # Claimed, and no claiming sequence is right: all of them must be reviewed.
     wrong = np.where(claims > 0, 1 - found.present * (1 - np.exp(nothing_claimed)), 0)
     np.add.at(
         value,
         found.sequence[found.is_claim],
         (wrong / np.maximum(claims, 1))[found.record[found.is_claim]],
     )
-    # Not claimed, and there: the sequence that shows it has to be found.
+    # Not claimed, but present: the sequence that shows it must be found.
     missed = np.where(claims == 0, found.present * (1 - np.exp(nothing)), 0)
     is_new = claims[found.record] == 0
     finds = found.present[found.record] * found.p
@@ -114,11 +114,11 @@ def usefulness(known: Evidence) -> tuple[Floats, float]:
 
 
 def _records(known: Evidence) -> _Records:
-    """Weigh what each sequence says by what the others at its camera say: a species is there, or is not.
+    """Weight what each sequence says by what the others at its camera say: a species is there, or is not.
 
-    Where it is, it has a share of the camera's sequences; where it is not, none of them shows it. Share and
-    chance of being there are found together by expectation and maximisation, as the classes of a latent class
-    model are (Dempster, Laird and Rubin 1977, Journal of the Royal Statistical Society B 39, 1-38).
+    If it is there, it has a share of the camera's sequences; if not, none of them shows it. Share and
+    probability of presence are found together by expectation maximisation, like the classes of a latent class
+    model (Dempster, Laird and Rubin 1977, Journal of the Royal Statistical Society B 39, 1-38).
     """
     n = len(known.label)
     camera = encode(known.location)[0] + 1
@@ -127,7 +127,7 @@ def _records(known: Evidence) -> _Records:
     sequence = np.concatenate([rows, known.sequence])
     p = np.concatenate([np.nan_to_num(known.confidence[rows]), known.probability])
     is_claim = np.arange(len(sequence)) < len(rows)
-    # A label is among the likeliest classes, too: once is enough.
+    # A label is also among the most likely classes: once is enough.
     pair = sequence * (int(species.max(initial=0)) + 1) + species
     first = np.unique(pair, return_index=True)[1]
     sequence, species, is_claim, p = sequence[first], species[first], is_claim[first], p[first]
@@ -151,7 +151,7 @@ def _records(known: Evidence) -> _Records:
         mixed = 1 - of_entry + of_entry * factor
         shows = of_entry * factor / mixed
         evidence = np.bincount(record, np.log(mixed), len(keys)) + silent * np.log1p(-share)
-        # A share that was fitted explains too well: the price of one parameter (Schwarz 1978).
+        # A fitted share explains too well: subtract the price of one parameter (Schwarz 1978).
         odds = np.log(there[of]) - np.log1p(-there[of]) + evidence - 0.5 * np.log(n_here)
         present = 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
         share = np.clip(np.bincount(record, shows, len(keys)) / n_here, 0.5 / n_here, 0.99)
@@ -160,15 +160,17 @@ def _records(known: Evidence) -> _Records:
 
 
 def label_errors(known: Evidence, truth: pa.Array) -> Floats:
-    """How much each sequence's label in the metadata looks right; the lower, the likelier it is wrong.
+    """How right each sequence's label in the metadata looks; a lower value means that it is more likely
+    wrong.
 
-    A label is doubted where another class is more probable than it is on average where it is the label: its
-    threshold. Doubted ones are ranked by the margin between both classes, from -1 up, and are below 0; where
-    the model's label differs and no threshold is passed it is between 1 and 2, without doubt 3.
+    A label is doubted if another class is more probable than that class is on average when it is the label,
+    its threshold. Doubted labels are ranked by the margin between both classes, from -1 up, and are below 0;
+    if the model's label differs but no threshold is passed, the value is between 1 and 2; without any doubt
+    it is 3.
 
     Parameters
     ----------
-    truth : (n,) what the metadata say each sequence shows; null where they do not
+    truth : (n,) what the metadata say each sequence shows; null if they do not
     """
     n = len(known.label)
     codes = encode(pa.concat_arrays([truth, known.label, known.species]))[0]
@@ -182,7 +184,7 @@ def label_errors(known: Evidence, truth: pa.Array) -> Floats:
     told = given >= 0
     times = np.bincount(given[told], minlength=size)
     threshold = np.bincount(given[told], own[told], size) / np.maximum(times, 1)
-    threshold[times == 0] = 1.0  # what the metadata never say has none
+    threshold[times == 0] = 1.0  # a label that the metadata never use has none
     other = np.zeros(n)
     rows = np.concatenate([known.sequence, np.arange(n)])
     what = np.concatenate([species, label])
@@ -195,11 +197,11 @@ def label_errors(known: Evidence, truth: pa.Array) -> Floats:
 
 
 def rank(order: Order, known: Evidence, truth: pa.Array, seed: int = 0) -> Ints:
-    """Numbers of the sequences, the one to look at first first.
+    """Numbers of the sequences, in the order in which to review them.
 
     Parameters
     ----------
-    truth : (n,) what the metadata say each sequence shows; null where they do not
+    truth : (n,) what the metadata say each sequence shows; null if they do not
     """
     n = len(known.label)
     shuffled = np.random.default_rng(seed).permutation(n)
@@ -220,12 +222,12 @@ def rank(order: Order, known: Evidence, truth: pa.Array, seed: int = 0) -> Ints:
         also = pc.is_in(known.species, _PEOPLE).to_numpy(zero_copy_only=False)
         np.maximum.at(people, known.sequence[also], known.probability[also])
         key = -people
-    # Ties in an order that is always the same, and follows nothing.
+    # Ties in a fixed, arbitrary order.
     return shuffled[np.argsort(key[shuffled], kind="stable")]
 
 
 def looks_until(known: Evidence, numbers: Ints, wrong: float) -> int:
-    """How many of the sequences, in their order, to look at until fewer wrong records are expected."""
+    """How many of the sequences, in order, to review until fewer wrong records are expected."""
     value, expected = usefulness(known)
     left = expected - np.cumsum(value[numbers])
     return int(np.argmax(left < wrong)) + 1 if (left < wrong).any() else len(numbers)

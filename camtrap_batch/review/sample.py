@@ -1,7 +1,8 @@
-"""Random samples of sequences, drawn once and kept: what each one's chance was must never be forgotten.
+"""Random samples of sequences, drawn once and kept: each one's probability must never be lost.
 
-A draw is a file of the run folder, `samples/<draw>.json`, written before anybody looks. The same draw asked
-for again is the one that there is, whatever became of labels since; another number or seed is another draw.
+A draw is a file of the run folder, `samples/<draw>.json`, written before anybody reviews it. Requesting the
+same draw again returns the existing one, whatever has become of labels since; another number or seed makes
+another draw.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ class Draw:
 
     Attributes
     ----------
-    name : of the draw
-    created : when, ISO 8601
+    name : name of the draw
+    created : when it was made, ISO 8601
     strata, sizes : name of each stratum, and how many sequences it has
-    location, seq_id, stratum, probability : of each sequence that was drawn, in the order to look at them
+    location, seq_id, stratum, probability : of each drawn sequence, in the order to review them
     """
 
     name: str
@@ -57,11 +58,11 @@ def bring_draw(
     n: int,
     seed: int = 0,
 ) -> Draw:
-    """The draw of so many sequences with this seed; it is made, and kept, where there is none yet.
+    """The draw of this many sequences with this seed; it is made, and kept, if there is none yet.
 
     Parameters
     ----------
-    location, seq_id, label, confidence : (sequences,) what is known of all of them now
+    location, seq_id, label, confidence : (sequences,) what is now known about all of them
     """
     name = f"random-{n}-{seed}"
     path = f"{FOLDER}/{name}.json"
@@ -90,7 +91,7 @@ def read_draws(run: Run) -> list[Draw]:
 
 
 def find_rows(drawn: Draw, location: pa.Array, seq_id: pa.Array) -> Ints:
-    """The number of each drawn sequence among all of them; -1: it is not there any more."""
+    """The number of each drawn sequence among all of them; -1: it no longer exists."""
     place = {pair: row for row, pair in enumerate(zip(location.to_pylist(), seq_id.to_pylist(), strict=True))}
     pairs = zip(drawn.location, drawn.seq_id, strict=True)
     return np.array([place.get(pair, -1) for pair in pairs], np.int64)
@@ -100,5 +101,5 @@ def _read(run: Run, path: str) -> Draw:
     try:
         return Draw(**json.loads(run.folder.read(path)))
     except (ValueError, TypeError) as problem:
-        fault = f"is no sample ({problem}): move it away, and draw again"
+        fault = f"is not a sample ({problem}): move it away, and draw again"
         raise Damaged(run.folder.url, path, fault) from None

@@ -1,8 +1,8 @@
 """The review page's server: on loopback, for those who have a link with a token, over TLS elsewhere.
 
-A link is good for one browser: its token is exchanged for a cookie. Requests are refused whose Host is not
-the one served (a page elsewhere that resolves to this address), and changes that do not carry our header (a
-form elsewhere). Nothing is written but corrections.
+A link is valid for one browser: its token is exchanged for a cookie. Refused are requests with another Host
+than the one served (a page elsewhere that resolves to this address), and changes without our header (a form
+elsewhere). Only corrections are written.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ _LISTS = 32
 
 @dataclass(frozen=True)
 class Served:
-    """Where the page is: a link for each person, good for one browser each."""
+    """Where the page is: a link for each person, each valid for one browser."""
 
     links: tuple[str, ...]
     server: tornado.httpserver.HTTPServer
 
 
 class Reviewing:
-    """A run under review: its items, who may look, and what they ask for."""
+    """A run under review: its items, who has access, and what they request."""
 
     def __init__(
         self,
@@ -82,19 +82,19 @@ class Reviewing:
         self._pictures: OrderedDict[tuple[int, bool, bool], bytes] = OrderedDict()
 
     def prepare(self) -> None:
-        """Work out what the first page wants, so that it shows at once."""
+        """Compute what the first page needs, so that it appears at once."""
         self.list(self.order, self.wanted, 0, "")
         if len(self.items):
             self.detail(0)
 
     def list(self, order: Order, wanted: Wanted, start: int, name: str) -> dict[str, Any]:
-        """A page of the sequences that are as wanted, in an order; those that were looked at come last.
+        """A page of the requested sequences, in an order; reviewed ones come last.
 
         Parameters
         ----------
         start : where the page begins
-        name : of the list that it is a page of, as the first page told it: a list stays as it is while its
-            sequences are looked at
+        name : name of the list it is a page of, as given with the first page: a list does not change while
+            its sequences are reviewed
         """
         numbers = self._lists.get(name)
         if numbers is None:
@@ -124,7 +124,7 @@ class Reviewing:
         return np.concatenate([numbers[~is_done], numbers[is_done]])
 
     def describe(self, number: int) -> dict[str, Any]:
-        """A sequence in short."""
+        """A summary of a sequence."""
         items = self.items
         start, said = items.start[number].as_py(), items.said.get(number)
         confidence = float(items.confidence[number])
@@ -170,9 +170,9 @@ class Reviewing:
         }
 
     def picture(self, row: int, large: bool, people: bool = False) -> bytes | None:
-        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None where it can't be read.
+        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None if it can't be read.
 
-        People are blurred, unless the job shows them (`report.people`), or whoever looks asks for it.
+        People are blurred, unless the job shows them (`report.people`), or the reviewer asks to see them.
         """
         hidden = [] if people or self.items.run.job.report.people == "show" else self.items.people_in(row)
         key = (row, large, bool(hidden))
@@ -219,9 +219,9 @@ def serve(
 
     Parameters
     ----------
-    address : to listen on; anything but loopback wants a certificate
-    port : 0: one that is free
-    people : how many links to make
+    address : address to listen on; anything but loopback requires a certificate
+    port : 0: a free one
+    people : number of links to make
     certificate : files of certificate and key, for TLS
 
     Raises
@@ -230,7 +230,7 @@ def serve(
         The address is not loopback and there is no certificate, or can't be listened on.
     """
     if address not in ("127.0.0.1", "::1", "localhost") and certificate is None:
-        raise UserError(f"--address {address}: others could read along: give --tls-cert and --tls-key, too")
+        raise UserError(f"--address {address}: others could listen in: also give --tls-cert and --tls-key")
     context = None
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -293,7 +293,7 @@ class _Handler(tornado.web.RequestHandler):
         self.finish({"error": "this link is not valid, or was used: run camtrap review again"})
 
     async def beside(self, work: Any, *arguments: Any) -> Any:
-        """Do what reads files on another thread."""
+        """Run something that reads files on another thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.reviewing.pool, work, *arguments)
 
@@ -312,7 +312,7 @@ class _Page(_Handler):
                 self.reviewing.sessions.add(session)
                 secure = self.request.protocol == "https"
                 self.set_cookie(_COOKIE, session, httponly=True, samesite="Strict", secure=secure, path="/")
-                # Not a redirect by header: a cookie that is SameSite=Strict would not come with it.
+                # Not a redirect by header: a SameSite=Strict cookie would not be sent with it.
                 nonce = self._policy()
                 self.finish(f'<!doctype html><script nonce="{nonce}">location.replace("/")</script>')
                 return
@@ -395,7 +395,7 @@ class _Picture(_Handler):
 
 class _Decide(_Handler):
     async def post(self) -> None:
-        """What a person says of some sequences is on disk before this is answered."""
+        """What a person says about some sequences is on disk before this is answered."""
         try:
             numbers, labels, who, seen = _decision(json.loads(self.request.body), len(self.reviewing.items))
         except (ValueError, KeyError, TypeError) as problem:
@@ -476,8 +476,8 @@ def ordered(items: Items, order: Order, n: int | None, seed: int = 0, until: flo
 
     Parameters
     ----------
-    n : of a random order: how many are to be drawn, as a sample with known chances
-    until : leave out those after which fewer wrong presence records are expected
+    n : for a random order: how many to draw, as a sample with known probabilities
+    until : stop once fewer wrong presence records are expected
     """
     if order == "random" and n is not None:
         return items.draw(n, seed)
@@ -489,7 +489,7 @@ def ordered(items: Items, order: Order, n: int | None, seed: int = 0, until: flo
 def listing(
     items: Items, order: Order, wanted: Wanted, n: int | None, seed: int = 0, until: float | None = None
 ) -> pa.Table:
-    """The list alone: sequences in an order, as a table."""
+    """Only the list: sequences in an order, as a table."""
     numbers = ordered(items, order, n, seed, until)
     numbers = numbers[items.select(wanted)[numbers]][:n]
     rows: Sequence[int] = numbers.tolist()

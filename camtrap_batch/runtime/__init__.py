@@ -1,6 +1,6 @@
 """ONNX files on CPUs and GPUs, for detectors and classifiers.
 
-`read_onnx` says what is in a file, without a runtime; `open_network` makes a `Network` of it, whose `run`
+`read_onnx` says what is in a file, without a runtime; `open_network` makes a `Network` from it, whose `run`
 computes a batch; `stream` computes many, as many at once as there are threads.
 """
 
@@ -55,15 +55,15 @@ def open_network(
     precision: Precision | Literal["auto"] = "float32",
     runtime: str | None = None,
 ) -> Network:
-    """The network in an ONNX file, or one of OpenVINO's; loading it runs no code of its author's.
+    """The network in an ONNX file, or in one of OpenVINO's; loading it runs none of its author's code.
 
     Parameters
     ----------
-    device : auto: a GPU where a runtime that is installed can use one
-    threads : batches that are computed at once on a CPU, each on one thread; None: one for each CPU that
+    device : auto: a GPU if an installed runtime can use one
+    threads : number of batches computed at once on a CPU, each on one thread; None: one for each CPU that
         this process may use
-    precision : auto: the shortest floats that the hardware computes with; whether the answers hold in them
-        is for the caller to check
+    precision : auto: the shortest floats that the hardware computes with; the caller must check whether the
+        answers hold in them
     runtime : openvino or onnxruntime; None: the first that is installed and can use the device
 
     Raises
@@ -71,9 +71,9 @@ def open_network(
     MissingExtra
         No runtime is installed.
     InputError
-        It is neither, has more than one input, or an operator that the runtime does not know.
+        It is neither, has more than one input, or contains an operator that the runtime does not know.
     JobError
-        The device is not there, or does not compute in that precision.
+        The device is missing, or does not compute in that precision.
     """
     where: Device = best_device() if device == "auto" else device
     if Path(path).suffix == ".xml":

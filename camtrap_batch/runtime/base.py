@@ -1,8 +1,8 @@
-"""What runs ONNX files: `Network`, and the runtimes that make one of a file.
+"""What runs ONNX files: `Network`, and the runtimes that make one from a file.
 
-On a CPU that is OpenVINO where it is installed, else ONNX Runtime; on an NVIDIA GPU ONNX Runtime with CUDA.
+On a CPU that is OpenVINO if it is installed, otherwise ONNX Runtime; on an NVIDIA GPU ONNX Runtime with CUDA.
 Neither runs code of a model's author. A network computes each batch by itself on a fixed number of threads,
-so that an answer depends on the batch alone, and not on which worker computed it, or on what came before.
+so that an answer depends only on the batch, and not on which worker computed it, or on what came before.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Network(Protocol):
     ----------
     info : inputs, outputs and metadata of its file
     runtime : name of what computes it
-    precision : what it computes in; inputs and outputs keep their types
-    threads : batches that may be computed at once, each on a thread of its own; on a GPU 1
+    precision : precision it computes in; inputs and outputs keep their types
+    threads : number of batches that may be computed at once, each on its own thread; 1 on a GPU
     """
 
     info: OnnxInfo
@@ -44,7 +44,7 @@ class Network(Protocol):
     threads: int
 
     def run(self, batch: Array) -> list[Array]:
-        """The outputs, in their order, for a batch of its one input.
+        """The outputs, in order, for a batch of its one input.
 
         Raises
         ------
@@ -60,11 +60,12 @@ class Runtime(Protocol):
     """A package that computes ONNX files."""
 
     packages: tuple[str, ...]
-    """That have to be installed."""
+    """The modules that must be installed."""
 
     @classmethod
     def precisions(cls, device: Device) -> tuple[Precision, ...]:
-        """What it computes in on this machine, the fastest first; empty where it can't use the device."""
+        """The precisions it computes in on this machine, the fastest first; empty if it can't use the
+        device."""
         ...
 
     @classmethod
@@ -80,7 +81,7 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
         "onnxruntime": "camtrap_batch.runtime.onnxruntime:OnnxRuntime",
     },
 )
-"""Name -> runtime; the first that is installed and can use the device is taken."""
+"""Name -> runtime; the first that is installed and can use the device is used."""
 
 
 def installed_runtimes() -> list[str]:
@@ -118,12 +119,12 @@ def choose_runtime(device: Device, name: str | None = None) -> tuple[str, type[R
 
 
 def best_device() -> Device:
-    """cuda where a runtime that is installed can use a GPU, else cpu."""
+    """cuda if an installed runtime can use a GPU, otherwise cpu."""
     return "cuda" if any(RUNTIMES[name].precisions("cuda") for name in installed_runtimes()) else "cpu"
 
 
 def possible_precision(name: Precision, device: Device) -> Precision:
-    """The precision of that name, or float32 on a machine that would only emulate it."""
+    """The precision with this name, or float32 on a machine that would only emulate it."""
     return name if name in choose_runtime(device)[1].precisions(device) else "float32"
 
 
@@ -139,7 +140,7 @@ def count_threads(threads: int | None) -> int:
 def stream(network: Network, batches: Iterable[Array], ahead: int = 0) -> Iterator[list[Array]]:
     """The outputs of each batch, in order, `network.threads` of them computed at once.
 
-    Batches are taken from the iterator as they are needed, `ahead` more than are computed.
+    Batches are taken from the iterator as needed, `ahead` more than are being computed.
     """
     if network.threads == 1 and not ahead:
         yield from map(network.run, batches)

@@ -1,7 +1,8 @@
-"""Networks as OpenVINO keeps them: made of torch's, given pixels, put into 8-bit integers, written to files.
+"""OpenVINO networks: converted from torch, given pixels, quantised to 8-bit integers, written to files.
 
-A file of OpenVINO's is a description (`.xml`) with the weights beside it (`.bin`); reading one runs no code.
-Integers are NNCF's: it watches which values pass through the network on some pictures, and chooses scales.
+An OpenVINO file is a description (`.xml`) with the weights beside it (`.bin`); reading one runs no code.
+Integers are NNCF's: it observes the values that pass through the network on some pictures, and chooses
+scales.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from camtrap_batch.runtime.base import Array
 from camtrap_batch.runtime.quiet import import_openvino
 
 ENDINGS = (".xml", ".bin")
-"""Of the two files of a network."""
+"""Endings of a network's two files."""
 
 _SIGN_S = 5.0
 
@@ -30,12 +31,12 @@ def files_of(path: Path) -> list[Path]:
 
 
 def of_program(program: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """A network of torch's, for pixels as they are decoded.
+    """A torch network, for pixels as decoded.
 
     Parameters
     ----------
-    program : a `torch.export.ExportedProgram` of one input, (n, 3, height, width) float32
-    mean, std : that its pixels are normalised with, per channel, of values between 0 and 1
+    program : a `torch.export.ExportedProgram` with one input, (n, 3, height, width) float32
+    mean, std : normalisation of its pixels, per channel, for values between 0 and 1
 
     Returns
     -------
@@ -44,14 +45,14 @@ def of_program(program: Any, mean: Sequence[float], std: Sequence[float]) -> Any
     Raises
     ------
     ValueError
-        It has operators that OpenVINO does not know.
+        It contains operators that OpenVINO does not know.
     """
     openvino = import_openvino()
     from openvino.preprocess import PrePostProcessor
 
     try:
         model = openvino.convert_model(program)
-    except Exception as problem:  # whatever a translator raises for an operator that it does not know
+    except Exception as problem:  # a converter may raise anything for an unknown operator
         raise ValueError(_short(problem)) from None
     before = PrePostProcessor(model)
     before.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
@@ -62,7 +63,7 @@ def of_program(program: Any, mean: Sequence[float], std: Sequence[float]) -> Any
 
 
 def write(model: Any, path: Path) -> None:
-    """Write the two files of an `openvino.Model`; `path` is that of the description."""
+    """Write the two files of an `openvino.Model`; `path` is the description's."""
     import_openvino().save_model(model, str(path), compress_to_fp16=False)
 
 
@@ -74,20 +75,20 @@ def can_quantise() -> bool:
 def quantise(path: Path, inputs: Array, out: Path, move: Callable[[], None] = lambda: None) -> None:
     """Write a network in 8-bit integers.
 
-    In a process of its own: NNCF takes memory, talks to the terminal, and changes how a process logs.
+    In a separate process: NNCF takes memory, writes to the terminal, and changes how a process logs.
 
     Parameters
     ----------
     path : an ONNX file, or one of OpenVINO's
-    inputs : (n, ...) of which each (1, ...) is, or is repeated to, what the network takes at once; like what
-        it will be given
+    inputs : (n, ...) similar to its future inputs; each (1, ...) is, or is repeated to, what the network
+        takes at once
     out : where the description goes
-    move : called now and then meanwhile
+    move : called now and then during the work
 
     Raises
     ------
     ValueError
-        The network can't be put into integers.
+        The network can't be quantised to integers.
     """
     samples = out.with_suffix(".npy")
     np.save(samples, inputs)

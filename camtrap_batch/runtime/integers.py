@@ -28,5 +28,5 @@ def main(path: str, samples: str, out: str) -> None:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except Exception as problem:  # NNCF has errors of its own for each step, and lets others through
+    except Exception as problem:  # NNCF has its own errors for each step, and lets others through
         sys.exit(f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}")

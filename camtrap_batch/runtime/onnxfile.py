@@ -1,7 +1,8 @@
-"""What an ONNX file says of itself: inputs, outputs, metadata; read without a runtime and without running it.
+"""What an ONNX file says about itself: inputs, outputs, metadata; read without a runtime and without running
+it.
 
-ONNX is a protobuf message (github.com/onnx/onnx, onnx.proto); the few fields wanted here are found by walking
-over it, so that the driver can check a file on a machine where nothing could compute it.
+ONNX is a protobuf message (github.com/onnx/onnx, onnx.proto); the few fields needed here are found by walking
+through it, so that the driver can check a file on a machine where nothing could compute it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"
 }  # fmt: skip
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-"""Domains of operators that a runtime brings itself."""
+"""Domains of operators that are built into a runtime."""
 
 # Numbers of fields in onnx.proto.
 _OPSETS, _GRAPH, _METADATA = 8, 7, 14
@@ -34,7 +35,7 @@ class Port:
     Attributes
     ----------
     shape : sizes of its axes; None: free, or not known before it runs
-    dtype : as numpy names it
+    dtype : numpy's name of its type
     """
 
     name: str
@@ -47,11 +48,11 @@ class Port:
 
 @dataclass(frozen=True)
 class OnnxInfo:
-    """What an ONNX file says of itself.
+    """What an ONNX file says about itself.
 
     Attributes
     ----------
-    metadata : what the exporter wrote beside the network, text by key
+    metadata : what the exporter wrote besides the network, text by key
     opset : version of the standard's operators
     """
 
@@ -71,17 +72,16 @@ class OnnxInfo:
 
 
 def read_onnx(path: str | Path, key: str = "") -> OnnxInfo:
-    """Read what an ONNX file says of itself.
+    """Read what an ONNX file says about itself.
 
     Parameters
     ----------
-    key : of the job file, or an option, that named the file: for messages
+    key : key of the job file, or option, that named the file, for messages
 
     Raises
     ------
     InputError
-        It is not there, no ONNX file or cut off; or it needs other files, or operators that are code of
-        someone's own.
+        It is missing, not an ONNX file, or cut off; or it needs other files, or custom operators.
     """
     path = Path(path)
     where = f"{path} ({key})" if key else str(path)
@@ -89,7 +89,7 @@ def read_onnx(path: str | Path, key: str = "") -> OnnxInfo:
         with path.open("rb") as file:
             if not file.read(1):
                 raise InputError(f"{where}: the file is empty; should be an ONNX file")
-            # Not closed by hand: an error on its way out still points into it.
+            # Not closed explicitly: an error on its way out still points into it.
             return _model(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), where)
     except FileNotFoundError:
         raise InputError(f"{where}: no such file") from None
@@ -167,8 +167,8 @@ def _graph(graph: memoryview, where: str) -> tuple[tuple[Port, ...], tuple[Port,
             domain = next((_text(text) for number, text in _fields(value) if number == 7), "")
             if domain not in _STANDARD:
                 raise InputError(
-                    f"{where}: uses operators of {domain!r}, which would be code of their own; should use "
-                    "those of ONNX alone"
+                    f"{where}: uses operators of {domain!r}, which would need code of their own; should use "
+                    "only those of ONNX"
                 )
     return tuple(port for port in inputs if port.name not in weights), tuple(outputs)
 
@@ -177,7 +177,7 @@ def _port(view: memoryview) -> Port:
     fields = dict(_fields(view))
     kind = dict(_fields(fields[2])).get(1) if isinstance(fields.get(2), memoryview) else None
     if not isinstance(kind, memoryview):
-        raise _NotOnnx  # a sequence or map: no network of ours has one
+        raise _NotOnnx  # a sequence or map, which none of our networks has
     dtype, shape = 0, []
     for field, value in _fields(kind):
         if field == 1 and isinstance(value, int):

@@ -51,7 +51,7 @@ class OnnxRuntimeNetwork:
         self.threads = 1 if device == "cuda" else threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # Threads that spin for work take it from the decoder.
+        # Threads that spin while waiting for work take time from the decoder.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
@@ -87,13 +87,13 @@ def providers(device: Device, precision: Precision) -> list[Any]:
         return [_CPU]
     # float16 in TensorRT, which converts the weights itself; CUDA computes in the types of the file.
     first = [(_TENSORRT, {"trt_fp16_enable": True})] if precision == "float16" else []
-    # An arena that grows by what is asked for: the GPU may be shared with a second process.
+    # An arena that grows only as requested: the GPU may be shared with a second process.
     cuda = (_CUDA, {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"})
     return [*first, cuda, _CPU]
 
 
 def _has_gpu() -> bool:
-    """Whether the driver lists a device; ONNX Runtime names its CUDA provider without one, too."""
+    """Whether the driver lists a device; ONNX Runtime names its CUDA provider even without one."""
     return any(Path("/proc/driver/nvidia/gpus").glob("*")) or any(Path("/dev").glob("nvidia[0-9]*"))
 
 

@@ -1,7 +1,7 @@
 """ONNX files, and OpenVINO's own (see `graphs`), on CPUs through OpenVINO.
 
-A file is compiled for the shape of each batch that comes: on shapes that are left open OpenVINO takes a tenth
-longer. Of those compiled the last few are kept, since each holds the weights in the layout it wants.
+A file is compiled for the shape of each batch: with open shapes OpenVINO takes a tenth longer. Only the last
+few compiled networks are kept, since each holds the weights in its own layout.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class OpenVino:
 
 
 def describe(path: Path) -> OnnxInfo:
-    """What a file of OpenVINO's says of itself. Raises InputError where it can't be read."""
+    """What an OpenVINO file says about itself. Raises InputError if it can't be read."""
     model = _read(path)
     inputs, outputs = (
         tuple(
@@ -80,7 +80,7 @@ class OpenVinoNetwork:
         self._path = path
         self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
         self._lock = threading.Lock()
-        _read(path)  # an unknown operator is said here, not by the first batch
+        _read(path)  # so that an unknown operator is reported here, not by the first batch
 
     def run(self, batch: Array) -> list[Array]:
         _check_shape(self.info, batch)
@@ -113,7 +113,7 @@ class OpenVinoNetwork:
             "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
             "NUM_STREAMS": self.threads,
             "INFERENCE_NUM_THREADS": self.threads,
-            # Processes that pin themselves to the first cores would share these.
+            # Processes that pin themselves to the first cores would share them.
             "ENABLE_CPU_PINNING": False,
             "PERFORMANCE_HINT": "THROUGHPUT",
         }

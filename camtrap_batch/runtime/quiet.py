@@ -1,8 +1,8 @@
 """OpenVINO without its telemetry.
 
-On import, and whenever a network is converted or quantised, OpenVINO and NNCF tell their makers so over the
-network, unless a user has opted out of it. A job of ours tells nobody anything. Without the package that
-sends it, which is theirs, too, both do without.
+On import, and whenever a network is converted or quantised, OpenVINO and NNCF report that to their makers
+over the network, unless a user has opted out. Our jobs report nothing to anybody. Without the package that
+sends it, which is also theirs, both work without telemetry.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def import_openvino() -> Any:
-    """The package `openvino`. Where the program has loaded its telemetry already, it stays as it is."""
+    """The package `openvino`. If the program has already loaded its telemetry, that is not changed."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "not installed"
     import openvino
 

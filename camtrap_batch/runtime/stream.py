@@ -1,4 +1,4 @@
-"""Work that goes on beside the caller's: an iterator ahead of its consumer, a map over threads in order."""
+"""Work alongside the caller's: an iterator ahead of its consumer, an ordered map over threads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _POLL_S = 0.2
 
 
 def beside(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    """`items`, made on a thread of their own, up to `depth` of them before they are asked for.
+    """`items`, produced on a separate thread, up to `depth` of them in advance.
 
-    What making them raises is raised here. A consumer that stops early ends the thread as well.
+    What producing them raises is raised here. A consumer that stops early also ends the thread.
     """
     made: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(depth)
     left = threading.Event()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +17,7 @@ from camtrap_batch.codes import encode
 from camtrap_batch.errors import JobError
 from camtrap_batch.job import Select
 from camtrap_batch.selection.classes import Classes
-from camtrap_batch.selection.crops import species_of
+from camtrap_batch.selection.crops import KEPT_FOR_BOXES, species_of
 from camtrap_batch.selection.split import duplicate_pairs, groups_of, split
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SELECTION
@@ -32,6 +34,7 @@ OVER_LOCATION = "location over its cap"
 REVIEWED = "labelled in review alone, not judged on"
 REASONS = (
     KEPT,
+    KEPT_FOR_BOXES,
     VIDEO,
     NO_ANNOTATION,
     SEVERAL_CLASSES,
@@ -41,8 +44,8 @@ REASONS = (
     OVER_LOCATION,
     REVIEWED,
 )
-"""Reasons of a selection's rows; beside them `status: ...` for images whose status is not selected, and
-`finding: ...` for those of a kind in `select.drop`."""
+"""Reasons in a selection's rows; others are `status: ...` for images whose status is not selected, and
+`finding: ...` for those with a kind in `select.drop`."""
 
 _VIDEO = "(" + "|".join(sorted(map(re.escape, VIDEO_ENDINGS))) + ")$"
 _HEAVIEST = 10.0
@@ -58,18 +61,20 @@ def select(
     *,
     for_crops: bool = False,
     reviewed: Reviewed | None = None,
+    named: Named | None = None,
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """The table `selection`, and what its snapshot says of it.
+    """The table `selection`, and what its snapshot says about it.
 
     Parameters
     ----------
-    rows : of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
+    rows : rows of the catalog: image_id, file_name, location, deployment, seq_id, labels, video_s
     statuses : status of each row
     findings : the table of that name, None where there is none
     for_crops : whether crops of the images are trained on: then what their labels count is kept
     reviewed : what people said beside the labels that the data set came with, which are in `rows` already
+    named : boxes whose label is known, where crops are trained on
     """
-    label, reason = choose(rows, statuses, classes, how.statuses)
+    label, reason = choose(rows, statuses, classes, how.statuses, named)
     if findings is not None:
         drop_found(label, reason, rows["image_id"], findings, how.drop)
     rng = np.random.default_rng(how.seed)
@@ -99,8 +104,10 @@ def select(
         "weight": pa.array(weight, from_pandas=True),
         "reason": pa.array(reason, pa.string()),
     }
-    for name in ("species", "animals"):
-        table[name] = pa.nulls(len(label), pa.int32())
+    for name in ("species", "animals", "told"):
+        table[name] = pa.nulls(len(label), SELECTION.field(name).type)
+    if named is not None and named.told:
+        table["told"] = pa.array([named.told.get(row) for row in range(len(label))], table["told"].type)
     if for_crops:
         table["species"], table["animals"] = _counted(rows["labels"], kept, classes.empty)
     meta = {
@@ -108,9 +115,33 @@ def select(
         "empty": classes.empty,
         "split_by": how.split.by,
         **({} if reviewed is None else {"reviewed": reviewed.meta(kept, reason)}),
+        "kept_for_boxes": int((reason[kept] == KEPT_FOR_BOXES).sum()),
         **count(label[kept], side[kept], location[kept], encode(rows["seq_id"])[0][kept]),
     }
     return pa.table(table).cast(SELECTION), meta
+
+
+@dataclass(frozen=True)
+class Named:
+    """Boxes whose label is known, by row: a crop of them can be learnt, whatever else the image shows.
+
+    Attributes
+    ----------
+    drawn : labels of boxes in the data set's metadata
+    told : what people said in review, see the column `told` of the table selection
+    """
+
+    drawn: Mapping[int, Collection[str]]
+    told: Mapping[int, Collection[Mapping[str, Any]]]
+
+    def rows_with(self, labels: Collection[str]) -> npt.NDArray[np.int64]:
+        """Rows with a box of one of these labels, ascending."""
+        wanted = {label.casefold() for label in labels}
+        found = {row for row, names in self.drawn.items() if any(name.casefold() in wanted for name in names)}
+        for row, said in self.told.items():
+            if any(one["box"] is not None and one["label"].casefold() in wanted for one in said):
+                found.add(row)
+        return np.array(sorted(found), np.int64)
 
 
 @dataclass(frozen=True)
@@ -119,15 +150,15 @@ class Reviewed:
 
     Attributes
     ----------
-    is_said : (n,) their label is that of a person
-    is_new : (n,) without that they would have none to learn
+    is_said : (n,) whether their label is a person's
+    is_new : (n,) whether they would otherwise have no label to learn
     """
 
     is_said: np.ndarray[Any, Any]
     is_new: np.ndarray[Any, Any]
 
     def meta(self, kept: np.ndarray[Any, Any], reason: np.ndarray[Any, Any]) -> dict[str, int]:
-        """What a snapshot keeps of them."""
+        """What a snapshot keeps about them."""
         return {
             "kept": int(self.is_said[kept].sum()),
             "new": int(self.is_new[kept].sum()),
@@ -142,10 +173,10 @@ def _leave_out_reviewed(
     kept: np.ndarray[Any, Any],
     reviewed: Reviewed,
 ) -> np.ndarray[Any, Any]:
-    """Leave out, in place, what is to judge the model and is there only as it was reviewed; returns the rest.
+    """Drop, in place, what would judge the model and is there only because it was reviewed; returns the rest.
 
-    What people look at first is what a model was least sure of: figures on it are not those of the data set.
-    Where there is nothing else to judge a model on, it stays.
+    People review first what a model was least sure of: figures on that are not those of the data set. It
+    stays if there is nothing else to judge a model on.
     """
     is_judged = side[kept] != "train"
     is_new = reviewed.is_new[kept]
@@ -178,12 +209,17 @@ def reason_counts(run: Run) -> dict[str, int]:
 
 
 def choose(
-    rows: pa.Table, statuses: pa.ChunkedArray, classes: Classes, allowed: list[str]
+    rows: pa.Table,
+    statuses: pa.ChunkedArray,
+    classes: Classes,
+    allowed: list[str],
+    named: Named | None = None,
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Label ('' where dropped) and reason of each row, before empties are thinned.
 
     An image counts as empty only where that is all its annotations say; one that shows exactly one chosen
-    species is kept for it, whatever else it shows that was not chosen.
+    species is kept for it, whatever else it shows that was not chosen. One that shows several is kept where
+    boxes say which is where, under the rarest of them.
     """
     n = rows.num_rows
     labels = rows["labels"].combine_chunks()
@@ -209,16 +245,26 @@ def choose(
     label[only_empty] = classes.empty
     reason = np.full(n, KEPT, object)
     reason[label == ""] = NOT_CHOSEN
-    reason[different > 1] = SEVERAL_CLASSES
+    several = different > 1
+    reason[several] = SEVERAL_CLASSES
+    if named is not None:
+        boxed = np.zeros(n, bool)
+        boxed[named.rows_with(set(species["label"]))] = True
+        boxed &= several
+        alone = species.loc[~several[species["row"]], "label"].value_counts()
+        rarest = species[boxed[species["row"]]].assign(n=lambda mine: mine["label"].map(alone).fillna(0))
+        rarest = rarest.sort_values(["row", "n", "label"]).drop_duplicates("row")
+        label[rarest["row"]] = rarest["label"]
+        reason[boxed] = KEPT_FOR_BOXES
     reason[~annotated] = NO_ANNOTATION
     status = statuses.to_numpy(zero_copy_only=False)
     usable = np.isin(status.astype(str), allowed)
     reason[~usable] = "status: " + status[~usable]
     is_video = pc.match_substring_regex(rows["file_name"], _VIDEO, ignore_case=True)
-    if "video_s" in rows.column_names:  # frames of videos are images
+    if "video_s" in rows.column_names:  # frames of videos count as images
         is_video = pc.and_(is_video, rows["video_s"].is_null())
     reason[is_video.to_numpy()] = VIDEO
-    label[reason != KEPT] = ""
+    label[~np.isin(reason, (KEPT, KEPT_FOR_BOXES))] = ""
     return label, reason
 
 
@@ -233,7 +279,7 @@ def drop_found(
 
     An image with several is dropped for the first of them in `kinds`.
     """
-    kept = np.flatnonzero(reason == KEPT)
+    kept = np.flatnonzero(label != "")
     ids = image_ids.take(pa.array(kept))
     for kind in reversed(kinds):
         found = findings.filter(pc.equal(findings["kind"], kind))["image_id"]
@@ -264,7 +310,7 @@ def cap(
     why: str,
     rng: np.random.Generator,
 ) -> None:
-    """Keep at most `most` random ones of the kept rows of each code, in place; a code below 0 has no cap."""
+    """Keep at most `most` random rows of those kept for each code, in place; a code below 0 has no cap."""
     rows = rng.permutation(np.flatnonzero((label != "") & (codes >= 0)))
     rows = rows[np.argsort(codes[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(codes[rows], prepend=-1))
@@ -275,7 +321,7 @@ def cap(
 
 
 def balanced_weights(label: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Weight of each image so that every class weighs the same in all, none above 10."""
+    """Weight of each image, so that all classes have the same total weight; no weight exceeds 10."""
     index = pd.factorize(label)[0]
     counts = np.bincount(index)
     weight = len(label) / (len(counts) * counts)
@@ -288,15 +334,15 @@ def count(
     location: np.ndarray[Any, Any],
     sequence: np.ndarray[Any, Any],
 ) -> dict[str, Any]:
-    """What a selection holds; codes of location and sequence are below 0 where they are not known.
+    """What a selection contains; codes of location and sequence are below 0 if unknown.
 
     Returns
     -------
     `by_class`: label -> split -> images, sequences, locations; `across`: sequences and locations with images
-    in more than one split, and how many there are; `without_location`: images. A sequence is one of a
-    location, as in the table sequences.
+    in more than one split, and their totals; `without_location`: images. A sequence belongs to one location,
+    as in the table sequences.
     """
-    # One number for each sequence of a location, NaN where there is none: not counted.
+    # One number for each sequence of a location, NaN if there is none: not counted.
     burst = np.where(sequence >= 0, sequence + (location + 1.0) * (sequence.max(initial=0) + 1), np.nan)
     site = np.where(location >= 0, location, np.nan)
     frame = pd.DataFrame({"label": label, "split": side, "sequence": burst, "location": site})
@@ -349,6 +395,11 @@ def describe(meta: dict[str, Any]) -> list[str]:
             lacking.append(f"no {' or '.join(without)} image of {name} ({shared})")
     if len(lacking) > _MOST_LACKING:
         lacking[_MOST_LACKING:] = [f"and {len(lacking) - _MOST_LACKING} more such classes"]
+    if several := meta.get("kept_for_boxes"):
+        lines.append(
+            f"{plural(several, 'image shows', 'images show')} several of the classes, and boxes say which is "
+            "where: crops of these are learnt, and no image's label is judged there"
+        )
     return lines + lacking + _reviewed_lines(meta.get("reviewed"))
 
 
@@ -371,7 +422,7 @@ def _reviewed_lines(found: dict[str, int] | None) -> list[str]:
 
 
 def _require_images(selected: set[str], classes: Classes, *, are_named: bool) -> None:
-    # The class without an animal is there by default, not by name.
+    # The class without an animal is included by default, not by name.
     absent = [name for name in classes.ids_by_label if name not in selected and name != classes.empty]
     if len(selected) < 2:
         raise JobError(

@@ -15,12 +15,12 @@ Categories = Sequence[tuple[int, str]]
 
 @dataclass(frozen=True)
 class Classes:
-    """What the job's `select.classes` and `select.empty.class` come to.
+    """The result of the job's `select.classes` and `select.empty.class`.
 
     Attributes
     ----------
-    labels : category id -> label, for every chosen category; categories of one name are one class
-    empty : label of the class without an animal, None where the data set has no such category
+    labels : category id -> label, for every chosen category; categories with one name are one class
+    empty : label of the class without an animal, None if the data set has no such category
     """
 
     labels: dict[int, str]
@@ -28,7 +28,7 @@ class Classes:
 
     @property
     def ids_by_label(self) -> dict[str, list[int]]:
-        """The data set's ids of each label; none of one that people gave in review alone."""
+        """The data set's ids for each label; none for a label that people gave only in review."""
         ids: dict[str, list[int]] = {}
         for number, label in sorted(self.labels.items()):
             ids.setdefault(label, []).extend([number] if number >= 0 else [])
@@ -43,7 +43,7 @@ def choose_classes(job: Job, categories: Categories) -> Classes:
     Raises
     ------
     JobError
-        An id or a name is none of the data set's.
+        An id or a name does not exist in the data set.
     """
     names = dict(categories)
     by_name: dict[str, list[int]] = {}
@@ -76,22 +76,23 @@ def choose_classes(job: Job, categories: Categories) -> Classes:
 
 
 def check_classes(job: Job, categories: Categories) -> None:
-    """Raise JobError where the job selects a class that there is not; nothing to check without categories."""
+    """Raise JobError if the job selects a class that does not exist; without categories nothing is
+    checked."""
     if categories:
         choose_classes(job, categories)
 
 
 def empty_of_data_set(job: Job, categories: Categories) -> str:
-    """The label that means: no animal, where there is no model to say so.
+    """The label that means that there is no animal, if there is no model to say so.
 
-    Raises JobError where `select.empty.class` is none of the data set's.
+    Raises JobError if `select.empty.class` does not exist in the data set.
     """
     empty = choose_classes(job, categories).empty if categories else None
     return empty or EMPTY
 
 
 def empty_class(job: Job, info: ModelInfo) -> str:
-    """The model's label for: no animal."""
+    """The model's label that means that there is no animal."""
     wanted = job.select.empty.class_
     for label, ids in zip(info.classes, info.category_ids, strict=True):
         if wanted in ids or label.casefold() == str(wanted).casefold():

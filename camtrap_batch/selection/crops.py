@@ -1,4 +1,4 @@
-"""What the crops of selected images show, where that is beyond doubt."""
+"""What the crops of selected images show, if that is beyond doubt."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from camtrap_batch.detection.repeats import overlap
 from camtrap_batch.vocabulary import EMPTY
 
 BOX, BACKGROUND, FRAME = "box", "background", "frame"
-"""What a crop is of, see the table training_crops."""
+"""Kinds of crops, see the table training_crops."""
+
+KEPT_FOR_BOXES = "several classes, kept for its boxes"
+"""Reason of a selected image that shows several of the classes."""
 
 KNOWN = "known"
 NOT_CHOSEN = "a class that is not chosen"
 SEVERAL = "several species in the image"
 MORE_BOXES = "more boxes than animals"
 MISSED = "an animal without a box"
-REASONS = (KNOWN, NOT_CHOSEN, SEVERAL, MORE_BOXES, MISSED)
+UNTOLD = "other boxes of the image were labelled in review"
+REASONS = (KNOWN, NOT_CHOSEN, SEVERAL, MORE_BOXES, MISSED, UNTOLD)
+
+_SAME_BOX = 0.5
+"""Intersection over union from which a box that people labelled is one of the detector's."""
 
 _Texts = npt.NDArray[Any]
 
@@ -30,22 +38,26 @@ def label_crops(
     classes: list[str],
     empty: str | None,
 ) -> tuple[_Texts, Counter[str]]:
-    """Label of each crop, '' where it is in doubt; and how many are so, by `REASONS`.
+    """Label of each crop, '' if it is in doubt; and how many are in doubt, by `REASONS`.
 
-    - A box that people drew carries the label that they gave it.
+    - A box that people labelled in review carries that label; the other boxes of such an image are in doubt,
+      unless the metadata have them.
+    - A box that people drew in the metadata carries the label that they gave it, unless the image was
+      labelled in review, and otherwise.
     - Else a box carries the label of its image, where its labels name one species alone. Where they say how
       many animals there are, and there are more boxes, the surest ones carry it.
     - In an empty image a box is empty: the detector was wrong.
     - The background of an empty image is empty. In an image with an animal that has no box, nobody knows
       where that is.
-    - A whole frame carries the label of its image.
+    - A whole frame carries the label of its image, unless that shows several of the classes.
 
     Parameters
     ----------
-    images : of each image that is selected: image_id, label, species, animals, as in the table selection
-    crops : image (row in `images`), what, confidence of the box, its own label where people drew it
+    images : of each image that is selected: label, reason, species, animals, told, as in the table selection
+    crops : image (row in `images`), what, confidence of the box, its sides x, y, w, h, and its own label
+        where the metadata have one
     classes : labels that are learnt
-    empty : the class without an animal; None where there is none
+    empty : the class without an animal; None if there is none
     """
     image = crops["image"].to_numpy()
     what = crops["what"].to_numpy(zero_copy_only=False)
@@ -55,11 +67,16 @@ def label_crops(
     animals = images["animals"].fill_null(np.iinfo(np.int32).max).to_numpy()[image]
     reason = np.full(len(image), KNOWN, object)
     is_empty = label == empty
-    is_box, is_drawn = what == BOX, np.array([name is not None for name in own], bool)
-    by_image = is_box & ~is_drawn & ~is_empty
+    is_box = what == BOX
+    in_doubt = _take_told(images, crops, image, is_box, own)
+    is_drawn = np.array([name is not None for name in own], bool)
+    reason[in_doubt] = UNTOLD
+    by_image = is_box & ~is_drawn & ~is_empty & ~in_doubt
     reason[by_image & (species != 1)] = SEVERAL
     reason[by_image & (_ranks(image, crops["confidence"].to_numpy(), is_box) >= animals)] = MORE_BOXES
     reason[(what == BACKGROUND) & ~is_empty] = MISSED
+    is_mixed = images["reason"].to_numpy(zero_copy_only=False)[image] == KEPT_FOR_BOXES
+    reason[is_mixed & (what == FRAME)] = SEVERAL
     names = {name.casefold(): name for name in classes}
     for row in np.flatnonzero(is_box & is_drawn).tolist():
         label[row] = names.get(own[row].casefold(), "")
@@ -69,10 +86,46 @@ def label_crops(
     return label, Counter(reason.tolist())
 
 
+def _take_told(
+    images: pa.Table,
+    crops: pa.Table,
+    image: npt.NDArray[np.int64],
+    is_box: npt.NDArray[np.bool_],
+    own: _Texts,
+) -> npt.NDArray[np.bool_]:
+    """Put what people said in review into `own`, in place; returns which crops nobody can tell the label of.
+
+    `own` becomes None where the label of the image counts instead.
+    """
+    in_doubt = np.zeros(len(image), bool)
+    told = images["told"]
+    starts = np.searchsorted(image, np.arange(images.num_rows + 1))
+    sides = np.stack([crops[name].to_numpy(zero_copy_only=False) for name in ("x", "y", "w", "h")], axis=1)
+    for row in np.flatnonzero(told.is_valid().to_numpy(zero_copy_only=False)).tolist():
+        said = told[row].as_py()
+        boxes = np.array([one["box"] for one in said if one["box"] is not None], np.float32).reshape(-1, 4)
+        names = [one["label"] for one in said if one["box"] is not None]
+        of_image = {one["label"].casefold() for one in said if one["box"] is None}
+        for crop in range(starts[row], starts[row + 1]):
+            if not is_box[crop]:
+                continue
+            same = overlap(boxes, sides[crop]) if len(boxes) else np.empty(0, np.float32)
+            if len(same) and same.max() >= _SAME_BOX:
+                labels = {names[at] for at in np.flatnonzero(same == same.max()).tolist()}
+                own[crop] = labels.pop() if len(labels) == 1 else None
+                in_doubt[crop] = bool(labels)
+            elif of_image:
+                if own[crop] is not None and own[crop].casefold() not in of_image:
+                    own[crop] = None
+            else:
+                in_doubt[crop] = own[crop] is None
+    return in_doubt
+
+
 def _ranks(
     image: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32], is_box: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Of each box: how many of its image are surer."""
+    """For each box: how many of its image's boxes are surer."""
     order = np.lexsort((-np.where(is_box, confidence, -1), image))
     starts = np.searchsorted(image[order], image[order])
     ranks = np.empty(len(image), np.int64)
@@ -81,7 +134,7 @@ def _ranks(
 
 
 def species_of(labels: pa.ChunkedArray, empty: str | None) -> tuple[pa.Array, pa.Array]:
-    """Of each image: how many species its labels name; how many animals, null where one does not say."""
+    """For each image: how many species its labels name; how many animals, null if a label does not say."""
     nothing = {EMPTY, (empty or EMPTY).casefold()}
     species, animals = [], []
     for marks in labels.to_pylist():

@@ -1,4 +1,4 @@
-"""What people said in review, in the place of the labels that a data set came with."""
+"""What people said in review, in place of a data set's own labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _EMPTY_ID = 0
 
 
 def extended(categories: Categories, labels: Sequence[str]) -> list[tuple[int, str]]:
-    """The data set's categories, and those that people named besides, with numbers below 0.
+    """The data set's categories, and further ones that people named, with numbers below 0.
 
-    \"empty\" is category 0 where nothing else is, which is what `select.empty.class` says by default.
+    \"empty\" is category 0 if nothing else is, which is what `select.empty.class` says by default.
     """
     found = list(categories)
     said = {label.casefold(): label for label in sorted(labels, reverse=True)}
@@ -31,20 +31,15 @@ def extended(categories: Categories, labels: Sequence[str]) -> list[tuple[int, s
 
 
 def overrule(rows: pa.Table, said: pa.Table, categories: Categories, empty: str | None) -> pa.Table:
-    """The catalog's rows with the labels that people gave, where they gave any.
+    """The catalog's rows, with the labels that people gave if they gave any.
 
     Parameters
     ----------
-    said : row (in `rows`), label, count, of all that counts now
+    said : row (in `rows`), label and count of everything that counts now
     categories : `extended`
     empty : name of the category without an animal, which \"empty\" means, too
     """
-    number_of: dict[str, int] = {}
-    for number, name in categories:
-        number_of.setdefault(name.casefold(), number)
-    if empty is not None:
-        number_of.setdefault(EMPTY, number_of[empty.casefold()])
-    names = dict(categories)
+    number_of, names = _numbers(categories, empty), dict(categories)
     labels: dict[int, list[dict[str, Any]]] = {}
     for row, label, count in zip(
         *(said[name].to_pylist() for name in ("row", "label", "count")), strict=True
@@ -58,3 +53,27 @@ def overrule(rows: pa.Table, said: pa.Table, categories: Categories, empty: str 
     theirs = pa.array([labels[row] for row in order], kind).take(pa.array(index, mask=index < 0))
     column = pc.if_else(pa.array(index >= 0), theirs, rows["labels"].combine_chunks())
     return rows.set_column(rows.schema.get_field_index("labels"), "labels", column)
+
+
+def told_of(said: pa.Table, categories: Categories, empty: str | None) -> dict[int, list[dict[str, Any]]]:
+    """Row -> what people said of it, as in the column `told` of the table selection.
+
+    Parameters
+    ----------
+    said : row, label, box, of all that counts now
+    """
+    number_of, names = _numbers(categories, empty), dict(categories)
+    told: dict[int, list[dict[str, Any]]] = {}
+    for row, label, box in zip(*(said[name].to_pylist() for name in ("row", "label", "box")), strict=True):
+        told.setdefault(row, []).append({"label": names[number_of[label.casefold()]], "box": box})
+    return told
+
+
+def _numbers(categories: Categories, empty: str | None) -> dict[str, int]:
+    """Name, in lower case, -> number of the category; "empty" means the one without an animal."""
+    number_of: dict[str, int] = {}
+    for number, name in categories:
+        number_of.setdefault(name.casefold(), number)
+    if empty is not None:
+        number_of.setdefault(EMPTY, number_of[empty.casefold()])
+    return number_of

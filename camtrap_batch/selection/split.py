@@ -1,4 +1,4 @@
-"""Train, valid and test: what must not be divided between them, and how the rest is."""
+"""Train, valid and test: what must not be divided between them, and how the rest is divided."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ DUPLICATES = ("exact_duplicate", "near_duplicate")
 _SPLITS_TRIED = 20
 _CANDIDATES, _FEW_CANDIDATES = 15, 4
 _MANY_GROUPS, _MOST_GROUPS, _MOST_MOVES = 500, 5000, 300
-_LOCATIONS_COUNT = 0.25  # beside 1 for all classes together
-_NONE, _NO_BETTER = 1e-9, 1e-6  # less than the share of any image; than a change that matters
+_LOCATIONS_COUNT = 0.25  # weight; all classes together have 1
+_NONE, _NO_BETTER = 1e-9, 1e-6  # smaller than the share of any image; than any change that matters
 _MOST_LOCATIONS_OF_A_SEQUENCE = 5
 _MOST_NAMED = 30
 
@@ -46,21 +46,21 @@ def duplicate_pairs(
 def groups_of(
     rows: pa.Table, kept: np.ndarray[Any, Any], pairs: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 ) -> np.ndarray[Any, Any]:
-    """Number of the group of each kept row: what must not be divided between train, valid and test.
+    """Number of each kept row's group, which must not be divided between train, valid and test.
 
-    A group is a location, and the locations that share a sequence or duplicates with it. Images whose
-    location is not known are held together by deployment, else by sequence; those that have none of the
-    three are one group. A `seq_id` at more than five locations names many sequences: it joins nothing.
+    A group is a location, with the locations that share a sequence or duplicates with it. Images whose
+    location is not known are held together by deployment, otherwise by sequence; those that have none of the
+    three form one group. A `seq_id` at more than five locations names many sequences: it joins nothing.
 
     Parameters
     ----------
-    rows : of the catalog: location, deployment, seq_id
+    rows : rows of the catalog: location, deployment, seq_id
     kept : indices into `rows`
     pairs : indices into `rows` of images that are duplicates of each other, whether kept or not
     """
     some = rows.take(pa.array(kept))
     location, deployment, sequence = (encode(some[name])[0] for name in ("location", "deployment", "seq_id"))
-    # Numbered in the order of their names, so that the order of rows changes no split.
+    # Numbered in the order of their names, so that the order of rows does not change a split.
     site = location.copy()
     for codes in (deployment, sequence):
         site = np.where((site < 0) & (codes >= 0), codes + site.max(initial=-1) + 1, site)
@@ -92,13 +92,13 @@ def split(
 ) -> np.ndarray[Any, Any]:
     """train, valid or test for each image.
 
-    `by: location` puts every group (see `groups_of`) on one side, classes in proportion as far as whole
-    groups allow; `by: random` divides single images, and leaves every class one to train on.
+    `by: location` puts every group (see `groups_of`) on one side, with classes in proportion as far as whole
+    groups allow; `by: random` divides single images, and leaves every class at least one to train on.
 
     Raises
     ------
     JobError
-        A class has too few locations to be on every side; a split is empty.
+        A class has too few locations to be on every side, or a split is empty.
     """
     side = np.full(len(label), "train", object)
     wanted = {name: part for name, part in (("test", how.test), ("valid", how.valid)) if part > 0}
@@ -124,14 +124,14 @@ def split(
 
 
 def _bundled(group: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
-    """Fewer groups where there are very many (images without locations): small ones are joined at random.
+    """Fewer groups if there are very many (images without locations): small ones are joined at random.
 
-    The time that StratifiedGroupKFold takes grows with groups, folds and classes.
+    The time of StratifiedGroupKFold grows with groups, folds and classes.
     """
     sizes = np.bincount(group)
     if len(sizes) <= _MOST_GROUPS:
         return group
-    # The first of each class stays alone, so that none is joined into one group.
+    # The first group of each class stays separate, so that no class ends up in a single group.
     order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     first = np.unique(codes, return_index=True)[1]
@@ -148,17 +148,17 @@ def _bundled(group: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], seed: int
 def _hold_out(
     codes: np.ndarray[Any, Any], group: np.ndarray[Any, Any], part: float, seed: int, name: str
 ) -> np.ndarray[Any, Any]:
-    """Indices of the images of whole groups that come nearest to `part` of every class.
+    """Indices of the images of whole groups that come closest to `part` of every class.
 
-    The best of some folds of StratifiedGroupKFold, then group by group moved for as long as that helps: folds
-    are alike in their classes, but of any size where one camera has a quarter of all images.
+    The best of some folds of StratifiedGroupKFold, then groups are moved one by one as long as that helps:
+    folds have similar classes, but any size if one camera has a quarter of all images.
     """
     group = np.unique(group, return_inverse=True)[1]
     codes = np.unique(codes, return_inverse=True)[1]
     n_groups, n_classes = int(group.max()) + 1, int(codes.max()) + 1
     counts = np.bincount(group * n_classes + codes, minlength=n_groups * n_classes)
     counts = counts.reshape(n_groups, n_classes)
-    # The last column: that as large a part of the locations is held out, not a few with very many images.
+    # The last column makes the same part of the locations be held out, not a few with very many images.
     shares = np.hstack([counts / counts.sum(axis=0), np.full((n_groups, 1), 1 / n_groups)])
     weights = np.append(np.ones(n_classes), n_classes * _LOCATIONS_COUNT)
 
@@ -169,7 +169,7 @@ def _hold_out(
         return never_trained * n_classes + never_held + distance
 
     best, best_score = np.zeros(n_groups, bool), np.inf
-    # Of many groups, folds are slow to cut and each is as good as the next.
+    # With many groups, folds are slow to make and one is as good as the next.
     enough = _CANDIDATES if n_groups <= _MANY_GROUPS else _FEW_CANDIDATES
     for number, held in enumerate(_candidates(codes, group, part, seed)):
         for way in (held, _moved(held, shares, part, weights)) if number < _FEW_CANDIDATES else (held,):
@@ -188,13 +188,14 @@ def _hold_out(
 def _moved(
     held: np.ndarray[Any, Any], shares: np.ndarray[Any, Any], part: float, weights: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """Groups moved in or out, one at a time, while the squared distance of all classes from `part` falls.
+    """Groups moved in or out, one at a time, as long as the squared distance of all classes from `part`
+    falls.
 
     Parameters
     ----------
     held : (groups,) bool, where to begin
     shares : (groups, classes) part of each class that a group has
-    weights : (classes,) of the distances
+    weights : (classes,) weights of the distances
     """
     held, shares, weights = held.copy(), shares.astype(np.float32), weights.astype(np.float32)
     squares = shares**2 @ weights
@@ -212,7 +213,7 @@ def _moved(
 def _candidates(
     codes: np.ndarray[Any, Any], group: np.ndarray[Any, Any], part: float, seed: int
 ) -> Iterator[np.ndarray[Any, Any]]:
-    """Groups to hold out: some folds together, (groups,) bool."""
+    """Groups to hold out: several folds together, (groups,) bool."""
     try:
         from sklearn.model_selection import StratifiedGroupKFold
     except ImportError:
@@ -225,7 +226,7 @@ def _candidates(
         cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + attempt)
         fold = np.zeros(n_groups, np.int64)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds
+            warnings.simplefilter("ignore", UserWarning)  # about classes with fewer images than folds
             for number, (_, images) in enumerate(cutter.split(np.zeros(len(codes)), codes, group)):
                 fold[group[images]] = number
         for first in range(folds):
@@ -239,7 +240,7 @@ def _require_locations(label: np.ndarray[Any, Any], group: np.ndarray[Any, Any],
         named = ", ".join(f"{name} ({number})" for name, number in few.head(_MOST_NAMED).items())
         more = f" and {len(few) - _MOST_NAMED} more" if len(few) > _MOST_NAMED else ""
         raise JobError(
-            f"select.split: by location needs at least {sides} locations a class (those that share a "
+            f"select.split: by location needs at least {sides} locations per class (those that share a "
             f"sequence or duplicates count as one); too few have: {named}{more}; leave these classes out, or "
             "split: {by: random}"
         )

@@ -1,1 +1,1 @@
-"""The stages of a job, a module each; `camtrap_batch.pipeline` says what a stage is, and has their order."""
+"""The stages of a job, one module each; `camtrap_batch.pipeline` says what a stage is, and their order."""

@@ -74,22 +74,22 @@ class PublishStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Push the tables `locations` and `events`, and each classified image; edits go to the `ledger`.
 
-        `--snapshot` says which result of `merge`; its rows take the place of those that are on the layer.
+        `--snapshot` says which result of `merge`; its rows replace those on the layer.
 
         Raises
         ------
         InputError
-            The tables are not there yet, or the target is something else than a layer of ours.
+            The tables do not exist yet, or the target is something other than a layer of ours.
         StageError
-            The target can't be written, or more of a layer would be deleted than may be; nothing was changed.
-            Or some rows failed.
+            The target can't be written, or more of a layer would be deleted than is allowed, and nothing was
+            changed; or some rows failed.
         """
         started = time.monotonic()
         run, number = context.run, context.option(SNAPSHOT)
         merged = MergeResult.find(run, number)
         shown = public_places(merged) if context.job.publish.public else None
         rows = layer_rows(merged, context.job, shown)
-        # Who pushes an older result has asked for the rows that are new since to go.
+        # Whoever pushes an older result wants rows that are newer to go.
         most_deleted = context.job.limits.deleted if number is None else 1.0
         target = target_of(run, Wanted(context.option(PRUNE), most_deleted, context.stop))
         if not context.dry_run:
@@ -130,7 +130,7 @@ STAGE = PublishStage()
 
 
 def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]]:
-    """Camera location -> a photo of each species: of the event that is surest, the best image."""
+    """Camera location -> a photo of each species: the best image of the surest event."""
     order = [("confidence", "descending"), ("event_id", "ascending")]
     best: dict[tuple[str, str], str] = {}
     for event in _shown_events(context, merged).sort_by(order).to_pylist():
@@ -144,7 +144,7 @@ def _best_photos(context: Context, merged: MergeResult) -> dict[str, list[Photo]
 
 
 def _event_photos(context: Context, merged: MergeResult) -> Iterator[dict[str, list[Photo]]]:
-    """Event id -> its best image, some thousand at a time."""
+    """Event id -> its best image, in batches of some thousand."""
     events = _shown_events(context, merged).sort_by([("event_id", "ascending")])
     for start in range(0, events.num_rows, _EVENTS_AT_ONCE):
         some = events.slice(start, _EVENTS_AT_ONCE).to_pylist()
@@ -159,7 +159,7 @@ def _event_photos(context: Context, merged: MergeResult) -> Iterator[dict[str, l
 
 
 def _shown_events(context: Context, merged: MergeResult) -> pa.Table:
-    """Events of which a photo may be attached: labelled, and to the public without people."""
+    """Events whose photo may be attached: labelled ones, and for the public those without people."""
     events = merged.table("events").to_table(
         columns=["event_id", "location", "label", "confidence", "best_image_id"]
     )
@@ -175,7 +175,7 @@ def _shown_events(context: Context, merged: MergeResult) -> pa.Table:
 
 
 def _pictures(context: Context, merged: MergeResult, image_ids: set[str]) -> dict[str, bytes]:
-    """Images as they are attached."""
+    """Images in the form in which they are attached."""
     wanted = pa.array(sorted(image_ids), pa.string())
     rows = merged.table("manifest").to_table(columns=COLUMNS, filter=pc.field("image_id").isin(wanted))
     ids = rows["image_id"].to_pylist()
@@ -195,13 +195,13 @@ def _photo(label: str, image_id: str, data: bytes) -> Photo:
 
 
 def _attached(data: bytes, source: str, *, is_public: bool) -> bytes:
-    """A picture as it is attached: a JPEG, and to the public one of nothing but the picture."""
+    """A picture in the form in which it is attached: a JPEG, and for the public one without any metadata."""
     is_as_taken = source == "original" and (is_public or not data.startswith(JPEG))
     return without_metadata(data) if is_as_taken else data
 
 
 def _require_done(push: Push) -> None:
-    """Raise StageError where the push was stopped, or a row failed."""
+    """Raise StageError if the push was stopped, or a row failed."""
     if push.stopped is not None:
         raise push.stopped
     results = push.edits["result"]
@@ -212,18 +212,18 @@ def _require_done(push: Push) -> None:
     named = "; ".join(f"{row['edit']} {row['key']}: {row['result']}" for row in some)
     more = f"; and {failed.num_rows - len(some):,} more" if failed.num_rows > len(some) else ""
     raise StageError(
-        f"publish: {failed.num_rows:,} of {push.edits.num_rows:,} edits failed, the others are done: "
+        f"publish: {failed.num_rows:,} of {plural(push.edits.num_rows, 'edit')} failed, the others are done: "
         f"{named}{more}"
     )
 
 
 def check_target(job: Job) -> None:
-    """Raise UserError where the target can't be pushed to, as far as can be seen before."""
+    """Raise UserError if it is clear beforehand that the target can't be pushed to."""
     target_of(Run(job)).check(empty_rows(job.name))
 
 
 def empty_rows(job: str) -> list[LayerRows]:
-    """The layers' columns, without a row."""
+    """The layers' columns, without rows."""
     locations, events = LOCATIONS.empty_table(), EVENTS.empty_table()
     return [
         camera_rows(locations, job=job),
@@ -233,12 +233,12 @@ def empty_rows(job: str) -> list[LayerRows]:
 
 
 def public_places(merged: MergeResult) -> Shown:
-    """The places that a public layer shows."""
+    """The positions that a public layer shows."""
     return shown_locations(merged, merged.run.job.report.blur_km or BLUR_KM)
 
 
 def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -> list[LayerRows]:
-    """What a result of `merge` has to say on each layer; to the public, with `shown` places."""
+    """What a result of `merge` puts on each layer; for the public, with the positions in `shown`."""
     job = settings.name
     locations, frames = merged.table("locations").to_table(), merged.table("frames").to_table()
     images = merged.table("manifest").to_table(
@@ -273,9 +273,10 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
 
 
 def _of_photos(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """Label and confidence of each image: what a person says of it, else what the model says of it alone.
+    """Label and confidence of each image: what a person says about it, otherwise what the model says about
+    that image alone.
 
-    `label_source` is there where people said something, so that other layers stay as they were.
+    `label_source` is present only if people said something, so that other layers stay as they were.
     """
     model = str(merged.snapshot.inputs["model"])
     model_id = pa.scalar(None if model == NO_MODEL else model, pa.string())
@@ -313,7 +314,7 @@ def _shows_people(merged: MergeResult, frames: pa.Table, predictions: pa.Table) 
 def _first_known(
     location: pa.ChunkedArray, offset: pa.ChunkedArray, wanted: pa.ChunkedArray
 ) -> pa.ChunkedArray:
-    """For each of the wanted locations the first row at it whose clock's offset is known."""
+    """For each of the wanted locations, its first row whose clock's offset is known."""
     known = pa.array(np.flatnonzero(offset.is_valid()))
     row = pc.index_in(wanted, location.take(known).combine_chunks())
     return pa.chunked_array([known]).take(row)
@@ -341,6 +342,6 @@ def _describe(push: Push) -> list[str]:
     most = sorted(cameras.items(), key=lambda item: (-item[1], item[0]))
     if most:
         shown = ", ".join(f"{location} {number:,}" for location, number in most[:_SHOWN_CAMERAS])
-        more = f", and {len(most) - _SHOWN_CAMERAS} cameras more" if len(most) > _SHOWN_CAMERAS else ""
+        more = f", and {len(most) - _SHOWN_CAMERAS} more cameras" if len(most) > _SHOWN_CAMERAS else ""
         notes.append(f"edits by camera: {shown}{more}")
     return notes

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from camtrap_batch.catalog import reader_of
 from camtrap_batch.errors import JobError
 from camtrap_batch.job import Job
+from camtrap_batch.job.detect import CATALOG
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Stage, StageResult, TableSpec, shard_id
-from camtrap_batch.selection.choice import Reviewed, choose, describe, reason_counts, select
+from camtrap_batch.selection.choice import Named, Reviewed, choose, describe, reason_counts, select
 from camtrap_batch.selection.classes import Classes, choose_classes
-from camtrap_batch.selection.reviewed import extended, overrule
+from camtrap_batch.selection.reviewed import extended, overrule, told_of
+from camtrap_batch.stages.detect import bring_detections
 from camtrap_batch.store.corrections import fold, read_corrections, standing
 from camtrap_batch.store.manifest import categories_of, current_findings, require_findings
 from camtrap_batch.store.run import Run
@@ -57,29 +60,35 @@ class SelectStage(Stage):
         Raises
         ------
         JobError
-            A chosen class has no usable image, or too few locations to be split by location; a split is
+            A chosen class has no usable image, or too few locations for a split by location; or a split is
             empty.
         """
         job, run = context.job, context.run
         catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
         said = _said(context, manifest)
         classes = choose_classes(job, _categories(run, said))
-        # Duplicates tie images together, which a split by image does not heed.
+        # Duplicates tie images together, which a split by image ignores.
         findings = current_findings(run) if job.select.split.by == "location" else None
         if job.select.drop:
             findings = require_findings(run)
         sources = {"catalog": catalog, "manifest": manifest} | ({"findings": findings} if findings else {})
         what = job.select.model_dump(mode="json", by_alias=True)
-        # Ids of jobs that have neither are those of before there were such.
+        # Jobs that have neither keep the ids from before these existed.
         more = ["crops"] if job.trains_on_crops else []
         if said is not None:
             more.append(digest(said["correction_id"].to_pylist()))
+        drawn: dict[str, list[str]] = {}
+        if job.trains_on_crops:
+            if said is not None:
+                more.append("told")
+            if drawn := _drawn(context, catalog):
+                more.append(digest(sorted(drawn.items())))
         id_ = shard_id(self, what, *(snapshot.plan_id for snapshot in sources.values()), *more)
         result = do_on_driver(
             context,
             self,
             id_,
-            lambda: _select(context, classes, catalog, manifest, findings, said),
+            lambda: _select(context, classes, catalog, manifest, findings, said, drawn),
             inputs={name: snapshot.number for name, snapshot in sources.items()},
         )
         if not context.dry_run:
@@ -92,7 +101,7 @@ STAGE = SelectStage()
 
 
 def _said(context: Context, manifest: Snapshot) -> pa.Table | None:
-    """What people said of the images, as `standing` gives it; None where nobody said anything."""
+    """What people said about the images, as returned by `standing`; None if nobody said anything."""
     run = context.run
     if not context.dry_run:
         fold(run)
@@ -105,10 +114,32 @@ def _said(context: Context, manifest: Snapshot) -> pa.Table | None:
 
 
 def _categories(run: Run, said: pa.Table | None) -> list[tuple[int, str]]:
-    """The data set's categories, and what people called animals besides."""
+    """The data set's categories, and other names that people gave animals."""
     categories = categories_of(run.snapshot("catalog").meta)
     labels = [] if said is None else said["label"].drop_null().unique().to_pylist()
     return extended(categories, labels)
+
+
+def _drawn(context: Context, catalog: Snapshot) -> dict[str, list[str]]:
+    """Image id -> labels of the boxes that the metadata have, of images that show several species."""
+    detection, run = context.job.detection, context.run
+    if detection is None or detection[0].results != CATALOG:
+        return {}
+    detected = run.current("detected")
+    if detected is None or detected.inputs.get("manifest") != run.snapshot("manifest").number:
+        bring_detections(context)
+    if run.current("boxes") is None:  # in a dry run
+        return {}
+    boxes = run.table("boxes").to_table(columns=["image_id", "label"], filter=pc.field("label").is_valid())
+    rows = open_table(run.folder, catalog).to_table(columns=["image_id", "labels"])
+    rows = rows.filter(pc.greater(pc.list_value_length(rows["labels"]), 1))
+    marks = zip(rows["image_id"].to_pylist(), rows["labels"].to_pylist(), strict=True)
+    several = {name for name, each in marks if len({mark["category_id"] for mark in each}) > 1}
+    boxes = boxes.filter(pc.is_in(boxes["image_id"], pa.array(sorted(several), pa.string())))
+    found: dict[str, set[str]] = {}
+    for name, label in zip(boxes["image_id"].to_pylist(), boxes["label"].to_pylist(), strict=True):
+        found.setdefault(name, set()).add(label)
+    return {name: sorted(labels) for name, labels in found.items()}
 
 
 def _select(
@@ -118,6 +149,7 @@ def _select(
     manifest: Snapshot,
     findings: Snapshot | None,
     said: pa.Table | None,
+    drawn: dict[str, list[str]],
 ) -> Made:
     folder = context.run.folder
     rows = open_table(folder, catalog).to_table(
@@ -126,10 +158,15 @@ def _select(
     statuses = open_table(folder, manifest).to_table(columns=["status"])["status"]
     found = open_table(folder, findings).to_table() if findings else None
     job = context.job
+    place = pc.index_in(pa.array(list(drawn), pa.string()), rows["image_id"].combine_chunks()).to_pylist()
+    named = Named(dict(zip(place, drawn.values(), strict=True)), {})
     reviewed = None
     if said is not None:
-        told, _ = choose(rows, statuses.cast("string"), classes, job.select.statuses)
-        rows = overrule(rows, said, _categories(context.run, said), classes.empty)
+        told, _ = choose(rows, statuses.cast("string"), classes, job.select.statuses, named)
+        categories = _categories(context.run, said)
+        if job.trains_on_crops:
+            named = Named(named.drawn, told_of(said, categories, classes.empty))
+        rows = overrule(rows, said, categories, classes.empty)
         is_said = np.zeros(rows.num_rows, bool)
         is_said[said["row"].to_numpy()] = True
         reviewed = Reviewed(is_said, is_said & (told == ""))
@@ -141,5 +178,6 @@ def _select(
         job.select,
         for_crops=job.trains_on_crops,
         reviewed=reviewed,
+        named=named,
     )
     return Made({"selection": table}, meta, describe(meta))

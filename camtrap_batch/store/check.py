@@ -1,4 +1,4 @@
-"""Everything that a run folder holds, read; what is wrong with it, and what has it made again.
+"""Reads everything in a run folder, names what is wrong with it, and has it repaired.
 
 Files of tables and of models are compared with the hashes in their receipts (where an earlier version wrote
 none, tables are decoded and their rows counted, models compared with their ids), records are parsed. What is
@@ -48,10 +48,10 @@ class Fault:
 
     Attributes
     ----------
-    file : in the run folder
-    what : is wrong with it
+    file : its path in the run folder
+    what : what is wrong with it, as the rest of a sentence about the file
     then : what a repair does about it, or what people can do
-    counts : whether it is a fault of the job's present state; not, where only older snapshots need the file
+    counts : whether the job's present state is affected; False if only older snapshots need the file
     """
 
     file: str
@@ -62,7 +62,7 @@ class Fault:
 
 @dataclass
 class Report:
-    """What was read, what was found, and which shards the next run does again because of it, by stage."""
+    """What was read, what was found, and which shards the next run redoes because of it, by stage."""
 
     files: int = 0
     bytes: int = 0
@@ -93,15 +93,15 @@ def check(
     Raises
     ------
     LeaseHeld
-        It is to be repaired, and a driver is at work there.
+        A repair was asked for while a driver is at work there.
     InputError
-        It is no run folder, or one of a newer version.
+        It is not a run folder, or a newer version wrote it.
     """
     checking = _Check(folder, repair=repair, model_fault=model_fault, figure_faults=figure_faults)
     if not repair:
         return checking.run()
     if folder.exists("format.json"):
-        # Else nothing would be repaired where this file is what is damaged.
+        # Otherwise nothing could be repaired when this very file is the damaged one.
         _mend_identity(folder)
     with lease.hold(folder, "-", "check --repair"):
         return checking.run()
@@ -137,7 +137,8 @@ class _Check:
         self._spoilt: dict[str, list[str]] = {}
 
     def run(self) -> Report:
-        # Receipts before the files that they name, which are there first while a job runs.
+        # Receipts are listed before the files they name: while a job runs, a file is there before its
+        # receipt.
         records = {
             folder_name: dict(
                 self.folder.read_many(
@@ -167,7 +168,7 @@ class _Check:
             self._ask()
         return self.report
 
-    # Each of these looks at one kind of thing, and mends what needs no run.
+    # Each of these looks at one kind of file, and fixes what needs no run.
 
     def _identity(self) -> None:
         try:
@@ -428,7 +429,7 @@ class _Check:
                     self._commit_again(known[stage, name.removesuffix(".json")])
 
     def _lost_receipts(self, plan: Plan) -> None:
-        """Shards of a plan that is current, and that have no receipt; those that can't be read are told."""
+        """Shards of a current plan that have no receipt; receipts that can't be read are reported."""
         if (plan.stage, plan.id) not in self._current_plans():
             return
         of_stage = (receipt for receipt in self.receipts.values() if receipt.stage == plan.stage)
@@ -544,10 +545,10 @@ class _Check:
             path for path in self.entries if path == LOG or path.startswith(f"{PARTS}/")
         ):
             lines = data.splitlines(keepends=True)
-            # The last one may be cut off by a kill.
+            # The last line may be cut off, if the driver was killed.
             good = [line for line in lines if _is_json(line)]
             if bad := sum(not _is_json(line) for line in lines[:-1]):
-                self._found(path, f"{bad:,} lines are no JSON", "they are taken out")
+                self._found(path, f"{plural(bad, 'line is', 'lines are')} not JSON", "removed")
                 if self.repair:
                     self.folder.write(path, b"".join(good))
         for entry in self.entries.values():
@@ -558,7 +559,7 @@ class _Check:
                 if self.repair:
                     self.folder.delete(entry.path)
 
-    # What the others stand on.
+    # Helpers of the above.
 
     @functools.cached_property
     def _newest(self) -> dict[str, int]:
@@ -568,7 +569,7 @@ class _Check:
         return found
 
     def _current(self) -> set[tuple[str, int]]:
-        """The newest snapshots, and those that they were made of."""
+        """The newest snapshots, and those they were made from."""
         pending, found = list(self._newest.items()), set[tuple[str, int]]()
         while pending:
             key = pending.pop()

@@ -1,4 +1,4 @@
-"""What people say of images: kept for good, the newest decision counts.
+"""What people say about images: kept for good; the newest decision counts.
 
 A correction is durable as soon as `record` returns: a small file of the journal `corrections/` in the run
 folder, under a name of its own, so that many can write at a time and none overwrites another. `fold` makes
@@ -7,8 +7,8 @@ the journal part of the table `corrections`, which only grows, and of which each
 never passed over: it ends with a line that names the file.
 
 An image is known by the hash of its file: a correction follows it through renames, a new catalog, another
-model. Where a file was replaced by another picture under the same name, what was said of the old one does not
-hold for the new one.
+model. If a file is replaced by another picture under the same name, what was said about the old picture does
+not hold for the new one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from camtrap_batch.store.snapshots import Overtaken, Snapshot
 from camtrap_batch.store.tables import ADVICE, commit_plan, finish_shard, open_table
 
 JOURNAL = "corrections"
-"""Folder, in the run folder, of what is not in the table yet."""
+"""Folder, in the run folder, for what is not in the table yet."""
 
 TABLE = "corrections"
 
@@ -44,12 +44,12 @@ Scope = Literal["image", "box", "sequence", "event"]
 _WIDEST_FIRST = ("event", "sequence", "image", "box")
 
 TRAITS = ("count", "sex", "life_stage", "behaviour", "individual", "comment")
-"""What may be said of an animal beside its label."""
+"""What may be said about an animal besides its label."""
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What a person says of some images; attributes as in the table `corrections`.
+    """What a person says about some images; attributes as in the table `corrections`.
 
     Corrections of one decision (several species in an event) have the same `who`, `when`, `scope`, `images`
     and `box`.
@@ -111,7 +111,7 @@ class Correction:
 
 
 def record(run: Run, corrections: Sequence[Correction]) -> int:
-    """Keep corrections, durably; returns how many are new. Raises StorageError."""
+    """Store corrections durably; returns how many are new. Raises StorageError."""
     known = set(read_corrections(run)["correction_id"].to_pylist())
     new = {one.correction_id: one for one in corrections if one.correction_id not in known}
     if new:
@@ -120,7 +120,7 @@ def record(run: Run, corrections: Sequence[Correction]) -> int:
 
 
 def write_journal(folder: Folder, corrections: Sequence[Correction]) -> str:
-    """Keep corrections, without looking at what is there already; returns the journal's new file."""
+    """Store corrections without looking at what is already there; returns the journal's new file."""
     rows = [one.as_row() for one in corrections]
     stamp = max(row["when"] for row in rows).replace(":", "").replace("+0000", "Z")
     path = f"{JOURNAL}/{stamp}-{uuid.uuid4().hex[:12]}.json"
@@ -129,12 +129,12 @@ def write_journal(folder: Folder, corrections: Sequence[Correction]) -> str:
 
 
 def read_corrections(run: Run) -> pa.Table:
-    """Every correction, of the table and of the journal, once each, the oldest first.
+    """Every correction in the table and the journal, once each, the oldest first.
 
     Raises
     ------
     Damaged
-        A file of either can't be read: what people said is not passed over in silence.
+        A file of either can't be read: what people said is never skipped in silence.
     """
     parts = [read_journal(run.folder)[1]]
     if (table := _newest_snapshot(run.folder)) is not None:
@@ -208,19 +208,19 @@ def _newest_snapshot(folder: Folder) -> Snapshot | None:
 
 
 def standing(corrections: pa.Table, images: pa.Table) -> pa.Table:
-    """What counts now: for each image the rows of the newest decision on it.
+    """What counts now: for each image the rows of the newest decision about it.
 
     Parameters
     ----------
     corrections : as `read_corrections` gives them
-    images : image_id and sha256 of the images that there are now, such as the manifest's rows
+    images : image_id and sha256 of the present images, such as the manifest's rows
 
     Returns
     -------
     The columns of `corrections`, and `row`, the image's number in `images`, by which it is sorted: one row
-    for each image, label and box. A decision on a box counts beside that on its image, unless that is newer.
-    An image with the bytes of another has what was said of either. A decision without a label takes back what
-    stood before it: nothing counts.
+    for each image, label and box. A decision about a box counts alongside one about its image, unless that is
+    newer. Two images with the same bytes share what was said about either. A decision without a label revokes
+    what was said before it: nothing counts then.
     """
     corrections = _in_order(corrections)
     lengths = pc.list_value_length(corrections["images"]).to_numpy()
@@ -258,7 +258,7 @@ def standing(corrections: pa.Table, images: pa.Table) -> pa.Table:
 
 
 def _newest(corrections: pa.Table, which: np.ndarray[Any, Any], row: np.ndarray[Any, Any]) -> Any:
-    """Of pairs of correction and image, the indices of those that count, sorted by image."""
+    """Indices of the pairs of correction and image that count, sorted by image."""
     decision, box = corrections["decision"].to_pylist(), corrections["box"].to_pylist()
     last: dict[tuple[int, tuple[float, ...] | None], tuple[int, str]] = {}
     for one, image in zip(which.tolist(), row.tolist(), strict=True):
@@ -316,7 +316,7 @@ _NEVER_NULL = ("correction_id", "decision", "scope", "image_id", "images", "sha2
 
 
 def _in_order(corrections: pa.Table) -> pa.Table:
-    """The oldest first, each once; of one time what is said of less comes later, and so counts."""
+    """The oldest first, each once; at the same time, what is said about less comes later, and so counts."""
     rank = pc.index_in(corrections["scope"], pa.array(_WIDEST_FIRST))
     order = [(name, "ascending") for name in ("when", "rank", "decision", "correction_id")]
     corrections = corrections.append_column("rank", rank).sort_by(order).drop_columns("rank")

@@ -2,9 +2,9 @@
 
 Disk: a temporary file beside the target, fsync, then rename (or hard link, where the first must win; where
 the file system has no hard links, exclusive creation). Nothing is written through a symbolic link: each
-folder is opened by the handle of the one above it. Bucket: one PUT, conditional where the first must win.
-Either way a reader sees a whole file or none, but for one that a kill cut off on a file system without hard
-links, which readers take for none.
+folder is opened by the handle of its parent. Bucket: one PUT, conditional where the first must win. Either
+way a reader sees a whole file or none; the one exception, a file cut short by a kill on a file system without
+hard links, is treated as missing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from camtrap_batch.errors import CamtrapError, StorageError, StoreUnreachable
+from camtrap_batch.ranges import Ranges
 from camtrap_batch.remote import (
     TRIES,
     explain,
@@ -39,18 +40,18 @@ from camtrap_batch.remote import (
 )
 
 STAGING = "tmp"
-"""Where earlier versions wrote files before they got their name; nothing there is ever read."""
+"""Where earlier versions wrote files before giving them their names; nothing there is ever read."""
 
 _STAGED = ".part"
-"""Ending of a file that does not have its name yet; its name begins with a dot."""
+"""Ending of a file that does not have its final name yet; its temporary name begins with a dot."""
 
-_proven: set[str] = set()  # URLs of folders in which, so this process has seen, the first creation wins
+_proven: set[str] = set()  # URLs of folders where this process has seen that the first creation wins
 
 
 @dataclass(frozen=True)
 class Entry:
     """A file of a folder: its path, its bytes, and when it was last written (seconds since 1970, by the clock
-    of the disk or the store; None where that is not told)."""
+    of the disk or the store; None if that is unknown)."""
 
     path: str
     bytes: int
@@ -67,8 +68,8 @@ class Folder:
         Absolute path, or URL of a folder in a bucket: `s3://`, `gs://` or `az://`. Credentials come from the
         environment, as the file system's own documentation says. Only the URL travels to a worker.
 
-    What a disk or a store refuses for good is raised as StorageError; FileNotFoundError and what may pass are
-    raised as OSError.
+    What a disk or a store refuses for good is raised as StorageError; FileNotFoundError and transient errors
+    are raised as OSError.
     """
 
     url: str
@@ -78,7 +79,7 @@ class Folder:
         self.write_with(path, lambda file: file.write(data))
 
     def write_with(self, path: str, fill: Callable[[BinaryIO], Any]) -> int:
-        """As `write`, with the content that `fill` puts into an open binary file; returns its bytes."""
+        """Like `write`, with the content that `fill` writes into an open file; returns its size in bytes."""
         if self.is_local:
             with self._errors(path), self._parent(path) as (parent, name):
                 with _staged(parent, name, fill) as (staged, size):
@@ -92,7 +93,7 @@ class Folder:
         return buffer.tell()
 
     def create(self, path: str, data: bytes) -> bool:
-        """Create a file unless it is there already; False where somebody else was first."""
+        """Create a file unless it already exists; False if somebody else was first."""
         if not self.is_local:
             return self._create_in_bucket(path, data)
         with self._errors(path), self._parent(path) as (parent, name):
@@ -105,10 +106,10 @@ class Folder:
             return is_first
 
     def append(self, path: str, data: bytes) -> None:
-        """Add to the end of a file on disk that one process alone writes; all of it or nothing."""
+        """Append to a file on disk that only one process writes; all of it or nothing."""
         with self._errors(path), self._parent(path) as (parent, name):
             try:
-                # A pipe without a reader would let this wait.
+                # Opening a pipe without a reader would block.
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
                 handle = os.open(name, flags, 0o666, dir_fd=parent)
             except OSError as problem:
@@ -121,14 +122,14 @@ class Folder:
                 size = file.seek(0, os.SEEK_END)
                 try:
                     written = file.write(data)
-                    if written < len(data):  # what has room of it; the rest tells why
+                    if written < len(data):  # only part of it fits; writing the rest raises the reason
                         file.write(data[written:])
                 except OSError:
                     file.truncate(size)
                     raise
 
     def make(self, path: str) -> Path:
-        """The path on disk of a folder in this one, made where it is missing; not through a symbolic link."""
+        """The path on disk of a folder in this one, created if missing; never through a symbolic link."""
         with self._errors(path), self._parent(f"{path}/x"):
             return self.local(path)
 
@@ -140,7 +141,7 @@ class Folder:
             return bytes(self._fs.cat_file(self._full(path)))
 
     def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Path and content of each file that is there, in order; many at a time where each is a request."""
+        """Path and content of each file that exists, in order; many at a time where each is a request."""
         paths = list(paths)
         if self.is_local:
             for path in paths:
@@ -163,11 +164,11 @@ class Folder:
             yield path, data
 
     def open(self, path: str, size: int | None = None) -> BinaryIO:
-        """A file opened for reading, seekable. In a bucket its size is asked for, unless it is given."""
+        """A file opened for reading, seekable. In a bucket its size is requested, unless it is given."""
         if self.is_local:
             return self.local(path).open("rb")
         if size is not None:
-            return _Ranges(self._fs, self._full(path), size)
+            return _ranges(self._fs, self._full(path), size)
         with self._errors(path):
             return self._fs.open(self._full(path), "rb")  # type: ignore[no-any-return]
 
@@ -178,7 +179,7 @@ class Folder:
             return bool(self._fs.exists(self._full(path)))
 
     def list(self, path: str) -> list[str]:
-        """Names of the entries of a folder, sorted; empty where there is no such folder."""
+        """Names of the entries of a folder, sorted; empty if there is no such folder."""
         try:
             if self.is_local:
                 names = [entry.name for entry in os.scandir(self.local(path))]
@@ -191,11 +192,11 @@ class Folder:
         return sorted(name for name in names if not is_staged(name))
 
     def walk(self, path: str = "") -> Iterator[str]:
-        """Every file below a folder, relative to this one, without those that do not have their name yet."""
+        """Every file below a folder, relative to this one, except those that are not complete yet."""
         return (entry.path for entry in self.entries(path) if not is_staged(entry.path))
 
     def entries(self, path: str = "") -> Iterator[Entry]:
-        """Every file below a folder, with its size; in a bucket a request for a thousand of them."""
+        """Every file below a folder, with its size; in a bucket, one request per thousand."""
         if self.is_local:
             root = str(self.local(""))
             for where, folders, names in os.walk(self.local(path)):
@@ -205,7 +206,7 @@ class Folder:
                     full = os.path.join(where, name)  # noqa: PTH118
                     try:
                         found = os.stat(full)  # noqa: PTH116
-                    except FileNotFoundError:  # deleted meanwhile, or a symbolic link to nothing
+                    except FileNotFoundError:  # deleted in the meantime, or a dangling symbolic link
                         continue
                     at = name if inside == "." else f"{inside}/{name}"
                     yield Entry(at, found.st_size, found.st_mtime)
@@ -217,10 +218,10 @@ class Folder:
             yield Entry(name.removeprefix(root).lstrip("/"), int(info.get("size") or 0), _modified(info))
 
     def sizes(self, path: str) -> dict[str, int]:
-        """Bytes of every file below a folder, by path; empty where there is no such folder."""
+        """Size in bytes of every file below a folder, by path; empty if there is no such folder."""
         if not self.is_local:
             return {entry.path: entry.bytes for entry in self.entries(path)}
-        # A fifth of the time of `entries`, of thousands of files.
+        # Takes a fifth of the time of `entries` for thousands of files.
         found: dict[str, int] = {}
         try:
             for entry in os.scandir(self.local(path)):
@@ -234,7 +235,7 @@ class Folder:
         return found
 
     def delete(self, path: str) -> None:
-        """Delete a file, if it is there; not through a symbolic link."""
+        """Delete a file, if it exists; never through a symbolic link."""
         if self.is_local:
             with (
                 suppress(FileNotFoundError),
@@ -247,7 +248,7 @@ class Folder:
             self._fs.rm_file(self._full(path))
 
     def size(self, path: str) -> int:
-        """Bytes of a file. Raises FileNotFoundError."""
+        """Size of a file in bytes. Raises FileNotFoundError."""
         if self.is_local:
             return self.local(path).stat().st_size
         with self._errors(path):
@@ -258,18 +259,18 @@ class Folder:
         return "://" not in self.url or self.url.startswith("file://")
 
     def local(self, path: str) -> Path:
-        """The path on disk, of a local folder."""
+        """The path on disk; for local folders only."""
         return Path(self.url.removeprefix("file://")) / path
 
     @cached_property
     def arrow(self) -> pafs.FileSystem:
-        """This folder as a pyarrow file system: relative paths are opened in it."""
+        """This folder as a pyarrow file system, in which relative paths are opened."""
         if self.is_local:
             return pafs.SubTreeFileSystem(str(self.local("")), pafs.LocalFileSystem())
         return self.arrow_of({})
 
     def arrow_of(self, sizes: Mapping[str, int]) -> pafs.FileSystem:
-        """As `arrow`; in a bucket, no request is made for the size of a file whose bytes `sizes` has."""
+        """Like `arrow`; in a bucket, no request is made for the size of a file that `sizes` has."""
         if self.is_local:
             return self.arrow
         known = {self._full(path): size for path, size in sizes.items()}
@@ -283,19 +284,19 @@ class Folder:
                 if not isinstance(problem, FileExistsError) and status_of(problem) not in (409, 412):
                     raise
                 try:
-                    # A request that was repeated, since its answer got lost, meets the file that it made.
+                    # A request repeated because its answer was lost meets the file that it created itself.
                     return self.read(path) == data
-                except FileNotFoundError:  # another is still making it
+                except FileNotFoundError:  # another process is still creating it
                     raise problem from None
         if self.url not in _proven:
             self._prove_that_the_first_wins(path, data)
         return True
 
     def _prove_that_the_first_wins(self, path: str, data: bytes) -> None:
-        """Raise StorageError where the store makes a file that it has just made: it ignores conditions.
+        """Raise StorageError if the store creates a file that is already there: it ignores conditions.
 
-        Some that speak S3 do, and receipts would not be safe there. The content is the same, so nothing is
-        lost by asking.
+        Some stores that speak S3 do, and receipts would not be safe there. The content is the same, so trying
+        loses nothing.
         """
         with self._errors(path, writing=True):
             try:
@@ -312,7 +313,7 @@ class Folder:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        # Its listings are not kept: one that another process has made stale would hide receipts.
+        # Listings are not cached: a listing that another process has made stale would hide receipts.
         return open_store(self.url, client_tries=TRIES)
 
     @property
@@ -324,7 +325,7 @@ class Folder:
 
     @contextmanager
     def _parent(self, path: str, *, make: bool = True) -> Iterator[tuple[int, str]]:
-        """A handle on the folder that a file is in, made where it is missing, and the file's name in it."""
+        """A handle on the folder that a file is in, created if it is missing, and the file's name in it."""
         *folders, name = PurePosixPath(path).parts
         root = self.local("")
         if make:
@@ -346,7 +347,7 @@ class Folder:
             os.close(handle)
 
     def _step(self, parent: int, name: str, path: str, *, make: bool) -> int:
-        """A handle on a folder inside another one, made where it is missing."""
+        """A handle on a folder inside another one, created if it is missing."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
         try:
             return os.open(name, flags, dir_fd=parent)
@@ -456,9 +457,9 @@ class _Listed(Folder):
 
 
 class _Handler(pafs.FSSpecHandler):  # type: ignore[misc]
-    """An fsspec file system for Arrow, which asks for the size of no file that it knows.
+    """An fsspec file system for Arrow that does not request sizes it already knows.
 
-    Its own handler asks twice of each, whether it is a file and how long it is.
+    Arrow's own handler makes two requests for each file: whether it is one, and how large it is.
     """
 
     def __init__(self, filesystem: Any, sizes: Mapping[str, int]) -> None:
@@ -469,43 +470,14 @@ class _Handler(pafs.FSSpecHandler):  # type: ignore[misc]
         size = self._sizes.get(path)
         if size is None:
             return super().open_input_file(path)
-        return pa.PythonFile(_Ranges(self.fs, path, size), mode="r")
+        return pa.PythonFile(_ranges(self.fs, path, size), mode="r")
 
     def __reduce__(self) -> tuple[type[_Handler], tuple[Any, dict[str, int]]]:
-        return _Handler, (self.fs, {})  # what travels is for a few of many files
+        return _Handler, (self.fs, {})  # when pickled, it is used for a few of many files
 
 
-class _Ranges(io.RawIOBase, BinaryIO):
-    """A file of known size in a store: each read is a request for the bytes that are read."""
-
-    def __init__(self, filesystem: Any, path: str, size: int) -> None:
-        self._filesystem, self._path, self._size, self._at = filesystem, path, size, 0
-
-    def read(self, size: int | None = -1) -> bytes:
-        end = self._size if size is None or size < 0 else min(self._at + size, self._size)
-        if end <= self._at:
-            return b""
-        data = bytes(self._filesystem.cat_file(self._path, start=self._at, end=end))
-        self._at += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
+def _ranges(filesystem: Any, path: str, size: int) -> Ranges:
+    return Ranges(lambda start, end: bytes(filesystem.cat_file(path, start=start, end=end)), size)
 
 
 _FATAL = {
@@ -518,20 +490,21 @@ _FATAL = {
 
 
 _GONE = frozenset({errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH})
-"""What a network disk answers that is not there any more."""
+"""What a network disk answers once it is no longer there."""
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 """What a file system without hard links answers; exFAT and FAT say that it is not permitted."""
 
 
 def is_staged(path: str) -> bool:
-    """Whether a file does not have its name yet: it is being written, or was when its writer was killed."""
+    """Whether a file does not have its final name yet: it is being written, or its writer was killed."""
     return path.endswith(_STAGED) and PurePosixPath(path).name.startswith(".")
 
 
 @contextmanager
 def _staged(parent: int, name: str, fill: Callable[[BinaryIO], Any]) -> Iterator[tuple[str, int]]:
-    """A complete, synced file beside its target, and its bytes; what is left of it afterwards is removed."""
+    """A complete, synced file beside its target, and its size; if it still exists at the end, it is
+    removed."""
     staged = f".{name}.{uuid.uuid4().hex[:12]}{_STAGED}"
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -547,7 +520,7 @@ def _staged(parent: int, name: str, fill: Callable[[BinaryIO], Any]) -> Iterator
 
 
 def _link(parent: int, staged: str, name: str) -> bool | None:
-    """Give a file its name unless that is taken: atomic. None where the file system has no hard links."""
+    """Give a file its final name unless that is taken, atomically. None if there are no hard links."""
     try:
         os.link(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
     except FileExistsError:
@@ -576,7 +549,7 @@ def _create_exclusively(parent: int, name: str, data: bytes) -> bool:
 
 
 def _modified(info: Mapping[str, Any]) -> float | None:
-    """When a file in a store was last written; each client has its own word for it."""
+    """When a file in a store was last written; each client has its own name for this."""
     for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
         value = info.get(key)
         if isinstance(value, str):
@@ -594,13 +567,13 @@ def _modified(info: Mapping[str, Any]) -> float | None:
 def _errno(problem: OSError) -> int:
     if problem.errno:
         return problem.errno
-    # Arrow's own I/O errors carry the number in the text alone.
+    # Arrow's own I/O errors carry the number only in their text.
     return next((number for number in _FATAL if f"[errno {number}]" in str(problem).lower()), 0)
 
 
 def _sync(folder: int) -> None:
     try:
         os.fsync(folder)
-    except OSError as problem:  # some network file systems have that for files alone
+    except OSError as problem:  # some network file systems support it for files only
         if problem.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise

@@ -18,7 +18,7 @@ from camtrap_batch.store.snapshots import Snapshot
 _SAID = "tables/corrections/"
 
 MIN_AGE_S = 3600.0
-"""Seconds for which a file that no snapshot refers to is left alone: a worker may yet file it."""
+"""Seconds for which a file that no snapshot refers to is left alone: a worker may still file it."""
 
 
 def collect(
@@ -31,11 +31,11 @@ def collect(
 
     Parameters
     ----------
-    keep : snapshots of each table to keep, the newest ones; 0 keeps all. What a kept snapshot reads from
-        (the thumbnails of a manifest) is kept as well.
-    dry_run : count only
-    min_age_s : age of what no snapshot ever referred to; what only snapshots refer to that are not kept goes
-        whatever its age
+    keep : how many of the newest snapshots of each table to keep; 0 keeps all. What a kept snapshot reads
+        from (the thumbnails of a manifest) is kept as well.
+    dry_run : only count
+    min_age_s : files that no snapshot ever referred to are deleted only when older than this; files of
+        snapshots that are not kept are deleted at any age
 
     Returns
     -------
@@ -44,16 +44,18 @@ def collect(
     Raises
     ------
     LeaseHeld
-        A driver works on the run folder: what it has not committed yet would be garbage.
+        A driver is working on the run folder: what it has not committed yet would look like garbage.
     Damaged
-        A snapshot that is to be kept can't be read: what it refers to would be garbage. Nothing is deleted.
+        A snapshot that is to be kept can't be read: what it refers to would look like garbage. Nothing is
+        deleted.
     InputError
-        The folder is no run folder.
+        The folder is not a run folder.
     """
     entries = set(folder.list(""))
     if entries and entries.isdisjoint(OURS):
         raise InputError(
-            f"{folder.url}: is no run folder: it has none of {', '.join(sorted(OURS))}; nothing was deleted"
+            f"{folder.url}: is not a run folder: it has none of {', '.join(sorted(OURS))}; nothing was "
+            "deleted"
         )
     check_identity(folder)
     with nullcontext() if dry_run else lease.hold(folder, "-", "gc"):
@@ -117,13 +119,13 @@ def _referred_to(snapshot: Snapshot) -> set[str]:
 
 
 def _garbage(folder: Folder, known: _Known, written_before: float) -> Iterator[Entry]:
-    """What goes, in the order in which it goes."""
+    """What to delete, in the order in which to delete it."""
 
     def is_old(entry: Entry) -> bool:
         return entry.modified is None or entry.modified <= written_before
 
     def unless_kept(entries: Iterable[Entry], names: dict[str, str] | None = None) -> Iterator[Entry]:
-        """Those that no snapshot refers to by their path, or by the name that `names` has for it."""
+        """The paths that no snapshot refers to, directly or by the name that `names` maps them to."""
         for entry in entries:
             name = (names or {}).get(entry.path, entry.path)
             if name not in known.kept and (name in known.dropped or is_old(entry)):

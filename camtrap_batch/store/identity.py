@@ -1,7 +1,7 @@
 """Whether a folder is a run folder, and one that this version can read.
 
-`format.json` says which format a run folder has; one without it was made by a version before there were any,
-and has the first. A field more in some record is no new format: it is kept (see `records`).
+`format.json` says which format a run folder has; a folder without it was made before formats were numbered,
+and has the first one. An additional field in some record is not a new format: it is kept (see `records`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.records import Unreadable, decode, encode
 
 FORMAT = 1
-"""Grows when a version could not read, or would spoil, what another has written."""
+"""Raised when one version could not read, or would damage, what another has written."""
 
 OURS = frozenset(
     {"snapshots", "receipts", "plans", "lease", "log.jsonl", "log", "job.yaml", "performance", "redo"}
     | {"format.json", "tables"}
 )
-"""What a run folder has and hardly any other folder."""
+"""Names that a run folder has and hardly any other folder does."""
 
 _ALSO_OURS = frozenset(
     {"models", "checkpoints", "attachments", "report", "outputs", "tmp", "corrections", "copies", "damaged"}
@@ -38,18 +38,18 @@ class _Identity:
 
 
 def require_run_folder(folder: Folder) -> None:
-    """Raise InputError where there is nothing at all; whether it is sound is for others to say."""
+    """Raise InputError if there is nothing at all; whether it is sound is checked elsewhere."""
     if not folder.list(""):
         raise InputError(f"no run folder at {folder.url}; `camtrap reprocess JOB` makes it (output and name)")
 
 
 def check_identity(folder: Folder) -> bool:
-    """Whether there is a run folder already, which this version can read.
+    """Whether there already is a run folder, one that this version can read.
 
     Raises
     ------
     InputError
-        It was written by a newer version, or is a folder with other things.
+        A newer version wrote it, or it is a folder with other things in it.
     Damaged
         `format.json` can't be read.
     """
@@ -60,8 +60,8 @@ def check_identity(folder: Folder) -> bool:
         if entries and not (OURS | _ALSO_OURS).intersection(entries):
             some = ", ".join(entries[:3]) + (", ..." if len(entries) > 3 else "")
             raise InputError(
-                f"{folder.url}: is no run folder (it holds {some}); choose another output or name in the job "
-                "file"
+                f"{folder.url}: is not a run folder (it holds {some}); choose another output or name in the "
+                "job file"
             ) from None
         return bool(entries)
     except Unreadable as problem:
@@ -77,7 +77,7 @@ def check_identity(folder: Folder) -> bool:
 
 
 def write_identity(folder: Folder, *, anew: bool = False) -> None:
-    """Say which format the run folder has, where nothing says so yet."""
+    """Record the run folder's format, if nothing does so yet."""
     data = encode(_Identity(FORMAT, version("camtrap-batch")))
     if anew:
         folder.write(_PATH, data)

@@ -1,4 +1,4 @@
-"""Who works on a run folder: one driver at a time, which tells the others that it is still there.
+"""Who works on a run folder: one driver at a time, which keeps showing that it is alive.
 
 `lease/<n>.json` is made by exclusive creation, on a disk as in a bucket: whoever makes the greatest number
 holds the lease, and writes the time into it every few seconds. One that was given back, or whose holder is
@@ -33,9 +33,9 @@ from camtrap_batch.store.records import Unreadable, decode, encode
 from camtrap_batch.store.shards import now
 
 BEAT_S = 10.0
-"""Seconds between two signs of life."""
+"""Seconds between signs of life."""
 LAPSE_S = 120.0
-"""Seconds without one after which a holder on another machine is taken for gone."""
+"""Seconds of silence after which a holder on another machine counts as gone."""
 
 _FOLDER = "lease"
 
@@ -72,7 +72,8 @@ class Holder:
     more: dict[str, Any] = field(default_factory=dict)
 
     def state(self, lapse_s: float = LAPSE_S) -> State:
-        """Whether its holder is there: `silent` is one elsewhere of which nothing was heard for long."""
+        """Whether its holder is alive; `silent`: it is on another machine and has not been heard of for
+        long."""
         if self.released:
             return "free"
         is_alive = _is_alive(self.pid, self.started, self.ticks) if self.machine == _machine() else None
@@ -85,7 +86,7 @@ class Holder:
         return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(self.beat)).total_seconds()
 
     def describe(self) -> str:
-        """For people.
+        """Text for people.
 
         >>> Holder("", "node7", "", 81, 0, "wcs", "infer", "2026-11-30T08:00:00.000Z", "", True).describe()
         'infer of job wcs, process 81 on node7, since 2026-11-30 08:00:00 UTC'
@@ -99,9 +100,9 @@ class Lease:
 
     Attributes
     ----------
-    lost : set where another has taken it over: this process stood still for too long
-    has_written : whether its holder has changed anything; if not, no trace of it is left where the one before
-        it was given back (otherwise a holder that stood still would not see that it has lost its own)
+    lost : set once another driver has taken it over, because this process stood still for too long
+    has_written : whether its holder has changed anything; if not, it leaves no trace, provided that the lease
+        before it was released (otherwise a holder that stood still would not notice that it has lost its own)
     """
 
     def __init__(self, folder: Folder, holder: Holder, *, is_first: bool, has_written: bool) -> None:
@@ -114,20 +115,20 @@ class Lease:
         self._beating.start()
 
     def check(self) -> None:
-        """Raise LeaseLost where another has it."""
+        """Raise LeaseLost if another driver has taken it over."""
         if not self.lost.is_set() and _newest_number(self.folder) > self.holder.number:
             self.lost.set()
         if self.lost.is_set():
             raise LeaseLost(
-                f"{self.folder.url}: another driver has taken over, since nothing was heard of this one for "
-                "too long; nothing more is committed by this one"
+                f"{self.folder.url}: another driver has taken over, because this one gave no sign of life "
+                "for too long; this one commits nothing more"
             )
 
     def release(self) -> None:
-        """Give it back."""
+        """Release it."""
         self._ended.set()
         self._beating.join()
-        # A disk that is full, or a store that is gone, has been told of already.
+        # A full disk, or a store that is gone, has already been reported.
         with suppress(OSError, StorageError):
             if self.lost.is_set() or _newest_number(self.folder) > self.holder.number:
                 return
@@ -141,7 +142,7 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
-            with suppress(OSError, StorageError):  # the next one is a few seconds later
+            with suppress(OSError, StorageError):  # the next attempt is a few seconds away
                 if _newest_number(self.folder) > self.holder.number:
                     self.lost.set()
                     return
@@ -158,11 +159,11 @@ _guard = threading.Lock()
 
 @contextmanager
 def hold(folder: Folder, job: str, command: str, *, only_if_needed: bool = False) -> Iterator[Lease]:
-    """Hold the lease of a run folder; where this thread holds it already, that is all.
+    """Hold the lease of a run folder; does nothing if this thread already holds it.
 
     Parameters
     ----------
-    only_if_needed : there may be nothing to do: `has_written` is to be set where there was something
+    only_if_needed : there may be nothing to do; the caller sets `has_written` if there was something
 
     Raises
     ------
@@ -187,14 +188,14 @@ def hold(folder: Folder, job: str, command: str, *, only_if_needed: bool = False
 
 
 def take(folder: Folder, job: str, command: str, *, only_if_needed: bool = False) -> Lease:
-    """Take the lease of a run folder; parameters as of `hold`.
+    """Take the lease of a run folder; parameters as for `hold`.
 
     Raises
     ------
     LeaseHeld
         Another driver is at work there.
     InputError
-        The folder is none of ours, or a newer version wrote it.
+        The folder is not a run folder, or a newer version wrote it.
     """
     check_identity(folder)
     watched: Holder | None = None
@@ -204,10 +205,10 @@ def take(folder: Folder, job: str, command: str, *, only_if_needed: bool = False
         if before is not None and (state == "held" or (watched and before != watched)):
             raise LeaseHeld(_refusal(folder, before))
         if before is not None and state == "silent" and watched is None:
-            # Its clock, or this one, may be wrong.
+            # Its clock, or this machine's, may be wrong.
             say(
-                f"{folder.url}: nothing was heard of {before.describe()} for {before.silence_s():.0f} s; it "
-                f"is given {2 * BEAT_S:.0f} s more to show that it is there"
+                f"{folder.url}: no sign of life from {before.describe()} for {before.silence_s():.0f} s; "
+                f"it has {2 * BEAT_S:.0f} s more to show that it is there"
             )
             watched = before
             threading.Event().wait(2 * BEAT_S)
@@ -232,15 +233,15 @@ def take(folder: Folder, job: str, command: str, *, only_if_needed: bool = False
 
 
 def look(folder: Folder) -> Holder | None:
-    """Who holds the lease of a run folder, or held it last; None where none was ever taken."""
+    """Who holds the lease of a run folder, or held it last; None if it was never taken."""
     return _look(folder)[0]
 
 
 def _look(folder: Folder) -> tuple[Holder | None, int]:
-    """The same, and the greatest number there is, be its file readable or not; 0 where there is none."""
+    """The same, and the highest number, whether its file is readable or not; 0 if there is none."""
     numbers = _numbers(folder)
     for number in reversed(numbers):
-        # Without hard links, a new one may be there before its content is.
+        # Without hard links, a new file may be there before its content is.
         for wait_s in (0.3, 0):
             try:
                 return dataclasses.replace(
@@ -255,13 +256,13 @@ def _look(folder: Folder) -> tuple[Holder | None, int]:
                 ) from None
             except Unreadable as problem:
                 if not wait_s:
-                    say(f"{folder.url}/{_path(number)}: {problem}; done without")
+                    say(f"{folder.url}/{_path(number)}: {problem}; ignored")
                 time.sleep(wait_s)
     return None, max(numbers, default=0)
 
 
 def check_held(folder: Folder) -> None:
-    """Raise LeaseLost where this process has lost the lease of a folder; nothing where it never had one."""
+    """Raise LeaseLost if this process has lost the lease of a folder; does nothing if it never had one."""
     if (mine := _mine(folder)) is not None:
         mine.check()
 
@@ -295,7 +296,7 @@ def _path(number: int) -> str:
 
 @cache
 def _machine() -> str:
-    """What tells where a process id means the same: the machine since it was started, and the container."""
+    """Identifies where a process id means the same: this boot of the machine, and the container."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -1,8 +1,8 @@
-"""The log of a run: a JSON object a line, which the driver alone writes.
+"""The log of a run: one JSON object per line, written by the driver alone.
 
-On a disk each line is appended to `log.jsonl`. A bucket has no appending, only whole files: there the log is
-files in `log/`, in the order of their names, of which the last one alone is written again and again, and not
-more than once a second (which is what Google allows). Lines that may wait are held back for 10 s.
+On a disk each line is appended to `log.jsonl`. A bucket can't append, it holds only whole files: there the
+log is files in `log/`, in the order of their names, of which only the last is rewritten, at most once a
+second (which is what Google allows). Lines that may wait are held back for 10 s.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOG = "log.jsonl"
 """Its path in the run folder."""
 
 PARTS = "log"
-"""Folder of its parts, in a bucket; what is there follows `LOG`, which an earlier version wrote."""
+"""Folder of its parts, in a bucket; they follow `LOG`, which an earlier version wrote."""
 
 _WAIT_S = 10.0
 _REWRITE_S = 1.0
@@ -25,13 +25,13 @@ _PART_BYTES = 64 * 1024
 
 
 class Log:
-    """Lines at the end of a run's log."""
+    """Appends lines to a run's log."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._held: list[bytes] = []
         self._flushed = time.monotonic()
-        # Names in the order of time, and no two drivers with the same.
+        # Names sort by time, and no two drivers use the same.
         self._name = f"{PARTS}/{now().replace(':', '')}-{os.urandom(3).hex()}"
         self._part, self._content, self._written = 0, b"", float("-inf")
 
@@ -58,7 +58,7 @@ class Log:
 
 
 def read_log(folder: Folder) -> bytes:
-    """All lines of a run's log; empty where there is none."""
+    """All lines of a run's log; empty if there is no log."""
     try:
         lines = folder.read(LOG)
     except FileNotFoundError:

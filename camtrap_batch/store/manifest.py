@@ -14,7 +14,7 @@ from camtrap_batch.vocabulary import USABLE
 
 
 def usable_rows(run: Run, columns: list[str]) -> pa.Table:
-    """The manifest's rows that are classified, in its order; `columns` hold status."""
+    """The manifest's rows that are classified, in its order; `columns` include status."""
     rows = run.table("manifest").to_table(columns=columns)
     return rows.filter(pc.is_in(rows["status"].cast(pa.string()), pa.array(USABLE)))
 
@@ -25,7 +25,7 @@ def categories_of(meta: dict[str, Any]) -> list[tuple[int, str]]:
 
 
 def current_findings(store: Run) -> Snapshot | None:
-    """The findings of the current manifest; None where they are not made yet."""
+    """The findings of the current manifest; None if they have not been made yet."""
     findings, manifest = store.current("findings"), store.current("manifest")
     if findings is None or manifest is None or findings.meta["manifest_plan"] != manifest.plan_id:
         return None
@@ -39,10 +39,10 @@ def kind_counts(findings: Snapshot | None) -> dict[str, int]:
 
 
 def require_findings(store: Run) -> Snapshot:
-    """The findings of the current manifest. Raises InputError where they are not made yet."""
+    """The findings of the current manifest. Raises InputError if they have not been made yet."""
     findings = current_findings(store)
     if findings is None:
         raise InputError(
-            f"{store.folder.url}: the table findings is not of the current manifest; run validate first"
+            f"{store.folder.url}: the table findings is not that of the current manifest; run validate first"
         )
     return findings

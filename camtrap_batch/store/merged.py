@@ -1,4 +1,4 @@
-"""A result of `merge`: the snapshots of its tables that belong together, and those that they were made of.
+"""A result of `merge`: the snapshots of its tables that belong together, and those they were made from.
 
 It goes by the number of its snapshot of `locations`, the last one that `merge` commits.
 """
@@ -17,14 +17,14 @@ from camtrap_batch.store.tables import Table
 
 @dataclass(frozen=True)
 class MergeResult:
-    """`snapshot` is that of locations; its `meta` holds the settings that `merge` went by."""
+    """`snapshot` is that of locations; its `meta` holds the settings that `merge` used."""
 
     run: Run
     snapshot: Snapshot
 
     @classmethod
     def find(cls, run: Run, number: int | None = None) -> MergeResult:
-        """The result with a number, or the current one. Raises InputError where there is none."""
+        """The result with a number, or the current one. Raises InputError if there is none."""
         snapshot = run.snapshot("locations", number)
         if "frames" not in snapshot.inputs:
             raise InputError(
@@ -38,11 +38,11 @@ class MergeResult:
         return self.snapshot.number
 
     def table(self, name: str) -> Table:
-        """A table of this result (locations, frames, sequences, events), or one it was made of."""
+        """A table of this result (locations, frames, sequences, events), or one it was made from."""
         return self.run.table(name, self.number if name == "locations" else self.snapshot.inputs[name])
 
     def describe(self) -> str:
-        """For people: what tells it from the others."""
+        """Text for people: what distinguishes it from the others."""
         meta, inputs = self.snapshot.meta, self.snapshot.inputs
         rules = [f"gap {meta['gap_min']:g} min", f"min_confidence {meta['min_confidence']:g}"]
         rules += [name for name in ("taxonomy", "species") if meta[name]]
@@ -59,7 +59,7 @@ def list_merged(run: Run) -> list[MergeResult]:
         try:
             snapshot = snapshots.load(run.folder, "locations", number)
         except Damaged as problem:
-            say(f"{problem}; done without")
+            say(f"{problem}; ignored")
             continue
         if "frames" in snapshot.inputs:
             found.append(MergeResult(run, snapshot))

@@ -14,10 +14,11 @@ from camtrap_batch.store.outpath import replacing
 
 
 def write_out(table: ds.Dataset, path: Path) -> int:
-    """Write a dataset to `path`, batch by batch; its ending says how (see `WRITERS`). Returns its rows.
+    """Write a dataset to `path`, batch by batch; its ending says how (see `WRITERS`). Returns the number of
+    rows.
 
     In CSV, lists and structs are JSON text, and binary columns (thumbnails) are left out.
-    `path` is as `outpath.check_file` gives it.
+    `path` is as `outpath.check_file` returns it.
     """
     with replacing(path) as staged:
         return WRITERS[path.suffix.lower()](table, staged)

@@ -1,4 +1,5 @@
-"""Where a command may write what a user asked for with `--out`, and how it gets its name when it is whole."""
+"""Where a command may write what a user asked for with `--out`, and how it gets its name once it is
+complete."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ def check_file(out: str, job: Job, endings: Collection[str]) -> Path:
 
     Parameters
     ----------
-    endings : such as .csv, lower case; one of them has to be the file's
+    endings : such as .csv, lower case; the file must have one of them
 
     Raises
     ------
     UserError
-        It is a URL, a folder, in a folder that is not there, in the job's input, or has another ending.
+        It is a URL or a folder, lies in a missing folder or in the job's input, or has another ending.
     """
     path = check_path(out, job)
     ending = path.suffix.lower()
@@ -37,16 +38,16 @@ def check_file(out: str, job: Job, endings: Collection[str]) -> Path:
 
 
 def check_folder(out: str, job: Job, is_ours: Callable[[Path], bool], *, instead: str = "") -> Path:
-    """The path of a folder that may be written: nothing is there, or an empty folder, or an earlier export.
+    """The path of a folder that may be written: there is nothing yet, an empty folder, or an earlier export.
 
     Parameters
     ----------
-    instead : what else `--out` may be, for the message about a file, such as ", or end in .zip"
+    instead : what else `--out` may be, for the message about a file, such as `, or end in .zip`
 
     Raises
     ------
     UserError
-        As `check_file`; or there is something that no export made.
+        As for `check_file`; or it holds something that no export made.
     """
     path = check_path(out, job)
     if path.is_symlink():
@@ -55,16 +56,16 @@ def check_folder(out: str, job: Job, is_ours: Callable[[Path], bool], *, instead
         raise UserError(f"--out {out}: is a file; it should be a folder{instead}")
     if path.is_dir() and any(path.iterdir()) and not is_ours(path):
         raise UserError(
-            f"--out {out}: is a folder with other things than an earlier export in it, which stays as it is; "
-            "it should be a new or an empty one"
+            f"--out {out}: is a folder that holds more than an earlier export, and is left as it is; it "
+            "should be a new or an empty one"
         )
     return path
 
 
 def check_path(out: str, job: Job) -> Path:
-    """A path of this machine, absolute, outside the job's input, in a folder that is there.
+    """An absolute path on this machine, outside the job's input, in an existing folder.
 
-    Raises UserError where it is anything else.
+    Raises UserError if it is anything else.
     """
     if "://" in out:
         raise UserError(f"--out {out}: should be a path on this machine")
@@ -80,7 +81,7 @@ def check_path(out: str, job: Job) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """A hidden name beside `path`, for a file or a folder; when the block ends, it takes the place of `path`.
 
-    Where the block fails, what was there stays.
+    If the block fails, what was there stays.
     """
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     before = path.with_name(f"{staged.name}.before")

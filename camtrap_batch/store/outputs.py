@@ -1,4 +1,4 @@
-"""Which files outside the run folder its commands wrote: those they may replace; a person's stay.
+"""Which files outside the run folder its commands wrote, and what becomes of others under the same names.
 
 `outputs/<sha256>.json` in the run folder stands for a file of that content. So a file that was moved is
 still known, and one in which somebody has changed a cell is not.
@@ -6,43 +6,40 @@ still known, and one in which somebody has changed a cell is not.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+import itertools
 import json
+import shutil
 from pathlib import Path
 
-from camtrap_batch.errors import StorageError, UserError
+from camtrap_batch.errors import StorageError
 from camtrap_batch.notices import say
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import now
 
 
 class Outputs:
-    """Files that commands of a run folder write outside it.
+    """Files that commands of a run folder write outside it."""
 
-    Parameters
-    ----------
-    folder : the run folder
-    force : a person's files may be replaced, too
-    """
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
 
-    def __init__(self, folder: Folder, *, force: bool = False) -> None:
-        self._folder, self._force = folder, force
+    def keep(self, path: Path) -> None:
+        """Copy what is at `path`, which is about to be replaced, unless a command of this run wrote it.
 
-    def require(self, path: Path) -> None:
-        """Nothing is at `path`, or something that may be replaced.
-
-        Raises
-        ------
-        UserError
-            There is a file with something in it that is not as a command of this run folder wrote it.
+        The copy lies beside it (`events.kept-1.csv` beside `events.csv`), and a line says so.
         """
-        if self._force or not path.is_file() or not path.stat().st_size:
+        if not path.is_file() or not path.stat().st_size or self._folder.exists(_record_of(path)):
             return
-        if not self._folder.exists(_record_of(path)):
-            raise UserError(
-                f"--out {path}: is there already, and this run did not write it, or it was changed since; "
-                "name another file, or add --force to replace it"
-            )
+        for number in itertools.count(1):
+            kept = path.with_name(f"{path.stem}.kept-{number}{path.suffix}")
+            if kept.exists() and filecmp.cmp(path, kept, shallow=False):
+                return  # by a command that failed afterwards
+            if not kept.exists() and not kept.is_symlink():
+                break
+        shutil.copy2(path, kept)
+        say(f"{path}: what was there is not as this run wrote it, and is kept as {kept.name}")
 
     def record(self, path: Path) -> None:
         """Note that a command wrote the file at `path`. A run folder that may only be read stays as it is."""
@@ -52,7 +49,7 @@ class Outputs:
         try:
             self._folder.write(_record_of(path), json.dumps(record, ensure_ascii=False).encode())
         except (OSError, StorageError) as problem:
-            say(f"{path}: to replace it later will take --force, since it could not be noted ({problem})")
+            say(f"{path}: is kept when it is written again, as it can't be noted whose it is ({problem})")
 
 
 def _record_of(path: Path) -> str:

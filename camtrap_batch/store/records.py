@@ -1,7 +1,7 @@
-"""JSON records of a run folder: every value is checked when one is read, and what is not known is kept.
+"""JSON records of a run folder: every value is checked on reading, and unknown fields are kept.
 
-A record that an older version wrote may lack fields that have a default; one of a newer version may have
-more, which are found in `more` and written back with the others.
+A record that an older version wrote may lack fields that have a default; one that a newer version wrote may
+have others, which are kept in `more` and written back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MORE = "more"
 
 
 class Unreadable(ValueError):
-    """A record that is cut off, is no JSON, or lacks what it should hold; the text says which."""
+    """A record that is cut off, is not JSON, or lacks what it should hold; the text says which."""
 
 
 def encode(record: Any) -> bytes:
@@ -27,7 +27,7 @@ def encode(record: Any) -> bytes:
 
 
 def as_dict(record: Any) -> dict[str, Any]:
-    """A data class as JSON holds it: its fields, then those in `more`, those of its records alike."""
+    """A data class as a JSON object: its fields, then those in `more`; the same for records within it."""
     found = {}
     for field in dataclasses.fields(record):
         if field.name == _MORE:
@@ -58,12 +58,12 @@ def decode(data: bytes, kind: type[_T]) -> _T:
         record = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         is_short = "truncated" in str(problem)
-        raise Unreadable("is cut off" if is_short else f"is no JSON: {problem}") from None
+        raise Unreadable("is cut off" if is_short else f"is not JSON: {problem}") from None
     return convert(record, kind)
 
 
 def convert(record: Any, kind: type[_T]) -> _T:
-    """A record of a data class from what JSON says. Raises Unreadable."""
+    """A record of a data class, from a parsed JSON value. Raises Unreadable."""
     try:
         made = msgspec.convert(_sorted_out(record, kind), kind)
     except msgspec.ValidationError as problem:
@@ -72,7 +72,7 @@ def convert(record: Any, kind: type[_T]) -> _T:
 
 
 def _sorted_out(record: Any, kind: Any) -> Any:
-    """What a data class has no field for, in `more`; and so in the lists of records in it."""
+    """Put what a data class has no field for into `more`; the same in the lists of records within it."""
     if not isinstance(record, dict):
         return record
     fields = {field.name for field in dataclasses.fields(kind)}

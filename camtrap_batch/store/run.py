@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ class Run:
         self._log = Log(self.folder)
 
     def table(self, name: str, snapshot: int | None = None) -> Table:
-        """A table's rows as a pyarrow dataset, with `.to_pandas()` and `.to_dask()` beside.
+        """A table's rows as a pyarrow dataset that also has `.to_pandas()` and `.to_dask()`.
 
         Parameters
         ----------
@@ -56,22 +55,17 @@ class Run:
         return found
 
     def current(self, name: str) -> Snapshot | None:
-        """The newest snapshot of a table (or of `model`), None where there is none yet."""
+        """The newest snapshot of a table (or of `model`), None if there is none yet."""
         return snapshots.current(self.folder, name)
 
     def log(self, event: str, **details: Any) -> None:
-        """Add a line to the run's log. In a bucket, that a shard is done may be held back for a while."""
+        """Add a line to the run's log. In a bucket, lines about finished shards may be held back."""
         line = json.dumps({"time": now(), "event": event, **details}, ensure_ascii=False, default=str)
         self._log.add(line.encode() + b"\n", may_wait=event == "shard done")
 
     def flush_log(self) -> None:
-        """Write what was held back."""
+        """Write the lines that were held back."""
         self._log.flush()
-
-    @cached_property
-    def local_root(self) -> Path | None:
-        """The run folder on disk, None where it is in a bucket."""
-        return self.folder.local("") if self.folder.is_local else None
 
 
 def open_run(job: Job | str | Path) -> Run:

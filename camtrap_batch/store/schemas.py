@@ -1,6 +1,6 @@
 """The Arrow schema of every table. Each field's metadata holds its description.
 
-`describe(table)` lists the descriptions; docs/tables.md is made of them.
+`describe(table)` lists the descriptions; docs/tables.md is made from them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 from camtrap_batch.vocabulary import DEPLOYMENT_FINDINGS, FINDING_KINDS, NO_EVENT, STATUSES
 
 _TIME = pa.timestamp("us")
-_LATER, _WIDENED = "later", "widened"  # mark such columns in their field's metadata
+_LATER, _WIDENED = "later", "widened"  # marks of such columns in their field's metadata
 _UTC = pa.timestamp("us", tz="UTC")
 _LABEL = pa.struct([("category_id", pa.int32()), ("name", pa.string()), ("count", pa.int32())])
 _TOP = pa.struct([("label", pa.string()), ("p", pa.float32())])
@@ -27,11 +27,11 @@ def _schema(
     Parameters
     ----------
     fields : name, type and description of each column
-    later : names of columns that a table had none of at first, and whose absence says the same as null. They
-        do not count in `fingerprint`, so that the shards of older run folders keep their ids; a column whose
-        value for old rows is not null is none of these.
-    widened : column -> its type at first, of which every value is one of the type that it has now. In
-        `fingerprint` the first one counts.
+    later : names of columns that the table did not have at first, and whose absence means the same as null.
+        They do not count in `fingerprint`, so that the shards of older run folders keep their ids; a column
+        whose value for old rows is not null must not be named here.
+    widened : column -> its original type, whose every value is also valid in its present type. In
+        `fingerprint` the original type counts.
     """
     marks = {name: {_LATER: ""} for name in later} | {
         name: {_WIDENED: kind} for name, kind in (widened or {}).items()
@@ -51,34 +51,34 @@ _IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
     (
         "deployment",
         pa.string(),
-        "period in which a camera stood at a location; null where the source has none",
+        "period in which a camera stood at a location; null if the source has none",
     ),
-    ("seq_id", pa.string(), "burst the image belongs to, as the source names it"),
+    ("seq_id", pa.string(), "burst that the image belongs to, as the source names it"),
     ("frame_num", pa.int32(), "position in the burst, from 0"),
     ("seq_num_frames", pa.int32(), "images in the burst, as the source says"),
 )
 
 _DATE_OF_VIDEO = (
-    "of a video, and its frames, that the source gives no date: where it is from, video (what it says of "
-    "itself), file_name, or neighbour (the photo beside it); otherwise null"
+    "for a video without a date in the source, and its frames: where the date is from: video (its own "
+    "metadata), file_name, or neighbour (the photo beside it); otherwise null"
 )
 
 CATALOG = _schema(
     *_IDENTITY,
     ("datetime", _TIME, "local camera time, as the source says"),
     ("utc_offset_minutes", pa.int32(), "what the camera's clock showed, east of UTC; null where unknown"),
-    ("labels", pa.list_(_LABEL), "annotations of the image; an empty list where there are none"),
+    ("labels", pa.list_(_LABEL), "annotations of the image; an empty list if there are none"),
     ("width", pa.int32(), "pixels, as the source says"),
     ("height", pa.int32(), "pixels, as the source says"),
     (
         "source",
         pa.string(),
-        "reader the row came from: cct, csv, camtrap-dp or folder; camtrap-dp-event: its labels are of its "
-        "whole event",
+        "reader the row came from: cct, csv, camtrap-dp or folder; camtrap-dp-event: its labels are those of "
+        "its whole event",
     ),
-    ("date_only", pa.bool_(), "true where the source gives a date without a time of day; otherwise null"),
-    ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; otherwise null"),
-    ("video_frames", pa.int32(), "of a video that is read: how many frames of it have rows; otherwise null"),
+    ("date_only", pa.bool_(), "true if the source gives a date without a time of day; otherwise null"),
+    ("video_s", pa.float64(), "for a frame of a video: seconds from the video's start; otherwise null"),
+    ("video_frames", pa.int32(), "for a video whose frames are read: their number; otherwise null"),
     ("date_of", pa.string(), _DATE_OF_VIDEO),
     later=("date_only", "video_s", "video_frames", "date_of"),
 )
@@ -86,11 +86,11 @@ CATALOG = _schema(
 MANIFEST = _schema(
     *_IDENTITY,
     ("status", pa.dictionary(pa.int8(), pa.string()), "one of: " + ", ".join(STATUSES)),
-    ("detail", pa.string(), "what the decoder or the file system said; null where all is well"),
+    ("detail", pa.string(), "what the decoder or the file system said; null if all is well"),
     (
         "format",
         pa.string(),
-        "JPEG, PNG, ...; of a video and for not_image what the first bytes say (AVI, HTML, ...)",
+        "JPEG, PNG, ...; for a video and for not_image what the first bytes say (AVI, HTML, ...)",
     ),
     ("mode", pa.string(), "L, RGB, CMYK, ... as stored in the file"),
     ("width", pa.int32(), "pixels, as stored (before EXIF orientation)"),
@@ -99,31 +99,37 @@ MANIFEST = _schema(
     (
         "modified",
         pa.string(),
-        "its version when it was read: modification time in ns, etag, or in a zip CRC and date",
+        "the file's version when it was read: modification time in ns, etag, or CRC and date in a zip",
     ),
-    ("sha256", pa.string(), "hash of the file's bytes, hexadecimal; of a frame of a video, of its pixels"),
+    ("sha256", pa.string(), "hash of the file's bytes, hexadecimal; for a frame of a video, of its pixels"),
     ("dhash", pa.uint64(), "64-bit difference hash of the picture; near duplicates differ in few bits"),
     ("datetime_exif", _TIME, "EXIF DateTimeOriginal, local camera time"),
-    ("datetime", _TIME, "local camera time: the catalog's, else EXIF's"),
+    ("datetime", _TIME, "local camera time: the catalog's, otherwise EXIF's"),
     (
         "datetime_source",
         pa.string(),
-        "catalog, exif, or of a video and its frames video, file_name or neighbour (docs/videos.md); null "
-        "where there is no date",
+        "catalog, exif, or for a video and its frames video, file_name or neighbour (docs/videos.md); null "
+        "if there is no date",
     ),
-    ("utc_offset_minutes", pa.int32(), "as in the catalog, else EXIF's, where the date is EXIF's"),
+    ("utc_offset_minutes", pa.int32(), "as in the catalog; EXIF's if the date is EXIF's"),
     ("camera_make", pa.string(), "EXIF Make"),
     ("camera_model", pa.string(), "EXIF Model"),
     ("is_night", pa.bool_(), "the picture is greyscale: taken in infrared light"),
     (
         "thumbnail_file",
         pa.string(),
-        "file of the thumbnails table, relative to the run folder; null where none is kept",
+        "file of the thumbnails table, relative to the run folder; null if none is kept",
     ),
     ("thumbnail_row", pa.int32(), "row in thumbnail_file"),
     ("date_only", pa.bool_(), "true where the date has no time of day: its midnight is none; otherwise null"),
     ("video_s", pa.float64(), "of a frame of a video: seconds from the video's start; otherwise null"),
-    later=("date_only", "video_s"),
+    (
+        "orientation",
+        pa.int8(),
+        "EXIF orientation, 2 to 8, of a picture that is not stored upright; otherwise null, as it is in rows "
+        "of earlier versions, which did not keep it",
+    ),
+    later=("date_only", "video_s", "orientation"),
 )
 
 VIDEOS = _schema(
@@ -131,19 +137,19 @@ VIDEOS = _schema(
     ("file_name", pa.string(), "as in the catalog"),
     ("status", pa.string(), "ok; otherwise as in the manifest: corrupt, missing, unreadable, ..."),
     ("detail", pa.string(), "why it can't be read"),
-    ("duration_s", pa.float64(), "seconds, as the container says; null where it does not tell"),
-    ("rate", pa.float64(), "frames a second; null where the container does not tell"),
+    ("duration_s", pa.float64(), "seconds, as the container says; null if it does not say"),
+    ("rate", pa.float64(), "frames per second; null if the container does not say"),
     ("width", pa.int32(), "pixels, as stored"),
     ("height", pa.int32(), "pixels, as stored"),
-    ("codec", pa.string(), "what its pictures are packed with: h264, mjpeg, ..."),
-    ("datetime", _TIME, "camera time of its start, where the metadata have none"),
-    ("date_of", pa.string(), "where that is from: video, file_name or neighbour"),
-    ("frames", pa.int32(), "rows that its frames have in the catalog"),
+    ("codec", pa.string(), "codec of its pictures: h264, mjpeg, ..."),
+    ("datetime", _TIME, "camera time of its start, if the metadata have no date"),
+    ("date_of", pa.string(), "where the date is from: video, file_name or neighbour"),
+    ("frames", pa.int32(), "number of its frames in the catalog"),
     (
         "beside",
         pa.string(),
         "photo of the same name, or just before or after it in its folder, for a video without a date in the "
-        "metadata; null where there is none",
+        "metadata; null if there is none",
     ),
 )
 
@@ -152,9 +158,9 @@ KEYWORDS = _schema(
     ("file_name", pa.string(), "as in the catalog"),
     ("status", pa.string(), "ok; otherwise as in the manifest: missing, unreadable, ..."),
     ("detail", pa.string(), "why it can't be read"),
-    ("keywords", pa.list_(pa.string()), "keywords that stand for themselves: XMP, IPTC, EXIF"),
-    ("paths", pa.list_(pa.string()), "keywords that stand below others, from the top, with | between them"),
-    ("sidecar", pa.string(), "the .xmp file beside the photo, which was read, too; null where there is none"),
+    ("keywords", pa.list_(pa.string()), "keywords outside any hierarchy: XMP, IPTC, EXIF"),
+    ("paths", pa.list_(pa.string()), "keywords in a hierarchy, from the top, separated by |"),
+    ("sidecar", pa.string(), "the .xmp file beside the photo, which was also read; null if there is none"),
 )
 
 THUMBNAILS = _schema(
@@ -173,20 +179,26 @@ FINDINGS = _schema(
     (
         "other_image_id",
         pa.string(),
-        "image it is compared with: the first copy, the frame before; null where there is none",
+        "image it is compared with: the first copy, the frame before; null if there is none",
     ),
     ("detail", pa.string(), "what was found, for people"),
 )
 
 SELECTION = _schema(
     ("image_id", pa.string(), "as in the catalog"),
-    ("label", pa.string(), "class to learn; null where the image is not selected"),
-    ("split", pa.string(), "train, valid or test; null where the image is not selected"),
-    ("weight", pa.float32(), "weight of the image in training; null where it is not selected"),
+    ("label", pa.string(), "class to learn; null if the image is not selected"),
+    ("split", pa.string(), "train, valid or test; null if the image is not selected"),
+    ("weight", pa.float32(), "weight of the image in training; null if it is not selected"),
     ("reason", pa.string(), "why the image is kept or dropped"),
     ("species", pa.int32(), "how many species its labels name; null where crops are not trained on"),
     ("animals", pa.int32(), "how many animals its labels count; null where they do not say"),
-    later=("species", "animals"),
+    (
+        "told",
+        pa.list_(pa.struct([("label", pa.string()), ("box", pa.list_(pa.float32()))])),
+        "what people said in review where crops are trained on: a label, and the box (x, y, w, h) that it is "
+        "of, null where it is of the image as such",
+    ),
+    later=("species", "animals", "told"),
 )
 
 TRAINING_IMAGES = _schema(
@@ -194,7 +206,7 @@ TRAINING_IMAGES = _schema(
     (
         "status",
         pa.string(),
-        "ok; else why nothing was cut out of it: unreadable or crashed",
+        "ok; otherwise why nothing was cut out of it: unreadable or crashed",
     ),
     ("n_crops", pa.int32(), "its rows in training_crops"),
 )
@@ -205,8 +217,8 @@ TRAINING_CROPS = _schema(
     (
         "what",
         pa.string(),
-        "box: a box that counts; background: a place in an image without one; frame: the whole frame of an "
-        "image of which no boxes are known",
+        "box: a box that counts; background: part of an image without one; frame: the whole frame of an "
+        "image whose boxes are not known",
     ),
     (
         "jpeg",
@@ -224,21 +236,21 @@ PREDICTIONS = _schema(
     (
         "source",
         pa.string(),
-        "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes; results: "
-        "what others found (infer.model: none)",
+        "what the label comes from: thumbnail or original (the whole frame), crop (the image's boxes), or "
+        "results (another program's results, infer.model: none)",
     ),
     ("status", pa.string(), "ok; otherwise why there is no label: unreadable, or crashed as in the manifest"),
     ("manifest_snapshot", pa.int32(), "number of the manifest's snapshot"),
     (
         "n_boxes",
         pa.int32(),
-        "animal boxes in the image, without repeats and those found empty; null where no boxes are known",
+        "animal boxes in the image, without repeats and those found empty; null if no boxes are known",
     ),
     (
         "probs",
         pa.list_(pa.float16()),
-        "calibrated probability of every class, in the order of `classes` in the snapshot's meta; null where "
-        "the label is none of them",
+        "calibrated probability of every class, in the order of `classes` in the snapshot's meta; null if "
+        "the label is not one of them",
     ),
 )
 
@@ -247,38 +259,38 @@ DETECTED = _schema(
     (
         "status",
         pa.string(),
-        "ok; otherwise why no boxes are known: unreadable, crashed as in the manifest, or no_result: what "
-        "others found does not have the image",
+        "ok; otherwise why no boxes are known: unreadable, crashed as in the manifest, or no_result: the "
+        "results file does not have the image",
     ),
-    ("n_boxes", pa.int32(), "its rows in detections; null where none are known"),
-    ("n_animals", pa.int32(), "those of them of the category detect.animal_category"),
-    ("n_people", pa.int32(), "those of person, people or human"),
-    ("n_vehicles", pa.int32(), "those of vehicle"),
-    ("max_confidence", pa.float32(), "of its surest box; null where it has none"),
-    ("detector_id", pa.string(), "hash of all that the detector's boxes depend on"),
+    ("n_boxes", pa.int32(), "number of its boxes in detections; null if they are not known"),
+    ("n_animals", pa.int32(), "boxes of the category detect.animal_category"),
+    ("n_people", pa.int32(), "boxes of the categories person, people or human"),
+    ("n_vehicles", pa.int32(), "boxes of the category vehicle"),
+    ("max_confidence", pa.float32(), "confidence of its surest box; null if it has none"),
+    ("detector_id", pa.string(), "hash of everything that the detector's boxes depend on"),
 )
 
 _BOX_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("image_id", pa.string(), "as in the catalog; images follow one another as in detected"),
-    ("x", pa.float32(), "left side of the box, as part of the upright image's width"),
-    ("y", pa.float32(), "its upper side, as part of the height"),
-    ("w", pa.float32(), "its width, as part of the width"),
-    ("h", pa.float32(), "its height, as part of the height"),
+    ("x", pa.float32(), "left side of the box, as a fraction of the upright image's width"),
+    ("y", pa.float32(), "its upper side, as a fraction of the height"),
+    ("w", pa.float32(), "its width, as a fraction of the image's width"),
+    ("h", pa.float32(), "its height, as a fraction of the image's height"),
     ("category", pa.string(), "what the detector calls it: animal, person, vehicle"),
     ("confidence", pa.float32(), "how sure the detector is"),
 ]
 
 FEATURED = _schema(
     ("image_id", pa.string(), "as in the catalog; one row for each selected image, in the catalog's order"),
-    ("status", pa.string(), "ok; else why it has no features: unreadable or crashed"),
+    ("status", pa.string(), "ok; otherwise why it has no features: unreadable or crashed"),
     ("n_crops", pa.int32(), "its rows in features"),
 )
 
 FEATURES = _schema(
     ("image_id", pa.string(), "as in the catalog; images follow one another as in featured"),
     ("box", pa.int32(), "as in training_crops"),
-    ("what", pa.string(), "as in training_crops; frame where the job has no boxes"),
-    ("features", pa.list_(pa.float16()), "what the network gives to its last layer"),
+    ("what", pa.string(), "as in training_crops; frame if the job has no boxes"),
+    ("features", pa.list_(pa.float16()), "what the network passes to its last layer"),
 )
 
 BOXES = _schema(
@@ -286,7 +298,7 @@ BOXES = _schema(
     (
         "label",
         pa.string(),
-        "the name of what is in it, where people drew it and said so (detect.results: catalog)",
+        "name of what is in it, if people drew the box and named it (detect.results: catalog)",
     ),
     later=("label",),
 )
@@ -296,8 +308,8 @@ DETECTIONS = _schema(
     (
         "repeat",
         pa.int32(),
-        "number of the place where the camera has this box in detect.repeat.frames images or more (a stump); "
-        "null where it is no repeat",
+        "number of the spot where the camera has this box in detect.repeat.frames images or more (a stump); "
+        "null if it is not a repeat",
     ),
 )
 
@@ -305,14 +317,14 @@ _SAID: tuple[tuple[str, pa.DataType, str], ...] = (
     (
         "label_source",
         pa.string(),
-        "who the label is from: machine or human; null where there is none, and in older results: machine",
+        "who the label is from: machine or human; null if there is none; in older results machine",
     ),
-    ("sex", pa.string(), "of the animals, where a person said it"),
-    ("life_stage", pa.string(), "of the animals, where a person said it"),
-    ("behaviour", pa.string(), "of the animals, where a person said it"),
-    ("individual", pa.string(), "which animal it is, where a person said it"),
-    ("classified_by", pa.string(), "who said so, where the label is a person's and it is known"),
-    ("classified_at", _UTC, "when, likewise"),
+    ("sex", pa.string(), "of the animals, if a person said so"),
+    ("life_stage", pa.string(), "of the animals, if a person said so"),
+    ("behaviour", pa.string(), "of the animals, if a person said so"),
+    ("individual", pa.string(), "which animal it is, if a person said so"),
+    ("classified_by", pa.string(), "who said so, if the label is a person's and this is known"),
+    ("classified_at", _UTC, "when they said so, if it is known"),
 )
 _SAID_NAMES = tuple(name for name, _, _ in _SAID)
 MORE = pa.struct(
@@ -323,7 +335,7 @@ MORE = pa.struct(
         *((name, kind) for name, kind, _ in _SAID if name != "label_source"),
     ]
 )
-"""Of a further species in an image: what the columns of the same names say of the first."""
+"""For a further species in an image: what the columns of the same names say about the first."""
 
 
 CROPS = _schema(
@@ -338,7 +350,7 @@ SEQUENCES = _schema(
     (
         "seq_id",
         pa.string(),
-        "as in the catalog, or made from location and first image where the source has none",
+        "as in the catalog, or made from location and first image if the source has none",
     ),
     ("location", pa.string(), "camera location"),
     (
@@ -348,29 +360,29 @@ SEQUENCES = _schema(
     ),
     ("confidence", pa.float32(), "probability of the label"),
     ("n_images", pa.int32(), "usable images in the sequence"),
-    ("start", _TIME, "local camera time of the first image; null where no image has a date"),
+    ("start", _TIME, "local camera time of the first image; null if no image has a date"),
     ("end", _TIME, "local camera time of the last image"),
     ("best_image_id", pa.string(), "image with the highest confidence for the label"),
     (
         "rank",
         pa.string(),
-        "where the label is a group of events.taxonomy: its rank, such as genus; otherwise null",
+        "if the label is a group of events.taxonomy: its rank, such as genus; otherwise null",
     ),
     (
         "set_aside",
         pa.string(),
-        "the most probable class, where the species list of the camera (events.species) does not have it",
+        "the most probable class, if the species list of the camera (events.species) does not have it",
     ),
     (
         "reason",
         pa.string(),
-        "why the label is not the most probable class, with its probability; null where it is",
+        "why the label is not the most probable class, with its probability; null if it is",
     ),
     *_SAID,
     (
         "machine_label",
         pa.string(),
-        "what the machine says, where a person's label is in its place",
+        "what the machine says, if a person's label has replaced it",
     ),
     ("machine_confidence", pa.float32(), "probability of machine_label"),
     later=(*_SAID_NAMES, "machine_label", "machine_confidence"),
@@ -382,25 +394,25 @@ FRAMES = _schema(
     ("file_name", pa.string(), "as in the catalog"),
     ("location", pa.string(), "camera location"),
     ("seq_id", pa.string(), "sequence it belongs to, as in sequences"),
-    ("event_id", pa.string(), "event it belongs to; null where it belongs to none"),
+    ("event_id", pa.string(), "event it belongs to; null if it belongs to none"),
     (
         "label",
         pa.string(),
-        "its sequence's label, or its own where only people's count (events.labels: human); null: none",
+        "its sequence's label, or its own if only people's labels count (events.labels: human); null if none",
     ),
     ("confidence", pa.float32(), "its sequence's confidence"),
     ("image_confidence", pa.float32(), "what the image itself says: its own probability of that label"),
     (
         "count",
         pa.int32(),
-        "animals that a person counted, else animal boxes in it; null without either",
+        "animals that a person counted, otherwise animal boxes in it; null without either",
     ),
-    ("no_event", pa.string(), "why it belongs to no event: " + ", ".join(NO_EVENT) + "; null where it does"),
+    ("no_event", pa.string(), "why it belongs to no event: " + ", ".join(NO_EVENT) + "; null if it does"),
     *_SAID,
     (
         "more",
         pa.list_(MORE),
-        "further species in the image, where people saw several; the first is `label`. Else null",
+        "further species in the image, if people saw several; the first is `label`. Otherwise null",
     ),
     later=(*_SAID_NAMES, "more"),
 )
@@ -419,7 +431,7 @@ EVENTS = _schema(
     (
         "date_only",
         pa.bool_(),
-        "true where an image of it has no time of day; otherwise null",
+        "true if an image of it has no time of day; otherwise null",
     ),
     *_SAID,
     later=("date_only", *_SAID_NAMES),
@@ -434,30 +446,31 @@ GEO = json.dumps(
         "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"]}},
     }
 )
-"""Of a table with points: GeoParquet 1.0; without a crs it is longitude and latitude, OGC:CRS84 (WGS 84)."""
+"""For a table with points: GeoParquet 1.0; without a crs they are longitude and latitude, OGC:CRS84 (WGS
+84)."""
 
 LOCATIONS = _schema(
     ("location", pa.string(), "camera location"),
-    ("longitude", pa.float64(), "degrees east, WGS 84; null where the camera's place is not known"),
+    ("longitude", pa.float64(), "degrees east, WGS 84; null if the camera's position is not known"),
     ("latitude", pa.float64(), "degrees north, WGS 84"),
-    ("n_images", pa.int32(), "images in the catalog; 0 for a camera that dataset.cameras alone knows"),
+    ("n_images", pa.int32(), "images in the catalog; 0 for a camera that only dataset.cameras names"),
     *((f"n_{status}", pa.int32(), f"images with status {status}") for status in STATUSES),
     ("n_empty", pa.int32(), "usable images in sequences without an animal"),
     ("n_undated", pa.int32(), "usable images without a date; they belong to no event"),
     ("first", _TIME, "local camera time of the first usable image"),
     ("last", _TIME, "local camera time of the last usable image"),
     ("n_events", pa.int32(), "events in all"),
-    ("n_uncertain", pa.int32(), "those of them that are labelled uncertain"),
+    ("n_uncertain", pa.int32(), "events that are labelled uncertain"),
     ("richness", pa.int32(), "different species in the events; groups of species do not count"),
     ("events_by_label", pa.list_(_COUNT), "events per species or group, most frequent first"),
-    ("top_label", pa.string(), "species with most events; null where there are none"),
+    ("top_label", pa.string(), "species with most events; null if there are no events"),
     ("model_id", pa.string(), "model that made the predictions; null without one (infer.model: none)"),
     ("predictions_snapshot", pa.int32(), "number of the predictions' snapshot"),
     ("run_time", _UTC, "when the predictions' snapshot was committed"),
     (
         "camera_days",
         pa.float64(),
-        "effort: days in the field, from deployments where they are known; else different dates with a "
+        "effort: days in the field, from deployments if they are known; otherwise distinct dates with a "
         "usable image",
     ),
     (
@@ -469,19 +482,19 @@ LOCATIONS = _schema(
         "effort_source",
         pa.string(),
         "what camera_days rests on: metadata, cameras (dataset.cameras) or images, which is too short; null "
-        "where there is neither, and in results of older versions, where it is images",
+        "if there are none, and in results of older versions, where it is images",
     ),
     (
         "activity_by_hour",
         pa.list_(pa.int32()),
-        "24 numbers: events that start in each hour of the day, camera time, without uncertain ones",
+        "24 numbers: events that start in each hour of the day, camera time, not counting uncertain ones",
     ),
     (
         "n_date_findings",
         pa.int32(),
         "usable images whose date is a finding (date_out_of_order, clock_reset, ...); null without findings",
     ),
-    ("geometry", pa.binary(), "the camera's place as a point, WKB, so that a .parquet file is GeoParquet"),
+    ("geometry", pa.binary(), "the camera's position as a point, WKB, so that a .parquet file is GeoParquet"),
     later=("effort_source", "n_video"),
     widened={"camera_days": "int32"},
 ).with_metadata({"geo": GEO})
@@ -491,20 +504,20 @@ CORRECTIONS = _schema(
     (
         "decision",
         pa.string(),
-        "what was decided together: the label, or the labels where several species were seen, of some images",
+        "what was decided together: the label, or the labels if several species were seen, of some images",
     ),
     ("scope", pa.string(), "what was looked at: image, box, sequence or event"),
-    ("image_id", pa.string(), "the image; of a sequence or an event the first of `images`"),
+    ("image_id", pa.string(), "the image; for a sequence or an event the first of `images`"),
     ("event", pa.string(), "id of the sequence or event at that time; null for an image or a box"),
-    ("images", pa.list_(pa.string()), "ids of the images that it is about"),
+    ("images", pa.list_(pa.string()), "ids of the images that the correction is about"),
     (
         "sha256",
         pa.list_(pa.string()),
-        "hash of each image's file: an image is known by it, whatever it is called by now",
+        "hash of each image's file: it identifies the image, whatever its name is by now",
     ),
-    ("box", pa.list_(pa.float32()), "x, y, w, h as parts of the upright picture; null unless scope is box"),
-    ("label", pa.string(), "what a person says is there; null: what was said before is taken back"),
-    ("count", pa.int32(), "animals; null where nobody counted"),
+    ("box", pa.list_(pa.float32()), "x, y, w, h, fractions of the upright picture; null unless scope is box"),
+    ("label", pa.string(), "what a person says is there; null: what was said before is revoked"),
+    ("count", pa.int32(), "animals; null if nobody counted"),
     ("sex", pa.string(), "female, male or unknown"),
     ("life_stage", pa.string(), "adult, subadult, juvenile or unknown"),
     ("behaviour", pa.string(), "what the animal does"),
@@ -513,13 +526,13 @@ CORRECTIONS = _schema(
     ("who", pa.string(), "who said so"),
     ("when", _UTC, "when"),
     ("source", pa.string(), "where it was said: review, csv, timelapse, label-studio, ..."),
-    ("replaces", pa.string(), "decision that stood before for the first of `images`; null where none did"),
+    ("replaces", pa.string(), "decision about the first of `images` that stood before; null if none did"),
     (
         "draw",
         pa.string(),
-        "random sample that it was drawn for (camtrap review --order random); else null",
+        "random sample that it was drawn for (camtrap review --order random); otherwise null",
     ),
-    ("probability", pa.float64(), "chance that it had to be drawn for it"),
+    ("probability", pa.float64(), "probability with which it was drawn for that sample"),
     later=("draw", "probability"),
 )
 
@@ -533,43 +546,43 @@ METRICS = _schema(
     (
         "figure",
         pa.string(),
-        "accuracy, precision, recall, f1, balanced_accuracy, macro_f1; of a sample also sequences and "
+        "accuracy, precision, recall, f1, balanced_accuracy, macro_f1; for a sample also sequences and "
         "events: how many show the label",
     ),
-    ("label", pa.string(), "class that it is of; null: of all"),
-    ("value", pa.float64(), "the figure; null where nothing tells"),
-    ("low", pa.float64(), "lower end of its 95 % interval; null where nothing tells"),
+    ("label", pa.string(), "class that the figure is about; null: all classes"),
+    ("value", pa.float64(), "the figure; null if it can't be estimated"),
+    ("low", pa.float64(), "lower end of its 95 % interval; null if it can't be estimated"),
     ("high", pa.float64(), "upper end"),
-    ("n", pa.int32(), "sequences or images that it rests on"),
-    ("counted", pa.float64(), "of sequences and events: how many have this label in their tables; else null"),
-    ("model_id", pa.string(), "model that is judged"),
-    ("draw", pa.string(), "random sample that it rests on; null where judged by labels"),
+    ("n", pa.int32(), "sequences or images that the figure rests on"),
+    ("counted", pa.float64(), "for sequences and events: how many have this label; otherwise null"),
+    ("model_id", pa.string(), "model that is evaluated"),
+    ("draw", pa.string(), "random sample that the figure rests on; null if the metadata's labels are"),
 )
 
 _SPAN = pa.struct([("start", _TIME), ("end", _TIME)])
 
 DEPLOYMENTS = _schema(
     ("location", pa.string(), "camera location"),
-    ("deployment", pa.string(), "as the source names it; null where it has no name"),
-    ("camera", pa.string(), "which of several cameras at a location; null where nothing tells them apart"),
-    ("start", _TIME, "setup, local camera time; a date alone is noon; null where it is not known"),
-    ("end", _TIME, "retrieval, likewise"),
+    ("deployment", pa.string(), "as the source names it; null if it has no name"),
+    ("camera", pa.string(), "which of several cameras at a location; null if nothing tells them apart"),
+    ("start", _TIME, "setup, local camera time; a date without a time is noon; null if it is not known"),
+    ("end", _TIME, "retrieval, in the same way"),
     (
         "source",
         pa.string(),
-        "what says so: metadata, cameras (dataset.cameras) or images; images: start, end or both are those "
-        "of the first and last usable image, and the deployment was longer",
+        "what start and end come from: metadata, cameras (dataset.cameras) or images; images: either or both "
+        "are those of the first and last usable image, and the deployment was longer",
     ),
     (
         "days",
         pa.float64(),
-        "days in which it worked: without outages, and without what an earlier deployment of the camera "
-        "covers; of images: dates from the first to the last; null where it is not known",
+        "days on which it worked: without outages, and without what an earlier deployment of the camera "
+        "covers; by images: dates from the first to the last; null if it is not known",
     ),
-    ("days_out", pa.float64(), "days in which it stood there and did not work (dataset.outages)"),
+    ("days_out", pa.float64(), "days on which it stood there and did not work (dataset.outages)"),
     ("n_images", pa.int32(), "usable images from start to end"),
     ("outages", pa.list_(_SPAN), "when it did not work, within the deployment"),
-    ("checks", pa.list_(pa.string()), "what looks wrong in it, for people; empty where nothing does"),
+    ("checks", pa.list_(pa.string()), "what looks wrong with it, for people; empty if nothing does"),
 )
 
 LEDGER = _schema(
@@ -624,17 +637,17 @@ MADE_BY: dict[str, str] = {
 
 _LABELLED_DETECTIONS = _schema(
     *_BOX_COLUMNS,
-    ("label", pa.string(), "as in crops; null where the box was not classified"),
+    ("label", pa.string(), "as in crops; null if the box was not classified"),
     ("label_confidence", pa.float32(), "as in crops"),
     ("repeat", pa.int32(), "as in detections"),
 )
 
 _EARLIER: dict[str, tuple[pa.Schema, ...]] = {"detections": (_LABELLED_DETECTIONS,)}
-"""Schemas that tables had, and that snapshots in run folders still have."""
+"""Earlier schemas of tables, which snapshots in run folders still have."""
 
 
 def schema_of(table: str, fingerprint: str) -> pa.Schema:
-    """The schema of a snapshot: one that the table had earlier, where it is that, or the one it has."""
+    """The schema of a snapshot: an earlier one of its table if it names that, otherwise the present one."""
     earlier = {_fingerprint(schema): schema for schema in _EARLIER.get(table, ())}
     return earlier.get(fingerprint, SCHEMAS[table])
 
@@ -657,7 +670,7 @@ def _fingerprint(schema: pa.Schema) -> str:
 
 
 def later_columns(table: str) -> list[str]:
-    """Names of the columns that a table had none of at first."""
+    """Names of the columns that a table did not have at first."""
     return [field.name for field in SCHEMAS[table] if _LATER.encode() in field.metadata]
 
 

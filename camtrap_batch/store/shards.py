@@ -1,8 +1,8 @@
-"""Plans, shards and receipts: what a stage is going to do, and what of it is done.
+"""Plans, shards and receipts: what a stage is going to do, and how much of it is done.
 
 A plan is the frozen list of shards of one stage. A shard is a run of rows of the stage's input; its id is
-a hash of everything that its result depends on, so the same work is found done by any later plan. A receipt
-is created, once and for all, when a shard's files are complete.
+a hash of everything that its result depends on, so any later plan finds the same work done. A receipt is
+created, once and for all, when a shard's files are complete.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Shard:
         return self.stop - self.start
 
     def halves(self) -> tuple[Shard, Shard]:
-        """Two shards that together are this one; their ids end in .0 and .1.
+        """Two shards that together make up this one; their ids end in .0 and .1.
 
         >>> Shard("ab", 0, 5).halves()
         (Shard(id='ab.0', start=0, stop=2), Shard(id='ab.1', start=2, stop=5))
@@ -61,11 +61,11 @@ class Plan:
     id : str
         Hash of the stage and of its shards' ids.
     inputs : dict
-        Snapshots that the stage reads (table -> number), or what else it was made from; for people.
+        Snapshots that the stage reads (table -> number), and what else it was made from; for people.
     shards : tuple of Shard
         In the order of the rows of the stage's input.
     created : str
-        When it was written, in UTC; empty where it was not yet.
+        When it was written, in UTC; empty if it has not been.
     """
 
     stage: str
@@ -88,7 +88,7 @@ class Plan:
         return f"plans/{self.stage}/{self.id}.json"
 
     def freeze(self, folder: Folder) -> None:
-        """Write the plan, if it is not there yet, or can't be read."""
+        """Write the plan, unless it is there and can be read."""
         data = _encode(
             {**asdict(self), "created": now(), "shards": [[s.id, s.start, s.stop] for s in self.shards]}
         )
@@ -101,7 +101,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: bytes) -> Plan:
-        """A plan as `freeze` writes it. Raises Unreadable."""
+        """A plan in the form that `freeze` writes. Raises Unreadable."""
         record = decode(data, _PlanRecord)
         shards = tuple(Shard(*entry) for entry in record.shards)
         return cls(record.stage, record.id, record.inputs, shards, record.created)
@@ -118,7 +118,7 @@ class _PlanRecord:
 
 @dataclass(frozen=True)
 class File:
-    """One Parquet file of a table; `file` is relative to the run folder, `sha256` empty where an earlier
+    """One Parquet file of a table; `file` is relative to the run folder, `sha256` is empty if an earlier
     version wrote it."""
 
     table: str
@@ -133,8 +133,8 @@ class File:
 class Receipt:
     """A finished shard: its files, and what doing it took.
 
-    `counts` are rows by status, `seconds` the wall-clock by phase (read, decode, forward, write, total),
-    `result` what the shard made beside rows, `finished` the time in UTC.
+    `counts` are rows by status, `seconds` wall-clock times by phase (read, decode, forward, write, total),
+    `result` is what the shard made besides rows, `finished` the time in UTC.
     """
 
     RECORDS: ClassVar = {"files": File}
@@ -162,18 +162,18 @@ class Receipt:
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
-        """A receipt as `to_json` writes it. Raises Unreadable."""
+        """A receipt in the form that `to_json` writes. Raises Unreadable."""
         return decode(data, cls)
 
 
 def file_receipt(folder: Folder, receipt: Receipt) -> Receipt:
     """Put a receipt into the run folder; the first one of a shard wins and is returned.
 
-    One that can't be read, or whose files are not whole, is no receipt, and is replaced.
+    A receipt that can't be read, or whose files are not complete, does not count and is replaced.
     """
     if folder.create(receipt.path, receipt.to_json()):
         return receipt
-    # Without hard links, another's may be there before its content is.
+    # Without hard links, another worker's receipt may be there before its content is.
     for wait_s in (0, 0.1, 0.3, 0):
         if (other := read_receipt(folder, receipt.path)) is not None:
             return other
@@ -183,7 +183,7 @@ def file_receipt(folder: Folder, receipt: Receipt) -> Receipt:
 
 
 def read_receipt(folder: Folder, path: str) -> Receipt | None:
-    """A receipt whose files are whole; None where there is none."""
+    """A receipt whose files are complete; None if there is none."""
     try:
         receipt = Receipt.from_json(folder.read(path))
     except (FileNotFoundError, Unreadable):
@@ -202,13 +202,13 @@ def find_receipts(
 ) -> dict[str, Receipt]:
     """Receipts of a plan's shards, and of halves of them, by shard id.
 
-    Other plans of the stage are looked through as well: a shard with the same id is the same work. A receipt
-    that can't be read, or whose files are not there with their sizes, is none: what is wrong is told. So is
-    one that was asked to be done again (see `redo`).
+    Other plans of the stage are searched as well: a shard with the same id is the same work. A receipt that
+    can't be read, or whose files are missing or of another size, does not count, and the fault is reported.
+    Nor does one whose shard is to be redone (see `redo`).
 
     Parameters
     ----------
-    known : what is known of receipts by their shard's id: these are looked for, and not read
+    known : receipts that have been read before, by their shard's id: only their existence is checked
     """
     wanted = {shard.id for shard in plan.shards}
     again = redo.asked(folder, plan.stage)
@@ -228,7 +228,7 @@ def find_receipts(
             try:
                 receipt = Receipt.from_json(data)
             except Unreadable as problem:
-                wrong.append(f"{folder.url}/{path}: {problem}; its shard is done again")
+                wrong.append(f"{folder.url}/{path}: {problem}; its shard is redone")
                 continue
             if receipt.attempt in again.get(receipt.shard_id, ()):
                 folder.delete(path)
@@ -237,34 +237,35 @@ def find_receipts(
         faults = find_faults(folder, [file for receipt in read for file in receipt.files])
         for receipt in read:
             bad = [f"{file.file}: {faults[file.file]}" for file in receipt.files if file.file in faults]
-            wrong += [f"{folder.url}/{text}; its shard is done again" for text in bad]
+            wrong += [f"{folder.url}/{text}; its shard is redone" for text in bad]
             if not bad:
                 found[receipt.shard_id] = receipt
-        # Where one is of no use, that of another plan may be.
+        # If one is of no use, that of another plan may be.
         paths = {name: found_at[1:] for name, found_at in paths.items() if name not in found and found_at[1:]}
     say_all(wrong)
     return found
 
 
 def ask_again(folder: Folder, stage: str, shard: str | None = None) -> int:
-    """Have a stage, or a shard of it, done again by its next run; returns the number of its receipts.
+    """Have a stage, or one of its shards, redone by its next run; returns how many receipts are affected.
 
     Parameters
     ----------
-    shard : id of a shard of the stage's last plan, or its beginning; None: all of them
+    shard : id of a shard of the stage's last plan, or the beginning of an id; None: all shards
 
     Raises
     ------
     InputError
-        Nothing of the stage, or no such shard, has been done.
+        The stage has done nothing yet, or has no such shard.
     """
     plan = last_plan(folder, stage)
     if plan is None:
         done = folder.list("plans")
-        raise InputError(f"{folder.url}: nothing of {stage!r} was done yet; {choices(stage, done)}")
+        raise InputError(f"{folder.url}: nothing of {stage!r} has been done yet; {choices(stage, done)}")
     ids = [each.id for each in plan.shards if shard is None or each.id.startswith(shard.partition(".")[0])]
     if shard is not None and len(ids) != 1:
-        what = f"{len(ids)} shards begin so" if ids else choices(shard, (each.id for each in plan.shards), 3)
+        known = (each.id for each in plan.shards)
+        what = f"{len(ids)} shards begin with it" if ids else choices(shard, known, 3)
         raise InputError(f"{folder.url}: no shard {shard!r} in the last plan of {stage}: {what}")
     attempts: dict[str, list[str]] = {}
     wanted = set(ids)
@@ -275,7 +276,7 @@ def ask_again(folder: Folder, stage: str, shard: str | None = None) -> int:
         if name.removesuffix(".json").partition(".")[0] in wanted
     ]
     for _, data in folder.read_many(paths):
-        with suppress(Unreadable):  # which counts as none
+        with suppress(Unreadable):  # it counts as missing
             receipt = Receipt.from_json(data)
             attempts.setdefault(receipt.shard_id, []).append(receipt.attempt)
     if shard is not None and "." in shard:  # a half
@@ -285,22 +286,22 @@ def ask_again(folder: Folder, stage: str, shard: str | None = None) -> int:
 
 
 def last_plan(folder: Folder, stage: str) -> Plan | None:
-    """The newest plan of a stage that can be read; what can't be is told."""
+    """The newest readable plan of a stage; plans that can't be read are reported."""
     plans: list[Plan] = []
     wrong: list[str] = []
     for path, data in folder.read_many(f"plans/{stage}/{name}" for name in folder.list(f"plans/{stage}")):
         try:
             plans.append(Plan.from_json(data))
         except Unreadable as problem:
-            wrong.append(f"{folder.url}/{path}: {problem}; done without")
+            wrong.append(f"{folder.url}/{path}: {problem}; ignored")
     say_all(wrong)
     return max(plans, key=lambda plan: plan.created, default=None)
 
 
 def find_faults(folder: Folder, files: Collection[File]) -> dict[str, str]:
-    """Those of some files that are not there, or not with their bytes: path -> what is wrong.
+    """The files that are missing or of another size: path -> what is wrong.
 
-    It asks for a listing of each folder that they are in, and for nothing of each file.
+    Lists each folder that they are in, and makes no request for single files.
     """
     there: dict[str, int] = {}
     for parent in sorted({str(PurePosixPath(file.file).parent) for file in files}):
@@ -316,20 +317,20 @@ def find_faults(folder: Folder, files: Collection[File]) -> dict[str, str]:
 
 
 def settled(shard: Shard, receipts: Mapping[str, Receipt]) -> list[Receipt] | None:
-    """The receipts that together cover a shard, in row order; None where some of it is not done."""
+    """The receipts that together cover a shard, in row order; None if part of it is not done."""
     if (receipt := receipts.get(shard.id)) is not None:
         return [receipt]
     if shard.rows < 2:
         return None
     first, second = shard.halves()
-    # Of a shard that is not begun, not all single images are looked for.
+    # For a shard that has not been begun, do not look for each single image.
     if (before := settled(first, receipts)) is None or (after := settled(second, receipts)) is None:
         return None
     return before + after
 
 
 def all_settled(plan: Plan, receipts: dict[str, Receipt]) -> list[Receipt]:
-    """The receipts that cover a plan, in row order. Raises BrokenPromise where a shard has none."""
+    """The receipts that cover a plan, in row order. Raises BrokenPromise if a shard has none."""
     found: list[Receipt] = []
     for shard in plan.shards:
         parts = settled(shard, receipts)
@@ -340,7 +341,7 @@ def all_settled(plan: Plan, receipts: dict[str, Receipt]) -> list[Receipt]:
 
 
 def unsettled(shards: Iterable[Shard], receipts: Mapping[str, Receipt]) -> list[Shard]:
-    """What is left to do of some shards: they themselves, or those halves that no earlier run finished."""
+    """What is left to do of some shards: whole shards, or those halves that no earlier run finished."""
     begun = {name[:end] for name in receipts for end, letter in enumerate(name) if letter == "."}
     left: list[Shard] = []
     pending = list(shards)[::-1]
@@ -364,18 +365,18 @@ def digest(parts: Iterable[Any]) -> str:
 def cut(keys: Sequence[str], size: int, borders: Sequence[int] | None = None) -> list[tuple[int, int]]:
     """Divide rows into runs of at most `size`, so that a new or removed row moves few borders.
 
-    A run ends, within its second half, where the hash of the next row's key is least: where depends on
-    the rows around it, not on their position, so that after an insertion the following cuts fall where
-    they fell before (content-defined chunking).
+    A run ends, within its second half, where the hash of the next row's key is smallest. This depends on the
+    rows around the cut, not on their position, so that after an insertion the following cuts fall where they
+    fell before (content-defined chunking).
 
     Parameters
     ----------
     keys : sequence of str
-        One a row, such as image ids.
+        One per row, such as image ids.
     size : int
-        Most rows in a run.
+        Maximum number of rows in a run.
     borders : sequence of int, optional
-        Rank of a cut before each row: 0 is preferred, then 1, and so on. Default: all the same.
+        Rank of a cut before each row: 0 is preferred, then 1, and so on. Default: all equal.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Snapshots: what a table is. An explicit list of files, with totals; its rows never change once written.
+"""Snapshots: versions of a table. Each is an explicit list of files, with totals; its rows never change.
 
-Readers open the files of a snapshot and no others. The newest snapshot that can be read is the table; numbers
-only grow, so that of two drivers that commit at once neither can set the other back. `CURRENT` names it for
+Readers open the files of a snapshot and no others. The newest readable snapshot is the table; numbers only
+grow, so that of two drivers that commit at once neither can undo the other's commit. `CURRENT` names it for
 people and for earlier versions, and is swapped last.
 """
 
@@ -26,17 +26,17 @@ class Snapshot:
     Attributes
     ----------
     table, number
-        Which table, and which version of it, from 1.
+        Which table, and which version of it, counted from 1.
     plan_id, stage
-        What made it: the same plan makes the same rows.
+        What made it; the same plan makes the same rows.
     files : tuple of File
         In row order.
     inputs : dict
-        Snapshots it was made from, table -> number, and what else it depends on.
+        Snapshots it was made from, table -> number, and whatever else it depends on.
     schema : str
         Fingerprint of the table's schema.
     meta : dict
-        What the stage wants to keep beside the table, such as the data set's categories.
+        What the stage keeps beside the table, such as the data set's categories.
     """
 
     RECORDS: ClassVar = {"files": File}
@@ -56,7 +56,7 @@ class Snapshot:
     more: dict[str, Any] = field(default_factory=dict)
 
     def with_files(self, files: tuple[File, ...]) -> Snapshot:
-        """The same with other files, and totals of theirs."""
+        """A copy with other files, and their totals."""
         rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
         return dataclasses.replace(self, files=files, rows=rows, bytes=size, created=now())
 
@@ -94,9 +94,9 @@ def commit(folder: Folder, snapshot: Snapshot, *, after: int | None = None) -> S
 
 
 def amend(folder: Folder, snapshot: Snapshot, meta: dict[str, Any]) -> Snapshot:
-    """Keep more beside a table whose rows stay: the same snapshot, with these entries of `meta`.
+    """Add entries to the `meta` of a table whose rows stay the same.
 
-    Raises LeaseLost where another driver has taken over.
+    Raises LeaseLost if another driver has taken over.
     """
     check_held(folder)
     amended = dataclasses.replace(snapshot, meta={**snapshot.meta, **meta})
@@ -106,9 +106,9 @@ def amend(folder: Folder, snapshot: Snapshot, meta: dict[str, Any]) -> Snapshot:
 
 
 def current(folder: Folder, table: str) -> Snapshot | None:
-    """The newest snapshot of a table that can be read, None where there is none.
+    """The newest readable snapshot of a table, None if there is none.
 
-    What can't be read, or a `CURRENT` that does not hold a number, is told.
+    A snapshot that can't be read, or a `CURRENT` that does not hold a number, is reported.
     """
     there = numbers(folder, table)
     if there:
@@ -117,7 +117,7 @@ def current(folder: Folder, table: str) -> Snapshot | None:
         try:
             return load(folder, table, number)
         except Damaged as problem:
-            say(f"{problem}; done without")
+            say(f"{problem}; ignored")
     return None
 
 
@@ -127,7 +127,7 @@ def load(folder: Folder, table: str, number: int) -> Snapshot:
     Raises
     ------
     InputError
-        There is none; the message names those there are.
+        There is none; the message names those that exist.
     Damaged
         It can't be read.
     """
@@ -142,7 +142,7 @@ def load(folder: Folder, table: str, number: int) -> Snapshot:
 
 
 def numbers(folder: Folder, table: str) -> list[int]:
-    """Numbers of a table's snapshots, ascending."""
+    """The numbers of a table's snapshots, ascending."""
     names = (name.removesuffix(".json") for name in folder.list(f"snapshots/{table}"))
     return sorted(int(name) for name in names if name.isdecimal())
 
@@ -157,7 +157,7 @@ def pointer(table: str) -> str:
 
 
 def point_at_newest(folder: Folder, table: str) -> None:
-    """Let `CURRENT` name the newest snapshot, whoever of several drivers comes last."""
+    """Make `CURRENT` name the newest snapshot, whichever of several drivers comes last."""
     while True:
         newest = max(numbers(folder, table))
         folder.write(pointer(table), str(newest).encode())
@@ -168,8 +168,8 @@ def point_at_newest(folder: Folder, table: str) -> None:
 def _check_pointer(folder: Folder, table: str) -> None:
     try:
         text = folder.read(pointer(table))
-    except FileNotFoundError:  # a commit is on its way, or its driver was killed
+    except FileNotFoundError:  # a commit is under way, or its driver was killed
         return
     if not text.strip().isdigit():
         what = "is empty" if not text.strip() else "does not hold a number"
-        say(f"{folder.url}/{pointer(table)}: {what}; the newest snapshot that can be read is taken")
+        say(f"{folder.url}/{pointer(table)}: {what}; the newest snapshot that can be read is used")

@@ -1,7 +1,7 @@
 """Tables as Parquet files: how a shard's rows are written, and how a plan's shards become a snapshot.
 
-The order is what makes it safe to kill anything at any time: files under their final, unique names; then the
-shard's receipt; when every shard has one, the snapshots; last of all, `CURRENT`.
+The order makes it safe to kill anything at any time: first the files, under their final, unique names; then
+the shard's receipt; when every shard has one, the snapshots; last of all, `CURRENT`.
 """
 
 from __future__ import annotations
@@ -33,19 +33,21 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.records import Unreadable, encode
 from camtrap_batch.store.shards import File, Plan, Receipt, Shard, file_receipt, find_faults
 from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.vocabulary import plural
 
 _ROW_GROUP = {"thumbnails": 256, "training_crops": 256}
-"""Rows in a row group: some 4 MB of thumbnails, so that a reader can shuffle and read ahead by row group."""
+"""Rows per row group: some 4 MB of thumbnails, so that a reader can shuffle and read ahead by row group."""
 
 _ALL_DIFFER = frozenset(
     ["image_id", "file_name", "sha256", "jpeg", "event_id", "best_image_id", "key", "row_hash"]
 )
-"""Columns without a dictionary: building it in vain is a fifth of the time of writing a catalog."""
+"""Columns without a dictionary: building one in vain takes a fifth of the time of writing a catalog."""
 
 _FILES_AT_ONCE = 256
 
 _ROWS_OF_A_FILE = 350_000
-"""More rows become several files: what the driver makes of a whole data set is written by several threads."""
+"""More rows go into several files: tables that the driver makes of a whole data set are written by
+threads."""
 
 _WRITES_AT_ONCE = 4
 
@@ -59,7 +61,8 @@ _OF_DAMAGE = re.compile(
     r"|footer|metadata|invalid|unexpected|malformed|data page|level|dictionary|encod",
     re.IGNORECASE,
 )
-"""What Arrow says of a file that is not what was written; a store that can't be reached has other words."""
+"""What Arrow says about a file whose content is not what was written; unreachable stores are worded
+otherwise."""
 
 
 class Table(ds.FileSystemDataset):  # type: ignore[misc]
@@ -74,9 +77,9 @@ class Table(ds.FileSystemDataset):  # type: ignore[misc]
     sizes: dict[str, int | None]
 
     def to_batches(self, columns: Any = None, **options: Any) -> Iterator[pa.RecordBatch]:
-        """As a dataset's, the rows in order.
+        """Like a dataset's, with the rows in order.
 
-        Of each file that a dataset has read it keeps the footer, 0.1 MB in memory: too much of thousands of
+        A dataset keeps the footer of each file it has read, 0.1 MB in memory: too much for thousands of
         files, which are therefore read some hundreds at a time.
         """
         for some in self._in_parts():
@@ -84,7 +87,7 @@ class Table(ds.FileSystemDataset):  # type: ignore[misc]
                 yield from some.to_batches(columns=columns, **options)
 
     def to_table(self, columns: Any = None, **options: Any) -> pa.Table:
-        """As a dataset's, the rows in order; read as `to_batches` does."""
+        """Like a dataset's, with the rows in order; reads as `to_batches` does."""
         parts = []
         for some in self._in_parts():
             with _damage_named(self.folder, {file: self.sizes[file] for file in some.files}):
@@ -105,7 +108,7 @@ class Table(ds.FileSystemDataset):  # type: ignore[misc]
         return frame
 
     def to_dask(self, columns: list[str] | None = None) -> Any:
-        """The rows as a Dask DataFrame, a partition for each file."""
+        """The rows as a Dask DataFrame, with one partition per file."""
         import dask.dataframe
 
         frames: Any = dask.dataframe
@@ -135,15 +138,15 @@ def open_files(
 ) -> Table:
     """The rows of some files of a table as a dataset, in their order; it has no snapshot.
 
-    In a bucket the sizes of those given by their paths alone are asked for. `schema`: that they were written
-    with, where it is not the table's any more.
+    In a bucket the sizes of files given by path alone are requested. `schema`: the one they were written
+    with, if the table no longer has it.
     """
     sizes = {
         file if isinstance(file, str) else file.file: None if isinstance(file, str) else file.bytes
         for file in files
     }
     filesystem = folder.arrow_of({file: size for file, size in sizes.items() if size is not None})
-    # From a disk, to read each file at once takes longer.
+    # On a disk, buffering each whole file takes longer.
     reading = ds.ParquetFragmentScanOptions(pre_buffer=not folder.is_local, page_checksum_verification=True)
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=reading)
     fragments = [parquet.make_fragment(file, filesystem, file_size=size) for file, size in sizes.items()]
@@ -161,13 +164,13 @@ def read_file(folder: Folder, file: str, columns: list[str] | None = None) -> pa
 def read_whole_files(
     folder: Folder, snapshot: Snapshot, columns: list[str], *, but_shards: Collection[str] = ()
 ) -> tuple[pa.Table, list[File]]:
-    """Rows of those files of a snapshot that are as they were written, and these files; the others are told.
+    """The rows of a snapshot's undamaged files, and these files; the others are reported.
 
-    For a stage that makes anew what is damaged, from what is not.
+    For a stage that remakes what is damaged from what is not.
 
     Parameters
     ----------
-    but_shards : ids of shards whose files are left out, too
+    but_shards : ids of shards whose files are also left out
     """
     faults = find_faults(folder, snapshot.files)
     files = [file for file in snapshot.files if file.file not in faults]
@@ -179,12 +182,12 @@ def read_whole_files(
         except Damaged as problem:
             faults[problem.file] = problem.fault
             files = [file for file in files if file.file != problem.file]
-    say_all([f"{folder.url}/{file}: {fault}; done without" for file, fault in faults.items()])
+    say_all([f"{folder.url}/{file}: {fault}; ignored" for file, fault in faults.items()])
     return table, files
 
 
 def shard_of(file: str) -> str:
-    """Id of the shard, or the half of one, that wrote a file of a table.
+    """Id of the shard, or half of one, that wrote a file of a table.
 
     >>> shard_of("tables/manifest/01/89ab.0-1f2e.parquet"), shard_of("tables/events/01/89ab-1f-35.parquet")
     ('89ab.0', '89ab')
@@ -193,9 +196,9 @@ def shard_of(file: str) -> str:
 
 
 def stands(folder: Folder, plan: Plan, tables: Iterable[str]) -> bool:
-    """Whether the current snapshots of a plan's tables are whole, and nothing of it is to be done again.
+    """Whether the current snapshots of a plan's tables are complete, and none of it is to be redone.
 
-    Files are looked for, not read. What is wrong is told.
+    Files are looked for, not read. What is wrong is reported.
     """
     if redo.is_asked(folder, plan.stage, (shard.id for shard in plan.shards)):
         return False
@@ -212,14 +215,14 @@ def stands(folder: Folder, plan: Plan, tables: Iterable[str]) -> bool:
         faults = find_faults(folder, snapshot.files)
         if (model := snapshot.meta.get("model_id")) and name == "model":
             faults |= find_lost_model(folder, model)
-        say_all([f"{folder.url}/{file}: {fault}; it is made again" for file, fault in faults.items()])
+        say_all([f"{folder.url}/{file}: {fault}; it is remade" for file, fault in faults.items()])
         if faults:
             return False
     return True
 
 
 def find_lost_model(folder: Folder, model_id: str) -> dict[str, str]:
-    """What of a model is not there: path -> what is wrong."""
+    """Files of a model that are missing: path -> what is wrong."""
     there = folder.sizes(f"models/{model_id}")
     paths = [f"models/{model_id}/{name}" for name in ("model.json", "model.safetensors")]
     return {path: "is missing" for path in paths if not there.get(path)}
@@ -227,7 +230,7 @@ def find_lost_model(folder: Folder, model_id: str) -> dict[str, str]:
 
 @contextmanager
 def _damage_named(folder: Folder, files: Mapping[str, int | None]) -> Iterator[None]:
-    """Raise Damaged, which names the file, where Arrow can't read one; `files`: path -> bytes, if known."""
+    """Raise Damaged, which names the file, if Arrow can't read one; `files`: path -> bytes, if known."""
     try:
         yield
     except CamtrapError:
@@ -240,7 +243,7 @@ def _damage_named(folder: Folder, files: Mapping[str, int | None]) -> Iterator[N
 
 
 def _find_damage(folder: Folder, files: Mapping[str, int | None], problem: Exception) -> tuple[str, str]:
-    """Which of some files is damaged, and how; empty where none is."""
+    """Which of some files is damaged, and how; empty if none is."""
     there: dict[str, int] = {}
     for parent in sorted({file.rpartition("/")[0] for file in files}):
         there |= folder.sizes(parent)
@@ -258,11 +261,11 @@ def _find_damage(folder: Folder, files: Mapping[str, int | None], problem: Excep
 
 
 def find_damage(folder: Folder, file: str, rows: int | None = None) -> str | None:
-    """What is wrong with a Parquet file, which is read whole, page checksums compared; None if nothing is.
+    """What is wrong with a Parquet file, read whole, with its page checksums compared; None if nothing is.
 
     Parameters
     ----------
-    rows : that it should have
+    rows : how many it should have
     """
     try:
         with folder.open(file) as handle:
@@ -278,7 +281,7 @@ def find_damage(folder: Folder, file: str, rows: int | None = None) -> str | Non
             raise
         return f"is damaged ({text[:120]})"
     if rows is not None and found != rows:
-        return f"has {found:,} rows instead of {rows:,}"
+        return f"has {plural(found, 'row')} instead of {rows:,}"
     return None
 
 
@@ -301,17 +304,17 @@ def finish_shard(
     ----------
     plan : (stage, plan id)
     tables : table name -> pyarrow.Table
-        The first one has a row for each row of the shard.
+        The first one has one row for each row of the shard.
     counts : rows by status
     seconds : wall-clock by phase; `write` and `total` are added
     started : time.monotonic() when work on the shard began
-    attempt : name of this try, unique; one is made where none is given (see `new_attempt`)
-    result : what the shard made beside rows, such as a model's id
+    attempt : unique name of this attempt; by default a new one (see `new_attempt`)
+    result : what the shard made besides rows, such as a model's id
 
     Returns
     -------
     Receipt
-        The one in the run folder: this one, or that of whoever finished the same shard first.
+        The one in the run folder: this one, or that of the attempt that finished the same shard first.
     """
     stage, plan_id = plan
     attempt = attempt or new_attempt()
@@ -352,12 +355,12 @@ def finish_shard(
 
 
 def new_attempt() -> str:
-    """A name for one try of a shard that no other try has."""
+    """A name for one attempt at a shard that no other attempt has."""
     return uuid.uuid4().hex[:8]
 
 
 def write_table(folder: Folder, name: str, path: str, table: pa.Table) -> File:
-    """One Parquet file of a table, complete and checked when this returns."""
+    """Write one Parquet file of a table; it is complete and checked when this returns."""
     table = table.select(schemas.SCHEMAS[name].names).cast(schemas.SCHEMAS[name])
     hashed = _Hashed()
 
@@ -382,7 +385,7 @@ def write_table(folder: Folder, name: str, path: str, table: pa.Table) -> File:
 
 
 class _Hashed:
-    """A file that is written from its beginning to its end, and the SHA-256 of what is written."""
+    """A file that is written from beginning to end, and the SHA-256 of what is written."""
 
     closed = False
 
@@ -396,7 +399,7 @@ class _Hashed:
         return self.file.write(data)
 
     def flush(self) -> None:
-        pass  # the folder does, once all is there
+        pass  # the folder does, once everything is written
 
     def close(self) -> None:
         pass
@@ -413,12 +416,12 @@ def commit_plan(
     prepend: tuple[File, ...] = (),
     after: int | None = None,
 ) -> dict[str, Snapshot]:
-    """Make snapshots of what a plan's shards have written; the last table of `tables` becomes current last.
+    """Make snapshots of what a plan's shards have written; the last of `tables` becomes current last.
 
     Parameters
     ----------
     done : receipts that cover the plan, in row order (see `all_settled`)
-    tables : the first one has a row for each row of the plan
+    tables : the first one has one row for each row of the plan
     prepend : files of the table's last snapshot that stay, for a table that only grows
     after : number of that snapshot, see `snapshots.commit`
 
@@ -454,7 +457,7 @@ def commit_plan(
                 plan_id=plan.id,
                 stage=plan.stage,
                 files=files,
-                # A model is no table: its snapshot has no files, and the rows are those it was trained on.
+                # A model is not a table: its snapshot has no files, and its rows are those it was trained on.
                 rows=sum(file.rows for file in files) if name in schemas.SCHEMAS else plan.rows,
                 bytes=sum(file.bytes for file in files),
                 counts=counts,
@@ -473,10 +476,10 @@ def commit_plan(
 
 
 def _heal(folder: Folder, committed: Snapshot, done: Sequence[Receipt], damaged: Collection[str]) -> None:
-    """Let earlier snapshots of a table list the new files of a shard instead of those that were damaged.
+    """Make earlier snapshots of a table list a shard's new files in place of damaged ones.
 
-    A shard's id stands for what its rows depend on: they are the same rows. What was made of an earlier
-    snapshot goes on naming it.
+    A shard's id stands for everything its rows depend on, so the rows are the same. What was made from an
+    earlier snapshot keeps naming it.
     """
     earlier = [number for number in snapshots.numbers(folder, committed.table) if number < committed.number]
     if not damaged and not _may_be_of_an_earlier_plan(folder, committed, earlier):
@@ -492,9 +495,9 @@ def _heal(folder: Folder, committed: Snapshot, done: Sequence[Receipt], damaged:
         except Damaged:
             continue
         if not damaged and snapshot.plan_id != committed.plan_id:
-            continue  # no plan is committed twice unless something was wrong
+            continue  # a plan is committed twice only if something was wrong
         faults = {*find_faults(folder, snapshot.files), *damaged}
-        # Of a shard, tables name one another's files: all of them are replaced.
+        # The tables of one shard name one another's files: all of them are replaced.
         spoilt = {shard_of(file) for file in faults}
         files: list[File] = []
         for file in snapshot.files:
@@ -528,7 +531,7 @@ def _may_be_of_an_earlier_plan(folder: Folder, committed: Snapshot, earlier: Seq
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Versions of what the content of a table depends on."""
+    """Versions of the libraries that a table's content depends on."""
     found = {"python": platform.python_version()}
     for name in _VERSIONS:
         try:

@@ -1,8 +1,8 @@
 """From sightings to a survey: how long cameras worked, where and when species were found. Arrow in and out.
 
-`effort` makes deployments and days in the field, `checks` what looks wrong in them, `history` detection
-histories, `tables` what `camtrap table` derives; `occupancy`, `activity` and `richness` are estimates.
-docs/effort.md says what counts as what.
+`effort` derives deployments and days in the field, `checks` finds what looks wrong with them, `history` makes
+detection histories, `tables` whatever `camtrap table` derives; `occupancy`, `activity` and `richness` are
+estimates. docs/effort.md has the definitions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When animals are about: circular kernel densities of the time of day, and how far two of them overlap.
+"""When animals are active: circular kernel densities of the time of day, and how far two of them overlap.
 
 Ridout & Linkie (2009), Estimating overlap of daily activity patterns from camera trap data, Journal of
 Agricultural, Biological and Environmental Statistics 14: 322-337: von Mises kernels, whose concentration is
@@ -22,10 +22,11 @@ GRID = 512
 """Points of the day at which densities are kept."""
 
 FEWEST = 20
-"""Events of a species below which no density is made."""
+"""Minimum number of a species' events for a density."""
 
 FEW, MANY = 50, 75
-"""With fewer events in the smaller sample than `FEW` Dhat1 is best, from `MANY` on Dhat4; between, either."""
+"""With fewer events than `FEW` in the smaller sample Dhat1 is best, from `MANY` on Dhat4; in between,
+either."""
 
 _MOST_KAPPA = 1e6
 
@@ -48,12 +49,12 @@ class Overlap:
 
 
 def density(times: Doubles, adjust: float = 1.0) -> Doubles:
-    """Density of activity at `GRID` points of the day, from midnight on, per radian; its integral is 1.
+    """Density of activity at `GRID` points of the day, from midnight, per radian; its integral is 1.
 
     Parameters
     ----------
     times : (n,) times of day in radians, 0 to 2 pi
-    adjust : divides the kernel's concentration: above 1 smoother
+    adjust : divides the kernel's concentration: above 1 means smoother
     """
     return _smooth(_histogram(times), concentration(times) / adjust)
 
@@ -62,7 +63,7 @@ def concentration(times: Doubles) -> float:
     """Concentration of the kernels for a sample (Taylor 2008, eq. 7, with kappa as in Ridout & Linkie)."""
     n = len(times)
     kappa = max(_kappa(times, k) for k in (1, 2, 3))
-    # The Bessel functions are scaled by exp(-|x|), and 2 kappa - 2 kappa is 0: their ratio needs none of it.
+    # The Bessel functions are scaled by exp(-|x|); in their ratio the scaling cancels (2 kappa - 2 kappa).
     ratio = scipy().special.ive(2, 2 * kappa) / scipy().special.ive(0, kappa) ** 2
     return float((3 * n * kappa**2 * ratio / (4 * np.sqrt(np.pi))) ** 0.4)
 
@@ -98,7 +99,7 @@ def overlap(
 def interval(
     times: Doubles, *, draws: int = 200, seed: int = 0, level: float = 0.95
 ) -> tuple[Doubles, Doubles]:
-    """Pointwise interval of `density`: quantiles of those of samples drawn again (with replacement)."""
+    """Pointwise interval of `density`: quantiles over samples redrawn with replacement."""
     rng = np.random.default_rng(seed)
     found = np.stack([density(rng.choice(times, len(times))) for _ in range(draws)])
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -132,7 +133,7 @@ def _kappa(times: Doubles, k: int) -> float:
 
 
 def _histogram(times: Doubles) -> Doubles:
-    """Parts of the sample at each point of the grid; a time between two counts at both, by nearness."""
+    """Share of the sample at each grid point; a time between two points counts at both, by nearness."""
     cell = times / (2 * np.pi) * GRID
     left = np.floor(cell).astype(np.int64)
     share = cell - left
@@ -141,16 +142,16 @@ def _histogram(times: Doubles) -> Doubles:
 
 
 def _smooth(parts: Doubles, kappa: float) -> Doubles:
-    """Parts at the points of the grid -> their mixture of von Mises densities."""
+    """Shares at the grid points -> their mixture of von Mises densities."""
     angles = np.arange(GRID) * 2 * np.pi / GRID
     kernel = np.exp(kappa * (np.cos(angles) - 1)) / (2 * np.pi * scipy().special.ive(0, kappa))
-    kernel /= kernel.sum() * 2 * np.pi / GRID  # of very narrow ones, the grid sees too little
+    kernel /= kernel.sum() * 2 * np.pi / GRID  # a coarse grid misses part of very narrow kernels
     smooth = np.fft.irfft(np.fft.rfft(parts) * np.fft.rfft(kernel), GRID)
     return np.maximum(smooth, 1e-12)
 
 
 def _at(values: Doubles, times: Doubles) -> Doubles:
-    """Values of the grid at some times, between its points in proportion."""
+    """Values at given times, interpolated linearly between grid points."""
     cell = times / (2 * np.pi) * GRID
     left = np.floor(cell).astype(np.int64)
     share = cell - left

@@ -14,16 +14,16 @@ from camtrap_batch.survey.effort import DAY, FROM_IMAGES, SILENCE_DAYS, as_rows,
 from camtrap_batch.vocabulary import plural
 
 FROM_MANIFEST = ("location", "datetime", "is_night")
-"""Columns of the manifest that checks are made of."""
+"""Columns of the manifest that checks need."""
 
 FEWEST_FOR_NIGHT = 50
-"""Of so many pictures of a deployment one should be of a night."""
+"""Of this many pictures of a deployment, at least one should be taken at night."""
 
 MOST_EMPTY_A_DAY = 100
-"""Pictures of nothing in a day; of more, grass or a branch moves before the camera."""
+"""Empty pictures in a day; with more, grass or a branch is moving in front of the camera."""
 
 _DIGITAL = int(np.datetime64("2000-01-02", "us").astype(np.int64))
-"""Clocks that lost their power start at 1970-01-01, 1980-01-01 or 2000-01-01."""
+"""Clocks that lost power restart at 1970-01-01, 1980-01-01 or 2000-01-01."""
 
 
 class Check(NamedTuple):
@@ -31,10 +31,10 @@ class Check(NamedTuple):
 
     Attributes
     ----------
-    kind : of finding, see vocabulary.DEPLOYMENT_FINDINGS
-    deployment : its row in the table `deployments`
-    image, other : rows of the images that it is about, -1: none
-    detail : for people
+    kind : kind of finding, see vocabulary.DEPLOYMENT_FINDINGS
+    deployment : the deployment's row in the table `deployments`
+    image, other : rows of the images concerned, -1: none
+    detail : text for people
     """
 
     kind: str
@@ -52,7 +52,7 @@ def check_deployments(
     Parameters
     ----------
     images : usable images, columns `FROM_MANIFEST`
-    shows_nothing : for each image whether it is labelled empty; None where labels are not known
+    shows_nothing : for each image whether it is labelled empty; None if labels are not known
     """
     photos = _Photos(images, shows_nothing)
     rows = as_rows(deployments)
@@ -63,7 +63,7 @@ def check_deployments(
 
 
 def check_texts(checks: Sequence[Check], n: int) -> list[list[str]]:
-    """What the column `checks` of n deployments says; images outside them are counted."""
+    """The column `checks` for n deployments; images outside them are counted."""
     texts: list[list[str]] = [[] for _ in range(n)]
     outside = [0] * n
     for check in checks:
@@ -82,7 +82,7 @@ def check_findings(checks: Sequence[Check], deployments: pa.Table, names: pa.Tab
 
     Parameters
     ----------
-    names : image_id and file_name of the images that were checked
+    names : image_id and file_name of the images checked
     """
     image = np.array([check.image for check in checks], np.int64)
     other = np.array([check.other for check in checks], np.int64)
@@ -129,7 +129,7 @@ class _Photos:
 
 
 def _outside(rows: Sequence[dict[str, Any]], photos: _Photos) -> Iterator[Check]:
-    """Photos in none of the deployments of their location, where all of these are known."""
+    """Photos outside all deployments of their location, if these are all known."""
     by_location: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         by_location.setdefault(row["location"], []).append(number)
@@ -140,7 +140,7 @@ def _outside(rows: Sequence[dict[str, Any]], photos: _Photos) -> Iterator[Check]
         here = photos.of(location)
         times = photos.time[here]
         edges = np.array([bounds(*span) for span in spans], np.int64)
-        # How far each photo is from each deployment, 0 within it.
+        # Distance of each photo from each deployment, 0 within it.
         before = edges[:, :1] - times[None, :]
         after = times[None, :] - edges[:, 1:] + 1
         distance = np.maximum(np.maximum(before, after), 0)
@@ -200,7 +200,7 @@ def _of_one(number: int, row: dict[str, Any], photos: _Photos) -> Iterator[Check
             number,
             int(photos.row[here][0]),
             -1,
-            f"none of {int(known.sum()):,} images is of a night: does the flash work?",
+            f"none of {int(known.sum()):,} images was taken at night: does the flash work?",
         )
     if photos.is_empty is not None:
         empty = np.flatnonzero(photos.is_empty[here])
@@ -212,13 +212,13 @@ def _of_one(number: int, row: dict[str, Any], photos: _Photos) -> Iterator[Check
                 number,
                 int(photos.row[here][empty[times[empty] // DAY == days[counts.argmax()]][0]]),
                 -1,
-                f"more than {MOST_EMPTY_A_DAY} images of nothing on {int(many.sum()):,} of {len(days):,} "
+                f"more than {MOST_EMPTY_A_DAY} empty images on {int(many.sum()):,} of {len(days):,} "
                 f"days, at most {int(counts.max()):,} (vegetation?)",
             )
 
 
 def _silences(number: int, row: dict[str, Any], photos: _Photos, here: slice) -> Iterator[Check]:
-    """Stretches without a photo, outages aside."""
+    """Periods without a photo, apart from outages."""
     times = photos.time[here]
     if row["source"] != FROM_IMAGES:
         times = np.concatenate([[row["start"]], times, [row["end"]]])
@@ -244,7 +244,7 @@ def _silences(number: int, row: dict[str, Any], photos: _Photos, here: slice) ->
 
 
 def _is_new_year(time: int) -> bool:
-    """Within the first hour of 1 January, where clocks start that lost their power."""
+    """Whether it is in the first hour of 1 January, where clocks restart after losing power."""
     moment = np.datetime64(time, "us")
     return bool(moment - moment.astype("datetime64[Y]") < np.timedelta64(1, "h"))
 

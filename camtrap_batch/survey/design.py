@@ -1,11 +1,11 @@
-"""A random sample of a data set, and what it says of the whole: estimates that owe nothing to the model.
+"""A random sample of a data set, and what it says about the whole: estimates that do not depend on the model.
 
-Sequences are drawn at random within strata, of the machine's label and how sure it was, so that each has a
-known chance to be looked at. Whatever the model got wrong, the sample shows it in proportion: the estimates
-are those of stratified random sampling (Cochran 1977, Sampling Techniques, chapters 5, 5A and 6), as
-Olofsson et al. 2014 (Remote Sensing of Environment 148, 42-57) set out for error matrices. Shares have
-Wilson's interval at the effective sample size (Dean and Pagano 2015, Journal of Survey Statistics and
-Methodology 3, 484-503), since the usual one is far too narrow where nearly all is right.
+Sequences are drawn at random within strata by the machine's label and confidence, so that each has a known
+probability of being reviewed. Whatever the model got wrong, the sample shows in proportion: the estimates are
+those of stratified random sampling (Cochran 1977, Sampling Techniques, chapters 5, 5A and 6), as Olofsson et
+al. 2014 (Remote Sensing of Environment 148, 42-57) set out for error matrices. Shares have Wilson's interval
+at the effective sample size (Dean and Pagano 2015, Journal of Survey Statistics and Methodology 3, 484-503),
+since the usual one is far too narrow where nearly all is right.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Bools = npt.NDArray[np.bool_]
 
 LEVEL = 0.95
 BINS = (0.5, 0.8, 0.95)
-"""Confidences between which strata of a label lie."""
+"""Confidences that bound the strata of a label."""
 
 _FEWEST = 2
-"""Drawn of a stratum: of one alone, nothing tells how much it varies."""
+"""Minimum number drawn from a stratum: a single unit says nothing about variance."""
 
 _PSEUDO = 0.25
-"""Units more that a stratum is taken to have, as the whole is, where all in it are alike."""
+"""Additional units, like the whole, that a stratum is assumed to have if all in it are alike."""
 
 _PER_BIN = 6
-"""A label is cut by confidence where so many would be drawn of each part."""
+"""A label is divided by confidence if this many would be drawn from each part."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Strata:
     Attributes
     ----------
     of : (units,) number of each unit's stratum
-    names : of the strata
+    names : names of the strata
     sizes : (strata,) units in each
-    drawn : (strata,) how many of them are to be looked at
+    drawn : (strata,) how many of them are to be reviewed
     """
 
     of: Ints
@@ -56,7 +56,7 @@ class Strata:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval; NaN where the sample can't tell. `n`: units that it rests on."""
+    """A figure and its 95 % interval; NaN if the sample is insufficient. `n`: number of units it rests on."""
 
     value: float
     low: float
@@ -65,22 +65,23 @@ class Estimate:
 
 
 def make_strata(label: Sequence[str], confidence: Doubles, n: int) -> Strata:
-    """Cut units by label and confidence, and say how many of each to look at.
+    """Stratify units by label and confidence, and say how many of each stratum to review.
 
-    As many are drawn as their number asks for, and more where the model is less sure (Neyman's allocation,
-    with the confidence for the share that is right). Rare labels share a stratum where there are too many.
+    They are drawn in proportion to their number, and more if the model is less sure (Neyman's allocation,
+    with the confidence as the share that is right). Rare labels share a stratum if there are too many of
+    them.
 
     Parameters
     ----------
     label : (units,) what the machine says; blank for nothing
-    confidence : (units,) of it
-    n : how many to look at in all
+    confidence : (units,) its confidence
+    n : how many to review in all
     """
     units = len(label)
     n = min(n, units)
     names, code = np.unique(np.asarray(label, str), return_inverse=True)
     counts = np.bincount(code)
-    # Rare labels have a stratum of their own as long as half of all looks is left for the others.
+    # Rare labels have their own stratum as long as half of the sample is left for the others.
     order = np.argsort(-counts, kind="stable")
     own = np.zeros(len(names), bool)
     own[order[: max(1, n // (2 * _FEWEST))]] = True
@@ -102,14 +103,14 @@ def make_strata(label: Sequence[str], confidence: Doubles, n: int) -> Strata:
 
 
 def allocate(sizes: Ints, spread: Doubles, n: int) -> Ints:
-    """How many of each stratum to draw: in proportion to size and spread, at least two, at most all."""
+    """How many to draw from each stratum: in proportion to size and spread, at least two, at most all."""
     drawn = np.minimum(sizes, _FEWEST)
     for _ in range(len(sizes) + 1):
         left = n - int(drawn.sum())
         room = sizes - drawn
         if left <= 0 or not room.any():
             break
-        # Half by size, so that what nobody expected is found, too.
+        # Half by size, so that the unexpected is found, too.
         varied = sizes * spread
         wanted = np.where(room > 0, sizes / sizes.sum() + varied / varied.sum(), 0)
         ideal = np.maximum(wanted / wanted.sum() * n - drawn, 0)
@@ -124,7 +125,7 @@ def allocate(sizes: Ints, spread: Doubles, n: int) -> Ints:
 
 
 def draw(strata: Strata, seed: int) -> Ints:
-    """The units to look at, in random order: of each stratum so many, each with the same chance."""
+    """The units to review, in random order: the given number per stratum, all with equal probability."""
     random = np.random.default_rng(seed)
     chosen = [
         random.choice(np.flatnonzero(strata.of == number), int(n), replace=False)
@@ -135,7 +136,7 @@ def draw(strata: Strata, seed: int) -> Ints:
 
 @dataclass(frozen=True)
 class Sample:
-    """Units that were looked at.
+    """Units that were reviewed.
 
     Attributes
     ----------
@@ -151,7 +152,7 @@ class Sample:
         n = np.bincount(self.stratum, minlength=len(self.sizes))
         seen = n > 0
         mean = np.bincount(self.stratum, y, len(self.sizes)) / np.maximum(n, 1)
-        # Of a stratum that nobody came to, the others speak.
+        # The other strata stand in for one that nobody reviewed.
         whole = float(self.sizes[seen].sum())
         scale = self.sizes.sum() / whole if whole else np.nan
         left = (y - mean[self.stratum]) ** 2
@@ -164,7 +165,7 @@ class Sample:
 
     @property
     def freedom(self) -> int:
-        """Degrees of freedom: units less strata."""
+        """Degrees of freedom: units minus strata."""
         return max(len(self.stratum) - len(np.unique(self.stratum)), 1)
 
     def share(self, y: Bools, of: Bools | None = None) -> Estimate:
@@ -183,7 +184,7 @@ class Sample:
         return Estimate(share, low, high, n)
 
     def _hidden(self, hits: Bools, domain: Bools, share: float, whole: float) -> float:
-        """Variance that strata do not show in which all are alike (see `_PSEUDO`)."""
+        """Variance hidden by strata in which all units are alike (see `_PSEUDO`)."""
         n = np.bincount(self.stratum, minlength=len(self.sizes))
         x = np.bincount(self.stratum[hits], minlength=len(self.sizes))
         within = np.bincount(self.stratum[domain], minlength=len(self.sizes))
@@ -203,12 +204,12 @@ class Sample:
         return Estimate(value, value * np.exp(-width), value * np.exp(width), n)
 
     def _most_unseen(self) -> float:
-        """How many there may be of what was never seen: the rule of three (Hanley and Lippman-Hand 1983)."""
+        """How many there may be of something never seen: the rule of three (Hanley and Lippman-Hand 1983)."""
         return float(3 / max(len(self.stratum), 1) * self.sizes.sum())
 
 
 def wilson(share: float, variance: float, n: int, freedom: int) -> tuple[float, float]:
-    """Wilson's 95 % interval at the effective sample size, that of a simple sample of this variance."""
+    """Wilson's 95 % interval at the effective sample size, that of a simple sample with this variance."""
     effective = share * (1 - share) / variance if variance > 0 and 0 < share < 1 else float(n)
     effective = min(effective, 1e9)
     quantile = float(scipy().stats.t.ppf(0.5 + LEVEL / 2, freedom))

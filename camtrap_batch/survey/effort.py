@@ -1,10 +1,10 @@
 """Deployments and effort: when a camera stood where, and for how many days it worked.
 
-A period is what metadata or the camera table say of a deployment; a location without one has the period of
-its photos, which is too short: before the first photo and after the last one the camera stood there, too. A
+A period is what metadata or the camera table say about a deployment; a location without one has the period of
+its photos, which is too short: the camera was also there before the first photo and after the last one. A
 date without a time is noon, so that the days of setup and retrieval count half each, as in camtrapR since
-version 2.1; times count exactly. Outages are taken off, and what two deployments of one camera have in common
-counts once.
+version 2.1; times count exactly. Outages are subtracted, and where two deployments of one camera overlap, the
+time counts once.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ DAY = 86_400_000_000
 """Microseconds."""
 
 SILENCE_DAYS = 21
-"""A camera without a photo for longer is taken to be dead, full or knocked over; without any other word of
-it, it is taken to have been away."""
+"""A camera without a photo for longer is assumed to be dead, full or knocked over; without other information,
+it is assumed to have been away."""
 
 FROM_IMAGES = "images"
 
 Counting = Literal["station", "cameras"]
-"""How cameras that work at one location at the same time count: once, or each."""
+"""How cameras that work at one location at the same time count: once, or each separately."""
 
 Span = tuple[int, int]
 
 
 class Period(NamedTuple):
-    """What is known of one deployment; times in microseconds, camera time, `NO_TIME` where not known."""
+    """What is known about one deployment; times in microseconds, camera time, `NO_TIME` if not known."""
 
     location: str
     camera: str | None
@@ -55,35 +55,35 @@ class Period(NamedTuple):
 
 
 EFFORT = pa.schema([("location", pa.string()), ("days", pa.float64()), ("source", pa.string())])
-"""Effort of each location, ascending; `source` is metadata, cameras, or images where any of it rests on
-photos; days and source are null where nothing is known."""
+"""Effort of each location, ascending; `source` is metadata, cameras, or images if any of it rests on photos;
+days and source are null if nothing is known."""
 
 
 def make_deployments(
     images: pa.Table, periods: pa.Table | None = None, outages: pa.Table | None = None
 ) -> tuple[pa.Table, Counter[str]]:
-    """The table `deployments`, and what there is to say of it.
+    """The table `deployments`, and notes on it.
 
     Parameters
     ----------
     images
-        Usable images: location, deployment, datetime, and utc_offset_minutes where it is known.
+        Usable images: location, deployment, datetime, and utc_offset_minutes if it is known.
     periods
-        catalog.cameras.PERIODS: what metadata or the camera table say. Times with an offset become those of
-        the images' clock, where that is known.
+        catalog.cameras.PERIODS: what metadata or the camera table say. Times with an offset are converted to
+        the images' clock, if that is known.
     outages
         catalog.cameras.OUTAGES
 
     Returns
     -------
     pyarrow.Table
-        schemas.DEPLOYMENTS, by location and start. A deployment without an end (the camera still stands
-        there) has that of its last image, and the source images.
+        schemas.DEPLOYMENTS, by location and start. A deployment without an end (the camera is still there)
+        ends with its last image, and has the source images.
 
     Raises
     ------
     InputError
-        An outage of a location that neither images nor periods have.
+        An outage is at a location that neither images nor periods have.
     """
     notes: Counter[str] = Counter()
     photos = _Photos(images)
@@ -115,7 +115,7 @@ def make_deployments(
             ]
             own = _without([span], covered.get(camera, []))
             if own != [span]:
-                notes["deployments of a camera that stood there already: what they share counts once"] += 1
+                notes["deployments that overlap one of the same camera: the overlap counts once"] += 1
             covered.setdefault(camera, []).append(span)
             worked = _without(own, off)
             row |= {
@@ -132,7 +132,7 @@ def effort_by_location(deployments: pa.Table, counting: Counting = "station") ->
 
     Parameters
     ----------
-    counting : station: a time in which several cameras work counts once; cameras: for each of them
+    counting : station: time in which several cameras work counts once; cameras: for each of them
     """
     days: dict[str, float | None] = {}
     for location, spans in working(deployments, counting).items():
@@ -150,9 +150,9 @@ def effort_by_location(deployments: pa.Table, counting: Counting = "station") ->
 
 
 def working(deployments: pa.Table, counting: Counting = "station") -> dict[str, list[Span]]:
-    """For each location the spans in which a camera worked, in microseconds, ascending by their start.
+    """For each location the spans in which a camera worked, in microseconds, ascending by start.
 
-    Where cameras count each, spans of several of them overlap.
+    If cameras count separately, their spans may overlap.
     """
     by_camera: dict[tuple[str, str | None], list[Span]] = {}
     off: dict[tuple[str, str | None], list[Span]] = {}
@@ -174,12 +174,12 @@ def working(deployments: pa.Table, counting: Counting = "station") -> dict[str, 
 
 
 def is_watched(location: Sequence[str], time: Ints, deployments: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which of n moments at locations are in a time in which a camera worked there.
+    """Which of n moments at locations are at a time when a camera worked there.
 
     Parameters
     ----------
     time : (n,) microseconds, camera time
-    deployments : as the table `deployments`; at locations of which nothing is known, no moment is
+    deployments : the table `deployments`; at locations about which nothing is known, none is
     """
     spans = {
         name: np.array(union(bounds(*span) for span in here), np.int64).reshape(-1, 2)
@@ -198,21 +198,22 @@ def is_watched(location: Sequence[str], time: Ints, deployments: pa.Table) -> np
 
 
 def whole_days(start: int, end: int) -> Span:
-    """From the midnight before the first photo to the one after the last: each date of theirs is a day."""
+    """From the midnight before the first photo to the one after the last, so that each of their dates is a
+    day."""
     return start // DAY * DAY, (end // DAY + 1) * DAY
 
 
 def bounds(start: int, end: int) -> Span:
-    """First and last moment, not included, of photos that may be of a deployment.
+    """First and last moment (exclusive) of photos that may belong to a deployment.
 
-    Noon is taken for a date alone: then photos of that whole day may be.
+    Noon is taken for a date without a time: then photos of that whole day may belong to it.
     """
     noon = DAY // 2
     return start - noon * (start % DAY == noon), end + 1 + noon * (end % DAY == noon)
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
-    """Spans without what they have in common, ascending.
+    """Spans merged where they overlap, ascending.
 
     >>> union([(5, 9), (1, 3), (2, 4), (9, 10)])
     [(1, 4), (5, 10)]
@@ -230,7 +231,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def _periods(table: pa.Table, photos: _Photos) -> list[Period]:
-    """Periods in the time of the images' clock."""
+    """Periods by the images' clock."""
     found = []
     for row in as_rows(table):
         shift = 0
@@ -244,7 +245,7 @@ def _periods(table: pa.Table, photos: _Photos) -> list[Period]:
 
 
 def _completed(given: Sequence[Period], photos: _Photos, notes: Counter[str]) -> Iterable[Period]:
-    """Periods of which both ends are known, from photos where nobody wrote one down."""
+    """Periods with both ends known, taken from photos if they were not recorded."""
     for period in given:
         if NO_TIME not in (period.start, period.end):
             yield period
@@ -293,9 +294,9 @@ class _Photos:
         self._offsets = _offsets(images, location, deployment)
 
     def periods(self, told: set[str]) -> Iterable[Period]:
-        """From the first to the last photo, for each location but those of `told`.
+        """From the first to the last photo, for each location not in `told`.
 
-        Each deployment that the source names is a period; where it names none, a silence ends one.
+        Each deployment that the source names is a period; if it names none, a silence ends one.
         """
         if not len(self._time):
             return
@@ -328,7 +329,7 @@ class _Photos:
         return (int(times[0]), int(times[-1])) if len(times) else (NO_TIME, NO_TIME)
 
     def count(self, period: Period) -> int:
-        """Photos of its location, or of its deployment where photos name one, within a period."""
+        """Photos within a period, of its location, or of its deployment if photos name one."""
         if NO_TIME in (period.start, period.end):
             return 0
         times = self.times(period)
@@ -336,7 +337,8 @@ class _Photos:
         return int(last - first)
 
     def times(self, period: Period) -> Ints:
-        """Times of the photos of a period's deployment; of its location where no photo names that."""
+        """Times of the photos of a period's deployment, or of its location if no photo names the
+        deployment."""
         code = self._code.get(period.location)
         if code is None:
             return self._time[:0]
@@ -350,7 +352,7 @@ class _Photos:
         return np.sort(self._time[first:last])
 
     def offset(self, location: str, deployment: str | None) -> int | None:
-        """What the clock of most photos showed, in minutes east of UTC; None where nobody knows."""
+        """What the clock of most photos showed, in minutes east of UTC; None if nobody knows."""
         found = self._offsets.get((location, deployment))
         return self._offsets.get((location, None)) if found is None else found
 
@@ -375,7 +377,7 @@ def _offsets(images: pa.Table, location: Ints, deployment: Ints) -> dict[tuple[s
 
 
 def _encoded(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
-    """Numbers of texts in no order; of null the one after the last."""
+    """Arbitrary numbers for texts; null gets the one after the last."""
     coded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     ids = coded.dictionary.to_pylist()
     return np.asarray(coded.indices.fill_null(len(ids)).to_numpy(zero_copy_only=False), np.int64), ids
@@ -390,7 +392,7 @@ def _clip(span: Span, to: Span) -> Span | None:
 
 
 def _without(spans: Iterable[Span], off: Iterable[Span]) -> list[Span]:
-    """Spans without what is in `off`.
+    """Spans minus those in `off`.
 
     >>> _without([(0, 10)], [(8, 12), (2, 3)])
     [(0, 2), (3, 8)]

@@ -1,6 +1,6 @@
 """Estimates as tables: occupancy of each species, its activity, overlaps, accumulation of species, Chao2.
 
-What can't be estimated has a row with empty figures, and `remark` says why.
+What can't be estimated has a row with empty figures, and `remark` gives the reason.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from camtrap_batch.survey.occupancy import fit_occupancy
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments
 
 MOST_IN_OVERLAPS = 12
-"""Of so many of the species with most events each pair is compared; --species names others."""
+"""The pairs of this many species with the most events are compared; --species names others."""
 
 POINTS = 48
-"""Of a day, in the table `activity`."""
+"""Points of the day in the table `activity`."""
 
 OCCUPANCY = pa.schema(
     [
@@ -45,7 +45,7 @@ OCCUPANCY = pa.schema(
         ("remark", pa.string()),
     ]
 )  # fmt: skip
-"""Low and high are 95 % intervals; `p` is the probability to detect it in an occasion of mean effort."""
+"""Low and high are 95 % intervals; `p` is the probability of detection in an occasion of mean effort."""
 
 ACTIVITY = pa.schema(
     [
@@ -86,7 +86,7 @@ RICHNESS = pa.schema(
 
 
 def occupancy_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table:
-    """`OCCUPANCY` of each species, from occasions of this many days from each station's setup on."""
+    """`OCCUPANCY` of each species, from occasions of this many days, counted from each station's setup."""
     deployments = read_deployments(merged)
     occasions = make_occasions(deployments, days=days, counting=counting_of(merged))
     records = find_records(counted.of(merged.table("events").to_table()), occasions)
@@ -131,7 +131,7 @@ def activity_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table
 
 
 def overlap_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table:
-    """`OVERLAP` of each pair of the species with most events."""
+    """`OVERLAP` of each pair of the species with the most events."""
     times = _times_of_day(counted.of(merged.table("events").to_table()))
     names = sorted(times, key=lambda name: (-len(times[name]), name))
     rows = []
@@ -188,7 +188,8 @@ ESTIMATES: Mapping[str, Callable[[MergeResult, Counted, int], pa.Table]] = {
     "accumulation": accumulation_table,
     "richness": richness_table,
 }
-"""Name of a table -> what makes it of a result, of the events that count, and of the days in an occasion."""
+"""Name of a table -> function that makes it from a result, the events that count, and the days in an
+occasion."""
 
 
 def _joined(texts: tuple[str, ...]) -> str | None:
@@ -196,14 +197,14 @@ def _joined(texts: tuple[str, ...]) -> str | None:
 
 
 def _times_of_day(events: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
-    """Of each label the starts of its events, as angles."""
+    """Starts of each label's events, as angles."""
     label, labels = encode(events["label"])
     angle = (microseconds(events["start"]) % DAY) * (2 * np.pi / DAY)
     return {name: angle[label == number] for number, name in enumerate(labels.to_pylist())}
 
 
 def _incidence(merged: MergeResult, counted: Counted) -> tuple[npt.NDArray[np.int64], int]:
-    """At how many stations each species was seen, and how many there are."""
+    """At how many stations each species was seen, and the number of stations."""
     events = counted.of(merged.table("events").to_table())
     locations = merged.table("locations").to_table(columns=["location"])["location"].to_pylist()
     watched = {*read_deployments(merged)["location"].to_pylist(), *locations} - {"unknown"}

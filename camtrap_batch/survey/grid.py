@@ -1,4 +1,4 @@
-"""Places on a grid, so that they say no more than their cell: for maps and layers that anyone may see."""
+"""Positions on a grid, which reveal no more than their cell: for maps and layers that anyone may see."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 KM_PER_DEGREE = 111.195
-"""Of latitude, on a sphere of 6,371 km radius."""
+"""Length of a degree of latitude, on a sphere of 6,371 km radius."""
 
 Floats = npt.NDArray[np.float64]
 
 
 def snap(longitude: Floats, latitude: Floats, blur_km: float) -> tuple[Floats, Floats]:
-    """Degrees, moved to the nearest crossing of a grid of `blur_km`; as they are where that is 0."""
+    """Degrees, moved to the nearest crossing of a grid of `blur_km`; unchanged if that is 0."""
     if blur_km <= 0:
         return longitude, latitude
     step = min(blur_km / KM_PER_DEGREE, 90.0)

@@ -1,7 +1,8 @@
 """Detection histories: for each species, stations by occasions; 1, 0, and nothing where no camera worked.
 
-An occasion is some days from midnight to midnight, camera time. As in camtrapR's `detectionHistory` with its
-effort: an occasion counts where a camera worked in any of it, and its effort is the days in which one did.
+An occasion is a number of days from midnight to midnight, camera time. As in camtrapR's `detectionHistory`
+with its effort, an occasion counts if a camera worked in any part of it, and its effort is the days on which
+one did.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Values = Literal["presence", "events", "individuals"]
 Doubles = npt.NDArray[np.float64]
 
 MOST_CELLS = 200_000_000
-"""Stations times occasions; more would not be read by anything."""
+"""Maximum of stations times occasions; nothing could read more."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Occasions:
     stations : names, ascending
     first : (stations,) midnight at which each station's first occasion begins, microseconds
     days : length of an occasion
-    effort : (stations, occasions) days in which a camera worked; NaN where none did
+    effort : (stations, occasions) days on which a camera worked; NaN if none did
     """
 
     stations: tuple[str, ...]
@@ -48,7 +49,7 @@ class Occasions:
 
     @property
     def names(self) -> list[str]:
-        """o1, o2, ... as camtrapR names them."""
+        """Names of the occasions, o1, o2, ..., as in camtrapR."""
         return [f"o{number}" for number in range(1, self.effort.shape[1] + 1)]
 
 
@@ -60,9 +61,9 @@ class Records:
     ----------
     species : labels, ascending
     begin : (species + 1,) where the cells of each begin in the arrays that follow
-    station, occasion : of each cell, at most once in a species
+    station, occasion : station and occasion of each cell, at most once per species
     value : 1, number of events, or of individuals
-    n_outside : events at stations and in times in which no camera worked by the deployments
+    n_outside : events at stations and times for which the deployments have no working camera
     """
 
     species: tuple[str, ...]
@@ -73,7 +74,7 @@ class Records:
     n_outside: int
 
     def matrices(self, occasions: Occasions) -> Iterator[tuple[str, Doubles]]:
-        """Each species and its matrix; NaN where no camera worked."""
+        """Each species and its matrix; NaN if no camera worked."""
         for number, name in enumerate(self.species):
             matrix = np.where(np.isnan(occasions.effort), np.nan, 0.0)
             cells = slice(self.begin[number], self.begin[number + 1])
@@ -90,27 +91,27 @@ def make_occasions(
     complete: bool = False,
     most_days: int | None = None,
 ) -> Occasions:
-    """Occasions of all stations of which it is known when they were watched.
+    """Occasions of all stations whose times of observation are known.
 
     Parameters
     ----------
-    deployments : as the table `deployments`
+    deployments : the table `deployments`
     days : length of an occasion
     day1
-        The first day of the first occasion: survey (of all stations), station (of each), or a date; what was
-        before it is left out.
-    complete : only occasions in all of whose days a camera worked, with the days of setup and retrieval
+        The first day of the first occasion: survey (of all stations), station (of each), or a date; earlier
+        days are left out.
+    complete : only occasions on all of whose days a camera worked, including the days of setup and retrieval
     most_days : leave out what comes later than this many days
 
     Raises
     ------
     InputError
-        No station's days are known, `day1` is after them all, or the matrix would be larger than sense.
+        No station's days are known, `day1` is after all of them, or the matrix would be absurdly large.
     """
     spans = working(deployments, counting)
     stood = _stood(deployments)
     if not stood:
-        raise InputError("no deployment has a start and an end: there is no day to make an occasion of")
+        raise InputError("no deployment has a start and an end: there are no days for occasions")
     stations = tuple(sorted(stood))
     starts = np.array([stood[name][0] // DAY for name in stations])
     ends = np.array([(stood[name][1] - 1) // DAY for name in stations])
@@ -150,7 +151,7 @@ def find_records(events: pa.Table, occasions: Occasions, values: Values = "prese
 
     Parameters
     ----------
-    events : location, label, start and count of those that count
+    events : location, label, start and count of the events that count
     """
     row = pc.index_in(one_chunk(events["location"]), pa.array(occasions.stations, pa.string()))
     station = row.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -173,7 +174,7 @@ def find_records(events: pa.Table, occasions: Occasions, values: Values = "prese
 
 
 def _stood(deployments: pa.Table) -> dict[str, Span]:
-    """From the first setup to the last retrieval at each location, outages and all."""
+    """From the first setup to the last retrieval at each location, including outages."""
     found: dict[str, Span] = {}
     for row in as_rows(deployments):
         if row["start"] is None or row["end"] is None:

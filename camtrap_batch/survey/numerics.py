@@ -1,4 +1,4 @@
-"""scipy, which the core of the package does without: a worker needs none of its 140 MB."""
+"""scipy, which the package's core does not require: workers do not need its 140 MB."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from camtrap_batch.errors import MissingExtra
 
 @cache
 def scipy() -> Any:
-    """The package; its parts are loaded as they are used. Raises MissingExtra where it is not installed."""
+    """The package; its parts are loaded as they are used. Raises MissingExtra if it is not installed."""
     try:
         import scipy as package
     except ImportError:

@@ -1,10 +1,10 @@
-"""Single-season occupancy: which part of the stations a species uses, though it is not always seen.
+"""Single-season occupancy: the fraction of stations that a species uses, although it is not always seen.
 
 Model and likelihood: MacKenzie, Nichols, Lachman, Droege, Royle & Langtimm (2002), Estimating site occupancy
 rates when detection probabilities are less than one, Ecology 83: 2248-2255, with constant occupancy and one
-rate of detection. An occasion in which a camera worked for e days detects the species where it is with
-probability 1 - exp(-rate e); with the same effort everywhere that is the paper's constant p. Intervals are
-those of the profile likelihood.
+rate of detection. In an occasion in which a camera worked for e days a species that is present is detected
+with probability 1 - exp(-rate e); with the same effort everywhere that is the paper's constant p. Intervals
+are those of the profile likelihood.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ Doubles = npt.NDArray[np.float64]
 
 FEWEST_STATIONS = 10
 FEWEST_WITH = 5
-"""Stations, and stations with the species, below which an estimate comes with a warning."""
+"""Minimum number of stations, and of stations with the species, for an estimate without a warning."""
 
-_LOGIT_END = 12.0  # 1 - 6e-6: as far as occupancy is looked for
+_LOGIT_END = 12.0  # 1 - 6e-6: the largest occupancy considered
 _RATE_ENDS = (-14.0, 5.0)  # logarithm of the rate per unit of effort
 
 
 @dataclass(frozen=True)
 class Occupancy:
-    """An estimate; figures that can't be had are NaN, and `reason` says why.
+    """An estimate; unavailable figures are NaN, and `reason` says why.
 
     Attributes
     ----------
-    stations, occasions : with effort; occasions of all stations together
-    naive : part of the stations with a detection
+    stations, occasions : numbers with effort; occasions of all stations together
+    naive : fraction of the stations with a detection
     psi, psi_low, psi_high : occupancy, and its 95 % interval
-    p, p_low, p_high : probability to detect the species where it is, in an occasion of mean effort
+    p, p_low, p_high : probability of detecting a present species in an occasion of mean effort
     log_likelihood : at the estimate
-    warnings : why it should be taken with care
-    reason : why nothing was fitted; None where it was
+    warnings : why it should be treated with caution
+    reason : why nothing was fitted; None if it was
     """
 
     stations: int
@@ -62,8 +62,8 @@ def fit_occupancy(history: Doubles, effort: Doubles | None = None, level: float 
     Parameters
     ----------
     history : (stations, occasions) above 0: detected; 0: not; NaN: no camera worked
-    effort : likewise, days in which a camera worked; None: all occasions are alike
-    level : of the intervals
+    effort : (stations, occasions) days on which a camera worked; None: all occasions are alike
+    level : confidence level of the intervals
     """
     seen = np.where(np.isnan(history), np.nan, history > 0)
     exposure = np.where(np.isnan(seen), 0.0, 1.0 if effort is None else np.nan_to_num(effort))
@@ -76,7 +76,7 @@ def fit_occupancy(history: Doubles, effort: Doubles | None = None, level: float 
     if (reason := _why_not(seen, exposure)) is not None:
         return Occupancy(n, occasions, naive, reason=reason)
     mean = float(exposure[exposure > 0].mean())
-    exposure = exposure / mean  # one unit of effort is that of a mean occasion
+    exposure = exposure / mean  # one unit is the effort of a mean occasion
     loss = _negative_log_likelihood(seen, exposure)
     best = min(
         (
@@ -122,7 +122,7 @@ _PRECISE = {"xatol": 1e-8, "fatol": 1e-10, "maxiter": 4000}
 def _negative_log_likelihood(
     seen: npt.NDArray[np.bool_], exposure: Doubles
 ) -> Callable[[float, float], float]:
-    """As a function of the logit of occupancy and the logarithm of the rate of detection."""
+    """Likelihood as a function of the logit of occupancy and the logarithm of the rate of detection."""
     has_it = seen.any(axis=1)
     of_seen = exposure[seen]  # effort of the occasions with a detection
     missed = np.where(seen, 0.0, exposure).sum(axis=1)  # of those without, by station
@@ -147,7 +147,7 @@ def _least(function: Callable[[float], float], low: float, high: float) -> float
 def _profile(
     function: Callable[[float], float], best: float, limit: float, ends: tuple[float, float]
 ) -> tuple[float | None, float | None]:
-    """Where a profile crosses a limit on both sides of its least value; None: nowhere before the end."""
+    """Where a profile crosses a limit on both sides of its minimum; None: nowhere before the end."""
     found: list[float | None] = []
     for end in ends:
         if function(end) <= limit or abs(end - best) < 1e-6:
@@ -176,7 +176,7 @@ def _why_not(seen: npt.NDArray[np.bool_], exposure: Doubles) -> str | None:
     if (repeats <= 1).all():
         return "no station has two detections: detection can't be told from occupancy"
     if with_it.sum() < 2:
-        return "detected at one station alone"
+        return "detected at only one station"
     return None
 
 

@@ -1,9 +1,10 @@
-"""What place of each camera location anyone may see: the one rule of all that leaves the run folder.
+"""Which position of each camera location anyone may see: the one rule for everything that leaves the run
+folder.
 
-`shown_locations` is what the report, the map, exports and public layers take their places from. A location at
-which a sensitive species (`publish.sensitive`) was recorded by anyone, machine or person, is on a grid of
-`publish.sensitive_km`, with all that was seen there: the place of its other species is the same. So is what
-stands within `NEAR_M` of it. The run folder's own tables, and `camtrap table`, keep exact places.
+The report, the map, exports and public layers take their positions from `shown_locations`. A location where
+anyone, machine or person, recorded a sensitive species (`publish.sensitive`) is moved to a grid of
+`publish.sensitive_km`, with everything seen there, since its other species have the same position. So is any
+location within `NEAR_M` of it. The run folder's own tables, and `camtrap table`, keep exact positions.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog.labels import label_key
-from camtrap_batch.catalog.tables import read_table
+from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import Bools
 from camtrap_batch.events.taxonomy import LABEL, Taxonomy, taxonomy_of
@@ -28,19 +29,19 @@ from camtrap_batch.survey.grid import Floats, snap
 from camtrap_batch.survey.numerics import scipy
 
 NEAR_M = 100.0
-"""Metres within which another location's exact place would tell that of a sensitive one: cameras in pairs."""
+"""Metres within which another location's exact position would reveal a sensitive one: cameras in pairs."""
 
 _EARTH_M = 6_371_000.0
 
 
 @dataclass(frozen=True)
 class Sensitive:
-    """Species whose places are not to be known.
+    """Species whose positions must not become known.
 
     Attributes
     ----------
-    names : names that the job gives, in lower case: labels, groups, categories of threat
-    grid_km : of the grid on which locations are shown that saw them
+    names : names in the job, in lower case: labels, groups, categories of threat
+    grid_km : size of the grid on which locations that saw them are shown
     taxonomy : which label is in which group and category
     """
 
@@ -51,19 +52,19 @@ class Sensitive:
     def covers(self, label: str) -> bool:
         """Whether a label is one of them, in one of their groups, or a group that holds one of them.
 
-        A class of SpeciesNet (`id;class;order;family;genus;species;common name`) is each of its names.
+        A SpeciesNet class (`id;class;order;family;genus;species;common name`) stands for each of its names.
         """
         return bool(self._words(label)) or label_key(label) in self._above
 
     def unknown(self, labels: Iterable[str]) -> list[str]:
-        """Names that neither the taxonomy nor any of these labels has: written in another way, perhaps."""
+        """Names that neither the taxonomy nor any of these labels has: perhaps spelt differently."""
         known = {word for label in labels for word in self._words(label)}
         if self.taxonomy is not None:
             known |= {word for label in self.taxonomy.groups for word in self._words(label)}
         return sorted(self.names - known)
 
     def _words(self, label: str) -> set[str]:
-        """Names of the job that a label is, or is in."""
+        """Names in the job that a label equals, or belongs to."""
         parts = [label_key(part) for part in label.split(";")]
         words = {label_key(label), *parts[1:]} | ({f"{parts[4]} {parts[5]}"} if len(parts) == 7 else set())
         if self.taxonomy is not None:
@@ -73,7 +74,7 @@ class Sensitive:
 
     @cached_property
     def _above(self) -> frozenset[str]:
-        """Groups that hold one of the species: where such an animal was not told apart."""
+        """Groups that contain one of the species: the animal may not have been identified further."""
         found: set[str] = set()
         for label in self.taxonomy.groups if self.taxonomy is not None else ():
             if self.taxonomy is not None and self._words(label):
@@ -82,7 +83,7 @@ class Sensitive:
 
 
 def sensitive_of(job: Job) -> Sensitive | None:
-    """The sensitive species of a job; None where it names none.
+    """The sensitive species of a job; None if it names none.
 
     Raises
     ------
@@ -104,19 +105,19 @@ def sensitive_of(job: Job) -> Sensitive | None:
 
 
 def hides_places(job: Job) -> bool:
-    """Whether photos that leave keep no metadata: cameras write their place into EXIF."""
+    """Whether photos that leave lose their metadata: cameras write their position into EXIF."""
     return job.publish.public or job.publish.sensitive is not None
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Locations with the places that may be shown.
+    """Locations with the positions that may be shown.
 
     Attributes
     ----------
     locations : schemas.LOCATIONS; longitude and latitude may be moved, geometry is then null
-    grid_km : (n,) of the grid on which each is; 0 where its place is exact
-    notes : for people, a line each
+    grid_km : (n,) size of the grid on which each is; 0 if its position is exact
+    notes : lines for people
     """
 
     locations: pa.Table
@@ -130,17 +131,17 @@ class Shown:
 
 
 def shown_locations(merged: MergeResult, blur_km: float = 0.0, also: Collection[str] = ()) -> Shown:
-    """The table `locations` of a result with the places that may be shown.
+    """The table `locations` of a result with the positions that may be shown.
 
     Parameters
     ----------
-    blur_km : grid for all of them, 0: exact where nothing sensitive was seen
-    also : locations at which something sensitive was seen as others say, such as observations of a package
+    blur_km : grid for all locations, 0: exact if nothing sensitive was seen
+    also : locations where something sensitive was seen according to other sources, such as a package
 
     Raises
     ------
     InputError
-        As `sensitive_of` does.
+        As for `sensitive_of`.
     """
     locations = merged.table("locations").to_table()
     sensitive = sensitive_of(merged.run.job)
@@ -167,7 +168,7 @@ def shown_locations(merged: MergeResult, blur_km: float = 0.0, also: Collection[
 
 
 def move(locations: pa.Table, grid_km: Floats) -> tuple[pa.Table, Floats]:
-    """Rows of schemas.LOCATIONS, each moved to its grid (km; 0: left where it is), and `grid_km`."""
+    """Rows of schemas.LOCATIONS, each moved to its grid (km; 0: not moved), and `grid_km`."""
     x, y = (locations[name].to_numpy().copy() for name in ("longitude", "latitude"))
     known = ~np.isnan(x) & ~np.isnan(y)
     for km in np.unique(grid_km[grid_km > 0]):
@@ -184,12 +185,13 @@ def move(locations: pa.Table, grid_km: Floats) -> tuple[pa.Table, Floats]:
 
 
 def uncertainty_m(grid_km: float) -> int:
-    """Metres that a place on a grid may be off, at most: half the diagonal of a cell."""
+    """Maximum error in metres of a position on a grid: half the diagonal of a cell."""
     return math.ceil(grid_km * 1000 * math.sqrt(0.5))
 
 
 def _recorded(merged: MergeResult) -> Iterator[tuple[str, str]]:
-    """Location and label of all that anyone recorded: events, sequences, images, boxes, and the source."""
+    """Location and label of everything that anyone recorded: events, sequences, images, boxes, and the
+    source."""
     for pairs in _pairs(merged):
         texts = pa.table({"location": pairs["location"], "label": pairs["label"].cast(pa.string())})
         distinct = texts.group_by(["location", "label"]).aggregate([]).to_pylist()
@@ -212,7 +214,7 @@ def _pairs(merged: MergeResult) -> Iterator[pa.Table]:
         if (number := inputs.get(name)) is None:
             continue
         table = run.table(name, number)
-        if "label" not in table.schema.names:  # boxes alone
+        if "label" not in table.schema.names:  # only boxes
             continue
         boxes = table.to_table(columns=["image_id", "label"])
         row = pc.index_in(boxes["image_id"], frames["image_id"].combine_chunks())
@@ -225,7 +227,7 @@ def _pairs(merged: MergeResult) -> Iterator[pa.Table]:
 
 
 def _near(locations: pa.Table, is_there: Bools) -> Bools:
-    """Which locations stand within `NEAR_M` of one of those that are marked."""
+    """Which locations are within `NEAR_M` of a marked one."""
     x, y = (np.radians(locations[name].to_numpy()) for name in ("longitude", "latitude"))
     points = _EARTH_M * np.column_stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)])
     known = np.isfinite(points).all(axis=1)

@@ -1,4 +1,4 @@
-"""What a survey is made of: deployments and events of one result of `merge`, and which of them count."""
+"""What a survey is made from: deployments and events of one result of `merge`, and which of them count."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Counted:
     Attributes
     ----------
     min_confidence : an event with less does not count
-    groups : groups of species (events.taxonomy) count, too
-    people : people and vehicles count, too
-    labels : human or machine: only events with labels of theirs
-    species : labels, of which alone events count; empty: all
+    groups : whether groups of species (events.taxonomy) also count
+    people : whether people and vehicles also count
+    labels : human or machine: only events with labels from these
+    species : only events with these labels count; empty: all
     """
 
     min_confidence: float = 0.0
@@ -40,9 +40,9 @@ class Counted:
 
         Raises
         ------
-        InputError
-            A name in `species` is the label of no event; or labels of people are asked for where the result
-            does not say whose its labels are.
+        InputError A name in `species` is the label of no event; or people's labels are requested but the
+        result does not
+            say whose its labels are.
         """
         known = events["label"].unique().to_pylist()
         for name in self.species:
@@ -71,7 +71,7 @@ class Counted:
 
 
 def read_deployments(merged: MergeResult) -> pa.Table:
-    """The table `deployments` of a result; of one that an older version made, from its images."""
+    """The table `deployments` of a result; for a result of an older version, derived from its images."""
     if "deployments" in merged.snapshot.inputs:
         table = merged.table("deployments").to_table()
         if table.num_rows:
@@ -82,6 +82,6 @@ def read_deployments(merged: MergeResult) -> pa.Table:
 
 
 def counting_of(merged: MergeResult) -> Counting:
-    """How cameras at one location counted when the result was made."""
+    """How cameras at one location were counted when the result was made."""
     counting: Counting = merged.snapshot.meta.get("effort", "station")
     return counting

@@ -1,7 +1,7 @@
-"""How many species there are: what more stations would have found.
+"""How many species there are, including those that only more stations would have found.
 
 Accumulation: the expected number of species at h of m stations, over all choices of them (Mao Tau; Colwell,
-Mao & Chang 2004, Ecology 85: 2717-2727). Chao2: a lower bound of all species from those seen at one and at
+Mao & Chang 2004, Ecology 85: 2717-2727). Chao2: a lower bound for all species, from those seen at one and at
 two stations (Chao 1987, Biometrics 43: 783-791), with the variance and the interval of Colwell's EstimateS.
 """
 
@@ -18,11 +18,12 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 FEWEST_STATIONS = 5
-"""Below it, nothing is estimated."""
+"""With fewer, nothing is estimated."""
 
 
 class Chao2(NamedTuple):
-    """Estimate of all species, its standard error, and its 95 % interval, which begins at what was seen."""
+    """Estimated number of all species, its standard error, and its 95 % interval, which begins at the number
+    seen."""
 
     observed: int
     estimate: float
@@ -32,12 +33,12 @@ class Chao2(NamedTuple):
 
 
 def chao2(incidence: Ints, stations: int, level: float = 0.95) -> Chao2:
-    """Chao's second estimator; bias-corrected where no species is at exactly two stations.
+    """Chao's second estimator; bias-corrected if no species is at exactly two stations.
 
     Parameters
     ----------
     incidence : (species,) number of stations at which each was seen, 1 or more
-    stations : of the survey, those that saw nothing, too
+    stations : number of stations in the survey, including those that saw nothing
     """
     observed, m = len(incidence), stations
     once, twice = int((incidence == 1).sum()), int((incidence == 2).sum())
@@ -66,8 +67,8 @@ def chao2(incidence: Ints, stations: int, level: float = 0.95) -> Chao2:
 def accumulation(incidence: Ints, stations: int) -> tuple[Doubles, Doubles]:
     """Expected number of species at 1, 2, ... `stations` stations, and its standard deviation.
 
-    Parameters are those of `chao2`. The deviation is that over other surveys of as many stations (Colwell et
-    al. 2004, eq. 6), with Chao2 for all species.
+    Parameters are those of `chao2`. The deviation is over other surveys with as many stations (Colwell et al.
+    2004, eq. 6), with Chao2 for all species.
     """
     h = np.arange(1, stations + 1)
     missed = _log_choose(stations - incidence[:, None], h[None, :]) - _log_choose(stations, h)[None, :]

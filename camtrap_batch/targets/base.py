@@ -1,6 +1,6 @@
-"""What a target is: a place that a job's layers are pushed to, where a second push changes nothing.
+"""What a target is: something a job's layers are pushed to, where a second push changes nothing.
 
-A new target is a class of the shape of `Target`, with its section of the job file (`job.publish.Publish`), in
+A new target is a class that follows `Target`, with its section of the job file (`job.publish.Publish`), in
 one module; a line in `TARGETS`, or an entry point of the group `camtrap_batch.targets`, adds it.
 """
 
@@ -31,34 +31,34 @@ LOCATION = "location"
 """Field of every layer: the camera location a row belongs to."""
 
 EDITS = pa.schema([*LEDGER, pa.field("location", pa.string()), pa.field("row", pa.int64())])
-"""Edits: the ledger's columns, the camera location, and the row's place in LayerRows (null: delete)."""
+"""Edits: the ledger's columns, the camera location, and the row's number in LayerRows (null: delete)."""
 
 OK = "ok"
-"""Result of an edit that was done."""
+"""Result of a successful edit."""
 
 
 @dataclass(frozen=True)
 class LayerRows:
-    """All that a job has to say on one layer.
+    """Everything that a job puts on one layer.
 
     Attributes
     ----------
     layer : name of the layer
     key : field that identifies a row, text
     columns : attributes, among them the key, `JOB` and `LOCATION`
-        Text, integers, floating point numbers and timestamps; without a time zone they are local camera time.
-        A field's metadata may say what it means (`fields.described`).
+        Text, integers, floating point numbers and timestamps; timestamps without a time zone are local camera
+        time. A field's metadata may say what it means (`fields.described`).
     longitude, latitude : float64, degrees, WGS 84
-        Null where the place is not known: a row without geometry.
-    description : for people who open the layer
-    utc_offset : int32, minutes east of UTC that the row's camera time was in, null where not known
-    is_derived : keys depend on what the model says, so that another model takes rows away and adds others
-        for the same animals; those of one camera that replace each other do not count as deleted
+        Null if the position is not known: a row without geometry.
+    description : text for people who open the layer
+    utc_offset : int32, offset of the row's camera time in minutes east of UTC, null if not known
+    is_derived : whether keys depend on what the model says, so that another model removes rows and adds
+        others for the same animals; those of one camera that replace each other do not count as deleted
 
     Raises
     ------
     InputError
-        A key is null, or there twice.
+        A key is null, or occurs twice.
     """
 
     layer: str
@@ -82,9 +82,9 @@ class Push:
     ----------
     edits : EDITS
         Deletes, updates and adds, layer by layer. Result and time are null in a dry run.
-    unchanged : layer -> rows that were up to date
-    notes : for people, what they should know of the layers
-    stopped : why the rest was not sent, such as a token that has expired
+    unchanged : layer -> number of rows that were up to date
+    notes : what people should know about the layers
+    stopped : why the rest was not sent, such as an expired token
     """
 
     edits: pa.Table
@@ -101,13 +101,13 @@ class Push:
 
 
 def require_unique(keys: pa.ChunkedArray, what: str) -> None:
-    """Raise InputError where a key is null, or there twice."""
+    """Raise InputError if a key is null, or occurs twice."""
     if keys.null_count:
         raise InputError(f"{what} is empty in {keys.null_count} rows; every row needs one")
     if pc.count_distinct(keys).as_py() != len(keys):
         counted = pc.value_counts(keys)
         twice = counted.filter(pc.greater(counted.field("counts"), 1))[0]["values"].as_py()
-        raise InputError(f"{what} {twice!r} is there more than once; it should identify a row")
+        raise InputError(f"{what} {twice!r} occurs more than once; it should identify a row")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Wanted:
     Attributes
     ----------
     prune : delete stale rows from targets that otherwise keep them
-    most_deleted : largest part of a layer's rows that may be deleted; a push that would delete more sends
+    most_deleted : largest fraction of a layer's rows that may be deleted; a push that would delete more sends
         nothing
     stop : set by Ctrl-C: what is in flight is finished, the rest is left for the next push
     """
@@ -137,11 +137,11 @@ class Wanted:
 
 
 class Target(Protocol):
-    """A place that a job's rows go to.
+    """Something that a job's rows are pushed to.
 
-    What all targets promise (`tests/targets/test_contract.py`): a second push makes no edit; a changed row is
-    one edit, a stale one a delete; columns that a layer lacks are added to it; rows of other jobs, and of
-    none, stay as they are; after whatever goes wrong in the middle, the next push makes the layer exact.
+    All targets promise (`tests/targets/test_contract.py`): a second push makes no edit; a changed row is one
+    edit, a stale one a delete; columns that a layer lacks are added; rows of other jobs, and of none, are not
+    changed; whatever goes wrong in the middle, the next push makes the layer exact.
 
     Attributes
     ----------
@@ -166,7 +166,7 @@ class Target(Protocol):
         ...
 
     def check(self, layers: Sequence[LayerRows]) -> None:
-        """Raise InputError where it can't take rows with the columns of these; nothing is changed."""
+        """Raise InputError if it can't take rows with these columns; nothing is changed."""
         ...
 
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
@@ -175,59 +175,59 @@ class Target(Protocol):
         Raises
         ------
         InputError
-            It is not there, or something else than expected; nothing was changed.
+            It is missing, or something other than expected; nothing was changed.
         StageError
             It can't be changed, or more would be deleted than `Wanted.most_deleted` allows.
         """
         ...
 
     def describe(self) -> str:
-        """For people: what it is, and where."""
+        """Text for people: what it is, and where."""
         ...
 
 
 @runtime_checkable
 class TakesPhotos(Protocol):
-    """A target that photos can be attached to."""
+    """A target to which photos can be attached."""
 
     @property
     def wants_photos(self) -> bool:
-        """The job asks for it."""
+        """Whether the job asks for it."""
         ...
 
     def attach(self, photos: Mapping[str, Sequence[Photo]], ours: re.Pattern[str]) -> list[str]:
-        """Attach photos to the cameras at their locations, each once; what was done, a line each.
+        """Attach photos to the cameras at their locations, each once; what was done, one line each.
 
         Parameters
         ----------
         photos : camera location -> its photos
-        ours : name of what earlier pushes attached; what is not among `photos` now is taken away
+        ours : names of what earlier pushes attached; what is no longer in `photos` is removed
         """
         ...
 
 
 @runtime_checkable
 class TakesEventPhotos(Protocol):
-    """A target that photos can be attached to, one to each event."""
+    """A target to which photos can be attached, one to each event."""
 
     @property
     def wants_event_photos(self) -> bool:
-        """The job asks for it."""
+        """Whether the job asks for it."""
         ...
 
     def attach_to_events(
         self, photos: Iterable[Mapping[str, Sequence[Photo]]], ours: re.Pattern[str]
     ) -> list[str]:
-        """As `TakesPhotos.attach`; `photos` are by event id, some at a time."""
+        """Like `TakesPhotos.attach`; `photos` are by event id, in batches."""
         ...
 
 
 @runtime_checkable
 class MakesMaps(Protocol):
-    """A target of which a map is made by a command of its own, `camtrap layer map`."""
+    """A target of which a separate command, `camtrap layer map`, makes a map."""
 
     def make_map(self, labels: Sequence[str]) -> list[str]:
-        """Make a map of the job's layers, or bring it up to date; what was done, a line each.
+        """Make a map of the job's layers, or bring it up to date; what was done, one line each.
 
         Parameters
         ----------
@@ -238,10 +238,11 @@ class MakesMaps(Protocol):
 
 @runtime_checkable
 class MakesLayers(Protocol):
-    """A target whose layers are made by a command of its own, `camtrap layer create`."""
+    """A target whose layers are created by a separate command, `camtrap layer create`."""
 
     def create(self, layers: Sequence[LayerRows], labels: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """Make layers, or add what they lack; keys of `publish` to set, and what was done, a line each.
+        """Create layers, or add what they lack; returns keys of `publish` to set, and what was done, one line
+        each.
 
         Parameters
         ----------
@@ -259,11 +260,11 @@ TARGETS: Registry[type[Target]] = Registry(
         "arcgis": "camtrap_batch.targets.arcgis.target:ArcGISTarget",
     },
 )
-"""Name -> target; the first whose section claims the value of `publish.target` is taken."""
+"""Name -> target; the first whose section claims the value of `publish.target` is used."""
 
 
 def target_of(run: Run, wanted: Wanted | None = None) -> Target:
-    """The target that a job names. Raises as `Target.of` does."""
+    """The target that a job names. Raises like `Target.of`."""
     section = type(run.job.publish)
     kind = next(target for target in TARGETS.values() if target.section is section)
     return kind.of(run, wanted or Wanted())

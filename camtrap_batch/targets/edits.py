@@ -1,4 +1,4 @@
-"""From what a layer holds to what it should hold: the edits that a push has to do, and their outcome."""
+"""From what a layer holds to what it should hold: the necessary edits, and their outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STORED = pa.schema(
         ("location", pa.string()),
     ]
 )
-"""What a layer holds of this job, as `plan_edits` wants to know it."""
+"""This job's rows on a layer, in the form that `plan_edits` needs."""
 
 _BATCH = 65_536
 _FEWEST = 3
@@ -30,9 +30,9 @@ def plan_edits(rows: LayerRows, hashes: pa.Array, stored: pa.Table, layer: str) 
 
     Parameters
     ----------
-    hashes : of the rows' values as sent, see `row_hashes`
+    hashes : hashes of the rows' values as sent, see `row_hashes`
     stored : STORED
-        What the layer holds of this job.
+        This job's rows on the layer.
     layer : target and layer, for the ledger
 
     Returns
@@ -72,7 +72,7 @@ def plan_edits(rows: LayerRows, hashes: pa.Array, stored: pa.Table, layer: str) 
 
 
 def too_many_deleted(rows: LayerRows, edits: pa.Table, n_stored: int, most: float) -> str | None:
-    """Why a push that would delete so much of a layer must not begin; None where it may.
+    """Why a push that would delete this much of a layer must not begin; None if it may.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def too_many_deleted(rows: LayerRows, edits: pa.Table, n_stored: int, most: floa
     if n_deleted < _FEWEST or n_deleted <= most * n_stored:
         return None
     return (
-        f"{rows.layer}: {n_deleted:,} of the {n_stored:,} rows that the layer holds of this job would be"
+        f"{rows.layer}: {n_deleted:,} of the {n_stored:,} rows of this job on the layer would be"
         f" deleted, more than limits.deleted ({most:g}) allows; nothing was sent; if they should go, push"
         " with --set limits.deleted=1"
     )
@@ -103,7 +103,7 @@ def _by_location(edits: pa.Table) -> dict[str | None, int]:
 
 
 def acknowledged(edits: pa.Table, result: str) -> pa.Table:
-    """The edits with the target's answer and the time of it, now."""
+    """The edits with the target's answer, and the present time."""
     n = edits.num_rows
     now = pa.scalar(datetime.now(UTC), EDITS.field("time").type)
     edits = edits.set_column(
@@ -118,14 +118,14 @@ def row_hashes(sent: pa.Table) -> pa.Array:
     Parameters
     ----------
     sent
-        Text and numbers exactly as a target gets them: equal values, and no others, have equal hashes.
+        Text and numbers exactly as sent to a target: equal values, and only these, have equal hashes.
     """
     hashes: list[str] = []
     for batch in sent.to_batches(_BATCH):
         parts: list[pa.Array] = []
         for column in batch.columns:
             text = column.cast(pa.string())
-            # The length in front keeps ("a", "bc") apart from ("ab", "c"), and null from any text.
+            # The length in front distinguishes ("a", "bc") from ("ab", "c"), and null from any text.
             parts += [pc.binary_length(text).cast(pa.string()).fill_null("-"), text.fill_null("")]
         lines = pc.binary_join_element_wise(*parts, "\x1f").cast(pa.binary()).to_pylist()
         hashes += [hashlib.blake2b(line, digest_size=16).hexdigest() for line in lines]

@@ -1,4 +1,4 @@
-"""One layer in a GeoPackage: is it ours to edit, what does it hold of a job, and the edits themselves."""
+"""One layer in a GeoPackage: whether it may be edited, its rows of a job, and the edits themselves."""
 
 # ruff: noqa: S608 - names in statements are quoted, values are parameters
 
@@ -30,11 +30,11 @@ _TYPES = {
 
 
 class SentRows:
-    """The rows of a layer with their values as SQLite gets them.
+    """The rows of a layer with their values in SQLite's form.
 
     Attributes
     ----------
-    values : the attributes as text, integers and float64; last, longitude and latitude
+    values : the attributes as text, integers and float64; finally longitude and latitude
     hashes : one for each row
     """
 
@@ -56,8 +56,8 @@ class FeatureTable:
     where : file and layer, for messages
     id_, geometry : names of its primary key and of its geometry
     key : field that identifies a row
-    fields : of SentRows.values
-    lacking : fields that it does not have yet -> their types; nothing is read of them
+    fields : the fields in SentRows.values
+    lacking : fields that it does not have yet -> their types; they are not read
     """
 
     db: sqlite3.Connection
@@ -71,13 +71,12 @@ class FeatureTable:
 
     @classmethod
     def find(cls, db: sqlite3.Connection, sent: SentRows, file: str) -> FeatureTable | None:
-        """The layer that these rows go to; None where there is no such layer.
+        """The layer that these rows go to; None if there is no such layer.
 
         Raises
         ------
-        InputError
-            There is one with another geometry, another reference system or fields of other types, or
-            without the fields that say which rows are whose.
+        InputError There is one with another geometry, another reference system or fields of other types, or
+            without the fields that identify the rows' owners.
         """
         rows, where = sent.rows, f"{file}, layer {sent.rows.layer}"
         info = db.execute("SELECT name, upper(type), pk FROM pragma_table_info(?)", (rows.layer,)).fetchall()
@@ -117,12 +116,12 @@ class FeatureTable:
         return cls(db, where, rows.layer, ids[0], geometry, rows.key, sent.values.schema, lacking)
 
     def add_lacking(self) -> None:
-        """Give the layer the fields that it lacks, empty in the rows that are there."""
+        """Give the layer the fields that it lacks, empty in existing rows."""
         for name, type_ in self.lacking.items():
             self.db.execute(f"ALTER TABLE {_quoted(self.name)} ADD COLUMN {_quoted(name)} {type_}")
 
     def read(self, job: str) -> pa.Table:
-        """What the layer holds of a job (base.STORED), by object id.
+        """A job's rows on the layer (base.STORED), by object id.
 
         Raises
         ------
@@ -147,7 +146,7 @@ class FeatureTable:
         return pa.concat_tables(parts)
 
     def require_own(self, job: str, keys: pa.ChunkedArray) -> None:
-        """Raise InputError where one of the keys is on a row of another job, or of none."""
+        """Raise InputError if one of the keys belongs to a row of another job, or of none."""
         wanted = f"{_quoted(self.key)}, {_quoted(JOB)}"
         for theirs, owners in self._select(wanted, f"{_quoted(JOB)} IS NOT ?", job):
             taken = pc.index_in(keys, self._array(self.key, theirs)).drop_null()
@@ -160,7 +159,7 @@ class FeatureTable:
                 )
 
     def write(self, sent: SentRows, edits: pa.Table) -> pa.Table:
-        """Do the edits; returns them with the object ids that the added rows got."""
+        """Do the edits; returns them with the object ids of the added rows."""
         names = [_quoted(name) for name in (*self.fields.names[:-2], self.geometry, self.id_)]
         table, id_ = _quoted(self.name), _quoted(self.id_)
         statements = {
@@ -182,7 +181,7 @@ class FeatureTable:
         return edits
 
     def update_contents(self) -> None:
-        """Note in the file's own tables when the layer changed, its extent, and its number of rows."""
+        """Record in the file's own tables when the layer changed, its extent, and its number of rows."""
         table, geometry = _quoted(self.name), _quoted(self.geometry)
         sides = ", ".join(
             f"{side}(ST_{name}({geometry}))"
@@ -202,7 +201,7 @@ class FeatureTable:
             )
 
     def _number(self, edits: pa.Table) -> pa.Table:
-        """The edits, adds with object ids that no row of the layer has had."""
+        """The edits, where adds have object ids that no row of the layer has ever had."""
         table, id_ = _quoted(self.name), _quoted(self.id_)
         (last,) = self.db.execute(f"SELECT coalesce(max({id_}), 0) FROM {table}").fetchone()
         if has_table(self.db, "sqlite_sequence"):

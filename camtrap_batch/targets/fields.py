@@ -1,4 +1,4 @@
-"""What people see of a layer: names of its fields in words, what they mean, colours of its symbols."""
+"""What people see of a layer: readable names and meanings of its fields, colours of its symbols."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178),
     (213, 94, 0), (204, 121, 167), (120, 120, 120), (148, 103, 189), (140, 86, 75),
 )  # fmt: skip
-"""Of symbols; the first seven are told apart by colour-blind people (Okabe and Ito 2008)."""
+"""Colours of symbols; colour-blind people can distinguish the first seven (Okabe and Ito 2008)."""
 
 _ALIASES = {
     "n_images": "Images",
@@ -44,7 +44,7 @@ _ALIASES = {
 
 _MEANINGS = {
     "job": "job that the row belongs to: its pushes update and delete no other rows",
-    "ClassLabel": "what the model says of this image alone; its event has the label of all the evidence",
+    "ClassLabel": "what the model says about this image alone; its event has the label by all the evidence",
     "Confidence": "calibrated probability of the label",
     "events_by_label": "events per species or group, most frequent first",
     "activity_by_hour": "events that start in each hour of the day, camera time, from 0 to 23",
@@ -62,7 +62,7 @@ def alias_of(name: str) -> str:
 
 
 def described(columns: pa.Table) -> pa.Table:
-    """The columns with their meaning in their metadata (`description`), as the tables' schemas have it."""
+    """The columns with their meaning in their metadata (`description`), as in the tables' schemas."""
     fields = []
     for field in columns.schema:
         meaning = _MEANINGS.get(field.name) or _in_schemas(field.name)
@@ -71,7 +71,7 @@ def described(columns: pa.Table) -> pa.Table:
 
 
 def meaning_of(field: pa.Field) -> str:
-    """What `described` has put there; empty where it knows nothing."""
+    """What `described` has put there; empty if there is nothing."""
     meaning: bytes = (field.metadata or {}).get(b"description", b"")
     return meaning.decode()
 

@@ -22,10 +22,10 @@ class FileTarget:
 
     Attributes
     ----------
-    path : of the file; the first push makes it
-    job : owner of the rows; rows of the file that are another's stay as they are
-    bucket : the run folder where the file is in it, at `path`, and not on disk; else None
-    in_run : the file is in the run folder, which a job makes
+    path : path of the file; the first push creates it
+    job : owner of the rows; rows of other owners in the file are not changed
+    bucket : the run folder if the file is in it, at `path`, and not on disk; otherwise None
+    in_run : whether the file is in the run folder, which a job creates
     """
 
     path: Path
@@ -40,7 +40,7 @@ class FileTarget:
     def of(cls, run: Run, wanted: Wanted) -> Self:
         """The file that `publish.target` names.
 
-        Raises InputError where it is in the run folder behind a symbolic link: whoever can write there could
+        Raises InputError if it is in the run folder behind a symbolic link: whoever can write there could
         have any file of the user's changed.
         """
         name = Path(run.job.publish.target)
@@ -62,7 +62,8 @@ class FileTarget:
         return f"{self.section.title} {where}"
 
     def check(self, layers: Sequence[LayerRows] = ()) -> None:
-        """Raise InputError where something else is at the path, or no folder for it; in a bucket, pass."""
+        """Raise InputError if something else is at the path, or its folder is missing; in a bucket, do
+        nothing."""
         if self.bucket is not None:
             return
         if self.path.exists():
@@ -71,22 +72,23 @@ class FileTarget:
             raise InputError(f"{self.path}: there is no folder {self.path.parent}")
 
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
-        """Bring the layers up to date: add, update and delete rows of this job. What is missing is made.
+        """Bring the layers up to date: add, update and delete rows of this job. What is missing is created.
 
         A file in a bucket is fetched, and put back when it has changed.
 
         Parameters
         ----------
         dry_run
-            Compare only: the same edits, nothing written.
+            Only compare: the same edits, but nothing is written.
 
         Raises
         ------
         InputError
             The file is something else; a layer in it has fields of other types, another geometry or another
-            reference system than these rows; a key of theirs is on a row of another job. Nothing was changed.
+            reference system than these rows; or one of their keys belongs to a row of another job. Nothing
+            was changed.
         StageError
-            More of a layer would be deleted than may be. Nothing was changed.
+            More of a layer would be deleted than is allowed. Nothing was changed.
         StorageError
             The file is locked or can't be written, or what was written reads back differently. Nothing was
             changed.
@@ -108,16 +110,16 @@ class FileTarget:
             return push
 
     def files(self) -> list[Path]:
-        """All the files that the target is."""
+        """All files of the target."""
         return [self.path]
 
     def faults(self) -> dict[Path, str]:
-        """What is wrong with the files that are there on disk, as far as it can be told: path -> fault."""
+        """What is wrong with the existing files on disk, as far as can be seen: path -> fault."""
         return {}
 
     @abstractmethod
     def require_kind(self) -> None:
-        """Raise InputError where what is at the path is no such file."""
+        """Raise InputError if what is at the path is not such a file."""
 
     @abstractmethod
     def push_file(self, layers: Sequence[LayerRows], *, dry_run: bool) -> Push:

@@ -1,12 +1,13 @@
 """A GeoPackage file as the target of a push: layers made by GDAL, rows edited in place by SQLite.
 
-Rows are compared with what the file really holds. Where nothing differs, the file is only read. Else all
+Rows are compared with what the file really holds. If nothing differs, the file is only read. Otherwise all
 edits of all layers are one SQLite transaction, read back before it is committed: whatever happens, the file
-is as before or as it should be. Other layers, fields, styles and rows in the file stay as they are.
+is as before or as it should be. Other layers, fields, styles and rows in the file are not changed.
 
 Times without a zone are written without one, as GDAL does, and not with the Z that the standard (OGC
-12-128r18) asks for: it would make local camera time UTC to every reader. An offset behind it (+02:00) is read
-by GDAL with a warning for each layer; the zone, where all cameras have one, is in the fields' descriptions.
+12-128r18) requires, which would turn local camera time into UTC for every reader. GDAL reads an offset after
+the time (+02:00) only with a warning for each layer; the zone, if all cameras have the same, is in the
+fields' descriptions.
 """
 
 # ruff: noqa: S608 - names in statements are quoted, values are parameters
@@ -36,7 +37,7 @@ from camtrap_batch.targets.styles import add_style, name_fields
 
 _SQLITE = b"SQLite format 3\x00"
 _BUSY_S = 30.0
-_CACHE_KIB = 128 * 1024  # a million keys go into their index in no order: it should fit
+_CACHE_KIB = 128 * 1024  # a million keys enter their index in random order: it should fit
 _GEOMETRY = "geom"
 _LISTS = ("gpkg_contents", "gpkg_geometry_columns", "gpkg_extensions", "gpkg_ogr_contents")
 """Tables in which a GeoPackage lists its layers; the others refer to the first."""
@@ -71,7 +72,7 @@ class GeoPackageTarget(FileTarget):
             raise MissingExtra("geo", "publishing to a GeoPackage") from None
 
     def require_kind(self) -> None:
-        """Raise InputError where what is at the path is no GeoPackage file."""
+        """Raise InputError if what is at the path is not a GeoPackage file."""
         if not self.path.is_file():
             raise InputError(f"{self.path}: is a folder; it should be a GeoPackage file")
         with self.path.open("rb") as file:
@@ -114,11 +115,11 @@ class GeoPackageTarget(FileTarget):
             with closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as db:
                 register_functions(db)
                 db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-                db.execute("PRAGMA secure_delete = ON")  # what is made public holds nothing of what was not
+                db.execute("PRAGMA secure_delete = ON")  # no traces of what is not public
                 # One transaction from the first look to the last edit; closing without COMMIT undoes it.
                 db.execute("BEGIN")
                 if not (has_table(db, "gpkg_contents") and has_table(db, "gpkg_geometry_columns")):
-                    raise InputError(f"{self.path}: is an SQLite file, but no GeoPackage with features")
+                    raise InputError(f"{self.path}: is an SQLite file, but not a GeoPackage with features")
                 tables = self._find(db, sent)
                 plan = self._plan(sent, tables)
                 missing = [part.rows for part in sent if part.rows.layer not in tables]
@@ -171,14 +172,14 @@ class GeoPackageTarget(FileTarget):
         if left.edits.num_rows:
             row = left.edits.slice(0, 1).to_pylist()[0]
             raise StorageError(
-                f"{self.path}: {left.edits.num_rows} rows read back differently than they were sent, such as"
+                f"{self.path}: {left.edits.num_rows} rows read back differ from what was sent, such as"
                 f" {row['key']!r} in {row['layer']}; nothing was changed"
             )
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """`edits` of each layer; all of them as a push that is not done; why it must not be done, or None."""
+    """`edits` of each layer; all of them as a push not yet done; and why it must not be done, or None."""
 
     edits: list[pa.Table]
     push: Push
@@ -186,7 +187,7 @@ class _Plan:
 
 
 def _create(path: Path, layers: Sequence[LayerRows]) -> None:
-    """Make a GeoPackage with the layers, empty, their keys unique."""
+    """Create a GeoPackage with empty layers whose keys are unique."""
     import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
 
@@ -218,7 +219,8 @@ def _dress(db: sqlite3.Connection, rows: LayerRows) -> None:
 
 
 def _add_layers(db: sqlite3.Connection, layers: Sequence[LayerRows]) -> None:
-    """Add empty layers to an open GeoPackage within its transaction: a copy of what GDAL makes elsewhere."""
+    """Add empty layers to an open GeoPackage within its transaction, copied from what GDAL makes
+    elsewhere."""
     if not layers:
         return
     with tempfile.TemporaryDirectory(prefix="camtrap-") as folder:
@@ -232,7 +234,8 @@ def _add_layers(db: sqlite3.Connection, layers: Sequence[LayerRows]) -> None:
                         *source.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
                     )
             for rows in layers:
-                # Tables first, then what is on them; SQLite itself makes the tables behind a virtual table.
+                # Tables first, then what depends on them; SQLite itself creates the tables behind a virtual
+                # table.
                 statements = source.execute(
                     "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND (tbl_name = :layer"
                     " OR name = :index) ORDER BY type != 'table', rowid",
@@ -248,7 +251,7 @@ def _add_layers(db: sqlite3.Connection, layers: Sequence[LayerRows]) -> None:
 def _copy_rows(
     source: sqlite3.Connection, db: sqlite3.Connection, table: str, column: str, value: object
 ) -> None:
-    """Copy the rows where `column` is `value`; rows that are there stay."""
+    """Copy the rows in which `column` is `value`; existing rows stay."""
     cursor = source.execute(f'SELECT * FROM "{table}" WHERE "{column}" = ?', (value,))
     names = [f'"{name}"' for name, *_ in cursor.description]
     marks = ", ".join("?" * len(names))

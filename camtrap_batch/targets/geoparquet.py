@@ -1,9 +1,9 @@
-"""GeoParquet files as the target of a push: one per layer, the cameras' with the name that the job gives.
+"""GeoParquet files as the target of a push: one per layer; that of cameras has the name in the job.
 
 `locations.parquet` holds cameras, `locations_events.parquet` and `locations_photos.parquet` beside it the
-other layers, as a GeoParquet file holds one table. A file in which nothing differs is only read; another is
-rewritten beside it, read back, and takes its place: readers see all of the old content or all of the new.
-Columns and rows that are not the job's stay.
+other layers, as a GeoParquet file holds one table. A file in which nothing differs is only read; otherwise a
+new one is written beside it, read back, and takes its place: readers see all of the old content or all of the
+new. Columns and rows that are not the job's stay.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class GeoParquetTarget(FileTarget):
         return [self._file(layer) for layer in LAYERS]
 
     def require_kind(self) -> None:
-        """Raise InputError where what is at the path is no GeoParquet file of points in WGS 84."""
+        """Raise InputError if what is at the path is not a GeoParquet file of points in WGS 84."""
         _read(self.path)
 
     def faults(self) -> dict[Path, str]:
@@ -98,8 +98,8 @@ class _Plan:
 
     Attributes
     ----------
-    held : the whole file, None where there is none
-    sent : the rows as the file gets them, without geometry
+    held : the whole file, None if there is none
+    sent : the rows in the file's form, without geometry
     """
 
     rows: LayerRows
@@ -143,14 +143,14 @@ class _Plan:
         return [f"{self.rows.layer}: new fields: {', '.join(new)}"] if new else []
 
     def write(self, job: str) -> None:
-        """Put a new file in the place of the old one, once it has been read back and is as it should be."""
+        """Replace the old file by a new one, once that has been read back and is as it should be."""
         staged = self.file.with_name(f".{self.file.stem}-{uuid.uuid4().hex[:8]}.parquet")
         try:
             pq.write_table(self._content(job), staged, compression="zstd")
             left = _Plan.of(self.rows, staged, job).edits
             if left.num_rows:
                 raise StorageError(
-                    f"{self.file}: {left.num_rows} rows read back differently than they were sent, such as "
+                    f"{self.file}: {left.num_rows} rows read back differ from what was sent, such as "
                     f"{left['key'][0].as_py()!r}; nothing was changed"
                 )
             with staged.open("rb+") as file:
@@ -162,7 +162,7 @@ class _Plan:
             staged.unlink(missing_ok=True)
 
     def _content(self, job: str) -> pa.Table:
-        """The job's rows as they should be, after those that are not its own."""
+        """The rows that are not the job's own, followed by the job's rows as they should be."""
         columns = dict(zip(self.sent.column_names[:-2], self.sent.columns[:-2], strict=True))
         columns[_GEOMETRY] = pa.chunked_array([encode_wkb(self.sent[_X], self.sent[_Y])])
         ours = pa.table(columns)
@@ -173,7 +173,7 @@ class _Plan:
                 self.rows.columns[self.rows.key].cast(pa.string()), _keys_of(held, self.rows, job)
             )
             for field in held.schema:
-                if field.name not in ours.column_names:  # a column of the user's own
+                if field.name not in ours.column_names:  # a column that the user added
                     mine = held.filter(pc.equal(held[JOB], job))
                     ours = ours.append_column(field, mine[field.name].take(at))
             theirs = held.filter(pc.invert(pc.equal(held[JOB], job).fill_null(False)))
@@ -208,7 +208,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _as_sent(mine: pa.Table, sent: pa.Table, file: Path) -> pa.Table:
-    """Rows of the file with the columns, and in the types, of `sent`; what it lacks is null."""
+    """Rows of the file with the columns and types of `sent`; missing columns are null."""
     columns: dict[str, Any] = {}
     for field in list(sent.schema)[:-2]:
         if field.name not in mine.column_names:
@@ -240,7 +240,8 @@ def _require_own(rows: LayerRows, held: pa.Table, job: str, file: Path) -> None:
 
 
 def _read(file: Path) -> pa.Table:
-    """All of a GeoParquet file. Raises InputError where it is something else, or not of points in WGS 84."""
+    """A whole GeoParquet file. Raises InputError if it is something else, or does not hold points in WGS
+    84."""
     if not file.is_file():
         raise InputError(f"{file}: is a folder; it should be a GeoParquet file")
     try:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from arcgis.gis import GIS, Item
 
 ITEM_TYPE = "Deep Learning Package"
-_OURS = "camtrap-batch:"  # what our type keywords begin with
-_PART = 10_000_000  # bytes of a part of an upload; the client else keeps what the path's first file needed
+_OURS = "camtrap-batch:"  # beginning of our type keywords
+_PART = 10_000_000  # bytes per part of an upload; by default the client keeps that of the path's first file
 
 
 @dataclass(frozen=True)
 class Published:
-    """The portal item that a package is in now, and whether it was added or updated."""
+    """The portal item that now holds a package, and whether it was added or updated."""
 
     item_id: str
     url: str
@@ -29,18 +29,18 @@ class Published:
 
 
 def publish_package(gis: GIS, package: Path, *, name: str, model_id: str, summary: str) -> Published:
-    """Put a package into the portal; the item that an earlier call made for `name` gets the new content.
+    """Put a package into the portal; an item that an earlier call made for `name` gets the new content.
 
-    The item is known by a type keyword that holds `name`; it keeps its title, sharing and folder.
+    The item is identified by a type keyword that contains `name`; it keeps its title, sharing and folder.
 
     Parameters
     ----------
     gis
-        A signed-in connection that does not send changes twice by itself.
+        A signed-in connection that does not resend changes by itself.
     package
         The .dlpk file.
     name
-        What the model is called; of the user's items, one holds it.
+        The model's name; one of the user's items holds it.
     model_id
         Goes into a type keyword.
     summary
@@ -86,13 +86,13 @@ def publish_package(gis: GIS, package: Path, *, name: str, model_id: str, summar
 
 
 def _add(gis: GIS, package: Path, properties: dict[str, Any], keyword: str) -> Item:
-    # As bytes, because the client leaves a file open where the portal refuses.
+    # As bytes, because the client leaves a file open if the portal refuses.
     content = io.BytesIO(package.read_bytes())
     described = {**properties, "fileName": package.name}
     try:
         return gis.content.folders.get().add(described, file=content, upload_file_size=_PART).result()
     except Exception:
-        # The answer may have been lost after the portal had done it: then the next call would find it.
+        # The answer may have been lost after the portal had done it; the next call would find it.
         if (found := find_item(gis, keyword, ITEM_TYPE)) is None:
             raise
         _update(found, package, properties)
@@ -105,7 +105,7 @@ def _update(item: Item, package: Path, properties: dict[str, Any]) -> None:
 
 
 def find_item(gis: GIS, keyword: str, item_type: str) -> Item | None:
-    """The oldest of the user's own items of a type with the keyword."""
+    """The oldest of the user's own items of a type that has the keyword."""
     found = {
         item.id: item for item in _candidates(gis, keyword, item_type) if keyword in (item.typeKeywords or [])
     }
@@ -115,5 +115,5 @@ def find_item(gis: GIS, keyword: str, item_type: str) -> Item | None:
 def _candidates(gis: GIS, keyword: str, item_type: str) -> Iterator[Item]:
     owner = gis.users.me.username
     yield from gis.content.search(f'owner:"{owner}" AND typekeywords:"{keyword}"', item_type=item_type)
-    # The search index is behind by some seconds or minutes; the folder, where items are added, is not.
+    # The search index lags by seconds or minutes; the folder to which items are added does not.
     yield from gis.content.folders.get().list(item_type=item_type)

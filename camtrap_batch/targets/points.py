@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SRS = 4326
-"""EPSG code of WGS 84, which all our layers are in."""
+"""EPSG code of WGS 84, which all our layers use."""
 
 _HEADER = b"GP\x00\x01" + SRS.to_bytes(4, "little")
 _ENVELOPE_BYTES = (0, 32, 48, 48, 64, 0, 0, 0)
 
 
 def encode_points(x: pa.Array, y: pa.Array) -> list[bytes | None]:
-    """Geometries from longitudes and latitudes, degrees; None where either is null."""
+    """Geometries from longitudes and latitudes, degrees; None if either is null."""
     import shapely
 
     is_known = x.is_valid().to_numpy(zero_copy_only=False) & y.is_valid().to_numpy(zero_copy_only=False)
@@ -33,7 +33,7 @@ def encode_points(x: pa.Array, y: pa.Array) -> list[bytes | None]:
 
 
 def decode_points(blobs: Sequence[object]) -> tuple[pa.Array, pa.Array]:
-    """Longitudes and latitudes; null where there is no geometry, or another than a point."""
+    """Longitudes and latitudes; null if there is no geometry, or it is not a point."""
     import shapely
 
     points = shapely.from_wkb(np.array([_wkb(blob) for blob in blobs], object), on_invalid="ignore")
@@ -46,7 +46,7 @@ _WKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])
 
 
 def encode_wkb(x: pa.ChunkedArray, y: pa.ChunkedArray) -> pa.Array:
-    """Points as WKB, from longitudes and latitudes; null where either is null."""
+    """Points as WKB, from longitudes and latitudes; null if either is null."""
     known = pc.and_(x.is_valid(), y.is_valid()).to_numpy()
     points = np.zeros(int(known.sum()), _WKB)
     points["order"], points["kind"] = 1, 1
@@ -60,7 +60,7 @@ def encode_wkb(x: pa.ChunkedArray, y: pa.ChunkedArray) -> pa.Array:
 
 
 def decode_wkb(geometry: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
-    """Longitudes and latitudes of WKB; null where there is none, or another than such a point."""
+    """Longitudes and latitudes from WKB; null if there is none, or it is not such a point."""
     is_point = pc.equal(pc.binary_length(geometry), _WKB.itemsize).fill_null(False).to_numpy()
     blobs = b"".join(geometry.filter(pa.array(is_point)).to_pylist())
     points = np.frombuffer(blobs, _WKB)
@@ -87,7 +87,7 @@ def _side(side: int, blob: object) -> float | None:
 
 @functools.lru_cache(maxsize=4096)  # a camera's events and photos are all at one point
 def _bounds(blob: object) -> tuple[float, float, float, float] | None:
-    """min x, min y, max x, max y; None where there is nothing."""
+    """min x, min y, max x, max y; None if there is nothing."""
     import shapely
 
     geometry = shapely.from_wkb(_wkb(blob), on_invalid="ignore")

@@ -1,8 +1,8 @@
 """A PostGIS database as the target of a push: tables of points, edited and read back in one transaction.
 
-What the tables hold of the job is read and compared; where nothing differs, nothing is written. Otherwise all
+The job's rows in the tables are read and compared; if nothing differs, nothing is written. Otherwise all
 edits of all layers are one transaction, read back before it is committed: whatever happens, the tables are as
-before or as they should be. Two pushes at a time wait for each other. Other tables, columns and rows stay.
+before or as they should be. Simultaneous pushes wait for each other. Other tables, columns and rows stay.
 
 The password comes from PGPASSWORD or ~/.pgpass, never from the job file.
 """
@@ -79,9 +79,9 @@ class PostGISTarget:
 
     Attributes
     ----------
-    url : of the database, without a password
-    schema : that the tables cameras, events and photos are in; it has to be there
-    job : owner of the rows; rows that are another's stay as they are
+    url : URL of the database, without a password
+    schema : schema of the tables cameras, events and photos; it must exist
+    job : owner of the rows; rows of other owners are not changed
 
     Raises
     ------
@@ -113,23 +113,23 @@ class PostGISTarget:
         return f"{self.section.title} {self.url}, schema {self.schema}"
 
     def check(self, layers: Sequence[LayerRows]) -> None:
-        """Raise UserError where the database is not there, or has other tables of these names."""
+        """Raise UserError if the database does not answer, or has other tables with these names."""
         with self._transaction() as db:
             for rows in layers:
                 _Table.find(db, self, _Sent(rows))
 
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
-        """Bring the tables up to date: add, update and delete rows of this job. What is missing is made.
+        """Bring the tables up to date: add, update and delete rows of this job. What is missing is created.
 
         Raises
         ------
         InputError
             The database has no PostGIS, or no such schema; a table has another geometry, or columns of other
-            types; a key is on a row of another job. Nothing was changed.
+            types; a key belongs to a row of another job. Nothing was changed.
         StageError
-            More of a layer would be deleted than may be. Nothing was changed.
+            More of a layer would be deleted than is allowed. Nothing was changed.
         StorageError
-            The database says no, or what was written reads back differently. Nothing was changed.
+            The database refuses, or what was written reads back differently. Nothing was changed.
         TargetUnreachable
             It does not answer.
         """
@@ -176,7 +176,7 @@ class PostGISTarget:
         except psycopg.Error as problem:
             raise InputError(f"{self.url}: {_said(problem)} (publish.target)") from None
         try:
-            # One push at a time: a second one waits here, and finds what the first has done.
+            # One push at a time: a second one waits here, and then finds what the first has done.
             db.execute(
                 "SELECT pg_advisory_xact_lock(hashtext('camtrap-batch'), hashtext(%s))", (self.schema,)
             )
@@ -190,7 +190,7 @@ class PostGISTarget:
 
 
 class _Sent:
-    """The rows of a layer with their values as the database gets them; last, longitude and latitude."""
+    """The rows of a layer with their values in the database's form; finally longitude and latitude."""
 
     def __init__(self, rows: LayerRows) -> None:
         self.rows = rows
@@ -207,7 +207,7 @@ class _Table:
 
     Attributes
     ----------
-    is_there : else it is made before anything is written
+    is_there : whether it exists; otherwise it is created before anything is written
     id_, geometry : names of its number and of its geometry
     lacking : columns that it does not have yet
     """
@@ -225,7 +225,7 @@ class _Table:
 
     @classmethod
     def find(cls, db: Connection[Any], target: PostGISTarget, sent: _Sent) -> _Table:
-        """The table that rows go to. Raises InputError where something else has its name."""
+        """The table that rows go to. Raises InputError if something else has its name."""
         rows = sent.rows
         where = f"{target.url}, table {target.schema}.{rows.layer}"
         _require_postgis(db, target)
@@ -268,7 +268,7 @@ class _Table:
         return cls(db, where, target.schema, rows.layer, target.job, sent, True, _ID, geometry, tuple(lacks))
 
     def plan(self) -> tuple[pa.Table, int]:
-        """base.EDITS, and the number of rows that the table holds of the job."""
+        """base.EDITS, and the number of the job's rows in the table."""
         stored = STORED.empty_table()
         if self.is_there:
             self._require_own()
@@ -277,7 +277,7 @@ class _Table:
         return edits, stored.num_rows
 
     def write(self, edits: pa.Table) -> pa.Table:
-        """Do the edits; returns them with the numbers that the added rows got."""
+        """Do the edits; returns them with the numbers of the added rows."""
         from psycopg.sql import SQL, Identifier
 
         if not self.is_there:
@@ -317,11 +317,11 @@ class _Table:
         return edits.set_column(at, edits.schema.field(at), [pa.array(ids, pa.int64())])
 
     def require_exact(self) -> None:
-        """Raise StorageError where the table does not hold what was sent."""
+        """Raise StorageError if the table does not hold what was sent."""
         left, _ = self.plan()
         if left.num_rows:
             raise StorageError(
-                f"{self.where}: {left.num_rows} rows read back differently than they were sent, such as "
+                f"{self.where}: {left.num_rows} rows read back differ from what was sent, such as "
                 f"{left['key'][0].as_py()!r}; nothing was changed"
             )
 
@@ -341,7 +341,7 @@ class _Table:
         return [number for (number,) in rows]
 
     def _read(self) -> pa.Table:
-        """What the table holds of the job (edits.STORED), by number."""
+        """The job's rows in the table (edits.STORED), by number."""
         from psycopg.sql import SQL, Identifier, Literal
 
         names = self.sent.values.column_names[:-2]
@@ -468,7 +468,7 @@ def _kind(type_: pa.DataType) -> str:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values as the database keeps them: no dictionaries, no NaN, no -0.0, times to the microsecond."""
+    """Values in the database's form: no dictionaries, no NaN, no -0.0, times to the microsecond."""
     if pa.types.is_dictionary(column.type):
         return column.cast(column.type.value_type)
     if pa.types.is_floating(column.type):

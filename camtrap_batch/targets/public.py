@@ -1,4 +1,5 @@
-"""What of a result anyone may see: cameras at blurred places, and neither people nor their vehicles."""
+"""The part of a result that anyone may see: cameras at blurred positions, without people and their
+vehicles."""
 
 from __future__ import annotations
 
@@ -16,20 +17,20 @@ from camtrap_batch.targets.base import Photo
 from camtrap_batch.vocabulary import PEOPLE
 
 BLUR_KM = 10.0
-"""Of public places where the job does not say (`report.blur_km`)."""
+"""Grid of public positions in km if the job does not say (`report.blur_km`)."""
 
 
 def is_people(labels: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whether each label is of people, or of their vehicles; false for null."""
+    """Whether each label means people, or their vehicles; false for null."""
     return pc.is_in(pc.utf8_lower(labels.cast(pa.string())), pa.array(PEOPLE)).fill_null(False)
 
 
 def without_people(locations: pa.Table, events: pa.Table) -> pa.Table:
-    """Camera locations (schemas.LOCATIONS), their figures without events of people, and without geometry.
+    """Camera locations (schemas.LOCATIONS), with figures without events of people, and without geometry.
 
     Parameters
     ----------
-    locations : with places that may be shown (`survey.places.shown_locations`)
+    locations : locations with positions that may be shown (`survey.places.shown_locations`)
     events : schemas.EVENTS, all of them
     """
     columns = dict(zip(locations.column_names, locations.columns, strict=True))
@@ -51,14 +52,15 @@ def without_people(locations: pa.Table, events: pa.Table) -> pa.Table:
 
 
 def bare(photo: Photo) -> Photo:
-    """A photo of which only the picture leaves. Raises InputError where it can't be read as one."""
+    """A photo reduced to its picture. Raises InputError if it can't be read as one."""
 
     def read() -> bytes:
         try:
             return without_metadata(photo.read())
         except OSError as problem:
             raise InputError(
-                f"{photo.name}: its metadata, which may name a place, can't be taken out: {problem}; attach "
+                f"{photo.name}: its metadata, which may reveal a position, can't be removed: {problem}; "
+                "attach "
                 "a JPEG of it (publish.public, publish.sensitive)"
             ) from None
 
@@ -66,16 +68,16 @@ def bare(photo: Photo) -> Photo:
 
 
 def without_metadata(picture: bytes) -> bytes:
-    """An image file as a JPEG with nothing but the picture: cameras write their place into EXIF.
+    """An image file as a JPEG with only the picture: cameras write their position into EXIF.
 
-    The pixels of a JPEG stay bit by bit where it is the right way up; others are encoded again.
+    The pixels of an upright JPEG stay bit for bit; other pictures are re-encoded.
     """
     if (found := _without_segments(picture)) is not None:
         return found
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(picture)) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
-    upright.info = {}  # Pillow would write comments and XMP again
+    upright.info = {}  # Pillow would write comments and XMP back
     upright.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
@@ -84,10 +86,10 @@ _KEPT = frozenset({0xE0, 0xEE})  # JFIF and Adobe, which say what the colours ar
 
 
 def _without_segments(picture: bytes) -> bytes | None:
-    """A JPEG file without comments, application segments and what follows its end; None where it is no such
-    file, or lies on its side.
+    """A JPEG file without comments, application segments and what follows its end; None if it is not a JPEG,
+    or lies on its side.
 
-    What is behind the first scan is looked at, too: markers there are stuffed or restarts (T.81, B.1.1.2).
+    What follows the first scan is examined, too: markers there are stuffed or restarts (T.81, B.1.1.2).
     """
     if picture[:2] != b"\xff\xd8" or read_jpeg_exif(picture).orientation != 1:
         return None
@@ -111,10 +113,10 @@ def _without_segments(picture: bytes) -> bytes | None:
         at = end
         if marker == 0xDA:
             scan = _SCAN.match(picture, at)
-            assert scan is not None  # noqa: S101 - it matches nothing, too
+            assert scan is not None  # noqa: S101 - it also matches nothing
             parts.append(scan[0])
             at = scan.end()
-            if at >= len(picture):  # it was cut off, and is whole as far as it goes
+            if at >= len(picture):  # it was cut off, and is complete as far as it goes
                 return b"".join([*parts, b"\xff\xd9"])
 
 

@@ -1,6 +1,6 @@
 """The rows of the layers cameras, events and photos, from the job's tables.
 
-Times are local camera time without a zone, as the cameras' clocks show it; run_time alone is UTC.
+Times are local camera time without a zone, as shown by the cameras' clocks; only run_time is UTC.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ PHOTOS = pa.schema(
         ("event_id", pa.string()),
     ]
 )
-"""What `photo_rows` needs to know of each image: manifest, prediction, and where the image belongs."""
+"""What `photo_rows` needs to know about each image: manifest, prediction, and where the image belongs."""
 
 _SAID = ["label_source", "sex", "life_stage", "behaviour", "individual"]
 _WHO = ["classified_by", "classified_at"]
-_DECIMALS = 6  # of a float32 probability; more would show 0.9 as 0.8999999761581421
+_DECIMALS = 6  # decimals of a float32 probability; more would show 0.9 as 0.8999999761581421
 
 
 def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
-    """Layer `cameras`: a point for each camera location, with all that schemas.LOCATIONS holds.
+    """Layer `cameras`: a point for each camera location, with everything in schemas.LOCATIONS.
 
     Lists are text: `events_by_label` is "lion: 12; heron: 3", `activity_by_hour` "0 0 4 ...".
     """
     columns = locations.drop_columns(["longitude", "latitude", "geometry"])
-    days = pc.round(columns["camera_days"]).cast(pa.int32())  # as layers of older versions have it
+    days = pc.round(columns["camera_days"]).cast(pa.int32())  # as on layers of older versions
     columns = columns.set_column(columns.column_names.index("camera_days"), "camera_days", days)
     if columns["effort_source"].null_count == columns.num_rows:  # a result of an older version, and its layer
         columns = columns.drop_columns(["effort_source"])
@@ -67,14 +67,14 @@ def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
 def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
     """Layer `events`: schemas.EVENTS, each at the point of its camera (schemas.LOCATIONS).
 
-    `date_only` is there where an event has it, as text: "true".
+    `date_only` is present if any event has it, as text: "true".
     """
     longitude, latitude = _points(events[LOCATION], locations)
-    # Who labelled is between the people of a project, not on its map.
+    # Who labelled what concerns the people of a project, and is not shown on its map.
     events = events.drop_columns([name for name in _WHO if name in events.column_names])
     said = [name for name in _SAID if name in events.column_names]
     if said and not pc.any(pc.equal(events["label_source"], "human")).as_py():
-        # Nobody said anything: the layer stays as it was before there were corrections.
+        # If nobody said anything, the layer stays as it was before there were corrections.
         events = events.drop_columns(said)
     if "date_only" in events.column_names:
         is_date = events["date_only"].cast(pa.string())
@@ -96,8 +96,8 @@ def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
 def photo_rows(photos: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:
     """Layer `photos`: each image of `photos` (PHOTOS) at the point of its camera (schemas.LOCATIONS).
 
-    ClassLabel and Confidence are what the model says of this one image; its event has the label of all the
-    evidence. Where `photos` have `label_source`, human, ClassLabel is what a person says.
+    ClassLabel and Confidence are what the model says about this one image; its event has the label by all the
+    evidence. If `photos` have the `label_source` human, ClassLabel is what a person says.
     """
     longitude, latitude = _points(photos[LOCATION], locations)
     told = photos.select([name for name in _SAID[:1] if name in photos.column_names])

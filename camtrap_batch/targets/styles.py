@@ -1,9 +1,9 @@
 """How QGIS draws and names the layers of a GeoPackage, kept in the file itself.
 
 `layer_styles` is QGIS's own table ("Save style in database"): a style with `useAsDefault` is applied when the
-layer is opened. `gpkg_data_columns` is the standard's extension Schema (OGC 12-128r18, annex F.9): names of
-fields for people, and what they mean, which GDAL reads from 3.7 on. Both are made for new layers; those of
-the user's own stay.
+layer is opened. `gpkg_data_columns` is the standard's extension Schema (OGC 12-128r18, annex F.9): readable
+names and meanings of fields, which GDAL reads from 3.7 on. Both are created for new layers; the user's own
+stay.
 """
 
 from __future__ import annotations
@@ -48,14 +48,15 @@ _SCHEMA = "http://www.geopackage.org/spec121/#extension_schema"
 
 
 def frequent_labels(rows: LayerRows) -> list[str]:
-    """Labels of a layer's rows, most frequent first; as many as there are colours."""
+    """Labels of a layer's rows, most frequent first; no more than there are colours."""
     counted = Counter(rows.columns[LABELS[rows.layer]].drop_null().to_pylist())
     most = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
     return [label for label, _ in most[: len(COLOURS)]]
 
 
 def add_style(db: sqlite3.Connection, rows: LayerRows, geometry: str) -> None:
-    """Give a new layer a style by label, which QGIS uses by itself; a table that is not QGIS's stays."""
+    """Give a new layer a style by label, which QGIS applies by itself; a table that is not QGIS's is not
+    touched."""
     if rows.layer not in LABELS:
         return
     if not _columns(db, "layer_styles"):
@@ -77,7 +78,7 @@ def add_style(db: sqlite3.Connection, rows: LayerRows, geometry: str) -> None:
 
 
 def name_fields(db: sqlite3.Connection, rows: LayerRows, names: list[str] | None = None) -> None:
-    """Names for people, and meanings, of a layer's fields; of all, or of those in `names`."""
+    """Readable names and meanings of a layer's fields: all of them, or those in `names`."""
     if not _columns(db, "gpkg_data_columns"):
         db.execute(_EXTENSIONS)
         db.execute(_COLUMNS)
@@ -97,7 +98,7 @@ def name_fields(db: sqlite3.Connection, rows: LayerRows, names: list[str] | None
 
 
 def _meaning(rows: LayerRows, name: str) -> str | None:
-    """What a field means; of camera time, with the zone where the cameras' clocks have one."""
+    """What a field means; for camera time, with the zone if the cameras' clocks have one."""
     field = rows.columns.schema.field(name)
     meaning = meaning_of(field)
     is_camera_time = pa.types.is_timestamp(field.type) and field.type.tz is None
@@ -110,7 +111,7 @@ def _meaning(rows: LayerRows, name: str) -> str | None:
 
 
 def qml(field: str, labels: list[str]) -> str:
-    """A style of QGIS: a point for each label in its colour, grey for all others."""
+    """A QGIS style: a point for each label in its colour, grey for all others."""
     looks = [*zip(labels, COLOURS, strict=False), ("", _OTHER)]
     categories = "".join(
         f'<category render="true" symbol="{number}" value={quoteattr(label)} type="string"'

@@ -608,17 +608,17 @@ GOOD = "a,d,2020-01-01T10:00:00Z,media/a.jpg,true,,image/jpeg,,\n"
         (
             "media.csv",
             MEDIA_HEADER + GOOD.replace("-01T", "-32T"),
-            r"media.csv:2: timestamp: '2020-01-32T10:00:00Z' is no date that can be read; possible: ",
+            r"media.csv:2: timestamp: '2020-01-32T10:00:00Z' is not a date that can be read; possible: ",
         ),
         (
             "media.csv",
             MEDIA_HEADER + GOOD.replace("Z", "+99:00"),
-            r"media.csv:2: timestamp: '2020-01-01T10:00:00\+99:00' is no date",
+            r"media.csv:2: timestamp: '2020-01-01T10:00:00\+99:00' is not a date",
         ),
         (
             "media.csv",
             MEDIA_HEADER + GOOD + GOOD.replace("a.jpg", "b.jpg"),
-            r"media.csv:3: mediaID: 'a' is at .*media.csv:2, too, with other values; an id should name one",
+            r"media.csv:3: mediaID: 'a' is also at .*media.csv:2, with other values; an id should name one",
         ),
         ("media.csv", MEDIA_HEADER + GOOD + GOOD[1:], r"media.csv:3: mediaID: empty"),
         ("media.csv", MEDIA_HEADER + GOOD.replace("media/a.jpg", ""), r"media.csv: no medium has a filePath"),
@@ -656,7 +656,7 @@ GOOD = "a,d,2020-01-01T10:00:00Z,media/a.jpg,true,,image/jpeg,,\n"
         (
             "observations.csv",
             COLUMNS["observations"] + "\n1,d,a,,,,media,animal,Lynx,2,\n2,d,,,now,,event,animal,Lynx,2,\n",
-            r"observations.csv:3: eventStart: 'now' is no date",
+            r"observations.csv:3: eventStart: 'now' is not a date",
         ),
         ("datapackage.json", "{", r"datapackage.json: not JSON, or cut off"),
         ("datapackage.json", "[]", r"datapackage.json: should be an object"),
@@ -786,7 +786,7 @@ def test_places(tmp_path: Path) -> None:
         {"location": "B", "longitude": 31.25, "latitude": 3.0},
     ]
     notes = reader_of(dataset(package)).read().notes
-    assert notes["locations whose deployments stand at different places; the latest is taken"] == 1
+    assert notes["locations whose deployments have different coordinates; the latest are used"] == 1
     assert notes["deployments without coordinates"] == 2
     (tmp_path / "cameras.csv").write_text("location,latitude,longitude\nB,0,0\n")
     explicit = read_dataset_cameras(dataset(package, cameras=str(tmp_path / "cameras.csv")))
@@ -910,4 +910,4 @@ def test_observations_of_events_that_no_medium_is_in_are_counted(tmp_path: Path)
     times = ("2021-06-01T10:00:00Z", "2021-06-01T10:00:10Z")
     package = write(tmp_path / "p", [medium("a")], [event(*times), event(*times, eventID="f")])
     notes = reader_of(dataset(package)).read().notes
-    assert notes["observations of events that no medium is in, left out"] == 2
+    assert notes["observations of events without media, left out"] == 2

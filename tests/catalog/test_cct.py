@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from camtrap_batch.catalog import cct_columns
 from camtrap_batch.catalog.cct import read_cct
-from camtrap_batch.catalog.tables import MISSING
+from camtrap_batch.catalog.tabular import MISSING
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import CATALOG
 
@@ -468,7 +468,7 @@ def test_counts_that_are_none_are_said(tmp_path: Path) -> None:
     ]
     catalog = read_cct(write(tmp_path / "a.json", images, marks))
     assert [row["labels"][0]["count"] for row in catalog.table.to_pylist()] == [2, None, 3]
-    assert catalog.notes["annotations whose count is no whole number, rounded down"] == 1
+    assert catalog.notes["annotations whose count is not a whole number, rounded down"] == 1
     assert catalog.notes["annotations whose count is below 0, taken as not counted"] == 1
 
 

@@ -352,7 +352,7 @@ def test_a_layer_that_keeps_rows_back_is_refused(
 ) -> None:
     dataset = Job.load(make_job(tmp_path, server, layers[False])).dataset
     server.faults.add("truncate", "query.ids", times=None, keep=20, when="after")
-    with pytest.raises(InputError, match="gives the ids of 20 rows, and says that it has 31"):
+    with pytest.raises(InputError, match="returns the ids of 20 rows, but says that it has 31"):
         reader_of(dataset).read()
 
 
@@ -372,7 +372,7 @@ def test_a_layer_that_keeps_rows_back_is_refused(
         ({"layer": {"profile": "nobody"}}, "give either profile or anonymous"),
         ({"layer": {"profile": "nobody", "anonymous": False}}, "no profile 'nobody' (dataset.layer.profile)"),
         ({"publish": {"target": "locations.gpkg", "best_photos": True}}, "is for `target: arcgis`"),
-        ({"publish": {"events": "https://h/0", "best_photos": True}}, "give that layer's URL, too"),
+        ({"publish": {"events": "https://h/0", "best_photos": True}}, "also give that layer's URL"),
         ({"publish": {}}, "is inside dataset.metadata, which a job never changes"),
     ],
 )

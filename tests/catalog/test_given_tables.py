@@ -12,7 +12,7 @@ import openpyxl
 import pytest
 
 from camtrap_batch.catalog.labels import label_key, one_name_each
-from camtrap_batch.catalog.tables import MISSING, GivenTable, number, read_table
+from camtrap_batch.catalog.tabular import MISSING, GivenTable, number, read_table
 from camtrap_batch.errors import InputError
 from camtrap_batch.notices import LOGGER
 
@@ -87,8 +87,8 @@ def test_numbers_with_decimal_commas(tmp_path: Path) -> None:
         ("location,lat,lon\nA,1\n", r"a.csv:2: 2 values, the first line names 3 columns"),
         ('location,lat,lon\n"A\nB",1,2\nC,1\n', r"a.csv:4: 2 values"),
         ('location,lat,lon\nA,1,2\n"B,1,2\nC,1,2\n', r"a.csv:3: not CSV .*: a quote that is not closed"),
-        ("location,lat,lat\n", r"a.csv:1: the column lat is there twice"),
-        (b"\x00\x01\x02\xff" * 50, r"a.csv: is no text"),
+        ("location,lat,lat\n", r"a.csv:1: the column lat occurs twice"),
+        (b"\x00\x01\x02\xff" * 50, r"a.csv: is not text"),
         (b"\xd0\xcf\x11\xe0rest", r"a.csv: a workbook of old Excel .*; save it as .xlsx or .csv"),
         (b"PK\x03\x04rest", r"a.csv: can't be read as an Excel workbook"),
     ],
@@ -125,7 +125,7 @@ def test_titles_above_the_header(
     table = read_table(str(path), "dataset.cameras", expected)
     assert table.columns == {"location": ["A", "B"], "latitude": ["-24.5", "2"]}
     assert table.lines == [4, 5]
-    assert f"dataset.cameras: 1 lines above the header of {path}, left out" in caplog.messages
+    assert f"dataset.cameras: 1 line above the header of {path}, left out" in caplog.messages
 
 
 def test_cells_that_are_merged_below_one_another(tmp_path: Path) -> None:
@@ -203,3 +203,27 @@ def test_ways_of_writing_a_name_are_one(written: list[str], name: str) -> None:
 @pytest.mark.parametrize("text", ["Lion 2", "unknown 2019", "bird (small)", "Camera 2020", "red fox"])
 def test_names_that_have_no_author(text: str) -> None:
     assert label_key(text) == text.casefold()
+
+
+def test_the_sheet_with_the_columns_that_are_known(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.title = "Read me"
+    book.active.append(["This file has the cameras of 2021", "and more"])
+    sheet = book.create_sheet("Cameras")
+    sheet.append(["All cameras"])
+    sheet.append(["location", "latitude", "longitude", "note"])
+    sheet.append(["A", 1, 2])  # the last cell is empty
+    book.save(tmp_path / "a.xlsx")
+    table = read_table(str(tmp_path / "a.xlsx"), "camtrap init", ("location", "latitude", "longitude"))
+    assert table.columns == {"location": ["A"], "latitude": ["1"], "longitude": ["2"], "note": [None]}
+    assert table.lines == [3]
+    assert any("beside 'Cameras', left alone" in text for text in table.notes)
+
+
+def test_formulas_that_nobody_calculated_are_no_empty_cells(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["location", "latitude", "longitude"])
+    book.active.append(["A", "=1+1", 2])
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(InputError, match=r"a.xlsx: sheet 'Sheet', row 2: the formula '=1\+1' has no result"):
+        read_table(str(tmp_path / "a.xlsx"), "dataset.cameras")

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from camtrap_batch.catalog import reader_of
+from camtrap_batch.catalog import as_photos_have_it, reader_of
 from camtrap_batch.catalog.folder import FolderDataset
 from camtrap_batch.catalog.names import as_files_have_it, outside_of_root, tidy_names, unmatched
 from camtrap_batch.images import ImageRoot
@@ -81,7 +81,8 @@ def test_a_zip_made_by_powershell(tmp_path: Path) -> None:
 
 
 def test_folders_of_systems_are_no_cameras(tmp_path: Path) -> None:
-    for name in ("CAM1", "@eaDir", "$RECYCLE.BIN", ".Trashes", "lost+found", "System Volume Information"):
+    ours = ("@eaDir", "$RECYCLE.BIN", "$Recycle.Bin", ".Trashes", "lost+found", "LOST.DIR", "__MACOSX")
+    for name in ("CAM1", *ours, "System Volume Information"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.jpg").write_bytes(b"x")
     assert list(ImageRoot(str(tmp_path)).walk()) == ["CAM1/a.jpg"]
@@ -129,3 +130,19 @@ def test_names_that_another_list_does_not_have() -> None:
         found.text
         == "'CAM03' (there is 'cam03' in cameras.csv), 'Nord  1' (there is 'Nord 1' in cameras.csv), 'x'"
     )
+
+
+def test_camera_names_whose_accents_are_encoded_otherwise_are_those_of_the_photos() -> None:
+    """A Mac names folders in NFD; a spreadsheet writes NFC."""
+    table = pa.table({"location": ["Süd", "Nord", "Ost", None], "latitude": [1.0, 2.0, 3.0, 4.0]})
+    photos = pa.chunked_array([["Su\u0308d", "nord", None, "Ost"]])
+    assert as_photos_have_it(table, lambda: photos)["location"].to_pylist() == [
+        "Su\u0308d",
+        "Nord",
+        "Ost",
+        None,
+    ]
+    both = pa.chunked_array([["Su\u0308d", "Süd"]])  # two cameras, as far as anyone can tell
+    assert as_photos_have_it(table, lambda: both).equals(table)
+    plain = table.slice(1)
+    assert as_photos_have_it(plain, lambda: pytest.fail("nothing to look for")).equals(plain)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from camtrap_batch.catalog import reader_of
 from camtrap_batch.catalog.cameras import read_cameras
-from camtrap_batch.catalog.csv import read_csv
+from camtrap_batch.catalog.csv import CsvDataset, read_csv
 from camtrap_batch.catalog.folder import FolderDataset, read_folder
 from camtrap_batch.catalog.paths import location_of_path
+from camtrap_batch.catalog.table import Catalog
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Label, Location
 
@@ -89,7 +91,7 @@ def test_widths_and_heights_of_images_or_of_boxes(tmp_path: Path) -> None:
         ("file_name,category_id\n\na.jpg,1,2\n", r"a.csv:3: 3 values, the first line names 2 columns"),
         ("file_name,category_id\n,1\n", r"a.csv:2: file_name: empty"),
         ("file_name,location\na.jpg,x\na.jpg,y\n", r"a.csv:3: location: 'y' differs from line 2, 'x'"),
-        ("file_name,datetime\na.jpg,tomorrow\n", r"datetime 'tomorrow' is no date"),
+        ("file_name,datetime\na.jpg,tomorrow\n", r"datetime 'tomorrow' is not a date"),
         ("name;category_id\na;1\n", r"a.csv:1: no column file_name; .* semicolons, are: name, category_id"),
         ("file-name-x,species\na,1\n", r"no column file_name; .*; did you mean 'file_name_x'"),
         ('file_name,species\n"a.jpg,lion\nb.jpg,\n', r"a.csv:2: not CSV .*: a quote that is not closed"),
@@ -146,7 +148,7 @@ def test_cameras(tmp_path: Path) -> None:
     [
         ("location,lat\nA,1\n", r"cameras.csv:1: no column longitude"),
         ("location,lat,lon\nA,91,0\n", r"cameras.csv:2: latitude: 91 should be between -90 and 90"),
-        ("location,lat,lon\nA,1,1\nA,2,1\n", r"cameras.csv:3: location 'A' has another place"),
+        ("location,lat,lon\nA,1,1\nA,2,1\n", r"cameras.csv:3: location 'A' has other coordinates further up"),
         ("location,lat,lon\nA,north,1\n", r"cameras.csv:2: latitude: 'north' should be degrees"),
         ("location,lat,lon\n", r"cameras.csv: holds no camera"),
         (f"location,lat,lon\n{'A' * 200_000},1,1\n", r"cameras.csv:\d: not CSV"),
@@ -216,7 +218,7 @@ def test_a_table_of_r_or_of_a_european_spreadsheet(tmp_path: Path) -> None:
     assert rows["CAM1/a.jpg"]["datetime"].isoformat() == "2022-04-03T09:52:00"
     assert catalog.notes["rows that are the same as one further up, left out"] == 1
     assert any("read as Windows-1252" in text for text in catalog.notes)
-    assert any("written in several ways" in text for text in catalog.notes)
+    assert any("spelt in several ways" in text for text in catalog.notes)
 
 
 def test_labels_from_paths(tmp_path: Path) -> None:
@@ -243,3 +245,142 @@ def test_labels_from_paths(tmp_path: Path) -> None:
     path = csv(tmp_path, "file_name,species\na/b.jpg,lion\n")
     with pytest.raises(InputError, match=r"a.csv:1: has the column species: leave out dataset.label"):
         read_csv(path, BY_FOLDER, Label(level=0))
+
+
+def labels(catalog: Catalog) -> dict[str, list[tuple[str, int | None]]]:
+    return {
+        row["file_name"]: [(label["name"], label["count"]) for label in row["labels"]]
+        for row in catalog.table.to_pylist()
+    }
+
+
+def test_words_for_empty_of_a_table_are_those_that_the_job_names(tmp_path: Path) -> None:
+    path = csv(tmp_path, "file_name,species\na.jpg,fox\nb.jpg,Blank\nc.jpg,leer\nd.jpg,empty\n")
+    assert read_csv(path, BY_FOLDER).categories == [(0, "empty"), (1, "Blank"), (2, "fox"), (3, "leer")]
+    catalog = read_csv(path, BY_FOLDER, Label(empty=["blank", "Leer"]))
+    assert catalog.categories == [(0, "empty"), (1, "fox")]
+    assert labels(catalog)["b.jpg"] == labels(catalog)["d.jpg"] == [("empty", None)]
+    path = csv(tmp_path, "file_name,category_id,category\na.jpg,4,fox\nb.jpg,7,blank\n")
+    assert read_csv(path, BY_FOLDER, Label(empty=["blank"])).categories == [(0, "empty"), (4, "fox")]
+    with pytest.raises(InputError, match=r"a.csv:1: has no column for the species, which dataset.label"):
+        read_csv(csv(tmp_path, "file_name,place\na.jpg,x\n"), BY_FOLDER, Label(empty=["blank"]))
+    with pytest.raises(ValidationError, match="give one of level, regex, keywords and hierarchy"):
+        FolderDataset.model_validate({"format": "folder", "images": "x", "label": {"empty": ["leer"]}})
+
+
+def test_cells_that_name_several_species(tmp_path: Path) -> None:
+    text = "file_name,species,count\na.jpg,fox; badger,2;1\nb.jpg,fox,1\nc.jpg,fox;fox;badger,3\nd.jpg,,\n"
+    path = csv(tmp_path, text)
+    catalog = read_csv(path, BY_FOLDER)
+    assert labels(catalog)["a.jpg"] == [("fox; badger", None)]
+    note = (
+        "cells with several species, as it seems, such as 'fox; badger', each a class of its own; "
+        "dataset.label: {between: ';'} takes them apart"
+    )
+    assert catalog.notes[note] == 2
+    catalog = read_csv(path, BY_FOLDER, Label(between=";"))
+    assert labels(catalog) == {
+        "a.jpg": [("fox", 2), ("badger", 1)],
+        "b.jpg": [("fox", 1)],
+        "c.jpg": [("fox", None), ("badger", None)],
+        "d.jpg": [],
+    }
+    assert catalog.notes["counts of several species in one cell, taken as not counted"] == 1
+    assert catalog.notes["images without an annotation"] == 1
+    taxa = "990ae9dd;mammalia;carnivora;canidae;vulpes;vulpes;red fox"
+    path = csv(tmp_path, f"file_name,species\na.jpg,{taxa}\nb.jpg,red fox\nc.jpg,grey fox/wolf\n")
+    assert not any("several species" in note for note in read_csv(path, BY_FOLDER).notes)
+
+
+def test_counts_as_people_write_them(tmp_path: Path) -> None:
+    rows = "".join(f"{n}.jpg,fox,{cell}\n" for n, cell in enumerate(["two", "3", "4.0", "NA", "several"]))
+    catalog = read_csv(csv(tmp_path, f"file_name,species,count\n{rows}"), BY_FOLDER)
+    assert [count for ((_, count),) in labels(catalog).values()] == [2, 3, 4, None, None]
+    note = f"counts that are no whole number, taken as not counted: {tmp_path}/a.csv:6: 'several'"
+    assert catalog.notes[note] == 1
+    rows += "x.jpg,fox,2-3\n"
+    with pytest.raises(InputError, match=r"a.csv:6: count: 'several' should be a whole number"):
+        read_csv(csv(tmp_path, f"file_name,species,count\n{rows}"), BY_FOLDER)
+
+
+WILDLIFE_INSIGHTS = """\
+project_id,deployment_id,image_id,filename,location,is_blank,genus,species,common_name,timestamp,number_of_objects
+1,D1,i1,IMG_1.JPG,gs://bucket/D1/IMG_1.JPG,0,Vulpes,vulpes,Red Fox,2021-03-12 20:25:38,2
+1,D1,i2,IMG_2.JPG,gs://bucket/D1/IMG_2.JPG,0,Urocyon,cinereoargenteus,Grey Fox,2021-03-12 20:26:38,1
+1,D2,i3,IMG_3.JPG,gs://bucket/D2/IMG_3.JPG,1,,,Blank,2021-03-12 20:27:38,
+1,D2,i4,IMG_4.JPG,gs://bucket/D2/IMG_4.JPG,0,Martes,,Martes Species,2021-03-12 20:28:38,1
+1,D2,i5,IMG_5.JPG,gs://bucket/D2/IMG_5.JPG,0,,,Bird,2021-03-12 20:29:38,1
+"""
+
+
+def test_a_table_of_wildlife_insights(tmp_path: Path) -> None:
+    path = csv(tmp_path, WILDLIFE_INSIGHTS)
+    catalog = read_csv(path, BY_FOLDER)
+    assert catalog.table["location"].null_count == 5  # URLs of files are no cameras
+    notes = "\n".join(catalog.notes)
+    assert "values of the column location that are files, no cameras: it is left alone" in notes
+    assert (
+        "columns left alone: is_blank; if it has the is_empty: dataset.columns: {is_empty: is_blank}" in notes
+    )
+    columns = {"location": "deployment_id", "is_empty": "is_blank", "count": "number_of_objects"}
+    catalog = read_csv(path, BY_FOLDER, columns=columns)
+    assert labels(catalog) == {
+        "IMG_1.JPG": [("Vulpes vulpes", 2)],
+        "IMG_2.JPG": [("Urocyon cinereoargenteus", 1)],
+        "IMG_3.JPG": [("empty", None)],
+        "IMG_4.JPG": [("Martes", 1)],
+        "IMG_5.JPG": [("Bird", 1)],
+    }
+    assert catalog.table["location"].to_pylist() == ["D1", "D1", "D2", "D2", "D2"]
+    assert "left alone" not in "\n".join(catalog.notes)
+
+
+def test_names_of_columns_that_the_job_says(tmp_path: Path) -> None:
+    path = csv(tmp_path, "Foto;Cámara;Especie;Fecha;Hora;Vacía\nx/a.jpg;C1;zorro;12-mar-2021;20:25;no\n")
+    with pytest.raises(
+        InputError, match=r"no column file_name; if foto has it: dataset.columns: \{file_name: fo"
+    ):
+        read_csv(path, BY_FOLDER)
+    columns = {
+        "file_name": "Foto",
+        "location": "cámara",
+        "category_name": "Especie",
+        "date": "Fecha",
+        "time": "Hora",
+        "is_empty": "Vacía",
+    }
+    (row,) = read_csv(path, BY_FOLDER, columns=columns).table.to_pylist()
+    assert (row["location"], row["datetime"].isoformat()) == ("C1", "2021-03-12T20:25:00")
+    assert row["labels"][0]["name"] == "zorro"
+    with pytest.raises(
+        InputError, match=r"a.csv:1: no column 'Kamera' \(dataset.columns.location\); .*possible"
+    ):
+        read_csv(path, BY_FOLDER, columns={"file_name": "Foto", "location": "Kamera"})
+    with pytest.raises(
+        ValidationError, match=r"nothing is read that is called 'locaton'; did you mean 'loca"
+    ):
+        CsvDataset.model_validate(
+            {"format": "csv", "metadata": "a", "images": "b", "columns": {"locaton": "x"}}
+        )
+    old = CsvDataset.model_validate({"format": "csv", "metadata": "a", "images": "b"})
+    assert "columns" not in reader_of(old).settings()  # catalogs of earlier versions keep their ids
+
+
+def test_date_and_time_of_a_workbook(tmp_path: Path) -> None:
+    """As R reads a column of times: on a day before there were cameras."""
+    path = csv(tmp_path, "file_name,date,time\na.jpg,2021-03-12 00:00:00,1899-12-31 20:25:38\n")
+    assert read_csv(path, BY_FOLDER).table["datetime"][0].as_py().isoformat() == "2021-03-12T20:25:38"
+
+
+def test_run_folders_hold_no_photos() -> None:
+    names = ["CAM1/a.jpg", "runs/mine/job.yaml", "runs/mine/plans/catalog/x.json", "runs/mine/report/b.jpg"]
+    catalog = read_folder([*names, "other/job.yaml", "other/c.jpg"], BY_FOLDER, where="images")
+    assert catalog.table["file_name"].to_pylist() == ["CAM1/a.jpg", "other/c.jpg"]
+    assert catalog.notes["files in run folders of jobs, left out"] == 3
+
+
+def test_folders_that_name_several_species() -> None:
+    how = Label(level=0, between="+")
+    catalog = read_folder(["fox+badger/a.jpg", "fox/b.jpg", "c.jpg"], BY_FOLDER, how, where="images")
+    assert [name for name, _ in labels(catalog)["fox+badger/a.jpg"]] == ["fox", "badger"]
+    assert catalog.notes["images without an annotation"] == 1

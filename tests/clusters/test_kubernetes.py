@@ -259,7 +259,7 @@ def test_a_job_is_submitted_again_after_its_driver_was_lost(
     }
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert "DaskJob camtrap/camtrap-wcs-threatened is there already, and its driver is running" in said
+    assert "DaskJob camtrap/camtrap-wcs-threatened already exists, and its driver is running" in said
     assert said.count("\n") == 1, said
     assert api.log == [f"POST {kind}" for kind in kinds]
 

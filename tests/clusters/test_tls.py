@@ -101,7 +101,7 @@ def test_each_mistake_with_certificates_has_a_line_of_its_own(
     missing = str(tmp_path / "none.pem")
     mistakes = {
         f"{scheduler}: its certificate is not signed by {other.ca_file}": (scheduler, other.section()),
-        "no certificate that goes with its key": (scheduler, {**ours.section(), "key": other.key}),
+        "no certificate that matches its key": (scheduler, {**ours.section(), "key": other.key}),
         f"{missing}: no such file (security.cert)": (scheduler, {**ours.section(), "cert": missing}),
         f"{scheduler}: needs `security`": (scheduler, None),
         "not encrypted, but there is `security`": (scheduler.replace("tls", "tcp", 1), ours.section()),

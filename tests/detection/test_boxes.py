@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from camtrap_batch.detection.boxes import Look, Rules
-from camtrap_batch.detection.tables import REPEATABLE
+from camtrap_batch.detection.stored import REPEATABLE
 from camtrap_batch.store.schemas import CROPS
 
 CLASSES = ("empty", "lion", "zebra")

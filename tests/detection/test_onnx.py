@@ -200,10 +200,10 @@ def broken(path: Path, kind: str) -> tuple[str, str]:
         return str(path), r"a\.onnx \(detect\.model\): no such file"
     if kind == "classifier":
         constant_detector(path, {"y": np.zeros((1, 1000))}, names=["a"], imgsz=[64, 64])
-        return str(path), r"layout is not known: it gives \[1, 1000\] for a picture of 64 x 64"
+        return str(path), r"unknown layout: it returns \[1, 1000\] for a picture of 64 x 64"
     if kind == "task":
         constant_detector(path, {"y": np.zeros((1, 1000))}, task="classify")
-        return str(path), "no detector: its task is 'classify'"
+        return str(path), "not a detector: its task is 'classify'"
     if kind == "two inputs":
         from onnx import helper
 
@@ -217,7 +217,7 @@ def broken(path: Path, kind: str) -> tuple[str, str]:
         return str(path), "has 4 classes, and 3 names: a, b, c"
     if kind == "no size":
         constant_detector(path, six, names=["animal"])
-        return str(path), r"says nothing of the size .*: set detect\.size"
+        return str(path), r"does not say the size .*: set detect\.size"
     if kind == "names that are code":
         constant_detector(path, six, imgsz=[64, 64], names="__import__('os').abort()")
         return str(path), "metadata names: can't be read"

@@ -21,8 +21,8 @@ def write(path: Path, images: list[dict[str, Any]], version: Any = "1.5", **more
     return str(path)
 
 
-@pytest.mark.parametrize("version", ["1.3", "1.4", "1.5", "1.6"])
-def test_boxes_of_each_image(tmp_path: Path, version: str) -> None:
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2", "1.3", 1.4, "1.5", "1.6"])
+def test_boxes_of_each_image(tmp_path: Path, version: str | float) -> None:
     images = [
         {"file": "b\\c.jpg", "detections": [ANIMAL, {**ANIMAL, "category": "3", "conf": 1}]},
         {"file": "./a.jpg", "detections": [], "classifications": [["0", 0.4]], "datetime": "2020"},
@@ -84,7 +84,7 @@ def test_an_entry_twice(tmp_path: Path) -> None:
             r"not MegaDetector .*bbox",
         ),
         ([{"file_name": "a.jpg"}], {}, r"not MegaDetector results: images\[0\]: .*`file`"),
-        ([], {"version": "2.0"}, "format_version '2.0' can't be read; possible: 1.3 to 1.6"),
+        ([], {"version": "2.0"}, "format_version '2.0' can't be read; possible: 1.0 to 1.6"),
         ([], {"detection_categories": None}, "not MegaDetector results"),
     ],
 )
@@ -95,6 +95,14 @@ def test_what_is_wrong_is_said(
     with pytest.raises(InputError, match=message) as problem:
         read_detections(path)
     assert "md.json (infer.detections)" in str(problem.value)
+
+
+def test_a_list_is_none(tmp_path: Path) -> None:
+    """As other programs of that name write it, with corners in pixels."""
+    box = {"category": "animal", "confidence": 0.93, "bbox": [102.4, 88.1, 540.7, 470.2]}
+    (tmp_path / "md.json").write_text(json.dumps([{"file": "a.jpg", "detections": [box]}]))
+    with pytest.raises(InputError, match="not MegaDetector results: a list; should be an object with info"):
+        read_detections(str(tmp_path / "md.json"))
 
 
 def test_not_json_as_python_writes_it(tmp_path: Path) -> None:

@@ -185,6 +185,17 @@ def test_speciesnet(tmp_path: Path, version: str | None) -> None:
     assert made_by == f"speciesnet {'4.0.1a' if version is None else '4.0.3a'}"
 
 
+def test_megadetectors_format_as_speciesnet_converts_to_it(tmp_path: Path) -> None:
+    """What it says of an image without a box stands in a box of its own, of a category `unknown`."""
+    whole = {"category": "4", "conf": 0.7, "bbox": [0, 0, 1, 1], "classifications": [["0", 0.7]]}
+    content = md([{"file": "a.jpg", "detections": [whole]}, {"file": "b.jpg", "detections": []}])
+    content["info"]["format_version"] = 1.4
+    content["detection_categories"]["4"] = "unknown"
+    job = job_of(tmp_path, content, ["a", "b"])
+    assert predictions(job) == {"a": ("lion", 0.7, 0, "ok"), "b": ("empty", 0.99, 0, "ok")}
+    assert open_run(job).table("detections").to_table().num_rows == 0
+
+
 def test_new_results_are_taken_again(tmp_path: Path) -> None:
     images = [{"file": "a.jpg", "detections": [{**BOX, "classifications": [["0", 0.9]]}]}]
     job = job_of(tmp_path, md(images), ["a"])
@@ -232,6 +243,41 @@ def test_categories_not_listed_and_of_one_name(tmp_path: Path) -> None:
     content["images"][0]["detections"][1]["classifications"] = [["0", 0.9]]
     job = job_of(tmp_path, content, ["a"])
     assert predictions(job)["a"] == ("lion", 0.9, 1, "ok")
+
+
+@pytest.mark.parametrize("name", ["md-json", "speciesnet"])
+def test_what_is_exported_is_read_back(tmp_path: Path, name: str) -> None:
+    """The answer of a second job is that of the first, image by image, with as many animals."""
+    from support_exports import export, images_of
+
+    images = [
+        {"file": "a.jpg", "detections": [{**BOX, "classifications": [["0", 0.7], ["1", 0.2]]}, OTHER]},
+        {"file": "b.jpg", "detections": [{**OTHER, "classifications": [["1", 0.9]]}]},
+        {"file": "c.jpg", "detections": []},
+        {"file": "d.jpg", "detections": [{**BOX, "category": "2"}]},
+        {"file": "e.jpg", "failure": "image access failure", "detections": None},
+        {"file": "f.jpg", "detections": [{**BOX, "classifications": [["2", 0.8]]}]},
+        {"file": "g.jpg", "detections": [BOX]},
+        {"file": "h.jpg", "detections": [{**BOX, "category": "3"}]},
+    ]
+    names = list("abcdefgh")
+    job = job_of(tmp_path / "first", md(images), names)
+    exported = tmp_path / "exported.json"
+    export(images_of(open_run(job)), name, exported)
+    again = job_of(tmp_path / "second", json.loads(exported.read_text()), names)
+    first, second = predictions(job), predictions(again)
+    human = {"human": "person"} if name == "speciesnet" else {}  # as SpeciesNet calls them
+    assert {row: (human.get(label, label), n, status) for row, (label, _, n, status) in second.items()} == {
+        row: (label, n, status) for row, (label, _, n, status) in first.items()
+    }
+    assert [label for label, *_ in first.values()] == [
+        "lion", "zebra", "empty", "person", None, "empty", "animal", "vehicle",
+    ]  # fmt: skip
+    boxes = [
+        [(row["image_id"], *(round(row[side], 3) for side in "xywh")) for row in rows]
+        for rows in (open_run(each).table("detections").to_table().to_pylist() for each in (job, again))
+    ]
+    assert boxes[0] == boxes[1]
 
 
 def test_exports_name_the_classifier(tmp_path: Path) -> None:

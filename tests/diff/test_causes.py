@@ -78,6 +78,7 @@ def test_two_models_beside_what_people_had_decided(job: Path, tmp_path: Path) ->
     run_on_driver(job, "merge")
     assert causes(job) == [
         f"Model: 0123456789abcdef before, {'f' * 16} after.",
-        "Of 2 images people had decided, which stays as they said: the model before says the same of 1 "
-        "(50.0%), the one after of 2 (100.0%).",
+        "Of 2 images that people had decided, and that keep their labels, "
+        "the earlier model says the same about 1 "
+        "(50.0%), the later one about 2 (100.0%).",
     ]

@@ -23,7 +23,7 @@ from camtrap_batch.engine import base
 from camtrap_batch.engine.dask import fanout
 from camtrap_batch.engine.dask.executor import DaskExecutor
 from camtrap_batch.errors import NoWorker, StorageError
-from camtrap_batch.monitor import metrics
+from camtrap_batch.monitor import counters
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Plan, Shard
 
@@ -143,7 +143,7 @@ def test_worker_that_hangs_in_a_process_of_others_closes_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a notebook: the process is not the worker's to end."""
-    monkeypatch.setattr(metrics, "count_here", lambda receipt: None)  # else for the rest of this process
+    monkeypatch.setattr(counters, "count_here", lambda receipt: None)  # else for the rest of this process
     plan = make_plan(4, 2)
     work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), hangs_once=frozenset({3}))
     with (

@@ -187,6 +187,14 @@ def test_page_of_a_training_moves_and_says_what_comes_next(
     for name in ("cpu-0", "idle", "MB"):
         assert page.locator("#workers td", has_text=name).first.is_visible()
     progress.end("train", "done", 1015, 1)
+    progress.begin("detect")
+    plan = Plan.make("detect", [Shard("d", 0, 9)], {})
+    progress.planned(plan, {}, None)
+    seen = {"labels": {"animal": 5, "nothing": 4}}
+    progress.shard_done(plan.shards[0], Receipt("detect", plan.id, "d", 9, (), {}, {}, {}, "w", "a", seen))
+    wait_until(lambda: "animal" in page.inner_text("#species"))
+    assert "Images in which the detector finds such a box" in page.inner_text("#species")
+    progress.end("detect", "done", 9, 1)
     progress.begin("infer")
     plan = Plan.make("infer", [Shard("a", 0, 10), Shard("b", 10, 20)], {})
     progress.planned(plan, {}, None)
@@ -272,7 +280,7 @@ def test_a_driver_of_which_nothing_is_heard_is_gone(monkeypatch: pytest.MonkeyPa
     """Its machine lost the network: the connection never ends."""
     import asyncio
 
-    from camtrap_batch.monitor.metrics import Totals
+    from camtrap_batch.monitor.counters import Totals
 
     board = Board("")
     board.totals, board.scheduler = Totals(), SimpleNamespace(workers={})
@@ -298,7 +306,7 @@ def test_counters_of_a_second_driver_go_on() -> None:
     import asyncio
 
     board = Board("")
-    from camtrap_batch.monitor.metrics import Totals
+    from camtrap_batch.monitor.counters import Totals
 
     board.totals = Totals()
 
@@ -315,7 +323,7 @@ def test_counters_of_a_second_driver_go_on() -> None:
 def test_of_many_jobs_the_last_ones_are_kept() -> None:
     import asyncio
 
-    from camtrap_batch.monitor.metrics import Totals
+    from camtrap_batch.monitor.counters import Totals
 
     board = Board("")
     board.totals = Totals()

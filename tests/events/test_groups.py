@@ -252,7 +252,7 @@ def test_all_probabilities_count_where_there_are_any() -> None:
         (UNCERTAIN, 0.375),
         (UNCERTAIN, 0.375),
     ]
-    with pytest.raises(BrokenPromise, match="not of the model's classes"):
+    with pytest.raises(BrokenPromise, match="do not match the model's classes"):
         combine(table, classes=names[:2], **options)
 
 
@@ -355,8 +355,9 @@ def test_cameras_of_lists_that_are_no_location_are_named(tmp_path: Path) -> None
     (tmp_path / "r.csv").write_text("location,region\ncam01,north\nCAM2,north\nX?,north\n")
     lists = read_species(str(tmp_path / "s.csv"), str(tmp_path / "r.csv"))
     assert unused_cameras(lists, ["CAM1", "CAM2"]) == [
-        "cameras of events.regions that are no location: 2 ('cam01' (there is 'CAM1' in the data set), 'X?')",
-        "cameras of events.species that are no location: 1 ('Lake')",
+        "cameras of events.regions that are not locations: 2 ('cam01' (there is 'CAM1' in the data set), "
+        "'X?')",
+        "cameras of events.species that are not locations: 1 ('Lake')",
     ]
     assert unused_cameras(lists, ["cam01", "CAM2", "X1", "Lake"]) == []
 
@@ -367,9 +368,9 @@ def test_lines_that_match_no_class_are_named(tmp_path: Path) -> None:
     taxonomy, species = read_taxonomy(str(tmp_path / "t.csv")), read_species(str(tmp_path / "s.csv"))
     of_taxonomy, of_species = unused_lines(["Panthera leo", "Vulpes vulpes sp"], taxonomy, species)
     assert of_taxonomy.startswith(
-        "labels of events.taxonomy that are no class of the model: 1 ('vulpes vulpes'"
+        "labels of events.taxonomy that are not classes of the model: 1 ('vulpes vulpes'"
     )
-    assert "events.species that are no class of the model: 1 ('vulpes vulpe'" in of_species
+    assert "events.species that are not classes of the model: 1 ('vulpes vulpe'" in of_species
     assert unused_lines(["Panthera leo (Linnaeus, 1758)", "vulpes vulpes"], taxonomy, None) == []
 
 

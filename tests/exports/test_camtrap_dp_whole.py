@@ -181,7 +181,7 @@ def test_exact_places_of_a_sensitive_species_stay(
             assert row == before
     assert not (tmp_path / "out" / "stations.csv").exists()
     assert (
-        found.notes["other tables of the package left out, as they may name places"] == 2
+        found.notes["other tables of the package left out, as they may reveal positions"] == 2
     )  # and the example's own
     exact = export(images_of(run, exact_places=True), "camtrap-dp", tmp_path / "exact")
     assert cells(tmp_path / "exact", "deployments") == cells(package, "deployments")
@@ -256,7 +256,7 @@ def test_what_people_said_stands_beside_the_machine(
     read = read_camtrap_dp(str(tmp_path / "out"), ImageRoot(str(tmp_path / "images"), {}))
     labels = {row["image_id"]: [one["name"] for one in row["labels"]] for row in read.table.to_pylist()}
     assert labels == {"a": ["oryx"], "b": ["oryx"], "c": ["oryx"], "d": ["lion"]}
-    assert read.notes["observations of a machine, where people observed the same medium or event"] == 3
+    assert read.notes["observations by a machine of what people observed too, left out"] == 3
     made = json.loads((tmp_path / "out" / "datapackage.json").read_text())
     assert (made["title"], made["licenses"], made["project"]["individualAnimals"]) == (
         "Lions",

@@ -77,7 +77,7 @@ def test_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (options["events_outside_of_effort"], options["effort_rests_on"]) == (1, {"cameras": 2})
     said = capsys.readouterr().out
     assert "detection histories of 2 species at 2 stations in 4 occasions of 7 days, from 4 events" in said
-    assert "1 event when no camera worked by the deployments" in said
+    assert "1 event left out: no camera worked then, by the deployments, or outside the occasions" in said
 
 
 def test_options(folder: Path) -> None:
@@ -108,7 +108,7 @@ def test_options(folder: Path) -> None:
     [
         (["--days", "0"], "'0' should be a whole number, 1 or more"),
         (["--day1", "spring"], "'spring' should be survey, station or a date"),
-        (["--values", "many"], "'many' should be one of presence, events, individuals"),
+        (["--values", "many"], "'many' is not possible; possible: events, individuals, presence"),
         (["--min-confidence", "7"], "'7' should be between 0 and 1"),
     ],
 )
@@ -133,7 +133,7 @@ def test_from_photos_alone_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     out = export(tmp_path)
     assert read(out / "effort.csv")[1] == ["A", "7", "3"]
     assert json.loads((out / "options.json").read_text())["effort_rests_on"] == {"images": 1}
-    assert "1 station whose effort is that of their photos, and so too short" in capsys.readouterr().out
+    assert "1 station whose effort is taken from" in capsys.readouterr().out
     assert START.date().isoformat() == "2021-04-11"
 
 

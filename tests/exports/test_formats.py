@@ -416,7 +416,7 @@ def test_camtrap_dp_with_boxes(boxed: Images, tmp_path: Path, check_package: Cal
 
 def test_boxes_of_images_that_are_not_there(boxed: Images, tmp_path: Path) -> None:
     add_boxes(tmp_path / "job.yaml", [{"image_id": "x", "category": "animal"}], threshold=0.2)
-    with pytest.raises(InputError, match="detections of images that the manifest does not have"):
+    with pytest.raises(InputError, match="detections of images that are not in the manifest"):
         written(images_of(boxed.run), "md-json", tmp_path)
 
 
@@ -464,7 +464,9 @@ def test_predictions_that_were_not_merged(tmp_path: Path) -> None:
     commit(run, "infer", "predictions", before.to_table().to_pylist(), before.snapshot.inputs)
     images = images_of(run)
     check_md(written(images, "md-json", tmp_path))
-    with pytest.raises(InputError, match="snapshot 2 of predictions are there; run merge first"):
+    with pytest.raises(
+        InputError, match="no sequences and events for snapshot 2 of predictions; run merge first"
+    ):
         export(images, "csv", tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
 
@@ -473,7 +475,9 @@ def test_predictions_of_other_images(tmp_path: Path) -> None:
     run = write_run(tmp_path, [image("a"), image("b", 1)])
     inputs = run.snapshot("predictions").inputs
     commit(run, "infer", "predictions", [{"image_id": "a"}, {"image_id": "x"}], inputs)
-    with pytest.raises(InputError, match="of other images than the manifest's; run infer first"):
+    with pytest.raises(
+        InputError, match="the predictions do not match the manifest's images; run infer first"
+    ):
         export(images_of(run), "md-json", tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
 

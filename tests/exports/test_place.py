@@ -36,7 +36,7 @@ def camtrap(folder: Path, *options: str) -> int:
         ("md-json", "x", r"should end in \.json"),
         ("md-json", "folder.json", "is a folder; it should be a file"),
         ("cct", "s3://bucket/x.json", "should be a path on this machine"),
-        ("camtrap-dp", "mine", "is a folder with other things than an earlier export in it"),
+        ("camtrap-dp", "mine", "is a folder that holds more than an earlier export"),
         ("camtrap-dp", "job.yaml", r"is a file; it should be a folder, or end in \.zip"),
         ("camtrap-dp", "images/dp", "is, or is inside, dataset.images"),
         ("camtrap-dp", "link", "is a symbolic link"),
@@ -82,36 +82,40 @@ def test_a_package_of_others_stays(run: Run, tmp_path: Path) -> None:
         (("export", "--to", "camtrap-dp"), "x.zip"),
     ],
 )
-def test_a_file_that_no_command_wrote_stays(
+def test_a_file_that_no_command_wrote_is_kept(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], name: str
 ) -> None:
     out = tmp_path / name
     out.write_bytes(b"years of work")
     verb, *rest = command
     words = [verb, str(tmp_path / "job.yaml"), *rest, "--out", str(out)]
-    assert main(words) == 2
-    assert f"--out {out}: is there already, and this run did not write it" in capsys.readouterr().err
-    assert out.read_bytes() == b"years of work"
-    assert main([*words, "--force"]) == 0
-    assert main(words) == 0, "what a command wrote may be replaced"
+    first, second = (tmp_path / f"{out.stem}.kept-{number}{out.suffix}" for number in (1, 2))
+    for _ in range(2):
+        assert main(words) == 0
+    assert f"is kept as {first.name}" in capsys.readouterr().err
+    assert first.read_bytes() == b"years of work"
+    assert not second.exists(), "what a command wrote needs no copy"
     with out.open("ab") as file:
         file.write(b"what a person found")
-    assert main(words) == 2, "it was changed since"
-    assert out.read_bytes().endswith(b"what a person found")
+    assert main(words) == 0
+    assert second.read_bytes().endswith(b"what a person found")
+    assert out.read_bytes() == second.read_bytes().removesuffix(b"what a person found") or name == "x.zip"
     out.write_bytes(b"")
-    assert main(words) == 0, "nothing is lost with an empty file"
+    assert main(words) == 0
+    assert len(list(tmp_path.glob("*.kept-*"))) == 2, "nothing is lost with an empty file"
 
 
-def test_what_lies_beside_an_export_stays_as_well(run: Run, tmp_path: Path) -> None:
+def test_what_lies_beside_an_export_is_kept_as_well(run: Run, tmp_path: Path) -> None:
     words = ["--to", "label-studio", "--out", str(tmp_path / "tasks.json")]
-    assert camtrap(tmp_path, *words) == 0
-    assert camtrap(tmp_path, *words) == 0
+    for _ in range(2):
+        assert camtrap(tmp_path, *words) == 0
     config = tmp_path / "tasks.json.config.xml"
-    config.write_text(config.read_text() + "<!-- with our own species -->")
-    before = (tmp_path / "tasks.json").read_bytes()
-    assert camtrap(tmp_path, *words) == 2
-    assert config.read_text().endswith("<!-- with our own species -->")
-    assert (tmp_path / "tasks.json").read_bytes() == before
+    written = config.read_text()
+    config.write_text(written + "<!-- with our own species -->")
+    assert camtrap(tmp_path, *words) == 0
+    assert config.read_text() == written
+    assert (tmp_path / "tasks.json.config.kept-1.xml").read_text().endswith("<!-- with our own species -->")
+    assert not (tmp_path / "tasks.kept-1.json").exists()
 
 
 def test_a_run_folder_that_may_only_be_read(
@@ -123,7 +127,7 @@ def test_a_run_folder_that_may_only_be_read(
     monkeypatch.setattr(Folder, "write", refuse)
     out = tmp_path / "x.csv"
     assert main(["table", str(tmp_path / "job.yaml"), "manifest", "--out", str(out)]) == 0
-    assert "to replace it later will take --force" in capsys.readouterr().err
+    assert "is kept when it is written again" in capsys.readouterr().err
     assert out.stat().st_size
 
 

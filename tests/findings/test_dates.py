@@ -231,3 +231,13 @@ def test_no_image_has_a_date() -> None:
     for kind in KINDS:
         assert rows_of(kind, [image(None), image(None)]) == []
         assert rows_of(kind, []) == []
+
+
+def test_clocks_that_were_put_back_by_an_hour_are_in_order() -> None:
+    """Where offsets are known it is elapsed time that counts; where one is not, clocks are compared."""
+    before = {"seq_id": "s", "frame_num": 1, "utc_offset_minutes": 120}
+    after = {"seq_id": "s", "frame_num": 2, "utc_offset_minutes": 60}
+    rows = [image("2021-10-31 02:59:50", **before), image("2021-10-31 02:00:10", **after)]
+    assert rows_of("date_out_of_order", rows) == []
+    assert rows_of("date_out_of_order", [rows[0], rows[1] | {"utc_offset_minutes": 120}]) == [1]
+    assert rows_of("date_out_of_order", [rows[0], rows[1] | {"utc_offset_minutes": None}]) == [1]

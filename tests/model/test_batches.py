@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from camtrap_batch.model import Samples
 from camtrap_batch.model.batches import IGNORED, EvalBatches, TrainBatches, in_window, resample, vary
+from camtrap_batch.model.decoding import Decoder
 from camtrap_batch.model.device import Normalise
-from camtrap_batch.model.pixels import Decoder
 
 CPU = torch.device("cpu")
 NORMALISE = Normalise((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), CPU)

@@ -135,7 +135,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(
     ):
         write(folder, {}, "evil.pth")
         write_code(folder / "evil.pth")
-        with pytest.raises(InputError, match="state dict that holds tensors alone"):
+        with pytest.raises(InputError, match="state dict that holds only tensors"):
             import_model(folder, tmp_path / "models")
     assert not (tmp_path / "boom").exists()
     pickle.loads(pickle.dumps(Boom()))  # it would have been run
@@ -181,7 +181,7 @@ def test_the_card_says_otherwise(folder: Path, network: torch.nn.Module) -> None
         ("resize", "crp", "did you mean 'crop'"),
         ("interpolation", "cubic", "did you mean 'bicubic'"),
         ("crop_pct", 1.5, "above 0, and 1 or less"),
-        ("antialias", False, "antialias: false is for bilinear"),
+        ("antialias", False, "antialias: false requires bilinear"),
     ],
 )
 def test_a_framing_that_is_not_possible(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from camtrap_batch.model import Samples, TrainConfig, read_info, train
-from camtrap_batch.model.figures import show_results
 from camtrap_batch.model.judging import RANDOM, keep_random_images
+from camtrap_batch.model.sheets import show_results
 
 SVG = "{http://www.w3.org/2000/svg}"
 

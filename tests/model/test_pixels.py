@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camtrap_batch.model.pixels import Decoder, ahead
+from camtrap_batch.model.decoding import Decoder, ahead
 
 
 def gradient(width: int = 64, height: int = 48) -> Image.Image:

@@ -127,7 +127,9 @@ def test_a_network_that_was_changed_is_not_computed(trained: Trained, networks: 
     load_predictor(folder, "cpu", 1, 5, steps, "openvino", hashes)
     weights = folder / "openvino-int8.bin"
     weights.write_bytes(b"\1" + weights.read_bytes()[1:])
-    with pytest.raises(InputError, match=r"openvino-int8\.bin: is not what was made of the model's weights"):
+    with pytest.raises(
+        InputError, match=r"openvino-int8\.bin: is not what was made from the model's weights"
+    ):
         load_predictor(folder, "cpu", 1, 6, steps, "openvino", hashes)
     weights.unlink()
     with pytest.raises(InputError, match=r"openvino-int8\.bin: can't be read: No such file"):

@@ -109,7 +109,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     told: list[dict[str, Any]] = []
     result = train(few, dataclasses.replace(quick, batch=32, epochs=2), tmp_path, {}, told.append)
     expected = [
-        f"out of memory with {n} images a step: goes on with {n // 2} (train.batch)" for n in (32, 16)
+        f"out of memory with {n} images per step: goes on with {n // 2} (train.batch)" for n in (32, 16)
     ]
     assert notes_of(told) == expected == result.metrics["training"]["notes"]
     assert result.metrics["training"]["batch"] == 8

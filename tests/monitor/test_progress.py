@@ -17,7 +17,7 @@ from distributed import Client
 from camtrap_batch import Job, phases
 from camtrap_batch.cli import main
 from camtrap_batch.engine.dask.performance import performance_path, performance_report
-from camtrap_batch.monitor import metrics
+from camtrap_batch.monitor import counters
 from camtrap_batch.monitor.progress import Cameras, Progress, StageStatus
 from camtrap_batch.monitor.status import read_status
 from camtrap_batch.pipeline import plans
@@ -211,15 +211,15 @@ def test_a_worker_counts_in_a_process_that_counts_already(monkeypatch: pytest.Mo
     """As where scheduler and workers are threads of one process: the names are taken."""
     from prometheus_client import REGISTRY
 
-    monkeypatch.setattr(metrics, "_here", None)
-    taken = metrics.Totals()
+    monkeypatch.setattr(counters, "_here", None)
+    taken = counters.Totals()
     try:
         REGISTRY.register(taken)
     except ValueError:
-        taken = cast(metrics.Totals, SimpleNamespace(is_other=True))
+        taken = cast(counters.Totals, SimpleNamespace(is_other=True))
     try:
         plan = make_plan()
-        metrics.count_here(receipt(plan, plan.shards[0]))
+        counters.count_here(receipt(plan, plan.shards[0]))
     finally:
-        if isinstance(taken, metrics.Totals):
+        if isinstance(taken, counters.Totals):
             REGISTRY.unregister(taken)

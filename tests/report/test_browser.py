@@ -252,6 +252,11 @@ def test_nothing_is_cut(browser: Any, make_whole: MakeData, tmp_path: Path, widt
             " && part.scrollWidth > part.clientWidth + 2 && !part.classList.contains('cut')).length"
         )
         assert cut == 0, "what scrolls says so"
+        squeezed = page.evaluate(
+            "[...document.querySelectorAll('.strip')].filter(part => part.offsetParent"
+            " && getComputedStyle(part, '::before').content !== 'none').length"
+        )
+        assert squeezed == 0, "and takes no room among the frames of an event"
     opened.close()
 
 

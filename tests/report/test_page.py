@@ -311,6 +311,12 @@ def test_only_validated(bare: ReportData) -> None:
         assert absent not in page.text
 
 
+def test_no_image_that_can_be_used(bare: ReportData) -> None:
+    text = Page(render(dataclasses.replace(bare, status_counts={"missing": 60, "corrupt": 40}))).text
+    assert "Which species there are: not one image can be used, see below." in text
+    assert "0 of 100 images can be used." in text
+
+
 def test_no_images_at_all(bare: ReportData) -> None:
     text = Page(render(dataclasses.replace(bare, n_images=0, status_counts={}))).text
     assert "0 of 0 images can be used" in text
@@ -341,7 +347,9 @@ def test_without_a_model_nothing_is_said_of_one(make_data: MakeData) -> None:
     photos = [dataclasses.replace(photo, confidence=None) for photo in data.best_photos]
     text = Page(render(dataclasses.replace(data, best_photos=photos))).text
     assert "A photo of each species that people labelled." in text
-    assert not any(phrase in text for phrase in ("the model is surest", "no photo was kept aside"))
+    assert not any(
+        phrase in text for phrase in ("the model is surest", "no photo labelled by people was kept aside")
+    )
 
 
 def test_unknown_figures_are_dashes(make_data: MakeData) -> None:

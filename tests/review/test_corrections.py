@@ -66,7 +66,7 @@ def test_a_table_of_ones_own(run: Run, tmp_path: Path, capsys: pytest.CaptureFix
         ("i5", None, None, "ben"),
     ]
     text = capsys.readouterr().out
-    assert "4 labels; 2 recorded, of 2 images; 0 say what stands already; 2 match no image" in text
+    assert "4 labels; 2 recorded, of 2 images; 0 repeat what is recorded; 2 match no image" in text
     assert f"no such image: 'nowhere.jpg' ({file}:4)" in text
     assert f"no such image: 'IMG_1.JPG' ({file}:5)" in text  # two cameras have one: it is not guessed
 
@@ -112,7 +112,7 @@ def test_two_people_at_odds(run: Run, tmp_path: Path, capsys: pytest.CaptureFixt
         file = tmp_path / f"{who}.csv"
         file.write_text(f"image_id,label,who,when\ni1,{label},{who},{when}\n")
         read(run, tmp_path, file)
-    assert "on 1 image somebody else said something else: the later one" in capsys.readouterr().out
+    assert "on 1 image people disagree: the later label counts" in capsys.readouterr().out
     assert stands(run) == {"i1": ["leopard"]}
     rows = run.table("corrections").to_table().to_pylist()
     assert [(row["who"], row["label"]) for row in rows] == [("ada", "lion"), ("ben", "leopard")]
@@ -127,8 +127,8 @@ def test_a_label_of_no_list_is_taken_and_said(
     read(run, tmp_path, file)
     assert stands(run) == {"i1": ["Panthera pardus"], "i2": ["person"]}
     text = capsys.readouterr().out
-    assert "'Panthera pardus' is no class or category of the data set: taken as it is, once" in text
-    assert "'person' is no class" not in text
+    assert "'Panthera pardus' is not a class or category of the data set: taken as it is, once" in text
+    assert "'person' is not a class" not in text
 
 
 def test_another_way_of_writing_a_label_is_no_other_species(
@@ -256,7 +256,7 @@ def test_our_own_camtrap_dp_comes_back(run: Run, tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("none.csv", None, "no such file"),
-        ("other.csv", "a,b\n1,2\n", "not a file with labels that is known; its columns are: a, b; it should"),
+        ("other.csv", "a,b\n1,2\n", "not a known kind of file with labels; its columns are: a, b; it should"),
         ("ours.csv", "image_id,label\nx1,lion\nx2,lion\n", "none of the file's 2 rows is about an image"),
         ("ours.csv", "image_id,label,count\ni1,lion,many\n", "ours.csv:2: count: 'many' should be a whole"),
         ("ours.csv", "image_id,label,when\ni1,lion,soon\n", "ours.csv:2: when: 'soon' should be a date"),

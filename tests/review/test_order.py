@@ -202,7 +202,7 @@ def test_a_damaged_draw_is_named(tmp_path: Path) -> None:
     write_run(tmp_path, [image(f"i{n}", 100 * n, "lion") for n in range(3)])
     run = _run(tmp_path / "job.yaml")
     run.folder.write("samples/random-3-0.json", json.dumps({"name": "x"}).encode())
-    with pytest.raises(Damaged, match=r"samples/random-3-0\.json: is no sample"):
+    with pytest.raises(Damaged, match=r"samples/random-3-0\.json: is not a sample"):
         read_draws(run)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 import shutil
@@ -29,6 +30,7 @@ from camtrap_batch.pipeline.order import run_one
 from camtrap_batch.pipeline.stage import StageResult
 from camtrap_batch.stages.train import plan_training
 from camtrap_batch.stages.train.cut import cut_crops
+from camtrap_batch.store.corrections import Correction, read_corrections, record
 from camtrap_batch.store.run import Run
 
 WIDTH, HEIGHT, SIDE = 96, 64, 24
@@ -277,6 +279,88 @@ def test_boxes_of_the_metadata_carry_their_own_labels(made: Made) -> None:
     assert whole == {f"{camera}01" for camera in CAMERAS}, "of these the metadata know no boxes"
     of = dict(zip(samples.image_ids, samples.labels, strict=True))
     assert of["a01"] == "lion"
+
+
+def labels_of(samples: Samples, image_id: str) -> list[str]:
+    """Of the image's crops, in the order of its boxes."""
+    return [label for name, label in zip(samples.image_ids, samples.labels, strict=True) if name == image_id]
+
+
+def say(made: Made, image_id: str, label: str, box: list[float] | None = None) -> None:
+    """What a person says of an image, or of a box in it."""
+    (row,) = (row for row in made.rows("manifest") if row["image_id"] == image_id)
+    when = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=len(read_corrections(made.run)))
+    correction = Correction(
+        label, (image_id,), (row["sha256"],), "me", when, "review",
+        scope="image" if box is None else "box", box=None if box is None else tuple(box),  # type: ignore[arg-type]
+    )  # fmt: skip
+    record(made.run, [correction])
+
+
+def box_of(made: Made, image_id: str, number: int = 0) -> list[float]:
+    """A box as the table has it, moved a little, as a hand would."""
+    boxes = [row for row in made.rows("detections") if row["image_id"] == image_id]
+    return [boxes[number][side] + 0.01 for side in "xywh"]
+
+
+def test_what_people_say_of_a_box_is_what_its_crop_shows(made: Made) -> None:
+    def second_box(results: dict[str, Any]) -> None:
+        (image,) = (image for image in results["images"] if image["file"] == "a/02.jpg")
+        image["detections"].append({"category": "1", "conf": 0.4, "bbox": [0.0, 0.0, 0.2, 0.2]})
+
+    made.change("md.json", second_box)
+    made.do("detect", "select")
+    assert labels_of(made.cut(), "a02") == ["zebra", "zebra"]
+    say(made, "a02", "Lion", box_of(made, "a02", 1))
+    made.do("select")
+    assert labels_of(made.cut(), "a02") == ["", "lion"], "of the other box nobody said anything"
+    say(made, "a02", "zebra", box_of(made, "a02", 0))
+    result = made.do("select")
+    assert result.counts["several classes, kept for its boxes"] == 1
+    assert any("1 image shows several of the classes, and boxes say" in line for line in result.notes)
+    samples = made.cut()
+    assert labels_of(samples, "a02") == ["zebra", "lion"]
+    assert samples.frames is not None
+    assert "a02" not in samples.frames.image_ids, "its label is not one alone"
+    say(made, "a02", "empty", box_of(made, "a02", 1))
+    made.do("select")
+    assert labels_of(made.cut(), "a02") == ["zebra", "empty"], "the detector was wrong there"
+    assert made.do("select").shards_run == 0
+
+
+def test_what_people_say_of_an_image_counts_before_the_boxes_of_the_metadata(made: Made) -> None:
+    made.set(detect={"results": "catalog"})
+    made.do("detect", "select")
+    assert labels_of(made.cut(), "a02") == ["zebra"]
+    say(made, "a02", "lion")
+    made.do("select")
+    assert labels_of(made.cut(), "a02") == ["lion"]
+    say(made, "a02", "zebra", box_of(made, "a02"))
+    made.do("select")
+    assert labels_of(made.cut(), "a02") == ["zebra"]
+
+
+def test_each_box_of_an_image_with_several_species_is_learnt(made: Made) -> None:
+    """Where the metadata say which is where; else such images are dropped, and counted."""
+
+    def both(data: dict[str, Any]) -> None:
+        lion = {"id": "new", "image_id": "a02", "category_id": 1, "bbox": [0, 0, 12, 12]}
+        data["annotations"] += [lion, {"id": "other", "image_id": "b02", "category_id": 1}]
+
+    made.change("cct.json", both)
+    made.do("catalog", "validate", "detect")
+    assert made.do("select").counts["several classes"] == 2
+    made.set(detect={"results": "catalog"})
+    made.do("detect")
+    result = made.do("select")
+    assert result.counts["several classes, kept for its boxes"] == 2
+    assert "several classes" not in result.counts
+    samples = made.cut()
+    assert sorted(labels_of(samples, "a02")) == ["lion", "zebra"]
+    assert labels_of(samples, "b02") == ["zebra"], "the lion there has no box"
+    assert samples.frames is not None
+    assert not {"a02", "b02"} & set(samples.frames.image_ids)
+    samples.check()
 
 
 def test_people_whom_the_detector_finds_are_no_class_of_crops(made: Made) -> None:

@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,20 @@ import pyarrow as pa
 import pytest
 import simplejpeg
 import yaml
+from PIL import ExifTags, Image
 from support_onnx import constant_detector, spot_detector
 
 import camtrap_batch
 from camtrap_batch.engine.base import GivenExecutor, WorkerContext
 from camtrap_batch.engine.inline import InlineExecutor
 from camtrap_batch.errors import CamtrapError, InputError, JobError, StageError
+from camtrap_batch.images import decode_upright
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.order import STAGES, parse_options, run_one
 from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.pipeline.stage import StageResult
-from camtrap_batch.stages.detect import precision
+from camtrap_batch.stages.detect import trial
 from camtrap_batch.stages.detect.shard import DetectShard
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt, Shard
@@ -140,6 +144,11 @@ def test_a_row_for_each_image_and_its_boxes(folder: Path) -> None:
         mine = counts[row["image_id"]]
         assert (row["n_boxes"], row["n_animals"], row["n_people"]) == (len(mine), len(mine), 0)
         assert row["max_confidence"] == max(box["confidence"] for box in mine)
+    receipts = [Receipt.from_json(path.read_bytes()) for path in folder.glob("run/receipts/detect/*/*.json")]
+    seen = Counter[str]()
+    for receipt in receipts:
+        seen.update(receipt.result["labels"])
+    assert seen == {"animal": N // 2, "nothing": N // 2 - 1}, "for those who watch"
     # What could not be read is tried again; where it is still gone, nothing changes.
     before = job.run.snapshot("detected")
     assert job.do().shards_run == 1
@@ -154,7 +163,7 @@ def test_what_stays_unreadable_is_not_tried_for_ever(folder: Path) -> None:
     job.do()
     before = job.run.snapshot("detected")
     assert [job.do().shards_run for _ in range(4)] == [1, 1, 1, 0]
-    said = "tried again in vain, and no more: unreadable 1; --retry unreadable tries them once more"
+    said = "failing repeatedly: unreadable 1; --retry unreadable tries them once more"
     assert said in job.do().notes
     assert job.do(retry="unreadable").shards_run == 1
     after = job.run.snapshot("detected")
@@ -222,7 +231,7 @@ def test_a_threshold_redoes_nothing_but_repeats(folder: Path) -> None:
     shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
     job = Made(folder, model="spots.onnx", repeat={"frames": 6, "iou": 0.9})
     notes = " ".join(job.do().notes)
-    assert "12 boxes at 2 places are repeats" in notes
+    assert "12 boxes at 2 spots set aside as repeats" in notes
     before, table = job.run.snapshot("detected"), job.rows("detections")
     assert {box["repeat"] for box in table if box["confidence"] > 0.5} == {0, 1}
     kept = job.run.snapshot("detections").meta["repeats"]
@@ -257,6 +266,42 @@ def test_shards_of_any_size_give_the_same_rows(folder: Path) -> None:
     assert job.run.table("detections").to_table().equals(first)
 
 
+def test_thumbnails_serve_where_they_are_large_enough(folder: Path) -> None:
+    """The photos themselves are gone after validating; for tiles they are wanted."""
+    shutil.copy(folder / "images" / "b" / "21.jpg", folder / "images" / "b" / "23.jpg")
+    job = Made(folder, model="spots.onnx")
+    job.content["validate"] = {"thumbnails": 64}
+    job.write()
+    job.do("validate")
+    shutil.rmtree(folder / "images" / "a")
+    assert job.do().counts == {"ok": N}
+    sure = [box["image_id"] for box in job.rows("detections") if box["confidence"] > 0.5]
+    assert sure == [f"i{number:02}" for number in range(0, N, 2)]
+    job.write(tiles=2)
+    assert job.do("detect", "limits.lost=1").counts == {"ok": N // 2, "unreadable": N // 2}
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_there", "device"),
+    [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu"), ("cuda", False, "cuda")],
+)
+def test_gpu_workers_where_there_are_some(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, asked: str, is_there: bool, device: str
+) -> None:
+    """What a worker is told to compute on; here it has a CPU all the same."""
+    told = set()
+    of_shard = DetectShard.run
+
+    def on_cpu(self: DetectShard, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
+        told.add(self.device)
+        return of_shard(replace(self, device="cpu"), shard, payload, here)
+
+    monkeypatch.setattr(DetectShard, "run", on_cpu)
+    monkeypatch.setattr("camtrap_batch.stages.detect.has_gpu", lambda: is_there)
+    Made(folder, model="spots.onnx", device=asked).do()
+    assert told == {device}
+
+
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
     job = Made(folder, model="spots.onnx")
     result = job.do(dry_run=True)
@@ -272,7 +317,7 @@ def test_one_that_sees_what_it_does_not_know(folder: Path) -> None:
     constant_detector(folder / "classes.onnx", {"y": np.zeros((1, 10))}, names=["car"], imgsz=[64, 64])
     for model, message in [
         ("cars.onnx", r"detect\.animal_category: .*cars\.onnx has no category 'animal'; possible: car"),
-        ("classes.onnx", r"detect\.model\): no detector, or one whose layout is not known"),
+        ("classes.onnx", r"detect\.model\): not a detector, or one with an unknown layout"),
         ("none.onnx", r"none\.onnx \(detect\.model\): no such file"),
         ("model.tflite", r"model\.tflite: should end in possible: \.onnx"),
     ]:
@@ -291,7 +336,7 @@ def test_one_that_sees_what_it_does_not_know(folder: Path) -> None:
     [
         ({}, "give either model or results"),
         ({"model": "a.onnx", "results": "a.json"}, "give either model or results"),
-        ({"results": "a.json", "tiles": 2}, "size and tiles are for a model"),
+        ({"results": "a.json", "tiles": 2}, "size and tiles apply to a model"),
         ({"model": "a.onnx", "tiles": 3}, "tiles"),
         ({"modle": "a.onnx"}, "did you mean .*model"),
     ],
@@ -382,6 +427,46 @@ def test_boxes_of_the_metadata(folder: Path) -> None:
     assert [human[key] for key in ("image_id", "category", "h")] == ["i02", "person", 0.5]
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+@pytest.mark.parametrize("means", ["stored", "upright", "nothing"])
+def test_boxes_of_the_metadata_of_pictures_that_exif_turns(
+    tmp_path: Path, orientation: int, means: str
+) -> None:
+    """The metadata's size says which way up they mean it; without one it is upright."""
+    pixels = np.full((40, 80, 3), 30, np.uint8)
+    pixels[5:15, 50:70] = 220  # as stored
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    (tmp_path / "images").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", quality=97, exif=exif)
+    bright = decode_upright((tmp_path / "images" / "a.jpg").read_bytes(), 1000)[..., 0] > 128
+    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    there = [columns[0], rows[0], len(columns), len(rows)]
+    height, width = bright.shape
+    lies = orientation >= 5
+    bbox = [50, 5, 20, 10] if means == "stored" and lies else [int(side) for side in there]
+    size = {"stored": {"width": 80, "height": 40}, "upright": {"width": width, "height": height}}.get(
+        means, {}
+    )
+    content = {
+        "images": [{"id": "a", "file_name": "a.jpg", "location": "x", **size}],
+        "annotations": [{"id": "m", "image_id": "a", "category_id": 1, "bbox": bbox}],
+        "categories": [{"id": 1, "name": "lion"}],
+    }
+    (tmp_path / "cct.json").write_text(json.dumps(content))
+    job = Made(tmp_path, results="catalog")
+    for stage in ("catalog", "validate"):
+        job.do(stage)
+    result = job.do()
+    (box,) = job.rows("detections")
+    assert [box[side] for side in "xywh"] == pytest.approx(
+        [there[0] / width, there[1] / height, there[2] / width, there[3] / height], abs=0.03
+    )
+    said = [note for note in result.notes if "the metadata's size says so" in note]
+    assert len(said) == (lies and means != "nothing")
+    assert job.rows("manifest")[0]["orientation"] == (None if orientation == 1 else orientation)
+
+
 def test_a_box_of_the_metadata_that_is_not_in_its_picture(folder: Path) -> None:
     content = json.loads((folder / "cct.json").read_text())
     content["annotations"][0]["bbox"] = [16, 60, 8, 30]
@@ -420,7 +505,7 @@ def test_a_precision_that_holds_is_taken(folder: Path, monkeypatch: pytest.Monke
     if fastest == "float32":
         pytest.skip("this CPU has no shorter floats")
     monkeypatch.setattr(detect, "_FEWEST_TO_CHECK", 1)
-    monkeypatch.setattr(precision, "_SHARE", 1)
+    monkeypatch.setattr(trial, "_SHARE", 1)
     job = Made(folder, model="spots.onnx")
     job.do()
     found = job.run.snapshot("detected").meta["precision"]

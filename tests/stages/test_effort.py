@@ -80,7 +80,10 @@ def test_two_deployments_at_once_are_told(folder: Path, capsys: pytest.CaptureFi
 def test_a_camera_without_a_place_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "cameras.csv").write_text(CAMERAS + "A,0,0,,\nB,,,2021-03-06,2021-03-16\nC,,,,\n")
     assert main(["catalog", str(folder / "job.yaml")]) == 0
-    assert "cameras.csv:3: 'B' has no place (cameras without one: 2); it is on" in capsys.readouterr().err
+    assert (
+        "cameras.csv:3: 'B' has no coordinates (cameras without: 2); it is left out of"
+        in capsys.readouterr().err
+    )
 
 
 def run_of(folder: Path, rows: list[Row], cameras: str) -> tuple[Path, Run]:
@@ -132,7 +135,7 @@ def test_vegetation_is_a_finding_where_photos_are_annotated(tmp_path: Path) -> N
     job.write_text(job.read_text() + "select: {empty: {class: Empty}}\n")
     (found,) = findings(job)
     assert (found["kind"], found["image_id"]) == ("many_empty", "a001")
-    assert found["detail"].startswith("more than 100 images of nothing on 1 of 2 days, at most 119")
+    assert found["detail"].startswith("more than 100 empty images on 1 of 2 days, at most 119")
 
 
 def test_without_deployments_findings_are_what_they_were(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_selection_that_drops_nothing_does_not_wait_for_findings(job: Path, cl
     do(job, "validate", client)
     assert do(job, "select", client, drop).shards_run == 1
     shutil.rmtree(job.parent / "run" / "snapshots" / "findings")
-    with pytest.raises(InputError, match="findings is not of the current manifest; run validate first"):
+    with pytest.raises(InputError, match="findings is not that of the current manifest; run validate first"):
         do(job, "select", client, drop)
 
 

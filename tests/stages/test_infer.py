@@ -27,7 +27,7 @@ from camtrap_batch.model.architectures import create_model
 from camtrap_batch.model.device import choose_precision
 from camtrap_batch.rehearsal import write_dataset
 from camtrap_batch.stages import infer
-from camtrap_batch.stages.infer import precision
+from camtrap_batch.stages.infer import runtimes
 from camtrap_batch.store.run import Run
 
 CLASSES = ("empty", "tayassu pecari", "kudu")
@@ -118,7 +118,8 @@ def test_every_usable_image_has_its_row(validated: Path, tmp_path: Path, local: 
     assert kept["precision"] in kept["tried"]
     assert kept["images"] > 0
     assert any(
-        "1 of the model's 3 classes are no category of the data set: 'kudu'" in note for note in result.notes
+        "1 of the model's 3 classes are not categories of the data set: 'kudu'" in note
+        for note in result.notes
     )
     assert job.infer(local).shards_run == 0
 
@@ -149,7 +150,7 @@ def test_a_worker_that_can_not_load_torch_in_time_is_no_reason_to_stop(
     def fails(work: Any) -> float:
         raise ImportError("no torch here")
 
-    monkeypatch.setattr(precision, "_load", fails)
+    monkeypatch.setattr(runtimes, "_load", fails)
     job = Job(validated, tmp_path)
     job.infer(local)
     chosen = job.precision_chosen()
@@ -290,8 +291,8 @@ def test_boxes_of_a_detector(validated: Path, tmp_path: Path, local: Client) -> 
         f"boxes of {rows.num_rows - 1} of {rows.num_rows} images; the other 1 are classified as whole"
         in notes
     )
-    assert f"{stumps.num_rows} boxes at 1 places are repeats" in notes
-    assert "entries are of no usable image" in notes
+    assert f"{stumps.num_rows} boxes at 1 spot set aside as repeats" in notes
+    assert "entries belong to no usable image" in notes
     # Another threshold is other work; the same again is none.
     assert job.infer(local).shards_run == 0
     content = yaml.safe_load(job.file.read_text())

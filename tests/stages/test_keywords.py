@@ -125,7 +125,7 @@ def test_a_hierarchy_that_no_photo_has(tmp_path: Path) -> None:
 
 def test_a_dry_run_asks_nothing(tmp_path: Path) -> None:
     job = Made(tmp_path, {"hierarchy": "Species"}, select={"classes": ["Vulpes vulpes", "Meles meles"]})
-    assert "7 files would be asked (keywords)" in job.do("catalog", dry_run=True).notes
+    assert "7 files would be read (keywords)" in job.do("catalog", dry_run=True).notes
     assert not (tmp_path / "run").exists()
 
 

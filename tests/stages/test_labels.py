@@ -421,7 +421,7 @@ def test_the_catalog_says_that_no_label_means_no_animal(tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump({"name": "run", "output": str(tmp_path), "dataset": dataset}))
     line = (
-        "none of the labels (fox, leer) is taken to mean: no animal; if one does, name it in "
+        "none of the labels (fox, leer) is taken to mean that there is no animal; if one does, name it in "
         "select.empty.class"
     )
     assert line in run_on_driver(job, "catalog").notes
@@ -431,3 +431,51 @@ def test_the_catalog_says_that_no_label_means_no_animal(tmp_path: Path) -> None:
     )
     (tmp_path / "table.csv").write_text("file_name,species\na.jpg,Empty\nb.jpg,fox\n")
     assert not any("no animal" in note for note in run_on_driver(job, "catalog").notes)
+
+
+def test_the_catalog_asks_about_usual_words_for_empty(tmp_path: Path) -> None:
+    """They stay what they were in jobs that there are, and it takes one key to say otherwise."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"")
+    (tmp_path / "table.csv").write_text("file_name,species\na.jpg,blank\nb.jpg,fox\nc.jpg,empty\n")
+    dataset = {"format": "csv", "metadata": str(tmp_path / "table.csv"), "images": str(tmp_path / "images")}
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump({"name": "run", "output": str(tmp_path), "dataset": dataset}))
+    line = "the label 'blank' counts as an animal; if it means that there is none: "
+    line += "dataset.label: {empty: [blank]}"
+    assert line in run_on_driver(job, "catalog").notes
+    assert line in run_on_driver(job, "catalog").notes
+    assert line not in run_on_driver(job, "catalog", "select.empty.class=blank").notes
+    found = rows(job, "catalog", "file_name", "labels")
+    assert {label["name"] for _, labels in found for label in labels} == {"blank", "fox", "empty"}
+    job.write_text(
+        yaml.safe_dump(
+            {
+                "name": "run",
+                "output": str(tmp_path),
+                "dataset": dataset | {"label": {"empty": ["blank"]}},
+            }
+        )
+    )
+    assert not any("counts as an animal" in note for note in run_on_driver(job, "catalog").notes)
+    found = rows(job, "catalog", "file_name", "labels")
+    assert {label["category_id"] for file, labels in found for label in labels if file != "b.jpg"} == {0}
+
+
+def test_the_catalog_says_where_the_category_0_is_an_animal(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"")
+    content = {
+        "images": [{"id": "a", "file_name": "a.jpg"}],
+        "annotations": [{"image_id": "a", "category_id": 0}],
+        "categories": [{"id": 0, "name": "lion"}, {"id": 1, "name": "zebra"}],
+    }
+    (tmp_path / "cct.json").write_text(json.dumps(content))
+    dataset = {"format": "cct", "metadata": str(tmp_path / "cct.json"), "images": str(tmp_path / "images")}
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump({"name": "run", "output": str(tmp_path), "dataset": dataset}))
+    line = "the category 0 is 'lion' and counts as: no animal"
+    assert any(note.startswith(line) for note in run_on_driver(job, "catalog").notes)
+    content["categories"][0] = {"id": 0, "name": "Blank"}
+    (tmp_path / "cct.json").write_text(json.dumps(content))
+    assert not any("category 0" in note for note in run_on_driver(job, "catalog").notes)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.stages.train.samples import Pictures
+from camtrap_batch.stages.train.selected import Pictures
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.tables import write_table
 
@@ -78,7 +78,7 @@ def test_every_image_is_its_own_from_several_threads(folder: Folder, tmp_path: P
 def test_no_more_is_held_than_there_is_room_for(
     tmp_path: Path, rows: pa.Table, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("camtrap_batch.stages.train.samples._FEWEST_HELD", 2)
+    monkeypatch.setattr("camtrap_batch.stages.train.selected._FEWEST_HELD", 2)
     pictures = open_pictures(folder, tmp_path, rows, budget=1)
     read: list[int] = []
     one_group = pictures._read

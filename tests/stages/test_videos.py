@@ -359,7 +359,7 @@ def test_a_dry_run_asks_nothing(
     lay(tmp_path, files)
     monkeypatch.setattr(videos, "probe_videos", None)
     job = Made(tmp_path)
-    assert "6 files would be asked (videos)" in job.do("catalog", dry_run=True).notes
+    assert "6 files would be read (videos)" in job.do("catalog", dry_run=True).notes
     assert not (tmp_path / "run").exists()
 
 

@@ -430,11 +430,11 @@ def test_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_shard_is_asked_for_by_people(folder: Folder) -> None:
     run(folder, make_plan())
-    with pytest.raises(InputError, match=r"nothing of 'selekt' was done yet; did you mean 'select'\?"):
+    with pytest.raises(InputError, match=r"nothing of 'selekt' has been done yet; did you mean 'select'\?"):
         ask_again(folder, "selekt")
     with pytest.raises(InputError, match="no shard 'x' in the last plan of select"):
         ask_again(folder, "select", "x")
-    with pytest.raises(InputError, match="3 shards begin so"):
+    with pytest.raises(InputError, match="3 shards begin with it"):
         ask_again(folder, "select", "v1")
     assert ask_again(folder, "select", "v1s2") == 1
     assert redone(folder) == {"v1s2"}

@@ -170,7 +170,7 @@ def test_a_damaged_journal_is_named_and_stays(run: Run) -> None:
     record(run, [said("lion", "a")])
     (name,) = run.folder.list(JOURNAL)
     run.folder.write(f"{JOURNAL}/{name}", b"[{")
-    with pytest.raises(Damaged, match=f"{JOURNAL}/{name}: what people said can't be read"):
+    with pytest.raises(Damaged, match=f"{JOURNAL}/{name}: what people said in it can't be read"):
         fold(run)
     assert run.folder.list(JOURNAL) == [name]
 

@@ -114,7 +114,7 @@ def test_a_file_that_is_not_whole_is_made_again(
     assert not stands(folder, plan, TABLES)
     receipts = find_receipts(folder, plan)
     assert unsettled(plan.shards, receipts) == [plan.shards[1]]
-    assert any(line.startswith(f"{path}: ") and "its shard is done again" in line for line in told())
+    assert any(line.startswith(f"{path}: ") and "its shard is redone" in line for line in told())
     with pytest.raises(BrokenPromise, match="shard v1s1 has no receipt"):
         all_settled(plan, receipts)
     run(folder, plan, even_if_current=True)

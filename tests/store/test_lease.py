@@ -374,6 +374,6 @@ def test_gc_takes_snapshots_that_are_not_kept_whatever_their_age(folder: Folder)
 def test_gc_knows_a_folder_that_is_none_of_ours(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "precious.bin").write_bytes(b"1")
-    with pytest.raises(InputError, match="is no run folder"):
+    with pytest.raises(InputError, match="is not a run folder"):
         collect(Folder(str(tmp_path)), min_age_s=-60)
     assert (tmp_path / "models" / "precious.bin").exists()

@@ -104,7 +104,7 @@ def test_no_night(tmp_path: Path) -> None:
     [check] = found(images(*many, night=False), periods)
     assert (check.kind, check.detail) == (
         "no_night_pictures",
-        "none of 50 images is of a night: does the flash work?",
+        "none of 50 images was taken at night: does the flash work?",
     )
     assert found(images(*many[1:], night=False), periods) == []
     assert found(images(*many, night=None), periods) == []
@@ -118,6 +118,6 @@ def test_vegetation(tmp_path: Path) -> None:
     empty = np.ones(101, bool)
     [check] = check_deployments(deployments, photos, empty)
     assert check.kind == "many_empty"
-    assert check.detail.startswith("more than 100 images of nothing on 1 of 1 days, at most 101")
+    assert check.detail.startswith("more than 100 empty images on 1 of 1 days, at most 101")
     empty[3] = False
     assert check_deployments(deployments, photos, empty) == []

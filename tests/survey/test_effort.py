@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_overlaps_of_one_camera_count_once(tmp_path: Path) -> None:
     assert table["days"].to_pylist() == [10, 5]
     for counting in ("station", "cameras"):
         assert days(table, counting) == {"A": 15}
-    assert notes == {"deployments of a camera that stood there already: what they share counts once": 1}
+    assert notes == {"deployments that overlap one of the same camera: the overlap counts once": 1}
     [line] = check_periods(periods, None)
     assert line.startswith(f"{tmp_path}/cameras.csv:3: 'A' has a deployment from 2021-03-06 12:00")
 
@@ -255,3 +256,38 @@ def test_union(some: list[tuple[int, int]]) -> None:
     found = union(some)
     assert {h for a, b in found for h in range(a, b)} == {h for a, b in some for h in range(a, b)}
     assert all(one[1] < two[0] for one, two in itertools.pairwise(found))
+
+
+def test_a_start_that_can_not_be_read_is_not_known_and_is_said(tmp_path: Path) -> None:
+    """The deployment counts from its first photo, as one whose start nobody wrote down."""
+    rows = ["A,0,0,soon,2021-03-11", "B,0,0,2021-03-01,2021-03-11"]
+    notes: Counter[str] = Counter()
+    periods = cameras(tmp_path, *rows, notes=notes)
+    assert notes == {
+        "deployments whose start can't be read, and is taken as not known, so that the first photo counts: "
+        f"{tmp_path}/cameras.csv:2: start: 'soon'": 1
+    }
+    assert periods["start"].to_pylist()[0] is None
+    table, _ = make_deployments(photos(("A", "2021-03-06 12:00"), ("B", "2021-03-02 12:00")), periods, None)
+    assert days(table) == {"A": 6, "B": 10}
+    with pytest.raises(InputError, match=r"cameras\.csv:2: start: 'soon' should be a date such as 2022"):
+        cameras(tmp_path, *rows)  # where nobody would be told
+    with pytest.raises(InputError, match=r"cameras\.csv:2: start: 'soon' should be a date such as 2022"):
+        cameras(tmp_path, "A,0,0,soon,", "B,0,0,later,", "C,0,0,2021-03-01,", notes=Counter())
+    with pytest.raises(InputError, match=r"outages\.csv:2: start: 'soon' should be a date such as 2022"):
+        outages(tmp_path, "A,soon,2021-03-10", "B,2021-03-01,2021-03-02")
+
+
+def test_deployments_as_a_spreadsheet_dates_them(tmp_path: Path) -> None:
+    periods = cameras(tmp_path, "A,0,0,44267,44277.5", "B,0,0,44268,", notes=Counter())
+    assert [str(time) for time in periods["start"].to_pylist()] == [
+        "2021-03-12 12:00:00",
+        "2021-03-13 12:00:00",
+    ]
+    assert str(periods["end"][0]) == "2021-03-22 12:00:00"
+    periods = cameras(tmp_path, "A,0,0,12-Mar-21,25/03/2021", notes=Counter())
+    assert str(periods["start"][0]) == "2021-03-12 12:00:00"
+    with pytest.raises(
+        InputError, match=r"start: '31/03/2021' is written day first, but .*csv:3: .*month first"
+    ):
+        cameras(tmp_path, "A,0,0,31/03/2021,", "B,0,0,03/31/2021,", notes=Counter())

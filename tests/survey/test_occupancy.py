@@ -83,7 +83,7 @@ def test_intervals_cover() -> None:
         (np.zeros((20, 4)), "no detection"),
         (np.ones((20, 1)), "no station has two occasions"),
         (history([1] * 8 + [0] * 12, 4), "no station has two detections"),
-        (history([3] + [0] * 12, 4), "detected at one station alone"),
+        (history([3] + [0] * 12, 4), "detected at only one station"),
     ],
 )
 def test_not_fitted_where_its_conditions_are_not_met(seen: Doubles, reason: str) -> None:

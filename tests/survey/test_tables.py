@@ -14,7 +14,7 @@ import pytest
 from support_exports import image, write_run
 
 from camtrap_batch.cli import main
-from camtrap_batch.survey.tables import rate
+from camtrap_batch.survey.derived import rate
 
 DAY = 86_400.0
 

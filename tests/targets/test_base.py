@@ -99,11 +99,11 @@ def test_push_counts_and_answers() -> None:
 
 
 def test_keys_identify_rows() -> None:
-    with pytest.raises(InputError, match="layer photos: id 'a' is there more than once"):
+    with pytest.raises(InputError, match="layer photos: id 'a' occurs more than once"):
         rows_of(["a", "b", "a"])
     nowhere = pa.chunked_array([pa.nulls(1, pa.float64())])
     with pytest.raises(InputError, match="layer photos: id is empty in 1 rows"):
         LayerRows("photos", "id", pa.table({"id": pa.nulls(1, pa.string())}), nowhere, nowhere)
     twice = pa.concat_tables([stored_of({"a": "1"}), stored_of({"a": "2"})])
-    with pytest.raises(InputError, match="photos: id 'a' is there more than once"):
+    with pytest.raises(InputError, match="photos: id 'a' occurs more than once"):
         plan_edits(rows_of(["b"]), pa.array(["1"]), twice, "photos")

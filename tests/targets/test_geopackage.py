@@ -326,7 +326,7 @@ def test_written_differently_is_undone(pushed: GeoPackageTarget) -> None:
         " BEGIN UPDATE cameras SET model_id = 'mine' WHERE fid = NEW.fid; END",
     )
     before = state(pushed.path)
-    with pytest.raises(StorageError, match=r"3 rows read back differently .*layername=cameras"):
+    with pytest.raises(StorageError, match=r"3 rows read back differ from what was sent.*layername=cameras"):
         pushed.push(layers_of(locations_table(top="tiger")))
     assert state(pushed.path) == before
 
@@ -381,7 +381,7 @@ def odd_value(path: Path) -> None:
         (not_sqlite, "is not a GeoPackage file"),
         (Path.touch, "is not a GeoPackage file"),
         (Path.mkdir, "is a folder"),
-        (not_geopackage, "is an SQLite file, but no GeoPackage"),
+        (not_geopackage, "is an SQLite file, but not a GeoPackage"),
         (not_spatial, "layer photos: is a table without geometry; it should be a layer of points"),
         (with_fields(n_images=[1]), "layer cameras: has no field location; add it as TEXT"),
         (with_fields(location=[7]), "layer cameras: field location is INTEGER; it should be TEXT"),

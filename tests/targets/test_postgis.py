@@ -110,7 +110,7 @@ def test_what_is_written_differently_is_undone(target: PostGISTarget) -> None:
         f"CREATE TRIGGER meddle BEFORE UPDATE ON {target.schema}.cameras"
         f" FOR EACH ROW EXECUTE FUNCTION {target.schema}.meddle()",
     )
-    with pytest.raises(StorageError, match="3 rows read back differently"):
+    with pytest.raises(StorageError, match="3 rows read back differ"):
         target.push(layers_of(locations_table(top="tiger"), photos=photos_table(5)))
     assert sql(target.url, f"SELECT count(*) FROM {target.schema}.photos") == [(9,)]
     tops = sql(target.url, f"SELECT DISTINCT top_label FROM {target.schema}.cameras")

@@ -135,5 +135,7 @@ def test_a_picture_that_ends_early_keeps_no_place() -> None:
 
 def test_what_can_not_be_read_is_not_attached() -> None:
     assert Image.open(io.BytesIO(bare(Photo("a.jpg", 3, photo_with_place)).read()))
-    with pytest.raises(InputError, match=r"a\.dng: its metadata, which may name a place, can't be taken out"):
+    with pytest.raises(
+        InputError, match=r"a\.dng: its metadata, which may reveal a position, can't be removed"
+    ):
         bare(Photo("a.dng", 3, lambda: b"raw"))

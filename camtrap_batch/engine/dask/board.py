@@ -1,8 +1,8 @@
 """The page `/camtrap`, `/camtrap.json` and the metrics of a job, on the scheduler that the job runs on.
 
-A driver registers the `Board` and sends what it knows once a second; of each job, the last state is kept. The
+A driver registers the `Board` and sends what it knows once a second; the last state of each job is kept. The
 scheduler may be one that others started, without this package: what is needed there travels with the plugin,
-so that this module uses nothing of the package but `metrics`, which travels as well.
+so this module uses nothing of the package but `metrics`, which travels as well.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Any
 import tornado.web
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from camtrap_batch.monitor.metrics import Totals, gauges
+from camtrap_batch.monitor.counters import Totals, gauges
 
 NAME = "camtrap"
 OPERATION = "camtrap_state"
-"""What a driver calls of the scheduler, with `state` (text of `Progress.as_record`) and `client` (its id)."""
+"""The scheduler's handler that a driver calls, with `state` (text of `Progress.as_record`) and `client` (its
+id)."""
 
 _MOST_JOBS = 8
-_SILENT_S = 60.0  # a driver that has sent nothing for so long is taken for gone; it sends once a second
+_SILENT_S = 60.0  # a driver that has sent nothing for this long counts as gone; it sends once a second
 _SECONDS_KEPT = 1.0
 
 
@@ -48,7 +49,7 @@ class Board(SchedulerPlugin):
         self.scheduler = scheduler
         self.totals = Totals()
         scheduler.handlers[OPERATION] = self.receive
-        # Whatever prefix the dashboard has; rules added later are asked before the last one.
+        # Whatever prefix the dashboard has; rules added later are tried before the last one.
         routes = [
             (r"(?:/.*)?/camtrap", _PageHandler, {"board": self}),
             (r"(?:/.*)?/camtrap\.json", _JsonHandler, {"board": self}),
@@ -66,7 +67,7 @@ class Board(SchedulerPlugin):
                 job["driver"] = "gone"
 
     async def receive(self, state: str, client: str, driver: str = "connected") -> None:
-        """Take in what a driver says."""
+        """Store what a driver sends."""
         record = json.loads(state)
         before = self.jobs.pop(record["folder"], None)
         known = {}
@@ -80,7 +81,7 @@ class Board(SchedulerPlugin):
         self._made = (0.0, "", b"")
 
     def as_json(self, name: str = "") -> bytes:
-        """The newest job, or the one of this name or folder; made at most once a second."""
+        """The newest job, or the one with this name or folder; computed at most once a second."""
         now = time.time()
         made, for_name, data = self._made
         if for_name == name and now - made < _SECONDS_KEPT:
@@ -108,7 +109,7 @@ class Board(SchedulerPlugin):
         return {**record, "workers": workers, "other_jobs": others}
 
     def collect(self) -> Any:
-        """The counters and gauges of the jobs, as prometheus_client wants them of a collector."""
+        """The counters and gauges of the jobs, in the form that prometheus_client expects of a collector."""
         yield from self.totals.collect()
         job = next(reversed(self.jobs.values()), None)
         stages = job["stages"] if job else []
@@ -130,24 +131,24 @@ class Board(SchedulerPlugin):
         yield from gauges(
             {
                 "camtrap_driver": (
-                    "1 for what the job's driver is: connected, finished, or gone without a word",
+                    "1 for the state of the job's driver: connected, finished, or gone without a word",
                     ("job_name", "state"),
                     drivers,
                 ),
                 "camtrap_driver_silent_seconds": (
-                    "Seconds since the job's driver said something",
+                    "Seconds since the job's driver last reported",
                     ("job_name",),
                     silent,
                 ),
                 "camtrap_stage_images": ("Images of the stage's plan", ("stage",), each("rows")),
-                "camtrap_stage_images_done": ("Those that are done", ("stage",), each("rows_done")),
+                "camtrap_stage_images_done": ("Images that are done", ("stage",), each("rows_done")),
                 "camtrap_stage_images_per_second": ("Speed now", ("stage",), each("rows_per_s")),
                 "camtrap_stage_shards": ("Shards of the stage's plan", ("stage",), each("shards")),
-                "camtrap_stage_shards_done": ("Those that are done", ("stage",), each("shards_done")),
+                "camtrap_stage_shards_done": ("Shards that are done", ("stage",), each("shards_done")),
                 "camtrap_stage_cameras": ("Locations of the stage's images", ("stage",), each("cameras")),
-                "camtrap_stage_cameras_done": ("Those that are done", ("stage",), each("cameras_done")),
+                "camtrap_stage_cameras_done": ("Locations that are done", ("stage",), each("cameras_done")),
                 "camtrap_queue": (
-                    "Shards of the running stage: waiting at the driver, in flight on the cluster",
+                    "Shards of the running stage: waiting on the driver, in flight on the cluster",
                     ("state",),
                     [([state], number) for state, number in queue.items()],
                 ),
@@ -160,7 +161,7 @@ class Board(SchedulerPlugin):
         )
 
     def _queue(self, job: dict[str, Any]) -> dict[str, int]:
-        """Shards that are left of the running stage: still with the driver, and on the cluster."""
+        """Shards left of the running stage: still with the driver, and on the cluster."""
         running = next((stage for stage in job["stages"] if stage["state"] == "running"), None)
         if running is None:
             return {"waiting": 0, "in_flight": 0}
@@ -174,10 +175,10 @@ class Board(SchedulerPlugin):
         return {"waiting": max(0, left - in_flight), "in_flight": in_flight}
 
     def _workers(self, now: float) -> list[dict[str, Any]]:
-        """What each worker does, those longest at their shard first."""
+        """What each worker is doing, those longest at their shard first."""
         found = []
         for worker in self.scheduler.workers.values():
-            # Times are those of the scheduler's clock: the last heartbeat, and what the worker said then.
+            # Times are by the scheduler's clock: the last heartbeat, and what the worker said then.
             silent = max(0.0, now - worker.last_seen)
             doing = list(worker.metrics.get(NAME) or ())
             longest = max(doing, key=lambda entry: entry["seconds"], default=None)
@@ -207,7 +208,7 @@ class Board(SchedulerPlugin):
     def _register_metrics(self) -> None:
         try:
             from prometheus_client import REGISTRY
-        except ImportError:  # the scheduler has no /metrics then
+        except ImportError:  # then the scheduler has no /metrics
             return
         try:
             REGISTRY.register(self)
@@ -224,17 +225,18 @@ class Board(SchedulerPlugin):
 
 
 def _driver(job: dict[str, Any], now: float) -> str:
-    """connected, finished, or gone: its connection ended without a last word, or nothing comes of it."""
+    """connected, finished, or gone: its connection ended without a last word, or it has fallen silent."""
     if job["driver"] == "connected" and now - job["received"] > _SILENT_S:
         return "gone"
     return str(job["driver"])
 
 
 def _report(folder: str) -> dict[str, Any] | None:
-    """Where a job's report is, as this process sees it, and when it was written; None where it does not."""
+    """Where a job's report is, as seen from this process, and when it was written; None if it can't be
+    seen."""
     if "://" in folder:
         return None
-    path = os.path.join(folder, "report", "index.html")  # noqa: PTH118 - strings alone, without the package
+    path = os.path.join(folder, "report", "index.html")  # noqa: PTH118 - only strings, without the package
     try:
         written = os.stat(path).st_mtime  # noqa: PTH116
     except OSError:
@@ -272,11 +274,11 @@ class _JsonHandler(_Handler):
 
 
 class _ReportHandler(_Handler):
-    """The files of a job's report, for browsers on this machine: they show photos and places."""
+    """The files of a job's report, only for browsers on this machine: they show photos and positions."""
 
     def get(self, name: str, path: str) -> None:
         if not ipaddress.ip_address(self.request.remote_ip or "0.0.0.0").is_loopback:  # noqa: S104
-            raise tornado.web.HTTPError(403, "the report is shown to this machine alone")
+            raise tornado.web.HTTPError(403, "the report is shown only to this machine")
         folders = [folder for folder in self.board.jobs if _name(folder) == name and "://" not in folder]
         kind = _KINDS.get(os.path.splitext(path)[1])  # noqa: PTH122
         if not folders or kind is None:

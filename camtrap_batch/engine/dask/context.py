@@ -1,4 +1,4 @@
-"""What work is told of the Dask worker that it runs on."""
+"""What work is told about the Dask worker that it runs on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from camtrap_batch.engine.base import WorkerContext
-from camtrap_batch.engine.dask.team import gathered
+from camtrap_batch.engine.dask.recruiting import gathered
 from camtrap_batch.engine.visibility import Visibility
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def here(worker: Worker, visibility: Visibility) -> WorkerContext:
-    """The context of work on this worker; `visibility` is what the work needs to see."""
+    """The context for work on this worker; `visibility` is what the work needs to see."""
     return WorkerContext(
         name=str(worker.name),
         threads=int(worker.state.nthreads),

@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster as an executor, over any client of it."""
+"""The workers of a Dask cluster as an executor, over any client connected to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PATIENCE_S = 5.0
 
 
 class DaskExecutor:
-    """An `Executor` over a client, which may be the caller's own, and which it does not close.
+    """An `Executor` over a client, which may be the caller's own and is not closed here.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class DaskExecutor:
         try:
             yield answers
             finished = [one for one in futures if one.status == "finished"]
-            with suppress(Exception):  # a worker has gone since
+            with suppress(Exception):  # a worker has gone in the meantime
                 ask = partial(self.client.gather, finished, asynchronous=True)
                 answers += self.client.sync(ask, callback_timeout=_PATIENCE_S)
         finally:
@@ -98,7 +98,7 @@ class DaskExecutor:
                     "the connection to the scheduler is lost: run the same command again"
                 ) from None
         raise ClusterError(
-            f"the {need} worker died {_MOST_DEATHS} times while it was asked {about}, the last one was "
+            f"the {need} worker died {_MOST_DEATHS} times while it was asked {about}; the last one was "
             f"{worker}: see its log"
         )
 
@@ -142,12 +142,12 @@ class DaskExecutor:
 
 @contextmanager
 def open_executor(spec: DaskCluster) -> Iterator[Executor]:
-    """An executor over the cluster that `spec` describes; what was started for it ends with the block.
+    """An executor over the cluster that `spec` describes; whatever was started for it ends with the block.
 
     Raises
     ------
     ClusterError
-        It can't be started, or reached.
+        It can't be started or reached.
     """
     with open_cluster(spec) as client:
         executor = DaskExecutor(client, spec.wait_s, spec.stall_s)
@@ -158,7 +158,7 @@ def open_executor(spec: DaskCluster) -> Iterator[Executor]:
 
 
 def _answer(question: Callable[[], Answer], about: str) -> Answer:
-    """The task of a worker that is asked."""
+    """The task of a worker that is asked a question."""
     with (
         phases.working_on("ask", about, 0) as doing,
         watchdog.watched(get_worker(), doing, phases.STALL_S),

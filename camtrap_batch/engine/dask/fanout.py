@@ -1,8 +1,8 @@
-"""Shards over Dask: a task for each, a bounded window in flight, receipts back; no image can end a job.
+"""Shards over Dask: one task each, a bounded window in flight, receipts back; no image can end a job.
 
-The driver submits a few tasks for every thread and the next one when one ends, so that neither the scheduler
-nor the driver ever holds a whole plan. A task returns its receipt, never data. When a worker dies with
-several tasks, one of their shards is blamed; what becomes of it then is decided in `engine.attempts`.
+The driver submits a few tasks per thread, and the next one when one ends, so that neither the scheduler nor
+the driver ever holds a whole plan. A task returns its receipt, never data. When a worker dies with several
+tasks, one of their shards is blamed; `engine.attempts` decides what becomes of it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from camtrap_batch.engine.dask.fitness import Needs, check_scheduler, unfit_work
 from camtrap_batch.engine.visibility import Visibility
 from camtrap_batch.errors import ClusterError, ClusterLost, ImagesGone, NoWorker, UnfitWorker
 from camtrap_batch.images import MOST_ABANDONED, abandoned
-from camtrap_batch.monitor import metrics
+from camtrap_batch.monitor import counters
 from camtrap_batch.store.shards import Plan, Receipt, Shard, read_receipt, receipt_path
 
 TASKS_PER_THREAD = 3
-_UNFIT_BEFORE_GIVING_UP = 20  # one after the other, with no shard done between them
+_UNFIT_BEFORE_GIVING_UP = 20  # one after the other, with no shard done in between
 _SHARDS_OF_A_GRAPH = 64  # with payloads of 30 to 100 kB each
 _POLL_S = 0.5
 _LOOK_AT_WORKERS_S = 5.0
@@ -59,9 +59,9 @@ def fan_out(
 
 
 def require_workers(client: Client, need: Need, wait_s: float) -> tuple[int, dict[str, float] | None]:
-    """Threads that may run tasks that need `need`, and the resources to ask for.
+    """Number of threads that may run tasks that need `need`, and the resources to ask for.
 
-    Workers that declare no resources at all take CPU work.
+    Workers that declare no resources at all accept CPU work.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def require_workers(client: Client, need: Need, wait_s: float) -> tuple[int, dic
 def submit_to_each(
     client: Client, need: Need, function: Callable[..., Any], *arguments: Any
 ) -> list[Future[Any]]:
-    """A task for each worker that is there now and offers `need`."""
+    """One task for each worker that is there now and offers `need`."""
     try:
         _, resources = require_workers(client, need, wait_s=0)
     except NoWorker:
@@ -118,7 +118,7 @@ class _FanOut:
         self.ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.window = 0
         self.submitted = 0
-        # Else a task that failed for the same client before, and that something keeps, would fail again.
+        # Otherwise a task that failed before for the same client, and that something keeps, would fail again.
         self.token = uuid.uuid4().hex[:8]
         self.charged: set[str] = set()
         self.known: set[str] = set()
@@ -135,12 +135,12 @@ class _FanOut:
             return attempts.outcome
         threads, self.resources = require_workers(self.client, self.need, self.wait_s)
         self._set_window(threads)
-        self.plan.freeze(self.work.folder)  # each worker has to see it there
+        self.plan.freeze(self.work.folder)  # every worker must see it there
         check_scheduler(self.client)
         for reason in self._unfit_among(_offering(self.client, self.need, self.resources)).values():
             raise ClusterError(reason)
         self.looked_at = self.last_seen = time.monotonic()
-        # The client keeps the handler also after the end; not this object with it, and what its stage reads.
+        # The client keeps the handler beyond the end, but must not keep this object and what its stage reads.
         self.client.subscribe_topic(watchdog.TOPIC, partial(_note_stall, self.stalls))
         try:
             while self._fill_window() or self.in_flight:
@@ -151,7 +151,7 @@ class _FanOut:
                 self._look_at_workers()
             attempts.outcome.interrupted = self.stop.is_set() and bool(attempts.todo or attempts.alone)
         finally:
-            # On the way out by an exception: what has not begun shall not begin.
+            # On the way out with an exception: what has not begun must not begin.
             self.client.cancel([future for future, _ in self.in_flight.values()])
             if self.client.status == "running":
                 self.client.unsubscribe_topic(watchdog.TOPIC)
@@ -172,7 +172,7 @@ class _FanOut:
         return bool(self.in_flight)
 
     def _submit(self, attempts: list[Attempt]) -> None:
-        """Submit these in few graphs, since each one costs the scheduler as much as several tasks."""
+        """Submit these in few graphs: each graph costs the scheduler as much as several tasks."""
         keys = []
         for attempt in attempts:
             keys.append(f"{self.plan.stage}-{self.plan.id}-{attempt.shard.id}-{attempt.tries}-{self.token}")
@@ -197,7 +197,7 @@ class _FanOut:
             future.add_done_callback(lambda _, key=key: self.ended.put(key))
 
     def _wait(self) -> list[tuple[Attempt, Future[Any]]]:
-        """Tasks that ended, other than by a worker's death; waits for one, but not for long."""
+        """Tasks that ended, except by a worker's death; waits for one, but not for long."""
         keys: list[str] = []
         try:
             keys.append(self.ended.get(timeout=_POLL_S))
@@ -207,7 +207,7 @@ class _FanOut:
             pass
         ended = [self.in_flight.pop(key) for key in keys if key in self.in_flight]
         if any(_is_killed(future) for future, _ in ended):
-            # A dead worker takes several tasks with it: see them together, to blame the right one.
+            # A dead worker takes several tasks with it: look at them together, to blame the right one.
             time.sleep(_LAST_ERRORS_ARRIVE_S)
             while not self.ended.empty():
                 key = self.ended.get_nowait()
@@ -235,9 +235,9 @@ class _FanOut:
         return True
 
     def _blame(self, future: Future[Any], attempt: Attempt) -> tuple[bool, int, int]:
-        """Of the shards that died together, the greatest is blamed.
+        """Of the shards that died together, the one with the greatest value is blamed.
 
-        It is the one at which the worker stood still, if it did; otherwise the one with most losses; among
+        That is the one the worker stood still on, if it did; otherwise the one with the most losses; among
         equals the one submitted first, since a worker runs its tasks in that order.
         """
         return (str(future.key) in self.stalls, attempt.losses, -attempt.number)
@@ -253,14 +253,15 @@ class _FanOut:
         )
 
     def _fetch(self, futures: Iterable[Future[Any]]) -> dict[str, Receipt]:
-        """Receipts of those that are done, by key, asked for at once: one by one sets the driver's pace."""
+        """Receipts of the tasks that are done, by key, fetched together: one by one would slow the driver
+        down."""
         finished = [future for future in futures if future.status == "finished"]
         if len(finished) < 2:
             return {}
         try:
             ask = partial(self.client.gather, finished, asynchronous=True)
             receipts = self.client.sync(ask, callback_timeout=self.wait_s)
-        except Exception:  # one of them is lost; each is asked for by itself
+        except Exception:  # one of them is lost; each is fetched by itself
             return {}
         return {str(future.key): receipt for future, receipt in zip(finished, receipts, strict=True)}
 
@@ -300,14 +301,14 @@ class _FanOut:
             self.attempts.erred(attempt, problem)
 
     def _unfit_among(self, workers: set[str]) -> dict[str, str]:
-        """Those of `workers` that can't do the work, with the reason; none is looked at twice."""
+        """The `workers` that can't do the work, with the reason; none is examined twice."""
         new, self.known = workers - self.known, workers
         if not new:
             return {}
         return unfit_workers(self.client, new, self.needs)
 
     def _turn_away(self, worker: str, reason: str) -> None:
-        if worker in self.turned_away:  # several of its tasks say so
+        if worker in self.turned_away:  # several of its tasks report it
             return
         self.turned_away[worker] = reason
         if len(self.turned_away) >= _UNFIT_BEFORE_GIVING_UP:
@@ -331,8 +332,9 @@ class _FanOut:
             if now - self.last_seen > self.wait_s:
                 why = next(reversed(self.turned_away.values()), None)
                 raise ClusterLost(
-                    f"every worker that offers {self.need} went away, none came back in {self.wait_s:.0f} s; "
-                    + (f"the last one was sent away: {why}; " if why else "")
+                    f"every worker that offers {self.need} went away, and none came back in "
+                    f"{self.wait_s:.0f} s; "
+                    + (f"the last one was dismissed: {why}; " if why else "")
                     + _RUN_AGAIN
                 ) from None
         else:
@@ -345,9 +347,9 @@ class _FanOut:
 
 
 def _run_shard(shard: Shard, payload: Any, *, work: Work, needs: Needs, stall_s: float) -> Receipt:
-    """The task. A shard that was done by a try whose answer got lost is not done again."""
+    """The task. A shard that was done by an attempt whose answer was lost is not redone."""
     worker = get_worker()
-    # What the worker is at travels with each of its heartbeats.
+    # What the worker is working on travels with each of its heartbeats.
     worker.metrics.setdefault("camtrap", lambda _: phases.current())
     with (
         phases.working_on(work.plan[0], shard.id, shard.rows) as doing,
@@ -357,20 +359,20 @@ def _run_shard(shard: Shard, payload: Any, *, work: Work, needs: Needs, stall_s:
             return done
         needs.check(worker.address)
         receipt = work.run(shard, payload, here(worker, needs.visibility))
-        metrics.count_here(receipt)
+        counters.count_here(receipt)
         _renew_where_decodes_hang(worker)
         return receipt
 
 
 def _renew_where_decodes_hang(worker: Worker) -> None:
-    """Threads that decode on can't be ended but with their process: its nanny starts another in its place."""
+    """Threads still decoding can be ended only with their process: its nanny starts another in its place."""
     if (n := abandoned()) >= MOST_ABANDONED and worker.nanny:
-        why = f"{n} decodes that were given up go on in this process"
+        why = f"{n} abandoned decodes still run in this process"
         worker.loop.add_callback(worker.close_gracefully, restart=True, reason=why)
 
 
 def _note_stall(stalls: dict[str, Stall], event: tuple[float, dict[str, Any]]) -> None:
-    """Called by the client, before the tasks of the worker that ends itself are."""
+    """Called by the client before it handles the tasks of the worker that ends itself."""
     stall = Stall(**event[1])
     stalls[stall.key] = stall
 
@@ -380,7 +382,7 @@ def _is_killed(future: Future[Any]) -> bool:
 
 
 def _lost_worker(future: Future[Any]) -> Any:
-    """The worker that died; its `server_id` is of this process alone, also where it comes back."""
+    """The worker that died; its `server_id` names this one process, even if the worker comes back."""
     return future.exception().last_worker
 
 

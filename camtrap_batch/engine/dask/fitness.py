@@ -1,8 +1,8 @@
 """Whether a worker is fit for the work: the same versions as the driver, images and run folder in sight.
 
-A worker on whose machine a disk is not mounted would call a whole data set missing, and nobody would notice.
-All workers are looked at before a stage's first shard, those that join later when they join, and each
-process looks once more before its own first shard.
+A worker on a machine where a disk is not mounted would call a whole data set missing, and nobody would
+notice. All workers are checked before a stage's first shard, those that join later when they join, and each
+process checks once more before its own first shard.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ PACKAGES = (
     "camtrap-batch", "cloudpickle", "dask", "distributed", "msgpack", "numpy", "pandas", "pillow", "pyarrow",
     "python", "simplejpeg",
 )  # fmt: skip
-"""What tasks travel with, and what decides on the content of a row."""
+"""What carries tasks, and what decides the content of a row."""
 _SCHEDULER_PACKAGES = ("dask", "distributed", "msgpack", "python")
 _PATIENCE_S = 60.0
 
 
 def check_scheduler(client: Client) -> None:
-    """Raise ClusterError where the scheduler runs other versions of what it shares with the driver."""
+    """Raise ClusterError if the scheduler runs other versions of what it shares with the driver."""
     there = client.run_on_scheduler(get_package_info, _SCHEDULER_PACKAGES)
     if different := differences(get_package_info(_SCHEDULER_PACKAGES), there, _SCHEDULER_PACKAGES):
         raise ClusterError(f"the scheduler {client.scheduler_info()['address']} {_other_versions(different)}")
@@ -37,7 +37,7 @@ def check_scheduler(client: Client) -> None:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the work needs of a worker: the driver's versions, and what is to be seen."""
+    """What the work needs of a worker: the driver's versions, and what it must see."""
 
     visibility: Visibility
     versions: tuple[tuple[str, str | None], ...]
@@ -47,7 +47,7 @@ class Needs:
         return cls(visibility, tuple(get_package_info(PACKAGES).items()))
 
     def check(self, worker: str) -> None:
-        """Raise UnfitWorker where this process, the worker at that address, is not fit; asked once."""
+        """Raise UnfitWorker if this process, the worker at that address, is not fit; checked once."""
         if self in _fit:
             return
         if different := differences(dict(self.versions), get_package_info(PACKAGES)):
@@ -61,14 +61,14 @@ _fit: set[Needs] = set()
 
 
 def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> dict[str, str]:
-    """Which of `workers` (addresses) can't do the work, and why, a line each.
+    """Which of `workers` (addresses) can't do the work, and why, one line each.
 
-    One that does not answer in time is not named: it looks by itself before its own first shard.
+    One that does not answer in time is not named: it checks by itself before its own first shard.
     """
     addresses = list(workers)
 
     async def ask() -> dict[str, Any]:
-        # Each by itself: one that stands still must not keep the answers of others.
+        # Each by itself: one that stands still must not hold up the answers of others.
         asked = {
             asyncio.ensure_future(
                 client.run(look, needs.visibility, workers=[address], on_error="return")
@@ -92,13 +92,13 @@ def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> dict[
                 unfit[address] = f"{who} {found.missing}"
         elif isinstance(found, ImportError | AttributeError):
             unfit[address] = f"worker {address} runs another camtrap-batch than here, or none: {found}"
-        # Any other exception: it went away meanwhile.
+        # Any other exception: it is gone in the meantime.
     return unfit
 
 
 @dataclass(frozen=True)
 class WorkerLook:
-    """What a worker process says of itself; `missing`: what it can't see and why, or empty."""
+    """What a worker process says about itself; `missing`: what it can't see and why, or empty."""
 
     host: str
     versions: dict[str, str | None]
@@ -123,7 +123,7 @@ def differences(
 
 
 def _other_versions(different: list[str]) -> str:
-    return f"runs other versions than this machine: {'; '.join(different)}; install the same on both"
+    return f"runs other versions than this machine: {'; '.join(different)}; install the same versions on both"
 
 
 def _version(package: str, versions: Mapping[str, str | None]) -> str:

@@ -28,12 +28,12 @@ def performance_path(stage: str, plan_id: str) -> str:
 def performance_report(
     client: Client, run: Run, plan: Plan, stop: threading.Event
 ) -> Iterator[Callable[[], object]]:
-    """Write the report of what runs in the block, of a block that ends with an error as well.
+    """Write the report of what runs in the block, even if the block ends with an error.
 
-    The scheduler makes it, with bokeh, and does nothing else meanwhile (a second or two). It begins when the
-    function is called that the block is given: once the work is done, so that the rest of the block goes on
-    beside it; at the latest when the block ends. Whatever goes wrong with it is a line in the log; it never
-    ends a job. After Ctrl-C there is none.
+    The scheduler makes it, with bokeh, and does nothing else in that time (a second or two). It is begun when
+    the block calls the function it is given, once the work is done, so that the rest of the block goes on
+    alongside; at the latest when the block ends. Whatever goes wrong with it is a line in the log; it never
+    ends a job. After Ctrl-C no report is made.
     """
     # Not distributed's own context manager: that one writes with fsspec, and raises what it meets.
     began, problem, count = time.time(), "", 0
@@ -58,7 +58,7 @@ def performance_report(
         finally:
             begin().result()
             if problem and not stop.is_set():
-                with suppress(Exception):  # the same disk, perhaps; what the block raised says more
+                with suppress(Exception):  # perhaps the same disk; what the block raised says more
                     run.log("no performance report", stage=plan.stage, problem=problem)
 
 
@@ -76,7 +76,7 @@ def _write(client: Client, run: Run, plan: Plan, began: float, count: int) -> No
 
 
 async def _prepare(client: Client) -> int:
-    """Let the scheduler note each task's times; returns where its record of the machine's load is."""
+    """Have the scheduler record each task's times; returns where its record of the machine's load begins."""
     await client.get_task_stream(start=0, stop=0)
     count: int = await client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.monitor.count)
     return count

@@ -1,4 +1,4 @@
-"""What every worker process does first; loaded under the name `camtrap_batch.worker`."""
+"""What every worker process runs first; loaded under the name `camtrap_batch.worker`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ async def dask_setup(worker: Any) -> None:
     # times slower (two threads of torch on two cores) as soon as anything else wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _keep_freed_memory()
-    # The search for garbage at the end of Python goes through all that torch and fastai have loaded, for
-    # nothing: 1 to 2 s of a core in each worker, for which the end of the cluster waits.
+    # Garbage collection at Python's exit would search all that torch and fastai have loaded, in vain:
+    # 1 to 2 s of a core in each worker, which the end of the cluster would wait for.
     atexit.register(gc.freeze)
 
 
 def _keep_freed_memory() -> None:
-    """Undo the nanny's `MALLOC_TRIM_THRESHOLD_=65536`, with which each large array is new pages each time.
+    """Undo the nanny's `MALLOC_TRIM_THRESHOLD_=65536`, which makes every large array take new pages.
 
-    Pages of a freed tensor went back to the system at once, and training spent half of its time on getting
-    new ones. The limits are those that glibc's own rule can reach (mallopt(3)).
+    With it, pages of a freed tensor went back to the system at once, and training spent half of its time
+    getting new ones. The limits are those that glibc's own rule can reach (mallopt(3)).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _EVERY_S = 1.0
-_PATIENCE_S = 5.0  # with a scheduler that is busy
+_PATIENCE_S = 5.0  # patience with a busy scheduler
 
 
 class Publisher:
     """Puts the page on a client's scheduler, and keeps it up to date until `close`.
 
-    A page that can't be had is no reason to end a job: `problem` says why, and the job goes on without.
+    A page that can't be shown is no reason to end a job: `problem` says why, and the job goes on without it.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -31,7 +31,7 @@ class Publisher:
         self.problem: str | None = None
 
     def open(self, client: Client) -> None:
-        """Begin, on this client's scheduler; a second time for the same one, nothing happens."""
+        """Begin on this client's scheduler; calling it again for the same one does nothing."""
         if self._client is client:
             return
         self.close()
@@ -41,7 +41,7 @@ class Publisher:
         except Exception as problem:
             self.problem = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             return
-        with suppress(Exception):  # the next one is a second later
+        with suppress(Exception):  # the next attempt is a second away
             self._send("connected")
         self._stop = threading.Event()
         self._thread = threading.Thread(
@@ -58,7 +58,7 @@ class Publisher:
         self._thread = None
         try:
             self._send("finished")
-        except Exception:  # the cluster has gone; so has the page
+        except Exception:  # the cluster is gone, and so is the page
             return
         finally:
             self._client = None
@@ -67,7 +67,7 @@ class Publisher:
         while not stop.wait(_EVERY_S):
             try:
                 self._send("connected")
-            except Exception:  # the fan-out sees by itself that the scheduler is lost
+            except Exception:  # the fan-out notices by itself that the scheduler is lost
                 if self._client is None or self._client.status not in ("running", "connecting"):
                     return
 
@@ -87,15 +87,15 @@ class Publisher:
 
 
 def register(client: Client) -> None:
-    """Put the page on the scheduler, unless it is there. Raises whatever keeps the scheduler from it."""
-    import cloudpickle  # a requirement of Dask
+    """Put the page on the scheduler, unless it is there already. Raises whatever prevents it."""
+    import cloudpickle  # Dask requires it
 
     from camtrap_batch.engine.dask import board
-    from camtrap_batch.monitor import metrics
+    from camtrap_batch.monitor import counters
 
     page = (files("camtrap_batch.engine.dask") / "page.html").read_text("utf-8")
-    modules = (metrics, board)
-    # The scheduler may have another version of this package, or none at all.
+    modules = (counters, board)
+    # The scheduler may have another version of this package, or not have it at all.
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:

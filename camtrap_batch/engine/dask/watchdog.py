@@ -2,7 +2,7 @@
 
 A shard makes progress with each image that is read or judged, each batch that is classified or trained on,
 and each change of phase (see `phases`). A worker that ends takes its shard with it, which is tried again as
-after any death; what the worker says before tells the driver which shard it was.
+after any death; the worker's last message tells the driver which shard it was.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from distributed import Worker
 
 TOPIC = "camtrap-stalled"
-"""Dask topic on which a worker says that it ends itself, as a `Stall`."""
+"""Dask topic on which a worker announces, as a `Stall`, that it ends itself."""
 
-_LOOKS = 30  # within the time
+_LOOKS = 30  # within `stall_s`
 _LAST_WORDS_S = 0.5
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def watched(worker: Worker, doing: phases.Doing, stall_s: float) -> Iterator[None]:
-    """Until the block is left, end `worker` where what it is `doing` stands still for `stall_s` seconds.
+    """Until the block ends, end `worker` if what it is `doing` stands still for `stall_s` seconds.
 
     A process with a nanny ends at once, and its nanny starts another. One without may be more than a worker:
-    only the worker in it closes.
+    only the worker in it is closed.
     """
     left = threading.Event()
     key = str(worker.get_current_task())

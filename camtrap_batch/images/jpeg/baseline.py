@@ -1,12 +1,12 @@
 """Sound baseline JPEG files, at an eighth or a quarter of their size, faster than libjpeg-turbo.
 
-A decoder of our own, since reading every byte of a million files is what `validate` is for: with
+A decoder of our own, because reading every byte of a million files is the purpose of `validate`: with
 libjpeg-turbo instead, judging takes 1.27 times as long without thumbnails and 1.46 times with them.
 
-Nearly every file of a camera is one: Huffman coded, sequential, one scan, intact. Such a file is read here,
-by the compiled loops of `huffman`. Whatever is unusual in a file, be it damage or an option that cameras do
-not use, makes the answer None: libjpeg then says what it is. So this module may refuse what libjpeg takes,
-but never takes a file of which libjpeg complains.
+Nearly every file of a camera is such a file: Huffman coded, sequential, one scan, intact. It is read here, by
+the compiled loops of `huffman`. Anything unusual in a file, be it damage or an option that cameras do not
+use, makes the answer None: libjpeg then decides. So this module may refuse what libjpeg accepts, but never
+accepts a file about which libjpeg complains.
 
 ITU-T T.81 (1992), annex B; JFIF 1.02 (1992) for colours; Adobe technical note 5116 (1992) for its marker.
 """
@@ -28,15 +28,15 @@ from camtrap_batch.images.raster import colour, paint, resample_plane
 _SOF0, _DHT, _SOS, _DQT, _DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD  # markers of segments
 _APP0, _APP14, _APP15, _COM = 0xE0, 0xEE, 0xEF, 0xFE
 _YCBCR = ((1, 2, 3), (0, 1, 2))
-"""Ids of components that stand for luma and chroma."""
+"""Ids of the components for luma and chroma."""
 _LARGEST_SAMPLING, _MOST_BLOCKS = 4, 10  # of a component; of an MCU (T.81, B.2.2 and B.2.3)
 _LARGEST_DC = 11  # bits of a difference of 8-bit samples (T.81, table F.1)
-_SCALES = (1, 2)  # pixels of the reduced picture for the 8 of a block's side
+_SCALES = (1, 2)  # pixels of the reduced picture for the 8 along a block's side
 _ZIGZAG = [0, 1, 2, 4]  # where the lowest frequencies are, in the order of `read_blocks`
 
 
 class _Unusual(Exception):
-    """Something that libjpeg has to look at."""
+    """Something that libjpeg must decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,15 @@ def decode_baseline(data: bytes, wanted: int, exactly: bool = False) -> Pixels |
 
     Parameters
     ----------
-    exactly : the short side shall have no more. Chroma is brought to half of that size, which is what a
-        thumbnail keeps of it: half as many samples as of RGB
+    exactly : the short side must not have more. Chroma is scaled to half of that size, which is what a
+        thumbnail keeps of it: half as many samples as RGB has
 
     Returns
     -------
     Shape (height, width, 3) RGB, or (height, width, 1) grey; without `exactly` each side an eighth or a
     quarter of the file's, rounded up. A pixel is the mean of the 64 or 16 that it stands for, as far as the
-    lowest frequencies tell it; chroma is as coarse as in the file. None where the file is not surely sound,
-    or where a quarter is too small.
+    lowest frequencies show; chroma is as coarse as in the file. None if the file is not surely sound,
+    or if a quarter is too small.
     """
     try:
         header = _read_header(data)
@@ -86,12 +86,12 @@ def decode_baseline(data: bytes, wanted: int, exactly: bool = False) -> Pixels |
         if coefficients is None:
             return None
         return _make_pixels(header, scale, coefficients, wanted if exactly else None)
-    except (_Unusual, IndexError, KeyError):  # of bytes, tables or components that are not there
+    except (_Unusual, IndexError, KeyError):  # bytes, tables or components are missing
         return None
 
 
 def is_sound_baseline(data: bytes) -> bool:
-    """Whether it is surely a sound baseline JPEG, its colours sampled in whatever way libjpeg takes."""
+    """Whether it is surely a sound baseline JPEG, with any colour sampling that libjpeg accepts."""
     try:
         header = _read_header(data)
         for component in header.components:
@@ -103,14 +103,14 @@ def is_sound_baseline(data: bytes) -> bool:
 
 
 def _is_usual(header: _Header) -> bool:
-    """Whether there is luma alone, or chroma of as many samples, half or a quarter."""
+    """Whether there is only luma, or chroma with as many samples, half or a quarter."""
     first, *others = header.components
     factors = first.across in (1, 2) and first.down in (1, 2)
     return factors and all((other.across, other.down) == (1, 1) for other in others)
 
 
 def _read_header(data: bytes) -> _Header:
-    """Read the segments up to the scan; a byte that is not as usual raises."""
+    """Read the segments up to the scan; raises on any unusual byte."""
     _expect(data.startswith(b"\xff\xd8"))
     header = _Header()
     at = 2
@@ -192,7 +192,7 @@ def _sizes(header: _Header) -> tuple[int, int, list[int]]:
 
 
 def _read_coefficients(data: bytes, header: _Header, scale: int) -> npt.NDArray[np.int16] | None:
-    """The lowest frequencies of each block, from `read_blocks`; None where the stream is not sound."""
+    """The lowest frequencies of each block, from `read_blocks`; None if the stream is not sound."""
     n_columns, n_rows, sizes = _sizes(header)
     if 2 * sum(sizes) > 8 * (len(data) - header.scan):  # no block takes less than two bits
         return None
@@ -244,7 +244,7 @@ def _make_pixels(
 
 
 def _blocks(header: _Header, n_columns: int, sizes: list[int]) -> npt.NDArray[np.int64]:
-    """What `read_blocks` needs to know of each block of an MCU."""
+    """What `read_blocks` needs to know about each block of an MCU."""
     pairs = list(dict.fromkeys(header.tables))
     rows = []
     for number, component in enumerate(header.components):

@@ -1,4 +1,4 @@
-"""What a JPEG file will cost a decoder, told from its markers before anything is decoded.
+"""What a JPEG file will cost a decoder, judged by its markers before anything is decoded.
 
 Markers are found as libjpeg finds them, over fill bytes and rubbish: ITU-T T.81 (1992), annex B.
 """
@@ -21,8 +21,8 @@ class Frame:
 
     Attributes
     ----------
-    blocks : of 8 x 8 samples, of all components together
-    scans : how many there may be
+    blocks : number of blocks of 8 x 8 samples, in all components together
+    scans : the largest possible number of scans
     is_buffered : whether a decoder has to hold every coefficient: it is progressive, or has a scan for each
         component
     coded : bytes from the first scan's header to the file's end
@@ -39,12 +39,12 @@ class Frame:
 
     @property
     def coefficient_bytes(self) -> int:
-        """Bytes that a decoder needs beside a few rows of the picture."""
+        """Bytes that a decoder needs besides a few rows of the picture."""
         return self.blocks * 128 if self.is_buffered else 0
 
 
 def read_frame(data: bytes) -> Frame | None:
-    """The frame of a JPEG file, up to its first scan; None where there is none that libjpeg would decode."""
+    """The frame of a JPEG file, up to its first scan; None if it has none that libjpeg would decode."""
     at, found = 2, None
     while True:
         at = data.find(b"\xff", at)

@@ -1,8 +1,8 @@
 """The entropy-coded part of a baseline JPEG, read by compiled loops.
 
-What makes it faster than a decoder: of most coefficients nothing but their number of bits matters here, so
-one look into a table steps over as many codes, with their values, as fit into `LOOK` bits. The lowest
-frequencies alone are kept. A stream is sound or not; what is wrong with one that is not, libjpeg has to say.
+It is faster than a full decoder because for most coefficients only their number of bits matters here, so one
+table look-up steps over as many codes, with their values, as fit into `LOOK` bits. Only the lowest
+frequencies are kept. A stream is either sound or not; libjpeg must say what is wrong with an unsound one.
 
 ITU-T T.81 (1992): sections F.2.2 (decoding), C (tables of codes), B.1.1.5 (stuffed bytes, restart markers).
 """
@@ -20,10 +20,10 @@ from numba.extending import intrinsic
 from camtrap_batch.images.compiled import compiled
 
 LOOK: Final = 13
-"""Bits looked up at once; tables of this size stay in a core's first cache. More, or fewer, are slower."""
+"""Bits looked up at once; tables of this size stay in a core's L1 cache. More or fewer are slower."""
 
 PADDING: Final = 4096
-"""Bytes of zeros after a stream: more than one MCU, 10 blocks of 64 codes of 31 bits, can take."""
+"""Bytes of zeros after a stream: more than one MCU (10 blocks of 64 codes of 31 bits) can use."""
 
 _END_OF_BLOCK: Final = 128
 _NOT_IN_TABLE: Final = 1000
@@ -34,7 +34,7 @@ _U64 = np.uint64
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _load(_context: Any, array: Any, position: Any) -> Any:
-    """The 8 bytes of an array of bytes from a position on, as a number with the first byte on top."""
+    """The 8 bytes of a byte array from a position on, as a big-endian number."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = builder.load(_pointer(context, builder, signature, arguments))
@@ -46,7 +46,7 @@ def _load(_context: Any, array: Any, position: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _store(_context: Any, array: Any, position: Any, _value: Any) -> Any:
-    """Put a number where `_load` would read it."""
+    """Store a number where `_load` would read it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, signature, arguments)
@@ -70,19 +70,19 @@ def fill_tables(
     many: npt.NDArray[np.uint16],
     early: npt.NDArray[np.uint32],
 ) -> bool:
-    """Tables that a stream's next bits are looked up in; False where the counts are no code.
+    """Fill the tables in which a stream's next bits are looked up; False if the counts do not form a code.
 
     Parameters
     ----------
-    counts : codes of 1 to 16 bits
+    counts : number of codes of 1 to 16 bits
     symbols : their meanings, in the order of the codes: a run of zeros (high 4 bits) and a value's bits
-    single : filled, shape (65536,): a code's bits * 256 + its symbol; 0 where no code begins so
+    single : filled, shape (65536,): a code's bits * 256 + its symbol; 0 if no code begins like this
     first : filled, shape (2**LOOK,): the same, for codes of up to `LOOK` bits
     many : filled, shape (2**LOOK,): coefficients * 32 + bits of all codes, with their values, that fit into
-        `LOOK` bits; 128 coefficients more where the last of them ends its block
+        `LOOK` bits; 128 coefficients more if the last of them ends its block
     early : filled, shape (2**LOOK,): of a block's first coefficients after DC, up to the fourth, those that
         fit into `LOOK` bits. From the top: value + 64 of the fourth, second and first in 7 bits each, the
-        position of the next coefficient in 7, the bits of these codes in 4. 0 where not one fits
+        position of the next coefficient in 7, the bits of these codes in 4. 0 if none fits
     """
     code, symbol = 0, 0
     for length in range(1, _PEEK + 1):
@@ -145,7 +145,7 @@ def unstuff(
     Stuffed zeros, fill bytes and restart markers are left out. `ends` is filled with the end of each restart
     interval in `out`, which has `PADDING` more bytes than `data` from `start` on.
 
-    Returns whether there are as many intervals as `ends` has room for, with each marker where it belongs.
+    Returns whether there are exactly as many intervals as `ends` has room for, each marker in its place.
     """
     ones, tops = _U64(0x0101010101010101), _U64(0x8080808080808080)
     at, stop, to = _U64(start), _U64(len(data)), _U64(0)
@@ -198,9 +198,9 @@ def read_blocks(
 
     Parameters
     ----------
-    stream, ends : from `unstuff`
+    stream, ends : results of `unstuff`
     interval : MCUs between two restart markers
-    n_rows, n_columns : of MCUs
+    n_rows, n_columns : rows and columns of MCUs
     blocks : shape (blocks of an MCU, 5): component; number of its tables; position of the first such block;
         how far the next one lies; how far the next row of MCUs lies from where the last one ended. Changed.
     dc_single, dc_first, ac_single, ac_first, ac_many, ac_early : tables from `fill_tables`, stacked
@@ -294,7 +294,7 @@ def read_blocks(
                             break
                     if k <= _U64(64) or _U64(_END_OF_BLOCK) < k < _U64(_END_OF_BLOCK + 64):
                         continue
-                    # The last look went too far, or met a code that is too long for the table: back, and
+                    # The last look-up went too far, or met a code too long for the table: go back, and read
                     # that code by itself.
                     k -= step >> _U64(5)
                     at -= step & _U64(31)

@@ -1,1 +1,1 @@
-"""Where images may be: a folder, a bucket, a web server, a zip in any of them, a layer of ArcGIS."""
+"""Where images may be: a folder, a bucket, a web server, a zip in any of these, an ArcGIS layer."""

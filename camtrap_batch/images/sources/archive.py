@@ -1,7 +1,7 @@
-"""Images in a zip file, on a disk or far away: listed from its central directory, read by one read each.
+"""Images in a zip file, on a disk or remote: listed from its central directory, fetched by one read each.
 
-`zipfile` reads the directory. Members are found and read by our own code: one that `zipfile` opens takes two
-reads or three, each a request where the zip is far away, and its objects for a million members 1 GB.
+`zipfile` reads the directory. Members are found and read by our own code: `zipfile` needs two or three reads
+per member, each of them a request if the zip is remote, and its objects for a million members take 1 GB.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from camtrap_batch.images.sources.base import (
     scheme_of,
     source_of,
 )
+from camtrap_batch.ranges import Ranges
 from camtrap_batch.remote import plain, redacted
 
 ENTRY = pa.struct(
     [("offset", pa.int64()), ("packed", pa.int64()), ("method", pa.int16()), ("crc", pa.int64())]
 )
-"""Where in the zip a file is: of its own header; packed size in bytes; compression method; CRC-32."""
+"""Where a file is in the zip: offset of its own header; packed size in bytes; compression method; CRC-32."""
 
 _HEADER = struct.Struct("<4s5H3L2H")  # a local file header, APPNOTE.TXT 4.3.7
-_SLACK = _HEADER.size + 512  # the header, with the name and whatever else stands there: read along
+_SLACK = _HEADER.size + 512  # the header, with the name and whatever else follows, read along with the data
 _UTF8, _ENCRYPTED = 0x800, 0x1
 _NOT_A_ZIP = (
     zipfile.BadZipFile, NotImplementedError, struct.error, UnicodeError, ValueError, OverflowError, EOFError
@@ -47,13 +48,13 @@ _NOT_A_ZIP = (
 
 
 class Archive:
-    """A zip file. A single folder that all its files are in may be left out of file names.
+    """A zip file. If all its files are in a single folder, that may be left out of file names.
 
     Parameters
     ----------
     url : for messages
     blob : the zip file
-    folder : inside it, that file names are relative to; "" for all of it
+    folder : folder in the zip that file names are relative to; "" for the whole zip
     """
 
     def __init__(self, url: str, blob: Blob, folder: str = "") -> None:
@@ -80,7 +81,7 @@ class Archive:
         return cls(url, open_file(file, options), folder)
 
     def check(self) -> None:
-        """Only the end of the zip is read, which says where its directory is."""
+        """Reads only the end of the zip, which says where its directory is."""
         try:
             file = _Seekable(self._blob)
         except FileNotFoundError:
@@ -147,7 +148,7 @@ class Archive:
         return f"{self._folder}/{file_name}" if self._folder else file_name
 
     def _index(self) -> _Index:
-        """The zip's directory: read again where the zip is another one than before."""
+        """The zip's directory, read again if the zip has changed."""
         with self._lock:
             try:
                 version = self._blob.stat()
@@ -161,7 +162,7 @@ class Archive:
             try:
                 index = _Index.of(file)
             except (OSError, *_NOT_A_ZIP) as problem:
-                # `zipfile` takes a read that fails for a file that ends.
+                # `zipfile` takes a failing read for the end of the file.
                 raise (
                     self._cant_read(file.failure) if file.failure else self._broken(plain(problem))
                 ) from None
@@ -182,7 +183,8 @@ class Archive:
 
     def _broken(self, why: str) -> InputError:
         return InputError(
-            f"{self._where}: is no whole zip file ({KEY}): {why}; was it copied to its end? `unzip -t` tells"
+            f"{self._where}: is not a whole zip file ({KEY}): {why}; was it copied completely? "
+            "`unzip -t` tells"
         )
 
 
@@ -221,7 +223,7 @@ class _Index:
         return cls(columns.sort_by("name"), top)
 
     def find_all(self, names: Sequence[str | None]) -> pa.Array:
-        """Row of each name, null where there is none."""
+        """Row of each name, null if there is none."""
         asked = pa.array(names, pa.large_string())
         rows = pc.index_in(asked, value_set=self.names)
         if self._top is not None and rows.null_count:
@@ -231,7 +233,7 @@ class _Index:
         return pc.if_else(asked.is_valid(), rows, pa.scalar(None, pa.int32()))
 
     def find(self, name: str) -> dict[str, int] | None:
-        """Place of one name."""
+        """Entry of one name."""
         for path in (name, f"{self._top}/{name}") if self._top is not None else (name,):
             row = bisect.bisect_left(range(len(self.names)), path, key=lambda row: self.names[row].as_py())
             if row < len(self.names) and self.names[row].as_py() == path:
@@ -239,51 +241,29 @@ class _Index:
         return None
 
     def entries(self, rows: pa.Array) -> pa.StructArray:
-        """Places of rows, null where the row is."""
+        """Entries of rows, null if the row is."""
         columns = [column.take(rows) for column in self._entries.values()]
         return pa.StructArray.from_arrays(columns, fields=list(ENTRY), mask=rows.is_null())
 
 
-class _Seekable(io.RawIOBase):
-    """A blob as a file that can be read and sought, for `zipfile`."""
-
-    _MOST = 8 * 2**20
+class _Seekable(Ranges):
+    """A blob as a file for `zipfile`, which hides why a read failed."""
 
     def __init__(self, blob: Blob) -> None:
-        self._blob, self._at = blob, 0
+        super().__init__(self._part, blob.stat()[0], most=8 * 2**20)
+        self._blob = blob
         self.failure: OSError | None = None
-        self._size = blob.stat()[0]
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError(errno.EINVAL, "before the file's begin")
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        end = min(self._at + min(len(buffer), self._MOST), self._size)
+    def _part(self, start: int, end: int) -> bytes:
         try:
-            data = self._blob.read(self._at, end) if end > self._at else b""
+            return self._blob.read(start, end)
         except OSError as problem:
             self.failure = problem
             raise
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """A member's name: UTF-8 where it can be, also if the zip does not say so, as those of many programs.
+    """A member's name: UTF-8 if possible, even if the zip does not declare it, as many programs fail to do.
 
     Windows PowerShell writes backslashes between folders.
     """
@@ -300,12 +280,12 @@ def _is_litter(name: str) -> bool:
 
 
 def _stored(body: memoryview, packed: int, end: int | None) -> tuple[bytes, bool]:
-    """Content, and whether it is all of it."""
+    """Content, and whether it is complete."""
     return bytes(body), len(body) == packed
 
 
 def _inflated(body: memoryview, packed: int, end: int | None) -> tuple[bytes, bool]:
-    """As `_stored`. However much it would unpack to, it never does beyond `end`."""
+    """Like `_stored`. However large the unpacked content would be, it is never unpacked beyond `end`."""
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = unpacker.decompress(body, 0 if end is None else end)

@@ -1,7 +1,7 @@
-"""Photos that are attached to the features of a layer of ArcGIS, each downloaded once and kept.
+"""Photos attached to the features of an ArcGIS layer, each downloaded once and kept.
 
-The file name of one is `<object id>/<attachment id>-<bytes>/<name>`: a worker needs no more to get it, to see
-that all of it has come, and to find it among those that are kept.
+A photo's file name is `<object id>/<attachment id>-<bytes>/<name>`: a worker needs nothing else to get it, to
+see that it is complete, and to find it among those that are kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LONGEST_ERROR = 4096  # bytes
 
 @dataclass(frozen=True)
 class Photos:
-    """How to get attachments: where to sign in, and the run folder that keeps them. It holds no secret."""
+    """How to get attachments: where to sign in, and the run folder that keeps them. Holds no secret."""
 
     portal: Portal
     folder: Folder
@@ -48,7 +48,7 @@ def file_name(attachment: Attachment) -> str:
 
 
 class Attachments:
-    """The attachments of one layer. Each process signs in by itself, with what its environment has."""
+    """The attachments of one layer. Each process signs in by itself, with its environment's credentials."""
 
     reads_at_once = 8
 
@@ -108,7 +108,7 @@ class Attachments:
 
         def fetch() -> bytes:
             content = self._service.fetch(url, max(size + 1, _LONGEST_ERROR))
-            # The client keeps error messages as if they were the photo.
+            # The client saves error messages as if they were the photo.
             if (error := said_error(url, content)) is not None:
                 raise error
             if len(content) != size:
@@ -125,7 +125,7 @@ class Attachments:
                 raise FileNotFoundError(errno.ENOENT, "no such attachment") from None
             raise OSError(errno.EIO, str(problem)) from None
         except Unknown as problem:
-            # Some servers send a page, and no error, for what is not there.
+            # Some servers send a page instead of an error for what does not exist.
             if attachment not in {one.id for one in self._all([parent])}:
                 raise FileNotFoundError(errno.ENOENT, "no such attachment") from None
             raise OSError(errno.EIO, str(problem)) from None

@@ -1,7 +1,8 @@
-"""What each source of images can do, the table of sources by scheme, and which file names are let in.
+"""What each source of images can do, the table of sources by scheme, and which file names are accepted.
 
 A source is one module with one class. It is found by the scheme of the image root's URL; a package installed
-beside this one adds another through an entry point of the group `camtrap_batch.sources`, named as its scheme.
+beside this one adds another through an entry point of the group `camtrap_batch.sources`, named after its
+scheme.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ from camtrap_batch.remote import explain, is_missing, is_missing_bucket
 KEY = "dataset.images"
 """The job file's key, for messages."""
 
-# The same as `is_unsafe` says of what is UTF-8.
+# The same as `is_unsafe`, for UTF-8.
 _UNSAFE = r"^$|^[/~]|[\\\x00]|^[A-Za-z]:|^[A-Za-z][A-Za-z0-9+.-]*:(//|:)|(^|/)\.\.(/|$)"
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*:(//|:)")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Size and version of files, in the order in which they were asked for.
+    """Size and version of files, in the order requested.
 
     Attributes
     ----------
-    sizes : (n,) int64, bytes; -1 where there is no such file. Where a web server tells neither size nor
-        version, but does not say that there is no such file: 0, with the version ""
+    sizes : (n,) int64, bytes; -1 if there is no such file; 0, with the version "", if a web server reveals
+        neither size nor version, but does not say that the file does not exist
     modified : version as text: modification time in ns (disk), etag or checksum (object store, web server),
-        CRC and date (zip); "" where none is told, None where there is no such file
-    entries : of an archive, where in it each file is: struct<offset: int64, packed: int64, method: int16,
-        crc: int64>, null where there is no such file; None for anything that is no archive
+        CRC and date (zip); "" if there is none, None if there is no such file
+    entries : for an archive, where in it each file is: struct<offset: int64, packed: int64, method: int16,
+        crc: int64>, null if there is no such file; None for anything that is not an archive
     """
 
     sizes: npt.NDArray[np.int64]
@@ -50,7 +51,7 @@ class Listing:
 
 
 class Source(Protocol):
-    """One root, opened. File names given to it are safe; errors are as those of `ImageRoot`.
+    """One root, opened. File names given to it are safe; errors are those of `ImageRoot`.
 
     A source that can read parts of a file also has `part(file_name, start, end)`; one that can list a folder
     without those below it, `walk_near(file_names)`.
@@ -58,11 +59,11 @@ class Source(Protocol):
 
     @classmethod
     def open(cls, url: str, options: Mapping[str, Any]) -> Self:
-        """Open a root. Nothing is asked of it yet.
+        """Open a root, without any request yet.
 
         Parameters
         ----------
-        options : the dataset's `storage_options`, or what else a source needs
+        options : the dataset's `storage_options`, or whatever else a source needs
         """
 
     @property
@@ -70,20 +71,21 @@ class Source(Protocol):
         """How many threads may usefully call `read` at once."""
 
     def check(self) -> None:
-        """Raise UserError where the root is not there, is no folder, is empty, or can't be listed."""
+        """Raise UserError if the root does not exist, is not a folder, is empty, or can't be listed."""
 
     def listing(self, file_names: Sequence[str]) -> Listing:
         """As `ImageRoot.listing`."""
 
     def walk(self) -> Iterator[str]:
-        """As `ImageRoot.walk`, in any order."""
+        """Like `ImageRoot.walk`, in any order."""
 
     def read(self, file_name: str, end: int | None, entry: Mapping[str, int] | None) -> bytes:
         """The first `end` bytes, or all."""
 
 
 class Blob(Protocol):
-    """One large file, read in parts. A source whose files can be read so has `open_file`, as `open`."""
+    """One large file, read in parts. A source with such files has `open_file`, with the parameters of
+    `open`."""
 
     @property
     def reads_at_once(self) -> int: ...
@@ -92,7 +94,7 @@ class Blob(Protocol):
         """Bytes and version. Raises FileNotFoundError, InputError or another OSError."""
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to before `end`; fewer where the file ends. Raises OSError."""
+        """The bytes from `start` to before `end`; fewer if the file ends there. Raises OSError."""
 
 
 class _Parts(Protocol):
@@ -105,7 +107,7 @@ class _Parts(Protocol):
 
 
 class FarFile:
-    """One large file that a source holds whose URL is the file's own."""
+    """One large file, in a source whose URL is the file's own."""
 
     def __init__(self, source: _Parts) -> None:
         self._source = source
@@ -133,7 +135,7 @@ SOURCES: Registry[type[Source]] = Registry(
         "fsspec": f"{_HERE}.bucket:Bucket",
     },
 )
-"""Scheme of a URL -> its source. `path`: a path without a scheme; `fsspec`: every scheme that is not here."""
+"""Scheme of a URL -> its source. `path`: a path without a scheme; `fsspec`: every scheme not listed here."""
 
 
 def source_of(scheme: str) -> type[Source]:
@@ -142,7 +144,7 @@ def source_of(scheme: str) -> type[Source]:
 
 
 def scheme_of(url: str) -> str:
-    """The scheme of a path or URL, as `SOURCES` has it.
+    """The scheme of a path or URL, as a key of `SOURCES`.
 
     >>> scheme_of("/data/photos"), scheme_of("gs://bucket/photos"), scheme_of("https://x.org/photos")
     ('path', 'gs', 'https')
@@ -152,19 +154,19 @@ def scheme_of(url: str) -> str:
 
 
 def empty_listing(number: int) -> tuple[npt.NDArray[np.int64], list[str | None]]:
-    """Sizes and versions of files that are not there."""
+    """Sizes and versions of files that do not exist."""
     return np.full(number, -1, np.int64), [None] * number
 
 
 def cant_stat(url: str, problem: Exception) -> Exception:
-    """What to raise where a single file can't be asked about: FileNotFoundError or InputError."""
+    """What to raise if a single file can't be inspected: FileNotFoundError or InputError."""
     if is_missing(problem) and not is_missing_bucket(problem):
         return FileNotFoundError(errno.ENOENT, "no such file")
     return InputError(explain(url, problem, KEY))
 
 
 def version_of(info: Mapping[str, Any]) -> str:
-    """What of an fsspec file's details changes when its content does: a checksum, an etag or a time."""
+    """The detail of an fsspec file that changes with its content: a checksum, an etag or a time."""
     return str(next((info[key] for key in _VERSION_KEYS if info.get(key)), ""))
 
 
@@ -184,16 +186,20 @@ def path_key(path: str) -> str:
 
 
 def is_hidden(file_name: str) -> bool:
-    """Whether the file or a folder that it is in has a name that begins with a dot, or is a system's own."""
-    return any(part.startswith(".") or part in _OF_SYSTEMS for part in file_name.split("/"))
+    """Whether the name of the file, or of a folder that it is in, begins with a dot or belongs to a
+    system."""
+    return any(part.startswith(".") or part.lower() in _OF_SYSTEMS for part in file_name.split("/"))
 
 
-_OF_SYSTEMS = frozenset({"@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
-"""Folders that NAS devices, Windows and file systems make: no cameras."""
+_OF_SYSTEMS = frozenset(
+    {"@eadir", "#recycle", "@recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information"}
+    | {"lost+found", "lost.dir", "__macosx"}
+)
+"""Folders that NAS devices, Windows, Macs, phones and file systems create, in lower case: not cameras."""
 
 
 def is_unsafe(file_name: str) -> bool:
-    """Whether a path could lead out of the image root, or is no relative posix path at all.
+    """Whether a path could lead out of the image root, or is not a relative posix path at all.
 
     >>> is_unsafe("animals/0402/0905.jpg"), is_unsafe("../outside.jpg"), is_unsafe("C:/x.jpg"), is_unsafe("")
     (False, True, True, True)
@@ -210,7 +216,7 @@ def is_unsafe(file_name: str) -> bool:
 
 
 def are_unsafe(file_names: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """`is_unsafe` of each of many paths."""
+    """`is_unsafe` for each of many paths."""
     try:
         column = pa.array(file_names, pa.string())
     except UnicodeEncodeError:

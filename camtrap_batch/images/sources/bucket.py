@@ -41,9 +41,9 @@ _FILES_TOGETHER = 5000
 
 
 class Bucket:
-    """A folder in an object store. Listing and reading have a client each.
+    """A folder in an object store. Listing and reading have separate clients.
 
-    The client that lists tries each request again by itself, since a folder may take many; for the one that
+    The client that lists retries each request by itself, since a folder may take many; for the one that
     reads, `with_retries` does.
     """
 
@@ -78,7 +78,7 @@ class Bucket:
         raise InputError(f"{redacted(self.url)}: no such folder ({KEY}); check its name")
 
     def listing(self, file_names: Sequence[str]) -> Listing:
-        """Only folders with wanted files are listed, many at a time; nothing else of them is kept."""
+        """Lists only folders with wanted files, many at a time; nothing else in them is kept."""
         sizes, modified = empty_listing(len(file_names))
         first: dict[str, int] = {}
         again: list[tuple[int, int]] = []
@@ -132,12 +132,12 @@ class Bucket:
         try:
             return bytes(with_retries(self.url, _cat, filesystem, path, start, end))
         except Exception as problem:
-            if is_of_the_store(problem):  # no reason to call every image unreadable
+            if is_of_the_store(problem):  # that must not make every image unreadable
                 raise InputError(explain(self.url, problem, KEY)) from None
             raise as_os_error(self.url, problem) from None
 
     def stat(self) -> tuple[int, str]:
-        """Bytes and version of the file that the URL itself is. Raises FileNotFoundError, InputError."""
+        """Size in bytes and version of the file at the URL itself. Raises FileNotFoundError, InputError."""
         try:
             info = self._ask("info", self._listing[1])
         except Exception as problem:
@@ -153,7 +153,7 @@ class Bucket:
         return open_store(self.url, self.options, client_tries=TRIES, key=KEY)
 
     def _entries(self, folder: str, is_deep: bool) -> Iterator[tuple[str, int, str]]:
-        """Name, size and version of the files of a folder; with `is_deep` of those below it as well."""
+        """Name, size and version of the files in a folder; with `is_deep` also of those below it."""
         root = self._listing[1]
         path = f"{root}/{folder}".rstrip("/") if root else folder
         try:
@@ -165,13 +165,13 @@ class Bucket:
                 return  # as on a disk
             raise self._cant_list(folder, problem) from None
         for info in found.values() if isinstance(found, dict) else found:
-            # adlfs finds a file where a folder was asked for, and gives its path alone.
+            # adlfs finds a file where a folder was requested, and returns only its path.
             if isinstance(info, dict) and info.get("type") != "directory":
                 yield self._inside(info["name"]), int(info.get("size") or 0), version_of(info)
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
         filesystem = self._listing[0]
-        if self.family == "s3":  # its client has been told to try again
+        if self.family == "s3":  # its client has been told to retry
             return call(filesystem, method, path, **options)
         return with_retries(self.url, call, filesystem, method, path, **options)
 
@@ -180,7 +180,7 @@ class Bucket:
         return path.lstrip("/").removeprefix(self._listing[1].strip("/")).lstrip("/")
 
     def _forget_listings(self) -> None:
-        # Those that keep listings, in spite of what they are told, keep them as long as the process lives.
+        # Clients that cache listings in spite of their settings keep them as long as the process lives.
         self._listing[0].invalidate_cache()
 
     def _cant_list(self, folder: str, problem: Exception) -> InputError:
@@ -191,16 +191,16 @@ class Bucket:
 
 
 def what_to_list(folders: Mapping[str, int], prefer_deep: bool = False) -> list[tuple[str, bool]]:
-    """What to list for files in many folders: each folder, or all that is below one, with True.
+    """What to list for files in many folders: each folder, or everything below one, with True.
 
-    A request gives at most 1,000 (S3, Google) or 5,000 (Azure) names. Folders are listed one by one, so that
-    nothing else is; but where there are thousands of small ones, those that lie together are taken in one go.
+    A request returns at most 1,000 (S3, Google) or 5,000 (Azure) names. Folders are listed one by one, so
+    that nothing else is; but if there are thousands of small ones, neighbouring folders are listed together.
 
     Parameters
     ----------
     folders : folder -> wanted files directly in it
-    prefer_deep : list what is below a folder instead of the folder, where no wanted folder is below it
-        (adlfs lists, beside a folder, all those whose names begin as its name does)
+    prefer_deep : list everything below a folder instead of the folder itself if no wanted folder is below it
+        (besides a folder, adlfs lists all those whose names begin with its name)
     """
     files: Counter[str] = Counter()
     parts: Counter[str] = Counter()
@@ -221,7 +221,7 @@ def what_to_list(folders: Mapping[str, int], prefer_deep: bool = False) -> list[
 
 
 def _lineage(folder: str) -> list[str]:
-    """The folders that a folder is in, from the root on, and itself."""
+    """The folders that contain a folder, from the root on, and the folder itself."""
     steps = folder.split("/") if folder else []
     return ["/".join(steps[:depth]) for depth in range(len(steps) + 1)]
 

@@ -18,17 +18,17 @@ from camtrap_batch.errors import InputError
 from camtrap_batch.images.sources.base import KEY, Listing, are_unsafe, is_hidden, is_utf8, path_key
 from camtrap_batch.images.sources.folders import CantList, look_up
 
-# What a network disk, or a bad cable, may not say the next time.
+# Errors of a network disk, or a bad cable, that may not recur.
 _MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET})
 _OF_THE_SYSTEM = ("lost+found",)
-_MOST_FOLDERS = 20  # that are looked at for files that are gone
+_MOST_FOLDERS = 20  # number of folders examined for files that are gone
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 
 class Disk:
-    """A folder. Symbolic links inside it are followed: it is the user's own.
+    """A folder. Symbolic links inside it are followed: it is the user's own folder.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Disk:
             raise InputError(f"{self.path}: is an empty folder ({KEY}); is the disk mounted?")
 
     def landmark(self) -> str | None:
-        """A name in the folder: of a disk that is not mounted, an empty one may be all that is there."""
+        """A name in the folder: if the disk is not mounted, an empty folder may be in its place."""
         try:
             with os.scandir(self.path) as entries:
                 return next((found.name for found in entries), None)
@@ -72,8 +72,8 @@ class Disk:
             return None
 
     def lost(self, landmark: str, file_names: Sequence[str]) -> str:
-        """What is gone, or empty, of the folder in which `landmark` was, and of the folders of files that
-        were there; empty where all is as it was, but for these files."""
+        """What is gone or empty: the folder in which `landmark` was, or the folders of files that were there;
+        an empty text if everything except these files is as it was."""
         if not os.path.lexists(os.path.join(self.path, landmark)):  # noqa: PTH118
             return f"can't see {landmark} in {self.path} ({KEY}), as the driver does"
         for folder in sorted({name.rpartition("/")[0] for name in file_names})[:_MOST_FOLDERS]:
@@ -88,7 +88,7 @@ class Disk:
         return ""
 
     def listing(self, file_names: Sequence[str]) -> Listing:
-        """Each folder is listed, no file is opened; many at a time where the disk answers slowly."""
+        """Lists each folder and opens no file; many at a time if the disk answers slowly."""
         rows = np.flatnonzero(~are_unsafe(file_names)).tolist()
         rows.sort(key=file_names.__getitem__)
         sizes, times = np.full(len(file_names), -1), np.zeros(len(file_names), np.int64)
@@ -109,7 +109,7 @@ class Disk:
             info = here.stat()
             folder = info.st_dev, info.st_ino
             parents = above.get(here.parent, frozenset())
-            if folder in parents:  # a link to a folder that it lies in
+            if folder in parents:  # a link to a folder that contains it
                 folders.clear()
                 continue
             above[here] = parents | {folder}
@@ -203,13 +203,13 @@ class DiskFile:
 
 
 def again(function: Callable[_P, _T], /, *args: _P.args, **options: _P.kwargs) -> _T:
-    """`function(*args)`, up to four times where a disk says what it may not say the next time."""
+    """`function(*args)`, up to four times if a disk reports an error that may not recur."""
     try:
         return function(*args, **options)
     except OSError as problem:
         if not _may_pass(problem):
             raise
-    # Only here, since setting it up takes as long as reading a small file.
+    # Only now, since setting it up takes as long as reading a small file.
     caller = stamina.RetryingCaller(attempts=3, timeout=10, wait_initial=0.1, wait_jitter=0.1)
     return caller(_may_pass, function, *args, **options)
 

@@ -1,7 +1,8 @@
 """Size and modification time of files on a disk, by listing their folders.
 
-Of very many files a second process takes one half: Python's part in it takes as long as the system's. It runs
-this file as a script, and nothing of the package is imported here, so that it starts in no time.
+For very many files, a second process takes one half: Python's share of the work takes as long as the
+system's. It runs this file as a script, and nothing of the package is imported here, so that it starts at
+once.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ import numpy as np
 import numpy.typing as npt
 
 FOR_TWO = 200_000
-"""From so many files on there are two processes."""
+"""From this number of files on there are two processes."""
 
-# Of a disk across a network, of which each answer takes a while: seconds a file, and in all, waited for.
+# Signs of a slow network disk: seconds waited per file, and in total.
 _SLOW_S = 50e-6
 _TRIAL_S = 0.2
 _LOOKS_AT_ONCE = 16
 
 
 _OF_THE_NAME = (errno.ENAMETOOLONG,)
-"""Errors that say that there can be no such folder, not that something is wrong with the disk."""
+"""Errors that mean that there is no such folder, not that something is wrong with the disk."""
 
 
 class CantList(Exception):
-    """A folder that is there can't be listed; its path inside the root, and why."""
+    """An existing folder can't be listed; its path inside the root, and why."""
 
     def __init__(self, folder: str, problem: OSError) -> None:
         super().__init__(folder, problem)
@@ -42,7 +43,7 @@ class CantList(Exception):
 
 
 def look_up(root: str, file_names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Bytes (-1 where there is no such file) and modification times in ns of `file_names`, in their order.
+    """Bytes (-1 if there is no such file) and modification times in ns of `file_names`, in their order.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def look_up(root: str, file_names: Sequence[str]) -> npt.NDArray[np.int64]:
                 other.kill()
                 raise
         answer.seek(0)
-        # Where it did not get through, the reason is found here.
+        # If it did not finish, the reason is found here.
         second = (
             _look_up(root, file_names[half:])
             if other.returncode
@@ -103,14 +104,14 @@ def _look_up(root: str, file_names: Sequence[str]) -> npt.NDArray[np.int64]:
         looked_at += len(group)
         if waited > _TRIAL_S and waited > _SLOW_S * looked_at:
             break
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as beside:  # what is left where the disk is slow
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as beside:  # the rest, if the disk is slow
         while some := list(itertools.islice(folders, 16 * _LOOKS_AT_ONCE)):
             list(beside.map(look, *zip(*some, strict=True)))
     return np.array([sizes, times], np.int64)
 
 
 def _list(root: str, folder: str, wanted: dict[str, int], sizes: list[int], times: list[int]) -> None:
-    """Note bytes and modification time of the wanted files of a folder, name -> row."""
+    """Record bytes and modification time of the wanted files of a folder, name -> row."""
     try:
         with os.scandir(f"{root}/{folder}") as entries:
             for entry in entries:
@@ -119,7 +120,7 @@ def _list(root: str, folder: str, wanted: dict[str, int], sizes: list[int], time
                     continue
                 try:
                     info = entry.stat()
-                except OSError:  # a dangling link, or removed since
+                except OSError:  # a dangling link, or removed in the meantime
                     continue
                 if stat.S_ISREG(info.st_mode):
                     sizes[row], times[row] = info.st_size, info.st_mtime_ns

@@ -31,8 +31,8 @@ class ImageRoot:
     ----------
     url : absolute path of a folder or of a .zip file, or fsspec URL of one; `zip://folder::URL` for a folder
         inside a zip
-    storage_options : of the URL's fsspec file system, or what else the source is opened with
-    scheme : of the source (see `SOURCES`), where the URL's own does not tell: `attachments` of a layer
+    storage_options : options of the URL's fsspec file system, or whatever else the source is opened with
+    scheme : scheme of the source (see `SOURCES`), if it is not that of the URL: `attachments` of a layer
     """
 
     url: str
@@ -45,21 +45,22 @@ class ImageRoot:
         return self._source.reads_at_once
 
     def check(self) -> None:
-        """Raise UserError where the root is not there, is no folder, or can't be listed."""
+        """Raise UserError if the root does not exist, is not a folder, or can't be listed."""
         self._source.check()
 
     def landmark(self) -> str | None:
-        """Something that tells this root from an empty one in its place; None where `check` tells enough."""
+        """Something that distinguishes this root from an empty one in its place; None if `check` is
+        enough."""
         source: Any = self._source
         return source.landmark() if hasattr(source, "landmark") else None
 
     def lost(self, landmark: str | None, file_names: Sequence[str] = ()) -> str:
-        """What of the root is gone, in words; empty where it is as it was, but for these files.
+        """What of the root is gone, in words; empty if everything except these files is as it was.
 
         Parameters
         ----------
-        landmark : what `landmark` said when all was there
-        file_names : that were there then, and can't be opened now
+        landmark : what `landmark` returned when everything was there
+        file_names : files that were there then, and can't be opened now
         """
         source: Any = self._source
         return "" if landmark is None else str(source.lost(landmark, file_names))
@@ -68,15 +69,15 @@ class ImageRoot:
         """Size and version of each file.
 
         No file is opened; unsafe paths, and folders on disk without permission, hold nothing. Raises
-        InputError where a folder can't be listed for another reason.
+        InputError if a folder can't be listed for another reason.
         """
         return self._source.listing(file_names)
 
     def walk(self) -> Iterator[str]:
         """Every file below the root, sorted by path; hidden files and folders are left out.
 
-        In a name that is not UTF-8 each strange byte is U+FFFD: no file is called so, yet it is counted.
-        Raises InputError where a folder can't be listed.
+        In a name that is not UTF-8 each invalid byte becomes U+FFFD: no file has that name, but it is
+        counted. Raises InputError if a folder can't be listed.
         """
         for file_name in sorted(self._source.walk()):
             yield file_name if is_utf8(file_name) else os.fsencode(file_name).decode("utf-8", "replace")
@@ -93,22 +94,22 @@ class ImageRoot:
         return found
 
     def read(self, file_name: str, most: int | None = None, entry: Mapping[str, int] | None = None) -> bytes:
-        """The content of a file; of one with more than `most` bytes, one byte more than that.
+        """The content of a file; if it has more than `most` bytes, only one byte more than that.
 
-        What may pass (a busy or failing server, a broken connection) is tried again before this raises. May
+        Transient errors (a busy or failing server, a broken connection) are retried before this raises. May
         be called from several threads.
 
         Parameters
         ----------
-        entry : of an archive, the file's entry in `Listing.entries`; without it, the zip's directory is read,
-            once in each process
+        entry : for an archive, the file's entry in `Listing.entries`; without it, the zip's directory is
+            read, once in each process
 
         Raises
         ------
         ValueError
             The path is unsafe (see `is_unsafe`).
         OSError
-            It can't be read; FileNotFoundError where it is not there.
+            It can't be read; FileNotFoundError if it does not exist.
         UserError
             Nothing can be read: credentials are missing or have expired, the bucket is gone.
         """
@@ -118,11 +119,12 @@ class ImageRoot:
 
     @property
     def has_parts(self) -> bool:
-        """Whether a part of a file can be read without what is before it."""
+        """Whether part of a file can be read without what precedes it."""
         return hasattr(self._source, "part")
 
     def read_part(self, file_name: str, start: int, end: int) -> bytes:
-        """Bytes of a file from `start` to before `end`, fewer where it ends; errors as those of `read`."""
+        """Bytes of a file from `start` to before `end`, fewer if it ends earlier; errors are those of
+        `read`."""
         if is_unsafe(file_name):
             raise ValueError(f"{file_name!r} is not a path inside the image root")
         source: Any = self._source
@@ -140,7 +142,7 @@ def _open(root: ImageRoot, process: int) -> Source:
 
 
 def _scheme_of(url: str) -> str:
-    """`scheme_of`, but that a zip file is one wherever it lies."""
+    """Like `scheme_of`, but a zip file counts as one wherever it is."""
     scheme = scheme_of(url)
     is_zip = url.partition("?")[0].lower().endswith(".zip")
     return "zip" if is_zip and not (scheme == "path" and Path(url).is_dir()) else scheme

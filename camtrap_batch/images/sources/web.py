@@ -1,4 +1,4 @@
-"""Images on a web server: a request for each, since HTTP has no listing."""
+"""Images on a web server: one request for each, since HTTP has no listing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _CHUNK = 2**18
 
 @dataclass(frozen=True)
 class _Head:
-    """What a server says about a file without sending it. `size` is None where it does not tell."""
+    """What a server says about a file without sending it. `size` is None if it does not say."""
 
     status: int
     size: int | None
@@ -72,7 +72,7 @@ class Web:
         return FarFile(cls(url, options))
 
     def check(self) -> None:
-        """Any answer will do: a server that lists no folders has none for the root."""
+        """Any answer will do: a server that lists no folders has no page for the root."""
         try:
             head = sync(
                 self._fs.loop, with_retries_async, self.url, self._head, self._address(""), timeout=ANSWER_S
@@ -124,7 +124,7 @@ class Web:
         return self.part(file_name, None, end)
 
     def part(self, file_name: str, start: int | None, end: int | None) -> bytes:
-        """Bytes of a file, from `start` to before `end`; without `start` no part is asked for."""
+        """Bytes of a file, from `start` to before `end`; without `start` the whole file is requested."""
         address = self._address(file_name)
         try:
             data: bytes = with_retries(self.url, sync, self._fs.loop, self._get, address, start, end)
@@ -133,9 +133,9 @@ class Web:
         return data
 
     def stat(self) -> tuple[int, str]:
-        """Bytes and version of the file that the URL itself is. Raises FileNotFoundError, InputError.
+        """Size in bytes and version of the file at the URL itself. Raises FileNotFoundError, InputError.
 
-        OSError where the server does not tell the bytes.
+        OSError if the server does not reveal the size.
         """
         try:
             head = sync(self._fs.loop, with_retries_async, self.url, self._head, self._address(""))
@@ -144,7 +144,7 @@ class Web:
         except Exception as problem:
             raise cant_stat(self.url, problem) from None
         if head.size is None:
-            raise OSError("the server does not tell its size")
+            raise OSError("the server does not reveal its size")
         return head.size, head.version
 
     @cached_property
@@ -166,7 +166,8 @@ class Web:
                     head = await with_retries_async(self.url, self._head, self._address(file_names[row]))
                     failures = 0
                 except Exception as problem:
-                    # One file that keeps failing is that file's concern, many in a row are the server's.
+                    # One file that keeps failing is a problem of that file, many in a row are a problem of
+                    # the server.
                     failures += 1
                     if failures >= min(_MOST_FAILURES, len(wanted)) or not is_transient(problem):
                         raise
@@ -215,7 +216,7 @@ class Web:
 
     def _request_options(self) -> dict[str, Any]:
         options = dict(self._fs.kwargs)
-        # What is compressed on the way has another length, and no bound when it is unpacked.
+        # Content compressed in transit has another length, and is unbounded when unpacked.
         return {**options, "headers": {**options.get("headers", {}), "Accept-Encoding": "identity"}}
 
 

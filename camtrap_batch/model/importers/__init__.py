@@ -1,1 +1,1 @@
-"""Models that others published, as folders that a job takes: `camtrap model import`. See `base`."""
+"""Published models as folders that a job can use: `camtrap model import`. See `base`."""

@@ -1,8 +1,8 @@
-"""What an import is, and which there are.
+"""What an importer is, and which importers there are.
 
-An import is one module with a class of this protocol and one line in `IMPORTERS`; a package that is installed
-beside ours adds one through an entry point of the group `camtrap_batch.importers`. What it writes is held
-against the original, on pictures, before it is called done.
+An importer is one module with a class that follows this protocol and one line in `IMPORTERS`; a package
+installed beside ours adds one through an entry point of the group `camtrap_batch.importers`. What it writes
+is compared with the original, on pictures, before it counts as done.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from camtrap_batch.errors import InputError, UserError, choices
+from camtrap_batch.errors import InputError, UserError
 from camtrap_batch.images.framing import INTERPOLATION, RESIZE
-from camtrap_batch.options import Option, whole_number
+from camtrap_batch.options import Option, fraction, one_of, whole_number
 from camtrap_batch.registry import Registry
 
 SAME = 0.95
-"""The part of the test pictures on which the import's top class has to be the original's, and of the boxes
-that have to be where the original's are."""
+"""The fraction of test pictures on which the top class must be the original's, and of boxes that must be
+where the original's are."""
 
 MOST_DIFFERENCE = 0.03
-"""Most that the confidence of the original's top class may differ, on average."""
+"""Largest mean difference in the confidence of the original's top class."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,15 @@ class Argument:
 
 @dataclass(frozen=True)
 class Imported:
-    """A folder that was written.
+    """A folder written by an import.
 
     Attributes
     ----------
-    folder : what is to be kept
+    folder : the folder to keep
     what : such as "model 0123456789abcdef, 3 classes"
-    compared : how it does beside the original
+    compared : how it compares with the original
     job : lines of a job file that use it; {out} stands for the folder
-    notes : what else a person should know of it
+    notes : what else people should know about it
     """
 
     folder: Path
@@ -64,9 +65,9 @@ class Importer(Protocol):
 
     Attributes
     ----------
-    name : what the command calls it
-    help : what it takes, in a few words
-    arguments, options : that the command takes for it
+    name : its name on the command line
+    help : what it imports, in a few words
+    arguments, options : those of its command
     """
 
     name: str
@@ -75,18 +76,18 @@ class Importer(Protocol):
     options: Sequence[Option]
 
     def run(self, given: Mapping[str, Any], pictures: Sequence[bytes], scratch: Path) -> Imported:
-        """Write it, and compare.
+        """Write the folder, and compare.
 
         Parameters
         ----------
-        given : by name, a value for each argument and option
-        pictures : image files' bytes to compare on, two or more
+        given : value of each argument and option, by name
+        pictures : bytes of two or more image files to compare on
         scratch : an empty folder to write in
 
         Raises
         ------
         InputError
-            Something of it is not what it should be, or what was written answers otherwise than the original.
+            Something in it is not what it should be, or what was written does not answer like the original.
         """
         ...
 
@@ -111,8 +112,8 @@ class Comparison:
     Attributes
     ----------
     n : pictures compared
-    same : of them, those with the same top class
-    difference : of the confidence of the original's top class, mean
+    same : those with the same top class
+    difference : mean difference in the confidence of the original's top class
     """
 
     n: int
@@ -121,7 +122,7 @@ class Comparison:
 
     @classmethod
     def of(cls, ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> Comparison:
-        """Of probabilities (pictures, classes)."""
+        """Compare two arrays of probabilities (pictures, classes)."""
         rows, top = np.arange(len(theirs)), theirs.argmax(1)
         difference = float(np.abs(ours[rows, top] - theirs[rows, top]).mean())
         return cls(len(theirs), int((ours.argmax(1) == top).sum()), difference)
@@ -131,7 +132,7 @@ class Comparison:
         return self.same >= SAME * self.n and self.difference <= MOST_DIFFERENCE
 
     def require(self, where: str) -> None:
-        """Raise InputError where the two differ too much."""
+        """Raise InputError if the two differ too much."""
         if not self.agrees:
             raise InputError(f"{where}: what was written does not answer as the original does: {self}")
 
@@ -143,9 +144,9 @@ class Comparison:
 
 
 def classes_of(given: Mapping[str, Any]) -> list[str] | None:
-    """The labels in the file that `CLASSES` names: a line each, or a JSON list; None where it names none.
+    """The labels in the file that `CLASSES` names: one per line, or a JSON list; None if it names no file.
 
-    Raises UserError where one is none.
+    Raises UserError if a label is not text.
     """
     if given["classes"] is None:
         return None
@@ -176,43 +177,29 @@ def three_numbers(text: str) -> list[float]:
     return numbers
 
 
-def one_of(names: Sequence[str]) -> Any:
-    def parse(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"{text!r} is not possible; {choices(text, names)}")
-        return text
-
-    return parse
-
-
-def _part(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise ValueError(f"{text!r} should be above 0, and 1 or less")
-    return value
-
-
 CLASSES = Option(
     "classes",
-    "labels in the order of the outputs, a line each, or a JSON list",
+    "labels in the order of the outputs, one per line, or a JSON list",
     metavar="FILE",
 )
 
 SEEN = (
     Option("size", "side of the square that the network sees, in pixels", parse=whole_number, metavar="PX"),
     Option("resize", " or ".join(RESIZE), parse=one_of(RESIZE), metavar="HOW"),
-    Option("crop-pct", "part of the resized picture that is seen, 0 to 1", parse=_part, metavar="PART"),
+    Option(
+        "crop-pct",
+        "fraction of the resized picture that is seen, 0 to 1",
+        parse=partial(fraction, above_zero=True),
+        metavar="PART",
+    ),
     Option("interpolation", ", ".join(INTERPOLATION), parse=one_of(INTERPOLATION), metavar="FILTER"),
     Option("mean", "of each channel, 0 to 1", parse=three_numbers, metavar="R,G,B"),
     Option("std", "of each channel, 0 to 1", parse=three_numbers, metavar="R,G,B"),
 )
-"""How the model wants its pictures, where that is not known, or otherwise than it was published."""
+"""How the model needs its pictures, if that is not known, or differs from what was published."""
 
 
 def seen(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `SEEN` was given, as keys of a card."""
+    """The options of `SEEN` that were given, as keys of a card."""
     chosen = {option.name.replace("-", "_"): given[option.name] for option in SEEN}
     return {key: value for key, value in chosen.items() if value is not None}

@@ -25,13 +25,13 @@ LEAST = 0.05
 """Confidence from which boxes are compared."""
 
 _PIXELS, _CONFIDENCE = 1.0, 0.005
-_EDGE = 0.01  # a box whose confidence is that near to `LEAST` may be on either side of it
+_EDGE = 0.01  # a box whose confidence is this close to `LEAST` may be on either side of it
 _MOST = 300
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """What was compared: pictures, boxes of the original and of the import, those that both have."""
+    """What was compared: pictures, boxes of the original and of the import, boxes that both have."""
 
     n: int
     boxes: int
@@ -39,7 +39,7 @@ class Boxes:
     way: str
 
     def require(self, where: str) -> None:
-        """Raise InputError where the two differ too much."""
+        """Raise InputError if the two differ too much."""
         if self.same < SAME * self.boxes:
             raise InputError(f"{where}: what was written does not find what the original finds: {self}")
 
@@ -58,7 +58,7 @@ class Boxes:
 def compare_boxes(
     detector: OnnxDetector, pictures: Sequence[bytes], theirs: Sequence[Sequence[Sequence[float]]], way: str
 ) -> Boxes:
-    """The boxes that our worker finds, and those of the original, of each picture a list of `Rows`."""
+    """The boxes that our worker finds, and those of the original: one list of `Rows` per picture."""
     finder = OnnxFinder(detector, open_network(detector.path, "cpu", 1, "float32"), 1)
     boxes = same = 0
     for data, found, rows in zip(pictures, finder.find(pictures), theirs, strict=True):
@@ -69,7 +69,7 @@ def compare_boxes(
         ours = _rows(found, width, height)
         wanted = _clipped(np.array(rows, np.float64).reshape(-1, 6), width, height)
         wanted = wanted[wanted[:, 5] < len(detector.categories)]
-        # Where a list is full, what is below its last box may be in either.
+        # If a list is full, either may have boxes below its last one.
         for some, others in ((wanted, ours), (ours, wanted)):
             least = max(LEAST, others[-1, 4] if len(others) >= _MOST else 0) + _EDGE
             compared = some[some[:, 4] > least]
@@ -79,7 +79,7 @@ def compare_boxes(
 
 
 def compare_detector(detector: OnnxDetector, pictures: Sequence[bytes], where: str) -> Boxes:
-    """Our worker beside ONNX Runtime, or what there is, on frames of pictures that Pillow decoded."""
+    """Compare our worker with ONNX Runtime, or whatever is installed, on pictures decoded by Pillow."""
     runtime = "onnxruntime" if "onnxruntime" in installed_runtimes() else None
     network = open_network(detector.path, "cpu", 1, "float32", runtime)
     theirs = []
@@ -114,7 +114,7 @@ def _rows(found: Found, width: int, height: int) -> Rows:
 
 
 def _clipped(rows: Rows, width: int, height: int) -> Rows:
-    """Ours end at the picture's borders; a box without a side is none."""
+    """Ours end at the picture's borders; a box without any extent is dropped."""
     rows[:, :4] = np.clip(rows[:, :4], 0, [width, height, width, height])
     kept = rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
     return np.asarray(kept[np.argsort(-kept[:, 4], kind="stable")], np.float64)

@@ -1,4 +1,4 @@
-"""A classifier in an ONNX file: its folder, and how it does beside the file."""
+"""A classifier in an ONNX file: its folder, and how that compares with the file."""
 
 from __future__ import annotations
 
@@ -48,18 +48,19 @@ def write_classifier(out: Path, file: Path, info: ModelInfo) -> Path:
 
 
 def said(info: ModelInfo) -> str:
-    """How a model sees pictures, for people to check what was only assumed."""
+    """How a model sees pictures, so that people can check assumptions."""
     numbers = [" ".join(f"{value:g}" for value in values) for values in (info.mean, info.std)]
     antialias = "" if info.antialias else ", without antialias"
     cut = f", {info.crop_pct:.3g} of it" if info.resize == "crop" else ""
     return (
         f"it sees {info.size} x {info.size} pixels, {info.resize}{cut}, {info.interpolation}{antialias}; "
-        f"mean {numbers[0]}, std {numbers[1]}: where it learnt from others, say so with --resize, --mean, ..."
+        f"mean {numbers[0]}, std {numbers[1]}: if it learnt from others, say so with --resize, --mean, ..."
     )
 
 
 def compare_onnx(folder: Path, file: Path, info: ModelInfo, pictures: Sequence[bytes]) -> Comparison:
-    """A model folder, as workers run it, beside its file on pictures that Pillow and torchvision prepared."""
+    """Compare a model folder, as workers run it, with its file on pictures prepared by Pillow and
+    torchvision."""
     transform = as_described(info)
     run = _plain_session(file)
     network = read_onnx(file)
@@ -79,7 +80,7 @@ def compare_onnx(folder: Path, file: Path, info: ModelInfo, pictures: Sequence[b
 
 
 def _plain_session(file: Path) -> Any:
-    """ONNX Runtime where it is installed, as most would run the file; otherwise the runtime that is."""
+    """ONNX Runtime if it is installed, since most people would use it; otherwise whatever runtime is."""
     if find_spec("onnxruntime") is None:
         return open_network(file, "cpu", 1, "float32").run
     return open_network(file, "cpu", 1, "float32", runtime="onnxruntime").run

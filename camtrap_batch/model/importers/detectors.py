@@ -1,7 +1,7 @@
 """Detectors in weights of PyTorch: MegaDetector's, and others of YOLOv5's and ultralytics' networks.
 
-Such a file is a pickle of the network's own classes: it is loaded, and written as an ONNX file, by a process
-of its own that has the package. None of these packages is ours, and none is needed afterwards.
+Such a file is a pickle of the network's own classes: a separate process that has the package loads it and
+writes an ONNX file. None of these packages is ours, and none is needed afterwards.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _MEGADETECTOR = ("animal", "person", "vehicle")
 
 @dataclass(frozen=True)
 class WeightsImporter:
-    """Weights of PyTorch of a detector."""
+    """A detector in PyTorch weights."""
 
     name: str
     help: str
     example: str
-    categories: tuple[str, ...] | None = None  # that it has whatever its file calls them
+    categories: tuple[str, ...] | None = None  # the categories it has, whatever its file calls them
 
     options: ClassVar[tuple[Option, ...]] = (
-        Option("size", "side of its pictures (default: as it says)", parse=whole_number, metavar="PX"),
+        Option("size", "side of its pictures (default: what it says)", parse=whole_number, metavar="PX"),
         PYTHON,
     )
 
@@ -59,7 +59,7 @@ class WeightsImporter:
         if not file.is_file():
             raise InputError(f"{given['file']}: no such file")
         if not needs_code(file):
-            raise InputError(f"{file}: no weights of PyTorch; an ONNX file: camtrap model import onnx {file}")
+            raise InputError(f"{file}: not PyTorch weights; an ONNX file: camtrap model import onnx {file}")
         out = scratch / "out"
         out.mkdir()
         names = _write(scratch / "pictures", pictures)
@@ -124,8 +124,8 @@ def _write(folder: Path, pictures: Sequence[bytes]) -> list[str]:
 
 
 def _require_same_numbers(detector: OnnxDetector, raw: Path, where: str) -> None:
-    """Hold the ONNX file's outputs against the network's own for a frame of noise, where they are boxes on a
-    grid: others are sorted, so that two of them may change places."""
+    """Compare the ONNX file's outputs with the network's own for a frame of noise, if they are boxes on a
+    grid: other outputs are sorted, so that two of them may change places."""
     if detector.layout not in ("yolov5", "yolov8"):
         return
     with np.load(raw) as arrays:
@@ -133,7 +133,7 @@ def _require_same_numbers(detector: OnnxDetector, raw: Path, where: str) -> None
     ours = next(o for o in open_network(detector.path, "cpu", 1, "float32").run(frame) if o.ndim == 3)
     if ours.shape != theirs.shape:
         raise InputError(f"{where}: what was written gives {ours.shape}, the original {theirs.shape}")
-    # Boxes in pixels, confidences in parts.
+    # Boxes in pixels, confidences in fractions.
     far = np.abs(ours - theirs) > 0.005 + 0.002 * np.abs(theirs)
     if far.mean() > 0.001:
         raise InputError(

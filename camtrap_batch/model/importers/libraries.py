@@ -15,7 +15,7 @@ Library = Literal["timm", "torchvision"]
 
 @dataclass(frozen=True)
 class LibraryImporter:
-    """Networks of timm, or of torchvision."""
+    """A library's networks: those of timm, or of torchvision."""
 
     name: Library
 
@@ -32,7 +32,7 @@ class LibraryImporter:
 
     @property
     def help(self) -> str:
-        return f"a network of {self.name}'s, with the weights that it publishes or a file of your own"
+        return f"a network of {self.name}, with its published weights or a file of your own"
 
     def run(self, given: Mapping[str, Any], pictures: Sequence[bytes], scratch: Path) -> Imported:
         from camtrap_batch.model.importers.published import import_published

@@ -1,7 +1,7 @@
 """An ONNX file of a classifier or a detector, as a folder with a card.
 
-The network stays the file that it was. What is compared is all around it: how pictures are prepared, and
-the runtime that workers use, against Pillow, torchvision and ONNX Runtime.
+The network's file stays as it was. The comparison covers everything around it: the preparation of pictures
+and the workers' runtime, against Pillow, torchvision and ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.framing import BOXES
-from camtrap_batch.model.importers.base import CLASSES, SEEN, Argument, Imported, classes_of, one_of, seen
+from camtrap_batch.model.importers.base import CLASSES, SEEN, Argument, Imported, classes_of, seen
 from camtrap_batch.model.info import OUTPUTS
-from camtrap_batch.options import Option
+from camtrap_batch.options import Option, one_of
 from camtrap_batch.runtime import OnnxInfo, hash_file, read_onnx
 
 
@@ -29,10 +29,10 @@ class OnnxImporter:
     options: ClassVar[tuple[Option, ...]] = (
         CLASSES,
         *SEEN,
-        Option("no-antialias", "pictures are made smaller without being smoothed", metavar=None),
-        Option("boxes", "what of a detector's box it sees: square or stretch", parse=one_of(BOXES)),
+        Option("no-antialias", "reduce pictures without smoothing them", metavar=None),
+        Option("boxes", "how it sees a detector's box: square or stretch", parse=one_of(BOXES)),
         Option("outputs", f"{' or '.join(OUTPUTS)} (default: seen)", parse=one_of(OUTPUTS)),
-        Option("detector", "it finds boxes (default: seen in the shapes of its outputs)", metavar=None),
+        Option("detector", "it finds boxes (default: judged by the shapes of its outputs)", metavar=None),
     )
 
     def run(self, given: Mapping[str, Any], pictures: Sequence[bytes], scratch: Path) -> Imported:
@@ -95,7 +95,7 @@ IMPORT = OnnxImporter()
 
 
 def _finds_boxes(network: OnnxInfo) -> bool:
-    """Whether its outputs have three axes, or it says that it does."""
+    """Whether an output has three axes, or it says that it is a detector."""
     if network.metadata.get("task") == "detect":
         return True
     return any(len(port.shape) == 3 for port in network.outputs) and not any(

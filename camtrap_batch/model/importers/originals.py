@@ -1,4 +1,4 @@
-"""Pictures as an original sees them, by Pillow and torchvision alone: what imports are held against."""
+"""Pictures as an original sees them, prepared by Pillow and torchvision alone, for comparing imports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from camtrap_batch.model.info import ModelInfo
 
 
 def open_upright(data: bytes) -> Image.Image:
-    """An image file, as EXIF turns it, RGB."""
+    """An image file in RGB, turned as EXIF says."""
     with Image.open(io.BytesIO(data)) as image:
         return ImageOps.exif_transpose(image).convert("RGB")
 

@@ -1,8 +1,8 @@
-"""A program of its own that loads weights which run code, and writes an ONNX file of them.
+"""A separate program that loads weights which run code, and writes them as an ONNX file.
 
 Loading such a file runs whatever its author put into it, and needs the author's package, whose licence may
-not be ours. So it is done by a process that has nothing of ours but one script, after saying so; what it
-leaves behind is read as any other file.
+not be ours. So it is done, after saying so, by a process that contains nothing of ours but one script; what
+it leaves behind is read like any other file.
 """
 
 from __future__ import annotations
@@ -47,31 +47,31 @@ def run_script(
     python: str | None,
     install: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Run a script of `scripts/` on a file; returns what it says of it.
+    """Run a script of `scripts/` on a file; returns what it says about it.
 
     Parameters
     ----------
-    request : what the script is told, JSON
+    request : the script's input, JSON
     scratch : folder that it works in
     file : the file whose code it runs, for messages
     python : program; None: the one that runs this
-    install : module that may be missing -> what has to be installed, and what is to be known of that
+    install : module that may be missing -> what to install, and what to know about it
 
     Raises
     ------
     InputError
-        The file can't be loaded, or not without a package that is not installed; or it is something else.
+        The file can't be loaded, needs a package that is not installed, or is something else.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     asked, told = scratch / "request.json", scratch / "result.json"
     asked.write_text(json.dumps({**request, "result": str(told)}))
-    say(f"{file}: loading it runs the code in it; that is done now, in a process of its own")
+    say(f"{file}: loading it runs the code in it; this is done now, in a separate process")
     program = python or sys.executable
-    # Code of others is not given what signs in.
+    # Other people's code gets no credentials.
     passed = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
     environment = {**passed, **_OFFLINE, "YOLO_CONFIG_DIR": str(scratch)}
     try:
-        ended = subprocess.run(  # noqa: S603 - the user's own Python, and a script of ours
+        ended = subprocess.run(  # noqa: S603 - the user's own Python, and our own script
             [program, str(_SCRIPTS / script), str(asked)],
             cwd=scratch,
             env=environment,

@@ -1,7 +1,7 @@
-"""Networks that timm and torchvision publish, as model folders that give the answers of the original.
+"""Networks published by timm and torchvision, as model folders that answer like the original.
 
-What is written is held against the original, seen through its library's own transforms, before it is called
-done. No code of a weights file is run.
+What is written is compared with the original, with its library's own transforms, before it counts as done. No
+code in a weights file is run.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ def import_published(
     pictures: Sequence[bytes],
     described: Mapping[str, Any] | None = None,
 ) -> tuple[ModelInfo, Comparison]:
-    """Write a network of timm's or torchvision's as a model folder `<parent>/<model id>`.
+    """Write a network of timm or torchvision as a model folder `<parent>/<model id>`.
 
     Parameters
     ----------
     name
-        As the library calls it; timm's may have a tag, such as "resnet34.a1_in1k".
+        The library's name for it; timm's may have a tag, such as "resnet34.a1_in1k".
     weights
         File of weights (.safetensors, or a torch state dict); None: those that the library publishes, which
         are downloaded.
     classes
-        Labels, in the order of the outputs; None: those that the weights are published with (ImageNet's).
+        Labels, in the order of the outputs; None: those of the published weights (ImageNet's).
     pictures
         Image files' bytes to compare on, two or more.
     described
-        Keys of `model.json` that say how the model wants its pictures, where that is otherwise than the
-        library's own evaluation.
+        Keys of `model.json` that say how the model needs its pictures, if that differs from the library's own
+        evaluation.
 
     Raises
     ------
     InputError
-        The name, the weights or the classes are not what they should be, or don't fit each other; or what
-        was written answers otherwise than the original.
+        The name, the weights or the classes are not what they should be, or don't fit each other; or what was
+        written does not answer like the original.
     """
     arch = _arch(library, name)
     where = str(weights) if weights is not None else f"{library}'s {name}"
@@ -91,7 +91,7 @@ def import_published(
 
 
 def _of_that_size(state: Mapping[str, torch.Tensor], network: nn.Module) -> Mapping[str, torch.Tensor]:
-    """The state for pictures of the network's size: embeddings of places are resampled, as timm does it."""
+    """The state for pictures of the network's size: position embeddings are resampled, as timm does."""
     own = network.state_dict().get("pos_embed")
     given = state.get("pos_embed")
     grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
@@ -112,7 +112,7 @@ def _of_that_size(state: Mapping[str, torch.Tensor], network: nn.Module) -> Mapp
 
 
 def _arch(library: Library, name: str) -> str:
-    """The name under which `model.json` finds the network: torchvision's where both have one of that name."""
+    """The name under which `model.json` finds the network: torchvision's if both libraries have that name."""
     if library == "torchvision":
         from torchvision import models
         from torchvision.models import list_models
@@ -162,9 +162,9 @@ def _original(
     *,
     is_own: bool,
 ) -> npt.NDArray[np.float32]:
-    """Probabilities (pictures, classes) of the library's own network behind its own transforms.
+    """Probabilities (pictures, classes) of the library's own network after its own transforms.
 
-    Where pictures are wanted otherwise than the library has them, behind torchvision's, as they are wanted.
+    If the model needs pictures prepared differently, torchvision's transforms are used for that.
     """
     network: nn.Module
     transform: Any
@@ -178,7 +178,7 @@ def _original(
         import timm
         import timm.data
 
-        # Built for the size of the file, whatever the pictures' is.
+        # Built for the size in the file, whatever the pictures' size is.
         options = {"dynamic_img_size": True} if "pos_embed" in state and not is_own else {}
         network = timm.create_model(arch, pretrained=False, num_classes=len(info.classes), **options)
         library_data: Any = timm.data

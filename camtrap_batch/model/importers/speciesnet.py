@@ -1,4 +1,4 @@
-"""SpeciesNet: its classifier as an ONNX file, its taxonomy and its geofence as the files of a job.
+"""SpeciesNet: its classifier as an ONNX file, its taxonomy and its geofence as files for a job.
 
 The folder is that of its package (github.com/google/cameratrapai): `info.json` names the weights, the labels,
 the taxonomy and the geofence. Its labels are `uuid;class;order;family;genus;species;common name`.
@@ -26,7 +26,8 @@ from camtrap_batch.runtime import hash_file
 
 SIZE = 480
 TRIM = (0.3, 400)
-"""Part of the height, and pixels, that full_image leaves out at most, above and below together."""
+"""Largest fraction of the height, and number of pixels, that full_image leaves out, above and below
+together."""
 
 _RANKS = ("class", "order", "family", "genus")
 _HUMAN = ("mammalia", "primates", "hominidae", "homo", "sapiens")
@@ -38,7 +39,7 @@ _INSTALL = {
 
 
 class Taxon(NamedTuple):
-    """A label of SpeciesNet's: `class;order;family;genus;species`, and what people call it."""
+    """A SpeciesNet label: `class;order;family;genus;species`, and the common name."""
 
     ranks: tuple[str, ...]
     common: str
@@ -46,7 +47,7 @@ class Taxon(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The species, or the lowest group that it is of, or what is no animal.
+        """The species, or the lowest group it belongs to, or the label of what is not an animal.
 
         >>> Taxon.of("1;mammalia;carnivora;felidae;panthera;leo;lion").name
         'panthera leo'
@@ -62,7 +63,7 @@ class Taxon(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What the geofence and the taxonomy call it."""
+        """Its key in the geofence and the taxonomy."""
         return ";".join(self.ranks)
 
     @classmethod
@@ -79,7 +80,7 @@ class SpeciesNetImporter:
     name = "speciesnet"
     help = "SpeciesNet: classifier, taxonomy and geofence (needs the package onnx2torch)"
     arguments: ClassVar[tuple[Argument, ...]] = (
-        Argument("folder", "FOLDER", "with info.json and the files that it names"),
+        Argument("folder", "FOLDER", "folder with info.json and the files that it names"),
     )
     options: ClassVar[tuple[Option, ...]] = (
         Option(
@@ -148,7 +149,7 @@ class SpeciesNetImporter:
             notes.append(f"its geofence allows {there}: {n:,} lines of species.csv, and their groups")
         job.append(f"events: {{{{{events}}}}}")
         if info["type"] == "always_crop":
-            notes.append("it was trained on boxes: give the job a detector (detect.model, or detect.results)")
+            notes.append("it was trained on boxes: the job needs a detector (detect.model or detect.results)")
         if info.get("detector"):
             notes.append(f"the detector that it is used with: {info['detector']}")
         return Imported(
@@ -186,7 +187,7 @@ IMPORT = SpeciesNetImporter()
 
 
 def read_folder(folder: Path) -> dict[str, str]:
-    """What `info.json` says, its files being there. Raises InputError where it is not SpeciesNet's."""
+    """The content of `info.json`, whose files must exist. Raises InputError if it is not SpeciesNet's."""
     path = folder / "info.json"
     try:
         info = json.loads(path.read_bytes())
@@ -207,7 +208,7 @@ def read_folder(folder: Path) -> dict[str, str]:
 
 
 def read_taxa(path: Path) -> list[Taxon]:
-    """The labels, in the order of the outputs. Raises InputError with the line of one that is none."""
+    """The labels, in the order of the outputs. Raises InputError with the line of a malformed one."""
     taxa = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -222,7 +223,7 @@ def read_taxa(path: Path) -> list[Taxon]:
 
 
 def labels_of(taxa: Sequence[Taxon]) -> list[str]:
-    """A name for each, all different: where two have one, what people call them, else the line, is added."""
+    """A distinct name for each: if two share one, the common name, or else the line, is added."""
     labels = [taxon.name for taxon in taxa]
     for more in ("common", "line"):
         twice = {key for key, n in Counter(map(label_key, labels)).items() if n > 1}
@@ -234,7 +235,8 @@ def labels_of(taxa: Sequence[Taxon]) -> list[str]:
 
 
 def read_geofence(path: Path) -> dict[str, dict[str, dict[str, list[str]]]]:
-    """Class -> allow, block -> country -> regions (none: all of it). Raises InputError where it is none."""
+    """Class -> allow, block -> country -> regions (none: all of it). Raises InputError if it is not a
+    geofence."""
     try:
         fence: dict[str, dict[str, dict[str, list[str]]]] = json.loads(path.read_bytes())
     except (OSError, ValueError) as problem:
@@ -254,11 +256,11 @@ def is_allowed(
     country: str,
     region: str | None,
 ) -> bool:
-    """Whether the geofence lets a class be in a country, or a region of it.
+    """Whether the geofence allows a class in a country, or in a region of it.
 
-    As speciesnet 5.0 has it: what it does not name is everywhere; a class that is allowed somewhere is
-    nowhere else; without a region, a country counts of which a part is allowed, and one of which a part is
-    blocked.
+    The rules of speciesnet 5.0: a class that it does not name is allowed everywhere; one that is allowed
+    somewhere is allowed nowhere else; without a region, a country counts as allowed or blocked if a part of
+    it is.
     """
     rules = fence.get(taxon.key)
     if rules is None:
@@ -275,10 +277,10 @@ def is_allowed(
 
 
 def write_taxonomy(path: Path, taxa: Sequence[Taxon], labels: Sequence[str]) -> int:
-    """A file for `events.taxonomy`; what is no animal, or a person, is not in it.
+    """Write a file for `events.taxonomy`; people, and what is not an animal, are left out.
 
-    A group should be in one other: where labels differ, that of most of them is taken. Returns how many
-    labels were changed so.
+    A group should be in only one other group: if labels disagree, the majority decides. Returns how many
+    labels were changed by this.
     """
     above: dict[tuple[int, str], Counter[tuple[str, ...]]] = {}
     for taxon in taxa:
@@ -293,7 +295,7 @@ def write_taxonomy(path: Path, taxa: Sequence[Taxon], labels: Sequence[str]) -> 
         return name if len(ranks_of[name]) == 1 else f"{name} ({_RANKS[rank]})"
 
     def climb(groups: tuple[str, ...]) -> list[str]:
-        """The groups of each rank above and with the lowest one that is named, as most have them."""
+        """The groups of each rank down to the lowest one that is named, by majority."""
         rank = max((rank for rank, name in enumerate(groups) if name), default=-1)
         if rank < 0:
             return [""] * 4
@@ -318,10 +320,10 @@ def write_taxonomy(path: Path, taxa: Sequence[Taxon], labels: Sequence[str]) -> 
 
 
 def write_species(path: Path, taxa: Sequence[Taxon], labels: Sequence[str], possible: Sequence[Taxon]) -> int:
-    """A file for `events.species`; returns its number of lines.
+    """Write a file for `events.species`; returns its number of lines.
 
-    A group of which classes are below is not in it, as it would stand for all of them: it is possible where
-    one of them is.
+    A group with classes below it is left out, as it would stand for all of them: it is possible wherever one
+    of them is.
     """
     allowed = {taxon.line for taxon in possible}
     groups = {name for taxon in taxa for name in taxon.ranks[:4] if name and name != taxon.name}

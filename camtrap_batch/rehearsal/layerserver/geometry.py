@@ -77,7 +77,7 @@ def project(x: float, y: float, source: int, target: int) -> tuple[float, float]
 
 
 def check_geometry(geometry: object, geometry_type: str, wkid: int) -> Place | None:
-    """A geometry of an edit, for a layer of this type and spatial reference; None where it is empty.
+    """A geometry of an edit, for a layer of this type and spatial reference; None if it is empty.
 
     Raises:
         RowRefused: with code 1015.

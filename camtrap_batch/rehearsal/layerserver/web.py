@@ -218,7 +218,7 @@ class _Exchange(HTTPMessageDelegate):
             )
 
     def _happen(self, fault: Fault) -> bool:
-        """Let it happen; True where the request has got its answer by that, or never will."""
+        """Let it happen; True if the request has got its answer by that, or never will."""
         if fault.kind == "expire":
             self.server.site.accounts.expire_tokens()
         elif fault.kind == "stall":

@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import Reader, read_dataset_periods, reader_of
+from camtrap_batch.catalog import Reader, as_photos_have_it, read_dataset_periods, reader_of
 from camtrap_batch.catalog.cameras import read_camera_names
 from camtrap_batch.catalog.names import as_files_have_it, outside_of_root, unmatched
 from camtrap_batch.errors import Damaged, InputError, choices
-from camtrap_batch.job import Job, Label
+from camtrap_batch.job import Job, Label, WithLabel
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import do_on_driver
@@ -29,7 +29,7 @@ from camtrap_batch.stages.catalog.videos import ask_videos, check_videos, with_f
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.shards import Plan, Shard
 from camtrap_batch.store.tables import stands
-from camtrap_batch.vocabulary import EMPTY, counted, plural
+from camtrap_batch.vocabulary import EMPTY, counted, is_word_for_empty, plural
 
 _SHOWN = 3
 
@@ -54,7 +54,7 @@ class CatalogStage(Stage):
         Raises
         ------
         InputError
-            Metadata, image root or camera table are not there, or not what they should be; or the run folder
+            Metadata, image root or camera table are missing, or not what they should be; or the run folder
             holds another data set.
         JobError
             The job selects a class that the metadata does not have.
@@ -92,7 +92,7 @@ class CatalogStage(Stage):
                 check_outages(outages, periods, cameras, locations)
             except Damaged:
                 if stands(run.folder, Plan.make(self.name, [Shard(id_, 0, before.rows)], {}), ["catalog"]):
-                    raise  # else it is made again, and compared then
+                    raise  # otherwise it is remade, and compared then
 
         def make() -> Made:
             made = read()
@@ -113,7 +113,9 @@ class CatalogStage(Stage):
         result = do_on_driver(context, self, id_, make, inputs={})
         if not context.dry_run:
             save_job(context)
-            lines += _without_empty(job, categories_of(run.snapshot("catalog").meta))
+            categories = categories_of(run.snapshot("catalog").meta)
+            for told in (_without_empty, _words_for_empty, _doubtful_zero):
+                lines += told(job, categories)
         result.notes = [*lines, *result.notes, *asked]
         return result
 
@@ -146,15 +148,52 @@ def _read(context: Context, reader: Reader[Any]) -> Made:
 
 
 def _without_empty(job: Job, categories: list[tuple[int, str]]) -> list[str]:
-    """A line where photos are labelled, and no label of them means: no animal."""
+    """A note if photos are labelled, but none of the labels means that there is no animal."""
     names = [name for number, name in categories if number != 0]
     is_named = job.select.empty.class_ != 0 or EMPTY in map(str.casefold, names)
     if is_named or not names or len(names) < len(categories):
         return []
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return [
-        f"none of the labels ({', '.join(names[:_SHOWN])}{more}) is taken to mean: no animal; if one does, "
-        "name it in select.empty.class"
+        f"none of the labels ({', '.join(names[:_SHOWN])}{more}) is taken to mean that there is no animal; "
+        "if one does, name it in select.empty.class"
+    ]
+
+
+def _words_for_empty(job: Job, categories: list[tuple[int, str]]) -> list[str]:
+    """A line where labels count as animals that are usual words for: no animal."""
+    given = str(job.select.empty.class_).casefold()
+    found = [
+        name
+        for number, name in categories
+        if number not in (0, job.select.empty.class_)
+        and name.casefold() not in (given, EMPTY)
+        and is_word_for_empty(name)
+    ]
+    if not found:
+        return []
+    label = getattr(job.dataset, "label", None)
+    if isinstance(job.dataset, WithLabel):
+        known = label.empty if label is not None and "empty" in label.model_fields_set else []
+        key = f"dataset.label: {{empty: [{', '.join([*known, *found])}]}}"
+    else:
+        key = f"select: {{empty: {{class: {found[0]}}}}}"
+    are = (
+        f"{found[0]!r} counts as an animal"
+        if len(found) == 1
+        else f"{', '.join(map(repr, found))} count as animals"
+    )
+    return [f"the label{'s' * (len(found) > 1)} {are}; if it means that there is none: {key}"]
+
+
+def _doubtful_zero(job: Job, categories: list[tuple[int, str]]) -> list[str]:
+    """A line where the category 0 has the name of something."""
+    name = dict(categories).get(0, EMPTY)
+    if job.select.empty.class_ != 0 or is_word_for_empty(name) or name == "category 0":
+        return []
+    return [
+        f"the category 0 is {name!r} and counts as: no animal; if it is one, number the categories from 1, "
+        "or name another in select.empty.class"
     ]
 
 
@@ -164,7 +203,7 @@ def check_outages(
     cameras: pa.ChunkedArray | None,
     locations: pa.ChunkedArray,
 ) -> None:
-    """Raise InputError where an outage is of a location that neither the images nor the cameras know."""
+    """Raise InputError if an outage is of a location that neither the images nor the cameras know."""
     if outages is None:
         return
     known = {*locations.unique().to_pylist(), *(() if cameras is None else cameras.to_pylist())}
@@ -178,13 +217,14 @@ def check_outages(
 
 
 def _compare(job: Job, cameras: pa.ChunkedArray | None, of_images: pa.ChunkedArray) -> list[str]:
-    """Lines about the locations that only the images or only the camera table has.
+    """Notes on locations that only the images or only the camera table has.
 
-    Raises InputError where the camera table is of other cameras than the images.
+    Raises InputError if the camera table describes other cameras than those of the images.
     """
     if cameras is None:
         return []
     locations = of_images.drop_null().unique()
+    cameras = as_photos_have_it(pa.table({"location": cameras}), lambda: locations)["location"]
     if len(locations) and not pc.any(pc.is_in(locations, cameras)).as_py():
         theirs, ours = (", ".join(map(repr, names[:3].to_pylist())) for names in (locations, cameras))
         raise InputError(
@@ -195,7 +235,7 @@ def _compare(job: Job, cameras: pa.ChunkedArray | None, of_images: pa.ChunkedArr
 
 
 def _camera_lines(job: Job, cameras: pa.ChunkedArray, of_images: pa.ChunkedArray) -> list[str]:
-    """Locations that only the images or only the camera table has, with the nearest in the other."""
+    """Locations that only the images or only the camera table has, with the nearest match in the other."""
     theirs = of_images.drop_null().unique().to_pylist()
     ours = cameras.to_pylist()
     table = str(job.dataset.cameras).rpartition("/")[2]
@@ -212,7 +252,7 @@ def _camera_lines(job: Job, cameras: pa.ChunkedArray, of_images: pa.ChunkedArray
 
 
 def save_job(context: Context) -> None:
-    """Keep the job as it ran. A `job.yaml` that is a user's own, there by chance, stays as it is."""
+    """Keep the job as it ran. A user's own file that happens to be called `job.yaml` is not touched."""
     text = _MARK + context.job.to_yaml().encode()
     folder = context.run.folder
     kept = folder.read("job.yaml") if folder.exists("job.yaml") else _MARK

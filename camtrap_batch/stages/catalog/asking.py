@@ -1,7 +1,7 @@
-"""What only the files themselves can tell the catalog is asked of them on workers, and kept in a table.
+"""What the catalog can only learn from the files themselves: workers read it, and a table keeps it.
 
-The driver opens no file. A part of the stage fans out over those that the metadata name, and has a row for
-each: its receipts tell what was asked before, so that a second run asks new and changed files alone, and
+The driver opens no file. A part of the stage fans out over the files that the metadata name, and has a row
+for each: its receipts record what was read before, so that a second run reads only new and changed files, and
 those that could not be reached.
 """
 
@@ -32,10 +32,10 @@ from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import SCHEMAS
 from camtrap_batch.store.shards import Plan, Receipt, Shard, cut
 from camtrap_batch.store.tables import finish_shard
-from camtrap_batch.vocabulary import RETRIED
+from camtrap_batch.vocabulary import RETRIED, plural
 
 ENTRY = "entry"
-"""Column of what a worker is told: where in an archive a file is. It is not part of the work."""
+"""Column for workers: where in an archive a file is. It is not part of the work."""
 
 _TRIES = {**TRIES, "unreadable": ALWAYS, "missing": ALWAYS}
 _LOST = ("missing", "unreadable")
@@ -43,12 +43,12 @@ _LOST = ("missing", "unreadable")
 
 @dataclass(frozen=True)
 class AskShard:
-    """Asks the files of a shard, on a worker.
+    """Reads the files of a shard, on a worker.
 
     Attributes
     ----------
-    part : whose table is made
-    shard_size : files of a shard
+    part : the part whose table is made
+    shard_size : files per shard
     """
 
     folder: Folder
@@ -69,12 +69,12 @@ class AskShard:
         """What the answers depend on, besides the files: JSON values."""
 
     def with_others(self, rows: pa.Table) -> pa.Table:
-        """The rows with columns about other files that are looked at, which may come and go."""
+        """The rows with columns about other files that are read, which may come and go."""
         return rows
 
     @abstractmethod
     def ask(self, rows: pa.Table) -> Iterable[dict[str, Any]]:
-        """For each row, in order, the columns of the table that the row has not: `status` and others."""
+        """For each row, in order, the table's columns that the row lacks: `status` and others."""
 
     def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
         started = time.monotonic()
@@ -124,14 +124,14 @@ def ask_files(
 
     Parameters
     ----------
-    of : id of what the metadata are, and of how they are read
-    rows : what is to be asked: image_id, file_name and further columns of the table; called only where the
-        table is of other metadata
-    work : makes the work of folder, image root and timeout
+    of : identifies the metadata, and how they are read
+    rows : files to read: image_id, file_name and further columns of the table; called only if the table
+        belongs to other metadata
+    work : makes the work from folder, image root and timeout
 
     Returns
     -------
-    Id of the table's plan, and notes; None where there is nothing to ask, or where a dry run can't know yet.
+    Id of the table's plan, and notes; None if there is nothing to read, or if a dry run can't know it yet.
     """
     run, job = context.run, context.job
     root = image_root(job)
@@ -155,7 +155,7 @@ def ask_files(
     hashes = hash_runs(table, table.column_names, runs)
     ids = shard_ids(asking.part, asking.settings, ([hash_] for hash_ in hashes))
     failed = read_failed(context, before, RETRIED)
-    if failed is not None:  # what is not there is seen in the listing once it is
+    if failed is not None:  # a missing file shows in the listing once it exists
         there = table.filter(pc.greater_equal(table["listed_bytes"], 0))["image_id"]
         failed = failed.filter(pc.is_in(failed["image_id"], there.combine_chunks()))
     retries = Retries(context, name, before, failed, _TRIES, table["image_id"], ids, runs)
@@ -177,13 +177,13 @@ def ask_files(
     )
     current = run.current(name)
     if context.dry_run and (current is None or current.plan_id != plan.id):
-        return None, [f"{table.num_rows:,} files would be asked ({name})"]
+        return None, [f"{plural(table.num_rows, 'file')} would be read ({name})"]
     assert current is not None  # noqa: S101
     return current.plan_id, result.notes
 
 
 def _gone(rows: pa.Table, answers: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Files that the driver has just listed, and that could not be opened."""
+    """Files that the driver has just listed but that could not be opened."""
     for row, answer in zip(rows.select(["file_name", "listed_bytes"]).to_pylist(), answers, strict=True):
         if answer["status"] in _LOST and row["listed_bytes"] >= 0:
             yield row["file_name"]

@@ -1,7 +1,7 @@
-"""Labels of people from the keywords that they gave their photos in camtrapR, digiKam, Lightroom, Windows.
+"""People's labels from the keywords that they gave their photos in camtrapR, digiKam, Lightroom, Windows.
 
 Keywords are in the photos, which the driver does not open: the part `keywords` fans out over them, a worker
-reads of each JPEG what is before the picture, and the table `keywords` keeps what is there.
+reads what precedes the picture in each JPEG, and the table `keywords` keeps what it finds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,9 +36,9 @@ _SIDECAR, _SIDECAR_MODIFIED = "sidecar", "sidecar_modified"
 
 
 def ask_keywords(context: Context, of: str, read: Callable[[], pa.Table]) -> tuple[str | None, list[str]]:
-    """Bring the table `keywords` up to the photos of the metadata, as `ask_files` does.
+    """Bring the table `keywords` up to date with the photos in the metadata, using `ask_files`.
 
-    `read`: the rows that the metadata have.
+    `read`: the rows of the metadata.
     """
 
     def photos() -> pa.Table:
@@ -61,7 +60,7 @@ def with_keywords(made: Made, keywords: pa.Table, how: Label, where: str) -> Mad
     Raises
     ------
     InputError
-        The metadata have labels, too; or not one photo has a keyword that is a label.
+        The metadata also have labels; or no photo has a keyword that is a label.
     """
     catalog = made.tables["catalog"]
     if pc.any(pc.greater(pc.list_value_length(catalog["labels"]), 0)).as_py():
@@ -88,14 +87,15 @@ class AskKeywords(AskShard):
     def with_others(self, rows: pa.Table) -> pa.Table:
         """The .xmp file beside each photo, if there is one, and its version."""
         names = texts(rows["file_name"])
+        # digiKam and darktable keep the photo's ending, Lightroom does not.
+        candidates = [*(f"{name}.xmp" for name in names), *(f"{_stem(name)}.xmp" for name in names)]
+        listing = self.root.listing(candidates)
+        there = (listing.sizes >= 0).reshape(2, -1)
         sidecar = np.full(len(names), None, object)
         modified = np.full(len(names), None, object)
-        # digiKam and darktable keep the photo's ending, Lightroom does not.
-        for candidates in ([f"{name}.xmp" for name in names], [f"{_stem(name)}.xmp" for name in names]):
-            listing = self.root.listing(candidates)
-            is_there = (listing.sizes >= 0) & (sidecar == None)  # noqa: E711
-            sidecar[is_there] = np.array(candidates, object)[is_there]
-            modified[is_there] = np.array(listing.modified, object)[is_there]
+        for row in np.flatnonzero(there.any(axis=0)).tolist():
+            at = row if there[0, row] else len(names) + row
+            sidecar[row], modified[row] = candidates[at], listing.modified[at]
         rows = rows.append_column(_SIDECAR, pa.array(sidecar, pa.string()))
         return rows.append_column(_SIDECAR_MODIFIED, pa.array(modified, pa.string()))
 
@@ -125,5 +125,5 @@ class AskKeywords(AskShard):
 
 
 def _stem(name: str) -> str:
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix else name
+    ending = ending_of(name)
+    return name[: -len(ending)] if ending else name

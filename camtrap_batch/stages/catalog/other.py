@@ -1,4 +1,4 @@
-"""Another data set under the name and the output of a job that was done is refused, unless asked for."""
+"""Refuses another data set under the name and output of a finished job, unless asked for."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ REPLACE = StageOption(
 )
 
 _SAME = 0.5
-"""Part of the images of the catalog that a new one of the same data set has at least."""
+"""Smallest fraction of the catalog's images that a new catalog of the same data set must have."""
 
 _COMPARED = ["image_id", "location", "datetime", "video_s", "date_of"]
 
 
 def require_same_dataset(context: Context, table: pa.Table) -> None:
-    """Raise InputError where a new catalog is of another data set than the current one.
+    """Raise InputError if a new catalog is of another data set than the current one.
 
-    It is the same where the job reads the same metadata or the same images as before, whatever has become of
-    them, and where the catalog has kept at least half of its images: a data set may be moved.
+    The data set is the same if the job reads the same metadata or the same images as before, whatever has
+    become of them, or if the catalog has kept at least half of its images: a data set may be moved.
     """
     run, job = context.run, context.job
     if context.option(REPLACE) or run.current("catalog") is None:
@@ -75,7 +75,8 @@ def _named(origins: dict[str, str]) -> str:
 
 
 def _as_text(table: pa.Table) -> pa.ChunkedArray:
-    """What the metadata say of each file: frames of videos, and their dates, come and go with a setting."""
+    """What the metadata say about each file, without video frames and their dates, which depend on a
+    setting."""
     table = table.filter(table["video_s"].is_null())
     dates = pc.if_else(table["date_of"].is_null(), table["datetime"], None)
     columns = (table["image_id"], table["location"], dates.cast(pa.string()))

@@ -1,6 +1,6 @@
 """Files that were renamed since the last catalog, found by their content, keep their image id.
 
-It is for data sets in which its path alone names an image; ids that the metadata gives stay as they are.
+Only for data sets in which an image has no name but its path; ids given by the metadata are not changed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from camtrap_batch.notices import say
 from camtrap_batch.store.run import Run
 
 _READERS = 8  # each may hold a file
-_NO_FRAME = pc.field("video_s").is_null()  # of a video: it is no file
+_NO_FRAME = pc.field("video_s").is_null()  # a frame of a video is not a file
 
 
 def keep_ids(run: Run, root: ImageRoot, table: pa.Table) -> tuple[pa.Table, int]:
     """The rows of a new catalog with the image ids of the current one, and how many files were renamed.
 
-    A new path is a renamed file where its size and sha256 are those of an image that is gone. A new file
-    with the path of one that was renamed gets an id of its own.
+    A new path is a renamed file if its size and sha256 are those of an image that is gone. A new file with
+    the path of a renamed one gets an id of its own.
     """
     before = run.current("catalog")
     if before is None:
@@ -57,7 +57,7 @@ def count_gone(run: Run, table: pa.Table) -> int:
 
 
 def _known_ids(run: Run) -> pa.Table:
-    """Image ids and file names of the current catalog; where it is damaged, of the manifest."""
+    """Image ids and file names of the current catalog, or of the manifest if the catalog is damaged."""
     columns = ["image_id", "file_name"]
     try:
         return run.table("catalog").to_table(columns=columns, filter=_NO_FRAME)
@@ -90,7 +90,7 @@ def _renamed(run: Run, root: ImageRoot, fresh: list[str], gone: set[str]) -> dic
     found = {}
     for name, sha256 in _hashes(root, alike):
         if copies := lost.get(sha256):
-            # Of several copies, the one with the same name in another folder is the likeliest.
+            # Of several copies, one with the same name in another folder is the most likely.
             same = [old for old in copies if old.rpartition("/")[2] == name.rpartition("/")[2]]
             found[name] = (same or copies)[0]
             copies.remove(found[name])
@@ -104,7 +104,7 @@ def _hashes(root: ImageRoot, files: list[tuple[str, dict[str, int] | None]]) -> 
         name, entry = file
         try:
             return name, hashlib.sha256(root.read(name, entry=entry)).hexdigest()
-        except OSError:  # `validate` says so
+        except OSError:  # `validate` reports it
             return name, ""
 
     with ThreadPoolExecutor(_READERS) as pool:

@@ -1,9 +1,9 @@
-"""Frames of videos as rows of the catalog: how many each video has is asked of the videos, on workers.
+"""Frames of videos as rows of the catalog: workers read from each video how many it has.
 
-The driver reads no video. The part `videos` fans out over those that the metadata name: a worker reads of
-each what its container says (its head and its index, some 100 kB of a file that can be read in parts), and
-the table `videos` keeps it, a row for each. From that, and from `dataset.video`, follow the rows of the
-frames; which of them are really there is found by `validate`, when they are decoded.
+The driver reads no video. The part `videos` fans out over those that the metadata name: a worker reads what
+each video's container says (its head and its index, some 100 kB of a file that can be read in parts), and the
+table `videos` keeps it, one row per video. That and `dataset.video` determine the rows of the frames;
+`validate` finds out which of them really exist when it decodes them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HEADER_BYTES = 65_536
 
 
 def check_videos(context: Context) -> None:
-    """Raise MissingExtra where the job reads videos, and nothing here can."""
+    """Raise MissingExtra if the job reads videos, but nothing here can."""
     if context.job.dataset.video is not None and find_spec("av") is None:
         raise MissingExtra("video", "reading videos (dataset.video)")
 
@@ -48,9 +48,9 @@ def check_videos(context: Context) -> None:
 def ask_videos(
     context: Context, settings: Video, of: str, read: Callable[[], pa.Table]
 ) -> tuple[str | None, list[str]]:
-    """Bring the table `videos` up to the videos of the metadata, as `ask_files` does.
+    """Bring the table `videos` up to date with the videos in the metadata, using `ask_files`.
 
-    `read`: the rows that the metadata have.
+    `read`: the rows of the metadata.
     """
     id_, notes = ask_files(
         context,
@@ -67,11 +67,11 @@ def ask_videos(
 
 
 def to_be_asked(rows: pa.Table) -> pa.Table:
-    """The videos among the rows of a catalog, and beside which photo each lies that has no date.
+    """The videos among the rows of a catalog, and the photo beside each one without a date.
 
     Returns
     -------
-    image_id, file_name, beside : a row for each video, in order
+    image_id, file_name, beside : one row per video, in order
     """
     names = rows["file_name"].to_pylist()
     is_video = [ending_of(name or "") in VIDEO_ENDINGS for name in names]
@@ -84,7 +84,8 @@ def to_be_asked(rows: pa.Table) -> pa.Table:
 
 
 def photos_beside(names: list[str], videos: set[str]) -> dict[str, str]:
-    """The photo whose date a video can have: of the same name, else just before or after it in its folder.
+    """The photo whose date a video can have: of the same name, otherwise just before or after it in its
+    folder.
 
     >>> photos_beside(["c/IMG_1.JPG", "c/IMG_2.AVI", "c/IMG_3.AVI"], {"c/IMG_2.AVI", "c/IMG_3.AVI"})
     {'c/IMG_2.AVI': 'c/IMG_1.JPG'}
@@ -114,7 +115,7 @@ def photos_beside(names: list[str], videos: set[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ProbeShard(AskShard):
-    """Asks the videos of a shard how long they are and when they were taken, on a worker."""
+    """Reads how long the videos of a shard are and when they were taken, on a worker."""
 
     every_s: float
     most_frames: int
@@ -153,7 +154,7 @@ class ProbeShard(AskShard):
         }
 
     def _taken(self, asked: dict[str, Any], info: VideoInfo) -> tuple[dt.datetime | None, str | None]:
-        """When a video was taken, and what says so."""
+        """When a video was taken, and where that comes from."""
         if info.taken is not None:
             return info.taken, "video"
         if (named := date_in_name(asked["file_name"])) is not None:
@@ -171,22 +172,22 @@ class ProbeShard(AskShard):
 def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table:
     """A catalog with rows for the frames of its videos.
 
-    A video keeps its row; its frames have its file, location, labels and, a moment later each, its date. Both
-    are of one sequence, which is the video.
+    A video keeps its row; its frames have its file, location, labels and, each a moment later, its date. Both
+    belong to one sequence, which is the video.
 
     Parameters
     ----------
-    catalog : schemas.CATALOG, of the metadata
+    catalog : schemas.CATALOG, made from the metadata
     videos : schemas.VIDEOS
     every_s : seconds from one frame to the next
 
     Returns
     -------
-    schemas.CATALOG, in the order that it has
+    schemas.CATALOG, in its usual order
     """
     row = pc.index_in(catalog["image_id"], value_set=videos["image_id"].combine_chunks())
     own = _set(catalog, "video_frames", videos["frames"].take(row))
-    # A date without a time of day gets the time where the video has one of that day.
+    # A date without a time of day gets the video's time, if that is of the same day.
     days = [pc.floor_temporal(times, unit="day") for times in (own["datetime"], videos["datetime"].take(row))]
     is_timed = pc.fill_null(pc.and_(own["date_only"], pc.equal(*days)), False)
     own = _set(own, "datetime", pc.if_else(is_timed, None, own["datetime"]))
@@ -194,7 +195,7 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     is_undated = pc.and_(own["datetime"].is_null(), row.is_valid())
     own = _set(own, "date_of", pc.if_else(is_undated, videos["date_of"].take(row), None))
     own = _set(own, "datetime", pc.coalesce(own["datetime"], videos["datetime"].take(row)))
-    # What could not be read though it may be there is not said to have no frames.
+    # A video that may exist but could not be read is not said to have no frames.
     is_lost = pc.is_in(videos["status"], pa.array(["ok", "corrupt"]))
     own = _set(own, "video_frames", pc.if_else(is_lost.take(row), own["video_frames"], None))
     number = pc.fill_null(own["video_frames"], 0).to_numpy()
@@ -204,7 +205,9 @@ def with_frames(catalog: pa.Table, videos: pa.Table, every_s: float) -> pa.Table
     times = np.round(rank * every_s, 3)
     later = pc.add(frames["datetime"], pa.array((times * 1e6).astype("timedelta64[us]")))
     later = pc.if_else(pc.fill_null(frames["date_only"], False), frames["datetime"], later)
-    marks = pa.array([f"#t={seconds:.3f}".rstrip("0").rstrip(".") for seconds in times.tolist()], pa.string())
+    of_rank = np.round(np.arange(int(rank.max(initial=-1)) + 1) * every_s, 3).tolist()
+    names = [f"#t={seconds:.3f}".rstrip("0").rstrip(".") for seconds in of_rank]
+    marks = pa.array(names, pa.string()).take(pa.array(rank))
     for name, values in {
         "image_id": pc.binary_join_element_wise(frames["image_id"], marks, ""),
         "datetime": later,

@@ -1,4 +1,4 @@
-"""detect: animals, people and vehicles in every usable image, or what others found in them."""
+"""detect: animals, people and vehicles in every usable image, or the boxes in results of other programs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.detection.base import LEAST, Detector, KnownDetector, PictureDetector
+from camtrap_batch.detection.base import KNOWN_BY, LEAST, Detector, KnownDetector, PictureDetector
 from camtrap_batch.detection.boxes import make_rules, mark_repeats
 from camtrap_batch.detection.library import keep_detector, open_detector
-from camtrap_batch.detection.tables import to_column, to_tables
+from camtrap_batch.detection.stored import to_tables
 from camtrap_batch.engine.base import Need, choose_workers
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.pictures import COLUMNS
@@ -27,10 +27,11 @@ from camtrap_batch.pipeline.shards import Done, do_on_driver, do_on_workers
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id, shard_ids
 from camtrap_batch.remote import redacted
 from camtrap_batch.runtime import Device
-from camtrap_batch.stages.detect.precision import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.detect.shard import DetectShard
+from camtrap_batch.stages.detect.trial import PRECISION, check_precision, known_precision
 from camtrap_batch.store.manifest import usable_rows
 from camtrap_batch.store.run import Run
+from camtrap_batch.store.schemas import BOXES
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.vocabulary import plural
@@ -44,7 +45,7 @@ _SENT = [*COLUMNS, "width", "height"]
 _DEVICE: dict[Need, Device] = {"CPU": "cpu", "GPU": "cuda"}
 
 _FEWEST_TO_CHECK = 400
-"""Usable images below which everything is computed in float32: a check would take longer than it saves."""
+"""With fewer usable images everything is computed in float32: a check would cost more than it saves."""
 
 
 class DetectStage(Stage):
@@ -65,7 +66,8 @@ class DetectStage(Stage):
             _open(context.job, *context.job.detection)
 
     def run(self, context: Context) -> StageResult:
-        """Bring the tables `detected` and `detections` up to the current manifest and the job's detector.
+        """Bring the tables `detected` and `detections` up to date with the current manifest and the job's
+        detector.
 
         Raises
         ------
@@ -93,9 +95,9 @@ STAGE = DetectStage()
 
 
 def bring_detections(context: Context) -> list[str]:
-    """For a job that has the boxes of others: take them now, if `detect` has not, which is cheap.
+    """For a job with boxes from elsewhere: read them now, which is cheap, if `detect` has not.
 
-    Returns notes for people. Raises InputError as the stage does.
+    Returns notes for people. Raises InputError like the stage.
     """
     if context.job.detection is None or context.job.detection[0].results is None:
         return []
@@ -103,19 +105,19 @@ def bring_detections(context: Context) -> list[str]:
 
 
 def _open(job: Job, settings: Detect, key: str) -> Detector:
-    """The job's detector. Raises InputError where it can't be used, or finds no animals."""
+    """The job's detector. Raises InputError if it can't be used, or finds no animals."""
     detector = open_detector(job, settings, key)
     make_rules(settings, detector.categories, "", key, redacted(str(settings.model or settings.results)))
     return detector
 
 
 def _take(context: Context, settings: Detect, detector: KnownDetector) -> StageResult:
-    """Tables from boxes that are known."""
+    """Make the tables from known boxes."""
     run = context.run
     manifest = run.snapshot("manifest")
 
     def make() -> Made:
-        rows = usable_rows(run, ["image_id", "file_name", "status", "width", "height", "video_s"])
+        rows = usable_rows(run, ["image_id", "file_name", "status", *KNOWN_BY])
         known = detector.match(rows)
         tables = to_tables(
             rows["image_id"],
@@ -138,7 +140,7 @@ def _inputs(manifest: Snapshot, detector: Detector) -> dict[str, Any]:
 
 
 def _look(context: Context, settings: Detect, detector: PictureDetector) -> StageResult:
-    """Tables from looking at the pictures, on workers."""
+    """Make the tables by running the detector on the pictures, on workers."""
     run, job = context.run, context.job
     manifest = run.snapshot("manifest")
     rows = usable_rows(run, _READ)
@@ -152,6 +154,7 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
         batch=settings.batch,
         use_thumbnails=_takes_thumbnails(job, detector),
         timeout_s=job.validate_.timeout_s,
+        threshold=settings.threshold,
     )
     need, found = _precision(context, settings, work, rows)
     work = replace(work, precision=found["precision"])
@@ -186,7 +189,7 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     )
     result.notes += retries.notes()
     if said:
-        result.notes.append(f"the detector says of itself: {said}")
+        result.notes.append(f"the detector says about itself: {said}")
     return result
 
 
@@ -201,7 +204,7 @@ def _takes_thumbnails(job: Job, detector: PictureDetector) -> bool:
 def _retries(
     context: Context, work: DetectShard, rows: pa.Table, shard_size: int, before: Snapshot | None
 ) -> Retries:
-    """Shards: runs of rows along camera locations; an id stands for all that the boxes depend on."""
+    """Shards: runs of rows along camera locations; an id stands for everything that the boxes depend on."""
     runs = cut(texts(rows["image_id"]), shard_size, location_borders(rows).tolist())
     settings = [work.detector.detector_id, work.use_thumbnails, work.precision, work.animal]
     hashes = hash_runs(rows, ["image_id", "sha256"], runs)
@@ -213,7 +216,7 @@ def _retries(
 def _precision(
     context: Context, settings: Detect, work: DetectShard, rows: pa.Table
 ) -> tuple[Need | None, dict[str, Any]]:
-    """The precision to compute in, and the kind of workers, if they had to be asked for it."""
+    """The precision to compute in, and the kind of workers, if it had to ask them."""
     if settings.precision == "float32" or rows.num_rows < _FEWEST_TO_CHECK:
         return None, {"precision": "float32"}
     if (known := known_precision(context.run, work)) is not None:
@@ -244,14 +247,12 @@ def _mark(context: Context, settings: Detect, result: StageResult) -> list[str]:
     notes: list[str] = []
 
     def make() -> Made:
-        of_images = run.table("detected", detected.number).to_table(columns=["image_id", "n_boxes"])
-        boxes = run.table("boxes").to_table()
+        of_images = run.table("detected", detected.number).to_table(columns=["n_boxes"])
+        boxes = run.table("boxes").to_table(columns=[name for name in BOXES.names if name != "label"])
         rows = usable_rows(run, ["image_id", "status", "location"])
-        categories = detected.meta["categories"]
-        lists = to_column(of_images["n_boxes"], boxes, categories)
-        repeats = mark_repeats(settings, rows, lists, categories)
+        repeats = mark_repeats(settings, rows, of_images["n_boxes"], boxes)
         notes.extend(repeats.notes())
-        marked = boxes.drop_columns(["label"]).append_column(
+        marked = boxes.append_column(
             "repeat", pa.array(repeats.number, pa.int32(), mask=np.asarray(repeats.number < 0))
         )
         meta = {"of": detected.plan_id, "repeats": {"threshold": settings.threshold, **repeats.meta()}}

@@ -1,4 +1,4 @@
-"""What a worker does with a shard of images: find what is in each."""
+"""What a worker does with a shard of images: find the boxes in each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from camtrap_batch import phases
 from camtrap_batch.detection.base import Finder, Found, PictureDetector, Tally
 from camtrap_batch.detection.library import load_finder
-from camtrap_batch.detection.tables import to_lists, to_tables
+from camtrap_batch.detection.stored import to_lists, to_tables
 from camtrap_batch.engine.base import WorkerContext
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import read_pictures
@@ -23,6 +23,9 @@ from camtrap_batch.runtime import Device, Precision, possible_precision
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Receipt, Shard
 from camtrap_batch.store.tables import finish_shard
+
+NOTHING = "nothing"
+"""Under which images without a box that counts are told to those who watch."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class DetectShard:
     kept : folder with the detector's files
     animal : the category whose boxes are animals
     precision : to compute in, where the worker's hardware can
+    threshold : of boxes that count, for those who watch alone: no row depends on it
     """
 
     folder: Folder
@@ -45,6 +49,7 @@ class DetectShard:
     batch: int
     use_thumbnails: bool
     timeout_s: float
+    threshold: float
     device: Device = "cpu"
     precision: Precision = "float32"
     divisible: ClassVar[bool] = True
@@ -79,7 +84,7 @@ class DetectShard:
     def pictures(self, rows: pa.Table, order: list[int]) -> Iterator[bytes]:
         """Contents of the image files that can be read; the row of each is added to `order`.
 
-        Those of one size follow one another: the network is made ready for each shape that comes.
+        Images of one size follow one another: the network is prepared for each new shape.
         """
         sizes = [rows[name].fill_null(0).to_numpy() for name in ("width", "height")]
         by_size = np.lexsort(sizes)
@@ -125,5 +130,18 @@ class DetectShard:
             seconds=dict(seconds or {}),
             started=started,
             worker=worker,
-            result={"boxes": tables["boxes"].num_rows, "failed": sum(one is None for one in found)},
+            result={
+                "boxes": tables["boxes"].num_rows,
+                "failed": sum(one is None for one in found),
+                "labels": self._seen(found),
+            },
         )
+
+    def _seen(self, found: Sequence[Found | None]) -> dict[str, int]:
+        """Images by what counts in them; one may show several."""
+        seen: Counter[str] = Counter()
+        for one in found:
+            if one is not None:
+                here = np.unique(one.category[one.confidence >= self.threshold]).tolist()
+                seen.update([self.detector.categories[number] for number in here] or [NOTHING])
+        return dict(seen)

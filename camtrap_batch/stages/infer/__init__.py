@@ -26,7 +26,7 @@ from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_ids
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.detect import bring_detections
-from camtrap_batch.stages.infer.precision import PRECISION, check_precision, known_precision
+from camtrap_batch.stages.infer.runtimes import PRECISION, check_precision, known_precision
 from camtrap_batch.stages.infer.shard import InferShard
 from camtrap_batch.stages.infer.without import infer_without_model
 from camtrap_batch.store.manifest import categories_of, usable_rows
@@ -61,15 +61,15 @@ class InferStage(Stage):
 
         Without a model (`infer.model: none`) see `stages.infer.without`.
 
-        Where the job has boxes (see the stage `detect`), it is the animals in them that are classified; what
-        the model says of each is kept in the table `crops`. Images that could not be read, or that killed
-        their worker, are tried again by the next run.
+        If the job has boxes (see the stage `detect`), the animals in them are classified; what the model says
+        about each is kept in the table `crops`. Images that could not be read, or that killed their worker,
+        are tried again by the next run.
 
         Raises
         ------
         InputError
-            There is no manifest yet; the model that the job names is not there, or not whole; the boxes are
-            not there, or of other images.
+            There is no manifest yet; the model that the job names is missing or incomplete; the boxes are
+            missing, or belong to other images.
         """
         if context.job.infer.model == NO_MODEL:
             return infer_without_model(context, bring_detections(context))
@@ -79,7 +79,7 @@ class InferStage(Stage):
             cutting = pool.submit(_cut_rows, rows, boxes, context.job.infer.shard_size)
             need, found = _precision(context, work, rows)
         if found is None:
-            wanted.notes.append("the fastest way to compute the model would be looked for")
+            wanted.notes.append("the fastest way to compute the model would be determined")
             found = {"precision": "auto"}
         steps = found.get("steps", [[found["precision"], 0.0]])
         work = replace(
@@ -93,7 +93,7 @@ class InferStage(Stage):
         retries = _retries(context, work, rows, cutting.result(), before)
         plan = Plan.make(self.name, retries.shards(), inputs)
         if boxes is not None and (before is None or before.plan_id != plan.id):
-            # Those of before there was a table `crops` stay as they are; what is still to be done has one.
+            # Shards from before there was a table `crops` stay as they are; the remaining ones have it.
             retries = _retries(context, work, rows, cutting.result(), before, "crops")
             plan = Plan.make(self.name, retries.shards(), inputs)
         if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
@@ -127,7 +127,7 @@ _SENT = (*COLUMNS, "width", "height", COLUMN_OF_BOXES)
 
 @dataclass
 class _Wanted:
-    """What is to be classified, with which model; `work` is without its plan."""
+    """What is to be classified, with which model; `work` does not have its plan yet."""
 
     rows: pa.Table
     boxes: Boxes | None
@@ -169,7 +169,7 @@ def _precision(
 ) -> tuple[Need | None, dict[str, Any] | None]:
     """The precision to compute in, and the kind of workers, if they had to be asked for it.
 
-    Nothing is found where only a worker could tell, in a dry run.
+    In a dry run, whatever only a worker could find out stays open.
     """
     if context.job.infer.precision == "float32" or not rows.num_rows:
         return None, {"precision": "float32"}
@@ -200,8 +200,8 @@ def _retries(
     before: Snapshot | None,
     *more: str,
 ) -> Retries:
-    """The shards, one for each run of rows; an id stands for everything that the predictions depend on."""
-    # Ids of what torch computes are those of before there was a choice.
+    """The shards, one per run of rows; an id stands for everything that the predictions depend on."""
+    # Ids of what torch computes are those from before there was a choice.
     by = [] if work.runtime == "torch" else [work.runtime, work.networks]
     settings = [work.model_id, work.use_thumbnails, work.steps, *by, *more]
     ids = shard_ids(STAGE, settings, (hashes for _, *hashes in runs))
@@ -223,7 +223,7 @@ def _finish(
 
 
 def _add_up(receipts: list[Receipt]) -> dict[str, int]:
-    """Precision -> images computed again in it."""
+    """Precision -> number of images computed again in it."""
     again: Counter[str] = Counter()
     for receipt in receipts:
         again.update(receipt.result.get("again", {}))
@@ -231,13 +231,13 @@ def _add_up(receipts: list[Receipt]) -> dict[str, int]:
 
 
 def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
-    """Where the model and the manifest do not fit together, a line each."""
+    """Notes on where the model and the manifest do not fit together."""
     job, run = context.job, context.run
     notes = []
     if info.on == "crops" and job.detection is None:
-        notes.append("the model has learnt from crops, and the job has no boxes: whole frames are classified")
+        notes.append("the model has learnt from crops, but the job has no boxes: whole frames are classified")
     elif info.on == "frames" and job.detect is not None and info.metrics:
-        notes.append("the model has learnt from whole frames; crops of the boxes are classified")
+        notes.append("the model has learnt from whole frames, but crops of the boxes are classified")
     kept = job.validate_.thumbnails
     if kept and not info.framing.is_ours:
         notes.append(
@@ -256,7 +256,7 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
     if known and foreign:
         some = ", ".join(map(repr, foreign[:3])) + (", ..." if len(foreign) > 3 else "")
         notes.append(
-            f"{len(foreign)} of the model's {len(info.classes)} classes are no category of the data set: "
+            f"{len(foreign)} of the model's {len(info.classes)} classes are not categories of the data set: "
             f"{some}"
         )
     if empty_class(job, info) not in info.classes:
@@ -268,7 +268,7 @@ def fit_notes(context: Context, info: ModelInfo, rows: pa.Table) -> list[str]:
 
 
 def has_cuda() -> bool:
-    """Whether the worker that this runs on has a CUDA device. Raises ImportError where it has no torch."""
+    """Whether the worker on which this runs has a CUDA device. Raises ImportError if it has no torch."""
     import torch
 
     return bool(torch.cuda.is_available())

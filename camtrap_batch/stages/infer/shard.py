@@ -1,4 +1,4 @@
-"""What a worker does with a shard of images: look at each, and write what the model says of it."""
+"""What a worker does with a shard of images: classify each, and write what the model says about it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from camtrap_batch.store.schemas import PREDICTIONS
 from camtrap_batch.store.shards import Receipt, Shard
 from camtrap_batch.store.tables import finish_shard
 
-if TYPE_CHECKING:  # torch is loaded on workers alone
+if TYPE_CHECKING:  # torch is loaded only on workers
     from camtrap_batch.detection.crops import Box, Picture
     from camtrap_batch.model.predictor import Predictor, Probabilities
 
@@ -37,13 +37,13 @@ _MOST_LABELS = 50
 
 @dataclass
 class Said:
-    """What a model says of a shard's images.
+    """What a model says about a shard's images.
 
     Attributes
     ----------
     answers : row -> what it says; rows that can't be read have none
-    sources : of each row, what was looked at: see the column `source` of predictions
-    without : status of the rows that should have an answer, and have none
+    sources : for each row, what was classified: see the column `source` of predictions
+    without : status of the rows that should have an answer but have none
     """
 
     answers: dict[int, Probabilities]
@@ -59,10 +59,10 @@ class InferShard:
     Attributes
     ----------
     runtime : torch or openvino; a worker that lacks it computes in float32, with torch
-    steps : precision to compute in, where the worker's hardware can, and margin between the two most probable
-        classes, under which an image is computed again as the next step says
+    steps : precision to compute in, if the worker's hardware supports it, and margin between the two most
+        probable classes below which an image is computed again by the next step
     networks : files beside the model that the runtime computes, and their SHA-256
-    rules : of boxes, where the shard's rows have some
+    rules : rules for boxes, if the shard's rows have some
     """
 
     folder: Folder
@@ -88,7 +88,7 @@ class InferShard:
 
     @property
     def image_root(self) -> ImageRoot | None:
-        # Boxes that are small in a thumbnail are cut out of the original.
+        # Boxes that are small in a thumbnail are cut from the original.
         return None if self.use_thumbnails and not self.rules else self.root
 
     def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
@@ -130,9 +130,9 @@ class InferShard:
         return self._finish(shard, rows, Said({}, sources, classes, "crashed"), time.monotonic())
 
     def pictures(self, rows: pa.Table, gone: list[str]) -> Iterator[tuple[int, Picture, str]]:
-        """Index, what is looked at, and source of each row.
+        """Index, picture, and source of each row.
 
-        Those that can't be read are left out; names of their files are added to `gone`.
+        Rows that can't be read are left out; names of their files are added to `gone`.
         """
         from camtrap_batch.detection.crops import Picture, thumbnail_shows
 
@@ -165,7 +165,7 @@ class InferShard:
         """The model on this machine's disk, with the networks that its runtime computes."""
         here = fetch_model(self.model)
         for name, _ in self.networks:
-            if not (here / name).exists():  # made since the model was fetched
+            if not (here / name).exists():  # made after the model was fetched
                 (here / name).write_bytes(self.model.read(name))
         return here
 
@@ -257,8 +257,8 @@ def prediction_rows(
 
     Parameters
     ----------
-    probabilities : (n, classes) calibrated; NaN where the image has no label, or one that is no class
-    named : row -> label that is no class, and its confidence
+    probabilities : (n, classes) calibrated; NaN if the image has no label, or one that is not a class
+    named : row -> label that is not a class, and its confidence
     without : status of rows that have no label
     """
     n = rows.num_rows
@@ -299,6 +299,6 @@ def _lists(values: pa.Array, lengths: Sequence[int] | np.ndarray[Any, Any]) -> p
 
 
 def _labels(predictions: pa.Table) -> dict[str, int]:
-    """Images by label, of the most frequent ones: for those who watch."""
+    """Number of images for the most frequent labels, for the progress display."""
     labels = predictions["label"].drop_null().to_pylist()
     return dict(Counter(labels).most_common(_MOST_LABELS))

@@ -1,8 +1,8 @@
-"""infer without a model (`infer.model: none`): what people, or the results of others, say is the answer.
+"""infer without a model (`infer.model: none`): the answer is what people, or another program's results, say.
 
-Where `detect.results` has species, they are the predictions: a machine's labels, by the rules for boxes that
-docs/inference.md has. Else the table predictions has a row without a label for each usable image, and `merge`
-takes the labels of people.
+If `detect.results` has species, they are the predictions: a machine's labels, by the rules for boxes in
+docs/inference.md. Otherwise the table predictions has a row without a label for each usable image, and
+`merge` takes people's labels.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def infer_without_model(context: Context, notes: list[str]) -> StageResult:
 
     Parameters
     ----------
-    notes : of what was done about boxes, for people
+    notes : notes for people on what was done about boxes
 
     Raises
     ------
     InputError
-        There is no manifest yet, or the results are not there, or of other images.
+        There is no manifest yet, or the results are missing, or belong to other images.
     """
     job, run = context.job, context.run
     manifest = run.snapshot("manifest")
@@ -59,10 +59,10 @@ def infer_without_model(context: Context, notes: list[str]) -> StageResult:
         except InputError:
             if not context.dry_run or run.current("detected") is not None:
                 raise
-            return StageResult("infer", notes=["how much that is can't be told before detect", *notes])
+            return StageResult("infer", notes=["how much that is can't be said before detect", *notes])
         inputs |= {name: run.snapshot(name).number for name in ("detected", "detections")}
     of = _LABELLED if results is not None else _UNLABELLED
-    # What the boxes come to is in the id: what was said of them, and the rules.
+    # The id contains everything about the boxes: what was said about them, and the rules.
     told = boxes.hashes([(0, rows.num_rows)]) if boxes else []
     id_ = shard_id(of, NO_MODEL, manifest.plan_id, empty, *told, results.detector_id if results else None)
 

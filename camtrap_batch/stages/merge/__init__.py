@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import read_dataset_cameras, read_dataset_periods
+from camtrap_batch.catalog import as_photos_have_it, read_dataset_cameras, read_dataset_periods
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.errors import BrokenPromise, InputError
 from camtrap_batch.events import (
@@ -37,7 +37,7 @@ from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.classes import empty_class, empty_of_data_set
-from camtrap_batch.stages.merge.metrics import describe, judged_by, measure
+from camtrap_batch.stages.merge.quality import describe, judged_by, measure
 from camtrap_batch.store import schemas
 from camtrap_batch.store.corrections import fold, read_corrections, standing
 from camtrap_batch.store.manifest import categories_of, current_findings, usable_rows
@@ -81,7 +81,7 @@ class MergeStage(Stage):
         ------
         InputError
             There are no predictions yet, they belong to another manifest, or a file of the section `events`
-            is not there or not what it should be.
+            is missing or not what it should be.
         """
         sources = _read_sources(context)
         result = do_on_driver(
@@ -97,14 +97,14 @@ STAGE = MergeStage()
 
 @dataclass
 class _Sources:
-    """What is merged, and by which rules; `settings` is what a result says of these.
+    """What is merged, and by which rules; `settings` is what a result records about these.
 
     Attributes
     ----------
-    classes : of the model, or of the results that take its place; none where people alone labelled
-    labels : whose count
-    said : what people said of the usable images, as `events.human` wants it; None: nothing
-    said_hash : of what they said
+    classes : classes of the model, or of the results in its place; none if only people labelled
+    labels : whose labels count
+    said : what people said about the usable images, in the form that `events.human` needs; None: nothing
+    said_hash : hash of what they said
     """
 
     manifest: Snapshot
@@ -125,7 +125,7 @@ class _Sources:
 
     @property
     def told(self) -> list[list[dict[str, Any]]]:
-        """What somebody wrote down of deployments; a run without is what it was before there were any."""
+        """Recorded deployments; without any, a run stays as it was before there were deployments."""
         if self.periods is None and self.outages is None:
             return []
         return [[] if table is None else table.to_pylist() for table in (self.periods, self.outages)]
@@ -154,8 +154,7 @@ def _read_sources(context: Context) -> _Sources:
     else:
         classes, empty = list(predictions.meta["classes"]), empty_of_data_set(job, categories)
     labels: Labels = job.events.labels if model != NO_MODEL or classes else "human"
-    cameras = read_dataset_cameras(job.dataset)
-    periods, outages, notes = read_dataset_periods(job.dataset)
+    cameras, periods, outages, notes = _read_cameras(job, run)
     taxonomy, species = read_rules(job)
     settings: dict[str, Any] = {
         "min_confidence": job.infer.min_confidence,
@@ -188,10 +187,24 @@ def _read_sources(context: Context) -> _Sources:
     )
 
 
-def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | None, list[str]]:
-    """What people said of the usable images, and hashes of it.
+def _read_cameras(job: Job, run: Run) -> tuple[pa.Table | None, pa.Table | None, pa.Table | None, list[str]]:
+    """Coordinates, deployments and outages, with the locations as the images have them, and notes."""
+    periods, outages, notes = read_dataset_periods(job.dataset)
+    cameras, periods, outages = (
+        None if table is None else as_photos_have_it(table, lambda: _locations(run))
+        for table in (read_dataset_cameras(job.dataset), periods, outages)
+    )
+    return cameras, periods, outages, notes
 
-    A correction takes the place of what the metadata say of its image.
+
+def _locations(run: Run) -> pa.ChunkedArray:
+    return run.table("manifest").to_table(columns=["location"])["location"]
+
+
+def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | None, list[str]]:
+    """What people said about the usable images, and hashes of it.
+
+    A correction replaces what the metadata say about its image.
     """
     run = context.run
     if not context.dry_run:
@@ -206,7 +219,7 @@ def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | No
         catalog = run.table("catalog", int(run.snapshot("manifest").inputs["catalog"]))
         rows = catalog.to_table(columns=["image_id", "labels"])
         usable = usable_rows(run, ["image_id", "status"])["image_id"]
-        # The manifest's plan, on which a result depends, stands for what the catalog says.
+        # The manifest's plan, on which a result depends, also stands for what the catalog says.
         told = one_of_each(of_metadata(rows, usable, names), told)
     return (told if told is not None and told.num_rows else None), hashes
 
@@ -226,7 +239,7 @@ def _id(sources: _Sources) -> str:
 
 
 def _judge(context: Context, sources: _Sources) -> list[str]:
-    """Make `metrics`, where there is something to judge labels by; returns notes for people."""
+    """Make `metrics`, if there is anything to judge labels by; returns notes for people."""
     run = context.run
     locations = run.snapshot("locations")
     id_ = shard_id(METRICS, locations.plan_id, *judged_by(run, sources.predictions))
@@ -251,7 +264,7 @@ def _merge(run: Run, sources: _Sources) -> Made:
         min_confidence=settings["min_confidence"],
         classes=sources.classes,
         scores=lambda: _scores(run, predictions),
-        # Nothing rolls up, or is set aside, of what people alone have said.
+        # Labels of people alone are neither rolled up nor set aside.
         taxonomy=sources.taxonomy if sources.classes else None,
         species=sources.species if sources.classes else None,
     )
@@ -310,12 +323,12 @@ def find_effort(
     empty: str,
     counting: Counting,
 ) -> tuple[pa.Table, pa.Table | None]:
-    """Rows of the table `deployments`, and the effort of the locations of which somebody wrote them down.
+    """Rows of the table `deployments`, and the effort of locations whose deployments were recorded.
 
     Parameters
     ----------
     images : the manifest's columns `_FROM_MANIFEST`
-    frames : its usable images as `combine` labels them, in the same order
+    frames : its usable images as labelled by `combine`, in the same order
     """
     usable = images.filter(pc.is_in(images["status"].cast(pa.string()), pa.array(USABLE)))
     deployments, _ = make_deployments(usable, periods, outages)
@@ -330,14 +343,14 @@ def find_effort(
 
 
 def read_rules(job: Job) -> tuple[Taxonomy | None, SpeciesLists | None]:
-    """The job's taxonomy and its species lists. Raises InputError where a file of them is wrong."""
+    """The job's taxonomy and its species lists. Raises InputError if one of these files is wrong."""
     events = job.events
     taxonomy = taxonomy_of(events.taxonomy)
     return taxonomy, read_species(events.species, events.regions) if events.species is not None else None
 
 
 def usable_frames(run: Run, predictions: Snapshot) -> pa.Table:
-    """The usable rows of the manifest with label, confidence and count of their predictions beside them."""
+    """The usable rows of the manifest, joined with label, confidence and count of their predictions."""
     of_image = ["image_id", "file_name", "location", "seq_id", "frame_num", "status"]
     frames = usable_rows(run, [*of_image, "datetime", "utc_offset_minutes", "date_only"])
     table = run.table("predictions", predictions.number)
@@ -351,7 +364,7 @@ def usable_frames(run: Run, predictions: Snapshot) -> pa.Table:
 
 
 def _scores(run: Run, predictions: Snapshot) -> Iterator[pa.RecordBatch]:
-    """Probabilities, batch by batch: of many classes they are more than a driver's memory should hold."""
+    """Probabilities, batch by batch: with many classes they exceed what a driver's memory should hold."""
     table = run.table("predictions", predictions.number)
     columns = [name for name in ("top5", "probs") if name in table.schema.names]
     batches: Iterator[pa.RecordBatch] = table.to_batches(
@@ -378,7 +391,7 @@ def _dubious(run: Run, findings: Snapshot | None) -> pa.Table | None:
 def _count(
     frames: pa.Table, sequences: pa.Table, locations: pa.Table, dubious: pa.Table | None
 ) -> dict[str, int]:
-    """What `_notes` tells of, beside rows."""
+    """What `_notes` reports besides rows."""
     dated_wrong = Counter(dubious["kind_list"].combine_chunks().flatten().to_pylist() if dubious else ())
     return {
         **{why: pc.sum(pc.equal(frames["no_event"], why)).as_py() or 0 for why in NO_EVENT},
@@ -391,7 +404,8 @@ def _count(
 
 
 def _labelled_undated(run: Run) -> str:
-    """How many images without a date people have labelled, as what, and how dates are given; or nothing."""
+    """A note on how many images without a date people have labelled, as what, and how to give dates; or
+    nothing."""
     is_lost = (pc.field("no_event") == "no date") & (pc.field("label_source") == "human")
     labels = run.table("frames").to_table(columns=["label"], filter=is_lost)["label"].drop_null()
     if not len(labels):
@@ -406,7 +420,7 @@ def _labelled_undated(run: Run) -> str:
 
 
 def _notes(run: Run, sources: _Sources) -> list[str]:
-    """What the current tables came to, and whatever is counted apart in them."""
+    """Notes on the current tables, and on whatever is counted separately in them."""
     taxonomy, classes = sources.taxonomy, sources.classes
     locations = run.snapshot("locations")
     found: dict[str, int] = locations.meta["found"]
@@ -436,7 +450,7 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
         names = rows["location"].to_pylist()
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         notes.append(f"cameras without an image: {len(names):,} ({', '.join(names[:_SHOWN])}{more})")
-    if taxonomy is not None and any(taxonomy.groups.values()):  # else it has names alone
+    if taxonomy is not None and any(taxonomy.groups.values()):  # otherwise it has only names
         strange = [name for name in classes if not taxonomy.above(name) and name != locations.meta["empty"]]
         if strange:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
@@ -453,7 +467,7 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
 
 
 def _as_json(species: SpeciesLists) -> dict[str, Any]:
-    """The lists as a snapshot keeps them, in an order that is always the same."""
+    """The lists in the form that a snapshot keeps, in a fixed order."""
     return {
         "everywhere": sorted(species.everywhere),
         "by_region": {name: sorted(labels) for name, labels in species.by_region.items()},

@@ -1,6 +1,6 @@
-"""report: a page about the run that one can look into, from its tables. Runs on the driver.
+"""report: a page for exploring the run, made from its tables. Runs on the driver.
 
-`collect` reads the tables, `photos` the pictures; what is made of them is the room `report`.
+`collect` reads the tables, `photos` the pictures; the room `report` makes the page from them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PARTS = "parts-"
 
 class ReportStage(Stage):
     name = "report"
-    help = "write the report: a page, and what it opens from beside it"
+    help = "write the report: a page, and the files beside it that it opens"
     sections = ("report",)
     version = 4
     tables = ()
@@ -36,7 +36,7 @@ class ReportStage(Stage):
         return snapshots, shard_id(self, snapshots, run.job.to_yaml(), ASSETS, table="html")
 
     def run(self, context: Context) -> StageResult:
-        """Write `report/index.html` and its parts. Raises InputError where not even the manifest is there."""
+        """Write `report/index.html` and its parts. Raises InputError if there is not even a manifest."""
         started = time.monotonic()
         run = context.run
         run.snapshot("manifest")
@@ -74,7 +74,7 @@ def _is_page_of(folder: Folder, id_: str) -> bool:
 
 
 def _delete_others(folder: Folder, parts: str) -> None:
-    """Delete the parts of earlier reports: the page that is there now opens none of them."""
+    """Delete the parts of earlier reports, which the present page does not open."""
     for name in folder.list("report"):
         if name.startswith(_PARTS) and name != parts:
             for path in list(folder.walk(f"report/{name}")):

@@ -1,4 +1,4 @@
-"""All that a report shows, from the run's tables: each part by a function of its own."""
+"""Everything that a report shows, from the run's tables: one function for each part."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import library_versions, open_table
+from camtrap_batch.survey.derived import species_rows
 from camtrap_batch.survey.estimates import ESTIMATES
 from camtrap_batch.survey.places import shown_locations
 from camtrap_batch.survey.result import Counted, read_deployments
-from camtrap_batch.survey.tables import species_rows
 from camtrap_batch.vocabulary import DATE_FINDINGS, NO_MODEL, UNCERTAIN, USABLE
 
 TABLES = (
@@ -51,20 +51,20 @@ TABLES = (
     "corrections",
     "metrics",
 )
-"""Tables that a report is made of."""
+"""Tables that a report is made from."""
 
 _MOST_BROKEN = 200
 _MOST_PHOTOS = 12
 _MOST_UNDATED = 50
 _MOST_OF_A_KIND, _MOST_SEEN = 6, 5000
 _MOST_ESTIMATED = 400_000
-"""Cells of detection histories beyond which occupancy is left to `camtrap table JOB occupancy`."""
+"""With more cells of detection histories, occupancy is left to `camtrap table JOB occupancy`."""
 
 Known = dict[str, Any]
 
 
 def collect(context: Context, snapshots: dict[str, int]) -> ReportData:
-    """All that the report shows; `snapshots` are the current ones of `TABLES`."""
+    """Everything that the report shows; `snapshots` are the current ones of `TABLES`."""
     run, job = context.run, context.job
     known = {
         **_of_job(context, snapshots),
@@ -117,7 +117,7 @@ def _of_job(context: Context, snapshots: dict[str, int]) -> Known:
 
 
 def _tiles(tiles: str | None) -> str | bytes | None:
-    """A URL as it is; an archive on disk as its content, so that the report opens it without a server."""
+    """A URL unchanged; an archive on disk as its content, so that the report needs no server for it."""
     if tiles is None or "://" in tiles:
         return tiles
     from pathlib import Path
@@ -139,7 +139,7 @@ def _images(run: Run) -> Known:
 
 
 def _broken(run: Run) -> list[tuple[str, str, str | None, str | None]]:
-    """Status, file name, location and detail of images that are not ok: some of each status."""
+    """Status, file name, location and detail of some images of each status that is not ok."""
     rows = run.table("manifest").to_table(columns=["status", "file_name", "location", "detail"])
     frame = rows.filter(pc.not_equal(rows["status"].cast(pa.string()), "ok")).to_pandas()
     statuses = max(1, frame["status"].nunique())
@@ -149,7 +149,7 @@ def _broken(run: Run) -> list[tuple[str, str, str | None, str | None]]:
 
 
 def _findings(run: Run) -> Known:
-    """How many of each kind, and some of different cameras and comparisons as far as there are."""
+    """How many of each kind, with examples from different cameras and comparisons as far as possible."""
     snapshot = current_findings(run)
     if snapshot is None:
         return {}
@@ -182,7 +182,7 @@ def _selection(run: Run) -> Known:
 
 
 def _worst_mistakes(run: Run) -> list[Example]:
-    """Images of held-out splits whose label is wrong, the most confident first."""
+    """Images of held-out splits with wrong labels, the most confident first."""
     truth = run.table("selection").to_table(columns=["image_id", "label", "split"])
     held_out = truth.filter(pc.is_in(truth["split"], pa.array(["valid", "test"]))).to_pandas()
     predicted = run.table("predictions").to_table(columns=["image_id", "label", "confidence"]).to_pandas()
@@ -194,7 +194,7 @@ def _worst_mistakes(run: Run) -> list[Example]:
 
 
 def _model(run: Run, wanted: str) -> Known:
-    """What a report says of the model: its card, its figures on the split to be judged by, its history."""
+    """What a report says about the model: its card, its figures on the split that judges it, its history."""
     trained = run.current("model") if wanted == "latest" else None
     predicted = run.current("predictions")
     model_id = trained.meta["model_id"] if trained else predicted.inputs["model"] if predicted else None
@@ -242,7 +242,7 @@ def _computed_in(predicted: Snapshot | None, model_id: str) -> str | None:
 
 
 def _detector(run: Run) -> Known:
-    """The boxes that count: of how many images, of which categories; and places that repeat."""
+    """The boxes that count, by image and category, and the spots where boxes repeat."""
     predicted, detected, boxes = (run.current(name) for name in ("predictions", "detected", "detections"))
     repeats = predicted.meta.get("detections") if predicted else None
     known: Known = {"detections": repeats}
@@ -269,12 +269,13 @@ def _detector(run: Run) -> Known:
         n_with={row["category"]: row["image_id_count_distinct"] for row in rows},
         n_boxes={row["category"]: row["image_id_count"] for row in rows},
         description=detected.meta.get("detector", ""),
+        n_without=detected.rows - n_failed - pc.count_distinct(counted["image_id"]).as_py(),
     )
     return known
 
 
 def _results(context: Context) -> Known:
-    """What was seen, by the current result of `merge`."""
+    """What was seen, according to the current result of `merge`."""
     run = context.run
     merged = MergeResult(run, run.snapshot("locations"))
     events = run.table("events").to_table()
@@ -296,14 +297,14 @@ def _results(context: Context) -> Known:
 
 
 def _places(merged: MergeResult, blur_km: float) -> Known:
-    """The table `locations` with the places that may be shown, and which of them are on a coarser grid."""
+    """The table `locations` with the positions that may be shown, and which of them are on a coarser grid."""
     shown = shown_locations(merged, blur_km)
     grids = zip(shown.locations["location"].to_pylist(), shown.grid_km.tolist(), strict=True)
     return {"locations": shown.locations, "hidden": {name: km for name, km in grids if km > blur_km}}
 
 
 def _dates(run: Run) -> Dates:
-    """The period of the usable images whose date no finding doubts."""
+    """The period of the usable images whose dates are not in doubt."""
     rows = run.table("manifest").to_table(columns=["image_id", "location", "datetime", "status"])
     rows = rows.filter(pc.is_in(rows["status"].cast(pa.string()), pa.array(USABLE)))
     doubted: npt.NDArray[np.bool_] = np.zeros(rows.num_rows, np.bool_)
@@ -326,7 +327,7 @@ def _files(run: Run, image_ids: pa.ChunkedArray) -> dict[str, str]:
 
 
 def _best_photos(events: pa.Table) -> list[Example]:
-    """The most confident photo of each species; where only people labelled it, one without a confidence."""
+    """The most confident photo of each species; if only people labelled it, one without a confidence."""
     frame = events.select(["label", "confidence", "best_image_id"]).to_pandas()
     if "label_source" in events.column_names:
         said = pc.fill_null(pc.equal(events["label_source"], "human"), False)
@@ -367,15 +368,15 @@ def _estimates(merged: MergeResult, events: pa.Table, deployments: pa.Table) -> 
     if len(some["label"].unique()) * days <= _MOST_ESTIMATED:
         for name in ("occupancy", "activity"):
             try:
-                with np.errstate(all="ignore"):  # of what a fit tries on its way
+                with np.errstate(all="ignore"):  # from values that a fit tries on its way
                     found[name] = ESTIMATES[name](merged, counted, 7)
-            except (CamtrapError, ValueError):  # too little to estimate it from: the report does without
+            except (CamtrapError, ValueError):  # too little data for an estimate: the report leaves it out
                 continue
     return found
 
 
 def _photos(context: Context, known: Known) -> Known:
-    """The photos of all that shows some; where the job wants none, none."""
+    """The photos of every part that shows some; none if the job wants none."""
     most = context.job.report.photos
     if not most:
         return {"photos": {}}

@@ -1,4 +1,4 @@
-"""The photos of a report: which images, from the originals where they can be had, with their boxes."""
+"""The photos of a report: which images, from the originals if they are available, with their boxes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from camtrap_batch.report.choice import by_event, chosen_events, chosen_images
 from camtrap_batch.store.run import Run
 
 SHORT_SIDE = 480
-"""Least pixels of the short side of a photo, where the original has them."""
+"""Minimum pixels on the short side of a photo, if the original has them."""
 
 _QUALITY = 80
 _SIDES = ("x", "y", "w", "h")
 
 
 def choose_photos(run: Run, events: pa.Table | None, most: int) -> tuple[list[str], dict[str, list[str]]]:
-    """Images to show of a result of `merge`, and strips of frames: event_id -> image ids."""
+    """Images of a result of `merge` to show, and strips of frames: event_id -> image ids."""
     if events is None or not most:
         return [], {}
     rows = events.select(["event_id", "best_image_id"]).take(chosen_events(events, most)).to_pylist()
@@ -41,9 +41,9 @@ def choose_photos(run: Run, events: pa.Table | None, most: int) -> tuple[list[st
 
 
 def read_photos(run: Run, image_ids: Iterable[str]) -> dict[str, Photo]:
-    """Photos by image id, in this order, as far as there are any.
+    """Photos by image id, in this order, as far as they exist.
 
-    An image that can't be read any more has its thumbnail. People are shown as `report.people` has it.
+    An image that can no longer be read is shown as its thumbnail. People are treated as `report.people` says.
     """
     ids = list(dict.fromkeys(image_ids))
     rows = run.table("manifest").to_table(
@@ -71,7 +71,7 @@ def read_photos(run: Run, image_ids: Iterable[str]) -> dict[str, Photo]:
 
 
 def _pictures(run: Run, rows: pa.Table) -> dict[int, bytes]:
-    """A JPEG of each row, as large as is wanted where that can be had."""
+    """A JPEG of each row, as large as wanted if possible."""
     job = run.job
     sides = pc.min_element_wise(rows["width"], rows["height"]).fill_null(SHORT_SIDE)
     thumbnail = np.minimum(sides.to_numpy(), job.validate_.thumbnails)
@@ -103,7 +103,7 @@ def _pictures(run: Run, rows: pa.Table) -> dict[int, bytes]:
 
 
 def _shrunk(data: bytes, source: Source) -> bytes | None:
-    """A picture as a JPEG without metadata, of the size that is shown; a thumbnail as it is."""
+    """A picture as a JPEG without metadata, in the size that is shown; a thumbnail unchanged."""
     if source == "thumbnail":
         return data
     try:
@@ -115,7 +115,7 @@ def _shrunk(data: bytes, source: Source) -> bytes | None:
 
 
 def _boxes(run: Run, image_ids: list[str]) -> dict[str, list[Box]]:
-    """The boxes of images that count, with what the classifier says of each."""
+    """The boxes of images that count, with what the classifier says about each."""
     predicted = run.current("predictions")
     meta = (predicted.meta.get("detections") or {}) if predicted else {}
     if run.current("detections") is None:

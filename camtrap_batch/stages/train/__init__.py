@@ -29,7 +29,7 @@ from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_id
 from camtrap_batch.selection.crops import KNOWN
 from camtrap_batch.stages.detect import bring_detections
 from camtrap_batch.stages.train.cut import CUT, cut_crops
-from camtrap_batch.stages.train.figures import write_figures
+from camtrap_batch.stages.train.finish import finish_training, origin_of
 from camtrap_batch.stages.train.head import (
     FEATURES,
     HeadShard,
@@ -38,12 +38,12 @@ from camtrap_batch.stages.train.head import (
     head_settings,
     is_model,
 )
-from camtrap_batch.stages.train.samples import BoxTables, Crops, read_crops, read_samples
+from camtrap_batch.stages.train.selected import BoxTables, Crops, read_crops, read_samples
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Plan, Receipt, Shard, digest
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import finish_shard, open_table
+from camtrap_batch.store.tables import open_table
 from camtrap_batch.vocabulary import EMPTY, plural
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ if TYPE_CHECKING:
     from camtrap_batch.model.team import SoloTeam
 
 TOPIC = "camtrap-train"
-"""What a training tells on this topic is how far it is."""
+"""Topic on which a training reports its progress."""
 
 CHECKPOINTS = "checkpoints"
 """Folder, in the run folder, of trainings that are not committed yet."""
 
 _MOST_LOSSES = 3
-_LOG_EVERY_S = 30.0  # a sign of life, within long epochs
+_LOG_EVERY_S = 30.0  # a sign of life during long epochs
 
 
 class TrainStage(Stage):
@@ -89,14 +89,14 @@ class TrainStage(Stage):
             check_published(train.arch)
 
     def run(self, context: Context) -> StageResult:
-        """Train on the table `selection`; the model goes to `models/<model id>` of the run folder.
+        """Train on the table `selection`; the model is stored as `models/<model id>` in the run folder.
 
-        Where the job has boxes, it is crops that are learnt from (see `cut.cut_crops`), cut first.
+        If the job has boxes, training uses crops (see `cut.cut_crops`), which are cut first.
 
         Raises
         ------
         JobError
-            The architecture is not known, or a class or a split is empty.
+            The architecture is unknown, or a class or a split is empty.
         ClusterError
             No worker holds GPU=1.
         """
@@ -144,7 +144,7 @@ def _do(context: Context, plan: Plan, work: Work, need: Need, *, listen: bool) -
 
 
 def _train_head(context: Context, base: str | None) -> StageResult:
-    """A last layer alone, on features that are computed once."""
+    """Train only a last layer, on features that are computed once."""
     job, run = context.job, context.run
     chosen = choose_base(job, run, base or job.train.weights, keep=not context.dry_run)
     version = _weights_version(job.train.weights)
@@ -179,14 +179,15 @@ def _train_head(context: Context, base: str | None) -> StageResult:
 
 
 def find_base(job: Job, run: Run) -> str | None:
-    """The model whose weights the job begins with: its id, or its folder; None where it names no model.
+    """The model whose weights the job begins with: its id, or its folder; None if it names no model.
 
-    Of `latest` the run's last model, unless that was itself made of another one just as it would be made now.
+    For `latest`, the run's last model, or, if that was made from another one just as it would be made now,
+    that one.
 
     Raises
     ------
     InputError
-        There is no model yet; or, to fine-tune, it is of another architecture.
+        There is no model yet; or, for fine-tuning, it has another architecture.
     """
     weights = job.train.weights
     if not is_model(weights):
@@ -206,7 +207,7 @@ def find_base(job: Job, run: Run) -> str | None:
 
 
 def _model_for(job: Job, run: Run, name: str) -> tuple[Folder, str]:
-    """The folder and id of a model to go on from. Raises InputError where it is another network."""
+    """The folder and id of a model to continue from. Raises InputError if it is another network."""
     model, info = open_model(run, name, "train.weights")
     train = job.train
     if (info.arch, info.size) != (train.arch, train.size):
@@ -218,7 +219,7 @@ def _model_for(job: Job, run: Run, name: str) -> tuple[Folder, str]:
 
 
 def _asked(job: Job, run: Run) -> str:
-    """What a training that begins with another model depends on, but for that model."""
+    """What a training that begins with another model depends on, apart from that model."""
     selection = run.snapshot("selection")
     more: list[Any] = []
     if job.trains_on_crops:
@@ -229,11 +230,11 @@ def _asked(job: Job, run: Run) -> str:
 
 
 def plan_training(job: Job, run: Run, base: str | None = None) -> tuple[TrainShard, Shard]:
-    """The training, without its plan, and the only shard of that; `base` as `find_base` gives it."""
+    """The training, without its plan, and the plan's only shard; `base` is the result of `find_base`."""
     selection, manifest = run.snapshot("selection"), run.snapshot("manifest")
     use_thumbnails = job.validate_.thumbnails >= job.train.size
     crops = _crops(job, run, selection) if job.trains_on_crops else None
-    # The ids of trainings on frames are those of before there was a choice.
+    # Trainings on frames keep the ids from before there was a choice.
     more: list[Any] = []
     if crops is not None and crops.of_boxes is not None:
         tables = crops.of_boxes
@@ -269,7 +270,8 @@ def plan_training(job: Job, run: Run, base: str | None = None) -> tuple[TrainSha
 
 
 def _settings(train: Train) -> dict[str, Any]:
-    """What a training depends on of the job's section; of fine-tuning frames as before there was a choice."""
+    """What a training depends on in the job's section; for fine-tuning on frames as before there was a
+    choice."""
     settings = train.model_dump(mode="json")
     del settings["on"], settings["method"]
     return settings
@@ -286,7 +288,7 @@ def _crops(job: Job, run: Run, selection: Snapshot) -> Crops:
 
 
 def _box_tables(job: Job, run: Run, selection: Snapshot) -> BoxTables:
-    assert job.detection is not None  # noqa: S101 - else frames are trained on
+    assert job.detection is not None  # noqa: S101 - otherwise training uses frames
     detected = run.snapshot("detected")
     empty = selection.meta["empty"]
     rules = make_rules(
@@ -303,7 +305,7 @@ def _with_result(plan: Plan, receipts: list[Receipt]) -> Done:
 
 
 class _Shown:
-    """Shows what a training tells, and logs some of it."""
+    """Shows what a training reports, and logs some of it."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -365,13 +367,7 @@ class TrainShard:
             carried = self._carried(samples.classes, Path(scratch))
             provenance = {
                 **({} if self.base is None else {"base": self.base.url.rpartition("/")[2]}),
-                "job": self.job,
-                "train": _settings(self.config),
-                "seed": self.seed,
-                "manifest_snapshot": self.manifest.number,
-                "selection_snapshot": self.selection.number,
-                "selection_plan": self.selection.plan_id,
-                "split_by": self.selection.meta["split_by"],
+                **origin_of(self, _settings(self.config)),
             }
             result = self._together(
                 here,
@@ -404,7 +400,7 @@ class TrainShard:
     def _together(
         self, here: WorkerContext, train: Callable[[TrainConfig, Checkpoints, SoloTeam], TrainResult]
     ) -> TrainResult:
-        """Train with all GPU workers; after a loss, with those that are left, from the last checkpoint."""
+        """Train with all GPU workers; after losing one, with the others, from the last checkpoint."""
         from camtrap_batch.model.learner import halve, is_out_of_memory
         from camtrap_batch.model.team import TeamLost
 
@@ -435,7 +431,7 @@ class TrainShard:
             _note(here, f"a GPU worker was lost: goes on after epoch {done} with those that are there")
 
     def join(self, team: SoloTeam, batch: int, here: WorkerContext) -> None:
-        """Another worker's part."""
+        """The part of another worker."""
         from camtrap_batch.model import join
 
         samples = self.samples(here)
@@ -444,7 +440,7 @@ class TrainShard:
             join(samples, carried(self._config(here, batch)), self._checkpoints(), team)
 
     def _carried(self, classes: list[str], scratch: Path) -> Callable[[TrainConfig], TrainConfig]:
-        """What has the settings begin with the weights of the model that the job names, if it names one."""
+        """Makes the settings begin with the weights of the model that the job names, if it names one."""
         if self.base is None:
             return lambda config: config
         from safetensors.torch import save_file
@@ -488,7 +484,7 @@ class TrainShard:
 
 
 def note_doubts(here: WorkerContext, reasons: Counter[str]) -> None:
-    """Tell how many crops are learnt from and judged by, and how many are not, and why."""
+    """Report how many crops are used for learning and judging, how many are not, and why."""
     text = f"{plural(reasons[KNOWN], 'crop')} whose label is known, to learn from and to be judged by"
     in_doubt = Counter({why: n for why, n in reasons.items() if why != KNOWN})
     if in_doubt:
@@ -498,7 +494,7 @@ def note_doubts(here: WorkerContext, reasons: Counter[str]) -> None:
 
 
 def check_weights(weights: str) -> None:
-    """Raise InputError where the job's weights are a file or folder that is not there."""
+    """Raise InputError if the job's weights are a missing file or folder."""
     if weights in ("imagenet", "none", "latest") or re.fullmatch("[0-9a-f]{16}", weights):
         return
     if not Path(weights).is_file() and not Folder(weights).exists(CARD):
@@ -509,10 +505,10 @@ def check_weights(weights: str) -> None:
 
 
 def describe(progress: dict[str, Any]) -> tuple[float, str]:
-    """How much of the training is done, and a line about it; `progress` as `model.train` tells it."""
+    """How much of the training is done, and a line about it; `progress` as reported by `model.train`."""
     share = progress["batch"] / max(1, progress["batches"]) if "batch" in progress else 0.0
     if progress["phase"] == "lr_find":
-        return _SEARCH * min(share, 1.0), "searching a learning rate"
+        return _SEARCH * min(share, 1.0), "searching for a learning rate"
     if progress["phase"] == "evaluate":
         return 1 - _JUDGING * (1 - min(share, 1.0)), "judging the model"
     epoch, epochs = progress["epoch"], progress["epochs"]
@@ -526,7 +522,7 @@ def describe(progress: dict[str, Any]) -> tuple[float, str]:
 
 
 _SEARCH, _JUDGING = 0.02, 0.02
-"""About which part of a training the search for a learning rate and judging the model take."""
+"""The approximate share of a training that searching for a learning rate and judging the model take."""
 
 
 def _note(here: WorkerContext, text: str) -> None:
@@ -534,7 +530,7 @@ def _note(here: WorkerContext, text: str) -> None:
 
 
 def tell(here: WorkerContext, progress: dict[str, Any]) -> None:
-    """Tell the driver how far the training is."""
+    """Report the training's progress to the driver."""
     if progress["phase"] != "note":
         phases.enter(progress["phase"])
     here.tell(TOPIC, progress)

@@ -1,4 +1,4 @@
-"""What is trained on where there are boxes: crops, cut once out of the selected images, on workers."""
+"""What is trained on if there are boxes: crops, cut once from the selected images, on workers."""
 
 from __future__ import annotations
 
@@ -46,21 +46,22 @@ CUT = Part(
 
 _SHARD_SIZE = 256
 _QUALITY = 95
-_SMALLEST, _LARGEST = 0.12, 0.6  # side of a background, as part of the frame
+_SMALLEST, _LARGEST = 0.12, 0.6  # side of a background, as a fraction of the frame
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 _SENT = [*COLUMNS, "width", "height", COLUMN_OF_BOXES]
 
 
 def cut_crops(context: Context) -> StageResult:
-    """Bring the tables `training_images` and `training_crops` up to the current selection and boxes.
+    """Bring the tables `training_images` and `training_crops` up to date with the current selection and
+    boxes.
 
-    Of each selected image: the boxes that count, by the rules of `infer`; where there is none, a spot that
-    holds no box, such as an empty image is learnt from; where no boxes are known of it, the whole frame.
+    From each selected image: the boxes that count, by the rules of `infer`; if there is none, a spot without
+    a box, from which emptiness is learnt; if its boxes are not known, the whole frame.
 
     Raises
     ------
     InputError
-        There is no selection yet, or `detect` was not run.
+        There is no selection yet, or `detect` has not been run.
     """
     job = context.job
     rows, boxes = selected_rows(job, context.run)
@@ -85,15 +86,15 @@ def do_cuts(
     boxes: Boxes | None,
     need_of: Callable[[CutShard], Need],
 ) -> StageResult:
-    """Have workers make something of what is cut out of the selected images.
+    """Have workers process what is cut from the selected images.
 
     Parameters
     ----------
-    part : whose tables are made; the first has the columns image_id and status
-    work : without its plan
-    settings : what every shard depends on beside its images and their boxes
-    rows, boxes : of `selected_rows`
-    need_of : the kind of workers; asked where there is something to do
+    part : the part whose tables are made; the first table has the columns image_id and status
+    work : the work, without its plan
+    settings : what every shard depends on besides its images and their boxes
+    rows, boxes : results of `selected_rows`
+    need_of : returns the kind of workers; called if there is something to do
     """
     run = context.run
     runs = cut(texts(rows["image_id"]), _SHARD_SIZE, location_borders(rows).tolist())
@@ -139,12 +140,12 @@ def do_cuts(
     result.notes += retries.notes()
     if not context.dry_run:
         context.progress.end(part.name, "done", result.rows, result.shards, result.counts)
-        context.progress.begin("train")  # of which this was a part
+        context.progress.begin("train")  # this was a part of it
     return result
 
 
 def selected_rows(job: Job, run: Run) -> tuple[pa.Table, Boxes | None]:
-    """The selected images, and their boxes where crops are trained on."""
+    """The selected images, and their boxes if crops are trained on."""
     chosen = run.table("selection").to_table(columns=["label"])["label"].is_valid()
     columns = [*COLUMNS, "sha256", "location", "seq_id", "width", "height"]
     rows = run.table("manifest").to_table(columns=columns).filter(chosen)
@@ -160,9 +161,9 @@ class CutShard:
 
     Attributes
     ----------
-    size : of the square that the model will see, in pixels
+    size : side of the square that the model will see, in pixels
     thumbnail : pixels of the short side of thumbnails; 0: there are none
-    rules : of the boxes; None: whole frames are cut
+    rules : rules for the boxes; None: whole frames are used
     """
 
     folder: Folder
@@ -219,7 +220,8 @@ class CutShard:
         return self.finish(shard, rows, cuts, {}, time.monotonic(), without="crashed")
 
     def cuts(self, rows: pa.Table) -> list[list[Cut]]:
-        """What is cut out of each image: number of the box, None without one, and where; None: all of it."""
+        """What is cut from each image: number of the box, None without one, and its corners; None: the whole
+        image."""
         if self.rules is None:
             return [[(None, None)] for _ in range(rows.num_rows)]
         column = rows[COLUMN_OF_BOXES].combine_chunks()
@@ -295,7 +297,7 @@ class CutShard:
 
 
 def boxes_of(cuts: Sequence[Cut]) -> list[Box] | None:
-    """The boxes of what is cut; None for the whole frame."""
+    """The boxes to cut; None for the whole frame."""
     return [box for _, box in cuts if box is not None] or None
 
 
@@ -304,7 +306,7 @@ Cut = tuple[int | None, Box | None]
 
 
 def background(image_id: str) -> Box:
-    """A spot in a picture, always the same one of an image.
+    """A spot in a picture, always the same one for an image.
 
     >>> [round(part, 3) for part in background("an image")]
     [0.134, 0.27, 0.289, 0.289]

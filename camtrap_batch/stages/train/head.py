@@ -28,15 +28,15 @@ from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.pipeline.stage import Part, StageResult, TableSpec
 from camtrap_batch.stages.train.cut import Cut, CutShard, boxes_of, do_cuts, selected_rows
-from camtrap_batch.stages.train.figures import write_figures
-from camtrap_batch.stages.train.samples import Crops, read_crops
+from camtrap_batch.stages.train.finish import finish_training, origin_of
+from camtrap_batch.stages.train.selected import Crops, read_crops
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.shards import Receipt, Shard
 from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import finish_shard, open_table
+from camtrap_batch.store.tables import open_table
 
-if TYPE_CHECKING:  # torch is loaded on workers alone
+if TYPE_CHECKING:  # torch is loaded only on workers
     from camtrap_batch.model.head import Backbone, Featurer
 
 FEATURES = Part(
@@ -54,14 +54,14 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class Base:
-    """The network that is kept.
+    """The network that is kept unchanged.
 
     Attributes
     ----------
-    model : folder of a model; None: published or other weights
+    model : a model folder; None: published or other weights
     name : id of that model, or what the job says
-    framing : how it sees a picture; None where that has to be looked up
-    arch, weights, size : of published or other weights, as in the job
+    framing : how it sees a picture; None if that must be looked up
+    arch, weights, size : for published or other weights, as in the job
     """
 
     model: Folder | None
@@ -83,13 +83,13 @@ def choose_base(job: Job, run: Run, name: str, *, keep: bool) -> Base:
 
     Parameters
     ----------
-    name : weights of the job; an id instead of latest
-    keep : copy a model from elsewhere into the run folder
+    name : the job's weights, with an id in place of latest
+    keep : whether to copy a model from elsewhere into the run folder
 
     Raises
     ------
     InputError
-        It is not there, or not whole.
+        It is missing or incomplete.
     """
     train = job.train
     if not is_model(name):
@@ -97,24 +97,24 @@ def choose_base(job: Job, run: Run, name: str, *, keep: bool) -> Base:
     model, info = open_model(run, name, "train.weights")
     if info.arch == ONNX_ARCH:
         raise InputError(
-            f"train.weights: {name}: a network in an ONNX file gives its answers alone, a head needs what "
-            "is before them; give a model of torchvision or timm (camtrap model import)"
+            f"train.weights: {name}: a network in an ONNX file gives only its answers, but a head needs what "
+            "precedes them; give a model of torchvision or timm (camtrap model import)"
         )
     kept = keep_model(run, model, info.model_id) if keep else model
     return Base(kept, info.model_id, info.framing, info.arch, "", info.size)
 
 
 def is_model(weights: str) -> bool:
-    """Whether `train.weights` name a model, not weights alone."""
+    """Whether `train.weights` names a model, not just weights."""
     return weights not in ("imagenet", "none") and not Path(weights).is_file()
 
 
 def compute_features(context: Context, base: Base, version: Sequence[int]) -> StageResult:
-    """Bring the tables `featured` and `features` up to the current selection and boxes.
+    """Bring the tables `featured` and `features` up to date with the current selection and boxes.
 
     Parameters
     ----------
-    version : of the weights, where they are a file
+    version : version of the weights, if they are a file
     """
     job = context.job
     rows, boxes = selected_rows(job, context.run)
@@ -142,7 +142,7 @@ def _workers(context: Context, work: CutShard) -> Need:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureShard(CutShard):
-    """Computes features of what is cut out of the images of a shard, on a worker."""
+    """Computes features of what is cut from the images of a shard, on a worker."""
 
     base: Base
     batch: int
@@ -226,16 +226,7 @@ class HeadShard:
                 features.astype(np.float32),
                 self.base.open(),
                 parent,
-                {
-                    "job": self.job,
-                    "train": self.config.model_dump(mode="json"),
-                    "base": self.base.name,
-                    "seed": self.seed,
-                    "manifest_snapshot": self.manifest.number,
-                    "selection_snapshot": self.selection.number,
-                    "selection_plan": self.selection.plan_id,
-                    "split_by": self.selection.meta["split_by"],
-                },
+                {**origin_of(self, self.config.model_dump(mode="json")), "base": self.base.name},
                 balance=self.config.balance,
                 seed=self.seed,
                 tell=partial(tell, here),
@@ -265,5 +256,5 @@ class HeadShard:
 
 
 def head_settings(base: Base) -> dict[str, Any]:
-    """What a head depends on of its network."""
+    """What a head depends on in its network."""
     return {**asdict(replace(base, model=None)), "model": base.model is not None}

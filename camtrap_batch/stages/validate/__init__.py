@@ -38,20 +38,20 @@ from camtrap_batch.vocabulary import RETRIED
 
 RETRY = retry_option(
     RETRIED,
-    "those that are listed, and were unreadable or missing, are tried by each run",
+    "listed images that were unreadable or missing are tried by every run",
     in_reprocess=True,
 )
 _TRIES = {"unreadable": ALWAYS, "missing": ALWAYS}
 
-_ENTRY = "entry"  # of a file in an archive; it is not part of the work
+_ENTRY = "entry"  # where a file is in an archive; it is not part of the work
 _NO_FRAME = "no frame of this video can be read; the table videos says why"
-_OF_VIDEOS = ("video_frames", "date_of")  # of the catalog, that the manifest tells otherwise
+_OF_VIDEOS = ("video_frames", "date_of")  # columns of the catalog that the manifest expresses differently
 
 _FROM_CATALOG = [name for name in CATALOG.names if name in MANIFEST.names and name not in ("width", "height")]
 _SENT = [*_FROM_CATALOG, *_OF_VIDEOS]
 _FROM_VERDICT = [
     "status", "detail", "format", "mode", "width", "height", "bytes", "sha256", "dhash",
-    "datetime_exif", "camera_make", "camera_model", "is_night",
+    "datetime_exif", "camera_make", "camera_model", "is_night", "orientation",
 ]  # fmt: skip
 
 
@@ -71,20 +71,20 @@ class ValidateStage(Stage):
     def run(self, context: Context) -> StageResult:
         """Read every image of the catalog into the tables `manifest` and `thumbnails`; then `findings`.
 
-        An image that was `unreadable`, or `missing` though it was listed, is tried again by the next run, and
-        one with a status that `--retry` names; where that changes nothing, the tables keep the content, and
-        the plan id, that they had.
+        An image that was `unreadable`, or `missing` though it was listed, is tried again by the next run, as
+        is one with a status that `--retry` names; if that changes nothing, the tables keep their content and
+        plan id.
 
         Raises
         ------
         InputError
-            There is no catalog yet, or the image root is not there, or none of its files.
+            There is no catalog yet, or the image root or all of its files are missing.
         """
         validation = _Validation(context)
         result = validation.run()
         columns = validation.columns
         del validation
-        release_memory()  # 0.3 kB an image, which findings would be beside
+        release_memory()  # 0.3 kB per image, which would add to what findings take
         result.notes += add_findings(context, columns)
         return result
 
@@ -93,7 +93,7 @@ STAGE = ValidateStage()
 
 
 class _Validation:
-    """What this run's shards are of, what each is told, and what is committed of them."""
+    """What this run's shards cover, what each is told, and what is committed for them."""
 
     def __init__(self, context: Context) -> None:
         job, run = context.job, context.run
@@ -102,10 +102,10 @@ class _Validation:
         self._root = image_root(job)
         self._rows, self._entries = _listed(run, self._catalog, self._root)
         self._limits = Limits(job.validate_.max_pixels, job.validate_.timeout_s, job.validate_.thumbnails)
-        # Where the files lie is not part of the work: a data set that was moved is not read again.
+        # The files' place is not part of the work: a data set that was moved is not read again.
         self._settings = [*identity(STAGE), *astuple(self._limits)]
         runs = cut(texts(self._rows["image_id"]), job.validate_.shard_size)
-        # A column that the catalog had none of at first counts where it says something.
+        # A column that the catalog did not have at first counts if it says something.
         later = set(schemas.later_columns("catalog"))
         hashed = [
             name
@@ -118,7 +118,7 @@ class _Validation:
         images = self._rows["image_id"]
         self._retries = Retries(context, "manifest", self._manifest, failed, _TRIES, images, ids, runs)
         self.columns: Handover[pa.Table] = Handover()
-        """Of a new manifest, what findings are made of."""
+        """The columns of a new manifest that findings are made from."""
 
     def run(self) -> StageResult:
         folder = self._context.run.folder
@@ -136,7 +136,7 @@ class _Validation:
 
     @functools.cached_property
     def _told(self) -> pa.Table:
-        """What workers are told of each image."""
+        """What workers are told about each image."""
         rows = self._rows if self._entries is None else self._rows.append_column(_ENTRY, self._entries)
         if self._manifest is None or self._manifest.meta.get("settings") != self._settings:
             return rows
@@ -147,7 +147,8 @@ class _Validation:
     def _finish(self, plan: Plan, receipts: list[Receipt]) -> Done:
         plan, receipts = self._retries.keep_earlier(plan, receipts)
         files = [file for receipt in receipts for file in receipt.files if file.table == "manifest"]
-        # All that findings need, at once: the footers of thousands of files take longer than the columns.
+        # Everything that findings need, at once: reading the footers of thousands of files takes longer than
+        # the columns.
         table = open_files(self._context.run.folder, "manifest", files)
         columns = table.to_table(columns=FROM_MANIFEST)
         if not columns["image_id"].equals(self._rows["image_id"]):
@@ -159,15 +160,15 @@ class _Validation:
 
 
 def _listed(run: Run, catalog: Snapshot, root: ImageRoot) -> tuple[pa.Table, pa.Array | None]:
-    """The catalog's rows with size and version of each file, and where in an archive it lies, if in one.
+    """The catalog's rows with size and version of each file, and its position in an archive, if it is in one.
 
-    Raises InputError where the image root is not there, or none of its files.
+    Raises InputError if the image root or all of its files are missing.
     """
     rows = open_table(run.folder, catalog).to_table(columns=_SENT)
     root.check()
     listing = root.listing(texts(rows["file_name"]))
     if rows.num_rows and not (listing.sizes >= 0).any():
-        # A disk that is not mounted, or another folder: no reason to call a whole data set missing.
+        # An unmounted disk, or another folder, is no reason to call a whole data set missing.
         raise InputError(
             f"{redacted(root.url)}: none of the {rows.num_rows:,} catalogued files is in this folder "
             f"(dataset.images): no {rows['file_name'][0].as_py()!r}"
@@ -254,7 +255,7 @@ class ValidateShard:
 
 
 def gone(rows: pa.Table, verdicts: Sequence[Verdict]) -> list[str]:
-    """Files that the driver has just listed, and that could not be opened."""
+    """Files that the driver has just listed but that could not be opened."""
     return [
         row["file_name"]
         for row, verdict in zip(rows.select(["file_name", "listed_bytes"]).to_pylist(), verdicts, strict=True)
@@ -263,11 +264,12 @@ def gone(rows: pa.Table, verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def tell_videos(verdicts: Sequence[Verdict], frames: Sequence[int | None]) -> None:
-    """Say of videos how many frames of them have rows, and that nothing of them can be read.
+    """Set the verdict on videos: how many of their frames have rows, or that nothing of them can be read.
 
     Parameters
     ----------
-    frames : of each row, how many frames of it have rows; 0: none can be had; None: no video that is read
+    frames : for each row, how many of its frames have rows; 0: none can be read; None: not a video that is
+        read
     """
     for verdict, number in zip(verdicts, frames, strict=True):
         is_video = verdict.status == "video" or verdict.detail == _NO_FRAME
@@ -313,14 +315,14 @@ def manifest_rows(rows: pa.Table, verdicts: list[Verdict], thumbnail_file: str) 
 
 
 def _date_source(rows: pa.Table) -> Any:
-    """Where dates of the catalog are from."""
+    """Where the catalog's dates come from."""
     if "date_of" not in rows.column_names:
         return "catalog"
     return pc.coalesce(rows["date_of"].combine_chunks(), "catalog")
 
 
 def thumbnail_rows(rows: pa.Table, verdicts: list[Verdict]) -> pa.Table:
-    """The thumbnails' rows of a shard: one for each image that has one, in order."""
+    """The rows of thumbnails for a shard: one for each image that has one, in order."""
     kept = [
         (image_id, verdict.thumbnail)
         for image_id, verdict in zip(rows["image_id"].to_pylist(), verdicts, strict=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog import read_dataset_periods
+from camtrap_batch.catalog import as_photos_have_it, read_dataset_periods
 from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.events.codes import Bools
 from camtrap_batch.findings import (
@@ -39,17 +39,17 @@ FINDINGS = Part("findings", 1, (TableSpec("findings", "each thing that looks wro
 _SIZES = ["width", "height"]
 _OF_DUPLICATES = [*DUPLICATE_COLUMNS, "video_s"]
 FROM_MANIFEST = list(dict.fromkeys(["image_id", *_OF_DUPLICATES, *DATE_COLUMNS, *_SIZES]))
-"""Columns of the manifest that findings are made of."""
+"""Columns of the manifest that findings are made from."""
 
 _ORDER = [*FINDING_KINDS, *DEPLOYMENT_FINDINGS]
 
 
 def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
-    """Bring the table `findings` up to the current manifest; returns notes for people: the counts by kind.
+    """Bring the table `findings` up to date with the current manifest; returns notes: the counts by kind.
 
     Parameters
     ----------
-    columns : the manifest's columns `FROM_MANIFEST`, where they have just been read
+    columns : the manifest's columns `FROM_MANIFEST`, if they have just been read
     """
     run = context.run
     if context.dry_run:
@@ -57,10 +57,14 @@ def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
     catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
     near_bits = context.job.findings.near_bits
     periods, outages, _ = read_dataset_periods(context.job.dataset)
+    periods, outages = (
+        None if table is None else as_photos_have_it(table, lambda: _locations(run, manifest))
+        for table in (periods, outages)
+    )
     told: list[Any] = []
     if periods is not None:
         told = [[] if one is None else one.to_pylist() for one in (periods, outages)]
-        told.append(sorted(DEPLOYMENT_FINDINGS))  # with a kind more they are made again
+        told.append(sorted(DEPLOYMENT_FINDINGS))  # with an additional kind they are remade
     id_ = shard_id(FINDINGS, near_bits, catalog.plan_id, manifest.plan_id, *told)
 
     def make() -> Made:
@@ -78,6 +82,10 @@ def add_findings(context: Context, columns: Handover[pa.Table]) -> list[str]:
     return ["findings: " + ", ".join(f"{kind} {n:,}" for kind, n in found.items())] if found else []
 
 
+def _locations(run: Run, manifest: Snapshot) -> pa.ChunkedArray:
+    return open_table(run.folder, manifest).to_table(columns=["location"])["location"]
+
+
 def find_in_deployments(
     job: Job,
     run: Run,
@@ -86,9 +94,9 @@ def find_in_deployments(
     periods: pa.Table,
     outages: pa.Table | None,
 ) -> pa.Table:
-    """What looks wrong in the deployments that somebody wrote down, as rows of the table.
+    """What looks wrong in the recorded deployments, as rows of the table.
 
-    That an image shows nothing is what its annotation says: what the machine says is not known yet.
+    Whether an image is empty is taken from its annotation: what the machine says is not known yet.
     """
     columns = ["image_id", "file_name", "deployment", "status", "utc_offset_minutes", *DEPLOYMENT_COLUMNS]
     images = open_table(run.folder, manifest).to_table(columns=columns)
@@ -105,7 +113,7 @@ def find_in_deployments(
 
 
 def empty_images(labels: pa.ChunkedArray, empty: int | str) -> Bools:
-    """Which images are annotated, and with nothing but `select.empty.class`."""
+    """Which images are annotated only with `select.empty.class`."""
     labels = labels.combine_chunks()
     entries = labels.flatten()
     said = entries.field("category_id") if isinstance(empty, int) else pc.utf8_lower(entries.field("name"))
@@ -123,21 +131,21 @@ def find_all(
     near_bits: int,
     columns: Handover[pa.Table],
 ) -> pa.Table:
-    """Every finding in a manifest; `columns` as of `add_findings`."""
+    """Every finding in a manifest; `columns` as for `add_findings`."""
     files = columns.take()
     if files is None:
         files = open_table(run.folder, manifest).to_table(columns=FROM_MANIFEST)
-    # Rows are taken by their numbers, which would be looked up in a chunk for each file.
+    # Rows are taken by number; with one chunk per file, each look-up would search the chunks.
     files = files.combine_chunks()
     said = open_table(run.folder, catalog).to_table(columns=["image_id", *_SIZES])
     if not said["image_id"].equals(files["image_id"]):
         raise BrokenPromise("findings: the manifest's rows are not the catalog's; nothing was committed")
-    # Where "the future" begins.
+    # The beginning of "the future".
     now = np.datetime64(manifest.created.removesuffix("Z"), "us")
     found = [find_other_sizes(said.select(_SIZES), files.select(_SIZES))]
     del said
-    release_memory()  # what reading took
-    # Arrow and NumPy let Python go on meanwhile.
+    release_memory()  # memory used by reading
+    # Arrow and NumPy let Python go on in the meantime.
     with ThreadPoolExecutor(1) as beside:
         duplicates = beside.submit(find_duplicates, files.select(_OF_DUPLICATES), near_bits)
         found += find_wrong_dates(files, now)

@@ -1,7 +1,8 @@
-"""Files that are as the current manifest knows them are not read again: what is known of them is copied.
+"""Files that have not changed since the current manifest are not read again: what is known about them is
+copied.
 
-It saves nothing where a whole shard is unchanged, which has its receipt. It does where a shard holds one file
-that is new, has changed, or is to be tried again, and where only the metadata of images has changed.
+This saves nothing for a wholly unchanged shard, which has its receipt. It helps if a shard contains a file
+that is new, has changed, or is to be tried again, and if only the metadata of images have changed.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import read_file, read_whole_files
 
 FILE, ROW = "known_file", "known_row"
-"""Columns that say where a row's verdict stands: a manifest file of the run folder, and the row in it."""
+"""Columns that say where a row's verdict is: a manifest file of the run folder, and the row in it."""
 
-_MOST_FILES = 8  # opened for one shard; rows in others, as after a new order, are read from the images again
+_MOST_FILES = 8  # opened per shard; rows in further files, as after reordering, are read from the images
 _OF_VERDICT = [
     field.name for field in fields(Verdict) if field.name not in ("thumbnail", "exif_offset_minutes")
 ]
@@ -34,7 +35,7 @@ _OF_THUMBNAIL = [name for name in THUMBNAILS.names if name != "image_id"]
 
 
 def point_at_known(folder: Folder, manifest: Snapshot, rows: pa.Table, again: Collection[str]) -> pa.Table:
-    """`rows` with the columns `FILE` and `ROW`, null where the image has to be read.
+    """`rows` with the columns `FILE` and `ROW`, null if the image must be read.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def point_at_known(folder: Folder, manifest: Snapshot, rows: pa.Table, again: Co
 
 
 def _picture(rows: pa.Table) -> pa.ChunkedArray:
-    """What names a picture: the file, and of a video's frame its time."""
+    """What identifies a picture: its file, and for a video's frame its time."""
     if rows["video_s"].null_count == rows.num_rows:
         return rows["file_name"]
     times = rows["video_s"].cast(pa.string())
@@ -84,14 +85,15 @@ def known_verdicts(folder: Folder, rows: pa.Table) -> dict[int, Verdict]:
     for file, _ in Counter({file: len(places) for file, places in wanted.items()}).most_common(_MOST_FILES):
         try:
             found |= _read_verdicts(folder, file, wanted[file])
-        except (Damaged, FileNotFoundError):  # the images tell it again
+        except (Damaged, FileNotFoundError):  # the images are read again
             continue
     return found
 
 
 def _read_verdicts(folder: Folder, file: str, wanted: list[tuple[int, int]]) -> dict[int, Verdict]:
     columns = [*_OF_VERDICT, "thumbnail_file", "thumbnail_row", "datetime_source", "utc_offset_minutes"]
-    table = read_file(folder, file, columns)
+    table = read_file(folder, file)  # which lacks some columns, if an earlier version wrote it
+    table = table.select([name for name in columns if name in table.column_names])
     records = table.take([place for _, place in wanted]).to_pylist()
     thumbnail_files = {record["thumbnail_file"] for record in records} - {None}
     thumbnails = {name: read_file(folder, name, _OF_THUMBNAIL) for name in thumbnail_files}

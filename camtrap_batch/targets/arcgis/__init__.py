@@ -1,8 +1,8 @@
 """Feature layers of ArcGIS Online and Enterprise that results are pushed to.
 
-`section` is what the job file says of them; `target` takes a job's layers together; `layer` is one of them:
-its fields, its rows, edits of it; `push` brings it up to date, each row exactly once; `append` sends many
-rows in one request; `create` makes layers by their `definition`; `attach` attaches photos to features.
+`section` is their part of the job file; `target` combines a job's layers; `layer` is one of them: its fields,
+its rows, its edits; `push` brings it up to date, each row exactly once; `append` sends many rows in one
+request; `create` makes layers from their `definition`; `attach` attaches photos to features.
 """
 
 from __future__ import annotations

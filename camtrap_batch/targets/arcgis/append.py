@@ -1,7 +1,7 @@
 """Append jobs: thousands of rows in one request, added or updated by their key in the server's own time.
 
-A job says nothing of single rows: whoever sends one has to look for its rows afterwards. The client's own
-`append` waits for ever where a job stays pending, and where it ends with errors.
+A job says nothing about single rows: whoever sends one must look for its rows afterwards. The client's own
+`append` waits forever if a job stays pending, or ends with errors.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from camtrap_batch.portal.service import Service, Unknown
 from camtrap_batch.targets.arcgis.layer import RemoteLayer
 
 ROWS = 5_000
-"""Most rows in one job."""
+"""Maximum number of rows in one job."""
 
 _FORMAT = "featureCollection"
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _STILL_S = 600.0
-"""A job whose status has not changed for so long is not waited for any longer."""
+"""A job whose status has not changed for this many seconds is no longer waited for."""
 
 
 def require_append(layer: RemoteLayer) -> None:
-    """Raise InputError where a layer can't add and update rows by their key in append jobs."""
+    """Raise InputError if a layer can't add and update rows by their key in append jobs."""
     about = layer.info.about
     formats = about.get("supportedAppendFormats") or []
     formats = formats.split(",") if isinstance(formats, str) else formats
@@ -47,17 +47,17 @@ def require_append(layer: RemoteLayer) -> None:
 def run_job(
     service: Service, layer: RemoteLayer, features: Sequence[dict[str, Any]], stop: threading.Event
 ) -> str:
-    """Send rows in one append job and wait until it is completed; what the server says of it, mostly nothing.
+    """Send rows in one append job and wait for its completion; returns what the server says, mostly nothing.
 
-    The same rows may be sent again, whatever has become of them, and by any other way: the layer's unique
-    index keeps a job that is late from adding a row that is there.
+    The same rows may be sent again, whatever became of them, and in any other way: the layer's unique index
+    keeps a late job from adding an existing row.
 
     Raises
     ------
     Unknown
-        No answer that says what was done; the job fails, or does not get on; or `stop` is set.
+        There is no answer that says what was done; the job fails, or makes no progress; or `stop` is set.
     ServiceRefused
-        The server says no to all of them.
+        The server rejects all of them.
     """
     answer = service.send(
         f"{layer.url}/append",

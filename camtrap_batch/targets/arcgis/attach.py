@@ -1,7 +1,7 @@
-"""Photos attached to the features of cameras: each once, however often it is begun.
+"""Photos attached to the features of cameras: each once, however often this is started.
 
-A photo is known by its name and size among what is attached to its camera's features. What is there is read
-before anything is sent, after every answer that did not come, and at the end.
+A photo is identified by its name and size among the attachments of its camera's features. These are read
+before anything is sent, after every missing answer, and at the end.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ _PHOTOS = IMAGE_ENDINGS | RAW_ENDINGS
 
 _TRIES, _PAUSE_S = 5, 0.5
 _COPIES_AT_ONCE = 250
-_MARK = "camtrap:"  # keywords of what is attached here: whose photo it is
-_ONE_REQUEST, _PART = 9_000_000, 1_000_000  # bytes: ArcGIS Online takes more than 10 MB in parts alone
+_MARK = "camtrap:"  # keywords of attachments made here: whose photo it is
+_ONE_REQUEST, _PART = 9_000_000, 1_000_000  # bytes: ArcGIS Online accepts more than 10 MB only in parts
 _NOT_COPIED = ("esriFieldTypeOID", "esriFieldTypeGlobalID")
 
 
 @dataclass
 class Attached:
-    """What came of it.
+    """The result of attaching photos.
 
     Attributes
     ----------
-    attached : photos
-    there : photos that were attached already
-    copies : features added
-    left : photos not attached, because of `stop`
-    failed : photo -> why it is not attached
+    attached : number of photos attached
+    there : number of photos that were already attached
+    copies : number of features added
+    left : number of photos not attached because of `stop`
+    failed : photo -> why it was not attached
     """
 
     attached: int = 0
@@ -68,7 +68,7 @@ def photos_in(folder: Path) -> dict[str, list[Photo]]:
     Raises
     ------
     InputError
-        There is none, or two would have one name.
+        There is none, or two would have the same name.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (--folder)")
@@ -80,7 +80,7 @@ def photos_in(folder: Path) -> dict[str, list[Photo]]:
                 continue
             name = "_".join(file.relative_to(camera).parts)
             if name in photos:
-                raise InputError(f"{file}: another photo would be called {name}, too; rename it")
+                raise InputError(f"{file}: another photo would also be called {name}; rename it")
             photos[name] = Photo(name, file.stat().st_size, file.read_bytes)
         if photos:
             found[camera.name] = list(photos.values())
@@ -97,10 +97,10 @@ class Attacher:
 
     Parameters
     ----------
-    url : of the layer
-    location_field : field that folders are named by; None: object ids
-    one_feature : attach all photos of a camera to its own feature; otherwise the first, and each
-        other to a copy
+    url : URL of the layer
+    location_field : field by which folders are named; None: object ids
+    one_feature : attach all photos of a camera to its own feature; otherwise only the first, and each
+        of the others to a copy
 
     Raises
     ------
@@ -141,7 +141,7 @@ class Attacher:
             )
 
     def attach(self, cameras: Mapping[str, Sequence[Photo]]) -> Attached:
-        """Attach what is not attached yet; afterwards all is read back.
+        """Attach what is not attached yet; afterwards everything is read back.
 
         Parameters
         ----------
@@ -150,9 +150,9 @@ class Attacher:
         Raises
         ------
         InputError
-            There is no feature of a camera; nothing was changed.
+            A camera has no feature; nothing was changed.
         StageError
-            Nothing more can be sent, such as after a token has expired; the next call goes on.
+            Nothing more can be sent, for example after a token has expired; the next call continues.
         """
         self._features_of(cameras)
         if not self._layer.about.get("hasAttachments"):
@@ -184,7 +184,7 @@ class Attacher:
             self._round(todo, features, {camera: free for camera, (_, free) in there.items()}, done)
         for camera, photos in todo.items():
             for photo in photos:
-                done.failed.setdefault(f"{camera}/{photo.name}", f"is not there after {_TRIES} tries")
+                done.failed.setdefault(f"{camera}/{photo.name}", f"is not there after {_TRIES} attempts")
         done.left = 0
         return done
 
@@ -214,9 +214,9 @@ class Attacher:
                     done.failed[f"{camera}/{photo.name}"] = reason
 
     def _put(self, parent: int, photo: Photo, keywords: str) -> str | None:
-        """Attach a photo to a feature that does not have it; why that was refused, or None.
+        """Attach a photo to a feature that does not have it; returns why that was refused, or None.
 
-        Where no answer says what was done, None as well: it is to be looked up.
+        Also None if no answer says what was done: then it must be looked up.
         """
         content = photo.read()
         address = f"{self._layer.url}/{parent}/addAttachment"
@@ -241,7 +241,7 @@ class Attacher:
         return None if result.get("success") else f"{said} ({error.get('code')})"
 
     def prune(self, named: re.Pattern[str], wanted: Collection[str]) -> int:
-        """Take away what was attached here and has such a name, but for the names wanted; how many.
+        """Remove what was attached here with such names, except the wanted ones; returns how many.
 
         Raises
         ------
@@ -258,7 +258,7 @@ class Attacher:
         return sum(map(len, gone.values()))
 
     def _detach(self, parent: int, ids: Sequence[int]) -> None:
-        """Take attachments away. Raises StageError where one is still there afterwards."""
+        """Remove attachments. Raises StageError if one is still there afterwards."""
         answer = self._service.send(
             f"{self._layer.url}/{parent}/deleteAttachments", {"attachmentIds": ",".join(map(str, ids))}
         )
@@ -266,19 +266,19 @@ class Attacher:
         failed = [result for result in results if not result.get("success")]
         if not failed and len(results) == len(ids):
             return
-        # Another run may have taken it away at the same time.
+        # Another run may have removed it at the same time.
         left = {one.id: one.name for one in self._read([parent]) if one.id in ids}
         if left:
             said = [(result.get("error") or {}).get("description") for result in failed]
             raise StageError(
-                f"{self._layer.url}: {next(iter(left.values()))} can't be taken away from feature {parent}: "
+                f"{self._layer.url}: {next(iter(left.values()))} can't be removed from feature {parent}: "
                 f"{next(filter(None, said), 'no reason given')}"
             )
 
     def _drop_copies(self, cameras: Iterable[str]) -> None:
-        """Of photos that another run has attached at the same time, keep the older one of each.
+        """Of photos that another run attached at the same time, keep the older one of each.
 
-        Whoever comes last sees them all. A feature that was a copy and has no photo left goes as well.
+        Whoever comes last sees them all. A copied feature that has no photo left is also deleted.
         """
         features = self._features_of(cameras)
         emptied: dict[int, int] = {}
@@ -325,7 +325,7 @@ class Attacher:
         return read_attachments(self._service, self._layer, parents)
 
     def _upload(self, name: str, content: bytes) -> str:
-        """A large file, in parts; its id."""
+        """Upload a large file in parts; returns its id."""
         home = f"{self._layer.url.rpartition('/')[0]}/uploads"
         item = str(self._service.send(f"{home}/register", {"itemName": name})["item"]["itemID"])
         parts = [content[start : start + _PART] for start in range(0, len(content), _PART)]
@@ -338,7 +338,7 @@ class Attacher:
         return item
 
     def _features_of(self, cameras: Iterable[str]) -> dict[str, list[int]]:
-        """Of each camera, the object ids of its features, its own first, then copies."""
+        """For each camera, the object ids of its features, its own first, then copies."""
         wanted = [] if self._location is None else [self._location]
         rows = read_features(self._service, self._layer, "1=1", wanted)
         ids = [int(row[self._layer.object_id]) for row in rows]
@@ -373,7 +373,7 @@ class Attacher:
     def _attached(
         self, features: Mapping[str, Sequence[int]]
     ) -> dict[str, tuple[set[tuple[str, int]], list[int]]]:
-        """Of each camera, name and size of its photos, and its features without any."""
+        """For each camera, name and size of its photos, and its features without any."""
         everything = sorted({number for own in features.values() for number in own})
         of: dict[int, list[Attachment]] = defaultdict(list)
         for one in self._read(everything):
@@ -381,7 +381,7 @@ class Attacher:
         given: set[int] = set()
         result: dict[str, tuple[set[tuple[str, int]], list[int]]] = {}
         for camera, own in features.items():
-            # Cameras at one place share its features: keywords say whose photo one is.
+            # Cameras at one point share its features: keywords say whose photo it is.
             theirs = {
                 (one.name, one.size)
                 for number in own
@@ -395,7 +395,7 @@ class Attacher:
         return result
 
     def _copy(self, number: int, copies: int) -> list[int]:
-        """Copies of a feature, without what is attached to it; object ids of those known to be there."""
+        """Copy a feature, without its attachments; returns the object ids of the copies known to exist."""
         answer = self._service.read(
             f"{self._layer.url}/query", objectIds=str(number), outFields="*", returnGeometry="true"
         )
@@ -418,7 +418,7 @@ class Attacher:
                     f"{self._layer.url}/applyEdits",
                     {"adds": [copy] * min(_COPIES_AT_ONCE, copies - start), "rollbackOnFailure": "false"},
                 )
-            except Unknown:  # the next round finds what was added: features without a photo
+            except Unknown:  # the next round finds what was added: features without photos
                 break
             results = answer.get("addResults") or []
             added += [int(result["objectId"]) for result in results if result.get("success")]
@@ -430,7 +430,7 @@ class Attacher:
 
 
 def _unique_field(layer: LayerInfo) -> str | None:
-    """A field whose unique index forbids copies, beside those that the server fills."""
+    """A field whose unique index forbids copies, apart from those that the server fills."""
     filled = {
         entry["name"].lower()
         for entry in layer.about.get("fields") or []

@@ -1,4 +1,4 @@
-"""Making the layers that a job is pushed to, and adding to existing ones what they lack."""
+"""Creates the layers that a job is pushed to, and adds to existing ones what they lack."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def create_layers(
     utc_offset: str | None = None,
     text: ItemText | None = None,
 ) -> tuple[dict[str, str], list[str]]:
-    """Layers for `layers`: those with a URL get what they lack, the others are made in a hosted service.
+    """Layers for `layers`: those with a URL get what they lack, the others are created in a hosted service.
 
-    The service is named after the job. One of that name that is the user's own is added to, so that a second
-    call, or one after an interruption, makes nothing twice.
+    The service is named after the job. If the user already has one with that name, it is extended, so that a
+    second call, or one after an interruption, makes nothing twice.
 
     Parameters
     ----------
     labels : species and others, most frequent first; see `layer_definition`
-    urls : layer -> URL, of those that exist
+    urls : layer -> URL, for existing ones
     names : layer -> column -> field
-    utc_offset : of the cameras' clocks, such as "+02:00"; see `layer_definition`
-    text : what a new service's item says of itself; what it says already stays
+    utc_offset : offset of the cameras' clocks, such as "+02:00"; see `layer_definition`
+    text : description of a new service's item; existing text stays
 
     Returns
     -------
-    layer -> URL, of all; and what was done, a line each
+    layer -> URL, for all layers; and what was done, one line each
 
     Raises
     ------
     InputError
-        The portal does not allow it, or a service of that name is another's.
+        The portal does not allow it, or a service with that name belongs to somebody else.
     """
     made, done = dict(urls), []
     for rows in layers:
@@ -83,7 +83,7 @@ def create_layers(
 def _relate(service: Service, urls: Mapping[str, str], names: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Relationship classes between the layers of one service, as far as they lack them.
 
-    A portal that does not make one is told of, and no more: nothing depends on them.
+    If a portal does not make one, that is only reported: nothing depends on them.
     """
     done = []
     for origin, key, destination, field in RELATED:
@@ -154,11 +154,11 @@ def _complete(service: Service, url: str, rows: LayerRows, names: dict[str, str]
     if not about.get("hasAttachments"):
         change_definition(service, url, "updateDefinition", {"hasAttachments": True})
         done.append(f"{rows.layer}: attachments allowed")
-    return done or [f"{rows.layer}: {url} has all that is needed"]
+    return done or [f"{rows.layer}: {url} has everything that is needed"]
 
 
 def _without_alias(rows: LayerRows, names: dict[str, str], about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of fields that have no alias but their name, ours; an alias of the user's own stays."""
+    """Our aliases for fields that have none but their name; the user's own aliases stay."""
     there: dict[str, dict[str, Any]] = {field["name"].lower(): field for field in about.get("fields") or []}
     changed = []
     for column in rows.columns.schema:
@@ -173,14 +173,14 @@ def _without_alias(rows: LayerRows, names: dict[str, str], about: dict[str, Any]
 
 
 def _home(service: Service, job: str) -> tuple[str, list[dict[str, Any]]]:
-    """The job's own hosted service, made where it is not there: its URL, and its layers."""
+    """The job's own hosted service, created if it does not exist: its URL, and its layers."""
     content = service.gis.content
     title = "camtrap_" + "".join(letter if letter.isalnum() else "_" for letter in job)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         me = service.gis.users.me
         if me is None:
-            raise InputError("layers can't be made without signing in")
+            raise InputError("layers can't be created without signing in")
         found = [
             item
             for item in content.search(
@@ -192,7 +192,7 @@ def _home(service: Service, job: str) -> tuple[str, list[dict[str, Any]]]:
             url = str(found[0].url)
         elif not content.is_service_name_available(title, "featureService"):
             raise InputError(
-                f"a service named {title} is there already, and not found among your items; give the URLs of "
+                f"a service named {title} already exists, but is not among your items; give the URLs of "
                 "its layers in publish.cameras, publish.events and publish.photos, or name the job otherwise"
             )
         else:

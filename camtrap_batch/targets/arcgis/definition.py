@@ -1,4 +1,4 @@
-"""The definition of a layer that can take some rows, as `addToDefinition` wants it."""
+"""The definition of a layer for some rows, in the form that `addToDefinition` needs."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def layer_definition(
 
     Parameters
     ----------
-    number : of the layer in its service
-    labels : species and other labels, most frequent first; they make the domain and the symbols
-    names : column -> field, where it has another name
-    utc_offset : of the cameras' clocks, such as "+02:00": the zone in which dates are shown
+    number : number of the layer in its service
+    labels : species and other labels, most frequent first, for the domain and the symbols
+    names : column -> field, if it has another name
+    utc_offset : offset of the cameras' clocks, such as "+02:00": the zone in which dates are shown
     """
     label = names.get(LABELS[rows.layer], LABELS[rows.layer])
     start, end = _TIMES[rows.layer]
@@ -138,14 +138,14 @@ def kind_of(type_: pa.DataType) -> str:
 
 
 def in_utc(text: str) -> str:
-    """A description of a layer or field whose times are camera time, as ArcGIS gets them."""
+    """A description of a layer or field with camera times, worded for ArcGIS, which gets them in UTC."""
     return text.replace("local camera time", _UTC)
 
 
 def preferred_time(utc_offset: str | None) -> dict[str, Any]:
-    """The part of a definition that says in which zone dates are shown; nothing where it is not known.
+    """The part of a definition that says in which zone dates are shown; empty if it is not known.
 
-    ArcGIS names zones as Windows does; for each offset, here, one without daylight saving.
+    ArcGIS names zones as Windows does; here, each offset has one without daylight saving.
     """
     zone = _ZONES.get(utc_offset or "")
     if zone is None:
@@ -160,13 +160,13 @@ RELATED = (("cameras", LOCATION, "events", LOCATION), ("events", "event_id", "ph
 def relationship(
     number: int, other: int, field: str, ends: tuple[str, str], *, is_origin: bool
 ) -> dict[str, Any]:
-    """One side of a relationship of one to many.
+    """One side of a one-to-many relationship.
 
     Parameters
     ----------
-    number : of the relationship in its layer
+    number : number of the relationship in its layer
     other : number of the layer at the other end
-    field : of this layer that is the same in related rows
+    field : field of this layer that is the same in related rows
     ends : names of the origin and of the destination
     """
     return {
@@ -181,7 +181,7 @@ def relationship(
 
 
 def key_index(field: str) -> dict[str, Any]:
-    """With it, a row that is added twice comes back as an error, and not as a second feature."""
+    """With this index, adding a row twice causes an error instead of a second feature."""
     return {
         "name": f"{field}_unique",
         "fields": field,

@@ -1,6 +1,6 @@
-"""Portal items around the layers: what people read of a service, a web map of its layers, and items by id.
+"""Portal items around the layers: a service's description, a web map of its layers, and items by id.
 
-What a user wrote of an item stays: only what is empty is filled in. Neither sharing nor folder is touched.
+What a user wrote about an item stays: only empty texts are filled in. Neither sharing nor folder is touched.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from camtrap_batch.targets.packages import find_item
 
 WEB_MAP = "Web Map"
 NEW = "Camera traps of job "
-"""What the description of a service begins with that is made here."""
+"""Beginning of the description of a service that is created here."""
 
 _KEYWORD = "camtrap-batch:map:"
 _TOPOGRAPHIC = "https://services.arcgisonline.com/ArcGIS/rest/services/World_Topo_Map/MapServer"
@@ -36,11 +36,11 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class ItemText:
-    """What an item says of itself: `dataset.about` where the job has it.
+    """Texts of an item: from `dataset.about` if the job has it.
 
     Attributes
     ----------
-    title, summary, description, credits, terms, tags : as the portal's page names them
+    title, summary, description, credits, terms, tags : named as on the portal's page
     """
 
     title: str
@@ -52,7 +52,7 @@ class ItemText:
 
     @classmethod
     def of(cls, job: str, given: str | Mapping[str, Any] | None) -> ItemText:
-        """From the job's name and its `dataset.about`. Raises InputError where the file can't be read."""
+        """From the job's name and its `dataset.about`. Raises InputError if the file can't be read."""
         about = read_about(given) if isinstance(given, str) else dict(given or {})
         licences = [one for one in about.get("licenses") or [] if isinstance(one, dict)]
         data = next((one for one in licences if one.get("scope") == "data"), {})
@@ -69,7 +69,7 @@ class ItemText:
 
 
 def describe_item(item: Any, text: ItemText) -> list[str]:
-    """Fill in what an item does not say of itself yet; the names of what was filled in.
+    """Fill in an item's missing texts; returns the names of what was filled in.
 
     Raises
     ------
@@ -100,13 +100,13 @@ def describe_item(item: Any, text: ItemText) -> list[str]:
 
 
 def _says(item: Any, name: str) -> bool:
-    """Whether somebody wrote something there: a new item has the description of its service."""
+    """Whether somebody wrote something there: a new item has only the description of its service."""
     said = getattr(item, name, None) or ""
     return bool(said) and not (name == "description" and said.startswith(NEW))
 
 
 def thumbnail(title: str) -> io.BytesIO:
-    """A picture of 600 x 400 pixels, as portals show it, with the title on it: PNG."""
+    """A PNG of 600 x 400 pixels, the size that portals show, with the title on it."""
     picture = Image.new("RGB", (600, 400), (38, 70, 55))
     draw = ImageDraw.Draw(picture)
     for row in range(5):  # a forest
@@ -125,7 +125,8 @@ def thumbnail(title: str) -> io.BytesIO:
 
 
 def item_of(service: Service, url: str) -> Any:
-    """The item of the service that a layer or the service itself is at; None where the portal has none."""
+    """The item of the service at a URL, or of the service that a layer belongs to; None if the portal has
+    none."""
     item_id = service.describe(url).get("serviceItemId")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -133,14 +134,14 @@ def item_of(service: Service, url: str) -> Any:
 
 
 def resolve_layers(service: Service, given: Mapping[str, str]) -> dict[str, str]:
-    """Layer -> URL, where some are named by the id of their item.
+    """Layer -> URL, also for layers named by the id of their item.
 
-    An item of several layers needs one of the layer's name, or the number behind a slash.
+    An item with several layers needs one with the layer's name, or the number after a slash.
 
     Raises
     ------
     InputError
-        There is no such item, it is none of a feature service, or does not tell which layer is meant.
+        There is no such item, it is not a feature service, or it is not clear which layer is meant.
     """
     return {layer: _resolved(service, layer, value) for layer, value in given.items()}
 
@@ -157,7 +158,7 @@ def _resolved(service: Service, layer: str, value: str) -> str:
     except Exception as problem:  # the client raises bare exceptions
         raise InputError(f"{key}: item {item_id}: {without_secrets(problem)}") from None
     if item is None or not item.url or item.type != "Feature Service":
-        kind = "not there, or not to be seen by whoever is signed in" if item is None else f"a {item.type}"
+        kind = "missing, or not visible to whoever is signed in" if item is None else f"a {item.type}"
         raise InputError(f"{key}: item {item_id} is {kind}; it should be a Feature Service")
     url = str(item.url).rstrip("/")
     if url.rpartition("/")[2].isdecimal():  # of one layer
@@ -187,20 +188,21 @@ class PublishedMap:
 def publish_map(
     service: Service, job: str, layers: Mapping[str, str], labels: Sequence[str], text: ItemText
 ) -> PublishedMap:
-    """A web map of the job's layers, as an item of who is signed in; an earlier one of the job is updated.
+    """A web map of the job's layers, as an item of whoever is signed in; an earlier one of the job is
+    updated.
 
-    Its title, sharing and folder are kept then. Symbols are by species, older events are paler, and a time
-    slider goes over the events.
+    It then keeps its title, sharing and folder. Symbols are by species, older events are paler, and a time
+    slider covers the events.
 
     Parameters
     ----------
-    layers : layer -> URL, of those that the job has
+    layers : layer -> URL, for those that the job has
     labels : species, most frequent first
 
     Raises
     ------
     InputError
-        A layer is not there, or nobody is signed in.
+        A layer does not exist, or nobody is signed in.
     StageError
         The portal refuses.
     """
@@ -284,7 +286,7 @@ def _operational(
     labels: Sequence[str],
     span: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """A layer as a map shows it: `about` is its definition, `span` the first and last time of its rows."""
+    """A layer in the form of a map: `about` is its definition, `span` the first and last time of its rows."""
     renderer = renderer_of(_field(about, LABELS[layer]), labels)
     start = (about.get("timeInfo") or {}).get("startTimeField")
     if layer == "events" and start and span is not None and span[1] > span[0]:
@@ -318,7 +320,7 @@ def _field(about: Mapping[str, Any], name: str) -> str:
 
 
 def _span(service: Service, url: str, about: Mapping[str, Any]) -> tuple[int, int] | None:
-    """First and last time of a layer's rows, ms since 1970; None where it has none."""
+    """First and last time of a layer's rows, ms since 1970; None if it has none."""
     field = (about.get("timeInfo") or {}).get("startTimeField")
     if not field:
         return None
@@ -335,7 +337,7 @@ def _span(service: Service, url: str, about: Mapping[str, Any]) -> tuple[int, in
 
 
 def _extent(service: Service, url: str) -> dict[str, Any] | None:
-    """Around all rows of a layer, with room at each side, in Web Mercator."""
+    """The extent of all rows of a layer, with a margin, in Web Mercator."""
     answer = service.read(f"{url}/query", where="1=1", returnExtentOnly="true", outSR="102100")
     extent = answer.get("extent") or {}
     edges = [extent.get(name) for name in ("xmin", "ymin", "xmax", "ymax")]

@@ -1,4 +1,4 @@
-"""One layer, or table, that rows are pushed to: its fields, what it holds of a job, edits of it."""
+"""One layer, or table, that rows are pushed to: its fields, its rows of a job, its edits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the layer, and the column that goes into it."""
+    """A field of the layer, and the column that fills it."""
 
     name: str
     type: str
@@ -50,7 +50,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a server says of one edit; `object_id` of an add."""
+    """What a server says about one edit; `object_id` is set for an add."""
 
     done: bool
     object_id: int | None
@@ -63,19 +63,19 @@ class RemoteLayer:
     Parameters
     ----------
     url : .../FeatureServer/<number>
-    rows : what is to be pushed
+    rows : the rows to push
     names : column -> field, for columns whose field has another name
 
     Raises
     ------
     InputError
-        There is no such layer, it holds no points, can't be edited, may hide what is added to it, wants a
-        value that no column has, or lacks the fields that say whose a row is.
+        There is no such layer, it does not hold points, can't be edited, may hide what is added to it,
+        requires a value that no column has, or lacks the fields that identify a row's owner.
 
     Attributes
     ----------
     fields : one for each column
-    lacking : definitions of those that the layer does not have yet; nothing is read of them
+    lacking : definitions of fields that the layer does not have yet; they are not read
     """
 
     def __init__(self, service: Service, url: str, rows: LayerRows, names: dict[str, str]) -> None:
@@ -85,7 +85,7 @@ class RemoteLayer:
         self.has_points, self.object_id = self.info.has_points, self.info.object_id
         if not self.has_points:
             raise InputError(
-                f"{self.url}: is a table, and {rows.layer} have places; it should be a layer of points"
+                f"{self.url}: is a table, but {rows.layer} have coordinates; it should be a layer of points"
             )
         _check_rights(self.url, about)
         _check_shows_all(self.url, about, service)
@@ -102,7 +102,7 @@ class RemoteLayer:
         return next(field.name for field in self.fields if field.column == column)
 
     def add_lacking(self) -> None:
-        """Give the layer the fields that it lacks. Raises InputError where that is not allowed."""
+        """Give the layer the fields that it lacks. Raises InputError if that is not allowed."""
         if not self.lacking:
             return
         try:
@@ -112,7 +112,7 @@ class RemoteLayer:
         self.lacking = []
 
     def sent(self, rows: LayerRows) -> Sent:
-        """The rows as this layer gets them."""
+        """The rows in the form in which this layer gets them."""
         return Sent(self, rows)
 
     def read_job(self, job: str) -> list[dict[str, Any]]:
@@ -147,14 +147,14 @@ class RemoteLayer:
     def apply(
         self, adds: list[dict[str, Any]], updates: list[dict[str, Any]], deletes: list[int]
     ) -> tuple[list[Outcome], list[Outcome], list[Outcome]]:
-        """Send edits once; what the server says of each, in the order given.
+        """Send edits once; returns what the server says about each, in the order given.
 
         Raises
         ------
         Unknown
-            No answer, or one that leaves out some edit.
+            There is no answer, or one that omits some edit.
         ServiceRefused
-            The server says no to all of them.
+            The server rejects all of them.
         """
         answer = self._service.send(
             f"{self.url}/applyEdits",
@@ -179,7 +179,7 @@ class Sent:
 
     Attributes
     ----------
-    values : by field; dates in ms since 1970, UTC; last, longitude and latitude
+    values : values by field; dates in ms since 1970, UTC; finally longitude and latitude
     hashes : one for each row
     notes : what had to be changed so that the layer can take it
     """
@@ -203,7 +203,7 @@ class Sent:
     def features(
         self, indices: Sequence[int], object_ids: Sequence[int | None] | None = None
     ) -> list[dict[str, Any]]:
-        """Rows as JSON; of updates, with their object ids."""
+        """Rows as JSON; for updates, with their object ids."""
         features = []
         ids = object_ids or [None] * len(indices)
         rows = self.values.take(pa.array(indices, pa.int64())).to_pylist()
@@ -215,12 +215,12 @@ class Sent:
             if x is not None:
                 feature["geometry"] = {"x": x, "y": y, "spatialReference": {"wkid": WGS_84}}
             elif object_id is not None and self._layer.has_points:
-                feature["geometry"] = None  # without it the layer keeps the place that it has
+                feature["geometry"] = None  # without this the layer keeps the old point
             features.append(feature)
         return features
 
     def differences(self, indices: Sequence[int], stored: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
-        """Number of a pair (of an index, and a row on the layer) -> the fields in which they differ."""
+        """Number of a pair (an index, and a row on the layer) -> the fields in which they differ."""
         different: dict[int, list[str]] = {}
         ours = self.values.take(pa.array(indices, pa.int64()))
         for name in ours.column_names:
@@ -233,7 +233,7 @@ class Sent:
         return different
 
     def compare(self, stored: Sequence[dict[str, Any]]) -> pa.Table:
-        """What the layer holds of a job, as base.STORED; `row_hash` is that of the row where it is equal."""
+        """The job's rows on the layer, as base.STORED; `row_hash` is that of our row if they are equal."""
         layer = self._layer
         location = layer._field(LOCATION)
         keys = [row[layer.key] for row in stored]
@@ -274,17 +274,17 @@ class Sent:
             return values
         values = values.cast(pa.float64())
         values = pc.if_else(pc.is_finite(values), values, None)
-        # As the layer keeps it, so that it is found equal afterwards.
+        # In the form the layer keeps, so that it compares equal afterwards.
         return values.cast(pa.float32()).cast(pa.float64()) if field.type == _REAL[1] else values
 
     def _require_different_keys(self) -> None:
-        """Raise InputError where keys differ in case alone: a unique index takes them for the same."""
+        """Raise InputError if keys differ only in case: a unique index takes them for the same."""
         seen: dict[str, str] = {}
         for key in self.keys:
             if (other := seen.setdefault(key.lower(), key)) != key:
                 raise InputError(
-                    f"{self._layer.url}: {self._layer.key} {other!r} and {key!r} differ in upper and lower "
-                    "case alone, which is the same to many a layer; rename one of them"
+                    f"{self._layer.url}: {self._layer.key} {other!r} and {key!r} differ only in upper and "
+                    "lower case, which is the same to many layers; rename one of them"
                 )
 
     def _cut(self, field: Field, values: pa.Array) -> pa.Array:
@@ -307,7 +307,7 @@ class Sent:
 
 
 def _first_units(text: str, most: int) -> str:
-    """As much of a text as takes up to `most` UTF-16 units, without half of a surrogate pair."""
+    """As much of a text as fits into `most` UTF-16 units, without splitting a surrogate pair."""
     return text.encode("utf-16-le", "surrogatepass")[: 2 * most].decode("utf-16-le", "ignore")
 
 
@@ -352,7 +352,7 @@ def _check_rights(url: str, about: dict[str, Any]) -> None:
 
 
 def _check_shows_all(url: str, about: dict[str, Any], service: Service) -> None:
-    """Raise InputError where rows are hidden from who is signed in: they would be added again and again."""
+    """Raise InputError if rows are hidden from whoever is signed in: they would be added again and again."""
     query = str(about.get("viewDefinitionQuery") or about.get("definitionQuery") or "").strip()
     if query:
         what = "a view" if about.get("isView") else "a layer"
@@ -363,13 +363,13 @@ def _check_shows_all(url: str, about: dict[str, Any], service: Service) -> None:
     ownership = about.get("ownershipBasedAccessControlForFeatures") or {}
     if ownership.get("allowOthersToQuery") is False and not service.owns(about.get("serviceItemId")):
         raise InputError(
-            f"{url}: shows everyone their own rows alone (ownership-based access): rows that another account "
+            f"{url}: shows everyone only their own rows (ownership-based access): rows that another account "
             "has pushed are hidden; sign in as the layer's owner, or let all editors see all features"
         )
 
 
 def _check_required(url: str, about: dict[str, Any], fields: Sequence[Field]) -> None:
-    """Raise InputError where the layer wants a value for a field that none of ours is for."""
+    """Raise InputError if the layer requires a value for a field that none of our columns fills."""
     ours = {field.name for field in fields}
     tracking = {str(name) for name in (about.get("editFieldsInfo") or {}).values()}
     for field in about.get("fields") or []:
@@ -378,15 +378,16 @@ def _check_required(url: str, about: dict[str, Any], fields: Sequence[Field]) ->
             continue
         if field.get("defaultValue") is None:
             raise InputError(
-                f"{url}: field {field['name']} has to have a value in every row, and no column of ours goes "
-                "into it; make it nullable, give it a default, or name the column for it in publish.fields"
+                f"{url}: field {field['name']} must have a value in every row, but none of our columns "
+                "goes into it; make it nullable, give it a default, or name "
+                "the column for it in publish.fields"
             )
 
 
 def _fields(
     url: str, about: dict[str, Any], rows: LayerRows, names: dict[str, str]
 ) -> tuple[list[Field], list[dict[str, Any]]]:
-    """The field for each column, and the definitions of those that are not there."""
+    """The field for each column, and the definitions of missing ones."""
     there = {field["name"].lower(): field for field in about.get("fields") or []}
     if unknown := sorted(set(names) - set(rows.columns.column_names)):
         raise InputError(
@@ -406,7 +407,7 @@ def _fields(
         if field.get("editable") is False:
             raise InputError(f"{url}: field {name} can't be edited; choose another (publish.fields)")
         found.append(Field(field["name"], field["type"], field.get("length"), column.name))
-    # A layer without these is not one that a job's rows were ever on.
+    # A layer without these never had a job's rows.
     if any(names.get(column, column).lower() not in there for column in (rows.key, LOCATION, JOB)):
         raise InputError(_lacks(url, lacking))
     return found, lacking
@@ -415,7 +416,7 @@ def _fields(
 def _lacks(url: str, fields: Sequence[dict[str, Any]]) -> str:
     return (
         f"{url}: has no field {', '.join(field['name'] for field in fields)}; `camtrap layer create JOB` "
-        "adds what is missing, publish.fields names fields of one's own"
+        "adds what is missing, publish.fields names your own fields"
     )
 
 
@@ -425,7 +426,7 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _milliseconds(times: pa.Array, offsets: pa.ChunkedArray | None) -> pa.Array:
-    """ms since 1970 in UTC; camera time whose offset is not known is taken as it is."""
+    """ms since 1970 in UTC; camera time with an unknown offset is taken as it is."""
     ms = pc.divide(times.cast(pa.timestamp("us")).cast(pa.int64()), 1000)
     if times.type.tz is not None or offsets is None:
         return ms

@@ -1,11 +1,11 @@
 """A push to one layer of ArcGIS: each row there exactly once, whatever happens on the way.
 
-Rows are known by their key. What to do is worked out from what the layer holds now; each batch is sent once,
-and where its outcome is not known, the layer is asked by key what has become of it before anything is sent
-again. With `append`, adds and updates go by append jobs first, which say nothing of single rows: the layer is
-read, and what they left undone is sent in batches. Afterwards the layer is read back and compared.
-Two pushes at a time that add the same row end with one of it: by the layer's unique index where it has one,
-else since both take away the younger copies.
+Rows are identified by their key. Edits are derived from what the layer holds now; each batch is sent once,
+and if its outcome is unknown, the layer is queried by key before anything is sent again. With `append`, adds
+and updates are first sent as append jobs, which say nothing about single rows: the layer is read, and what
+they left undone is sent in batches. Afterwards the layer is read back and compared. Two simultaneous pushes
+that add the same row end with one: through the layer's unique index if it has one, otherwise because both
+remove the younger copies.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from camtrap_batch.targets.arcgis import append
 from camtrap_batch.targets.arcgis.layer import Outcome, RemoteLayer, Sent
 from camtrap_batch.targets.base import EDITS, OK, LayerRows, Wanted
 from camtrap_batch.targets.edits import plan_edits, too_many_deleted
+from camtrap_batch.vocabulary import plural
 
 BATCH = 250
-"""Most rows in one request."""
+"""Maximum number of rows in one request."""
 
 _TRIES = 6
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
 _ROUNDS = 3
 _MOST_REFUSALS = 40
-"""Requests refused one after the other, after which it is not the rows: one bad row is found in some ten."""
+"""Consecutive refused requests after which the rows are not to blame: one bad row is found in about ten."""
 
-_MOST_FAILED_JOBS = 3  # in a row; then all that is left goes in batches
+_MOST_FAILED_JOBS = 3  # in a row; then the rest is sent in batches
 
 
 @dataclass
 class _Edit:
-    """One row's edit and what came of it."""
+    """One row's edit and its outcome."""
 
     kind: str
     key: str
@@ -59,12 +60,12 @@ class _Edit:
 
 
 class LayerPush:
-    """The edits that one layer takes: planned, then sent.
+    """The edits of one layer: planned, then sent.
 
     Parameters
     ----------
-    names : column -> name of its field on the layer, where it has another
-    by_append : add and update rows by append jobs first
+    names : column -> name of its field on the layer, if that differs
+    by_append : first add and update rows by append jobs
 
     Raises
     ------
@@ -100,12 +101,12 @@ class LayerPush:
         self.notes = list(self._sent.notes)
 
     def plan(self) -> str | None:
-        """Work out the edits from what the layer holds now; why they must not be done, or None.
+        """Derive the edits from what the layer holds now; returns why they must not be done, or None.
 
         Raises
         ------
         InputError
-            A key is on a row of another job.
+            A key belongs to a row of another job.
         """
         self._require_own()
         stored, copies = _once(self.remote, self.remote.read_job(self._job))
@@ -136,7 +137,7 @@ class LayerPush:
         return refused
 
     def prepare(self) -> None:
-        """Give the layer the fields that the edits need. Raises InputError where that is not allowed."""
+        """Give the layer the fields that the edits need. Raises InputError if that is not allowed."""
         if self._edits:
             self.remote.add_lacking()
 
@@ -160,9 +161,9 @@ class LayerPush:
         self._compare(stored)
 
     def _require_shown(self, first: _Edit | None) -> None:
-        """Add one row, and see it; raise StageError, with the row taken away, where the layer hides it.
+        """Add one row, and look for it; if the layer hides it, delete it and raise StageError.
 
-        An append job can do no harm there: it takes a unique index.
+        An append job is harmless there: it requires a unique index.
         """
         if first is None:
             return
@@ -198,7 +199,7 @@ class LayerPush:
 
     def _require_own(self) -> None:
         ours = self._sent.index
-        if self.remote.key_is_unique:  # which many a database takes to be so in either case
+        if self.remote.key_is_unique:  # many databases ignore case in it
             ours = {key.lower(): index for key, index in ours.items()}
         for key, owner in self.remote.taken(self._job):
             if (key.lower() if self.remote.key_is_unique else key) in ours:
@@ -241,7 +242,8 @@ class LayerPush:
         left = sum(edit.result is None for edit in edits)
         if left and not self._stop.is_set():
             self.notes.append(
-                f"{self._rows.layer}: {left:,} rows were not done by append jobs, and are sent in batches"
+                f"{self._rows.layer}: {plural(left, 'row was', 'rows were')} not done by append jobs, "
+                "now sent in batches"
                 f"{': ' if said else ''}{said[:200]}"
             )
 
@@ -259,7 +261,7 @@ class LayerPush:
             )
 
     def _batch(self, edits: Sequence[_Edit]) -> None:
-        """Do some edits, however many tries it takes; each has a result afterwards."""
+        """Do edits, however many attempts it takes; each has a result afterwards."""
         if self._stop.is_set():
             return
         pause, rest, reason = _PAUSE_S, 0.0, ""
@@ -278,7 +280,7 @@ class LayerPush:
                 reason, rest = str(problem), problem.retry_after_s or 0.0
                 self._ask_what_is_there(left)
             except ServiceRefused as problem:
-                # A call that was rolled back says so in this way as well: some of it may be there.
+                # A call that was rolled back also says this: some of it may be there.
                 reason = str(problem)
                 self._refusals += not problem.is_too_large
                 self._refusal = reason
@@ -295,10 +297,11 @@ class LayerPush:
             if not left:
                 return
         for edit in left:
-            edit.record(f"given up after {_TRIES} tries: {reason}")
+            edit.record(f"given up after {_TRIES} attempts: {reason}")
 
     def _try(self, edits: Sequence[_Edit]) -> str:
-        """Send edits once and note what the server says of each; the reason of those to be tried again."""
+        """Send edits once and record what the server says about each; returns the reason for trying some
+        again."""
         kinds: dict[str, list[_Edit]] = defaultdict(list)
         for edit in edits:
             kinds[edit.kind].append(edit)
@@ -317,7 +320,8 @@ class LayerPush:
                     refused.append((edit, outcome))
         if not refused:
             return ""
-        # A row that is there already, by an earlier try or another push, is refused and yet as it should be.
+        # A row that is already there, by an earlier attempt or another push, is refused although it is as it
+        # should be.
         self._ask_what_is_there([edit for edit, _ in refused])
         for edit, outcome in refused:
             if edit.result is None and not _was_rolled_back(outcome):
@@ -325,14 +329,14 @@ class LayerPush:
         return refused[-1][1].reason
 
     def _ask_what_is_there(self, edits: Sequence[_Edit]) -> None:
-        """Settle the edits that have been done, of which it is not known."""
+        """Resolve edits whose outcome is unknown."""
         self._settle(edits, self.remote.read_keys(sorted({edit.key for edit in edits})))
 
     def _settle(self, edits: Sequence[_Edit], found: Sequence[dict[str, Any]]) -> None:
-        """Settle the edits that have been done, as the layer's rows with their keys show.
+        """Resolve edits by the layer's rows with their keys.
 
-        An add whose row is there and differs becomes an update, an update whose row is gone an add; where
-        another job has a row with the key by now, the edit has failed.
+        An add whose row exists but differs becomes an update, an update whose row is gone becomes an add; if
+        another job now has a row with the key, the edit has failed.
         """
         id_, owner = self.remote.object_id, self.remote.owner
         there: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -362,7 +366,7 @@ class LayerPush:
                 edit.kind, edit.object_id = "add", None
 
     def _compare(self, stored: Sequence[dict[str, Any]]) -> None:
-        """Edits that the server called done and that are not on the layer are not done."""
+        """Edits that the server reported as done but that are not on the layer count as not done."""
         held = {row[self.remote.key]: row for row in stored}
         done = [edit for edit in self._edits if edit.result == OK]
         sent = [edit for edit in done if edit.kind != "delete" and edit.key in held]
@@ -372,12 +376,12 @@ class LayerPush:
             row = held.get(edit.key)
             if edit.kind == "delete":
                 if row is not None and int(row[self.remote.object_id]) == edit.object_id:
-                    edit.record("was called deleted, and is still on the layer")
+                    edit.record("was reported as deleted, but is still on the layer")
             elif row is None:
-                edit.record(f"was called done ({edit.kind}), and is not on the layer")
+                edit.record(f"was reported as done ({edit.kind}), but is not on the layer")
             elif different := differs.get(id(edit)):
                 edit.record(
-                    f"was called done ({edit.kind}), and differs on the layer: {', '.join(different)}"
+                    f"was reported as done ({edit.kind}), but differs on the layer: {', '.join(different)}"
                 )
             else:
                 edit.object_id = int(row[self.remote.object_id])
@@ -398,7 +402,7 @@ def _was_rolled_back(outcome: Outcome) -> bool:
 def _once(
     remote: RemoteLayer, rows: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows with a key, each key's oldest, and the younger copies of them."""
+    """The rows with a key, only the oldest for each key, and their younger copies."""
     seen: set[str] = set()
     first: list[dict[str, Any]] = []
     copies: list[dict[str, Any]] = []

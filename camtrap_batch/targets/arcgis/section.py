@@ -14,7 +14,7 @@ from camtrap_batch.targets.base import LAYERS, LOCATION
 
 
 class PublishArcGIS(Publish):
-    """Which layers, and what is done with them beside the rows."""
+    """Which layers, and what is done with them besides pushing rows."""
 
     title: ClassVar[str] = "portal"
     form: ClassVar[str] = "arcgis"
@@ -35,7 +35,7 @@ class PublishArcGIS(Publish):
 
     @property
     def urls(self) -> dict[str, str]:
-        """Layer -> URL or item id, of those that the job names; see `items.resolve_layers`."""
+        """Layer -> URL or item id, for those that the job names; see `items.resolve_layers`."""
         named = {layer: getattr(self, layer) for layer in LAYERS}
         return {layer: url for layer, url in named.items() if url is not None}
 
@@ -63,11 +63,11 @@ class PublishArcGIS(Publish):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.append and self.anonymous:
-            raise ValueError("append jobs are for someone who signs in: leave out append, or anonymous")
+            raise ValueError("append jobs require signing in: leave out append, or anonymous")
         if self.event_photos and self.events is None and (self.cameras or self.photos):
-            raise ValueError("event_photos are attached to events: give that layer's URL, too")
+            raise ValueError("event_photos are attached to events: also give that layer's URL")
         if self.best_photos and self.cameras is None and (self.events or self.photos):
-            raise ValueError("best_photos are attached to cameras: give that layer's URL, too")
+            raise ValueError("best_photos are attached to cameras: also give that layer's URL")
         for layer in self.fields:
             if layer not in LAYERS:
                 raise ValueError(f"fields: no layer {layer!r}; {choices(layer, LAYERS)}")
@@ -79,7 +79,7 @@ ITEM = re.compile(r"([0-9a-f]{32})(?:/(\d+))?")
 
 
 def cameras_layer(publish: Publish) -> tuple[str | None, str | None]:
-    """URL or item id of the layer for cameras, and its field with the location; None where a job has none."""
+    """URL or item id of the layer for cameras, and its field with the location; None if a job has none."""
     if not isinstance(publish, PublishArcGIS) or publish.cameras is None:
         return None, None
     return publish.cameras, publish.location_field

@@ -1,4 +1,4 @@
-"""Layers of ArcGIS as the target of a push: a job's layers together, their photos, and making them."""
+"""ArcGIS layers as the target of a push: all layers of a job, their photos, and their creation."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class ArcGISTarget:
     Attributes
     ----------
     urls : layer (cameras, events, photos) -> URL; layers without one are not pushed
-    names : layer -> column -> name of its field there, where it has another
-    append : add and update rows by append jobs
-    wants_photos, wants_event_photos : the job asks for the best photos to be attached
-    about : `dataset.about`, for items that are made
-    hides_from : key of the job file by which some places may not be shown to everyone; None: all may
-    portal : where the service is signed in
-    utc_offset : of the cameras' clocks, such as "+02:00", where the job says it
+    names : layer -> column -> name of its field there, if that differs
+    append : whether to add and update rows by append jobs
+    wants_photos, wants_event_photos : whether the job asks for the best photos to be attached
+    about : `dataset.about`, for new items
+    hides_from : key of the job file that forbids showing some positions to everyone; None: none is hidden
+    portal : the portal where the service is signed in
+    utc_offset : offset of the cameras' clocks, such as "+02:00", if the job gives it
     """
 
     service: Service
@@ -54,7 +54,7 @@ class ArcGISTarget:
 
     @classmethod
     def of(cls, run: Run, wanted: Wanted) -> Self:
-        """The job's layers, signed in to their portal. Raises as `connect` does."""
+        """The job's layers, signed in to their portal. Raises like `connect`."""
         publish = run.job.publish
         assert isinstance(publish, PublishArcGIS)  # noqa: S101 - `target_of` goes by the section
         known = [url for url in publish.urls.values() if not ITEM.fullmatch(url)]
@@ -84,22 +84,22 @@ class ArcGISTarget:
         return f"{self.section.title} {self.portal}"
 
     def check(self, layers: Sequence[LayerRows]) -> None:
-        """Raise InputError where no layer is named, or one can't take such rows; nothing is changed."""
+        """Raise InputError if no layer is named, or one can't take such rows; nothing is changed."""
         self._look(layers)
 
     def push(self, layers: Sequence[LayerRows], *, dry_run: bool = False) -> Push:
-        """Bring the layers up to date. All are looked at before any is changed.
+        """Bring the layers up to date. All are examined before any is changed.
 
-        Edits that failed have the server's reason as their `result`; those that were not sent, because of
-        `stop` or of what `Push.stopped` says, have none.
+        Failed edits have the server's reason as their `result`; those that were not sent, because of `stop`
+        or for the reason in `Push.stopped`, have none.
 
         Raises
         ------
         InputError
-            No layer is named; one is not there, lacks a right or a field that can't be added, takes no append
-            jobs where they are asked for, or holds a key of another job.
+            No layer is named; one is missing, lacks a right or a field that can't be added, does not take
+            append jobs although they are asked for, or holds a key of another job.
         StageError
-            More of a layer would be deleted than may be; nothing was sent.
+            More of a layer would be deleted than is allowed; nothing was sent.
         """
         works = self._look(layers)
         if self.hides_from is not None:
@@ -197,17 +197,17 @@ class ArcGISTarget:
         ]
 
     def _require_not_for_everyone(self) -> None:
-        """Exact places of sensitive species go to no layer that everyone sees."""
+        """Raise InputError if exact positions of sensitive species would go to a layer that everyone sees."""
         for layer, url in self.urls.items():
             item = item_of(self.service, url)
             if getattr(item, "access", None) == "public":
                 raise InputError(
-                    f"publish.{layer}: {url} is shared with everyone, and would hold exact places of "
+                    f"publish.{layer}: {url} is shared with everyone, and would hold exact positions of "
                     f"{self.hides_from}; set publish.public: true, or share it with fewer"
                 )
 
     def _send(self, works: Sequence[LayerPush]) -> StageError | None:
-        """Send what the layers lack; why the rest was not sent, or None."""
+        """Send what the layers lack; returns why the rest was not sent, or None."""
         for work in works:
             try:
                 work.send()

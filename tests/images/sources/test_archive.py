@@ -133,7 +133,7 @@ def test_a_server_that_fails_now_and_then(tmp_path: Path, monkeypatch: pytest.Mo
             assert root.read("cam1/b.jpg") == NOISE
         with pytest.raises(InputError, match="sends no part of a file"):
             ImageRoot(f"{server.url('norangex99')}/x.zip").listing(["top.jpg"])
-        with pytest.raises(InputError, match=r"x\.zip: can't be read.*does not tell its size"):
+        with pytest.raises(InputError, match=r"x\.zip: can't be read.*does not reveal its size"):
             ImageRoot(f"{server.url('quietx99')}/x.zip").check()
         with pytest.raises(InputError, match=r"no\.zip: no such file"):
             ImageRoot(f"{server.url()}/no.zip").check()
@@ -306,7 +306,9 @@ def test_no_whole_zip(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = write_zip(tmp_path / "x.zip")
     path.write_bytes(damage(path.read_bytes()))
     root = ImageRoot(str(path))
-    with pytest.raises(InputError, match=r"x\.zip: is no whole zip file \(dataset\.images\): .*`unzip -t`"):
+    with pytest.raises(
+        InputError, match=r"x\.zip: is not a whole zip file \(dataset\.images\): .*`unzip -t`"
+    ):
         root.listing(["top.jpg"])
 
 

@@ -177,7 +177,7 @@ def test_the_boxes_are_those_of_the_package(
     assert int(found[2]) > 100
     assert int(found[1]) >= 0.99 * int(found[2])
     assert f"detect: {{model: {out}/detector.onnx}}" in ended.out
-    assert "runs the code in it; that is done now, in a process of its own" in ended.err
+    assert "runs the code in it; this is done now, in a separate process" in ended.err
     assert "models" not in sys.modules
     card = json.loads((out / "detector.json").read_text())
     assert (card["names"], card["size"], card["stride"], card["layout"]) == (NAMES, [320, 320], 16, "yolov5")
@@ -222,9 +222,7 @@ def test_what_can_not_be_imported_is_one_line(
     (tmp_path / "x.onnx").write_bytes(b"\x08\x08")
     assert "camtrap model import onnx" in refused(ULTRALYTICS, tmp_path / "x.onnx", tmp_path / "c")
     torch.save({"model": nn.Sequential(nn.Linear(2, 2))}, tmp_path / "plain.pt")
-    assert "its last layer is no head of YOLOv5's" in refused(
-        ULTRALYTICS, tmp_path / "plain.pt", tmp_path / "e"
-    )
+    assert "its last layer is not YOLOv5's" in refused(ULTRALYTICS, tmp_path / "plain.pt", tmp_path / "e")
     monkeypatch.setenv("PYTHONPATH", str(package))
     assert "this one has 2 classes: cat, dog; import it as ultralytics" in refused(
         MEGADETECTOR, weights.with_name("cats.pt"), tmp_path / "f", size=64

@@ -140,7 +140,7 @@ def imported(theirs: Path, tmp_path_factory: pytest.TempPathFactory, photos: Pat
 
 def test_it_says_what_it_does_and_what_it_compared(imported: tuple[Path, str]) -> None:
     _, said = imported
-    assert f"{WEIGHTS}: loading it runs the code in it; that is done now, in a process of its own" in said
+    assert f"{WEIGHTS}: loading it runs the code in it; this is done now, in a separate process" in said
     found = re.search(r"top class on (\d+) of (\d+) pictures", said)
     assert found
     assert found[1] == found[2]

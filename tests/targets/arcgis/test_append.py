@@ -136,7 +136,7 @@ def test_after_three_jobs_that_fail_all_goes_in_batches(
     bench.server.faults.clear()
     assert failures(push) == []
     assert bench.server.requests()["append"] == 3
-    assert "620 rows were not done by append jobs, and are sent in batches: HTTP 503" in push.notes[0]
+    assert "620 rows were not done by append jobs, now sent in batches: HTTP 503" in push.notes[0]
     require_equal(bench, rows)
 
 

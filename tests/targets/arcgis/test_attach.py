@@ -239,7 +239,7 @@ def test_a_photo_that_can_not_be_taken_away_is_an_error(
     attacher = Attacher(Service(gis), url, one_feature=True)
     attacher.attach(photos_in(folder))
     server.faults.add("rows", "deleteAttachments", times=None, message="locked by a sync")
-    with pytest.raises(StageError, match=r"can't be taken away from feature .*locked by a sync"):
+    with pytest.raises(StageError, match=r"can't be removed from feature .*locked by a sync"):
         attacher.prune(re.compile(r"IMG_0\.JPG"), set())
     server.faults.clear()
     assert attacher.prune(re.compile(r"IMG_0\.JPG"), set()) == 5

@@ -216,7 +216,7 @@ def test_sensitive_species_on_a_layer_for_everyone(
     capsys.readouterr()
     assert main(["publish", str(run), "--quiet"]) == 2
     said = capsys.readouterr().err
-    assert "is shared with everyone, and would hold exact places of publish.sensitive" in said
+    assert "is shared with everyone, and would hold exact positions of publish.sensitive" in said
     assert main(["publish", str(run), "--quiet", "--set", "publish.public=true"]) == 0
     name = layers["cameras"].split("/")[-3]
     assert -24.5 not in [row["SHAPE"]["y"] for row in server.rows(0, name)]

@@ -1,8 +1,8 @@
-"""SpeciesNet's classifier as an ONNX file, and what it says of some pictures. Run as a program of its own.
+"""SpeciesNet's classifier as an ONNX file, and its answers for some pictures. Run as a separate program.
 
     python speciesnet.py REQUEST.json
 
-Imports nothing of camtrap_batch: it runs in whatever Python has what the weights need (onnx2torch).
+Imports nothing from camtrap_batch: it runs in any Python that has what the weights need (onnx2torch).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepare(picture: str, kind: str, size: int) -> Any:
-    """A picture as speciesnet 5.0 prepares it: (1, size, size, 3), values 0 to 1 in steps of 1/255."""
+    """A picture prepared as in speciesnet 5.0: (1, size, size, 3), values 0 to 1 in steps of 1/255."""
     import torch
     import torchvision.transforms.functional as transforms
     from PIL import Image, ImageFile, ImageOps
@@ -65,6 +65,6 @@ if __name__ == "__main__":
         told = main(asked)
     except ModuleNotFoundError as problem:
         told = {"missing": problem.name}
-    except Exception as problem:  # whatever the code of others raises: the caller says it on one line
+    except Exception as problem:  # other people's code may raise anything: the caller reports it on one line
         told = {"problem": f"{type(problem).__name__}: {problem}"}
     Path(asked["result"]).write_text(json.dumps(told))

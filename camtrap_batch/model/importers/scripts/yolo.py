@@ -1,9 +1,9 @@
-"""A detector of YOLOv5's or of ultralytics' as an ONNX file, and what it finds in some pictures.
+"""A detector of YOLOv5 or ultralytics as an ONNX file, and what it finds in some pictures.
 
     python yolo.py REQUEST.json
 
-A program of its own, which imports nothing of camtrap_batch: it runs in whatever Python has the package that
-the weights need, whose licence (AGPL) is not ours.
+A separate program, which imports nothing from camtrap_batch: it runs in any Python that has the package the
+weights need, whose licence (AGPL) is not ours.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def of_ultralytics(request: dict[str, Any]) -> dict[str, Any]:
 
     model = YOLO(request["weights"])
     if model.task != "detect":
-        return {"problem": f"no detector: its task is {model.task!r}"}
+        return {"problem": f"not a detector: its task is {model.task!r}"}
     head = type(model.model.model[-1]).__name__
     if "RTDETR" in head:
         model = RTDETR(request["weights"])
@@ -71,7 +71,7 @@ def of_yolov5(request: dict[str, Any], network: Any) -> dict[str, Any]:
     layers = network.model if hasattr(network, "model") else network
     head = list(layers.children())[-1]
     if not hasattr(head, "anchors") or not hasattr(head, "stride"):
-        return {"problem": f"its last layer is no head of YOLOv5's, with anchors and stride: {kind_of(head)}"}
+        return {"problem": f"its last layer is not YOLOv5's, with anchors and stride: {kind_of(head)}"}
     stride = int(max(head.stride))
     size = request["size"] or (1280 if stride >= 64 else 640)
     names = network.names
@@ -118,7 +118,7 @@ def of_yolov5(request: dict[str, Any], network: Any) -> dict[str, Any]:
 
 
 def keep_numbers(request: dict[str, Any], network: Any, stride: int) -> None:
-    """What the network itself gives for a frame of noise."""
+    """The network's own outputs for a frame of noise."""
     import numpy as np
     import torch
 
@@ -133,7 +133,7 @@ def keep_numbers(request: dict[str, Any], network: Any, stride: int) -> None:
 
 
 def mend(network: Any) -> None:
-    """What modules that an earlier torch, or an earlier YOLOv5, saved lack today."""
+    """Add what modules saved by an earlier torch or YOLOv5 lack today."""
     import torch
 
     for module in network.modules():
@@ -149,7 +149,7 @@ def mend(network: Any) -> None:
 
 
 def pixels_of(picture: str) -> Any:
-    """A picture as EXIF turns it: (height, width, 3), RGB."""
+    """A picture turned as EXIF says: (height, width, 3), RGB."""
     import numpy as np
     from PIL import Image, ImageFile, ImageOps
 
@@ -175,6 +175,6 @@ if __name__ == "__main__":
         told = main(asked)
     except ModuleNotFoundError as problem:
         told = {"missing": problem.name}
-    except Exception as problem:  # whatever the code of others raises: the caller says it on one line
+    except Exception as problem:  # other people's code may raise anything: the caller reports it on one line
         told = {"problem": f"{type(problem).__name__}: {problem}"}
     Path(asked["result"]).write_text(json.dumps(told))

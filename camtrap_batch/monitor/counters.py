@@ -1,6 +1,7 @@
-"""What Prometheus reads of receipts: counters with the same names on workers and on the scheduler.
+"""Receipts as Prometheus counters, with the same names on workers and on the scheduler.
 
-A worker counts what it did itself; the scheduler what drivers report, whoever did it. Sum either, not both.
+A worker counts what it did itself; the scheduler counts what drivers report, whoever did it. Sum one or the
+other, not both.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the scheduler gets this module sent, and may have nothing else of the package
+if TYPE_CHECKING:  # this module is sent to the scheduler, which may have nothing else of the package
     from camtrap_batch.store.shards import Receipt
 
 COUNTERS = {
@@ -37,7 +38,7 @@ class Totals:
     def add_receipt(self, receipt: Receipt) -> None:
         """Count a shard that is done."""
         stage = receipt.stage
-        # Where a stage knows no statuses, all of its rows are done.
+        # If a stage has no statuses, all of its rows are done.
         for status, rows in (receipt.counts or {"ok": receipt.rows}).items():
             self.add("camtrap_images", (stage, status), rows)
         for phase, seconds in receipt.seconds.items():
@@ -55,7 +56,7 @@ class Totals:
             ]
 
     def collect(self) -> Iterator[Any]:
-        """As prometheus_client wants it of a collector."""
+        """The counters in the form that prometheus_client expects of a collector."""
         from prometheus_client.core import CounterMetricFamily
 
         items = self.items()
@@ -85,13 +86,13 @@ _lock = threading.Lock()
 
 
 def count_here(receipt: Receipt) -> None:
-    """Count a shard that this process did; the first one registers the counters with prometheus_client."""
+    """Count a shard that this process did; the first call registers the counters with prometheus_client."""
     global _here
     with _lock:
         if _here is None:
             _here = Totals()
             from prometheus_client import REGISTRY
 
-            with suppress(ValueError):  # the scheduler of this very process counts the same shards
+            with suppress(ValueError):  # the scheduler in this same process counts the same shards
                 REGISTRY.register(_here)
     _here.add_receipt(receipt)

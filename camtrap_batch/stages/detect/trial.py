@@ -23,7 +23,7 @@ _MOST, _FEWEST, _SHARE = 64, 1, 20
 
 
 def known_precision(run: Run, work: DetectShard) -> Found | None:
-    """What `check_precision` found for this detector; None where it was not asked yet."""
+    """What `check_precision` found for this detector; None if it was not asked yet."""
     return _question(work).known(run)
 
 

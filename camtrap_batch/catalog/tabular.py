@@ -1,8 +1,10 @@
-"""Tables that people give: metadata, cameras, taxonomy, species lists, corrections. The rules are the same.
+"""Tables that people provide: metadata, cameras, taxonomy, species lists, corrections, all under the same
+rules.
 
-A table is text with a header line (.csv, .tsv, .txt) or the first sheet of an Excel workbook (.xlsx). What a
-spreadsheet or R makes of one is read: commas, semicolons, tabs or bars between cells, UTF-8, UTF-16 or
-Windows-1252, decimal commas, and the words in `MISSING` for a cell without a value. docs/csv.md has it all.
+A table is text with a header line (.csv, .tsv, .txt) or the first sheet of an Excel workbook (.xlsx). Tables
+saved by a spreadsheet or R can be read: commas, semicolons, tabs or bars between cells, UTF-8, UTF-16 or
+Windows-1252, decimal commas, and the words in `MISSING` for a cell without a value. Details are in
+docs/csv.md.
 """
 
 from __future__ import annotations
@@ -29,23 +31,23 @@ from camtrap_batch.vocabulary import counted
 MISSING = frozenset(
     {"", "NA", "N/A", "n/a", "NaN", "nan", "None", "null", "NULL", "#N/A", "#NA", "<NA>", "NaT"}
 )
-"""What stands in a cell that has no value: of spreadsheets, R and Python."""
+"""What spreadsheets, R and Python put into a cell that has no value."""
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-_LOOKED_AT = 50  # records, to tell what is between cells
+_LOOKED_AT = 50  # number of records examined to find the delimiter
 _NOTED = ("dataset.metadata", "camtrap init")
-"""Keys of tables whose notes are kept and told by those that read them."""
-_TITLES = 10  # records, to tell where the header is
+"""Keys of tables whose notes are kept and reported by their readers."""
+_TITLES = 10  # number of records examined to find the header
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_OLE = b"\xd0\xcf\x11\xe0"  # what .xls begins with
-_FIELD_LIMIT = 131_072  # of Python's reader, for one cell
+_OLE = b"\xd0\xcf\x11\xe0"  # first bytes of .xls
+_FIELD_LIMIT = 131_072  # limit of Python's reader for one cell
 
 Names = Mapping[str, Sequence[str]]
-"""What a column is for -> the names that it may have, the likeliest first."""
+"""Purpose of a column -> the names that it may have, the most likely first."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,11 @@ class GivenTable:
     Attributes
     ----------
     path : for messages
-    key : of the job file, which names the table, for messages
-    columns : name in lower case, with _ for blanks -> n cells; None where there is no value
-    lines : of each row, where it begins in the file; of a workbook, its row
-    delimiter : what is between cells; None in a workbook
-    notes : what was odd -> how often
+    key : the key of the job file that names the table, for messages
+    columns : name in lower case, with _ for blanks -> n cells; None if there is no value
+    lines : for each row, the line on which it begins; in a workbook, its row
+    delimiter : what separates cells; None in a workbook
+    notes : oddities -> how often they occur
     """
 
     path: str
@@ -78,7 +80,7 @@ class GivenTable:
 
     @property
     def origin(self) -> str:
-        """The key that names the table, for messages, where the file alone does not tell."""
+        """The key that names the table, for messages, if the file alone does not make it clear."""
         return "" if self.key.startswith("dataset.") else f" ({self.key})"
 
     def rows(self) -> Iterator[tuple[str, dict[str, str | None]]]:
@@ -87,29 +89,29 @@ class GivenTable:
             yield self.at(row), {name: cells[row] for name, cells in self.columns.items()}
 
     def name_of(self, names: Sequence[str]) -> str | None:
-        """The first of some names that is one of a column."""
+        """The first of some names that a column has."""
         return next((name for name in names if name in self.columns), None)
 
     def require(self, needed: Names) -> dict[str, str]:
-        """What a column is for -> its name. Raises InputError where a column of `needed` is not there."""
+        """Purpose of a column -> its name. Raises InputError if a column in `needed` is missing."""
         found: dict[str, str] = {}
         for what, names in needed.items():
             name = self.name_of(names)
             if name is None:
-                raise InputError(f"{self.path}:1: no column {what}{self.origin}; {self._columns(names)}")
+                raise InputError(f"{self.path}:1: no column {what}{self.origin}; {self.listed(names)}")
             found[what] = name
         return found
 
     def require_cells(self, columns: Iterable[str]) -> None:
-        """Raise InputError where a cell that must not be empty is."""
+        """Raise InputError if a cell that must not be empty is."""
         for name in columns:
             if None in (cells := self.columns[name]):
                 raise InputError(f"{self.at(cells.index(None))}: {name}: empty{self.origin}")
 
-    def _columns(self, names: Sequence[str]) -> str:
+    def listed(self, names: Sequence[str]) -> str:
         """Which columns there are, and which one of `names` may have been meant."""
         listed = textwrap.shorten(", ".join(self.columns), 200) or "none"
-        # Commas are what everybody expects, but the file may not have been meant to be a table.
+        # Everybody expects commas, but the file may not have been meant to be a table.
         is_plain = self.delimiter is None or (self.delimiter == "," and bool(self.origin))
         between = "" if is_plain else f", between {_DELIMITERS.get(self.delimiter or '', 'cells')},"
         near = next((hint for name in names if (hint := _did_you_mean(name, self.columns))), "")
@@ -117,50 +119,55 @@ class GivenTable:
         return f"the columns{between} are: {listed}{near}{also}"
 
     def whole(self, name: str) -> list[int | None]:
-        """A column of whole numbers. Raises InputError where one is none."""
+        """A column of whole numbers. Raises InputError if a cell is not one."""
         numbers: list[int | None] = []
         for row, cell in enumerate(self.columns.get(name, [None] * len(self))):
             value = None if cell is None else number(cell)
             if cell is not None and (value is None or not value.is_integer() or abs(value) >= 2**31):
-                raise InputError(
-                    f"{self.at(row)}: {name}: {cell!r} should be a whole number, at most {2**31 - 1}"
-                )
+                raise InputError(self.not_whole(row, name))
             numbers.append(None if value is None else int(value))
         return numbers
 
+    def not_whole(self, row: int, name: str) -> str:
+        """What to say of a cell that should be a whole number."""
+        cell = self.columns[name][row]
+        return f"{self.at(row)}: {name}: {cell!r} should be a whole number, at most {2**31 - 1}"
+
 
 def read_table(path: str, key: str, expected: Iterable[str] = ()) -> GivenTable:
-    """Read a table from a file or an fsspec URL. What was odd in it is told, but for metadata: see `notes`.
+    """Read a table from a file or an fsspec URL. Oddities are reported, except those of metadata: see
+    `notes`.
 
     Parameters
     ----------
-    key : of the job file, which names it, for messages
-    expected : names of columns that it may have; they help to tell what is between cells
+    key : the key of the job file that names it, for messages
+    expected : names of columns that it may have; they help to find the delimiter
 
     Raises
     ------
     InputError
-        It is not there, is no table, has a row that can't be split, or a column twice; with line.
+        It is missing or not a table, has a row that can't be split, or has a column twice; with the line.
     """
-    data = _read(path, key)
+    data, expected = _read(path, key), set(expected)
     notes: Counter[str] = Counter()
     delimiter = None
     if data.startswith(b"PK\x03\x04"):
-        records = _sheet(path, key, data, notes)
+        records = _sheet(path, key, data, notes, expected)
     elif data.startswith(_OLE):
         raise InputError(f"{redacted(path)}: a workbook of old Excel ({key}); save it as .xlsx or .csv")
     else:
         text, delimiter, skipped = _delimited(decode(path, key, data, notes), expected)
         records = _split(text, delimiter, path, key, skipped)
     empty = GivenTable(redacted(path), key, {}, [], delimiter, notes)
-    table = _table(empty, _from_header(empty, records, set(expected)), set(expected))
+    table = _table(empty, _from_header(empty, records, expected), expected)
     if key not in _NOTED:
         say_all([f"{key}: {counted(count, text)}" for text, count in notes.items()])
     return table
 
 
 def decode(path: str, key: str, data: bytes, notes: Counter[str]) -> str:
-    """Bytes as text: UTF-8 or UTF-16, else Windows-1252, with a note. Raises InputError for no text."""
+    """Bytes as text: UTF-8 or UTF-16, otherwise Windows-1252, with a note. Raises InputError if it is not
+    text."""
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             try:
@@ -173,7 +180,7 @@ def decode(path: str, key: str, data: bytes, notes: Counter[str]) -> str:
         for encoding, zeros in (("utf-16-le", data[1:400:2]), ("utf-16-be", data[:400:2])):
             if zeros and not any(zeros[: len(zeros) // 2 * 2 or 1]):
                 return data.decode(encoding, "replace")
-        raise InputError(f"{redacted(path)}: is no text ({key}); it should be a .csv or .xlsx table")
+        raise InputError(f"{redacted(path)}: is not text ({key}); it should be a .csv or .xlsx table")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -183,7 +190,7 @@ def decode(path: str, key: str, data: bytes, notes: Counter[str]) -> str:
 
 
 def number(text: str) -> float | None:
-    """A number, also with a decimal comma; None where it is none.
+    """A number, possibly with a decimal comma; None if it is not one.
 
     >>> number("2,5"), number("-24.5"), number("1e3"), number("lion")
     (2.5, -24.5, 1000.0, None)
@@ -204,7 +211,7 @@ def is_missing(cell: str | None) -> bool:
 
 
 def column_name(text: str) -> str:
-    """A header's cell as columns are named: lower case, _ for blanks and hyphens."""
+    """A header's cell as a column name: lower case, _ for blanks and hyphens."""
     return "_".join(text.replace("-", " ").replace("\xa0", " ").split()).casefold()
 
 
@@ -214,16 +221,16 @@ def _read(path: str, key: str) -> bytes:
             data: bytes = file.read()
     except FileNotFoundError:
         raise InputError(f"{redacted(path)}: no such file ({key})") from None
-    except Exception as problem:  # clients of object stores have errors of their own
+    except Exception as problem:  # clients of object stores raise their own errors
         raise InputError(f"{redacted(path)}: can't be read ({key}): {plain(problem)}") from None
     return data
 
 
 def _delimited(text: str, expected: Iterable[str]) -> tuple[str, str, int]:
-    """The text, what is between its cells, and how many lines were taken off that said so."""
+    """The text, its delimiter, and how many lines that declared the delimiter were removed."""
     first, _, rest = text.partition("\n")
     said = first.strip().strip('"')
-    if said.lower().startswith("sep=") and len(said) <= 5:  # as Excel has it
+    if said.lower().startswith("sep=") and len(said) <= 5:  # Excel's form
         return rest, said[4:] or "\t", 1
     return text, _delimiter(text, expected), 0
 
@@ -244,7 +251,7 @@ def _split(text: str, delimiter: str, path: str, key: str, skipped: int) -> Iter
 
 
 def _delimiter(text: str, expected: Iterable[str]) -> str:
-    """What is between cells: what leaves most expected names in the header, else makes most cells."""
+    """The delimiter: the one that gives the most expected names in the header, or else the most cells."""
     expected = set(expected)
 
     def score(delimiter: str) -> tuple[int, int, int]:
@@ -267,16 +274,16 @@ def _delimiter(text: str, expected: Iterable[str]) -> str:
 def _from_header(
     empty: GivenTable, records: Iterator[tuple[int, list[str]]], expected: set[str]
 ) -> Iterator[tuple[int, list[str]]]:
-    """The records without titles above the header; R's row names, which have no header, with an empty one."""
+    """The records without titles above the header; R's row names, which have no header, get an empty one."""
     first = list(itertools.islice(records, _TITLES))
     known = [len(expected & set(map(column_name, record))) for _, record in first]
-    # A column that is expected may be a title's only word.
+    # A title's only word may be that of an expected column.
     at = next((row for row, number in enumerate(known) if number > 1), 0) if known and not known[0] else 0
     if at:
         empty.notes[f"lines above the header of {empty.path}, left out"] += at
     first = first[at:]
     numbered = [record[0].strip() for _, record in first[1:3]]
-    # R numbers rows, which tells them from a decimal comma in each.
+    # R numbers rows, which distinguishes them from a decimal comma in each row.
     is_numbered = bool(numbered) and numbered == ["1", "2"][: len(numbered)]
     if is_numbered and all(len(record) == len(first[0][1]) + 1 for _, record in first[1:]):
         first[0] = first[0][0], ["", *first[0][1]]
@@ -292,7 +299,7 @@ def _table(empty: GivenTable, records: Iterator[tuple[int, list[str]]], expected
     for name, times in Counter(names).items():
         if times > 1 and name and (name in expected or not expected):
             raise InputError(
-                f"{path}:{first_line}: the column {name} is there twice{origin}; the columns are: "
+                f"{path}:{first_line}: the column {name} occurs twice{origin}; the columns are: "
                 f"{', '.join(names)}"
             )
     lines: list[int] = []
@@ -324,40 +331,73 @@ def _did_you_mean(name: str, columns: Iterable[str]) -> str:
     return f"; {hint.partition(' possible:')[0]}" if hint.startswith("did you mean") else ""
 
 
-def _sheet(path: str, key: str, data: bytes, notes: Counter[str]) -> Iterator[tuple[int, list[str]]]:
-    """Row and cells of the first sheet of a workbook that is not empty."""
+def _sheet(
+    path: str, key: str, data: bytes, notes: Counter[str], expected: set[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Row and cells of the sheet of a workbook that has the most known columns, else of the first that is not
+    empty."""
     import openpyxl  # takes a quarter of a second
 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
             is_workbook = "xl/workbook.xml" in names
-            sheets_of = [
-                name for name in names if name.startswith("xl/worksheets/") and name.endswith(".xml")
+            contents = [
+                archive.read(name)
+                for name in names
+                if name.startswith("xl/worksheets/") and name.endswith(".xml")
             ]
-            is_merged = any(b"<mergeCell " in archive.read(name) for name in sheets_of)
+            is_merged = any(b"<mergeCell " in content for content in contents)
+            has_formulas = any(b"<f>" in content or b"<f " in content for content in contents)
         if not is_workbook:
             raise InputError(
-                f"{redacted(path)}: is a zip file, no table ({key}); it should be a .csv or .xlsx table"
+                f"{redacted(path)}: is a zip file, not a table ({key}); it should be a .csv or .xlsx table"
             )
-        # Which cells are merged is told only of a workbook that is read whole.
+        # openpyxl reports merged cells only for a workbook that is read whole.
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=not is_merged, data_only=True)
         sheets = [(sheet.title, list(_cells(sheet))) for sheet in book.worksheets]
+        full = [(title, rows) for title, rows in sheets if rows]
+        known = [_known(rows, expected) for _, rows in full]
+        title, rows = full[known.index(max(known))] if full else ("", [])
+        if has_formulas:
+            written = openpyxl.load_workbook(io.BytesIO(data), read_only=True)
+            _require_results(f"{redacted(path)}: sheet {title!r}", key, written[title], rows)
     except InputError:
         raise
     except Exception as problem:  # openpyxl raises whatever it meets in a broken file
         raise InputError(f"{redacted(path)}: can't be read as an Excel workbook ({key}): {problem}") from None
-    full = [(title, rows) for title, rows in sheets if rows]
     if len(full) > 1:
-        notes[f"sheets of {redacted(path)} beside the first, {full[0][0]!r}, left alone"] += len(full) - 1
-    rows = full[0][1] if full else []
-    width = max((len(cells) for _, cells in rows[:1]), default=0)
+        notes[f"sheets of {redacted(path)} beside {title!r}, left alone"] += len(full) - 1
+    width = max((len(cells) for _, cells in rows), default=0)
     for line, cells in rows:
         yield line, cells + [""] * (width - len(cells))
 
 
+def _known(rows: Sequence[tuple[int, list[str]]], expected: set[str]) -> int:
+    return max((len(expected & set(map(column_name, cells))) for _, cells in rows[:_TITLES]), default=0)
+
+
+def _require_results(where: str, key: str, sheet: Any, rows: Sequence[tuple[int, list[str]]]) -> None:
+    """Raise InputError where there are formulas and no program has saved what they come to: they would read
+    as empty cells."""
+    results = dict(rows)
+    first = ""
+    for line, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        found = results.get(line, [])
+        for at, value in enumerate(row):
+            if not isinstance(value, str) or not value.startswith("="):
+                continue
+            if at < len(found) and found[at]:
+                return
+            first = first or f"row {line}: the formula {value!r} has no result"
+    if first:
+        raise InputError(
+            f"{where}, {first} ({key}); open and save the file in a spreadsheet program, or save it as .csv"
+        )
+
+
 def _cells(sheet: Any) -> Iterator[tuple[int, list[str]]]:
-    """Row and cells; each of those that are merged below one another has the value of the first."""
+    """Row and cells; cells that are merged vertically all have the value of the first."""
     for area in list(getattr(sheet, "merged_cells", ())):
         if area.min_col == area.max_col:
             first = sheet.cell(area.min_row, area.min_col)

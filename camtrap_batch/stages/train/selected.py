@@ -1,4 +1,4 @@
-"""The images that a selection trains on, read while training: by row group of thumbnails, or as originals."""
+"""The images of a selection, read during training: thumbnails by row group, or originals."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 
 from camtrap_batch.detection.boxes import Rules, read_boxes
 from camtrap_batch.detection.crops import margin_of
+from camtrap_batch.detection.stored import SIDES
 from camtrap_batch.errors import BrokenPromise
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import COLUMNS, read_pictures
 from camtrap_batch.selection.choice import balanced_weights
-from camtrap_batch.selection.crops import BACKGROUND, KNOWN, label_crops
+from camtrap_batch.selection.crops import BACKGROUND, KEPT_FOR_BOXES, KNOWN, label_crops
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import open_table
@@ -36,23 +37,24 @@ _FEWEST_HELD = 8
 _ORIGINALS_A_BLOCK = 256
 NO_CROPS = "nothing of {} to learn from"
 _WINDOW = 0.8
-"""Part of what can be held that the order of training uses: the rest is for what is read ahead or judged."""
+"""Fraction of the cache used by the order of training; the rest is for reading ahead and judging."""
 
 
 class Pictures(Sequence[bytes]):
     """Image files' bytes, by index; safe to read from several threads.
 
-    A row group of thumbnails is read whole and held, what of it is wanted, until others need the room: images
-    that are used together should be of few `blocks`. Originals are read one by one, and not held.
+    A row group of thumbnails is read whole, and the needed part of it is cached until others need the room:
+    images that are used together should come from few `blocks`. Originals are read one by one, and not
+    cached.
 
     Parameters
     ----------
     folder, root
         Where thumbnails and originals are.
     rows
-        Of the manifest: `COLUMNS`.
+        Rows of the manifest, with the columns `COLUMNS`.
     use_thumbnails
-        False: originals, whatever there is.
+        False: use originals even if there are thumbnails.
     budget
         Memory for thumbnails, in bytes.
     """
@@ -78,13 +80,13 @@ class Pictures(Sequence[bytes]):
         n_groups = len(self._wanted)
         fits = size <= budget or not n_groups
         self.held = n_groups if fits else max(_FEWEST_HELD, int(budget / (size / n_groups)))
-        """Row groups that can be held."""
+        """Number of row groups that can be cached."""
         self._cache: OrderedDict[int, Future[pa.BinaryArray]] = OrderedDict()
         self._lock = Lock()
 
     @property
     def blocks(self) -> npt.NDArray[np.int64]:
-        """What is read together, see `Samples.blocks`."""
+        """Which images are read together, see `Samples.blocks`."""
         numbers = np.arange(len(self._group)) // _ORIGINALS_A_BLOCK + len(self._wanted)
         return np.where(self._group < 0, numbers, self._group)
 
@@ -120,7 +122,7 @@ class Pictures(Sequence[bytes]):
             return self._root.read(name)
         ((_, content, _),) = read_pictures(self._folder, self._root, row, use_thumbnails=False)
         if content is None:
-            raise OSError(errno.EIO, "this frame of it can't be decoded any more", name)
+            raise OSError(errno.EIO, "this frame of it can no longer be decoded", name)
         return content
 
     def _read_footers(self, files: npt.NDArray[np.int64]) -> dict[int, pq.FileMetaData]:
@@ -132,7 +134,7 @@ class Pictures(Sequence[bytes]):
             return dict(zip(files.tolist(), pool.map(read, files.tolist()), strict=True))
 
     def _assign(self, file: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> float:
-        """Find each image's row group; returns the bytes of all that is wanted of them."""
+        """Find each image's row group; returns the total bytes of everything needed from them."""
         size = 0.0
         order = np.argsort(file, kind="stable")
         starts = np.searchsorted(file[order], list(self._footers))
@@ -182,7 +184,7 @@ class Pictures(Sequence[bytes]):
                 page_checksum_verification=True,
             )
             jpegs = parquet.read_row_group(self._group_number[group], columns=["jpeg"])["jpeg"]
-            # Copied, so that what is not wanted is not held.
+            # Copied, so that what is not needed is not kept.
             return jpegs.combine_chunks().take(pa.array(self._wanted[group]))
 
 
@@ -195,7 +197,7 @@ def read_samples(
     use_thumbnails: bool,
     budget: int,
 ) -> Samples:
-    """The selected images, for training; their pixels are read when they are wanted."""
+    """The selected images, for training; their pixels are read when they are needed."""
     from camtrap_batch.model import Samples
 
     chosen = open_table(folder, selection).to_table(columns=["image_id", "label", "split", "weight"])
@@ -236,14 +238,14 @@ class BoxTables:
 
 @dataclass(frozen=True)
 class Crops:
-    """What is trained on, as the parts of the stage left it, and what is known of it.
+    """What is trained on, as left by the parts of the stage, and what is known about it.
 
     Attributes
     ----------
     images, crops : snapshots of training_images and training_crops, or of featured and features
-    of_boxes : None where whole frames are trained on
+    of_boxes : None if whole frames are trained on
     named : whether the job names its classes
-    size : of the square that is in training_crops, in pixels; 0: of features
+    size : side of the squares in training_crops, in pixels; 0 for features
     """
 
     images: Snapshot
@@ -264,19 +266,19 @@ def read_crops(
 ) -> tuple[Samples, Counter[str]]:
     """Crops of the selected images, for training, and how many of them are in doubt, and why.
 
-    Those in doubt take part in judging the images that they are of. A class of which no crop is there to
-    learn from, such as people whom the detector finds, is left out unless the job names it.
+    Crops in doubt take part in judging their images. A class without any crop to learn from, such as people
+    whom the detector finds, is left out unless the job names it.
     """
     from camtrap_batch.model import Samples
 
-    columns = ["image_id", "label", "split", "species", "animals"]
+    columns = ["image_id", "label", "split", "reason", "species", "animals", "told"]
     chosen = open_table(folder, selection).to_table(columns=columns)
     rows = open_table(folder, manifest).to_table(columns=[*COLUMNS, "location", "is_night"])
     is_chosen = chosen["label"].is_valid()
     chosen, rows = chosen.filter(is_chosen), rows.filter(is_chosen)
     cut = open_table(folder, source.images).to_table()
     if not cut["image_id"].equals(chosen["image_id"]):
-        raise BrokenPromise(f"{source.images.table} has other images than the selection; run train again")
+        raise BrokenPromise(f"{source.images.table} does not match the selection; run train again")
     image = np.repeat(np.arange(cut.num_rows), cut["n_crops"].to_numpy())
     meta: dict[str, Any] = selection.meta
     found = _described(folder, source, chosen["image_id"], image)
@@ -298,6 +300,7 @@ def read_crops(
     frames = None
     if source.of_boxes is not None:
         is_judged = np.isin(chosen["label"].to_numpy(zero_copy_only=False).astype(str), list(ids_by_label))
+        is_judged &= pc.not_equal(chosen["reason"], KEPT_FOR_BOXES).to_numpy(zero_copy_only=False)
         frames = _frames(
             folder, source.of_boxes, chosen, cut, is_judged, image, found["what"], location, is_night
         )
@@ -321,25 +324,25 @@ def read_crops(
 def _described(
     folder: Folder, source: Crops, image_ids: pa.ChunkedArray, image: npt.NDArray[np.int64]
 ) -> pa.Table:
-    """What `label_crops` wants to know of each crop."""
+    """What `label_crops` needs to know about each crop."""
     crops = open_table(folder, source.crops).to_table(columns=["box", "what"])
     tables = source.of_boxes
     if tables is None:
         n = crops.num_rows
-        nothing = {"confidence": np.zeros(n, np.float32), "label": pa.nulls(n, pa.string())}
-        return pa.table({"image": image, "what": crops["what"], **nothing})
+        nothing = {name: np.zeros(n, np.float32) for name in ("confidence", *SIDES)}
+        return pa.table({"image": image, "what": crops["what"], **nothing, "label": pa.nulls(n, pa.string())})
     detected = open_table(folder, tables.detected).to_table(columns=["image_id", "n_boxes"])
     starts = np.cumsum([0, *detected["n_boxes"].fill_null(0).to_numpy()])
     of_image = pc.index_in(image_ids, value_set=detected["image_id"].combine_chunks()).to_numpy()
     box = crops["box"].fill_null(-1).to_numpy()
     row = pa.array(starts[of_image[image]] + box, mask=box < 0)
-    confidence = open_table(folder, tables.detections).to_table(columns=["confidence"])["confidence"]
+    boxes = open_table(folder, tables.detections).to_table(columns=["confidence", *SIDES])
     own = open_table(folder, tables.boxes).to_table(columns=["label"])["label"]
     return pa.table(
         {
             "image": image,
             "what": crops["what"],
-            "confidence": confidence.take(row).fill_null(0.0),
+            **{name: boxes[name].take(row).fill_null(0.0) for name in boxes.column_names},
             "label": own.take(row),
         }
     )
@@ -356,7 +359,7 @@ def _frames(
     location: npt.NDArray[Any],
     is_night: npt.NDArray[np.bool_],
 ) -> Frames:
-    """The images of learnt classes that could be read, with the crops that a job classifies of them."""
+    """The images of learnt classes that could be read, with those of their crops that a job classifies."""
     from camtrap_batch.model.samples import Frames
 
     there = np.flatnonzero(pc.equal(cut["status"], "ok").to_numpy(zero_copy_only=False) & is_judged)
@@ -377,7 +380,7 @@ def _frames(
 
 
 def _rows_in_files(crops: Snapshot) -> pa.Table:
-    """The rows of training_crops as `Pictures` wants to be told where they are."""
+    """The rows of training_crops, in the form in which `Pictures` needs their positions."""
     files = [file.file for file in crops.files for _ in range(file.rows)]
     rows = [np.arange(file.rows, dtype=np.int32) for file in crops.files]
     return pa.table(

@@ -1,4 +1,4 @@
-"""Pictures of a training run, as SVG files that hold their photos: a batch, and truth beside prediction."""
+"""Pictures of a training run, as SVG files with embedded photos: a batch, and truth beside prediction."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def draw_pictures(
     Parameters
     ----------
     batches
-        Of the training images, as the model is trained on: its first batch is shown.
+        Batches of training images: the first one is shown.
     mean, std
-        What the batches are normalised with, per channel, of pixel values between 0 and 1.
+        Normalisation of the batches, per channel, for pixel values between 0 and 1.
     metrics
-        What `judging.judge` gave.
+        The result of `judging.judge`.
     """
     pictures = {}
     if (batch := next(iter(batches), None)) is not None:
@@ -75,7 +75,7 @@ def show_batch(
 def show_results(samples: Samples, worst: Sequence[Mapping[str, Any]]) -> str:
     """Truth beside prediction, the worst mistakes first; rows as in metrics.json's `worst`.
 
-    Of an image that crops were cut out of, the first one is shown; without any there is nothing to show.
+    For an image that crops were cut from, the first crop is shown; without crops there is nothing to show.
     """
     index_of: dict[str, int] = {}
     for index, image_id in enumerate(samples.image_ids):
@@ -130,7 +130,7 @@ def _sheet(title: str, cells: Sequence[_Cell]) -> str:
 
 
 def _data_url(picture: Pixels) -> str:
-    """As JPEG, at twice the size that it is shown in, at most."""
+    """A JPEG file, at most twice as large as it is displayed."""
     every = max(1, min(picture.shape[0] // (2 * _HEIGHT), picture.shape[1] // (2 * _WIDTH)))
     small: npt.NDArray[np.uint8] = np.ascontiguousarray(picture[::every, ::every])
     space = "GRAY" if small.shape[2] == 1 else "RGB"

@@ -1,11 +1,11 @@
-"""What a detector found, as rows of the tables `detected`, `boxes` and `detections`; and read from them."""
+"""What a detector found, written as rows of the tables `detected`, `boxes` and `detections`, and read
+back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,11 +14,11 @@ from camtrap_batch.detection.results import BOX
 
 SIDES = ("x", "y", "w", "h")
 REPEATABLE = pa.struct([*BOX, pa.field("repeat", pa.int32())])
-"""`BOX`, and the number of the place that a camera repeats it at; null where it is no repeat."""
+"""`BOX`, and the number of the spot where a camera repeats it; null if it is not a repeat."""
 
 
 def to_lists(found: Sequence[Found | None]) -> pa.ListArray:
-    """Lists of `BOX`, one for each picture; null for None."""
+    """Lists of `BOX`, one per picture; null for None."""
     some = [one if one is not None else Found.nothing() for one in found]
     lengths = [len(one) for one in some]
     boxes = np.concatenate([np.empty((0, 4), np.float32), *(one.boxes for one in some)])
@@ -48,10 +48,10 @@ def to_tables(
 
     Parameters
     ----------
-    lists : of `BOX`, null where nothing is known of the image
-    status : why, for these; ok for the others
+    lists : lists of `BOX`, null if nothing is known about the image
+    status : the reason for these; ok for the others
     animal : the category whose boxes are animals
-    labels : of each box, where people drew it
+    labels : label of each box, if people drew it
     """
     n = len(lists)
     values = lists.flatten()
@@ -91,12 +91,12 @@ def to_tables(
 
 
 def to_column(n_boxes: pa.ChunkedArray, boxes: pa.Table, categories: Sequence[str]) -> pa.ListArray:
-    """Lists of `REPEATABLE` (or of `BOX`, where the rows do not say `repeat`), from rows of the tables.
+    """Lists of `REPEATABLE` (or of `BOX`, if the rows have no `repeat`), from rows of the tables.
 
     Parameters
     ----------
-    n_boxes : of each image, null where nothing is known of it
-    boxes : in the same order of images
+    n_boxes : number of boxes in each image, null if nothing is known about it
+    boxes : the boxes, in the same order of images
     """
     lengths = n_boxes.fill_null(0).to_numpy().astype(np.int64)
     index = pc.index_in(boxes["category"], value_set=pa.array(list(categories), pa.string()))
@@ -113,9 +113,3 @@ def to_column(n_boxes: pa.ChunkedArray, boxes: pa.Table, categories: Sequence[st
     return pa.ListArray.from_arrays(
         offsets, values, mask=mask.combine_chunks() if isinstance(mask, pa.ChunkedArray) else mask
     )
-
-
-def rows_of(lists: pa.ListArray) -> npt.NDArray[np.int64]:
-    """Row of each box."""
-    lengths = pc.list_value_length(lists).fill_null(0).to_numpy()
-    return np.asarray(np.repeat(np.arange(len(lists)), lengths), np.int64)

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Table as Grid
 
-from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, out_option, whole_number
+from camtrap_batch.cli.options import Commands, add_option, job_argument, load_job, whole_number
 from camtrap_batch.errors import InputError, choices
 from camtrap_batch.exports.detection_history import COUNTED, counted_of
 from camtrap_batch.monitor.display import duration
@@ -27,8 +27,8 @@ from camtrap_batch.store.outpath import check_file
 from camtrap_batch.store.outputs import Outputs
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import SCHEMAS
+from camtrap_batch.survey.derived import DERIVED, derive, with_choice
 from camtrap_batch.survey.estimates import ESTIMATES
-from camtrap_batch.survey.tables import DERIVED, derive, with_choice
 from camtrap_batch.vocabulary import plural
 
 _MOST_RESULTS = 10
@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
     """Add the commands."""
     status = commands.add_parser("status", help="what is done, running, failed; speeds; time left")
     job_argument(status)
-    status.add_argument("--json", action="store_true", help="all of it, for programs")
+    status.add_argument("--json", action="store_true", help="everything as JSON, for programs")
     status.set_defaults(call=_status)
 
     table = commands.add_parser("table", help="one table as one .parquet or .csv file")
@@ -48,9 +48,9 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         help=", ".join(SCHEMAS) + "; made from these: " + ", ".join([*DERIVED, *ESTIMATES]),
     )
-    out_option(table, "ends in .parquet or .csv", required=True)
+    table.add_argument("--out", required=True, metavar="FILE", help="ends in .parquet or .csv")
     table.add_argument("--snapshot", type=whole_number, metavar="N", help="default: the current one")
-    group = table.add_argument_group("which events count, for " + ", ".join([*DERIVED, *ESTIMATES]))
+    group = table.add_argument_group("which events to count, for " + ", ".join([*DERIVED, *ESTIMATES]))
     for option in COUNTED:
         add_option(group, option)
     table.add_argument(
@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
     )
     table.set_defaults(call=_table)
 
-    gc = commands.add_parser("gc", help="delete what no snapshot refers to")
+    gc = commands.add_parser("gc", help="delete files that no snapshot refers to")
     job_argument(gc)
     gc.add_argument("--dry-run", action="store_true", help="say what would be deleted")
     gc.add_argument(
@@ -77,7 +77,7 @@ def add(commands: Commands) -> None:
         type=float,
         default=1.0,
         metavar="HOURS",
-        help="leave alone what is younger and no snapshot ever referred to (default: 1)",
+        help="keep files younger than this that no snapshot ever referred to (default: 1)",
     )
     gc.set_defaults(call=_gc)
 
@@ -122,7 +122,7 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
             say(f"{stage.stage}: {text}")
     if run.current("manifest") is not None:
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in (findings or {}).items())
-        text = "not made yet; validate makes them" if findings is None else kinds or "none"
+        text = "not made yet (validate makes them)" if findings is None else kinds or "none"
         say(f"findings: {text}")
     merged = list_merged(run)
     current = run.current("locations")
@@ -135,14 +135,14 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _driver(driver: Holder) -> str:
-    """What has become of the driver; empty where it ended as it should."""
+    """What became of the driver; empty if it ended normally."""
     match driver.state():
         case "held":
             return driver.describe()
         case "gone":
             return f"{driver.describe()}: it was killed, or its machine went down; the same command goes on"
         case "silent":
-            return f"{driver.describe()}: nothing was heard of it for {duration(abs(driver.silence_s()))}"
+            return f"{driver.describe()}: no sign of life for {duration(abs(driver.silence_s()))}"
         case _:
             return ""
 
@@ -165,7 +165,7 @@ def _status_grid(status: list[StageStatus]) -> Grid:
 
 
 def _details(stage: StageStatus) -> Iterator[str]:
-    """Lines about a stage that have no place in the table."""
+    """Lines about a stage that do not fit into the table."""
     if stage.counts:
         most = sorted(stage.counts.items(), key=lambda item: -item[1])
         yield ", ".join(f"{name} {number:,}" for name, number in most)
@@ -175,7 +175,7 @@ def _details(stage: StageStatus) -> Iterator[str]:
     phases = {name: seconds for name, seconds in stage.seconds.items() if name != "total"}
     if stage.shards > 1 and phases:
         parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items())
-        yield f"{duration(stage.seconds.get('total', 0.0))} of workers, of it {parts}"
+        yield f"{duration(stage.seconds.get('total', 0.0))} of worker time, including {parts}"
     if stage.training.get("phase") == "train":
         yield f"epoch {stage.training['epoch']} of {stage.training['epochs']}"
     if judged := [point for point in stage.losses if "valid_loss" in point]:
@@ -195,23 +195,24 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
     job = load_job(options)
     path = check_file(options.out, job, WRITERS)
     run = Run(job)
-    outputs = Outputs(run.folder, force=options.force)
-    outputs.require(path)
     chosen = {option.name: getattr(options, option.name.replace("-", "_")) for option in COUNTED}
     if options.name in ESTIMATES:
         merged = MergeResult.find(run, options.snapshot)
         table = ESTIMATES[options.name](merged, counted_of(chosen), options.days)
         table = with_choice(table, merged, counted_of(chosen), days=options.days)
-        rows = write_out(ds.dataset(table), path)
+        found = ds.dataset(table)
     elif options.name in DERIVED:
         table = derive(options.name, MergeResult.find(run, options.snapshot), counted_of(chosen))
-        rows = write_out(ds.dataset(table), path)
+        found = ds.dataset(table)
     elif options.name not in SCHEMAS:
         raise InputError(
             f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED, *ESTIMATES], most=30)}"
         )
     else:
-        rows = write_out(run.table(options.name, options.snapshot), path)
+        found = run.table(options.name, options.snapshot)
+    outputs = Outputs(run.folder)
+    outputs.keep(path)
+    rows = write_out(found, path)
     outputs.record(path)
     print(f"{plural(rows, 'row')} of {options.name} written to {options.out}")
     return 0

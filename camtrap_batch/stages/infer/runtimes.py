@@ -1,4 +1,4 @@
-"""Before images are classified: the fast ways to compute the model, held against float32 on some of them."""
+"""Before images are classified: fast ways to compute the model, compared with float32 on some of them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from camtrap_batch.detection.crops import Picture
 
 PRECISION = Part("precision", 4)
-_BEFORE = 3  # its version when there was torch alone
+_BEFORE = 3  # its version when there was only torch
 _MOST, _FEWEST, _SHARE = 232, 32, 20
-"""Images that are looked at: one of `_SHARE`, so that the check takes a small part of the whole time."""
+"""Images to compare on: one in `_SHARE`, so that the check takes a small part of the whole time."""
 
 
 def known_precision(run: Run, work: InferShard) -> Found | None:
-    """What `check_precision` found for this model; None where it was not asked yet."""
+    """What `check_precision` found for this model; None if it has not been run yet."""
     return _question(work).known(run)
 
 
@@ -38,7 +38,7 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
 
     Parameters
     ----------
-    rows : that will be classified, as `work` wants them
+    rows : rows that will be classified, in the form that `work` needs
 
     Raises
     ------
@@ -46,7 +46,7 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
         `context.stop` was set.
     """
     some = sample(rows, _SHARE, _FEWEST, _MOST)
-    # Meanwhile every worker loads what its first shard would wait for; where it can't, that says why.
+    # In the meantime every worker loads what its first shard would wait for; if it can't, the shard says why.
     with context.executor().on_each(need, _load, work) as loaded:
         found = _question(work).ask(context, CheckPrecision(work), some, need, {"model": work.model_id})
     context.run.log("precision chosen", stage="infer", **found, loaded_s=loaded)
@@ -69,7 +69,7 @@ def _question(work: InferShard) -> Question:
 
 
 def _load(work: InferShard) -> float:
-    """Load the runtime, the decoder and, for torch, the model; returns the seconds that it took."""
+    """Load the runtime, the decoder and, for torch, the model; returns how many seconds it took."""
     began = time.monotonic()
     from camtrap_batch.model.predictor import preload
 
@@ -79,7 +79,7 @@ def _load(work: InferShard) -> float:
 
 @dataclass(frozen=True)
 class CheckPrecision(PrecisionCheck):
-    """Classifies a sample in every way that the worker knows."""
+    """Classifies a sample in every way that the worker supports."""
 
     work: InferShard
 
@@ -87,7 +87,7 @@ class CheckPrecision(PrecisionCheck):
         return CheckPrecision(replace(self.work, plan=plan))
 
     def compare(self, rows: pa.Table, here: WorkerContext) -> Found:
-        from camtrap_batch.model.agreement import choose  # which loads torch
+        from camtrap_batch.model.agreement import choose  # this loads torch
 
         work, move = self.work, phases.progress()
         gone: list[str] = []

@@ -1,4 +1,4 @@
-"""Images for training, decoded on threads as `images.framing` has it, and kept as far as memory goes."""
+"""Images for training, decoded on threads as `images.framing` says, and kept as far as memory permits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from camtrap_batch.images.pixels import Pixels
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_CHUNK = 8  # images decoded by one call of a thread: less of the interpreter's lock, still even
+_CHUNK = 8  # images decoded per call of a thread: less contention for the interpreter's lock, still balanced
 
 
 class Decoder:
@@ -26,7 +26,7 @@ class Decoder:
     Parameters
     ----------
     files
-        Image files' bytes; read from several threads.
+        Bytes of image files; read from several threads.
     size
         Side of the square, in pixels.
     threads
@@ -34,19 +34,19 @@ class Decoder:
     cache_bytes
         Memory for decoded images.
     margin
-        Pixels around the square on each side, if the files are crops: of just that size.
+        Pixels around the square on each side, if the files are crops, which must have exactly that size.
     """
 
     def __init__(
         self, files: Sequence[bytes], size: int, threads: int, cache_bytes: int = 0, margin: int = 0
     ) -> None:
         self.size, self.margin, self.side = size, margin, size + 2 * margin
-        """Of the pictures: `side` pixels wide and high, the square in the middle of them."""
+        """Width and height of the pictures in pixels, with the square in the middle."""
         self._framing = Framing(size)
         self.failed: dict[int, str] = {}
-        """Images that could not be read or decoded: index in `files` -> why."""
+        """Images that could not be read or decoded: index in `files` -> reason."""
         self._files = files
-        # Pages of an empty array are only taken when a picture is written to them.
+        # Pages of an empty array are allocated only when a picture is written to them.
         room = min(len(files), cache_bytes // (self.side * self.side * 3))
         self._cache = np.empty((room, self.side, self.side, 3), np.uint8)
         self._cached = np.zeros(room, bool)
@@ -60,7 +60,7 @@ class Decoder:
         self._pool.shutdown(cancel_futures=True)
 
     def get(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Pixels]:
-        """Those images of `indices` that decode: their indices (n,), and pixels (n, side, side, 3)."""
+        """The images of `indices` that decode: their indices (n,), and pixels (n, side, side, 3)."""
         batch = np.empty((len(indices), self.side, self.side, 3), np.uint8)
         room = len(self._cached)
         cached = np.zeros(len(indices), bool)
@@ -99,7 +99,7 @@ class Decoder:
 
 
 def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map(work, items)`, the next result being worked on while the caller uses the last one."""
+    """`map(work, items)`, computing the next result while the caller uses the last one."""
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
         waiting = None
         for item in items:

@@ -1,7 +1,7 @@
-"""How good the labels are: by a random sample that people reviewed, and by the labels of the metadata.
+"""How good the labels are: judged by a random sample that people reviewed, and by the metadata's labels.
 
-The first holds for the whole data set, whatever the model got wrong; the second for the images that are
-labelled, without those that the model was trained on.
+The first holds for the whole data set, whatever the model got wrong; the second for the labelled images,
+without those that the model was trained on.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from camtrap_batch.vocabulary import NO_MODEL
 Row = dict[str, Any]
 
 _FEWEST = 10
-"""Reviewed sequences of a draw below which nothing is said."""
+"""With fewer reviewed sequences of a draw, nothing is said."""
 
 
 def judged_by(run: Run, predictions: Snapshot) -> list[Any]:
-    """What the metrics depend on beside the result of `merge`; JSON values."""
+    """What the metrics depend on besides the result of `merge`; JSON values."""
     draws = [[one.name, one.created] for one in read_draws(run)]
     trained = run.current("model")
     return [draws, trained.inputs.get("selection") if trained else None, str(predictions.inputs["model"])]
@@ -46,7 +46,7 @@ def measure(run: Run, predictions: Snapshot, empty: str) -> pa.Table:
 
 
 def describe(table: pa.Table) -> list[str]:
-    """For people: the accuracies."""
+    """Notes for people: the accuracies."""
     is_whole = pc.and_(pc.equal(table["figure"], "accuracy"), pc.is_null(table["label"]))
     notes = []
     for row in table.filter(is_whole).to_pylist():
@@ -104,7 +104,7 @@ def _truth(run: Run, empty: str) -> dict[tuple[str, str], frozenset[str]]:
 
 
 def _weights(run: Run) -> dict[tuple[str, str], float]:
-    """The part of an event that each sequence is: one of three sequences of an event is a third of it."""
+    """Each sequence's share of its event: one of three sequences of an event is a third of it."""
     frames = run.table("frames").to_table(columns=["location", "seq_id", "event_id"])
     pairs = frames.group_by(["location", "seq_id", "event_id"], use_threads=False).aggregate([])
     pairs = pairs.filter(pairs["event_id"].is_valid())
@@ -131,7 +131,7 @@ def _of_draw(
     empty: str,
 ) -> list[Row]:
     pairs = list(zip(drawn.location, drawn.seq_id, strict=True))
-    # Within a stratum the order is random, so that those reviewed so far are a random part of those drawn.
+    # Within a stratum the order is random, so those reviewed so far are a random part of those drawn.
     seen = [number for number, pair in enumerate(pairs) if pair in truth and pair in predicted]
     if len(seen) < _FEWEST:
         return []
@@ -164,7 +164,7 @@ def _row(figure: str, label: str | None, found: Estimate) -> Row:
 
 
 def _by_labels(run: Run, predictions: Snapshot, empty: str) -> list[Row]:
-    """Of each label on its own; images with labels of several classes can't be judged: a model says one."""
+    """Judge each label; images with labels of several classes can't be judged, as a model names only one."""
     table = run.table("predictions", predictions.number).to_table(columns=["image_id", "label"])
     if table["label"].null_count == table.num_rows:
         return []
@@ -224,7 +224,7 @@ def _judge(truth: Ints, said: Ints, names: list[str], location: Ints) -> list[Ro
 
 
 def _trained_on(run: Run, predictions: Snapshot) -> pa.Array | None:
-    """Ids of the images that the model learnt from, where it was trained in this run."""
+    """Ids of the images that the model learnt from, if it was trained in this run."""
     trained = run.current("model")
     if trained is None or trained.meta["model_id"] != predictions.inputs["model"]:
         return None

@@ -1,9 +1,9 @@
 """Several GPU workers that train one model: the one that has the task asks the others to join it.
 
-The scheduler knows of one task that trains, on one worker. That worker opens a meeting place (a TCP store) at
-its own address and sends every other worker that holds GPU=1 a task, to that worker alone. Those that come
-are the team; each reads the tables for itself. When one of them dies, the attempt ends for all, and the next
-one begins at the last checkpoint with those that are there.
+The scheduler knows of one task that trains, on one worker. That worker opens a meeting point (a TCP store) at
+its own address and sends each other worker that holds GPU=1 a task of its own. Those that come are the team;
+each reads the tables for itself. When one of them dies, the attempt ends for all, and the next one begins at
+the last checkpoint with those that are there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from camtrap_batch.model.team import SoloTeam
 
 _COME_S = 60.0
-"""How long workers that are there may take to join: one that is busy is not waited for."""
+"""How long workers may take to join: busy ones are not waited for."""
 
 _POLL_S = 0.1
 _LAST_WORDS_S = 15.0
@@ -40,7 +40,7 @@ class JoiningWorkers:
     tasks: dict[str, Future[Any]] = field(default_factory=dict)
 
     def problem(self) -> BaseException | None:
-        """Why the first of them failed, other than by losing the team; waits a little for it."""
+        """Why the first of them failed, for a reason other than losing the team; waits briefly for it."""
         from camtrap_batch.model.team import TeamLost
 
         deadline = time.monotonic() + _LAST_WORDS_S
@@ -54,7 +54,7 @@ class JoiningWorkers:
 def gathered(
     worker: Worker, visibility: Visibility, work: Joins, batch: int
 ) -> Iterator[tuple[SoloTeam, JoiningWorkers | Nobody]]:
-    """The team of `worker`, which this runs on, and the other GPU workers that are there.
+    """The team of `worker`, on which this runs, and the other GPU workers that are there.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def _join(work: Joins, visibility: Visibility, batch: int, host: str, port: int)
         me, device = worker.address, _device()
         store.set(f"here/{me}", device.type)
         team = json.loads(store.get("team"))
-    except RuntimeError:  # who asked is gone
+    except RuntimeError:  # whoever asked is gone
         return
     if me not in team:
         return
@@ -121,7 +121,7 @@ def _join(work: Joins, visibility: Visibility, batch: int, host: str, port: int)
         with Team(store, team.index(me), len(team), device) as joined:
             work.join(joined, batch, here(worker, visibility))
     except TeamLost:
-        # The worker that has the task says so, and asks again.
+        # The worker that has the task reports it, and asks again.
         return
 
 
@@ -138,7 +138,7 @@ def _wait_for(is_here: Callable[[str], bool], others: JoiningWorkers) -> list[st
 
 
 def _other_gpu_workers(me: str) -> list[str]:
-    # Workers of one process would be one process of torch.distributed.
+    # Workers in one process would be a single process to torch.distributed.
     if me.startswith("inproc"):
         return []
     workers = get_client().scheduler_info(n_workers=-1)["workers"]

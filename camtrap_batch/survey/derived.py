@@ -1,4 +1,4 @@
-"""What `camtrap table` derives of a result of `merge`: the survey, its species, and these at each station."""
+"""What `camtrap table` derives from a result of `merge`: the survey, its species, and species per station."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from camtrap_batch.survey.effort import Counting, effort_by_location, is_watched
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments
 
 Doubles = npt.NDArray[np.float64]
-_Z = 1.959963984540054  # of a 95 % interval
+_Z = 1.959963984540054  # for a 95 % interval
 
 _RATE = [
     ("events_per_100_trap_nights", pa.float64()),
@@ -45,8 +45,8 @@ SURVEY = pa.schema(
         ("counted", pa.string()),
     ]
 )
-"""One row. `counted` says as JSON which events count; trap nights are days in the field,
-`trap_nights_from_images` those of them that rest on photos."""
+"""One row. `counted` is JSON that says which events count; trap nights are days in the field,
+`trap_nights_from_images` those that rest on photos."""
 
 SPECIES = pa.schema(
     [
@@ -62,9 +62,9 @@ SPECIES = pa.schema(
         ("effort_source", pa.string()),
     ]
 )
-"""By number of events. Those in a time in which no camera worked, `events_outside_effort`, count in neither
-stations nor rates. `naive_occupancy` is the part of the stations at which it was seen; low and high are a
-95 % interval, see `rate`; `effort_source` is images where any of the effort rests on photos."""
+"""By number of events. Events at times when no camera worked, `events_outside_effort`, count in neither
+stations nor rates. `naive_occupancy` is the fraction of stations where it was seen; low and high are a 95 %
+interval, see `rate`; `effort_source` is images if any of the effort rests on photos."""
 
 STATION_SPECIES = pa.schema(
     [
@@ -119,7 +119,7 @@ def species_table(merged: MergeResult, counted: Counted) -> pa.Table:
 
 
 def species_rows(events: pa.Table, deployments: pa.Table, counting: Counting = "station") -> pa.Table:
-    """As `species_table`, of events that count and the table `deployments`."""
+    """Like `species_table`, from the events that count and the table `deployments`."""
     effort = effort_by_location(deployments, counting)
     watched = effort.filter(pc.fill_null(pc.greater(effort["days"], 0), False))
     days = watched["days"].to_numpy()
@@ -190,16 +190,17 @@ DERIVED: Mapping[str, Callable[[MergeResult, Counted], pa.Table]] = {
     "species": species_table,
     "station_species": station_species_table,
 }
-"""Name of a table that is made when it is asked for -> what makes it."""
+"""Name of a table that is made on request -> function that makes it."""
 
 
 def derive(name: str, merged: MergeResult, counted: Counted) -> pa.Table:
-    """A table of `DERIVED`, as `with_choice` gives it."""
+    """A table in `DERIVED`, with the columns of `with_choice`."""
     return with_choice(DERIVED[name](merged, counted), merged, counted)
 
 
 def with_choice(table: pa.Table, merged: MergeResult, counted: Counted, **more: Any) -> pa.Table:
-    """A table with columns that say of which result it is, and by which options: a .csv has no other place.
+    """A table with columns that say from which result it is, and with which options: a .csv has no other
+    place for this.
 
     Parameters
     ----------
@@ -211,7 +212,7 @@ def with_choice(table: pa.Table, merged: MergeResult, counted: Counted, **more: 
         if name not in table.column_names:
             field = SURVEY.field(name)
             table = table.append_column(field, pa.repeat(pa.scalar(value, field.type), table.num_rows))
-    # A table without a row says it, too, where the format has a place for it.
+    # A table without rows says it, too, if the format has a place for it.
     return table.replace_schema_metadata({name: str(value) for name, value in choice.items()})
 
 
@@ -219,16 +220,17 @@ def rate(events: Doubles, days: Doubles) -> tuple[float, float, float]:
     """Events per 100 days, and a 95 % interval of it.
 
     Stations are the sample: the rate is the ratio of sums, its variance that of the ratio estimator over
-    stations (Cochran 1977, Sampling Techniques, eq. 6.13, of an infinite population), never less than that of
-    a Poisson count; the interval is symmetric on the logarithm. Of a single station it is Poisson's alone.
+    stations (Cochran 1977, Sampling Techniques, eq. 6.13, for an infinite population), but at least that of a
+    Poisson count; the interval is symmetric on the logarithmic scale. For a single station it is only
+    Poisson's.
 
     Parameters
     ----------
-    events, days : (stations,) of each station; days above 0
+    events, days : (stations,) events and days of each station; days above 0
 
     Returns
     -------
-    rate, low, high; NaN where there is no day, low and high NaN where there is no event
+    rate, low, high; NaN if there is no day, low and high NaN if there is no event
     """
     total, worked, n = events.sum(), days.sum(), len(days)
     if worked <= 0:
@@ -249,7 +251,7 @@ def _is_watched(events: pa.Table, deployments: pa.Table) -> npt.NDArray[np.bool_
 
 
 def _of_groups(group: npt.NDArray[np.int64], n: int, events: pa.Table) -> dict[str, Any]:
-    """Number of events, individuals, first and last start of each group."""
+    """Number of events and individuals, and first and last start, of each group."""
     start = one_chunk(events["start"]).cast(pa.int64()).to_numpy(zero_copy_only=False)
     first, last = np.full(n, np.iinfo(np.int64).max), np.full(n, np.iinfo(np.int64).min)
     np.minimum.at(first, group, start)
