@@ -23,6 +23,7 @@ from camtrap_batch.store.records import Unreadable, decode
 from camtrap_batch.store.shards import File, Plan, Receipt, receipt_path, settled
 from camtrap_batch.store.snapshots import Overtaken, Snapshot
 from camtrap_batch.store.tables import find_damage, read_file, shard_of
+from camtrap_batch.vocabulary import plural
 
 GROWING = {"ledger": "publish", "corrections": "corrections"}
 """Tables that keep the files of their earlier snapshots, and are not made again; with the stage of their
@@ -293,7 +294,7 @@ class _Check:
                 continue  # in the second case somebody has added to it meanwhile
             rows = sum(file.rows for file in lacking)
             path = snapshots.path_of(table, number or 1)
-            self._found(path, f"lacks {rows:,} rows of {lacking[0].file}", "they are taken in again")
+            self._found(path, f"lacks {plural(rows, 'row')} of {lacking[0].file}", "taken in again")
             if self.repair:
                 whole = (*(newest.files if newest is not None else ()), *lacking)
                 base = newest or _first_snapshot(table, stage, done[-1].plan_id if done else "")
@@ -359,7 +360,9 @@ class _Check:
             if used is None:
                 self._found(file.file, what, "only older snapshots need it", counts=False)
                 return
-            then = f"table {file.table} goes on without its {file.rows:,} rows: restore it, if you can"
+            then = (
+                f"table {file.table} goes on without its {plural(file.rows, 'row')}: restore it, if you can"
+            )
             if what != "is missing":
                 then += f"; it is put aside as {ASIDE}/{file.file}"
             self._found(file.file, what, then)

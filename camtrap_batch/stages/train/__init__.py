@@ -21,7 +21,7 @@ from camtrap_batch.errors import CamtrapError, InputError, MissingExtra, StageEr
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.job import Job, Train
 from camtrap_batch.model.info import CARD, WEIGHTS
-from camtrap_batch.model.library import fetch_model, file_model, keep_model, model_folder, open_model
+from camtrap_batch.model.library import fetch_model, keep_model, model_folder, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.shards import Done, do_on_workers
@@ -375,24 +375,9 @@ class TrainShard:
                     samples, carried(config), parent, provenance, partial(tell, here), checkpoints, team
                 ),
             )
-            write_figures(Folder(str(parent / result.model_id)))
-            files = file_model(self.folder, parent / result.model_id)
-        return finish_shard(
-            self.folder,
-            self.plan,
-            shard,
-            {},
-            counts={},
-            seconds={"read": read},
-            started=started,
-            worker=here.name,
-            result={
-                "model_id": result.model_id,
-                "empty": self.selection.meta["empty"],
-                **self._began_with(),
-                "files": files,
-            },
-        )
+            return finish_training(
+                self, shard, here, parent / result.model_id, started, read, self._began_with()
+            )
 
     def _began_with(self) -> dict[str, str]:
         return {} if self.base is None else {"base": self.base.url.rpartition("/")[2], "asked": self.asked}

@@ -22,7 +22,7 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.framing import Framing
 from camtrap_batch.job import Job, Train
 from camtrap_batch.model.info import ONNX_ARCH
-from camtrap_batch.model.library import fetch_model, file_model, keep_model, open_model
+from camtrap_batch.model.library import fetch_model, keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
 from camtrap_batch.pipeline.rows import unpack
@@ -231,25 +231,8 @@ class HeadShard:
                 seed=self.seed,
                 tell=partial(tell, here),
             )
-            write_figures(Folder(str(parent / result.model_id)))
-            files = file_model(self.folder, parent / result.model_id)
-        return finish_shard(
-            self.folder,
-            self.plan,
-            shard,
-            {},
-            counts={},
-            seconds={"read": read},
-            started=started,
-            worker=here.name,
-            result={
-                "model_id": result.model_id,
-                "empty": self.selection.meta["empty"],
-                "base": self.base.name,
-                "asked": self.asked,
-                "files": files,
-            },
-        )
+            began_with = {"base": self.base.name, "asked": self.asked}
+            return finish_training(self, shard, here, parent / result.model_id, started, read, began_with)
 
     def crashed(self, shard: Shard, payload: None) -> Receipt:
         raise NotImplementedError("training has no single image to blame")
