@@ -8,6 +8,7 @@ CamtrapError
 │   │   ├── ClusterUnreachable     exit code 3: nobody answers where the cluster should be
 │   │   └── NoWorker               exit code 3: no worker of a needed kind came in time
 │   ├── InputError             metadata, image folder or camera table: not there, or not what it should be
+│   │   └── NotMade                a table that its stage has not made yet
 │   └── MissingExtra           a package of an optional extra is not installed
 ├── StageError             exit code 1: a stage could not be finished
 │   ├── ShardsFailed           some shards failed; the others have receipts
@@ -73,6 +74,10 @@ class NoWorker(ClusterError):
 
 class InputError(UserError):
     pass
+
+
+class NotMade(InputError):
+    """A table that its stage has not made yet."""
 
 
 class MissingExtra(UserError):

@@ -155,6 +155,9 @@ def is_word_for_empty(label: str) -> bool:
 NO_MODEL = "none"
 """Value of `infer.model`, and model id of predictions, if no model made them."""
 
+FROM_METADATA = "from_metadata"
+"""Key of the meta of predictions that are what a machine has observed by the metadata."""
+
 
 PERSONS: tuple[str, ...] = ("human", "person", "people", "homo sapiens")
 """Labels, in lower case, of people."""

@@ -11,6 +11,16 @@ from camtrap_batch.catalog.cameras import read_outages, read_periods
 
 HEADER = "location,latitude,longitude,start,end"
 
+IMAGES = pa.schema(
+    [
+        ("location", pa.string()),
+        ("deployment", pa.string()),
+        ("datetime", pa.timestamp("us")),
+        ("utc_offset_minutes", pa.int32()),
+    ]
+)
+"""What effort needs to know of images."""
+
 
 def cameras(folder: Path, *rows: str, header: str = HEADER, **options: Any) -> pa.Table:
     path = folder / "cameras.csv"

@@ -428,6 +428,8 @@ def test_a_first_dry_run_says_what_each_stage_will_do(job: Path, capsys: pytest.
         if name not in ("catalog", "detect"):  # it has no use for a detector
             assert f"{name:9} {stage.help}" in told
     assert "1 row would be written" in told
+    assert "how much that is can't be said before catalog has run" in told
+    assert "`camtrap reprocess JOB`" not in told, "which is what was typed"
 
 
 def test_the_demo_without_its_extra_says_so_before_it_draws(tmp_path: Path) -> None:

@@ -196,4 +196,4 @@ def test_a_dry_run_does_not_take_later_stages_for_done(
     assert "would be written" in " ".join(after["catalog"])
     for stage in ("validate", "infer", "merge", "report"):
         assert "nothing to do" not in " ".join(after[stage])
-        assert "what catalog will change can't be told yet" in " ".join(after[stage])
+        assert "what catalog will change can't be said yet" in " ".join(after[stage])

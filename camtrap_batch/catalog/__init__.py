@@ -7,6 +7,7 @@ attached. `cameras` reads where the cameras stand.
 
 from __future__ import annotations
 
+import datetime as dt
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from camtrap_batch.catalog.cameras import (
     cameras_without_place,
     check_periods,
     columns_left_alone,
+    deployments_to_come,
+    read_camera_outages,
     read_cameras,
     read_outages,
     read_periods,
@@ -67,9 +70,12 @@ def read_dataset_periods(dataset: Dataset) -> tuple[pa.Table | None, pa.Table | 
         parts.append(of_source.filter(pc.invert(pc.is_in(of_source["location"], told))))
     periods = pa.concat_tables(parts) if parts else PERIODS.empty_table()
     outages = None if dataset.outages is None else read_outages(dataset.outages, dataset.dates)
+    if dataset.cameras is not None and len(more := read_camera_outages(dataset.cameras, dataset.dates)):
+        outages = more if outages is None else pa.concat_tables([outages, more], promote_options="default")
     lines = [counted(n, text) for text, n in notes.items()] + check_periods(periods, outages)
     if dataset.cameras is not None:
         lines += [*cameras_without_place(dataset.cameras), *columns_left_alone(dataset.cameras)]
+    lines += deployments_to_come(periods, dt.datetime.now(dt.UTC).replace(tzinfo=None))
     return periods if periods.num_rows else None, outages, lines
 
 

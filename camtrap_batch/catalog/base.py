@@ -9,6 +9,8 @@ it in its metadata:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import fsspec
@@ -25,6 +27,24 @@ Section = TypeVar("Section", bound=Dataset)
 
 _OF_NO_MATTER = frozenset({"metadata", "images", "storage_options", "cameras", "outages", "about"})
 _ALWAYS_NAMED = frozenset({"format", "location", "utc_offset"})
+
+
+@dataclass(frozen=True)
+class Taxon:
+    """What a data set says of a label.
+
+    Attributes
+    ----------
+    label : as images are labelled
+    above : rank, in lower case -> name of the group that it is in
+    common : language -> the name that people use
+    category : of threat, such as EN
+    """
+
+    label: str
+    above: Mapping[str, str] = field(default_factory=dict)
+    common: Mapping[str, str] = field(default_factory=dict)
+    category: str | None = None
 
 
 class Reader(Protocol, Generic[Section]):
@@ -72,6 +92,10 @@ class Reader(Protocol, Generic[Section]):
     def periods(self) -> pa.Table | None:
         """Deployments with their start and end, as `cameras.PERIODS`, if the format itself has them."""
         return None
+
+    def taxa(self) -> list[Taxon]:
+        """What labels are called and which groups they are in, where the format itself says so."""
+        return []
 
     def settings(self) -> dict[str, Any]:
         """The keys that the catalog depends on, besides what `fingerprint` looks at; JSON values.

@@ -13,15 +13,23 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 
 from camtrap_batch.catalog.tabular import GivenTable, is_missing, number, read_table
-from camtrap_batch.dates import Order, are_too_many, check_orders, is_date_only, parse_date, parse_dates
-from camtrap_batch.errors import InputError
+from camtrap_batch.dates import (
+    NULL_OFFSET,
+    Order,
+    are_too_many,
+    check_orders,
+    is_date_only,
+    parse_date,
+    parse_dates,
+)
+from camtrap_batch.errors import InputError, choices
 
 CAMERAS = pa.schema([("location", pa.string()), ("longitude", pa.float64()), ("latitude", pa.float64())])
 """Degrees, WGS 84; each location once."""
@@ -50,7 +58,8 @@ OUTAGES = pa.schema(
         ("where", pa.string()),
     ]
 )
-"""When cameras stood there without working, local camera time; if `camera` is null: all at the location."""
+"""When cameras stood there without working, local camera time; if `camera` is null: all at the location. If a
+time has a zone there is also a column `utc_offset_minutes`, as in `PERIODS`."""
 
 _ALIASES = {
     "location": (
@@ -82,6 +91,15 @@ _LIKELY = {
 _CAMERAS_KEY, _OUTAGES_KEY = "dataset.cameras", "dataset.outages"
 _NUMBERS_FIRST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(.*)", re.DOTALL)
 _NOON = dt.timedelta(hours=12)
+_PROBLEM = re.compile(r"problem_?(\d+)_(from|to)")
+"""Columns of the camera table with outages, as camtrapR has them."""
+
+
+class Moment(NamedTuple):
+    """A time; `offset` in minutes east of UTC, None where it is the cameras' own."""
+
+    time: dt.datetime
+    offset: int | None
 
 
 @dataclass(frozen=True)
@@ -179,13 +197,14 @@ def read_periods(path: str, order: Order | None = None, notes: Counter[str] | No
     """
     rows = []
     sites = read_sites(path)
-    columns = {name: [site.text(name) for site in sites] for name in ("start", "end")}
-    order = _order_of_dates(columns.values(), order)
+    order = _order_of_sites(sites, order)
     wheres = [site.where for site in sites]
+    columns = {name: [site.text(name) for site in sites] for name in ("start", "end")}
     starts, ends = (_moments(wheres, name, texts, order, notes) for name, texts in columns.items())
-    for site, start, end in zip(sites, starts, ends, strict=True):
-        if start is None and end is None:
+    for site, first, last in zip(sites, starts, ends, strict=True):
+        if first is None and last is None:
             continue
+        (start, end), offset = _by_one_clock([first, last])
         check_order(site.where, start, end)
         rows.append(
             {
@@ -194,6 +213,7 @@ def read_periods(path: str, order: Order | None = None, notes: Counter[str] | No
                 "deployment": site.text("deployment"),
                 "start": start,
                 "end": end,
+                "utc_offset_minutes": offset,
                 "source": "cameras",
                 "where": site.where,
             }
@@ -209,24 +229,44 @@ def read_outages(path: str, order: Order | None = None) -> pa.Table:
     InputError
         The file is missing or lacks a column, or a start or an end is missing, not a date, or out of order.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     table = read_table(path, _OUTAGES_KEY, _names(_OUTAGE, _OPTIONAL))
     at = table.require(_OUTAGE)
     order = _order_of_dates((table.columns[at[name]] for name in ("start", "end")), order)
     wheres = [table.at(row) for row in range(len(table))]
-    times = [_moments(wheres, name, table.columns[at[name]], order) for name in ("start", "end")]
-    for (where, cells), start, end in zip(table.rows(), *times, strict=True):
+    starts, ends = (_moments(wheres, name, table.columns[at[name]], order) for name in ("start", "end"))
+    for (where, cells), start, end in zip(table.rows(), starts, ends, strict=True):
         location = cells[at["location"]]
         if not location:
             raise InputError(f"{where}: location: empty ({_OUTAGES_KEY})")
-        for name, time in (("start", start), ("end", end)):
-            if time is None:
-                raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({_OUTAGES_KEY})")
-        check_order(where, start, end)
+        times = _times_of_outage(where, {"start": start, "end": end}, _OUTAGES_KEY)
         camera = _roles(cells, _OPTIONAL).get("camera")
         of = cells[camera] if camera is not None and camera != at["location"] else None
-        rows.append({"location": location, "camera": of, "where": where, "start": start, "end": end})
-    return pa.Table.from_pylist(rows, schema=OUTAGES)
+        rows.append({"location": location, "camera": of, "where": where, **times})
+    return _as_outages(rows)
+
+
+def read_camera_outages(path: str, order: Order | None = None) -> pa.Table:
+    """Outages in the camera table itself, as `OUTAGES`: columns problem1_from, problem1_to, and so on.
+
+    Raises
+    ------
+    InputError
+        As `read_cameras`; or an end of an outage is missing, no date, or out of order.
+    """
+    rows: list[dict[str, Any]] = []
+    sites = read_sites(path)
+    order = _order_of_sites(sites, order)
+    wheres = [site.where for site in sites]
+    times = {name: _moments(wheres, name, texts, order) for name, texts in _problems(sites).items()}
+    for which in dict.fromkeys(name.rpartition("_")[0] for name in times):
+        names = f"{which}_from", f"{which}_to"
+        for row, site in enumerate(sites):
+            given = {name: times[name][row] if name in times else None for name in names}
+            if any(given.values()):
+                of = {"location": site.location, "camera": site.text("camera"), "where": site.where}
+                rows.append(of | _times_of_outage(site.where, given, _CAMERAS_KEY))
+    return _as_outages(rows)
 
 
 def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
@@ -241,16 +281,10 @@ def check_periods(periods: pa.Table, outages: pa.Table | None) -> list[str]:
     for row in periods.to_pylist():
         spans.setdefault(row["location"], []).append(row)
     for row in [] if outages is None else outages.to_pylist():
-        of = [
-            span
-            for span in spans.get(row["location"], [])
-            if row["camera"] is None or row["camera"] == span["camera"]
-        ]
-        if of and not any(
-            (span["start"] is None or span["start"] <= row["start"])
-            and (span["end"] is None or row["end"] <= span["end"])
-            for span in of
-        ):
+        here = spans.get(row["location"], [])
+        camera = camera_of(row, {span["camera"] for span in here})
+        of = [span for span in here if camera is None or camera == span["camera"]]
+        if of and not any(_is_within(row, span) for span in of):
             times = "; ".join(f"{_shown(span['start'])} to {_shown(span['end'])}" for span in of[:3])
             raise InputError(
                 f"{row['where']}: the outage from {_shown(row['start'])} to {_shown(row['end'])} is not "
@@ -271,7 +305,8 @@ def read_covariates(path: str) -> pa.Table:
     for site in read_sites(path):
         points.setdefault(site.location, (site.longitude, site.latitude))
         for name, value in site.cells.items():
-            if name in used or name in (*site.roles.values(), site.named_by):
+            never = (*site.roles.values(), site.named_by)
+            if name in used or name in never or _PROBLEM.fullmatch(name):
                 continue
             column = columns.setdefault(name, {})
             if value is not None and str(value).strip():
@@ -332,9 +367,35 @@ def _names(*roles: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def _of_table(table: GivenTable) -> Iterator[tuple[str, str, Any, Any, dict[str, Any]]]:
-    at = table.require(_ALIASES)
+    at = table.require({"location": _ALIASES["location"]})
+    if not _is_of_times_alone(table):
+        at |= table.require({axis: _ALIASES[axis] for axis in ("latitude", "longitude")})
     for where, cells in table.rows():
-        yield where, cells[at["location"]] or "", cells[at["longitude"]], cells[at["latitude"]], dict(cells)
+        x, y = (cells[at[axis]] if axis in at else None for axis in ("longitude", "latitude"))
+        yield where, cells[at["location"]] or "", x, y, dict(cells)
+
+
+def _is_of_times_alone(table: GivenTable) -> bool:
+    """Whether a camera table has setup dates, and no column that may be meant for degrees."""
+    axes = ("latitude", "longitude")
+    return (
+        table.name_of(_OPTIONAL["start"]) is not None
+        and all(table.name_of(_ALIASES[axis]) is None for axis in axes)
+        and not any(choices(axis, table.columns).startswith("did you mean") for axis in axes)
+    )
+
+
+def _order_of_sites(sites: Sequence[Site], order: Order | None) -> Order | None:
+    """As `_order_of_dates`, of all dates in a camera table."""
+    columns = [[site.text(name) for site in sites] for name in ("start", "end")]
+    return _order_of_dates([*columns, *_problems(sites).values()], order)
+
+
+def _problems(sites: Sequence[Site]) -> dict[str, list[str | None]]:
+    """Columns with the times of outages: name -> a text for each row, None where it says nothing."""
+    names = dict.fromkeys(name for site in sites for name in site.cells if _PROBLEM.fullmatch(name))
+    cells = {name: [str(site.cells.get(name) or "") for site in sites] for name in names}
+    return {name: [None if is_missing(text) else text for text in texts] for name, texts in cells.items()}
 
 
 def _order_of_dates(columns: Iterable[Sequence[str | None]], order: Order | None) -> Order | None:
@@ -380,6 +441,74 @@ def _degrees(where: str, name: str, value: Any, most: int) -> float:
     return degrees
 
 
+def camera_of(outage: Mapping[str, Any], cameras: Iterable[str | None]) -> str | None:
+    """Which of the cameras that a location's deployments name an outage is of; None: of all of them.
+
+    Raises InputError where it names another one.
+    """
+    named = set(cameras) - {None}
+    camera: str | None = outage["camera"]
+    if camera is None or not named:
+        return None
+    if camera not in named:
+        raise InputError(
+            f"{outage['where']}: camera: {camera!r} is none of location {outage['location']!r} "
+            f"({_OUTAGES_KEY}); " + choices(camera, [name for name in named if name is not None])
+        )
+    return camera
+
+
+def deployments_to_come(periods: pa.Table, now: dt.datetime) -> list[str]:
+    """A line on deployments that end, or begin, after `now` (UTC, naive), with the row of the first."""
+    tomorrow = now + dt.timedelta(days=1)  # by any clock on earth
+    found = [row for row in periods.to_pylist() if (row["end"] or row["start"] or now) > tomorrow]
+    if not found:
+        return []
+    first = found[0]
+    name = "start" if first["end"] is None else "end"
+    return [
+        f"{first['where']}: {name}: {_shown(first[name])} has not come yet (such deployments: {len(found):,}"
+        "); days to come count as if the camera had worked: leave the end empty while it stands there"
+    ]
+
+
+def _is_within(outage: Mapping[str, Any], span: Mapping[str, Any]) -> bool:
+    """Whether an outage is within a deployment, of which either end may be open."""
+    ours, theirs = outage.get("utc_offset_minutes"), span["utc_offset_minutes"]
+    shift = dt.timedelta(minutes=0 if None in (ours, theirs) else theirs - ours)
+    return (span["start"] is None or span["start"] <= outage["start"] + shift) and (
+        span["end"] is None or outage["end"] + shift <= span["end"]
+    )
+
+
+def _times_of_outage(where: str, given: Mapping[str, Moment | None], key: str) -> dict[str, Any]:
+    """Start, end and offset of an outage, from two times by their columns' names."""
+    for name, one in given.items():
+        if one is None:
+            raise InputError(f"{where}: {name}: empty; an outage has a start and an end ({key})")
+    (start, end), offset = _by_one_clock(given.values())
+    check_order(where, start, end)
+    return {"start": start, "end": end, "utc_offset_minutes": offset}
+
+
+def _as_outages(rows: list[dict[str, Any]]) -> pa.Table:
+    schema = OUTAGES
+    if any(row["utc_offset_minutes"] is not None for row in rows):
+        schema = schema.append(PERIODS.field("utc_offset_minutes"))
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _by_one_clock(moments: Iterable[Moment | None]) -> tuple[list[dt.datetime | None], int | None]:
+    """Times by the clock of the first that has an offset, and that offset."""
+    given = list(moments)
+    offset = next((one.offset for one in given if one is not None and one.offset is not None), None)
+    times = []
+    for one in given:
+        shift = 0 if one is None or one.offset is None or offset is None else offset - one.offset
+        times.append(None if one is None else one.time + dt.timedelta(minutes=shift))
+    return times, offset
+
+
 def moment(where: str, name: str, text: str | None, order: Order | None) -> dt.datetime | None:
     """A date or a date with a time; a date without a time is noon. Raises InputError with `where` and
     `name`."""
@@ -404,8 +533,8 @@ def _moments(
     texts: Sequence[str | None],
     order: Order | None,
     notes: Counter[str] | None = None,
-) -> list[dt.datetime | None]:
-    """A column of `moment`s. Unreadable ones are None, and in `notes`, up to `dates.MOST_UNREADABLE` of them.
+) -> list[Moment | None]:
+    """A column of `Moment`s. Unreadable ones are None, and in `notes`, up to `dates.MOST_UNREADABLE` of them.
 
     Raises InputError if there are more, or no `notes`, or if orders of day and month are mixed.
     """
@@ -426,10 +555,12 @@ def _moments(
             f"deployments whose {name} can't be read, and is taken as not known, so that {photo} counts: "
             f"{say(dates.strange[0])}"
         ] += len(dates.strange)
-    times: list[dt.datetime | None] = dates.times.tolist()
+    columns = (dates.times.tolist(), dates.date_only.tolist(), dates.offsets.tolist())
     return [
-        time + _NOON if time is not None and is_day else time
-        for time, is_day in zip(times, dates.date_only.tolist(), strict=True)
+        None
+        if time is None
+        else Moment(time + _NOON if is_day else time, None if offset == NULL_OFFSET else offset)
+        for time, is_day, offset in zip(*columns, strict=True)
     ]
 
 

@@ -20,10 +20,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.catalog.base import Reader, file_fingerprint
+from camtrap_batch.catalog.base import Reader, Taxon, file_fingerprint
 from camtrap_batch.catalog.cameras import CAMERAS, PERIODS
 from camtrap_batch.catalog.datapackage import DataPackage, Table, open_package
-from camtrap_batch.catalog.labels import one_name_each
+from camtrap_batch.catalog.labels import CATEGORY, one_name_each
 from camtrap_batch.catalog.table import Catalog, finish_catalog, group_labels
 from camtrap_batch.dates import NULL_OFFSET, Dates, Order, offset_minutes
 from camtrap_batch.errors import InputError
@@ -36,8 +36,10 @@ BY_EVENT = "camtrap-dp-event"
 """Source of a row whose labels were observed in its whole event, not in the image itself."""
 
 _TABLES = ("deployments", "media", "observations")
+_RANKS = ("genus", "family", "order", "class", "phylum", "kingdom")
 _NAMES = {"blank": EMPTY, "human": "human", "vehicle": "vehicle", "unknown": None, "unclassified": None}
 _ANIMAL = "animal"
+_MACHINE = "machine"
 _VERSION = re.compile(r"camtrap-dp/(?:v)?(\d+)\.(\d+)([^/]*)/")
 _URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
 _SAMPLE = 200  # number of media to look for, to see by which names a folder holds them
@@ -71,6 +73,9 @@ class CamtrapDpReader(Reader[CamtrapDpDataset]):
 
     def periods(self) -> pa.Table:
         return read_package_periods(str(self.dataset.metadata), self.dataset.dates)
+
+    def taxa(self) -> list[Taxon]:
+        return read_taxa(str(self.dataset.metadata))
 
 
 def read_camtrap_dp(
@@ -117,6 +122,8 @@ def read_camtrap_dp(
             "seq_num_frames": n_frames,
             "labels": found.labels,
             "source": found.source,
+            "labelled_by": found.labelled_by,
+            "label_p": found.label_p,
         }
         return finish_catalog(
             columns,
@@ -166,6 +173,40 @@ def read_package_periods(path: str, order: Order | None = None) -> pa.Table:
             },
             schema=PERIODS,
         )
+
+
+def read_taxa(path: str) -> list[Taxon]:
+    """What a package's `taxonomic` says of its species; entries that are none are skipped.
+
+    A Red List category is none of the format's terms, but some packages have one.
+    """
+    with opened_package(path, Counter()) as package:
+        listed = package.descriptor.get("taxonomic")
+    found = []
+    for entry in listed if isinstance(listed, list) else ():
+        if not isinstance(entry, dict) or not isinstance(label := entry.get("scientificName"), str):
+            continue
+        texts = {_words(key): text for key, text in _texts(entry).items()}
+        found.append(
+            Taxon(
+                label,
+                {rank: texts[rank] for rank in _RANKS if rank in texts},
+                _texts(entry.get("vernacularNames")),
+                next((texts[key] for key in CATEGORY if key in texts), None),
+            )
+        )
+    return found
+
+
+def _texts(entry: object) -> dict[str, str]:
+    """The members of an object that are text."""
+    members = entry.items() if isinstance(entry, dict) else ()
+    return {key: value for key, value in members if isinstance(value, str) and value.strip()}
+
+
+def _words(key: str) -> str:
+    """iucnCategory -> iucn_category."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()
 
 
 def _noon(dates: Dates) -> npt.NDArray[np.datetime64]:
@@ -353,12 +394,15 @@ class _Observed:
     sequence : (n,) number of the event; -1 if there is none
     labels : as returned by `group_labels`
     source : where labels come from
+    labelled_by, label_p : as in the catalog: which machine has labelled it, where no person has
     """
 
     seq_id: pa.Array
     sequence: Ints
     labels: pa.Array
     source: pa.Array
+    labelled_by: pa.Array
+    label_p: pa.Array
     categories: list[tuple[int, str]]
 
 
@@ -366,7 +410,10 @@ def _observations(package: DataPackage, media: Table, deployments: Table, notes:
     required = (
         "observationID", "deploymentID", "observationLevel", "observationType", "eventStart", "eventEnd",
     )  # fmt: skip
-    optional = ("mediaID", "eventID", "scientificName", "count", "classificationMethod")
+    optional = (
+        "mediaID", "eventID", "scientificName", "count", "classificationMethod", "classifiedBy",
+        "classificationProbability",
+    )  # fmt: skip
     table = package.table("observations", required, optional).distinct("observationID", notes)
     return _of_what_is_there(_people_first(table, notes), media, deployments, notes)
 
@@ -375,15 +422,21 @@ def _people_first(observations: Table, notes: Counter[str]) -> Table:
     """Drop what a machine observed in a medium, or an event, in which people observed something."""
     by_people, by_machine = (
         pc.fill_null(pc.equal(observations["classificationMethod"], method), False)
-        for method in ("human", "machine")
+        for method in ("human", _MACHINE)
     )
     of_event = pc.equal(observations["observationLevel"], "event")
+    of_media = pc.invert(of_event)
     overruled = np.zeros(len(observations), np.bool_)
-    for of_level, key in ((pc.invert(of_event), "mediaID"), (of_event, "eventID")):
-        said = observations[key].filter(pc.and_(by_people, of_level)).drop_null()
+    # Of a medium, of an event, and of a medium of an event that people observed as a whole.
+    for theirs, its, key in (
+        (of_media, of_media, "mediaID"),
+        (of_event, of_event, "eventID"),
+        (of_event, of_media, "eventID"),
+    ):
+        said = observations[key].filter(pc.and_(by_people, theirs)).drop_null()
         if len(said):
             same = pc.fill_null(pc.is_in(observations[key], said.combine_chunks()), False)
-            overruled |= np.asarray(pc.and_(pc.and_(by_machine, of_level), same).to_numpy(), np.bool_)
+            overruled |= np.asarray(pc.and_(pc.and_(by_machine, its), same).to_numpy(), np.bool_)
     if not overruled.any():
         return observations
     notes["observations by a machine of what people observed too, left out"] += int(overruled.sum())
@@ -484,12 +537,32 @@ def _observed(media: Table, table: Table, clock: _Clock, notes: Counter[str]) ->
     notes["observations of events without media, left out"] += int((is_timed & ~is_met).sum())
     labels, categories = _labels(pd.concat([of_media[[*spread.columns]], spread]), n, notes)
     is_spread = np.isin(np.arange(n), spread["medium"])
+    labelled_by, label_p = _machines(of_media, of_events, pairs, n, notes)
     return _Observed(
         pa.array(events["event"], pa.string(), from_pandas=True),
         np.asarray(events.groupby(["deployment", "event"], sort=False).ngroup().fillna(-1), np.int64),
         labels,
         pa.array(np.where(is_spread, BY_EVENT, SOURCE), pa.string()),
+        labelled_by,
+        label_p,
         categories,
+    )
+
+
+def _machines(
+    of_media: pd.DataFrame, of_events: pd.DataFrame, pairs: pd.DataFrame, n: int, notes: Counter[str]
+) -> tuple[pa.Array, pa.Array]:
+    """Of each of n media that a machine alone has labelled: which one, and its highest probability."""
+    columns = ["medium", "by", "p"]
+    of_spans = of_events.dropna(subset="name")[["span", "by", "p"]].merge(pairs, on="span")
+    said = pd.concat([of_media.dropna(subset="name")[columns], of_spans[columns]])
+    by_people = said.loc[said["by"].isna(), "medium"]
+    by_machine = said[~said["medium"].isin(by_people)].groupby("medium")
+    notes["images that a machine has labelled, and no person"] += by_machine.ngroups
+    rows = np.arange(n)
+    return (
+        pa.array(by_machine["by"].first().reindex(rows), pa.string(), from_pandas=True),
+        pa.array(by_machine["p"].max().reindex(rows), pa.float32(), from_pandas=True),
     )
 
 
@@ -513,9 +586,10 @@ def _of_what_is_there(table: Table, media: Table, deployments: Table, notes: Cou
 
 
 def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
-    """Observations: numbers of medium and deployment (-1: none), event, name, count.
+    """Observations: numbers of medium and deployment (-1: none), event, name, count, by, p.
 
-    `name` is null if there is nothing to name; `is_judged` is false if nobody looked.
+    `name` is null where there is nothing to name; `is_judged` is false where nobody looked; `by` is the
+    machine that says so, null where that is not said; `p` how sure it is.
     """
     kinds = pc.utf8_lower(table["observationType"]).to_pandas()
     is_strange = ~kinds.isin([_ANIMAL, *_NAMES])
@@ -525,6 +599,7 @@ def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
     species = table["scientificName"].to_pandas().fillna(_ANIMAL)
     most = 2**31 - 1
     counts = table.numbers("count", -most, most, f"a whole number, at most {most}", whole=True)
+    is_machine = table["classificationMethod"].to_pandas() == _MACHINE
     return pd.DataFrame(
         {
             "medium": _positions_in(table["mediaID"], media["mediaID"]),
@@ -533,6 +608,8 @@ def _marks(table: Table, media: Table, notes: Counter[str]) -> pd.DataFrame:
             "name": species.where(kinds == _ANIMAL, kinds.map(_NAMES)),
             "count": np.where(counts < 1, np.nan, counts),
             "is_judged": ~is_strange & (kinds != "unclassified"),
+            "by": table["classifiedBy"].to_pandas().fillna(_MACHINE).where(is_machine),
+            "p": pd.to_numeric(table["classificationProbability"].to_pandas(), errors="coerce"),
         }
     )
 

@@ -120,6 +120,11 @@ class DataPackage:
                 parts.append(part)
         return Table(pa.concat_tables(tables), tuple(parts))
 
+    def header(self, name: str) -> list[str]:
+        """Names of all columns of a table. Raises as `table` does."""
+        form = _Form.of(self._resource(name), f"{self.where}: {name}")
+        return _Part(self, self._paths(name)[0], form).first_record()
+
     @contextmanager
     def opened(self, path: str, compression: str | None, origin: str) -> Iterator[IO[bytes]]:
         """A file of the package, unpacked; `origin` is what names the file, for messages."""

@@ -27,6 +27,9 @@ _SIGNS: tuple[tuple[str, Callable[[Iterable[object]], bool]], ...] = (
     ("/", all),
 )
 
+CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
+"""Names of a column with a category such as EN, which is no rank: what `publish.sensitive` may name."""
+
 
 def tidy_label(text: str) -> str:
     """A label with single blanks inside and none around it.

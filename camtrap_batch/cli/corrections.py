@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime as dt
 import hashlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from camtrap_batch.cli.options import Commands, job_argument, load_job, user_name
 from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import plural
+
+if TYPE_CHECKING:
+    from camtrap_batch.review.given import Given
 
 _SHOWN = 10
 
@@ -28,7 +34,10 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="what was exported there; your own table has columns label and image_id, file_name or event",
     )
-    parser.add_argument("--who", help="who gave them, if the file does not say (default: you)")
+    parser.add_argument("--who", help="who gave them, where the file does not tell (default: you)")
+    parser.add_argument(
+        "--unmatched", metavar="FILE", help="write all rows that match no image to this .csv file"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be recorded, write nothing")
     parser.set_defaults(call=_corrections)
 
@@ -37,12 +46,15 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
     from camtrap_batch.review.given import read_given
     from camtrap_batch.review.matching import match
     from camtrap_batch.store.corrections import fold, record
+    from camtrap_batch.store.outpath import check_file
 
     job = load_job(options)
     run = Run(job)
     known, empty = _labels(run)
+    out = None if options.unmatched is None else check_file(options.unmatched, job, (".csv",))
     read = [(Path(name), *read_given(Path(name))) for name in options.files]
     recorded = 0
+    unmatched: list[Given] = []
     for path, kind, rows in read:
         matched = match(
             run,
@@ -59,7 +71,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
         print(
             f"{path} ({kind}): {plural(len(rows), 'label')}; {len(matched.corrections):,} "
             f"{'would be recorded' if options.dry_run else 'recorded'}, of {plural(len(images), 'image')}; "
-            f"{plural(matched.unchanged, 'says', 'say')} what stands already; "
+            f"{plural(matched.unchanged, 'repeats', 'repeat')} what is recorded; "
             f"{plural(len(matched.unmatched), 'matches', 'match')} no image"
         )
         if not rows:
@@ -68,7 +80,7 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             named = row.event if row.event is not None else " or ".join(row.images[0])
             print(f"  no such image: {named!r} ({row.where})")
         if len(matched.unmatched) > _SHOWN:
-            print(f"  ... and {len(matched.unmatched) - _SHOWN:,} more")
+            print(f"  ... and {len(matched.unmatched) - _SHOWN:,} more; --unmatched FILE.csv lists all")
         unknown = matched.unknown_labels.most_common(_SHOWN)
         more = len(matched.unknown_labels) - len(unknown)
         if known:
@@ -82,14 +94,32 @@ def _corrections(options: argparse.Namespace, stop: threading.Event) -> int:
             listed += f" and {more:,} more" if more else ""
             print(f"  the data set has no classes: labels are taken as they are (rows): {listed}")
         if matched.at_odds:
-            on = plural(matched.at_odds, "image")
-            print(f"  on {on} people disagree: the later label counts")
+            on = plural(len(matched.at_odds), "image")
+            print(f"  on {on} people disagree: the later label counts, both are kept")
+            for image, (who, label) in list(matched.at_odds.items())[:_SHOWN]:
+                print(f"    {image}: {who} said {label}")
+            if len(matched.at_odds) > _SHOWN:
+                print("    ... and more: camtrap review --which disputed")
+        unmatched += matched.unmatched
+    if out is not None:
+        _write_unmatched(out, unmatched)
+        print(f"rows that match no image: {len(unmatched):,}, written to {out}")
     if not options.dry_run:
         fold(run)
         run.log("corrections", files=len(read), recorded=recorded)
         if recorded:
             print("`camtrap merge` makes them count")
     return 0
+
+
+def _write_unmatched(out: Path, rows: Sequence[Given]) -> None:
+    """The rows of files that match no image: where they stand, what they name, their label."""
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("where", "named", "label"))
+        for row in rows:
+            named = row.event if row.event is not None else " or ".join(row.images[0])
+            writer.writerow((row.where, named, row.label))
 
 
 def _labels(run: Run) -> tuple[list[str], str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from camtrap_batch.review.items import Wanted
 
 _POLL_S = 0.2
-_STATES = ("open", "done", "uncertain", "disagree")
+_STATES = ("open", "done", "uncertain", "disagree", "disputed")
 
 
 def add(commands: Commands) -> None:
@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--which",
         choices=_STATES,
-        help="not reviewed yet, reviewed, uncertain, or in disagreement with the metadata",
+        help="not looked at yet, looked at, uncertain, at odds with the metadata, or disputed among people",
     )
     parser.add_argument("--who", help="who reviews (default: you); can be changed on the page")
     parser.add_argument(
@@ -79,7 +79,7 @@ def add(commands: Commands) -> None:
 
 
 def _review(options: argparse.Namespace, stop: threading.Event) -> int:
-    from camtrap_batch.review.items import Items, Wanted
+    from camtrap_batch.review.items import Wanted
 
     job = load_job(options)
     wanted = Wanted(
@@ -95,7 +95,7 @@ def _review(options: argparse.Namespace, stop: threading.Event) -> int:
     if options.out is not None:
         return _write(job, options, wanted)
     run = Run(job)
-    asyncio.run(_serve(run, Items(run), options, wanted, stop))
+    asyncio.run(_serve(run, options, wanted, stop))
     from camtrap_batch.store.corrections import fold
 
     snapshot = fold(run)
@@ -124,39 +124,40 @@ def _write(job: Job, options: argparse.Namespace, wanted: Wanted) -> int:
     return 0
 
 
-async def _serve(
-    run: Run, items: object, options: argparse.Namespace, wanted: object, stop: threading.Event
-) -> None:
+async def _serve(run: Run, options: argparse.Namespace, wanted: Wanted, stop: threading.Event) -> None:
     from camtrap_batch.pipeline.images import image_root
     from camtrap_batch.review.server import Reviewing, serve
 
     if (options.tls_cert is None) != (options.tls_key is None):
         raise UserError("--tls-cert and --tls-key: give both, or neither")
     reviewing = Reviewing(
-        items,  # type: ignore[arg-type]
+        run,
         image_root(run.job),
         order=options.order,
-        wanted=wanted,  # type: ignore[arg-type]
+        wanted=wanted,
         n=options.n,
         seed=options.seed,
         until=options.until,
         who=options.who or user_name(),
     )
     certificate = (options.tls_cert, options.tls_key) if options.tls_cert else None
-    reviewing.prepare()
     served = serve(
         reviewing, address=options.address, port=options.port, people=options.people, certificate=certificate
     )
     print(
-        f"{plural(len(reviewing.items), 'sequence')}. Open each link in one browser; Ctrl-C ends:",
+        f"{plural(len(reviewing.opening), 'sequence')}. Open each link in one browser; Ctrl-C ends:",
         flush=True,
     )
     for link in served.links:
         print(f"  {link}", flush=True)
+    opening = reviewing.opening
     while not stop.is_set():
         await asyncio.sleep(_POLL_S)
+        if opening.is_whole:
+            _ = opening.items  # raises what reading it raised
     served.server.stop()
     await served.server.close_all_connections()
+    await asyncio.to_thread(opening.close)
 
 
 def _part(text: str) -> float:

@@ -20,6 +20,7 @@ from camtrap_batch.codes import one_chunk
 from camtrap_batch.detection.base import meaning
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job.results import PeopleShown
+from camtrap_batch.store.corrections import read_corrections, standing
 from camtrap_batch.store.run import Run
 from camtrap_batch.vocabulary import PERSONS
 
@@ -111,6 +112,32 @@ def find_people(run: Run, image_ids: Iterable[str], shown: PeopleShown | None = 
     return People(shown, found)
 
 
+def labelled_people(
+    frames: pa.Table | None, predictions: pa.Table | None, catalog: pa.Table | None
+) -> tuple[set[str], set[str]]:
+    """Ids of images whose label is a person: by what people say, or an image's sequence is; and by a machine.
+
+    Parameters
+    ----------
+    frames : image_id, label and more of that table; None: it is not there
+    predictions : image_id and label
+    catalog : image_id, labels and labelled_by
+    """
+    said: set[str] = set()
+    guessed: set[str] = set()
+    if frames is not None:
+        said.update(frames["image_id"].filter(_is_person(frames["label"])).to_pylist())
+        said.update(_with_people(frames["image_id"], one_chunk(frames["more"]), "label"))
+    if predictions is not None:
+        guessed.update(predictions["image_id"].filter(_is_person(predictions["label"])).to_pylist())
+    if catalog is not None:
+        told = catalog.filter(catalog["labelled_by"].is_null())
+        said.update(_with_people(told["image_id"], one_chunk(told["labels"]), "name"))
+        told = catalog.filter(catalog["labelled_by"].is_valid())
+        guessed.update(_with_people(told["image_id"], one_chunk(told["labels"]), "name"))
+    return said, guessed
+
+
 def blur(data: bytes, boxes: Iterable[Box]) -> bytes:
     """An image file as a JPEG in which people inside the boxes are irreversibly unrecognisable.
 
@@ -149,21 +176,46 @@ def _around(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
+LABELLED: Mapping[str, list[str]] = {
+    "frames": ["image_id", "label", "more"],
+    "predictions": ["image_id", "label"],
+    "catalog": ["image_id", "labels", "labelled_by"],
+}
+"""What `labelled_people` wants of each table."""
+
+
 def _labelled(run: Run, wanted: pc.Expression) -> set[str]:
-    """The images whose label is a person: their own, that of their sequence, or one in the metadata."""
-    found: set[str] = set()
-    for name in ("frames", "predictions"):
-        if run.current(name) is not None:
-            rows = run.table(name).to_table(columns=["image_id", "label"], filter=wanted)
-            found.update(rows["image_id"].filter(_is_person(rows["label"])).to_pylist())
-    if run.current("catalog") is not None:
-        rows = run.table("catalog").to_table(columns=["image_id", "labels"], filter=wanted)
-        labels = one_chunk(rows["labels"])
-        of = pc.list_parent_indices(labels).filter(
-            _is_person(pc.struct_field(pc.list_flatten(labels), "name"))
-        )
-        found.update(rows["image_id"].take(of).to_pylist())
+    """Those of the images whose label is a person.
+
+    What people said of an image in review counts before what a machine says, merged or not.
+    """
+    found = [
+        None if run.current(name) is None else run.table(name).to_table(columns=columns, filter=wanted)
+        for name, columns in LABELLED.items()
+    ]
+    said, guessed = labelled_people(*found)
+    corrections = read_corrections(run)
+    if corrections.num_rows and run.current("manifest") is not None:
+        images = run.table("manifest").to_table(columns=["image_id", "sha256"], filter=wanted)
+        rows = standing(corrections, images)
+        ids = images["image_id"].take(one_chunk(rows["row"]))
+        guessed -= set(ids.to_pylist())
+        said |= set(ids.filter(_is_person(rows["label"])).to_pylist())
+    return said | guessed
+
+
+def _with_people(ids: pa.ChunkedArray, labels: pa.Array, name: str) -> list[str]:
+    """Those of the images of whose labels, a list of structures, one is a person."""
+    if not len(labels):
+        return []
+    is_person = _is_person(pc.struct_field(pc.list_flatten(labels), name))
+    found: list[str] = ids.take(pc.list_parent_indices(labels).filter(is_person)).to_pylist()
     return found
+
+
+def is_person(label: str | None) -> bool:
+    """Whether a label means: a person."""
+    return label is not None and label.lower() in PERSONS
 
 
 def _is_person(labels: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

@@ -44,17 +44,18 @@ class Names:
 
 
 def of_metadata(catalog: pa.Table, usable: pa.ChunkedArray, names: Names) -> pa.Table:
-    """The labels that the metadata give usable images (`SAID`).
+    """The labels that the metadata give usable images (`SAID`), without those of machines.
 
     Parameters
     ----------
-    catalog : image_id and labels of each image
+    catalog : image_id, labels and labelled_by, of each image
     usable : ids of the usable images, in the catalog's order
     """
     ids = one_chunk(catalog["image_id"])
     place = one_chunk(pc.index_in(ids, one_chunk(usable))).fill_null(-1).to_numpy().astype(np.int64)
     if np.count_nonzero(place >= 0) != len(usable):
         raise BrokenPromise("merge: the catalog does not have the manifest's images; run validate again")
+    place[one_chunk(catalog["labelled_by"]).is_valid().to_numpy(zero_copy_only=False)] = -1
     labels = one_chunk(catalog["labels"])
     row = place[pc.list_parent_indices(labels).to_numpy()]
     found = pc.list_flatten(labels)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from camtrap_batch.codes import Ints, encode, if_else, one_chunk
 from camtrap_batch.events.codes import (
     NO_TIME,
+    Bools,
     encode_locations,
     flags,
     microseconds,
@@ -51,6 +52,7 @@ def summarise(
     run_time: datetime,
     dubious: pa.Table | None = None,
     effort: pa.Table | None = None,
+    rated: Bools | None = None,
 ) -> pa.Table:
     """One row for each location of the manifest or of `cameras`, including those without a usable image.
 
@@ -73,6 +75,8 @@ def summarise(
     effort
         Locations with known deployments: location, days in the field, and their source. For others the dates
         with a usable image count.
+    rated
+        Which of `events` count in the rate of their location, see `survey.effort.rated_events`; None: all.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def summarise(
     uncertain = events.filter(pc.invert(is_species))
     where = _codes(species, locations)
     by_label, _, _ = _count_labels(where, species["label"], n)
-    is_group = one_chunk(species["rank"].is_valid()).to_numpy(zero_copy_only=False)
+    is_group = _true(species["rank"].is_valid())
     ungrouped = species.filter(pa.array(~is_group))
     _, richness, top_label = _count_labels(where[~is_group], ungrouped["label"], n)
     hour = one_chunk(pc.hour(species["start"])).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -109,7 +113,8 @@ def summarise(
     days, source = _effort(
         locations, _count_days(location[is_usable & is_dated], time[is_usable & is_dated], n), effort
     )
-    n_species = np.bincount(where, minlength=n)
+    is_rated = np.ones(len(where), np.bool_) if rated is None else rated[_true(is_species)]
+    n_species = np.bincount(where[is_rated], minlength=n)
     rate = 100 * n_species / np.where(days > 0, days, 1)
     coordinates = _coordinates(locations, cameras)
     columns = {
@@ -144,11 +149,16 @@ def summarise(
         if dubious is None
         else np.bincount(_codes(dubious, locations), minlength=n),
         "geometry": _points(coordinates["longitude"], coordinates["latitude"]),
+        "corrected_by_label": pa.nulls(n, LOCATIONS.field("corrected_by_label").type),
     }
     return pa.table(
         {name: pa.array(column).cast(LOCATIONS.field(name).type) for name, column in columns.items()},
         schema=LOCATIONS,
     )
+
+
+def _true(column: pa.ChunkedArray) -> Bools:
+    return np.asarray(one_chunk(column).to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _codes(table: pa.Table, locations: pa.Array) -> Ints:

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from camtrap_batch.catalog.labels import label_key, tidy_label
+from camtrap_batch.catalog.labels import CATEGORY, label_key, tidy_label
 from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.codes import Ints
 from camtrap_batch.errors import InputError, choices
@@ -21,10 +21,6 @@ from camtrap_batch.vocabulary import UNCERTAIN
 
 LABEL = ("label", "species", "scientific_name", "scientificname")
 """Possible names of the column with the label."""
-
-CATEGORY = ("red_list", "iucn", "iucn_category", "red_list_category", "conservation_status")
-"""Possible names of the column with a category such as EN, which is not a rank; `publish.sensitive` may name
-one."""
 
 COMMON_NAME = ("common_name", "vernacular_name", "vernacularname", "english_name")
 """Possible names of the column with the common name, which is not a rank either."""

@@ -53,6 +53,10 @@ def write_whole(images: Images, path: Path, left_out: Path, source: str, rules: 
     path.mkdir()
     with opened_package(source, notes) as package, ExitStack() as opened:
         tables = {name: package.table(name, (), columns).data for name, columns in ours.TABLES.items()}
+        for name, columns in ours.TABLES.items():
+            if others := [column for column in package.header(name) if column not in columns]:
+                text = f"columns of {name} that Camtrap DP does not have, left away: {', '.join(others)}"
+                written.notes[text] = len(others)
         writers = {
             name: opened.enter_context(ours.CsvWriter(path / f"{name}.csv", columns, as_text=True))
             for name, columns in ours.TABLES.items()

@@ -13,6 +13,7 @@ from typing import Any
 
 from camtrap_batch.events.codes import UNKNOWN_LOCATION
 from camtrap_batch.exports.base import Out
+from camtrap_batch.exports.csv import TRAITS
 from camtrap_batch.exports.images import BOX, Block, Images
 from camtrap_batch.exports.jsonfile import encode, write_members
 from camtrap_batch.exports.written import Written
@@ -158,15 +159,22 @@ def _said(
     first = told[0]
     if len(told) == 1 and boxes and first["count"] in (None, len(boxes)) and categories[first["label"]] != 0:
         in_boxes = [_box(box | {"label": first["label"]}, row, categories) for box in boxes]
-        return [{name: one[name] for name in ("category_id", "bbox")} | by_whom for one in in_boxes]
+        kept = ("category_id", "bbox")
+        return [{name: one[name] for name in kept} | _traits(first) | by_whom for one in in_boxes]
     return [
         {
             "category_id": categories[one["label"]],
             **({} if one["count"] is None else {"count": one["count"]}),
+            **_traits(one),
             **by_whom,
         }
         for one in told
     ]
+
+
+def _traits(told: dict[str, Any]) -> dict[str, str]:
+    """What people said of the animals, under names of our own: the format has none for it."""
+    return {name: told[name] for name in TRAITS if told.get(name) is not None}
 
 
 def _box(box: dict[str, Any], row: dict[str, Any], categories: dict[str, int]) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from camtrap_batch.job import Job
 from camtrap_batch.options import Option
 from camtrap_batch.store.outpath import check_file
 
+TRAITS = ("sex", "life_stage", "behaviour", "individual")
+"""What people said of the animals of an image's first label."""
+
 _FROM_MANIFEST = (
     "image_id", "file_name", "location", "deployment", "frame_num", "datetime", "utc_offset_minutes",
     "status", "detail",
@@ -47,6 +50,7 @@ COLUMNS = pa.schema(
         ("count", pa.int32()),
         ("more_labels", pa.string()),
         ("classified_by", pa.string()),
+        *((name, pa.string()) for name in TRAITS),
     ]
 )
 
@@ -122,7 +126,10 @@ def _told(block: Block) -> dict[str, pa.Array]:
         "label_source": if_else(block.label.is_valid(), source, None),
         "count": pa.array([one.get("count") for one in first], pa.int32()),
         "more_labels": pa.array([text or None for text in further], pa.string()),
-        "classified_by": pa.array([one.get("classified_by") for one in first], pa.string()),
+        **{
+            name: pa.array([one.get(name) for one in first], pa.string())
+            for name in ("classified_by", *TRAITS)
+        },
     }
 
 

@@ -27,7 +27,7 @@ from camtrap_batch.vocabulary import EMPTY
 CONFIG, LIST = ".config.xml", ".left-out.csv"
 """Suffixes of the names of the configuration and of the list of images left out, after that of the tasks."""
 
-_SPECIES, _BOX, _IMAGE = "species", "box", "image"
+_SPECIES, _COUNT, _BOX, _IMAGE = "species", "count", "box", "image"
 _LOCAL = "/data/local-files/?d="
 _FROM_MANIFEST = ["image_id", "file_name", "location", "datetime", "status", "width", "height"]
 
@@ -100,7 +100,7 @@ def label_config(images: Images) -> str:
         'contrastControl="true"/>\n'
         f'  <Choices name="{_SPECIES}" toName="{_IMAGE}" choice="multiple" showInline="true">\n{choices}\n'
         "  </Choices>\n"
-        f'  <Number name="count" toName="{_IMAGE}" min="0"/>\n'
+        f'  <Number name="{_COUNT}" toName="{_IMAGE}" min="0"/>\n'
         f'  <RectangleLabels name="{_BOX}" toName="{_IMAGE}">\n{boxes}\n  </RectangleLabels>\n'
         "</View>\n"
     )
@@ -130,7 +130,10 @@ def _tasks(images: Images, block: Block, prefix: str) -> Iterator[dict[str, Any]
         predictions = []
         if label is not None:
             size = {"original_width": row["width"], "original_height": row["height"], "image_rotation": 0}
-            result = [_choice(EMPTY if images.is_empty(label) else label)]
+            told = block.told.get(place) or [{"label": label}]
+            result = [_choices([EMPTY if images.is_empty(one["label"]) else one["label"] for one in told])]
+            if len(told) == 1 and told[0].get("count") is not None:
+                result.append(_number(told[0]["count"]))
             for number, box in enumerate(images.counting(block.boxes.get(place, []))):
                 result.append(size | _rectangle(number, box))
             by = {"model_version": images.model_id, "score": confidence}
@@ -140,13 +143,23 @@ def _tasks(images: Images, block: Block, prefix: str) -> Iterator[dict[str, Any]
         yield {"data": data, "predictions": predictions}
 
 
-def _choice(label: str) -> dict[str, Any]:
+def _choices(labels: list[str]) -> dict[str, Any]:
     return {
         "id": _SPECIES,
         "from_name": _SPECIES,
         "to_name": _IMAGE,
         "type": "choices",
-        "value": {"choices": [label]},
+        "value": {"choices": labels},
+    }
+
+
+def _number(count: int) -> dict[str, Any]:
+    return {
+        "id": _COUNT,
+        "from_name": _COUNT,
+        "to_name": _IMAGE,
+        "type": "number",
+        "value": {"number": count},
     }
 
 

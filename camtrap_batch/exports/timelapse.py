@@ -1,8 +1,9 @@
 """A table that Timelapse imports: one row for each image, with the fields that people fill in.
 
-Timelapse (saul.cpsc.ucalgary.ca/timelapse) finds a photo by `RelativePath` and `File`, with Windows
-separators, and matches the other columns by the data labels of its template. What the machine says is in
-separate columns, so that `Species` holds only what a person said; `camtrap corrections` reads it back.
+Timelapse (saul.cpsc.ucalgary.ca/timelapse) finds a photo by `RelativePath` and `File`, with the separators of
+Windows, and takes the other columns by the data labels of its template. What the machine says stands in
+columns of its own, so that `Species` holds what a person said and nothing else; `camtrap corrections` reads
+it back. An image in which people saw several species has a row for each, as Timelapse's duplicates of a row.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
@@ -55,7 +57,7 @@ EXPORT = TimelapseExport()
 
 
 def write_timelapse(images: Images, path: Path, *, prefill: bool = False) -> Written:
-    """Write every image of the catalog.
+    """Write every image of the catalog, one with several species once for each.
 
     Parameters
     ----------
@@ -65,6 +67,8 @@ def write_timelapse(images: Images, path: Path, *, prefill: bool = False) -> Wri
     frames = images.frames
     schema = pa.schema([(name, pa.string()) for name in COLUMNS])
     root = images.run.job.dataset.images or ""
+    comments = _comments(images)
+    start = 0
     with pacsv.CSVWriter(path, schema) as writer:
         for block in images.blocks(_FROM_MANIFEST):
             n = block.rows.num_rows
@@ -78,31 +82,59 @@ def write_timelapse(images: Images, path: Path, *, prefill: bool = False) -> Wri
                 "RelativePath": pc.replace_substring(folder, "/", "\\"),
                 "DateTime": pc.strftime(block.rows["datetime"].cast(pa.timestamp("s"), safe=False), _TIME),
                 "DeleteFlag": pa.repeat("false", n),
-                **_said(block, prefill=prefill),
                 "MachineLabel": block.machine,
                 "MachineConfidence": seen,
                 "SequenceLabel": of["label"],
                 "EventID": of["event_id"],
             }
-            nothing = pa.nulls(n, pa.string())
-            writer.write_table(pa.table([made.get(name, nothing) for name in COLUMNS], schema=schema))
+            place, said = _said(block, comments, start, prefill=prefill)
+            rows = pa.table(made).take(place)
+            made = {name: rows[name] for name in rows.column_names} | said
+            writer.write_table(pa.table([made[name] for name in COLUMNS], schema=schema))
             written.images += n
-            written.notes["of them without a machine's label"] += block.machine.null_count
+            start += n
+            written.notes["of them without a label of the machine"] += block.machine.null_count
     return written
 
 
-def _said(block: Block, *, prefill: bool) -> dict[str, pa.Array]:
-    """What people said; `Species` also has what the machine says, if that is wanted."""
-    n = len(block.human)
-    told = [block.told[place][0] if place in block.told else {} for place in range(n)]
-    label = block.label if prefill else if_else(pa.array(block.human), block.label, None)
-    count = [None if (number := one.get("count")) is None else str(number) for one in told]
-    return {
-        "Species": label,
-        "Count": pa.array(count, pa.string()),
-        "Analyst": pa.array([one.get("classified_by") for one in told], pa.string()),
+def _said(
+    block: Block, comments: Mapping[tuple[int, str], str], start: int, *, prefill: bool
+) -> tuple[pa.Array, dict[str, pa.Array]]:
+    """The image of each row, and what people said: `FIELDS`.
+
+    `Species` has what the machine says as well, where it is wanted.
+    """
+    told: list[list[dict[str, Any]]] = [block.told.get(place) or [{}] for place in range(len(block.human))]
+    place = pa.array(np.repeat(np.arange(len(told)), [len(some) for some in told]))
+    rows = [one for some in told for one in some]
+    columns = {
+        name: pa.array([None if (value := one.get(of)) is None else str(value) for one in rows], pa.string())
+        for name, of in _TOLD.items()
     }
+    if prefill:
+        columns["Species"] = pc.coalesce(columns["Species"], block.label.take(place))
+    at = (start + np.asarray(place)).tolist()
+    said = [comments.get((row, one.get("label", ""))) for row, one in zip(at, rows, strict=True)]
+    return place, columns | {"Comment": pa.array(said, pa.string())}
 
 
+def _comments(images: Images) -> dict[tuple[int, str], str]:
+    """What people wrote beside a label: row of the manifest and label -> comment."""
+    if images.said is None:
+        return {}
+    said = images.said.select(["row", "label", "comment"])
+    rows = said.filter(said["comment"].is_valid()).to_pylist()
+    return {(row["row"], row["label"]): row["comment"] for row in rows}
+
+
+_TOLD = {
+    "Species": "label",
+    "Count": "count",
+    "Sex": "sex",
+    "LifeStage": "life_stage",
+    "Behaviour": "behaviour",
+    "Individual": "individual",
+    "Analyst": "classified_by",
+}
 _OF_FRAMES = ("label", "event_id")
 _TIME = "%Y-%m-%d %H:%M:%S"

@@ -1,4 +1,7 @@
-"""Pictures of a training run, as SVG files with embedded photos: a batch, and truth beside prediction."""
+"""Pictures of a training run, as SVG files that hold their photos: a batch, and truth beside prediction.
+
+They go where the model goes, so that none is of a person.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.model.batches import TrainBatches
 from camtrap_batch.model.info import BATCH, RESULTS
 from camtrap_batch.model.samples import Samples
+from camtrap_batch.vocabulary import PERSONS
 
 _CELLS, _COLUMNS = 24, 6
 _WIDTH, _HEIGHT, _LINE, _GAP = 176, 132, 15, 10  # of a photo, of a line of text, between photos
@@ -62,12 +66,13 @@ def show_batch(
     classes: Sequence[str],
 ) -> str:
     """The first images of a batch (n, 3, height, width), augmented and squeezed as the network sees them."""
+    kept = [row for row, label in enumerate(truth.tolist()) if not _is_person(classes[label])][:_CELLS]
     shape = (1, 3, 1, 1)
-    shown = images[:_CELLS].float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    shown = images[kept].float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
     pixels = (shown * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
     cells = [
         _Cell(picture, [(classes[label], "")])
-        for picture, label in zip(pixels, truth[:_CELLS].tolist(), strict=True)
+        for picture, label in zip(pixels, truth[kept].tolist(), strict=True)
     ]
     return _sheet("A batch as the network sees it", cells)
 
@@ -80,6 +85,7 @@ def show_results(samples: Samples, worst: Sequence[Mapping[str, Any]]) -> str:
     index_of: dict[str, int] = {}
     for index, image_id in enumerate(samples.image_ids):
         index_of.setdefault(image_id, index)
+    rows = [row for row in worst if not (_is_person(row["truth"]) or _is_person(row["predicted"]))]
     cells = [
         _Cell(
             decode_upright(samples.jpegs[index_of[row["image_id"]]], _WIDTH),
@@ -89,9 +95,13 @@ def show_results(samples: Samples, worst: Sequence[Mapping[str, Any]]) -> str:
                 (f"with {row['confidence']:.1%}; truth {row['p_truth']:.1%}", ""),
             ],
         )
-        for row in [row for row in worst if row["image_id"] in index_of][:_CELLS]
+        for row in [row for row in rows if row["image_id"] in index_of][:_CELLS]
     ]
     return _sheet("Truth and prediction, the worst mistakes first", cells)
+
+
+def _is_person(label: str) -> bool:
+    return label.casefold() in PERSONS
 
 
 class _Cell(NamedTuple):

@@ -176,6 +176,7 @@ class Progress:
         status = StageStatus(plan.stage, "running", plan.rows, shards=len(plan.shards), help=about)
         count_plan(status, plan, dict(receipts), cameras)
         with self._lock:
+            self._make_room(plan.stage)
             self._now = self._stages[plan.stage] = status
             self._cameras = cameras
             self._left = {shard.id: shard.rows for shard in plan.shards}
@@ -186,6 +187,15 @@ class Progress:
         # Prometheus does not see the growth of a counter that begins at 1.
         for result in ("done", "lost", "halved", "erred", "failed"):
             self.totals.add("camtrap_shards", (plan.stage, result), 0)
+
+    def _make_room(self, stage: str) -> None:
+        """A part of a stage, which nobody expected, stands before the stage that runs."""
+        names = list(self._stages)
+        running = [name for name in names if name in self._help and self._stages[name].state == "running"]
+        if stage not in names and running:
+            names.insert(names.index(running[0]), stage)
+            none = StageStatus(stage)
+            self._stages = {name: self._stages.get(name, none) for name in names}
 
     def shard_done(self, shard: Shard, receipt: Receipt) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from camtrap_batch.errors import (
     Interrupted,
     JobError,
     LeaseLost,
+    NotMade,
     StageError,
     UserError,
     choices,
@@ -93,8 +94,11 @@ def reprocess(context: Context) -> Iterator[StageResult]:
             except InputError as problem:
                 if not context.dry_run:
                     raise
+                why = f"yet: {problem}"
+                if changed and isinstance(problem, NotMade):
+                    why = f"before {changed[0]} has run"
                 changed.append(stage.name)
-                yield StageResult(stage.name, notes=[f"how much that is can't be said yet: {problem}"])
+                yield StageResult(stage.name, notes=[f"how much that is can't be said {why}"])
             except StageError as problem:
                 if stage.name == "publish" and not isinstance(problem, LeaseLost):
                     yield from _report_all_the_same(context)
@@ -111,7 +115,7 @@ def _as_it_would_be(result: StageResult, changed: list[str]) -> StageResult:
     if result.notes and not result.snapshots:
         changed.append(result.stage)
     elif changed:
-        note = f"done for what is there now; what {' and '.join(changed)} will change can't be told yet"
+        note = f"done for what is there now; what {' and '.join(changed)} will change can't be said yet"
         return replace(result, snapshots={}, notes=[*result.notes, note])
     return result
 

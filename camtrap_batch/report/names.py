@@ -1,10 +1,11 @@
-"""Common names of species, and how threatened they are, from the job's taxonomy."""
+"""Common names of species, and how threatened they are, from the job's taxonomy or a data package's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from camtrap_batch.catalog.base import Taxon
 from camtrap_batch.catalog.labels import label_key
 from camtrap_batch.events import Taxonomy
 
@@ -24,6 +25,8 @@ RED_LIST = {
 THREATENED = ("CR", "EN", "VU")
 """Categories that the Red List calls threatened."""
 
+_ENGLISH = ("eng", "en", "en-GB", "en-US")
+
 _CODES = {text.casefold(): code for code, name in RED_LIST.items() for text in (code, name)}
 
 
@@ -41,12 +44,22 @@ class Names:
     red_list: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, taxonomy: Taxonomy) -> Names:
+    def of(cls, taxonomy: Taxonomy | None, taxa: Sequence[Taxon] = ()) -> Names:
+        """Of the job's taxonomy; what it does not say, as the data set itself does (`Reader.taxa`)."""
+        common = {
+            label_key(taxon.label): name
+            for taxon in taxa
+            if (name := next((taxon.common[key] for key in _ENGLISH if key in taxon.common), None))
+        }
+        categories = {label_key(taxon.label): taxon.category for taxon in taxa if taxon.category}
+        if taxonomy is not None:
+            common |= taxonomy.common
+            categories |= taxonomy.categories
         red_list = {
             label: _CODES.get(category.casefold().replace("_", " "), category)
-            for label, category in taxonomy.categories.items()
+            for label, category in categories.items()
         }
-        return cls(taxonomy.common, red_list)
+        return cls(common, red_list)
 
     def common_of(self, label: str) -> str | None:
         return self.common.get(label_key(label))

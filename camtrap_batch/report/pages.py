@@ -261,6 +261,11 @@ class _Known:
         by_doubt = at[np.argsort(self.doubt[at], kind="stable")]
         by_doubt = by_doubt[self.doubt[by_doubt] < self.n_events][:_MOST_DOUBTFUL]
         dated = self.minute[at][self.is_dated[at]]
+        if self.data.dates is not None:
+            # Dates that a broken clock made do not set the period of a species either.
+            first, last = _minute(self.data.dates.first), _minute(self.data.dates.last)
+            is_trusted = first is not None and last is not None
+            dated = dated[(dated >= first) & (dated <= last)] if is_trusted else dated[:0]
         page: Json = {
             "hours": self._hours(at),
             "over": self._over(at),

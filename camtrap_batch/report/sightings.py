@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.events import count_wildlife
+from camtrap_batch.events.codes import flags
 from camtrap_batch.report.dates import DAY, near
 from camtrap_batch.survey.grid import snap
 from camtrap_batch.vocabulary import PEOPLE, UNCERTAIN, USABLE
@@ -143,8 +144,9 @@ def shown_places(
 
 
 def events_by_hour(events: pa.Table, labels: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """For each label, how many events start in each hour of the day; labels without a date are left out."""
-    frame = _frame(events).dropna(subset=["start"])
+    """For each label, how many events start in each hour of the day, where that is known; labels without any
+    are left out."""
+    frame = _frame(events.filter(pa.array(~flags(events, "date_only")))).dropna(subset=["start"])
     hour = frame["start"].dt.hour.to_numpy()
     label = frame["label"].to_numpy()
     found = [(name, np.bincount(hour[label == name], minlength=24).tolist()) for name in labels]

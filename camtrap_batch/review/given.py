@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,11 @@ _TIMELAPSE_EMPTY = ("empty", "is_empty", "no_animal", "nothing")
 
 
 def _read_timelapse(path: Path) -> Iterator[Given]:
-    """Rows with a label; those without one were not reviewed. Columns are those of a template."""
+    """Rows with a label; those without one were not looked at. Columns are those of a template.
+
+    `RelativePath` begins below the folder that Timelapse was opened in, whose name is `RootFolder` (`Folder`
+    in older versions), and which may be one of several below the image root.
+    """
     table = read_table(str(path), "corrections")
     found = {what: name for what, names in _TIMELAPSE.items() if (name := table.name_of(names))}
     empty = table.name_of(_TIMELAPSE_EMPTY)
@@ -158,10 +162,12 @@ def _read_timelapse(path: Path) -> Iterator[Given]:
         if label is None or cells["file"] is None:
             continue
         folder = (cells["relativepath"] or "").replace("\\", "/").strip("/")
+        photo = f"{folder}/{cells['file']}" if folder else str(cells["file"])
+        root = (cells.get("rootfolder") or cells.get("folder") or "").replace("\\", "/").strip("/")
         yield Given(
             where,
             label,
-            images=((f"{folder}/{cells['file']}" if folder else str(cells["file"]),),),
+            images=((photo, f"{root}/{photo}") if root else (photo,),),
             who=cells[found["who"]] if "who" in found else None,
             more=_traits(table, row, {what: name for what, name in found.items() if what in TRAITS}),
         )
@@ -177,11 +183,10 @@ def _read_wildlife_insights(path: Path) -> Iterator[Given]:
         by = cells.get("identified_by")
         if by is not None and by.casefold() in _MACHINES:
             continue
-        names = (cells.get("genus"), cells.get("species"))
-        label = " ".join(names) if all(names) else cells.get("common_name") or cells.get("genus")  # type: ignore[arg-type]
+        label = _of_taxon(cells)
         if (cells.get("is_blank") or "").casefold() in _YES or (label or "").casefold() == "blank":
             label = _NO_ANIMAL
-        if label is None:
+        if label is None or label.casefold() in _NOT_IDENTIFIED:
             continue
         location = cells.get("location") or ""
         below = unquote(urlsplit(location).path).lstrip("/") if "://" in location else location
@@ -199,13 +204,26 @@ def _read_wildlife_insights(path: Path) -> Iterator[Given]:
                     "count": "number_of_objects",
                     "sex": "sex",
                     "life_stage": "age",
+                    "behaviour": "behavior",
                     "individual": "individual_id",
                     "comment": "individual_animal_notes",
-                },
+                }
+                if label != _NO_ANIMAL
+                else {},
             ),
         )
 
 
+def _of_taxon(cells: Mapping[str, str | None]) -> str | None:
+    """A species by its scientific name; what is known less well by its common name or lowest rank."""
+    genus, species = cells.get("genus"), cells.get("species")
+    if genus and species:
+        return f"{genus} {species}"
+    lowest = (cells.get(name) for name in ("common_name", "genus", "family", "order", "class"))
+    return next(filter(None, lowest), None)
+
+
+_NOT_IDENTIFIED = frozenset({"no cv result"})
 _MACHINES = frozenset({"computer vision", "speciesnet", "cv", "megadetector"})
 
 
@@ -289,20 +307,21 @@ def _is_label_studio(path: Path) -> bool:
 
 
 def _read_label_studio(path: Path) -> Iterator[Given]:
-    """Tasks with annotations, in Label Studio's export format (JSON, not JSON-MIN)."""
+    """Tasks with annotations, as Label Studio exports them (JSON), or an annotation each (JSON-MIN)."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as problem:
         raise InputError(f"{path}: can't be read as JSON: {problem}") from None
     for number, task in enumerate(tasks, 1):
         where = f"{path}: task {task.get('id', number) if isinstance(task, dict) else number}"
+        if isinstance(task, dict) and "annotation_id" in task and "annotations" not in task:
+            yield from _label_studio_min(task, where)
+            continue
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
             raise InputError(
                 f"{where}: should be an object with data and annotations, as Label Studio writes it"
             )
-        data = task["data"]
-        known = (data.get("image_id"), data.get("file_name"), _file_of(str(data.get("image", ""))))
-        image = tuple(str(name) for name in known if name)
+        image = _label_studio_image(task["data"])
         for annotation in task.get("annotations") or ():
             if annotation.get("was_cancelled"):
                 continue
@@ -310,6 +329,43 @@ def _read_label_studio(path: Path) -> Iterator[Given]:
             who = by.get("email") if isinstance(by, dict) else None if by is None else str(by)
             when = _moment(annotation.get("updated_at") or annotation.get("created_at"))
             yield from _label_studio_labels(annotation.get("result") or (), where, image, who, when)
+
+
+def _label_studio_image(data: Mapping[str, Any]) -> Names:
+    known = (data.get("image_id"), data.get("file_name"), _file_of(str(data.get("image", ""))))
+    return tuple(str(name) for name in known if name)
+
+
+def _label_studio_min(task: Mapping[str, Any], where: str) -> Iterator[Given]:
+    """An annotation of JSON-MIN: answers stand under the names of what asked for them, beside the data.
+
+    An answer alone is a text, which data may be, too: it counts under a name that a label goes by. Several
+    are an object with `choices`; taxonomies are lists of ways down, rectangles lists of objects.
+    """
+    results: list[dict[str, Any]] = []
+    for name, value in task.items():
+        plain = name.casefold()
+        if isinstance(value, dict) and "choices" in value:
+            results.append({"type": "choices", "value": value})
+        elif isinstance(value, str) and value and plain in _LABEL_STUDIO_LABELS:
+            results.append({"type": "choices", "value": {"choices": [value]}})
+        elif isinstance(value, int | float) and plain in _TIMELAPSE["count"]:
+            results.append({"type": "number", "value": {"number": value}})
+        elif isinstance(value, list):
+            for one in value:
+                if isinstance(one, dict) and "rectanglelabels" in one:
+                    results.append({"type": "rectanglelabels", "value": one})
+                elif isinstance(one, dict) and "taxonomy" in one:
+                    results.append({"type": "taxonomy", "value": one})
+                elif isinstance(one, list) and one and all(isinstance(step, str) for step in one):
+                    results.append({"type": "taxonomy", "value": {"taxonomy": [one]}})
+    by = task.get("annotator")
+    who = by.get("email") if isinstance(by, dict) else None if by is None else str(by)
+    when = _moment(task.get("updated_at") or task.get("created_at"))
+    yield from _label_studio_labels(results, where, _label_studio_image(task), who, when)
+
+
+_LABEL_STUDIO_LABELS = (*_TIMELAPSE["label"], "choice", "choices")
 
 
 def _label_studio_labels(

@@ -1,7 +1,7 @@
 """What is reviewed: the sequences of a run, their frames, and what is known about them.
 
-Tables are read once, as columns; a sequence is a number. What people said is reread before each decision, so
-that several people may review the same run at once.
+Tables are read once, as columns; a sequence is a number. What people said is read again before each decision,
+so that several may review the same run at a time. Of many images the first sequences can be read alone.
 """
 
 from __future__ import annotations
@@ -20,10 +20,20 @@ import pyarrow.compute as pc
 from camtrap_batch.catalog.labels import label_key
 from camtrap_batch.codes import Ints, encode, one_chunk
 from camtrap_batch.detection.base import meaning
-from camtrap_batch.detection.people import LEAST, SURE, WHOLE, Box
+from camtrap_batch.detection.people import (
+    LABELLED,
+    LEAST,
+    SURE,
+    WHOLE,
+    Box,
+    is_person,
+    labelled_people,
+)
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.taxonomy import Taxonomy, taxonomy_of
+from camtrap_batch.review.matching import PERSON, plain, spell
 from camtrap_batch.review.order import Evidence
+from camtrap_batch.review.rows import RunRows
 from camtrap_batch.review.sample import Draw, bring_draw, find_rows
 from camtrap_batch.store.corrections import (
     JOURNAL,
@@ -36,9 +46,9 @@ from camtrap_batch.store.corrections import (
 from camtrap_batch.store.manifest import categories_of
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CORRECTIONS
-from camtrap_batch.vocabulary import EMPTY, PERSONS, UNCERTAIN
+from camtrap_batch.vocabulary import EMPTY, UNCERTAIN
 
-_FRAMES = ["image_id", "file_name", "location", "seq_id", "event_id", "label", "image_confidence"]
+_FRAMES = ["image_id", "file_name", "location", "seq_id"]
 _MANIFEST = [
     "image_id", "sha256", "datetime", "is_night", "thumbnail_file", "thumbnail_row", "video_s", "bytes",
 ]  # fmt: skip
@@ -56,8 +66,8 @@ class Wanted:
     least, most : confidence
     first, last : dates
     is_night : whether its first frame is taken in infrared light
-    state : open, done, uncertain, disagree
-    text : part of the label or of the camera's name
+    state : open, done, uncertain, disagree (with the metadata), disputed (among people)
+    text : in the label or the camera's name
     """
 
     label: str | None = None
@@ -97,28 +107,46 @@ class AtOdds(Exception):
         self.said = said
 
 
-class Items:
-    """The sequences of a run's current result of `merge`.
+def read_sequences(run: Run) -> pa.Table:
+    """The sequences to look at, a row each.
 
     Raises
     ------
     InputError
-        There is no such result yet.
+        There is no result of `merge` yet, or it has none.
+    """
+    if run.current("sequences") is None:
+        raise InputError(
+            f"{run.folder.url}: the table sequences is not there yet; `camtrap reprocess` makes it, with "
+            "what comes before it"
+        )
+    sequences = run.table("sequences").to_table()
+    if not sequences.num_rows:
+        raise InputError(f"{run.folder.url}: there is no sequence to look at")
+    # A sequence in which people saw several species has a row for each, and is looked at once.
+    key = _key(sequences).dictionary_encode().indices.to_numpy()
+    return sequences.take(pa.array(np.sort(np.unique(key, return_index=True)[1])))
+
+
+class Items:
+    """The sequences of a run's current result of `merge`.
+
+    Parameters
+    ----------
+    sequences : as `read_sequences` gives them
+    some : numbers of the sequences whose images are read; None: all
+
+    Raises
+    ------
+    InputError
+        As `read_sequences` and `RunRows.read`.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, sequences: pa.Table | None = None, some: Ints | None = None) -> None:
         self.run = run
-        if run.current("sequences") is None:
-            raise InputError(
-                f"{run.folder.url}: the table sequences is not there yet; `camtrap reprocess` makes it, with "
-                "what comes before it"
-            )
-        sequences = run.table("sequences").to_table()
-        if not sequences.num_rows:
-            raise InputError(f"{run.folder.url}: there is no sequence to look at")
-        # A sequence in which people saw several species has a row for each, but is reviewed once.
-        key = _key(sequences).dictionary_encode().indices.to_numpy()
-        sequences = sequences.take(pa.array(np.sort(np.unique(key, return_index=True)[1])))
+        sequences = read_sequences(run) if sequences is None else sequences
+        of_some = ["location", "seq_id"]
+        self._rows = RunRows(run, None if some is None else sequences.select(of_some).take(pa.array(some)))
         self.seq_id = one_chunk(sequences["seq_id"])
         self.location = one_chunk(sequences["location"])
         self.label = one_chunk(sequences["label"])
@@ -127,16 +155,16 @@ class Items:
         self.rank = one_chunk(sequences["rank"])
         self.source = one_chunk(sequences["label_source"])
         self.n_images = _numbers(sequences["n_images"]).astype(int)
-        frames = run.table("frames").to_table(columns=_FRAMES)
-        manifest = run.table("manifest").to_table(columns=_MANIFEST)
+        frames, manifest = self._rows.read("frames", _FRAMES), self._rows.read("manifest", _MANIFEST)
         rows = pc.index_in(one_chunk(frames["image_id"]), one_chunk(manifest["image_id"]))
         self.frames = frames
         self.images = manifest.take(rows)
         self._of = pc.fill_null(pc.index_in(_key(frames), _key(sequences)), -1).to_numpy()
         self._by_sequence = np.argsort(self._of, kind="stable")
         self._starts = np.searchsorted(self._of[self._by_sequence], np.arange(len(self) + 1))
-        first = self._by_sequence[np.minimum(self._starts[:-1], len(self._of) - 1)]
-        night = one_chunk(self.images["is_night"]).take(pa.array(first))
+        place = np.where(np.diff(self._starts) > 0, self._starts[:-1], -1)
+        first = np.append(self._by_sequence, 0)[place]
+        night = one_chunk(self.images["is_night"]).take(pa.array(first, mask=place < 0))
         self.is_night = pc.fill_null(night, False).to_numpy(zero_copy_only=False)
         self.said: dict[int, Said] = {}
         self._drawn: dict[int, tuple[str, float]] = {}
@@ -178,7 +206,14 @@ class Items:
         if (taxonomy := self.taxonomy) is not None:
             known = {label_key(name) for name in found}
             found.update(name for name in taxonomy.groups if name not in known)
-        return sorted(found | {self.empty, "person"}, key=str.casefold)
+        if not any(map(is_person, found)):
+            found.add(PERSON)
+        return sorted(found | {self.empty}, key=str.casefold)
+
+    @cached_property
+    def person(self) -> str:
+        """The label that means: a person; as the data set calls people, where it does."""
+        return spell(PERSON, {plain(label): label for label in self.labels}, self.empty)
 
     @cached_property
     def taxonomy(self) -> Taxonomy | None:
@@ -201,8 +236,8 @@ class Items:
 
     @cached_property
     def truth(self) -> pa.Array:
-        """What the metadata say about each sequence: its frames' label, if they have just one."""
-        catalog = self.run.table("catalog").to_table(columns=["image_id", "labels"])
+        """What the metadata say of each sequence: the label of its frames, where they have just one."""
+        catalog = self._rows.read("catalog", ["image_id", "labels"])
         names: list[str | None] = [None] * len(self)
         labels = one_chunk(catalog["labels"])
         some = pc.list_element(labels.filter(pc.greater(pc.list_value_length(labels), 0)), 0)
@@ -240,9 +275,9 @@ class Items:
     def _likely(self) -> tuple[Ints, pa.Array, npt.NDArray[np.float64]]:
         """Sequence, class and mean probability of the frames' most likely classes, without empty."""
         nothing = np.array([], np.int64), pa.array([], pa.string()), np.array([], np.float64)
-        if self.run.current("predictions") is None:
+        predictions = self._rows.get("predictions", ["image_id", "top5"]) if len(self._of) else None
+        if predictions is None:
             return nothing
-        predictions = self.run.table("predictions").to_table(columns=["image_id", "top5"])
         top = one_chunk(predictions["top5"])
         frame = pc.fill_null(
             pc.index_in(one_chunk(predictions["image_id"]), one_chunk(self.frames["image_id"])), -1
@@ -261,6 +296,13 @@ class Items:
         is_empty = np.isin(which, np.flatnonzero([text == self.empty for text in texts.to_pylist()]))
         kept = (mean >= _LEAST_EVIDENCE) & ~is_empty
         return number[kept], texts.take(pa.array(which[kept])), mean[kept]
+
+    def spelled(self, label: str) -> str:
+        """A label as it is written elsewhere: as a class, or as somebody wrote it first."""
+        spelling = {plain(name): name for name in (*self.labels, self.empty)}
+        for name in self._corrections["label"].drop_null().unique().to_pylist():
+            spelling.setdefault(plain(name), name)
+        return spell(label, spelling, self.empty)
 
     def likeliest(self, number: int) -> list[tuple[str, float]]:
         """The classes that a sequence most probably shows, with their probability."""
@@ -286,13 +328,21 @@ class Items:
         """Where a frame shows people, by a detector's boxes and by its label (see `detection.people`)."""
         boxes = [box for box in self._boxes_of(row) if meaning(box["category"]) == "person"]
         found = [(box["x"], box["y"], box["w"], box["h"]) for box in boxes if box["confidence"] >= LEAST]
-        labels = {self.frames["label"][row].as_py()}
+        image_id = self.frames["image_id"][row].as_py()
+        by_people, by_machine = self._people
+        is_told = image_id in by_people
         if (said := self.said.get(int(self._of[row]))) is not None:
-            labels.update(one["label"] for one in said.labels)
-        is_told = any(label is not None and label.lower() in PERSONS for label in labels)
+            is_told |= any(is_person(one["label"]) for one in said.labels)
+        else:
+            is_told |= image_id in by_machine
         if is_told and not any(box["confidence"] >= SURE for box in boxes):
             return [WHOLE]
         return found
+
+    @cached_property
+    def _people(self) -> tuple[set[str], set[str]]:
+        """Ids of images whose label is a person: by people or their sequence's; by a machine."""
+        return labelled_people(*(self._rows.get(name, columns) for name, columns in LABELLED.items()))
 
     def _boxes_of(self, row: int) -> list[dict[str, Any]]:
         if self._boxes is None:
@@ -305,10 +355,10 @@ class Items:
     @cached_property
     def _boxes(self) -> tuple[Ints, pa.Table] | None:
         """Frame of each box, ascending, and the boxes."""
-        if self.run.current("detections") is None:
-            return None
         columns = ["image_id", "x", "y", "w", "h", "category", "confidence"]
-        table = self.run.table("detections").to_table(columns=columns)
+        table = self._rows.get("detections", columns)
+        if table is None:
+            return None
         ids = one_chunk(self.frames["image_id"])
         row = pc.fill_null(pc.index_in(one_chunk(table["image_id"]), ids), -1).to_numpy().astype(np.int64)
         order = np.argsort(row, kind="stable")
@@ -340,6 +390,10 @@ class Items:
             only(self.is_night == wanted.is_night)
         if wanted.state == "uncertain":
             only(pc.equal(self.label, UNCERTAIN))
+        if wanted.state == "disputed":
+            disputed = np.zeros(len(self), bool)
+            disputed[self.disputed()] = True
+            only(disputed)
         if wanted.state == "disagree":
             only(pc.not_equal(self.truth, self.label))
         if wanted.state in ("open", "done"):
@@ -389,6 +443,33 @@ class Items:
         snapshot = self.run.current("corrections")
         return snapshot.number if snapshot else 0, frozenset(self.run.folder.list(JOURNAL))
 
+    @property
+    def names_told(self) -> pa.Array:
+        """Names of the sequences of which people said something, as they were called then."""
+        said = self._corrections.filter(self._corrections["label"].is_valid())
+        return one_chunk(said["event"]).drop_null().unique()
+
+    def disputed(self) -> list[int]:
+        """Sequences of which somebody else said something else before, and did not take it back."""
+        rows = self._corrections.select(["images", "who", "label", "decision"]).to_pylist()
+        last: dict[tuple[str, str], tuple[str, set[str | None]]] = {}  # of an image, by a person
+        newest: dict[str, str] = {}
+        for row in rows:
+            for image in row["images"]:
+                decision, labels = last.get((image, row["who"]), ("", set()))
+                known = labels if decision == row["decision"] else set()
+                last[image, row["who"]] = row["decision"], known | {row["label"]}
+                newest[image] = row["who"]
+        images = {
+            image
+            for (image, _), (_, labels) in last.items()
+            if None not in labels and labels != last[image, newest[image]][1]
+        }
+        at = pc.index_in(
+            pa.array(sorted(images), pa.string()), one_chunk(self.frames["image_id"])
+        ).drop_null()
+        return np.unique(self._of[at.to_numpy()]).tolist() if len(at) else []
+
     def earlier(self, number: int) -> list[Said]:
         """What others decided about a sequence before, the newest first: it is kept, but does not count."""
         stands = self.said.get(number)
@@ -437,7 +518,7 @@ class Items:
             if others:
                 raise AtOdds(others)
         now = self._later_than_what_was_said(numbers)
-        given = list(labels) or [{"label": None}]
+        given = [{**one, "label": self.spelled(one["label"])} for one in labels] or [{"label": None}]
         corrections = []
         for number in numbers:
             rows = pa.array(self.frames_of(number))

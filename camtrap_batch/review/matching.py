@@ -35,16 +35,16 @@ class Matched:
     ----------
     corrections : corrections to record
     unmatched : rows that name no image and no event of the run
-    unchanged : number of rows that repeat what is recorded, or were read before
-    unknown_labels : label that is not a class or category of the data set, and was not given before -> rows
-    at_odds : number of images about which somebody else said something different before
+    unchanged : rows that say what stands already, or that were read before
+    unknown_labels : label that is no class or category of the data set, and was not given before -> rows
+    at_odds : image -> who said something different of it before, and what
     """
 
     corrections: list[Correction] = field(default_factory=list)
     unmatched: list[Given] = field(default_factory=list)
     unchanged: int = 0
     unknown_labels: Counter[str] = field(default_factory=Counter)
-    at_odds: int = 0
+    at_odds: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class Images:
@@ -134,17 +134,17 @@ def match(
     images = Images(run)
     before = read_corrections(run)
     read_before = {
-        (_plain(label or ""), *ids)
+        (plain(label or ""), *ids)
         for label, ids, its_source in zip(
             *(before[name].to_pylist() for name in ("label", "images", "source")), strict=True
         )
         if its_source == source
     }
-    spelling = {_plain(label): label for label in known_labels}
-    # The first spelling is the name, so that another spelling is not another species.
+    spelling = {plain(label): label for label in known_labels}
+    # What people wrote first is the name, so that another way of writing it is no other species.
     for label in before["label"].drop_null().unique().to_pylist():
-        if not any(_plain(label) in words for words in _WORDS.values()):
-            spelling.setdefault(_plain(label), label)
+        if not any(plain(label) in words for words in _WORDS.values()):
+            spelling.setdefault(plain(label), label)
     known = frozenset(spelling)
     found = images.find([names for row in rows for names in row.images])
     matched, at = Matched(), 0
@@ -157,9 +157,9 @@ def match(
         if not numbers:
             matched.unmatched.append(row)
             continue
-        label = _label(row.label, spelling, empty)
-        if _plain(label) not in known and label not in (empty, PERSON):
-            spelling.setdefault(_plain(label), label)
+        label = spell(row.label, spelling, empty)
+        if plain(label) not in known and label not in (empty, PERSON):
+            spelling.setdefault(plain(label), label)
             matched.unknown_labels[label] += 1
         picked = images.rows.take(pa.array(numbers))
         correction = Correction(
@@ -174,7 +174,7 @@ def match(
             box=row.box,
             **row.more,
         )
-        if (_plain(label), *correction.images) in read_before:
+        if (plain(label), *correction.images) in read_before:
             matched.unchanged += 1
         else:
             matched.corrections.append(correction)
@@ -201,7 +201,6 @@ def _without_what_stands(matched: Matched, before: pa.Table, images: pa.Table) -
     for correction in matched.corrections:
         by_decision.setdefault(correction.decision, []).append(correction)
     matched.corrections = []
-    odds: set[str] = set()
     for corrections in by_decision.values():
         first = corrections[0]
         box = tuple(np.array(first.box, np.float32).tolist()) if first.box is not None else None
@@ -211,12 +210,12 @@ def _without_what_stands(matched: Matched, before: pa.Table, images: pa.Table) -
             continue
         for image in first.images:
             if (image, box) in decided and decided[image, box][1] != first.who:
-                odds.add(image)
+                labels = sorted(said[0] for said in stands[image, box])
+                matched.at_odds[image] = decided[image, box][1], ", ".join(labels)
         replaced = decided.get((first.images[0], box), (None, ""))[0]
         matched.corrections += [
             Correction(**{**correction.__dict__, "replaces": replaced}) for correction in corrections
         ]
-    matched.at_odds = len(odds)
     return matched
 
 
@@ -224,17 +223,21 @@ def _said(row: dict[str, Any]) -> tuple[Any, ...]:
     return (row["label"], *(row[name] for name in TRAITS))
 
 
-def _label(given: str, spelling: dict[str, str], empty: str) -> str:
-    plain = _plain(given)
-    if plain in spelling:
-        return spelling[plain]
+def spell(given: str, spelling: dict[str, str], empty: str) -> str:
+    """A label as it is known: by `spelling`, what it comes to in `plain` -> how it is written."""
+    key = plain(given)
+    if key in spelling:
+        return spelling[key]
     for label, words in _WORDS.items():
-        if plain in words:
-            return empty if label == EMPTY else label
+        if key in words and label == EMPTY:
+            return empty
+        if key in words:  # as the data set calls people, where it does
+            return next((spelling[word] for word in words if word in spelling), label)
     return " ".join(given.split())
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
+    """What ways of writing a label have in common: without case and further blanks."""
     return " ".join(label.split()).casefold()
 
 

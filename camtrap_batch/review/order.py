@@ -7,12 +7,18 @@ record that is not claimed is wrong if the species was there after all, and revi
 it removes that error. The value of a review is the sum of both, in wrong records. The probabilities are the
 calibrated ones of `infer`, weighted by what the camera's other sequences say (see `_records`).
 
-`disagree` finds wrong labels of the metadata by confident learning (Northcutt, Jiang and Chuang
+What was seen changes what is worth looking at next: `after_looks` puts it in the place of what the machine
+says. The order (`priorities`) looks ahead as far as that: of a record's sequences the most probable one comes
+first, and the next ones count as far as those before them leave it open (an index of gain by cost, as for
+other such searches: Gittins 1979, Journal of the Royal Statistical Society B 41, 148-177).
+
+`disagree` finds labels of the metadata that are wrong by confident learning (Northcutt, Jiang and Chuang
 2021, Journal of Artificial Intelligence Research 70, 1373-1411).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import Ints, encode
+from camtrap_batch.vocabulary import UNCERTAIN
 
 Order = Literal["useful", "least-sure", "disagree", "rare", "people", "random"]
 
@@ -111,6 +118,70 @@ def usefulness(known: Evidence) -> tuple[Floats, float]:
     finds = found.present[found.record] * found.p
     np.add.at(value, found.sequence[is_new], finds[is_new])
     return value, float(wrong.sum() + missed.sum())
+
+
+def priorities(known: Evidence) -> Floats:
+    """(n,) how early to look at each sequence: wrong records that looks remove, by look."""
+    value = np.zeros(len(known.label))
+    found = _records(known)
+    n = len(found.present)
+    if not n:
+        return value
+    # Of each record the most probable sequence first; its claims apart from what else may show it.
+    order = np.lexsort((-found.p, ~found.is_claim, found.record))
+    record, is_claim = found.record[order], found.is_claim[order]
+    p, present = found.p[order], found.present[found.record[order]]
+    claims = np.bincount(record[is_claim], minlength=n)[record]
+    left = _left_open(record * 2 + is_claim, p)
+    nothing = np.bincount(record[is_claim], np.log1p(-p[is_claim]), n)[record]
+    wrong = 1 - present * (1 - np.exp(nothing))
+    # All claims are looked at where none is right; else one after the other until one is.
+    mean = np.bincount(record[is_claim], p[is_claim], n)[record] / np.maximum(claims, 1)
+    until_right = np.minimum(1 / np.maximum(mean, 1e-9), claims)
+    looks = np.maximum(wrong * claims + (1 - wrong) * until_right, 1)
+    still_open = wrong + (1 - wrong) * left
+    gain = np.where(is_claim, wrong / looks * still_open, np.where(claims == 0, present * p * left, 0))
+    np.add.at(value, found.sequence[order], gain)
+    return value
+
+
+def _left_open(group: Ints, p: Floats) -> Floats:
+    """For sorted groups: the probability that none of the rows before, in its group, shows the species."""
+    log = np.log1p(-p)
+    before = np.cumsum(log) - log
+    starts = np.r_[True, group[1:] != group[:-1]]
+    first = np.maximum.accumulate(np.where(starts, np.arange(len(p)), 0))
+    return np.asarray(np.exp(before - before[first]), np.float64)
+
+
+def after_looks(known: Evidence, seen: Mapping[int, Sequence[str]], empty: str) -> Evidence:
+    """What is known once people have said what some sequences show.
+
+    Parameters
+    ----------
+    seen : number of a sequence -> labels that people gave it
+    empty : the label that means: no animal
+    """
+    if not seen:
+        return known
+    label, confidence, claims = known.label.to_pylist(), known.confidence.copy(), known.claims.copy()
+    further: list[tuple[int, str]] = []
+    for number, labels in seen.items():
+        first, *others = labels or (empty,)
+        label[number], confidence[number], claims[number] = first, 1.0, first not in (empty, UNCERTAIN)
+        further += [(number, other) for other in others if other != empty]
+    numbers = np.fromiter(seen, np.int64, len(seen))
+    kept = ~np.isin(known.sequence, numbers)
+    species = [*known.species.filter(pa.array(kept)).to_pylist(), *(name for _, name in further)]
+    return Evidence(
+        known.location,
+        pa.array(label, pa.string()),
+        confidence,
+        claims,
+        np.concatenate([known.sequence[kept], np.array([number for number, _ in further], np.int64)]),
+        pa.array(species, pa.string()),
+        np.concatenate([known.probability[kept], np.ones(len(further))]),
+    )
 
 
 def _records(known: Evidence) -> _Records:
@@ -211,7 +282,7 @@ def rank(order: Order, known: Evidence, truth: pa.Array, seed: int = 0) -> Ints:
     if order == "least-sure":
         key = sure
     elif order == "useful":
-        key = -usefulness(known)[0]
+        key = -priorities(known)
     elif order == "disagree":
         key = label_errors(known, truth)
     elif order == "rare":

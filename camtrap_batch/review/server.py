@@ -35,12 +35,16 @@ from camtrap_batch.errors import CamtrapError, UserError, explain
 from camtrap_batch.images import ImageRoot, decode_upright
 from camtrap_batch.images.pictures import read_pictures
 from camtrap_batch.review.items import AtOdds, Items, Wanted
-from camtrap_batch.review.order import ORDERS, Order, looks_until, rank
+from camtrap_batch.review.opening import AT_ONCE, Opening, ordered
+from camtrap_batch.review.order import ORDERS, Order
 from camtrap_batch.store.corrections import TRAITS
+from camtrap_batch.store.run import Run
 
 _COOKIE = "camtrap_review"
 _HEADER = "X-Camtrap-Review"
-_PAGE_SIZE = 60
+PAGE_SIZE = 60
+"""Sequences of a page of the list; after each, an order by use is worked out anew."""
+
 _PHOTO_SIDE = 1600
 _MOST_BODY = 2**20
 _CACHED = 400
@@ -56,11 +60,21 @@ class Served:
 
 
 class Reviewing:
-    """A run under review: its items, who has access, and what they request."""
+    """A run under review: its items, who may look, and what they ask for.
+
+    Parameters
+    ----------
+    at_once : images that are read before anything is shown; of more the first sequences are shown before
+
+    Raises
+    ------
+    InputError
+        There is no result of `merge` yet.
+    """
 
     def __init__(
         self,
-        items: Items,
+        run: Run,
         root: ImageRoot,
         *,
         order: Order,
@@ -69,23 +83,42 @@ class Reviewing:
         who: str,
         seed: int = 0,
         until: float | None = None,
+        at_once: int = AT_ONCE,
     ) -> None:
-        self.items, self.root, self.who = items, root, who
+        self.run, self.root, self.who = run, root, who
         self.order, self.wanted, self.n = order, wanted, n
         self.seed, self.until = seed, until
         self.sessions: set[str] = set()
         self.tokens: set[str] = set()
         self.pool = ThreadPoolExecutor(4, thread_name_prefix="review")
         self.lock = threading.Lock()
-        self._ranked: dict[str, Ints] = {}
+        self.opening = Opening(run, order, wanted, n, seed, until, lock=self.lock, at_once=at_once)
+        self._ranked: dict[tuple[str, int], Ints] = {}
         self._lists: OrderedDict[str, Ints] = OrderedDict()
-        self._pictures: OrderedDict[tuple[int, bool, bool], bytes] = OrderedDict()
+        self._partial: set[str] = set()
+        self._pictures: OrderedDict[tuple[int, int, bool, bool], bytes] = OrderedDict()
 
-    def prepare(self) -> None:
-        """Compute what the first page needs, so that it appears at once."""
-        self.list(self.order, self.wanted, 0, "")
-        if len(self.items):
-            self.detail(0)
+    @property
+    def items(self) -> Items:
+        """All sequences; waits until they are read."""
+        return self.opening.items
+
+    def start(self) -> dict[str, Any]:
+        """What the page wants to know first."""
+        items = self.opening.soon
+        return {
+            "job": self.run.job.name,
+            "who": self.who,
+            "order": self.order,
+            "orders": list(ORDERS),
+            "labels": items.labels,
+            "names": items.other_names,
+            "empty": items.empty,
+            "person": items.person,
+            "has_model": self.run.job.infer.model != "none",
+            "cameras": sorted(items.location.drop_null().unique().to_pylist()),
+            "wanted": {key: value for key, value in vars(self.wanted).items() if value is not None},
+        }
 
     def list(self, order: Order, wanted: Wanted, start: int, name: str) -> dict[str, Any]:
         """A page of the requested sequences, in an order; reviewed ones come last.
@@ -93,39 +126,77 @@ class Reviewing:
         Parameters
         ----------
         start : where the page begins
-        name : name of the list it is a page of, as given with the first page: a list does not change while
-            its sequences are reviewed
+        name : of the list that it is a page of, as the first page told it: what was shown of a list stays as
+            it is while its sequences are looked at; what comes next follows from what was said
         """
+        opening = self.opening
+        is_asked_for = (order, wanted, start) == (self.order, self.wanted, 0)
+        if is_asked_for and len(opening.first) and not opening.is_whole:
+            name = self._keep(secrets.token_hex(8), opening.first)
+            self._partial.add(name)
+            return {
+                "name": name,
+                "total": opening.total,
+                "start": 0,
+                "done": opening.done + len(opening.soon.said),
+                "items": [self.describe(number) for number in opening.first.tolist()],
+            }
         numbers = self._lists.get(name)
         if numbers is None:
             name, numbers = secrets.token_hex(8), self._listed(order, wanted)
-            with self.lock:
-                self._lists[name] = numbers
-                while len(self._lists) > _LISTS:
-                    self._lists.popitem(last=False)
-        some = numbers[start : start + _PAGE_SIZE]
+        elif start and (order == "useful" or name in self._partial):
+            shown = numbers[:start]
+            rest = (
+                self._listed(order, wanted) if name in self._partial else self._again(order, numbers[start:])
+            )
+            numbers = np.concatenate([shown, rest[~np.isin(rest, shown)]])
+            self._partial.discard(name)
+        self._keep(name, numbers)
+        said = self.items.said
         return {
             "name": name,
             "total": len(numbers),
             "start": start,
-            "done": int(np.isin(numbers, list(self.items.said)).sum()) if self.items.said else 0,
-            "items": [self.describe(int(number)) for number in some],
+            "done": int(np.isin(numbers, list(said)).sum()) if said else 0,
+            "items": [self.describe(int(number)) for number in numbers[start : start + PAGE_SIZE]],
         }
 
-    def _listed(self, order: Order, wanted: Wanted) -> Ints:
-        if order not in self._ranked:
+    def _keep(self, name: str, numbers: Ints) -> str:
+        with self.lock:
+            self._lists[name] = numbers
+            while len(self._lists) > _LISTS:
+                self._partial.discard(self._lists.popitem(last=False)[0])
+        return name
+
+    def _order(self, order: Order) -> Ints:
+        key = order, len(self.items.said) if order == "useful" else 0
+        if key not in self._ranked:
             of = self.n if order == self.order else None
-            self._ranked[order] = ordered(self.items, order, of, self.seed, self.until)
-        numbers = self._ranked[order]
+            is_known = order == self.order and (order != "useful" or not self.items.said)
+            found = self.opening.ranked if is_known else ordered(self.items, order, of, self.seed, self.until)
+            self._ranked = {known: one for known, one in self._ranked.items() if known[0] != order}
+            self._ranked[key] = found
+        return self._ranked[key]
+
+    def _listed(self, order: Order, wanted: Wanted) -> Ints:
+        numbers = self._order(order)
         numbers = numbers[self.items.select(wanted)[numbers]]
-        if self.n is not None:
-            numbers = numbers[: self.n]
+        return self._open_first(numbers if self.n is None else numbers[: self.n])
+
+    def _again(self, order: Order, numbers: Ints) -> Ints:
+        """These sequences in the order that follows from what was said by now."""
+        place = np.full(len(self.items), len(self.items))
+        ranked = self._order(order)
+        place[ranked] = np.arange(len(ranked))
+        return self._open_first(numbers[np.argsort(place[numbers], kind="stable")])
+
+    def _open_first(self, numbers: Ints) -> Ints:
         is_done = np.isin(numbers, list(self.items.said))
         return np.concatenate([numbers[~is_done], numbers[is_done]])
 
     def describe(self, number: int) -> dict[str, Any]:
-        """A summary of a sequence."""
-        items = self.items
+        """A sequence in short."""
+        items = self.opening.of(number)
         start, said = items.start[number].as_py(), items.said.get(number)
         confidence = float(items.confidence[number])
         frames = items.frames_of(number)
@@ -139,24 +210,24 @@ class Reviewing:
             "start": start.isoformat(" ", "seconds") if start else None,
             "n_images": len(frames),
             "is_night": bool(items.is_night[number]),
-            "first": int(frames[0]) if len(frames) else None,
+            "first": f"{number}.0" if len(frames) else None,
             "said": said.as_json() if said else None,
         }
 
     def detail(self, number: int) -> dict[str, Any]:
-        """A sequence with its frames."""
-        items = self.items
+        """A sequence with its frames; each `row` is what its picture is asked for by."""
+        items = self.opening.of(number)
         rows = items.frames_of(number)
         boxes = items.boxes(number)
         frames = [
             {
-                "row": int(row),
+                "row": f"{number}.{place}",
                 "file_name": items.frames["file_name"][int(row)].as_py(),
                 "taken": str(items.images["datetime"][int(row)].as_py() or ""),
                 "boxes": boxes.get(items.frames["image_id"][int(row)].as_py(), []),
                 "people": bool(items.people_in(int(row))),
             }
-            for row in rows
+            for place, row in enumerate(rows)
         ]
         truth = items.truth[number].as_py()
         likeliest = [{"label": label, "p": round(p, 4)} for label, p in items.likeliest(number)]
@@ -169,21 +240,30 @@ class Reviewing:
             "likeliest": likeliest,
         }
 
-    def picture(self, row: int, large: bool, people: bool = False) -> bytes | None:
-        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None if it can't be read.
+    def picture(self, number: int, place: int, large: bool, people: bool = False) -> bytes | None:
+        """A frame's thumbnail, or its photo no larger than a screen, as JPEG; None where it can't be read.
 
-        People are blurred, unless the job shows them (`report.people`), or the reviewer asks to see them.
+        People are blurred, unless the job shows them (`report.people`), or whoever looks asks for it.
+
+        Parameters
+        ----------
+        number, place : of the sequence, and of the frame in it
         """
-        hidden = [] if people or self.items.run.job.report.people == "show" else self.items.people_in(row)
-        key = (row, large, bool(hidden))
+        if not 0 <= number < len(self.opening):
+            return None
+        items = self.opening.of(number)
+        rows = items.frames_of(number)
+        if place >= len(rows):
+            return None
+        row = int(rows[place])
+        hidden = [] if people or self.run.job.report.people == "show" else items.people_in(row)
+        key = (number, place, large, bool(hidden))
         with self.lock:
             if key in self._pictures:
                 self._pictures.move_to_end(key)
                 return self._pictures[key]
-        table = self.items.images.slice(row, 1).append_column(
-            "file_name", self.items.frames["file_name"].slice(row, 1)
-        )
-        folder = self.items.run.folder
+        table = items.images.slice(row, 1).append_column("file_name", items.frames["file_name"].slice(row, 1))
+        folder = self.run.folder
         ((_, data, _),) = read_pictures(folder, self.root, table, use_thumbnails=not large)
         if data is None and large:
             ((_, data, _),) = read_pictures(folder, self.root, table, use_thumbnails=True)
@@ -255,7 +335,7 @@ def serve(
             (r"/api/list", _List, given),
             (r"/api/item/(\d+)", _Item, given),
             (r"/api/decide", _Decide, given),
-            (r"/(thumb|photo)/(\d+)", _Picture, given),
+            (r"/(thumb|photo)/(\d+)\.(\d+)", _Picture, given),
         ],
         log_function=lambda handler: None,
     )
@@ -340,23 +420,7 @@ class _Page(_Handler):
 
 class _Start(_Handler):
     async def get(self) -> None:
-        reviewing = self.reviewing
-        items = reviewing.items
-        cameras = await self.beside(lambda: sorted(items.location.drop_null().unique().to_pylist()))
-        self.answer(
-            {
-                "job": items.run.job.name,
-                "who": reviewing.who,
-                "order": reviewing.order,
-                "orders": list(ORDERS),
-                "labels": items.labels,
-                "names": items.other_names,
-                "empty": items.empty,
-                "has_model": items.run.job.infer.model != "none",
-                "cameras": cameras,
-                "wanted": {key: value for key, value in vars(reviewing.wanted).items() if value is not None},
-            }
-        )
+        self.answer(await self.beside(self.reviewing.start))
 
 
 class _List(_Handler):
@@ -372,18 +436,17 @@ class _List(_Handler):
 
 class _Item(_Handler):
     async def get(self, number: str) -> None:
-        if int(number) >= len(self.reviewing.items):
+        if int(number) >= len(self.reviewing.opening):
             raise tornado.web.HTTPError(404)
         self.answer(await self.beside(self.reviewing.detail, int(number)))
 
 
 class _Picture(_Handler):
-    async def get(self, kind: str, row: str) -> None:
-        if int(row) >= self.reviewing.items.frames.num_rows:
-            raise tornado.web.HTTPError(404)
+    async def get(self, kind: str, number: str, place: str) -> None:
         try:
             people = self.get_query_argument("people", "") == "1"
-            data = await self.beside(self.reviewing.picture, int(row), kind == "photo", people)
+            large = kind == "photo"
+            data = await self.beside(self.reviewing.picture, int(number), int(place), large, people)
         except (CamtrapError, ValueError, OSError):
             data = None
         if data is None:
@@ -397,7 +460,8 @@ class _Decide(_Handler):
     async def post(self) -> None:
         """What a person says about some sequences is on disk before this is answered."""
         try:
-            numbers, labels, who, seen = _decision(json.loads(self.request.body), len(self.reviewing.items))
+            content = json.loads(self.request.body)
+            numbers, labels, who, seen = _decision(content, len(self.reviewing.opening))
         except (ValueError, KeyError, TypeError) as problem:
             self.set_status(400)
             self.answer({"error": str(problem)})
@@ -412,11 +476,14 @@ class _Decide(_Handler):
             self.set_status(507)
             self.answer({"error": explain(problem)})
             return
-        self.answer({"items": [self.reviewing.describe(number) for number in numbers]})
+        found = await self.beside(lambda: [self.reviewing.describe(number) for number in numbers])
+        self.answer({"items": found})
 
     def _decide(self, numbers: list[int], labels: list[dict[str, Any]], who: str, seen: Any) -> None:
-        with self.reviewing.lock:
-            self.reviewing.items.decide(numbers, labels, who, seen)
+        reviewing = self.reviewing
+        reviewing.opening.of(*numbers)  # waits, if it must, before others have to
+        with reviewing.lock:
+            reviewing.opening.of(*numbers).decide(numbers, labels, who, seen)
 
 
 def _decision(
@@ -469,21 +536,6 @@ def _wanted(given: dict[str, str]) -> Wanted:
         )
     except ValueError:
         raise tornado.web.HTTPError(400) from None
-
-
-def ordered(items: Items, order: Order, n: int | None, seed: int = 0, until: float | None = None) -> Ints:
-    """Numbers of the sequences in an order.
-
-    Parameters
-    ----------
-    n : for a random order: how many to draw, as a sample with known probabilities
-    until : stop once fewer wrong presence records are expected
-    """
-    if order == "random" and n is not None:
-        return items.draw(n, seed)
-    truth = items.truth if order == "disagree" else pa.nulls(len(items), pa.string())
-    numbers = rank(order, items.evidence, truth, seed)
-    return numbers if until is None else numbers[: looks_until(items.evidence, numbers, until)]
 
 
 def listing(

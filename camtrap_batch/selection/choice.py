@@ -150,12 +150,14 @@ class Reviewed:
 
     Attributes
     ----------
-    is_said : (n,) whether their label is a person's
-    is_new : (n,) whether they would otherwise have no label to learn
+    is_said : (n,) their label is that of a person
+    is_new : (n,) without that they would have none to learn
+    is_drawn : (n,) they were drawn at random to be reviewed, whatever a model says of them
     """
 
     is_said: np.ndarray[Any, Any]
     is_new: np.ndarray[Any, Any]
+    is_drawn: np.ndarray[Any, Any]
 
     def meta(self, kept: np.ndarray[Any, Any], reason: np.ndarray[Any, Any]) -> dict[str, int]:
         """What a snapshot keeps about them."""
@@ -175,11 +177,11 @@ def _leave_out_reviewed(
 ) -> np.ndarray[Any, Any]:
     """Drop, in place, what would judge the model and is there only because it was reviewed; returns the rest.
 
-    People review first what a model was least sure of: figures on that are not those of the data set. It
-    stays if there is nothing else to judge a model on.
+    What people look at first is what a model was least sure of: figures on it are not those of the data set.
+    A random sample stays, and so does all of it where there is nothing else to judge a model on.
     """
     is_judged = side[kept] != "train"
-    is_new = reviewed.is_new[kept]
+    is_new = (reviewed.is_new & ~reviewed.is_drawn)[kept]
     for name in set(side[kept][is_judged]):
         mine = side[kept] == name
         if len(set(label[kept][mine & ~is_new])) < 2:

@@ -28,7 +28,9 @@ from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import EVENTS, LEDGER, LOCATIONS
 from camtrap_batch.store.shards import digest
+from camtrap_batch.survey.effort import RATES, rated_events
 from camtrap_batch.survey.places import Shown, hides_places, shown_locations
+from camtrap_batch.survey.result import read_deployments
 from camtrap_batch.targets import (
     PHOTOS,
     LayerRows,
@@ -261,7 +263,9 @@ def layer_rows(merged: MergeResult, settings: Job, shown: Shown | None = None) -
     of_event = offset.take(pc.index_in(events["best_image_id"], frames["image_id"].combine_chunks()))
     table = pa.table(photos)
     if shown is not None:
-        locations = without_people(shown.locations, events)
+        is_by_effort = RATES.items() <= merged.snapshot.meta.items()
+        rated = rated_events(events, read_deployments(merged)) if is_by_effort else None
+        locations = without_people(shown.locations, events, rated)
         is_shown = pc.invert(is_people(events["label"]))
         events, of_event = events.filter(is_shown), of_event.filter(is_shown)
         is_shown = pc.invert(_shows_people(merged, frames, predictions))

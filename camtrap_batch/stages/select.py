@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.catalog import reader_of
+from camtrap_batch.codes import Ints
 from camtrap_batch.errors import JobError
 from camtrap_batch.job import Job
 from camtrap_batch.job.detect import CATALOG
@@ -65,7 +66,7 @@ class SelectStage(Stage):
         """
         job, run = context.job, context.run
         catalog, manifest = run.snapshot("catalog"), run.snapshot("manifest")
-        said = _said(context, manifest)
+        said, sampled = _said(context, manifest)
         classes = choose_classes(job, _categories(run, said))
         # Duplicates tie images together, which a split by image ignores.
         findings = current_findings(run) if job.select.split.by == "location" else None
@@ -83,12 +84,14 @@ class SelectStage(Stage):
                 more.append("told")
             if drawn := _drawn(context, catalog):
                 more.append(digest(sorted(drawn.items())))
+        if len(sampled):
+            more.append(digest(["sampled", *sampled.tolist()]))
         id_ = shard_id(self, what, *(snapshot.plan_id for snapshot in sources.values()), *more)
         result = do_on_driver(
             context,
             self,
             id_,
-            lambda: _select(context, classes, catalog, manifest, findings, said, drawn),
+            lambda: _select(context, classes, catalog, manifest, findings, said, drawn, sampled),
             inputs={name: snapshot.number for name, snapshot in sources.items()},
         )
         if not context.dry_run:
@@ -100,17 +103,25 @@ class SelectStage(Stage):
 STAGE = SelectStage()
 
 
-def _said(context: Context, manifest: Snapshot) -> pa.Table | None:
-    """What people said about the images, as returned by `standing`; None if nobody said anything."""
+def _said(context: Context, manifest: Snapshot) -> tuple[pa.Table | None, Ints]:
+    """What people said of the images, as `standing` gives it; None where nobody said anything.
+
+    And the rows of images that were drawn at random to be reviewed (`camtrap review --order random`): what
+    was said of them for another reason, too, makes them no less random.
+    """
     run = context.run
     if not context.dry_run:
         fold(run)
     corrections = read_corrections(run)
+    nothing = np.array([], np.int64)
     if not corrections.num_rows:
-        return None
+        return None, nothing
     images = open_table(run.folder, manifest).to_table(columns=["image_id", "sha256"])
     found = standing(corrections, images)
-    return found if found.num_rows else None
+    if not found.num_rows:
+        return None, nothing
+    of_draws = corrections.filter(corrections["draw"].is_valid())
+    return found, np.unique(standing(of_draws, images)["row"].to_numpy()) if of_draws.num_rows else nothing
 
 
 def _categories(run: Run, said: pa.Table | None) -> list[tuple[int, str]]:
@@ -150,6 +161,7 @@ def _select(
     findings: Snapshot | None,
     said: pa.Table | None,
     drawn: dict[str, list[str]],
+    sampled: Ints,
 ) -> Made:
     folder = context.run.folder
     rows = open_table(folder, catalog).to_table(
@@ -169,7 +181,9 @@ def _select(
         rows = overrule(rows, said, categories, classes.empty)
         is_said = np.zeros(rows.num_rows, bool)
         is_said[said["row"].to_numpy()] = True
-        reviewed = Reviewed(is_said, is_said & (told == ""))
+        is_drawn = np.zeros(rows.num_rows, bool)
+        is_drawn[sampled] = True
+        reviewed = Reviewed(is_said, is_said & (told == ""), is_drawn)
     table, meta = select(
         rows,
         statuses.cast("string"),

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from camtrap_batch.errors import InputError, choices
+from camtrap_batch.errors import InputError, NotMade, choices
 from camtrap_batch.job import Job
 from camtrap_batch.store import schemas, snapshots
 from camtrap_batch.store.folder import Folder
@@ -51,7 +51,7 @@ class Run:
             stage = schemas.MADE_BY.get(name)
             how = f"run `camtrap {stage} JOB` first (or `camtrap reprocess JOB`)"
             how = how if stage is not None else "`camtrap review JOB` makes it"
-            raise InputError(f"{self.folder.url}: the table {name} is not there yet; {how}")
+            raise NotMade(f"{self.folder.url}: the table {name} is not there yet; {how}")
         return found
 
     def current(self, name: str) -> Snapshot | None:

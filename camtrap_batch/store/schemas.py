@@ -80,7 +80,9 @@ CATALOG = _schema(
     ("video_s", pa.float64(), "for a frame of a video: seconds from the video's start; otherwise null"),
     ("video_frames", pa.int32(), "for a video whose frames are read: their number; otherwise null"),
     ("date_of", pa.string(), _DATE_OF_VIDEO),
-    later=("date_only", "video_s", "video_frames", "date_of"),
+    ("labelled_by", pa.string(), "machine that its labels are of, where no person gave it any; null: people"),
+    ("label_p", pa.float32(), "how sure that machine is; null where it does not say"),
+    later=("date_only", "video_s", "video_frames", "date_of", "labelled_by", "label_p"),
 )
 
 MANIFEST = _schema(
@@ -236,8 +238,8 @@ PREDICTIONS = _schema(
     (
         "source",
         pa.string(),
-        "what the label comes from: thumbnail or original (the whole frame), crop (the image's boxes), or "
-        "results (another program's results, infer.model: none)",
+        "what the label is from: thumbnail or original, the whole frame; crop: the image's boxes; results: "
+        "what others found (infer.model: none); metadata: the labels of a machine there (likewise)",
     ),
     ("status", pa.string(), "ok; otherwise why there is no label: unreadable, or crashed as in the manifest"),
     ("manifest_snapshot", pa.int32(), "number of the manifest's snapshot"),
@@ -438,6 +440,9 @@ EVENTS = _schema(
 )
 
 _COUNT = pa.struct([("label", pa.string()), ("n", pa.int32())])
+_CORRECTED = pa.struct(
+    [("label", pa.string()), ("n", pa.float64()), ("low", pa.int32()), ("high", pa.int32())]
+)
 
 GEO = json.dumps(
     {
@@ -476,7 +481,8 @@ LOCATIONS = _schema(
     (
         "detections_per_100_days",
         pa.float64(),
-        "100 (n_events - n_uncertain) / camera_days; null without a camera day",
+        "100 (n_events - n_uncertain) / camera_days, without events that began when no camera worked by its "
+        "deployments; null without a camera day",
     ),
     (
         "effort_source",
@@ -494,8 +500,14 @@ LOCATIONS = _schema(
         pa.int32(),
         "usable images whose date is a finding (date_out_of_order, clock_reset, ...); null without findings",
     ),
-    ("geometry", pa.binary(), "the camera's position as a point, WKB, so that a .parquet file is GeoParquet"),
-    later=("effort_source", "n_video"),
+    ("geometry", pa.binary(), "the camera's place as a point, WKB, so that a .parquet file is GeoParquet"),
+    (
+        "corrected_by_label",
+        pa.list_(_CORRECTED),
+        "events per species, whatever the model said, and a 95 % interval, by a random sample that people "
+        "reviewed (docs/review.md); null without one",
+    ),
+    later=("effort_source", "n_video", "corrected_by_label"),
     widened={"camera_days": "int32"},
 ).with_metadata({"geo": GEO})
 

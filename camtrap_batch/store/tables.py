@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -153,6 +154,19 @@ def open_files(
     table = Table(fragments, schema or schemas.SCHEMAS[name], parquet, filesystem)
     table.folder, table.sizes = folder, sizes
     return table
+
+
+def take_rows(table: Table, rows: Iterable[int], columns: list[str]) -> pa.Table:
+    """Some rows of a snapshot by their numbers, ascending: files that have none of them are not opened."""
+    wanted = np.asarray(list(rows), np.int64)
+    start, parts = 0, [table.schema.empty_table().select(columns)]
+    for file in table.snapshot.files:
+        here = wanted[(wanted >= start) & (wanted < start + file.rows)] - start
+        start += file.rows
+        if len(here):
+            part = open_files(table.folder, table.snapshot.table, [file], table.schema)
+            parts.append(part.to_table(columns=columns).take(pa.array(here)))
+    return pa.concat_tables(parts)
 
 
 def read_file(folder: Folder, file: str, columns: list[str] | None = None) -> pa.Table:

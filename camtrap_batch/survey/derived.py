@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.codes import encode, one_chunk
-from camtrap_batch.events.codes import microseconds
 from camtrap_batch.store.merged import MergeResult
-from camtrap_batch.survey.effort import Counting, effort_by_location, is_watched
+from camtrap_batch.survey.effort import Counting, effort_by_location, watched_events
 from camtrap_batch.survey.result import Counted, counting_of, read_deployments
 
 Doubles = npt.NDArray[np.float64]
@@ -127,7 +126,7 @@ def species_rows(events: pa.Table, deployments: pa.Table, counting: Counting = "
     row = pc.index_in(one_chunk(events["location"]), one_chunk(watched["location"]))
     station = row.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     n, k = len(labels), len(days)
-    in_effort = _is_watched(events, deployments)
+    in_effort = watched_events(events, deployments)
     is_in = (station >= 0) & in_effort
     pair, count = np.unique(label[is_in] * max(k, 1) + station[is_in], return_counts=True)
     of, where = np.divmod(pair, max(k, 1))
@@ -168,7 +167,7 @@ def station_species_table(merged: MergeResult, counted: Counted) -> pa.Table:
     row = pc.index_in(locations, one_chunk(effort["location"])).take(pa.array(where))
     days = one_chunk(effort["days"]).take(row)
     counts = _of_groups(group, len(pair), events)
-    in_effort = _is_watched(events, deployments)
+    in_effort = watched_events(events, deployments)
     inside = np.bincount(group[in_effort], minlength=len(pair))
     worked = days.fill_null(0).to_numpy(zero_copy_only=False)
     columns = {
@@ -243,11 +242,6 @@ def rate(events: Doubles, days: Doubles) -> tuple[float, float, float]:
         variance = max(variance, n / (n - 1) * float(((events - ratio * days) ** 2).sum()) / worked**2)
     spread = np.exp(_Z * np.sqrt(variance) / ratio)
     return 100 * ratio, 100 * ratio / spread, 100 * ratio * spread
-
-
-def _is_watched(events: pa.Table, deployments: pa.Table) -> npt.NDArray[np.bool_]:
-    start = microseconds(events["start"])
-    return is_watched(events["location"].to_pylist(), start, deployments)
 
 
 def _of_groups(group: npt.NDArray[np.int64], n: int, events: pa.Table) -> dict[str, Any]:

@@ -14,15 +14,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from camtrap_batch.codes import Ints
+from camtrap_batch.catalog.cameras import camera_of
+from camtrap_batch.codes import Ints, one_chunk
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import (
     NO_TIME,
     UNKNOWN_LOCATION,
+    Bools,
     encode_locations,
+    flags,
     microseconds,
     timestamps,
 )
@@ -36,6 +39,10 @@ SILENCE_DAYS = 21
 it is assumed to have been away."""
 
 FROM_IMAGES = "images"
+
+RATES = {"rates": "within deployments"}
+"""What the meta of a result of `merge` says whose `detections_per_100_days` leave out events that began when
+no camera worked by its deployments; those of older versions count all."""
 
 Counting = Literal["station", "cameras"]
 """How cameras that work at one location at the same time count: once, or each separately."""
@@ -91,7 +98,7 @@ def make_deployments(
     told = {period.location for period in given}
     found = [*_completed(given, photos, notes), *photos.periods(told)]
     found.sort(key=lambda one: (one.location, one.start, one.end, one.deployment or "", one.camera or ""))
-    breaks = _breaks(outages, {*told, *photos.names})
+    breaks = _breaks(outages, found, photos)
     rows = []
     covered: dict[tuple[str, str | None], list[Span]] = {}
     for period in found:
@@ -110,8 +117,8 @@ def make_deployments(
             span = whole_days(period.start, period.end) if period.source == FROM_IMAGES else period[3:5]
             off = [
                 clipped
-                for of, *times in breaks.get(period.location, [])
-                if of in (None, period.camera) and (clipped := _clip((times[0], times[1]), span))
+                for of, times in breaks.get(period.location, [])
+                if of in (None, period.camera) and (clipped := _clip(times, span))
             ]
             own = _without([span], covered.get(camera, []))
             if own != [span]:
@@ -173,13 +180,35 @@ def working(deployments: pa.Table, counting: Counting = "station") -> dict[str, 
     }
 
 
-def is_watched(location: Sequence[str], time: Ints, deployments: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which of n moments at locations are at a time when a camera worked there.
+def watched_events(events: pa.Table, deployments: pa.Table) -> Bools:
+    """Which events began while a camera worked at their location.
 
     Parameters
     ----------
-    time : (n,) microseconds, camera time
-    deployments : the table `deployments`; at locations about which nothing is known, none is
+    events : location, start, and date_only where it is known: then any time of that day will do
+    deployments : as the table `deployments`; at locations of which nothing is known, no event did
+    """
+    start = microseconds(events["start"])
+    until = start + np.where(flags(events, "date_only"), DAY - 1, 0)
+    return is_watched(events["location"].to_pylist(), start, until, deployments)
+
+
+def rated_events(events: pa.Table, deployments: pa.Table) -> Bools:
+    """Which events count in the rate of their location: `watched_events`, and all where no days are known."""
+    known = effort_by_location(deployments)
+    known = known.filter(known["days"].is_valid())
+    has_days = pc.is_in(events["location"], one_chunk(known["location"]))
+    is_known = np.asarray(one_chunk(has_days).to_numpy(zero_copy_only=False), np.bool_)
+    return watched_events(events, deployments) | ~is_known
+
+
+def is_watched(location: Sequence[str], start: Ints, end: Ints, deployments: pa.Table) -> Bools:
+    """Whether a camera worked at n locations at some time from `start` to `end`.
+
+    Parameters
+    ----------
+    start, end : (n,) microseconds, camera time; the same where it is a moment
+    deployments : as the table `deployments`
     """
     spans = {
         name: np.array(union(bounds(*span) for span in here), np.int64).reshape(-1, 2)
@@ -187,13 +216,13 @@ def is_watched(location: Sequence[str], time: Ints, deployments: pa.Table) -> np
     }
     number = {name: at for at, name in enumerate(spans)}
     code = np.array([number.get(name, -1) for name in location], np.int64)
-    found = np.zeros(len(time), np.bool_)
+    found = np.zeros(len(start), np.bool_)
     for name, edges in spans.items():
         if not len(edges):  # it was out all the time
             continue
         rows = np.flatnonzero(code == number[name])
-        before = np.searchsorted(edges[:, 0], time[rows], side="right") - 1
-        found[rows] = (before >= 0) & (time[rows] < edges[before, 1])
+        before = np.searchsorted(edges[:, 0], end[rows], side="right") - 1
+        found[rows] = (before >= 0) & (start[rows] < edges[before, 1])
     return found
 
 
@@ -246,11 +275,14 @@ def _periods(table: pa.Table, photos: _Photos) -> list[Period]:
 
 def _completed(given: Sequence[Period], photos: _Photos, notes: Counter[str]) -> Iterable[Period]:
     """Periods with both ends known, taken from photos if they were not recorded."""
+    by_camera: dict[tuple[str, str | None], list[Period]] = {}
+    for period in given:
+        by_camera.setdefault((period.location, period.camera), []).append(period)
     for period in given:
         if NO_TIME not in (period.start, period.end):
             yield period
             continue
-        first, last = photos.ends(period)
+        first, last = photos.ends(_between(period, by_camera[period.location, period.camera]))
         if first != NO_TIME:
             notes["deployments without a start or an end, which is that of their first or last image"] += 1
             start = first if period.start == NO_TIME else period.start
@@ -263,16 +295,33 @@ def _completed(given: Sequence[Period], photos: _Photos, notes: Counter[str]) ->
             yield period
 
 
-def _breaks(outages: pa.Table | None, locations: set[str]) -> dict[str, list[tuple[str | None, int, int]]]:
-    """Outages by location: camera (None: all), start, end."""
-    found: dict[str, list[tuple[str | None, int, int]]] = {}
+def _between(period: Period, of_camera: Iterable[Period]) -> Period:
+    """A period: an open end at most the next start of its camera, an open start at least the last end."""
+    if period.end == NO_TIME:
+        later = [one.start for one in of_camera if NO_TIME > one.start > period.start]
+        return period._replace(end=min(later, default=NO_TIME))
+    earlier = [one.end for one in of_camera if one.end < period.end]
+    return period._replace(start=max(earlier, default=NO_TIME))
+
+
+def _breaks(
+    outages: pa.Table | None, periods: Iterable[Period], photos: _Photos
+) -> dict[str, list[tuple[str | None, Span]]]:
+    """Outages by location: camera (None: all), start and end in the time of the images' clock."""
+    found: dict[str, list[tuple[str | None, Span]]] = {}
+    cameras: dict[str, set[str | None]] = {name: set() for name in photos.names}
+    for period in periods:
+        cameras.setdefault(period.location, set()).add(period.camera)
     for row in [] if outages is None else as_rows(outages):
-        if row["location"] not in locations:
+        if row["location"] not in cameras:
             raise InputError(
                 f"{row['where']}: location: {row['location']!r} has neither a deployment nor an image "
                 "(dataset.outages)"
             )
-        found.setdefault(row["location"], []).append((row["camera"], row["start"], row["end"]))
+        clock, zone = photos.offset(row["location"], None), row.get("utc_offset_minutes")
+        shift = 0 if clock is None or zone is None else (clock - zone) * 60_000_000
+        of = camera_of(row, cameras[row["location"]])
+        found.setdefault(row["location"], []).append((of, (row["start"] + shift, row["end"] + shift)))
     return found
 
 

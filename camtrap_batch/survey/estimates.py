@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from camtrap_batch.codes import encode
-from camtrap_batch.events.codes import microseconds
+from camtrap_batch.events.codes import flags, microseconds
 from camtrap_batch.store.merged import MergeResult
 from camtrap_batch.survey import activity, richness
 from camtrap_batch.survey.effort import DAY, effort_by_location
@@ -56,7 +56,8 @@ ACTIVITY = pa.schema(
         ("remark", pa.string()),
     ]
 )
-"""Density per hour at `hour`, by the cameras' clocks, with a pointwise 95 % interval."""
+"""Density per hour at `hour`, by the cameras' clocks, with a pointwise 95 % interval; `events` are those that
+have a time of day."""
 
 OVERLAP = pa.schema(
     [
@@ -118,7 +119,7 @@ def activity_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table
     at = np.arange(POINTS) * activity.GRID // POINTS
     per_hour = 2 * np.pi / 24
     rows: list[dict[str, Any]] = []
-    for label, times in _times_of_day(counted.of(merged.table("events").to_table())).items():
+    for label, times in times_of_day(counted.of(merged.table("events").to_table())).items():
         row: dict[str, Any] = {"label": label, "events": len(times)}
         if len(times) < activity.FEWEST:
             rows.append(row | {"remark": f"fewer than {activity.FEWEST} events"})
@@ -132,7 +133,7 @@ def activity_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table
 
 def overlap_table(merged: MergeResult, counted: Counted, days: int) -> pa.Table:
     """`OVERLAP` of each pair of the species with the most events."""
-    times = _times_of_day(counted.of(merged.table("events").to_table()))
+    times = times_of_day(counted.of(merged.table("events").to_table()))
     names = sorted(times, key=lambda name: (-len(times[name]), name))
     rows = []
     for first, second in itertools.combinations(sorted(names[:MOST_IN_OVERLAPS]), 2):
@@ -196,11 +197,12 @@ def _joined(texts: tuple[str, ...]) -> str | None:
     return "; ".join(texts) or None
 
 
-def _times_of_day(events: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
-    """Starts of each label's events, as angles."""
+def times_of_day(events: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
+    """Starts of each label's events, as angles; a date without a time of day is not midnight."""
     label, labels = encode(events["label"])
     angle = (microseconds(events["start"]) % DAY) * (2 * np.pi / DAY)
-    return {name: angle[label == number] for number, name in enumerate(labels.to_pylist())}
+    is_timed = ~flags(events, "date_only")
+    return {name: angle[(label == number) & is_timed] for number, name in enumerate(labels.to_pylist())}
 
 
 def _incidence(merged: MergeResult, counted: Counted) -> tuple[npt.NDArray[np.int64], int]:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.catalog.base import Taxon, reader_of
 from camtrap_batch.catalog.labels import label_key
 from camtrap_batch.catalog.tabular import read_table
 from camtrap_batch.codes import if_else
@@ -43,12 +44,14 @@ class Sensitive:
     ----------
     names : names in the job, in lower case: labels, groups, categories of threat
     grid_km : size of the grid on which locations that saw them are shown
-    taxonomy : which label is in which group and category
+    taxonomy : which label is in which group and category, and its common name
+    taxa : the same, as the data set itself says
     """
 
     names: frozenset[str]
     grid_km: float
     taxonomy: Taxonomy | None = None
+    taxa: tuple[Taxon, ...] = ()
 
     def covers(self, label: str) -> bool:
         """Whether a label is one of them, in one of their groups, or a group that holds one of them.
@@ -58,28 +61,45 @@ class Sensitive:
         return bool(self._words(label)) or label_key(label) in self._above
 
     def unknown(self, labels: Iterable[str]) -> list[str]:
-        """Names that neither the taxonomy nor any of these labels has: perhaps spelt differently."""
-        known = {word for label in labels for word in self._words(label)}
-        if self.taxonomy is not None:
-            known |= {word for label in self.taxonomy.groups for word in self._words(label)}
+        """Names that neither a taxonomy nor any of these labels has: perhaps spelt differently."""
+        known = {word for label in (*labels, *self._further) for word in self._words(label)}
         return sorted(self.names - known)
 
     def _words(self, label: str) -> set[str]:
         """Names in the job that a label equals, or belongs to."""
         parts = [label_key(part) for part in label.split(";")]
         words = {label_key(label), *parts[1:]} | ({f"{parts[4]} {parts[5]}"} if len(parts) == 7 else set())
-        if self.taxonomy is not None:
-            for word in list(words):
-                words |= {*self.taxonomy.names(word), self.taxonomy.categories.get(word, "").casefold()}
+        for word in list(words):
+            words |= self._further.get(word, set())
         return words & self.names
 
     @cached_property
+    def _further(self) -> dict[str, set[str]]:
+        """Label -> groups that it is in, its category, and what people call it."""
+        found: dict[str, set[str]] = {}
+        if (known := self.taxonomy) is not None:
+            for label in known.groups:
+                also = known.categories.get(label, ""), known.common.get(label, "")
+                found[label] = {*known.names(label), *(label_key(name) for name in also if name)}
+        for taxon in self.taxa:
+            named = [*taxon.above.values(), *taxon.common.values(), taxon.category or ""]
+            found.setdefault(label_key(taxon.label), set()).update(label_key(name) for name in named if name)
+        return found
+
+    @cached_property
     def _above(self) -> frozenset[str]:
-        """Groups that contain one of the species: the animal may not have been identified further."""
-        found: set[str] = set()
+        """Groups that contain one of the species: the animal may not have been identified further.
+
+        From the data set itself, genus and family only: it also names classes and phyla, which say nothing.
+        """
+        # The genus of a binomial: Panthera may be Panthera leo.
+        found = {words[0] for name in self.names if len(words := name.split()) == 2}
         for label in self.taxonomy.groups if self.taxonomy is not None else ():
             if self.taxonomy is not None and self._words(label):
                 found.update(self.taxonomy.names(label))
+        for taxon in self.taxa:
+            if self._words(taxon.label):
+                found |= {label_key(taxon.above.get(rank, "")) for rank in ("genus", "family")} - {""}
         return frozenset(found)
 
 
@@ -89,7 +109,7 @@ def sensitive_of(job: Job) -> Sensitive | None:
     Raises
     ------
     InputError
-        The list or the taxonomy can't be read, with file and line.
+        The list, the taxonomy or the data package that the data set is can't be read, with file and line.
     """
     given = job.publish.sensitive
     if given is None:
@@ -102,7 +122,8 @@ def sensitive_of(job: Job) -> Sensitive | None:
         if not given:
             raise InputError(f"{job.publish.sensitive}: holds no label (publish.sensitive)")
     names = frozenset(map(label_key, given))
-    return Sensitive(names, job.publish.sensitive_km, taxonomy_of(job.events.taxonomy))
+    taxa = tuple(reader_of(job.dataset).taxa())
+    return Sensitive(names, job.publish.sensitive_km, taxonomy_of(job.events.taxonomy), taxa)
 
 
 def hides_places(job: Job) -> bool:
@@ -165,6 +186,11 @@ def shown_locations(merged: MergeResult, blur_km: float = 0.0, also: Collection[
             f"publish.sensitive: neither a label of this job nor in events.taxonomy: {', '.join(unknown[:5])}"
             + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         )
+    if telling := _named_by_place(merged, locations, is_near):
+        notes.append(
+            f"publish.sensitive: the name of {telling[0]!r}, or of its files, has its coordinates in it "
+            f"(such locations: {len(telling):,}); names leave as they are"
+        )
     return Shown(*move(locations, grid), tuple(notes))
 
 
@@ -225,6 +251,29 @@ def _pairs(merged: MergeResult) -> Iterator[pa.Table]:
             names = batch["labels"].flatten().field("name")
             of = pc.list_parent_indices(batch["labels"])
             yield pa.table({"location": batch["location"].take(of), "label": names})
+
+
+def _named_by_place(merged: MergeResult, locations: pa.Table, is_hidden: Bools) -> list[str]:
+    """Hidden locations of which their name, or that of their first file, says where they are."""
+    hidden = locations.filter(pa.array(is_hidden)).select(["location", "longitude", "latitude"])
+    frames = merged.table("frames").to_table(
+        columns=["location", "file_name"],
+        filter=pc.field("location").isin(hidden["location"].combine_chunks()),
+    )
+    files = frames.group_by("location").aggregate([("file_name", "min")])
+    first = dict(zip(files["location"].to_pylist(), files["file_name_min"].to_pylist(), strict=True))
+    found = []
+    for row in hidden.to_pylist():
+        text = f"{row['location']} {first.get(row['location'], '')}".replace(",", ".")
+        degrees = [row["longitude"], row["latitude"]]
+        if None not in degrees and all(_to_100_m(abs(degree)) in text for degree in degrees):
+            found.append(row["location"])
+    return found
+
+
+def _to_100_m(degrees: float) -> str:
+    """Degrees as whoever writes them begins, to three decimals."""
+    return f"{math.floor(degrees * 1000 + 1e-6) / 1000:.3f}"
 
 
 def _near(locations: pa.Table, is_there: Bools) -> Bools:

@@ -26,6 +26,7 @@ _ALIASES = {
     "n_date_findings": "Images with a doubtful date",
     "richness": "Species",
     "events_by_label": "Events by species",
+    "corrected_by_label": "Events by species, corrected",
     "top_label": "Species with most events",
     "detections_per_100_days": "Events per 100 camera days",
     "activity_by_hour": "Events by hour of the day",
@@ -47,6 +48,7 @@ _MEANINGS = {
     "ClassLabel": "what the model says about this image alone; its event has the label by all the evidence",
     "Confidence": "calibrated probability of the label",
     "events_by_label": "events per species or group, most frequent first",
+    "corrected_by_label": "events per species with 95 % intervals, by a random sample that people reviewed",
     "activity_by_hour": "events that start in each hour of the day, camera time, from 0 to 23",
     "model_id": "model that made the predictions",
 }

@@ -3,15 +3,19 @@ vehicles."""
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from camtrap_batch.errors import InputError
+from camtrap_batch.events.codes import Bools, flags
 from camtrap_batch.images.exif import read_jpeg_exif
 from camtrap_batch.targets.base import Photo
 from camtrap_batch.vocabulary import PEOPLE
@@ -25,24 +29,30 @@ def is_people(labels: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.is_in(pc.utf8_lower(labels.cast(pa.string())), pa.array(PEOPLE)).fill_null(False)
 
 
-def without_people(locations: pa.Table, events: pa.Table) -> pa.Table:
+def without_people(locations: pa.Table, events: pa.Table, rated: Bools | None = None) -> pa.Table:
     """Camera locations (schemas.LOCATIONS), with figures without events of people, and without geometry.
 
     Parameters
     ----------
     locations : locations with positions that may be shown (`survey.places.shown_locations`)
     events : schemas.EVENTS, all of them
+    rated : which of them count in `detections_per_100_days` (`survey.effort.rated_events`); None: all
     """
     columns = dict(zip(locations.column_names, locations.columns, strict=True))
-    people = events.filter(is_people(events["label"]))
-    gone: dict[str, list[int]] = {}
-    for location, start in zip(people["location"].to_pylist(), people["start"].to_pylist(), strict=True):
-        hours = gone.setdefault(location, [0] * 24)
-        if start is not None:
-            hours[start.hour] += 1
+    counts = np.ones(events.num_rows, np.bool_) if rated is None else rated
+    people = pa.table(
+        {
+            "location": events["location"],
+            "start": pc.if_else(pa.array(~flags(events, "date_only")), events["start"], None),
+            "is_rated": counts,
+        }
+    ).filter(is_people(events["label"]))
+    gone: dict[str, _Gone] = {}
+    for row in people.to_pylist():
+        gone.setdefault(row["location"], _Gone()).add(row["start"], row["is_rated"])
     groups = set(events.filter(events["rank"].is_valid())["label"].to_pylist())
     rows = [
-        _without_people(row, gone.get(row["location"], [0] * 24), groups)
+        _without_people(row, gone.get(row["location"], _Gone()), groups)
         for row in locations.select(list(_COUNTED)).to_pylist()
     ]
     for name in _COUNTED:
@@ -129,6 +139,7 @@ _COUNTED = (
     "n_uncertain",
     "richness",
     "events_by_label",
+    "corrected_by_label",
     "top_label",
     "camera_days",
     "detections_per_100_days",
@@ -136,14 +147,31 @@ _COUNTED = (
 )
 
 
-def _without_people(row: dict[str, Any], hours: list[int], groups: set[str]) -> dict[str, Any]:
+@dataclass
+class _Gone:
+    """Events of people at a location: how many count in its rate, and how many start in each hour."""
+
+    rated: int = 0
+    hours: list[int] = field(default_factory=lambda: [0] * 24)
+
+    def add(self, start: dt.datetime | None, is_rated: bool) -> None:
+        self.rated += is_rated
+        if start is not None:  # a date without a time of day is no midnight
+            self.hours[start.hour] += 1
+
+
+def _without_people(row: dict[str, Any], people: _Gone, groups: set[str]) -> dict[str, Any]:
     entries = row["events_by_label"] or []
     kept = [entry for entry in entries if entry["label"].lower() not in PEOPLE]
     gone = [entry for entry in entries if entry["label"].lower() in PEOPLE]
+    if (corrected := row["corrected_by_label"]) is not None:
+        others = [entry for entry in corrected if entry["label"].lower() not in PEOPLE]
+        row = {**row, "corrected_by_label": others}
     if not gone:
         return row
     n_events = row["n_events"] - sum(entry["n"] for entry in gone)
-    days, n_species = row["camera_days"], n_events - row["n_uncertain"]
+    days, rate = row["camera_days"], row["detections_per_100_days"]
+    n_rated = 0 if rate is None else round(rate * days / 100) - people.rated
     activity = row["activity_by_hour"]
     return {
         **row,
@@ -151,6 +179,6 @@ def _without_people(row: dict[str, Any], hours: list[int], groups: set[str]) -> 
         "richness": row["richness"] - len(gone),
         "events_by_label": kept,
         "top_label": next((entry["label"] for entry in kept if entry["label"] not in groups), None),
-        "detections_per_100_days": 100 * n_species / days if days else None,
-        "activity_by_hour": activity and [n - less for n, less in zip(activity, hours, strict=True)],
+        "detections_per_100_days": None if rate is None else 100 * n_rated / days,
+        "activity_by_hour": activity and [n - less for n, less in zip(activity, people.hours, strict=True)],
     }

@@ -5,6 +5,8 @@ Times are local camera time without a zone, as shown by the cameras' clocks; onl
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,13 +37,16 @@ _DECIMALS = 6  # decimals of a float32 probability; more would show 0.9 as 0.899
 def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
     """Layer `cameras`: a point for each camera location, with everything in schemas.LOCATIONS.
 
-    Lists are text: `events_by_label` is "lion: 12; heron: 3", `activity_by_hour` "0 0 4 ...".
+    Lists are text: `events_by_label` is "lion: 12; heron: 3", `corrected_by_label`, where it is known,
+    "lion: 12.4 (9 to 17); ...", `activity_by_hour` "0 0 4 ...".
     """
     columns = locations.drop_columns(["longitude", "latitude", "geometry"])
     days = pc.round(columns["camera_days"]).cast(pa.int32())  # as on layers of older versions
     columns = columns.set_column(columns.column_names.index("camera_days"), "camera_days", days)
     if columns["effort_source"].null_count == columns.num_rows:  # a result of an older version, and its layer
         columns = columns.drop_columns(["effort_source"])
+    if columns["corrected_by_label"].null_count == columns.num_rows:
+        columns = columns.drop_columns(["corrected_by_label"])
     texts = {
         "events_by_label": [
             "; ".join(f"{entry['label']}: {entry['n']}" for entry in entries)
@@ -52,6 +57,11 @@ def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
             for hours in locations["activity_by_hour"].to_pylist()
         ],
     }
+    if "corrected_by_label" in columns.column_names:
+        texts["corrected_by_label"] = [
+            None if entries is None else "; ".join(map(_with_interval, entries))
+            for entries in locations["corrected_by_label"].to_pylist()
+        ]
     for name, values in texts.items():
         columns = columns.set_column(columns.column_names.index(name), name, pa.array(values, pa.string()))
     return LayerRows(
@@ -62,6 +72,10 @@ def camera_rows(locations: pa.Table, *, job: str) -> LayerRows:
         locations["latitude"],
         "Camera locations: images by status, species, events. first and last are local camera time.",
     )
+
+
+def _with_interval(entry: dict[str, Any]) -> str:
+    return f"{entry['label']}: {entry['n']:.1f} ({entry['low']} to {entry['high']})"
 
 
 def event_rows(events: pa.Table, locations: pa.Table, *, job: str) -> LayerRows:

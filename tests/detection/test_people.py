@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support_runs import commit, predict, write_run
+from support_runs import commit, predict, run_on_driver, write_run
 
 from camtrap_batch import open_run
 from camtrap_batch.detection.people import WHOLE, People, blur, find_people
 from camtrap_batch.images.pixels import Pixels
+from camtrap_batch.store.corrections import Correction, record
 
 BOX = (0.25, 0.25, 0.25, 0.5)
 
@@ -110,6 +112,28 @@ def test_who_is_a_person(job: Path) -> None:
         "guessed": [WHOLE],  # the one box is too weak to be sure that it is the person's
     }
     assert not find_people(run, ["weak"], "show").boxes
+
+
+def test_what_people_said_counts_before_a_merge(tmp_path: Path) -> None:
+    ids = ["walker", "lion", "both", "taken back"]
+    rows = [{"image_id": name, "sha256": f"hash {name}", "seq_id": name, "location": "A"} for name in ids]
+    path = write_run(tmp_path, rows)
+    predict(path, {name: {"person" if name == "lion" else "lion": 0.9} for name in ids})
+    run = open_run(path)
+    when = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
+
+    def say(name: str, label: str | None, hour: int = 0) -> None:
+        one = Correction(label, (name,), (f"hash {name}",), "ada", when.replace(hour=hour), "test")
+        record(run, [one])
+
+    for name, label in (("walker", "person"), ("lion", "lion"), ("taken back", "person")):
+        say(name, label)
+    for label in ("lion", "person"):
+        say("both", label)
+    say("taken back", None, 1)
+    assert set(find_people(run, ids).boxes) == {"walker", "both"}
+    run_on_driver(path, "merge")
+    assert set(find_people(run, ids).boxes) == {"walker", "both"}, "of several species, too"
 
 
 def test_job_says_what_is_done(job: Path) -> None:

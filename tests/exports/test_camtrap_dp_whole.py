@@ -91,6 +91,15 @@ def test_nothing_is_lost(package: Path, tmp_path: Path, check_package: Callable[
     assert made["project"] | {"observationLevel": 0} == source["project"] | {"observationLevel": 0}
 
 
+def test_columns_that_the_format_does_not_have_are_told(package: Path, tmp_path: Path) -> None:
+    lines = (package / "deployments.csv").read_text().splitlines()
+    (package / "deployments.csv").write_text(
+        "\n".join([f"{lines[0]},slope", *(f"{line},3" for line in lines[1:])])
+    )
+    found = export(images_of(write_run(tmp_path / "job", package)), "camtrap-dp", tmp_path / "out")
+    assert found.notes["columns of deployments that Camtrap DP does not have, left away: slope"] == 1
+
+
 def test_through_again(package: Path, tmp_path: Path, check_package: Callable[[Path], None]) -> None:
     """Of a package that we wrote, our observations are replaced, not added to."""
     run = write_run(tmp_path / "job", package)
@@ -189,6 +198,25 @@ def test_exact_places_of_a_sensitive_species_stay(
 
 
 MOVED = ("latitude", "longitude", "coordinateUncertainty")
+
+
+def test_names_of_the_package_are_those_of_the_list(package: Path, tmp_path: Path) -> None:
+    """What people call a species in its `taxonomic`, and a Red List category where there is one."""
+    descriptor = json.loads((package / "datapackage.json").read_text())
+    for taxon in descriptor["taxonomic"]:
+        if taxon["scientificName"] == "Mustela putorius":
+            taxon["redList"] = "VU"
+    (package / "datapackage.json").write_text(json.dumps(descriptor))
+    rows = cells(package, "observations")
+    location = {row["deploymentID"]: row["locationID"] for row in cells(package, "deployments")}
+    for names, species in ((["krakeend"], "Anas strepera"), (["VU", "EN"], "Mustela putorius")):
+        where = {location[row["deploymentID"]] for row in rows if row["scientificName"] == species}
+        run = write_run(tmp_path / species, package, publish={"sensitive": names, "sensitive_km": 5})
+        export(images_of(run), "camtrap-dp", tmp_path / species / "out")
+        after = {row["locationID"]: row for row in cells(tmp_path / species / "out", "deployments")}
+        before = {row["locationID"]: row for row in cells(package, "deployments")}
+        assert 0 < len(where) < len(before)
+        assert {name for name in before if before[name]["latitude"] != after[name]["latitude"]} == where
 
 
 def test_what_the_job_says_of_the_project(package: Path, tmp_path: Path) -> None:

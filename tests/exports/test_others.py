@@ -9,13 +9,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from support_exports import MODEL, add_boxes, export, image, images_of, write_run
+from support_exports import MODEL, add_boxes, export, image, images_of, run_on_driver, write_run
 
 from camtrap_batch import open_run
 from camtrap_batch.cli import main
 from camtrap_batch.detection.results import read_detections
 from camtrap_batch.exports import Images
 from camtrap_batch.exports.speciesnet import class_of
+from camtrap_batch.exports.timelapse import FIELDS
 from camtrap_batch.store.run import Run
 
 IMAGES = {"a": "Panthera leo", "b": "oryx", "c": "empty"}
@@ -83,6 +84,55 @@ def test_timelapse_and_back(run: Run, tmp_path: Path) -> None:
     found = corrections(tmp_path, tmp_path / "back.csv")
     assert {id_: row["label"] for id_, row in found.items()} == {"b": "gemsbok"}
     assert (found["b"]["count"], found["b"]["sex"], found["b"]["who"]) == (3, "female", "jo")
+
+
+def said(run: Run, folder: Path) -> Images:
+    """Two species in one image, with all that may be said of them."""
+    file = folder / "said.csv"
+    file.write_text(
+        "image_id,label,count,sex,life_stage,behaviour,individual,comment,who,when\n"
+        "a,leopard,1,female,adult,resting,F7,by the pool,jo,2026-01-02\n"
+        "a,oryx,4,,juvenile,grazing,,,jo,2026-01-02\n"
+    )
+    corrections(folder, file)
+    run_on_driver(folder / "job.yaml", "merge")
+    return images_of(open_run(folder / "job.yaml"))
+
+
+def test_timelapse_has_all_that_people_said_and_takes_it_back(run: Run, tmp_path: Path) -> None:
+    export(said(run, tmp_path), "timelapse", tmp_path / "t.csv")
+    rows = read_csv(tmp_path / "t.csv")
+    assert [row["File"] for row in rows] == ["a.jpg", "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    first, second = rows[:2]
+    assert [first[name] for name in FIELDS] == [
+        "leopard", "1", "female", "adult", "resting", "F7", "by the pool", "jo",
+    ]  # fmt: skip
+    assert [second[name] for name in FIELDS[:5]] == ["oryx", "4", "", "juvenile", "grazing"]
+    before = open_run(tmp_path / "job.yaml").snapshot("corrections").number
+    corrections(tmp_path, tmp_path / "t.csv")
+    assert open_run(tmp_path / "job.yaml").snapshot("corrections").number == before, "nothing is new"
+
+
+def test_tables_have_what_people_said_of_an_animal(run: Run, tmp_path: Path) -> None:
+    images = said(run, tmp_path)
+    export(images, "csv", tmp_path / "all.csv")
+    first = read_csv(tmp_path / "all.csv")[0]
+    names = ("label", "more_labels", "sex", "life_stage", "behaviour", "individual")
+    assert [first[name] for name in names] == [
+        "leopard", "oryx: 4", "female", "adult", "resting", "F7",
+    ]  # fmt: skip
+    export(images, "cct", tmp_path / "all.json")
+    leopard, oryx = json.loads((tmp_path / "all.json").read_text())["annotations"][:2]
+    assert (leopard["individual"], leopard["behaviour"]) == ("F7", "resting")
+    assert (oryx["life_stage"], oryx["count"], "sex" in oryx) == ("juvenile", 4, False)
+
+
+def test_label_studio_shows_all_species_that_people_saw(run: Run, tmp_path: Path) -> None:
+    export(said(run, tmp_path), "label-studio", tmp_path / "tasks.json")
+    task = json.loads((tmp_path / "tasks.json").read_text())[0]
+    [prediction] = task["predictions"]
+    assert prediction["result"][0]["value"] == {"choices": ["leopard", "oryx"]}
+    assert prediction["model_version"] == "human"
 
 
 def test_timelapse_prefilled(run: Run, tmp_path: Path) -> None:

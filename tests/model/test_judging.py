@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from camtrap_batch.model import Samples, TrainConfig, read_info, train
 from camtrap_batch.model.judging import RANDOM, keep_random_images
-from camtrap_batch.model.sheets import show_results
+from camtrap_batch.model.sheets import show_batch, show_results
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -64,6 +65,17 @@ def test_what_a_random_split_would_claim_is_measured(
     batch = ET.parse(tmp_path / result.model_id / "batch.svg").getroot()
     assert len(batch.findall(f"{SVG}image")) == 24
     assert {text.text for text in batch.iter(f"{SVG}title")} >= {"cross", "disc", "frame"}
+
+
+def test_figures_show_no_person(make: Callable[..., Samples]) -> None:
+    samples = make(3)
+    row = {"image_id": "image-1", "truth": "lion", "predicted": "oryx", "confidence": 0.9, "p_truth": 0.01}
+    rows = [row, {**row, "truth": "Human"}, {**row, "predicted": "person"}]
+    assert len(ET.fromstring(show_results(samples, rows)).findall(f"{SVG}image")) == 1
+    batch = show_batch(
+        torch.zeros(3, 3, 8, 8), torch.tensor([0, 1, 0]), (0.5,) * 3, (0.2,) * 3, ["lion", "human"]
+    )
+    assert len(ET.fromstring(batch).findall(f"{SVG}image")) == 2
 
 
 def test_names_in_figures_are_text_and_nothing_is_fetched(make: Callable[..., Samples]) -> None:

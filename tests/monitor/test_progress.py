@@ -55,6 +55,22 @@ def make_run(folder: Path) -> Run:
     return Run(Job.parse({"name": "run", "output": str(folder), "dataset": dataset}, base=folder))
 
 
+def test_a_part_of_a_stage_stands_before_it() -> None:
+    progress = Progress("job", "runs/job")
+    progress.expect({"select": "", "train": "", "infer": ""})
+    progress.begin("select")
+    progress.planned(Plan.make("select", [Shard("s", 0, 9)], {}), {}, None)
+    progress.end("select", "done", 9, 1, {})
+    progress.begin("train")
+    for part in ("cut", "features"):
+        progress.planned(Plan.make(part, [Shard(part, 0, 9)], {}), {}, None)
+        progress.end(part, "done", 9, 1, {})
+    progress.planned(Plan.make("train", [Shard("t", 0, 9)], {}), {}, None)
+    stages = progress.as_record()["stages"]
+    assert [stage["stage"] for stage in stages] == ["select", "cut", "features", "train", "infer"]
+    assert stages[3]["state"] == "running"
+
+
 def test_cameras_are_done_when_their_last_row_is() -> None:
     cameras = Cameras(LOCATIONS)
     assert (cameras.total, cameras.done) == (2, 0)

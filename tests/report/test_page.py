@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import base64
 import dataclasses
+import datetime as dt
 import hashlib
 import itertools
 import math
@@ -17,8 +18,19 @@ import pyarrow as pa
 import pytest
 
 import camtrap_batch.report
-from camtrap_batch.report import Detected, Example, Finding, Names, Photo, ReportData, render, render_files
+from camtrap_batch.report import (
+    Dates,
+    Detected,
+    Example,
+    Finding,
+    Names,
+    Photo,
+    ReportData,
+    render,
+    render_files,
+)
 from camtrap_batch.report.bundle import has_map
+from camtrap_batch.report.pages import make_pages
 from camtrap_batch.report.text import UNKNOWN
 from camtrap_batch.store.schemas import EVENTS, LOCATIONS
 from camtrap_batch.survey.grid import snap
@@ -309,6 +321,29 @@ def test_only_validated(bare: ReportData) -> None:
     assert "no such file under the image root" in page.text
     for absent in ("Species", "Events", "Accuracy", "Model", "Selection"):
         assert absent not in page.text
+
+
+def test_a_broken_clock_does_not_set_the_period_of_a_species(make_data: MakeData) -> None:
+    data = make_data(cameras=4, classes=2, events=40)
+    assert data.events is not None
+    assert data.dates is not None
+    rows = data.events.to_pylist()
+    rows[0]["start"] = rows[0]["start"].replace(year=2091)
+    events = pa.Table.from_pylist(rows, data.events.schema)
+
+    def last_of(data: ReportData) -> list[int | None]:
+        pages = make_pages(data)
+        assert pages is not None
+        return [
+            page["last"] for name, part in pages.parts.items() if name[0] == "s" for page in part.values()
+        ]
+
+    in_2024 = (dt.datetime(2024, 1, 1) - dt.datetime(1970, 1, 1)).total_seconds() / 60
+    assert all(
+        last is not None and last < in_2024 for last in last_of(dataclasses.replace(data, events=events))
+    )
+    untrusted = Dates(None, None, {}, 40, 40)
+    assert set(last_of(dataclasses.replace(data, dates=untrusted))) == {None}
 
 
 def test_no_image_that_can_be_used(bare: ReportData) -> None:

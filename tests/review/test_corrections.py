@@ -10,6 +10,7 @@ import pytest
 import support_runs
 from support_exports import image, run_on_driver, write_run
 
+from camtrap_batch import open_run
 from camtrap_batch.cli import main
 from camtrap_batch.store.corrections import fold, read_corrections, standing
 from camtrap_batch.store.run import Run
@@ -131,6 +132,16 @@ def test_a_label_of_no_list_is_taken_and_said(
     assert "'person' is not a class" not in text
 
 
+def test_people_are_called_as_the_data_set_calls_them(tmp_path: Path) -> None:
+    job = support_runs.write_run(
+        tmp_path, [image("i1", label=None), image("i2", 60, None)], categories=[[0, "empty"], [1, "human"]]
+    )
+    file = tmp_path / "ours.csv"
+    file.write_text("image_id,label\ni1,Homo sapiens\ni2,Person\n")
+    assert main(["corrections", str(job), str(file)]) == 0
+    assert {row[0] for row in table(open_run(job), "label")} == {"human"}
+
+
 def test_another_way_of_writing_a_label_is_no_other_species(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +212,82 @@ def test_label_studio(run: Run, tmp_path: Path) -> None:
     assert ("box", "lion", "ada@example.org") in rows
     (box_row,) = [row for row in run.table("corrections").to_table().to_pylist() if row["scope"] == "box"]
     assert box_row["box"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_timelapse_below_a_folder_of_its_own(run: Run, tmp_path: Path) -> None:
+    """Timelapse was opened in the folder of one camera: RootFolder tells which of two photos it is."""
+    file = tmp_path / "TimelapseData.csv"
+    file.write_text(
+        "RootFolder,File,RelativePath,DateTime,DeleteFlag,Species\n"
+        "camB,IMG_1.JPG,DCIM,2021-04-11 20:00:00,false,lion\n"
+    )
+    read(run, tmp_path, file)
+    assert stands(run) == {"i4": ["lion"]}
+    file.write_text(
+        "File,RelativePath,Folder,Date,Time,ImageQuality,Species\n"
+        "IMG_1.JPG,DCIM,camA,11-Apr-2021,20:00:00,Ok,oryx\n"
+    )
+    read(run, tmp_path, file)
+    assert stands(run) == {"i1": ["oryx"], "i4": ["lion"]}
+
+
+def test_label_studios_short_form(run: Run, tmp_path: Path) -> None:
+    box = {"x": 50, "y": 0, "width": 25, "height": 40, "rotation": 0, "rectanglelabels": ["lion"]}
+    about = {"annotator": 3, "updated_at": "2026-11-30T10:00:00Z", "lead_time": 4.2}
+    tasks = [
+        {
+            "image": "/data/local-files/?d=camA/DCIM/IMG_2.JPG", "id": 1, "annotation_id": 8, "location": "A",
+            "species": {"choices": ["oryx", "lion"]}, "box": [box], **about,
+        },
+        {
+            "image": "x", "image_id": "i5", "id": 2, "annotation_id": 9, "species": "lion", "count": 3,
+            "location": "B", **about,
+        },
+    ]  # fmt: skip
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(tasks))
+    read(run, tmp_path, file)
+    assert stands(run) == {"i2": ["lion", "lion", "oryx"], "i5": ["lion"]}
+    assert ("i5", 3, "3") in table(run, "image_id", "count", "who")
+
+
+def test_rows_that_match_nothing_are_all_in_a_file(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "ours.csv", tmp_path / "rest.csv"
+    lines = [f"nowhere{number}.jpg,lion" for number in range(14)]
+    file.write_text("\n".join(["file_name,label", "camA/DCIM/IMG_2.JPG,lion", *lines]) + "\n")
+    read(run, tmp_path, file, options=("--unmatched", str(out)))
+    assert "... and 4 more" in capsys.readouterr().out
+    listed = out.read_text().splitlines()
+    assert len(listed) == 15
+    assert listed[-1] == f"{file}:16,nowhere13.jpg,lion"
+
+
+def test_wildlife_insights_as_it_is_downloaded(run: Run, tmp_path: Path) -> None:
+    """Its own columns; what is identified less far than a species, people, and what nobody identified."""
+    file = tmp_path / "images_2004252.csv"
+    head = (
+        "project_id,deployment_id,image_id,filename,location,is_blank,identified_by,wi_taxon_id,class,order,"
+        "family,genus,species,common_name,uncertainty,timestamp,number_of_objects,age,sex,animal_recognizable,"
+        "individual_id,individual_animal_notes,behavior,highlighted,markings,cv_confidence,license,"
+        "bounding_boxes\n"
+    )
+    where = "gs://b/deployment/1/camA/DCIM"
+    file.write_text(
+        head
+        + f"1,A,w1,IMG_2.JPG,{where}/IMG_2.JPG,0,Ada,u,Mammalia,Carnivora,Felidae,,,Cat Family,,2021,2,Adult,"
+        "Female,Yes,C3,torn ear,Walking,false,,,CC-BY,\n"
+        f"1,A,w2,IMG_3.JPG,{where}/IMG_3.JPG,0,Ada,u,Mammalia,Primates,Hominidae,Homo,sapiens,"
+        "Human-Camera Trapper,,2021,1,,,,,,,false,,,CC-BY,\n"
+        "1,B,w3,IMG_5.JPG,gs://b/camB/DCIM/IMG_5.JPG,0,Ada,u,,,,,,No CV Result,,2021,1,,,,,,,false,,,CC-BY,\n"
+        "1,B,w4,Ünïcode 6.jpg,gs://b/camB/x,1,Ada,u,,,,,,Blank,,2021,1,,,,,,,false,,,CC-BY,\n"
+    )
+    read(run, tmp_path, file)
+    assert stands(run) == {"i2": ["Cat Family"], "i3": ["person"], "i6": ["empty"]}
+    rows = table(run, "image_id", "count", "behaviour", "individual", "comment")
+    assert rows[0] == ("i2", 2, "Walking", "C3", "torn ear")
+    assert ("i6", None, None, None, None) in rows
 
 
 def test_wildlife_insights(run: Run, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def bench() -> ModuleType:
 
 def test_useful_leaves_half_of_what_least_sure_leaves(bench: ModuleType) -> None:
     for seed in range(2):
-        for looks, before, least, useful in bench.compare(bench.draw_world(seed, 60))[1:]:
+        for looks, before, least, useful in bench.compare(bench.draw_world(seed, 60)):
             assert useful <= least / 2, (seed, looks, before)
 
 
@@ -186,6 +186,12 @@ def test_a_random_sample_judges_the_whole(reviewed: Path, capsys: pytest.Capture
     assert oryx["counted"] == 40, "what the machine says"
     assert found["precision", "oryx"]["value"] == pytest.approx(1.0)
     assert found["recall", "oryx"]["high"] < 1.0
+    (location,) = [row for row in _run(job).table("locations").to_table().to_pylist() if row["n_images"]]
+    corrected = {entry["label"]: entry for entry in location["corrected_by_label"]}
+    assert corrected["oryx"]["low"] <= there <= corrected["oryx"]["high"]
+    events = {entry["label"]: entry["n"] for entry in location["events_by_label"]}
+    assert events["oryx"] < corrected["oryx"]["n"], "what the machine missed is told, too"
+    assert "empty" not in corrected
     # Decisions are the labels now; the machine's stay beside them, and are what is judged.
     again = {row["seq_id"]: row for row in _run(job).table("sequences").to_table().to_pylist()}
     changed = [row for row in again.values() if row["machine_label"] not in (None, row["label"])]

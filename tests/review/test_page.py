@@ -7,20 +7,25 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 import support_runs
+import yaml
 from support import wait_until
 from support_browser import chromium
 from support_exports import image, run_on_driver, write_run
+from support_tls import make_certificates
 
 from camtrap_batch.cli import main
 from camtrap_batch.images.pixels import make_thumbnail
@@ -230,6 +235,146 @@ def test_two_people_do_not_overwrite_each_other(job: Path, browser: Any) -> None
     assert [row["label"] for row in rows_of(job)] == ["empty"]
 
 
+def small_job(folder: Path, *rows: dict[str, Any], **settings: Any) -> Path:
+    """A job of a few photos; of noise, so that what is blurred differs."""
+    import numpy as np
+
+    write_run(folder, list(rows), **settings)
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    jpeg = make_thumbnail(noise, 120, 90).jpeg
+    for row in rows:
+        (folder / "images" / f"{row['image_id']}.jpg").write_bytes(jpeg)
+    return folder / "job.yaml"
+
+
+SHOWN = "document.getElementById('photo').complete && document.getElementById('photo').naturalWidth === 160"
+
+
+@pytest.mark.parametrize("where", ["bucket", "zip"])
+def test_photos_in_a_bucket_or_a_zip(
+    tmp_path: Path, browser: Any, request: pytest.FixtureRequest, where: str
+) -> None:
+    rows = [image(f"i{n}", 7200 * n, seq_id=f"s{n}", sha256=f"h{n}") for n in range(4)]
+    job = small_job(tmp_path, *rows)
+    photos = sorted((tmp_path / "images").iterdir())
+    if where == "bucket":
+        images = f"{request.getfixturevalue('bucket')}/photos"
+        bucket = s3fs.S3FileSystem()
+        for path in photos:
+            bucket.put_file(str(path), f"{images}/{path.name}")
+    else:
+        images = str(tmp_path / "photos.zip")
+        with zipfile.ZipFile(images, "w") as archive:
+            for path in photos:
+                archive.write(path, path.name)
+    shutil.rmtree(tmp_path / "images")
+    content = yaml.safe_load(job.read_text())
+    content["dataset"]["images"] = images
+    job.write_text(yaml.safe_dump(content))
+    with served(job) as (_, (link,)):
+        page, wrong = open_page(browser, link)
+        until(page, SHOWN)
+        press(page, "Enter", 2)
+        until(page, SHOWN)
+        until(page, "document.querySelector('#strip img').naturalWidth > 0")
+        until(page, "[...document.querySelectorAll('#list img')].every(picture => picture.naturalWidth > 0)")
+        assert wrong == []
+    assert len(rows_of(job)) == 2
+
+
+def test_a_tablet_by_touch(job: Path, browser: Any) -> None:
+    with served(job) as (_, (link,)):
+        context = browser.new_context(
+            viewport={"width": 820, "height": 1180}, has_touch=True, is_mobile=True, device_scale_factor=2
+        )
+        page = context.new_page()
+        page.goto(link)
+        page.wait_for_selector("body[data-ready]")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 820
+        low = page.evaluate(
+            "[...document.querySelectorAll('#form .keys button, header button')].filter(e => e.offsetParent "
+            "&& e.offsetHeight < 44).map(e => e.id)"
+        )
+        assert low == [], "too small for a finger"
+        hidden = page.evaluate(
+            "['accept', 'empty', 'person', 'undo', 'search'].filter(id => { const box = "
+            "document.getElementById(id).getBoundingClientRect(); "
+            "return box.bottom > innerHeight || box.right > innerWidth; })"
+        )
+        assert hidden == [], "within reach without scrolling"
+        page.tap("#empty")
+        looked_at(page, 1)
+        page.tap("#stage")
+        assert page.evaluate("state.zoom") == 3
+        page.tap("#stage")
+        page.tap("#showlist")
+        page.tap("#rows li:nth-child(5)")
+        until(page, "state.at === 4 && !document.body.classList.contains('listing')")
+        page.tap("#accept")
+        looked_at(page, 2)
+        context.close()
+
+
+def test_people_are_blurred_until_asked_for(tmp_path: Path, browser: Any) -> None:
+    job = small_job(tmp_path, image("i0", 0, "human", sha256="h0"), image("i1", 7200, "lion", sha256="h1"))
+    with served(job, "--order", "people") as (_, (link,)):
+        page, wrong = open_page(browser, link)
+        until(page, SHOWN)
+
+        def photo() -> bytes:
+            body: bytes = page.request.get(page.evaluate("document.getElementById('photo').src")).body()
+            return body
+
+        blurred = photo()
+        assert page.is_visible("#people")
+        page.keyboard.press("h")
+        until(page, SHOWN)
+        clear = photo()
+        assert len(clear) > 2 * len(blurred), "noise is there again"
+        page.keyboard.press("h")
+        until(page, SHOWN)
+        assert photo() == blurred
+        page.keyboard.press("ArrowRight")
+        until(page, "state.at === 1 && state.detail.number === state.items[1].number")
+        assert not page.is_visible("#people")
+        assert wrong == []
+
+
+def test_labels_are_found_by_any_of_their_names(tmp_path: Path, browser: Any) -> None:
+    (tmp_path / "names.csv").write_text(
+        "label,common_name,genus\nlion,African lion,Panthera\ncaracal,Desert lynx,Caracal\n"
+    )
+    rows = [image(f"i{n}", 7200 * n, seq_id=f"s{n}", sha256=f"h{n}") for n in range(5)]
+    job = small_job(tmp_path, *rows, events={"taxonomy": "names.csv"})
+
+    def say(page: Any, text: str, enters: int = 1) -> None:
+        page.keyboard.press("/")
+        page.keyboard.type(text)
+        for _ in range(enters):
+            page.keyboard.press("Enter")
+
+    with served(job, "--order", "random") as (_, (link,)):
+        page, wrong = open_page(browser, link)
+        say(page, "desert LYNX")
+        looked_at(page, 1)
+        say(page, "lyn")
+        assert page.input_value("#search") == "caracal", "a part of its common name"
+        page.keyboard.press("Enter")
+        looked_at(page, 2)
+        say(page, "Bat-eared  fox")
+        looked_at(page, 3)
+        assert "in no list" in page.inner_text("#note")
+        say(page, "bat-eared FOX")
+        looked_at(page, 4)
+        page.keyboard.press("/")
+        page.keyboard.type("african lion")
+        page.click("#accept")
+        looked_at(page, 5)
+        assert wrong == []
+    labels = [row["label"] for row in rows_of(job)]
+    assert labels == ["caracal", "caracal", "Bat-eared fox", "Bat-eared fox", "lion"]
+
+
 def test_the_page_fits_a_phone_and_has_names_for_all_that_can_be_pressed(job: Path, browser: Any) -> None:
     with served(job) as (_, (link,)):
         page, _ = open_page(browser, link)
@@ -254,7 +399,7 @@ def ask(link: str, path: str, **headers: str) -> int:
 
 def test_only_who_has_a_link_gets_in_and_a_link_is_good_once(job: Path) -> None:
     with served(job) as (_, (link,)):
-        paths = ("/api/start", "/api/list", "/api/item/0", "/photo/0", "/thumb/0", "/")
+        paths = ("/api/start", "/api/list", "/api/item/0", "/photo/0.0", "/thumb/0.0", "/")
         assert {ask(link, path) for path in paths} == {403}
         assert ask(link, "/api/start", Cookie="camtrap_review=x") == 403
         with urllib.request.urlopen(link, timeout=20) as answer:
@@ -262,8 +407,8 @@ def test_only_who_has_a_link_gets_in_and_a_link_is_good_once(job: Path) -> None:
             assert "HttpOnly" in answer.headers["Set-Cookie"]
             assert "SameSite=Strict" in answer.headers["Set-Cookie"]
         assert ask(link, "/api/start", Cookie=cookie) == 200
-        assert ask(link, "/photo/0", Cookie=cookie) == 200
-        assert ask(link, "/photo/99999", Cookie=cookie) == 404
+        assert ask(link, "/photo/0.0", Cookie=cookie) == 200
+        assert ask(link, "/photo/99999.0", Cookie=cookie) == 404
         assert ask(link, "/api/item/99999", Cookie=cookie) == 404
         assert ask(link, "/api/list?least=x", Cookie=cookie) == 400
         with pytest.raises(urllib.error.HTTPError, match="403"):
@@ -279,6 +424,19 @@ def test_only_who_has_a_link_gets_in_and_a_link_is_good_once(job: Path) -> None:
             with pytest.raises(urllib.error.HTTPError, match="400"):
                 urllib.request.urlopen(urllib.request.Request(url, wrong, mine), timeout=20)
         assert rows_of(job) == []
+
+
+def test_on_another_address_over_tls(job: Path, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path, "camtrap")
+    with served(job, "--address", "0.0.0.0", "--tls-cert", made.cert, "--tls-key", made.key) as (_, (link,)):
+        assert link.startswith("https://0.0.0.0:")
+        context = ssl.create_default_context(cafile=made.ca_file)
+        context.check_hostname = False
+        here = link.replace("0.0.0.0", "127.0.0.1")
+        with urllib.request.urlopen(here, timeout=20, context=context) as answer:
+            assert "Secure" in answer.headers["Set-Cookie"]
+        with pytest.raises((urllib.error.URLError, ConnectionError)):
+            urllib.request.urlopen(here.replace("https", "http"), timeout=20)
 
 
 def test_the_list_alone(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,11 +67,14 @@ def test_empty_is_category_0_where_the_data_set_has_none() -> None:
     assert extended([(0, "blank"), (1, "lion")], ["empty"]) == [(0, "blank"), (1, "lion"), (-1, "empty")]
 
 
-def select(table: pa.Table, is_new: list[bool], **how: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    new = np.array(is_new)
+def select(
+    table: pa.Table, is_new: list[bool], is_drawn: list[bool] | None = None, **how: Any
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    new, drawn = np.array(is_new), np.array(is_drawn or [False] * len(is_new))
     settings = Select.model_validate({"empty": {"fraction": 1.0}, "split": {"valid": 0.34}, **how})
     statuses = pa.chunked_array([["ok"] * table.num_rows])
-    found, meta = choice.select(table, statuses, CLASSES, None, settings, reviewed=Reviewed(new, new))
+    reviewed = Reviewed(new, new, drawn)
+    found, meta = choice.select(table, statuses, CLASSES, None, settings, reviewed=reviewed)
     chosen: list[dict[str, Any]] = found.to_pylist()
     return chosen, meta
 
@@ -89,6 +92,18 @@ def test_what_was_reviewed_for_its_doubt_is_learnt_from_and_judges_nothing() -> 
     assert meta["reviewed"] == {"kept": 2 * (6 - len(unseen)), "new": 2 * (6 - len(unseen)),
                                 "left_out": 2 * len(unseen)}  # fmt: skip
     assert any("no random sample" in line for line in choice.describe(meta))
+
+
+def test_what_was_drawn_at_random_judges() -> None:
+    cameras = [rows(*[[1], [2], [0]] * 3, [1], [2], location=name) for name in "abcdef"]
+    is_new = ([False] * 9 + [True] * 2) * len(cameras)
+    is_drawn = ([False] * 9 + [True, False]) * len(cameras)
+    chosen, meta = select(pa.concat_tables(cameras), is_new, is_drawn)
+    drawn = [row for row, one in zip(chosen, is_drawn, strict=True) if one]
+    assert {row["split"] for row in drawn} == {"train", "valid"}
+    others = [row for row, new, one in zip(chosen, is_new, is_drawn, strict=True) if new and not one]
+    assert {row["split"] for row in others} == {"train", None}
+    assert meta["reviewed"]["left_out"] == sum(row["split"] is None for row in others)
 
 
 def test_where_all_labels_are_from_review_they_judge() -> None:

@@ -22,6 +22,7 @@ from support_exports import export, images_of
 from support_runs import predict, run_on_driver, write_run
 
 from camtrap_batch import open_run
+from camtrap_batch.cli import main
 from camtrap_batch.events import combine, find_events
 from camtrap_batch.events.human import overrule
 from camtrap_batch.events.labels import Names, of_corrections, of_metadata, one_of_each
@@ -264,7 +265,13 @@ def test_events_are_the_record_table_of_camtrapr(photos: list[Any], gap: int) ->
         }
     )
     kind = pa.list_(pa.struct([("category_id", pa.int32()), ("name", pa.string()), ("count", pa.int32())]))
-    catalog = pa.table({"image_id": images["image_id"], "labels": pa.array(labels, kind)})
+    catalog = pa.table(
+        {
+            "image_id": images["image_id"],
+            "labels": pa.array(labels, kind),
+            "labelled_by": pa.nulls(n, pa.string()),
+        }
+    )
     told = of_metadata(catalog, images["image_id"], Names("empty", []))
     found = combine(images, empty="empty", min_confidence=0.5, classes=[])
     _, shown = overrule(found, one_of_each(told, None), empty="empty", alone=True)
@@ -307,7 +314,7 @@ def test_exports_have_what_people_say(unaided: Path, tmp_path: Path) -> None:
     assert [(row["Species"], row["Count"], row["MachineLabel"]) for row in table[:3]] == [
         ("impala", "2", ""),
         ("impala", "3", ""),
-        ("", "", ""),
+        ("zebra", "", ""),
     ]
 
     export(images, "speciesnet", tmp_path / "sn.json")
@@ -411,6 +418,84 @@ def test_a_whole_job_without_torch(tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "impala" in page
     assert "zebra" in (tmp_path / "list.csv").read_text()
+
+
+def package(folder: Path) -> Path:
+    """A Camtrap DP package, observed by people and by a machine, and a job without a model."""
+    (folder / "media").mkdir(parents=True)
+    random = np.random.default_rng(1)
+    media, seen = ["mediaID,deploymentID,timestamp,filePath"], []
+    for number in range(6):
+        picture = Image.fromarray(random.integers(0, 255, (48, 64, 3), np.uint8))
+        picture.save(folder / "media" / f"{number}.jpg")
+        media.append(f"m{number},A,2024-05-01T{8 + number:02}:00:00Z,media/{number}.jpg")
+    people, machine = "human,Ada,2024-06-01T00:00:00Z,", "machine,SpeciesNet 4,2024-06-01T00:00:00Z,"
+    event = "2024-05-01T10:00:00Z,2024-05-01T10:00:00Z"
+    seen += [
+        f"o0,A,m0,e0,,,media,animal,lion,2,{people}",
+        f"o1,A,m1,e1,,,media,animal,zebra,1,{machine}0.8",
+        f"o2,A,,e2,{event},event,animal,impala,3,{people}",
+        f"o3,A,m2,e2,,,media,animal,zebra,1,{machine}0.9",  # of an event that people observed
+        f"o4,A,m3,e3,,,media,animal,zebra,1,{machine}0.1",
+        f"o5,A,m4,e4,,,media,blank,,,{machine}0.99",
+    ]
+    head = (
+        "observationID,deploymentID,mediaID,eventID,eventStart,eventEnd,observationLevel,observationType,"
+        "scientificName,count,classificationMethod,classifiedBy,classificationTimestamp,"
+        "classificationProbability"
+    )
+    (folder / "media.csv").write_text("\n".join(media) + "\n")
+    (folder / "observations.csv").write_text("\n".join([head, *seen]) + "\n")
+    (folder / "deployments.csv").write_text("deploymentID,latitude,longitude\nA,-24.1,31.5\n")
+    resources = [{"name": name, "path": f"{name}.csv"} for name in ("deployments", "media", "observations")]
+    (folder / "datapackage.json").write_text(json.dumps({"resources": resources}))
+    dataset = {"format": "camtrap-dp", "metadata": "datapackage.json", "images": "."}
+    job = folder / "job.yaml"
+    job.write_text(
+        yaml.safe_dump({"name": "run", "output": "../out", "dataset": dataset, "infer": {"model": "none"}})
+    )
+    return job
+
+
+def test_what_a_machine_observed_is_a_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = package(tmp_path / "dp")
+    for stage in ("catalog", "validate", "infer", "merge"):
+        assert main([stage, str(job), "--cluster", "inline"]) == 0
+    told = capsys.readouterr()
+    assert "of 3 images that no person labelled those of a machine" in " ".join((told.out + told.err).split())
+    assert rows(job, "frames", "image_id", "label", "label_source") == [
+        ("m0", "lion", "human"),
+        ("m1", "zebra", "machine"),
+        ("m2", "impala", "human"),
+        ("m3", "uncertain", "machine"),
+        ("m4", "empty", "machine"),
+        ("m5", None, "machine"),
+    ]
+    assert rows(job, "predictions", "image_id", "label", "source")[1:3] == [
+        ("m1", "zebra", "metadata"),
+        ("m2", None, None),
+    ]
+    assert sorted(rows(job, "events", "label", "label_source")) == [
+        ("impala", "human"), ("lion", "human"), ("uncertain", "machine"), ("zebra", "machine"),
+    ]  # fmt: skip
+    assert main(["export", str(job), "--to", "csv", "--out", str(tmp_path / "o.csv")]) == 0
+    with (tmp_path / "o.csv").open() as file:
+        table = [(row["label"], row["confidence"], row["label_source"]) for row in csv.DictReader(file)]
+    assert table[:2] == [("lion", "", "human"), ("zebra", "0.8", "machine")]
+    assert main(["export", str(job), "--to", "camtrap-dp", "--out", str(tmp_path / "again")]) == 0
+    with (tmp_path / "again" / "observations.csv").open() as file:
+        by = {(row["scientificName"], row["classificationMethod"]): row for row in csv.DictReader(file)}
+    assert {("lion", "human"), ("zebra", "machine"), ("impala", "human")} <= set(by)
+    assert ("zebra", "human") not in by
+    assert by["zebra", "machine"]["classifiedBy"] == "SpeciesNet 4"
+    assert float(by["zebra", "machine"]["classificationProbability"]) == pytest.approx(0.8)
+
+
+def test_asked_for_people_alone_a_machine_has_no_say(tmp_path: Path) -> None:
+    job = package(tmp_path / "dp")
+    for stage in ("catalog", "validate", "infer", "merge"):
+        assert main([stage, str(job), "--set", "events.labels=human", "--cluster", "inline", "--quiet"]) == 0
+    assert {label for (label,) in rows(job, "events", "label")} == {"lion", "impala"}
 
 
 def test_the_catalog_says_that_no_label_means_no_animal(tmp_path: Path) -> None:

@@ -12,21 +12,23 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support_survey import cameras, outages
+from support_survey import IMAGES, cameras, outages
 
-from camtrap_batch.catalog.cameras import OUTAGES, PERIODS, check_periods, read_outages
+from camtrap_batch.catalog import read_dataset_periods
+from camtrap_batch.catalog.cameras import (
+    OUTAGES,
+    PERIODS,
+    check_periods,
+    deployments_to_come,
+    read_camera_outages,
+    read_covariates,
+    read_outages,
+    read_periods,
+)
+from camtrap_batch.catalog.folder import FolderDataset as Dataset
 from camtrap_batch.errors import InputError
 from camtrap_batch.store.schemas import DEPLOYMENTS
 from camtrap_batch.survey.effort import effort_by_location, make_deployments, union
-
-IMAGES = pa.schema(
-    [
-        ("location", pa.string()),
-        ("deployment", pa.string()),
-        ("datetime", pa.timestamp("us")),
-        ("utc_offset_minutes", pa.int32()),
-    ]
-)
 
 
 def photos(*rows: tuple[str, str] | tuple[str, str, str] | tuple[str, str, str | None, int]) -> pa.Table:
@@ -72,6 +74,40 @@ def test_camtrapr_sample_stations(tmp_path: Path) -> None:
     assert table["days_out"].to_pylist() == [0, 0, 5]
     assert table["source"].to_pylist() == ["cameras"] * 3
     assert table["start"][0].as_py() == dt.datetime(2009, 4, 2, 12)
+
+
+CAMTRAPR = """\
+"Station","utm_y","utm_x","Setup_date","Retrieval_date","Problem1_from","Problem1_to"
+"StationA",604000,523000,"02/04/2009","14/05/2009","",""
+"StationB",606000,523000,"03/04/2009","16/05/2009","",""
+"StationC",607050,525000,"04/04/2009","17/05/2009","12/05/2009","17/05/2009"
+"""
+
+
+def test_a_station_table_as_camtrapr_has_it(tmp_path: Path) -> None:
+    """Its names of columns, outages in the table itself, and coordinates in metres, which are no place."""
+    path = tmp_path / "camtraps.csv"
+    path.write_text(CAMTRAPR)
+    dataset = Dataset(format="folder", images=str(tmp_path), cameras=str(path))
+    periods, off, lines = read_dataset_periods(dataset)
+    table, _ = make_deployments(photos(), periods, off)
+    assert days(table) == {"StationA": 42, "StationB": 43, "StationC": 38}
+    assert [line.partition(": ")[2] for line in lines] == [
+        "'StationA' has no coordinates (cameras without: 3); it is left out of maps and data packages"
+    ]
+    assert read_covariates(str(path)).column_names == ["location", "longitude", "latitude", "utm_y", "utm_x"]
+    (tmp_path / "outages.csv").write_text("location,start,end\nStationA,2009-04-10,2009-04-12\n")
+    dataset = Dataset(
+        format="folder", images=str(tmp_path), cameras=str(path), outages=str(tmp_path / "outages.csv")
+    )
+    periods, off, _ = read_dataset_periods(dataset)
+    assert days(make_deployments(photos(), periods, off)[0])["StationA"] == 40
+    path.write_text(CAMTRAPR.replace('"12/05/2009","17/05/2009"', '"12/05/2009",""'))
+    with pytest.raises(InputError, match=r"camtraps\.csv:4: problem1_to: empty; an outage has a start and"):
+        read_camera_outages(str(path))
+    path.write_text(CAMTRAPR.replace("utm_y", "latitud"))
+    with pytest.raises(InputError, match=r"camtraps\.csv:1: no column latitude; .*did you mean 'latitud'"):
+        read_periods(str(path))
 
 
 def test_times_count_exactly(tmp_path: Path) -> None:
@@ -182,6 +218,67 @@ def test_zones() -> None:
     assert table["n_images"][0].as_py() == 1
     table, _ = make_deployments(photos(("A", "2021-03-02 00:30", "d1")), periods)
     assert table["start"][0].as_py() == dt.datetime(2021, 3, 1, 22)
+
+
+def test_times_with_a_zone(tmp_path: Path) -> None:
+    """They become those of the cameras' clocks where photos tell these; both ends are by one clock."""
+    periods = cameras(tmp_path, "A,0,0,2021-03-27T22:00:00Z,2021-03-29T00:00:00+02:00")
+    off = outages(tmp_path, "A,2021-03-28T06:00:00+02:00,2021-03-28T10:00:00+02:00")
+    assert check_periods(periods, off) == []
+    table, _ = make_deployments(photos(("A", "2021-03-28 04:30", None, 120)), periods, off)
+    [row] = table.to_pylist()
+    assert (row["start"], row["end"]) == (dt.datetime(2021, 3, 28, 0), dt.datetime(2021, 3, 29, 0))
+    assert (row["days"], row["n_images"]) == (pytest.approx(20 / 24), 1)
+    assert row["outages"] == [{"start": dt.datetime(2021, 3, 28, 6), "end": dt.datetime(2021, 3, 28, 10)}]
+    with pytest.raises(InputError, match=r"cameras\.csv:2: end: .* should be after the start"):
+        cameras(tmp_path, "A,0,0,2021-03-27T22:00:00Z,2021-03-27T23:00:00+02:00")
+
+
+def test_an_open_end_is_not_beyond_the_next_deployment(tmp_path: Path) -> None:
+    """Nobody wrote down when it was taken away; from June on another one stood there."""
+    periods = cameras(
+        tmp_path,
+        "A,0,0,2021-03-01 00:00,",
+        "A,0,0,2021-06-01 00:00,2021-06-11 00:00",
+        "A,0,0,,2021-08-31 18:00",
+    )
+    seen = photos(*(("A", f"2021-{day} 12:00") for day in ("03-10", "06-02", "06-10", "08-30")))
+    table, _ = make_deployments(seen, periods)
+    assert [row["days"] for row in table.to_pylist()] == [10, 10, 2]
+    assert table["source"].to_pylist() == ["images", "cameras", "images"]
+    assert table["n_images"].to_pylist() == [1, 2, 1]
+
+
+def test_outages_of_cameras_by_name(tmp_path: Path) -> None:
+    header = "location,camera,latitude,longitude,start,end"
+    rows = ["A,left,0,0,2021-03-01,2021-03-11", "A,right,0,0,2021-03-01,2021-03-11"]
+    (tmp_path / "outages.csv").write_text("location,camera,start,end\nA,Left,2021-03-05,2021-03-07\n")
+    off = read_outages(str(tmp_path / "outages.csv"))
+    periods = cameras(tmp_path, *rows, header=header)
+    message = r"outages\.csv:2: camera: 'Left' is none of location 'A' .*did you mean 'left'"
+    for read in (lambda: check_periods(periods, off), lambda: make_deployments(photos(), periods, off)):
+        with pytest.raises(InputError, match=message):
+            read()
+    # Where deployments name no camera, there is but one that it can be.
+    table, _ = make_deployments(photos(), cameras(tmp_path, "A,0,0,2021-03-01,2021-03-11"), off)
+    assert days(table) == {"A": 8}
+
+
+def test_deployments_that_have_not_ended_yet_are_told(tmp_path: Path) -> None:
+    rows = ["A,0,0,2021-03-01,2021-03-11", "B,0,0,2021-03-01,2021-04-11", "C,0,0,2021-05-01,"]
+    periods = cameras(tmp_path, *rows)
+    assert deployments_to_come(periods, dt.datetime(2021, 6, 1)) == []
+    [line] = deployments_to_come(periods, dt.datetime(2021, 3, 20))
+    said = "cameras.csv:3: end: 2021-04-11 12:00 has not come yet (such deployments: 2)"
+    assert line.startswith(f"{tmp_path}/{said}")
+
+
+def test_an_outage_over_midnight_and_one_at_the_end(tmp_path: Path) -> None:
+    periods = cameras(tmp_path, "A,0,0,2021-03-01 18:00,2021-03-04 06:00")
+    off = outages(tmp_path, "A,2021-03-01 23:00,2021-03-02 01:00", "A,2021-03-04 00:00,2021-03-04 06:00")
+    table, _ = make_deployments(photos(), periods, off)
+    [row] = table.to_pylist()
+    assert (row["days"], row["days_out"]) == (pytest.approx(52 / 24), pytest.approx(8 / 24))
 
 
 @pytest.mark.parametrize(

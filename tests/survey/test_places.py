@@ -14,6 +14,7 @@ from support_exports import FORMATS, MODEL, add_boxes, image, write_run
 from support_runs import run_on_driver
 
 from camtrap_batch import open_run
+from camtrap_batch.catalog.base import Taxon
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError
 from camtrap_batch.events import make_taxonomy
@@ -135,6 +136,40 @@ def test_categories_of_a_taxonomy_file(tmp_path: Path) -> None:
     assert any("neither a label of this job nor in events.taxonomy: cr" in note for note in shown.notes)
     chain = MergeResult.find(run).snapshot.meta["taxonomy"]["lion"]
     assert chain == [["genus", "panthera"]]  # a category is no rank
+
+
+def test_what_a_taxonomy_and_a_data_package_say_of_a_species() -> None:
+    """Common names in any language, ranks, categories; a genus may be the species, a class says nothing."""
+    taxonomy = make_taxonomy({"oryx gazella": {"genus": "oryx", "common name": "gemsbok"}})
+    above = {"genus": "Panthera", "family": "Felidae", "class": "Mammalia"}
+    common = {"eng": "lion", "nld": "leeuw"}
+    taxa = (Taxon("Panthera leo", above, common, "VU"), Taxon("Vulpes vulpes", {"class": "Mammalia"}))
+
+    def covered(*names: str) -> set[str]:
+        sensitive = Sensitive(frozenset(names), 10, taxonomy, taxa)
+        assert not sensitive.unknown([])
+        labels = ("panthera leo", "Panthera", "Felidae", "Mammalia", "Vulpes vulpes", "Oryx gazella", "Oryx")
+        return {label for label in labels if sensitive.covers(label)}
+
+    lions = {"panthera leo", "Panthera", "Felidae"}
+    assert covered("leeuw") == covered("lion") == covered("vu") == covered("panthera leo") == lions
+    assert covered("felidae") == lions
+    assert covered("gemsbok") == {"Oryx gazella", "Oryx"}
+    assert covered("mammalia") == {*lions, "Mammalia", "Vulpes vulpes"}
+
+
+def test_names_that_say_where_a_camera_stands_are_told(tmp_path: Path) -> None:
+    """A name of a place leaves by every path; so it is said that it tells too much."""
+    at = "S24.25432 E31.54321"
+    rows = [
+        image("i0", 0, "lion", location=at),
+        image("i1", 0, "lion", location="B", file_name="cards/12.9876_51.5123/1.jpg"),
+        image("i2", 0, "lion", location="D"),
+    ]
+    places = {at: PLACES["A"], "B": PLACES["B"], "D": PLACES["D"]}
+    run = write_run(tmp_path, rows, places=places, publish={"sensitive": ["lion"]})
+    [line] = [note for note in shown_locations(MergeResult.find(run)).notes if "coordinates" in note]
+    assert "or of its files, has its coordinates in it (such locations: 2)" in line
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import support_runs
 from support_exports import image, write_run
+from support_survey import IMAGES, cameras
 
 from camtrap_batch.cli import main
-from camtrap_batch.survey.derived import rate
+from camtrap_batch.survey.derived import DERIVED, SPECIES, STATION_SPECIES, SURVEY, rate
+from camtrap_batch.survey.effort import make_deployments, rated_events, watched_events
+from camtrap_batch.survey.estimates import (
+    ACCUMULATION,
+    ACTIVITY,
+    ESTIMATES,
+    OCCUPANCY,
+    OVERLAP,
+    RICHNESS,
+    times_of_day,
+)
 
 DAY = 86_400.0
 
@@ -87,6 +102,27 @@ def test_events_outside_of_the_effort_have_no_rate(tmp_path: Path) -> None:
     assert (oryx["events_outside_effort"], float(oryx["events_per_100_trap_nights"])) == ("0", 20)
     lion, oryx = table(tmp_path, "station_species")
     assert (lion["events_outside_effort"], float(lion["events_per_100_trap_nights"])) == ("1", 0)
+    [place] = support_runs.table(tmp_path / "job.yaml", "locations")
+    assert (place["n_events"], place["camera_days"], place["detections_per_100_days"]) == (3, 10, 20)
+
+
+def test_a_date_alone_is_any_time_of_its_day(tmp_path: Path) -> None:
+    """On the day of a setup at nine it counts, and it is no part of activity."""
+    periods = cameras(tmp_path, "A,0,0,2021-04-11 09:00,2021-04-21 09:00", "B,0,0,2021-04-11,")
+    deployments, _ = make_deployments(IMAGES.empty_table(), periods)
+    start = [dt.datetime(2021, 4, day) for day in (10, 11, 11, 21, 22, 11)]
+    events = pa.table(
+        {
+            "location": [*"AAAAAB"],
+            "start": pa.array(start, pa.timestamp("us")),
+            "date_only": [True, True, None, True, True, True],
+            "label": ["lion"] * 6,
+        }
+    )
+    assert watched_events(events, deployments).tolist() == [False, True, False, True, False, False]
+    # Where no days are known, there is no rate to keep anything out of.
+    assert rated_events(events, deployments).tolist() == [False, True, False, True, False, True]
+    assert len(times_of_day(events)["lion"]) == 1
 
 
 def test_station_species(folder: Path) -> None:
@@ -163,6 +199,17 @@ def test_parquet_says_what_counted(folder: Path) -> None:
     assert main(command) == 0
     metadata = pq.read_schema(out).metadata
     assert json.loads(metadata[b"counted"])["min_confidence"] == 0.7
+
+
+def test_the_reference_lists_every_column() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
+    section = text.split("\n## Tables of a survey\n")[1]
+    listed = re.findall(r"^\| `(\w+)` \| `(\w+)` \| \S", section, re.MULTILINE)
+    schemas = {"survey": SURVEY, "species": SPECIES, "station_species": STATION_SPECIES}
+    schemas |= {"occupancy": OCCUPANCY, "activity": ACTIVITY, "overlap": OVERLAP}
+    schemas |= {"accumulation": ACCUMULATION, "richness": RICHNESS}
+    assert set(schemas) == {*DERIVED, *ESTIMATES}
+    assert listed == [(table, name) for table, schema in schemas.items() for name in schema.names]
 
 
 def test_no_such_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

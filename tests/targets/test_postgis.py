@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support_targets
+from support import wait_until
 from support_postgis import postgis
 from support_runs import predict, run_on_driver, write_run
 from support_targets import JOB, NAMES, START, layers_of, locations_table, photos_table
@@ -96,6 +100,50 @@ def test_two_pushes_at_the_same_time_add_every_row_once(target: PostGISTarget) -
         done = [future.result() for future in [pool.submit(push) for _ in range(2)]]
     assert sorted(done) == [0, 19]
     assert sql(target.url, f"SELECT count(*) FROM {target.schema}.photos") == [(9,)]
+
+
+PUSH = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from support_targets import JOB, layers_of, locations_table, photos_table
+from camtrap_batch.targets.postgis import PostGISTarget
+rows = layers_of(locations_table(top="tiger"), photos=photos_table(11))
+PostGISTarget(sys.argv[1], JOB, sys.argv[2]).push(rows)
+"""
+
+
+def test_a_push_that_is_killed_and_repeated(target: PostGISTarget) -> None:
+    """Killed while the database adds photos: nothing of it is there, and the next push is exact."""
+    import psycopg
+
+    schema = target.schema
+    target.push(layers_of())
+    sql(
+        target.url,
+        f"CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_advisory_xact_lock_shared(23); RETURN NEW; END'",
+    )
+    sql(
+        target.url,
+        f"CREATE TRIGGER wait BEFORE INSERT ON {schema}.photos FOR EACH ROW EXECUTE FUNCTION {schema}.wait()",
+    )
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 23"
+    with psycopg.connect(target.url, autocommit=True) as held:
+        held.execute("SELECT pg_advisory_lock(23)")
+        arguments = [target.url, schema, str(Path(support_targets.__file__).parent)]
+        with subprocess.Popen([sys.executable, "-c", PUSH, *arguments]) as pushing:
+            try:
+                wait_until(lambda: pushing.poll() is not None or sql(target.url, waiting) == [(1,)])
+                assert pushing.poll() is None
+            finally:
+                pushing.kill()
+    tops = f"SELECT DISTINCT top_label FROM {schema}.cameras WHERE top_label IS NOT NULL"
+    count = f"SELECT count(*), count(DISTINCT image_id) FROM {schema}.photos"
+    assert (sql(target.url, tops), sql(target.url, count)) == ([("lion",)], [(9, 9)])
+    wanted = layers_of(locations_table(top="tiger"), photos=photos_table(11))
+    assert set(target.push(wanted).edits["result"].to_pylist()) == {"ok"}
+    assert (sql(target.url, tops), sql(target.url, count)) == ([("tiger",)], [(11, 11)])
+    assert target.push(wanted).edits.num_rows == 0
 
 
 def test_what_is_written_differently_is_undone(target: PostGISTarget) -> None:

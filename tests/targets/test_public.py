@@ -58,6 +58,22 @@ def test_figures_are_those_without_people() -> None:
             assert row[name] == before[name], name
 
 
+def test_rates_and_hours_count_what_they_counted_before() -> None:
+    """One of three events of people was outside the deployments, another has no time of day: neither is taken
+    off what it was not in."""
+    locations, events = with_people()
+    rows = events.to_pylist()
+    rows[1]["date_only"] = True
+    places = locations.to_pylist()
+    places[0]["detections_per_100_days"] = 60.0  # six of seven
+    places[0]["activity_by_hour"][rows[1]["start"].hour] -= 1
+    rated = np.array([row["label"] != "vehicle" for row in rows])
+    events = pa.Table.from_pylist(rows, EVENTS)
+    public = without_people(pa.Table.from_pylist(places, LOCATIONS), events, rated).to_pylist()[0]
+    assert public["detections_per_100_days"] == 40
+    assert (min(public["activity_by_hour"]), sum(public["activity_by_hour"])) == (0, 4)
+
+
 def test_a_camera_of_people_alone_has_no_species() -> None:
     locations, events = with_people()
     rows = locations.to_pylist()

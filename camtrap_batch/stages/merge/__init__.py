@@ -36,7 +36,9 @@ from camtrap_batch.model.library import fetch_model, model_folder
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.shards import do_on_driver
 from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSpec, shard_id
+from camtrap_batch.review.sample import Draw, read_draws
 from camtrap_batch.selection.classes import empty_class, empty_of_data_set
+from camtrap_batch.stages.merge.corrected import with_corrected
 from camtrap_batch.stages.merge.quality import describe, judged_by, measure
 from camtrap_batch.store import schemas
 from camtrap_batch.store.corrections import fold, read_corrections, standing
@@ -47,8 +49,22 @@ from camtrap_batch.store.shards import Plan, Shard, digest
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.store.tables import stands
 from camtrap_batch.survey.checks import check_deployments, check_texts
-from camtrap_batch.survey.effort import Counting, effort_by_location, make_deployments
-from camtrap_batch.vocabulary import DATE_FINDINGS, NO_EVENT, NO_MODEL, UNCERTAIN, USABLE, plural
+from camtrap_batch.survey.effort import (
+    RATES,
+    Counting,
+    effort_by_location,
+    make_deployments,
+    rated_events,
+)
+from camtrap_batch.vocabulary import (
+    DATE_FINDINGS,
+    FROM_METADATA,
+    NO_EVENT,
+    NO_MODEL,
+    UNCERTAIN,
+    USABLE,
+    plural,
+)
 
 _FROM_MANIFEST = ("location", "deployment", "status", "datetime", "utc_offset_minutes", "is_night")
 _BATCH = 8192
@@ -102,10 +118,11 @@ class _Sources:
 
     Attributes
     ----------
-    classes : classes of the model, or of the results in its place; none if only people labelled
-    labels : whose labels count
-    said : what people said about the usable images, in the form that `events.human` needs; None: nothing
-    said_hash : hash of what they said
+    classes : of the model, or of the results that take its place; none where people alone labelled
+    labels : whose count
+    said : what people said of the usable images, as `events.human` wants it; None: nothing
+    said_hash : of what they said
+    draws : random samples, of which they may have reviewed some
     """
 
     manifest: Snapshot
@@ -123,6 +140,7 @@ class _Sources:
     notes: list[str]
     said: pa.Table | None
     said_hash: list[str]
+    draws: list[Draw]
 
     @property
     def told(self) -> list[list[dict[str, Any]]]:
@@ -154,7 +172,7 @@ def _read_sources(context: Context) -> _Sources:
         classes, empty = list(predictions.meta.get("classes", info.classes)), empty_class(job, info)
     else:
         classes, empty = list(predictions.meta["classes"]), empty_of_data_set(job, categories)
-    labels: Labels = job.events.labels if model != NO_MODEL or classes else "human"
+    labels = _whose_labels(job, predictions)
     cameras, periods, outages, notes = _read_cameras(job, run)
     taxonomy, species = read_rules(job)
     settings: dict[str, Any] = {
@@ -166,6 +184,8 @@ def _read_sources(context: Context) -> _Sources:
     }
     if periods is not None or outages is not None:
         settings["effort"] = job.events.effort
+    if periods is not None:
+        settings |= RATES
     if labels != "machine":
         settings["labels"] = labels
     said, said_hash = _said(context, labels, Names(empty, [*classes, *(name for _, name in categories)]))
@@ -185,7 +205,17 @@ def _read_sources(context: Context) -> _Sources:
         notes=notes,
         said=said,
         said_hash=said_hash,
+        draws=read_draws(run) if said_hash else [],
     )
+
+
+def _whose_labels(job: Job, predictions: Snapshot) -> Labels:
+    """`events.labels`; without a model the labels of people count, before a machine's in the metadata."""
+    if predictions.inputs["model"] != NO_MODEL:
+        return job.events.labels
+    if predictions.meta.get(FROM_METADATA) and "labels" not in job.events.model_fields_set:
+        return "human_first"
+    return job.events.labels if predictions.meta["classes"] else "human"
 
 
 def _read_cameras(job: Job, run: Run) -> tuple[pa.Table | None, pa.Table | None, pa.Table | None, list[str]]:
@@ -218,7 +248,7 @@ def _said(context: Context, labels: Labels, names: Names) -> tuple[pa.Table | No
             told, hashes = of_corrections(found), [digest(found["correction_id"].to_pylist())]
     if labels != "machine":
         catalog = run.table("catalog", int(run.snapshot("manifest").inputs["catalog"]))
-        rows = catalog.to_table(columns=["image_id", "labels"])
+        rows = catalog.to_table(columns=["image_id", "labels", "labelled_by"])
         usable = usable_rows(run, ["image_id", "status"])["image_id"]
         # The manifest's plan, on which a result depends, also stands for what the catalog says.
         told = one_of_each(of_metadata(rows, usable, names), told)
@@ -236,6 +266,7 @@ def _id(sources: _Sources) -> str:
         sources.findings.plan_id if sources.findings else None,
         *sources.told,
         *sources.said_hash,
+        *([one.name, one.created] for one in sources.draws),
     )
 
 
@@ -284,6 +315,7 @@ def _merge(run: Run, sources: _Sources) -> Made:
         empty=empty,
         counting=sources.counting,
     )
+    rated = None if effort is None else rated_events(events.events, deployments)
     dubious = _dubious(run, sources.findings)
     locations = summarise(
         images,
@@ -296,8 +328,10 @@ def _merge(run: Run, sources: _Sources) -> Made:
         run_time=dt.datetime.fromisoformat(predictions.created),
         dubious=dubious,
         effort=effort,
+        rated=rated,
     )
     table = frame_rows(frames, sequences, events, empty, shown)
+    locations = with_corrected(locations, sequences.sequences, table, sources.draws, empty)
     _require_all_images(images, locations, table)
     tables = {
         "locations": locations,
@@ -306,7 +340,10 @@ def _merge(run: Run, sources: _Sources) -> Made:
         "events": events.events,
         "deployments": deployments,
     }
-    return Made(tables, {**settings, "found": _count(table, sequences.sequences, locations, dubious)})
+    found = _count(table, sequences.sequences, locations, dubious)
+    if rated is not None:
+        found["outside effort"] = int((~rated).sum())
+    return Made(tables, {**settings, "found": found})
 
 
 def _require_all_images(images: pa.Table, locations: pa.Table, frames: pa.Table) -> None:
@@ -443,6 +480,11 @@ def _notes(run: Run, sources: _Sources) -> list[str]:
         notes.append(
             f"images without a date, in no event (table frames, no_event): {found['no date']:,}"
             + _labelled_undated(run)
+        )
+    if outside := found.get("outside effort"):
+        notes.append(
+            f"events at a time when no camera worked by its deployments: {outside:,}; they do not count in "
+            "rates (table deployments, checks)"
         )
     dates = ", ".join(f"{kind} {found[kind]:,}" for kind in DATE_FINDINGS if found.get(kind))
     if dates:

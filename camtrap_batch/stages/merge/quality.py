@@ -170,7 +170,7 @@ def _by_labels(run: Run, predictions: Snapshot, empty: str) -> list[Row]:
         return []
     manifest = run.snapshot("manifest", int(predictions.inputs["manifest"]))
     catalog = run.table("catalog", int(manifest.inputs["catalog"])).to_table(
-        columns=["image_id", "location", "labels"]
+        columns=["image_id", "location", "labels"], filter=pc.field("labelled_by").is_null()
     )
     labels = one_chunk(catalog["labels"])
     is_single = pc.fill_null(pc.equal(pc.list_value_length(labels), 1), False)

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.catalog.base import Taxon, reader_of
 from camtrap_batch.codes import one_chunk
 from camtrap_batch.errors import CamtrapError, InputError
+from camtrap_batch.job import Job
 from camtrap_batch.model.info import BATCH, CARD, HISTORY, LR_FIND, read_card
 from camtrap_batch.model.library import fetch_model, model_folder, read_metrics, read_numbers, read_picture
 from camtrap_batch.monitor.status import read_status
@@ -112,8 +114,16 @@ def _of_job(context: Context, snapshots: dict[str, int]) -> Known:
         "people": None if job.report.people == "show" else job.report.people,
         "single_file": job.report.single_file,
         "tiles": _tiles(job.report.tiles),
-        **({"names": Names.of(taxonomy)} if taxonomy else {}),
+        "names": Names.of(taxonomy, _taxa(job)),
     }
+
+
+def _taxa(job: Job) -> list[Taxon]:
+    """What the data set itself says of species; a package that is gone since says nothing."""
+    try:
+        return reader_of(job.dataset).taxa()
+    except InputError:
+        return []
 
 
 def _tiles(tiles: str | None) -> str | bytes | None:

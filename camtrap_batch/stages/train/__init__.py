@@ -63,7 +63,7 @@ _LOG_EVERY_S = 30.0  # a sign of life during long epochs
 
 class TrainStage(Stage):
     name = "train"
-    help = "train a classifier on a worker that holds GPU=1"
+    help = "train a classifier on the selected images"
     sections = ("train",)
     version = 3
     tables = (TableSpec("model", "no rows; its plan has one for each image that is trained on"),)

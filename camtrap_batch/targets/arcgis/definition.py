@@ -32,7 +32,7 @@ _ZONES = {
 }  # fmt: skip
 """Offset -> a Windows time zone that has it all year (Unicode CLDR, windowsZones)."""
 
-_LENGTHS = {"file_name": 1000, "events_by_label": 4000, "reason": 1000}
+_LENGTHS = {"file_name": 1000, "events_by_label": 4000, "corrected_by_label": 4000, "reason": 1000}
 _LENGTH = 255
 _UTC = "time in UTC (that of the camera where its offset is not known)"
 _TIMES = {"cameras": ("first", "last"), "events": ("start", "end"), "photos": ("datetime", None)}

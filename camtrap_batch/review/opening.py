@@ -1,0 +1,143 @@
+"""A run is opened for review: of many images the first sequences at once, all of them a while later.
+
+A page on a million images can't wait until they are read. What comes first by the sequences alone, without
+the classes that each image may show beside its label, comes first.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from camtrap_batch.codes import Ints
+from camtrap_batch.review.items import Items, Wanted, read_sequences
+from camtrap_batch.review.order import Order, after_looks, looks_until, rank
+from camtrap_batch.store.run import Run
+
+AT_ONCE = 100_000
+"""Images that are read before anything is shown; of more the first sequences are."""
+
+FIRST = 24
+"""Sequences that are read first."""
+
+
+def ordered(items: Items, order: Order, n: int | None, seed: int = 0, until: float | None = None) -> Ints:
+    """Numbers of the sequences in an order.
+
+    Parameters
+    ----------
+    n : of a random order: how many are to be drawn, as a sample with known chances
+    until : leave out those after which fewer wrong presence records are expected
+    """
+    if order == "random" and n is not None:
+        return items.draw(n, seed)
+    truth = items.truth if order == "disagree" else pa.nulls(len(items), pa.string())
+    evidence = items.evidence
+    if order == "useful" and items.said:
+        labels = {number: [one["label"] for one in said.labels] for number, said in items.said.items()}
+        evidence = after_looks(evidence, labels, items.empty)
+    numbers = rank(order, evidence, truth, seed)
+    return numbers if until is None else numbers[: looks_until(items.evidence, numbers, until)]
+
+
+class Opening:
+    """The sequences of a run, as far as they are read.
+
+    Parameters
+    ----------
+    order, wanted, n, seed, until : what is looked at first
+    lock : held while somebody decides
+
+    Attributes
+    ----------
+    first : numbers of the sequences that `soon` knows the images of, in order; empty once all are read
+    total, done : how many there are to look at, and of how many somebody said something, while `first` counts
+    ranked : numbers of all, in the order asked for, once they are read
+
+    Raises
+    ------
+    InputError
+        There is no result of `merge` yet.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        order: Order,
+        wanted: Wanted,
+        n: int | None,
+        seed: int = 0,
+        until: float | None = None,
+        *,
+        lock: threading.Lock,
+        at_once: int = AT_ONCE,
+    ) -> None:
+        self._run, self._order, self._n, self._seed, self._until = run, order, n, seed, until
+        self._lock = lock
+        self._sequences = read_sequences(run)
+        self._whole: Future[Items] = Future()
+        self._soon: Items | None = None
+        self.first: Ints = np.array([], np.int64)
+        self.ranked: Ints = self.first
+        self.total = self.done = 0
+        if run.snapshot("frames").rows <= at_once:
+            self._read()
+            self._whole.result()
+            return
+        is_of_sequences = wanted == replace(wanted, is_night=None, state=None)
+        if is_of_sequences and order != "disagree" and until is None:
+            self._read_first(wanted)
+        threading.Thread(target=self._read, name="review-read", daemon=True).start()
+
+    def __len__(self) -> int:
+        return int(self._sequences.num_rows)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all is read."""
+        return self._whole.done()
+
+    @property
+    def soon(self) -> Items:
+        """What is there soonest: all, or what was read first; waits for either. Raises as `items` does."""
+        return self._soon if self._soon is not None and not self._whole.done() else self.items
+
+    @property
+    def items(self) -> Items:
+        """All; waits until it is read. Raises what reading it raised."""
+        return self._whole.result()
+
+    def of(self, *numbers: int) -> Items:
+        """What has the images of these sequences soonest."""
+        return self.soon if set(numbers) <= set(self.first.tolist()) else self.items
+
+    def close(self) -> None:
+        """Wait for what is being read: a thread that reads must not outlive the interpreter."""
+        self._whole.exception()
+
+    def _read_first(self, wanted: Wanted) -> None:
+        bare = Items(self._run, self._sequences, np.array([], np.int64))
+        numbers = ordered(bare, self._order, self._n, self._seed)
+        numbers = numbers[bare.select(wanted)[numbers]][: self._n]
+        told = pc.is_in(bare.seq_id, bare.names_told).to_numpy(zero_copy_only=False)
+        self.total, self.done = len(numbers), int(told[numbers].sum())
+        self.first = numbers[~told[numbers]][:FIRST]
+        if len(self.first):
+            self._soon = Items(self._run, self._sequences, self.first)
+            if self._order == "random":
+                ordered(self._soon, self._order, self._n, self._seed)  # decisions tell of the draw
+
+    def _read(self) -> None:
+        try:
+            items = Items(self._run, self._sequences)
+            self.ranked = ordered(items, self._order, self._n, self._seed, self._until)
+            with self._lock:
+                items.read_what_was_said()
+                self._whole.set_result(items)
+        except BaseException as problem:
+            self._whole.set_exception(problem)
