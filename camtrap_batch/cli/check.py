@@ -58,7 +58,7 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
     return 1 if by_hand else 0
 
 
-_BY_HAND = ("remove", "copy", "mend")
+_BY_HAND = ("remove", "copy", "repair it")
 """How what people have to do begins."""
 
 

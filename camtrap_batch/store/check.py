@@ -348,8 +348,8 @@ class _Check:
             except ValueError as problem:
                 self._found(
                     path,
-                    f"what people said can't be read in it ({problem})",
-                    "mend it, or move it away; it is not passed over until then",
+                    f"what people said in it can't be read ({problem})",
+                    "repair it, or move it away; it is not passed over until then",
                 )
 
     def _damaged(self, file: File, what: str, receipts: list[Receipt], used: Snapshot | None) -> None:

@@ -287,7 +287,7 @@ def read_journal(folder: Folder) -> tuple[list[str], pa.Table]:
         try:
             parts.append(parse_journal(data))
         except ValueError as problem:
-            fault = f"what people said can't be read in it ({problem}): mend it, or move it away"
+            fault = f"what people said in it can't be read ({problem}): repair it, or move it away"
             raise Damaged(folder.url, path, fault) from None
         read.append(path)
     return read, pa.concat_tables([CORRECTIONS.empty_table(), *parts])

@@ -181,7 +181,7 @@ def test_a_damaged_journal_is_named_and_stays(run: Run) -> None:
 )
 def test_a_journal_that_is_json_and_no_journal(run: Run, content: str) -> None:
     run.folder.write(f"{JOURNAL}/x.json", content.encode())
-    with pytest.raises(Damaged, match=rf"{JOURNAL}/x\.json: what people said can't be read in it"):
+    with pytest.raises(Damaged, match=rf"{JOURNAL}/x\.json: what people said in it can't be read"):
         read_corrections(run)
 
 
@@ -199,7 +199,7 @@ def test_a_correction_with_a_wrong_value_is_told(run: Run, key: str, value: obje
     with pytest.raises(Damaged, match=f"{JOURNAL}/{name}: "):
         fold(run)
     (fault,) = check(run.folder, repair=True).faults
-    assert (fault.file, fault.then.partition(",")[0]) == (f"{JOURNAL}/{name}", "mend it")
+    assert (fault.file, fault.then.partition(",")[0]) == (f"{JOURNAL}/{name}", "repair it")
     assert run.folder.list(JOURNAL) == [name]
 
 
