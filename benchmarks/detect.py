@@ -69,19 +69,19 @@ def main() -> int:
 def measure(model: str, photos: list[bytes], size: int, rounds: int) -> int:
     detector = OnnxDetector.open(model, size=size)
     precision = choose_runtime("cpu")[1].precisions("cpu")[0]
-    fast = open_network(model, "cpu", 1, precision)
+    fast, exact = (detector.finder(model, threads=1, precision=name) for name in (precision, "float32"))
     ways: dict[str, Callable[[], None]] = {
-        f"camtrap detect, {fast.runtime} {precision}": lambda: consume(OnnxFinder(detector, fast, 8), photos)
+        f"camtrap detect, {fast.network.runtime} {precision}": lambda: consume(fast, photos),
+        f"camtrap detect, {exact.network.runtime} float32": lambda: consume(exact, photos),
     }
-    exact = open_network(model, "cpu", 1, "float32")
-    ways[f"camtrap detect, {exact.runtime} float32"] = lambda: consume(OnnxFinder(detector, exact, 8), photos)
     if "onnxruntime" in installed_runtimes():
         plain = plain_script(model, detector)
         ways["ONNX Runtime and Pillow"] = lambda: plain(photos)
     if (predict := ultralytics_predict(model, size)) is not None:
         ways["ultralytics"] = lambda: predict(photos)
     ready = [frame(detector, photo) for photo in photos]
-    ways["the limit"] = lambda: [fast.run(pixels) for pixels in ready] and None
+    bare = open_network(model, "cpu", 1, precision)
+    ways["the limit"] = lambda: [bare.run(pixels) for pixels in ready] and None
     print(
         f"{len(photos)} pictures, {statistics.mean(map(len, photos)) / 1e3:.0f} kB on average, "
         f"{Path(model).name} at {size} pixels, one core of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}"

@@ -312,13 +312,12 @@ def detect(name: str, size: int) -> Callable[[Setting], dict[str, float]]:
 
         @cache
         def finder() -> Any:
-            from camtrap_batch.detection.onnx import OnnxDetector, OnnxFinder
-            from camtrap_batch.runtime import open_network
+            from camtrap_batch.detection.onnx import OnnxDetector
 
             detector = OnnxDetector.open(str(written()), size=side)
-            opened = open_network(detector.path, setting.device, CORES, "auto")
-            print(f"  ({opened.runtime}, {opened.precision})")
-            return OnnxFinder(detector, opened, many)
+            made = detector.finder(detector.path, setting.device, CORES, many, "auto")
+            print(f"  ({made.network.runtime}, {made.network.precision})")
+            return made
 
         @cache
         def session() -> Any:

@@ -26,6 +26,16 @@ Death = Literal["memory", "kill"]
 
 
 @dataclass(frozen=True)
+class Lacks:
+    """A `Requirement` that nobody meets, or everybody."""
+
+    what: str
+
+    def lacking(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True)
 class Toy:
     """Writes the rows' numbers; dies, raises, hangs (the first time only, or always) at the rows named.
 
@@ -47,6 +57,7 @@ class Toy:
     phase: str = "forward"
     divisible: bool = True
     tells: str | None = None
+    requirement: Lacks | None = None
     image_root: ClassVar[None] = None
 
     def run(self, shard: Shard, payload: Any, here: WorkerContext) -> Receipt:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from camtrap_batch.images.compiled import compiled
 from camtrap_batch.images.pixels import Pixels
@@ -45,6 +46,11 @@ class Fit:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
+    @property
+    def is_of_pixels(self) -> bool:
+        """Whether the frame holds whole numbers of 0 to 255 before it is normalised."""
+        return not (self.smooth or self.in_floats)
+
     def place(self, height: int, width: int) -> Placement:
         """Where a picture of this size is in its frame.
 
@@ -76,6 +82,11 @@ class Placement:
     left: int
     frame: tuple[int, int]
 
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """Rows and columns of the picture."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
 
 def put(pixels: Pixels, fit: Fit, placement: Placement, out: npt.NDArray[np.float32]) -> None:
     """Write a picture into its frame.
@@ -84,29 +95,39 @@ def put(pixels: Pixels, fit: Fit, placement: Placement, out: npt.NDArray[np.floa
     ----------
     out : shape (3, *placement.frame), all of it is written: RGB, normalised as `fit` says
     """
-    values = np.arange(256, dtype=np.float32)[None, :] / np.float32(255)
     mean, std = np.array(fit.mean, np.float32), np.array(fit.std, np.float32)
+    values = np.arange(256, dtype=np.float32)[None, :] / np.float32(255)
     values = (values - mean[:, None]) / std[:, None]
     if placement.frame != (placement.height, placement.width):
         out[:] = values[:, GREY, None, None]
-    bottom, right = placement.top + placement.height, placement.left + placement.width
-    inside = out[:, placement.top : bottom, placement.left : right]
-    if (fit.smooth or fit.in_floats) and pixels.shape[:2] != (placement.height, placement.width):
-        means = _means if fit.smooth else _pairs
-        rows, columns = means(pixels.shape[0], placement.height), means(pixels.shape[1], placement.width)
-        _put_smooth(np.ascontiguousarray(pixels), *rows, *columns, inside)
-        # For integers from 0 to 255 a table would do; unrounded means are normalised directly.
-        inside /= np.float32(255)
-        inside -= mean[:, None, None]
-        inside /= std[:, None, None]
+    inside = out[(slice(None), *placement.inside)]
+    if fit.is_of_pixels or pixels.shape[:2] == (placement.height, placement.width):
+        _put(np.ascontiguousarray(pixels), *_taps_of(pixels, placement), values, inside)
         return
-    _put(
-        np.ascontiguousarray(pixels),
-        *_taps(pixels.shape[0], placement.height),
-        *_taps(pixels.shape[1], placement.width),
-        values,
-        inside,
-    )
+    means = _means if fit.smooth else _pairs
+    rows, columns = means(pixels.shape[0], placement.height), means(pixels.shape[1], placement.width)
+    _put_smooth(np.ascontiguousarray(pixels), *rows, *columns, inside)
+    # Of whole numbers of 0 to 255 a table would do; means of them are normalised as they are.
+    inside /= np.float32(255)
+    inside -= mean[:, None, None]
+    inside /= std[:, None, None]
+
+
+def put_pixels(pixels: Pixels, placement: Placement, out: Pixels) -> None:
+    """Write a picture into its frame, whose `Fit` is of pixels, for a network that normalises them itself.
+
+    Parameters
+    ----------
+    out : shape (*placement.frame, 3), in the order of memory; all of it is written: RGB
+    """
+    if placement.frame != (placement.height, placement.width):
+        out[:] = GREY
+    taps = _taps_of(pixels, placement)
+    _put_pixels(np.ascontiguousarray(pixels), *taps, placement.top, placement.left, out)
+
+
+def _taps_of(pixels: Pixels, placement: Placement) -> tuple[Any, ...]:
+    return *_taps(pixels.shape[0], placement.height), *_taps(pixels.shape[1], placement.width)
 
 
 def _pairs(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -154,30 +175,71 @@ def _put(
     values: npt.NDArray[np.float32],
     out: Any,
 ) -> None:
-    one, four, two, sixteen = np.int32(1 << _BITS), np.int32(4), np.int32(2), np.int32(16)
-    last_row, last_column, n = pixels.shape[0] - 1, pixels.shape[1] - 1, pixels.shape[2]
-    height, width = out.shape[1], out.shape[2]
-    # Where each new column's two old ones begin in a row, as unsigned numbers, which need no check for below
-    # 0.
-    lefts, rights = np.empty(width, np.uint64), np.empty(width, np.uint64)
-    for x in range(width):
-        lefts[x] = columns[x] * n
-        rights[x] = min(columns[x] + 1, last_column) * n
-    for y in range(height):
-        above, below = pixels[rows[y]].reshape(-1), pixels[min(rows[y] + 1, last_row)].reshape(-1)
-        lower = row_weights[y]
-        upper = one - lower
+    width = out.shape[2]
+    lefts, rights = _pairs_of_columns(pixels, columns)
+    sums, line = np.empty((2, 3 * width), np.int16), np.empty(3 * width, np.uint8)
+    for y in range(out.shape[1]):
+        _blend(pixels, rows[y], row_weights[y], lefts, rights, column_weights, sums, line)
         for channel in range(3):
-            source = np.uint64(channel if n == 3 else 0)
-            line, table = out[channel, y], values[channel]
+            to, table = out[channel, y], values[channel]
             for x in range(width):
-                left, right = lefts[x] + source, rights[x] + source
-                second = column_weights[x]
-                first = one - second
-                top = (np.int32(above[left]) * first + np.int32(above[right]) * second) >> four
-                bottom = (np.int32(below[left]) * first + np.int32(below[right]) * second) >> four
-                blended = ((upper * top) >> sixteen) + ((lower * bottom) >> sixteen) + two
-                line[x] = table[np.uint64(blended >> two)]
+                to[x] = table[np.uint64(line[3 * x + channel])]
+
+
+@compiled
+def _put_pixels(
+    pixels: npt.NDArray[np.uint8],
+    rows: npt.NDArray[np.int64],
+    row_weights: npt.NDArray[np.int32],
+    columns: npt.NDArray[np.int64],
+    column_weights: npt.NDArray[np.int32],
+    top: int,
+    left: int,
+    frame: npt.NDArray[np.uint8],
+) -> None:
+    lefts, rights = _pairs_of_columns(pixels, columns)
+    sums = np.empty((2, 3 * len(lefts)), np.int16)
+    for y in range(len(rows)):
+        line = frame[top + y].reshape(-1)[3 * left : 3 * (left + len(lefts))]
+        _blend(pixels, rows[y], row_weights[y], lefts, rights, column_weights, sums, line)
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def _pairs_of_columns(pixels: Any, columns: Any) -> Any:
+    """Where the two old pixels of each new column begin in a row, as numbers without a sign."""
+    n, last = pixels.shape[2], pixels.shape[1] - 1
+    lefts, rights = np.empty(len(columns), np.uint64), np.empty(len(columns), np.uint64)
+    for x in range(len(columns)):
+        lefts[x] = columns[x] * n
+        rights[x] = min(columns[x] + 1, last) * n
+    return lefts, rights
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def _blend(
+    pixels: Any, row: Any, lower: Any, lefts: Any, rights: Any, column_weights: Any, sums: Any, line: Any
+) -> None:
+    """A new row, RGB beside one another: of two old rows and columns each, rounded as OpenCV rounds."""
+    one, four, two, sixteen = np.int32(1 << _BITS), np.int32(4), np.int32(2), np.int32(16)
+    upper = one - lower
+    step = np.uint64(1 if pixels.shape[2] == 3 else 0)
+    above, below = pixels[row].reshape(-1), pixels[min(row + 1, pixels.shape[0] - 1)].reshape(-1)
+    tops, bottoms, to = sums[0], sums[1], np.uint64(0)
+    for x in range(len(lefts)):
+        second = column_weights[x]
+        first = one - second
+        left, right = lefts[x], rights[x]
+        for _ in range(3):
+            top = np.int32(above[left]) * first + np.int32(above[right]) * second
+            bottom = np.int32(below[left]) * first + np.int32(below[right]) * second
+            tops[to] = top >> four
+            bottoms[to] = bottom >> four
+            left += step
+            right += step
+            to += np.uint64(1)
+    for at in range(len(line)):
+        blended = ((upper * tops[at]) >> sixteen) + ((lower * bottoms[at]) >> sixteen) + two
+        line[at] = blended >> two
 
 
 @compiled

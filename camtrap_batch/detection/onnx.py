@@ -14,15 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, field_validator
 
 from camtrap_batch import phases
 from camtrap_batch.detection.base import LEAST, Found, Tally
-from camtrap_batch.detection.frames import GREY, Fit, Placement, put
+from camtrap_batch.detection.frames import GREY, Fit, Placement, put, put_pixels
 from camtrap_batch.detection.heads import (
     IOU,
     LAYOUTS,
@@ -40,21 +39,24 @@ from camtrap_batch.runtime import (
     Array,
     Device,
     Network,
+    Normalising,
     OnnxInfo,
     Precision,
+    choose_runtime,
     hash_file,
     needs_code,
     open_network,
     read_onnx,
 )
+from camtrap_batch.runtime.required import RequiredRuntime
 from camtrap_batch.runtime.stream import in_order
 from camtrap_batch.yamlfile import Section, parse
 
 CARD = "detector.json"
 MODEL = "detector.onnx"
 
-_NO_MATTER = ("path", "batch", "description")
-"""Attributes that do not affect boxes."""
+_NO_MATTER = ("path", "batch", "description", "runtime")
+"""Attributes on which no box depends."""
 
 _LONGEST = 200
 
@@ -112,7 +114,8 @@ class OnnxDetector:
     tiles : 1, or 2: also look at overlapping quarters of large pictures
     dtype : type of its input
     batch : pictures that it takes at once; None: any number
-    description : what the file says about itself
+    description : what the file says of itself
+    runtime : that computes it on CPUs, on all of them; None: what each has
     """
 
     path: str
@@ -125,6 +128,7 @@ class OnnxDetector:
     dtype: str = "float32"
     batch: int | None = None
     description: str = ""
+    runtime: str | None = None
 
     help: ClassVar[str] = "an ONNX file: YOLOv5 (MegaDetector v5), YOLOv8 to v26, RT-DETR, RF-DETR"
     endings: ClassVar[tuple[str, ...]] = (".onnx",)
@@ -181,7 +185,7 @@ class OnnxDetector:
                 f"and has {info.shapes()}"
             )
         names = _names(card, metadata, where)
-        stride = card.stride or int(metadata.get("stride", _STRIDE))
+        stride = card.stride or _stride(metadata, where)
         frame = _size(card, info, size, stride, where)
         batch, _, *sides = info.inputs[0].shape
         outputs = _look(path, info, frame, where)
@@ -216,12 +220,39 @@ class OnnxDetector:
             dtype=info.inputs[0].dtype,
             batch=batch,
             description=" ".join(metadata.get("description", "").split())[:_LONGEST],
+            runtime=choose_runtime("cpu")[0],
+        )
+
+    def requires(self, device: Device, precision: Precision) -> RequiredRuntime:
+        """What a worker has to have that computes it in this precision."""
+        return RequiredRuntime(
+            device, precision, self.runtime if device == "cpu" else None, "detect.precision"
         )
 
     def load(
         self, folder: Path, device: Device, threads: int, batch: int, precision: Precision
     ) -> OnnxFinder:
-        return OnnxFinder(self, open_network(folder / MODEL, device, threads, precision), batch)
+        return self.finder(folder / MODEL, device, threads, batch, precision)
+
+    def finder(
+        self,
+        path: str | Path,
+        device: Device = "cpu",
+        threads: int | None = None,
+        batch: int = 1,
+        precision: Precision | Literal["auto"] = "float32",
+        runtime: str | None = None,
+    ) -> OnnxFinder:
+        """Ready to find, as on a worker; the other parameters are those of `open_network`.
+
+        Parameters
+        ----------
+        path : of the file, or a copy
+        batch : pictures at once on a GPU
+        """
+        normalising = Normalising(self.fit.mean, self.fit.std) if self.fit.is_of_pixels else None
+        network = open_network(path, device, threads, precision, runtime, normalising)
+        return OnnxFinder(self, network, batch)
 
 
 def read_card(path: Path) -> Card:
@@ -243,11 +274,8 @@ def read_card(path: Path) -> Card:
 def _names(card: Card, metadata: Mapping[str, str], where: str) -> list[str] | None:
     """Names of the categories, in the order of the outputs; None if they are given nowhere."""
     found: Any = card.names
-    if found is None and (text := metadata.get("names")) is not None:
-        try:
-            found = ast.literal_eval(text)  # only literals: what exporters write with str()
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise InputError(f"{where}: metadata names: can't be read: {text[:80]!r}") from None
+    if found is None:
+        found = _said(metadata, "names", where)
     if found is None:
         return None
     if isinstance(found, Mapping):
@@ -260,17 +288,33 @@ def _names(card: Card, metadata: Mapping[str, str], where: str) -> list[str] | N
     return [str(name).strip() for name in found]
 
 
+def _stride(metadata: Mapping[str, str], where: str) -> int:
+    """What the sides of pictures are multiples of: the largest, where there is one for each grid."""
+    said = _said(metadata, "stride", where)
+    strides = said if isinstance(said, list | tuple) else [_STRIDE if said is None else said]
+    if not strides or not all(isinstance(one, int | float) and 1 <= one <= _LARGEST for one in strides):
+        raise InputError(f"{where}: metadata stride: should be a number of pixels, it is {said!r}")
+    return int(max(strides))
+
+
+def _said(metadata: Mapping[str, str], key: str, where: str) -> Any:
+    """A value that an exporter wrote with str(); None where it wrote none."""
+    if (text := metadata.get(key)) is None:
+        return None
+    try:
+        return ast.literal_eval(text)  # literals alone
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise InputError(f"{where}: metadata {key}: can't be read: {text[:80]!r}") from None
+
+
 def _size(card: Card, info: OnnxInfo, wanted: int | None, stride: int, where: str) -> tuple[int, int]:
     """Height and width of the frames for the network."""
     fixed = info.inputs[0].shape[2:]
     said: Any = wanted or card.size
     if said is None and None not in fixed:
         said = list(fixed)
-    if said is None and (text := info.metadata.get("imgsz")) is not None:
-        try:
-            said = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            raise InputError(f"{where}: metadata imgsz: can't be read: {text[:80]!r}") from None
+    if said is None:
+        said = _said(info.metadata, "imgsz", where)
     if said is None:
         raise InputError(
             f"{where}: does not say the size of its pictures: set detect.size, or size in {CARD} beside "
@@ -324,9 +368,9 @@ def _look(path: str, info: OnnxInfo, frame: tuple[int, int], where: str) -> list
 
 
 class _View(NamedTuple):
-    """A picture, or a tile of it, in its frame: pixels (3, height, width), and its position."""
+    """A picture, or a tile of it, in its frame, as the network takes it, and where it is."""
 
-    pixels: npt.NDArray[np.float32]
+    pixels: Array
     placement: Placement
     height: int  # of the picture, or tile, before fitting
     width: int
@@ -342,9 +386,11 @@ class OnnxFinder:
     batch: int
     least: float = LEAST
     _most: int = field(init=False)
+    _takes_pixels: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        # On a CPU one picture at a time is as fast as many, and its boxes do not depend on its neighbours.
+        self._takes_pixels = self.network.info.inputs[0].dtype == "uint8"
+        # On a CPU a picture alone is as fast as many, and its boxes do not depend on those beside it.
         self._most = self.detector.batch or (self.batch if self.network.device == "cuda" else 1)
 
     def find(self, pictures: Iterable[bytes], tally: Tally | None = None) -> Iterator[Found | str]:
@@ -389,8 +435,13 @@ class OnnxFinder:
         right, bottom = round((window[0] + window[2]) * width), round((window[1] + window[3]) * height)
         part = pixels[top:bottom, left:right]
         placement = self.detector.fit.place(*part.shape[:2])
-        frame = np.empty((3, *placement.frame), np.float32)
-        put(part, self.detector.fit, placement, frame)
+        frame: Array
+        if self._takes_pixels:
+            frame = np.empty((*placement.frame, 3), np.uint8)
+            put_pixels(part, placement, frame)
+        else:
+            frame = np.empty((3, *placement.frame), np.float32)
+            put(part, self.detector.fit, placement, frame)
         exact = (left / width, top / height, (right - left) / width, (bottom - top) / height)
         return _View(frame, placement, part.shape[0], part.shape[1], exact)
 
@@ -410,17 +461,19 @@ class OnnxFinder:
             yield batch
 
     def _compute(self, views: list[_View]) -> tuple[list[_View], list[Raw]]:
-        dtype = _DTYPES[self.detector.dtype]
-        pixels = np.stack([view.pixels for view in views]).astype(dtype, copy=False)
-        n = len(pixels)
+        n = len(views)
+        pixels = views[0].pixels[None] if n == 1 else np.stack([view.pixels for view in views])
+        pixels = pixels if self._takes_pixels else pixels.astype(_DTYPES[self.detector.dtype], copy=False)
         if self.detector.batch and n < self.detector.batch:
-            pixels = np.concatenate([pixels, np.zeros((self.detector.batch - n, *pixels.shape[1:]), dtype)])
+            rest = np.zeros((self.detector.batch - n, *pixels.shape[1:]), pixels.dtype)
+            pixels = np.concatenate([pixels, rest])
         try:
             outputs = self.network.run(pixels)
         except MemoryError:
             if n == 1 or self.detector.batch:
                 raise
-            self._most = max(1, min(self._most, n // 2))  # a batch assembled earlier may be larger
+            if n <= self._most:  # one that was put together before may be larger
+                self._most = max(1, n // 2)
             halves = [self._compute(half) for half in (views[: n // 2], views[n // 2 :])]
             return views, [raw for _, raws in halves for raw in raws]
         detector = self.detector
@@ -480,7 +533,7 @@ class OnnxFinder:
         return Raw(corners[keep].astype(np.float32), raw.confidence[keep], raw.category[keep])
 
 
-_NOTHING = np.empty((3, 0, 0), np.float32)
+_NOTHING: Array = np.empty((3, 0, 0), np.float32)
 
 
 def _fields(raw: Raw) -> tuple[Array, Array, Array]:

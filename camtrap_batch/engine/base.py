@@ -98,8 +98,22 @@ class WorkerContext:
     team: Callable[[Joins, int], AbstractContextManager[tuple[SoloTeam, Others]]] = work_alone
 
 
+class Requirement(Protocol):
+    """What work asks of a worker beside what all work does: packages, hardware.
+
+    Hashable, since a process answers once, and small, since it travels with each task.
+    """
+
+    def lacking(self) -> str:
+        """What this process lacks, in words that go on from "worker W on host H"; empty where nothing."""
+
+
 class Work(Protocol):
-    """What a stage does with a shard. Keep it small: it travels with every task."""
+    """What a stage does with a shard. Small, since it travels with each task.
+
+    One whose answers depend on what a worker has, beside the versions that are compared anyway, says what it
+    asks for in an attribute `requirement`, a `Requirement`: see `requirement_of`.
+    """
 
     @property
     def folder(self) -> Folder: ...
@@ -129,6 +143,12 @@ class Work(Protocol):
 
     def crashed(self, shard: Shard, payload: Any) -> Receipt:
         """Write the row of a single image that kills its worker, on the driver, without opening it."""
+
+
+def requirement_of(work: Work) -> Requirement | None:
+    """What a work asks of a worker for itself, if it does."""
+    found: Requirement | None = getattr(work, "requirement", None)
+    return found
 
 
 # What an executor tells
@@ -261,7 +281,8 @@ class Executor(Protocol):
         NoWorker
             No worker offers `need`.
         ClusterError
-            A worker that does has other versions, or does not see the images or the run folder.
+            One of those that do runs other versions, or does not see the images or the run folder; or none
+            has what the work asks for.
         ClusterLost
             The scheduler is gone, or all workers of the kind are.
         WorkersDie

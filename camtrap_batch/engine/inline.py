@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from camtrap_batch import phases
 from camtrap_batch.engine.attempts import Attempt, Attempts
-from camtrap_batch.engine.base import Event, Executor, Need, Outcome, Work, WorkerContext
+from camtrap_batch.engine.base import Event, Executor, Need, Outcome, Work, WorkerContext, requirement_of
 from camtrap_batch.engine.visibility import Visibility
-from camtrap_batch.errors import ImagesGone, UnfitWorker
+from camtrap_batch.errors import ClusterError, ImagesGone, UnfitWorker
 from camtrap_batch.store.shards import Plan, Receipt, Shard, read_receipt, receipt_path
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ class InlineExecutor:
         attempts.add(shards)
         if not attempts.todo:
             return attempts.outcome
+        requirement = requirement_of(work)
+        if requirement is not None and (lacking := requirement.lacking()):
+            raise ClusterError(f"the worker in this process (--cluster inline) {lacking}")
         plan.freeze(work.folder)
         visibility = Visibility.make(work.folder, plan.path, work.image_root)
         here = WorkerContext(

@@ -41,15 +41,17 @@ MOST_DIFFERENCE = 0.01
 """Largest mean difference of a class's probability from that of float32."""
 
 _OBSERVED, _FEWEST_FOR_INTEGERS = 32, 200
-"""Images on which ranges are observed; minimum number of others to compare on. Integers may be right for the
-sample and wrong elsewhere, and in a small job they save less than their check costs."""
+"""Images on which ranges are observed; fewest others to compare on, as `margin_of` needs. What integers save
+in a small job is less than their check takes."""
 
-_WORTH = 0.8  # fraction of the next best's time that integers may take to be worthwhile
-_PROBED = 24  # images on which runtimes are timed
-_PROBES = 3  # repetitions; the first one warms up
-_CLEARLY = 1.2  # times as fast: otherwise the runtime stays
-_COMPARED = 8  # images on which runtimes are compared
-_SAME_NETWORK = 0.002  # largest difference of a probability between two runtimes in float32
+_WORTH = 0.8  # of the next best's time: integers have to gain something
+_PROBED, _PROBED_PART = 24, 8
+"""Most images on which runtimes are timed against each other; one of so many of the sample."""
+
+_PROBES = 3  # times; the first one makes things ready
+_CLEARLY = 1.2  # as fast: else the runtime stays
+_COMPARED = 8  # images on which runtimes are held against each other
+_SAME_NETWORK = 0.002  # most that a probability may differ between two runtimes in float32
 
 
 @dataclass
@@ -210,7 +212,7 @@ class _Trial:
                 self.why_not[name] = str(problem).partition("\n")[0]
                 continue
             errors = np.abs(answers - right)
-            margin = _margin(answers, errors.max(axis=1))
+            margin = margin_of(answers, errors.max(axis=1), tight=name == "int8")
             again = float((lead(answers) < margin).mean())
             tried[name] = {
                 "same_top1": round(float((answers.argmax(1) == right.argmax(1)).mean()), 5),
@@ -231,7 +233,7 @@ class _Trial:
 
         Other load on the machine must not decide, or two jobs would differ in their last digits.
         """
-        few, seconds = self.pixels[:_PROBED], []
+        few, seconds = self.pixels[: min(_PROBED, max(4, len(self.pixels) // _PROBED_PART))], []
         try:
             predictor = self.predictor(runtime, precision, threads)
             for _ in range(_PROBES):
@@ -260,21 +262,30 @@ class _Trial:
         }
 
 
-def _margin(answers: Probabilities, errors: Probabilities) -> float:
-    """The smallest lead of the most probable class with which a label is taken to be that of float32.
+def margin_of(answers: Probabilities, errors: Probabilities, *, tight: bool) -> float:
+    """The lead of the most probable class from which on a label is taken to be that of float32.
 
-    Two classes change places only if the lead is no more than the errors of both together, twice an image's
-    error. In the sample, the error of an image with this lead or more is less than half of it: either because
-    no error is as large, or because larger errors, which networks make when they are unsure, go with smaller
-    leads.
+    Two classes change places only where the lead is no more than both together err, twice an image's error.
+    So a lead of twice the largest error of the sample is enough for every image that errs no more than that;
+    a sample of less than 200 has not seen the largest ones, and gets a reserve of as much again.
+
+    Integers err most where the network is not sure, and so much there that this would be a large part of all.
+    `tight` looks at each image's lead beside its own error: it is the largest lead that is no more than four
+    times the error, twice what could change the label. An image beyond it whose label is another one would
+    have more of this than any in the sample. One image of n + 1 has the most, and each is as likely to be it:
+    so no more than 1 in n + 1 images is expected to be such, of a sample of 200 less than 0.5 %.
 
     Parameters
     ----------
-    errors : the largest error of each image
+    errors : the largest of each image
+    tight : for samples of 200 and more; a smaller one may have no image that is near a tie
     """
+    is_small = len(errors) < _FEWEST_FOR_INTEGERS
+    largest = (4 if is_small else 2) * float(errors.max())
+    if not tight:
+        return round(largest + 1e-6, 6)
     leads = lead(answers)
     unsafe = leads[leads <= 2 * (2 * errors)]
-    largest = 2 * float(errors.max())
     return round(min(largest, float(unsafe.max()) if len(unsafe) else 0.0) + 1e-6, 6)
 
 

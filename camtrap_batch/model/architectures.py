@@ -84,8 +84,10 @@ def check_architecture(arch: str) -> None:
         )
 
 
-def create_model(arch: str, n_classes: int, weights: str = "none", size: int = 224) -> nn.Module:
-    """A network that returns `n_classes` logits for images of `size` x `size` pixels.
+def create_model(
+    arch: str, n_classes: int, weights: str = "none", size: int = 224, pool: str | None = None
+) -> nn.Module:
+    """A network that answers `n_classes` logits to images of `size` x `size` pixels.
 
     Parameters
     ----------
@@ -98,20 +100,24 @@ def create_model(arch: str, n_classes: int, weights: str = "none", size: int = 2
         read without running code. The head is left random if it doesn't fit.
     size
         Side of the square input, in pixels.
+    pool
+        What the last layer of a timm network reads (its `global_pool`); None: as timm builds it.
 
     Raises
     ------
     JobError
-        The name is not known, or the network can't take images of this size.
+        The name is not known, or the network can't take images of this size, or be read in this way.
     InputError
         The weights can't be downloaded or read, or are another network's.
     """
     check_architecture(arch)
     try:
-        network = _build(arch, n_classes, size)
+        network = _build(arch, n_classes, size, pool)
         _try(network, n_classes, size)
-    except (AssertionError, RuntimeError, ValueError) as problem:
-        reason = str(problem).strip().splitlines()[0]
+    except (AssertionError, RuntimeError, TypeError, ValueError) as problem:
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        if pool is not None:
+            raise JobError(f"train.pool: {arch} can't be built with the pool {pool!r}: {reason}") from None
         raise JobError(f"train.size: {arch} can't take images of {size} x {size} pixels: {reason}") from None
     if weights == "imagenet":
         _fit(network, published_state(arch, size), f"train.weights: imagenet for {arch}")
@@ -251,15 +257,19 @@ def _in_torchvision(arch: str) -> bool:
     return arch in torchvision.models.list_models(module=torchvision.models)
 
 
-def _build(arch: str, n_classes: int, size: int) -> nn.Module:
+def _build(arch: str, n_classes: int, size: int, pool: str | None) -> nn.Module:
     library, options = recipe(arch, size)
     if library == "torchvision":
+        if pool is not None:
+            raise ValueError("torchvision's networks have one way alone")
         network: nn.Module = torchvision.models.get_model(
             arch, weights=None, num_classes=n_classes, **options
         )
         return network
     import timm
 
+    if pool is not None:
+        options["global_pool"] = pool
     return timm.create_model(arch, num_classes=n_classes, **options)
 
 

@@ -294,7 +294,7 @@ def _regression(
 def with_head(backbone: Backbone, weight: Floats, bias: Floats) -> nn.Module:
     """A copy of the network with another last layer."""
     info = backbone.info
-    network = create_model(info.arch, len(bias), size=info.size)
+    network = create_model(info.arch, len(bias), size=info.size, pool=info.pool)
     state = dict(backbone.network.state_dict())
     state[f"{backbone.layer}.weight"] = torch.from_numpy(weight)
     state[f"{backbone.layer}.bias"] = torch.from_numpy(bias)

@@ -39,13 +39,15 @@ _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _KEYS = (
     "format", "arch", "classes", "category_ids", "size", "mean", "std", "temperature", "provenance",
     "versions", "metrics", "weights", "resize", "crop_pct", "interpolation", "antialias", "boxes", "trim",
-    "on",
+    "on", "pool",
 )  # fmt: skip
 _ONNX_KEYS = (
     "classes", "category_ids", "size", "mean", "std", "temperature", "outputs", "resize", "crop_pct",
     "interpolation", "antialias", "boxes", "trim", "provenance", "file",
 )  # fmt: skip
 _MOST_NAMED = 3
+_READ_TWO_WAYS = ("dinov3", "eupe")
+"""Parts of names of timm networks whose makers read them otherwise than timm builds them."""
 _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
 """Parts of GoogLeNet and Inception that only training uses."""
 
@@ -89,12 +91,23 @@ def import_state(
 
     Raises InputError if they are not a complete network of `info.arch` with finite numbers.
     """
+    require_pool(info, where)
     try:
-        network = create_model(info.arch, len(info.classes), size=info.size)
+        network = create_model(info.arch, len(info.classes), size=info.size, pool=info.pool)
     except JobError as problem:
         raise InputError(f"{card}: {str(problem).removeprefix('train.')}") from None
     _load(network, state, f"{where}: not the weights of a {info.arch}", info, card)
     return save_model(parent, network, info, info.metrics, [])
+
+
+def require_pool(info: ModelInfo, where: str) -> None:
+    """Raise InputError where weights do not say by themselves what the last layer reads, nor does `info`."""
+    if info.pool is None and any(part in info.arch for part in _READ_TWO_WAYS):
+        raise InputError(
+            f"{where}: the last layer of {info.arch} may read the class token, as its makers do, or the mean "
+            "of all places, as timm builds it, and the weights fit both: say which it was trained with, "
+            "pool: token or avg (--pool)"
+        )
 
 
 def describe_model(card: str | Path, content: Mapping[str, Any]) -> ModelInfo:

@@ -77,7 +77,9 @@ class ModelInfo:
         What it has learnt from, and expects: whole frames or crops. A crop is the square around a detector's
         box with its longer side, without a margin (`detection.crops.square_around`).
     outputs
-        What the network returns, logits or probabilities.
+        What the network gives, logits or probabilities.
+    pool
+        What the last layer of a timm network reads, where it is not what timm builds: avg, token, ...
     """
 
     model_id: str
@@ -99,6 +101,7 @@ class ModelInfo:
     boxes: Boxes = "square"
     trim: tuple[float, int] = (0.0, 0)
     outputs: Outputs = "logits"
+    pool: str | None = None
 
     @property
     def framing(self) -> Framing:
@@ -120,7 +123,10 @@ class ModelInfo:
 
     def to_json(self) -> str:
         """The text of `model.json`."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        content = {"format": FORMAT, **asdict(self)}
+        if self.pool is None:
+            del content["pool"]
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_info(folder: str | Path) -> ModelInfo:
@@ -191,6 +197,8 @@ def model_id(weights: str, info: ModelInfo) -> str:
         content["framing"] = {key: value for key, value in framing if later.get(key) != value}
     if info.outputs != "logits":
         content["outputs"] = info.outputs
+    if info.pool is not None:
+        content["pool"] = info.pool
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -216,6 +224,7 @@ def parse_info(content: dict[str, Any]) -> ModelInfo:
             "crop_pct": float(content.get("crop_pct", 1.0)),
             "antialias": bool(content.get("antialias", True)),
             "trim": _trim(content.get("trim", (0.0, 0))),
+            "pool": None if content.get("pool") is None else str(content["pool"]),
         }
     )
     if len(info.classes) != len(info.category_ids) or len(info.mean) != 3 or len(info.std) != 3:

@@ -11,7 +11,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,13 @@ import numpy.typing as npt
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.pixels import Pixels
 from camtrap_batch.model.calibration import calibrated
-from camtrap_batch.model.info import ModelInfo
+from camtrap_batch.model.info import ONNX_ARCH, ModelInfo, Outputs
 from camtrap_batch.runtime import RUNTIMES, graphs, installed_runtimes, open_network, stream
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from camtrap_batch.model.onnx import OnnxClassifier
     from camtrap_batch.runtime import Precision
 
 NETWORKS: Mapping[str, str] = {
@@ -52,12 +53,9 @@ def candidates() -> list[str]:
     return [*integers, *OpenVino.precisions("cpu")]
 
 
-def possible(name: str) -> str | None:
-    """The precision with this name; None if this CPU would only emulate it.
-
-    Networks in integers give the same answers on any CPU, only more slowly.
-    """
-    return name if name == "int8" or name in RUNTIMES["openvino"].precisions("cpu") else None
+def computes_in(name: str) -> bool:
+    """Whether this CPU computes in a precision, and would not only emulate it."""
+    return name in candidates()
 
 
 def convert(network: nn.Module, info: ModelInfo, folder: Path) -> None:
@@ -68,6 +66,11 @@ def convert(network: nn.Module, info: ModelInfo, folder: Path) -> None:
     ValueError
         It contains something that can't be written as a graph, or that OpenVINO does not know.
     """
+    if info.arch == ONNX_ARCH:
+        file = cast("OnnxClassifier", network).path
+        made = graphs.of_onnx(file, info.size, info.mean, info.std, len(info.classes))
+        graphs.write(made, folder / NETWORKS["float32"])
+        return
     import torch
 
     # Two: a size of 1 would be taken as fixed.
@@ -134,16 +137,19 @@ class OpenVinoForward:
 
     runtime = "openvino"
 
-    def __init__(self, folder: Path, precision: str, threads: int) -> None:
-        self.precision = precision
+    def __init__(self, folder: Path, precision: str, threads: int, outputs: Outputs = "logits") -> None:
+        self.precision, self._outputs = precision, outputs
         floats: Precision = "float32" if precision == "int8" else precision  # type: ignore[assignment]
         self._network = open_network(folder / NETWORKS[precision], "cpu", threads, floats)
         shape = self._network.info.inputs[0].shape
         self._at_once = shape[0] or _AT_ONCE
 
     def __call__(self, pixels: Pixels, temperature: float) -> npt.NDArray[np.float32]:
-        outputs = [outputs[0] for outputs in stream(self._network, self._parts(pixels))]
-        return calibrated(np.concatenate(outputs)[: len(pixels)], temperature)
+        found = [outputs[0] for outputs in stream(self._network, self._parts(pixels))]
+        values = np.concatenate(found)[: len(pixels)].reshape(len(pixels), -1).astype(np.float32, copy=False)
+        if self._outputs == "probabilities":
+            values = np.log(np.maximum(values, np.finfo(np.float32).tiny))
+        return calibrated(values, temperature)
 
     def _parts(self, pixels: Pixels) -> Iterator[npt.NDArray[Any]]:
         for start in range(0, len(pixels), self._at_once):

@@ -30,12 +30,9 @@ def candidates(device: torch.device) -> list[str]:
     return [*({short} - {"float32"}), "float32"]
 
 
-def possible(name: str, device: torch.device) -> str | None:
-    """The precision with this name, or this machine's short floats; None: a finer step must do."""
-    if name == "float32":
-        return name
-    short = name_of(choose_precision(device))
-    return short if name in PRECISIONS and short != "float32" else None
+def computes_in(name: str, device: torch.device) -> bool:
+    """Whether this machine computes in a precision, and would not only emulate it."""
+    return name in candidates(device) or (name == "float16" and device.type == "cuda")
 
 
 def name_of(precision: torch.dtype | str) -> str:

@@ -149,7 +149,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelInfo]:
     if info.arch == ONNX_ARCH:
         return OnnxClassifier(path, info).eval(), info
     try:
-        network = create_model(info.arch, len(info.classes), size=info.size)
+        network = create_model(info.arch, len(info.classes), size=info.size, pool=info.pool)
         network.load_state_dict(safetensors.torch.load(weights))
     except (JobError, RuntimeError, safetensors.SafetensorError) as problem:
         reason = str(problem).strip().splitlines()[0]

@@ -130,7 +130,9 @@ class Predictor:
         else:
             from camtrap_batch.model.on_openvino import OpenVinoForward
 
-            self._forward = OpenVinoForward(Path(networks or folder), precision or "float32", self.threads)
+            self._forward = OpenVinoForward(
+                Path(networks or folder), precision or "float32", self.threads, self.info.outputs
+            )
         self.precision = self._forward.precision
         self.margin = margin if self.finer else 0.0
 
@@ -393,29 +395,6 @@ def _in_steps(
         finer=finer,
         network=network,
     )
-
-
-def possible_steps(
-    runtime: str, device: str, steps: Sequence[tuple[str, float]]
-) -> tuple[str, list[tuple[str, float]]]:
-    """The runtime and the steps that come closest to these on this machine, with the same labels.
-
-    A precision that the hardware lacks is left out: its images are computed by the next, finer step. Without
-    the runtime they are computed by torch in float32. `device` is cpu or cuda.
-    """
-    if runtime == "openvino":
-        from camtrap_batch.model import on_openvino
-
-        if not on_openvino.is_there():
-            return "torch", [("float32", 0.0)]
-        named = [(on_openvino.possible(name), margin) for name, margin in steps]
-    else:
-        import torch
-
-        from camtrap_batch.model import on_torch
-
-        named = [(on_torch.possible(name, torch.device(device)), margin) for name, margin in steps]
-    return runtime, [(name, margin) for name, margin in named if name is not None]
 
 
 def preload(folder: str | Path, device: str = "cpu") -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, ClassVar
 
@@ -51,6 +51,10 @@ class Question:
     depends: tuple[Any, ...]
     earlier: tuple[int, ...] = ()
     is_whole: Callable[[Found], bool] = lambda found: True
+
+    def of(self, *more: Any) -> Question:
+        """The same, depending on more."""
+        return replace(self, depends=(*self.depends, *more))
 
     def known(self, run: Run) -> Found | None:
         """The earlier result; None if it has not been asked for yet."""

@@ -15,6 +15,7 @@ from camtrap_batch.runtime.base import (
     Array,
     Device,
     Network,
+    Normalising,
     Precision,
     Runtime,
     best_device,
@@ -31,6 +32,7 @@ __all__ = [
     "Array",
     "Device",
     "Network",
+    "Normalising",
     "OnnxInfo",
     "Port",
     "Precision",
@@ -54,6 +56,7 @@ def open_network(
     threads: int | None = None,
     precision: Precision | Literal["auto"] = "float32",
     runtime: str | None = None,
+    normalising: Normalising | None = None,
 ) -> Network:
     """The network in an ONNX file, or in one of OpenVINO's; loading it runs none of its author's code.
 
@@ -65,6 +68,8 @@ def open_network(
     precision : auto: the shortest floats that the hardware computes with; the caller must check whether the
         answers hold in them
     runtime : openvino or onnxruntime; None: the first that is installed and can use the device
+    normalising : to be made a part of the network where the runtime can; `info` of the network then says that
+        it takes pixels, (n, height, width, 3) uint8
 
     Raises
     ------
@@ -87,7 +92,7 @@ def open_network(
         precision = able[0]
     elif precision not in able:
         raise JobError(f"{name} does not compute in {precision} on {where} here; possible: {', '.join(able)}")
-    return chosen.open(Path(path), info, where, precision, count_threads(threads))
+    return chosen.open(Path(path), info, where, precision, count_threads(threads), normalising)
 
 
 def _info(path: Path) -> OnnxInfo:

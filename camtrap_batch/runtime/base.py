@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,6 +25,14 @@ from camtrap_batch.runtime.stream import in_order
 Array = npt.NDArray[Any]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Normalising:
+    """What is done with pixels before the first layer: divided by 255, less the mean, divided by std."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 class Network(Protocol):
@@ -70,8 +79,22 @@ class Runtime(Protocol):
 
     @classmethod
     def open(
-        cls, path: Path, info: OnnxInfo, device: Device, precision: Precision, threads: int
-    ) -> Network: ...
+        cls,
+        path: Path,
+        info: OnnxInfo,
+        device: Device,
+        precision: Precision,
+        threads: int,
+        normalising: Normalising | None = None,
+    ) -> Network:
+        """A network that is ready.
+
+        Parameters
+        ----------
+        normalising : to be made a part of the network where the runtime can: its `info` then says that it
+            takes (n, height, width, 3) uint8
+        """
+        ...
 
 
 RUNTIMES: Registry[type[Runtime]] = Registry(

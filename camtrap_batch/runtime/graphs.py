@@ -48,17 +48,66 @@ def of_program(program: Any, mean: Sequence[float], std: Sequence[float]) -> Any
         It contains operators that OpenVINO does not know.
     """
     openvino = import_openvino()
-    from openvino.preprocess import PrePostProcessor
-
     try:
         model = openvino.convert_model(program)
     except Exception as problem:  # a converter may raise anything for an unknown operator
         raise ValueError(_short(problem)) from None
+    return with_pixels(model, mean, std)
+
+
+def of_onnx(path: Path, size: int, mean: Sequence[float], std: Sequence[float], n_outputs: int) -> Any:
+    """The network in an ONNX file, for pixels as they are decoded.
+
+    Parameters
+    ----------
+    size : side of the squares that it is to be given
+    mean, std : as for `of_program`
+    n_outputs : of the one of its outputs that is wanted, for a picture
+
+    Returns
+    -------
+    An `openvino.Model` that takes (n, size, size, 3) uint8, of one output.
+
+    Raises
+    ------
+    ValueError
+        It has no such output, or can't be read.
+    """
+    openvino = import_openvino()
+    try:
+        model = openvino.Core().read_model(str(path))
+        n, *sides = model.inputs[0].get_partial_shape()
+        is_last = sides[2].is_static and sides[2] == 3 and not (sides[0].is_static and sides[0] == 3)
+        model.reshape([n, size, size, 3] if is_last else [n, 3, size, size])
+    except RuntimeError as problem:
+        raise ValueError(_short(problem)) from None
+    for output in model.outputs:
+        shape = output.get_partial_shape()
+        lengths = [side.get_length() if side.is_static else 0 for side in list(shape)[1:]]
+        if lengths and lengths[0] == n_outputs and all(length == 1 for length in lengths[1:]):
+            one = openvino.Model([output], model.get_parameters(), model.get_friendly_name())
+            return with_pixels(one, mean, std, "NHWC" if is_last else "NCHW")
+    raise ValueError(f"it says of none of its outputs that it is of {n_outputs} classes")
+
+
+def with_pixels(model: Any, mean: Sequence[float], std: Sequence[float], layout: str = "NCHW") -> Any:
+    """An `openvino.Model` that takes pixels, (n, height, width, 3) uint8, and normalises them.
+
+    Parameters
+    ----------
+    mean, std : per channel, of values between 0 and 1
+    layout : of the pictures that it takes now
+    """
+    openvino = import_openvino()
+    from openvino.preprocess import PrePostProcessor
+
     before = PrePostProcessor(model)
     before.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
-    before.input().model().set_layout(openvino.Layout("NCHW"))
+    before.input().model().set_layout(openvino.Layout(layout))
     steps = before.input().preprocess().convert_element_type(openvino.Type.f32)
-    steps.mean([255 * value for value in mean]).scale([255 * value for value in std])
+    if any(mean):
+        steps.mean([255 * value for value in mean])
+    steps.scale([255 * value for value in std])
     return before.build()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.runtime.base import Array, Device, Precision
+from camtrap_batch.runtime.base import Array, Device, Normalising, Precision
 from camtrap_batch.runtime.onnxfile import OnnxInfo
 
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
@@ -32,7 +35,13 @@ class OnnxRuntime:
 
     @classmethod
     def open(
-        cls, path: Path, info: OnnxInfo, device: Device, precision: Precision, threads: int
+        cls,
+        path: Path,
+        info: OnnxInfo,
+        device: Device,
+        precision: Precision,
+        threads: int,
+        normalising: Normalising | None = None,
     ) -> OnnxRuntimeNetwork:
         return OnnxRuntimeNetwork(path, info, device, precision, threads)
 
@@ -49,6 +58,8 @@ class OnnxRuntimeNetwork:
 
         self.info, self.device, self.precision = info, device, precision
         self.threads = 1 if device == "cuda" else threads
+        if device == "cuda":
+            _load_cuda()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         # Threads that spin while waiting for work take time from the decoder.
@@ -93,8 +104,22 @@ def providers(device: Device, precision: Precision) -> list[Any]:
 
 
 def _has_gpu() -> bool:
-    """Whether the driver lists a device; ONNX Runtime names its CUDA provider even without one."""
-    return any(Path("/proc/driver/nvidia/gpus").glob("*")) or any(Path("/dev").glob("nvidia[0-9]*"))
+    """Whether the driver lists a device; ONNX Runtime names its CUDA provider without one, too."""
+    # The last one is that of a Linux in Windows (WSL).
+    return any(
+        any(Path(folder).glob(name))
+        for folder, name in (("/proc/driver/nvidia/gpus", "*"), ("/dev", "nvidia[0-9]*"), ("/dev", "dxg"))
+    )
+
+
+@cache
+def _load_cuda() -> None:
+    """Load the libraries that came with pip, where they are: the system's loader does not look there."""
+    import onnxruntime
+
+    if (preload := getattr(onnxruntime, "preload_dlls", None)) is not None:  # since 1.21
+        with redirect_stdout(io.StringIO()):  # what it does not find may be elsewhere
+            preload()
 
 
 def _has_tensorrt() -> bool:

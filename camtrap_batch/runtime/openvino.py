@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llvmlite.binding import get_host_cpu_features
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.runtime.base import Array, Device, Precision
+from camtrap_batch.runtime.base import Array, Device, Normalising, Precision
+from camtrap_batch.runtime.graphs import with_pixels
 from camtrap_batch.runtime.onnxfile import OnnxInfo, Port
 from camtrap_batch.runtime.quiet import import_openvino
 
 _KEPT = 3  # compiled shapes: upright, wide and tall pictures
+_DOT_PRODUCTS = ("avx512vnni", "avxvnni", "dotprod", "i8mm")
+"""LLVM's names of what multiplies and adds 8-bit integers in 32 bits, on x86 and ARM."""
 _HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _OUT_OF_MEMORY = ("bad_alloc", "could not create a memory", "failed to allocate", "out of memory")
 
@@ -42,14 +47,24 @@ class OpenVino:
 
     @classmethod
     def open(
-        cls, path: Path, info: OnnxInfo, device: Device, precision: Precision, threads: int
+        cls,
+        path: Path,
+        info: OnnxInfo,
+        device: Device,
+        precision: Precision,
+        threads: int,
+        normalising: Normalising | None = None,
     ) -> OpenVinoNetwork:
-        return OpenVinoNetwork(path, info, precision, threads)
+        return OpenVinoNetwork(path, info, precision, threads, normalising)
 
     @classmethod
     def multiplies_integers(cls) -> bool:
-        """Whether this CPU has instructions for networks in 8-bit integers."""
-        return "INT8" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        """Whether this CPU has instructions for networks in 8-bit integers.
+
+        Without them OpenVINO adds up pairs of products in 16 bits, which may be too few: other answers.
+        """
+        features = get_host_cpu_features()
+        return any(features.get(name) for name in _DOT_PRODUCTS)
 
 
 def describe(path: Path) -> OnnxInfo:
@@ -75,9 +90,19 @@ class OpenVinoNetwork:
     runtime = "openvino"
     device: Device = "cpu"
 
-    def __init__(self, path: Path, info: OnnxInfo, precision: Precision, threads: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: OnnxInfo,
+        precision: Precision,
+        threads: int,
+        normalising: Normalising | None = None,
+    ) -> None:
+        if normalising is not None:
+            name, (n, _, *sides) = info.inputs[0].name, info.inputs[0].shape
+            info = replace(info, inputs=(Port(name, (n, *sides, 3), "uint8"),))
         self.info, self.precision, self.threads = info, precision, threads
-        self._path = path
+        self._path, self._normalising = path, normalising
         self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
         self._lock = threading.Lock()
         _read(path)  # so that an unknown operator is reported here, not by the first batch
@@ -103,6 +128,8 @@ class OpenVinoNetwork:
 
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
         model = _read(self._path)
+        if self._normalising is not None:
+            model = with_pixels(model, self._normalising.mean, self._normalising.std)
         try:
             if model.inputs[0].get_partial_shape().is_dynamic:
                 model.reshape(list(shape))

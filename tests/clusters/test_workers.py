@@ -13,6 +13,7 @@ from distributed import Client
 from support import wait_until
 from support_cluster import Started, camtrap, write_job
 
+from camtrap_batch.cli import main
 from camtrap_batch.engine.dask import fitness
 from camtrap_batch.engine.visibility import Visibility
 from camtrap_batch.errors import UnfitWorker
@@ -142,8 +143,9 @@ def test_one_that_stands_still_keeps_no_other_from_being_checked(
             unfit = fitness.unfit_workers(client, workers.values(), needs)
         finally:
             os.kill(pid, signal.SIGCONT)
-    assert list(unfit) == [workers["old"]]
-    assert "pandas 2.2.0 there" in unfit[workers["old"]]
+    assert list(unfit.wrong) == [workers["old"]]
+    assert "pandas 2.2.0 there" in unfit.wrong[workers["old"]]
+    assert unfit.unable == {}
 
 
 @other_versions
@@ -162,6 +164,39 @@ def test_a_worker_that_could_not_answer_looks_by_itself(started: Started, tmp_pa
         client.wait_for_workers(1, timeout=60)
         with pytest.raises(UnfitWorker, match=r"runs other versions than this machine: pandas 2\.2\.0 there"):
             client.submit(needs.check, "tcp://it").result(timeout=60)
+
+
+def test_one_that_computes_otherwise_is_turned_away(started: Started, tmp_path: Path) -> None:
+    """A worker without OpenVINO would compute in what else it has: other answers in the last digits."""
+    pytest.importorskip("openvino", reason="the extra 'onnx' is not installed")
+    from support_onnx import spot_detector
+
+    run = write_job(tmp_path, shard_size=40)
+    spot_detector(tmp_path / "spots.onnx")
+    job = tmp_path / "job.yaml"
+    job.write_text(job.read_text() + "detect: {model: spots.onnx, shard_size: 4}\n")
+    assert main(["validate", str(job), "--cluster", "inline", "--quiet"]) == 0
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "sitecustomize.py").write_text("import sys\nsys.modules['openvino'] = None\n")
+    path = os.pathsep.join([str(tmp_path / "bare"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    address = started.scheduler("--host", "127.0.0.1")
+    started.worker(address, "--name", "bare", PYTHONPATH=path)
+    has_workers(address, 1)
+    command = camtrap("detect", tmp_path, "--cluster", address)
+    alone = subprocess.run([*command, "--quiet"], capture_output=True, text=True, timeout=120)
+    assert alone.returncode == 2, alone.stderr
+    assert alone.stderr.count("\n") == 1, alone.stderr
+    assert f"on host {os.uname().nodename} " in alone.stderr
+    assert "ONNX files" in alone.stderr
+    assert "install the" in alone.stderr
+    started.worker(address, "--name", "whole")
+    has_workers(address, 2)
+    both = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert both.returncode == 0, both.stderr
+    assert "turned away: worker tcp://127.0.0.1" in both.stdout + both.stderr
+    receipts = (tmp_path / "run" / "receipts" / "detect").glob("*/*")
+    assert {json.loads(path.read_text())["worker"].partition("@")[0] for path in receipts} == {"whole"}
+    assert run.table("detected").count_rows() > 20
 
 
 def test_nobody_offers_what_is_needed(started: Started, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from camtrap_batch.detection.frames import GREY, Fit, put
+from camtrap_batch.detection.frames import GREY, Fit, put, put_pixels
 from camtrap_batch.images.decode import decode_whole
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV, which detectors prepare pictures with, is not installed")
@@ -39,6 +39,9 @@ def test_a_letterbox_as_opencv_makes_it(height: int, width: int, stride: int) ->
     wanted = cv2.copyMakeBorder(small, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(GREY,) * 3)
     out = np.full((3, *place.frame), np.nan, np.float32)
     put(pixels, fit, place, out)
+    whole = np.zeros((*place.frame, 3), np.uint8)
+    put_pixels(pixels, place, whole)
+    assert (np.round(out.transpose(1, 2, 0) * 255) == whole).all()
     assert out.shape == (3, *wanted.shape[:2])
     assert (
         np.abs(out.transpose(1, 2, 0) * 255 - wanted).max() < 1.01
@@ -77,6 +80,9 @@ def test_a_grey_picture_has_three_channels() -> None:
     fit = Fit((64, 64))
     out = np.empty((3, 64, 64), np.float32)
     put(pixels, fit, fit.place(50, 60), out)
+    whole = np.empty((64, 64, 3), np.uint8)
+    put_pixels(pixels, fit.place(50, 60), whole)
+    assert (np.round(out.transpose(1, 2, 0) * 255) == whole).all()
     assert (out[0] == out[1]).all()
     assert (out[0] == out[2]).all()
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from support_onnx import constant_detector, mean_network, save, spot_detector
 from camtrap_batch.detection.base import DETECTORS, Found, Tally
 from camtrap_batch.detection.onnx import OnnxDetector, OnnxFinder
 from camtrap_batch.errors import CamtrapError, InputError
-from camtrap_batch.runtime import open_network
+from camtrap_batch.runtime import OnnxInfo, Port, installed_runtimes
 
 
 def finder(detector: OnnxDetector, threads: int = 1, **more: Any) -> OnnxFinder:
-    return OnnxFinder(detector, open_network(detector.path, "cpu", threads), 4, **more)
+    return replace(detector.finder(detector.path, threads=threads, batch=4), **more)
 
 
 def photo(*spots: tuple[int, int], width: int = 64, height: int = 64, side: int = 8) -> bytes:
@@ -91,6 +92,29 @@ def test_a_picture_alone_and_among_others(spots: OnnxDetector) -> None:
         assert (alone.confidence == found.confidence).all()
 
 
+@pytest.mark.parametrize("card", [{}, {"mean": [0.2, 0.1, 0.0], "std": [0.5, 0.8, 1.0]}])
+def test_it_normalises_pixels_itself_or_is_given_floats(
+    tmp_path: Path, card: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into OpenVINO's networks pixels go as they are, into ONNX Runtime's they do not: the same boxes."""
+    if installed_runtimes() != ["openvino", "onnxruntime"]:
+        pytest.skip("one of the runtimes is not installed")
+    (tmp_path / "detector.json").write_text(json.dumps(card))
+    detector = OnnxDetector.open(str(spot_detector(tmp_path / "spots.onnx")))
+    rng = np.random.default_rng(2)
+    pictures = [
+        simplejpeg.encode_jpeg(rng.integers(0, 256, (h, w, 3), np.uint8)) for h, w in [(64, 64), (80, 50)]
+    ]
+    finders = [detector.finder(detector.path, runtime=name) for name in ("openvino", "onnxruntime")]
+    assert [one.network.info.inputs[0].dtype for one in finders] == ["uint8", "float32"]
+    for one, other in zip(*(list(each.find(pictures)) for each in finders), strict=True):
+        assert isinstance(one, Found)
+        assert isinstance(other, Found)
+        assert len(one) == len(other) > 10
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-5)
+        np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-5)
+
+
 def test_pictures_are_taken_as_they_are_needed(spots: OnnxDetector) -> None:
     taken = 0
 
@@ -111,6 +135,7 @@ def test_a_batch_that_is_too_large_is_halved(tmp_path: Path) -> None:
 
     class Small:
         device, threads = "cuda", 1
+        info = OnnxInfo((Port("images", (None, 3, 64, 64), "float32"),), (), {}, 17)
         sizes: list[int] = []  # noqa: RUF012
 
         def run(self, batch: np.ndarray) -> list[np.ndarray]:
@@ -221,6 +246,9 @@ def broken(path: Path, kind: str) -> tuple[str, str]:
     if kind == "names that are code":
         constant_detector(path, six, imgsz=[64, 64], names="__import__('os').abort()")
         return str(path), "metadata names: can't be read"
+    if kind == "stride":
+        constant_detector(path, six, imgsz=[64, 64], names=["animal"], stride=[8, "large"])
+        return str(path), r"metadata stride: should be a number of pixels, it is \[8, .large.\]"
     if kind == "card":
         constant_detector(path, six, imgsz=[64, 64])
         path.with_name("detector.json").write_text('{"nmes": ["animal"]}')
@@ -237,7 +265,7 @@ def broken(path: Path, kind: str) -> tuple[str, str]:
 
 KINDS = (
     "weights", "megadetector", "text", "missing", "classifier", "task", "two inputs", "no names",
-    "other names", "no size", "names that are code", "card", "card of text", "layout",
+    "other names", "no size", "names that are code", "stride", "card", "card of text", "layout",
 )  # fmt: skip
 
 
@@ -250,9 +278,15 @@ def test_no_detector(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(problem.value)
 
 
+def test_strides_of_each_grid(tmp_path: Path) -> None:
+    six = np.zeros((1, 300, 6)) + 100
+    path = constant_detector(tmp_path / "a.onnx", {"y": six}, names=["a"], imgsz=[90, 64], stride=[8.0, 16.0])
+    assert OnnxDetector.open(str(path)).fit.size == (96, 64)
+
+
 def test_a_size_that_it_does_not_take(tmp_path: Path) -> None:
     path = str(spot_detector(tmp_path / "spots.onnx"))
-    with pytest.raises(InputError, match="size 128: takes pictures of 64 x 64 alone"):
+    with pytest.raises(InputError, match="size 128: takes only pictures of 64 x 64"):
         OnnxDetector.open(path, size=128)
     with pytest.raises(InputError, match="size 5: should be 32 to 4096 pixels"):
         OnnxDetector.open(path, size=5)

@@ -19,9 +19,8 @@ import numpy.typing as npt
 import pytest
 
 from camtrap_batch.detection.base import Found
-from camtrap_batch.detection.onnx import OnnxDetector, OnnxFinder
+from camtrap_batch.detection.onnx import OnnxDetector
 from camtrap_batch.images.decode import decode_whole
-from camtrap_batch.runtime import open_network
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -144,7 +143,7 @@ def test_the_same_boxes(
     assert detector.layout == layout
     assert detector.categories == ("animal", "person", "vehicle")
     theirs = json.loads((folder / f"{name}.json").read_text())
-    finder = OnnxFinder(detector, open_network(detector.path, "cpu", 2), 1)
+    finder = detector.finder(detector.path, threads=2)
     n_boxes = 0
     for photo, found in zip(photos, finder.find(Path(photo).read_bytes() for photo in photos), strict=True):
         height, width = decode_whole(Path(photo).read_bytes()).shape[:2]

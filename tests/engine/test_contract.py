@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import Client
 from support import wait_until
-from support_engine import Toy, fan_out, make_plan, tries_of
+from support_engine import Lacks, Toy, fan_out, make_plan, tries_of
 
 from camtrap_batch.engine import attempts
 from camtrap_batch.engine.base import (
@@ -64,6 +64,18 @@ def test_every_shard_runs_once_and_its_rows_come_out(executor: Executor, tmp_pat
     assert {event.shard.id: event.receipt for event in events if isinstance(event, ShardDone)} == (
         outcome.receipts
     )
+
+
+def test_workers_that_lack_what_the_work_asks_for_are_given_nothing(
+    executor: Executor, tmp_path: Path
+) -> None:
+    plan = make_plan(3, 2)
+    work = toy(executor, tmp_path, plan)
+    with pytest.raises(ClusterError, match=r"worker .* has no claws: buy some"):
+        fan_out(executor, plan, replace(work, requirement=Lacks("has no claws: buy some")))
+    assert not Path(f"{work.folder.url}.tries").exists()
+    outcome, _ = fan_out(executor, plan, replace(work, requirement=Lacks("")))
+    assert len(outcome.receipts) == 3
 
 
 def test_nothing_to_do(executor: Executor, tmp_path: Path) -> None:

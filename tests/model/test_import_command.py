@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from PIL import Image
 
 from camtrap_batch.cli import main
 from camtrap_batch.images.framing import Framing
-from camtrap_batch.model import load_model, read_info
+from camtrap_batch.model import import_model, load_model, read_info
 from camtrap_batch.model.architectures import Evaluation, create_model
 from camtrap_batch.rehearsal import write_dataset
 
@@ -171,3 +173,61 @@ def test_a_network_inside_another_with_how_pictures_were_prepared(
     assert load_model(out)[0].pos_embed.shape == (1, 7 * 7 + 1, 384)  # type: ignore[union-attr]
     text = capsys.readouterr().out
     assert re.search(r"the original's top class on 2[34] of 24 pictures, confidence 0\.0[0-2]", text)
+
+
+def test_what_the_last_layer_reads_has_to_be_said(
+    tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights of DINOv3 fit a network that reads the class token, and one that reads the mean."""
+    timm = pytest.importorskip("timm")
+    arch = "vit_tiny_patch16_dinov3_qkvb"
+    if arch not in timm.list_models():
+        pytest.skip("this timm has no DINOv3")
+    torch.manual_seed(1)
+    theirs = timm.create_model(arch, num_classes=3, global_pool="token").eval()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "theirs.pt")
+    (tmp_path / "labels.txt").write_text("empty\nlion\nheron\n")
+    out = tmp_path / "out"
+    command = ["timm", arch, str(tmp_path / "theirs.pt"), "--classes", str(tmp_path / "labels.txt")]
+    command += ["--size", "64", "--out", str(out)]
+    assert "may read the class token" in (said := refused(capsys, *command))
+    assert said.endswith("say which it was trained with, pool: token or avg (--pool)")
+    assert "'cls' is not possible" in refused(capsys, *command, "--pool", "cls")
+    assert main(["model", "import", *command, "--pool", "token", "--pictures", str(drawn)]) == 0
+    assert read_info(out).pool == "token"
+    network, _ = load_model(out)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), theirs(images))
+    card = json.loads((out / "model.json").read_text())
+    assert card["pool"] == "token"
+    # Of networks that have no class token.
+    torch.save(create_model("test_resnet", 3, size=64).state_dict(), tmp_path / "theirs.pt")
+    command[1] = "test_resnet"
+    assert "can't be built with the pool 'token'" in refused(capsys, *command[:-1], "x", "--pool", "token")
+
+
+def test_a_pool_that_is_not_said_changes_no_card(undecided: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(undecided, tmp_path / "weights.pth")
+    (tmp_path / "model.json").write_text('{"arch": "shufflenet_v2_x0_5", "classes": ["a", "b", "c"]}')
+    info = import_model(tmp_path, tmp_path / "models")
+    assert "pool" not in json.loads((tmp_path / "models" / info.model_id / "model.json").read_text())
+
+
+def test_classes_and_licence_as_timm_has_them(
+    tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a network with the classes of ImageNet-12k, whose weights are not downloaded here."""
+    timm = pytest.importorskip("timm")
+    made = timm.create_model("test_resnet", num_classes=11821).eval().state_dict()
+    made["fc.bias"][7] = 5.0  # else a near tie of thousands
+    published = replace(timm.get_pretrained_cfg("test_resnet"), num_classes=11821, license="cc-by-nc-4.0")
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: published)
+    monkeypatch.setattr("camtrap_batch.model.importers.published.published_state", lambda *_: made)
+    out = tmp_path / "out"
+    command = ["model", "import", "timm", "test_resnet", "--out", str(out), "--pictures", str(drawn)]
+    assert main(command) == 0
+    assert "licence of the weights, as timm says: cc-by-nc-4.0" in capsys.readouterr().out
+    info = read_info(out)
+    assert len(set(info.classes)) == 11821
+    assert info.provenance["licence"] == "cc-by-nc-4.0"

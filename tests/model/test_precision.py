@@ -26,7 +26,9 @@ from camtrap_batch.model import (
 from camtrap_batch.model.agreement import choose
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.on_torch import make_ready
-from camtrap_batch.model.predictor import possible_steps, squares
+from camtrap_batch.model.predictor import lead, squares
+from camtrap_batch.model.required import RequiredToClassify, todays_steps
+from camtrap_batch.runtime import choose_runtime
 
 Trained = tuple[Path, TrainResult, list[dict[str, Any]]]
 CPU = torch.device("cpu")
@@ -286,18 +288,72 @@ def test_nothing_that_decodes(trained: Trained, tmp_path: Path) -> None:
     assert choose(trained[0], "cpu", 16, [Picture(b"<html>")], 1, tmp_path)["precision"] == "float32"
 
 
-def test_steps_that_the_machine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = (("int8", 0.2), ("bfloat16", 0.1), ("float32", 0.0))
+def test_what_a_worker_has_to_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it is turned away: what it computed otherwise would be another answer."""
+    anew = "use workers that do, or set infer.precision: float32, which does all images anew"
     if on_openvino.is_there():
-        runtime, found = possible_steps("openvino", "cpu", steps)
-        assert (runtime, [name for name, _ in found]) == ("openvino", on_openvino.candidates())
-        monkeypatch.setattr(on_openvino.RUNTIMES["openvino"], "precisions", lambda device: ("float32",))
-        assert possible_steps("openvino", "cpu", steps) == ("openvino", [("int8", 0.2), ("float32", 0.0)])
-    # As a run folder of before has it, whose integers were torch's.
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert possible_steps("torch", "cpu", steps) == ("torch", [("bfloat16", 0.1), ("float32", 0.0)])
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert possible_steps("torch", "cpu", steps) == ("torch", [("float32", 0.0)])
-    assert on_torch.candidates(CPU) == ["float32"]
+        mine = tuple(on_openvino.candidates())
+        assert RequiredToClassify("openvino", "cpu", mine).lacking() == ""
+        with monkeypatch.context() as less:
+            less.setattr(on_openvino.RUNTIMES["openvino"], "precisions", lambda device: ("float32",))
+            said = RequiredToClassify("openvino", "cpu", ("bfloat16", "float32")).lacking()
+            assert said == (f"does not compute in bfloat16 on its CPU, which this run is computed in: {anew}")
+            less.setattr("camtrap_batch.runtime.openvino.get_host_cpu_features", dict)
+            assert (
+                "in int8 on its CPU" in RequiredToClassify("openvino", "cpu", ("int8", "float32")).lacking()
+            )
     monkeypatch.setattr(on_openvino, "is_there", lambda: False)
-    assert possible_steps("openvino", "cpu", steps) == ("torch", [("float32", 0.0)])
+    said = RequiredToClassify("openvino", "cpu", ("float32",)).lacking()
+    assert said.startswith("has no OpenVINO, which this run is computed in: install the extra 'onnx' there")
+    # By torch; run folders of before have its integers, which nothing computes any more.
+    steps = todays_steps("torch", (("int8", 0.2), ("bfloat16", 0.1), ("float32", 0.0)))
+    assert steps == [("bfloat16", 0.1), ("float32", 0.0)]
+    short = RequiredToClassify("torch", "cpu", tuple(name for name, _ in steps))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert short.lacking() == ""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert short.lacking().startswith("does not compute in bfloat16 on its CPU")
+    assert RequiredToClassify("torch", "cpu", ("float32",)).lacking() == ""
+    assert on_torch.candidates(CPU) == ["float32"]
+    other = RequiredToClassify("torch", "cpu", ("float32",), of_onnx="elsewhere").lacking()
+    assert other.startswith(f"computes ONNX files in {choose_runtime('cpu')[0]}, this run does in elsewhere:")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert RequiredToClassify("torch", "cpu", ("float32",)).lacking() == (
+        "has no torch: install the extra 'train' there"
+    )
+
+
+def unsure(rng: np.random.Generator, n: int) -> tuple[Any, Any]:
+    """Answers in float32 and in a way that errs, most where two classes are near, and some images greatly."""
+    first = rng.beta(4, 1, n)
+    near = rng.random(n) < 0.15
+    first[near] = 0.5 + 0.1 * rng.random(near.sum())
+    right = np.stack([first, 1 - first], axis=1).astype(np.float32)
+    width = 0.02 + 0.3 * (1 - first) * (rng.random(n) < 0.2)
+    found = np.clip(right[:, 0] + width * rng.standard_normal(n), 0, 1)
+    return right, np.stack([found, 1 - found], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("n", "tight"), [(200, True), (200, False), (32, False)])
+def test_a_margin_leaves_the_labels_of_float32(n: int, tight: bool) -> None:
+    """In 99.5 % of images and more, those that the margin was not taken from, of many samples."""
+    rng = np.random.default_rng(1)
+    wrong, without = [], []
+    for _ in range(300):
+        right, found = unsure(rng, n + 4000)
+        errors = np.abs(found - right).max(axis=1)
+        margin = agreement.margin_of(found[:n], errors[:n], tight=tight)
+        differs = (found.argmax(1) != right.argmax(1))[n:]
+        without.append(differs.mean())
+        wrong.append((differs & (lead(found[n:]) >= margin)).mean())
+        assert margin <= agreement.margin_of(found[:n], errors[:n], tight=False)
+    assert np.mean(without) > 0.02  # were nothing computed again
+    assert np.mean(wrong) <= 0.005
+
+
+def test_a_small_sample_without_a_near_tie_has_a_margin_all_the_same() -> None:
+    right = np.tile(np.array([[0.9, 0.1]], np.float32), (32, 1))
+    found = right + np.array([[0.02, -0.02]], np.float32)
+    errors = np.abs(found - right).max(axis=1)
+    assert agreement.margin_of(found, errors, tight=False) == pytest.approx(0.08, abs=1e-4)
+    assert agreement.margin_of(found, errors, tight=True) < 1e-5

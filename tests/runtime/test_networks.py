@@ -10,8 +10,9 @@ import pytest
 from support_onnx import constant_detector, mean_network, save
 
 from camtrap_batch.errors import InputError, JobError, MissingExtra
-from camtrap_batch.runtime import RUNTIMES, base, installed_runtimes, open_network, stream
+from camtrap_batch.runtime import RUNTIMES, Normalising, base, installed_runtimes, open_network, stream
 from camtrap_batch.runtime.onnxruntime import providers
+from camtrap_batch.runtime.openvino import OpenVinoNetwork
 
 
 @pytest.fixture(params=sorted(RUNTIMES))
@@ -120,3 +121,29 @@ def test_what_onnx_runtime_is_told() -> None:
     ]
     first, options = providers("cuda", "float16")[0]
     assert (first, options["trt_fp16_enable"]) == ("TensorrtExecutionProvider", True)
+
+
+def test_shapes_of_which_only_a_few_are_kept(tmp_path: Path) -> None:
+    """Each holds the weights in the layout that it wants: photos of many shapes must not add up."""
+    pytest.importorskip("openvino", reason="the extra 'onnx' is not installed")
+    network = open_network(mean_network(tmp_path / "a.onnx"), runtime="openvino")
+    assert isinstance(network, OpenVinoNetwork)
+    for side in range(4, 24):
+        network.run(np.zeros((1, 3, side, 4), np.float32))
+    assert len(network._compiled) <= 3
+
+
+def test_pixels_that_it_normalises_itself(tmp_path: Path, runtime: str) -> None:
+    normalising = Normalising((0.5, 0.25, 0.0), (0.5, 1.0, 2.0))
+    path = mean_network(tmp_path / "a.onnx")
+    network = open_network(path, runtime=runtime, normalising=normalising)
+    (port,) = network.info.inputs
+    if runtime != "openvino":  # whose caller is told so
+        assert (port.shape, port.dtype) == ((None, 3, None, None), "float32")
+        return
+    assert (port.shape, port.dtype) == ((None, None, None, 3), "uint8")
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 5, 7, 3), np.uint8)
+    wanted = (pixels.mean(axis=(1, 2)) / 255 - normalising.mean) / normalising.std
+    assert network.run(pixels)[0] == pytest.approx(wanted, abs=1e-5)
+    with pytest.raises(ValueError, match="a batch of shape"):
+        network.run(pixels.transpose(0, 3, 1, 2))

@@ -22,7 +22,7 @@ from support_onnx import constant_detector, spot_detector
 import camtrap_batch
 from camtrap_batch.engine.base import GivenExecutor, WorkerContext
 from camtrap_batch.engine.inline import InlineExecutor
-from camtrap_batch.errors import CamtrapError, InputError, JobError, StageError
+from camtrap_batch.errors import CamtrapError, ClusterError, InputError, JobError, StageError
 from camtrap_batch.images import decode_upright
 from camtrap_batch.job import Job
 from camtrap_batch.pipeline.context import Context
@@ -511,6 +511,12 @@ def test_a_precision_that_holds_is_taken(folder: Path, monkeypatch: pytest.Monke
     found = job.run.snapshot("detected").meta["precision"]
     assert (found["precision"], found["tried"], found["lost"]) == (fastest, fastest, 0)
     assert found["apart"] <= 0.01
+    if fastest == "bfloat16":  # which no GPU computes in: for one, it is asked anew
+        job.write(device="cuda")
+        with pytest.raises(ClusterError, match=r"no GPU that .* can use here"):
+            job.do()
+        job.write(device="auto")
+        assert job.do().shards_run == 0
     job.write(precision="float32")
     job.do()
     assert job.run.snapshot("detected").meta["precision"] == {"precision": "float32"}

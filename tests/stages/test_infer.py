@@ -20,9 +20,9 @@ pytest.importorskip("fastai", reason="the extra 'train' is not installed")
 import torch
 
 import camtrap_batch
-from camtrap_batch.errors import InputError
+from camtrap_batch.errors import ClusterError, InputError
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.model import ModelInfo, Predictor, save_model
+from camtrap_batch.model import ModelInfo, Predictor, on_openvino, save_model
 from camtrap_batch.model.architectures import create_model
 from camtrap_batch.model.device import choose_precision
 from camtrap_batch.rehearsal import write_dataset
@@ -31,6 +31,13 @@ from camtrap_batch.stages.infer import runtimes
 from camtrap_batch.store.run import Run
 
 CLASSES = ("empty", "tayassu pecari", "kudu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def any_number_is_worth_a_check() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(infer, "FEWEST_TO_CHECK", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +131,7 @@ def test_every_usable_image_has_its_row(validated: Path, tmp_path: Path, local: 
     assert job.infer(local).shards_run == 0
 
 
+@pytest.mark.skipif(choose_precision(torch.device("cpu")) == torch.float32, reason="no bfloat16 here")
 def test_images_computed_again_are_counted(
     validated: Path, tmp_path: Path, local: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,9 +139,21 @@ def test_images_computed_again_are_counted(
     monkeypatch.setattr(infer, "check_precision", lambda *_: found)
     job = Job(validated, tmp_path)
     job.infer(local)
-    is_exact = choose_precision(torch.device("cpu")) == torch.float32
-    again = job.run.snapshot("predictions").meta["again"]
-    assert again == ({} if is_exact else {"float32": job.rows().num_rows})
+    assert job.run.snapshot("predictions").meta["again"] == {"float32": job.rows().num_rows}
+
+
+def test_a_worker_that_can_not_compute_as_the_others_do_is_refused(
+    validated: Path, tmp_path: Path, local: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not given shards to compute in its own way."""
+    found = {"precision": "float32", "steps": [["float32", 0]], "runtime": "openvino"}
+    monkeypatch.setattr(infer, "check_precision", lambda *_: found)
+    monkeypatch.setattr(on_openvino, "is_there", lambda: False)
+    job = Job(validated, tmp_path)
+    with pytest.raises(ClusterError, match=r"worker \S+ on host \S+ has no OpenVINO, which this run is"):
+        job.infer(local)
+    assert job.run.current("predictions") is None
+    assert not list((tmp_path / "run" / "receipts" / "infer").glob("*/*"))
 
 
 def test_a_worker_loads_the_model_before_the_precision_is_known(

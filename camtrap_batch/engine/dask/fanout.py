@@ -20,10 +20,10 @@ from distributed.scheduler import KilledWorker
 
 from camtrap_batch import phases
 from camtrap_batch.engine.attempts import Attempt, Attempts
-from camtrap_batch.engine.base import Event, Need, Outcome, Stall, Work, WorkerTurnedAway
+from camtrap_batch.engine.base import Event, Need, Outcome, Stall, Work, WorkerTurnedAway, requirement_of
 from camtrap_batch.engine.dask import watchdog
 from camtrap_batch.engine.dask.context import here
-from camtrap_batch.engine.dask.fitness import Needs, check_scheduler, unfit_workers
+from camtrap_batch.engine.dask.fitness import Needs, Unfit, check_scheduler, unfit_workers
 from camtrap_batch.engine.visibility import Visibility
 from camtrap_batch.errors import ClusterError, ClusterLost, ImagesGone, NoWorker, UnfitWorker
 from camtrap_batch.images import MOST_ABANDONED, abandoned
@@ -124,7 +124,7 @@ class _FanOut:
         self.known: set[str] = set()
         self.turned_away: dict[str, str] = {}  # with the reason
         visibility = Visibility.make(self.work.folder, self.plan.path, self.work.image_root)
-        self.needs = Needs.make(visibility)
+        self.needs = Needs.make(visibility, requirement_of(self.work))
         self.resources: dict[str, float] | None = None
         self.looked_at = 0.0
         self.last_seen = time.monotonic()
@@ -137,8 +137,7 @@ class _FanOut:
         self._set_window(threads)
         self.plan.freeze(self.work.folder)  # every worker must see it there
         check_scheduler(self.client)
-        for reason in self._unfit_among(_offering(self.client, self.need, self.resources)).values():
-            raise ClusterError(reason)
+        self._require_fit_ones(_offering(self.client, self.need, self.resources))
         self.looked_at = self.last_seen = time.monotonic()
         # The client keeps the handler beyond the end, but must not keep this object and what its stage reads.
         self.client.subscribe_topic(watchdog.TOPIC, partial(_note_stall, self.stalls))
@@ -300,11 +299,23 @@ class _FanOut:
         else:
             self.attempts.erred(attempt, problem)
 
-    def _unfit_among(self, workers: set[str]) -> dict[str, str]:
-        """The `workers` that can't do the work, with the reason; none is examined twice."""
+    def _require_fit_ones(self, workers: set[str]) -> None:
+        """Begin without those that lack what the work asks for. Raises ClusterError where none is left."""
+        unfit = self._unfit_among(workers)
+        for reason in unfit.wrong.values():
+            raise ClusterError(reason)
+        if unfit.unable and not workers - set(unfit.unable):
+            raise ClusterError(next(iter(unfit.unable.values())))
+        for worker, reason in unfit.unable.items():
+            self.attempts.observe(WorkerTurnedAway(worker, reason))
+        if unfit.unable:
+            self.client.retire_workers(list(unfit.unable), close_workers=True)
+
+    def _unfit_among(self, workers: set[str]) -> Unfit:
+        """Those of `workers` that can't do the work; none is looked at twice."""
         new, self.known = workers - self.known, workers
         if not new:
-            return {}
+            return Unfit({}, {})
         return unfit_workers(self.client, new, self.needs)
 
     def _turn_away(self, worker: str, reason: str) -> None:
@@ -340,9 +351,8 @@ class _FanOut:
         else:
             self.last_seen = now
             self._set_window(threads)
-            for worker, reason in self._unfit_among(
-                _offering(self.client, self.need, self.resources)
-            ).items():
+            unfit = self._unfit_among(_offering(self.client, self.need, self.resources))
+            for worker, reason in (unfit.wrong | unfit.unable).items():
                 self._turn_away(worker, reason)
 
 

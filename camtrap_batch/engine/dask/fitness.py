@@ -1,4 +1,4 @@
-"""Whether a worker is fit for the work: the same versions as the driver, images and run folder in sight.
+"""Whether a worker is fit for the work: the driver's versions, images and run folder in sight, what it wants.
 
 A worker on a machine where a disk is not mounted would call a whole data set missing, and nobody would
 notice. All workers are checked before a stage's first shard, those that join later when they join, and each
@@ -16,6 +16,7 @@ from typing import Any
 from distributed import Client
 from distributed.versions import get_package_info
 
+from camtrap_batch.engine.base import Requirement
 from camtrap_batch.engine.visibility import Visibility
 from camtrap_batch.errors import ClusterError, UnfitWorker
 
@@ -37,31 +38,48 @@ def check_scheduler(client: Client) -> None:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the work needs of a worker: the driver's versions, and what it must see."""
+    """What the work needs of a worker: the driver's versions, what is to be seen, what it asks for itself."""
 
     visibility: Visibility
     versions: tuple[tuple[str, str | None], ...]
+    requirement: Requirement | None = None
 
     @classmethod
-    def make(cls, visibility: Visibility) -> Needs:
-        return cls(visibility, tuple(get_package_info(PACKAGES).items()))
+    def make(cls, visibility: Visibility, requirement: Requirement | None = None) -> Needs:
+        return cls(visibility, tuple(get_package_info(PACKAGES).items()), requirement)
 
     def check(self, worker: str) -> None:
         """Raise UnfitWorker if this process, the worker at that address, is not fit; checked once."""
         if self in _fit:
             return
+        who = f"worker {worker} on host {socket.gethostname()}"
         if different := differences(dict(self.versions), get_package_info(PACKAGES)):
-            who = f"worker {worker} on host {socket.gethostname()}"
             raise UnfitWorker(worker, f"{who} {_other_versions(different)}")
         self.visibility.check(worker)
+        if self.requirement is not None and (lacking := self.requirement.lacking()):
+            raise UnfitWorker(worker, f"{who} {lacking}")
         _fit.add(self)
 
 
 _fit: set[Needs] = set()
 
 
-def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> dict[str, str]:
-    """Which of `workers` (addresses) can't do the work, and why, one line each.
+@dataclass(frozen=True)
+class Unfit:
+    """Workers (addresses) that can't do the work, and why, a line each.
+
+    Attributes
+    ----------
+    wrong : those with other versions, or without sight of images or run folder: somebody has to mend that
+    unable : those that lack what the work asks for itself: others may have it
+    """
+
+    wrong: dict[str, str]
+    unable: dict[str, str]
+
+
+def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> Unfit:
+    """Which of `workers` (addresses) can't do the work.
 
     One that does not answer in time is not named: it checks by itself before its own first shard.
     """
@@ -71,7 +89,7 @@ def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> dict[
         # Each by itself: one that stands still must not hold up the answers of others.
         asked = {
             asyncio.ensure_future(
-                client.run(look, needs.visibility, workers=[address], on_error="return")
+                client.run(look, needs.visibility, needs.requirement, workers=[address], on_error="return")
             ): address
             for address in addresses
         }
@@ -82,32 +100,47 @@ def unfit_workers(client: Client, workers: Iterable[str], needs: Needs) -> dict[
         return {asked[one]: one.result().get(asked[one]) for one in answered if one.exception() is None}
 
     looks = client.sync(ask)
-    unfit = {}
+    unfit = Unfit({}, {})
     for address, found in looks.items():
         if isinstance(found, WorkerLook):
             who = f"worker {address} on host {found.host}"
             if different := differences(dict(needs.versions), found.versions):
-                unfit[address] = f"{who} {_other_versions(different)}"
+                unfit.wrong[address] = f"{who} {_other_versions(different)}"
             elif found.missing:
-                unfit[address] = f"{who} {found.missing}"
+                unfit.wrong[address] = f"{who} {found.missing}"
+            elif found.lacking:
+                unfit.unable[address] = f"{who} {found.lacking}"
         elif isinstance(found, ImportError | AttributeError):
-            unfit[address] = f"worker {address} runs another camtrap-batch than here, or none: {found}"
-        # Any other exception: it is gone in the meantime.
+            other = f"worker {address} runs another camtrap-batch than here, or none: {found}"
+            unfit.wrong[address] = other
+        # Any other exception: it went away meanwhile.
     return unfit
 
 
 @dataclass(frozen=True)
 class WorkerLook:
-    """What a worker process says about itself; `missing`: what it can't see and why, or empty."""
+    """What a worker process says of itself.
+
+    Attributes
+    ----------
+    missing : what it can't see and why, or empty
+    lacking : what it lacks of what the work asks for, or empty
+    """
 
     host: str
     versions: dict[str, str | None]
     missing: str
+    lacking: str = ""
 
 
-def look(visibility: Visibility) -> WorkerLook:
-    """Look around, in this process."""
-    return WorkerLook(socket.gethostname(), get_package_info(PACKAGES), visibility.missing())
+async def look(visibility: Visibility, requirement: Requirement | None) -> WorkerLook:
+    """Look around, in this process; on a thread, as packages may have to be loaded for it."""
+    versions = get_package_info(PACKAGES)
+    missing = visibility.missing()
+    lacking = ""
+    if requirement is not None and not missing:
+        lacking = await asyncio.to_thread(requirement.lacking)
+    return WorkerLook(socket.gethostname(), versions, missing, lacking)
 
 
 def differences(

@@ -21,8 +21,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camtrap_batch.images.jpeg.huffman import LOOK, PADDING, fill_tables, read_blocks, unstuff
-from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, shrunk
+from camtrap_batch.images.jpeg.huffman import (
+    LOOK,
+    LOOK_DC,
+    LOOK_EARLY,
+    PADDING,
+    fill_tables,
+    read_blocks,
+    unstuff,
+)
+from camtrap_batch.images.pixels import JPEG_LONGEST, Pixels, Planes, shrunk
 from camtrap_batch.images.raster import colour, paint, resample_plane
 
 _SOF0, _DHT, _SOS, _DQT, _DRI = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD  # markers of segments
@@ -77,6 +85,12 @@ def decode_baseline(data: bytes, wanted: int, exactly: bool = False) -> Pixels |
     lowest frequencies show; chroma is as coarse as in the file. None if the file is not surely sound,
     or if a quarter is too small.
     """
+    found = decode_planes(data, wanted, exactly)
+    return None if found is None else found[0]
+
+
+def decode_planes(data: bytes, wanted: int, exactly: bool = False) -> tuple[Pixels, Planes | None] | None:
+    """As `decode_baseline`; with `exactly` also what the colours were made of, if chroma is half as large."""
     try:
         header = _read_header(data)
         scale = next((s for s in _SCALES if -(-min(header.width, header.height) * s // 8) >= wanted), None)
@@ -213,7 +227,7 @@ def _read_coefficients(data: bytes, header: _Header, scale: int) -> npt.NDArray[
 
 def _make_pixels(
     header: _Header, scale: int, coefficients: npt.NDArray[np.int16], short_side: int | None
-) -> Pixels:
+) -> tuple[Pixels, Planes | None]:
     n_columns, n_rows, sizes = _sizes(header)
     luma = header.components[0]
     planes = []
@@ -231,16 +245,29 @@ def _make_pixels(
         ratio = height / size[0], width / size[1]
         planes[0] = resample_plane(planes[0][:height, :width], *size)
         # A new sample of chroma stands for 2 x 2 of luma.
-        coarse, half = (2 * ratio[0] / down, 2 * ratio[1] / across), (-(-size[0] // 2), -(-size[1] // 2))
+        coarse, half = (2 * ratio[0] / down, 2 * ratio[1] / across), _half(size)
         for number, plane in enumerate(planes[1:], 1):
             part = plane[: -(-height // down), : -(-width // across)]
             planes[number] = resample_plane(part, *half, coarse)
         across = down = 2
     if len(planes) == 1:
-        return np.ascontiguousarray(planes[0][: size[0], : size[1], None])
+        return np.ascontiguousarray(planes[0][: size[0], : size[1], None]), None
     pixels = np.empty((*size, 3), np.uint8)
     colour(*planes, across, down, pixels)
-    return pixels
+    if short_side is None or (across, down) != (2, 2):
+        return pixels, None
+    sizes_of_planes = size, _half(size), _half(size)
+    return pixels, Planes(
+        *(
+            np.ascontiguousarray(plane[:rows, :columns])
+            for plane, (rows, columns) in zip(planes, sizes_of_planes, strict=True)
+        )
+    )
+
+
+def _half(size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of chroma for a picture of that size."""
+    return -(-size[0] // 2), -(-size[1] // 2)
 
 
 def _blocks(header: _Header, n_columns: int, sizes: list[int]) -> npt.NDArray[np.int64]:
@@ -260,9 +287,9 @@ def _blocks(header: _Header, n_columns: int, sizes: list[int]) -> npt.NDArray[np
 @lru_cache(64)  # a camera has its own tables, or those of T.81's annex K; 0.4 MB each
 def _stacked(codes: tuple[tuple[bytes, bytes], ...]) -> tuple[npt.NDArray[Any], ...]:
     """Tables of `fill_tables` for pairs of DC and AC codes: DC single and first, then AC."""
-    n, sizes = len(codes), (1 << 16, 1 << LOOK, 1 << 16, 1 << LOOK, 1 << LOOK)
-    stacks = [np.zeros((n, size), np.uint16) for size in sizes] + [np.zeros((n, 1 << LOOK), np.uint32)]
-    unused = np.empty(1 << LOOK, np.uint16), np.empty(1 << LOOK, np.uint32)
+    n, sizes = len(codes), (1 << 16, 1 << LOOK_DC, 1 << 16, 1 << LOOK, 1 << LOOK)
+    stacks = [np.zeros((n, size), np.uint16) for size in sizes] + [np.zeros((n, 1 << LOOK_EARLY), np.uint32)]
+    unused = np.empty(1 << LOOK, np.uint16), np.empty(1 << LOOK_EARLY, np.uint32)
     for number, (dc, ac) in enumerate(codes):
         _expect(max(dc[16:], default=0) <= _LARGEST_DC)
         of_dc, of_ac = [stack[number] for stack in stacks[:2]], [stack[number] for stack in stacks[2:]]

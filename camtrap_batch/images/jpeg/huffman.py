@@ -22,6 +22,12 @@ from camtrap_batch.images.compiled import compiled
 LOOK: Final = 13
 """Bits looked up at once; tables of this size stay in a core's L1 cache. More or fewer are slower."""
 
+LOOK_DC: Final = 10
+"""The same for the first code of a block."""
+
+LOOK_EARLY: Final = 12
+"""The same for the codes that follow it, where their values are kept."""
+
 PADDING: Final = 4096
 """Bytes of zeros after a stream: more than one MCU (10 blocks of 64 codes of 31 bits) can use."""
 
@@ -76,13 +82,13 @@ def fill_tables(
     ----------
     counts : number of codes of 1 to 16 bits
     symbols : their meanings, in the order of the codes: a run of zeros (high 4 bits) and a value's bits
-    single : filled, shape (65536,): a code's bits * 256 + its symbol; 0 if no code begins like this
-    first : filled, shape (2**LOOK,): the same, for codes of up to `LOOK` bits
+    single : filled, shape (65536,): a code's bits * 256 + its symbol; 0 where no code begins so
+    first : filled, shape (2**n,): the same, for codes of up to n bits
     many : filled, shape (2**LOOK,): coefficients * 32 + bits of all codes, with their values, that fit into
-        `LOOK` bits; 128 coefficients more if the last of them ends its block
-    early : filled, shape (2**LOOK,): of a block's first coefficients after DC, up to the fourth, those that
-        fit into `LOOK` bits. From the top: value + 64 of the fourth, second and first in 7 bits each, the
-        position of the next coefficient in 7, the bits of these codes in 4. 0 if none fits
+        `LOOK` bits; 128 coefficients more where the last of them ends its block
+    early : filled, shape (2**LOOK_EARLY,): of a block's first coefficients after DC, up to the fourth, those
+        that fit into `LOOK_EARLY` bits. From the top: value + 64 of the fourth, second and first in 7 bits
+        each, the position of the next coefficient in 7, the bits of these codes in 4. 0 where not one fits
     """
     code, symbol = 0, 0
     for length in range(1, _PEEK + 1):
@@ -96,9 +102,13 @@ def fill_tables(
         if counts[length - 1] > 0 and code >= 1 << length:  # ones alone are no code (T.81, annex C)
             return False
         code <<= 1
+    n_first = 0
+    while 1 << n_first < len(first):
+        n_first += 1
+    for start in range(len(first)):
+        entry = single[start << (_PEEK - n_first)]
+        first[start] = entry if entry >> 8 <= n_first else 0
     for start in range(1 << LOOK):
-        entry = single[start << (_PEEK - LOOK)]
-        first[start] = entry if entry >> 8 <= LOOK else 0
         bits, coefficients = 0, 0
         while True:
             entry = single[(start << (_PEEK - LOOK) << bits) & 0xFFFF]
@@ -113,20 +123,20 @@ def fill_tables(
                 break
             bits, coefficients = taken, coefficients + run + 1
         many[start] = (coefficients if bits else _NOT_IN_TABLE) << 5 | bits
-
+    for start in range(1 << LOOK_EARLY):
         bits, k = 0, 1
         values = np.zeros(5, np.int64)
         while k <= 4:
-            entry = single[(start << (_PEEK - LOOK) << bits) & 0xFFFF]
+            entry = single[(start << (_PEEK - LOOK_EARLY) << bits) & 0xFFFF]
             run, size = (entry & 255) >> 4, entry & 15
             taken = bits + (entry >> 8) + size
-            if entry == 0 or taken > LOOK or (size == 0 and 0 < run < 15) or size > 6:
+            if entry == 0 or taken > LOOK_EARLY or (size == 0 and 0 < run < 15) or size > 6:
                 break
             if size == 0 and run == 0:
                 bits, k = taken, 64
                 break
             if size and k + run <= 4:
-                magnitude = (start >> (LOOK - taken)) & ((1 << size) - 1)
+                magnitude = (start >> (LOOK_EARLY - taken)) & ((1 << size) - 1)
                 values[k + run] = magnitude if magnitude >> (size - 1) else magnitude - (1 << size) + 1
             bits, k = taken, k + run + 1
         if bits:
@@ -229,7 +239,7 @@ def read_blocks(
                 block = blocks[number, 2]
                 blocks[number, 2] += blocks[number, 3]
                 word = _load(stream, at >> _U64(3)) << (at & _U64(7))
-                code = dc_first[table, word >> _U64(64 - LOOK)]
+                code = dc_first[table, word >> _U64(64 - LOOK_DC)]
                 if code == 0:
                     code = dc_single[table, word >> _U64(64 - _PEEK)]
                     if code == 0:
@@ -244,7 +254,7 @@ def read_blocks(
                 # Of the 57 bits that were there, DC took 27 or less: enough for two more looks are left.
                 word <<= length + size
                 if keeps_four:
-                    start = _U64(ac_early[table, word >> _U64(64 - LOOK)])
+                    start = _U64(ac_early[table, word >> _U64(64 - LOOK_EARLY)])
                     if start != 0:
                         k = (start >> _U64(4)) & _U64(127)
                         at += start & _U64(15)

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from camtrap_batch.detection.base import Found
 from camtrap_batch.detection.frames import put
 from camtrap_batch.detection.heads import read_boxes
-from camtrap_batch.detection.onnx import OnnxDetector, OnnxFinder
+from camtrap_batch.detection.onnx import OnnxDetector
 from camtrap_batch.errors import InputError
 from camtrap_batch.model.importers.base import SAME
 from camtrap_batch.runtime import installed_runtimes, open_network
@@ -58,8 +58,8 @@ class Boxes:
 def compare_boxes(
     detector: OnnxDetector, pictures: Sequence[bytes], theirs: Sequence[Sequence[Sequence[float]]], way: str
 ) -> Boxes:
-    """The boxes that our worker finds, and those of the original: one list of `Rows` per picture."""
-    finder = OnnxFinder(detector, open_network(detector.path, "cpu", 1, "float32"), 1)
+    """The boxes that our worker finds, and those of the original, of each picture a list of `Rows`."""
+    finder = detector.finder(detector.path, threads=1)
     boxes = same = 0
     for data, found, rows in zip(pictures, finder.find(pictures), theirs, strict=True):
         if not isinstance(found, Found):

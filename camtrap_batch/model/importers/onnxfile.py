@@ -68,14 +68,13 @@ class OnnxImporter:
     def _detector(
         self, given: Mapping[str, Any], pictures: Sequence[bytes], scratch: Path, file: Path
     ) -> Imported:
-        from camtrap_batch.detection.onnx import CARD, MODEL, OnnxDetector
+        from camtrap_batch.detection.onnx import CARD, MODEL, OnnxDetector, read_card
         from camtrap_batch.model.importers.boxes import compare_detector
 
         out = scratch / "out"
         out.mkdir()
         shutil.copyfile(file, out / MODEL)
-        beside = file.with_name(CARD)
-        card = json.loads(beside.read_bytes()) if beside.is_file() else {}
+        card = read_card(file.with_name(CARD)).model_dump(exclude_none=True)
         said = {"names": classes_of(given), "size": given["size"], "mean": given["mean"], "std": given["std"]}
         card |= {key: value for key, value in said.items() if value is not None}
         (out / CARD).write_text(json.dumps(card))

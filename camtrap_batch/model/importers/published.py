@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from camtrap_batch.errors import InputError, choices
+from camtrap_batch.errors import InputError, JobError, choices
 from camtrap_batch.model.architectures import (
     create_model,
     evaluation,
@@ -28,7 +28,7 @@ from camtrap_batch.model.architectures import (
 from camtrap_batch.model.importers.base import Comparison
 from camtrap_batch.model.importers.libraries import Library
 from camtrap_batch.model.importers.originals import as_described, open_upright
-from camtrap_batch.model.imports import describe_model, import_state
+from camtrap_batch.model.imports import describe_model, import_state, require_pool
 from camtrap_batch.model.info import ModelInfo
 from camtrap_batch.model.predictor import Predictor
 
@@ -75,19 +75,43 @@ def import_published(
     content = {
         "arch": arch,
         "classes": labels,
-        "provenance": {"library": library, "name": name, "weights": weights.name if weights else "published"},
+        "provenance": {
+            "library": library,
+            "name": name,
+            "weights": weights.name if weights else "published",
+            **({} if weights or not (terms := licence_of(library, arch)) else {"licence": terms}),
+        },
         **(described or {}),
     }
     info = describe_model(where, content)
-    ours = create_model(arch, len(labels), size=info.size)
+    require_pool(info, where)
+    ours = _create(arch, len(labels), info, where)
     state = without_prefix(state, ours.state_dict())
     info = import_state("--classes", info, _of_that_size(state, ours), where, parent)
     folder = Path(parent) / info.model_id
-    theirs = _original(library, arch, state, info, pictures, is_own=not described)
+    is_own = not set(described or {}) - {"pool"}
+    theirs = _original(library, arch, state, info, pictures, is_own=is_own)
     answers = Predictor(folder, "cpu", precision=torch.float32).predict(pictures)
     compared = Comparison.of(answers, theirs)
     compared.require(where)
     return info, compared
+
+
+def licence_of(library: Library, arch: str) -> str | None:
+    """Of the weights that timm publishes, as it says; None of those of torchvision."""
+    if library == "torchvision":
+        return None
+    import timm
+
+    published = timm.get_pretrained_cfg(arch)
+    return published.license if published is not None else None
+
+
+def _create(arch: str, n_classes: int, info: ModelInfo, where: str) -> nn.Module:
+    try:
+        return create_model(arch, n_classes, size=info.size, pool=info.pool)
+    except JobError as problem:
+        raise InputError(f"{where}: {str(problem).removeprefix('train.')}") from None
 
 
 def _of_that_size(state: Mapping[str, torch.Tensor], network: nn.Module) -> Mapping[str, torch.Tensor]:
@@ -139,13 +163,15 @@ def _published_classes(library: Library, arch: str) -> list[str]:
 
         return list(next(iter(reversed(list(get_model_weights(arch))))).meta["categories"])
     import timm
-    import timm.data.imagenet_info
+    import timm.data.imagenet_info as imagenet
 
     published = timm.get_pretrained_cfg(arch)
-    if published is None or published.num_classes != 1000:
+    subset = imagenet.infer_imagenet_subset(published) if published is not None else None
+    if published is None or subset is None:
         raise InputError(f"timm does not say which classes {arch} has: give --classes FILE")
-    known = timm.data.imagenet_info.ImageNetInfo()
-    names = [known.index_to_description(number).partition(",")[0] for number in range(1000)]
+    known = imagenet.ImageNetInfo(subset)
+    numbers = range(published.num_classes)
+    names = [known.index_to_description(number).partition(",")[0] for number in numbers]
     twice = Counter(names)
     return [
         label if twice[label] == 1 else f"{label} ({known.index_to_label_name(number)})"
@@ -180,6 +206,7 @@ def _original(
 
         # Built for the size in the file, whatever the pictures' size is.
         options = {"dynamic_img_size": True} if "pos_embed" in state and not is_own else {}
+        options |= {} if info.pool is None else {"global_pool": info.pool}
         network = timm.create_model(arch, pretrained=False, num_classes=len(info.classes), **options)
         library_data: Any = timm.data
         settings = library_data.resolve_model_data_config(network)

@@ -28,7 +28,7 @@ from camtrap_batch.pipeline.stage import Made, Part, Stage, StageResult, TableSp
 from camtrap_batch.remote import redacted
 from camtrap_batch.runtime import Device
 from camtrap_batch.stages.detect.shard import DetectShard
-from camtrap_batch.stages.detect.trial import PRECISION, check_precision, known_precision
+from camtrap_batch.stages.detect.trial import PRECISION, check_precision, is_of_cpus, known_precision
 from camtrap_batch.store.manifest import usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import BOXES
@@ -162,7 +162,7 @@ def _look(context: Context, settings: Detect, detector: PictureDetector) -> Stag
     retries = _retries(context, work, rows, settings.shard_size, before)
     plan = Plan.make(STAGE.name, retries.shards(), _inputs(manifest, detector))
     if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
-        need = _workers(context, settings)
+        need = _workers(context, settings, found)
     need = need or "CPU"
     said = getattr(detector, "description", "")
     meta = {"categories": list(detector.categories), "precision": found, "detector": said}
@@ -216,18 +216,26 @@ def _retries(
 def _precision(
     context: Context, settings: Detect, work: DetectShard, rows: pa.Table
 ) -> tuple[Need | None, dict[str, Any]]:
-    """The precision to compute in, and the kind of workers, if it had to ask them."""
-    if settings.precision == "float32" or rows.num_rows < _FEWEST_TO_CHECK:
-        return None, {"precision": "float32"}
-    if (known := known_precision(context.run, work)) is not None:
+    """The precision to compute in, and the kind of workers, if they had to be asked for it."""
+    exact = {"precision": "float32"}
+    if settings.precision == "float32":
+        return None, exact
+    if (known := known_precision(context.run, work, settings.device)) is not None:
         return None, known
-    if context.dry_run:
-        return None, {"precision": "float32"}
+    if rows.num_rows < _FEWEST_TO_CHECK or context.dry_run:
+        return None, exact
     need = _workers(context, settings)
     return need, check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
 
 
-def _workers(context: Context, settings: Detect) -> Need:
+def _workers(context: Context, settings: Detect, found: dict[str, Any] | None = None) -> Need:
+    """The kind of workers; of a run that was begun on CPUs, those that can go on with it (`found`)."""
+    if settings.device == "auto" and found is not None and is_of_cpus(found):
+        if context.executor().offers("GPU"):
+            context.display.note(
+                "detect: on CPU workers, as this run was begun; detect.device: cuda does all images anew"
+            )
+        return "CPU"
     return choose_workers(context.executor(), settings.device, has_gpu, "detect.device")
 
 

@@ -15,11 +15,11 @@ from camtrap_batch import phases
 from camtrap_batch.detection.base import Finder, Found, PictureDetector, Tally
 from camtrap_batch.detection.library import load_finder
 from camtrap_batch.detection.stored import to_lists, to_tables
-from camtrap_batch.engine.base import WorkerContext
+from camtrap_batch.engine.base import Requirement, WorkerContext
 from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import read_pictures
 from camtrap_batch.pipeline.rows import unpack
-from camtrap_batch.runtime import Device, Precision, possible_precision
+from camtrap_batch.runtime import Device, Precision
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Receipt, Shard
 from camtrap_batch.store.tables import finish_shard
@@ -36,7 +36,7 @@ class DetectShard:
     ----------
     kept : folder with the detector's files
     animal : the category whose boxes are animals
-    precision : to compute in, where the worker's hardware can
+    precision : to compute in
     threshold : of boxes that count, for those who watch alone: no row depends on it
     """
 
@@ -58,10 +58,16 @@ class DetectShard:
     def image_root(self) -> ImageRoot | None:
         return None if self.use_thumbnails else self.root
 
+    @property
+    def requirement(self) -> Requirement | None:
+        """What the detector asks of a worker; one of another package need not ask for anything."""
+        requires = getattr(self.detector, "requires", None)
+        return None if requires is None else requires(self.device, self.precision)
+
     def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
         started = time.monotonic()
         rows = unpack(payload)
-        finder = self.finder(here.threads, possible_precision(self.precision, self.device))
+        finder = self.finder(here.threads, self.precision)
         loaded_s = time.monotonic() - started
         phases.enter("read and forward")  # at the same time
         tally = Tally()

@@ -9,7 +9,8 @@ import pyarrow as pa
 from camtrap_batch.detection.agreement import compare
 from camtrap_batch.detection.base import Found as FoundBoxes
 from camtrap_batch.detection.base import Tally
-from camtrap_batch.engine.base import Need, WorkerContext
+from camtrap_batch.engine import base as engine
+from camtrap_batch.engine.base import Need, Requirement, WorkerContext
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.precision import Found, PrecisionCheck, Question, sample
 from camtrap_batch.pipeline.stage import Part
@@ -22,9 +23,19 @@ _MOST, _FEWEST, _SHARE = 64, 1, 20
 """Images that are looked at: one of `_SHARE`, so that the check takes a small part of the whole time."""
 
 
-def known_precision(run: Run, work: DetectShard) -> Found | None:
-    """What `check_precision` found for this detector; None if it was not asked yet."""
-    return _question(work).known(run)
+def known_precision(run: Run, work: DetectShard, device: engine.Device) -> Found | None:
+    """What `check_precision` found for this detector; None where it was not asked yet.
+
+    Parameters
+    ----------
+    device : of the job file; what was found on CPUs does not hold for one who asks for GPUs
+    """
+    return _asked(run, work, device).known(run)
+
+
+def is_of_cpus(found: Found) -> bool:
+    """Whether it is CPUs that compute so, and no GPU."""
+    return bool(found["precision"] == "bfloat16")
 
 
 def check_precision(context: Context, work: DetectShard, rows: pa.Table, need: Need) -> Found:
@@ -37,9 +48,17 @@ def check_precision(context: Context, work: DetectShard, rows: pa.Table, need: N
     """
     some = sample(rows, _SHARE, _FEWEST, _MOST)
     inputs = {"detector": work.detector.detector_id}
-    found = _question(work).ask(context, CheckPrecision(work), some, need, inputs)
+    assert context.job.detection is not None  # noqa: S101  # else there would be no detector
+    question = _asked(context.run, work, context.job.detection[0].device)
+    found = question.ask(context, CheckPrecision(work), some, need, inputs)
     context.run.log("precision chosen", stage="detect", **found)
     return found
+
+
+def _asked(run: Run, work: DetectShard, device: engine.Device) -> Question:
+    question = _question(work)
+    found = question.known(run)
+    return question.of("cuda") if device == "cuda" and found is not None and is_of_cpus(found) else question
 
 
 def _question(work: DetectShard) -> Question:
@@ -51,6 +70,10 @@ class CheckPrecision(PrecisionCheck):
     """Looks at a sample in float32, and in the fastest precision that the worker knows."""
 
     work: DetectShard
+
+    @property
+    def requirement(self) -> Requirement | None:
+        return self.work.requirement
 
     def of(self, plan: tuple[str, str]) -> CheckPrecision:
         return CheckPrecision(replace(self.work, plan=plan))

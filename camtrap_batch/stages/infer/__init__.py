@@ -15,7 +15,7 @@ from camtrap_batch.detection.boxes import Boxes, find_boxes
 from camtrap_batch.engine.base import Need, choose_workers
 from camtrap_batch.errors import MissingExtra
 from camtrap_batch.images.pictures import COLUMNS
-from camtrap_batch.model.info import ModelInfo
+from camtrap_batch.model.info import ONNX_ARCH, ModelInfo
 from camtrap_batch.model.library import keep_model, open_model
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.images import image_root
@@ -24,15 +24,19 @@ from camtrap_batch.pipeline.retries import FAILED, RETRY_FAILED, TRIES, Retries,
 from camtrap_batch.pipeline.rows import hash_runs, location_borders, pack, texts
 from camtrap_batch.pipeline.shards import Done, do_on_workers
 from camtrap_batch.pipeline.stage import Stage, StageResult, TableSpec, shard_ids
+from camtrap_batch.runtime import choose_runtime
 from camtrap_batch.selection.classes import empty_class
 from camtrap_batch.stages.detect import bring_detections
-from camtrap_batch.stages.infer.runtimes import PRECISION, check_precision, known_precision
+from camtrap_batch.stages.infer.runtimes import PRECISION, check_precision, is_of_cpus, known_precision
 from camtrap_batch.stages.infer.shard import InferShard
 from camtrap_batch.stages.infer.without import infer_without_model
 from camtrap_batch.store.manifest import categories_of, usable_rows
 from camtrap_batch.store.shards import Plan, Receipt, cut
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.vocabulary import NO_MODEL
+
+FEWEST_TO_CHECK = 200
+"""Usable images below which all are computed in float32: a check would take longer than it saves."""
 
 _DEVICE: dict[Need, Literal["cpu", "cuda"]] = {"CPU": "cpu", "GPU": "cuda"}
 _READ = [*COLUMNS, "sha256", "status", "location", "seq_id", "width", "height"]
@@ -97,7 +101,7 @@ class InferStage(Stage):
             retries = _retries(context, work, rows, cutting.result(), before, "crops")
             plan = Plan.make(self.name, retries.shards(), inputs)
         if need is None and not context.dry_run and (before is None or before.plan_id != plan.id):
-            need = _workers(context)
+            need = _workers(context, found)
         need = need or "CPU"
         meta = {
             "classes": list(wanted.info.classes),
@@ -160,6 +164,7 @@ def _read(context: Context) -> _Wanted:
         timeout_s=job.validate_.timeout_s,
         manifest=manifest.number,
         rules=boxes.rules if boxes else None,
+        of_onnx=choose_runtime("cpu")[0] if info.arch == ONNX_ARCH else None,
     )
     return _Wanted(rows, boxes, info, work, boxes_from, notes)
 
@@ -171,16 +176,28 @@ def _precision(
 
     In a dry run, whatever only a worker could find out stays open.
     """
+    exact = {"precision": "float32"}
     if context.job.infer.precision == "float32" or not rows.num_rows:
-        return None, {"precision": "float32"}
-    if (known := known_precision(context.run, work)) is not None or context.dry_run:
+        return None, exact
+    if (known := known_precision(context.run, work, context.job.infer.device)) is not None:
         return None, known
+    if rows.num_rows < FEWEST_TO_CHECK:
+        return None, exact
+    if context.dry_run:
+        return None, None
     context.begin_writing()
     need = _workers(context)
     return need, check_precision(context, replace(work, device=_DEVICE[need]), rows, need)
 
 
-def _workers(context: Context) -> Need:
+def _workers(context: Context, found: dict[str, Any] | None = None) -> Need:
+    """The kind of workers; of a run that was begun on CPUs, those that can go on with it (`found`)."""
+    if context.job.infer.device == "auto" and found is not None and is_of_cpus(found):
+        if context.executor().offers("GPU"):
+            context.display.note(
+                "infer: on CPU workers, as this run was begun; infer.device: cuda does all images anew"
+            )
+        return "CPU"
     return choose_workers(context.executor(), context.job.infer.device, has_cuda, "infer.device")
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from camtrap_batch import phases
-from camtrap_batch.engine.base import Need, WorkerContext
+from camtrap_batch.engine.base import Device, Need, WorkerContext
+from camtrap_batch.model.required import RequiredToClassify
 from camtrap_batch.pipeline.context import Context
 from camtrap_batch.pipeline.precision import Found, PrecisionCheck, Question, sample
 from camtrap_batch.pipeline.stage import Part
@@ -28,9 +29,19 @@ _MOST, _FEWEST, _SHARE = 232, 32, 20
 """Images to compare on: one in `_SHARE`, so that the check takes a small part of the whole time."""
 
 
-def known_precision(run: Run, work: InferShard) -> Found | None:
-    """What `check_precision` found for this model; None if it has not been run yet."""
-    return _question(work).known(run)
+def known_precision(run: Run, work: InferShard, device: Device) -> Found | None:
+    """What `check_precision` found for this model; None where it was not asked yet.
+
+    Parameters
+    ----------
+    device : of the job file; what was found on CPUs does not hold for one who asks for GPUs
+    """
+    return _asked(run, work, device).known(run)
+
+
+def is_of_cpus(found: Found) -> bool:
+    """Whether it is CPUs that compute so, and no GPU."""
+    return found.get("runtime") == "openvino"
 
 
 def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Need) -> Found:
@@ -48,9 +59,16 @@ def check_precision(context: Context, work: InferShard, rows: pa.Table, need: Ne
     some = sample(rows, _SHARE, _FEWEST, _MOST)
     # In the meantime every worker loads what its first shard would wait for; if it can't, the shard says why.
     with context.executor().on_each(need, _load, work) as loaded:
-        found = _question(work).ask(context, CheckPrecision(work), some, need, {"model": work.model_id})
+        question = _asked(context.run, work, context.job.infer.device)
+        found = question.ask(context, CheckPrecision(work), some, need, {"model": work.model_id})
     context.run.log("precision chosen", stage="infer", **found, loaded_s=loaded)
     return found
+
+
+def _asked(run: Run, work: InferShard, device: Device) -> Question:
+    question = _question(work)
+    found = question.known(run)
+    return question.of("cuda") if device == "cuda" and found is not None and is_of_cpus(found) else question
 
 
 def _question(work: InferShard) -> Question:
@@ -82,6 +100,11 @@ class CheckPrecision(PrecisionCheck):
     """Classifies a sample in every way that the worker supports."""
 
     work: InferShard
+
+    @property
+    def requirement(self) -> RequiredToClassify:
+        """Every worker that has torch can look; what it finds is what all others then have to have."""
+        return RequiredToClassify("torch", self.work.device, ("float32",), self.work.of_onnx)
 
     def of(self, plan: tuple[str, str]) -> CheckPrecision:
         return CheckPrecision(replace(self.work, plan=plan))

@@ -21,6 +21,7 @@ from camtrap_batch.images import ImageRoot
 from camtrap_batch.images.pictures import read_pictures
 from camtrap_batch.model.info import read_info
 from camtrap_batch.model.library import fetch_model
+from camtrap_batch.model.required import RequiredToClassify, todays_steps
 from camtrap_batch.pipeline.rows import unpack
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.schemas import PREDICTIONS
@@ -58,11 +59,12 @@ class InferShard:
 
     Attributes
     ----------
-    runtime : torch or openvino; a worker that lacks it computes in float32, with torch
-    steps : precision to compute in, if the worker's hardware supports it, and margin between the two most
-        probable classes below which an image is computed again by the next step
+    runtime : torch or openvino
+    steps : precision to compute in, and margin between the two most probable classes, under which an image is
+        computed again as the next step says
     networks : files beside the model that the runtime computes, and their SHA-256
-    rules : rules for boxes, if the shard's rows have some
+    rules : of boxes, where the shard's rows have some
+    of_onnx : the runtime by which torch's path computes the model, if that is an ONNX file
     """
 
     folder: Folder
@@ -80,6 +82,7 @@ class InferShard:
     steps: tuple[tuple[str, float], ...] = (("float32", 0.0),)
     runtime: str = "torch"
     networks: tuple[tuple[str, str], ...] = ()
+    of_onnx: str | None = None
     divisible: ClassVar[bool] = True
 
     @property
@@ -90,6 +93,11 @@ class InferShard:
     def image_root(self) -> ImageRoot | None:
         # Boxes that are small in a thumbnail are cut from the original.
         return None if self.use_thumbnails and not self.rules else self.root
+
+    @property
+    def requirement(self) -> RequiredToClassify:
+        precisions = tuple(name for name, _ in todays_steps(self.runtime, self.steps))
+        return RequiredToClassify(self.runtime, self.device, precisions, self.of_onnx)
 
     def run(self, shard: Shard, payload: bytes, here: WorkerContext) -> Receipt:
         started = time.monotonic()
@@ -171,11 +179,10 @@ class InferShard:
 
     def _predictor(self, threads: int) -> Predictor:
         from camtrap_batch.model import load_predictor
-        from camtrap_batch.model.predictor import possible_steps
 
-        runtime, steps = possible_steps(self.runtime, self.device, self.steps)
+        steps = todays_steps(self.runtime, self.steps)
         return load_predictor(
-            self.local_model(), self.device, threads, self.batch, steps, runtime, dict(self.networks)
+            self.local_model(), self.device, threads, self.batch, steps, self.runtime, dict(self.networks)
         )
 
     def _finish(

@@ -186,6 +186,129 @@ def test_the_boxes_are_those_of_the_package(
     assert detector.iou == 0.45
 
 
+ULTRALYTICS_NETWORK = '''
+"""Of the structure of ultralytics' networks: boxes on two grids, each with its classes, in rows."""
+import torch
+from torch import nn
+
+
+class DetectionModel(nn.Module):
+    def __init__(self, names):
+        super().__init__()
+        self.names, self.stride = dict(enumerate(names)), torch.tensor([8.0, 16.0])
+        head = nn.ModuleList(nn.Conv2d(12, 4 + len(names), 1) for _ in self.stride)
+        self.model = nn.Sequential(nn.Conv2d(3, 12, 8, 8), nn.SiLU(), nn.Conv2d(12, 12, 2, 2), head)
+
+    def forward(self, x):
+        first = self.model[1](self.model[0](x))
+        rows = []
+        for level, x in enumerate((first, self.model[2](first))):
+            x = self.model[3][level](x)
+            _, _, h, w = x.shape
+            y, z = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+            centres = (torch.stack((z, y)).float() + 0.5 + x[:, :2].tanh()) * self.stride[level]
+            sides = (1 + 3 * x[:, 2:4].sigmoid()) * self.stride[level]
+            rows.append(torch.cat((centres, sides, x[:, 4:].sigmoid()), 1).flatten(2))
+        return torch.cat(rows, 2)
+'''
+ULTRALYTICS_PACKAGE = '''
+"""Of the structure of ultralytics: predicts, and exports to a file beside the weights."""
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torchvision
+from utils.augmentations import letterbox
+from utils.general import scale_boxes
+
+
+class YOLO:
+    task = "detect"
+
+    def __init__(self, file):
+        self.file = Path(file)
+        self.model = torch.load(file, map_location="cpu", weights_only=False)["model"].float().eval()
+        self.names, self.overrides = self.model.names, {"imgsz": 320}
+
+    def predict(self, picture, imgsz, conf, max_det, device, verbose):
+        whole = np.ascontiguousarray(picture[..., ::-1])
+        small = letterbox(whole, imgsz, 16, True)[0]
+        pixels = torch.from_numpy(small.transpose(2, 0, 1).copy()).float()[None] / 255
+        with torch.no_grad():
+            rows = self.model(pixels)[0].T
+        scores, classes = rows[:, 4:].max(1)
+        half = rows[:, 2:4] / 2
+        boxes = torch.cat([rows[:, :2] - half, rows[:, :2] + half, scores[:, None], classes[:, None]], 1)
+        boxes = boxes[scores > conf]
+        kept = torchvision.ops.nms(boxes[:, :4] + boxes[:, 5:6] * 7680, boxes[:, 4], 0.7)[:max_det]
+        boxes = boxes[kept]
+        scale = min(small.shape[0] / whole.shape[0], small.shape[1] / whole.shape[1])
+        edges = [round((small.shape[i] - round(whole.shape[i] * scale)) / 2 - 0.1) for i in (1, 0)]
+        boxes[:, :4] = (boxes[:, :4] - torch.tensor(edges * 2)) / scale
+        return [SimpleNamespace(boxes=SimpleNamespace(data=boxes))]
+
+    def export(self, format, imgsz, opset, simplify, dynamic, device):
+        import onnx
+
+        file = self.file.with_suffix(".onnx")
+        torch.onnx.export(
+            self.model, (torch.zeros(1, 3, imgsz, imgsz),), str(file), dynamo=False, opset_version=opset,
+            input_names=["images"], output_names=["output0"],
+            dynamic_axes={"images": {0: "n", 2: "height", 3: "width"}, "output0": {0: "n", 2: "boxes"}},
+        )
+        made = onnx.load(file)
+        onnx.helper.set_model_props(made, {"names": str(self.names), "stride": "16", "task": "detect"})
+        onnx.save(made, file)
+        return str(file)
+
+
+RTDETR = YOLO
+'''
+SAVE_ULTRALYTICS = """
+import sys, torch
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+torch.manual_seed(5)
+network = DetectionModel(["cat", "dog"])
+for module in network.modules():
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight)
+torch.save({"model": network.half(), "train_args": {"imgsz": 320}}, sys.argv[1])
+"""
+
+
+def test_ultralytics_and_what_lies_beside_the_weights(
+    package: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Its exporter writes into the folder of the weights, over a file of that name: not into the user's."""
+    there = tmp_path / "package"
+    (there / "ultralytics" / "nn").mkdir(parents=True)
+    (there / "ultralytics" / "__init__.py").write_text(ULTRALYTICS_PACKAGE)
+    (there / "ultralytics" / "nn" / "__init__.py").touch()
+    (there / "ultralytics" / "nn" / "tasks.py").write_text(ULTRALYTICS_NETWORK)
+    (there / "utils").symlink_to(package / "utils")
+    monkeypatch.setenv("PYTHONPATH", str(there))
+    kept = tmp_path / "mine"
+    kept.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", SAVE_ULTRALYTICS, str(kept / "best.pt")], cwd=there, check=True, timeout=120
+    )
+    (kept / "best.onnx").write_text("mine")
+    out = tmp_path / "cats"
+    command = ["model", "import", "ultralytics", str(kept / "best.pt"), "--out", str(out)]
+    assert main([*command, "--pictures", str(photos)]) == 0
+    assert sorted(path.name for path in kept.iterdir()) == ["best.onnx", "best.pt"]
+    assert (kept / "best.onnx").read_text() == "mine"
+    said = capsys.readouterr().out
+    found = re.search(r"(\d+) of (\d+) boxes in \d pictures the same as by ultralytics' own prediction", said)
+    assert found
+    assert int(found[1]) >= 0.97 * int(found[2]) > 100
+    detector = OnnxDetector.open(str(out / "detector.onnx"))
+    assert (detector.layout, detector.categories, detector.fit.size) == ("yolov8", ("cat", "dog"), (320, 320))
+
+
 def test_what_is_written_otherwise_is_refused(
     package: Path, weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

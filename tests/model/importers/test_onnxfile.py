@@ -19,7 +19,7 @@ from camtrap_batch.cli import main
 from camtrap_batch.detection.onnx import OnnxDetector
 from camtrap_batch.errors import InputError
 from camtrap_batch.images.framing import Framing
-from camtrap_batch.model import Predictor, load_model
+from camtrap_batch.model import Predictor, load_model, on_openvino
 from camtrap_batch.model.imports import import_onnx, import_onnx_folder
 from camtrap_batch.model.info import Outputs
 
@@ -108,6 +108,13 @@ def test_every_kind_of_network_gives_its_own_answers(
     # An answer does not depend on what is computed with it.
     alone = np.concatenate([next(predictor.forward(pixels[i : i + 1])) for i in range(21)])
     assert (alone == answers).all()
+    # By OpenVINO, which normalises the pixels itself.
+    if on_openvino.is_there():
+        on_openvino.convert(network, info, tmp_path)
+        folder = tmp_path / "models" / info.model_id
+        by_openvino = Predictor(folder, "cpu", 2, 8, "float32", runtime="openvino", networks=tmp_path)
+        found = np.concatenate(list(by_openvino.forward(pixels)))
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
     # In short floats where torch would compute in them.
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         short = torch.softmax(network(normalised), 1).numpy()

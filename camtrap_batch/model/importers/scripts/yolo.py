@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,11 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     if spec is not None and spec.submodule_search_locations and not _has_models():
         # Weights name the modules as a clone of YOLOv5's repository has them.
         sys.path.insert(0, next(iter(spec.submodule_search_locations)))
-    content = torch.load(request["weights"], map_location="cpu", weights_only=False)
+    try:
+        content = torch.load(request["weights"], map_location="cpu", weights_only=False)
+    except AttributeError as problem:  # a class that the package has not
+        program = "made by another program than yolov5 or ultralytics, or by another version of it"
+        return {"problem": f"{program} ({problem}): export it there as ONNX, and import that file"}
     network = content.get("ema") or content.get("model") if isinstance(content, dict) else content
     if not isinstance(network, torch.nn.Module):
         return {"problem": f"should hold a network of YOLOv5 or ultralytics; it holds {kind_of(network)}"}
@@ -37,12 +42,15 @@ def of_ultralytics(request: dict[str, Any]) -> dict[str, Any]:
     """By the package's own exporter, and its own prediction from the weights themselves."""
     from ultralytics import RTDETR, YOLO
 
-    model = YOLO(request["weights"])
+    # Its exporter writes beside the weights, over whatever has the name: not where the user keeps them.
+    weights = f"{Path(request['weights']).stem}.pt"
+    shutil.copyfile(request["weights"], weights)
+    model = YOLO(weights)
     if model.task != "detect":
         return {"problem": f"not a detector: its task is {model.task!r}"}
     head = type(model.model.model[-1]).__name__
     if "RTDETR" in head:
-        model = RTDETR(request["weights"])
+        model = RTDETR(weights)
     size = request["size"] or model.overrides.get("imgsz") or 640
     size = max(size) if isinstance(size, list | tuple) else size
     found = []
@@ -53,7 +61,7 @@ def of_ultralytics(request: dict[str, Any]) -> dict[str, Any]:
         found.append(results[0].boxes.data.tolist())
     keep_numbers(request, model.model.float().eval(), int(max(model.model.stride)))
     path = model.export(format="onnx", imgsz=size, opset=17, simplify=False, dynamic=True, device="cpu")
-    Path(path).replace(request["onnx"])
+    shutil.move(path, request["onnx"])
     names = model.names
     return {
         "found": found,

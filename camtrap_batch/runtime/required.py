@@ -1,0 +1,54 @@
+"""What a worker has to have to compute ONNX files as a plan says.
+
+Two runtimes, or two precisions, differ in the last digits. Were each worker to take what it has, an answer
+would depend on which worker gave it; so one that can't compute as the plan says is turned away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from camtrap_batch.errors import JobError, MissingExtra
+from camtrap_batch.runtime.base import Device, Precision, choose_runtime
+
+
+@dataclass(frozen=True)
+class RequiredRuntime:
+    """A `Requirement` (see `engine.base`) of work that computes ONNX files.
+
+    Attributes
+    ----------
+    runtime : that computes them; None: whichever the worker has
+    key : of the job file, that decides on the precision
+    """
+
+    device: Device
+    precision: Precision
+    runtime: str | None
+    key: str
+
+    def lacking(self) -> str:
+        """What this process lacks, in words that go on from its name; empty where nothing."""
+        extra = "onnx-gpu" if self.device == "cuda" else "onnx"
+        try:
+            name, runtime = choose_runtime(self.device)
+        except MissingExtra:
+            return f"has nothing that computes ONNX files: install the extra '{extra}' there"
+        except JobError as problem:
+            return f"can't compute ONNX files: {problem}"
+        if self.runtime not in (None, name):
+            return (
+                f"computes ONNX files in {name}, this run does in {self.runtime}: install the same extra "
+                f"('{extra}') there as on this machine"
+            )
+        if self.precision not in runtime.precisions(self.device):
+            return without_precision(self.precision, self.device, self.key)
+        return ""
+
+
+def without_precision(precision: str, device: str, key: str) -> str:
+    """What is said of a worker whose hardware lacks a precision."""
+    return (
+        f"does not compute in {precision} on its {'GPU' if device == 'cuda' else 'CPU'}, which this run is "
+        f"computed in: use workers that do, or set {key}: float32, which does all images anew"
+    )
