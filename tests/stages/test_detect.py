@@ -163,7 +163,10 @@ def test_what_stays_unreadable_is_not_tried_for_ever(folder: Path) -> None:
     job.do()
     before = job.run.snapshot("detected")
     assert [job.do().shards_run for _ in range(4)] == [1, 1, 1, 0]
-    said = "failing repeatedly: unreadable 1; --retry unreadable tries them once more"
+    said = (
+        "no longer tried again, after failing repeatedly: unreadable 1; "
+        "--retry unreadable tries them once more"
+    )
     assert said in job.do().notes
     assert job.do(retry="unreadable").shards_run == 1
     after = job.run.snapshot("detected")
