@@ -154,22 +154,24 @@ def parse_dates(texts: Sequence[str | None] | pa.StringArray, order: Order | Non
     rows = np.flatnonzero(np.isnat(values) & column.is_valid().to_numpy(zero_copy_only=False))
 
     def take(row: int, text: str, order: Order | None) -> None:
+        match = None if (text := text.strip()).lower() in _NO_DATE else _matched(text)
+        written = None if match is None else _written_order(match)
         try:
-            parsed = parse_date(text, order)
+            parsed = parse_date(text, order) if match is None else _of_match(match, order)
         except _Undecided:
             open_rows.append((row, text))
         except ValueError:
             strange.append(row)
-            if (written := _written_order(text)) is not None:
+            if written is not None:
                 hints.add(written)
         else:
-            if parsed is None:
+            if parsed is None or match is None:
                 placeholders.append(row)
                 return
             values[row] = np.datetime64(parsed[0], "us")
             offsets[row] = NULL_OFFSET if parsed[1] is None else parsed[1]
-            date_only[row] = is_date_only(text)
-            if (written := _written_order(text)) is not None:
+            date_only[row] = match["hour"] is None
+            if written is not None:
                 firsts.setdefault(written, row)
 
     for row, text in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
@@ -297,13 +299,7 @@ def parse_date(text: str, order: Order | None = None) -> tuple[dt.datetime, int 
     match = _matched(text)
     if match is None:
         raise ValueError(text)
-    parts = match.groupdict()
-    if "then" in parts:
-        return _date(match, *_in_order(match, order))
-    month = _month(parts["name"]) if "name" in parts else int(parts["month"])
-    if month is None:
-        raise ValueError(text)
-    return _date(match, _year(parts["year"]), month, int(parts["day"]))
+    return _of_match(match, order)
 
 
 def is_date_only(text: str) -> bool:
@@ -383,7 +379,7 @@ def _readings(text: str | re.Match[str]) -> dict[Order, tuple[int, int, int]]:
         return {"dmy": (year, then, first)}
     # With hyphens, as in ISO 8601, a short year may come first.
     is_open = match["sign"] == "-" and len(match["year"]) == 2
-    this_year = dt.datetime.now(dt.UTC).year
+    this_year = dt.datetime.now(dt.UTC).year if is_open else 0
     found: dict[Order, tuple[int, int, int]] = {}
     if not is_open or year <= this_year:
         if then <= 12 and (first <= 31 or not is_open):
@@ -393,6 +389,16 @@ def _readings(text: str | re.Match[str]) -> dict[Order, tuple[int, int, int]]:
     if is_open and _year(match["first"]) <= this_year and then <= 12 and 1 <= int(match["year"]) <= 31:
         found["ymd"] = (_year(match["first"]), then, int(match["year"]))
     return found
+
+
+def _of_match(match: re.Match[str], order: Order | None) -> tuple[dt.datetime, int | None] | None:
+    groups = match.re.groupindex
+    if "then" in groups:
+        return _date(match, *_in_order(match, order))
+    month = _month(match["name"]) if "name" in groups else int(match["month"])
+    if month is None:
+        raise ValueError(match[0])
+    return _date(match, _year(match["year"]), month, int(match["day"]))
 
 
 def _in_order(match: re.Match[str], order: Order | None) -> tuple[int, int, int]:
@@ -407,10 +413,9 @@ def _in_order(match: re.Match[str], order: Order | None) -> tuple[int, int, int]
     return next(iter(readings.values()))
 
 
-def _written_order(text: str) -> Order | None:
+def _written_order(match: re.Match[str]) -> Order | None:
     """The order of a date that does not begin with four digits, if the date itself shows it."""
-    match = _YEAR_LAST.fullmatch(text.strip())
-    if match is None or match["sign"] == ".":
+    if match.re is not _YEAR_LAST or match["sign"] == ".":
         return None
     readings = _readings(match)
     return next(iter(readings)) if len(readings) == 1 else None

@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from camtrap_batch.catalog.labels import number_labels
 from camtrap_batch.catalog.table import group_labels
 from camtrap_batch.errors import InputError
 from camtrap_batch.job import Label
 
+_NEXT, _THEN = "\x1f", "\x1e"  # between keywords, and keywords and paths
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -31,20 +34,21 @@ def labels_of_keywords(
     InputError
         No image has a keyword that is a label.
     """
-    columns = (keywords[name].to_pylist() for name in ("keywords", "paths"))
-    known: dict[tuple[tuple[str, ...], ...], tuple[list[tuple[str, int | None]], Counter[str]]] = {}
-    found = []
-    for row, both in enumerate(zip(*columns, strict=True)):
-        words = tuple(tuple(some or ()) for some in both)
-        if words not in known:  # a million photos have a few hundred ways to be tagged
-            told: Counter[str] = Counter()
-            paths = [tuple(path.split("|")) for path in words[1]]
-            known[words] = list(labels_of(list(words[0]), paths, how, told)), told
-        labels, told = known[words]
-        found += [(row, name, count) for name, count in labels]
-        if told:
-            notes.update(told)
     n = keywords.num_rows
+    # A million photos have a few hundred ways to be tagged.
+    codes, ways = _ways_to_be_tagged(keywords)
+    entries: list[tuple[str, int | None]] = []
+    number = np.zeros(len(ways), np.int64)
+    for way, ((flat, paths), times) in enumerate(zip(ways, np.bincount(codes).tolist(), strict=True)):
+        told: Counter[str] = Counter()
+        before = len(entries)
+        entries += labels_of(flat, [tuple(path.split("|")) for path in paths], how, told)
+        number[way] = len(entries) - before
+        notes.update({text: count * times for text, count in told.items()})
+    each = number[codes]
+    rows = np.repeat(np.arange(n), each)
+    at = np.repeat(np.cumsum(number)[codes] - np.cumsum(each), each) + np.arange(len(rows))
+    found = [entries[entry] for entry in at.tolist()]
     if not found:
         seen = Counter(word for words in keywords["keywords"].to_pylist() for word in words or [])
         seen += Counter(path for paths in keywords["paths"].to_pylist() for path in paths or [])
@@ -54,11 +58,26 @@ def labels_of_keywords(
             f"dataset.label: {what}: none of {n:,} images has such a keyword; "
             + (f"there are {some}" if some else "they have no keywords at all")
         )
-    rows = np.array([row for row, _, _ in found], np.int64)
-    ids, categories = number_labels([name for _, name, _ in found], how.empty, notes)
+    ids, categories = number_labels([name for name, _ in found], how.empty, notes)
     notes["images without an annotation"] += n - len(np.unique(rows))
-    column = group_labels(rows, ids, [count for _, _, count in found], n, dict(categories))
+    column = group_labels(rows, ids, [count for _, count in found], n, dict(categories))
     return column, categories
+
+
+def _ways_to_be_tagged(
+    keywords: pa.Table,
+) -> tuple[npt.NDArray[np.int64], list[tuple[list[str], list[str]]]]:
+    """For each image the number of its keywords and paths among the distinct ones, and those."""
+    joined = (
+        pc.fill_null(pc.binary_join(keywords[name].combine_chunks(), _NEXT), "")
+        for name in ("keywords", "paths")
+    )
+    both = pc.binary_join_element_wise(*joined, _THEN).dictionary_encode()
+    ways = [
+        tuple([word for word in side.split(_NEXT) if word] for side in text.split(_THEN))
+        for text in both.dictionary.to_pylist()
+    ]
+    return both.indices.to_numpy().astype(np.int64), ways  # type: ignore[return-value]
 
 
 def labels_of(

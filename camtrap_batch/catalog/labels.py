@@ -62,11 +62,14 @@ def number_labels(
     """
     one = one_name_each(labels, notes)
     nothing = {name.casefold() for name in empty}
-    names = [EMPTY if one[label].casefold() in nothing else one[label] for label in labels]
+    name_of = {label: EMPTY if name.casefold() in nothing else name for label, name in one.items()}
     # Ids follow the alphabet: the same labels give the same ids.
-    number_of = {name: number for number, name in enumerate(sorted({*names} - {EMPTY}), 1)} | {EMPTY: 0}
-    ids = np.array([number_of[name] for name in names], np.int64)
-    return ids, sorted((number, name) for name, number in number_of.items() if number or 0 in ids)
+    names = sorted({*name_of.values()} - {EMPTY})
+    number_of = {name: number for number, name in enumerate(names, 1)} | {EMPTY: 0}
+    id_of = {label: number_of[name] for label, name in name_of.items()}
+    ids = np.array([id_of[label] for label in labels], np.int64)
+    has_empty = EMPTY in name_of.values()
+    return ids, sorted((number, name) for name, number in number_of.items() if number or has_empty)
 
 
 def one_name_each(labels: Iterable[str], notes: Counter[str]) -> dict[str, str]:

@@ -251,8 +251,10 @@ def test_diff_of_the_command(job: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "flow,,,images,lion,leopard,1" in (tmp_path / "diff.csv").read_text().splitlines()
     assert main(["diff", str(job), "--out", str(tmp_path / "diff.csv")]) == 0
     page.write_text(page.read_text() + "<!-- what we think of it -->")
-    assert main(["diff", str(job), "--out", str(page)]) == 2
-    assert page.read_text().endswith("<!-- what we think of it -->")
+    assert main(["diff", str(job), "--out", str(page)]) == 0
+    kept = page.with_name("diff.kept-1.html").read_text()
+    assert kept.endswith("<!-- what we think of it -->")
+    assert not page.read_text().endswith("<!-- what we think of it -->")
     capsys.readouterr()
     for options, message in (
         (["--from", "1", "--to", "9"], "no snapshot 9 of locations; there are: 1, 2"),

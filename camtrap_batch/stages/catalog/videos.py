@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -93,7 +92,7 @@ def photos_beside(names: list[str], videos: set[str]) -> dict[str, str]:
     folders = {name.rpartition("/")[0] for name in videos}
     files = sorted(
         (name for name in names if name.rpartition("/")[0] in folders),
-        key=lambda name: (name.rpartition("/")[0], PurePosixPath(name).stem.casefold(), name in videos),
+        key=lambda name: (name.rpartition("/")[0], _stem(name), name in videos),
     )
     found = {}
     for at, name in enumerate(files):
@@ -105,12 +104,16 @@ def photos_beside(names: list[str], videos: set[str]) -> dict[str, str]:
             for other in near
             if ending_of(other) in IMAGE_ENDINGS and other.rpartition("/")[0] == name.rpartition("/")[0]
         ]
-        photos.sort(
-            key=lambda other: PurePosixPath(other).stem.casefold() != PurePosixPath(name).stem.casefold()
-        )
+        photos.sort(key=lambda other: _stem(other) != _stem(name))
         if photos:
             found[name] = photos[0]
     return found
+
+
+def _stem(name: str) -> str:
+    """A file's own name without its ending, in lower case."""
+    last = name.rpartition("/")[2]
+    return last[: len(last) - len(ending_of(last))].casefold()
 
 
 @dataclass(frozen=True)

@@ -267,19 +267,20 @@ def _detector(run: Run) -> Known:
         [("image_id", "count_distinct"), ("image_id", "count")]
     )
     rows = sorted(by_category.to_pylist(), key=lambda row: -row["image_id_count"])
-    n_failed = sum(n for status, n in detected.counts.items() if status != "ok")
+    status = run.table("detected").to_table(columns=["status"])["status"].cast("string")
+    n_looked_at = pc.sum(pc.equal(status, "ok")).as_py() or 0
     settings = run.job.detection[0] if run.job.detection else None
     name = str((settings.model or settings.results) if settings else "") or "not known"
     known["detector"] = Detected(
         name=redacted(name),
         detector_id=str(detected.inputs.get("detector", "")),
         threshold=float(threshold),
-        n_images=detected.rows,
-        n_failed=n_failed,
+        n_images=n_looked_at,
+        n_failed=len(status) - n_looked_at,
         n_with={row["category"]: row["image_id_count_distinct"] for row in rows},
         n_boxes={row["category"]: row["image_id_count"] for row in rows},
         description=detected.meta.get("detector", ""),
-        n_without=detected.rows - n_failed - pc.count_distinct(counted["image_id"]).as_py(),
+        n_without=n_looked_at - pc.count_distinct(counted["image_id"]).as_py(),
     )
     return known
 
