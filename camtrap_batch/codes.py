@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -25,3 +27,17 @@ def encode(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, pa.Array]:
     codes = np.full(len(indices), -1, np.int64) if not len(order) else rank[indices]
     codes[indices < 0] = -1
     return codes, coded.dictionary.take(pa.array(order))
+
+
+def if_else(condition: pa.Array | pa.ChunkedArray, left: Any, right: Any) -> Any:
+    """As Arrow's, with columns or scalars on either side, None for null.
+
+    Arrow 23 takes the texts of a slice from the wrong place where the other side is a null scalar: it gets a
+    column of nulls here.
+    """
+    for side, other in ((left, right), (right, left)):
+        is_null = side is None or (isinstance(side, pa.Scalar) and not side.is_valid)
+        if is_null and isinstance(other, pa.Array | pa.ChunkedArray):
+            nulls = pa.nulls(len(other), other.type)
+            return pc.if_else(condition, *((nulls, other) if side is left else (other, nulls)))
+    return pc.if_else(condition, left, right)

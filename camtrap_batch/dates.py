@@ -348,7 +348,8 @@ def offset_minutes(text: str) -> int:
 
 def _common(texts: pa.Array) -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.int32]]:
     """Times and offsets of texts in the form that most metadata have; NaT and `NULL_OFFSET` for others."""
-    texts = pc.if_else(pc.match_substring_regex(texts, _COMMON), texts, None)
+    nulls = pa.nulls(len(texts), texts.type)  # beside a null scalar, Arrow 23 misreads the texts of a slice
+    texts = pc.if_else(pc.match_substring_regex(texts, _COMMON), texts, nulls)
     local = pc.utf8_slice_codeunits(texts, 0, 19)
     # A missing time becomes NaT on its way to NumPy; the copy is writable.
     values = local.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False).copy()

@@ -39,12 +39,14 @@ class Lacks:
 class Toy:
     """Writes the rows' numbers; dies, raises, hangs (the first time only, or always) at the rows named.
 
-    `tells` is a topic on which it tells each shard's id before anything else.
+    `kills_after` are rows at which it dies once their receipt is written; `tells` is a topic on which it
+    tells each shard's id before anything else.
     """
 
     folder: Folder
     plan: tuple[str, str]
     kills: frozenset[int] = frozenset()
+    kills_after: frozenset[int] = frozenset()
     death: Death = "kill"
     raises: frozenset[int] = frozenset()
     raises_once: frozenset[int] = frozenset()
@@ -84,7 +86,10 @@ class Toy:
             raise ZeroDivisionError("on purpose")
         if self.disk_full & set(rows):
             raise StorageError("no space left")
-        return self._write(shard, "ok", started, here.name)
+        receipt = self._write(shard, "ok", started, here.name)
+        if self.kills_after & set(rows):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return receipt
 
     def crashed(self, shard: Shard, payload: Any) -> Receipt:
         return self._write(shard, "crashed", time.monotonic(), "driver")

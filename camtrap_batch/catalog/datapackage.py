@@ -32,6 +32,7 @@ from fsspec.utils import infer_compression
 from pyarrow import csv as arrow_csv
 
 from camtrap_batch.catalog.jsonfile import parsing
+from camtrap_batch.codes import if_else
 from camtrap_batch.dates import Dates, Order, read_dates
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import is_unsafe
@@ -420,7 +421,7 @@ def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     trimmed = pc.utf8_trim_whitespace(column)
     if pc.all(pc.equal(pc.binary_length(trimmed), pc.binary_length(column))).as_py() is not False:
         return column  # nearly always so; this avoids a second copy
-    return pc.if_else(pc.equal(trimmed, ""), None, trimmed)
+    return if_else(pc.equal(trimmed, ""), None, trimmed)
 
 
 def _number(cell: str | None) -> float:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.errors import InputError
 from camtrap_batch.images import ImageRoot
-from camtrap_batch.images.sources.base import are_unsafe
+from camtrap_batch.images.sources.base import are_unsafe, path_key
 
 
 def tidy_names(names: pa.Array, notes: Counter[str], root: str | None = None) -> pa.Array:
@@ -43,7 +43,8 @@ def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str
     """File names; a name that no file has is replaced by the only one that differs just in case, or in how
     accents are encoded (NFC, NFD). Counted in `notes`.
 
-    If there are many names, a sample shows whether all need to be looked for.
+    Where there are many names, a sample tells whether all need to be looked for. On a disk those folders
+    alone are listed in which the files may be that are not there under these names.
     """
     step = 1 if len(names) <= _MANY else len(names) // _SAMPLE
     sample = names.take(pa.array(np.arange(0, len(names), step))).to_pylist()
@@ -52,16 +53,16 @@ def as_files_have_it(names: pa.ChunkedArray, root: ImageRoot, notes: Counter[str
     given = names.to_pylist()
     missing = np.flatnonzero(root.listing(given).sizes < 0).tolist()
     try:
-        there = list(root.walk())
+        there = list(root.walk_near([given[row] for row in missing]))
     except (InputError, OSError):  # a web server does not list its files
         return names
     taken = set(given)
     files: dict[str, list[str]] = {}
     for name in there:
-        files.setdefault(_path_key(name), []).append(name)
+        files.setdefault(path_key(name), []).append(name)
     found = {}
     for row in missing:
-        same = files.get(_path_key(given[row]), [])
+        same = files.get(path_key(given[row]), [])
         if len(same) == 1 and same[0] not in taken:
             found[row] = same[0]
     if not found:
@@ -82,10 +83,6 @@ def outside_of_root(names: pa.ChunkedArray) -> list[str] | None:
         return None
     found: list[str] = names.filter(pa.array(are_unsafe(whole.to_pylist()))).to_pylist()
     return found or None
-
-
-def _path_key(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _content(names: pa.Array) -> bytes:

@@ -39,7 +39,7 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
 
     run = Run(Job.load(options.job, options.assignments))
     require_run_folder(run.folder)
-    report = check(run.folder, repair=options.repair, model_fault=_model_fault)
+    report = check(run.folder, repair=options.repair, model_fault=_model_fault, figure_faults=_figure_faults)
     report.faults += _target_faults(run)
     for fault in report.faults:
         print(f"{run.folder.url}/{fault.file}: {fault.what}" + (f"; {fault.then}" if fault.then else ""))
@@ -53,9 +53,13 @@ def _check(options: argparse.Namespace, stop: threading.Event) -> int:
         print("camtrap check JOB --repair does what is said after each semicolon")
         return 1
     if shards:
-        print(f"the next run redoes these shards: {shards}")
-    by_hand = [fault for fault in report.faults if fault.counts and fault.then.startswith(("remove", "copy"))]
+        print(f"the next run does these shards again: {shards}")
+    by_hand = [fault for fault in report.faults if fault.counts and fault.then.startswith(_BY_HAND)]
     return 1 if by_hand else 0
+
+
+_BY_HAND = ("remove", "copy", "repair it")
+"""How what people have to do begins."""
 
 
 def _verdict(faults: int) -> str:
@@ -75,6 +79,12 @@ def _target_faults(run: Run) -> list[Fault]:
         return []
     then = "remove it, or copy it there again: publish makes a new one, without what others put into it"
     return [Fault(file.name, what, then) for file, what in target.faults().items()]
+
+
+def _figure_faults(model: Folder) -> dict[str, str]:
+    from camtrap_batch.model.library import figure_faults
+
+    return figure_faults(model)
 
 
 def _model_fault(model: Folder) -> str | None:

@@ -87,6 +87,7 @@ def _status(options: argparse.Namespace, stop: threading.Event) -> int:
 
     run = Run(load_job(options))
     check_identity(run.folder)
+    run.folder = run.folder.listed("lease", "log", "plans", "receipts", "redo", "snapshots")
     driver = look(run.folder)
     status = read_status(run, plans(), driver)
     for one in status:

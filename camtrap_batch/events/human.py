@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.codes import encode, one_chunk
+from camtrap_batch.codes import encode, if_else, one_chunk
 from camtrap_batch.events.sequences import HUMAN, TRAIT_TYPES, TRAITS, Sequences, says_something
 from camtrap_batch.store.schemas import SEQUENCES
 
@@ -161,12 +161,12 @@ def _told(
     columns = {name: one_chunk(frames[name]) for name in frames.column_names}
     columns["label"] = pc.if_else(is_changed, one_chunk(said["label"]).take(take), columns["label"])
     columns["confidence"] = pc.if_else(is_changed, pa.scalar(_SURE, pa.float32()), columns["confidence"])
-    columns["rank"] = pc.if_else(is_changed, pa.scalar(None, pa.string()), columns["rank"])
+    columns["rank"] = if_else(is_changed, pa.scalar(None, pa.string()), columns["rank"])
     columns["label_source"] = pc.if_else(is_changed, HUMAN, columns["label_source"])
     for name in TRAITS:
         columns[name] = pc.if_else(is_seen, one_chunk(said[name]).take(take), columns[name])
     counted = pc.and_kleene(is_seen, one_chunk(said["count"]).take(take).is_valid())
-    boxes = pc.if_else(pa.array(shared), None, columns["count"].cast(pa.int32()))
+    boxes = if_else(pa.array(shared), None, columns["count"].cast(pa.int32()))
     columns["count"] = pc.if_else(counted, one_chunk(said["count"]).take(take), boxes)
     return pa.table(columns)
 

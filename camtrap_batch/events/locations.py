@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camtrap_batch.codes import Ints, encode, one_chunk
+from camtrap_batch.codes import Ints, encode, if_else, one_chunk
 from camtrap_batch.events.codes import (
     NO_TIME,
     Bools,
@@ -200,7 +200,7 @@ def _points(longitude: pa.Array, latitude: pa.Array) -> pa.Array:
     wkb["order"], wkb["kind"] = 1, 1
     wkb["x"], wkb["y"] = (axis.fill_null(0).to_numpy(zero_copy_only=False) for axis in (longitude, latitude))
     points = pa.Array.from_buffers(pa.binary(wkb.itemsize), len(wkb), [None, pa.py_buffer(wkb.tobytes())])
-    return pc.if_else(pc.and_(longitude.is_valid(), latitude.is_valid()), points.cast(pa.binary()), None)
+    return if_else(pc.and_(longitude.is_valid(), latitude.is_valid()), points.cast(pa.binary()), None)
 
 
 def _count_labels(location: Ints, label: pa.ChunkedArray, n: int) -> tuple[pa.Array, Ints, pa.Array]:

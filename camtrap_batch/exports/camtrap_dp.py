@@ -27,7 +27,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from camtrap_batch.catalog.camtrap_dp import SOURCE
-from camtrap_batch.codes import Ints, one_chunk
+from camtrap_batch.codes import Ints, if_else, one_chunk
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import NO_TIME, Bools, microseconds, short_hash
 from camtrap_batch.exports.base import Out
@@ -673,8 +673,8 @@ def of_media(images: Images, rows: pa.Table, deployment: pa.Array, seen: pa.Tabl
     human = seen["is_human"].combine_chunks()
     observed["classificationMethod"] = pc.if_else(human, "human", observed["classificationMethod"])
     for name in ("classifiedBy", "classificationTimestamp"):
-        observed[name] = pc.if_else(human, None, observed[name])
-    boxes = pc.if_else(pc.is_valid(seen["bboxX"]), 1, pa.scalar(None, pa.int32()))
+        observed[name] = if_else(human, None, observed[name])
+    boxes = if_else(pc.is_valid(seen["bboxX"]), 1, pa.scalar(None, pa.int32()))
     is_counted = pc.is_in(observed["observationType"], _COUNTED)
     return pa.table(
         {
@@ -685,7 +685,7 @@ def of_media(images: Images, rows: pa.Table, deployment: pa.Array, seen: pa.Tabl
             "eventStart": time,
             "eventEnd": time,
             "observationLevel": pa.repeat("media", seen.num_rows),
-            "count": pc.coalesce(pc.if_else(is_counted, seen["count"], None), boxes),
+            "count": pc.coalesce(if_else(is_counted, seen["count"], None), boxes),
             **{name: seen[name] for name in _BBOX},
             **observed,
         }
@@ -742,8 +742,8 @@ def of_people(
             "eventEnd": time,
             "observationLevel": pa.repeat("media", said.num_rows),
             "observationType": kind,
-            "scientificName": pc.if_else(pc.equal(kind, "animal"), said["label"], None),
-            "count": pc.if_else(pc.is_in(kind, _COUNTED), said["count"], None),
+            "scientificName": if_else(pc.equal(kind, "animal"), said["label"], None),
+            "count": if_else(pc.is_in(kind, _COUNTED), said["count"], None),
             **{name: [box[number] for box in boxes] for number, name in enumerate(_BBOX)},
             **_traits(said),
             "classificationMethod": pa.repeat("human", said.num_rows),
@@ -764,7 +764,7 @@ def _traits(said: pa.Table) -> dict[str, pa.Array]:
         values = one_chunk(said[ours])
         if theirs in _WORDS:
             values = pc.utf8_lower(values)
-            values = pc.if_else(pc.is_in(values, pa.array(_WORDS[theirs])), values, None)
+            values = if_else(pc.is_in(values, pa.array(_WORDS[theirs])), values, None)
         found[theirs] = values
     return found
 
@@ -798,10 +798,10 @@ def _observed(images: Images, label: pa.Array, confidence: pa.Array) -> dict[str
     made = utc(images.snapshot.created)
     return {
         "observationType": kind,
-        "scientificName": pc.if_else(pc.equal(kind, "animal"), label, None),
-        "classificationMethod": pc.if_else(by_machine, "machine", None),
-        "classifiedBy": pc.if_else(by_machine, images.model_id, None),
-        "classificationTimestamp": pc.if_else(by_machine, made, None),
+        "scientificName": if_else(pc.equal(kind, "animal"), label, None),
+        "classificationMethod": if_else(by_machine, "machine", None),
+        "classifiedBy": if_else(by_machine, images.model_id, None),
+        "classificationTimestamp": if_else(by_machine, made, None),
         "classificationProbability": confidence,
     }
 
@@ -905,7 +905,7 @@ def write_events(
             "eventStart": stamps(microseconds(within["start"]), times.start_offset[mask]),
             "eventEnd": stamps(microseconds(within["end"]), times.end_offset[mask]),
             "observationLevel": pa.repeat("event", within.num_rows),
-            "count": pc.if_else(is_counted, within["count"], None),
+            "count": if_else(is_counted, within["count"], None),
             **observed,
         }
     )
@@ -945,7 +945,7 @@ def _by_people(
         "classificationMethod": pc.if_else(is_human, "human", observed["classificationMethod"]),
         "classifiedBy": pc.if_else(is_human, names, observed["classifiedBy"]),
         "classificationTimestamp": pc.if_else(is_human, times, observed["classificationTimestamp"]),
-        "classificationProbability": pc.if_else(is_human, None, observed["classificationProbability"]),
+        "classificationProbability": if_else(is_human, None, observed["classificationProbability"]),
     }
 
 

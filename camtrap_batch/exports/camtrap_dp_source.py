@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from camtrap_batch.catalog.camtrap_dp import locations_of, opened_package
 from camtrap_batch.catalog.datapackage import DataPackage
-from camtrap_batch.codes import Ints
+from camtrap_batch.codes import Ints, if_else
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import Bools
 from camtrap_batch.exports import camtrap_dp as ours
@@ -115,7 +115,7 @@ def _hide_places(images: Images, tables: dict[str, pa.Table]) -> tuple[dict[str,
         column = pc.if_else(is_moved, pa.array(texts, pa.string()), deployments[name])
         deployments = deployments.set_column(deployments.column_names.index(name), name, column)
     of_moved = pc.is_in(media["deploymentID"], deployments["deploymentID"].filter(is_moved).combine_chunks())
-    exif = pc.if_else(of_moved, pa.scalar(None, pa.string()), media["exifData"])  # may hold a position
+    exif = if_else(of_moved, pa.scalar(None, pa.string()), media["exifData"])  # may hold a position
     media = media.set_column(media.column_names.index("exifData"), "exifData", exif)
     return {"deployments": deployments, "media": media, "observations": observations}, True
 

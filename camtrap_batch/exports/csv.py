@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from camtrap_batch.codes import if_else
 from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import Block, Images, take
 from camtrap_batch.exports.written import Written
@@ -93,7 +94,7 @@ def write_csv(images: Images, path: Path) -> Written:
                 "event_id": of["event_id"].cast(pa.string()),
                 "latitude": locations["latitude"].take(row),
                 "longitude": locations["longitude"].take(row),
-                "model_id": pc.if_else(pc.is_valid(block.confidence), images.model_id, None),
+                "model_id": if_else(pc.is_valid(block.confidence), images.model_id, None),
             }
             writer.write_table(
                 pa.table(
@@ -122,7 +123,7 @@ def _told(block: Block) -> dict[str, pa.Array]:
         for place in range(n)
     ]
     return {
-        "label_source": pc.if_else(block.label.is_valid(), source, None),
+        "label_source": if_else(block.label.is_valid(), source, None),
         "count": pa.array([one.get("count") for one in first], pa.int32()),
         "more_labels": pa.array([text or None for text in further], pa.string()),
         **{

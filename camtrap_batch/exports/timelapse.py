@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from camtrap_batch.codes import if_else
 from camtrap_batch.exports.base import Out
 from camtrap_batch.exports.images import Block, Images, take
 from camtrap_batch.exports.written import Written
@@ -74,7 +75,7 @@ def write_timelapse(images: Images, path: Path, *, prefill: bool = False) -> Wri
             names = block.rows["file_name"]
             folder = pc.replace_substring_regex(names, r"/?[^/]*$", "")
             of = {name: take(frames[name], block.predicted).cast(pa.string()) for name in _OF_FRAMES}
-            seen = pc.if_else(block.machine_p.is_valid(), block.machine_p.cast(pa.string()), None)
+            seen = if_else(block.machine_p.is_valid(), block.machine_p.cast(pa.string()), None)
             made = {
                 "RootFolder": pa.repeat(Path(root).name, n),
                 "File": pc.replace_substring_regex(names, r"^(?s:.*)/", ""),

@@ -206,8 +206,9 @@ def one_line(problem: BaseException) -> str:
 def _decode_odd_jpeg(data: bytes, wanted: int, refusal: Exception) -> Decoded:
     """A JPEG file that libjpeg-turbo's plain interface refuses, for example because of its colour sampling.
 
-    Pillow may decode it, but does not report damage. So it is `ok` only if our own reader, which visits every
-    byte, calls it sound, since a damaged header is more likely than an odd progressive file.
+    Pillow may decode it, but without a word about damage. So it is `ok` where our own reader, which goes over
+    every byte, calls it sound, or libjpeg-turbo, whose interface has no name for its sampling, reads all of
+    it without a complaint; and not otherwise, since a damaged header is likelier than an odd file.
     """
     from camtrap_batch.images.jpeg.baseline import is_sound_baseline
 
@@ -220,10 +221,24 @@ def _decode_odd_jpeg(data: bytes, wanted: int, refusal: Exception) -> Decoded:
         decoded = Decoded("corrupt", None, None)
     if decoded.status != "ok":
         return Decoded(decoded.status, one_line(refusal), decoded.pixels)
-    if is_sound_baseline(data):
+    if is_sound_baseline(data) or (isinstance(refusal, KeyError) and _reads_without_complaint(data)):
         return decoded
     detail = "its colour sampling is unusual" if isinstance(refusal, KeyError) else one_line(refusal)
     return Decoded("damaged", detail, decoded.pixels)
+
+
+def _reads_without_complaint(data: bytes) -> bool:
+    """Whether libjpeg-turbo goes over a whole file, at an eighth of its size, without a warning."""
+    frame = read_frame(data)
+    if frame is None:
+        return False
+    for space in ("RGB", "GRAY", "CMYK"):
+        try:
+            simplejpeg.decode_jpeg(data, colorspace=space, min_height=1, min_width=1, strict=True)
+        except (ValueError, KeyError):
+            continue
+        return True
+    return False
 
 
 def _blame(problem: Exception) -> tuple[str, str]:

@@ -9,10 +9,11 @@ import io
 import json
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree import ElementTree
 
 from camtrap_batch.errors import InputError, MissingExtra, choices
@@ -32,6 +33,7 @@ from camtrap_batch.model.info import (
 )
 from camtrap_batch.notices import say
 from camtrap_batch.runtime import installed_runtimes, needs_code
+from camtrap_batch.store import copies
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 
@@ -39,6 +41,7 @@ _MODEL_FILES = (WEIGHTS, ONNX_FILE, METRICS, HISTORY, LR_FIND, CARD)
 """Files of a model folder; the last one shows that it is complete."""
 
 _IS_ID = re.compile("[0-9a-f]{16}")
+_T = TypeVar("_T")
 
 
 def find_model(run: Run, name: str, key: str = "infer.model") -> Folder:
@@ -155,50 +158,90 @@ def fetch_model(model: Folder) -> Path:
     return here
 
 
-def upload_model(folder: Folder, model: Path) -> None:
-    """Copy a model folder from the local disk into the run folder."""
+def file_model(folder: Folder, model: Path) -> dict[str, str]:
+    """Have a model folder on this machine's disk in the run folder, where it may be already, and second
+    copies of what is small in it; returns the SHA-256 of each file, for the receipt."""
+    hashes = {}
     for file in sorted(model.iterdir()):
-        folder.write(f"models/{model.name}/{file.name}", file.read_bytes())
+        if file.name not in _MODEL_FILES and file.suffix != ".svg":
+            continue
+        data, path = file.read_bytes(), f"models/{model.name}/{file.name}"
+        if not folder.is_local:
+            folder.write(path, data)
+        if file.name not in (WEIGHTS, ONNX_FILE):
+            folder.write(copies.path_of(path), data)
+        hashes[file.name] = hashlib.sha256(data).hexdigest()
+    return hashes
 
 
 def read_metrics(folder: Folder) -> dict[str, Any]:
-    """The content of a model's `metrics.json`; empty if it is missing, or damaged, which is reported."""
-    if not folder.exists(METRICS):
-        return {}
-    try:
-        found = json.loads(folder.read(METRICS))
-        if not isinstance(found, dict):
-            raise ValueError("it is not a JSON object")
-    except ValueError as problem:
-        _done_without(folder, METRICS, problem)
-        return {}
-    return found
+    """What `metrics.json` of a model holds; nothing where it is not there, or damaged, which is told."""
+    return _read(folder, METRICS, _as_metrics) or {}
 
 
 def read_numbers(folder: Folder, name: str) -> list[dict[str, Any]]:
-    """Rows of a CSV file of numbers; none if it is missing, or damaged, which is reported."""
-    if not folder.exists(name):
-        return []
-    try:
-        rows = list(csv.DictReader(io.StringIO(folder.read(name).decode())))
-        return [{name: float(value) for name, value in row.items() if value} for row in rows]
-    except (ValueError, TypeError, csv.Error) as problem:
-        _done_without(folder, name, problem)
-        return []
+    """Rows of a CSV file of numbers; none where it is not there, or damaged, which is told."""
+    return _read(folder, name, _as_numbers) or []
 
 
 def read_picture(folder: Folder, name: str) -> str | None:
-    """An SVG picture; None if it is missing, or damaged, which is reported."""
+    """An SVG picture; None where it is not there, or damaged, which is told."""
+    return _read(folder, name, _as_picture)
+
+
+def figure_faults(model: Folder) -> dict[str, str]:
+    """Files with figures of a model that can't be read: name -> why."""
+    found = {}
+    for name in model.list(""):
+        parse = _as_picture if name.endswith(".svg") else _FIGURES.get(name)
+        if parse is not None:
+            try:
+                parse(model.read(name))
+            except ValueError as problem:
+                found[name] = str(problem)
+    return found
+
+
+def _read(folder: Folder, name: str, parse: Callable[[bytes], _T]) -> _T | None:
     if not folder.exists(name):
         return None
     try:
-        text = folder.read(name).decode()
-        ElementTree.fromstring(text)  # noqa: S314 - we wrote it, and its hash is nowhere
-    except (ValueError, ElementTree.ParseError) as problem:
-        _done_without(folder, name, problem)
+        return parse(folder.read(name))
+    except ValueError as problem:
+        why = "done without, as only figures of the model are in it"
+        say(f"{folder.url}/{name}: is damaged ({problem}); {why}")
         return None
+
+
+# Each raises ValueError where the content is not what was written.
+
+
+def _as_metrics(data: bytes) -> dict[str, Any]:
+    found = json.loads(data)
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
+
+
+def _as_numbers(data: bytes) -> list[dict[str, Any]]:
+    try:
+        rows = list(csv.DictReader(io.StringIO(data.decode())))
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    except (TypeError, csv.Error) as problem:
+        raise ValueError(str(problem)) from None
+
+
+def _as_picture(data: bytes) -> str:
+    text = data.decode()
+    try:
+        ElementTree.fromstring(text)  # noqa: S314 - we wrote it
+    except ElementTree.ParseError as problem:
+        raise ValueError(str(problem)) from None
     return text
 
 
-def _done_without(folder: Folder, name: str, problem: Exception) -> None:
-    say(f"{folder.url}/{name}: is damaged ({problem}); ignored, as it holds only figures of the model")
+_FIGURES: dict[str, Callable[[bytes], Any]] = {
+    METRICS: _as_metrics,
+    HISTORY: _as_numbers,
+    LR_FIND: _as_numbers,
+}

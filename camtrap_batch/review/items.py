@@ -517,7 +517,7 @@ class Items:
             }
             if others:
                 raise AtOdds(others)
-        now = dt.datetime.now(dt.UTC)
+        now = self._later_than_what_was_said(numbers)
         given = [{**one, "label": self.spelled(one["label"])} for one in labels] or [{"label": None}]
         corrections = []
         for number in numbers:
@@ -552,6 +552,21 @@ class Items:
                     one.decision for one in corrections if one.event == self.seq_id[number].as_py()
                 )
                 self.said[number] = Said(decision, who, now, tuple(given))
+
+    def _later_than_what_was_said(self, numbers: Sequence[int]) -> dt.datetime:
+        """The time; of two decisions the newer one counts, also where the clock was set back between them,
+        or that of another machine is ahead."""
+        of_images = self.frames["image_id"].take(
+            pa.array(np.concatenate([self.frames_of(number) for number in numbers]))
+        )
+        is_of_them = pc.is_in(self._corrections["image_id"], one_chunk(of_images))
+        latest = pc.max(self._corrections["when"].filter(is_of_them)).as_py()
+        now = _now()
+        return now if latest is None else max(now, latest + dt.timedelta(microseconds=1))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
 
 
 def _key(rows: pa.Table) -> pa.Array:

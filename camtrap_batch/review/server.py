@@ -31,7 +31,7 @@ from PIL import Image
 
 from camtrap_batch.codes import Ints
 from camtrap_batch.detection.people import blur
-from camtrap_batch.errors import CamtrapError, UserError
+from camtrap_batch.errors import CamtrapError, UserError, explain
 from camtrap_batch.images import ImageRoot, decode_upright
 from camtrap_batch.images.pictures import read_pictures
 from camtrap_batch.review.items import AtOdds, Items, Wanted
@@ -472,9 +472,9 @@ class _Decide(_Handler):
             self.set_status(409)
             self.answer({"others": {number: said.as_json() for number, said in others.said.items()}})
             return
-        except CamtrapError as problem:
+        except (CamtrapError, OSError) as problem:  # a disk that is full, or gone
             self.set_status(507)
-            self.answer({"error": str(problem)})
+            self.answer({"error": explain(problem)})
             return
         found = await self.beside(lambda: [self.reviewing.describe(number) for number in numbers])
         self.answer({"items": found})

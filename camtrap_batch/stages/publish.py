@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from camtrap_batch.codes import if_else
 from camtrap_batch.detection.people import find_people
 from camtrap_batch.errors import InputError, Interrupted, StageError
 from camtrap_batch.events.sequences import HUMAN, MACHINE
@@ -290,13 +291,11 @@ def _of_photos(merged: MergeResult, frames: pa.Table, predictions: pa.Table) -> 
     is_human = pc.fill_null(pc.equal(frames["label_source"], HUMAN), False)
     made = {
         "label": pc.if_else(is_human, frames["label"], label),
-        "confidence": pc.if_else(is_human, None, confidence),
-        "model_id": pc.if_else(is_human, None, model_id),
+        "confidence": if_else(is_human, None, confidence),
+        "model_id": if_else(is_human, None, model_id),
     }
     if pc.any(is_human).as_py():
-        made["label_source"] = pc.if_else(
-            pc.is_valid(made["label"]), pc.if_else(is_human, HUMAN, MACHINE), None
-        )
+        made["label_source"] = if_else(pc.is_valid(made["label"]), pc.if_else(is_human, HUMAN, MACHINE), None)
     return made
 
 

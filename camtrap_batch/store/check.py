@@ -1,7 +1,8 @@
 """Reads everything in a run folder, names what is wrong with it, and has it repaired.
 
-Files of tables are compared with the hashes in their receipts (where an earlier version wrote none, they are
-decoded and their rows counted), records are parsed, models are compared with their ids.
+Files of tables and of models are compared with the hashes in their receipts (where an earlier version wrote
+none, tables are decoded and their rows counted, models compared with their ids), records are parsed. What is
+damaged and can't be made again as it was is put aside, never deleted.
 """
 
 from __future__ import annotations
@@ -11,23 +12,35 @@ import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from camtrap_batch.errors import CamtrapError
-from camtrap_batch.store import identity, lease, redo, snapshots
+from camtrap_batch.errors import CamtrapError, Damaged
+from camtrap_batch.store import copies, corrections, identity, lease, redo, schemas, snapshots
 from camtrap_batch.store.folder import Entry, Folder, is_staged
 from camtrap_batch.store.log import LOG, PARTS
 from camtrap_batch.store.records import Unreadable, decode
 from camtrap_batch.store.shards import File, Plan, Receipt, receipt_path, settled
-from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import find_damage, shard_of
+from camtrap_batch.store.snapshots import Overtaken, Snapshot
+from camtrap_batch.store.tables import find_damage, read_file, shard_of
 from camtrap_batch.vocabulary import plural
 
-GROWING = ("ledger", "corrections")
-"""Tables that keep the files of their earlier snapshots; these can't be remade."""
+GROWING = {"ledger": "publish", "corrections": "corrections"}
+"""Tables that keep the files of their earlier snapshots, and are not made again; with the stage of their
+receipts."""
+
+ASIDE = "damaged"
+"""Folder, in the run folder, of what a repair has put aside; nothing there is read, or taken away."""
+
+_OF_MODELS = frozenset({"model.json", "model.safetensors", "model.onnx"})
+"""Files without which a model can't be used; the others say how good it is."""
+
+_RECORDS = {"snapshots": 2, "receipts": 3, "plans": 2, "redo": 1, "lease": 1}
+"""Folders of records, and how deep in the run folder these lie; what else is there is not ours."""
 
 _AT_ONCE = 8
 _CHUNK = 2**20
+_OTHER_BYTES = "is damaged (not the bytes that were written)"
 
 
 @dataclass(frozen=True)
@@ -63,14 +76,20 @@ class Report:
 
 
 def check(
-    folder: Folder, *, repair: bool = False, model_fault: Callable[[Folder], str | None] = lambda _: None
+    folder: Folder,
+    *,
+    repair: bool = False,
+    model_fault: Callable[[Folder], str | None] = lambda _: None,
+    figure_faults: Callable[[Folder], dict[str, str]] = lambda _: {},
 ) -> Report:
     """Read a run folder.
 
     Parameters
     ----------
-    repair : have the next run remake what is damaged, and fix at once what needs no run
-    model_fault : returns what is wrong with a model's folder, None if nothing is
+    repair : have the next run make again what is damaged, and put right what needs no run
+    model_fault : what is wrong with a model's folder, None if nothing is; asked of models of which no receipt
+        has hashes
+    figure_faults : of such a model, the files of figures that can't be read, and why
 
     Raises
     ------
@@ -79,13 +98,14 @@ def check(
     InputError
         It is not a run folder, or a newer version wrote it.
     """
+    checking = _Check(folder, repair=repair, model_fault=model_fault, figure_faults=figure_faults)
     if not repair:
-        return _Check(folder, repair=False, model_fault=model_fault).run()
+        return checking.run()
     if folder.exists("format.json"):
         # Otherwise nothing could be repaired when this very file is the damaged one.
         _mend_identity(folder)
     with lease.hold(folder, "-", "check --repair"):
-        return _Check(folder, repair=True, model_fault=model_fault).run()
+        return checking.run()
 
 
 def _mend_identity(folder: Folder) -> None:
@@ -98,12 +118,22 @@ def _mend_identity(folder: Folder) -> None:
 
 
 class _Check:
-    def __init__(self, folder: Folder, *, repair: bool, model_fault: Callable[[Folder], str | None]) -> None:
-        self.folder, self.repair, self.model_fault = folder, repair, model_fault
+    def __init__(
+        self,
+        folder: Folder,
+        *,
+        repair: bool,
+        model_fault: Callable[[Folder], str | None],
+        figure_faults: Callable[[Folder], dict[str, str]],
+    ) -> None:
+        self.folder, self.repair = folder, repair
+        self.model_fault, self.figure_faults = model_fault, figure_faults
         self.report = Report()
         self.snapshots: dict[tuple[str, int], Snapshot] = {}
         self.receipts: dict[str, Receipt] = {}
         self.entries: dict[str, Entry] = {}
+        self._lost: set[tuple[str, int]] = set()
+        self._hashes: dict[str, str] = {}
         self._asked: dict[str, dict[str, set[str]]] = {}
         self._spoilt: dict[str, list[str]] = {}
 
@@ -111,8 +141,14 @@ class _Check:
         # Receipts are listed before the files they name: while a job runs, a file is there before its
         # receipt.
         records = {
-            folder_name: dict(self.folder.read_many(self.folder.walk(folder_name)))
-            for folder_name in ("snapshots", "receipts", "plans", "redo", "lease")
+            folder_name: dict(
+                self.folder.read_many(
+                    path
+                    for path in self.folder.walk(folder_name)
+                    if path.count("/") == depth and path.endswith((".json", "/CURRENT"))
+                )
+            )
+            for folder_name, depth in _RECORDS.items()
         }
         self.entries = {entry.path: entry for entry in self.folder.entries() if not is_staged(entry.path)}
         self.report.files = len(self.entries)
@@ -121,9 +157,12 @@ class _Check:
         self._links()
         self._snapshots(records["snapshots"])
         self._receipts(records["receipts"])
+        self._growing(records["snapshots"])
         self._files()
         self._plans(records["plans"])
+        self._journal()
         self._models()
+        self._copies()
         self._others({**records["redo"], **records["lease"]})
         self.report.faults.sort(key=lambda fault: (not fault.counts, fault.file))
         if self.repair:
@@ -151,7 +190,7 @@ class _Check:
                 self._found(name, "is a folder where a file should be", "remove it")
 
     def _snapshots(self, records: dict[str, bytes]) -> None:
-        lost: list[tuple[str, int]] = []
+        lost = self._lost
         for path, data in records.items():
             _, table, name = path.split("/", 2)
             if not (stem := name.removesuffix(".json")).isdecimal():
@@ -163,12 +202,15 @@ class _Check:
                     raise Unreadable(f"is snapshot {snapshot.number} of {snapshot.table}, not of its name")
                 self.snapshots[table, number] = snapshot
             except Unreadable as problem:
-                lost.append((table, number))
-                self._found(path, str(problem), "it is deleted, and what was made from it is committed again")
+                lost.add((table, number))
+                then = "it is deleted, and what was made of it committed again"
+                if table in GROWING:
+                    then = "it is deleted; what it listed is taken from the receipts"
+                self._found(path, str(problem), then)
                 if self.repair:
                     self.folder.delete(path)
-        for table, number in lost:
-            # What was made from it names its number; committed again, it names one that exists.
+        for table, number in sorted(lost):
+            # What was made of it names its number: committed again, it names the one that there is.
             for key in self._current():
                 made = self.snapshots[key]
                 if made.inputs.get(table) == number or made.table == table or key[0] == table:
@@ -194,7 +236,7 @@ class _Check:
                     raise Unreadable(f"is the receipt of {receipt.path}, not of its name")
                 self.receipts[path] = receipt
             except Unreadable as problem:
-                is_current = (stage, plan) in current
+                is_current = (stage, plan) in current and stage not in GROWING.values()
                 then = f"shard {shard} of {stage} is done again" if is_current else "it is deleted"
                 self._found(path, str(problem), then)
                 if is_current:
@@ -209,6 +251,8 @@ class _Check:
             for file in files:
                 if file.file not in wanted or not wanted[file.file].sha256:
                     wanted[file.file] = file
+                if file.table == corrections.TABLE and file.sha256:
+                    self._hashes[file.file] = file.sha256
         by_file: dict[str, list[Receipt]] = {}
         for receipt in self.receipts.values():
             for file in receipt.files:
@@ -222,14 +266,109 @@ class _Check:
                 if what is not None:
                     self._damaged(file, what, by_file.get(file.file, []), current.get(file.file))
 
+    def _growing(self, records: dict[str, bytes]) -> None:
+        """Tables that only grow: whether the newest snapshot lists all that earlier ones and receipts do."""
+        for table, stage in GROWING.items():
+            known: dict[str, File] = self._left_over() if table == corrections.TABLE else {}
+            of_table = [each for (other, _), each in sorted(self.snapshots.items()) if other == table]
+            done = sorted(
+                (each for each in self.receipts.values() if each.stage == stage),
+                key=lambda each: each.finished,
+            )
+            newest = of_table[-1] if of_table else None
+            is_of_people = table == corrections.TABLE
+            if not is_of_people and not self._has_lost_snapshots(table, records, newest):
+                done = []  # what a driver that was killed had not committed
+            for files in [each.files for each in of_table] + [each.files for each in done]:
+                known |= {file.file: file for file in files if file.table == table}
+            listed = {file.file for file in newest.files} if newest is not None else set()
+            lacking = [
+                file for path, file in known.items() if path not in listed and self._fault_of(file) is None
+            ]
+            if is_of_people:
+                # A fold that was killed before its commit leaves them in the journal.
+                lacking = [file for file in lacking if not self._is_said_elsewhere(file, listed)]
+            number = newest.number if newest is not None else 0
+            numbers = snapshots.numbers(self.folder, table)
+            if not lacking or any(other > number and (table, other) not in self._lost for other in numbers):
+                continue  # in the second case somebody has added to it meanwhile
+            rows = sum(file.rows for file in lacking)
+            path = snapshots.path_of(table, number or 1)
+            self._found(path, f"lacks {plural(rows, 'row')} of {lacking[0].file}", "taken in again")
+            if self.repair:
+                whole = (*(newest.files if newest is not None else ()), *lacking)
+                base = newest or _first_snapshot(table, stage, done[-1].plan_id if done else "")
+                with suppress(Overtaken):
+                    snapshots.commit(self.folder, base.with_files(whole), after=number)
+
+    def _left_over(self) -> dict[str, File]:
+        """Files of people's corrections that may be in no snapshot, and in no receipt that can be read."""
+        found: dict[str, File] = {}
+        for path in self.entries:
+            if not (path.startswith(f"tables/{corrections.TABLE}/") and path.endswith(".parquet")):
+                continue
+            with suppress(Damaged, FileNotFoundError):
+                rows = read_file(self.folder, path, ["correction_id"]).num_rows
+                size = self.entries[path].bytes
+                found[path] = File(corrections.TABLE, path, rows, size, self._hash_of(path))
+        return found
+
+    def _has_lost_snapshots(self, table: str, records: dict[str, bytes], newest: Snapshot | None) -> bool:
+        """Whether snapshots of a table were there that are not now."""
+        numbers = [
+            int(name)
+            for path in records
+            if path.startswith(f"snapshots/{table}/")
+            and (name := path.rpartition("/")[2].removesuffix(".json")).isdecimal()
+        ]
+        named = records.get(snapshots.pointer(table), b"").strip()
+        numbers += [int(named)] if named.isdigit() else []
+        return bool(numbers) and max(numbers) > (newest.number if newest is not None else 0)
+
+    def _is_said_elsewhere(self, file: File, listed: set[str]) -> bool:
+        """Whether each correction in a file is in the journal, or in one of these files of the table."""
+        names = ["correction_id"]
+        wanted = set(read_file(self.folder, file.file, names)["correction_id"].to_pylist())
+        try:
+            wanted -= set(corrections.read_journal(self.folder)[1]["correction_id"].to_pylist())
+            for other in listed if wanted else ():
+                wanted -= set(read_file(self.folder, other, names)["correction_id"].to_pylist())
+        except (Damaged, FileNotFoundError):  # told elsewhere
+            return False
+        return not wanted
+
+    def _journal(self) -> None:
+        for path, data in self.folder.read_many(
+            path
+            for path in self.entries
+            if path.startswith(f"{corrections.JOURNAL}/") and path.endswith(".json")
+        ):
+            try:
+                corrections.parse_journal(data)
+            except ValueError as problem:
+                self._found(
+                    path,
+                    f"what people said in it can't be read ({problem})",
+                    "repair it, or move it away; it is not passed over until then",
+                )
+
     def _damaged(self, file: File, what: str, receipts: list[Receipt], used: Snapshot | None) -> None:
         if file.table in GROWING:
+            if (data := copies.find(self.folder, file.file, file.sha256)) is not None:
+                self._restore(file.file, what, data)
+                return
+            if used is None:
+                self._found(file.file, what, "only older snapshots need it", counts=False)
+                return
             then = (
                 f"table {file.table} goes on without its {plural(file.rows, 'row')}: restore it, if you can"
             )
-            self._found(file.file, what, then if used else "only older snapshots need it", counts=bool(used))
-            if used and self.repair:
+            if what != "is missing":
+                then += f"; it is put aside as {ASIDE}/{file.file}"
+            self._found(file.file, what, then)
+            if self.repair:
                 self._leave_out(used, file.file)
+                self._put_aside(file.file)
             return
         current = self._current_plans()
         for stage in {receipt.stage for receipt in receipts} | ({used.stage} if used else set()):
@@ -256,14 +395,18 @@ class _Check:
             return f"has {entry.bytes:,} bytes instead of {file.bytes:,}"
         if not file.sha256:
             return find_damage(self.folder, file.file, file.rows)
-        found = hashlib.sha256()
         try:
-            with self.folder.open(file.file) as handle:
-                for chunk in iter(functools.partial(handle.read, _CHUNK), b""):
-                    found.update(chunk)
+            found = self._hash_of(file.file)
         except FileNotFoundError:
             return "is missing"
-        return None if found.hexdigest() == file.sha256 else "is damaged (not the bytes that were written)"
+        return None if found == file.sha256 else _OTHER_BYTES
+
+    def _hash_of(self, path: str) -> str:
+        found = hashlib.sha256()
+        with self.folder.open(path) as handle:
+            for chunk in iter(functools.partial(handle.read, _CHUNK), b""):
+                found.update(chunk)
+        return found.hexdigest()
 
     def _plans(self, records: dict[str, bytes]) -> None:
         known = {(snapshot.stage, snapshot.plan_id): snapshot for snapshot in self.snapshots.values()}
@@ -304,7 +447,7 @@ class _Check:
     def _models(self) -> None:
         made = {
             str(receipt.result["model_id"]): receipt
-            for receipt in self.receipts.values()
+            for receipt in sorted(self.receipts.values(), key=lambda receipt: receipt.finished)
             if receipt.stage == "train" and "model_id" in receipt.result
         }
         there = {
@@ -312,24 +455,89 @@ class _Check:
         }
         there = {name for name in there if not name.startswith(".")}
         for name in sorted(there | made.keys()):
-            where = f"models/{name}"
-            what = self.model_fault(Folder(f"{self.folder.url}/{where}")) if name in there else "is missing"
-            if what is None:
+            where, receipt = f"models/{name}", made.get(name)
+            is_whole = self._restore_files(where, receipt) if receipt is not None and name in there else None
+            if is_whole:
                 continue
-            if (receipt := made.get(name)) is None:
+            model = Folder(f"{self.folder.url}/{where}")
+            what = self.model_fault(model) if name in there else "is missing"
+            if what is None and is_whole is None:
+                for file, why in self.figure_faults(model).items():
+                    self._spoilt_figures(f"{where}/{file}", f"is damaged ({why})")
+                continue
+            what = what or _OTHER_BYTES
+            paths = [path for path in self.entries if path.startswith(f"{where}/")]
+            if receipt is None:
                 self._found(where, what, "copy or import it again")
                 continue
-            self._found(where, what, "it is trained again")
+            aside = f"put aside as {ASIDE}/{where}, and " if paths else ""
+            self._found(where, what, f"it is {aside}trained again")
             self._again(receipt.stage, receipt.shard_id, receipt.attempt)
-            if self.repair:
-                # A model that is already there is left as it is.
-                for path in [path for path in self.entries if path.startswith(f"{where}/")]:
-                    self.folder.delete(path)
+            # A model that is there already would be left as it is.
+            for path in paths:
+                self._put_aside(path)
+
+    def _restore_files(self, where: str, receipt: Receipt) -> bool | None:
+        """Compare a model's files with the hashes in its receipt, and have those that are not the same
+        replaced by their copies; whether the model can be used then, None where there are no hashes."""
+        hashes: dict[str, str] = receipt.result.get("files", {})
+        is_whole = True
+        for name, sha256 in sorted(hashes.items()):
+            path = f"{where}/{name}"
+            self._hashes[path] = sha256
+            if path in self.entries and self._hash_of(path) == sha256:
+                continue
+            what = _OTHER_BYTES if path in self.entries else "is missing"
+            if (data := copies.find(self.folder, path, sha256)) is not None:
+                self._restore(path, what, data)
+            elif name in _OF_MODELS:
+                is_whole = False
+            elif path in self.entries:
+                self._spoilt_figures(path, what)
+            else:
+                self._found(path, what, "only figures of the model were in it", counts=False)
+        return is_whole if hashes else None
+
+    def _spoilt_figures(self, path: str, what: str) -> None:
+        then = f"only figures of the model are in it: it is put aside as {ASIDE}/{path}"
+        self._found(path, what, then)
+        self._put_aside(path)
+
+    def _copies(self) -> None:
+        """Second copies that are no longer what the originals are."""
+        for path in [path for path in self.entries if path.startswith(f"{copies.COPIES}/")]:
+            original = path.removeprefix(f"{copies.COPIES}/")
+            right = self._hashes.get(original)
+            if right is None or self._hash_of(path) == right:
+                continue
+            is_there = original in self.entries and self._hash_of(original) == right
+            then = "it is made again" if is_there else "so is the original: it is put aside"
+            self._found(path, _OTHER_BYTES, then)
+            self._put_aside(path)
+            if is_there and self.repair:
+                self.folder.write(path, self.folder.read(original))
+
+    def _restore(self, path: str, what: str, data: bytes) -> None:
+        self._found(path, what, "it is restored from its copy")
+        if self.repair:
+            self._put_aside(path)
+            self.folder.write(path, data)
+            self.entries[path] = Entry(path, len(data), None)
+
+    def _put_aside(self, path: str) -> None:
+        """Move a file to where nothing is read, or deleted."""
+        if not self.repair or path not in self.entries:
+            return
+        data, number = self.folder.read(path), 1
+        while not self.folder.create(kept := f"{ASIDE}/{path}" + (f".{number}" if number > 1 else ""), data):
+            if self.folder.read(kept) == data:
+                break
+            number += 1
+        self.folder.delete(path)
+        del self.entries[path]
 
     def _others(self, records: dict[str, bytes]) -> None:
         for path, data in records.items():
-            if not path.endswith(".json"):
-                continue
             try:
                 decode(data, lease.Holder if path.startswith("lease/") else redo.Asked)
             except Unreadable as problem:
@@ -389,7 +597,9 @@ class _Check:
         self.report.again.setdefault(stage, set()).add(shard)
 
     def _commit_again(self, snapshot: Snapshot) -> None:
-        """None of it is redone: its stage finds its receipts, and commits them."""
+        """Nothing of it is done again; its stage finds its receipts, and commits them."""
+        if snapshot.table in GROWING:
+            return
         prefix = f"receipts/{snapshot.stage}/{snapshot.plan_id}/"
         names = [
             path.removeprefix(prefix).removesuffix(".json")
@@ -404,12 +614,32 @@ class _Check:
         if newest is None:
             return
         files = tuple(each for each in newest.files if each.file != file)
-        snapshots.commit(self.folder, newest.with_files(files))
+        try:
+            snapshots.commit(self.folder, newest.with_files(files), after=newest.number)
+        except Overtaken:  # somebody has added to it meanwhile
+            self._leave_out(snapshot, file)
 
     def _ask(self) -> None:
         for stage, shards in self._asked.items():
             attempts = {shard: sorted(found) for shard, found in shards.items()}
             redo.ask(self.folder, stage, attempts, self._spoilt.get(stage, ()))
+
+
+def _first_snapshot(table: str, stage: str, plan_id: str) -> Snapshot:
+    """Of a table that only grows, where no snapshot of it can be read."""
+    return Snapshot(
+        table=table,
+        number=0,
+        plan_id=plan_id,
+        stage=stage,
+        files=(),
+        rows=0,
+        bytes=0,
+        counts={},
+        inputs={},
+        schema=schemas.fingerprint(table),
+        meta={},
+    )
 
 
 def _is_json(line: bytes) -> bool:

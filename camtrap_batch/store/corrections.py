@@ -1,9 +1,10 @@
 """What people say about images: kept for good; the newest decision counts.
 
 A correction is durable as soon as `record` returns: a small file of the journal `corrections/` in the run
-folder, under a name of its own, so that many can write at once and nobody overwrites anybody. `fold` adds the
-journal to the table `corrections`, which only grows. What is read or said twice has the same id and is kept
-once.
+folder, under a name of its own, so that many can write at a time and none overwrites another. `fold` makes
+the journal part of the table `corrections`, which only grows, and of which each file has a second copy (see
+`copies`). Whatever is read twice, or told twice, has the same id and is there once. What can't be read is
+never passed over: it ends with a line that names the file.
 
 An image is known by the hash of its file: a correction follows it through renames, a new catalog, another
 model. If a file is replaced by another picture under the same name, what was said about the old picture does
@@ -25,15 +26,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camtrap_batch.errors import Damaged
+from camtrap_batch.store import copies, snapshots
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import CORRECTIONS
-from camtrap_batch.store.shards import Plan, Shard, digest
-from camtrap_batch.store.snapshots import Snapshot
-from camtrap_batch.store.tables import commit_plan, finish_shard
+from camtrap_batch.store.shards import File, Plan, Shard, digest, find_faults
+from camtrap_batch.store.snapshots import Overtaken, Snapshot
+from camtrap_batch.store.tables import ADVICE, commit_plan, finish_shard, open_table
 
 JOURNAL = "corrections"
 """Folder, in the run folder, for what is not in the table yet."""
+
+TABLE = "corrections"
 
 Scope = Literal["image", "box", "sequence", "event"]
 
@@ -132,44 +136,75 @@ def read_corrections(run: Run) -> pa.Table:
     Damaged
         A file of either can't be read: what people said is never skipped in silence.
     """
-    parts = [_read_journal(run.folder)[1]]
-    if run.current("corrections") is not None:
-        parts.insert(0, run.table("corrections").to_table())
+    parts = [read_journal(run.folder)[1]]
+    if (table := _newest_snapshot(run.folder)) is not None:
+        parts.insert(0, open_table(run.folder, table).to_table())
     return _in_order(pa.concat_tables(parts))
 
 
 def fold(run: Run) -> Snapshot | None:
-    """Add the journal to the table; returns the table's snapshot, None if nothing was ever said."""
+    """Make the journal part of the table; returns the table's snapshot, None where nothing was ever said.
+
+    Several processes may do so at once: what each of them has read is in the table. Raises Damaged.
+    """
+    while True:
+        try:
+            return _fold(run.folder)
+        except Overtaken:  # with what the other one has added
+            continue
+
+
+def _fold(folder: Folder) -> Snapshot | None:
     started = time.monotonic()
-    before = run.current("corrections")
-    paths, rows = _read_journal(run.folder)
+    before = _newest_snapshot(folder)
+    paths, rows = read_journal(folder)
     if not paths:
         return before
     if before is not None:
-        known = run.table("corrections").to_table(columns=["correction_id"])["correction_id"]
+        known = open_table(folder, before).to_table(columns=["correction_id"])["correction_id"]
         rows = rows.filter(pc.invert(pc.is_in(rows["correction_id"], known.combine_chunks())))
     rows = _in_order(rows)
+    earlier, number = (before.files, before.number) if before else ((), 0)
     if rows.num_rows:
-        number = before.number if before else 0
-        shard = Shard(digest(["corrections", number, rows["correction_id"].to_pylist()]), 0, rows.num_rows)
-        plan = Plan.make("corrections", [shard], {})
-        plan.freeze(run.folder)
+        shard = Shard(digest([TABLE, number, rows["correction_id"].to_pylist()]), 0, rows.num_rows)
+        plan = Plan.make(TABLE, [shard], {})
+        plan.freeze(folder)
         receipt = finish_shard(
-            run.folder,
-            ("corrections", plan.id),
-            shard,
-            {"corrections": rows},
-            counts={},
-            seconds={},
-            started=started,
+            folder, (TABLE, plan.id), shard, {TABLE: rows}, counts={}, seconds={}, started=started
         )
-        earlier = before.files if before else ()
-        before = commit_plan(
-            run.folder, plan, [receipt], ("corrections",), inputs={"shard": shard.id}, prepend=earlier
-        )["corrections"]
+        _keep_copies(folder, (*earlier, *receipt.files))
+        committed = commit_plan(
+            folder, plan, [receipt], (TABLE,), inputs={"shard": shard.id}, prepend=earlier, after=number
+        )
+        before = committed[TABLE]
     for path in paths:
-        run.folder.delete(path)
+        folder.delete(path)
     return before
+
+
+def _keep_copies(folder: Folder, files: Sequence[File]) -> None:
+    """A second copy of each file of the table, also of those that an earlier version wrote."""
+    there = folder.sizes(copies.path_of(f"tables/{TABLE}"))
+    missing = [file for file in files if copies.path_of(file.file) not in there]
+    faults = find_faults(folder, missing)
+    copies.keep(folder, [file.file for file in missing if file.file not in faults])
+
+
+def _newest_snapshot(folder: Folder) -> Snapshot | None:
+    """The table's newest snapshot; raises Damaged where that can't be read, since older ones hold less."""
+    try:  # before the others are listed: one that is committed meanwhile is not missing
+        named = folder.read(snapshots.pointer(TABLE)).strip()
+    except FileNotFoundError:
+        named = b""
+    newest = max(snapshots.numbers(folder, TABLE), default=0)
+    if named.isdigit() and int(named) > newest:
+        raise Damaged(folder.url, snapshots.path_of(TABLE, int(named)), "is missing", ADVICE)
+    if not newest:
+        return None
+    try:
+        return snapshots.load(folder, TABLE, newest)
+    except Damaged as problem:
+        raise Damaged(folder.url, problem.file, problem.fault, ADVICE) from None
 
 
 def standing(corrections: pa.Table, images: pa.Table) -> pa.Table:
@@ -243,18 +278,41 @@ def _newest(corrections: pa.Table, which: np.ndarray[Any, Any], row: np.ndarray[
     return indices[np.lexsort((which[indices], row[indices]))]
 
 
-def _read_journal(folder: Folder) -> tuple[list[str], pa.Table]:
+def read_journal(folder: Folder) -> tuple[list[str], pa.Table]:
+    """Files of the journal, and the corrections in them. Raises Damaged where one can't be read."""
     paths = [f"{JOURNAL}/{name}" for name in folder.list(JOURNAL) if name.endswith(".json")]
-    rows: list[dict[str, Any]] = []
+    parts: list[pa.Table] = []
     read: list[str] = []
     for path, data in folder.read_many(paths):
         try:
-            rows += [{**row, "when": dt.datetime.fromisoformat(row["when"])} for row in json.loads(data)]
-        except (ValueError, TypeError, KeyError, UnicodeDecodeError) as problem:
+            parts.append(parse_journal(data))
+        except ValueError as problem:
             fault = f"what people said in it can't be read ({problem}): repair it, or move it away"
             raise Damaged(folder.url, path, fault) from None
         read.append(path)
-    return read, pa.Table.from_pylist(rows, CORRECTIONS)
+    return read, pa.concat_tables([CORRECTIONS.empty_table(), *parts])
+
+
+def parse_journal(data: bytes) -> pa.Table:
+    """The corrections in a file of the journal. Raises ValueError where it is not what was written."""
+    rows = json.loads(data)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("it is no list of corrections")
+    for number, row in enumerate(rows, 1):
+        if missing := [name for name in _NEVER_NULL if row.get(name) is None]:
+            raise ValueError(f"correction {number} has no {missing[0]}")
+    try:
+        read = [{**row, "when": dt.datetime.fromisoformat(row["when"])} for row in rows]
+        table = pa.Table.from_pylist(read, CORRECTIONS)
+    except (TypeError, pa.ArrowException) as problem:
+        raise ValueError(" ".join(str(problem).split())) from None
+    lengths = [pc.list_value_length(table[name]) for name in ("images", "sha256")]
+    if not lengths[0].equals(lengths[1]):
+        raise ValueError("a correction has not as many hashes as images")
+    return table
+
+
+_NEVER_NULL = ("correction_id", "decision", "scope", "image_id", "images", "sha256", "who", "when", "source")
 
 
 def _in_order(corrections: pa.Table) -> pa.Table:

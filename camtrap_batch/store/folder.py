@@ -9,6 +9,7 @@ hard links, is treated as missing.
 
 from __future__ import annotations
 
+import builtins
 import datetime as dt
 import errno
 import io
@@ -17,7 +18,7 @@ import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -393,6 +394,66 @@ class Folder:
 
     def __getstate__(self) -> dict[str, str]:
         return {"url": self.url}
+
+    def listed(self, *folders: str) -> Folder:
+        """The same, for one look at it: names in these folders are as they are now, and not asked for again;
+        nor is what was read in them.
+
+        In a bucket that is a request for a thousand names, instead of one for each folder, and for each file
+        that is not there. On a disk, where neither costs anything, it is this folder.
+        """
+        if self.is_local:
+            return self
+        return _Listed(
+            self.url, frozenset(folders), frozenset(name for top in folders for name in self.walk(top))
+        )
+
+
+@dataclass(frozen=True)
+class _Listed(Folder):
+    folders: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    names: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+
+    def read(self, path: str) -> bytes:
+        if not self._may_be(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{path}")
+        if path not in self.names:
+            return super().read(path)
+        if path not in self._read:
+            self._read[path] = super().read(path)
+        return self._read[path]
+
+    def read_many(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        return super().read_many([path for path in paths if self._may_be(path)])
+
+    def exists(self, path: str) -> bool:
+        return super().exists(path) if self._top(path) not in self.folders else path in self._children
+
+    def list(self, path: str) -> list[str]:
+        return super().list(path) if self._top(path) not in self.folders else self._children.get(path, [])
+
+    def _may_be(self, path: str) -> bool:
+        return self._top(path) not in self.folders or path in self.names
+
+    @staticmethod
+    def _top(path: str) -> str:
+        return path.partition("/")[0]
+
+    @cached_property
+    def _read(self) -> dict[str, bytes]:
+        return {}
+
+    @cached_property
+    def _children(self) -> dict[str, builtins.list[str]]:
+        """Names in each folder, sorted; of a file there are none."""
+        found: dict[str, set[str]] = {}
+        for path in self.names:
+            found.setdefault(path, set())
+            while path:
+                parent, _, name = path.rpartition("/")
+                found.setdefault(parent, set()).add(name)
+                path = parent
+        return {path: sorted(names) for path, names in found.items()}
 
 
 class _Handler(pafs.FSSpecHandler):  # type: ignore[misc]

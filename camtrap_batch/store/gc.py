@@ -8,12 +8,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.store import lease, snapshots
+from camtrap_batch.store import copies, lease, snapshots
 from camtrap_batch.store.folder import STAGING, Entry, Folder, is_staged
 from camtrap_batch.store.identity import OURS, check_identity
 from camtrap_batch.store.records import Unreadable
 from camtrap_batch.store.shards import Receipt
 from camtrap_batch.store.snapshots import Snapshot
+
+_SAID = "tables/corrections/"
 
 MIN_AGE_S = 3600.0
 """Seconds for which a file that no snapshot refers to is left alone: a worker may still file it."""
@@ -24,7 +26,8 @@ def collect(
 ) -> tuple[int, int]:
     """Delete files that lost a race, belong to an abandoned plan, or to a snapshot that is not kept.
 
-    Receipts go before the files they name, so that no receipt ever names a file that is gone.
+    Receipts go before the files they name, so that no receipt ever names a file that is gone. What people
+    said stays, of whatever snapshot, and what a repair has put aside.
 
     Parameters
     ----------
@@ -67,14 +70,15 @@ def collect(
 class _Known:
     """What snapshots refer to.
 
-    `kept` and `dropped` are paths: files of tables, snapshots, folders of models. `plans` are those of the
-    snapshots that are kept, `dropped_plans` those of the others.
+    `kept` and `dropped` are paths: files of tables, snapshots, folders of models. `plans` made the snapshots
+    that are kept, `dropped_plans` the others. `trained` are folders of models that were trained here.
     """
 
     kept: set[str] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
     plans: set[str] = field(default_factory=set)
     dropped_plans: set[str] = field(default_factory=set)
+    trained: set[str] = field(default_factory=set)
 
 
 def _sort_out(folder: Folder, keep: int) -> _Known:
@@ -96,6 +100,8 @@ def _sort_out(folder: Folder, keep: int) -> _Known:
     }
     known = _Known()
     for (table, number), snapshot in found.items():
+        if table == "model":
+            known.trained.add(f"models/{snapshot.meta.get('model_id', '')}")
         if (table, number) in kept:
             known.kept |= {snapshots.path_of(table, number), *_referred_to(snapshot)}
             known.plans.add(f"{snapshot.stage}/{snapshot.plan_id}")
@@ -141,9 +147,19 @@ def _garbage(folder: Folder, known: _Known, written_before: float) -> Iterator[E
                 folder_name == "performance" or plan in known.dropped_plans or is_old(entry)
             ):
                 yield entry
-    yield from unless_kept(below("tables"))
-    models = below("models")
-    yield from unless_kept(models, {entry.path: entry.path.rpartition("/")[0] for entry in models})
+    tables = below("tables")
+    yield from unless_kept(entry for entry in tables if not entry.path.startswith(_SAID))
+    models = {
+        entry.path: "/".join(entry.path.removeprefix(f"{copies.COPIES}/").split("/")[:2])
+        for entry in [*below("models"), *below(copies.path_of("models"))]
+    }
+    # One that was not trained here somebody gave us.
+    of_models = (
+        entry
+        for entry in named
+        if (model := models.get(entry.path, "")) in known.trained or model.startswith("models/.")
+    )
+    yield from unless_kept(of_models, models)
     yield from filter(is_old, below("checkpoints"))
     yield from filter(is_old, below(STAGING))
     yield from (entry for entry in everything if is_staged(entry.path) and is_old(entry))
@@ -157,8 +173,10 @@ def _receipts(
     for path, data in folder.read_many(by_path):
         plan = path.removeprefix("receipts/").rpartition("/")[0]
         try:
-            files = {file.file for file in Receipt.from_json(data).files}
-        except Unreadable:  # it counts as missing
+            receipt = Receipt.from_json(data)
+            files = {file.file for file in receipt.files}
+            known.trained.add(f"models/{receipt.result.get('model_id', '')}")
+        except Unreadable:  # which counts as none
             files = {path}
         is_kept = files <= known.kept if files else plan in known.plans
         was_dropped = files <= referred_to if files else plan in known.dropped_plans

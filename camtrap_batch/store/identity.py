@@ -23,7 +23,9 @@ OURS = frozenset(
 )
 """Names that a run folder has and hardly any other folder does."""
 
-_ALSO_OURS = frozenset({"models", "checkpoints", "attachments", "report", "outputs", "tmp"})
+_ALSO_OURS = frozenset(
+    {"models", "checkpoints", "attachments", "report", "outputs", "tmp", "corrections", "copies", "damaged"}
+)
 
 _PATH = "format.json"
 

@@ -1,10 +1,10 @@
 """Who works on a run folder: one driver at a time, which keeps showing that it is alive.
 
-`lease/<n>.json` is created exclusively, on a disk or in a bucket: whoever creates the highest number holds
-the lease, and writes the time into it every few seconds. A lease that was released, or whose holder is gone,
-is followed by the next number, so that no two drivers can take the same one. A holder on this machine is gone
-when its process is; a holder elsewhere, when it has been silent for two minutes by the clocks of both
-machines, and stays silent during a further wait.
+`lease/<n>.json` is made by exclusive creation, on a disk as in a bucket: whoever makes the greatest number
+holds the lease, and writes the time into it every few seconds. One that was given back, or whose holder is
+gone, is followed by the next number, so that no two can take the same one. A holder on this machine is gone
+when its process is, whatever became of the clock meanwhile; one elsewhere when nothing was heard of it for
+two minutes, by the clocks of both, and nothing is heard while one waits for it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Holder:
     ----------
     id : of this lease
     host, machine, pid, started : the process: its machine's name and identity, when it began (s since 1970)
-    job, command : what it is working on
+    ticks : when it began, in clock ticks since the machine was started, which setting the clock does not
+        move; 0 where that is not known
+    job, command : what it does
     since, beat : when the lease was taken, and the last sign of life, in UTC
     released : whether it was given back
     """
@@ -66,6 +68,7 @@ class Holder:
     beat: str
     released: bool = False
     number: int = 0
+    ticks: int = 0
     more: dict[str, Any] = field(default_factory=dict)
 
     def state(self, lapse_s: float = LAPSE_S) -> State:
@@ -73,8 +76,9 @@ class Holder:
         long."""
         if self.released:
             return "free"
-        if self.machine == _machine():
-            return "held" if _is_alive(self.pid, self.started) else "gone"
+        is_alive = _is_alive(self.pid, self.started, self.ticks) if self.machine == _machine() else None
+        if is_alive is not None:
+            return "held" if is_alive else "gone"
         return "held" if 0 <= self.silence_s() < lapse_s else "silent"
 
     def silence_s(self) -> float:
@@ -214,7 +218,8 @@ def take(folder: Folder, job: str, command: str, *, only_if_needed: bool = False
             host=socket.gethostname(),
             machine=_machine(),
             pid=os.getpid(),
-            started=_started(os.getpid()),
+            started=float(psutil.Process().create_time()),
+            ticks=_ticks(os.getpid()),
             job=job,
             command=command,
             since=now(),
@@ -244,6 +249,11 @@ def _look(folder: Folder) -> tuple[Holder | None, int]:
                 ), numbers[-1]
             except FileNotFoundError:
                 break
+            except (IsADirectoryError, PermissionError) as problem:
+                raise StorageError(
+                    f"{folder.url}/{_path(number)}: can't be read ({problem.strerror}); remove it, if no "
+                    "driver is at work here"
+                ) from None
             except Unreadable as problem:
                 if not wait_s:
                     say(f"{folder.url}/{_path(number)}: {problem}; ignored")
@@ -272,8 +282,8 @@ def _refusal(folder: Folder, holder: Holder) -> str:
 
 
 def _numbers(folder: Folder) -> list[int]:
-    names = (name.removesuffix(".json") for name in folder.list(_FOLDER))
-    return sorted(int(name) for name in names if name.isdecimal())
+    names = (name.removesuffix(".json") for name in folder.list(_FOLDER) if name.endswith(".json"))
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
 def _newest_number(folder: Folder) -> int:
@@ -295,16 +305,34 @@ def _machine() -> str:
     return "/".join(parts)
 
 
-def _started(pid: int) -> float:
-    return float(psutil.Process(pid).create_time())
-
-
-def _is_alive(pid: int, started: float) -> bool:
-    """Whether this very process is running, not another that was given its number."""
+def _is_alive(pid: int, started: float, ticks: int) -> bool | None:
+    """Whether this very process runs, not another that got its number; None where that can't be seen."""
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        since_start = _ticks(pid) if ticks else 0
+        # When it began by the clock is another time once the clock was set.
+        is_it = since_start == ticks if since_start else abs(process.create_time() - started) < 2
+        return is_it and process.status() != psutil.STATUS_ZOMBIE
     except psutil.AccessDenied:
+        return None
+    except psutil.NoSuchProcess:
+        return None if _is_hidden(pid) else False
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is such a process, of somebody else, of which nothing is shown (`hidepid`)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
         return True
+    except OSError:
+        return False
+    return False
+
+
+def _ticks(pid: int) -> int:
+    """When a process began, in clock ticks since the machine was started; 0 where that is not told."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0

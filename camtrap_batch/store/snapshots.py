@@ -61,17 +61,33 @@ class Snapshot:
         return dataclasses.replace(self, files=files, rows=rows, bytes=size, created=now())
 
 
-def commit(folder: Folder, snapshot: Snapshot) -> Snapshot:
-    """Write a snapshot under the next free number (whatever its own is) and make it the current one.
+class Overtaken(Exception):
+    """Another process has committed the snapshot of the number that was to be committed."""
 
-    Raises LeaseLost if another driver has taken over.
+
+def commit(folder: Folder, snapshot: Snapshot, *, after: int | None = None) -> Snapshot:
+    """Write a snapshot under the next free number (whatever number it has) and make it the current one.
+
+    Parameters
+    ----------
+    after : number of the snapshot that it takes the place of, 0 where there was none. For a table that grows
+        by several processes, none of which may leave out what another has added.
+
+    Raises
+    ------
+    LeaseLost
+        Another driver has taken over.
+    Overtaken
+        There is another snapshot after that one already.
     """
     check_held(folder)
-    number = max(numbers(folder, snapshot.table), default=0) + 1
+    number = (max(numbers(folder, snapshot.table), default=0) if after is None else after) + 1
     while True:
         snapshot = dataclasses.replace(snapshot, number=number)
         if folder.create(path_of(snapshot.table, number), encode(snapshot)):
             break
+        if after is not None:
+            raise Overtaken
         number += 1
     point_at_newest(folder, snapshot.table)
     return snapshot

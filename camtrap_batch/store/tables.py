@@ -31,7 +31,7 @@ from camtrap_batch.errors import BrokenPromise, CamtrapError, Damaged, StageErro
 from camtrap_batch.notices import say_all
 from camtrap_batch.store import redo, schemas, snapshots
 from camtrap_batch.store.folder import Folder
-from camtrap_batch.store.records import encode
+from camtrap_batch.store.records import Unreadable, encode
 from camtrap_batch.store.shards import File, Plan, Receipt, Shard, file_receipt, find_faults
 from camtrap_batch.store.snapshots import Snapshot
 from camtrap_batch.vocabulary import plural
@@ -55,7 +55,7 @@ _WRITES_AT_ONCE = 4
 _VERSIONS = ("camtrap-batch", "pyarrow", "pillow", "simplejpeg", "numpy", "torch")
 
 
-_ADVICE = "`camtrap check JOB --repair` finds everything that is damaged, and has the next run remake it"
+ADVICE = "`camtrap check JOB --repair` finds all that is damaged, and has the next run make it again"
 
 _OF_DAMAGE = re.compile(
     r"checksum|corrupt|deserializ|magic bytes|end of (?:stream|file)|decompress|zstd|snappy|page header"
@@ -253,7 +253,7 @@ def _damage_named(folder: Folder, files: Mapping[str, int | None]) -> Iterator[N
         file, fault = _find_damage(folder, files, problem)
         if not file:
             raise
-        raise Damaged(folder.url, file, fault, _ADVICE) from problem
+        raise Damaged(folder.url, file, fault, ADVICE) from problem
 
 
 def _find_damage(folder: Folder, files: Mapping[str, int | None], problem: Exception) -> tuple[str, str]:
@@ -428,6 +428,7 @@ def commit_plan(
     inputs: dict[str, Any],
     meta: dict[str, Any] | None = None,
     prepend: tuple[File, ...] = (),
+    after: int | None = None,
 ) -> dict[str, Snapshot]:
     """Make snapshots of what a plan's shards have written; the last of `tables` becomes current last.
 
@@ -436,11 +437,14 @@ def commit_plan(
     done : receipts that cover the plan, in row order (see `all_settled`)
     tables : the first one has one row for each row of the plan
     prepend : files of the table's last snapshot that stay, for a table that only grows
+    after : number of that snapshot, see `snapshots.commit`
 
     Raises
     ------
     BrokenPromise
-        Rows in are not rows out, or a file of a receipt is missing or of another size.
+        Rows in are not rows out, or a file of a receipt is not there with its size.
+    Overtaken
+        Another process was first.
     """
     rows_out = sum(receipt.rows for receipt in done)
     if rows_out != plan.rows:
@@ -475,6 +479,7 @@ def commit_plan(
                 schema=schemas.fingerprint(name) if name in schemas.SCHEMAS else "",
                 meta=meta or {},
             ),
+            after=after,
         )
     asked = redo.read(folder, plan.stage)
     for snapshot in committed.values():
@@ -491,6 +496,8 @@ def _heal(folder: Folder, committed: Snapshot, done: Sequence[Receipt], damaged:
     earlier snapshot keeps naming it.
     """
     earlier = [number for number in snapshots.numbers(folder, committed.table) if number < committed.number]
+    if not damaged and not _may_be_of_an_earlier_plan(folder, committed, earlier):
+        return
     new: dict[str, list[File]] = {}
     for receipt in done:
         for file in receipt.files:
@@ -519,6 +526,21 @@ def _heal(folder: Folder, committed: Snapshot, done: Sequence[Receipt], damaged:
                 snapshots.path_of(committed.table, number),
                 encode(dataclasses.replace(snapshot, files=healed, bytes=sum(file.bytes for file in healed))),
             )
+
+
+def _may_be_of_an_earlier_plan(folder: Folder, committed: Snapshot, earlier: Sequence[int]) -> bool:
+    """Whether an earlier snapshot may be of the plan of the one that is committed.
+
+    None is where the plan was written after the last of them: they need not be read, however many they are.
+    """
+    if not earlier:
+        return False
+    try:
+        last = snapshots.load(folder, committed.table, earlier[-1])
+        plan = Plan.from_json(folder.read(f"plans/{committed.stage}/{committed.plan_id}.json"))
+    except (Damaged, Unreadable, FileNotFoundError):
+        return True
+    return not plan.created or plan.created <= last.created
 
 
 @functools.cache

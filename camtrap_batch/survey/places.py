@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from camtrap_batch.catalog.base import Taxon, reader_of
 from camtrap_batch.catalog.labels import label_key
 from camtrap_batch.catalog.tabular import read_table
+from camtrap_batch.codes import if_else
 from camtrap_batch.errors import InputError
 from camtrap_batch.events.codes import Bools
 from camtrap_batch.events.taxonomy import LABEL, Taxonomy, taxonomy_of
@@ -205,7 +206,7 @@ def move(locations: pa.Table, grid_km: Floats) -> tuple[pa.Table, Floats]:
         locations = locations.set_column(locations.column_names.index(name), name, values)
     if "geometry" in locations.column_names:
         at = locations.column_names.index("geometry")
-        shape = pc.if_else(is_moved, pa.scalar(None, pa.binary()), locations["geometry"])
+        shape = if_else(is_moved, pa.scalar(None, pa.binary()), locations["geometry"])
         locations = locations.set_column(at, locations.schema.field("geometry"), shape)
     return locations, grid_km
 

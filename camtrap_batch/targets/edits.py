@@ -22,6 +22,7 @@ STORED = pa.schema(
 """This job's rows on a layer, in the form that `plan_edits` needs."""
 
 _BATCH = 65_536
+_FEWEST = 3
 
 
 def plan_edits(rows: LayerRows, hashes: pa.Array, stored: pa.Table, layer: str) -> pa.Table:
@@ -76,9 +77,10 @@ def too_many_deleted(rows: LayerRows, edits: pa.Table, n_stored: int, most: floa
     Parameters
     ----------
     edits : EDITS
-        This layer's edits; deletes count, except of rows that are replaced (`LayerRows.is_derived`).
-    n_stored : number of this job's rows on the layer
-    most : largest fraction of them that may be deleted, 0 to 1
+        Of this layer; the deletes among them count, except those that are replaced (`LayerRows.is_derived`).
+    n_stored : rows of this job that the layer holds
+    most : largest part of them that may be deleted, 0 to 1; a row or two stop no push, as of a small layer
+        that is a large part
     """
     is_delete = pc.equal(edits["edit"], "delete")
     n_deleted = edits.filter(is_delete).num_rows
@@ -86,7 +88,7 @@ def too_many_deleted(rows: LayerRows, edits: pa.Table, n_stored: int, most: floa
         gone = _by_location(edits.filter(is_delete))
         new = _by_location(edits.filter(pc.equal(edits["edit"], "add")))
         n_deleted = sum(max(0, number - new.get(location, 0)) for location, number in gone.items())
-    if n_deleted <= most * n_stored:
+    if n_deleted < _FEWEST or n_deleted <= most * n_stored:
         return None
     return (
         f"{rows.layer}: {n_deleted:,} of the {n_stored:,} rows of this job on the layer would be"

@@ -7,6 +7,7 @@ import unicodedata
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -39,6 +40,32 @@ def test_case_and_accents_as_the_one_file_has_them(tmp_path: Path) -> None:
     assert list(notes.values()) == [2]
     right = pa.chunked_array([["same/x.jpg"]])
     assert as_files_have_it(right, ImageRoot(str(tmp_path)), notes) is right
+
+
+def test_of_a_large_root_the_folders_of_missing_files_alone_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*(f"CAM{number}/b/{number}.jpg" for number in range(9)), "cam3/B/x.JPG"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    listed: list[str] = []
+
+    def scandir(path: str) -> Any:
+        listed.append(Path(path).relative_to(tmp_path).as_posix())
+        return there(path)
+
+    there = os.scandir
+    given = pa.chunked_array(
+        [["CAM1/b/1.jpg", "CAM3/b/X.jpg", "Cam7/b/7.jpg", "CAM7/b/gone.jpg", "no/1.jpg"]]
+    )
+    root, notes = ImageRoot(str(tmp_path)), Counter[str]()
+    with monkeypatch.context() as patch:
+        patch.setattr("camtrap_batch.images.sources.disk.os.scandir", scandir)
+        patch.setattr(type(root._source), "walk", lambda self: pytest.fail("walks the whole root"))
+        names = as_files_have_it(given, root, notes).to_pylist()
+    assert names == ["CAM1/b/1.jpg", "cam3/B/x.JPG", "CAM7/b/7.jpg", "CAM7/b/gone.jpg", "no/1.jpg"]
+    others = {f"CAM{number}" for number in (0, 2, 4, 5, 6, 8)}
+    assert others.isdisjoint(folder.split("/")[0] for folder in listed)
 
 
 def test_a_zip_made_by_powershell(tmp_path: Path) -> None:

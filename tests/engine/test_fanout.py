@@ -45,6 +45,19 @@ def test_every_shard_runs_once(client: Client, tmp_path: Path) -> None:
     assert workers <= {"cpu-0", "cpu-1"}, "CPU work ran on the GPU worker"
 
 
+def test_a_worker_that_dies_once_its_receipt_is_written_costs_nothing(client: Client, tmp_path: Path) -> None:
+    """The answer did not get out: the shard is done all the same, and not to blame."""
+    plan = make_plan(6, 2)
+    work = Toy(Folder(str(tmp_path / "run")), ("validate", plan.id), kills_after=frozenset({4}))
+    outcome, events = fan_out(client, plan, work)
+    assert set(outcome.receipts) == {shard.id for shard in plan.shards}
+    assert not outcome.failed
+    of_it = [event for event in events if getattr(event, "shard", None) == plan.shards[2]]
+    assert of_it == [base.ShardDone(plan.shards[2], outcome.receipts[plan.shards[2].id], 1)]
+    assert tries_of(work).count(plan.shards[2].id) == 1
+    wait_until(lambda: len(client.scheduler_info()["workers"]) == 3)  # for the tests that follow
+
+
 def test_a_task_for_each_worker_of_a_kind(client: Client) -> None:
     names = [future.result(timeout=20) for future in fanout.submit_to_each(client, "CPU", _own_name)]
     assert sorted(names) == ["cpu-0", "cpu-1"]

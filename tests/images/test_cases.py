@@ -69,6 +69,18 @@ def test_any_sampling_is_judged_as_libjpeg_does(samplings: tuple[int, ...], tmp_
     assert judge(cut, "a.jpg", Limits(thumbnail=64)).status != "ok"
 
 
+@pytest.mark.parametrize("samplings", [(0x14, 0x11, 0x11), (0x41, 0x11, 0x11), (0x12, 0x12, 0x12)])
+def test_an_odd_sampling_in_a_progressive_file(samplings: tuple[int, ...], tmp_path: Path) -> None:
+    data = jpeg((200, 120), marker=0xC2, samplings=samplings, part=1)
+    verdict = judge(data, "a.jpg", Limits(thumbnail=64))
+    assert (verdict.status, verdict.detail, jpeginfo(data, tmp_path)) == ("ok", None, "OK")
+    cut = data[:-12] + data[-2:]
+    assert jpeginfo(cut, tmp_path) != "OK"
+    verdict = judge(cut, "a.jpg", Limits(thumbnail=64))
+    assert verdict.status != "ok"
+    assert len(str(verdict.detail)) > 10
+
+
 @pytest.mark.parametrize("marker", [0xC4, 0xDB, 0xDD, 0xE5, 0xFE])
 @pytest.mark.parametrize("length", [0, 1])
 def test_a_segment_shorter_than_its_own_length(marker: int, length: int, tmp_path: Path) -> None:

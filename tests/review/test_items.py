@@ -17,6 +17,7 @@ from support_runs import commit
 
 from camtrap_batch import open_run
 from camtrap_batch.images import ImageRoot
+from camtrap_batch.review import items as review_items
 from camtrap_batch.review.items import Items, Wanted
 from camtrap_batch.review.opening import Opening
 from camtrap_batch.review.server import Reviewing
@@ -257,6 +258,22 @@ def test_what_another_said_before_is_shown(reviewing: Reviewing) -> None:
     shown = reviewing.detail(number)
     assert (shown["said"]["who"], shown["said"]["labels"][0]["label"]) == ("ben", "lion")
     assert [(one["who"], one["labels"][0]["label"]) for one in shown["earlier"]] == [("ada", "oryx")]
+
+
+def test_the_last_decision_counts_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path, [image("a", 0, truth="lion", seq_id="s0")], events={"labels": "human"})
+    items = Items(run)
+    said: list[dict[str, Any]] = [{"label": "oryx"}, {}, {"label": "hyena"}]
+    for hour, one in zip((12, 11, 10), said, strict=True):
+        monkeypatch.setattr(
+            review_items, "_now", lambda hour=hour: dt.datetime(2026, 12, 1, hour, tzinfo=dt.UTC)
+        )
+        items.decide([0], [one] if one else [], "ada")
+    again = Items(run)
+    again.read_what_was_said()
+    assert again.said[0].labels == items.said[0].labels == ({"label": "hyena"},)
 
 
 def test_a_sequence_of_several_species_is_one_item_and_names_may_come_twice(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from camtrap_batch.errors import InputError, LeaseHeld
 from camtrap_batch.store import lease, redo, snapshots
 from camtrap_batch.store.check import Report, check
 from camtrap_batch.store.folder import Folder
+from camtrap_batch.store.gc import collect
 from camtrap_batch.store.shards import File, Receipt, ask_again, find_receipts, unsettled
 from camtrap_batch.store.tables import open_table, stands
 
@@ -38,6 +40,10 @@ def damaged(folder: Folder, path: str, change: Callable[[bytes], bytes]) -> str:
 
 def flipped(data: bytes) -> bytes:
     return data[:60] + bytes([data[60] ^ 1]) + data[61:]
+
+
+def flipped_first(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1]) + data[1:]
 
 
 def file_of(folder: Folder, number: int = 1, table: str = "selection") -> str:
@@ -237,6 +243,20 @@ def test_the_log_and_other_records(tmp_path: Path) -> None:
     assert folder.read("log.jsonl") == b'{"event": "a"}\n{"event": "b"}\n'
 
 
+def test_what_others_have_put_there_stays(folder: Folder) -> None:
+    run(folder, make_plan())
+    notes = [
+        "snapshots/notes.json", "snapshots/selection/notes.txt", "receipts/a.json", "receipts/select/a.json",
+        "plans/readme.md", "plans/select/readme.md", "lease/readme", "redo/readme", "models/readme",
+        "corrections/readme", "tables/corrections/readme", "copies/readme",
+    ]  # fmt: skip
+    for path in notes:
+        folder.write(path, b"mine")
+    assert check(folder, repair=True).faults == []
+    collect(folder, keep=1)
+    assert all(folder.read(path) == b"mine" for path in notes)
+
+
 def test_a_symbolic_link_in_the_run_folder(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "run"))
     run(folder, make_plan())
@@ -255,16 +275,108 @@ def test_a_damaged_model_is_trained_again(tmp_path: Path) -> None:
     report = check(folder, model_fault=lambda model: "is damaged")
     assert [(fault.file, fault.then) for fault in report.faults] == [
         ("models/another", "copy or import it again"),
-        ("models/mine", "it is trained again"),
+        ("models/mine", "it is put aside as damaged/models/mine, and trained again"),
     ]
-    check(folder, repair=True, model_fault=lambda model: "is damaged")
-    assert redo.asked(folder, "train") == {"t1": ["a"]}
-    assert folder.list("models/another") == ["model.json"]
-    assert folder.list("models/mine") == []
+    for number in (1, 2, 2):
+        check(folder, repair=True, model_fault=lambda model: "is damaged")
+        assert redo.asked(folder, "train") == {"t1": ["a"]}
+        assert folder.list("models/another") == ["model.json"]
+        assert folder.list("models/mine") == []
+        names = ["model.json", "model.json.2"][:number]
+        assert folder.list("damaged/models/mine") == names
+        folder.write("models/mine/model.json", b"{} another")
+    collect(folder, keep=1, min_age_s=-60)
+    assert folder.list("damaged/models/mine") == names, "it is somebody's work"
+    assert folder.list("models/another") == ["model.json"], "which somebody gave us"
+
+
+FILES = {
+    "model.safetensors": b"weights",
+    "model.json": b"{}",
+    "metrics.json": b'{"valid": {"n": 1}}',
+    "results.svg": b"<svg/>",
+}
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Folder:
+    """A run folder with a trained model, whose receipt has the hashes of its files."""
+    folder = Folder(str(tmp_path))
+    run(folder, make_plan())
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
+    result = {"model_id": "mine", "files": hashes}
+    receipt = Receipt("train", "p", "t1", 2, (), {}, {}, {}, "w", "a", result=result)
+    folder.write(receipt.path, receipt.to_json())
+    for name, data in FILES.items():
+        folder.write(f"models/mine/{name}", data)
+        if name != "model.safetensors":
+            folder.write(f"copies/models/mine/{name}", data)
+    assert check(folder).faults == []
+    return folder
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda data: data + b" ", lambda data: b"", None], ids=["more", "empty", "gone"]
+)
+@pytest.mark.parametrize("name", FILES)
+def test_each_file_of_a_model_is_looked_at(
+    trained: Folder, name: str, harm: Callable[[bytes], bytes] | None
+) -> None:
+    path = f"models/mine/{name}"
+    if harm is None:
+        trained.delete(path)
+    else:
+        damaged(trained, path, harm)
+    report = check(trained, repair=True)
+    assert redo.asked(trained, "train") == ({"t1": ["a"]} if name == "model.safetensors" else {})
+    if name == "model.safetensors":
+        assert names(report) == ["models/mine"]
+        assert trained.list("models/mine") == [], "a model that is there would be left as it is"
+        kept = sorted(set(FILES) - ({name} if harm is None else set()))
+    else:
+        assert [(fault.file, fault.then) for fault in report.faults] == [
+            (path, "it is restored from its copy")
+        ]
+        assert trained.read(path) == FILES[name]
+        assert check(trained).faults == []
+        kept = [name] if harm is not None else []
+    assert trained.list("damaged/models/mine") == kept
+
+
+def test_a_model_without_a_copy(trained: Folder) -> None:
+    """Figures are put aside; a card is not done without."""
+    for name in FILES:
+        trained.delete(f"copies/models/mine/{name}")
+    path = damaged(trained, "models/mine/metrics.json", flipped_first)
+    assert names(check(trained, repair=True)) == [path]
+    assert (trained.list("damaged/models/mine"), redo.asked(trained, "train")) == (["metrics.json"], {})
+    assert check(trained).is_sound
+    damaged(trained, "models/mine/model.json", flipped_first)
+    assert names(check(trained, repair=True)) == ["models/mine"]
+    assert redo.asked(trained, "train") == {"t1": ["a"]}
+
+
+def test_a_damaged_copy_is_made_again(trained: Folder) -> None:
+    path = damaged(trained, "copies/models/mine/model.json", flipped_first)
+    assert names(check(trained, repair=True)) == [path]
+    assert trained.read(path) == FILES["model.json"]
+    assert check(trained).faults == []
+
+
+def test_a_model_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    run(folder, make_plan())
+    folder.write("models/given/metrics.json", b"{")
+    found = {"metrics.json": "no JSON"}
+    report = check(folder, repair=True, figure_faults=lambda model: found)
+    assert [(fault.file, fault.what) for fault in report.faults] == [
+        ("models/given/metrics.json", "is damaged (no JSON)")
+    ]
+    assert folder.read("damaged/models/given/metrics.json") == b"{"
 
 
 def test_a_table_that_only_grows_is_never_made_again(tmp_path: Path) -> None:
-    """What people said is not lost with a repair: the file stays where it is."""
+    """What was answered is not lost with a repair: the file is put aside."""
     folder = Folder(str(tmp_path))
     run(folder, make_plan())
     snapshot = snapshots.current(folder, "selection")
@@ -285,7 +397,14 @@ def test_a_table_that_only_grows_is_never_made_again(tmp_path: Path) -> None:
     assert ledger is not None
     assert (ledger.number, ledger.rows) == (4, 4)
     assert path not in [file.file for file in ledger.files]
-    assert folder.exists(path)
+    assert check(folder).is_sound
+    collect(folder, min_age_s=-60)
+    assert folder.exists(f"damaged/{path}")
+    # Somebody had a backup.
+    folder.write(path, folder.read(snapshot.files[1].file))
+    (fault,) = (fault for fault in check(folder, repair=True).faults if fault.counts)
+    assert (fault.file, fault.what) == ("snapshots/ledger/4.json", f"lacks 2 rows of {path}")
+    assert snapshots.current(folder, "ledger").rows == 6  # type: ignore[union-attr]
 
 
 def test_no_repair_beside_a_driver(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from camtrap_batch.errors import Damaged
 from camtrap_batch.job import Job
+from camtrap_batch.store import corrections
+from camtrap_batch.store.check import check
 from camtrap_batch.store.corrections import (
     JOURNAL,
     Correction,
@@ -169,6 +173,164 @@ def test_a_damaged_journal_is_named_and_stays(run: Run) -> None:
     with pytest.raises(Damaged, match=f"{JOURNAL}/{name}: what people said in it can't be read"):
         fold(run)
     assert run.folder.list(JOURNAL) == [name]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"correction_id": "1"}', "[1]", "[{}]", "null"],
+)
+def test_a_journal_that_is_json_and_no_journal(run: Run, content: str) -> None:
+    run.folder.write(f"{JOURNAL}/x.json", content.encode())
+    with pytest.raises(Damaged, match=rf"{JOURNAL}/x\.json: what people said in it can't be read"):
+        read_corrections(run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("correction_id", None), ("sha256", ["A", "B"]), ("images", 7), ("when", 7), ("count", "many")],
+)
+def test_a_correction_with_a_wrong_value_is_told(run: Run, key: str, value: object) -> None:
+    """It is neither passed over nor taken for another one."""
+    record(run, [said("lion", "a"), said("lion", "b")])
+    (name,) = run.folder.list(JOURNAL)
+    rows = json.loads(run.folder.read(f"{JOURNAL}/{name}"))
+    rows[1][key] = value
+    run.folder.write(f"{JOURNAL}/{name}", json.dumps(rows).encode())
+    with pytest.raises(Damaged, match=f"{JOURNAL}/{name}: "):
+        fold(run)
+    (fault,) = check(run.folder, repair=True).faults
+    assert (fault.file, fault.then.partition(",")[0]) == (f"{JOURNAL}/{name}", "repair it")
+    assert run.folder.list(JOURNAL) == [name]
+
+
+@pytest.fixture
+def twice(run: Run) -> Run:
+    """Two corrections, one after the other made part of the table."""
+    for number, name in enumerate("ab"):
+        record(run, [said("lion", name, minutes=number)])
+        fold(run)
+    return run
+
+
+def told(run: Run) -> list[str]:
+    found: list[str] = read_corrections(run)["image_id"].to_pylist()
+    return found
+
+
+def file_of(run: Run, number: int) -> str:
+    return run.snapshot("corrections").files[number].file
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut off", "gone"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_damaged_file_of_the_table_is_restored(twice: Run, number: int, harm: str) -> None:
+    path = file_of(twice, number)
+    data = twice.folder.read(path)
+    match harm:
+        case "flipped":
+            twice.folder.write(path, data[:60] + bytes([data[60] ^ 1]) + data[61:])
+        case "cut off":
+            twice.folder.write(path, data[:-9])
+        case "gone":
+            twice.folder.delete(path)
+    with pytest.raises(Damaged, match=rf"{path}: .*camtrap check JOB --repair"):
+        read_corrections(twice)
+    (fault,) = check(twice.folder).faults
+    assert (fault.file, fault.then) == (path, "it is restored from its copy")
+    check(twice.folder, repair=True)
+    assert twice.folder.read(path) == data
+    assert told(twice) == ["a", "b"]
+    assert check(twice.folder).faults == []
+
+
+@pytest.mark.parametrize("harm", [b"", b'{"table": "corr', None], ids=["empty", "cut off", "gone"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_snapshot_that_is_lost_takes_nothing_with_it(twice: Run, number: int, harm: bytes | None) -> None:
+    """An older one holds less: it is not taken in its place."""
+    path = f"snapshots/corrections/{number}.json"
+    twice.folder.delete(path)
+    if harm is not None:
+        twice.folder.write(path, harm)
+    if number == 2:
+        for call in (read_corrections, fold):
+            with pytest.raises(Damaged, match=rf"{path}: .*camtrap check JOB --repair"):
+                call(twice)
+    assert bool(check(twice.folder).faults) == (number == 2 or harm is not None)
+    check(twice.folder, repair=True)
+    assert told(twice) == ["a", "b"]
+    assert check(twice.folder).faults == []
+    assert twice.folder.list("redo") == []
+
+
+def test_where_records_are_lost_the_files_are_enough(twice: Run) -> None:
+    for folder in ("snapshots/corrections", "receipts/corrections", "plans/corrections"):
+        for path in list(twice.folder.walk(folder)):
+            twice.folder.delete(path)
+    check(twice.folder, repair=True)
+    assert told(twice) == ["a", "b"]
+    assert check(twice.folder).is_sound
+
+
+def test_gc_takes_nothing_away_that_people_said(twice: Run) -> None:
+    path = file_of(twice, 0)
+    for name in (path, f"copies/{path}"):
+        twice.folder.write(name, b"PAR1")
+    check(twice.folder, repair=True)
+    assert told(twice) == ["b"]
+    collect(twice.folder, keep=1, min_age_s=-60)
+    assert twice.folder.read(f"damaged/{path}") == b"PAR1"
+    assert told(twice) == ["b"]
+
+
+def test_two_folds_at_once_lose_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one writes what it has read, another reads more, and is done before."""
+    record(run, [said("lion", "a")])
+    write, is_second = corrections.finish_shard, []
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        if not is_second:
+            is_second.append(True)
+            record(run, [said("lion", "b", minutes=1)])
+            assert fold(run).rows == 2  # type: ignore[union-attr]
+        return write(*args, **options)
+
+    monkeypatch.setattr(corrections, "finish_shard", slowly)
+    fold(run)
+    assert told(run) == ["a", "b"]
+    assert run.folder.list(JOURNAL) == []
+
+
+FOLDING = """
+import datetime as dt, sys
+from pathlib import Path
+from camtrap_batch.job import Job
+from camtrap_batch.store.corrections import Correction, fold, record
+from camtrap_batch.store.run import Run
+base, who = Path(sys.argv[1]), sys.argv[2]
+content = dict(name="run", output=str(base), dataset=dict(format="folder", images=str(base / "photos")))
+run = Run(Job.parse(content, base=base))
+for number in range(12):
+    when = dt.datetime(2026, 1, 1, 0, number, tzinfo=dt.UTC)
+    record(run, [Correction("lion", (f"{who}{number}",), (None,), who, when, "review")])
+    fold(run)
+"""
+
+
+def test_processes_that_fold_at_once_lose_nothing(tmp_path: Path) -> None:
+    """People who end `camtrap review` and `camtrap corrections` in the same moment."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", FOLDING, str(tmp_path), who]) for who in ("ada", "bo")
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    content = {
+        "name": "run",
+        "output": str(tmp_path),
+        "dataset": {"format": "folder", "images": str(tmp_path / "photos")},
+    }
+    run = Run(Job.parse(content, base=tmp_path))
+    assert read_corrections(run).num_rows == 24
+    assert fold(run).rows == 24  # type: ignore[union-attr]
+    assert check(run.folder).faults == []
 
 
 def test_killed_between_commit_and_clearing_the_journal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from support import wait_until
 from support_store import TABLES, make_plan, run
 
-from camtrap_batch.errors import InputError, LeaseHeld, LeaseLost
+from camtrap_batch.errors import InputError, LeaseHeld, LeaseLost, StorageError
 from camtrap_batch.store import lease
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.gc import collect
@@ -47,9 +48,15 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def other(shared: Folder) -> Iterator[subprocess.Popen[str]]:
+    with holding(shared) as process:
+        yield process
+
+
+@contextmanager
+def holding(folder: Folder, script: str = HOLDER) -> Iterator[subprocess.Popen[str]]:
     """Another process, which holds the lease of the folder until its input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, shared.url, "0.1"],
+        [sys.executable, "-c", script, folder.url, "0.1"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -97,9 +104,57 @@ def test_another_process_with_the_same_number_is_not_the_holder(tmp_path: Path) 
     folder = Folder(str(tmp_path))
     mine = lease.take(folder, "wcs", "infer")
     mine.release()
-    impostor = dataclasses.replace(mine.holder, released=False, started=mine.holder.started - 3600)
-    assert impostor.state() == "gone"
-    assert dataclasses.replace(mine.holder, released=False).state() == "held"
+    held = dataclasses.replace(mine.holder, released=False)
+    assert held.state() == "held"
+    assert dataclasses.replace(held, ticks=held.ticks - 100).state() == "gone"
+    # An earlier version tells the time alone.
+    assert dataclasses.replace(held, ticks=0).state() == "held"
+    assert dataclasses.replace(held, ticks=0, started=held.started - 3600).state() == "gone"
+
+
+SET_BACK = """\
+import sys
+import psutil
+from camtrap_batch.store import lease
+from camtrap_batch.store.folder import Folder
+
+# What the system makes of a process's first tick once somebody has set the clock an hour ahead.
+began = psutil.Process.create_time
+psutil.Process.create_time = lambda process: began(process) + 3600
+with lease.hold(Folder(sys.argv[1]), "wcs", "infer"):
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_clock_that_is_set_back_takes_no_lease_away(tmp_path: Path) -> None:
+    """The first driver began by another clock than the second one reads now."""
+    folder = Folder(str(tmp_path))
+    with holding(folder, SET_BACK) as first:
+        with pytest.raises(LeaseHeld, match=f"process {first.pid} on "):
+            lease.take(folder, "wcs", "merge")
+        first.kill()
+        wait_until(lambda: lease.look(folder).state() == "gone")  # type: ignore[union-attr]
+
+
+def test_a_process_of_which_nothing_is_shown_is_known_by_its_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hidepid, as login nodes have it, another user's driver can't be looked at."""
+    mine = lease.take(Folder(str(tmp_path)), "wcs", "infer")
+    mine.release()
+    held = dataclasses.replace(mine.holder, released=False)
+
+    def nothing_shown(pid: int) -> Any:
+        raise lease.psutil.NoSuchProcess(pid)
+
+    monkeypatch.setattr(lease.psutil, "Process", nothing_shown)
+    monkeypatch.setattr(lease.os, "kill", lambda pid, signal: (_ for _ in ()).throw(PermissionError))
+    assert held.state() == "held"
+    long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1000)
+    assert dataclasses.replace(held, beat=long_ago.isoformat()).state() == "silent"
+    monkeypatch.setattr(lease.os, "kill", lambda pid, signal: (_ for _ in ()).throw(ProcessLookupError))
+    assert held.state() == "gone"
 
 
 def elsewhere(folder: Folder, *, silent_s: float, number: int = 1) -> lease.Holder:
@@ -220,6 +275,39 @@ def test_a_lease_that_cant_be_read_is_none(tmp_path: Path) -> None:
     assert lease.look(folder) is None
     with lease.hold(folder, "wcs", "merge") as mine:
         assert mine.holder.number == 5
+
+
+def test_what_lies_where_a_lease_should(tmp_path: Path) -> None:
+    """Neither is it taken for a lease, nor does it hide the one that is held."""
+    folder, path = Folder(str(tmp_path / "run")), tmp_path / "run" / "lease" / "7.json"
+    (tmp_path / "elsewhere").write_text("precious")
+    with holding(folder) as other:
+
+        def is_refused() -> None:
+            with pytest.raises(LeaseHeld, match=f"process {other.pid} on "):
+                lease.take(folder, "wcs", "merge")
+
+        path.with_name("007.json").write_text("{}")
+        path.with_name("8.txt").write_text("x")
+        is_refused()
+        path.write_text("")
+        is_refused()
+        for target in ("nothing", "elsewhere"):
+            path.unlink()
+            path.symlink_to(tmp_path / target)
+            is_refused()
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(StorageError, match=r"lease/7\.json: can't be read \(Is a directory\); remove it"):
+            lease.take(folder, "wcs", "merge")
+        path.rmdir()
+        path.symlink_to(tmp_path / "nothing")
+        other.kill()
+        wait_until(lambda: lease.look(folder).state() == "gone")  # type: ignore[union-attr]
+        with lease.hold(folder, "wcs", "merge") as mine:
+            assert mine.holder.number == 8
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_one_that_cant_be_read_is_followed_by_the_next_number(folder: Folder) -> None:

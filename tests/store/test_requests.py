@@ -15,7 +15,7 @@ import pytest
 import s3fs
 import simplejpeg
 import yaml
-from support_store import TABLES, read, rows_of, run
+from support_store import TABLES, make_plan, read, rows_of, run
 
 from camtrap_batch import open_run
 from camtrap_batch.cli import main
@@ -88,6 +88,47 @@ def test_a_stage_looks_at_its_shards_with_a_request_for_each(
     assert sum(requests.values()) <= 16, "whatever the number of shards"
 
 
+def test_a_commit_costs_the_same_whatever_was_committed_before(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier snapshots are not read, where nothing was damaged."""
+    asked = []
+    for version in range(1, 6):
+        with counted(monkeypatch) as requests:
+            run(folder, make_plan(version))
+        asked.append(requests["get_object"])
+    assert asked[-1] == asked[2]
+    # But where they have to be healed.
+    snapshot = snapshots.load(folder, "selection", 2)
+    lost = snapshot.files[1].file
+    folder.delete(lost)
+    run(folder, make_plan(2))
+    assert lost not in [file.file for file in snapshots.load(folder, "selection", 2).files]
+    assert open_table(folder, snapshots.load(folder, "selection", 2)).to_table().num_rows == 6
+
+
+def test_what_was_listed_is_not_asked_for_again(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(folder, plan())
+    folder.write("other/a.json", b"1")
+    names = folder.list("snapshots/selection")
+    with counted(monkeypatch) as requests:
+        listed = folder.listed("snapshots", "plans")
+        for _ in range(3):
+            assert listed.list("snapshots/selection") == names
+            assert listed.read("snapshots/selection/CURRENT") == b"1"
+        assert listed.list("snapshots/none") == listed.list("snapshots/selection/1.json") == []
+        assert listed.exists("snapshots")
+        assert not listed.exists("plans/x")
+        with pytest.raises(FileNotFoundError):
+            listed.read("plans/x")
+        paths = ["plans/x", "snapshots/selection/CURRENT"]
+        assert list(listed.read_many(paths)) == [(paths[1], b"1")]
+    assert requests["list_objects_v2"] <= 4
+    assert requests["get_object"] == 2
+    assert listed.read("other/a.json") == b"1", "of others it knows nothing"
+    assert listed.list("other") == ["a.json"]
+
+
 def test_writing_a_file(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pa.Table.from_pylist([{"image_id": "a", "weight": 1.0, "reason": "kept"}], SELECTION)
     folder.write("x", b"1")  # connected
@@ -152,6 +193,7 @@ def test_status_costs_the_same_whatever_the_number_of_shards(
         assert told["bytes"] > 0
         assert told["seconds"]["total"] > 0
     assert asked[1] <= asked[0] + 12, "parts of the log, plans, snapshots; not twenty receipts"
+    assert asked[0] <= 40
 
     # The receipts are what counts: the log has not told of all of them yet, and a stage goes on.
     run = open_run(job)

@@ -349,6 +349,15 @@ def test_more_deletions_than_the_limit_stop_the_push(place: Place) -> None:
     assert place.target(most_deleted=0.4).push(fewer).edits.num_rows == 3 + 4 - 1
 
 
+def test_a_row_or_two_stop_no_push(place: Place) -> None:
+    """As after a correction: of a small layer they are a large part."""
+    place.target().push(layers_of())
+    fewer = layers_of(events=events_table().slice(2))
+    push = place.target(most_deleted=0.2).push(fewer)
+    assert push.edits.filter(pc.equal(push.edits["edit"], "delete")).num_rows == 2
+    assert len(place.rows("events")) == 4
+
+
 def test_events_that_another_model_replaces_are_not_lost(place: Place) -> None:
     place.target().push(layers_of())
     other = events_table().to_pylist()

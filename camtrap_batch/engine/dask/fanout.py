@@ -212,14 +212,10 @@ class _FanOut:
                 key = self.ended.get_nowait()
                 if key in self.in_flight:
                     ended.append(self.in_flight.pop(key))
-        killed = [
-            (future, attempt)
-            for future, attempt in ended
-            if _is_killed(future) and not self._was_done(attempt, future)
-        ]
-        by_blame = sorted(killed, key=lambda pair: self._blame(*pair))
-        blamed = {_lost_worker(future).server_id: attempt for future, attempt in by_blame}  # last one wins
         others = [(attempt, future) for future, attempt in ended if not _is_killed(future)]
+        killed = [pair for pair in ended if _is_killed(pair[0]) and not self._was_done(*pair)]
+        by_blame = sorted(killed, key=lambda pair: self._blame(*pair))
+        blamed = {_lost_worker(future).server_id: attempt for future, attempt in by_blame}  # the last one
         for future, attempt in killed:
             death = _lost_worker(future).server_id
             is_blamed = blamed[death] is attempt and death not in self.charged
@@ -227,13 +223,14 @@ class _FanOut:
         self.charged.update(blamed)
         return others
 
-    def _was_done(self, attempt: Attempt, future: Future[Any]) -> bool:
-        """Whether its worker finished it and died before answering: then it is done, and not to blame."""
+    def _was_done(self, future: Future[Any], attempt: Attempt) -> bool:
+        """Whether its worker did it and died before the answer was out: then it is done, and not to blame."""
         receipt = read_receipt(self.work.folder, receipt_path(*self.work.plan, attempt.shard.id))
         if receipt is None:
             return False
+        self.stalls.pop(str(future.key), None)
         future.release()
-        self.attempts.done(attempt, receipt)
+        self._done(attempt, receipt)
         return True
 
     def _blame(self, future: Future[Any], attempt: Attempt) -> tuple[bool, int, int]:

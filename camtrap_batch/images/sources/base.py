@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -52,7 +53,8 @@ class Listing:
 class Source(Protocol):
     """One root, opened. File names given to it are safe; errors are those of `ImageRoot`.
 
-    A source that can read parts of a file also has `part(file_name, start, end)`.
+    A source that can read parts of a file also has `part(file_name, start, end)`; one that can list a folder
+    without those below it, `walk_near(file_names)`.
     """
 
     @classmethod
@@ -172,6 +174,15 @@ _VERSION_KEYS = (
     "md5Hash", "ETag", "etag", "content_md5", "mtime", "LastModified", "last_modified", "Last-Modified",
     "updated", "CRC", "created",
 )  # fmt: skip
+
+
+def path_key(path: str) -> str:
+    """What paths have in common that differ in case, or in how accents are encoded (NFC, NFD).
+
+    >>> path_key("CAM1/IMG.JPG") == path_key("cam1/img.jpg")
+    True
+    """
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def is_hidden(file_name: str) -> bool:

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import stamina
 
 from camtrap_batch.errors import InputError
-from camtrap_batch.images.sources.base import KEY, Listing, are_unsafe, is_hidden
+from camtrap_batch.images.sources.base import KEY, Listing, are_unsafe, is_hidden, is_utf8, path_key
 from camtrap_batch.images.sources.folders import CantList, look_up
 
 # Errors of a network disk, or a bad cable, that may not recur.
@@ -115,6 +116,35 @@ class Disk:
             folders[:] = [name for name in folders if not is_hidden(name)]
             inside = here.relative_to(self.path).as_posix()
             yield from (f"{inside}/{name}".removeprefix("./") for name in names if not is_hidden(name))
+
+    def walk_near(self, file_names: Sequence[str]) -> Iterator[str]:
+        """As `ImageRoot.walk_near`. A folder that can't be listed holds nothing."""
+
+        @cache
+        def listed(folder: str) -> list[tuple[str, bool]]:
+            try:
+                with os.scandir(os.path.join(self.path, folder)) as entries:  # noqa: PTH118
+                    found = [(entry.name, entry.is_dir()) for entry in entries]
+            except OSError:
+                return []
+            return [(name, is_folder) for name, is_folder in found if not is_hidden(name) and is_utf8(name)]
+
+        @cache
+        def folders(key: str) -> list[str]:
+            """The folders of that key."""
+            if not key:
+                return [""]
+            above, _, last = key.rpartition("/")
+            return [
+                f"{parent}{name}/"
+                for parent in folders(above)
+                for name, is_folder in listed(parent)
+                if is_folder and path_key(name) == last
+            ]
+
+        for key in sorted({path_key(name).rpartition("/")[0] for name in file_names}):
+            for folder in folders(key):
+                yield from (f"{folder}{name}" for name, is_folder in listed(folder) if not is_folder)
 
     def read(self, file_name: str, end: int | None, entry: Mapping[str, int] | None) -> bytes:
         try:

@@ -82,6 +82,17 @@ class ImageRoot:
         for file_name in sorted(self._source.walk()):
             yield file_name if is_utf8(file_name) else os.fsencode(file_name).decode("utf-8", "replace")
 
+    def walk_near(self, file_names: Sequence[str]) -> Iterator[str]:
+        """Files in the folders that these may be in, whatever their case and accents (see `path_key`).
+
+        Of a source that can't list a folder alone, every file; raises as `walk` does.
+        """
+        source: Any = self._source
+        if not hasattr(source, "walk_near"):
+            return self.walk()
+        found: Iterator[str] = source.walk_near(file_names)
+        return found
+
     def read(self, file_name: str, most: int | None = None, entry: Mapping[str, int] | None = None) -> bytes:
         """The content of a file; if it has more than `most` bytes, only one byte more than that.
 

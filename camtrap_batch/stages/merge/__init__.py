@@ -45,8 +45,9 @@ from camtrap_batch.store.corrections import fold, read_corrections, standing
 from camtrap_batch.store.manifest import categories_of, current_findings, usable_rows
 from camtrap_batch.store.run import Run
 from camtrap_batch.store.schemas import DEPLOYMENTS
-from camtrap_batch.store.shards import digest
+from camtrap_batch.store.shards import Plan, Shard, digest
 from camtrap_batch.store.snapshots import Snapshot
+from camtrap_batch.store.tables import stands
 from camtrap_batch.survey.checks import check_deployments, check_texts
 from camtrap_batch.survey.effort import (
     RATES,
@@ -275,7 +276,8 @@ def _judge(context: Context, sources: _Sources) -> list[str]:
     locations = run.snapshot("locations")
     id_ = shard_id(METRICS, locations.plan_id, *judged_by(run, sources.predictions))
     before = run.current("metrics")
-    if before is None or before.inputs.get("shard") != id_:
+    asked = Plan.make(METRICS.name, [Shard(id_, 0, before.rows if before is not None else 0)], {})
+    if before is None or before.inputs.get("shard") != id_ or not stands(run.folder, asked, ["metrics"]):
         table = measure(run, sources.predictions, sources.settings["empty"])
         if not table.num_rows and before is None:
             return []

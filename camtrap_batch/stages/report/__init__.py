@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from camtrap_batch.pipeline.context import Context
@@ -27,9 +28,8 @@ class ReportStage(Stage):
     tables = ()
 
     def is_made(self, run: Run) -> bool:
-        """Whether the page exists and shows the present tables."""
-        mark = f"<!-- {self._made_of(run)[1]} -->".encode()
-        return run.folder.exists(PAGE) and run.folder.read(PAGE).endswith(mark)
+        """Whether the page is there, and of the tables as they are now."""
+        return run.folder.exists(PAGE) and _is_page_of(run.folder, self._made_of(run)[1])
 
     def _made_of(self, run: Run) -> tuple[dict[str, int], str]:
         snapshots = {name: found.number for name in TABLES if (found := run.current(name)) is not None}
@@ -41,10 +41,9 @@ class ReportStage(Stage):
         run = context.run
         run.snapshot("manifest")
         snapshots, id_ = self._made_of(run)
-        mark = f"<!-- {id_} -->".encode()
         result = StageResult(self.name, shards=1)
-        # No lease is needed, and nothing is committed: the page itself says what it was made from.
-        if run.folder.exists(PAGE) and run.folder.read(PAGE).endswith(mark):
+        # No lease is needed, and nothing is committed: the page says of itself what it was made of.
+        if run.folder.exists(PAGE) and _is_page_of(run.folder, id_):
             return result
         if context.dry_run:
             result.notes.append(f"{PAGE} would be written")
@@ -53,13 +52,25 @@ class ReportStage(Stage):
         page, files = render_files(collect(context, snapshots), parts)
         for path, content in files:
             run.folder.write(f"report/{path}", content())
-        run.folder.write(PAGE, page.encode() + mark)
+        run.folder.write(PAGE, page.encode() + _mark(id_))
         _delete_others(run.folder, parts)
         result.shards_run, result.seconds = 1, time.monotonic() - started
         return result
 
 
 STAGE = ReportStage()
+
+
+def _mark(id_: str) -> bytes:
+    """How a page ends that is made of just these tables."""
+    return f"<!-- {id_} -->".encode()
+
+
+def _is_page_of(folder: Folder, id_: str) -> bool:
+    mark = _mark(id_)
+    with folder.open(PAGE) as page:  # of megabytes: its end alone is read
+        page.seek(-min(len(mark), page.seek(0, os.SEEK_END)), os.SEEK_END)
+        return page.read() == mark
 
 
 def _delete_others(folder: Folder, parts: str) -> None:

@@ -300,7 +300,8 @@ def _box_tables(job: Job, run: Run, selection: Snapshot) -> BoxTables:
 
 
 def _with_result(plan: Plan, receipts: list[Receipt]) -> Done:
-    return Done(plan, receipts, receipts[0].result)
+    result = {name: value for name, value in receipts[0].result.items() if name != "files"}
+    return Done(plan, receipts, result)
 
 
 class _Shown:

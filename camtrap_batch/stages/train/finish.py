@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from camtrap_batch.engine.base import WorkerContext
 from camtrap_batch.model.info import HISTORY, LR_FIND
-from camtrap_batch.model.library import read_metrics, read_numbers, upload_model
+from camtrap_batch.model.library import file_model, read_metrics, read_numbers
 from camtrap_batch.report.figures import model_figures
 from camtrap_batch.store.folder import Folder
 from camtrap_batch.store.shards import Receipt, Shard
@@ -42,8 +42,7 @@ def finish_training(
 ) -> Receipt:
     """Put a model folder on this machine's disk into the run, with charts, and file its receipt."""
     write_figures(Folder(str(model)))
-    if not training.folder.is_local:
-        upload_model(training.folder, model)
+    files = file_model(training.folder, model)
     return finish_shard(
         training.folder,
         training.plan,
@@ -53,7 +52,12 @@ def finish_training(
         seconds={"read": read},
         started=started,
         worker=here.name,
-        result={"model_id": model.name, "empty": training.selection.meta["empty"], **began_with},
+        result={
+            "model_id": model.name,
+            "empty": training.selection.meta["empty"],
+            **began_with,
+            "files": files,
+        },
     )
 
 
