@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 
-import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -200,10 +199,10 @@ def _table(options: argparse.Namespace, stop: threading.Event) -> int:
         merged = MergeResult.find(run, options.snapshot)
         table = ESTIMATES[options.name](merged, counted_of(chosen), options.days)
         table = with_choice(table, merged, counted_of(chosen), days=options.days)
-        found = ds.dataset(table)
+        found = table
     elif options.name in DERIVED:
         table = derive(options.name, MergeResult.find(run, options.snapshot), counted_of(chosen))
-        found = ds.dataset(table)
+        found = table
     elif options.name not in SCHEMAS:
         raise InputError(
             f"no table {options.name!r}; {choices(options.name, [*SCHEMAS, *DERIVED, *ESTIMATES], most=30)}"

@@ -105,7 +105,6 @@ def _review(options: argparse.Namespace, stop: threading.Event) -> int:
 
 
 def _write(job: Job, options: argparse.Namespace, wanted: Wanted) -> int:
-    import pyarrow.dataset as ds
 
     from camtrap_batch.review.items import Items
     from camtrap_batch.review.server import listing
@@ -118,7 +117,7 @@ def _write(job: Job, options: argparse.Namespace, wanted: Wanted) -> int:
     outputs = Outputs(run.folder)
     table = listing(Items(run), options.order, wanted, options.n, options.seed, options.until)
     outputs.keep(out)
-    write_out(ds.dataset(table), out)
+    write_out(table, out)
     outputs.record(out)
     print(f"{plural(table.num_rows, 'sequence')} written to {out}")
     return 0

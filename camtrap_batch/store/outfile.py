@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from camtrap_batch.store.outpath import replacing
 
 
-def write_out(table: ds.Dataset, path: Path) -> int:
+def write_out(table: ds.Dataset | pa.Table, path: Path) -> int:
     """Write a dataset to `path`, batch by batch; its ending says how (see `WRITERS`). Returns the number of
     rows.
 
@@ -24,21 +24,21 @@ def write_out(table: ds.Dataset, path: Path) -> int:
         return WRITERS[path.suffix.lower()](table, staged)
 
 
-def _write_parquet(table: ds.Dataset, path: Path) -> int:
+def _write_parquet(table: ds.Dataset | pa.Table, path: Path) -> int:
     rows = 0
     with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
-        for batch in table.to_batches():
+        for batch in _batches(table, table.schema.names):
             writer.write_batch(batch)
             rows += batch.num_rows
     return rows
 
 
-def _write_csv(table: ds.Dataset, path: Path) -> int:
+def _write_csv(table: ds.Dataset | pa.Table, path: Path) -> int:
     names = [field.name for field in table.schema if not pa.types.is_binary(field.type)]
     schema = pa.schema([(name, _flat_type(table.schema.field(name).type)) for name in names])
     rows = 0
     with pacsv.CSVWriter(path, schema) as writer:
-        for batch in table.to_batches(columns=names):
+        for batch in _batches(table, names):
             writer.write_batch(
                 pa.record_batch([_flat(batch[name], schema.field(name).type) for name in names], schema)
             )
@@ -46,7 +46,10 @@ def _write_csv(table: ds.Dataset, path: Path) -> int:
     return rows
 
 
-WRITERS: dict[str, Callable[[ds.Dataset, Path], int]] = {".parquet": _write_parquet, ".csv": _write_csv}
+WRITERS: dict[str, Callable[[ds.Dataset | pa.Table, Path], int]] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+}
 
 
 def _flat_type(kind: pa.DataType) -> pa.DataType:
@@ -61,3 +64,15 @@ def _flat(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
     texts = (None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist())
     return pa.array(texts, pa.string())
+
+
+def _batches(table: ds.Dataset | pa.Table, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """A table is not scanned as a dataset.
+
+    A thread of Arrow's that lets go of NumPy's memory while Python ends would end the command with "terminate
+    called without an active exception" and code 134.
+    """
+    if isinstance(table, pa.Table):
+        yield from table.select(names).to_batches()
+    else:
+        yield from table.to_batches(columns=names)

@@ -312,7 +312,7 @@ def test_boxes_of_a_detector(validated: Path, tmp_path: Path, local: Client) -> 
         in notes
     )
     assert f"{stumps.num_rows} boxes at 1 spot set aside as repeats" in notes
-    assert "entries belong to no usable image" in notes
+    assert "entries are of no usable image" in notes
     # Another threshold is other work; the same again is none.
     assert job.infer(local).shards_run == 0
     content = yaml.safe_load(job.file.read_text())
