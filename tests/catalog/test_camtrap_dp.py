@@ -646,7 +646,7 @@ GOOD = "a,d,2020-01-01T10:00:00Z,media/a.jpg,true,,image/jpeg,,\n"
         (
             "deployments.csv",
             "deploymentID,latitude,longitude\nd,1,1\nd,1,2\n",
-            r"deployments.csv:3: deploymentID: 'd' is at .*deployments.csv:2, too",
+            r"deployments.csv:3: deploymentID: 'd' is also at .*deployments.csv:2",
         ),
         (
             "observations.csv",
