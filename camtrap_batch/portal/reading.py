@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camtrap_batch.errors import InputError, StageError
-from camtrap_batch.portal.service import Service
+from camtrap_batch.portal.service import Service, ServiceRefused
 
 AT_ONCE = 4
 """Number of requests in flight."""
@@ -173,7 +173,10 @@ def attachment_url(layer: str, parent: int, attachment: int) -> str:
 
 
 def _query_attachments(service: Service, layer: LayerInfo, parents: Sequence[int]) -> list[Attachment]:
-    """Page by page, until there are as many as the layer counts: a page may not be full."""
+    """Page by page, until there are as many as the layer counts: a page may not be full.
+
+    Where others keep adding and deleting meanwhile, pages never add up: the lists of single rows do.
+    """
     address = f"{layer.url}/queryAttachments"
     ids = ",".join(map(str, parents))
     for _ in range(_TRIES):
@@ -196,16 +199,21 @@ def _query_attachments(service: Service, layer: LayerInfo, parents: Sequence[int
             offset += len(page)
         if len(found) == count:
             return list(found.values())
-    raise StageError(f"{layer.url}: returns {len(found)} of {count} attachments that it says it has")
+    return _list_attachments(service, layer, parents)
 
 
 def _list_attachments(service: Service, layer: LayerInfo, parents: Sequence[int]) -> list[Attachment]:
-    """Row by row, for servers that do not count: this list has no pages."""
-    return [
-        _attachment(parent, info)
-        for parent in parents
-        for info in service.read(f"{layer.url}/{parent}/attachments").get("attachmentInfos") or []
-    ]
+    """Row by row, for servers that do not count: this list has no pages. A row deleted meanwhile has none."""
+    found: list[Attachment] = []
+    for parent in parents:
+        try:
+            answer = service.read(f"{layer.url}/{parent}/attachments")
+        except ServiceRefused:
+            if read_ids(service, layer, f"{layer.object_id} = {parent}"):
+                raise
+            continue
+        found += [_attachment(parent, info) for info in answer.get("attachmentInfos") or []]
+    return found
 
 
 def _attachment(parent: int, info: dict[str, Any]) -> Attachment:

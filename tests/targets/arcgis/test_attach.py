@@ -18,6 +18,7 @@ from PIL import Image
 from camtrap_batch.cli import main
 from camtrap_batch.errors import InputError, StageError
 from camtrap_batch.portal import Service
+from camtrap_batch.portal.reading import look_at, read_attachments
 from camtrap_batch.rehearsal.layerserver import LayerServer
 from camtrap_batch.rehearsal.layerserver.server import KRUGER_CAMERAS
 from camtrap_batch.targets.arcgis import Attacher, attach, photos_in
@@ -90,6 +91,26 @@ def test_the_first_photo_is_the_cameras_own_and_a_second_run_attaches_nothing(
     again = Attacher(Service(gis), url).attach(photos_in(folder))
     assert (again.attached, again.there, again.copies) == (0, 31, 0)
     assert not {"applyEdits", "addAttachment"} & set(server.requests())
+
+
+def test_attachments_that_are_never_as_many_as_the_layer_counts_are_listed_row_by_row(
+    server: LayerServer, gis: Any, layer: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody adds and deletes all the while."""
+    service, url = Service(gis), layer[1]
+    Attacher(service, url).attach(photos_in(folder))
+    read = Service.read
+
+    def one_more(service: Service, address: str, **query: Any) -> dict[str, Any]:
+        answer = read(service, address, **query)
+        if "returnCountOnly" in query and address.endswith("/queryAttachments"):
+            answer["attachmentGroups"][0]["count"] += 1
+        return answer
+
+    monkeypatch.setattr(Service, "read", one_more)
+    found = read_attachments(service, look_at(service, url), range(1, 32))
+    assert {one.id for one in found} == {one["id"] for one in server.attachments(0, layer[0])}
+    assert len(found) == 31
 
 
 FAULTS = [
